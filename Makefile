@@ -1,0 +1,32 @@
+# The developer interface. Every target sets up what it needs; nothing has to be active or installed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help demo test test-slow lint bench-quality clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)  ## the main job on the demo model: compress, export, serve, load-test
+	$(BIN)/python demo/run.py
+
+test: $(INSTALLED)  ## lint, types and the test suite (CPU, no network)
+	$(BIN)/ruff check compressor serving tests demo benchmarks
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+test-slow: $(INSTALLED)  ## the slower tests, too
+	$(BIN)/pytest -m slow
+
+lint: $(INSTALLED)  ## fix what ruff can fix
+	$(BIN)/ruff check --fix compressor serving tests demo benchmarks
+
+clean:  ## remove what builds made
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,123 @@
+"""What a subnet looks like: widths per layer, as data, and the arithmetic that follows from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """Widths of one decoder layer. `kv_heads == 0`: no attention block; `ffn == 0`: no FFN block."""
+
+    query_heads: int
+    kv_heads: int
+    ffn: int
+
+    def __post_init__(self) -> None:
+        if min(self.query_heads, self.kv_heads, self.ffn) < 0:
+            raise UserError(f"a layer has a negative width: {self}")
+        if bool(self.query_heads) != bool(self.kv_heads):
+            raise UserError(f"query_heads and kv_heads must both be zero or both positive: {self}")
+        if self.kv_heads and self.query_heads % self.kv_heads:
+            raise UserError(f"query heads must be a multiple of KV heads: {self}")
+
+    @property
+    def heads_per_group(self) -> int:
+        """Query heads that read one KV head; 0 without attention."""
+        return self.query_heads // self.kv_heads if self.kv_heads else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The shape of a subnet, layer by layer."""
+
+    layers: tuple[LayerShape, ...]
+
+    def __iter__(self) -> Any:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, index: int) -> LayerShape:
+        return self.layers[index]
+
+    def replace(self, index: int, layer: LayerShape) -> Plan:
+        return Plan((*self.layers[:index], layer, *self.layers[index + 1 :]))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": "lathe-plan/1", "layers": [asdict(layer) for layer in self.layers]}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Plan:
+        if document.get("format") != "lathe-plan/1":
+            raise UserError("not a lathe plan: `format` must be `lathe-plan/1`")
+        try:
+            return cls(tuple(LayerShape(**layer) for layer in document["layers"]))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"the plan's layers are malformed: {error}") from None
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        try:
+            return cls.from_json(json.loads(path.read_text()))
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read the plan {path}: {error}") from None
+
+    @property
+    def uneven(self) -> bool:
+        return len(set(self.layers)) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """The dimensions of a dense decoder that parameters, bytes and levels follow from."""
+
+    hidden_size: int
+    vocab_size: int
+    head_dim: int
+    tied_embeddings: bool
+    num_layers: int
+    layer: LayerShape
+    attention_bias: bool = False
+    mlp_bias: bool = False
+
+    @property
+    def dense_plan(self) -> Plan:
+        return Plan((self.layer,) * self.num_layers)
+
+    def attention_parameters(self, layer: LayerShape) -> int:
+        """q, k, v, o projections and the block's norm."""
+        if not layer.kv_heads:
+            return 0
+        q, kv, d = layer.query_heads * self.head_dim, layer.kv_heads * self.head_dim, self.hidden_size
+        bias = (q + 2 * kv + d) if self.attention_bias else 0
+        return 2 * d * q + 2 * d * kv + d + bias
+
+    def ffn_parameters(self, layer: LayerShape) -> int:
+        """gate, up, down projections and the block's norm."""
+        if not layer.ffn:
+            return 0
+        d = self.hidden_size
+        bias = (2 * layer.ffn + d) if self.mlp_bias else 0
+        return 3 * d * layer.ffn + d + bias
+
+    def decoder_parameters(self, plan: Iterable[LayerShape]) -> int:
+        """Parameters of the decoder layers: what `--keep` is a share of."""
+        return sum(self.attention_parameters(layer) + self.ffn_parameters(layer) for layer in plan)
+
+    def parameters(self, plan: Iterable[LayerShape]) -> int:
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+        return self.decoder_parameters(plan) + embeddings + self.hidden_size
+
+    def weight_bytes(self, plan: Iterable[LayerShape], bytes_per_weight: int) -> int:
+        return self.parameters(plan) * bytes_per_weight
+
+    def kv_bytes_per_token(self, plan: Iterable[LayerShape], bytes_per_value: int) -> int:
+        return sum(2 * layer.kv_heads * self.head_dim for layer in plan) * bytes_per_value
