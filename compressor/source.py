@@ -1,0 +1,192 @@
+"""A dense checkpoint on disk: its config, its tensor index, and its tensors one at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from compressor.errors import UserError
+from compressor.families import Family, resolve
+from compressor.plan import ModelShape
+
+_DTYPE_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_MAX_HEADER = 100 * 2**20
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where one tensor lies, read from a safetensors header without touching its data."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint directory whose config and headers have been checked; weights are read lazily."""
+
+    path: Path
+    name: str
+    config: dict[str, Any]
+    family: Family
+    shape: ModelShape
+    index: dict[str, TensorEntry] = field(repr=False)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the config asks loaders to compute in; else the stored one."""
+        asked = self.config.get("dtype") or self.config.get("torch_dtype")
+        if asked is None:
+            stored = self.index[f"{self.family.embedding}.weight"].dtype
+            asked = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}.get(stored, "float32")
+        dtype = getattr(torch, str(asked), None)
+        if not isinstance(dtype, torch.dtype):
+            raise UserError(f"config.json of {self.path} asks for an unknown dtype `{asked}`")
+        return dtype
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor as float32.
+
+        Raises:
+            UserError: the data cannot be read, or holds NaN or infinity.
+        """
+        entry = self.index[name]
+        try:
+            with safe_open(entry.file, framework="pt") as handle:
+                value = handle.get_tensor(name).to(torch.float32)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"cannot read `{name}` from {entry.file}: {error}") from None
+        if not torch.isfinite(value).all():
+            raise UserError(f"`{name}` in {entry.file} holds NaN or infinity", "The checkpoint is damaged.")
+        return value
+
+    def layer(self, index: int) -> dict[str, torch.Tensor]:
+        """All tensors of one decoder layer, float32, by their names relative to the layer."""
+        prefix = self.family.layer_prefix(index)
+        return {name: self.tensor(prefix + name) for name, _ in self.family.block_tensors(self.shape)}
+
+    def names(self) -> Iterator[str]:
+        return (name for name, _ in self.family.tensors(self.shape))
+
+
+def open_source(model: str) -> Source:
+    """Open a local checkpoint directory, or a hub name (fetched through huggingface_hub's cache).
+
+    Checks the config, every safetensors header, and that each tensor of the family is there in its
+    shape. Reads no weights.
+
+    Raises:
+        UserError: anything that would make a later stage fail.
+    """
+    path = _locate(model)
+    config = _read_config(path)
+    family = resolve(config)
+    shape = family.shape(config)
+    index = _read_index(path)
+    _check_tensors(path, family, shape, index)
+    return Source(path, Path(model).name or str(path), config, family, shape, index)
+
+
+def _locate(model: str) -> Path:
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if path.exists():
+        raise UserError(f"{path} is a file", "Give the checkpoint's directory.")
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise UserError(f"there is no model directory {model}", "Give a local directory or a hub name such as org/name.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"`{model}` is neither a local directory nor a model that the hub gave: {reason}",
+            "Check the name and the network, or download it and give its directory.",
+        ) from None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} has no config.json", "Is this a Hugging Face checkpoint directory?") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file}: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{file} is not a JSON object")
+    if config.get("quantization_config"):
+        raise UserError(f"{path} is a quantized checkpoint", "Compress the unquantized model and quantize the result.")
+    return config
+
+
+def _read_index(path: Path) -> dict[str, TensorEntry]:
+    index_file, single = path / "model.safetensors.index.json", path / "model.safetensors"
+    if index_file.exists():
+        try:
+            files = sorted(set(json.loads(index_file.read_text())["weight_map"].values()))
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise UserError(f"cannot read {index_file}: {error!r}") from None
+        shards = [path / Path(str(name)).name for name in files]
+    elif single.exists():
+        shards = [single]
+    else:
+        hint = " It has PyTorch .bin files: convert them to safetensors." if list(path.glob("*.bin")) else ""
+        raise UserError(f"{path} has no model.safetensors and no model.safetensors.index.json.{hint}")
+    index: dict[str, TensorEntry] = {}
+    for shard in shards:
+        index.update(_read_header(shard))
+    return index
+
+
+def _read_header(file: Path) -> dict[str, TensorEntry]:
+    """Parse and check a safetensors header: length, JSON, dtypes, and that the data fills the file."""
+    damaged = "The file is truncated or corrupt: download or copy it again."
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            if size < 8 or not 2 <= length <= min(_MAX_HEADER, size - 8):
+                raise UserError(f"{file} is not a complete safetensors file", damaged)
+            header = json.loads(handle.read(length))
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from None
+    except ValueError:
+        raise UserError(f"the header of {file} is not valid JSON", damaged) from None
+    entries, end = {}, 0
+    try:
+        for name, item in header.items():
+            if name == "__metadata__":
+                continue
+            shape, dtype, (begin, stop) = tuple(item["shape"]), item["dtype"], item["data_offsets"]
+            count = 1
+            for n in shape:
+                count *= n
+            if dtype in _DTYPE_BYTES and stop - begin != count * _DTYPE_BYTES[dtype]:
+                raise UserError(f"`{name}` in {file} has {stop - begin} bytes for shape {list(shape)}", damaged)
+            entries[name], end = TensorEntry(file, shape, dtype), max(end, stop)
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise UserError(f"the header of {file} is malformed", damaged) from None
+    if 8 + length + end != size:
+        raise UserError(f"{file} has {size} bytes where its header promises {8 + length + end}", damaged)
+    return entries
+
+
+def _check_tensors(path: Path, family: Family, shape: ModelShape, index: dict[str, TensorEntry]) -> None:
+    for name, expected in family.tensors(shape):
+        if name not in index:
+            raise UserError(f"{path} lacks the tensor `{name}`", "The checkpoint is incomplete, or config.json is another model's.")
+        if index[name].shape != expected:
+            raise UserError(
+                f"`{name}` in {path} has shape {list(index[name].shape)}; config.json implies {list(expected)}"
+            )
