@@ -1,0 +1,33 @@
+"""The tensors of a subnet: which of a family's are left, and in which shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from compressor.families import Family
+from compressor.plan import LayerShape, ModelShape, Plan
+
+
+def cut_tensors(family: Family, shape: ModelShape, plan: Plan) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(checkpoint name, shape in the subnet) of every tensor that `plan` leaves, in the model's order.
+
+    A dropped block has no tensors, its norm included.
+    """
+    yield f"{family.embedding}.weight", (shape.vocab_size, shape.hidden_size)
+    for index, layer in enumerate(plan.layers):
+        prefix = family.layer_prefix(index)
+        absent = absent_modules(family, layer)
+        for name, dims in family.block_tensors(replace(shape, layer=layer)):
+            if name.rpartition(".")[0] not in absent:
+                yield prefix + name, dims
+    yield f"{family.final_norm}.weight", (shape.hidden_size,)
+    if not shape.tied_embeddings:
+        yield f"{family.head}.weight", (shape.vocab_size, shape.hidden_size)
+
+
+def absent_modules(family: Family, layer: LayerShape) -> frozenset[str]:
+    """Modules (names relative to the layer) of the blocks that `layer` drops."""
+    attention = (family.attention_norm, family.q, family.k, family.v, family.o)
+    ffn = (family.ffn_norm, family.gate, family.up, family.down)
+    return frozenset((() if layer.kv_heads else attention) + (() if layer.ffn else ffn))

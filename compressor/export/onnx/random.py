@@ -1,0 +1,39 @@
+"""A model of random weights in a plan's shape: latency needs shapes, not values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor.export.layout import cut_tensors
+from compressor.export.onnx.graph import build_onnx
+from compressor.families import Family
+from compressor.plan import Plan
+
+_POOL = 1 << 22
+_SCALE = 0.02
+
+
+def random_onnx(directory: Path, config: dict[str, Any], family: Family, plan: Plan, seed: int = 0) -> None:
+    """Write the graph of `plan` with small random weights (norms are one), as fast as the disk allows.
+
+    Large tensors repeat one pool of 4 Mi values, each from its own offset.
+
+    Raises:
+        UserError: as `build_onnx`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    pool = torch.randn(_POOL, generator=generator) * _SCALE
+    shapes = dict(cut_tensors(family, family.shape(config), plan))
+
+    def tensor(name: str) -> torch.Tensor:
+        dims = torch.Size(shapes[name])
+        if len(dims) == 1 and name.endswith(".weight"):
+            return torch.ones(dims)
+        start = int(torch.randint(_POOL, (), generator=generator))
+        repeats = -(-(start + dims.numel()) // _POOL)
+        return pool.repeat(repeats)[start : start + dims.numel()].reshape(dims)
+
+    build_onnx(directory, config, family, plan, tensor)

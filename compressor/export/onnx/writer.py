@@ -1,0 +1,95 @@
+"""An ONNX model written as a stream: nodes in memory, weights straight to the external data file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import onnx
+import torch
+from onnx import TensorProto, helper
+
+from compressor.export.files import atomic_write, sync_directory, write_bytes
+
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+_OPSET, _IR_VERSION = 23, 11
+_PAGE, _LINE = 4096, 64
+_INLINE_LIMIT = 1024
+_TYPES = {torch.float32: TensorProto.FLOAT, torch.int64: TensorProto.INT64}
+
+
+class GraphWriter:
+    """Collects nodes; appends each weight to the data file as it comes, page-aligned to be mapped."""
+
+    def __init__(self, data: BinaryIO) -> None:
+        self._data = data
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: list[TensorProto] = []
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+
+    def input(self, name: str, kind: int, dims: Sequence[str | int]) -> str:
+        self._inputs.append(helper.make_tensor_value_info(name, kind, dims))
+        return name
+
+    def output(self, name: str, kind: int, dims: Sequence[str | int]) -> str:
+        self._outputs.append(helper.make_tensor_value_info(name, kind, dims))
+        return name
+
+    def node(
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        domain: str = "",
+        **attributes: Any,
+    ) -> str:
+        """Add a node, named after its first output, which is returned."""
+        self._nodes.append(
+            helper.make_node(operator, inputs, outputs, name=outputs[0], domain=domain, **attributes)
+        )
+        return outputs[0]
+
+    def weight(self, name: str, value: torch.Tensor) -> str:
+        """Append a weight to the data file; the tensor is not kept."""
+        proto = TensorProto(name=name, data_type=_TYPES[value.dtype], dims=list(value.shape))
+        content = value.detach().contiguous().view(-1).view(torch.uint8).numpy().data
+        if len(content) < _INLINE_LIMIT:
+            proto.raw_data = bytes(content)
+        else:
+            alignment = _PAGE if len(content) >= _PAGE else _LINE
+            self._data.write(bytes(-self._data.tell() % alignment))
+            location = {"location": DATA_FILE, "offset": self._data.tell(), "length": len(content)}
+            self._data.write(content)
+            proto.data_location = TensorProto.EXTERNAL
+            for key, entry in location.items():
+                proto.external_data.add(key=key, value=str(entry))
+        self._initializers.append(proto)
+        return name
+
+    def model(self, metadata: Mapping[str, str]) -> onnx.ModelProto:
+        graph = helper.make_graph(self._nodes, "lathe", self._inputs, self._outputs, self._initializers)
+        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="lathe")
+        helper.set_model_props(model, dict(metadata))
+        return model
+
+
+@contextmanager
+def graph_writer(directory: Path, metadata: Mapping[str, str], expected_bytes: int) -> Iterator[GraphWriter]:
+    """Write `model.onnx` and `model.onnx.data` into `directory` from what is added in the block.
+
+    Both files appear complete or not at all, the data first.
+
+    Raises:
+        UserError: the file system refuses; names the file and `expected_bytes`.
+    """
+    with atomic_write(directory / DATA_FILE, expected_bytes) as data:
+        writer = GraphWriter(data)
+        yield writer
+        model = writer.model(metadata)
+    write_bytes(directory / MODEL_FILE, model.SerializeToString())
+    sync_directory(directory)

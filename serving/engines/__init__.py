@@ -1,0 +1,1 @@
+"""Engines: one package each, found by name."""

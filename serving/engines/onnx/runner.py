@@ -1,0 +1,174 @@
+"""Prefill and decode on one ONNX Runtime session, the KV cache updated in place.
+
+Shapes: n slots of a decode step, S new tokens, V vocabulary, K KV heads, M cache length, H head dim.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnxruntime as ort
+
+from compressor.errors import UserError
+from serving.engines.onnx.binding import StepBinding
+
+_CACHE_INPUT = re.compile(r"past_key_values\.(\d+)\.(key|value)")
+_KV_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_FORMAT = "lathe-onnx/1"
+
+
+def open_session(
+    path: Path, threads: int | None, provider: str = "CPUExecutionProvider"
+) -> ort.InferenceSession:
+    """A session on one execution provider; `threads` None leaves the choice to ONNX Runtime.
+
+    Raises:
+        UserError: the file is missing, damaged or not an ONNX model.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return ort.InferenceSession(str(path), options, providers=[provider])
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        raise UserError(f"ONNX Runtime cannot load {path}: {str(error).strip().splitlines()[0]}") from None
+
+
+class OnnxRunner:
+    """One ONNX Runtime session with a slot-major KV cache in place.
+
+    Each attention layer has a key and a value cache [max_batch, K, max_length, H], K its own. A slot is one
+    sequence; `lengths[slot]` tokens of it are cached. Not thread-safe.
+    """
+
+    def __init__(
+        self, model_path: Path, *, max_batch: int, max_length: int, threads: int | None = None
+    ) -> None:
+        """Load `model_path` and allocate the whole cache, page by page.
+
+        Raises:
+            UserError: not a graph of Lathe's exporter, a size that it cannot run, or too little memory.
+        """
+        self.session = open_session(model_path, threads)
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        if metadata.get("lathe.format") != _FORMAT:
+            raise UserError(f"{model_path} is not a `{_FORMAT}` graph", "Export it with this lathe.")
+        positions = int(metadata["lathe.max_position_embeddings"])
+        if max_batch < 1 or not 1 <= max_length <= positions:
+            raise UserError(
+                f"max_batch {max_batch} and max_length {max_length} are impossible",
+                f"{model_path} takes up to {positions} positions and a batch of at least 1.",
+            )
+        self.max_batch, self.max_length = max_batch, max_length
+        self.vocab_size = int(self.session.get_outputs()[0].shape[1])
+        self.weight_bytes = int(metadata["lathe.weight_bytes"])
+        self.lengths = np.zeros(max_batch, dtype=np.int64)
+        self._caches = self._allocate()
+        self.kv_cache_bytes = sum(cache.nbytes for cache in self._caches.values())
+        self.kv_bytes_per_token = self.kv_cache_bytes // (max_batch * max_length)
+        self._prefills: dict[int, StepBinding] = {}
+        self._decodes: dict[int, StepBinding] = {}
+
+    def _allocate(self) -> dict[str, np.ndarray]:
+        """Caches by input name. Filled, not `np.zeros`: untouched pages would make early reads look cheap."""
+        caches = {}
+        for node in self.session.get_inputs():
+            if not _CACHE_INPUT.fullmatch(node.name):
+                continue
+            _, kv_heads, _, head_dim = node.shape
+            dims = (self.max_batch, kv_heads, self.max_length, head_dim)
+            try:
+                caches[node.name] = np.full(dims, 0, dtype=_KV_TYPES[node.type])
+            except MemoryError:
+                raise UserError(
+                    f"no memory for a KV cache of {dims}", "Lower max_batch or max_length."
+                ) from None
+        return caches
+
+    def prefill(self, slot: int, tokens: np.ndarray, logits: Literal["last", "all"] = "last") -> np.ndarray:
+        """Append `tokens` [S] to a slot; several calls make a chunked prefill.
+
+        Returns float32 logits [1, V] after the last token, or [S, V] after each.
+
+        Raises:
+            UserError: no such slot, no tokens, a token outside the vocabulary, or more than `max_length`.
+        """
+        self._check_slot(slot)
+        tokens = self._checked(tokens)
+        past, count = int(self.lengths[slot]), len(tokens)
+        if past + count > self.max_length:
+            raise UserError(f"{past} cached and {count} new tokens exceed the slot's {self.max_length}")
+        binding = self._prefills.get(slot)
+        if binding is None:
+            binding = self._prefills[slot] = self._binding(slot, slot + 1)
+        columns = np.arange(count) if logits == "all" else np.array([count - 1])
+        wanted = np.stack([np.zeros_like(columns), columns], axis=1)
+        binding.resize(tokens.reshape(1, count), wanted)
+        binding.seqlens_k[0] = binding.total_length[()] = past + count
+        binding.seqlens_k[0] -= 1
+        result = binding.run(self.session)
+        self.lengths[slot] = past + count
+        return result
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """Append one token to each of slots 0..n-1, n = len(tokens); returns float32 logits [n, V].
+
+        Raises:
+            UserError: more tokens than slots, a token outside the vocabulary, or a slot that is full.
+        """
+        tokens = self._checked(tokens)
+        count = len(tokens)
+        if count > self.max_batch:
+            raise UserError(f"{count} tokens for {self.max_batch} slots")
+        lengths = self.lengths[:count]
+        longest = int(lengths.max())
+        if longest >= self.max_length:
+            raise UserError(f"slot {int(lengths.argmax())} is full: {longest} of {self.max_length} tokens")
+        binding = self._decodes.get(count)
+        if binding is None:
+            binding = self._decodes[count] = self._binding(0, count)
+            rows = np.arange(count)
+            binding.resize(np.empty((count, 1), np.int64), np.stack([rows, np.zeros_like(rows)], axis=1))
+        binding.tokens[:, 0] = tokens
+        binding.seqlens_k[:] = lengths
+        binding.total_length[()] = longest + 1
+        result = binding.run(self.session)
+        lengths += 1
+        return result
+
+    def move(self, source: int, target: int) -> None:
+        """Move a slot's cached tokens to another slot, whose own are lost; `source` is left empty."""
+        self._check_slot(source)
+        self._check_slot(target)
+        if source == target:
+            return
+        length = int(self.lengths[source])
+        for cache in self._caches.values():
+            cache[target, :, :length] = cache[source, :, :length]
+        self.lengths[target], self.lengths[source] = length, 0
+
+    def reset(self, slot: int) -> None:
+        """Forget a slot's tokens."""
+        self._check_slot(slot)
+        self.lengths[slot] = 0
+
+    def _binding(self, first: int, stop: int) -> StepBinding:
+        slots = {name: cache[first:stop] for name, cache in self._caches.items()}
+        return StepBinding(self.session, slots, stop - first, self.vocab_size)
+
+    def _check_slot(self, slot: int) -> None:
+        if not 0 <= slot < self.max_batch:
+            raise UserError(f"there is no slot {slot}: the runner has {self.max_batch}")
+
+    def _checked(self, tokens: np.ndarray) -> np.ndarray:
+        tokens = np.asarray(tokens)
+        if tokens.ndim != 1 or not tokens.size or tokens.dtype.kind not in "iu":
+            raise UserError(f"tokens must be a non-empty row of integers, not {tokens.dtype} {tokens.shape}")
+        outside = [int(end) for end in (tokens.min(), tokens.max()) if not 0 <= end < self.vocab_size]
+        if outside:
+            raise UserError(f"token {outside[0]} is outside the vocabulary of {self.vocab_size}")
+        return np.ascontiguousarray(tokens, dtype=np.int64)
