@@ -1,0 +1,175 @@
+"""The document of a load test: what was done, on what, and every raw sample."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+from compressor.errors import UserError
+
+from .client import Sample
+from .measure import DEFINITIONS, LATENCIES, THROUGHPUTS, Round, summary
+from .memory import Memory
+
+FORMAT = "lathe-loadtest/1"
+SECRETS = ("--api-key",)
+
+
+def system_json(url: str, model: str, rounds: Sequence[Round], memory: Memory) -> dict[str, Any]:
+    """One system: all rounds summed up, each round apart, and the raw samples."""
+    return {
+        "url": url,
+        "model": model,
+        **summary(rounds),
+        "memory": memory.as_json(),
+        "rounds": [
+            {
+                **summary([one]),
+                **({"stopped_early": one.stopped_early} if one.stopped_early else {}),
+                "samples": [_sample_json(sample) for sample in one.samples],
+            }
+            for one in rounds
+        ],
+    }
+
+
+def document(
+    settings: Mapping[str, Any], systems: Mapping[str, dict[str, Any]], command: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """The whole document; with a dense and a subnet system, their ratios too."""
+    whole = {
+        "format": FORMAT,
+        "command": redacted(sys.argv if command is None else command),
+        "machine": machine(),
+        "definitions": DEFINITIONS,
+        "settings": dict(settings),
+        "systems": dict(systems),
+    }
+    if {"dense", "subnet"} <= systems.keys():
+        whole["ratios"] = ratios(systems["dense"], systems["subnet"])
+    return whole
+
+
+def ratios(dense: Mapping[str, Any], subnet: Mapping[str, Any]) -> dict[str, Any]:
+    """Subnet / dense: median and range over the paired rounds; memory, measured once, is one quotient."""
+    pairs = list(zip(dense["rounds"], subnet["rounds"], strict=True))
+    latency = [(f"{name}.{part}", name, part) for name in LATENCIES for part in ("p50", "p95", "mean")]
+    found: dict[str, Any] = {}
+    for name in THROUGHPUTS:
+        found[name] = _spread([(a[name], b[name]) for a, b in pairs])
+    for label, name, part in latency:
+        found[label] = _spread([((a[name] or {}).get(part), (b[name] or {}).get(part)) for a, b in pairs])
+    for name in sorted(dense["memory"].keys() & subnet["memory"].keys()):
+        found[name] = _spread([(dense["memory"][name], subnet["memory"][name])])
+    return {label: value for label, value in found.items() if value is not None}
+
+
+def _spread(pairs: Sequence[tuple[float | None, float | None]]) -> dict[str, Any] | None:
+    quotients = [round(b / a, 4) for a, b in pairs if a and b is not None]
+    if not quotients:
+        return None
+    return {
+        "median": round(median(quotients), 4),
+        "min": min(quotients),
+        "max": max(quotients),
+        "rounds": quotients,
+    }
+
+
+def _sample_json(sample: Sample) -> dict[str, Any]:
+    raw: dict[str, Any] = {
+        "sent_s": round(sample.sent_s, 6),
+        "late_ms": round(1e3 * sample.late_s, 3),
+        "end_ms": round(1e3 * sample.end_s, 3),
+        "chunks_ms": [round(1e3 * at, 3) for at in sample.chunk_s],
+        "prompt_tokens": sample.prompt_tokens,
+        "output_tokens": sample.output_tokens,
+    }
+    if not sample.ok:
+        raw["error"] = {"kind": sample.error_kind, "message": sample.error}
+    return raw
+
+
+def redacted(command: Sequence[str]) -> list[str]:
+    """The command line without the values of secret options."""
+    shown: list[str] = []
+    for word in command:
+        name, equals, _ = word.partition("=")
+        if shown and shown[-1] in SECRETS:
+            shown.append("***")
+        elif name in SECRETS and equals:
+            shown.append(f"{name}=***")
+        else:
+            shown.append(word)
+    return shown
+
+
+def machine() -> dict[str, Any]:
+    """The machine that sent the load (and served, where the servers were started here)."""
+    return {
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpus": psutil.cpu_count(),
+        "usable_cpus": len(psutil.Process().cpu_affinity() or [])
+        if sys.platform == "linux"
+        else psutil.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "load_average": [round(value, 2) for value in psutil.getloadavg()],
+        "python": platform.python_version(),
+        "gpus": _gpu_names(),
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
+
+
+def _gpu_names() -> list[str]:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def write_document(whole: Mapping[str, Any], path: Path) -> None:
+    """Write the document in one step: a reader sees the old file or the new one, never a part.
+
+    Raises:
+        UserError: if the place cannot be written.
+    """
+    temporary: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
+        ) as stream:
+            temporary = Path(stream.name)
+            json.dump(whole, stream, indent=1)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if temporary:
+            temporary.unlink(missing_ok=True)
+        raise UserError(f"The report cannot be written to {path}: {error}") from error

@@ -1,0 +1,112 @@
+"""From samples to numbers. The definitions are vLLM's."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from .client import Sample
+
+DEFINITIONS = {
+    "ttft_ms": "time to first token: request sent to first chunk that carries tokens",
+    "tpot_ms": "time per output token after the first: (E2E - TTFT) / (output tokens - 1), per request",
+    "itl_ms": "inter-token latency: gaps between successive chunks that carry tokens, all requests pooled",
+    "e2e_ms": "end to end: request sent to last chunk that carries tokens",
+    "output_tokens_per_second": "output tokens of successful requests / seconds from first sent to last ended",
+    "requests_per_second": "successful requests / the same seconds",
+    "total_tokens_per_second": "prompt and output tokens of successful requests / the same seconds",
+    "errors": "failed requests by kind; never part of a percentile or a throughput",
+    "peak_rss_bytes": "highest sum of the resident memory of the server's processes seen under load",
+    "model_weight_bytes": "the server's lathe_model_weight_bytes",
+    "gpu_memory_used_bytes": "highest lathe_gpu_memory_used_bytes seen under load",
+    "ratios": "subnet / dense of the paired rounds: median, lowest, highest",
+}
+PERCENTILES = (50, 90, 95, 99)
+LATENCIES = ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms")
+THROUGHPUTS = ("output_tokens_per_second", "requests_per_second", "total_tokens_per_second")
+
+
+@dataclass(frozen=True)
+class Round:
+    """One measured round: its samples, and the processor time that this client itself used."""
+
+    samples: list[Sample]
+    client_cpu_s: float
+    stopped_early: str | None = None
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first request sent to the last one finished."""
+        if not self.samples:
+            return 0.0
+        return max(s.sent_s + s.end_s for s in self.samples) - min(s.sent_s for s in self.samples)
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The percentile of ascending values, interpolated linearly between ranks (numpy's default)."""
+    rank = (len(ordered) - 1) * percent / 100
+    low = math.floor(rank)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (rank - low)
+
+
+def distribution(values: Iterable[float]) -> dict[str, float] | None:
+    """Count, mean, p50, p90, p95, p99 and extremes; None without a value."""
+    ordered = sorted(values)
+    if not ordered:
+        return None
+    found = {f"p{p}": round(percentile(ordered, p), 4) for p in PERCENTILES}
+    return {
+        "n": len(ordered),
+        "mean": round(math.fsum(ordered) / len(ordered), 4),
+        **found,
+        "min": round(ordered[0], 4),
+        "max": round(ordered[-1], 4),
+    }
+
+
+def tpot_s(sample: Sample) -> float | None:
+    """Seconds per output token after the first; None for an answer of one token."""
+    if sample.output_tokens < 2:
+        return None
+    return (sample.chunk_s[-1] - sample.chunk_s[0]) / (sample.output_tokens - 1)
+
+
+def summary(rounds: Sequence[Round]) -> dict[str, Any]:
+    """Counts, throughput and latency of all rounds together (milliseconds, per second)."""
+    samples = [sample for one in rounds for sample in one.samples]
+    good = [sample for sample in samples if sample.ok]
+    seconds = math.fsum(one.duration_s for one in rounds)
+    output = sum(sample.output_tokens for sample in good)
+    prompt = sum(sample.prompt_tokens or 0 for sample in good)
+    numbers: dict[str, Any] = {
+        "requests": len(samples),
+        "succeeded": len(good),
+        "failed": len(samples) - len(good),
+        "errors": dict(sorted(Counter(s.error_kind for s in samples if s.error_kind).items())),
+        "duration_s": round(seconds, 4),
+        "prompt_tokens": prompt,
+        "output_tokens": output,
+        "output_tokens_per_second": _per_second(output, seconds),
+        "requests_per_second": _per_second(len(good), seconds),
+        "total_tokens_per_second": _per_second(output + prompt, seconds),
+        "client_cpu_share": _per_second(math.fsum(one.client_cpu_s for one in rounds), seconds),
+    }
+    return numbers | {name: distribution(values) for name, values in _latencies(good).items()}
+
+
+def _latencies(good: Sequence[Sample]) -> dict[str, list[float]]:
+    return {
+        "ttft_ms": [1e3 * s.chunk_s[0] for s in good],
+        "tpot_ms": [1e3 * value for s in good if (value := tpot_s(s)) is not None],
+        "itl_ms": [1e3 * (b - a) for s in good for a, b in pairwise(s.chunk_s)],
+        "e2e_ms": [1e3 * s.chunk_s[-1] for s in good],
+    }
+
+
+def _per_second(amount: float, seconds: float) -> float:
+    return round(amount / seconds, 4) if seconds else 0.0

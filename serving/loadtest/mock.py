@@ -1,0 +1,96 @@
+"""A fake OpenAI server with set latencies, to calibrate a load test and to try faults on it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+Fault = Literal["none", "429", "500", "drop", "truncate", "malformed", "error_event"]
+
+
+@dataclass
+class Mock:
+    """What the fake server does; fields may be changed while it runs.
+
+    The first token of an answer leaves `ttft_s` after the request, the others `itl_s` apart. A word
+    of the prompt is `tokens_per_word` tokens. Every `fault_every`-th streamed request has the fault.
+    """
+
+    ttft_s: float = 0.0
+    itl_s: float = 0.0
+    model: str = "mock"
+    tokens_per_word: int = 1
+    fault: Fault = "none"
+    fault_every: int = 1
+    usage: bool = True
+    api_key: str | None = None
+    metrics: str | None = None
+    streamed: int = 0
+
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/v1/models", self._models),
+                Route("/v1/completions", self._answer, methods=["POST"]),
+                Route("/v1/chat/completions", self._answer, methods=["POST"]),
+                Route("/metrics", self._metrics),
+            ]
+        )
+
+    async def _models(self, request: Request) -> Response:
+        if self.api_key and request.headers.get("authorization") != f"Bearer {self.api_key}":
+            return JSONResponse({"error": {"message": "wrong key"}}, 401)
+        return JSONResponse({"object": "list", "data": [{"id": self.model, "object": "model"}]})
+
+    async def _metrics(self, _request: Request) -> Response:
+        return PlainTextResponse(self.metrics or "", 404 if self.metrics is None else 200)
+
+    async def _answer(self, request: Request) -> Response:
+        body = await request.json()
+        text = body["prompt"] if "prompt" in body else body["messages"][0]["content"]
+        usage = {
+            "prompt_tokens": len(text.split()) * self.tokens_per_word,
+            "completion_tokens": body["max_tokens"],
+        }
+        if not body.get("stream"):
+            return JSONResponse({"choices": [{"text": "x"}], "usage": usage if self.usage else None})
+        self.streamed += 1
+        fault = self.fault if self.streamed % self.fault_every == 0 else "none"
+        if fault in ("429", "500"):
+            return JSONResponse({"error": {"message": "told to fail"}}, int(fault))
+        return StreamingResponse(self._stream(body, usage, fault), media_type="text/event-stream")
+
+    async def _stream(self, body: dict[str, Any], usage: dict[str, int], fault: Fault) -> AsyncIterator[str]:
+        chat = "messages" in body
+        if chat:
+            yield _event(
+                {"choices": [{"delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
+            )
+        for index in range(body["max_tokens"]):
+            await asyncio.sleep(self.itl_s if index else self.ttft_s)
+            part = {"delta": {"content": " word"}} if chat else {"text": " word"}
+            yield _event({"choices": [part | {"finish_reason": None}]})
+            if fault == "drop":
+                raise ConnectionAbortedError("the mock drops this connection")
+            if fault == "truncate":
+                return
+            if fault == "malformed":
+                yield "data: {not JSON\n\n"
+            if fault == "error_event":
+                yield _event({"error": {"message": "told to fail", "code": 500}})
+        yield _event({"choices": [{"text": "", "delta": {}, "finish_reason": "length"}]})
+        if self.usage:
+            yield _event({"choices": [], "usage": usage})
+        yield "data: [DONE]\n\n"
+
+
+def _event(data: dict[str, Any]) -> str:
+    return f"data: {json.dumps(data)}\n\n"

@@ -1,0 +1,103 @@
+"""What a load test says while it runs."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from .load import Load
+from .measure import Round, summary
+
+
+class Quiet:
+    """Says nothing; the default of the library functions."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def stage(self, text: str) -> None:
+        """A step before or after the load begins: `text`."""
+
+    def start_round(self, name: str, load: Load) -> None:
+        """A round of `load` on the system `name` begins."""
+
+    def request_done(self) -> None:
+        """A measured request has ended."""
+
+    def end_round(self, name: str, one: Round) -> None:
+        """The round is over."""
+
+
+class Terminal(Quiet):
+    """A progress line with elapsed time and ETA, and one line per finished round, on stderr.
+
+    Redrawn twice a second: this process must not take the processor from a server beside it.
+    """
+
+    def __init__(self, rounds: int) -> None:
+        console = Console(file=sys.stderr)
+        self._rounds = rounds
+        self._done = 0
+        self._task: TaskID | None = None
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            console=console,
+            refresh_per_second=2,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def stage(self, text: str) -> None:
+        self._bar.console.print(text, highlight=False)
+
+    def start_round(self, name: str, load: Load) -> None:
+        """Each round is a full bar of requests, or, when only time ends it, of a growing count."""
+        total = load.requests * self._rounds if load.requests else None
+        if self._task is None:
+            self._task = self._bar.add_task("", total=total)
+        self._bar.update(self._task, description=f"round {self._done + 1}/{self._rounds} {name}")
+
+    def request_done(self) -> None:
+        if self._task is not None:
+            self._bar.advance(self._task)
+
+    def end_round(self, name: str, one: Round) -> None:
+        self._done += 1
+        numbers = summary([one])
+        failed = f", {numbers['failed']} failed" if numbers["failed"] else ""
+        self.stage(
+            f"round {self._done}/{self._rounds} {name}: {numbers['requests']} requests in "
+            f"{numbers['duration_s']:.1f} s, {numbers['output_tokens_per_second']:.1f} output tokens/s"
+            f"{failed}"
+        )

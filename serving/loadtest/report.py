@@ -1,0 +1,128 @@
+"""The terminal report: systems side by side, and what the words mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+ROWS = (
+    ("output tokens/s", "output_tokens_per_second"),
+    ("requests/s", "requests_per_second"),
+    ("TTFT p50", "ttft_ms.p50"),
+    ("TTFT p95", "ttft_ms.p95"),
+    ("TPOT p50", "tpot_ms.p50"),
+    ("TPOT p95", "tpot_ms.p95"),
+    ("E2E p50", "e2e_ms.p50"),
+    ("E2E p95", "e2e_ms.p95"),
+    ("peak RSS", "peak_rss_bytes"),
+    ("weights", "model_weight_bytes"),
+    ("GPU memory", "gpu_memory_used_bytes"),
+)
+BUSY_CLIENT = 0.7
+
+
+def failures(whole: Mapping[str, Any]) -> str | None:
+    """One sentence about failed requests; None if every request succeeded."""
+    parts = []
+    for name, system in whole["systems"].items():
+        if system["failed"]:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in system["errors"].items())
+            parts.append(f"{name}: {system['failed']} of {system['requests']} requests failed ({kinds})")
+    return "; ".join(parts) or None
+
+
+def rendered(whole: Mapping[str, Any]) -> RenderableType:
+    """The table, the definitions of its words, and what to know before believing it."""
+    parts: list[RenderableType] = [_table(whole), _definitions(whole)]
+    parts += [Text(note, style="yellow") for note in notes(whole)]
+    return Group(*parts)
+
+
+def print_report(whole: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the report on stdout, or on `console`."""
+    (console or Console()).print(rendered(whole))
+
+
+def _table(whole: Mapping[str, Any]) -> Table:
+    systems, ratios = whole["systems"], whole.get("ratios")
+    table = Table(title=_title(whole), title_justify="left", title_style="")
+    table.add_column("")
+    for name in systems:
+        table.add_column(name, justify="right")
+    if ratios is not None:
+        table.add_column("subnet / dense", justify="right")
+    for label, path in ROWS:
+        values = [_value(system, path) for system in systems.values()]
+        if any(value is not None for value in values):
+            cells = [_cell(path, value) for value in values]
+            table.add_row(label, *cells, *([_ratio(ratios.get(path))] if ratios is not None else []))
+    errors = [f"{system['failed']} of {system['requests']}" for system in systems.values()]
+    table.add_row("errors", *errors, *([""] if ratios is not None else []))
+    return table
+
+
+def _title(whole: Mapping[str, Any]) -> str:
+    settings = whole["settings"]
+    pattern = (
+        f"{settings['rate']:g} requests/s ({settings['arrival']})"
+        if "rate" in settings
+        else f"{settings['concurrency']} in flight"
+    )
+    first = next(iter(whole["systems"].values()))
+    prompt = first["prompt_tokens"] / first["succeeded"] if first["succeeded"] else 0
+    answers = f"{settings['output_tokens']} output tokens, {settings['rounds']} round(s)"
+    return f"{pattern}, prompts of {prompt:.0f} tokens, {answers}"
+
+
+def _definitions(whole: Mapping[str, Any]) -> Text:
+    text = whole["definitions"]
+    lines = [f"{name[:-3].upper()} = {text[name]}" for name in ("ttft_ms", "tpot_ms", "e2e_ms")]
+    lines += [f"output tokens/s = {text['output_tokens_per_second']}", f"errors = {text['errors']}"]
+    if any("peak_rss_bytes" in system["memory"] for system in whole["systems"].values()):
+        lines.append(f"peak RSS = {text['peak_rss_bytes']}")
+    if "ratios" in whole:
+        lines.append(f"subnet / dense = {text['ratios'].partition(': ')[0]}: median (lowest to highest)")
+    return Text("\n".join(lines), style="dim")
+
+
+def notes(whole: Mapping[str, Any]) -> list[str]:
+    """What would mislead a reader of the numbers alone."""
+    found = []
+    asked = whole["settings"]["output_tokens"]
+    for name, system in whole["systems"].items():
+        if system["succeeded"] and system["output_tokens"] != asked * system["succeeded"]:
+            mean = system["output_tokens"] / system["succeeded"]
+            found.append(f"{name}: answers have {mean:.1f} tokens on average, {asked} were asked for")
+        if system["client_cpu_share"] > BUSY_CLIENT:
+            share = system["client_cpu_share"]
+            found.append(f"{name}: this client used {share:.0%} of a processor; the latencies may be its own")
+        found += [
+            f"{name}: stopped early, {r['stopped_early']}" for r in system["rounds"] if "stopped_early" in r
+        ]
+    return found
+
+
+def _value(system: Mapping[str, Any], path: str) -> float | None:
+    name, _, part = path.partition(".")
+    value = system.get(name, system["memory"].get(name))
+    return value.get(part) if isinstance(value, dict) else value
+
+
+def _cell(path: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if path.endswith("_bytes"):
+        return f"{value / 2**20:,.1f} MiB"
+    return f"{value:,.2f} ms" if "_ms" in path else f"{value:,.2f}"
+
+
+def _ratio(spread: Mapping[str, Any] | None) -> str:
+    if spread is None:
+        return "-"
+    if len(spread["rounds"]) == 1:
+        return f"{spread['median']:.3f}"
+    return f"{spread['median']:.3f} ({spread['min']:.3f} to {spread['max']:.3f})"
