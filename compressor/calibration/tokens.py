@@ -1,0 +1,88 @@
+"""Token windows: [windows, window_length] int64, the only form in which later stages see text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from compressor.calibration.selfgen import write_samples
+from compressor.calibration.sources import read_documents
+from compressor.errors import UserError
+from compressor.progress import Progress
+from compressor.source import Source
+
+_HELDOUT_SHARE = 8
+SELF = "self"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Windows to fit on, and windows kept apart to choose between fits and to report on.
+
+    `origin` says where the text came from; it goes into the report.
+    """
+
+    fit: torch.Tensor
+    heldout: torch.Tensor
+    origin: str
+
+
+def load_calibration(
+    source: Source, argument: str, *, tokens: int, window: int, seed: int, progress: Progress
+) -> Calibration:
+    """Windows from a file, folder, data set or `self`; one in eight is held out.
+
+    Raises:
+        UserError: no such text, or too little of it for two windows.
+    """
+    window = min(window, int(source.config.get("max_position_embeddings", window)))
+    wanted = max(2, -(-tokens // window))
+    wanted += -(-wanted // (_HELDOUT_SHARE - 1))
+    if argument == SELF:
+        windows = write_samples(source, windows=wanted, length=window, seed=seed, progress=progress)
+    else:
+        windows = _spread(token_windows(source, argument, window), wanted)
+    if len(windows) < 2:
+        raise UserError(
+            f"the calibration text {argument} gives {len(windows)} windows of {window} tokens; two are needed",
+            "Give more text, or `self`.",
+        )
+    held = torch.arange(len(windows)) % _HELDOUT_SHARE == _HELDOUT_SHARE - 1
+    if not held.any():
+        held[-1] = True
+    return Calibration(windows[~held].contiguous(), windows[held].contiguous(), argument)
+
+
+def token_windows(source: Source, argument: str, window: int) -> torch.Tensor:
+    """All full windows [n, window] of a text, documents joined as the tokenizer marks them."""
+    tokenizer = load_tokenizer(source)
+    ids: list[int] = []
+    for document in read_documents(argument):
+        ids += tokenizer(document, verbose=False)["input_ids"]
+    count = len(ids) // window
+    values = torch.tensor(ids[: count * window], dtype=torch.int64).view(count, window)
+    if count and int(values.max()) >= source.shape.vocab_size:
+        raise UserError(f"the tokenizer of {source.path} gives ids beyond the model's {source.shape.vocab_size} tokens")
+    return values
+
+
+def load_tokenizer(source: Source):  # type: ignore[no-untyped-def]
+    """The checkpoint's own tokenizer.
+
+    Raises:
+        UserError: it is missing or unreadable.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source.path)
+    except Exception as error:
+        raise UserError(f"cannot load the tokenizer of {source.path}: {error}") from None
+
+
+def _spread(windows: torch.Tensor, wanted: int) -> torch.Tensor:
+    """`wanted` windows taken evenly over the whole text."""
+    if len(windows) <= wanted:
+        return windows
+    return windows[torch.linspace(0, len(windows) - 1, wanted).round().long()]

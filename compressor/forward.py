@@ -1,0 +1,104 @@
+"""Running single blocks of a decoder with any widths.
+
+The modules are transformers' own; their weights are passed in, so one skeleton layer serves every
+layer, dense or cut. A block is split where reform works: `*_context` gives the input of the output
+projection (o_proj, down_proj), `project` applies that projection.
+
+Shapes: B windows, T tokens, D model width, N query heads, K KV heads, H head dim, F FFN channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from compressor.source import Source
+
+Weights = Mapping[str, torch.Tensor]
+
+
+class BlockRunner:
+    """Runs attention and FFN blocks of one model from weights named relative to their layer."""
+
+    def __init__(self, source: Source) -> None:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(source.path)
+        config.num_hidden_layers = 1
+        config._attn_implementation = "sdpa"
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config).eval()
+        self.family = source.family
+        self.head_dim = source.shape.head_dim
+        layer = model.get_submodule(self.family.layer.format(i=0))
+        self._attention_path, o_name = self.family.o.rsplit(".", 1)
+        self._ffn_path, down_name = self.family.down.rsplit(".", 1)
+        self._attention = layer.get_submodule(self._attention_path)
+        self._ffn = layer.get_submodule(self._ffn_path)
+        setattr(self._attention, o_name, nn.Identity())
+        setattr(self._ffn, down_name, nn.Identity())
+        self._attention_norm = layer.get_submodule(self.family.attention_norm)
+        self._ffn_norm = layer.get_submodule(self.family.ffn_norm)
+        self._final_norm = model.get_submodule(self.family.final_norm)
+        self._rotary = type(model.model.rotary_emb)(config=config)
+        self._positions: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def attention_input(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        return functional_call(self._attention_norm, _under(weights, self.family.attention_norm), hidden_BTD)
+
+    def ffn_input(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        return functional_call(self._ffn_norm, _under(weights, self.family.ffn_norm), hidden_BTD)
+
+    def attention_context(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """[B, T, N*H]: what o_proj reads, for as many heads as the weights have."""
+        normed = self.attention_input(weights, hidden_BTD)
+        queries = weights[f"{self.family.q}.weight"].shape[0]
+        self._attention.num_key_value_groups = queries // weights[f"{self.family.k}.weight"].shape[0]
+        return functional_call(
+            self._attention,
+            _under(weights, self._attention_path, self.family.o),
+            kwargs={"hidden_states": normed, "position_embeddings": self._rope(normed), "attention_mask": None},
+            args=(),
+        )[0]
+
+    def ffn_context(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """[B, T, F]: what down_proj reads."""
+        return functional_call(
+            self._ffn, _under(weights, self._ffn_path, self.family.down), (self.ffn_input(weights, hidden_BTD),)
+        )
+
+    def project(self, weights: Weights, name: str, context: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(context, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+
+    def attention(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """The residual stream after an attention block; unchanged where the block was dropped."""
+        if f"{self.family.o}.weight" not in weights:
+            return hidden_BTD
+        return hidden_BTD + self.project(weights, self.family.o, self.attention_context(weights, hidden_BTD))
+
+    def ffn(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """The residual stream after an FFN block; unchanged where the block was dropped."""
+        if f"{self.family.down}.weight" not in weights:
+            return hidden_BTD
+        return hidden_BTD + self.project(weights, self.family.down, self.ffn_context(weights, hidden_BTD))
+
+    def final_norm(self, weight: torch.Tensor, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        return functional_call(self._final_norm, {"weight": weight}, hidden_BTD)
+
+    def _rope(self, hidden_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        length = hidden_BTD.shape[1]
+        if length not in self._positions:
+            self._positions[length] = self._rotary(hidden_BTD, torch.arange(length)[None])
+        return self._positions[length]
+
+
+def _under(weights: Weights, path: str, but: str = " ") -> dict[str, torch.Tensor]:
+    prefix = path + "."
+    return {
+        name[len(prefix):]: value
+        for name, value in weights.items()
+        if name.startswith(prefix) and not name.startswith(but + ".")
+    }

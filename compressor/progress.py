@@ -1,0 +1,62 @@
+"""Progress for people (a live line with ETA on stderr) or for logs (one line per stage)."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+
+class Bar:
+    """One stage's counter. `advance` is cheap enough for inner loops."""
+
+    def __init__(self, rich: RichProgress | None, task: int) -> None:
+        self._rich, self._task = rich, task
+
+    def advance(self, steps: float = 1) -> None:
+        if self._rich:
+            self._rich.advance(self._task, steps)  # type: ignore[arg-type]
+
+    def note(self, text: str) -> None:
+        if self._rich:
+            self._rich.update(self._task, note=text)  # type: ignore[arg-type]
+
+
+class Progress:
+    """Reports stages. `quiet` silences it; without a terminal every stage prints one line when it ends."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True, highlight=False, quiet=quiet)
+        self.seconds: dict[str, float] = {}
+
+    def say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, markup=False)
+
+    @contextmanager
+    def stage(self, name: str, total: float) -> Iterator[Bar]:
+        start = time.perf_counter()
+        if self.console.is_terminal and not self.quiet:
+            columns = (
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+            )
+            with RichProgress(*columns, console=self.console, transient=True) as rich:
+                yield Bar(rich, rich.add_task(name, total=total, note=""))
+        else:
+            yield Bar(None, 0)
+        elapsed = time.perf_counter() - start
+        self.seconds[name] = elapsed
+        self.say(f"  {name}: {elapsed:.1f} s, peak memory {peak_memory_bytes() / 2**20:.0f} MiB")
+
+
+def peak_memory_bytes() -> int:
+    """Peak resident set of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,1 @@
+"""Searches for the subnet that fits a budget, one registered file each."""

@@ -1,0 +1,68 @@
+"""Cut and reformed blocks, made when first asked for and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from compressor.families import Family
+from compressor.forward import Weights
+from compressor.plan import LayerShape, ModelShape
+from compressor.reform import damped, reform
+from compressor.surgery import LayerOrder, cut_attention, cut_ffn, rows, select
+
+
+class Bank:
+    """Blocks of every layer at every width, with the closed-form reform when Gram matrices are given.
+
+    Args:
+        layers: dense weights of each layer, by name relative to the layer.
+        grams: (attention, ffn) Gram matrices and dampings of each layer; None leaves weights as they are.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        shape: ModelShape,
+        layers: list[Weights],
+        orders: list[LayerOrder],
+        grams: Callable[[int, str], tuple[torch.Tensor, float]] | None,
+    ) -> None:
+        self._family, self._shape, self._layers, self._orders = family, shape, layers, orders
+        self._grams = grams
+        self._damped: dict[tuple[int, str], torch.Tensor] = {}
+        self._blocks: dict[tuple[int, str, object], Weights] = {}
+
+    def block(self, layer: int, kind: str, level: object) -> Weights:
+        """A block's tensors at a level: (query heads, KV heads) or FFN width."""
+        key = (layer, kind, level)
+        if key not in self._blocks:
+            make = self._attention if kind == "attention" else self._ffn
+            self._blocks[key] = make(layer, level)  # type: ignore[operator]
+        return self._blocks[key]
+
+    def _attention(self, layer: int, heads: tuple[int, int]) -> Weights:
+        dense, family = self._layers[layer], self._family
+        selection = select(self._orders[layer], LayerShape(*heads, 0))
+        cut = cut_attention(family, self._shape, dense, selection)
+        if cut and heads[0] < self._shape.layer.query_heads:
+            kept = rows(selection.query_heads, self._shape.head_dim)
+            self._reform(cut, layer, "attention", family.o, kept)
+        return cut
+
+    def _ffn(self, layer: int, width: int) -> Weights:
+        dense, family = self._layers[layer], self._family
+        selection = select(self._orders[layer], LayerShape(0, 0, width))
+        cut = cut_ffn(family, dense, selection)
+        if cut and width < self._shape.layer.ffn:
+            self._reform(cut, layer, "ffn", family.down, selection.channels)
+        return cut
+
+    def _reform(self, cut: dict[str, torch.Tensor], layer: int, kind: str, name: str, kept: torch.Tensor) -> None:
+        if self._grams is None:
+            return
+        key = (layer, kind)
+        if key not in self._damped:
+            self._damped[key] = damped(*self._grams(layer, kind))
+        cut[f"{name}.weight"] = reform(self._layers[layer][f"{name}.weight"], self._damped[key], kept)

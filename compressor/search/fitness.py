@@ -1,0 +1,114 @@
+"""Fitness: KL(dense || subnet) in nats per token, over stages of growing token counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from compressor.forward import BlockRunner, Weights
+from compressor.plan import Plan
+from compressor.search.space import Space
+
+_TOP = 128
+_ROWS = 4
+Block = Callable[[int, str, object], Weights]
+
+
+@dataclass(frozen=True)
+class DenseTargets:
+    """The dense model's most likely tokens: indices and log-probabilities [rows, k], and the log of
+    what is left for all others [rows, 1]."""
+
+    indices: torch.Tensor
+    logprobs: torch.Tensor
+    rest: torch.Tensor
+
+
+class Head:
+    """Final norm and LM head, applied in slices so that logits are never all in memory."""
+
+    def __init__(self, runner: BlockRunner, norm: torch.Tensor, weight_VD: torch.Tensor) -> None:
+        self._runner, self._norm, self._weight = runner, norm, weight_VD
+
+    def logprobs(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        return torch.log_softmax(self._runner.final_norm(self._norm, hidden_BTD) @ self._weight.T, -1)
+
+    def targets(self, hidden_BTD: torch.Tensor) -> DenseTargets:
+        parts = []
+        for part in hidden_BTD.split(_ROWS):
+            logprobs = self.logprobs(part).flatten(0, 1)
+            top = logprobs.topk(min(_TOP, logprobs.shape[-1]), -1)
+            parts.append((top.indices, top.values, _rest(top.values)))
+        return DenseTargets(*(torch.cat(p) for p in zip(*parts, strict=True)))
+
+    def kl(self, targets: DenseTargets, hidden_BTD: torch.Tensor) -> float:
+        """Mean KL over tokens, tokens outside the dense top-k taken together (a lower bound of the full KL)."""
+        total, row = 0.0, 0
+        for part in hidden_BTD.split(_ROWS):
+            logprobs = self.logprobs(part).flatten(0, 1)
+            at = slice(row, row + len(logprobs))
+            mine = logprobs.gather(-1, targets.indices[at])
+            dense, rest = targets.logprobs[at], targets.rest[at]
+            total += float((dense.exp() * (dense - mine)).sum() + (rest.exp() * (rest - _rest(mine))).sum())
+            row = at.stop
+        return total / row
+
+
+def _rest(logprobs: torch.Tensor) -> torch.Tensor:
+    return (1 - logprobs.exp().sum(-1, keepdim=True)).clamp_min(1e-6).log()
+
+
+class Fitness:
+    """Judges plans on a few windows. Consecutive plans share the hidden states of their common leading blocks.
+
+    Args:
+        embedded: [B, T, D] input embeddings of the windows.
+        dense: the dense blocks. subnet: the blocks of candidates.
+    """
+
+    def __init__(
+        self, runner: BlockRunner, head: Head, space: Space, embedded: torch.Tensor, dense: Block, subnet: Block
+    ) -> None:
+        self._runner, self._head, self._space, self._subnet = runner, head, space, subnet
+        widest = [0] * (2 * space.layers)
+        self._dense_states = self._states(embedded, dense, widest)
+        self._targets = head.targets(self._dense_states[-1])
+        self._path: list[int] = widest
+        self._stack = list(self._dense_states)
+        self.evaluations = 0
+
+    def kl(self, plan: Plan) -> float:
+        """KL(dense || plan) in nats per token."""
+        indices = self._space.indices(plan)
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(indices, self._path, strict=True)) if a != b), len(indices)
+        )
+        del self._stack[shared + 1 :]
+        for position in range(shared, len(indices)):
+            self._stack.append(self._step(self._stack[-1], position, indices[position], self._subnet))
+        self._path = indices
+        self.evaluations += 1
+        return self._head.kl(self._targets, self._stack[-1])
+
+    def damage(self, position: int, level: int) -> float:
+        """KL with one block at a level and all others dense, replayed from the dense hidden states."""
+        hidden = self._step(self._dense_states[position], position, level, self._subnet)
+        for later in range(position + 1, 2 * self._space.layers):
+            hidden = self._step(hidden, later, 0, self._subnet)
+        self.evaluations += 1
+        return self._head.kl(self._targets, hidden)
+
+    def _states(self, hidden: torch.Tensor, blocks: Block, indices: list[int]) -> list[torch.Tensor]:
+        states = [hidden]
+        for position, level in enumerate(indices):
+            states.append(self._step(states[-1], position, level, blocks))
+        return states
+
+    @torch.inference_mode()
+    def _step(self, hidden_BTD: torch.Tensor, position: int, index: int, blocks: Block) -> torch.Tensor:
+        layer, kind = position // 2, ("attention", "ffn")[position % 2]
+        weights = blocks(layer, kind, self._space.levels(kind)[index])
+        run = self._runner.attention if kind == "attention" else self._runner.ffn
+        return torch.cat([run(weights, part) for part in hidden_BTD.split(_ROWS)])

@@ -1,0 +1,80 @@
+"""Multiple-choice knapsack: one level for each block, least summed damage within the budgets.
+
+Damage is taken as additive over blocks, so one table of single-block damages gives a near-optimal plan
+for every budget at once; evolution then mends what additivity missed. Several constraints are joined
+with weights into one (a surrogate relaxation), and only plans that keep each of them are returned.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from compressor.plan import Plan
+from compressor.search.space import Constraint, Space
+
+_BINS = 4096
+_MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def solve(space: Space, damage: np.ndarray, constraints: Sequence[Constraint]) -> Plan | None:
+    """The plan of least summed damage, or None when even the smallest is too big.
+
+    Args:
+        damage: object array [blocks] of float arrays [levels of that block], nats per token.
+    """
+    plans = []
+    for mix in _mixes(len(constraints)):
+        costs, limit = _surrogate(space, constraints, mix)
+        indices = _dynamic_program(damage, costs, limit)
+        if indices is not None:
+            plan = space.plan(indices)
+            if all(c.allows(plan) for c in constraints):
+                plans.append((sum(damage[b][i] for b, i in enumerate(indices)), indices))
+    return space.plan(min(plans)[1]) if plans else None
+
+
+def _mixes(count: int) -> list[tuple[float, ...]]:
+    if count == 1:
+        return [(1.0,)]
+    grid = itertools.product(_MIXES, repeat=count)
+    return sorted({tuple(x / sum(m) for x in m) for m in grid if sum(m) > 0})
+
+
+def _surrogate(
+    space: Space, constraints: Sequence[Constraint], mix: Sequence[float]
+) -> tuple[list[np.ndarray], float]:
+    """Costs per block and level in units of the joint limit, and what the blocks may spend of it."""
+    costs = [
+        sum(
+            np.array([share * c.block(kind, level) / c.limit for level in space.levels(kind)])
+            for share, c in zip(mix, constraints, strict=True)
+        )
+        for _, kind in space.blocks
+    ]
+    fixed = sum(share * c.fixed / c.limit for share, c in zip(mix, constraints, strict=True))
+    return costs, 1.0 - fixed  # type: ignore[return-value]
+
+
+def _dynamic_program(damage: np.ndarray, costs: list[np.ndarray], limit: float) -> list[int] | None:
+    if limit <= 0:
+        return None
+    best, choices = np.zeros(_BINS + 1), []
+    for block_damage, block_cost in zip(damage, costs, strict=True):
+        bins = np.ceil(np.maximum(block_cost, 0) / limit * _BINS - 1e-6).astype(int)
+        options = np.full((len(bins), _BINS + 1), np.inf)
+        for level, used in enumerate(bins):
+            if used <= _BINS:
+                options[level, used:] = best[: _BINS + 1 - used] + block_damage[level]
+        choices.append((options.argmin(0), bins))
+        best = options.min(0)
+    if not np.isfinite(best[-1]):
+        return None
+    at, indices = _BINS, []
+    for choice, bins in reversed(choices):
+        level = int(choice[at])
+        indices.append(level)
+        at -= int(bins[level])
+    return indices[::-1]

@@ -1,0 +1,123 @@
+"""The widths a block may take, and what they cost under each constraint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from compressor.plan import LayerShape, ModelShape, Plan
+
+_MAX_FFN_LEVELS = 16
+_MAX_GROUP_LEVELS = 8
+Heads = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Space:
+    """Levels of a layer's two blocks, widest first, the dropped block last.
+
+    attention: (query heads, KV heads). ffn: channels.
+    """
+
+    attention: tuple[Heads, ...]
+    ffn: tuple[int, ...]
+    layers: int
+
+    @property
+    def blocks(self) -> Iterator[tuple[int, str]]:
+        """(layer, "attention" | "ffn") in the order the model runs them."""
+        return ((layer, kind) for layer in range(self.layers) for kind in ("attention", "ffn"))
+
+    def levels(self, kind: str) -> tuple[Heads, ...] | tuple[int, ...]:
+        return self.attention if kind == "attention" else self.ffn
+
+    @property
+    def smallest(self) -> Plan:
+        """The floor: everything dropped but one narrow attention block, which carries positions."""
+        empty = LayerShape(0, 0, 0)
+        query, kv = min(h for h in self.attention if h[0])
+        return Plan((LayerShape(query, kv, 0), *[empty] * (self.layers - 1)))
+
+    def plan(self, indices: Iterable[int]) -> Plan:
+        """From one level index per block."""
+        flat = list(indices)
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        return Plan(tuple(LayerShape(*self.attention[a], self.ffn[f]) for a, f in pairs))
+
+    def indices(self, plan: Plan) -> list[int]:
+        """One level index per block; the inverse of `plan`."""
+        flat = []
+        for layer in plan:
+            flat += [self.attention.index((layer.query_heads, layer.kv_heads)), self.ffn.index(layer.ffn)]
+        return flat
+
+
+def make_space(shape: ModelShape, alignment: int = 32) -> Space:
+    """Whole KV groups, the same number of query heads in each, FFN widths in aligned steps, or no block.
+
+    `alignment`: FFN widths are multiples of it (narrower models: of the largest power of two that
+    gives at least eight steps).
+    """
+    dense = shape.layer
+    step = max(1, math.ceil(dense.kv_heads / _MAX_GROUP_LEVELS))
+    groups = sorted({*range(dense.kv_heads, 0, -step)}, reverse=True)
+    attention = [(g * h, g) for g in groups for h in range(dense.heads_per_group, 0, -1)]
+    attention.sort(key=lambda heads: (-(heads[0] + heads[1]), -heads[0]))
+    while alignment > 1 and dense.ffn < 8 * alignment:
+        alignment //= 2
+    stride = alignment * max(1, math.ceil(dense.ffn / (_MAX_FFN_LEVELS * alignment)))
+    ffn = sorted({dense.ffn, *range(stride, dense.ffn, stride)}, reverse=True)
+    return Space((*attention, (0, 0)), (*ffn, 0), shape.num_layers)
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """An additive budget: `fixed` + the sum over blocks must not pass `limit` (any unit)."""
+
+    name: str
+    unit: str
+    limit: float
+    fixed: float
+    attention: dict[Heads, float]
+    ffn: dict[int, float]
+
+    def block(self, kind: str, level: object) -> float:
+        return self.attention[level] if kind == "attention" else self.ffn[level]  # type: ignore[index]
+
+    def cost(self, plan: Plan) -> float:
+        return self.fixed + sum(
+            self.attention[layer.query_heads, layer.kv_heads] + self.ffn[layer.ffn] for layer in plan
+        )
+
+    def allows(self, plan: Plan) -> bool:
+        return self.cost(plan) <= self.limit * (1 + 1e-9)
+
+
+def parameter_constraint(space: Space, shape: ModelShape, keep: float) -> Constraint:
+    """At most the share `keep` of the decoder's parameters."""
+    return _per_block(
+        space, "parameters", "parameters", keep * shape.decoder_parameters(shape.dense_plan), 0.0,
+        shape.attention_parameters, shape.ffn_parameters,
+    )
+
+
+def memory_constraint(
+    space: Space, shape: ModelShape, limit: float, *, weight_bytes: int, kv_bytes: int, tokens: int
+) -> Constraint:
+    """Weights plus KV cache of `tokens` tokens (batch size times context), in bytes."""
+    fixed = weight_bytes * (shape.parameters(()))
+    return _per_block(
+        space, "memory", "bytes", limit, fixed,
+        lambda layer: weight_bytes * shape.attention_parameters(layer)
+        + tokens * shape.kv_bytes_per_token((layer,), kv_bytes),
+        lambda layer: weight_bytes * shape.ffn_parameters(layer),
+    )
+
+
+def _per_block(space, name, unit, limit, fixed, attention, ffn) -> Constraint:  # type: ignore[no-untyped-def]
+    return Constraint(
+        name, unit, limit, fixed,
+        {heads: float(attention(LayerShape(*heads, 0))) for heads in space.attention},
+        {width: float(ffn(LayerShape(0, 0, width))) for width in space.ffn},
+    )

@@ -1,0 +1,94 @@
+"""Cutting: which heads and channels stay, and the weights that are left of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from compressor.families import Family
+from compressor.plan import LayerShape, ModelShape
+
+
+@dataclass(frozen=True)
+class LayerOrder:
+    """Nested rankings of one layer, most valuable first: the subnet of width w is the first w.
+
+    groups: [K] KV heads. heads: [K, N/K] query heads (dense indices) of every KV head, row k for KV
+    head k. channels: [F].
+    """
+
+    groups: torch.Tensor
+    heads: torch.Tensor
+    channels: torch.Tensor
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {"groups": self.groups, "heads": self.heads, "channels": self.channels}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What stays of one layer, as dense indices in ascending order, query heads grouped by KV head."""
+
+    kv_heads: torch.Tensor
+    query_heads: torch.Tensor
+    channels: torch.Tensor
+
+    @property
+    def shape(self) -> LayerShape:
+        return LayerShape(len(self.query_heads), len(self.kv_heads), len(self.channels))
+
+
+def select(order: LayerOrder, shape: LayerShape) -> Selection:
+    """The part of a layer that its order names for these widths."""
+    kv_heads = order.groups[: shape.kv_heads].sort().values
+    heads = order.heads[kv_heads, : shape.heads_per_group].sort(dim=1).values.reshape(-1)
+    return Selection(kv_heads, heads, order.channels[: shape.ffn].sort().values)
+
+
+def rows(heads: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Row indices of heads in a stacked projection: [n] heads -> [n * head_dim] rows."""
+    return (heads[:, None] * head_dim + torch.arange(head_dim)).reshape(-1)
+
+
+def cut_attention(
+    family: Family, shape: ModelShape, weights: Mapping[str, torch.Tensor], selection: Selection
+) -> dict[str, torch.Tensor]:
+    """The attention block's tensors for a selection; empty when no head is left."""
+    if not len(selection.kv_heads):
+        return {}
+    q, kv = rows(selection.query_heads, shape.head_dim), rows(selection.kv_heads, shape.head_dim)
+    cut = {f"{family.attention_norm}.weight": weights[f"{family.attention_norm}.weight"]}
+    _take_rows(cut, weights, {family.q: q, family.k: kv, family.v: kv})
+    _take_columns(cut, weights, family.o, q)
+    return cut
+
+
+def cut_ffn(
+    family: Family, weights: Mapping[str, torch.Tensor], selection: Selection
+) -> dict[str, torch.Tensor]:
+    """The FFN block's tensors for a selection; empty when no channel is left."""
+    if not len(selection.channels):
+        return {}
+    cut = {f"{family.ffn_norm}.weight": weights[f"{family.ffn_norm}.weight"]}
+    _take_rows(cut, weights, {family.gate: selection.channels, family.up: selection.channels})
+    _take_columns(cut, weights, family.down, selection.channels)
+    return cut
+
+
+def _take_rows(
+    cut: dict[str, torch.Tensor], weights: Mapping[str, torch.Tensor], kept: Mapping[str, torch.Tensor]
+) -> None:
+    for name, indices in kept.items():
+        for kind in ("weight", "bias"):
+            if f"{name}.{kind}" in weights:
+                cut[f"{name}.{kind}"] = weights[f"{name}.{kind}"][indices].contiguous()
+
+
+def _take_columns(
+    cut: dict[str, torch.Tensor], weights: Mapping[str, torch.Tensor], name: str, columns: torch.Tensor
+) -> None:
+    cut[f"{name}.weight"] = weights[f"{name}.weight"][:, columns].contiguous()
+    if f"{name}.bias" in weights:
+        cut[f"{name}.bias"] = weights[f"{name}.bias"]
