@@ -158,18 +158,18 @@ def write_document(whole: Mapping[str, Any], path: Path) -> None:
     Raises:
         UserError: if the place cannot be written.
     """
-    temporary: Path | None = None
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
-        ) as stream:
-            temporary = Path(stream.name)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UserError(f"The report cannot be written to {path}: {error}") from error
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             json.dump(whole, stream, indent=1)
             stream.write("\n")
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(path)
+        Path(temporary).replace(path)
     except OSError as error:
-        if temporary:
-            temporary.unlink(missing_ok=True)
         raise UserError(f"The report cannot be written to {path}: {error}") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -90,6 +91,18 @@ class Mock:
         if self.usage:
             yield _event({"choices": [], "usage": usage})
         yield "data: [DONE]\n\n"
+
+
+def free_listener() -> socket.socket:
+    """A socket that listens on a free local port.
+
+    It names its protocol: asyncio only then turns off Nagle's algorithm on the connections it
+    accepts, without which the first token of an answer may wait for a delayed acknowledgement.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(256)
+    return listener
 
 
 def _event(data: dict[str, Any]) -> str:

@@ -37,7 +37,7 @@ def failures(whole: Mapping[str, Any]) -> str | None:
 
 def rendered(whole: Mapping[str, Any]) -> RenderableType:
     """The table, the definitions of its words, and what to know before believing it."""
-    parts: list[RenderableType] = [_table(whole), _definitions(whole)]
+    parts: list[RenderableType] = [Text(_title(whole)), _table(whole), _definitions(whole)]
     parts += [Text(note, style="yellow") for note in notes(whole)]
     return Group(*parts)
 
@@ -49,7 +49,7 @@ def print_report(whole: Mapping[str, Any], console: Console | None = None) -> No
 
 def _table(whole: Mapping[str, Any]) -> Table:
     systems, ratios = whole["systems"], whole.get("ratios")
-    table = Table(title=_title(whole), title_justify="left", title_style="")
+    table = Table()
     table.add_column("")
     for name in systems:
         table.add_column(name, justify="right")
@@ -97,6 +97,8 @@ def notes(whole: Mapping[str, Any]) -> list[str]:
         if system["succeeded"] and system["output_tokens"] != asked * system["succeeded"]:
             mean = system["output_tokens"] / system["succeeded"]
             found.append(f"{name}: answers have {mean:.1f} tokens on average, {asked} were asked for")
+        if system["tokens_counted_by"] == "chunks":
+            found.append(f"{name}: the server reports no usage; each chunk is counted as one token")
         if system["client_cpu_share"] > BUSY_CLIENT:
             share = system["client_cpu_share"]
             found.append(f"{name}: this client used {share:.0%} of a processor; the latencies may be its own")

@@ -1,0 +1,84 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from compressor.errors import UserError
+from serving.cli.loadtest import loadtest
+from serving.loadtest.document import redacted, write_document
+from serving.loadtest.mock import Mock
+
+ServeMock = Callable[[Mock], str]
+
+app = typer.Typer()
+app.command()(loadtest)
+SMALL = ["--requests", "3", "--warmup", "0", "--output-tokens", "2", "--prompt-tokens", "8"]
+
+
+def test_json_is_the_only_thing_on_stdout(serve_mock: ServeMock, tmp_path: Path) -> None:
+    output = tmp_path / "report.json"
+    result = CliRunner().invoke(app, [serve_mock(Mock()), *SMALL, "--json", "-o", str(output)])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found == json.loads(output.read_text())
+    assert found["settings"]["concurrency"] == 1
+    assert "round 1/1 server: 3 requests" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_the_report_explains_itself(serve_mock: ServeMock) -> None:
+    result = CliRunner().invoke(app, [serve_mock(Mock()), *SMALL, "--against", serve_mock(Mock())])
+    assert result.exit_code == 0, result.output
+    for expected in ("dense", "subnet", "TTFT p95", "TPOT =", "0 of 9", "prompts of 8 tokens"):
+        assert expected in result.stdout
+
+
+def test_failed_requests_are_told_and_end_in_failure(serve_mock: ServeMock) -> None:
+    result = CliRunner().invoke(app, [serve_mock(Mock(fault="500", fault_every=2)), *SMALL])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, UserError)
+    assert "1 of 3 requests failed (1 http_500)" in str(result.exception)
+    assert "1 of 3" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--rate", "1", "--concurrency", "1"],
+        ["--prompts", "absent.txt"],
+        ["--prompts", "absent.txt", "--prompt-tokens", "3"],
+        ["--rounds", "0"],
+        ["--output", "/nowhere/at/all.json"],
+        ["--model", "x", "--against", "y"],
+    ],
+)
+def test_options_are_refused_before_anything_is_asked_of_a_server(wrong: list[str]) -> None:
+    result = CliRunner().invoke(app, ["http://127.0.0.1:9", *wrong])
+    assert isinstance(result.exception, UserError)
+    assert "No server answers" not in str(result.exception)
+
+
+def test_secrets_stay_out_of_the_document() -> None:
+    command = ["lathe", "--api-key", "s3cret", "--api-key=s3cret", "--seed", "1"]
+    assert redacted(command) == ["lathe", "--api-key", "***", "--api-key=***", "--seed", "1"]
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    write_document({"a": 1}, path)
+    with pytest.raises(TypeError):
+        write_document({"a": object()}, path)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(UserError, match="cannot be written"):
+        write_document({"a": 1}, tmp_path / "absent" / "r.json")
+
+
+def test_the_load_test_needs_no_torch() -> None:
+    code = "import sys, serving.loadtest.compare, serving.loadtest.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,21 @@
+import pytest
+
+from serving.loadtest.sse import EventReader, MalformedStreamError
+
+STREAM = (
+    b': keep-alive\n\ndata: {"a": "\xc3\xa9"}\r\n\r\n'
+    b"event: x\nid: 1\ndata:one\ndata: two\n\ndata: [DONE]\n\ndata: cut"
+)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_events_do_not_depend_on_where_the_bytes_are_cut(size: int) -> None:
+    reader = EventReader()
+    events = [e for i in range(0, len(STREAM), size) for e in reader.feed(STREAM[i : i + size])]
+    assert events == ['{"a": "é"}', "one\ntwo", "[DONE]"]
+
+
+@pytest.mark.parametrize("line", [b'{"choices": []}\n', b"dta: {}\n", b"data: \xff\xfe\n"])
+def test_what_is_no_event_is_an_error(line: bytes) -> None:
+    with pytest.raises(MalformedStreamError):
+        EventReader().feed(line)
