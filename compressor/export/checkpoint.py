@@ -1,0 +1,151 @@
+"""The uneven Hugging Face checkpoint: streamed shards, config, the modelling files, the tokenizer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor.errors import UserError
+from compressor.export.base import Export, register
+from compressor.export.files import atomic_write, sync_directory, write_bytes
+from compressor.export.layout import cut_tensors
+from compressor.export.safetensors import DTYPE_NAMES, tensor_bytes, write_safetensors
+from compressor.modeling import AUTO_MAPS, SHIPPED_FILES
+from compressor.plan import LayerShape, Plan
+from compressor.source import Source
+
+MAX_SHARD_BYTES = 4 * 2**30
+_WEIGHTS = "model.safetensors"
+_COMPANIONS = (
+    "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "vocab.txt", "merges.txt", "*.model", "*.tiktoken", "*.jinja", "chat_template*",
+    "additional_chat_templates/*.jinja", "LICENSE*", "NOTICE*", "USE_POLICY*",
+)  # fmt: skip
+
+
+@register("checkpoint")
+def export_checkpoint(directory: Path, job: Export) -> None:
+    """As `write_checkpoint`, in shards of at most 4 GiB."""
+    write_checkpoint(directory, job.source, job.plan, job.tensor)
+
+
+def write_checkpoint(
+    directory: Path,
+    source: Source,
+    plan: Plan,
+    tensor: Callable[[str], torch.Tensor],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write a checkpoint that loads through AutoModelForCausalLM, with or without Lathe installed.
+
+    `tensor` gives a cut tensor by name and is asked once for each; values are stored in `source.dtype`. One
+    tensor is in memory at a time. `config.json` is written last: a directory that has it is complete.
+
+    Raises:
+        UserError: the family has no uneven model, the dtype cannot be stored, or the file system refuses.
+    """
+    if source.dtype not in DTYPE_NAMES:
+        raise UserError(f"cannot store {source.dtype} weights", "Set `dtype` in config.json to a float type.")
+    config = uneven_config(source, plan)
+    directory.mkdir(parents=True, exist_ok=True)
+    job = Export(source, plan, tensor)
+    shapes = dict(cut_tensors(source.family, source.shape, plan))
+    _write_shards(directory, _shards(shapes, source.dtype, max_shard_bytes), source.dtype, job.stored)
+    for file in SHIPPED_FILES[source.family.exported_type]:
+        write_bytes(directory / file.name, file.read_bytes())
+    copy_companions(source.path, directory)
+    write_bytes(directory / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    sync_directory(directory)
+
+
+def uneven_config(source: Source, plan: Plan) -> dict[str, Any]:
+    """The subnet's config.json: the dense one, `per_layer_config` and `dropped_blocks`.
+
+    Raises:
+        UserError: the family has no uneven model, or the plan is for another depth.
+    """
+    family, dense = source.family, source.shape.layer
+    if family.exported_type not in AUTO_MAPS:
+        raise UserError(f"there is no uneven model for `{family.model_type}` yet", f"Known: {[*AUTO_MAPS]}.")
+    if len(plan) != source.shape.num_layers:
+        raise UserError(f"the plan has {len(plan)} layers; {source.path} has {source.shape.num_layers}")
+    overrides = {str(i): _overrides(layer, dense) for i, layer in enumerate(plan.layers)}
+    inherited = {key: value for key, value in source.config.items() if key not in ("dtype", "torch_dtype")}
+    return inherited | {
+        "model_type": family.exported_type,
+        "architectures": [AUTO_MAPS[family.exported_type]["AutoModelForCausalLM"].rpartition(".")[2]],
+        "auto_map": AUTO_MAPS[family.exported_type],
+        "dtype": str(source.dtype).removeprefix("torch."),
+        "head_dim": source.shape.head_dim,
+        "num_key_value_heads": dense.kv_heads,
+        "allow_global_per_layer_attribute_access": True,
+        "per_layer_config": {index: widths for index, widths in overrides.items() if widths},
+        "dropped_blocks": {
+            "attention": [i for i, layer in enumerate(plan.layers) if not layer.kv_heads],
+            "ffn": [i for i, layer in enumerate(plan.layers) if not layer.ffn],
+        },
+    }
+
+
+def _overrides(layer: LayerShape, dense: LayerShape) -> dict[str, int]:
+    """What differs from the dense widths; a dropped block has no widths."""
+    widths = {
+        "num_attention_heads": (layer.query_heads, dense.query_heads),
+        "num_key_value_heads": (layer.kv_heads, dense.kv_heads),
+        "intermediate_size": (layer.ffn, dense.ffn),
+    }
+    return {key: value for key, (value, usual) in widths.items() if value and value != usual}
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy the generation config, every tokenizer file and the licence.
+
+    Raises:
+        UserError: a file cannot be read or written.
+    """
+    files = sorted({file for pattern in _COMPANIONS for file in source.glob(pattern) if file.is_file()})
+    for file in files:
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        with file.open("rb") as reader, atomic_write(copy, file.stat().st_size) as writer:
+            shutil.copyfileobj(reader, writer)
+
+
+def _shards(
+    shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, limit: int
+) -> list[dict[str, tuple[int, ...]]]:
+    """Tensors in order, cut where the next would exceed `limit`; a larger one is alone in its shard."""
+    shards: list[dict[str, tuple[int, ...]]] = [{}]
+    filled = 0
+    for name, dims in shapes.items():
+        size = tensor_bytes(dims, dtype)
+        if shards[-1] and filled + size > limit:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = dims
+        filled += size
+    return shards
+
+
+def _write_shards(
+    directory: Path,
+    shards: list[dict[str, tuple[int, ...]]],
+    dtype: torch.dtype,
+    tensor: Callable[[str], torch.Tensor],
+) -> None:
+    if len(shards) == 1:
+        write_safetensors(directory / _WEIGHTS, shards[0], dtype, tensor)
+        return
+    weight_map, total = {}, 0
+    for number, shapes in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_safetensors(directory / file, shapes, dtype, tensor)
+        weight_map.update(dict.fromkeys(shapes, file))
+        total += sum(tensor_bytes(dims, dtype) for dims in shapes.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    write_bytes(directory / f"{_WEIGHTS}.index.json", (json.dumps(index, indent=2) + "\n").encode())

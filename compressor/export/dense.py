@@ -1,0 +1,74 @@
+"""The dense model as an artefact, made once and kept in a cache: what a subnet is measured against."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from compressor.errors import UserError
+from compressor.export.base import Export
+from compressor.export.checkpoint import copy_companions
+from compressor.export.files import write_bytes
+from compressor.export.manifest import MANIFEST, write_manifest
+from compressor.export.onnx import export_onnx
+from compressor.export.onnx.graph import FORMAT as GRAPH_FORMAT
+from compressor.source import Source, open_source
+
+
+def dense_artefact(model: str, cache_dir: Path | None = None) -> Path:
+    """The artefact directory of a dense model (path or hub name), exported on the first call.
+
+    It has everything of an artefact but the weights of the checkpoint, which stay where they are. The cache
+    (`$LATHE_CACHE`, else ~/.cache/lathe) is keyed by the config and the sizes and times of the model's files.
+
+    Raises:
+        UserError: the model cannot be read or exported, or the cache not be written.
+    """
+    source = open_source(model)
+    cache = cache_dir or Path(os.environ.get("LATHE_CACHE") or Path.home() / ".cache" / "lathe")
+    target = cache / "dense" / f"{source.name}-{_key(source)}"
+    if (target / MANIFEST).is_file():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".dense-", dir=target.parent))
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot write {target.parent}: {reason}", "Set LATHE_CACHE.") from None
+    try:
+        _build(temporary, source)
+        _publish(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _key(source: Source) -> str:
+    digest = hashlib.sha256(f"{GRAPH_FORMAT} {json.dumps(source.config, sort_keys=True)}".encode())
+    for file in sorted(source.path.iterdir()):
+        status = file.stat()
+        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _build(directory: Path, source: Source) -> None:
+    plan = source.shape.dense_plan
+    export_onnx(directory, Export(source, plan, source.tensor))
+    write_bytes(directory / "config.json", (source.path / "config.json").read_bytes())
+    copy_companions(source.path, directory)
+    write_bytes(directory / "plan.json", (json.dumps(plan.to_json(), indent=2) + "\n").encode())
+    write_manifest(directory)
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    """Rename into place; another process may have been first, with the same content."""
+    try:
+        temporary.chmod(0o755)
+        temporary.rename(target)
+    except OSError as error:
+        if not (target / MANIFEST).is_file():
+            raise UserError(f"cannot write {target}: {error.strerror or error}") from None

@@ -1,0 +1,36 @@
+"""The list of an artefact's files with their sizes and hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from compressor.errors import UserError
+from compressor.export.files import write_bytes
+
+FORMAT = "lathe-artefact/1"
+MANIFEST = "manifest.json"
+
+
+def write_manifest(directory: Path) -> None:
+    """Write `manifest.json` over every file of `directory` and its folders, hidden ones excepted.
+
+    Raises:
+        UserError: a file cannot be read, or the manifest not be written.
+    """
+    files = {}
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory)
+        if path.is_file() and name != Path(MANIFEST) and not any(part.startswith(".") for part in name.parts):
+            files[name.as_posix()] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
+    document = {"format": FORMAT, "files": files}
+    write_bytes(directory / MANIFEST, (json.dumps(document, indent=2) + "\n").encode())
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None

@@ -1,0 +1,34 @@
+"""The uneven Hugging Face model. Its two files are also shipped inside every checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from compressor.modeling.configuration_lathe_llama import LatheLlamaConfig
+from compressor.modeling.modeling_lathe_llama import LatheLlamaForCausalLM
+
+__all__ = ["AUTO_MAPS", "SHIPPED_FILES", "LatheLlamaConfig", "LatheLlamaForCausalLM", "register"]
+
+_HERE = Path(__file__).parent
+SHIPPED_FILES = {
+    "lathe_llama": (_HERE / "configuration_lathe_llama.py", _HERE / "modeling_lathe_llama.py"),
+}
+AUTO_MAPS = {
+    "lathe_llama": {
+        "AutoConfig": "configuration_lathe_llama.LatheLlamaConfig",
+        "AutoModelForCausalLM": "modeling_lathe_llama.LatheLlamaForCausalLM",
+    },
+}
+
+
+def register() -> None:
+    """Make transformers' Auto classes load our checkpoints without `trust_remote_code`.
+
+    May be called again. Models saved by `save_pretrained` take the two files along.
+    """
+    AutoConfig.register("lathe_llama", LatheLlamaConfig, exist_ok=True)
+    AutoModelForCausalLM.register(LatheLlamaConfig, LatheLlamaForCausalLM, exist_ok=True)
+    LatheLlamaConfig.register_for_auto_class()
+    LatheLlamaForCausalLM.register_for_auto_class("AutoModelForCausalLM")

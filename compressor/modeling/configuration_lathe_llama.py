@@ -1,0 +1,63 @@
+"""Configuration of an uneven Llama: widths per layer, blocks dropped.
+
+This file is shipped inside checkpoints and imports nothing of Lathe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import LlamaConfig
+
+BLOCKS = ("attention", "ffn")
+
+
+@strict
+class LatheLlamaConfig(LlamaConfig):
+    """A Llama whose layers differ in width.
+
+    The usual attributes hold the dense model's widths. `per_layer_config` (transformers' convention)
+    overrides `num_attention_heads`, `num_key_value_heads` and `intermediate_size` by layer index;
+    `dropped_blocks` lists the layers that have no `attention` or no `ffn` block, their norms included.
+    """
+
+    model_type = "lathe_llama"
+
+    dropped_blocks: dict[str, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.dropped_blocks = {**{block: [] for block in BLOCKS}, **self.dropped_blocks}
+        self.allow_global_per_layer_attribute_access = True
+        super().__post_init__(**kwargs)
+
+    def has_block(self, block: str, layer: int) -> bool:
+        """Whether `layer` has its `attention` or `ffn` block."""
+        return layer not in self.dropped_blocks[block]
+
+    def validate_architecture(self) -> None:
+        """Head counts divide in every layer, and `dropped_blocks` names known blocks of existing layers."""
+        unknown = sorted(set(self.dropped_blocks) - set(BLOCKS))
+        if unknown:
+            raise ValueError(f"`dropped_blocks` has unknown blocks {unknown}; known: {list(BLOCKS)}")
+        for block, layers in self.dropped_blocks.items():
+            if any(not 0 <= layer < self.num_hidden_layers for layer in layers):
+                raise ValueError(f"`dropped_blocks` drops {block} of layers that do not exist: {layers}")
+        for index, layer in enumerate(self.per_layer_config):
+            if layer.num_attention_heads % layer.num_key_value_heads:
+                raise ValueError(
+                    f"layer {index}: {layer.num_attention_heads} query heads are not a multiple of its "
+                    f"{layer.num_key_value_heads} KV heads"
+                )
+
+    def validate_token_ids(self) -> None:
+        """The usual check, which reads every attribute: the global widths are hidden from it, or it warns."""
+        self.allow_global_per_layer_attribute_access = False
+        try:
+            super().validate_token_ids()
+        finally:
+            self.allow_global_per_layer_attribute_access = True
+
+
+__all__ = ["LatheLlamaConfig"]
