@@ -39,7 +39,8 @@ class RequestError(Exception):
 @dataclass
 class Sample:
     """What one request did. Times are seconds: `sent_s` from the start of the round, the others
-    from the moment the request was sent. `chunk_s` holds one arrival per chunk that carried tokens.
+    from the moment the request was sent. `chunk_s` holds one arrival per chunk that carried tokens;
+    `closing_s` is the arrival of a last chunk without text, which may stand for a token or only for the end.
     """
 
     sent_s: float
@@ -48,6 +49,7 @@ class Sample:
     end_s: float = 0.0
     prompt_tokens: int | None = None
     output_tokens: int = 0
+    closing_s: float | None = None
     error_kind: str | None = None
     error: str | None = None
 
@@ -130,6 +132,8 @@ async def _stream(
                     _read_event(data, arrived, sample)
     if not done:
         raise RequestError("truncated", "the stream ended without [DONE]")
+    if sample.closing_s is not None and len(sample.chunk_s) < sample.output_tokens:
+        sample.chunk_s.append(sample.closing_s)
     if not sample.chunk_s:
         raise RequestError("no_tokens", "the stream ended without a token")
     sample.output_tokens = sample.output_tokens or len(sample.chunk_s)
@@ -145,8 +149,11 @@ def _read_event(data: str, arrived: float, sample: Sample) -> None:
     if event.get("error"):
         raise RequestError("error_event", json.dumps(event["error"])[:300])
     try:
-        if any(_carries_tokens(choice) for choice in event.get("choices") or ()):
-            sample.chunk_s.append(arrived)
+        for choice in event.get("choices") or ():
+            if _carries_tokens(choice):
+                sample.chunk_s.append(arrived)
+            elif choice.get("finish_reason"):
+                sample.closing_s = arrived
         if usage := event.get("usage"):
             sample.prompt_tokens = usage.get("prompt_tokens")
             sample.output_tokens = usage.get("completion_tokens") or 0

@@ -22,7 +22,9 @@ class Mock:
     """What the fake server does; fields may be changed while it runs.
 
     The first token of an answer leaves `ttft_s` after the request, the others `itl_s` apart. A word
-    of the prompt is `tokens_per_word` tokens. Every `fault_every`-th streamed request has the fault.
+    of the prompt is `tokens_per_word` tokens. With `last_without_text` the last token (an end token,
+    say) has no text and comes with the finish reason, which otherwise has a chunk of its own. Every
+    `fault_every`-th streamed request has the fault.
     """
 
     ttft_s: float = 0.0
@@ -32,6 +34,7 @@ class Mock:
     fault: Fault = "none"
     fault_every: int = 1
     usage: bool = True
+    last_without_text: bool = False
     api_key: str | None = None
     metrics: str | None = None
     streamed: int = 0
@@ -77,6 +80,8 @@ class Mock:
             )
         for index in range(body["max_tokens"]):
             await asyncio.sleep(self.itl_s if index else self.ttft_s)
+            if self.last_without_text and index == body["max_tokens"] - 1:
+                break
             part = {"delta": {"content": " word"}} if chat else {"text": " word"}
             yield _event({"choices": [part | {"finish_reason": None}]})
             if fault == "drop":

@@ -20,7 +20,7 @@ from typing import IO, NoReturn
 from compressor.errors import UserError
 
 SERVE = (sys.executable, "-m", "compressor.cli.main", "serve")
-STOP_SECONDS = 20.0
+STOP_SECONDS = 40.0
 
 
 @dataclass(frozen=True)

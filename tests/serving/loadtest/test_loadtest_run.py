@@ -69,6 +69,14 @@ def test_a_server_without_usage_has_its_chunks_counted(serve_mock: ServeMock) ->
     assert (system["output_tokens"], system["tokens_counted_by"]) == (6, "chunks")
 
 
+def test_a_last_token_without_text_is_timed_like_the_others(serve_mock: ServeMock) -> None:
+    mock = Mock(itl_s=0.05, last_without_text=True)
+    load = Load(concurrency=1, requests=2, warmup=0, output_tokens=3)
+    system = run(serve_mock(mock), load)["systems"]["server"]
+    assert system["itl_ms"]["n"] == 4
+    assert system["e2e_ms"]["min"] >= 100
+
+
 def test_duration_ends_a_round(serve_mock: ServeMock) -> None:
     url = serve_mock(Mock())
     opened = run(url, Load(rate=50, arrival="constant", duration_s=0.5, warmup=0, output_tokens=1))
