@@ -1,0 +1,39 @@
+"""The application: routes, error handlers, and the one optional middleware."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from serving.api import status
+from serving.api.auth import RequireKey
+from serving.api.chat import chat_completions
+from serving.api.completions import completions
+from serving.api.errors import ApiError, on_api_error, on_crash, on_http_error
+from serving.api.models import list_models, retrieve_model
+from serving.api.service import Service
+
+ROUTES = [
+    Route("/v1/completions", completions, methods=["POST"]),
+    Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+    Route("/v1/models", list_models),
+    Route("/v1/models/{id:path}", retrieve_model),
+    Route("/health", status.ready),
+    Route("/health/live", status.live),
+    Route("/health/ready", status.ready),
+    Route("/version", status.show_version),
+    Route("/metrics", status.metrics),
+]
+
+
+def create_app(service: Service, api_key: str | None = None) -> Starlette:
+    """With `api_key`, every route but the health probes asks for it."""
+    app = Starlette(
+        routes=ROUTES,
+        middleware=[Middleware(RequireKey, key=api_key)] if api_key else [],
+        exception_handlers={ApiError: on_api_error, HTTPException: on_http_error, Exception: on_crash},
+    )
+    app.state.service = service
+    return app

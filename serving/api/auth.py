@@ -1,0 +1,38 @@
+"""One optional key for every route but the two health probes."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.api.errors import ApiError, error_response
+
+OPEN_PATHS = ("/health", "/health/live", "/health/ready")
+
+
+class RequireKey:
+    """ASGI middleware. Judges `scope["path"]`, the path that is routed, never the Host header."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app = app
+        self._digest = _digest(key)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._admits(Headers(scope=scope)):
+            await self._app(scope, receive, send)
+            return
+        error = ApiError(
+            401, "a valid API key is required: `Authorization: Bearer KEY`", code="invalid_api_key"
+        )
+        await error_response(error)(scope, receive, send)
+
+    def _admits(self, headers: Headers) -> bool:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        return hmac.compare_digest(_digest(key.strip()), self._digest) and scheme.lower() == "bearer"
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

@@ -1,0 +1,63 @@
+"""Reading a request's JSON body, within limits, into a pydantic model."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import pydantic_core
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from serving.api.errors import ApiError, invalid
+from serving.api.schemas import FieldError
+
+BODY_LIMIT = 4 * 2**20
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def read_model(request: Request, model: type[Model]) -> Model:
+    """The validated body. Raises ApiError: 400 malformed or invalid, 413 too large, 415 not JSON."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "the body must be JSON, sent with `Content-Type: application/json`")
+    try:
+        document = pydantic_core.from_json(await _read(request), allow_inf_nan=False)
+    except ValueError as error:
+        raise invalid(f"the body is not valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise invalid("the body must be a JSON object")
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise _invalid_field(error) from None
+
+
+async def _read(request: Request) -> bytes:
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > BODY_LIMIT:
+        raise _too_large()
+    body = bytearray()
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > BODY_LIMIT:
+                raise _too_large()
+    except ClientDisconnect:
+        raise invalid("the client went away") from None
+    return bytes(body)
+
+
+def _too_large() -> ApiError:
+    return ApiError(413, f"the body is larger than {BODY_LIMIT} bytes", code="request_too_large")
+
+
+def _invalid_field(error: ValidationError) -> ApiError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, FieldError):
+        return invalid(str(cause), cause.field)
+    path = ".".join(str(part) for part in first["loc"])[:100]
+    return invalid(
+        f"{path}: {first['msg']}" if path else first["msg"], str(first["loc"][0]) if path else None
+    )

@@ -1,0 +1,49 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.api.errors import invalid
+from serving.api.respond import Call, respond
+from serving.api.schemas import ChatBody
+from serving.api.service import Service
+from serving.api.writers import ChatWriter
+from serving.engines.base import GenerationRequest
+from serving.tokenizer import TemplateError
+
+
+async def chat_completions(request: Request) -> Response:
+    return await respond(request, "chat", ChatBody, _prepare)
+
+
+async def _prepare(service: Service, body: ChatBody, arrived: float) -> Call:
+    if not service.tokenizer.has_chat_template:
+        raise invalid(f"{service.name} has no chat template; use /v1/completions", "messages")
+    service.check_room(body.n)
+    messages = [message.for_template() for message in body.messages]
+    service.check_text("".join(message["content"] for message in messages), "messages")
+    try:
+        tokens = await asyncio.to_thread(service.tokenizer.encode_chat, messages)
+    except TemplateError as error:
+        raise invalid(f"the chat template refused the messages: {error}", "messages") from None
+    service.check_tokens(tokens, body.limit or 1, "messages")
+    requests = [
+        GenerationRequest(
+            prompt=tokens,
+            sampling=body.sampling,
+            max_tokens=body.limit or service.backend.max_length - len(tokens),
+            arrived=arrived,
+            index=choice,
+            choice=choice,
+            min_tokens=body.min_tokens,
+            stop=tuple(body.stop),
+            ignore_eos=body.ignore_eos,
+            logprobs=body.top_logprobs if body.logprobs else None,
+        )
+        for choice in range(body.n)
+    ]
+    return Call(requests, ChatWriter(service, requests, body.include_usage))

@@ -1,0 +1,141 @@
+"""From a prepared call to its answer: streamed or whole, watched for hang-ups, counted once."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from serving.api.body import read_model
+from serving.api.errors import ApiError, error_body
+from serving.api.generation import ClientGoneError, Generation, unless_disconnected
+from serving.api.schemas import GenerationBody
+from serving.api.service import Service
+from serving.api.writers import Writer
+from serving.engines.base import Chunk, GenerationRequest
+from serving.metrics import Endpoint, Outcome
+
+CLIENT_CLOSED = 499
+Body = TypeVar("Body", bound=GenerationBody)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A checked call: its sequences and how the answer is written."""
+
+    requests: Sequence[GenerationRequest]
+    writer: Writer
+
+
+class Tally:
+    """Counts how one request ended; only the first end counts."""
+
+    def __init__(self, service: Service, endpoint: Endpoint) -> None:
+        self.arrived = time.perf_counter()
+        self._service = service
+        self._endpoint = endpoint
+        self._counted = False
+
+    def end(self, outcome: Outcome) -> None:
+        if not self._counted:
+            self._counted = True
+            self._service.metrics.request(self._endpoint, outcome, time.perf_counter() - self.arrived)
+
+
+async def respond(
+    request: Request,
+    endpoint: Endpoint,
+    model: type[Body],
+    prepare: Callable[[Service, Body, float], Awaitable[Call]],
+) -> Response:
+    """Answer a generation request. Raises ApiError."""
+    service: Service = request.app.state.service
+    tally = Tally(service, endpoint)
+    try:
+        body = await read_model(request, model)
+        service.check_model(body.model)
+        service.check_biases(list(body.logit_bias))
+        call = await prepare(service, body, tally.arrived)
+        generation = Generation(service, call.requests)
+        if body.stream:
+            return EventStream(generation, call.writer, tally)
+        return await _whole(request, generation, call.writer, tally)
+    except ApiError as error:
+        tally.end("rejected" if error.status in (429, 503) else "invalid" if error.status < 500 else "error")
+        raise
+    except ClientGoneError:
+        tally.end("client_disconnect")
+        return Response(status_code=CLIENT_CLOSED)
+    except BaseException:
+        tally.end("error")
+        raise
+
+
+async def _whole(request: Request, generation: Generation, writer: Writer, tally: Tally) -> Response:
+    try:
+        chunks = await unless_disconnected(request.receive, _collect(generation))
+    finally:
+        generation.cancel()
+    response = JSONResponse(writer.whole(chunks))
+    tally.end("ok")
+    return response
+
+
+async def _collect(generation: Generation) -> list[Chunk]:
+    chunks = []
+    async for chunk in generation:
+        if chunk.error is not None:
+            raise ApiError(500, chunk.error)
+        chunks.append(chunk)
+    return chunks
+
+
+class EventStream(Response):
+    """Server-sent events. An error after the start is an event, and the stream then ends without [DONE]."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, generation: Generation, writer: Writer, tally: Tally) -> None:
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self._generation = generation
+        self._writer = writer
+        self._tally = tally
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        try:
+            await send(
+                {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            )
+            await unless_disconnected(receive, self._send_events(send))
+        except ClientGoneError:
+            self._tally.end("client_disconnect")
+        finally:
+            self._generation.cancel()
+            self._tally.end("error")
+
+    async def _send_events(self, send: Send) -> None:
+        for opening in self._writer.opening():
+            await _send_event(send, opening)
+        async for chunk in self._generation:
+            if chunk.error is not None:
+                self._tally.end("error")
+                await _send_event(send, error_body(500, chunk.error))
+                await send({"type": "http.response.body", "body": b""})
+                return
+            await _send_event(send, self._writer.event(chunk))
+        for closing in self._writer.closing():
+            await _send_event(send, closing)
+        self._tally.end("ok")
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+
+async def _send_event(send: Send, document: dict[str, Any]) -> None:
+    data = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    await send({"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True})

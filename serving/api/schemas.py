@@ -1,0 +1,215 @@
+"""The bodies of generation requests. Unknown fields that could change the answer are refused."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from serving.sampling import Sampling
+
+MAX_CHOICES = 8
+MAX_STOPS = 4
+MAX_BIASES = 1024
+HARMLESS = frozenset(
+    {
+        "user",
+        "store",
+        "metadata",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "prediction",
+        "parallel_tool_calls",
+        "service_tier",
+        "request_id",
+        "priority",
+        "return_token_ids",
+    }
+)
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "best_of": (0, 1),
+    "suffix": ("",),
+    "tools": ([],),
+    "functions": ([],),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "min_p": (0,),
+    "repetition_penalty": (1,),
+    "length_penalty": (1,),
+    "use_beam_search": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "add_special_tokens": (True,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "include_stop_str_in_output": (False,),
+    "stop_token_ids": ([],),
+    "logit_processors": ([],),
+}
+
+
+class FieldError(ValueError):
+    """A complaint about one field, found by a validator of the whole body."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Token = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class GenerationBody(BaseModel):
+    """What completions and chats have in common. Null stands for the default everywhere."""
+
+    model_config = ConfigDict(allow_inf_nan=False, extra="ignore", protected_namespaces=())
+
+    model: str = Field(min_length=1)
+    n: int = Field(1, ge=1, le=MAX_CHOICES)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=-1, le=2**31 - 1)
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    logit_bias: dict[Token, Annotated[float, Field(ge=-100, le=100)]] = Field({}, max_length=MAX_BIASES)
+    stop: Annotated[list[Stop], BeforeValidator(_as_list)] = Field([], max_length=MAX_STOPS)
+    min_tokens: int = Field(0, ge=0)
+    ignore_eos: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_fields_only(cls, document: Any) -> Any:
+        if not isinstance(document, dict):
+            return document
+        given = {name: value for name, value in document.items() if value is not None}
+        for name in given.keys() - cls.model_fields.keys() - HARMLESS:
+            _refuse_unless_neutral(name, given[name], list(cls.model_fields))
+        biases = given.get("logit_bias")
+        if isinstance(biases, dict):
+            given["logit_bias"] = {_token(key): bias for key, bias in biases.items()}
+        return given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GenerationBody:
+        if self.stream_options is not None and not self.stream:
+            raise FieldError("stream_options", "stream_options needs stream to be true")
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=max(self.top_k, 0),
+            seed=self.seed,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias=self.logit_bias,
+        )
+
+
+class CompletionBody(GenerationBody):
+    """POST /v1/completions."""
+
+    prompt: str | list[Token] | list[str] | list[list[Token]]
+    max_tokens: int = Field(16, ge=0)
+    echo: bool = False
+    logprobs: int | None = Field(None, ge=0, le=5)
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        """One or more prompts, each text or tokens."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return cast("list[str] | list[list[int]]", self.prompt)
+
+
+class TextPart(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, document: Any) -> Any:
+        if not isinstance(document, dict):
+            return document
+        return {key: value for key, value in document.items() if value is not None and value != []}
+
+    def for_template(self) -> dict[str, str]:
+        """What chat templates expect: plain text, and `system` for OpenAI's newer name of it."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": text} | ({"name": self.name} if self.name else {})
+
+
+class ChatBody(GenerationBody):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1, max_length=10_000)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=20)
+
+    @model_validator(mode="after")
+    def _scores_asked_for(self) -> ChatBody:
+        if self.top_logprobs and not self.logprobs:
+            raise FieldError("top_logprobs", "top_logprobs needs logprobs to be true")
+        return self
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens to generate; None: as many as fit."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+
+def _refuse_unless_neutral(name: str, value: Any, known: list[str]) -> None:
+    shown = str(name)[:60]
+    if name in NEUTRAL:
+        if any(value == neutral for neutral in NEUTRAL[name]):
+            return
+        raise FieldError(shown, f"{shown} is not supported")
+    near = difflib.get_close_matches(shown, known, 1)
+    raise FieldError(shown, f"unknown field {shown!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def _token(key: Any) -> int:
+    if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 10:
+        return int(key)
+    raise FieldError("logit_bias", "logit_bias maps token ids, written as decimal numbers, to biases")

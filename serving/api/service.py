@@ -1,0 +1,86 @@
+"""What every route works with: the backend, the tokenizer, the names, the metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from serving.api.errors import ApiError, invalid
+from serving.artefact import Artefact
+from serving.engines.base import Backend, DrainingError, NoRoomError
+from serving.metrics import Metrics
+from serving.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class Service:
+    """`ready` turns true once a token has been generated, `draining` when the server is told to go."""
+
+    name: str
+    backend: Backend
+    tokenizer: Tokenizer
+    artefact: Artefact
+    metrics: Metrics
+    created: int = field(default_factory=lambda: int(time.time()))
+    ready: bool = False
+    draining: bool = False
+
+    def check_model(self, model: str) -> None:
+        """Raises ApiError 404 when `model` is not the one that is served."""
+        if model != self.name:
+            raise ApiError(
+                404,
+                f"there is no model {model[:100]!r}; this server has {self.name!r}",
+                param="model",
+                code="model_not_found",
+            )
+
+    def check_room(self, count: int) -> None:
+        """Raises ApiError: 400 when `count` sequences can never enter, 429 or 503 when not now."""
+        if count > self.backend.capacity:
+            raise invalid(
+                f"{count} sequences in one request; this server holds {self.backend.capacity}", "prompt"
+            )
+        if not self.ready or self.draining:
+            raise refused(
+                DrainingError("the server is starting" if not self.ready else "the server is stopping")
+            )
+        try:
+            self.backend.check_room(count)
+        except (NoRoomError, DrainingError) as error:
+            raise refused(error) from None
+
+    def check_text(self, text: str, param: str) -> None:
+        """Raises ApiError 400 for a text that cannot fit, before time is spent on tokenizing it."""
+        if self.tokenizer.surely_longer_than(text, self.backend.max_length):
+            raise self._too_long(f"{param} is far", param)
+
+    def check_tokens(self, tokens: Sequence[int] | np.ndarray, generate: int, param: str) -> None:
+        """Raises ApiError 400 unless the prompt is not empty, in the vocabulary, and fits."""
+        if not len(tokens):
+            raise invalid(f"{param} has no tokens", param)
+        if max(tokens) >= self.backend.vocab_size:
+            raise invalid(
+                f"token {max(tokens)} is outside the vocabulary of {self.backend.vocab_size}", param
+            )
+        if len(tokens) + generate > self.backend.max_length:
+            raise self._too_long(f"{len(tokens)} prompt tokens and {generate} to generate are", param)
+
+    def check_biases(self, biases: Sequence[int]) -> None:
+        """Raises ApiError 400 when a biased token does not exist."""
+        if biases and max(biases) >= self.backend.vocab_size:
+            raise invalid(f"token {max(biases)} is outside the vocabulary", "logit_bias")
+
+    def _too_long(self, what: str, param: str) -> ApiError:
+        message = f"{what} more than this server's {self.backend.max_length} tokens"
+        return invalid(message, param, "context_length_exceeded")
+
+
+def refused(error: NoRoomError | DrainingError) -> ApiError:
+    """The answer to a client that has to come back later, or to go elsewhere."""
+    if isinstance(error, NoRoomError):
+        return ApiError(429, str(error), code="queue_full")
+    return ApiError(503, str(error), code="unavailable")

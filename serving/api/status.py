@@ -1,0 +1,42 @@
+"""Health probes, version and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.metadata import PackageNotFoundError, version
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from serving.api.errors import ApiError
+from serving.api.service import Service
+
+
+async def live(_: Request) -> Response:
+    """200 while the process answers at all."""
+    return JSONResponse({"status": "live"})
+
+
+async def ready(request: Request) -> Response:
+    """200 from the first generated token until the server is told to stop or its engine fails."""
+    service: Service = request.app.state.service
+    if service.draining:
+        raise ApiError(503, "the server is stopping", code="unavailable")
+    if not service.ready:
+        raise ApiError(503, "the server is starting", code="unavailable")
+    if not service.backend.healthy:
+        raise ApiError(503, "the engine has failed", code="unavailable")
+    return JSONResponse({"status": "ready"})
+
+
+async def show_version(_: Request) -> Response:
+    try:
+        return JSONResponse({"version": version("lathe")})
+    except PackageNotFoundError:
+        raise ApiError(404, "this server runs from an uninstalled source tree") from None
+
+
+async def metrics(request: Request) -> Response:
+    service: Service = request.app.state.service
+    return Response(await asyncio.to_thread(service.metrics.render), media_type=CONTENT_TYPE_LATEST)

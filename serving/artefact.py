@@ -1,0 +1,145 @@
+"""What `lathe serve` is given: find the artefact, check it before anything is opened, describe it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import UserError
+
+FORMAT = "lathe-artefact/1"
+GRAPH = "onnx/model.onnx"
+ONNX_FILES = (GRAPH, "onnx/model.onnx.data")
+DEFAULT_CONTEXT = 2048
+
+log = logging.getLogger("lathe.serving")
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """A verified artefact directory.
+
+    `context` is the longest sequence in tokens; `target_ms` the milliseconds per output token it was
+    compressed for, if any; `digest` the first 12 digits of the manifest's SHA-256.
+    """
+
+    path: Path
+    name: str
+    graph: Path
+    eos: frozenset[int]
+    context: int
+    vocab_size: int
+    compressed: bool
+    target_ms: float | None
+    digest: str
+
+
+def open_artefact(path: Path) -> Artefact:
+    """The artefact at `path`; a plain dense checkpoint is exported first. Raises UserError."""
+    if not path.is_dir():
+        raise UserError(f"{path} is not a directory", "Give the output directory of `lathe compress`.")
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path} holds no config.json", "Give the output directory of `lathe compress`.")
+    if (path / "manifest.json").exists():
+        return _describe(path, path.resolve().name)
+    if (path / "onnx").exists():
+        raise UserError(f"{path} has an onnx folder but no manifest.json", "Export it again.")
+    if not any(path.glob("*.safetensors")):
+        raise UserError(f"{path} holds neither a manifest.json nor weights (*.safetensors)")
+    return _describe(_export_dense(path), path.resolve().name)
+
+
+def _export_dense(path: Path) -> Path:
+    from compressor.export.dense import dense_artefact
+
+    log.warning("%s is a dense checkpoint: exporting it to ONNX, unchanged, before serving", path)
+    return dense_artefact(str(path))
+
+
+def _describe(path: Path, name: str) -> Artefact:
+    manifest = _read_json(path / "manifest.json")
+    _verify(path, manifest)
+    config = _read_json(path / "config.json")
+    generation = _read_json(path / "generation_config.json", optional=True)
+    report = _read_json(path / "report.json", optional=True)
+    vocab_size = config.get("vocab_size")
+    if not isinstance(vocab_size, int):
+        raise UserError(f"{path / 'config.json'} states no vocab_size")
+    return Artefact(
+        path=path,
+        name=name,
+        graph=path / GRAPH,
+        eos=_eos(config) | _eos(generation),
+        context=int(config.get("max_position_embeddings") or DEFAULT_CONTEXT),
+        vocab_size=vocab_size,
+        compressed=_compressed(config, _read_json(path / "plan.json", optional=True)),
+        target_ms=_target_ms(report),
+        digest=hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()[:12],
+    )
+
+
+def _verify(path: Path, manifest: dict[str, Any]) -> None:
+    """Sizes and hashes of the graph and its weights. Raises UserError at the first difference."""
+    files = manifest.get("files")
+    if manifest.get("format") != FORMAT or not isinstance(files, dict):
+        raise UserError(f"{path / 'manifest.json'} is not a {FORMAT} manifest", "Export the model again.")
+    if GRAPH not in files:
+        raise UserError(f"{path} holds no ONNX export", "Export it with `lathe export --backend onnx`.")
+    for name in ONNX_FILES:
+        if name in files:
+            _verify_file(path, name, files[name])
+    for file in (path / "onnx").iterdir():
+        if f"onnx/{file.name}" not in files:
+            raise UserError(f"{file} is not listed in manifest.json", "Remove it or export the model again.")
+
+
+def _verify_file(root: Path, name: str, entry: Any) -> None:
+    file = root / name
+    if file.is_symlink() or file.parent.is_symlink() or not file.is_file():
+        raise UserError(f"{file} is missing or is not a plain file", "Export the model again.")
+    if not isinstance(entry, dict) or file.stat().st_size != entry.get("bytes"):
+        raise UserError(f"{file} has not the size that manifest.json states", "Copy or export it again.")
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != entry.get("sha256"):
+        raise UserError(f"{file} has not the hash that manifest.json states", "Copy or export it again.")
+
+
+def _read_json(file: Path, *, optional: bool = False) -> dict[str, Any]:
+    if optional and not file.exists():
+        return {}
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {file}: {error}") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{file} is not a JSON object")
+    return document
+
+
+def _eos(config: dict[str, Any]) -> frozenset[int]:
+    value = config.get("eos_token_id")
+    values = value if isinstance(value, list) else [value]
+    return frozenset(token for token in values if isinstance(token, int))
+
+
+def _compressed(config: dict[str, Any], plan: dict[str, Any]) -> bool:
+    """Whether the plan takes anything away from the widths in the config."""
+    layers = plan.get("layers", [])
+    heads = config.get("num_attention_heads")
+    dense = {
+        "query_heads": heads,
+        "kv_heads": config.get("num_key_value_heads", heads),
+        "ffn": config.get("intermediate_size", config.get("ffn_dim")),
+    }
+    return str(config.get("model_type", "")).startswith("lathe_") or any(layer != dense for layer in layers)
+
+
+def _target_ms(report: dict[str, Any]) -> float | None:
+    latency = report.get("latency")
+    target = latency.get("target_ms") if isinstance(latency, dict) else None
+    return float(target) if isinstance(target, int | float) and target > 0 else None

@@ -1,0 +1,201 @@
+"""What the API asks of an engine, what an engine may be built from, and the registry of engines.
+
+A backend takes whole requests. An engine that schedules by itself implements `Backend`; one that only
+computes implements `SlotEngine` and is put behind `serving.scheduler.Scheduler`.
+
+An engine is one package `serving/engines/<name>` whose module `engine` registers a function under <name>.
+
+Legend: S tokens of one slot, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+
+from compressor.errors import UserError
+from serving.artefact import Artefact
+from serving.sampling import Sampling, TokenScore
+from serving.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One sequence to generate; `choice` counts the answers to one prompt, `index` those of one call.
+
+    `logprobs` is how many likeliest tokens to report with every token (None: no scores at all);
+    `arrived` is the `time.perf_counter()` of its arrival at the server.
+    """
+
+    prompt: np.ndarray
+    sampling: Sampling
+    max_tokens: int
+    arrived: float
+    index: int = 0
+    choice: int = 0
+    min_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    score_prompt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """News about one sequence. The last one carries `finish` or `error`.
+
+    `tokens` counts the generated tokens it stands for. `prompt_scores` come once, before any text.
+    """
+
+    index: int
+    text: str = ""
+    tokens: int = 0
+    scores: tuple[TokenScore, ...] = ()
+    prompt_scores: tuple[TokenScore, ...] = ()
+    finish: Literal["stop", "length"] | None = None
+    error: str | None = None
+
+    @property
+    def last(self) -> bool:
+        return self.finish is not None or self.error is not None
+
+
+class NoRoomError(Exception):
+    """No room for the request now; later there may be."""
+
+
+class DrainingError(Exception):
+    """The server is going away and takes nothing new."""
+
+
+class Ticket(Protocol):
+    def cancel(self) -> None:
+        """Give up what is unfinished; its slots are free at once. Harmless when all is done."""
+
+
+class Backend(Protocol):
+    """Generates text for many requests at a time. All methods may be called from any thread."""
+
+    capacity: int
+    max_length: int
+    vocab_size: int
+    weight_bytes: int
+
+    def submit(self, requests: Sequence[GenerationRequest], sink: Callable[[Chunk], None]) -> Ticket:
+        """Accept all or none. `sink` is called from the engine's thread and must return at once.
+
+        Raises NoRoomError or DrainingError.
+        """
+
+    def check_room(self, count: int) -> None:
+        """Raise what `submit` would raise now for `count` requests."""
+
+    def warm_up(self) -> None:
+        """Generate a token for real, then start accepting. Raises what the engine raises."""
+
+    def drain(self, timeout: float) -> bool:
+        """Refuse new requests and wait up to `timeout` seconds for the others; whether all ended."""
+
+    def close(self) -> None:
+        """End what is left with an error, stop the threads."""
+
+    @property
+    def healthy(self) -> bool: ...
+
+    @property
+    def running(self) -> int: ...
+
+    @property
+    def waiting(self) -> int: ...
+
+    @property
+    def kv_cache_usage(self) -> float:
+        """Share of the KV cache's tokens in use, 0 to 1."""
+
+
+class SlotEngine(Protocol):
+    """Computes logits for sequences that live in numbered slots. Used from one thread only."""
+
+    vocab_size: int
+    max_batch: int
+    max_length: int
+    weight_bytes: int
+    lengths: np.ndarray
+
+    def prefill(self, slot: int, tokens: np.ndarray, logits: Literal["last", "all"] = "last") -> np.ndarray:
+        """Append tokens to a slot; float32 [1, V] or [S, V]."""
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """One more token for each of the slots 0..n-1; float32 [n, V]."""
+
+    def move(self, source: int, target: int) -> None:
+        """Copy a slot's cache and length."""
+
+    def reset(self, slot: int) -> None: ...
+
+
+class Observer(Protocol):
+    """Told about every sequence as it passes through an engine. All times in seconds."""
+
+    def admitted(self, queued: float) -> None: ...
+
+    def prompt(self, tokens: int) -> None: ...
+
+    def first_token(self, since_arrival: float) -> None: ...
+
+    def next_token(self, since_last: float) -> None: ...
+
+    def finished(self, per_token: float | None) -> None:
+        """`per_token`: mean time per output token after the first; None with fewer than two."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine is sized. `max_length` None: the model's own; `threads` None: the engine's choice."""
+
+    observer: Observer
+    max_batch: int = 8
+    max_queue: int = 64
+    max_length: int | None = None
+    threads: int | None = None
+
+
+OpenBackend = Callable[[Artefact, Tokenizer, EngineOptions], Backend]
+
+
+@dataclass(slots=True)
+class _Registry:
+    functions: dict[str, OpenBackend] = field(default_factory=dict)
+
+
+_registry = _Registry()
+
+
+def register(name: str) -> Callable[[OpenBackend], OpenBackend]:
+    """Decorator: the function opens the engine of this name."""
+
+    def keep(function: OpenBackend) -> OpenBackend:
+        _registry.functions[name] = function
+        return function
+
+    return keep
+
+
+def available_engines() -> list[str]:
+    """Names of the installed engines; imports none of them."""
+    import serving.engines
+
+    return sorted(module.name for module in pkgutil.iter_modules(serving.engines.__path__) if module.ispkg)
+
+
+def open_backend(name: str, artefact: Artefact, tokenizer: Tokenizer, options: EngineOptions) -> Backend:
+    """Load the model into the engine. Raises UserError."""
+    if name not in available_engines():
+        raise UserError(f"there is no engine {name!r}", f"Engines: {', '.join(available_engines())}.")
+    importlib.import_module(f"serving.engines.{name}.engine")
+    return _registry.functions[name](artefact, tokenizer, options)

@@ -1,0 +1,52 @@
+"""The ONNX Runtime engine: our scheduler over slots of one session."""
+
+from __future__ import annotations
+
+from compressor.errors import UserError
+from serving.artefact import ONNX_FILES, Artefact
+from serving.engines.base import Backend, EngineOptions, register
+from serving.scheduler.core import Scheduler
+from serving.tokenizer import Tokenizer
+
+
+@register("onnx")
+def open_onnx(artefact: Artefact, tokenizer: Tokenizer, options: EngineOptions) -> Backend:
+    """Load the graph and start the scheduler's thread. Raises UserError."""
+    from serving.engines.onnx.runner import OnnxRunner
+
+    check_external_data(artefact)
+    max_length = options.max_length or artefact.context
+    if max_length > artefact.context:
+        raise UserError(
+            f"--max-length {max_length} is more than the model's {artefact.context} positions",
+            "Give a smaller one.",
+        )
+    try:
+        runner = OnnxRunner(
+            artefact.graph, max_batch=options.max_batch, max_length=max_length, threads=options.threads
+        )
+    except MemoryError:
+        raise UserError(
+            f"no memory for {options.max_batch} sequences of {max_length} tokens",
+            "Lower --max-batch or --max-length.",
+        ) from None
+    eos = artefact.eos | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
+    return Scheduler(runner, tokenizer.piece, eos=eos, max_queue=options.max_queue, observer=options.observer)
+
+
+def check_external_data(artefact: Artefact) -> None:
+    """The graph may read weights from its one data file only, whatever it says. Raises UserError."""
+    import onnx
+
+    expected = ONNX_FILES[1].rpartition("/")[2]
+    try:
+        model = onnx.load(artefact.graph, load_external_data=False)
+    except Exception as error:
+        raise UserError(f"{artefact.graph} is not an ONNX model: {error}", "Export it again.") from None
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value != expected:
+                raise UserError(
+                    f"{artefact.graph} reads weights from {entry.value[:80]!r}, which is not {expected}",
+                    "Export it again.",
+                )

@@ -1,0 +1,118 @@
+"""From logits to a token: greedy or drawn, reproducible by seed, independent of the batch.
+
+Legend: V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+FIRST_CANDIDATES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 switch those cuts off."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """A token with its log-probability (None: the first token of a prompt) and the likeliest ones."""
+
+    token: int
+    logprob: float | None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Sampler:
+    """Chooses the tokens of one sequence and remembers what it chose, for the penalties."""
+
+    def __init__(self, sampling: Sampling, choice: int = 0) -> None:
+        """`choice` separates the streams of the `n` answers to one prompt that share a seed."""
+        self._sampling = sampling
+        seed = None if sampling.seed is None else (sampling.seed % 2**64, choice)
+        self._random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+        self._counts: dict[int, int] = {}
+
+    def sample(self, logits_V: np.ndarray, banned: Collection[int] = ()) -> int:
+        """The next token. Raises FloatingPointError when the logits are not numbers."""
+        if np.isnan(logits_V).any():
+            raise FloatingPointError("the model returned logits that are not numbers")
+        scores_V = self._adjusted(logits_V, banned)
+        token = int(scores_V.argmax()) if self._sampling.temperature == 0 else self._draw(scores_V)
+        self._counts[token] = self._counts.get(token, 0) + 1
+        return token
+
+    def _adjusted(self, logits_V: np.ndarray, banned: Collection[int]) -> np.ndarray:
+        s = self._sampling
+        penalised = self._counts if s.presence_penalty or s.frequency_penalty else {}
+        if not (penalised or s.logit_bias or banned):
+            return logits_V
+        scores_V = logits_V.astype(np.float64)
+        for token, count in penalised.items():
+            scores_V[token] -= s.presence_penalty + s.frequency_penalty * count
+        for token, bias in s.logit_bias.items():
+            scores_V[token] += bias
+        scores_V[list(banned)] = -np.inf
+        return scores_V
+
+    def _draw(self, scores_V: np.ndarray) -> int:
+        weights_V = _weights(scores_V, self._sampling.temperature)
+        tokens, weights = _truncate(weights_V, self._sampling.top_k, self._sampling.top_p)
+        cumulative = np.cumsum(weights)
+        point = min(self._random.random() * cumulative[-1], np.nextafter(cumulative[-1], 0))
+        chosen = int(np.searchsorted(cumulative, point, side="right"))
+        return chosen if tokens is None else int(tokens[chosen])
+
+
+def _weights(scores_V: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities up to a common factor, in float64; the likeliest token has 1."""
+    scores_V = scores_V.astype(np.float64)
+    with np.errstate(over="ignore", under="ignore"):
+        return np.exp((scores_V - scores_V.max()) / temperature)
+
+
+def _truncate(weights_V: np.ndarray, top_k: int, top_p: float) -> tuple[np.ndarray | None, np.ndarray]:
+    """(tokens, weights), likeliest first, after top-k and then top-p; tokens None: the whole vocabulary."""
+    if not top_k and top_p >= 1:
+        return None, weights_V
+    size = top_k or FIRST_CANDIDATES
+    while True:
+        tokens = _likeliest(weights_V, size)
+        weights = weights_V[tokens]
+        total = weights.sum() if top_k else weights_V.sum()
+        cumulative = np.cumsum(weights)
+        if top_k or cumulative[-1] >= top_p * total or len(tokens) == len(weights_V):
+            break
+        size *= 4
+    kept = int(np.searchsorted(cumulative, top_p * total, side="left")) + 1
+    return tokens[:kept], weights[:kept]
+
+
+def _likeliest(values_V: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the `count` largest values, largest first, ties by index."""
+    if count < len(values_V):
+        kept = np.sort(np.argpartition(values_V, -count)[-count:])
+    else:
+        kept = np.arange(len(values_V))
+    return kept[np.argsort(-values_V[kept], kind="stable")]
+
+
+def score(logits_V: np.ndarray, token: int, top: int) -> TokenScore:
+    """Log-probability (natural, of the unmodified logits) of `token`, and of the `top` likeliest."""
+    highest = float(logits_V.max())
+    normaliser = highest + float(np.log(np.exp(logits_V.astype(np.float64) - highest).sum()))
+    likeliest = _likeliest(logits_V, top) if top else ()
+    ranked = tuple((int(t), float(logits_V[t]) - normaliser) for t in likeliest)
+    return TokenScore(token, float(logits_V[token]) - normaliser, ranked)

@@ -1,0 +1,216 @@
+"""Continuous batching: prompts are read in chunks between steps that decode every active sequence.
+
+One thread owns the engine. The chunks of a prompt are cut at fixed places and every sequence samples
+from its own random stream, so an answer does not depend on who else is being served.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+from collections.abc import Sequence as Several
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from serving.engines.base import Chunk, GenerationRequest, Observer, SlotEngine
+from serving.scheduler.queue import AdmissionQueue
+from serving.scheduler.sequence import Sequence
+from serving.scheduler.slots import Slots
+
+PROMPT_CHUNK = 128
+FAILURES_TO_UNHEALTHY = 3
+FAILED = "the engine failed on this request"
+STOPPED = "the server stopped before the answer was complete"
+
+log = logging.getLogger("lathe.serving")
+
+
+class Scheduler:
+    """A `Backend` over a `SlotEngine`."""
+
+    def __init__(
+        self,
+        engine: SlotEngine,
+        piece: Callable[[int], bytes],
+        *,
+        eos: Collection[int],
+        max_queue: int,
+        observer: Observer,
+        prompt_chunk: int = PROMPT_CHUNK,
+    ) -> None:
+        """`piece` gives the bytes of a token; `prompt_chunk` is the most prompt tokens read at a time."""
+        self._engine = engine
+        self._piece = piece
+        self._eos = eos
+        self._observer = observer
+        self._prompt_chunk = prompt_chunk
+        self._queue = AdmissionQueue(engine.max_batch + max_queue)
+        self._slots = Slots(engine)
+        self._failures = 0
+        self._thread = threading.Thread(target=self._run, name="lathe-scheduler", daemon=True)
+        self.capacity = self._queue.capacity
+        self.max_length = engine.max_length
+        self.vocab_size = engine.vocab_size
+        self.weight_bytes = engine.weight_bytes
+
+    @property
+    def healthy(self) -> bool:
+        return self._thread.is_alive() and self._failures < FAILURES_TO_UNHEALTHY
+
+    @property
+    def running(self) -> int:
+        return self._slots.occupied
+
+    @property
+    def waiting(self) -> int:
+        return self._queue.waiting
+
+    @property
+    def kv_cache_usage(self) -> float:
+        return float(self._engine.lengths.sum()) / (self._engine.max_batch * self._engine.max_length)
+
+    def warm_up(self) -> None:
+        """Read and decode a token in every slot, then start the thread."""
+        token = np.zeros(1, dtype=np.int64)
+        for slot in range(self._engine.max_batch):
+            self._engine.prefill(slot, token)
+        logits = self._engine.decode(np.zeros(self._engine.max_batch, dtype=np.int64))
+        if not np.isfinite(logits).all():
+            raise FloatingPointError("the model's logits are not finite numbers")
+        for slot in range(self._engine.max_batch):
+            self._engine.reset(slot)
+        self._thread.start()
+
+    def check_room(self, count: int) -> None:
+        self._queue.check_room(count)
+
+    def submit(self, requests: Several[GenerationRequest], sink: Callable[[Chunk], None]) -> _Ticket:
+        sequences = [Sequence(request, sink, self._piece, self._eos) for request in requests]
+        self._queue.enter(sequences)
+        return _Ticket(self._queue, sequences)
+
+    def drain(self, timeout: float) -> bool:
+        return self._queue.drain(timeout)
+
+    def close(self) -> None:
+        self._queue.close()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._queue.closed:
+                if not self._slots.occupied:
+                    self._queue.wait_for_work()
+                self._drop_cancelled()
+                self._read_prompts()
+                self._decode()
+        except Exception:
+            log.exception("the scheduler failed")
+        finally:
+            self._queue.close()
+            self._fail_all(STOPPED)
+
+    def _drop_cancelled(self) -> None:
+        if self._slots.reading is not None and self._slots.reading.cancelled:
+            self._end_reading()
+        for slot in reversed(range(len(self._slots.decoding))):
+            if self._slots.decoding[slot].cancelled:
+                self._end(slot)
+
+    def _read_prompts(self) -> None:
+        """Whole chunks until one chunk's worth of tokens is read, so that decoding waits no longer."""
+        budget = self._prompt_chunk
+        while budget > 0 and not self._queue.closed:
+            if self._slots.free and (waiting := self._queue.next()):
+                self._observer.admitted(time.perf_counter() - waiting.request.arrived)
+                self._slots.read(waiting)
+            if self._slots.reading is None:
+                return
+            budget -= self._read_chunk(self._slots.reading)
+
+    def _read_chunk(self, sequence: Sequence) -> int:
+        tokens = sequence.prompt_left[: self._prompt_chunk]
+        wanted: Literal["last", "all"] = "all" if sequence.request.score_prompt else "last"
+        slot = self._slots.reading_slot
+        logits = self._compute([sequence], lambda: self._engine.prefill(slot, tokens, wanted))
+        if logits is not None:
+            self._advance(sequence, lambda: sequence.take_prompt(tokens, logits, self._observer))
+        if sequence.done or sequence.cancelled:
+            self._end_reading()
+        elif not len(sequence.prompt_left):
+            self._slots.promote()
+        return len(tokens)
+
+    def _decode(self) -> None:
+        active = self._slots.decoding
+        if not active:
+            return
+        tokens = np.array([sequence.next_token for sequence in active], dtype=np.int64)
+        logits = self._compute(active, lambda: self._engine.decode(tokens))
+        if logits is not None:
+            for sequence, row in zip(active, logits, strict=True):
+                self._advance(sequence, partial(sequence.take, row, self._observer))
+        for slot in reversed(range(len(active))):
+            if active[slot].done:
+                self._end(slot)
+
+    def _compute(self, sequences: Several[Sequence], call: Callable[[], np.ndarray]) -> np.ndarray | None:
+        """The engine's answer; None, and all that took part have failed, when it raises."""
+        try:
+            logits = call()
+        except Exception:
+            log.exception("the engine failed with %d sequences", len(sequences))
+            self._failures += 1
+            for sequence in sequences:
+                sequence.fail(FAILED)
+            return None
+        self._failures = 0
+        return logits
+
+    def _advance(self, sequence: Sequence, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception:
+            log.exception("a sequence failed while its token was chosen")
+            sequence.fail(FAILED)
+
+    def _end(self, slot: int) -> None:
+        sequence = self._slots.decoding[slot]
+        self._slots.drop(slot)
+        self._queue.left()
+        sequence.conclude()
+
+    def _end_reading(self) -> None:
+        sequence = self._slots.reading
+        if sequence is not None:
+            self._slots.drop_reading()
+            self._queue.left()
+            sequence.conclude()
+
+    def _fail_all(self, message: str) -> None:
+        if self._slots.reading is not None:
+            self._slots.reading.fail(message)
+            self._end_reading()
+        for slot in reversed(range(len(self._slots.decoding))):
+            self._slots.decoding[slot].fail(message)
+            self._end(slot)
+        while waiting := self._queue.next():
+            waiting.fail(message)
+            self._queue.left()
+            waiting.conclude()
+
+
+class _Ticket:
+    def __init__(self, queue: AdmissionQueue, sequences: list[Sequence]) -> None:
+        self._queue = queue
+        self._sequences = sequences
+
+    def cancel(self) -> None:
+        for sequence in self._sequences:
+            sequence.cancelled = True
+        self._queue.withdraw(self._sequences)

@@ -1,0 +1,78 @@
+"""Bounded admission: who waits, how many are inside, and whether anybody is let in at all."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from serving.engines.base import DrainingError, NoRoomError
+from serving.scheduler.sequence import Sequence as Running
+
+
+class AdmissionQueue:
+    """First come, first served; at most `capacity` sequences inside, waiting and running together."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._changed = threading.Condition()
+        self._waiting: deque[Running] = deque()
+        self._inside = 0
+        self._draining = False
+        self.closed = False
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def check_room(self, count: int) -> None:
+        """Raise NoRoomError or DrainingError when `count` sequences cannot enter now."""
+        if self._draining:
+            raise DrainingError("the server is shutting down")
+        if self._inside + count > self.capacity:
+            raise NoRoomError(f"the server already holds {self._inside} of {self.capacity} sequences")
+
+    def enter(self, sequences: Sequence[Running]) -> None:
+        """All or none. Raises NoRoomError or DrainingError."""
+        with self._changed:
+            self.check_room(len(sequences))
+            self._inside += len(sequences)
+            self._waiting.extend(sequences)
+            self._changed.notify_all()
+
+    def next(self) -> Running | None:
+        """The one that has waited longest, if any; it stays inside."""
+        with self._changed:
+            return self._waiting.popleft() if self._waiting else None
+
+    def withdraw(self, sequences: Sequence[Running]) -> None:
+        """Let those of `sequences` that still wait go."""
+        with self._changed:
+            for sequence in sequences:
+                if sequence in self._waiting:
+                    self._waiting.remove(sequence)
+                    self._inside -= 1
+            self._changed.notify_all()
+
+    def left(self) -> None:
+        """One that had been taken from the queue is done."""
+        with self._changed:
+            self._inside -= 1
+            self._changed.notify_all()
+
+    def wait_for_work(self) -> None:
+        """Block until somebody waits or the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self.closed)
+
+    def drain(self, timeout: float) -> bool:
+        """Let nobody in any more; wait up to `timeout` seconds until all are out."""
+        with self._changed:
+            self._draining = True
+            return self._changed.wait_for(lambda: self._inside == 0, timeout)
+
+    def close(self) -> None:
+        """Let nobody in any more, and send the scheduler home."""
+        with self._changed:
+            self._draining = self.closed = True
+            self._changed.notify_all()

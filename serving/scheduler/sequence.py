@@ -1,0 +1,123 @@
+"""One request on its way through the engine: what it was asked, what it said so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from typing import Literal
+
+import numpy as np
+
+from serving.engines.base import Chunk, GenerationRequest, Observer
+from serving.sampling import Sampler, TokenScore, score
+from serving.text import TextStream
+
+
+class Sequence:
+    """Turns logits into chunks. Everything here depends on the request alone, never on its neighbours."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        sink: Callable[[Chunk], None],
+        piece: Callable[[int], bytes],
+        eos: Collection[int],
+    ) -> None:
+        self.request = request
+        self.cancelled = False
+        self.done = False
+        self.prefilled = 0
+        self.next_token = -1
+        self._sink = sink
+        self._piece = piece
+        self._eos = eos
+        self._sampler = Sampler(request.sampling, request.choice)
+        self._text = TextStream(request.stop)
+        self._prompt_scores: list[TokenScore] = []
+        self._generated = 0
+        self._unsent: tuple[int, list[TokenScore]] = (0, [])
+        self._first_at = self._last_at = 0.0
+        self._last_chunk: Chunk | None = None
+
+    @property
+    def prompt_left(self) -> np.ndarray:
+        """Prompt tokens that the engine has not seen, int64 [S]."""
+        return self.request.prompt[self.prefilled :]
+
+    def take_prompt(self, tokens: np.ndarray, logits: np.ndarray, observer: Observer) -> None:
+        """The engine has seen these prompt tokens; `logits` [S or 1, V] follow each, or the last."""
+        if self.request.score_prompt:
+            self._score_prompt(tokens, logits)
+        self.prefilled += len(tokens)
+        if len(self.prompt_left):
+            return
+        if self.request.choice == 0:
+            observer.prompt(len(self.request.prompt))
+        if self._prompt_scores:
+            self._sink(Chunk(self.request.index, prompt_scores=tuple(self._prompt_scores)))
+        if self.request.max_tokens == 0:
+            self._finish("length", observer)
+        else:
+            self.take(logits[-1], observer)
+
+    def take(self, logits_V: np.ndarray, observer: Observer) -> None:
+        """Choose the next token from its logits and tell the sink what became certain."""
+        request = self.request
+        banned = self._eos if request.ignore_eos or self._generated < request.min_tokens else ()
+        token = self._sampler.sample(logits_V, banned)
+        self._tick(observer)
+        self.next_token = token
+        count, scores = self._unsent
+        if request.logprobs is not None:
+            scores.append(score(logits_V, token, request.logprobs))
+        self._unsent = (count + 1, scores)
+        ended = token in self._eos
+        text = "" if ended else self._text.push(self._piece(token))
+        if ended or self._text.stopped:
+            self._finish("stop", observer, text)
+        elif self._generated >= request.max_tokens:
+            self._finish("length", observer, text)
+        elif text or scores:
+            self._sink(self._chunk(text))
+
+    def fail(self, message: str) -> None:
+        """End with an error, unless it had already ended."""
+        if not self.done:
+            self.done = True
+            self._last_chunk = Chunk(self.request.index, error=message)
+
+    def conclude(self) -> None:
+        """Tell the end; called once the slot is free again."""
+        if self._last_chunk is not None:
+            self._sink(self._last_chunk)
+
+    def _score_prompt(self, tokens: np.ndarray, logits: np.ndarray) -> None:
+        top = self.request.logprobs or 0
+        if not self._prompt_scores:
+            self._prompt_scores.append(TokenScore(int(tokens[0]), None))
+        following = self.request.prompt[self.prefilled + 1 : self.prefilled + len(tokens) + 1]
+        rows = zip(logits, following, strict=False)
+        self._prompt_scores += [score(row, int(token), top) for row, token in rows]
+
+    def _tick(self, observer: Observer) -> None:
+        now = time.perf_counter()
+        self._generated += 1
+        if self._generated == 1:
+            self._first_at = now
+            observer.first_token(now - self.request.arrived)
+        else:
+            observer.next_token(now - self._last_at)
+        self._last_at = now
+
+    def _chunk(self, text: str, finish: Literal["stop", "length"] | None = None) -> Chunk:
+        count, scores = self._unsent
+        self._unsent = (0, [])
+        return Chunk(self.request.index, text, count, tuple(scores), finish=finish)
+
+    def _finish(self, reason: Literal["stop", "length"], observer: Observer, text: str = "") -> None:
+        self.done = True
+        if not self._text.stopped:
+            text += self._text.flush()
+        later = self._generated - 1
+        observer.finished((self._last_at - self._first_at) / later if later > 0 else None)
+        self._last_chunk = self._chunk(text, "stop" if self._text.stopped else reason)

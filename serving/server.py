@@ -1,0 +1,116 @@
+"""A uvicorn server that warms up before it is ready and finishes what it began before it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from compressor.errors import UserError
+from serving.api.app import create_app
+from serving.api.service import Service
+
+LAST_WORDS_S = 5
+HEADER_LIMIT = 32 * 1024
+
+log = logging.getLogger("lathe.serving")
+
+
+class Server(uvicorn.Server):
+    """Stops in three steps on SIGTERM or SIGINT: refuse with 503, finish or end what runs, close.
+
+    A second signal skips the waiting.
+    """
+
+    def __init__(self, service: Service, *, api_key: str | None = None, drain_timeout: float = 30.0) -> None:
+        """`drain_timeout`: seconds that running requests get to end by themselves."""
+        super().__init__(
+            uvicorn.Config(
+                create_app(service, api_key),
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                h11_max_incomplete_event_size=HEADER_LIMIT,
+                timeout_graceful_shutdown=LAST_WORDS_S,
+            )
+        )
+        self._service = service
+        self._drain_timeout = drain_timeout
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Task[None] | None = None
+
+    async def run_on(self, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+        """Serve until told to stop. `on_ready` is called once a token has been generated."""
+        self._loop = asyncio.get_running_loop()
+        warming = asyncio.create_task(self._warm_up(on_ready))
+        try:
+            await self.serve(sockets=[listener])
+        finally:
+            warming.cancel()
+            await asyncio.gather(warming, return_exceptions=True)
+            await asyncio.to_thread(self._service.backend.close)
+        if not warming.cancelled() and (error := warming.exception()):
+            raise UserError(f"the model loads but does not generate: {error}", "Export it again.") from error
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """The signal handler."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.stop)
+
+    def stop(self) -> None:
+        """Begin to stop; called again, stop at once. To be called on the event loop."""
+        if self._stopping is None:
+            self._service.draining = True
+            self._stopping = asyncio.ensure_future(self._drain())
+        else:
+            self.should_exit = self.force_exit = True
+
+    async def _warm_up(self, on_ready: Callable[[], None]) -> None:
+        try:
+            await asyncio.to_thread(self._service.backend.warm_up)
+        except Exception:
+            self.should_exit = True
+            raise
+        while not self.started:
+            await asyncio.sleep(0.01)
+        self._service.ready = True
+        on_ready()
+
+    async def _drain(self) -> None:
+        log.warning(
+            "stopping: finishing %d requests", self._service.backend.running + self._service.backend.waiting
+        )
+        backend = self._service.backend
+        if not await asyncio.to_thread(backend.drain, self._drain_timeout):
+            log.warning("stopping: ending what did not finish within %g s", self._drain_timeout)
+        await asyncio.to_thread(backend.close)
+        self.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 picks a free one. Raises UserError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise UserError(
+            f"cannot listen on {host}:{port}: {error.strerror}", "Choose another --port."
+        ) from None
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,108 @@
+"""The artefact's tokenizer: text to tokens, chats to tokens, tokens to the bytes they stand for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compressor.errors import UserError
+
+
+class TemplateError(ValueError):
+    """The chat template refused the messages."""
+
+
+class Tokenizer:
+    """A Hugging Face fast tokenizer with an exact map from tokens to bytes. Safe to share by threads."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises UserError when the files are missing or the decoder is of an unknown kind."""
+        from transformers import PreTrainedTokenizerFast
+
+        try:
+            self._hf = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+        except Exception as error:
+            raise UserError(f"cannot load the tokenizer in {directory}: {error}") from None
+        self._fast = self._hf.backend_tokenizer
+        self._fast.no_truncation()
+        self._fast.no_padding()
+        self._pieces = _piece_table(self._fast)
+        self._longest = max((len(piece) for piece in self._fast.get_vocab()), default=1)
+        self.has_chat_template = bool(self._hf.chat_template)
+        self.eos_token_id: int | None = self._hf.eos_token_id
+
+    def encode(self, text: str) -> np.ndarray:
+        """int64 [T], with the special tokens that the model expects around plain text."""
+        return np.array(self._fast.encode(text).ids, dtype=np.int64)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """int64 [T], ready for the assistant's answer. Raises TemplateError."""
+        import jinja2
+
+        try:
+            text = self._hf.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+            raise TemplateError(str(error)) from None
+        return np.array(self._fast.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return str(self._fast.decode(list(tokens), skip_special_tokens=True))
+
+    def surely_longer_than(self, text: str, tokens: int) -> bool:
+        """Whether `text` cannot fit into `tokens` tokens, judged without tokenizing it."""
+        return len(text) > self._longest * tokens
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token adds to the text; none for special tokens and padding of the vocabulary."""
+        return self._pieces.get(token, b"")
+
+    def label(self, token: int) -> bytes:
+        """The bytes a token is shown as in log-probabilities: special tokens by their names."""
+        return self._pieces.get(token) or str(self._fast.id_to_token(token) or "").encode()
+
+
+def _piece_table(fast: Any) -> dict[int, bytes]:
+    decoders = {decoder["type"]: decoder for decoder in _decoders(json.loads(fast.to_str())["decoder"])}
+    if "ByteLevel" in decoders:
+        alphabet = _byte_level_alphabet()
+        table = {i: _byte_level(piece, alphabet) for piece, i in fast.get_vocab().items()}
+    elif "ByteFallback" in decoders or "Metaspace" in decoders:
+        table = {i: _metaspace(piece) for piece, i in fast.get_vocab().items()}
+    else:
+        raise UserError(
+            f"the tokenizer decodes with {', '.join(decoders) or 'nothing'}, which is not supported",
+            "Byte-level and sentencepiece tokenizers are.",
+        )
+    for i, added in fast.get_added_tokens_decoder().items():
+        table[i] = b"" if added.special else added.content.encode()
+    return table
+
+
+def _decoders(decoder: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    if decoder is not None and decoder["type"] == "Sequence":
+        for part in decoder["decoders"]:
+            yield from _decoders(part)
+    elif decoder is not None:
+        yield decoder
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """The characters that byte-level vocabularies write bytes with: printable ones are themselves."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+def _byte_level(piece: str, alphabet: Mapping[str, int]) -> bytes:
+    values = [alphabet.get(character) for character in piece]
+    return piece.encode() if None in values else bytes(value for value in values if value is not None)
+
+
+def _metaspace(piece: str) -> bytes:
+    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+        return bytes([int(piece[3:5], 16)])
+    return piece.replace("\u2581", " ").encode()
