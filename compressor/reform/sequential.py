@@ -21,7 +21,6 @@ from compressor.statistics.collect import batches
 from compressor.statistics.gram import CrossGram, Gram
 
 DAMPINGS = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-CARRY = (0.0, 0.5, 1.0)
 
 
 @dataclass

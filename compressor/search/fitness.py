@@ -35,6 +35,13 @@ class Head:
     def logprobs(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
         return torch.log_softmax(self._runner.final_norm(self._norm, hidden_BTD) @ self._weight.T, -1)
 
+    def loss(self, windows_BT: torch.Tensor, hidden_BTD: torch.Tensor) -> float:
+        """Mean negative log-likelihood in nats per predicted token."""
+        total = 0.0
+        for tokens, part in zip(windows_BT.split(_ROWS), hidden_BTD.split(_ROWS), strict=True):
+            total -= float(self.logprobs(part)[:, :-1].gather(-1, tokens[:, 1:, None]).sum())
+        return total / windows_BT[:, 1:].numel()
+
     def targets(self, hidden_BTD: torch.Tensor) -> DenseTargets:
         parts = []
         for part in hidden_BTD.split(_ROWS):

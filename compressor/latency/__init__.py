@@ -1,0 +1,1 @@
+"""Milliseconds: workloads, measuring, the table that predicts them, and the machine they hold for."""

@@ -1,0 +1,1 @@
+"""Engines whose speed can be measured, one registered file each."""

@@ -1,0 +1,53 @@
+"""ONNX Runtime on CPU, through the runner that serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from compressor.export.onnx.random import random_onnx
+from compressor.latency.backend import register
+from compressor.latency.workload import Workload
+from compressor.plan import Plan
+from compressor.source import Source
+
+
+class OnnxBackend:
+    """Decode steps keep the cache at the workload's context: each step overwrites the same position."""
+
+    name = "onnx"
+
+    def build(self, directory: Path, source: Source, plan: Plan, layers: int) -> None:
+        random_onnx(directory, {**source.config, "num_hidden_layers": layers}, source.family, plan)
+
+    def prepare(self, directory: Path, workload: Workload, threads: int | None) -> Callable[[], None]:
+        from serving.engines.onnx.runner import OnnxRunner
+
+        runner = OnnxRunner(
+            directory / "model.onnx", max_batch=workload.batch_size, max_length=workload.context + 1, threads=threads
+        )
+        if workload.metric == "ttft":
+            prompt = np.arange(workload.context) % runner.vocab_size
+
+            def prefill() -> None:
+                runner.reset(0)
+                runner.prefill(0, prompt).argmax(-1)
+
+            return prefill
+        tokens = np.zeros(workload.batch_size, dtype=np.int64)
+
+        def decode() -> None:
+            runner.lengths[:] = workload.context
+            runner.decode(tokens).argmax(-1)
+
+        return decode
+
+    def versions(self) -> dict[str, str]:
+        import onnxruntime
+
+        return {"onnxruntime": onnxruntime.__version__, "provider": "CPUExecutionProvider"}
+
+
+register(OnnxBackend())

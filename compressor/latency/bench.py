@@ -1,0 +1,57 @@
+"""Interleaved timing: systems take turns, so that a machine that drifts slows all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+Step = Callable[[], None]
+_MIN_STEPS = 3
+_TURN_SECONDS = 0.05
+_WARM_UP = 3
+
+
+@dataclass
+class Timing:
+    """Milliseconds of one system: a median per turn, and the raw samples behind them."""
+
+    turns: list[float] = field(default_factory=list)
+    samples: list[list[float]] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.turns)
+
+
+def interleave(systems: Mapping[str, Step], *, turns: int, advance: Callable[[], None] = lambda: None) -> dict[str, Timing]:
+    """Time each system `turns` times, in alternating order, at least `_MIN_STEPS` steps a turn."""
+    for step in systems.values():
+        for _ in range(_WARM_UP):
+            step()
+    timings = {name: Timing() for name in systems}
+    names = list(systems)
+    for turn in range(turns):
+        for name in names if turn % 2 == 0 else reversed(names):
+            samples = _turn(systems[name])
+            timings[name].samples.append(samples)
+            timings[name].turns.append(statistics.median(samples))
+            advance()
+    return timings
+
+
+def _turn(step: Step) -> list[float]:
+    step()
+    samples: list[float] = []
+    deadline = time.perf_counter() + _TURN_SECONDS
+    while len(samples) < _MIN_STEPS or time.perf_counter() < deadline:
+        start = time.perf_counter()
+        step()
+        samples.append((time.perf_counter() - start) * 1e3)
+    return samples
+
+
+def paired_ratio(timing: Timing, reference: Timing) -> float:
+    """Median over turns of timing / reference: drift between turns cancels."""
+    return statistics.median(a / b for a, b in zip(timing.turns, reference.turns, strict=True))

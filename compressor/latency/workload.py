@@ -1,0 +1,75 @@
+"""What is timed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from compressor.errors import UserError
+
+METRICS = {
+    "tpot": "time per output token after the first: one decode step of the batch at the context",
+    "ttft": "time to first token: prefill of `context` tokens for one request",
+    "e2e": "time of a whole request: prefill of `context` tokens and every decode step after it",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """metric: a key of METRICS. context: cached (tpot) or prompt (ttft, e2e) tokens. Times in milliseconds."""
+
+    metric: str = "tpot"
+    batch_size: int = 1
+    context: int = 512
+    output_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise UserError(f"there is no latency metric `{self.metric}`", f"Choose one of: {', '.join(METRICS)}.")
+        if min(self.batch_size, self.context, self.output_tokens) < 1:
+            raise UserError("batch size, context and output tokens must be at least 1")
+
+
+def parse_milliseconds(text: str) -> float:
+    """`30ms`, `0.5s`, `250us` -> milliseconds.
+
+    Raises:
+        UserError: no number, no unit, or not positive.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zµ]*)\s*", text.lower())
+    if not match:
+        raise UserError(f"`{text}` is not a time", "Write it like 30ms, 0.5s or 250us.")
+    value, unit = float(match[1]), match[2]
+    factors = {"ms": 1.0, "s": 1000.0, "us": 1e-3, "µs": 1e-3}
+    if unit not in factors:
+        given = f"unit `{unit}` is unknown" if unit else "the unit is missing"
+        raise UserError(f"`{text}`: {given}", f"Write it like {match[1]}ms, {match[1]}s or {match[1]}us.")
+    if value <= 0:
+        raise UserError(f"`{text}` is not a positive time")
+    return value * factors[unit]
+
+
+def parse_factor(text: str) -> float:
+    """`1.5x` or `1.5` -> 1.5, at least 1."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*x?\s*", text.lower())
+    if not match or float(match[1]) < 1:
+        raise UserError(f"`{text}` is not a speed-up", "Write it like 1.5x, at least 1x.")
+    return float(match[1])
+
+
+def parse_share(text: str) -> float:
+    """`80%` or `0.8` -> 0.8, in (0, 1]."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", text)
+    value = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    if not 0 < value <= 1:
+        raise UserError(f"`{text}` is not a share of the parameters", "Write it like 80% or 0.8.")
+    return value
+
+
+def parse_bytes(text: str) -> int:
+    """`6GiB`, `500MB` -> bytes."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b\s*", text.lower())
+    if not match or float(match[1]) <= 0:
+        raise UserError(f"`{text}` is not a memory size", "Write it like 6GiB or 500MB.")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " kmgt".index(match[2] or " "))

@@ -1,0 +1,101 @@
+"""Evolution over plans with moves that spend the budget and never pass it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from compressor.plan import Plan
+from compressor.search.space import Constraint, Space
+
+Judge = Callable[[Plan, int], float]
+_OFFSPRING, _SURVIVORS, _PARENTS = 24, 6, 4
+
+
+@dataclass(frozen=True)
+class Moves:
+    """Changes of one block by one level. `damage` (object array [blocks] of [levels]) biases which block
+    moves: of a few drawn at random, the one that the table likes best."""
+
+    space: Space
+    constraints: Sequence[Constraint]
+    damage: np.ndarray
+    rng: random.Random
+
+    def mutate(self, plan: Plan) -> Plan:
+        """Some blocks down, then others up until nothing more fits."""
+        indices = self.space.indices(plan)
+        for _ in range(self.rng.choice((1, 1, 2, 3))):
+            self._down(indices)
+        while not self._fits(indices):
+            self._down(indices)
+        self._fill(indices)
+        return self.space.plan(indices)
+
+    def cross(self, a: Plan, b: Plan) -> Plan:
+        """Each layer from one parent, then down until it fits and up until it is full."""
+        plan = Plan(tuple(self.rng.choice(pair) for pair in zip(a, b, strict=True)))
+        indices = self.space.indices(plan)
+        while not self._fits(indices):
+            self._down(indices)
+        self._fill(indices)
+        return self.space.plan(indices)
+
+    def _fits(self, indices: list[int]) -> bool:
+        plan = self.space.plan(indices)
+        return any(p.kv_heads for p in plan) and all(c.allows(plan) for c in self.constraints)
+
+    def _down(self, indices: list[int]) -> None:
+        free = [b for b, i in enumerate(indices) if i + 1 < len(self.damage[b])]
+        if free:
+            drawn = self.rng.sample(free, min(3, len(free)))
+            block = min(drawn, key=lambda b: self.damage[b][indices[b] + 1] - self.damage[b][indices[b]])
+            indices[block] += 1
+
+    def _fill(self, indices: list[int]) -> None:
+        """Blocks up, in random order and by random amounts, until no block can go up."""
+        blocks = list(range(len(indices)))
+        self.rng.shuffle(blocks)
+        for often in (0.5, 1.0):
+            for block in blocks:
+                while indices[block] > 0 and self.rng.random() < often:
+                    indices[block] -= 1
+                    if not self._fits(indices):
+                        indices[block] += 1
+                        break
+
+
+def evolve(
+    seeds: Sequence[Plan], moves: Moves, judge: Judge, evaluations: int, generation_done: Callable[[float], None]
+) -> list[tuple[float, Plan]]:
+    """The best plans with their full-stage fitness, best first.
+
+    judge: (plan, stage) -> fitness; stage 0 is cheap and ranks offspring, stage 1 decides.
+    evaluations: stop after about this many judgements, both stages counted.
+    """
+    rng, spent = moves.rng, 0
+    population = sorted(((judge(p, 1), p) for p in dict.fromkeys(seeds)), key=lambda item: item[0])
+    spent += len(population)
+    seen = {p for _, p in population}
+    while spent < evaluations:
+        parents = [p for _, p in population[:_PARENTS]]
+        offspring = []
+        for _ in range(4 * _OFFSPRING):
+            crossing = len(parents) > 1 and rng.random() < 0.2
+            child = moves.cross(*rng.sample(parents, 2)) if crossing else moves.mutate(rng.choice(parents))
+            if child not in seen:
+                seen.add(child)
+                offspring.append(child)
+            if len(offspring) == _OFFSPRING:
+                break
+        if not offspring:
+            break
+        ranked = sorted(((judge(p, 0), p) for p in sorted(offspring, key=moves.space.indices)), key=lambda i: i[0])
+        survivors = [(judge(p, 1), p) for _, p in ranked[:_SURVIVORS]]
+        population = sorted([*population, *survivors], key=lambda item: item[0])[: 2 * _SURVIVORS]
+        spent += len(offspring) + len(survivors)
+        generation_done(population[0][0])
+    return population

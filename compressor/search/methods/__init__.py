@@ -1,0 +1,1 @@
+"""Search methods, one registered file each."""
