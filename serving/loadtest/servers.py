@@ -95,9 +95,12 @@ def _ready_event(line: bytes) -> tuple[str, str] | None:
 
 
 def _last_words(log: IO[bytes]) -> str:
+    """The error line that the server ended with, or else the last lines it printed."""
     log.seek(0)
-    lines = log.read()[-2000:].decode(errors="replace").split("\n")
-    return " / ".join(line.strip() for line in lines[-4:] if line.strip()) or "it printed no error"
+    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    if lines and lines[-1].lower().startswith("error"):
+        return lines[-1]
+    return " / ".join(lines[-4:])[-1000:] or "it printed no error"
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
