@@ -29,27 +29,27 @@ class LatheLlamaDecoderLayer(LlamaDecoderLayer):
         nn.Module.__init__(self)
         widths: Any = config.per_layer_config[layer_idx]
         self.hidden_size = config.hidden_size
-        self.self_attn: LlamaAttention | None = None
-        self.mlp: LlamaMLP | None = None
-        if config.has_block("attention", layer_idx):
+        self.has_attention = config.has_block("attention", layer_idx)
+        self.has_ffn = config.has_block("ffn", layer_idx)
+        if self.has_attention:
             self.self_attn = LlamaAttention(config=widths, layer_idx=cache_idx)
             self.self_attn.config = config  # the one whose attention implementation can be changed later
             self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        if config.has_block("ffn", layer_idx):
+        if self.has_ffn:
             self.mlp = LlamaMLP(widths)
             self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if self.self_attn is not None:
+        if self.has_attention:
             attended, _ = self.self_attn(self.input_layernorm(hidden_states), *args, **kwargs)
             hidden_states = hidden_states + attended
-        if self.mlp is not None:
+        if self.has_ffn:
             hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
         return hidden_states
 
 
 class LatheLlamaModel(LlamaModel):
-    """The decoder. Layers with attention number their caches 0, 1, ..., so that the first is always in use."""
+    """The decoder. Layers with attention number their caches 0, 1, ...: the first is always in use."""
 
     config_class = LatheLlamaConfig
     _no_split_modules = ["LatheLlamaDecoderLayer"]
