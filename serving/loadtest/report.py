@@ -102,9 +102,12 @@ def notes(whole: Mapping[str, Any]) -> list[str]:
         if system["client_cpu_share"] > BUSY_CLIENT:
             share = system["client_cpu_share"]
             found.append(f"{name}: this client used {share:.0%} of a processor; the latencies may be its own")
-        found += [
-            f"{name}: stopped early, {r['stopped_early']}" for r in system["rounds"] if "stopped_early" in r
-        ]
+        stops = [one["stopped_early"] for one in system["rounds"] if "stopped_early" in one]
+        found += [f"{name}: stopped early, {reason}" for reason in stops]
+    for label, path in (("output tokens/s", "output_tokens_per_second"), ("TPOT p50", "tpot_ms.p50")):
+        spread = whole.get("ratios", {}).get(path)
+        if spread and spread["min"] < 1 < spread["max"]:
+            found.append(f"{label}: the rounds disagree on which is faster; no difference is shown")
     return found
 
 

@@ -14,7 +14,7 @@ def answer(gap_s: float, tokens: int = 3, prompt: int | None = 4) -> Sample:
     return Sample(0.0, chunk_s=chunks, end_s=chunks[-1], prompt_tokens=prompt, output_tokens=tokens)
 
 
-def tested(dense: list[Sample], subnet: list[Sample], client_cpu_s: float = 0.0) -> dict[str, Any]:
+def report_of(dense: list[Sample], subnet: list[Sample], client_cpu_s: float = 0.0) -> dict[str, Any]:
     systems = {
         name: system_json("http://x", name, [Round([one], client_cpu_s) for one in samples], Memory(100))
         for name, samples in (("dense", dense), ("subnet", subnet))
@@ -23,7 +23,7 @@ def tested(dense: list[Sample], subnet: list[Sample], client_cpu_s: float = 0.0)
 
 
 def test_ratios_are_of_paired_rounds() -> None:
-    found = tested([answer(0.2), answer(0.4), answer(0.1)], [answer(0.1), answer(0.1), answer(0.1)])
+    found = report_of([answer(0.2), answer(0.4), answer(0.1)], [answer(0.1), answer(0.1), answer(0.1)])
     spread = found["ratios"]["tpot_ms.p50"]
     assert spread["rounds"] == [pytest.approx(0.5), pytest.approx(0.25), pytest.approx(1.0)]
     assert (spread["median"], spread["min"], spread["max"]) == (0.5, 0.25, 1.0)
@@ -34,12 +34,12 @@ def test_ratios_are_of_paired_rounds() -> None:
 
 
 def test_rounds_that_disagree_show_no_difference() -> None:
-    found = tested([answer(0.2), answer(0.1)], [answer(0.1), answer(0.2)])
+    found = report_of([answer(0.2), answer(0.1)], [answer(0.1), answer(0.2)])
     assert [note.partition(":")[0] for note in notes(found)] == ["output tokens/s", "TPOT p50"]
 
 
 def test_what_would_mislead_is_noted() -> None:
-    found = tested([answer(0.2, tokens=2)], [answer(0.1, prompt=None)], client_cpu_s=0.29)
+    found = report_of([answer(0.2, tokens=2)], [answer(0.1, prompt=None)], client_cpu_s=0.29)
     told = " / ".join(notes(found))
     for expected in (
         "dense: answers have 2.0 tokens",
@@ -51,6 +51,6 @@ def test_what_would_mislead_is_noted() -> None:
 
 def test_a_round_without_an_answer_has_no_ratio() -> None:
     dead = Sample(0.0, end_s=0.1, error_kind="connect", error="refused")
-    found = tested([answer(0.2), dead], [answer(0.1), answer(0.1)])
+    found = report_of([answer(0.2), dead], [answer(0.1), answer(0.1)])
     assert found["ratios"]["tpot_ms.p50"]["rounds"] == [pytest.approx(0.5)]
     assert failures(found) == "dense: 1 of 2 requests failed (1 connect)"
