@@ -169,13 +169,16 @@ class _Decoder:
 
     def _linear(self, value: str, name: str, modules: list[str], biased: bool) -> str:
         """One MatMul by the stacked weights of `modules`, which checkpoints store as [out, in]."""
-        stacked = torch.cat([self.tensor(f"{module}.weight") for module in modules])
-        weight = self.writer.weight(f"{name}.weight", stacked.T)
+        weight = self.writer.weight(f"{name}.weight", self._stacked(modules, "weight").T)
         product = self.writer.node("MatMul", [value, weight], [f"{name}.product"])
         if not biased:
             return product
-        bias = self.writer.weight(f"{name}.bias", torch.cat([self.tensor(f"{m}.bias") for m in modules]))
+        bias = self.writer.weight(f"{name}.bias", self._stacked(modules, "bias"))
         return self.writer.node("Add", [product, bias], [f"{name}.sum"])
+
+    def _stacked(self, modules: list[str], kind: str) -> torch.Tensor:
+        parts = [self.tensor(f"{module}.{kind}") for module in modules]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _weight(self, name: str) -> str:
         return self.writer.weight(name, self.tensor(name))

@@ -19,13 +19,13 @@ _SCALE = 0.02
 def random_onnx(directory: Path, config: dict[str, Any], family: Family, plan: Plan, seed: int = 0) -> None:
     """Write the graph of `plan` with small random weights (norms are one), as fast as the disk allows.
 
-    Large tensors repeat one pool of 4 Mi values, each from its own offset.
+    Every tensor is a window, at its own offset, of one pool of 4 Mi values that repeats for ever.
 
     Raises:
         UserError: as `build_onnx`.
     """
     generator = torch.Generator().manual_seed(seed)
-    pool = torch.randn(_POOL, generator=generator) * _SCALE
+    pool = (torch.randn(_POOL, generator=generator) * _SCALE).repeat(2)
     shapes = dict(cut_tensors(family, family.shape(config), plan))
 
     def tensor(name: str) -> torch.Tensor:
@@ -33,7 +33,8 @@ def random_onnx(directory: Path, config: dict[str, Any], family: Family, plan: P
         if len(dims) == 1 and name.endswith(".weight"):
             return torch.ones(dims)
         start = int(torch.randint(_POOL, (), generator=generator))
-        repeats = -(-(start + dims.numel()) // _POOL)
-        return pool.repeat(repeats)[start : start + dims.numel()].reshape(dims)
+        end = start + dims.numel()
+        long_enough = pool if end <= 2 * _POOL else pool.repeat(-(-end // (2 * _POOL)))
+        return long_enough[start:end].reshape(dims)
 
     build_onnx(directory, config, family, plan, tensor)
