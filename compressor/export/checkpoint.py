@@ -44,15 +44,19 @@ def write_checkpoint(
     """Write a checkpoint that loads through AutoModelForCausalLM, with or without Lathe installed.
 
     `tensor` gives a cut tensor by name and is asked once for each; values are stored in `source.dtype`. One
-    tensor is in memory at a time. `config.json` is written last: a directory that has it is complete.
+    tensor is in memory at a time. `config.json` is written last: a directory that has it is complete. An
+    older checkpoint in `directory` is replaced.
 
     Raises:
-        UserError: the family has no uneven model, the dtype cannot be stored, or the file system refuses.
+        UserError: the family has no uneven model, the dtype cannot be stored, `directory` is the source's
+            own, or the file system refuses.
     """
+    if directory.resolve() == source.path:
+        raise UserError(f"{directory} holds the dense model", "Choose another output directory.")
     if source.dtype not in DTYPE_NAMES:
         raise UserError(f"cannot store {source.dtype} weights", "Set `dtype` in config.json to a float type.")
     config = uneven_config(source, plan)
-    directory.mkdir(parents=True, exist_ok=True)
+    _clear(directory)
     job = Export(source, plan, tensor)
     shapes = dict(cut_tensors(source.family, source.shape, plan))
     _write_shards(directory, _shards(shapes, source.dtype, max_shard_bytes), source.dtype, job.stored)
@@ -61,6 +65,16 @@ def write_checkpoint(
     copy_companions(source.path, directory)
     write_bytes(directory / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     sync_directory(directory)
+
+
+def _clear(directory: Path) -> None:
+    """Remove an older checkpoint's config and weights: transformers prefers a single file to newer shards."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for file in (directory / "config.json", *directory.glob("model*.safetensors*")):
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {directory}: {error.strerror or error}") from None
 
 
 def uneven_config(source: Source, plan: Plan) -> dict[str, Any]:

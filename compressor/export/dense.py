@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from compressor.errors import UserError
-from compressor.export.base import Export
+from compressor.export.base import Export, exporter
 from compressor.export.checkpoint import copy_companions
 from compressor.export.files import write_bytes
 from compressor.export.manifest import MANIFEST, write_manifest
@@ -47,9 +47,34 @@ def dense_artefact(model: str, cache_dir: Path | None = None) -> Path:
     return target
 
 
+def export_dense(model: str, output: Path, to: str) -> None:
+    """The dense model through one exporter, into a directory that must not exist yet.
+
+    Raises:
+        UserError: the model cannot be read, the exporter is unknown, or the output exists.
+    """
+    write = exporter(to)
+    source = open_source(model)
+    if output.exists():
+        raise UserError(f"{output} exists", "Choose another --output.")
+    plan = source.shape.dense_plan
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        write(temporary, Export(source, plan, source.tensor))
+        if not (temporary / "config.json").exists():
+            write_bytes(temporary / "config.json", (source.path / "config.json").read_bytes())
+            copy_companions(source.path, temporary)
+        write_bytes(temporary / "plan.json", (json.dumps(plan.to_json(), indent=2) + "\n").encode())
+        write_manifest(temporary)
+        _publish(temporary, output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _key(source: Source) -> str:
     digest = hashlib.sha256(f"{GRAPH_FORMAT} {json.dumps(source.config, sort_keys=True)}".encode())
-    for file in sorted(source.path.iterdir()):
+    for file in sorted(file for file in source.path.iterdir() if file.is_file()):
         status = file.stat()
         digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]

@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from compressor.errors import UserError
 from compressor.export.layout import cut_tensors
-from compressor.export.onnx.rope import rotary_tables
+from compressor.export.onnx.rope import check_rope, rotary_tables
 from compressor.export.onnx.writer import GraphWriter, graph_writer
 from compressor.families import Family
 from compressor.plan import LayerShape, ModelShape, Plan
@@ -25,6 +25,7 @@ from compressor.plan import LayerShape, ModelShape, Plan
 FORMAT = "lathe-onnx/1"
 Tensors = Callable[[str], torch.Tensor]
 _MICROSOFT = "com.microsoft"
+_HEAD_DIM_UNIT = 16
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ def build_onnx(directory: Path, config: dict[str, Any], family: Family, plan: Pl
     Raises:
         UserError: the config needs something that this graph does not have, or the disk refuses.
     """
-    check_config(config)
     shape = family.shape(config)
+    check_config(config, shape)
     if len(plan) != shape.num_layers:
         raise UserError(f"the plan has {len(plan)} layers; the model has {shape.num_layers}")
     count = sum(torch.Size(dims).numel() for _, dims in cut_tensors(family, shape, plan))
@@ -61,8 +62,8 @@ def build_onnx(directory: Path, config: dict[str, Any], family: Family, plan: Pl
         _Decoder(writer, config, family, shape, tensor).build(plan)
 
 
-def check_config(config: Mapping[str, Any]) -> None:
-    """Refuse what the graph cannot reproduce.
+def check_config(config: Mapping[str, Any], shape: ModelShape) -> None:
+    """Refuse, before any weight is read, what the graph cannot reproduce.
 
     Raises:
         UserError: names the setting.
@@ -71,6 +72,12 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise UserError(f"`hidden_act` {config['hidden_act']} cannot be exported to ONNX", "Supported: silu.")
     if config.get("sliding_window") and config.get("use_sliding_window", True):
         raise UserError("sliding-window attention (`sliding_window`) cannot be exported to ONNX yet")
+    if shape.head_dim % _HEAD_DIM_UNIT:
+        raise UserError(
+            f"head dimension {shape.head_dim} cannot be exported to ONNX",
+            f"ONNX Runtime's GroupQueryAttention rotates multiples of {_HEAD_DIM_UNIT}.",
+        )
+    check_rope(config)
 
 
 class _Decoder:

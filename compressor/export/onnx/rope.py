@@ -15,8 +15,8 @@ _POSITIONAL = ("rope_parameters", "rope_theta", "rope_scaling", "original_max_po
 _FIXED_TYPES = ("default", "linear", "llama3", "yarn")
 
 
-def rotary_tables(config: Mapping[str, Any], head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines, float32 [max_position_embeddings, head_dim / 2], attention scaling included.
+def check_rope(config: Mapping[str, Any]) -> None:
+    """Refuse what a fixed table cannot reproduce.
 
     Raises:
         UserError: a rope type whose frequencies change with the sequence length, or a partial rotation.
@@ -30,6 +30,13 @@ def rotary_tables(config: Mapping[str, Any], head_dim: int) -> tuple[torch.Tenso
         )
     if parameters.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
         raise UserError("`partial_rotary_factor` other than 1 cannot be exported to ONNX")
+
+
+def rotary_tables(config: Mapping[str, Any], head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines, float32 [max_position_embeddings, head_dim / 2], attention scaling included.
+
+    `config` must pass `check_rope`.
+    """
     positions = int(config.get("max_position_embeddings") or 2048)
     rotary = LlamaRotaryEmbedding(
         LlamaConfig(

@@ -82,7 +82,7 @@ class GraphWriter:
 def graph_writer(directory: Path, metadata: Mapping[str, str], expected_bytes: int) -> Iterator[GraphWriter]:
     """Write `model.onnx` and `model.onnx.data` into `directory` from what is added in the block.
 
-    Both files appear complete or not at all, the data first.
+    Both files appear complete or not at all, the data first; an older graph goes before its data does.
 
     Raises:
         UserError: the file system refuses; names the file and `expected_bytes`.
@@ -91,5 +91,6 @@ def graph_writer(directory: Path, metadata: Mapping[str, str], expected_bytes: i
         writer = GraphWriter(data)
         yield writer
         model = writer.model(metadata)
+        (directory / MODEL_FILE).unlink(missing_ok=True)
     write_bytes(directory / MODEL_FILE, model.SerializeToString())
     sync_directory(directory)

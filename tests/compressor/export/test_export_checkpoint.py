@@ -114,7 +114,11 @@ def test_shards_split_between_tensors_and_load(tmp_path: Path, source: Source) -
     assert index["metadata"]["total_size"] == 4 * source.shape.parameters(PLANS["mixed"])
     assert not (sharded / "model.safetensors").exists()
     ids = tokens(1, 10)
-    assert torch.equal(logits(load(sharded), ids), logits(load(whole), ids))
+    expected = logits(load(whole), ids)
+    assert torch.equal(logits(load(sharded), ids), expected)
+    write(sharded, source, "mixed")
+    assert [file.name for file in sharded.glob("*.safetensors*")] == ["model.safetensors"]
+    assert torch.equal(logits(load(sharded), ids), expected)
 
 
 def test_values_are_rounded_to_the_dtype_of_the_source(tmp_path: Path) -> None:
@@ -158,6 +162,12 @@ def test_a_tensor_of_another_shape_is_never_written(tmp_path: Path, source: Sour
     with pytest.raises(ValueError, match=r"layers\.0\.mlp\.gate_proj"):
         write_checkpoint(tmp_path / "out", source, job.plan, job.tensor)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_dense_model_is_never_overwritten(source: Source) -> None:
+    with pytest.raises(UserError, match="holds the dense model"):
+        write(source.path, source, "mixed")
+    assert (source.path / "config.json").exists()
 
 
 def test_a_plan_of_another_depth_is_refused(tmp_path: Path, source: Source) -> None:

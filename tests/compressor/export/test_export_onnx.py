@@ -98,6 +98,7 @@ def test_rotary_tables_are_transformers_own(rope: dict[str, Any]) -> None:
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope type `dynamic`"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "rope type `longrope`"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"head_dim": 24}, "head dimension 24"),
     ],
 )
 def test_what_the_graph_cannot_do_is_refused(tmp_path: Path, setting: dict[str, Any], message: str) -> None:

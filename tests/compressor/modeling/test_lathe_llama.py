@@ -132,7 +132,8 @@ def test_beam_search_and_training_run(sources: dict[str, Source]) -> None:
     beams = model.generate(ids, max_new_tokens=4, num_beams=2, do_sample=False, pad_token_id=0)
     assert beams.shape == (2, 10)
     model.train()
-    model.activation_checkpointing_enable()
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable()
     model(ids, labels=ids, use_cache=False).loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
