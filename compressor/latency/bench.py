@@ -24,6 +24,12 @@ class Timing:
     def median(self) -> float:
         return statistics.median(self.turns)
 
+    @property
+    def spread(self) -> float:
+        """Distance of the quartiles over the median: how unquiet the machine was."""
+        low, _, high = statistics.quantiles(self.turns, n=4)
+        return (high - low) / self.median
+
 
 def interleave(systems: Mapping[str, Step], *, turns: int, advance: Callable[[], None] = lambda: None) -> dict[str, Timing]:
     """Time each system `turns` times, in alternating order, at least `_MIN_STEPS` steps a turn."""

@@ -26,6 +26,7 @@ from compressor.source import Source
 _TABLE_TURNS = 15
 _PROOF_TURNS = 31
 _QUICK_TURNS = 7
+_BUSY = 0.25
 _MAX_DECODER_BYTES = 512 * 2**20
 
 
@@ -53,7 +54,7 @@ class Meter:
 
     def compare(self, plan: Plan, turns: int = _PROOF_TURNS, title: str = "measure: the plan against dense") -> Comparison:
         """A plan with random weights against the dense shape (timing does not depend on the values)."""
-        with self._models([self.source.shape.dense_plan, plan]) as directories:
+        with self.models([self.source.shape.dense_plan, plan]) as directories:
             return self.compare_built(*directories, turns=turns, title=title)
 
     def quick(self, plan: Plan) -> Comparison:
@@ -81,7 +82,7 @@ class Meter:
         per_layer = 4 * shape.decoder_parameters(shape.dense_plan) // shape.num_layers
         layers = min(shape.num_layers, max(2, _MAX_DECODER_BYTES // per_layer))
         plans = designs(space, shape.dense_plan, layers)
-        with self._models(plans) as directories:
+        with self.models(plans) as directories:
             timings = self._time_all(directories)
         reference = timings[0].median
         times = [reference * paired_ratio(t, timings[0]) for t in timings]
@@ -123,7 +124,7 @@ class Meter:
         )
 
     @contextmanager
-    def _models(self, plans: list[Plan]) -> Iterator[list[Path]]:
+    def models(self, plans: list[Plan]) -> Iterator[list[Path]]:
         with tempfile.TemporaryDirectory(prefix="lathe-latency-") as root:
             directories = []
             for i, plan in enumerate(plans):
@@ -158,3 +159,30 @@ def _cache_path(meter: Meter) -> Path:
     return root / "latency" / f"{meter.backend.name}-{digest}.json"
 
 
+
+
+def cached_comparison(meter: Meter, plan: Plan, refresh: bool) -> dict[str, float]:
+    """What a plan takes beside the dense model on this machine: {"dense_ms", "subnet_ms", "ratio", "spread"}.
+
+    Kept in the cache when the machine was quiet, so that the same plan is not judged twice.
+    """
+    digest = hashlib.sha256(json.dumps(plan.to_json()).encode()).hexdigest()[:16]
+    path = _cache_path(meter).with_suffix("") / f"{digest}.json"
+    if path.exists() and not refresh:
+        try:
+            return dict(json.loads(path.read_text()))
+        except ValueError:
+            path.unlink()
+    comparison = meter.compare(plan)
+    result = {
+        "dense_ms": comparison.dense.median, "subnet_ms": comparison.subnet.median, "ratio": comparison.ratio,
+        "spread": max(comparison.dense.spread, comparison.subnet.spread),
+    }
+    if result["spread"] > _BUSY:
+        meter.progress.say(
+            f"  warning: timings vary by {100 * result['spread']:.0f} %: the machine is busy and the target may be missed"
+        )
+        return result
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, json.dumps(result).encode())
+    return result

@@ -41,38 +41,41 @@ def reform_block(
         kind: "attention" or "ffn". cut: the block after the closed-form reform; empty if dropped.
         heldout: [B] bool.
     """
-    name = runner.family.o if kind == "attention" else runner.family.down
-    context = runner.attention_context if kind == "attention" else runner.ffn_context
+    run = runner.attention if kind == "attention" else runner.ffn
+    after = _moved(lambda x: run(dense, x), streams.dense, heldout)
     block = dict(cut)
-    after = torch.empty_like(streams.dense)
-    if not cut:
+    if block:
+        name = runner.family.o if kind == "attention" else runner.family.down
+        context = runner.attention_context if kind == "attention" else runner.ffn_context
+        start = cut[f"{name}.weight"]
+        grams = {apart: Gram(start.shape[1]) for apart in (False, True)}
+        crosses = {apart: CrossGram(*start.shape) for apart in (False, True)}
         for part in batches(heldout):
-            x = streams.dense[part]
-            after[part] = x + runner.project(dense, name, context(dense, x))
-        streams.dense = after
-        return block
-    grams = {apart: Gram(cut[f"{name}.weight"].shape[1]) for apart in (False, True)}
-    crosses = {apart: CrossGram(streams.dense.shape[-1], cut[f"{name}.weight"].shape[1]) for apart in (False, True)}
-    for part in batches(heldout):
-        apart = bool(heldout[part[0]])
-        x = streams.dense[part]
-        after[part] = x + runner.project(dense, name, context(dense, x))
-        read = context(cut, streams.subnet[part])
-        target = after[part] - streams.subnet[part]
-        bias = cut.get(f"{name}.bias")
-        grams[apart].add_batch(read)
-        crosses[apart].add_batch(target if bias is None else target - bias, read)
-    block[f"{name}.weight"] = _solve(cut[f"{name}.weight"], grams, crosses)
-    _advance(lambda x: x + runner.project(block, name, context(block, x)), streams, heldout)
+            apart, read = bool(heldout[part[0]]), context(cut, streams.subnet[part])
+            target = after[part] - streams.subnet[part] - cut.get(f"{name}.bias", 0.0)
+            grams[apart].add_batch(read)
+            crosses[apart].add_batch(target, read)
+        block[f"{name}.weight"] = _solve(start, grams, crosses)
+        streams.subnet = _moved(lambda x: run(block, x), streams.subnet, heldout)
     streams.dense = after
     return block
 
 
-def _advance(step: Callable[[torch.Tensor], torch.Tensor], streams: Streams, heldout: torch.Tensor) -> None:
-    moved = torch.empty_like(streams.subnet)
+@torch.inference_mode()
+def advance(
+    runner: BlockRunner, dense: Weights, finished: Weights, streams: Streams, heldout: torch.Tensor
+) -> None:
+    """Move both streams past a layer that an earlier run has finished."""
+    for run in (runner.attention, runner.ffn):
+        streams.dense = _moved(lambda x, run=run: run(dense, x), streams.dense, heldout)  # type: ignore[misc]
+        streams.subnet = _moved(lambda x, run=run: run(finished, x), streams.subnet, heldout)  # type: ignore[misc]
+
+
+def _moved(step: Callable[[torch.Tensor], torch.Tensor], stream: torch.Tensor, heldout: torch.Tensor) -> torch.Tensor:
+    moved = torch.empty_like(stream)
     for part in batches(heldout):
-        moved[part] = step(streams.subnet[part])
-    streams.subnet = moved
+        moved[part] = step(stream[part])
+    return moved
 
 
 def _solve(start: torch.Tensor, grams: dict[bool, Gram], crosses: dict[bool, CrossGram]) -> torch.Tensor:

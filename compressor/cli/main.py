@@ -1,0 +1,53 @@
+"""The console commands: `lathe COMMAND` and `compress`, which is `lathe compress`."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from importlib import import_module
+
+import typer
+
+COMMANDS = {
+    "compress": "compressor.cli.compress",
+    "export": "compressor.cli.export",
+    "evaluate": "compressor.cli.evaluate",
+    "inspect": "compressor.cli.inspect",
+    "serve": "serving.cli.serve",
+    "loadtest": "serving.cli.loadtest",
+}
+
+
+def build() -> typer.Typer:
+    """The umbrella application, one module per command."""
+    app = typer.Typer(
+        name="lathe", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
+        help="One latency target in, a smaller language model that meets it out, and a server that proves it.",
+    )
+    for name, module in COMMANDS.items():
+        app.command(name)(getattr(import_module(module), name))
+    return app
+
+
+def lathe() -> None:
+    _quieten()
+    build()()
+
+
+def compress() -> None:
+    _quieten()
+    app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    app.command()(import_module(COMMANDS["compress"]).compress)
+    app()
+
+
+def _quieten() -> None:
+    """Libraries' own bars and chatter would break up our progress lines."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.filterwarnings("ignore", module="torch|transformers")
+
+
+if __name__ == "__main__":
+    lathe()

@@ -1,0 +1,100 @@
+"""The main job, from options to an artefact in place."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import UserError
+from compressor.export.files import sync_directory, write_bytes
+from compressor.export.manifest import write_manifest
+from compressor.pipeline.finish import Verified, export, reform, verify
+from compressor.pipeline.options import Options
+from compressor.pipeline.preflight import Card, check_output, preflight
+from compressor.pipeline.prepare import Prepared, prepare
+from compressor.pipeline.rundir import RunDirectory
+from compressor.pipeline.solve import Solver
+from compressor.progress import Progress
+from compressor.report.document import build_report, target_ms
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ended with. status: "done", "missed" (written, but slower than the target) or
+    "already-met" (nothing written)."""
+
+    status: str
+    out: Path
+    report: dict[str, Any]
+
+
+def compress(options: Options, progress: Progress) -> Outcome:
+    """Compress a model to its targets; resumes what an earlier run of the same command left.
+
+    Raises:
+        UserError: bad input, an unreachable target, or an artefact that fails its checks. What the
+        user had stays as it was.
+    """
+    card = preflight(options, progress)
+    if card.already_met and not options.force:
+        return Outcome("already-met", options.out, _already_met(card))
+    run = RunDirectory(options.out)
+    if run.resumed:
+        progress.say(f"resuming from {run.path}")
+    prepared = prepare(options, card, run, progress)
+    solver = Solver(options, card, prepared, run, progress)
+    artefact, verified, met = _until_met(options, card, prepared, solver, run, progress)
+    report = build_report(options, card, solver, verified, met, progress)
+    _publish(options, artefact, report, run)
+    return Outcome("done" if met else "missed", options.out, report)
+
+
+def _until_met(
+    options: Options, card: Card, prepared: Prepared, solver: Solver, run: RunDirectory, progress: Progress
+) -> tuple[Path, Verified, bool]:
+    """Build artefacts until one, measured, keeps the target, or the rounds are used up."""
+    while True:
+        chosen = solver.solve()
+        name = reform(card, prepared, chosen, run, progress)
+        artefact = export(card, chosen, name, run, progress)
+        verified = verify(options, card, prepared, chosen, artefact, progress)
+        target = target_ms(options, solver, verified)
+        measured = verified.timing.subnet.median
+        if options.target_speedup:
+            measured = verified.timing.dense.median * verified.timing.ratio
+        met = target is None or measured <= target * (1 + options.tolerance)
+        if met or len(solver.rounds) >= options.rounds:
+            return artefact, verified, met
+        progress.say(f"  the artefact took {measured:.4g} ms against a target of {target:.4g} ms: solving again")
+        scale = solver.target_ms / target if solver.target_ms and target else 1.0
+        solver.correct(measured * scale)
+
+
+def _publish(options: Options, artefact: Path, report: dict[str, Any], run: RunDirectory) -> None:
+    """Complete the artefact, rename it into place, and only then let go of what it replaces."""
+    trace = next(iter(sorted(run.path.glob("trace-*.jsonl"))), None)
+    if trace:
+        shutil.copyfile(trace, artefact / "trace.jsonl")
+    write_bytes(artefact / "report.json", (json.dumps(report, indent=2) + "\n").encode())
+    write_manifest(artefact)
+    sync_directory(artefact)
+    check_output(options)
+    try:
+        replaced = options.out.with_name(options.out.name + ".replaced")
+        if options.out.exists():
+            options.out.rename(replaced)
+        artefact.rename(options.out)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"cannot write {options.out}: {error.strerror}", f"The artefact is at {artefact}.") from None
+    run.remove()
+
+
+def _already_met(card: Card) -> dict[str, Any]:
+    return {
+        "status": "already-met", "model": card.source.name,
+        "latency": {"target_ms": card.target_ms, "dense_ms": card.dense_ms, "floor_ms": card.floor_ms},
+    }

@@ -1,0 +1,167 @@
+"""Reform, cut, export and verify: from a plan to an artefact that has been loaded, run and timed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from compressor.calibration import token_windows
+from compressor.errors import UserError
+from compressor.evaluate import Quality, quality
+from compressor.export.base import Export, exporter
+from compressor.export.files import write_bytes
+from compressor.latency.measure import Comparison
+from compressor.modeling import register
+from compressor.pipeline.options import Options
+from compressor.pipeline.preflight import Card
+from compressor.pipeline.prepare import WINDOW, Prepared
+from compressor.pipeline.rundir import RunDirectory, key
+from compressor.pipeline.solve import Round
+from compressor.progress import Progress
+from compressor.reform.final import Finished, ReformJob
+from compressor.reform.final import get as get_reform
+
+EXPORTERS = ("checkpoint", "onnx")
+_EVALUATION_WINDOWS = 64
+_PARITY_TOKENS = 64
+_PARITY = 2e-4
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was measured on the finished artefact. `parity`: largest difference between the logits of
+    transformers and ONNX Runtime, relative to the logits' standard deviation."""
+
+    timing: Comparison
+    dense: Quality
+    subnet: Quality
+    evaluation_text: str
+    parity: float
+
+
+def reform(card: Card, prepared: Prepared, chosen: Round, run: RunDirectory, progress: Progress) -> str:
+    """Finish every layer's tensors in the run directory; returns the name they are under."""
+    name = key(prepared.key, card.method.reform, [s.shape for s in chosen.selections], [
+        [t.tolist() for t in (s.kv_heads, s.query_heads, s.channels)] for s in chosen.selections
+    ])
+    job = ReformJob(
+        card.source.family, card.source.shape, prepared.runner, prepared.layers, chosen.selections,
+        prepared.statistics, prepared.dampings, prepared.embedding[prepared.windows], prepared.heldout,
+    )
+    layer = get_reform(card.method.reform)(job)
+    count = len(chosen.selections)
+    with progress.stage("reform: layers", count) as bar:
+        for index in range(count):
+            run.tensors(
+                f"reformed-{name}-{index:03d}",
+                lambda i=index: layer(i, lambda done: finished_layer(run, name, done)),  # type: ignore[misc]
+            )
+            bar.advance()
+    return name
+
+
+def finished_layer(run: RunDirectory, name: str, index: int) -> Finished:
+    def missing() -> Finished:
+        raise UserError(f"{run.path} lost a finished layer", "Remove it and run again.")
+
+    return run.tensors(f"reformed-{name}-{index:03d}", missing)
+
+
+def export(card: Card, chosen: Round, name: str, run: RunDirectory, progress: Progress) -> Path:
+    """Write the artefact's checkpoint and ONNX graph into the run directory."""
+    directory = run.fresh("artefact")
+    layers = _LayerTensors(card, run, name)
+    job = Export(card.source, chosen.plan, layers)
+    with progress.stage("export: " + " and ".join(EXPORTERS), len(EXPORTERS)) as bar:
+        for target in EXPORTERS:
+            exporter(target)(directory, job)
+            bar.advance()
+    write_bytes(directory / "plan.json", _json(chosen.plan.to_json()))
+    return directory
+
+
+class _LayerTensors:
+    """Cut tensors by checkpoint name; holds one layer at a time."""
+
+    def __init__(self, card: Card, run: RunDirectory, name: str) -> None:
+        self._source, self._run, self._name = card.source, run, name
+        self._prefixes = {card.source.family.layer_prefix(i): i for i in range(card.source.shape.num_layers)}
+        self._at, self._tensors = -1, {}  # type: tuple[int, Finished]
+
+    def __call__(self, name: str) -> torch.Tensor:
+        for prefix, index in self._prefixes.items():
+            if name.startswith(prefix):
+                if index != self._at:
+                    self._tensors, self._at = finished_layer(self._run, self._name, index), index
+                return self._tensors[name.removeprefix(prefix)]
+        return self._source.tensor(name)
+
+
+def verify(
+    options: Options, card: Card, prepared: Prepared, chosen: Round, artefact: Path, progress: Progress
+) -> Verified:
+    """Reload the artefact in both runtimes, compare them, time it beside dense, and score both models.
+
+    Raises:
+        UserError: what was loaded is not what was planned, or the runtimes disagree.
+    """
+    from transformers import AutoModelForCausalLM
+
+    register()
+    windows, text = _evaluation(options, card, prepared)
+    with progress.stage("verify: reload, parity, perplexity", 2 * -(-len(windows) // 4)) as bar:
+        model = AutoModelForCausalLM.from_pretrained(artefact, dtype=torch.float32).eval()
+        _check_parameters(model, card, chosen)
+        parity = _parity(model, artefact, windows[0])
+        subnet = quality(model, windows, bar.advance)
+        del model
+        dense_model = AutoModelForCausalLM.from_pretrained(card.source.path, dtype=torch.float32).eval()
+        dense = quality(dense_model, windows, bar.advance)
+    timing = _time(card, artefact)
+    return Verified(timing, dense, subnet, text, parity)
+
+
+def _time(card: Card, artefact: Path) -> Comparison:
+    with card.meter.models([card.source.shape.dense_plan]) as (dense,):
+        return card.meter.compare_built(dense, artefact / "onnx")
+
+
+def _evaluation(options: Options, card: Card, prepared: Prepared) -> tuple[torch.Tensor, str]:
+    if options.evaluation is None:
+        return prepared.windows[prepared.heldout], f"held-out part of the calibration text ({options.calibration})"
+    windows = token_windows(card.source, options.evaluation, prepared.windows.shape[1])
+    if not len(windows):
+        raise UserError(f"{options.evaluation} is shorter than one window of {WINDOW} tokens", "Give more text.")
+    return windows[:_EVALUATION_WINDOWS], options.evaluation
+
+
+def _check_parameters(model: torch.nn.Module, card: Card, chosen: Round) -> None:
+    loaded, planned = sum(p.numel() for p in model.parameters()), card.source.shape.parameters(chosen.plan)
+    if loaded != planned:
+        raise UserError(f"the reloaded checkpoint has {loaded:,} parameters where the plan has {planned:,}")
+
+
+@torch.inference_mode()
+def _parity(model: torch.nn.Module, artefact: Path, window: torch.Tensor) -> float:
+    from serving.engines.onnx.runner import OnnxRunner
+
+    tokens = window[:_PARITY_TOKENS]
+    expected = model(input_ids=tokens[None]).logits[0].numpy()
+    runner = OnnxRunner(artefact / "onnx" / "model.onnx", max_batch=1, max_length=len(tokens))
+    half = len(tokens) // 2
+    rows = [runner.prefill(0, tokens[:half].numpy(), "all")]
+    rows += [runner.decode(token[None].numpy()) for token in tokens[half:]]
+    difference = float(np.abs(np.concatenate(rows) - expected).max() / expected.std())
+    if difference > _PARITY:
+        raise UserError(f"ONNX Runtime and transformers disagree on the artefact by {difference:.2g} of the logits' spread")
+    return difference
+
+
+def _json(document: Any) -> bytes:
+    import json
+
+    return (json.dumps(document, indent=2) + "\n").encode()

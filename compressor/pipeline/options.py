@@ -1,0 +1,55 @@
+"""What a run is asked for, checked before anything is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from compressor.errors import UserError
+from compressor.latency.workload import Workload
+
+
+@dataclass(frozen=True)
+class Options:
+    """One compression. Targets are in milliseconds, a factor, bytes and a share of decoder parameters;
+    those given all have to hold."""
+
+    model: str
+    out: Path
+    target_latency_ms: float | None = None
+    target_speedup: float | None = None
+    target_memory: int | None = None
+    keep: float | None = None
+    workload: Workload = field(default_factory=Workload)
+    backend: str = "onnx"
+    method: str = "lathe"
+    threads: int | None = None
+    calibration: str = "self"
+    calibration_tokens: int = 65_536
+    evaluation: str | None = None
+    evaluations: int | None = None
+    tolerance: float = 0.02
+    rounds: int = 4
+    seed: int = 0
+    force: bool = False
+    overwrite: bool = False
+    remeasure: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.timed and self.target_memory is None and self.keep is None:
+            raise UserError(
+                "no target is given", "Give --target-latency, --target-speedup, --target-memory or --keep."
+            )
+        if self.target_latency_ms is not None and self.target_speedup is not None:
+            raise UserError("--target-latency and --target-speedup exclude each other", "Give one of them.")
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"--threads {self.threads} is not a number of threads")
+        if self.calibration_tokens < 2048:
+            raise UserError(f"--calibration-tokens {self.calibration_tokens} is too few", "Give at least 2048.")
+        if self.evaluations is not None and self.evaluations < 10:
+            raise UserError(f"--evaluations {self.evaluations} is too few", "Give at least 10.")
+
+    @property
+    def timed(self) -> bool:
+        """Whether a target is in milliseconds."""
+        return self.target_latency_ms is not None or self.target_speedup is not None

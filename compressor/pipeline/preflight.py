@@ -1,0 +1,145 @@
+"""Everything that can be known in seconds, before a weight is read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressor.calibration.sources import read_documents
+from compressor.calibration.tokens import SELF, load_tokenizer
+from compressor.errors import UserError
+from compressor.export.onnx.graph import check_config
+from compressor.latency.backend import get as get_backend
+from compressor.latency.measure import Meter
+from compressor.pipeline.options import Options
+from compressor.progress import Progress
+from compressor.search.method import Method
+from compressor.search.method import get as get_method
+from compressor.search.space import Constraint, Space, make_space, memory_constraint, parameter_constraint
+from compressor.source import Source, open_source
+
+_FLOOR_MARGIN = 1.1
+
+
+@dataclass(frozen=True)
+class Card:
+    """What preflight found.
+
+    target_ms: the latency target in milliseconds on this machine, if there is one. dense_ms, floor_ms: a
+    quick measurement of the dense model and of the smallest subnet, if there is one.
+    """
+
+    source: Source
+    space: Space
+    method: Method
+    meter: Meter
+    constraints: list[Constraint]
+    dense_ms: float | None = None
+    floor_ms: float | None = None
+    target_ms: float | None = None
+
+    @property
+    def already_met(self) -> bool:
+        """Whether the dense model meets every target as it is."""
+        dense = self.source.shape.dense_plan
+        fast = self.target_ms is None or (self.dense_ms is not None and self.dense_ms <= self.target_ms)
+        return fast and all(c.allows(dense) for c in self.constraints)
+
+
+def preflight(options: Options, progress: Progress) -> Card:
+    """Check the model, the text, the output, the disk and that the target can be reached here.
+
+    Raises:
+        UserError: one of them will not do; nothing has been written.
+    """
+    check_output(options)
+    method, backend = get_method(options.method), get_backend(options.backend)
+    source = open_source(options.model)
+    check_config(source.config)
+    _check_context(options, source)
+    load_tokenizer(source)
+    for text in {options.calibration, options.evaluation or SELF} - {SELF}:
+        read_documents(text)
+    _check_disk(options.out, source)
+    space = make_space(source.shape)
+    meter = Meter(source, backend, options.workload, options.threads, progress)
+    constraints = _constraints(options, source, space)
+    for constraint in constraints:
+        _check_floor(constraint, space)
+    progress.say(
+        f"{source.name}: {source.family.model_type}, {source.shape.parameters(source.shape.dense_plan) / 1e6:.1f} M "
+        f"parameters, {source.shape.num_layers} layers"
+    )
+    card = Card(source, space, method, meter, constraints)
+    return _time(options, card) if options.timed else card
+
+
+def check_output(options: Options) -> None:
+    """Refuse an output that exists (unless asked to replace it) or cannot be written."""
+    out = options.out
+    if out.exists() and not options.overwrite:
+        raise UserError(f"{out} exists", "Choose another --output, or give --overwrite to replace it.")
+    parent = out.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"cannot write {out}: {parent} is not a writable directory")
+
+
+def _check_context(options: Options, source: Source) -> None:
+    limit = int(source.config.get("max_position_embeddings") or 2048)
+    if options.workload.context >= limit:
+        raise UserError(
+            f"--context {options.workload.context} does not fit the model's {limit} positions",
+            f"Give at most {limit - 1}.",
+        )
+
+
+def _check_disk(out: Path, source: Source) -> None:
+    parent = out.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    dense = source.shape.weight_bytes(source.shape.dense_plan, 4)
+    needed, free = 3 * dense + 64 * 2**20, shutil.disk_usage(parent).free
+    if free < needed:
+        raise UserError(
+            f"{parent} has {free / 2**20:.0f} MiB free; this run may need {needed / 2**20:.0f} MiB",
+            "Free some space, or put --output on another disk.",
+        )
+
+
+def _constraints(options: Options, source: Source, space: Space) -> list[Constraint]:
+    constraints = []
+    if options.keep is not None:
+        constraints.append(parameter_constraint(space, source.shape, options.keep))
+    if options.target_memory is not None:
+        tokens = options.workload.batch_size * options.workload.context
+        constraints.append(
+            memory_constraint(space, source.shape, options.target_memory, weight_bytes=4, kv_bytes=4, tokens=tokens)
+        )
+    return constraints
+
+
+def _check_floor(constraint: Constraint, space: Space) -> None:
+    floor = constraint.cost(space.smallest)
+    if floor > constraint.limit:
+        raise UserError(
+            f"the {constraint.name} target of {constraint.limit:,.0f} {constraint.unit} is below the floor: the "
+            f"smallest subnet has {floor:,.0f}",
+            f"Ask for at least {floor:,.0f} {constraint.unit}.",
+        )
+
+
+def _time(options: Options, card: Card) -> Card:
+    quick = card.meter.quick(card.space.smallest)
+    dense, floor = quick.dense.median, quick.dense.median * quick.ratio
+    target = options.target_latency_ms or dense / (options.target_speedup or 1.0)
+    if floor * _FLOOR_MARGIN > target:
+        raise UserError(
+            f"a {options.workload.metric} of {target:.3g} ms is below what this machine can reach: dense takes "
+            f"{dense:.3g} ms, the smallest subnet (one narrow attention block) {floor:.3g} ms",
+            f"Ask for at least {floor * _FLOOR_MARGIN:.2g} ms ({dense / floor / _FLOOR_MARGIN:.3g}x).",
+        )
+    return Card(card.source, card.space, card.method, card.meter, card.constraints, dense, floor, target)

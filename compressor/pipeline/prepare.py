@@ -1,0 +1,121 @@
+"""Calibrate and order: token windows, statistics, rankings and dampings, each kept in the run directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+
+from compressor.calibration import Calibration, load_calibration
+from compressor.forward import BlockRunner, Weights
+from compressor.order import get as get_order
+from compressor.pipeline.options import Options
+from compressor.pipeline.preflight import Card
+from compressor.pipeline.rundir import RunDirectory, key, source_key
+from compressor.plan import LayerShape
+from compressor.progress import Progress
+from compressor.reform import choose_damping
+from compressor.search.fitness import Head
+from compressor.statistics import LayerStatistics, collect_layer
+from compressor.statistics.collect import BATCH
+from compressor.surgery import LayerOrder, rows, select
+
+WINDOW = 512
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that searches and reforms read. windows: [n, T] fitted and held-out; heldout: [n] bool."""
+
+    key: str
+    runner: BlockRunner
+    head: Head
+    embedding: torch.Tensor
+    layers: list[Weights]
+    windows: torch.Tensor
+    heldout: torch.Tensor
+    statistics: list[LayerStatistics]
+    orders: list[LayerOrder]
+    dampings: list[tuple[float, float]]
+
+
+def prepare(options: Options, card: Card, run: RunDirectory, progress: Progress) -> Prepared:
+    """Run the calibrate and order stages, or take their results from an earlier run."""
+    source = card.source
+    text_key = key(source_key(source), _text_key(options.calibration), options.calibration_tokens, options.seed)
+    saved = run.tensors(f"calibration-{text_key}", lambda: _calibrate(options, card, progress))
+    windows, heldout = saved["windows"], saved["heldout"].bool()
+    runner = BlockRunner(source)
+    embedding = source.tensor(f"{source.family.embedding}.weight")
+    head_name = source.family.embedding if source.shape.tied_embeddings else source.family.head
+    output = embedding if source.shape.tied_embeddings else source.tensor(f"{head_name}.weight")
+    head = Head(runner, source.tensor(f"{source.family.final_norm}.weight"), output)
+    layers: list[Weights] = [source.layer(i) for i in range(source.shape.num_layers)]
+    layer_key = key(text_key, card.method.order)
+    walk = _Walk(runner, layers, embedding[windows], heldout)
+    prepared = Prepared(layer_key, runner, head, embedding, layers, windows, heldout, [], [], [])
+    with progress.stage("calibrate and order: layers", len(layers)) as bar:
+        for index, weights in enumerate(layers):
+            tensors = run.tensors(
+                f"layer-{layer_key}-{index:03d}",
+                lambda i=index, w=weights: _order(card, w, walk.collect(i)),  # type: ignore[misc]
+            )
+            prepared.statistics.append(LayerStatistics(**{f.name: tensors[f.name] for f in fields(LayerStatistics)}))
+            prepared.orders.append(LayerOrder(tensors["groups"], tensors["heads"], tensors["channels"]))
+            prepared.dampings.append((float(tensors["damping"][0]), float(tensors["damping"][1])))
+            bar.advance()
+    return prepared
+
+
+class _Walk:
+    """The dense hidden states, moved on layer by layer; after a resume, only as far as results are missing."""
+
+    def __init__(
+        self, runner: BlockRunner, layers: list[Weights], embedded: torch.Tensor, heldout: torch.Tensor
+    ) -> None:
+        self._runner, self._layers, self._hidden, self._heldout = runner, layers, embedded, heldout
+        self._at = 0
+
+    def collect(self, index: int) -> LayerStatistics:
+        while self._at < index:
+            self._step()
+        found, self._hidden = collect_layer(self._runner, self._layers[index], self._hidden, self._heldout)
+        self._at += 1
+        return found
+
+    @torch.inference_mode()
+    def _step(self) -> None:
+        weights, run = self._layers[self._at], self._runner
+        self._hidden = torch.cat([run.ffn(weights, run.attention(weights, x)) for x in self._hidden.split(BATCH)])
+        self._at += 1
+
+
+def _calibrate(options: Options, card: Card, progress: Progress) -> dict[str, torch.Tensor]:
+    found: Calibration = load_calibration(
+        card.source, options.calibration, tokens=options.calibration_tokens, window=WINDOW, seed=options.seed,
+        progress=progress,
+    )
+    flags = torch.cat([torch.zeros(len(found.fit)), torch.ones(len(found.heldout))])
+    return {"windows": torch.cat([found.fit, found.heldout]), "heldout": flags}
+
+
+def _order(card: Card, weights: Weights, found: LayerStatistics) -> dict[str, torch.Tensor]:
+    family, shape = card.source.family, card.source.shape
+    order = get_order(card.method.order)(family, shape, weights, found)
+    heads = [
+        rows(select(order, LayerShape(q, kv, 0)).query_heads, shape.head_dim)
+        for q, kv in card.space.attention[1:-1]
+    ] or [torch.arange(shape.layer.query_heads * shape.head_dim)]
+    channels = [order.channels[: round(shape.layer.ffn * share)] for share in (0.75, 0.5, 0.25)]
+    damping = [
+        choose_damping(weights[f"{family.o}.weight"], found.attention, found.attention_heldout, heads),
+        choose_damping(weights[f"{family.down}.weight"], found.ffn, found.ffn_heldout, channels),
+    ]
+    return {**found.tensors(), **order.tensors(), "damping": torch.tensor(damping, dtype=torch.float64)}
+
+
+def _text_key(argument: str) -> str:
+    path = Path(argument)
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
+    return key(argument, [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files])

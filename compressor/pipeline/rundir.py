@@ -1,0 +1,91 @@
+"""The run directory: results of stages under keys of their inputs, written so that a kill loses nothing.
+
+It stands beside the output, as `<out>.run`. A result is there under its final name only when it is whole;
+a stage that finds its result skips. When the artefact is complete it is renamed into place and the run
+directory goes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from compressor.errors import UserError
+from compressor.export.files import write_bytes
+from compressor.source import Source
+
+Tensors = dict[str, torch.Tensor]
+
+
+def key(*facts: Any) -> str:
+    """A content hash of JSON-able facts."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def source_key(source: Source) -> str:
+    """Identifies a checkpoint by its config and the name, size and time of its files."""
+    files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(source.path.iterdir()) if p.is_file()]
+    return key(source.config, files)
+
+
+class RunDirectory:
+    """Results of one run's stages on disk."""
+
+    def __init__(self, out: Path) -> None:
+        """Create or reopen `<out>.run`.
+
+        Raises:
+            UserError: it cannot be written, or another process is using it.
+        """
+        self.path = out.with_name(out.name + ".run")
+        self.resumed = self.path.is_dir() and any(self.path.iterdir())
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / "lock").open("w")
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}", "Choose another --output.") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another compress is working on {out}", "Wait for it, or choose another --output.") from None
+
+    def json(self, name: str, make: Callable[[], Any]) -> Any:
+        """The JSON document called `name`, made now if it is not there."""
+        path = self.path / f"{name}.json"
+        if not path.exists():
+            write_bytes(path, json.dumps(make()).encode())
+        return json.loads(path.read_text())
+
+    def tensors(self, name: str, make: Callable[[], Tensors]) -> Tensors:
+        """The tensors called `name`, made now if they are not there."""
+        path = self.path / f"{name}.safetensors"
+        if not path.exists():
+            temporary = path.with_suffix(".tmp")
+            try:
+                save_file({k: v.contiguous() for k, v in make().items()}, temporary)
+                with temporary.open("rb") as handle:
+                    os.fsync(handle.fileno())
+                temporary.replace(path)
+            except OSError as error:
+                raise UserError(f"cannot write {path}: {error.strerror or error}", "Free some space and run again.") from None
+        return load_file(path)
+
+    def fresh(self, name: str) -> Path:
+        """An empty directory inside the run directory."""
+        path = self.path / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+        return path
+
+    def remove(self) -> None:
+        self._lock.close()
+        shutil.rmtree(self.path, ignore_errors=True)

@@ -1,0 +1,163 @@
+"""Search, and prove the plan's latency before any weight is cut: solve, measure, correct, solve again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from compressor.errors import UserError
+from compressor.latency.measure import cached_comparison, cached_table
+from compressor.latency.table import LatencyTable
+from compressor.pipeline.options import Options
+from compressor.pipeline.preflight import Card
+from compressor.pipeline.prepare import Prepared
+from compressor.pipeline.rundir import RunDirectory, key
+from compressor.plan import Plan
+from compressor.progress import Progress
+from compressor.search.method import Found, Problem
+from compressor.search.space import Constraint
+from compressor.search.trace import Trace
+from compressor.surgery import Selection
+
+_AIM = 0.99
+_SLACK = 0.95
+
+
+@dataclass
+class Round:
+    """One turn of the loop: the limit that was searched, the prediction, and the measurement."""
+
+    plan: Plan
+    selections: list[Selection]
+    fitness: float
+    candidates: int
+    limit_ms: float | None = None
+    predicted_ms: float | None = None
+    measured_ms: float | None = None
+
+    def row(self) -> dict[str, Any]:
+        hidden = ("plan", "selections")
+        return {k: v for k, v in asdict(self).items() if k not in hidden}
+
+
+@dataclass
+class Solver:
+    """Finds a plan and keeps the latency table's correction from round to round."""
+
+    options: Options
+    card: Card
+    prepared: Prepared
+    run: RunDirectory
+    progress: Progress
+    table: LatencyTable | None = None
+    rounds: list[Round] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.options.timed:
+            self.table = cached_table(self.card.meter, self.card.space, self.options.remeasure)
+
+    @property
+    def target_ms(self) -> float | None:
+        """Milliseconds, with a speed-up taken of the table's dense model."""
+        if self.options.target_speedup and self.table:
+            return self.table.dense_ms / self.options.target_speedup
+        return self.options.target_latency_ms
+
+    def solve(self) -> Round:
+        """Rounds of search and measurement until the plan keeps the target.
+
+        Raises:
+            UserError: no plan does, with the nearest target that one does.
+        """
+        while True:
+            found = self._search()
+            target = self.target_ms
+            if self.table is None or target is None:
+                return self._note(found, None)
+            measured = self._measure(found.plan)
+            current = self._note(found, measured)
+            spare = measured < target * _SLACK and found.plan != self.card.source.shape.dense_plan
+            if measured <= target * (1 + self.options.tolerance) and not spare:
+                return current
+            if len(self.rounds) >= self.options.rounds:
+                return self._best(target)
+            self.correct(measured)
+
+    def correct(self, measured_ms: float) -> None:
+        """Teach the table what a plan of the last round really takes."""
+        if self.table is not None:
+            predicted = self.table.predict(self.rounds[-1].plan)
+            self.table = self.table.corrected(measured_ms / predicted)
+
+    def _search(self) -> Found:
+        constraints = list(self.card.constraints)
+        if self.table is not None and self.target_ms is not None:
+            constraints.append(self.table.constraint(self.card.space, self.target_ms * _AIM))
+        name = key(
+            self.prepared.key, self.options.method, self.options.evaluations, self.options.seed,
+            [asdict(c) | {"attention": [*c.attention.values()]} for c in constraints],
+        )
+        facts = self.run.json(f"plan-{name}", lambda: self._search_now(name, constraints))
+        saved = self.run.tensors(f"selection-{name}", dict)
+        selections = [
+            Selection(*(saved[f"{part}.{i}"] for part in ("kv_heads", "query_heads", "channels")))
+            for i in range(len(self.card.source.shape.dense_plan))
+        ]
+        return Found(Plan.from_json(facts["plan"]), selections, facts["fitness"], facts["evaluations"])
+
+    def _search_now(self, name: str, constraints: list[Constraint]) -> dict[str, Any]:
+        smallest = self.card.space.smallest
+        if not all(c.allows(smallest) for c in constraints):
+            raise UserError("the targets together leave no plan", "Relax one of them.")
+        trace = Trace(self.run.path / f"trace-{self.prepared.key}.jsonl")
+        p, method = self.prepared, self.card.method
+        found = method.search(
+            Problem(
+                self.card.source, p.runner, p.head, self.card.space, p.layers, p.embedding, p.windows[~p.heldout],
+                p.statistics, p.orders, p.dampings, constraints, trace, self.progress,
+                self.options.evaluations or method.default_evaluations, self.options.seed,
+            )
+        )
+        trace.close()
+        self.run.tensors(f"selection-{name}", lambda: _selection_tensors(found.selections))
+        return {"plan": found.plan.to_json(), "fitness": found.fitness, "evaluations": found.evaluations}
+
+    def _measure(self, plan: Plan) -> float:
+        """Milliseconds of the plan. For a speed-up: as the table's dense model divided by what was gained
+        side by side, so that a machine that drifted since does not count."""
+        comparison = cached_comparison(self.card.meter, plan, self.options.remeasure)
+        if self.options.target_speedup and self.table:
+            return self.table.dense_ms * comparison["ratio"]
+        return comparison["subnet_ms"]
+
+    def _note(self, found: Found, measured: float | None) -> Round:
+        predicted = self.table.predict(found.plan) if self.table else None
+        limit = self.target_ms * _AIM if self.target_ms else None
+        self.rounds.append(
+            Round(found.plan, found.selections, found.fitness, found.evaluations, limit, predicted, measured)
+        )
+        if measured is not None and predicted is not None:
+            self.progress.say(
+                f"  round {len(self.rounds)}: KL {found.fitness:.4f}, predicted {predicted:.4g} ms, measured {measured:.4g} ms"
+            )
+        return self.rounds[-1]
+
+    def _best(self, target: float) -> Round:
+        kept = [r for r in self.rounds if (r.measured_ms or 0) <= target * (1 + self.options.tolerance)]
+        if kept:
+            return min(kept, key=lambda r: r.fitness)
+        nearest = min(self.rounds, key=lambda r: r.measured_ms or float("inf"))
+        raise UserError(
+            f"no plan kept {target:.4g} ms in {len(self.rounds)} rounds; the nearest took {nearest.measured_ms:.4g} ms",
+            f"Ask for {nearest.measured_ms:.3g} ms, or run again when the machine is quieter.",
+        )
+
+
+def _selection_tensors(selections: list[Selection]) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{i}": getattr(selection, name)
+        for i, selection in enumerate(selections)
+        for name in ("kv_heads", "query_heads", "channels")
+    }

@@ -1,0 +1,120 @@
+"""The last reform of the winner, one registered function each: it gives the finished tensors layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from compressor.errors import UserError
+from compressor.families import Family
+from compressor.forward import BlockRunner, Weights
+from compressor.plan import ModelShape
+from compressor.reform.admm import admm
+from compressor.reform.closed_form import damped, reform
+from compressor.reform.sequential import Streams, advance, reform_block
+from compressor.statistics import LayerStatistics
+from compressor.surgery import Selection, cut_attention, cut_ffn, rows
+
+Finished = dict[str, torch.Tensor]
+Solve = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class ReformJob:
+    """The dense model, what stays of it, and the text to fit on. embedded: [B, T, D]; heldout: [B] bool."""
+
+    family: Family
+    shape: ModelShape
+    runner: BlockRunner
+    layers: list[Weights]
+    selections: list[Selection]
+    statistics: list[LayerStatistics]
+    dampings: list[tuple[float, float]]
+    embedded: torch.Tensor
+    heldout: torch.Tensor
+
+    def cut(self, index: int, solve: Solve) -> tuple[Finished, Finished]:
+        """A layer's attention and FFN tensors with output projections solved from dense statistics alone."""
+        dense, kept, stats = self.layers[index], self.selections[index], self.statistics[index]
+        attention = cut_attention(self.family, self.shape, dense, kept)
+        ffn = cut_ffn(self.family, dense, kept)
+        columns = rows(kept.query_heads, self.shape.head_dim)
+        for block, name, gram, chosen, damping in (
+            (attention, self.family.o, stats.attention, columns, self.dampings[index][0]),
+            (ffn, self.family.down, stats.ffn, kept.channels, self.dampings[index][1]),
+        ):
+            weight = dense[f"{name}.weight"]
+            if block and len(chosen) < weight.shape[1]:
+                block[f"{name}.weight"] = solve(weight, gram, chosen, damping)
+        return attention, ffn
+
+
+LayerReform = Callable[[int, Callable[[int], Finished | None]], Finished]
+"""(layer index, what is already finished) -> the layer's finished tensors; layers come in order."""
+
+_REGISTRY: dict[str, Callable[[ReformJob], LayerReform]] = {}
+
+
+def register(name: str) -> Callable[[Callable[[ReformJob], LayerReform]], Callable[[ReformJob], LayerReform]]:
+    def decorate(make: Callable[[ReformJob], LayerReform]) -> Callable[[ReformJob], LayerReform]:
+        _REGISTRY[name] = make
+        return make
+
+    return decorate
+
+
+def get(name: str) -> Callable[[ReformJob], LayerReform]:
+    if name not in _REGISTRY:
+        raise UserError(f"there is no reform `{name}`", f"Known: {', '.join(sorted(_REGISTRY))}.")
+    return _REGISTRY[name]
+
+
+def _closed_form(weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor, damping: float) -> torch.Tensor:
+    return reform(weight, damped(gram, damping), kept)
+
+
+@register("none")
+def none(job: ReformJob) -> LayerReform:
+    """Weights as they were."""
+    return lambda i, _: _merge(*job.cut(i, lambda weight, gram, kept, damping: weight[:, kept]))
+
+
+@register("closed-form")
+def closed_form(job: ReformJob) -> LayerReform:
+    """Each block by itself, from dense statistics."""
+    return lambda i, _: _merge(*job.cut(i, _closed_form))
+
+
+@register("admm")
+def paper(job: ReformJob) -> LayerReform:
+    """The paper's: each block by itself, ADMM with rho 1 and 30 iterations."""
+    return lambda i, _: _merge(*job.cut(i, lambda weight, gram, kept, damping: admm(weight, gram, kept)))
+
+
+@register("sequential")
+def sequential(job: ReformJob) -> LayerReform:
+    """Block after block, each mending what the ones before it left."""
+    streams = Streams(job.embedded.clone(), job.embedded.clone())
+    at = 0
+
+    def layer(index: int, finished: Callable[[int], Finished | None]) -> Finished:
+        nonlocal at
+        while at < index:
+            done = finished(at)
+            if done is None:
+                raise UserError(f"layer {at} of the reform is missing from the run directory", "Remove it and run again.")
+            advance(job.runner, job.layers[at], done, streams, job.heldout)
+            at += 1
+        attention, ffn = job.cut(index, _closed_form)
+        attention = reform_block(job.runner, "attention", job.layers[index], attention, streams, job.heldout)
+        ffn = reform_block(job.runner, "ffn", job.layers[index], ffn, streams, job.heldout)
+        at += 1
+        return _merge(attention, ffn)
+
+    return layer
+
+
+def _merge(attention: Finished, ffn: Finished) -> Finished:
+    return {**attention, **ffn}

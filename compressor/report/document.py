@@ -1,0 +1,76 @@
+"""report.json."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from compressor.latency.fingerprint import fingerprint
+from compressor.latency.workload import METRICS
+from compressor.pipeline.finish import Verified
+from compressor.pipeline.options import Options
+from compressor.pipeline.preflight import Card
+from compressor.pipeline.solve import Solver
+from compressor.progress import Progress, peak_memory_bytes
+
+FORMAT = "lathe-report/1"
+
+
+def build_report(
+    options: Options, card: Card, solver: Solver, verified: Verified, met: bool, progress: Progress
+) -> dict[str, Any]:
+    """Everything measured and chosen, as one JSON document; times in milliseconds, sizes in bytes."""
+    shape, chosen, timing = card.source.shape, solver.rounds[-1], verified.timing
+    dense, plan = shape.dense_plan, chosen.plan
+    width = card.source.dtype.itemsize
+    return {
+        "format": FORMAT,
+        "lathe": version("lathe"),
+        "command": shlex.join(sys.argv),
+        "model": {"name": card.source.name, "path": str(card.source.path), "family": card.source.family.model_type},
+        "method": card.method.name,
+        "met": met,
+        "latency": {
+            "metric": options.workload.metric,
+            "definition": METRICS[options.workload.metric],
+            **{k: v for k, v in asdict(options.workload).items() if k != "metric"},
+            "target_ms": target_ms(options, solver, verified),
+            "target_speedup": options.target_speedup,
+            "tolerance": options.tolerance,
+            "dense_ms": timing.dense.median,
+            "predicted_ms": chosen.predicted_ms,
+            "measured_ms": timing.subnet.median,
+            "speedup": 1 / timing.ratio,
+            "rounds": [r.row() for r in solver.rounds],
+            "turns_ms": {"dense": timing.dense.turns, "subnet": timing.subnet.turns},
+            "spread": {"dense": timing.dense.spread, "subnet": timing.subnet.spread},
+        },
+        "perplexity": {
+            "dense": verified.dense.perplexity, "subnet": verified.subnet.perplexity,
+            "text": verified.evaluation_text, "tokens": verified.subnet.tokens,
+        },
+        "loss": {"dense": verified.dense.loss, "subnet": verified.subnet.loss, "unit": "nats per token"},
+        "kl": {"search": chosen.fitness, "unit": "nats per token", "candidates": chosen.candidates},
+        "parameters": {"dense": shape.parameters(dense), "subnet": shape.parameters(plan)},
+        "decoder_parameters_kept": shape.decoder_parameters(plan) / shape.decoder_parameters(dense),
+        "weight_bytes": {"dense": shape.weight_bytes(dense, width), "subnet": shape.weight_bytes(plan, width)},
+        "kv_bytes_per_token": {"dense": shape.kv_bytes_per_token(dense, 4), "subnet": shape.kv_bytes_per_token(plan, 4)},
+        "layers": [asdict(layer) for layer in plan],
+        "dense_layer": asdict(shape.layer),
+        "parity": {"onnx_vs_transformers": verified.parity, "unit": "share of the logits' standard deviation"},
+        "calibration": {"text": options.calibration, "tokens": options.calibration_tokens},
+        "machine": fingerprint(card.meter.backend.versions(), options.threads),
+        "seconds": {name: round(s, 3) for name, s in progress.seconds.items()},
+        "peak_memory_bytes": peak_memory_bytes(),
+        "seed": options.seed,
+    }
+
+
+def target_ms(options: Options, solver: Solver, verified: Verified) -> float | None:
+    """The target in milliseconds; a speed-up is taken of the dense model as timed beside the artefact."""
+    if options.target_speedup is not None:
+        return verified.timing.dense.median / options.target_speedup
+    return solver.target_ms

@@ -1,0 +1,64 @@
+"""The closing table: the shape of the subnet layer by layer, then dense against subnet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_BAR = 16
+
+
+def print_report(report: Mapping[str, Any], console: Console) -> None:
+    console.print(_layers(report))
+    console.print(_summary(report))
+
+
+def _layers(report: Mapping[str, Any]) -> Table:
+    dense = report["dense_layer"]
+    table = Table(title="kept widths, layer by layer", title_justify="left")
+    for name in ("layer", "query heads", "KV heads", "attention", "FFN channels", "FFN"):
+        table.add_column(name, justify="right" if name not in ("attention", "FFN") else "left")
+    for i, layer in enumerate(report["layers"]):
+        table.add_row(
+            str(i), str(layer["query_heads"]), str(layer["kv_heads"]),
+            _bar(layer["query_heads"], dense["query_heads"]), str(layer["ffn"]), _bar(layer["ffn"], dense["ffn"]),
+        )
+    return table
+
+
+def _bar(value: int, full: int) -> str:
+    filled = round(_BAR * value / full)
+    return "█" * filled + "░" * (_BAR - filled) if value else "dropped"
+
+
+def _summary(report: Mapping[str, Any]) -> Table:
+    latency = report["latency"]
+    table = Table(title=f"{report['model']['name']}: dense and subnet", title_justify="left")
+    for name in ("", "dense", "subnet", "change"):
+        table.add_column(name, justify="right" if name else "left")
+    if latency["target_ms"] is not None:
+        table.add_row(f"target {latency['metric']} (ms)", "", f"{latency['target_ms']:.4g}", "")
+    if latency["predicted_ms"] is not None:
+        table.add_row(f"predicted {latency['metric']} (ms)", "", f"{latency['predicted_ms']:.4g}", "")
+    table.add_row(
+        f"measured {latency['metric']} (ms)", f"{latency['dense_ms']:.4g}", f"{latency['measured_ms']:.4g}",
+        f"{latency['speedup']:.2f}x faster",
+    )
+    quality, weights = report["perplexity"], report["weight_bytes"]
+    table.add_row("perplexity", f"{quality['dense']:.2f}", f"{quality['subnet']:.2f}", _change(quality))
+    table.add_row("parameters (M)", *_pair(report["parameters"], 1e6), _change(report["parameters"]))
+    table.add_row("weights (MiB)", *_pair(weights, 2**20), _change(weights))
+    cache = report["kv_bytes_per_token"]
+    table.add_row("KV cache per token (KiB)", *_pair(cache, 2**10), _change(cache))
+    return table
+
+
+def _pair(values: Mapping[str, float], unit: float) -> tuple[str, str]:
+    return f"{values['dense'] / unit:.2f}", f"{values['subnet'] / unit:.2f}"
+
+
+def _change(values: Mapping[str, float]) -> str:
+    return f"{100 * (values['subnet'] / values['dense'] - 1):+.1f} %"
