@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from compressor.errors import UserError
@@ -14,7 +16,6 @@ from compressor.export.base import Export, exporter
 from compressor.export.checkpoint import copy_companions
 from compressor.export.files import write_bytes
 from compressor.export.manifest import MANIFEST, write_manifest
-from compressor.export.onnx import export_onnx
 from compressor.export.onnx.graph import FORMAT as GRAPH_FORMAT
 from compressor.source import Source, open_source
 
@@ -33,17 +34,8 @@ def dense_artefact(model: str, cache_dir: Path | None = None) -> Path:
     target = cache / "dense" / f"{source.name}-{_key(source)}"
     if (target / MANIFEST).is_file():
         return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".dense-", dir=target.parent))
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot write {target.parent}: {reason}", "Set LATHE_CACHE.") from None
-    try:
-        _build(temporary, source)
-        _publish(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _staged(target) as temporary:
+        _build(temporary, source, "onnx")
     return target
 
 
@@ -53,23 +45,12 @@ def export_dense(model: str, output: Path, to: str) -> None:
     Raises:
         UserError: the model cannot be read, the exporter is unknown, or the output exists.
     """
-    write = exporter(to)
+    exporter(to)
     source = open_source(model)
     if output.exists():
         raise UserError(f"{output} exists", "Choose another --output.")
-    plan = source.shape.dense_plan
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        write(temporary, Export(source, plan, source.tensor))
-        if not (temporary / "config.json").exists():
-            write_bytes(temporary / "config.json", (source.path / "config.json").read_bytes())
-            copy_companions(source.path, temporary)
-        write_bytes(temporary / "plan.json", (json.dumps(plan.to_json(), indent=2) + "\n").encode())
-        write_manifest(temporary)
-        _publish(temporary, output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _staged(output) as temporary:
+        _build(temporary, source, to)
 
 
 def _key(source: Source) -> str:
@@ -80,13 +61,29 @@ def _key(source: Source) -> str:
     return digest.hexdigest()[:16]
 
 
-def _build(directory: Path, source: Source) -> None:
+def _build(directory: Path, source: Source, to: str) -> None:
     plan = source.shape.dense_plan
-    export_onnx(directory, Export(source, plan, source.tensor))
-    write_bytes(directory / "config.json", (source.path / "config.json").read_bytes())
-    copy_companions(source.path, directory)
+    exporter(to)(directory, Export(source, plan, source.tensor))
+    if not (directory / "config.json").exists():
+        write_bytes(directory / "config.json", (source.path / "config.json").read_bytes())
+        copy_companions(source.path, directory)
     write_bytes(directory / "plan.json", (json.dumps(plan.to_json(), indent=2) + "\n").encode())
     write_manifest(directory)
+
+
+@contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """A hidden directory beside `target`, which it becomes when the block succeeds; else it disappears."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"cannot write {target.parent}: {error.strerror or error}") from None
+    try:
+        yield temporary
+        _publish(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _publish(temporary: Path, target: Path) -> None:

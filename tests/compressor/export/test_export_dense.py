@@ -12,7 +12,7 @@ import torch
 from tiny_llama import PLANS, checkpoint, reference, tokens
 
 from compressor.errors import UserError
-from compressor.export.dense import dense_artefact
+from compressor.export.dense import dense_artefact, export_dense
 from compressor.export.manifest import write_manifest
 from compressor.plan import Plan
 from serving.engines.onnx.runner import OnnxRunner
@@ -50,8 +50,21 @@ def test_a_changed_model_is_exported_anew(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "model")
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(UserError, match="cannot write .*cache/dense.*LATHE_CACHE"):
+    with pytest.raises(UserError, match="cannot write .*cache/dense"):
         dense_artefact(str(source.path), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("to", ["checkpoint", "onnx"])
+def test_export_dense_writes_a_new_directory(tmp_path: Path, to: str) -> None:
+    source, out = checkpoint(tmp_path / "model"), tmp_path / "out"
+    export_dense(str(source.path), out, to)
+    assert {"config.json", "manifest.json", "plan.json", "tokenizer.json"} < {f.name for f in out.iterdir()}
+    model_type = json.loads((out / "config.json").read_text())["model_type"]
+    assert model_type == {"checkpoint": "lathe_llama", "onnx": "llama"}[to]
+    with pytest.raises(UserError, match="exists"):
+        export_dense(str(source.path), out, to)
+    with pytest.raises(UserError, match="no exporter `gguf`"):
+        export_dense(str(source.path), tmp_path / "other", "gguf")
 
 
 def test_manifest_lists_every_file_but_itself_and_hidden_ones(tmp_path: Path) -> None:
