@@ -43,6 +43,8 @@ def error_body(
 
 def error_response(error: ApiError) -> JSONResponse:
     headers = {"retry-after": str(RETRY_AFTER_S)} if error.status in (429, 503) else {}
+    if error.status in (401, 413, 415):  # the body may be unread, and endless
+        headers["connection"] = "close"
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     body = error_body(error.status, error.message, error.param, error.code)

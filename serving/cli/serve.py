@@ -47,21 +47,19 @@ def serve(
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     artefact = open_artefact(out)
     name = served_model_name or artefact.name
-    tokenizer = Tokenizer(artefact.path)
-    listener = listen(host, port)
     metrics = Metrics(name, artefact.target_ms)
     options = EngineOptions(
         observer=metrics, max_batch=max_batch, max_queue=max_queue, max_length=max_length, threads=threads
     )
-    backend = open_backend(engine, artefact, tokenizer, options)
-    metrics.watch(backend, artefact, engine)
+    with listen(host, port) as listener:
+        tokenizer = Tokenizer(artefact.path)
+        backend = open_backend(engine, artefact, tokenizer, options)
+        metrics.watch(backend, artefact, engine)
 
-    def announce() -> None:
-        url = url_of(listener)
-        event = {"event": "ready", "url": url, "model": name}
-        typer.echo(json.dumps(event) if as_json else f"ready: {name} at {url}/v1")
+        def announce() -> None:
+            event = {"event": "ready", "url": url_of(listener), "model": name}
+            typer.echo(json.dumps(event) if as_json else f"ready: {name} at {event['url']}/v1")
 
-    server = Server(
-        Service(name, backend, tokenizer, artefact, metrics), api_key=api_key, drain_timeout=drain_timeout
-    )
-    asyncio.run(server.run_on(listener, announce))
+        service = Service(name, backend, tokenizer, artefact, metrics)
+        server = Server(service, api_key=api_key, drain_timeout=drain_timeout)
+        asyncio.run(server.run_on(listener, announce))
