@@ -1,0 +1,101 @@
+"""The command as a user starts it, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from compressor.errors import UserError
+from serving.cli.serve import serve
+
+COMMAND = "import typer; from serving.cli.serve import serve; a = typer.Typer(); a.command()(serve); a()"
+
+app = typer.Typer()
+app.command()(serve)
+
+
+@contextmanager
+def serving(artefact_dir: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-c", COMMAND, str(artefact_dir), "--port", "0", "--threads", "1", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield process, process.stdout.readline()
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_ready_means_that_it_answers_and_sigterm_lets_it_finish(artefact_dir: Path):
+    with serving(artefact_dir, "--json", "--served-model-name", "mine", "--max-batch", "2") as (
+        process,
+        line,
+    ):
+        event = json.loads(line)
+        assert (event["event"], event["model"]) == ("ready", "mine")
+        assert httpx.get(f"{event['url']}/health/ready").status_code == 200
+        body = {"model": "mine", "prompt": "x", "max_tokens": 490, "ignore_eos": True, "stream": True}
+        with httpx.stream("POST", f"{event['url']}/v1/completions", json=body, timeout=30) as response:
+            lines = response.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        assert process.wait(20) == 0
+
+
+def test_one_line_names_the_url_and_sigint_ends_it(artefact_dir: Path):
+    with serving(artefact_dir) as (process, line):
+        assert line.startswith("ready: ")
+        listening = [
+            c.laddr.port for c in psutil.Process(process.pid).net_connections() if c.status == "LISTEN"
+        ]
+        assert len(listening) == 1
+        assert f":{listening[0]}/v1" in line
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["/nowhere"], "not a directory"),
+        (["OUT", "--max-length", "513"], "512 positions"),
+        (["OUT", "--engine", "abacus"], "onnx"),
+        (["OUT", "--host", "256.0.0.1"], "cannot listen"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_sentence(artefact_dir: Path, options: list[str], words: str):
+    arguments = [str(artefact_dir) if option == "OUT" else option for option in options]
+    result = CliRunner().invoke(app, [*arguments, *([] if "--port" in options else ["--port", "0"])])
+    assert isinstance(result.exception, UserError)
+    assert words in str(result.exception)
+
+
+def test_a_busy_port_is_a_user_error(artefact_dir: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result = CliRunner().invoke(app, [str(artefact_dir), "--port", str(taken.getsockname()[1])])
+    assert isinstance(result.exception, UserError)
+    assert "cannot listen" in str(result.exception)
+
+
+def test_help_imports_no_engine():
+    code = "import sys, serving.cli.serve; assert not {'torch', 'onnxruntime', 'uvicorn'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(Path.cwd())})

@@ -1,0 +1,260 @@
+"""The scheduler over an engine in plain numpy whose logits depend on every token of a slot."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.engines.base import Chunk, DrainingError, GenerationRequest, NoRoomError
+from serving.sampling import Sampling
+from serving.scheduler.core import Scheduler
+
+V = 64
+EOS = 0
+
+
+class HistoryEngine:
+    """Logits are a hash of the slot's whole history: any mix-up of slots changes what follows."""
+
+    vocab_size, max_length, weight_bytes = V, 100, 0
+
+    def __init__(self, max_batch: int = 3) -> None:
+        self.max_batch = max_batch
+        self.history: list[list[int]] = [[] for _ in range(max_batch)]
+        self.gate = threading.Event()
+        self.gate.set()
+        self.fail_on: int | None = None
+        self.batches: list[int] = []
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([len(h) for h in self.history])
+
+    def _logits(self, history: list[int]) -> np.ndarray:
+        logits = np.random.default_rng(history).normal(size=V).astype(np.float32)
+        logits[EOS] = -10
+        return logits
+
+    def prefill(self, slot: int, tokens: np.ndarray, logits: str = "last") -> np.ndarray:
+        if self.fail_on is not None and self.fail_on in tokens:
+            raise RuntimeError("injected")
+        rows = []
+        for token in tokens:
+            self.history[slot].append(int(token))
+            rows.append(self._logits(self.history[slot]))
+        return np.stack(rows if logits == "all" else rows[-1:])
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        assert self.gate.wait(10)
+        if self.fail_on == -1:
+            raise RuntimeError("injected")
+        self.batches.append(len(tokens))
+        for slot, token in enumerate(tokens):
+            self.history[slot].append(int(token))
+        return np.stack([self._logits(self.history[slot]) for slot in range(len(tokens))])
+
+    def move(self, source: int, target: int) -> None:
+        self.history[target], self.history[source] = self.history[source], []
+
+    def reset(self, slot: int) -> None:
+        self.history[slot] = []
+
+
+class Silent:
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+class Reader:
+    """Collects the chunks of some sequences."""
+
+    def __init__(self, scheduler: Scheduler, *requests: GenerationRequest) -> None:
+        self._chunks: queue.Queue[Chunk] = queue.Queue()
+        self._count = len(requests)
+        self.ticket = scheduler.submit(requests, self._chunks.put)
+
+    def next(self) -> Chunk:
+        return self._chunks.get(timeout=10)
+
+    def rest(self) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        while sum(chunk.last for chunk in chunks) < self._count:
+            chunks.append(self.next())
+        return chunks
+
+    def text(self) -> str:
+        return "".join(chunk.text for chunk in self.rest())
+
+
+@pytest.fixture
+def engine() -> HistoryEngine:
+    return HistoryEngine()
+
+
+@pytest.fixture
+def scheduler(engine: HistoryEngine) -> Iterator[Scheduler]:
+    scheduler = Scheduler(
+        engine, lambda t: b"%d " % t, eos=[EOS], max_queue=30, observer=Silent(), prompt_chunk=4
+    )
+    scheduler.warm_up()
+    yield scheduler
+    engine.gate.set()
+    scheduler.close()
+
+
+def request(*prompt: int, max_tokens: int = 8, **options: Any) -> GenerationRequest:
+    options.setdefault("sampling", Sampling(seed=sum(prompt)))
+    return GenerationRequest(
+        np.array(prompt or (1,)), max_tokens=max_tokens, arrived=time.perf_counter(), **options
+    )
+
+
+def until(condition: Any) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_answers_do_not_depend_on_company(scheduler: Scheduler, engine: HistoryEngine):
+    jobs = [request(*range(1, 2 + i * 3 % 11), i + 1, max_tokens=1 + i * 7 % 20) for i in range(20)]
+    alone = [Reader(scheduler, job).text() for job in jobs]
+    engine.batches.clear()
+    together = [reader.text() for reader in [Reader(scheduler, job) for job in jobs]]
+    assert together == alone
+    assert max(engine.batches) == engine.max_batch
+
+
+def test_a_long_prompt_does_not_stall_the_others(scheduler: Scheduler, engine: HistoryEngine):
+    engine.gate.clear()
+    Reader(scheduler, request(1, max_tokens=60)).next()
+    engine.batches.clear()
+    long = Reader(scheduler, request(*[2] * 40, max_tokens=1))
+    engine.gate.set()
+    long.rest()
+    assert len(engine.batches) >= 40 // 4 - 1
+
+
+def test_limits_stops_and_end_tokens(scheduler: Scheduler):
+    assert sum(chunk.tokens for chunk in Reader(scheduler, request(5, max_tokens=7)).rest()) == 7
+    text = Reader(scheduler, request(5, max_tokens=7)).text()
+    word = text.split()[2] + " "
+    before = text[: text.index(word)]
+    stopped = Reader(scheduler, request(5, max_tokens=7, stop=(word,))).rest()
+    assert "".join(chunk.text for chunk in stopped) == before
+    assert stopped[-1].finish == "stop"
+    ending = Sampling(temperature=0, logit_bias={EOS: 100})
+    assert [c.finish for c in Reader(scheduler, request(5, sampling=ending)).rest()] == ["stop"]
+    late = Reader(scheduler, request(5, sampling=ending, min_tokens=3)).rest()
+    assert sum(chunk.tokens for chunk in late) == 4
+    never = Reader(scheduler, request(5, sampling=ending, ignore_eos=True)).rest()
+    assert (sum(chunk.tokens for chunk in never), never[-1].finish) == (8, "length")
+
+
+def test_prompt_scores_come_first_and_zero_tokens_are_allowed(scheduler: Scheduler, engine: HistoryEngine):
+    prompt = tuple(range(3, 14))
+    chunks = Reader(scheduler, request(*prompt, max_tokens=0, logprobs=2, score_prompt=True)).rest()
+    scores = chunks[0].prompt_scores
+    assert [s.token for s in scores] == list(prompt)
+    assert scores[0].logprob is None
+    for i in range(1, len(prompt)):
+        logits = engine._logits(list(prompt[:i]))
+        expected = logits[prompt[i]] - np.log(np.exp(logits.astype(float)).sum())
+        assert scores[i].logprob == pytest.approx(expected, abs=1e-6)
+        assert len(scores[i].top) == 2
+    assert (chunks[-1].finish, chunks[-1].tokens) == ("length", 0)
+
+
+def test_cancelling_frees_the_slot_and_hurts_nobody(scheduler: Scheduler, engine: HistoryEngine):
+    job = request(9, max_tokens=50)
+    alone = Reader(scheduler, job).text()
+    engine.gate.clear()
+    readers = [Reader(scheduler, request(i, max_tokens=90)) for i in (1, 2)]
+    survivor = Reader(scheduler, job)
+    waiting = Reader(scheduler, request(3))
+    until(lambda: scheduler.running == 3 and scheduler.waiting == 1)
+    for reader in (*readers, waiting):
+        reader.ticket.cancel()
+    assert scheduler.waiting == 0
+    engine.gate.set()
+    assert survivor.text() == alone
+    until(lambda: scheduler.running == 0)
+    assert scheduler.drain(10)
+
+
+def test_the_queue_is_bounded_and_admits_all_or_none(scheduler: Scheduler, engine: HistoryEngine):
+    engine.gate.clear()
+    readers = [Reader(scheduler, *[request(i + 1, index=j) for j in range(11)]) for i in range(3)]
+    with pytest.raises(NoRoomError):
+        scheduler.submit([request(1)], lambda _: None)
+    engine.gate.set()
+    for reader in readers:
+        reader.rest()
+    with pytest.raises(NoRoomError):
+        scheduler.submit([request(1)] * 34, lambda _: None)
+    assert Reader(scheduler, request(1)).text()
+
+
+def test_a_finished_request_has_left_before_its_end_is_told(engine: HistoryEngine):
+    scheduler = Scheduler(HistoryEngine(1), lambda _: b"x", eos=[], max_queue=0, observer=Silent())
+    scheduler.warm_up()
+    for i in range(50):
+        Reader(scheduler, request(i + 1, max_tokens=2)).rest()
+    scheduler.close()
+
+
+def test_one_bad_request_harms_no_other(scheduler: Scheduler, engine: HistoryEngine):
+    job = request(9, max_tokens=30)
+    alone = Reader(scheduler, job).text()
+    engine.gate.clear()
+    good = Reader(scheduler, job)
+    engine.fail_on = 13
+    bad_prompt = Reader(scheduler, request(1, 2, 3, 4, 13))
+    bad_sampling = Reader(scheduler, request(4, sampling=Sampling(logit_bias={10**6: 1.0})))
+    engine.gate.set()
+    assert [chunk.error is None for chunk in bad_prompt.rest()] == [False]
+    assert [chunk.error is None for chunk in bad_sampling.rest()] == [False]
+    assert good.text() == alone
+    assert scheduler.healthy
+
+
+def test_a_failing_engine_fails_its_requests_and_turns_unhealthy(scheduler: Scheduler, engine: HistoryEngine):
+    engine.fail_on = -1
+    for _ in range(3):
+        assert Reader(scheduler, request(1)).rest()[-1].error
+    assert scheduler.running == 0
+    engine.fail_on = 1
+    for _ in range(3):
+        assert Reader(scheduler, request(1)).rest()[-1].error
+    assert not scheduler.healthy
+    engine.fail_on = None
+    assert Reader(scheduler, request(1)).text()
+    assert scheduler.healthy
+
+
+def test_drain_finishes_what_is_inside_and_refuses_the_rest(scheduler: Scheduler, engine: HistoryEngine):
+    engine.gate.clear()
+    readers = [Reader(scheduler, request(i + 1)) for i in range(6)]
+    assert not scheduler.drain(0.01)
+    with pytest.raises(DrainingError):
+        scheduler.submit([request(1)], lambda _: None)
+    engine.gate.set()
+    assert scheduler.drain(10)
+    assert all(reader.rest()[-1].finish for reader in readers)
+
+
+def test_closing_tells_everybody(scheduler: Scheduler, engine: HistoryEngine):
+    engine.gate.clear()
+    readers = [Reader(scheduler, request(i + 1, max_tokens=90)) for i in range(6)]
+    closing = threading.Thread(target=scheduler.close)
+    closing.start()
+    engine.gate.set()
+    closing.join(10)
+    assert all(reader.rest()[-1].error for reader in readers)
+    assert not scheduler.healthy

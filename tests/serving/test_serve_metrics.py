@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tiny_server import NAME, Running, running
+
+from serving.metrics import Metrics, TokenRate
+
+NAMES = {
+    "requests", "requests_running", "requests_waiting", "prompt_tokens", "generation_tokens",
+    "time_to_first_token_seconds", "time_per_output_token_seconds", "inter_token_latency_seconds",
+    "request_duration_seconds", "queue_seconds", "kv_cache_usage_ratio", "model_weight_bytes", "model_info",
+    "backend_up", "generation_tokens_per_second",
+}  # fmt: skip
+
+
+def scrape(server: Running) -> dict[str, float]:
+    text = httpx.get(f"{server.url}/metrics").text
+    samples = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()) if k != "model")
+            samples[f"{sample.name}{{{labels}}}"] = sample.value
+    return samples
+
+
+def test_every_promised_metric_is_there(server: Running):
+    text = httpx.get(f"{server.url}/metrics").text
+    families = {family.name for family in text_string_to_metric_families(text)}
+    assert families >= {f"lathe_{name}" for name in NAMES}
+    assert "process_resident_memory_bytes" in families
+
+
+def test_counters_equal_the_usage_that_clients_were_told(artefact_dir: Path):
+    with running(artefact_dir) as server:
+        usages = [
+            server.complete("The dog", max_tokens=13, n=3, seed=1)["usage"],
+            server.complete([[8, 9], [5, 6, 7]], max_tokens=7, seed=2)["usage"],
+            server.complete("x", max_tokens=0, echo=True)["usage"],
+            server.complete("x", max_tokens=5, stop=["e"], seed=3)["usage"],
+        ]
+        samples = scrape(server)
+        for kind, field in (("prompt", "prompt_tokens"), ("generation", "completion_tokens")):
+            assert samples[f"lathe_{kind}_tokens_total{{}}"] == sum(usage[field] for usage in usages)
+        assert samples["lathe_requests_total{endpoint=completions,outcome=ok}"] == 4
+        assert samples["lathe_request_duration_seconds_count{}"] == 4
+        assert samples["lathe_queue_seconds_count{}"] == 7
+        assert samples["lathe_time_to_first_token_seconds_count{}"] == 6
+        tokens = samples["lathe_generation_tokens_total{}"]
+        assert samples["lathe_inter_token_latency_seconds_count{}"] == tokens - 6
+        assert samples["lathe_generation_tokens_per_second{}"] == pytest.approx(tokens / 10)
+        assert samples["lathe_backend_up{}"] == 1
+        assert samples["lathe_requests_running{}"] == samples["lathe_kv_cache_usage_ratio{}"] == 0
+        assert samples["lathe_model_weight_bytes{}"] == server.runner.weight_bytes
+
+
+def test_the_target_is_a_bucket_edge(server: Running):
+    samples = scrape(server)
+    for name in ("time_per_output_token", "inter_token_latency"):
+        assert f"lathe_{name}_seconds_bucket{{le=0.017}}" in samples
+        assert f"lathe_{name}_seconds_bucket{{le=0.03}}" in samples
+
+
+def test_labels_do_not_grow_with_what_clients_send(server: Running):
+    before = set(scrape(server))
+    for i in range(5):
+        server.post("completions", model=f"made-up-{i}", prompt="x")
+        httpx.get(f"{server.url}/made/up/{i}")
+    assert set(scrape(server)) == before
+
+
+def test_gpu_memory_is_absent_without_a_gpu(server: Running):
+    pynvml = pytest.importorskip("pynvml")
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        assert "lathe_gpu_memory_used_bytes" not in httpx.get(f"{server.url}/metrics").text
+    else:
+        assert "lathe_gpu_memory_used_bytes" in httpx.get(f"{server.url}/metrics").text
+
+
+def test_the_token_rate_forgets(monkeypatch: pytest.MonkeyPatch):
+    now = [100.0]
+    monkeypatch.setattr("serving.metrics.time.monotonic", lambda: now[0])
+    rate = TokenRate()
+    for _ in range(50):
+        rate.add()
+    assert rate.per_second() == 5
+    now[0] += 9.8
+    assert rate.per_second() == 5
+    now[0] += 0.5
+    assert rate.per_second() == 0
+
+
+def test_registries_are_separate():
+    Metrics(NAME)
+    Metrics(NAME)
