@@ -161,7 +161,7 @@ class ChatWriter(Writer):
         scores = [score for part in parts if part["logprobs"] for score in part["logprobs"]["content"]]
         return {
             "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None},
+            "message": {"role": "assistant", "content": text, "refusal": None, "annotations": []},
             "logprobs": {"content": scores, "refusal": None} if self._scored else None,
             "finish_reason": parts[-1]["finish_reason"],
         }

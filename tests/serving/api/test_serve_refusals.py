@@ -168,11 +168,31 @@ def random_value(rng: random.Random, depth: int = 0) -> Any:
 def test_fuzzed_fields_never_crash_and_never_harm_good_requests(artefact_dir: Path):
     rng = random.Random(0)
     fields = [
-        "prompt", "messages", "n", "stream", "stream_options", "temperature", "top_p", "top_k", "seed", "stop",
+        "prompt",
+        "messages",
+        "n",
+        "stream",
+        "stream_options",
+        "temperature",
+        "top_p",
+        "top_k",
+        "seed",
+        "stop",
         "echo",
-        "logprobs", "top_logprobs", "logit_bias", "max_completion_tokens", "min_tokens", "ignore_eos",
-        "tools", "user", "presence_penalty", "frequency_penalty", "response_format", "best_of", "x",
-    ]  # fmt: skip
+        "logprobs",
+        "top_logprobs",
+        "logit_bias",
+        "max_completion_tokens",
+        "min_tokens",
+        "ignore_eos",
+        "presence_penalty",
+        "frequency_penalty",
+        "best_of",
+        "response_format",
+        "tools",
+        "user",
+        "x",
+    ]
     good = {"prompt": "The lazy dog", "max_tokens": 200, "ignore_eos": True, "seed": 9}
     with running(artefact_dir, max_queue=50) as server, ThreadPoolExecutor(4) as pool:
         alone = server.complete(**good)["choices"]

@@ -201,11 +201,18 @@ def test_the_queue_is_bounded_and_admits_all_or_none(scheduler: Scheduler, engin
     assert Reader(scheduler, request(1)).text()
 
 
-def test_a_finished_request_has_left_before_its_end_is_told(engine: HistoryEngine):
+def test_a_finished_request_has_left_before_its_end_is_told():
     scheduler = Scheduler(HistoryEngine(1), lambda _: b"x", eos=[], max_queue=0, observer=Silent())
     scheduler.warm_up()
-    for i in range(50):
-        Reader(scheduler, request(i + 1, max_tokens=2)).rest()
+    room: queue.Queue[int] = queue.Queue()
+
+    def on_chunk(chunk: Chunk) -> None:
+        if chunk.last:
+            scheduler.check_room(1)
+            room.put(scheduler.running)
+
+    scheduler.submit([request(1, max_tokens=2)], on_chunk)
+    assert room.get(timeout=10) == 0
     scheduler.close()
 
 
