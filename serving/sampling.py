@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-FIRST_CANDIDATES = 1024
+LOW_BITS = 48
+HIGH_BITS_OF_ONE = int(np.float64(1).view(np.int64)) >> LOW_BITS
+LAST_BIN = 1023
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +86,32 @@ def _weights(scores_V: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def _truncate(weights_V: np.ndarray, top_k: int, top_p: float) -> tuple[np.ndarray | None, np.ndarray]:
-    """(tokens, weights), likeliest first, after top-k and then top-p; tokens None: the whole vocabulary."""
-    if not top_k and top_p >= 1:
-        return None, weights_V
-    size = top_k or FIRST_CANDIDATES
-    while True:
-        tokens = _likeliest(weights_V, size)
-        weights = weights_V[tokens]
-        total = weights.sum() if top_k else weights_V.sum()
-        cumulative = np.cumsum(weights)
-        if top_k or cumulative[-1] >= top_p * total or len(tokens) == len(weights_V):
-            break
-        size *= 4
-    kept = int(np.searchsorted(cumulative, top_p * total, side="left")) + 1
-    return tokens[:kept], weights[:kept]
+    """(tokens, weights) that are left after top-k and then top-p; tokens None: the whole vocabulary."""
+    tokens, weights = None, weights_V
+    if top_k:
+        tokens = _likeliest(weights, top_k)
+        weights = weights[tokens]
+    if top_p < 1:
+        kept = _nucleus(weights, top_p)
+        tokens = kept if tokens is None else tokens[kept]
+        weights = weights[kept]
+    return tokens, weights
+
+
+def _nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:
+    """Indices of the fewest weights (each at most 1, one of them 1) that make up `top_p` of their sum.
+
+    Only the weights near the cut are sorted: the others are told apart by the high bits of their floats.
+    """
+    bins = np.minimum(HIGH_BITS_OF_ONE - (weights.view(np.int64) >> LOW_BITS), LAST_BIN)
+    cumulative = np.cumsum(np.bincount(bins, weights=weights))
+    target = top_p * cumulative[-1]
+    edge = int(np.searchsorted(cumulative, target))
+    near = np.flatnonzero(bins == edge)
+    near = near[np.argsort(-weights[near], kind="stable")]
+    missing = target - (cumulative[edge - 1] if edge else 0)
+    count = int(np.searchsorted(np.cumsum(weights[near]), missing)) + 1
+    return np.concatenate([np.flatnonzero(bins < edge), near[:count]])
 
 
 def _likeliest(values_V: np.ndarray, count: int) -> np.ndarray:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from serving.sampling import Sampler, Sampling, score
+from serving.sampling import Sampler, Sampling, _nucleus, score
 
 LOGITS = np.log(np.array([0.5, 0.25, 0.15, 0.06, 0.04], dtype=np.float32))
 
@@ -32,14 +32,16 @@ def test_top_k_and_top_p_cut_the_tail():
     assert draws(Sampling(top_p=1e-9))[0] == 1
 
 
-@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999])
-def test_top_p_over_a_large_vocabulary_keeps_the_smallest_sufficient_set(top_p: float):
-    logits = np.random.default_rng(0).normal(0, 0.5, 20_000).astype(np.float32)
-    weights = np.exp(logits.astype(np.float64))
+@pytest.mark.parametrize("top_p", [1e-9, 0.3, 0.9, 0.999, 1 - 1e-12])
+@pytest.mark.parametrize("spread", [0, 0.5, 4, 300])
+def test_the_nucleus_is_the_smallest_sufficient_set(top_p: float, spread: float):
+    logits = np.random.default_rng(0).normal(0, 1, 5000) * spread
+    weights = np.exp(logits - logits.max())
     order = np.argsort(-weights, kind="stable")
     enough = int(np.searchsorted(np.cumsum(weights[order]), top_p * weights.sum())) + 1
-    sampler = Sampler(Sampling(seed=3, top_p=top_p))
-    assert {sampler.sample(logits) for _ in range(60)} <= set(order[:enough].tolist())
+    kept = _nucleus(weights, top_p)
+    assert len(kept) == len(set(kept.tolist())) == pytest.approx(enough, abs=1)
+    assert set(kept.tolist()) <= set(order[: enough + 1].tolist())
 
 
 def test_a_seed_reproduces_and_choices_differ():
