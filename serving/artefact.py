@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,10 +56,16 @@ def open_artefact(path: Path) -> Artefact:
 
 
 def _export_dense(path: Path) -> Path:
+    """In a process of its own, so that what the export needs does not stay in the server's memory."""
+    log.warning("%s is a dense checkpoint: serving its ONNX export, which is made on the first use", path)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_dense_artefact, str(path)).result()
+
+
+def _dense_artefact(model: str) -> Path:
     from compressor.export.dense import dense_artefact
 
-    log.warning("%s is a dense checkpoint: exporting it to ONNX, unchanged, before serving", path)
-    return dense_artefact(str(path))
+    return dense_artefact(model)
 
 
 def _describe(path: Path, name: str) -> Artefact:

@@ -48,6 +48,13 @@ def test_a_dense_checkpoint_is_exported_under_its_own_name(
     assert "dense checkpoint" in caplog.text
 
 
+def test_what_the_export_refuses_is_told(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"model_type": "abacus"}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError):
+        open_artefact(tmp_path)
+
+
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
