@@ -1,31 +1,40 @@
-"""What all commands share: errors as one line, JSON documents on stdout."""
+"""What all commands share: one place for errors, JSON documents on stdout."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
 from compressor.errors import UserError
 
+_DEBUG = Annotated[bool, typer.Option(help="Tracebacks instead of one-line errors.")]
 
-@contextmanager
-def user_errors(debug: bool) -> Iterator[None]:
-    """Turn a UserError into one line on stderr and exit status 1; `debug` shows the traceback."""
-    try:
-        yield
-    except UserError as error:
-        if debug:
-            raise
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command resumes", err=True)
-        raise typer.Exit(130) from None
+
+def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command that prints a UserError as one line on stderr and exits with status 1, and that has a
+    `--debug` option for the traceback."""
+
+    @functools.wraps(command)
+    def run(*args: Any, debug: bool = False, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except UserError as error:
+            if debug:
+                raise
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from None
+
+    signature = inspect.signature(command, eval_str=True)
+    option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_DEBUG)
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
+    run.__annotations__ = {**{n: q.annotation for n, q in signature.parameters.items()}, "debug": _DEBUG}
+    return run
 
 
 def emit(document: Any) -> None:

@@ -7,36 +7,114 @@ from typing import Annotated
 
 import typer
 
-from compressor.cli.common import emit, user_errors
+from compressor.cli.common import emit
 
 _TARGETS, _WORKLOAD, _TEXT, _RUN = "Targets", "Workload that latency is measured on", "Text", "Run"
 
 
 def compress(
     model: Annotated[str, typer.Argument(help="A Hugging Face checkpoint directory, or a hub name.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The artefact directory. [default: MODEL-lathe]")] = None,
-    target_latency: Annotated[str | None, typer.Option(help="Such as 30ms: what the finished artefact must take.", rich_help_panel=_TARGETS)] = None,
-    target_speedup: Annotated[str | None, typer.Option(help="Such as 1.5x, over the dense model on this machine.", rich_help_panel=_TARGETS)] = None,
-    target_memory: Annotated[str | None, typer.Option(help="Such as 6GiB: weights plus KV cache at the batch size and context.", rich_help_panel=_TARGETS)] = None,
-    keep: Annotated[str | None, typer.Option(help="Such as 80%: share of the decoder's parameters that stays.", rich_help_panel=_TARGETS)] = None,
-    latency_metric: Annotated[str, typer.Option(help="tpot, ttft or e2e.", rich_help_panel=_WORKLOAD)] = "tpot",
-    batch_size: Annotated[int, typer.Option(help="Sequences decoded together.", rich_help_panel=_WORKLOAD)] = 1,
-    context: Annotated[int, typer.Option(help="Tokens in the cache (tpot) or in the prompt (ttft, e2e).", rich_help_panel=_WORKLOAD)] = 512,
-    output_tokens: Annotated[int, typer.Option(help="Tokens of an answer (e2e).", rich_help_panel=_WORKLOAD)] = 128,
-    backend: Annotated[str, typer.Option(help="Engine that the latency is measured on.", rich_help_panel=_WORKLOAD)] = "onnx",
-    threads: Annotated[int | None, typer.Option(help="Threads of the engine. [default: all cores]", rich_help_panel=_WORKLOAD)] = None,
-    calibration: Annotated[str, typer.Option(help="Text to calibrate on: a file, a folder, a data-set name, or `self`: the model writes its own.", rich_help_panel=_TEXT)] = "self",
-    calibration_tokens: Annotated[int, typer.Option(help="How much of it is used.", rich_help_panel=_TEXT)] = 65_536,
-    evaluation: Annotated[str | None, typer.Option(help="Text for the reported perplexities. [default: held-out calibration text]", rich_help_panel=_TEXT)] = None,
-    method: Annotated[str, typer.Option(help="`lathe`, or `paper` (arXiv 2409.17372) for comparison.", rich_help_panel=_RUN)] = "lathe",
-    evaluations: Annotated[int | None, typer.Option(help="Candidates judged in the search. [default: the method's own]", rich_help_panel=_RUN)] = None,
-    tolerance: Annotated[float, typer.Option(help="How far above the latency target the artefact may be measured.", rich_help_panel=_RUN)] = 0.02,
-    seed: Annotated[int, typer.Option(help="Same seed, same text, same latency table: same artefact.", rich_help_panel=_RUN)] = 0,
-    force: Annotated[bool, typer.Option(help="Go on although the dense model already meets the target.", rich_help_panel=_RUN)] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace OUT when the new artefact is complete.", rich_help_panel=_RUN)] = False,
-    remeasure: Annotated[bool, typer.Option(help="Measure the latency table again instead of using the cached one.", rich_help_panel=_RUN)] = False,
-    json: Annotated[bool, typer.Option("--json", help="The report as one JSON document on stdout; no progress.", rich_help_panel=_RUN)] = False,
-    debug: Annotated[bool, typer.Option(help="Tracebacks instead of one-line errors.", rich_help_panel=_RUN)] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The artefact directory. [default: MODEL-lathe]")
+    ] = None,
+    target_latency: Annotated[
+        str | None,
+        typer.Option(help="Such as 30ms: what the finished artefact must take.", rich_help_panel=_TARGETS),
+    ] = None,
+    target_speedup: Annotated[
+        str | None,
+        typer.Option(help="Such as 1.5x, over the dense model on this machine.", rich_help_panel=_TARGETS),
+    ] = None,
+    target_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as 6GiB: weights plus KV cache at the batch size and context.",
+            rich_help_panel=_TARGETS,
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as 80%: share of the decoder's parameters that stays.", rich_help_panel=_TARGETS
+        ),
+    ] = None,
+    latency_metric: Annotated[
+        str, typer.Option(help="tpot, ttft or e2e.", rich_help_panel=_WORKLOAD)
+    ] = "tpot",
+    batch_size: Annotated[
+        int, typer.Option(help="Sequences decoded together.", rich_help_panel=_WORKLOAD)
+    ] = 1,
+    context: Annotated[
+        int,
+        typer.Option(
+            help="Tokens in the cache (tpot) or in the prompt (ttft, e2e).", rich_help_panel=_WORKLOAD
+        ),
+    ] = 512,
+    output_tokens: Annotated[
+        int, typer.Option(help="Tokens of an answer (e2e).", rich_help_panel=_WORKLOAD)
+    ] = 128,
+    backend: Annotated[
+        str, typer.Option(help="Engine that the latency is measured on.", rich_help_panel=_WORKLOAD)
+    ] = "onnx",
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Threads of the engine. [default: all cores]", rich_help_panel=_WORKLOAD),
+    ] = None,
+    calibration: Annotated[
+        str,
+        typer.Option(
+            help="Text to calibrate on: a file, a folder, a data-set name, or `self`: the model writes its own.",
+            rich_help_panel=_TEXT,
+        ),
+    ] = "self",
+    calibration_tokens: Annotated[
+        int, typer.Option(help="How much of it is used.", rich_help_panel=_TEXT)
+    ] = 65_536,
+    evaluation: Annotated[
+        str | None,
+        typer.Option(
+            help="Text for the reported perplexities. [default: held-out calibration text]",
+            rich_help_panel=_TEXT,
+        ),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="`lathe`, or `paper` (arXiv 2409.17372) for comparison.", rich_help_panel=_RUN)
+    ] = "lathe",
+    evaluations: Annotated[
+        int | None,
+        typer.Option(
+            help="Candidates judged in the search. [default: the method's own]", rich_help_panel=_RUN
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            help="How far above the latency target the artefact may be measured.", rich_help_panel=_RUN
+        ),
+    ] = 0.02,
+    seed: Annotated[
+        int,
+        typer.Option(help="Same seed, same text, same latency table: same artefact.", rich_help_panel=_RUN),
+    ] = 0,
+    force: Annotated[
+        bool,
+        typer.Option(help="Go on although the dense model already meets the target.", rich_help_panel=_RUN),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace OUT when the new artefact is complete.", rich_help_panel=_RUN)
+    ] = False,
+    remeasure: Annotated[
+        bool,
+        typer.Option(
+            help="Measure the latency table again instead of using the cached one.", rich_help_panel=_RUN
+        ),
+    ] = False,
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="The report as one JSON document on stdout; no progress.", rich_help_panel=_RUN
+        ),
+    ] = False,
 ) -> None:
     """Turn MODEL into a smaller one that meets a target, measured on this machine.
 
@@ -53,29 +131,28 @@ def compress(
 
       compress meta-llama/Llama-3.2-1B --keep 70% --calibration notes.txt -o out
     """
-    with user_errors(debug):
-        from compressor.latency.workload import (
-            Workload,
-            parse_bytes,
-            parse_factor,
-            parse_milliseconds,
-            parse_share,
-        )
-        from compressor.pipeline.options import Options
+    from compressor.latency.workload import (
+        Workload,
+        parse_bytes,
+        parse_factor,
+        parse_milliseconds,
+        parse_share,
+    )
+    from compressor.pipeline.options import Options
 
-        options = Options(
-            model=model,
-            out=output or Path(Path(model).name + "-lathe"),
-            target_latency_ms=parse_milliseconds(target_latency) if target_latency else None,
-            target_speedup=parse_factor(target_speedup) if target_speedup else None,
-            target_memory=parse_bytes(target_memory) if target_memory else None,
-            keep=parse_share(keep) if keep else None,
-            workload=Workload(latency_metric, batch_size, context, output_tokens),
-            backend=backend, method=method, threads=threads, calibration=calibration,
-            calibration_tokens=calibration_tokens, evaluation=evaluation, evaluations=evaluations,
-            tolerance=tolerance, seed=seed, force=force, overwrite=overwrite, remeasure=remeasure,
-        )
-        raise typer.Exit(_run(options, json))
+    options = Options(
+        model=model,
+        out=output or Path(Path(model).name + "-lathe"),
+        target_latency_ms=parse_milliseconds(target_latency) if target_latency else None,
+        target_speedup=parse_factor(target_speedup) if target_speedup else None,
+        target_memory=parse_bytes(target_memory) if target_memory else None,
+        keep=parse_share(keep) if keep else None,
+        workload=Workload(latency_metric, batch_size, context, output_tokens),
+        backend=backend, method=method, threads=threads, calibration=calibration,
+        calibration_tokens=calibration_tokens, evaluation=evaluation, evaluations=evaluations,
+        tolerance=tolerance, seed=seed, force=force, overwrite=overwrite, remeasure=remeasure,
+    )
+    raise typer.Exit(_run(options, json))
 
 
 def _run(options, as_json: bool) -> int:  # type: ignore[no-untyped-def]
@@ -90,7 +167,9 @@ def _run(options, as_json: bool) -> int:  # type: ignore[no-untyped-def]
         emit(outcome.report)
     if outcome.status == "already-met":
         if not as_json:
-            typer.echo("the dense model already meets the target; nothing was written (--force compresses anyway)")
+            typer.echo(
+                "the dense model already meets the target; nothing was written (--force compresses anyway)"
+            )
         return 0
     latency = outcome.report["latency"]
     if not as_json:
@@ -99,7 +178,8 @@ def _run(options, as_json: bool) -> int:  # type: ignore[no-untyped-def]
     if outcome.status == "missed":
         typer.echo(
             f"error: the artefact took {latency['measured_ms']:.4g} ms; the target was {latency['target_ms']:.4g} ms. "
-            "Run again when the machine is quieter, or relax the target.", err=True,
+            "Run again when the machine is quieter, or relax the target.",
+            err=True,
         )
         return 3
     return 0

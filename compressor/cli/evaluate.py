@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from compressor.cli.common import emit, user_errors
+from compressor.cli.common import emit
 
 
 def evaluate(
@@ -15,21 +15,19 @@ def evaluate(
     window: Annotated[int, typer.Option(help="Tokens per window; windows do not overlap.")] = 512,
     windows: Annotated[int, typer.Option(help="Windows at most; 0 takes all.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-    debug: Annotated[bool, typer.Option(help="Tracebacks instead of one-line errors.")] = False,
 ) -> None:
     """Perplexity of one or more models on the same text, in float32.
 
     Example: lathe evaluate ./my-llama out --text heldout.txt
     """
-    with user_errors(debug):
-        from compressor.evaluate.compare import score
+    from compressor.evaluate.compare import score
 
-        rows = [score(model, text, window, windows) for model in models]
-        if json:
-            emit(rows)
-            return
-        for row in rows:
-            typer.echo(
-                f"{row['model']}: perplexity {row['perplexity']:.3f}, loss {row['loss']:.4f} nats/token "
-                f"({row['tokens']:,} tokens)"
-            )
+    rows = [score(model, text, window, windows) for model in models]
+    if json:
+        emit(rows)
+        return
+    for row in rows:
+        typer.echo(
+            f"{row['model']}: perplexity {row['perplexity']:.3f}, loss {row['loss']:.4f} nats/token "
+            f"({row['tokens']:,} tokens)"
+        )

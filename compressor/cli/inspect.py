@@ -7,28 +7,26 @@ from typing import Annotated
 
 import typer
 
-from compressor.cli.common import emit, user_errors
+from compressor.cli.common import emit
 
 
 def inspect(
     artefact: Annotated[Path, typer.Argument(help="An artefact directory written by `compress`.")],
     json: Annotated[bool, typer.Option("--json", help="The report as one JSON document on stdout.")] = False,
-    debug: Annotated[bool, typer.Option(help="Tracebacks instead of one-line errors.")] = False,
 ) -> None:
     """Show what an artefact is: widths layer by layer, and dense against subnet as they were measured."""
-    with user_errors(debug):
-        from json import loads
+    from json import loads
 
-        from rich.console import Console
+    from rich.console import Console
 
-        from compressor.errors import UserError
-        from compressor.report.terminal import print_report
+    from compressor.errors import UserError
+    from compressor.report.terminal import print_report
 
-        try:
-            report = loads((artefact / "report.json").read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{artefact} has no readable report.json: {error}") from None
-        if json:
-            emit(report)
-        else:
-            print_report(report, Console())
+    try:
+        report = loads((artefact / "report.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{artefact} has no readable report.json: {error}") from None
+    if json:
+        emit(report)
+    else:
+        print_report(report, Console())

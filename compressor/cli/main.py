@@ -8,6 +8,8 @@ from importlib import import_module
 
 import typer
 
+from compressor.cli.common import guarded
+
 COMMANDS = {
     "compress": "compressor.cli.compress",
     "export": "compressor.cli.export",
@@ -21,11 +23,14 @@ COMMANDS = {
 def build() -> typer.Typer:
     """The umbrella application, one module per command."""
     app = typer.Typer(
-        name="lathe", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
-        help="One latency target in, a smaller language model that meets it out, and a server that proves it.",
+        name="lathe",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        help="One latency target in, a smaller model that meets it out, and a server that proves it.",
     )
     for name, module in COMMANDS.items():
-        app.command(name)(getattr(import_module(module), name))
+        app.command(name)(guarded(getattr(import_module(module), name)))
     return app
 
 
@@ -37,7 +42,7 @@ def lathe() -> None:
 def compress() -> None:
     _quieten()
     app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-    app.command()(import_module(COMMANDS["compress"]).compress)
+    app.command()(guarded(import_module(COMMANDS["compress"]).compress))
     app()
 
 
