@@ -60,14 +60,20 @@ class BlockRunner:
         return functional_call(
             self._attention,
             _under(weights, self._attention_path, self.family.o),
-            kwargs={"hidden_states": normed, "position_embeddings": self._rope(normed), "attention_mask": None},
+            kwargs={
+                "hidden_states": normed,
+                "position_embeddings": self._rope(normed),
+                "attention_mask": None,
+            },
             args=(),
         )[0]
 
     def ffn_context(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
         """[B, T, F]: what down_proj reads."""
         return functional_call(
-            self._ffn, _under(weights, self._ffn_path, self.family.down), (self.ffn_input(weights, hidden_BTD),)
+            self._ffn,
+            _under(weights, self._ffn_path, self.family.down),
+            (self.ffn_input(weights, hidden_BTD),),
         )
 
     def project(self, weights: Weights, name: str, context: torch.Tensor) -> torch.Tensor:

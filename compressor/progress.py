@@ -9,23 +9,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
 
 
 class Bar:
     """One stage's counter. `advance` is cheap enough for inner loops."""
 
-    def __init__(self, rich: RichProgress | None, task: int) -> None:
+    def __init__(self, rich: RichProgress | None, task: TaskID) -> None:
         self._rich, self._task = rich, task
 
     def advance(self, steps: float = 1) -> None:
         if self._rich:
-            self._rich.advance(self._task, steps)  # type: ignore[arg-type]
+            self._rich.advance(self._task, steps)
 
     def note(self, text: str) -> None:
         if self._rich:
-            self._rich.update(self._task, note=text)  # type: ignore[arg-type]
+            self._rich.update(self._task, note=text)
 
 
 class Progress:
@@ -50,7 +57,7 @@ class Progress:
             with RichProgress(*columns, console=self.console, transient=True) as rich:
                 yield Bar(rich, rich.add_task(name, total=total, note=""))
         else:
-            yield Bar(None, 0)
+            yield Bar(None, TaskID(0))
         elapsed = time.perf_counter() - start
         self.seconds[name] = elapsed
         self.say(f"  {name}: {elapsed:.1f} s, peak memory {peak_memory_bytes() / 2**20:.0f} MiB")

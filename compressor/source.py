@@ -16,7 +16,18 @@ from compressor.errors import UserError
 from compressor.families import Family, resolve
 from compressor.plan import ModelShape
 
-_DTYPE_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_DTYPE_BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "BF16": 2,
+    "F16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
 _MAX_HEADER = 100 * 2**20
 
 
@@ -102,11 +113,17 @@ def _locate(model: str) -> Path:
     if path.exists():
         raise UserError(f"{path} is a file", "Give the checkpoint's directory.")
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
-        raise UserError(f"there is no model directory {model}", "Give a local directory or a hub name such as org/name.")
+        raise UserError(
+            f"there is no model directory {model}", "Give a local directory or a hub name such as org/name."
+        )
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]))
+        return Path(
+            snapshot_download(
+                model, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+            )
+        )
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
@@ -120,13 +137,17 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} has no config.json", "Is this a Hugging Face checkpoint directory?") from None
+        raise UserError(
+            f"{path} has no config.json", "Is this a Hugging Face checkpoint directory?"
+        ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {file}: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"{file} is not a JSON object")
     if config.get("quantization_config"):
-        raise UserError(f"{path} is a quantized checkpoint", "Compress the unquantized model and quantize the result.")
+        raise UserError(
+            f"{path} is a quantized checkpoint", "Compress the unquantized model and quantize the result."
+        )
     return config
 
 
@@ -173,7 +194,9 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
             for n in shape:
                 count *= n
             if dtype in _DTYPE_BYTES and stop - begin != count * _DTYPE_BYTES[dtype]:
-                raise UserError(f"`{name}` in {file} has {stop - begin} bytes for shape {list(shape)}", damaged)
+                raise UserError(
+                    f"`{name}` in {file} has {stop - begin} bytes for shape {list(shape)}", damaged
+                )
             entries[name], end = TensorEntry(file, shape, dtype), max(end, stop)
     except (TypeError, KeyError, ValueError, AttributeError):
         raise UserError(f"the header of {file} is malformed", damaged) from None
@@ -185,8 +208,12 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
 def _check_tensors(path: Path, family: Family, shape: ModelShape, index: dict[str, TensorEntry]) -> None:
     for name, expected in family.tensors(shape):
         if name not in index:
-            raise UserError(f"{path} lacks the tensor `{name}`", "The checkpoint is incomplete, or config.json is another model's.")
+            raise UserError(
+                f"{path} lacks the tensor `{name}`",
+                "The checkpoint is incomplete, or config.json is another model's.",
+            )
         if index[name].shape != expected:
             raise UserError(
-                f"`{name}` in {path} has shape {list(index[name].shape)}; config.json implies {list(expected)}"
+                f"`{name}` in {path} has shape {list(index[name].shape)}; "
+                f"config.json implies {list(expected)}"
             )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from compressor.progress import Progress
@@ -10,7 +13,9 @@ from compressor.source import Source
 _BATCH = 32
 
 
-def write_samples(source: Source, *, windows: int, length: int, seed: int, progress: Progress) -> torch.Tensor:
+def write_samples(
+    source: Source, *, windows: int, length: int, seed: int, progress: Progress
+) -> torch.Tensor:
     """[windows, length] tokens sampled at temperature 1 from the model's own distribution.
 
     A sample that ends (end-of-text) goes on with a new text, as in packed training data. Prompts are
@@ -36,7 +41,13 @@ def _prompts(source: Source, count: int, generator: torch.Generator) -> torch.Te
 
 
 @torch.inference_mode()
-def _sample(model, tokens, length, generator, advance):  # type: ignore[no-untyped-def]
+def _sample(
+    model: Callable[..., Any],
+    tokens: torch.Tensor,
+    length: int,
+    generator: torch.Generator,
+    advance: Callable[[float], None],
+) -> torch.Tensor:
     past, inputs = None, tokens
     while tokens.shape[1] < length:
         out = model(input_ids=inputs, past_key_values=past, use_cache=True, logits_to_keep=1)

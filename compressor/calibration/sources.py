@@ -1,4 +1,4 @@
-"""Text sources. Each is one registered function from its argument to documents; the first that claims wins."""
+"""Text sources. Each is one registered function from argument to documents; the first that claims it wins."""
 
 from __future__ import annotations
 
@@ -37,8 +37,12 @@ def read_documents(argument: str) -> list[str]:
             documents = [d for d in source(argument) if d.strip()]
             if documents:
                 return documents
-            raise UserError(f"the calibration text {argument} is empty", "Give a file or folder with plain text in it.")
-    raise UserError(f"there is no calibration text {argument}", "Give a file, a folder, a data-set name, or `self`.")
+            raise UserError(
+                f"the calibration text {argument} is empty", "Give a file or folder with plain text in it."
+            )
+    raise UserError(
+        f"there is no calibration text {argument}", "Give a file, a folder, a data-set name, or `self`."
+    )
 
 
 @text_source(lambda argument: Path(argument).is_file())

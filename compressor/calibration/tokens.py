@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -45,7 +46,7 @@ def load_calibration(
         windows = _spread(token_windows(source, argument, window), wanted)
     if len(windows) < 2:
         raise UserError(
-            f"the calibration text {argument} gives {len(windows)} windows of {window} tokens; two are needed",
+            f"the calibration text {argument} gives {len(windows)} windows of {window} tokens, not two",
             "Give more text, or `self`.",
         )
     held = torch.arange(len(windows)) % _HELDOUT_SHARE == _HELDOUT_SHARE - 1
@@ -63,11 +64,13 @@ def token_windows(source: Source, argument: str, window: int) -> torch.Tensor:
     count = len(ids) // window
     values = torch.tensor(ids[: count * window], dtype=torch.int64).view(count, window)
     if count and int(values.max()) >= source.shape.vocab_size:
-        raise UserError(f"the tokenizer of {source.path} gives ids beyond the model's {source.shape.vocab_size} tokens")
+        raise UserError(
+            f"the tokenizer of {source.path} gives ids beyond the model's {source.shape.vocab_size} tokens"
+        )
     return values
 
 
-def load_tokenizer(source: Source):  # type: ignore[no-untyped-def]
+def load_tokenizer(source: Source) -> Any:
     """The checkpoint's own tokenizer.
 
     Raises:

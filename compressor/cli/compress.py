@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from compressor.cli.common import emit
+
+if TYPE_CHECKING:
+    from compressor.pipeline.options import Options
 
 _TARGETS, _WORKLOAD, _TEXT, _RUN = "Targets", "Workload that latency is measured on", "Text", "Run"
 
@@ -63,7 +66,7 @@ def compress(
     calibration: Annotated[
         str,
         typer.Option(
-            help="Text to calibrate on: a file, a folder, a data-set name, or `self`: the model writes its own.",
+            help="A file, a folder, a data-set name, or `self`: the model writes its own.",
             rich_help_panel=_TEXT,
         ),
     ] = "self",
@@ -155,7 +158,7 @@ def compress(
     raise typer.Exit(_run(options, json))
 
 
-def _run(options, as_json: bool) -> int:  # type: ignore[no-untyped-def]
+def _run(options: Options, as_json: bool) -> int:
     from rich.console import Console
 
     from compressor.pipeline.compress import compress as run
@@ -177,8 +180,8 @@ def _run(options, as_json: bool) -> int:  # type: ignore[no-untyped-def]
         typer.echo(f"{outcome.out}: serve it with `lathe serve {outcome.out}`")
     if outcome.status == "missed":
         typer.echo(
-            f"error: the artefact took {latency['measured_ms']:.4g} ms; the target was {latency['target_ms']:.4g} ms. "
-            "Run again when the machine is quieter, or relax the target.",
+            f"error: the artefact took {latency['measured_ms']:.4g} ms; the target was "
+            f"{latency['target_ms']:.4g} ms. Run again when the machine is quieter, or relax the target.",
             err=True,
         )
         return 3

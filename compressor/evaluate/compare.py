@@ -33,7 +33,9 @@ def score(model: str, text: str, window: int, most: int = 0) -> dict[str, Any]:
     ids = [token for document in documents for token in tokenizer(document, verbose=False)["input_ids"]]
     count = len(ids) // window
     if not count:
-        raise UserError(f"{text} is shorter than one window of {window} tokens", "Give more text or a smaller --window.")
+        raise UserError(
+            f"{text} is shorter than one window of {window} tokens", "Give more text or a smaller --window."
+        )
     windows = torch.tensor(ids[: count * window]).view(count, window)
     result = quality(loaded, windows[:most] if most else windows)
     return {"model": model, "perplexity": result.perplexity, "loss": result.loss, "tokens": result.tokens}

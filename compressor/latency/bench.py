@@ -31,7 +31,9 @@ class Timing:
         return (high - low) / self.median
 
 
-def interleave(systems: Mapping[str, Step], *, turns: int, advance: Callable[[], None] = lambda: None) -> dict[str, Timing]:
+def interleave(
+    systems: Mapping[str, Step], *, turns: int, advance: Callable[[], None] = lambda: None
+) -> dict[str, Timing]:
     """Time each system `turns` times, in alternating order, at least `_MIN_STEPS` steps a turn."""
     for step in systems.values():
         for _ in range(_WARM_UP):

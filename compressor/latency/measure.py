@@ -52,16 +52,22 @@ class Meter:
     threads: int | None
     progress: Progress
 
-    def compare(self, plan: Plan, turns: int = _PROOF_TURNS, title: str = "measure: the plan against dense") -> Comparison:
+    def compare(
+        self, plan: Plan, turns: int = _PROOF_TURNS, title: str = "measure: the plan against dense"
+    ) -> Comparison:
         """A plan with random weights against the dense shape (timing does not depend on the values)."""
-        with self.models([self.source.shape.dense_plan, plan]) as directories:
-            return self.compare_built(*directories, turns=turns, title=title)
+        with self.models([self.source.shape.dense_plan, plan]) as (dense, subnet):
+            return self.compare_built(dense, subnet, turns=turns, title=title)
 
     def quick(self, plan: Plan) -> Comparison:
         return self.compare(plan, _QUICK_TURNS, "measure: dense and the smallest subnet")
 
     def compare_built(
-        self, dense: Path, subnet: Path, turns: int = _PROOF_TURNS, title: str = "verify: the artefact against dense"
+        self,
+        dense: Path,
+        subnet: Path,
+        turns: int = _PROOF_TURNS,
+        title: str = "verify: the artefact against dense",
     ) -> Comparison:
         """Two exported models; e2e is put together from a prefill and the decode steps."""
         parts = []
@@ -160,7 +166,6 @@ def _cache_path(meter: Meter) -> Path:
 
 
 
-
 def cached_comparison(meter: Meter, plan: Plan, refresh: bool) -> dict[str, float]:
     """What a plan takes beside the dense model on this machine: {"dense_ms", "subnet_ms", "ratio", "spread"}.
 
@@ -180,7 +185,8 @@ def cached_comparison(meter: Meter, plan: Plan, refresh: bool) -> dict[str, floa
     }
     if result["spread"] > _BUSY:
         meter.progress.say(
-            f"  warning: timings vary by {100 * result['spread']:.0f} %: the machine is busy and the target may be missed"
+            f"  warning: timings vary by {100 * result['spread']:.0f} %: the machine is busy and the target "
+            "may be missed"
         )
         return result
     path.parent.mkdir(parents=True, exist_ok=True)

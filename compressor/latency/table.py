@@ -67,10 +67,16 @@ class LatencyTable:
 
 def features(plan: Plan) -> np.ndarray:
     """How often each term occurs in a plan, in the order of TERMS."""
-    return np.array([
-        1.0, sum(bool(p.kv_heads) for p in plan), sum(p.query_heads for p in plan), sum(p.kv_heads for p in plan),
-        sum(bool(p.ffn) for p in plan), sum(p.ffn for p in plan),
-    ])
+    return np.array(
+        [
+            1.0,
+            sum(bool(p.kv_heads) for p in plan),
+            sum(p.query_heads for p in plan),
+            sum(p.kv_heads for p in plan),
+            sum(bool(p.ffn) for p in plan),
+            sum(p.ffn for p in plan),
+        ]
+    )
 
 
 def fit(plans: list[Plan], milliseconds: list[float]) -> dict[str, float]:
@@ -97,7 +103,10 @@ def designs(space: Space, dense: Plan, layers: int, seed: int = 0) -> list[Plan]
     half_kv = groups[len(groups) // 2 - 1] if len(groups) > 1 else groups[0]
     same_ratio = half_kv * top.heads_per_group
     swaps = [
-        top, LayerShape(same_ratio, half_kv, top.ffn), LayerShape(*min(head), top.ffn), LayerShape(0, 0, top.ffn),
+        top,
+        LayerShape(same_ratio, half_kv, top.ffn),
+        LayerShape(*min(head), top.ffn),
+        LayerShape(0, 0, top.ffn),
         LayerShape(top.kv_heads, top.kv_heads, top.ffn),
         *(LayerShape(top.query_heads, top.kv_heads, w) for w in _spread(space.ffn[1:-1], 3)),
         LayerShape(top.query_heads, top.kv_heads, 0),

@@ -16,7 +16,7 @@ METRICS = {
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """metric: a key of METRICS. context: cached (tpot) or prompt (ttft, e2e) tokens. Times in milliseconds."""
+    """metric: a key of METRICS. context: tokens in the cache (tpot) or in the prompt (ttft, e2e)."""
 
     metric: str = "tpot"
     batch_size: int = 1
@@ -25,7 +25,9 @@ class Workload:
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
-            raise UserError(f"there is no latency metric `{self.metric}`", f"Choose one of: {', '.join(METRICS)}.")
+            raise UserError(
+                f"there is no latency metric `{self.metric}`", f"Choose one of: {', '.join(METRICS)}."
+            )
         if min(self.batch_size, self.context, self.output_tokens) < 1:
             raise UserError("batch size, context and output tokens must be at least 1")
 

@@ -61,7 +61,9 @@ def _remove(w: torch.Tensor, p: torch.Tensor, keep: torch.Tensor) -> tuple[torch
 
 
 @register("elimination")
-def elimination(family: Family, shape: ModelShape, weights: Weights, statistics: LayerStatistics) -> LayerOrder:
+def elimination(
+    family: Family, shape: ModelShape, weights: Weights, statistics: LayerStatistics
+) -> LayerOrder:
     o, down = weights[f"{family.o}.weight"], weights[f"{family.down}.weight"]
     attention, per_group = damped(statistics.attention, _DAMPING), shape.layer.heads_per_group
     groups = eliminate(o, attention, shape.head_dim * per_group)

@@ -68,7 +68,9 @@ def _until_met(
         met = target is None or measured <= target * (1 + options.tolerance)
         if met or len(solver.rounds) >= options.rounds:
             return artefact, verified, met
-        progress.say(f"  the artefact took {measured:.4g} ms against a target of {target:.4g} ms: solving again")
+        progress.say(
+            f"  the artefact took {measured:.4g} ms against a target of {target:.4g} ms: solving again"
+        )
         scale = solver.target_ms / target if solver.target_ms and target else 1.0
         solver.correct(measured * scale)
 
@@ -89,7 +91,9 @@ def _publish(options: Options, artefact: Path, report: dict[str, Any], run: RunD
         artefact.rename(options.out)
         shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
-        raise UserError(f"cannot write {options.out}: {error.strerror}", f"The artefact is at {artefact}.") from None
+        raise UserError(
+            f"cannot write {options.out}: {error.strerror}", f"The artefact is at {artefact}."
+        ) from None
     run.remove()
 
 

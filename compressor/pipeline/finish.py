@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,7 @@ def reform(card: Card, prepared: Prepared, chosen: Round, run: RunDirectory, pro
         for index in range(count):
             run.tensors(
                 f"reformed-{name}-{index:03d}",
-                lambda i=index: layer(i, lambda done: finished_layer(run, name, done)),  # type: ignore[misc]
+                partial(layer, index, lambda done: finished_layer(run, name, done)),
             )
             bar.advance()
     return name
@@ -132,10 +134,13 @@ def _time(card: Card, artefact: Path) -> Comparison:
 
 def _evaluation(options: Options, card: Card, prepared: Prepared) -> tuple[torch.Tensor, str]:
     if options.evaluation is None:
-        return prepared.windows[prepared.heldout], f"held-out part of the calibration text ({options.calibration})"
+        text = f"held-out part of the calibration text ({options.calibration})"
+        return prepared.windows[prepared.heldout], text
     windows = token_windows(card.source, options.evaluation, prepared.windows.shape[1])
     if not len(windows):
-        raise UserError(f"{options.evaluation} is shorter than one window of {WINDOW} tokens", "Give more text.")
+        raise UserError(
+            f"{options.evaluation} is shorter than one window of {WINDOW} tokens", "Give more text."
+        )
     return windows[:_EVALUATION_WINDOWS], options.evaluation
 
 
@@ -157,11 +162,11 @@ def _parity(model: torch.nn.Module, artefact: Path, window: torch.Tensor) -> flo
     rows += [runner.decode(token[None].numpy()) for token in tokens[half:]]
     difference = float(np.abs(np.concatenate(rows) - expected).max() / expected.std())
     if difference > _PARITY:
-        raise UserError(f"ONNX Runtime and transformers disagree on the artefact by {difference:.2g} of the logits' spread")
+        raise UserError(
+            f"ONNX Runtime and transformers disagree by {difference:.2g} of the logits' spread"
+        )
     return difference
 
 
 def _json(document: Any) -> bytes:
-    import json
-
     return (json.dumps(document, indent=2) + "\n").encode()

@@ -45,7 +45,9 @@ class Options:
         if self.threads is not None and self.threads < 1:
             raise UserError(f"--threads {self.threads} is not a number of threads")
         if self.calibration_tokens < 2048:
-            raise UserError(f"--calibration-tokens {self.calibration_tokens} is too few", "Give at least 2048.")
+            raise UserError(
+                f"--calibration-tokens {self.calibration_tokens} is too few", "Give at least 2048."
+            )
         if self.evaluations is not None and self.evaluations < 10:
             raise UserError(f"--evaluations {self.evaluations} is too few", "Give at least 10.")
 

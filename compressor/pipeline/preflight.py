@@ -57,7 +57,7 @@ def preflight(options: Options, progress: Progress) -> Card:
     check_output(options)
     method, backend = get_method(options.method), get_backend(options.backend)
     source = open_source(options.model)
-    check_config(source.config)
+    check_config(source.config, source.shape)
     _check_context(options, source)
     load_tokenizer(source)
     for text in {options.calibration, options.evaluation or SELF} - {SELF}:
@@ -69,8 +69,8 @@ def preflight(options: Options, progress: Progress) -> Card:
     for constraint in constraints:
         _check_floor(constraint, space)
     progress.say(
-        f"{source.name}: {source.family.model_type}, {source.shape.parameters(source.shape.dense_plan) / 1e6:.1f} M "
-        f"parameters, {source.shape.num_layers} layers"
+        f"{source.name}: {source.family.model_type}, {source.shape.num_layers} layers, "
+        f"{source.shape.parameters(source.shape.dense_plan) / 1e6:.1f} M parameters"
     )
     card = Card(source, space, method, meter, constraints)
     return _time(options, card) if options.timed else card
@@ -117,7 +117,9 @@ def _constraints(options: Options, source: Source, space: Space) -> list[Constra
     if options.target_memory is not None:
         tokens = options.workload.batch_size * options.workload.context
         constraints.append(
-            memory_constraint(space, source.shape, options.target_memory, weight_bytes=4, kv_bytes=4, tokens=tokens)
+            memory_constraint(
+                space, source.shape, options.target_memory, weight_bytes=4, kv_bytes=4, tokens=tokens
+            )
         )
     return constraints
 
@@ -126,8 +128,8 @@ def _check_floor(constraint: Constraint, space: Space) -> None:
     floor = constraint.cost(space.smallest)
     if floor > constraint.limit:
         raise UserError(
-            f"the {constraint.name} target of {constraint.limit:,.0f} {constraint.unit} is below the floor: the "
-            f"smallest subnet has {floor:,.0f}",
+            f"the {constraint.name} target of {constraint.limit:,.0f} {constraint.unit} is below the floor: "
+            f"the smallest subnet has {floor:,.0f}",
             f"Ask for at least {floor:,.0f} {constraint.unit}.",
         )
 
@@ -138,8 +140,8 @@ def _time(options: Options, card: Card) -> Card:
     target = options.target_latency_ms or dense / (options.target_speedup or 1.0)
     if floor * _FLOOR_MARGIN > target:
         raise UserError(
-            f"a {options.workload.metric} of {target:.3g} ms is below what this machine can reach: dense takes "
-            f"{dense:.3g} ms, the smallest subnet (one narrow attention block) {floor:.3g} ms",
+            f"a {options.workload.metric} of {target:.3g} ms is below what this machine can reach: dense "
+            f"takes {dense:.3g} ms, the smallest subnet (one narrow attention block) {floor:.3g} ms",
             f"Ask for at least {floor * _FLOOR_MARGIN:.2g} ms ({dense / floor / _FLOOR_MARGIN:.3g}x).",
         )
     return Card(card.source, card.space, card.method, card.meter, card.constraints, dense, floor, target)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -43,7 +45,9 @@ class Prepared:
 def prepare(options: Options, card: Card, run: RunDirectory, progress: Progress) -> Prepared:
     """Run the calibrate and order stages, or take their results from an earlier run."""
     source = card.source
-    text_key = key(source_key(source), _text_key(options.calibration), options.calibration_tokens, options.seed)
+    text_key = key(
+        source_key(source), _text_key(options.calibration), options.calibration_tokens, options.seed
+    )
     saved = run.tensors(f"calibration-{text_key}", lambda: _calibrate(options, card, progress))
     windows, heldout = saved["windows"], saved["heldout"].bool()
     runner = BlockRunner(source)
@@ -59,9 +63,11 @@ def prepare(options: Options, card: Card, run: RunDirectory, progress: Progress)
         for index, weights in enumerate(layers):
             tensors = run.tensors(
                 f"layer-{layer_key}-{index:03d}",
-                lambda i=index, w=weights: _order(card, w, walk.collect(i)),  # type: ignore[misc]
+                partial(_order, card, weights, partial(walk.collect, index)),
             )
-            prepared.statistics.append(LayerStatistics(**{f.name: tensors[f.name] for f in fields(LayerStatistics)}))
+            prepared.statistics.append(
+                LayerStatistics(**{f.name: tensors[f.name] for f in fields(LayerStatistics)})
+            )
             prepared.orders.append(LayerOrder(tensors["groups"], tensors["heads"], tensors["channels"]))
             prepared.dampings.append((float(tensors["damping"][0]), float(tensors["damping"][1])))
             bar.advance()
@@ -69,7 +75,7 @@ def prepare(options: Options, card: Card, run: RunDirectory, progress: Progress)
 
 
 class _Walk:
-    """The dense hidden states, moved on layer by layer; after a resume, only as far as results are missing."""
+    """The dense hidden states, moved on layer by layer; after a resume only as far as needed."""
 
     def __init__(
         self, runner: BlockRunner, layers: list[Weights], embedded: torch.Tensor, heldout: torch.Tensor
@@ -87,7 +93,9 @@ class _Walk:
     @torch.inference_mode()
     def _step(self) -> None:
         weights, run = self._layers[self._at], self._runner
-        self._hidden = torch.cat([run.ffn(weights, run.attention(weights, x)) for x in self._hidden.split(BATCH)])
+        self._hidden = torch.cat(
+            [run.ffn(weights, run.attention(weights, x)) for x in self._hidden.split(BATCH)]
+        )
         self._at += 1
 
 
@@ -100,7 +108,8 @@ def _calibrate(options: Options, card: Card, progress: Progress) -> dict[str, to
     return {"windows": torch.cat([found.fit, found.heldout]), "heldout": flags}
 
 
-def _order(card: Card, weights: Weights, found: LayerStatistics) -> dict[str, torch.Tensor]:
+def _order(card: Card, weights: Weights, collect: Callable[[], LayerStatistics]) -> dict[str, torch.Tensor]:
+    found = collect()
     family, shape = card.source.family, card.source.shape
     order = get_order(card.method.order)(family, shape, weights, found)
     heads = [
@@ -117,5 +126,5 @@ def _order(card: Card, weights: Weights, found: LayerStatistics) -> dict[str, to
 
 def _text_key(argument: str) -> str:
     path = Path(argument)
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
+    files = sorted(p for p in (path, *path.rglob("*")) if p.is_file())
     return key(argument, [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files])

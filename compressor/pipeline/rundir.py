@@ -33,7 +33,9 @@ def key(*facts: Any) -> str:
 
 def source_key(source: Source) -> str:
     """Identifies a checkpoint by its config and the name, size and time of its files."""
-    files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(source.path.iterdir()) if p.is_file()]
+    files = [
+        (p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(source.path.iterdir()) if p.is_file()
+    ]
     return key(source.config, files)
 
 
@@ -52,11 +54,15 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / "lock").open("w")
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}", "Choose another --output.") from None
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror}", "Choose another --output."
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"another compress is working on {out}", "Wait for it, or choose another --output.") from None
+            raise UserError(
+                f"another compress is working on {out}", "Wait for it, or choose another --output."
+            ) from None
 
     def json(self, name: str, make: Callable[[], Any]) -> Any:
         """The JSON document called `name`, made now if it is not there."""
@@ -76,7 +82,9 @@ class RunDirectory:
                     os.fsync(handle.fileno())
                 temporary.replace(path)
             except OSError as error:
-                raise UserError(f"cannot write {path}: {error.strerror or error}", "Free some space and run again.") from None
+                raise UserError(
+                    f"cannot write {path}: {error.strerror or error}", "Free some space and run again."
+                ) from None
         return load_file(path)
 
     def fresh(self, name: str) -> Path:

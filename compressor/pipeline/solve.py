@@ -115,9 +115,21 @@ class Solver:
         p, method = self.prepared, self.card.method
         found = method.search(
             Problem(
-                self.card.source, p.runner, p.head, self.card.space, p.layers, p.embedding, p.windows[~p.heldout],
-                p.statistics, p.orders, p.dampings, constraints, trace, self.progress,
-                self.options.evaluations or method.default_evaluations, self.options.seed,
+                self.card.source,
+                p.runner,
+                p.head,
+                self.card.space,
+                p.layers,
+                p.embedding,
+                p.windows[~p.heldout],
+                p.statistics,
+                p.orders,
+                p.dampings,
+                constraints,
+                trace,
+                self.progress,
+                self.options.evaluations or method.default_evaluations,
+                self.options.seed,
             )
         )
         trace.close()
@@ -140,7 +152,8 @@ class Solver:
         )
         if measured is not None and predicted is not None:
             self.progress.say(
-                f"  round {len(self.rounds)}: KL {found.fitness:.4f}, predicted {predicted:.4g} ms, measured {measured:.4g} ms"
+                f"  round {len(self.rounds)}: KL {found.fitness:.4f}, predicted {predicted:.4g} ms, "
+                f"measured {measured:.4g} ms"
             )
         return self.rounds[-1]
 
@@ -150,7 +163,8 @@ class Solver:
             return min(kept, key=lambda r: r.fitness)
         nearest = min(self.rounds, key=lambda r: r.measured_ms or float("inf"))
         raise UserError(
-            f"no plan kept {target:.4g} ms in {len(self.rounds)} rounds; the nearest took {nearest.measured_ms:.4g} ms",
+            f"no plan kept {target:.4g} ms in {len(self.rounds)} rounds; "
+            f"the nearest took {nearest.measured_ms:.4g} ms",
             f"Ask for {nearest.measured_ms:.3g} ms, or run again when the machine is quieter.",
         )
 

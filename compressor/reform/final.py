@@ -1,4 +1,4 @@
-"""The last reform of the winner, one registered function each: it gives the finished tensors layer by layer."""
+"""The last reform of the winner, one registered function each, giving finished tensors layer by layer."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from compressor.surgery import Selection, cut_attention, cut_ffn, rows
 
 Finished = dict[str, torch.Tensor]
 Solve = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
+"""(dense weight [D, n], Gram [n, n], kept [k], damping) -> output projection [D, k]."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,16 @@ def get(name: str) -> Callable[[ReformJob], LayerReform]:
     return _REGISTRY[name]
 
 
-def _closed_form(weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor, damping: float) -> torch.Tensor:
+def _closed_form(
+    weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor, damping: float
+) -> torch.Tensor:
     return reform(weight, damped(gram, damping), kept)
 
 
 @register("none")
 def none(job: ReformJob) -> LayerReform:
     """Weights as they were."""
-    return lambda i, _: _merge(*job.cut(i, lambda weight, gram, kept, damping: weight[:, kept]))
+    return lambda i, _: _merge(*job.cut(i, lambda weight, _gram, kept, _damping: weight[:, kept]))
 
 
 @register("closed-form")
@@ -90,7 +93,7 @@ def closed_form(job: ReformJob) -> LayerReform:
 @register("admm")
 def paper(job: ReformJob) -> LayerReform:
     """The paper's: each block by itself, ADMM with rho 1 and 30 iterations."""
-    return lambda i, _: _merge(*job.cut(i, lambda weight, gram, kept, damping: admm(weight, gram, kept)))
+    return lambda i, _: _merge(*job.cut(i, lambda weight, gram, kept, _damping: admm(weight, gram, kept)))
 
 
 @register("sequential")
@@ -104,7 +107,9 @@ def sequential(job: ReformJob) -> LayerReform:
         while at < index:
             done = finished(at)
             if done is None:
-                raise UserError(f"layer {at} of the reform is missing from the run directory", "Remove it and run again.")
+                raise UserError(
+                    f"layer {at} of the reform is missing from the run directory", "Remove it and run again."
+                )
             advance(job.runner, job.layers[at], done, streams, job.heldout)
             at += 1
         attention, ffn = job.cut(index, _closed_form)

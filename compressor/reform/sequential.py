@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -42,7 +43,7 @@ def reform_block(
         heldout: [B] bool.
     """
     run = runner.attention if kind == "attention" else runner.ffn
-    after = _moved(lambda x: run(dense, x), streams.dense, heldout)
+    after = _moved(partial(run, dense), streams.dense, heldout)
     block = dict(cut)
     if block:
         name = runner.family.o if kind == "attention" else runner.family.down
@@ -56,7 +57,7 @@ def reform_block(
             grams[apart].add_batch(read)
             crosses[apart].add_batch(target, read)
         block[f"{name}.weight"] = _solve(start, grams, crosses)
-        streams.subnet = _moved(lambda x: run(block, x), streams.subnet, heldout)
+        streams.subnet = _moved(partial(run, block), streams.subnet, heldout)
     streams.dense = after
     return block
 
@@ -67,11 +68,13 @@ def advance(
 ) -> None:
     """Move both streams past a layer that an earlier run has finished."""
     for run in (runner.attention, runner.ffn):
-        streams.dense = _moved(lambda x, run=run: run(dense, x), streams.dense, heldout)  # type: ignore[misc]
-        streams.subnet = _moved(lambda x, run=run: run(finished, x), streams.subnet, heldout)  # type: ignore[misc]
+        streams.dense = _moved(partial(run, dense), streams.dense, heldout)
+        streams.subnet = _moved(partial(run, finished), streams.subnet, heldout)
 
 
-def _moved(step: Callable[[torch.Tensor], torch.Tensor], stream: torch.Tensor, heldout: torch.Tensor) -> torch.Tensor:
+def _moved(
+    step: Callable[[torch.Tensor], torch.Tensor], stream: torch.Tensor, heldout: torch.Tensor
+) -> torch.Tensor:
     moved = torch.empty_like(stream)
     for part in batches(heldout):
         moved[part] = step(stream[part])

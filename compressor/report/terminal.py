@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-_BAR = 16
+_BAR = 10
 
 
 def print_report(report: Mapping[str, Any], console: Console) -> None:
@@ -23,8 +23,12 @@ def _layers(report: Mapping[str, Any]) -> Table:
         table.add_column(name, justify="right" if name not in ("attention", "FFN") else "left")
     for i, layer in enumerate(report["layers"]):
         table.add_row(
-            str(i), str(layer["query_heads"]), str(layer["kv_heads"]),
-            _bar(layer["query_heads"], dense["query_heads"]), str(layer["ffn"]), _bar(layer["ffn"], dense["ffn"]),
+            str(i),
+            str(layer["query_heads"]),
+            str(layer["kv_heads"]),
+            _bar(layer["query_heads"], dense["query_heads"]),
+            str(layer["ffn"]),
+            _bar(layer["ffn"], dense["ffn"]),
         )
     return table
 

@@ -10,6 +10,7 @@ from compressor.families import Family
 from compressor.forward import Weights
 from compressor.plan import LayerShape, ModelShape
 from compressor.reform import damped, reform
+from compressor.search.space import Heads, Level
 from compressor.surgery import LayerOrder, cut_attention, cut_ffn, rows, select
 
 
@@ -32,17 +33,18 @@ class Bank:
         self._family, self._shape, self._layers, self._orders = family, shape, layers, orders
         self._grams = grams
         self._damped: dict[tuple[int, str], torch.Tensor] = {}
-        self._blocks: dict[tuple[int, str, object], Weights] = {}
+        self._blocks: dict[tuple[int, str, Level], Weights] = {}
 
-    def block(self, layer: int, kind: str, level: object) -> Weights:
+    def block(self, layer: int, kind: str, level: Level) -> Weights:
         """A block's tensors at a level: (query heads, KV heads) or FFN width."""
         key = (layer, kind, level)
         if key not in self._blocks:
-            make = self._attention if kind == "attention" else self._ffn
-            self._blocks[key] = make(layer, level)  # type: ignore[operator]
+            self._blocks[key] = (
+                self._ffn(layer, level) if isinstance(level, int) else self._attention(layer, level)
+            )
         return self._blocks[key]
 
-    def _attention(self, layer: int, heads: tuple[int, int]) -> Weights:
+    def _attention(self, layer: int, heads: Heads) -> Weights:
         dense, family = self._layers[layer], self._family
         selection = select(self._orders[layer], LayerShape(*heads, 0))
         cut = cut_attention(family, self._shape, dense, selection)
@@ -59,7 +61,9 @@ class Bank:
             self._reform(cut, layer, "ffn", family.down, selection.channels)
         return cut
 
-    def _reform(self, cut: dict[str, torch.Tensor], layer: int, kind: str, name: str, kept: torch.Tensor) -> None:
+    def _reform(
+        self, cut: dict[str, torch.Tensor], layer: int, kind: str, name: str, kept: torch.Tensor
+    ) -> None:
         if self._grams is None:
             return
         key = (layer, kind)

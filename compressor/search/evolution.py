@@ -69,7 +69,11 @@ class Moves:
 
 
 def evolve(
-    seeds: Sequence[Plan], moves: Moves, judge: Judge, evaluations: int, generation_done: Callable[[float], None]
+    seeds: Sequence[Plan],
+    moves: Moves,
+    judge: Judge,
+    evaluations: int,
+    generation_done: Callable[[float], None],
 ) -> list[tuple[float, Plan]]:
     """The best plans with their full-stage fitness, best first.
 
@@ -93,7 +97,9 @@ def evolve(
                 break
         if not offspring:
             break
-        ranked = sorted(((judge(p, 0), p) for p in sorted(offspring, key=moves.space.indices)), key=lambda i: i[0])
+        ranked = sorted(
+            ((judge(p, 0), p) for p in sorted(offspring, key=moves.space.indices)), key=lambda i: i[0]
+        )
         survivors = [(judge(p, 1), p) for _, p in ranked[:_SURVIVORS]]
         population = sorted([*population, *survivors], key=lambda item: item[0])[: 2 * _SURVIVORS]
         spent += len(offspring) + len(survivors)

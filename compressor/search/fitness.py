@@ -9,11 +9,11 @@ import torch
 
 from compressor.forward import BlockRunner, Weights
 from compressor.plan import Plan
-from compressor.search.space import Space
+from compressor.search.space import Level, Space
 
 _TOP = 128
 _ROWS = 4
-Block = Callable[[int, str, object], Weights]
+Block = Callable[[int, str, Level], Weights]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Head:
         return DenseTargets(*(torch.cat(p) for p in zip(*parts, strict=True)))
 
     def kl(self, targets: DenseTargets, hidden_BTD: torch.Tensor) -> float:
-        """Mean KL over tokens, tokens outside the dense top-k taken together (a lower bound of the full KL)."""
+        """Mean KL over tokens, all outside the dense top-k taken as one (a lower bound of the full KL)."""
         total, row = 0.0, 0
         for part in hidden_BTD.split(_ROWS):
             logprobs = self.logprobs(part).flatten(0, 1)
@@ -68,7 +68,7 @@ def _rest(logprobs: torch.Tensor) -> torch.Tensor:
 
 
 class Fitness:
-    """Judges plans on a few windows. Consecutive plans share the hidden states of their common leading blocks.
+    """Judges plans on a few windows. Consecutive plans share the hidden states of common leading blocks.
 
     Args:
         embedded: [B, T, D] input embeddings of the windows.
@@ -76,7 +76,13 @@ class Fitness:
     """
 
     def __init__(
-        self, runner: BlockRunner, head: Head, space: Space, embedded: torch.Tensor, dense: Block, subnet: Block
+        self,
+        runner: BlockRunner,
+        head: Head,
+        space: Space,
+        embedded: torch.Tensor,
+        dense: Block,
+        subnet: Block,
     ) -> None:
         self._runner, self._head, self._space, self._subnet = runner, head, space, subnet
         widest = [0] * (2 * space.layers)

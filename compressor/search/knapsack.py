@@ -47,15 +47,12 @@ def _surrogate(
     space: Space, constraints: Sequence[Constraint], mix: Sequence[float]
 ) -> tuple[list[np.ndarray], float]:
     """Costs per block and level in units of the joint limit, and what the blocks may spend of it."""
+    shares = [(share / c.limit, c) for share, c in zip(mix, constraints, strict=True)]
     costs = [
-        sum(
-            np.array([share * c.block(kind, level) / c.limit for level in space.levels(kind)])
-            for share, c in zip(mix, constraints, strict=True)
-        )
+        np.array([sum(share * c.block(level) for share, c in shares) for level in space.levels(kind)])
         for _, kind in space.blocks
     ]
-    fixed = sum(share * c.fixed / c.limit for share, c in zip(mix, constraints, strict=True))
-    return costs, 1.0 - fixed  # type: ignore[return-value]
+    return costs, 1.0 - sum(share * c.fixed for share, c in shares)
 
 
 def _dynamic_program(damage: np.ndarray, costs: list[np.ndarray], limit: float) -> list[int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from compressor.plan import LayerShape, ModelShape, Plan
@@ -11,6 +11,7 @@ from compressor.plan import LayerShape, ModelShape, Plan
 _MAX_FFN_LEVELS = 16
 _MAX_GROUP_LEVELS = 8
 Heads = tuple[int, int]
+Level = Heads | int
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class Constraint:
     attention: dict[Heads, float]
     ffn: dict[int, float]
 
-    def block(self, kind: str, level: object) -> float:
-        return self.attention[level] if kind == "attention" else self.ffn[level]  # type: ignore[index]
+    def block(self, level: Level) -> float:
+        return self.ffn[level] if isinstance(level, int) else self.attention[level]
 
     def cost(self, plan: Plan) -> float:
         return self.fixed + sum(
@@ -115,9 +116,17 @@ def memory_constraint(
     )
 
 
-def _per_block(space, name, unit, limit, fixed, attention, ffn) -> Constraint:  # type: ignore[no-untyped-def]
+def _per_block(
+    space: Space,
+    name: str,
+    unit: str,
+    limit: float,
+    fixed: float,
+    attention: Callable[[LayerShape], int],
+    ffn: Callable[[LayerShape], int],
+) -> Constraint:
     return Constraint(
         name, unit, limit, fixed,
-        {heads: float(attention(LayerShape(*heads, 0))) for heads in space.attention},
+        {(q, kv): float(attention(LayerShape(q, kv, 0))) for q, kv in space.attention},
         {width: float(ffn(LayerShape(0, 0, width))) for width in space.ffn},
     )

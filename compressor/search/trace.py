@@ -23,7 +23,9 @@ class Trace:
                     self._known[row["key"]] = row["value"]
                 except (ValueError, KeyError):
                     break
-            path.write_text("".join(json.dumps({"key": k, "value": v}) + "\n" for k, v in self._known.items()))
+            path.write_text(
+                "".join(json.dumps({"key": k, "value": v}) + "\n" for k, v in self._known.items())
+            )
         self._file = path.open("a")
         self._start = time.perf_counter()
 

@@ -26,7 +26,10 @@ class OnnxBackend:
         from serving.engines.onnx.runner import OnnxRunner
 
         runner = OnnxRunner(
-            directory / "model.onnx", max_batch=workload.batch_size, max_length=workload.context + 1, threads=threads
+            directory / "model.onnx",
+            max_batch=workload.batch_size,
+            max_length=workload.context + 1,
+            threads=threads,
         )
         if workload.metric == "ttft":
             prompt = np.arange(workload.context) % runner.vocab_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 
 import numpy as np
 import torch
@@ -55,7 +56,8 @@ def damage_table(problem: Problem, fitness: Fitness) -> np.ndarray:
             values = [0.0]
             for level in range(1, len(problem.space.levels(kind))):
                 key = f"damage {position} {level}"
-                values.append(max(0.0, problem.trace.judge(key, lambda p=position, i=level: fitness.damage(p, i))))  # type: ignore[misc]
+                value = problem.trace.judge(key, partial(fitness.damage, position, level))
+                values.append(max(0.0, value))
                 bar.advance()
             table[position] = np.array(values)
             if kind == "ffn":
@@ -78,7 +80,7 @@ def _stages(problem: Problem) -> list[Fitness]:
         stages.append(
             Fitness(
                 problem.runner, problem.head, problem.space, embedded,
-                lambda layer, kind, level: problem.layers[layer], bank.block,
+                lambda layer, _kind, _level: problem.layers[layer], bank.block,
             )
         )
     return stages
@@ -88,4 +90,6 @@ def _facts(problem: Problem, plan: Plan) -> dict[str, object]:
     return {"costs": {c.name: round(c.cost(plan), 6) for c in problem.constraints}}
 
 
-register(Method("lathe", order="elimination", reform="sequential", search=search, default_evaluations=_EVALUATIONS))
+register(
+    Method("lathe", order="elimination", reform="sequential", search=search, default_evaluations=_EVALUATIONS)
+)

@@ -16,6 +16,7 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -67,14 +68,17 @@ def search(problem: Problem) -> Found:
             for candidate in pool:
                 if candidate.key not in scores:
                     scores[candidate.key] = problem.trace.judge(
-                        candidate.key, lambda c=candidate: breeder.loss(c), epoch=epoch  # type: ignore[misc]
+                        candidate.key, partial(breeder.loss, candidate), epoch=epoch
                     )
                     judged += 1
                 bar.advance()
             ranked = sorted({c.key: c for c in pool}.values(), key=lambda c: scores[c.key])
             parents = ranked[: max(2, round(_PARENTS * population / _POPULATION))]
             bar.note(f"loss {scores[parents[0].key]:.4f} nats/token")
-            mutations, crossovers = population * _MUTATIONS // _POPULATION, population * _CROSSOVERS // _POPULATION
+            mutations, crossovers = (
+                population * _MUTATIONS // _POPULATION,
+                population * _CROSSOVERS // _POPULATION,
+            )
             pool = [
                 *parents,
                 *breeder.children(parents, mutations, _MASK, _RATIO, _DEPTH),
@@ -146,7 +150,9 @@ class _Breeder:
         return made
 
     def _in_range(self, plan: Plan) -> bool:
-        used = max((c.cost(plan) - c.fixed) / max(c.limit - c.fixed, 1e-12) for c in self._problem.constraints)
+        used = max(
+            (c.cost(plan) - c.fixed) / max(c.limit - c.fixed, 1e-12) for c in self._problem.constraints
+        )
         return any(layer.kv_heads for layer in plan) and _FLOOR <= used <= 1 + 1e-9
 
     def _mutate(self, parent: Candidate, mask: float, ratio: float, depth: float) -> Candidate:
@@ -196,4 +202,6 @@ class _Breeder:
         return torch.cat([core, fill]).sort().values
 
 
-register(Method("paper", order="paper", reform="admm", search=search, default_evaluations=_POPULATION * _EPOCHS))
+register(
+    Method("paper", order="paper", reform="admm", search=search, default_evaluations=_POPULATION * _EPOCHS)
+)
