@@ -48,8 +48,21 @@ def compress() -> dict[str, Any]:
     speed changes meanwhile gets a new target."""
     for attempt in range(ATTEMPTS):
         target = f"{dense_ms() / SPEEDUP:.3g}ms"
-        arguments = ["compress", MODEL, "--target-latency", target, "--calibration", "self",
-                     "--calibration-tokens", 32768, "--evaluation", HELDOUT, "--overwrite", "-o", ARTEFACT]
+        arguments = [
+            "compress",
+            MODEL,
+            "--target-latency",
+            target,
+            "--calibration",
+            "self",
+            "--calibration-tokens",
+            32768,
+            "--evaluation",
+            HELDOUT,
+            "--overwrite",
+            "-o",
+            ARTEFACT,
+        ]
         arguments += ["--remeasure"] if attempt else []
         say(*arguments)
         status = subprocess.run(lathe(*arguments), cwd=ROOT, check=False).returncode
@@ -103,8 +116,11 @@ def chat() -> str:
     with served(ARTEFACT) as ready:
         client = OpenAI(base_url=f"{ready['url']}/v1", api_key="unused")
         completion = client.chat.completions.create(
-            model=ready["model"], messages=[{"role": "user", "content": QUESTION}], max_tokens=80,
-            temperature=0.7, seed=1,
+            model=ready["model"],
+            messages=[{"role": "user", "content": QUESTION}],
+            max_tokens=80,
+            temperature=0.7,
+            seed=1,
         )
         (OUT / "chat.json").write_text(completion.model_dump_json(indent=2) + "\n")
     answer = completion.choices[0].message.content or ""
@@ -114,8 +130,24 @@ def chat() -> str:
 
 def load() -> dict[str, Any]:
     """Dense against compressed under the same load."""
-    arguments = ["loadtest", ARTEFACT, "--against", MODEL, "--concurrency", 4, "--requests", 48, "--rounds", 4,
-                 "--prompt-tokens", 128, "--output-tokens", 64, "-o", OUT / "loadtest.json"]
+    arguments = [
+        "loadtest",
+        ARTEFACT,
+        "--against",
+        MODEL,
+        "--concurrency",
+        4,
+        "--requests",
+        48,
+        "--rounds",
+        4,
+        "--prompt-tokens",
+        128,
+        "--output-tokens",
+        64,
+        "-o",
+        OUT / "loadtest.json",
+    ]
     say(*arguments)
     if subprocess.run(lathe(*arguments), cwd=ROOT, check=False).returncode:
         sys.exit("the load test failed")
@@ -134,7 +166,10 @@ def table(report: dict[str, Any], answer: str, loadtest: dict[str, Any]) -> None
         ("measured latency (ms/token)", f"{latency['dense_ms']:.3f}", f"{latency['measured_ms']:.3f}"),
         ("perplexity, held-out text", f"{quality['dense']:.1f}", f"{quality['subnet']:.1f}"),
         ("weights (MiB)", *(f"{weights[name] / 2**20:.2f}" for name in ("dense", "subnet"))),
-        ("peak memory of the server (MiB)", *(f"{s['memory']['peak_rss_bytes'] / 2**20:.0f}" for s in (dense, subnet))),
+        (
+            "peak memory of the server (MiB)",
+            *(f"{s['memory']['peak_rss_bytes'] / 2**20:.0f}" for s in (dense, subnet)),
+        ),
         ("tokens/s as served, 4 clients", *(f"{s['output_tokens_per_second']:.0f}" for s in (dense, subnet))),
         ("chat answer", "", f"{len(answer.split())} words"),
     ]
@@ -144,8 +179,10 @@ def table(report: dict[str, Any], answer: str, loadtest: dict[str, Any]) -> None
     for row in rows:
         result.add_row(*row)
     Console(width=100).print(result)
-    print(f"artefact: {ARTEFACT.relative_to(ROOT)}   report: {(OUT / 'report.json').relative_to(ROOT)}   "
-          f"load test: {(OUT / 'loadtest.json').relative_to(ROOT)}")
+    print(
+        f"artefact: {ARTEFACT.relative_to(ROOT)}   report: {(OUT / 'report.json').relative_to(ROOT)}   "
+        f"load test: {(OUT / 'loadtest.json').relative_to(ROOT)}"
+    )
 
 
 if __name__ == "__main__":

@@ -84,9 +84,14 @@ def train_tokenizer(documents: list[list[str]]) -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator((p for d in documents for p in d), trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=EOS,
-        additional_special_tokens=[USER, ASSISTANT], chat_template=CHAT_TEMPLATE,
-        model_max_length=1024, clean_up_tokenization_spaces=False,
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=EOS,
+        additional_special_tokens=[USER, ASSISTANT],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=1024,
+        clean_up_tokenization_spaces=False,
     )
 
 
@@ -112,9 +117,19 @@ def epoch(documents: list[list[str]], tokenizer: PreTrainedTokenizerFast, rng: r
 
 def model_config(context: int) -> LlamaConfig:
     return LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=192, intermediate_size=512, num_hidden_layers=6,
-        num_attention_heads=6, num_key_value_heads=3, head_dim=32, max_position_embeddings=context,
-        tie_word_embeddings=True, bos_token_id=0, eos_token_id=1, pad_token_id=1, rms_norm_eps=1e-5,
+        vocab_size=VOCABULARY,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        num_key_value_heads=3,
+        head_dim=32,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+        rms_norm_eps=1e-5,
     )
 
 
@@ -142,8 +157,11 @@ def train(args: argparse.Namespace) -> None:
     opts = optimizers(model)
     base = [[g["lr"] for g in o.param_groups] for o in opts]
     stream, position, done, start, losses = epoch(documents, tokenizer, rng), 0, 0, time.time(), []
-    print(f"{len(documents)} documents, {len(stream) / 1e6:.1f} M tokens an epoch, "
-          f"{model.num_parameters() / 1e6:.2f} M parameters", flush=True)
+    print(
+        f"{len(documents)} documents, {len(stream) / 1e6:.1f} M tokens an epoch, "
+        f"{model.num_parameters() / 1e6:.2f} M parameters",
+        flush=True,
+    )
     step = 0
     while done < args.tokens:
         progress = done / args.tokens
@@ -168,7 +186,9 @@ def train(args: argparse.Namespace) -> None:
         if step % 20 == 0:
             recent = sum(losses[-20:]) / len(losses[-20:])
             eta = (time.time() - start) / done * (args.tokens - done)
-            print(f"step {step} tokens {done / 1e6:.2f}M loss {recent:.3f} eta {eta / 60:.0f} min", flush=True)
+            print(
+                f"step {step} tokens {done / 1e6:.2f}M loss {recent:.3f} eta {eta / 60:.0f} min", flush=True
+            )
         step += 1
         if step % 400 == 0:
             save(model, tokenizer, args.output)
@@ -178,7 +198,9 @@ def train(args: argparse.Namespace) -> None:
 
 
 @torch.no_grad()
-def perplexity(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, heldout: list[list[str]]) -> float:
+def perplexity(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, heldout: list[list[str]]
+) -> float:
     text = "".join(BOS + "\n".join(d) + EOS for d in heldout)
     ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
     windows = ids[: len(ids) // 512 * 512].view(-1, 512)
@@ -197,7 +219,9 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--heldout", type=Path, required=True, help="where the held-out text is written")

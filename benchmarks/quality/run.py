@@ -43,7 +43,9 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True)
     parser.add_argument("--text", default="self", help="calibration text")
     parser.add_argument("--eval", required=True, help="held-out text; several files separated by commas")
@@ -51,17 +53,28 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=65_536, help="calibration tokens")
-    parser.add_argument("--evaluations", default="", help="candidates, as method=number,...; default: each method's own")
-    parser.add_argument("--windows", type=int, default=128, help=f"evaluation windows of {WINDOW} tokens per text")
+    parser.add_argument(
+        "--evaluations", default="", help="candidates, as method=number,...; default: each method's own"
+    )
+    parser.add_argument(
+        "--windows", type=int, default=128, help=f"evaluation windows of {WINDOW} tokens per text"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/bench/quality.json"))
     return parser.parse_args()
 
 
-def _method(args: argparse.Namespace, method: str, seed: int, before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _method(
+    args: argparse.Namespace, method: str, seed: int, before: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     counts = dict(pair.split("=") for pair in args.evaluations.split(",") if pair)
     options = Options(
-        model=args.model, out=args.out.parent / "work" / f"{Path(args.model).name}-{method}-{seed}", keep=1.0,
-        method=method, calibration=args.text, calibration_tokens=args.tokens, seed=seed,
+        model=args.model,
+        out=args.out.parent / "work" / f"{Path(args.model).name}-{method}-{seed}",
+        keep=1.0,
+        method=method,
+        calibration=args.text,
+        calibration_tokens=args.tokens,
+        seed=seed,
         evaluations=int(counts[method]) if method in counts else None,
     )
     progress = Progress()
@@ -83,12 +96,22 @@ def _method(args: argparse.Namespace, method: str, seed: int, before: list[dict[
         kept = shape.decoder_parameters(chosen.plan) / shape.decoder_parameters(shape.dense_plan)
         for text, windows in texts.items():
             loss = _loss(prepared, layers, windows)
-            rows.append({
-                "method": method, "keep": keep, "seed": seed, "kept": kept, "text": Path(text).name,
-                "loss": loss, "dense_loss": dense[text], "increase": loss - dense[text],
-                "search_seconds": searched, "candidates": chosen.candidates, "peak_memory_bytes": peak_memory_bytes(),
-                "plan": chosen.plan.to_json()["layers"],
-            })
+            rows.append(
+                {
+                    "method": method,
+                    "keep": keep,
+                    "seed": seed,
+                    "kept": kept,
+                    "text": Path(text).name,
+                    "loss": loss,
+                    "dense_loss": dense[text],
+                    "increase": loss - dense[text],
+                    "search_seconds": searched,
+                    "candidates": chosen.candidates,
+                    "peak_memory_bytes": peak_memory_bytes(),
+                    "plan": chosen.plan.to_json()["layers"],
+                }
+            )
         _write(args, before + rows)
     return rows
 
@@ -97,23 +120,33 @@ def _method(args: argparse.Namespace, method: str, seed: int, before: list[dict[
 def _loss(prepared: Prepared, layers: list[Any], windows: torch.Tensor) -> float:
     hidden = prepared.embedding[windows]
     for weights in layers:
-        hidden = torch.cat([
-            prepared.runner.ffn(weights, prepared.runner.attention(weights, part)) for part in hidden.split(4)
-        ])
+        hidden = torch.cat(
+            [
+                prepared.runner.ffn(weights, prepared.runner.attention(weights, part))
+                for part in hidden.split(4)
+            ]
+        )
     return prepared.head.loss(windows, hidden)
 
 
 def _write(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     document = {
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]), "model": args.model, "calibration": args.text,
-        "unit": "nats per token", "machine": {"processor": platform.processor(), "torch": torch.__version__}, "rows": rows,
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "model": args.model,
+        "calibration": args.text,
+        "unit": "nats per token",
+        "machine": {"processor": platform.processor(), "torch": torch.__version__},
+        "rows": rows,
     }
     args.out.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| text | keep | method | loss increase (nats/token) | candidates | search s |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| text | keep | method | loss increase (nats/token) | candidates | search s |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in sorted(rows, key=lambda r: (r["text"], r["keep"], r["method"], r["seed"]), reverse=True):
         lines.append(
             f"| {row['text']} | {row['keep']} | {row['method']} | {row['increase']:.3f} | {row['candidates']} | "

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from compressor.errors import UserError
+from compressor.latency.bench import Timing
 from compressor.latency.workload import Workload
 from compressor.plan import LayerShape, Plan
 from compressor.search.space import Constraint, Space
@@ -37,6 +38,11 @@ class LatencyTable:
     def dense_ms(self) -> float:
         """The dense model, from the table (so that speed-ups are ratios of like with like)."""
         return float(self.rows[0]["dense_ms"])
+
+    @property
+    def spread(self) -> float:
+        """How unquiet the machine was: distance of the quartiles of the dense turns over their median."""
+        return Timing(self.rows[0]["turns_ms"]).spread
 
     def predict(self, plan: Plan) -> float:
         """Milliseconds of a whole model."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from compressor.errors import UserError
-from compressor.latency.measure import cached_comparison, cached_table
+from compressor.latency.cache import cached_comparison, cached_table
 from compressor.latency.table import LatencyTable
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card

@@ -1,0 +1,68 @@
+"""Measurements of this machine, kept in the cache (`$LATHE_CACHE`, else ~/.cache/lathe) when it was quiet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from compressor.errors import UserError
+from compressor.export.files import write_bytes
+from compressor.latency.fingerprint import fingerprint
+from compressor.latency.measure import BUSY, Meter
+from compressor.latency.table import LatencyTable
+from compressor.plan import Plan
+from compressor.search.space import Space
+
+
+def cached_table(meter: Meter, space: Space, refresh: bool) -> LatencyTable:
+    """The table of this machine, model shape and workload; measured once, then kept in the cache
+    (`$LATHE_CACHE`, else ~/.cache/lathe), so that runs with the same inputs search the same table."""
+    path = _cache_path(meter)
+    if path.exists() and not refresh:
+        try:
+            table = LatencyTable.from_json(json.loads(path.read_text()))
+            meter.progress.say(f"  latency table: from {path} (--remeasure to measure again)")
+            return table
+        except (ValueError, KeyError, TypeError, UserError):
+            meter.progress.say(f"  latency table: {path} is unreadable, measuring again")
+    table = meter.table(space)
+    if table.spread > BUSY:
+        return table
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, (json.dumps(table.to_json(), indent=1) + "\n").encode())
+    return table
+
+
+def _cache_path(meter: Meter) -> Path:
+    root = Path(os.environ.get("LATHE_CACHE") or Path.home() / ".cache" / "lathe")
+    facts = [meter.source.config, repr(meter.workload), fingerprint(meter.backend.versions(), meter.threads)]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return root / "latency" / f"{meter.backend.name}-{digest}.json"
+
+
+def cached_comparison(meter: Meter, plan: Plan, refresh: bool) -> dict[str, float]:
+    """What a plan takes beside the dense model on this machine: {"dense_ms", "subnet_ms", "ratio", "spread"}.
+
+    Kept in the cache when the machine was quiet, so that the same plan is not judged twice.
+    """
+    digest = hashlib.sha256(json.dumps(plan.to_json()).encode()).hexdigest()[:16]
+    path = _cache_path(meter).with_suffix("") / f"{digest}.json"
+    if path.exists() and not refresh:
+        try:
+            return dict(json.loads(path.read_text()))
+        except ValueError:
+            path.unlink()
+    comparison = meter.compare(plan)
+    result = {
+        "dense_ms": comparison.dense.median,
+        "subnet_ms": comparison.subnet.median,
+        "ratio": comparison.ratio,
+        "spread": max(comparison.dense.spread, comparison.subnet.spread),
+    }
+    if result["spread"] > BUSY:
+        return result
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, json.dumps(result).encode())
+    return result
