@@ -56,7 +56,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Plan:
-        if document.get("format") != "lathe-plan/1":
+        if not isinstance(document, dict) or document.get("format") != "lathe-plan/1":
             raise UserError("not a lathe plan: `format` must be `lathe-plan/1`")
         try:
             return cls(tuple(LayerShape(**layer) for layer in document["layers"]))

@@ -17,17 +17,9 @@ from compressor.families import Family, resolve
 from compressor.plan import ModelShape
 
 _DTYPE_BYTES = {
-    "F64": 8,
-    "F32": 4,
-    "BF16": 2,
-    "F16": 2,
-    "I64": 8,
-    "I32": 4,
-    "I16": 2,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
-}
+    "F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+_FLOATS = ("F64", "F32", "BF16", "F16")
 _MAX_HEADER = 100 * 2**20
 
 
@@ -103,7 +95,10 @@ def open_source(model: str) -> Source:
     shape = family.shape(config)
     index = _read_index(path)
     _check_tensors(path, family, shape, index)
-    return Source(path, Path(model).name or str(path), config, family, shape, index)
+    source = Source(path, Path(model).name or str(path), config, family, shape, index)
+    if not source.dtype.is_floating_point:
+        raise UserError(f"config.json of {path} asks for `{source.dtype}` weights", "Use a float type.")
+    return source
 
 
 def _locate(model: str) -> Path:
@@ -140,7 +135,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} has no config.json", "Is this a Hugging Face checkpoint directory?"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {file}: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"{file} is not a JSON object")
@@ -156,7 +151,7 @@ def _read_index(path: Path) -> dict[str, TensorEntry]:
     if index_file.exists():
         try:
             files = sorted(set(json.loads(index_file.read_text())["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"cannot read {index_file}: {error!r}") from None
         shards = [path / Path(str(name)).name for name in files]
     elif single.exists():
@@ -182,7 +177,7 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
             header = json.loads(handle.read(length))
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"the header of {file} is not valid JSON", damaged) from None
     entries, end = {}, 0
     try:
@@ -202,7 +197,11 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
         raise UserError(f"the header of {file} is malformed", damaged) from None
     if 8 + length + end != size:
         raise UserError(f"{file} has {size} bytes where its header promises {8 + length + end}", damaged)
-    return entries
+    try:
+        with safe_open(file, framework="pt"):
+            return entries
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read {file}: {error}", damaged) from None
 
 
 def _check_tensors(path: Path, family: Family, shape: ModelShape, index: dict[str, TensorEntry]) -> None:
@@ -217,3 +216,5 @@ def _check_tensors(path: Path, family: Family, shape: ModelShape, index: dict[st
                 f"`{name}` in {path} has shape {list(index[name].shape)}; "
                 f"config.json implies {list(expected)}"
             )
+        if index[name].dtype not in _FLOATS:
+            raise UserError(f"`{name}` in {path} holds {index[name].dtype} values", "Use a float checkpoint.")

@@ -45,7 +45,7 @@ class Family:
         try:
             hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
             kv_heads = int(config.get("num_key_value_heads") or heads)
-            return ModelShape(
+            shape = ModelShape(
                 hidden_size=hidden,
                 vocab_size=int(config["vocab_size"]),
                 head_dim=int(config.get("head_dim") or hidden // heads),
@@ -57,8 +57,12 @@ class Family:
             )
         except KeyError as error:
             raise UserError(f"config.json has no {error}", "Is this a complete checkpoint?") from None
-        except (TypeError, ValueError, ZeroDivisionError) as error:
+        except (TypeError, ValueError, ArithmeticError) as error:
             raise UserError(f"config.json has an impossible dimension: {error}") from None
+        sizes = (hidden, heads, shape.vocab_size, shape.head_dim, shape.num_layers, shape.layer.ffn)
+        if min(sizes) < 1:
+            raise UserError(f"config.json has a dimension of {min(sizes)}", "Is this a complete checkpoint?")
+        return shape
 
     def block_tensors(self, shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
         """(name relative to the layer, dense shape) of every tensor of one layer."""
@@ -108,7 +112,7 @@ def resolve(config: Mapping[str, Any]) -> Family:
         UserError: no `model_type`, or one that no family declares.
     """
     model_type = config.get("model_type")
-    if model_type in _REGISTRY:
+    if isinstance(model_type, str) and model_type in _REGISTRY:
         return _REGISTRY[model_type]
     if not model_type:
         raise UserError("config.json has no `model_type`", "Is this a Hugging Face checkpoint?")
