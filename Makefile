@@ -28,5 +28,11 @@ test-slow: $(INSTALLED)  ## the slower tests, too
 lint: $(INSTALLED)  ## fix what ruff can fix
 	$(BIN)/ruff check --fix compressor serving tests demo benchmarks
 
+MODEL ?= demo/model
+TEXT ?= self
+EVAL ?= demo/heldout.txt
+bench-quality: $(INSTALLED)  ## methods side by side: MODEL=dir TEXT=calibration EVAL=heldout BENCH='--keeps 50%'
+	$(BIN)/python benchmarks/quality/run.py --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)
+
 clean:  ## remove what builds made
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache

@@ -37,7 +37,7 @@ def load_calibration(
     Raises:
         UserError: no such text, or too little of it for two windows.
     """
-    window = min(window, int(source.config.get("max_position_embeddings", window)))
+    window = window_length(source, window)
     wanted = max(2, -(-tokens // window))
     wanted += -(-wanted // (_HELDOUT_SHARE - 1))
     if argument == SELF:
@@ -53,6 +53,11 @@ def load_calibration(
     if not held.any():
         held[-1] = True
     return Calibration(windows[~held].contiguous(), windows[held].contiguous(), argument)
+
+
+def window_length(source: Source, window: int) -> int:
+    """`window`, or the model's positions where it has fewer."""
+    return min(window, int(source.config.get("max_position_embeddings") or window))
 
 
 def token_windows(source: Source, argument: str, window: int) -> torch.Tensor:

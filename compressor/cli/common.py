@@ -29,6 +29,12 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from None
+        except OSError as error:
+            if debug or not error.strerror:
+                raise
+            place = f" ({error.filename})" if error.filename else ""
+            typer.echo(f"error: the system refused: {error.strerror}{place}", err=True)
+            raise typer.Exit(1) from None
 
     signature = inspect.signature(command, eval_str=True)
     option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_DEBUG)

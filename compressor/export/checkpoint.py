@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from compressor.errors import UserError
-from compressor.export.base import Export, register
+from compressor.export.base import Export, exporters
 from compressor.export.files import atomic_write, sync_directory, write_bytes
 from compressor.export.layout import cut_tensors
 from compressor.export.safetensors import DTYPE_NAMES, tensor_bytes, write_safetensors
@@ -28,7 +28,7 @@ _COMPANIONS = (
 )  # fmt: skip
 
 
-@register("checkpoint")
+@exporters.register("checkpoint")
 def export_checkpoint(directory: Path, job: Export) -> None:
     """As `write_checkpoint`, in shards of at most 4 GiB."""
     write_checkpoint(directory, job.source, job.plan, job.tensor)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from compressor.errors import UserError
-from compressor.export.base import Export, exporter
+from compressor.export.base import Export, exporters
 from compressor.export.checkpoint import copy_companions
 from compressor.export.files import write_bytes
 from compressor.export.manifest import MANIFEST, write_manifest
@@ -45,7 +45,7 @@ def export_dense(model: str, output: Path, to: str) -> None:
     Raises:
         UserError: the model cannot be read, the exporter is unknown, or the output exists.
     """
-    exporter(to)
+    exporters.get(to)
     source = open_source(model)
     if output.exists():
         raise UserError(f"{output} exists", "Choose another --output.")
@@ -63,7 +63,7 @@ def _key(source: Source) -> str:
 
 def _build(directory: Path, source: Source, to: str) -> None:
     plan = source.shape.dense_plan
-    exporter(to)(directory, Export(source, plan, source.tensor))
+    exporters.get(to)(directory, Export(source, plan, source.tensor))
     if not (directory / "config.json").exists():
         write_bytes(directory / "config.json", (source.path / "config.json").read_bytes())
         copy_companions(source.path, directory)

@@ -8,6 +8,7 @@ from typing import Any
 
 from compressor.errors import UserError
 from compressor.plan import LayerShape, ModelShape
+from compressor.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +94,11 @@ class Family:
             yield f"{self.head}.weight", (shape.vocab_size, shape.hidden_size)
 
 
-_REGISTRY: dict[str, Family] = {}
+families: Registry[Family] = Registry("family", "compressor.families")
 
 
 def register(family: Family) -> Family:
-    _REGISTRY[family.model_type] = family
-    return family
-
-
-def known() -> list[str]:
-    return sorted(_REGISTRY)
+    return families.add(family.model_type, family)
 
 
 def resolve(config: Mapping[str, Any]) -> Family:
@@ -112,8 +108,10 @@ def resolve(config: Mapping[str, Any]) -> Family:
         UserError: no `model_type`, or one that no family declares.
     """
     model_type = config.get("model_type")
-    if isinstance(model_type, str) and model_type in _REGISTRY:
-        return _REGISTRY[model_type]
+    if isinstance(model_type, str) and model_type in families.known():
+        return families.get(model_type)
     if not model_type:
         raise UserError("config.json has no `model_type`", "Is this a Hugging Face checkpoint?")
-    raise UserError(f"model type `{model_type}` is not supported", f"Supported: {', '.join(known())}.")
+    raise UserError(
+        f"model type `{model_type}` is not supported", f"Supported: {', '.join(families.known())}."
+    )

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from compressor.errors import UserError
 from compressor.latency.workload import Workload
 from compressor.plan import Plan
+from compressor.registry import Registry
 from compressor.source import Source
 
 
@@ -30,27 +27,4 @@ class Backend(Protocol):
         """What the figures depend on."""
 
 
-_REGISTRY: dict[str, Backend] = {}
-
-
-def register(backend: Backend) -> Backend:
-    _REGISTRY[backend.name] = backend
-    return backend
-
-
-@cache
-def _import_all() -> None:
-    for module in pkgutil.iter_modules([str(Path(__file__).parent / "backends")]):
-        importlib.import_module(f"compressor.latency.backends.{module.name}")
-
-
-def known() -> list[str]:
-    _import_all()
-    return sorted(_REGISTRY)
-
-
-def get(name: str) -> Backend:
-    _import_all()
-    if name not in _REGISTRY:
-        raise UserError(f"there is no backend `{name}`", f"Known: {', '.join(known())}.")
-    return _REGISTRY[name]
+backends: Registry[Backend] = Registry("backend", "compressor.latency.backends")

@@ -70,7 +70,7 @@ def parse_share(text: str) -> float:
 
 def parse_bytes(text: str) -> int:
     """`6GiB`, `500MB` -> bytes."""
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b\s*", text.lower())
+    match = re.fullmatch(r"\s*([0-9]{0,15}\.?[0-9]{1,15})\s*([kmgt]?)(i?)b\s*", text.lower())
     if not match or float(match[1]) <= 0:
         raise UserError(f"`{text}` is not a memory size", "Write it like 6GiB or 500MB.")
     base = 1024 if match[3] else 1000

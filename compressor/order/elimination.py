@@ -11,7 +11,7 @@ import torch
 
 from compressor.families import Family
 from compressor.forward import Weights
-from compressor.order.base import register
+from compressor.order.base import orders
 from compressor.plan import ModelShape
 from compressor.reform import damped
 from compressor.statistics import LayerStatistics
@@ -60,7 +60,7 @@ def _remove(w: torch.Tensor, p: torch.Tensor, keep: torch.Tensor) -> tuple[torch
     return w[:, keep] - w[:, gone] @ factor, p[keep][:, keep] - p[keep][:, gone] @ factor
 
 
-@register("elimination")
+@orders.register("elimination")
 def elimination(
     family: Family, shape: ModelShape, weights: Weights, statistics: LayerStatistics
 ) -> LayerOrder:

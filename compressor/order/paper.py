@@ -11,7 +11,7 @@ import torch
 
 from compressor.families import Family
 from compressor.forward import Weights
-from compressor.order.base import register
+from compressor.order.base import orders
 from compressor.plan import ModelShape
 from compressor.reform import damped
 from compressor.statistics import LayerStatistics
@@ -26,7 +26,7 @@ def saliency(weight: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
     return weight.double().square() / inverse.diagonal()
 
 
-@register("paper")
+@orders.register("paper")
 def paper(family: Family, shape: ModelShape, weights: Weights, statistics: LayerStatistics) -> LayerOrder:
     def rows(name: str, gram: torch.Tensor) -> torch.Tensor:
         return saliency(weights[f"{name}.weight"], gram).sum(1)
@@ -40,7 +40,8 @@ def paper(family: Family, shape: ModelShape, weights: Weights, statistics: Layer
     kv = heads(rows(family.k, statistics.attention_input) + rows(family.v, statistics.attention_input))
     by_group = query.view(-1, per_group)
     channels = (
-        rows(family.gate, statistics.ffn_input) + rows(family.up, statistics.ffn_input)
+        rows(family.gate, statistics.ffn_input)
+        + rows(family.up, statistics.ffn_input)
         + saliency(weights[f"{family.down}.weight"], statistics.ffn).sum(0)
     )
     first = torch.arange(len(by_group))[:, None] * per_group

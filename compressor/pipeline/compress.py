@@ -16,7 +16,7 @@ from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card, check_output, preflight
 from compressor.pipeline.prepare import Prepared, prepare
 from compressor.pipeline.rundir import RunDirectory
-from compressor.pipeline.solve import Solver
+from compressor.pipeline.solve import Round, Solver
 from compressor.progress import Progress
 from compressor.report.document import build_report, target_ms
 
@@ -46,15 +46,16 @@ def compress(options: Options, progress: Progress) -> Outcome:
         progress.say(f"resuming from {run.path}")
     prepared = prepare(options, card, run, progress)
     solver = Solver(options, card, prepared, run, progress)
-    artefact, verified, met = _until_met(options, card, prepared, solver, run, progress)
-    report = build_report(options, card, solver, verified, met, progress)
+    artefact, chosen, verified, met = _until_met(options, card, prepared, solver, run, progress)
+    report = build_report(options, card, solver, chosen, verified, met, progress)
+    shutil.copyfile(solver.trace_path, artefact / "trace.jsonl")
     _publish(options, artefact, report, run)
     return Outcome("done" if met else "missed", options.out, report)
 
 
 def _until_met(
     options: Options, card: Card, prepared: Prepared, solver: Solver, run: RunDirectory, progress: Progress
-) -> tuple[Path, Verified, bool]:
+) -> tuple[Path, Round, Verified, bool]:
     """Build artefacts until one, measured, keeps the target, or the rounds are used up."""
     while True:
         chosen = solver.solve()
@@ -67,30 +68,28 @@ def _until_met(
             measured = verified.timing.dense.median * verified.timing.ratio
         met = target is None or measured <= target * (1 + options.tolerance)
         if met or len(solver.rounds) >= options.rounds:
-            return artefact, verified, met
+            return artefact, chosen, verified, met
         progress.say(
             f"  the artefact took {measured:.4g} ms against a target of {target:.4g} ms: solving again"
         )
         scale = solver.target_ms / target if solver.target_ms and target else 1.0
-        solver.correct(measured * scale)
+        solver.correct(chosen.plan, measured * scale)
 
 
 def _publish(options: Options, artefact: Path, report: dict[str, Any], run: RunDirectory) -> None:
     """Complete the artefact, rename it into place, and only then let go of what it replaces."""
-    trace = next(iter(sorted(run.path.glob("trace-*.jsonl"))), None)
-    if trace:
-        shutil.copyfile(trace, artefact / "trace.jsonl")
     write_bytes(artefact / "report.json", (json.dumps(report, indent=2) + "\n").encode())
     write_manifest(artefact)
     sync_directory(artefact)
     check_output(options)
+    replaced = run.path / "replaced"
     try:
-        replaced = options.out.with_name(options.out.name + ".replaced")
         if options.out.exists():
             options.out.rename(replaced)
         artefact.rename(options.out)
-        shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
+        if replaced.exists() and not options.out.exists():
+            replaced.rename(options.out)
         raise UserError(
             f"cannot write {options.out}: {error.strerror}", f"The artefact is at {artefact}."
         ) from None

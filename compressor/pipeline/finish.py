@@ -14,18 +14,17 @@ import torch
 from compressor.calibration import token_windows
 from compressor.errors import UserError
 from compressor.evaluate import Quality, quality
-from compressor.export.base import Export, exporter
+from compressor.export.base import Export, exporters
 from compressor.export.files import write_bytes
 from compressor.latency.measure import Comparison
 from compressor.modeling import register
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card
-from compressor.pipeline.prepare import WINDOW, Prepared
+from compressor.pipeline.prepare import Prepared
 from compressor.pipeline.rundir import RunDirectory, key
 from compressor.pipeline.solve import Round
 from compressor.progress import Progress
-from compressor.reform.final import Finished, ReformJob
-from compressor.reform.final import get as get_reform
+from compressor.reform.final import Finished, ReformJob, reforms
 
 EXPORTERS = ("checkpoint", "onnx")
 _EVALUATION_WINDOWS = 64
@@ -54,7 +53,7 @@ def reform(card: Card, prepared: Prepared, chosen: Round, run: RunDirectory, pro
         card.source.family, card.source.shape, prepared.runner, prepared.layers, chosen.selections,
         prepared.statistics, prepared.dampings, prepared.embedding[prepared.windows], prepared.heldout,
     )
-    layer = get_reform(card.method.reform)(job)
+    layer = reforms.get(card.method.reform)(job)
     count = len(chosen.selections)
     with progress.stage("reform: layers", count) as bar:
         for index in range(count):
@@ -80,7 +79,7 @@ def export(card: Card, chosen: Round, name: str, run: RunDirectory, progress: Pr
     job = Export(card.source, chosen.plan, layers)
     with progress.stage("export: " + " and ".join(EXPORTERS), len(EXPORTERS)) as bar:
         for target in EXPORTERS:
-            exporter(target)(directory, job)
+            exporters.get(target)(directory, job)
             bar.advance()
     write_bytes(directory / "plan.json", _json(chosen.plan.to_json()))
     return directory
@@ -137,10 +136,6 @@ def _evaluation(options: Options, card: Card, prepared: Prepared) -> tuple[torch
         text = f"held-out part of the calibration text ({options.calibration})"
         return prepared.windows[prepared.heldout], text
     windows = token_windows(card.source, options.evaluation, prepared.windows.shape[1])
-    if not len(windows):
-        raise UserError(
-            f"{options.evaluation} is shorter than one window of {WINDOW} tokens", "Give more text."
-        )
     return windows[:_EVALUATION_WINDOWS], options.evaluation
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from compressor.errors import UserError
 from compressor.latency.workload import Workload
 
+WINDOW = 512
+"""Tokens of a calibration or evaluation window, where the model has that many positions."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -48,6 +51,10 @@ class Options:
             raise UserError(
                 f"--calibration-tokens {self.calibration_tokens} is too few", "Give at least 2048."
             )
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"--seed {self.seed} is not a seed", "Give a whole number from 0.")
+        if not 0 <= self.tolerance <= 1:
+            raise UserError(f"--tolerance {self.tolerance} is not a share from 0 to 1")
         if self.evaluations is not None and self.evaluations < 10:
             raise UserError(f"--evaluations {self.evaluations} is too few", "Give at least 10.")
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compressor.calibration.sources import read_documents
-from compressor.calibration.tokens import SELF, load_tokenizer
+from compressor.calibration.tokens import SELF, load_tokenizer, token_windows, window_length
 from compressor.errors import UserError
+from compressor.export.manifest import MANIFEST
 from compressor.export.onnx.graph import check_config
-from compressor.latency.backend import get as get_backend
+from compressor.latency.backend import backends
 from compressor.latency.measure import Meter
-from compressor.pipeline.options import Options
+from compressor.pipeline.options import WINDOW, Options
 from compressor.progress import Progress
-from compressor.search.method import Method
-from compressor.search.method import get as get_method
+from compressor.search.method import Method, methods
 from compressor.search.space import Constraint, Space, make_space, memory_constraint, parameter_constraint
 from compressor.source import Source, open_source
 
@@ -55,13 +55,12 @@ def preflight(options: Options, progress: Progress) -> Card:
         UserError: one of them will not do; nothing has been written.
     """
     check_output(options)
-    method, backend = get_method(options.method), get_backend(options.backend)
+    method, backend = methods.get(options.method), backends.get(options.backend)
     source = open_source(options.model)
     check_config(source.config, source.shape)
     _check_context(options, source)
-    load_tokenizer(source)
-    for text in {options.calibration, options.evaluation or SELF} - {SELF}:
-        read_documents(text)
+    _check_loads(source)
+    _check_texts(options, source)
     _check_disk(options.out, source)
     space = make_space(source.shape)
     meter = Meter(source, backend, options.workload, options.threads, progress)
@@ -79,13 +78,36 @@ def preflight(options: Options, progress: Progress) -> Card:
 def check_output(options: Options) -> None:
     """Refuse an output that exists (unless asked to replace it) or cannot be written."""
     out = options.out
+    if out.name in ("", ".."):
+        raise UserError(f"--output {out} has no name of its own", "Choose another --output.")
     if out.exists() and not options.overwrite:
         raise UserError(f"{out} exists", "Choose another --output, or give --overwrite to replace it.")
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise UserError(f"{out} is not an artefact: --overwrite does not replace it", "Choose another --output.")
     parent = out.absolute().parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UserError(f"cannot write {out}: {parent} is not a writable directory")
+
+
+def _check_loads(source: Source) -> None:
+    """Whether transformers takes the config and the tokenizer."""
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(source.path)
+    except Exception as error:
+        raise UserError(f"transformers refuses the config.json of {source.path}: {error}") from None
+    load_tokenizer(source)
+
+
+def _check_texts(options: Options, source: Source) -> None:
+    if options.calibration != SELF:
+        read_documents(options.calibration)
+    text, window = options.evaluation, window_length(source, WINDOW)
+    if text is not None and not len(token_windows(source, text, window)):
+        raise UserError(f"{text} is shorter than one window of {window} tokens", "Give more text.")
 
 
 def _check_context(options: Options, source: Source) -> None:

@@ -11,8 +11,8 @@ import torch
 
 from compressor.calibration import Calibration, load_calibration
 from compressor.forward import BlockRunner, Weights
-from compressor.order import get as get_order
-from compressor.pipeline.options import Options
+from compressor.order import orders
+from compressor.pipeline.options import WINDOW, Options
 from compressor.pipeline.preflight import Card
 from compressor.pipeline.rundir import RunDirectory, key, source_key
 from compressor.plan import LayerShape
@@ -20,10 +20,8 @@ from compressor.progress import Progress
 from compressor.reform import choose_damping
 from compressor.search.fitness import Head
 from compressor.statistics import LayerStatistics, collect_layer
-from compressor.statistics.collect import BATCH
+from compressor.statistics.collect import batches
 from compressor.surgery import LayerOrder, rows, select
-
-WINDOW = 512
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,8 @@ class _Walk:
     @torch.inference_mode()
     def _step(self) -> None:
         weights, run = self._layers[self._at], self._runner
-        self._hidden = torch.cat(
-            [run.ffn(weights, run.attention(weights, x)) for x in self._hidden.split(BATCH)]
-        )
+        for part in batches(self._heldout):
+            self._hidden[part] = run.ffn(weights, run.attention(weights, self._hidden[part]))
         self._at += 1
 
 
@@ -111,7 +108,7 @@ def _calibrate(options: Options, card: Card, progress: Progress) -> dict[str, to
 def _order(card: Card, weights: Weights, collect: Callable[[], LayerStatistics]) -> dict[str, torch.Tensor]:
     found = collect()
     family, shape = card.source.family, card.source.shape
-    order = get_order(card.method.order)(family, shape, weights, found)
+    order = orders.get(card.method.order)(family, shape, weights, found)
     heads = [
         rows(select(order, LayerShape(q, kv, 0)).query_heads, shape.head_dim)
         for q, kv in card.space.attention[1:-1]

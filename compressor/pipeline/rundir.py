@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from compressor.errors import UserError
@@ -50,6 +51,10 @@ class RunDirectory:
         """
         self.path = out.with_name(out.name + ".run")
         self.resumed = self.path.is_dir() and any(self.path.iterdir())
+        if self.resumed and not (self.path / "lock").is_file():
+            raise UserError(
+                f"{self.path} is needed to work in, and holds something else", "Choose another --output."
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / "lock").open("w")
@@ -81,10 +86,8 @@ class RunDirectory:
                 with temporary.open("rb") as handle:
                     os.fsync(handle.fileno())
                 temporary.replace(path)
-            except OSError as error:
-                raise UserError(
-                    f"cannot write {path}: {error.strerror or error}", "Free some space and run again."
-                ) from None
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"cannot write {path}: {error}", "Free some space and run again.") from None
         return load_file(path)
 
     def fresh(self, name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,13 +84,16 @@ class Solver:
                 return current
             if len(self.rounds) >= self.options.rounds:
                 return self._best(target)
-            self.correct(measured)
+            self.correct(found.plan, measured)
 
-    def correct(self, measured_ms: float) -> None:
-        """Teach the table what a plan of the last round really takes."""
+    def correct(self, plan: Plan, measured_ms: float) -> None:
+        """Teach the table what a plan really takes."""
         if self.table is not None:
-            predicted = self.table.predict(self.rounds[-1].plan)
-            self.table = self.table.corrected(measured_ms / predicted)
+            self.table = self.table.corrected(measured_ms / self.table.predict(plan))
+
+    @property
+    def trace_path(self) -> Path:
+        return self.run.path / f"trace-{self.prepared.key}.jsonl"
 
     def _search(self) -> Found:
         constraints = list(self.card.constraints)
@@ -111,7 +115,7 @@ class Solver:
         smallest = self.card.space.smallest
         if not all(c.allows(smallest) for c in constraints):
             raise UserError("the targets together leave no plan", "Relax one of them.")
-        trace = Trace(self.run.path / f"trace-{self.prepared.key}.jsonl")
+        trace = Trace(self.trace_path)
         p, method = self.prepared, self.card.method
         found = method.search(
             Problem(

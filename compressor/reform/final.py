@@ -14,6 +14,7 @@ from compressor.plan import ModelShape
 from compressor.reform.admm import admm
 from compressor.reform.closed_form import damped, reform
 from compressor.reform.sequential import Streams, advance, reform_block
+from compressor.registry import Registry
 from compressor.statistics import LayerStatistics
 from compressor.surgery import Selection, cut_attention, cut_ffn, rows
 
@@ -55,21 +56,7 @@ class ReformJob:
 LayerReform = Callable[[int, Callable[[int], Finished | None]], Finished]
 """(layer index, what is already finished) -> the layer's finished tensors; layers come in order."""
 
-_REGISTRY: dict[str, Callable[[ReformJob], LayerReform]] = {}
-
-
-def register(name: str) -> Callable[[Callable[[ReformJob], LayerReform]], Callable[[ReformJob], LayerReform]]:
-    def decorate(make: Callable[[ReformJob], LayerReform]) -> Callable[[ReformJob], LayerReform]:
-        _REGISTRY[name] = make
-        return make
-
-    return decorate
-
-
-def get(name: str) -> Callable[[ReformJob], LayerReform]:
-    if name not in _REGISTRY:
-        raise UserError(f"there is no reform `{name}`", f"Known: {', '.join(sorted(_REGISTRY))}.")
-    return _REGISTRY[name]
+reforms: Registry[Callable[[ReformJob], LayerReform]] = Registry("reform", "compressor.reform")
 
 
 def _closed_form(
@@ -78,25 +65,25 @@ def _closed_form(
     return reform(weight, damped(gram, damping), kept)
 
 
-@register("none")
+@reforms.register("none")
 def none(job: ReformJob) -> LayerReform:
     """Weights as they were."""
     return lambda i, _: _merge(*job.cut(i, lambda weight, _gram, kept, _damping: weight[:, kept]))
 
 
-@register("closed-form")
+@reforms.register("closed-form")
 def closed_form(job: ReformJob) -> LayerReform:
     """Each block by itself, from dense statistics."""
     return lambda i, _: _merge(*job.cut(i, _closed_form))
 
 
-@register("admm")
+@reforms.register("admm")
 def paper(job: ReformJob) -> LayerReform:
     """The paper's: each block by itself, ADMM with rho 1 and 30 iterations."""
     return lambda i, _: _merge(*job.cut(i, lambda weight, gram, kept, _damping: admm(weight, gram, kept)))
 
 
-@register("sequential")
+@reforms.register("sequential")
 def sequential(job: ReformJob) -> LayerReform:
     """Block after block, each mending what the ones before it left."""
     streams = Streams(job.embedded.clone(), job.embedded.clone())

@@ -13,17 +13,23 @@ from compressor.latency.workload import METRICS
 from compressor.pipeline.finish import Verified
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card
-from compressor.pipeline.solve import Solver
+from compressor.pipeline.solve import Round, Solver
 from compressor.progress import Progress, peak_memory_bytes
 
 FORMAT = "lathe-report/1"
 
 
 def build_report(
-    options: Options, card: Card, solver: Solver, verified: Verified, met: bool, progress: Progress
+    options: Options,
+    card: Card,
+    solver: Solver,
+    chosen: Round,
+    verified: Verified,
+    met: bool,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Everything measured and chosen, as one JSON document; times in milliseconds, sizes in bytes."""
-    shape, chosen, timing = card.source.shape, solver.rounds[-1], verified.timing
+    shape, timing = card.source.shape, verified.timing
     dense, plan = shape.dense_plan, chosen.plan
     width = card.source.dtype.itemsize
     return {

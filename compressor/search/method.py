@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from compressor.errors import UserError
 from compressor.forward import BlockRunner, Weights
 from compressor.plan import Plan
 from compressor.progress import Progress
+from compressor.registry import Registry
 from compressor.search.fitness import Head
 from compressor.search.space import Constraint, Space
 from compressor.search.trace import Trace
@@ -71,26 +68,4 @@ class Method:
     default_evaluations: int
 
 
-_REGISTRY: dict[str, Method] = {}
-
-
-def register(method: Method) -> Method:
-    _REGISTRY[method.name] = method
-    return method
-
-
-def _import_all() -> None:
-    for module in pkgutil.iter_modules([str(Path(__file__).parent / "methods")]):
-        importlib.import_module(f"compressor.search.methods.{module.name}")
-
-
-def known() -> list[str]:
-    _import_all()
-    return sorted(_REGISTRY)
-
-
-def get(name: str) -> Method:
-    _import_all()
-    if name not in _REGISTRY:
-        raise UserError(f"there is no method `{name}`", f"Known: {', '.join(known())}.")
-    return _REGISTRY[name]
+methods: Registry[Method] = Registry("method", "compressor.search.methods")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compressor.export.base import Export, register
+from compressor.export.base import Export, exporters
 from compressor.export.onnx.graph import build_onnx
 
 __all__ = ["build_onnx", "export_onnx"]
@@ -12,7 +12,7 @@ __all__ = ["build_onnx", "export_onnx"]
 FOLDER = "onnx"
 
 
-@register("onnx")
+@exporters.register("onnx")
 def export_onnx(directory: Path, job: Export) -> None:
     """Write `onnx/model.onnx` and its data: float32 arithmetic on the values that the checkpoint stores.
 

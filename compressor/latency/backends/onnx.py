@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from compressor.export.onnx.random import random_onnx
-from compressor.latency.backend import register
+from compressor.latency.backend import backends
 from compressor.latency.workload import Workload
 from compressor.plan import Plan
 from compressor.source import Source
@@ -53,4 +53,4 @@ class OnnxBackend:
         return {"onnxruntime": onnxruntime.__version__, "provider": "CPUExecutionProvider"}
 
 
-register(OnnxBackend())
+backends.add(OnnxBackend.name, OnnxBackend())

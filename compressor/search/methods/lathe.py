@@ -14,7 +14,7 @@ from compressor.search.bank import Bank
 from compressor.search.evolution import Moves, evolve
 from compressor.search.fitness import Fitness
 from compressor.search.knapsack import solve
-from compressor.search.method import Found, Method, Problem, register
+from compressor.search.method import Found, Method, Problem, methods
 from compressor.surgery import select
 
 _STAGE_TOKENS = (1024, 4096)
@@ -27,6 +27,7 @@ def search(problem: Problem) -> Found:
     stages = _stages(problem)
     damage = damage_table(problem, stages[0])
     seeds = [p for e in _EXPONENTS if (p := solve(problem.space, damage**e, problem.constraints))]
+    seeds = [p for p in seeds if any(layer.kv_heads for layer in p)] or [problem.space.smallest]
     moves = Moves(problem.space, problem.constraints, damage, random.Random(problem.seed))
 
     def judge(plan: Plan, stage: int) -> float:
@@ -69,7 +70,10 @@ def _stages(problem: Problem) -> list[Fitness]:
     family, shape = problem.source.family, problem.source.shape
     kinds = {"attention": 0, "ffn": 1}
     bank = Bank(
-        family, shape, problem.layers, problem.orders,
+        family,
+        shape,
+        problem.layers,
+        problem.orders,
         lambda layer, kind: (getattr(problem.statistics[layer], kind), problem.dampings[layer][kinds[kind]]),
     )
     length, stages = problem.windows.shape[1], []
@@ -79,8 +83,12 @@ def _stages(problem: Problem) -> list[Fitness]:
         embedded = problem.embedding[windows]
         stages.append(
             Fitness(
-                problem.runner, problem.head, problem.space, embedded,
-                lambda layer, _kind, _level: problem.layers[layer], bank.block,
+                problem.runner,
+                problem.head,
+                problem.space,
+                embedded,
+                lambda layer, _kind, _level: problem.layers[layer],
+                bank.block,
             )
         )
     return stages
@@ -90,6 +98,9 @@ def _facts(problem: Problem, plan: Plan) -> dict[str, object]:
     return {"costs": {c.name: round(c.cost(plan), 6) for c in problem.constraints}}
 
 
-register(
-    Method("lathe", order="elimination", reform="sequential", search=search, default_evaluations=_EVALUATIONS)
+methods.add(
+    "lathe",
+    Method(
+        "lathe", order="elimination", reform="sequential", search=search, default_evaluations=_EVALUATIONS
+    ),
 )

@@ -22,7 +22,7 @@ from typing import TypeVar
 import torch
 
 from compressor.plan import LayerShape, Plan
-from compressor.search.method import Found, Method, Problem, register
+from compressor.search.method import Found, Method, Problem, methods
 from compressor.surgery import Selection, cut_attention, cut_ffn, select
 
 _POPULATION, _MUTATIONS, _CROSSOVERS, _PARENTS, _EPOCHS = 100, 50, 30, 10, 50
@@ -58,7 +58,7 @@ def search(problem: Problem) -> Found:
     """The mask of least perplexity within the budget."""
     scale = min(1.0, problem.evaluations / (_POPULATION * _EPOCHS)) ** 0.5
     population, epochs = max(10, round(_POPULATION * scale)), max(2, round(_EPOCHS * scale))
-    breeder = _Breeder(problem, random.Random(problem.seed))
+    breeder = Breeder(problem)
     start = breeder.uniform()
     pool = [start, *breeder.children([start], population - 1, _FIRST_MASK, _FIRST_RATIO, 0.0)]
     scores: dict[str, float] = {}
@@ -89,11 +89,11 @@ def search(problem: Problem) -> Found:
     return Found(best.plan, list(best.selections), scores[best.key], judged)
 
 
-class _Breeder:
+class Breeder:
     """Makes candidates that keep the budget, and judges them."""
 
-    def __init__(self, problem: Problem, rng: random.Random) -> None:
-        self._problem, self._rng = problem, rng
+    def __init__(self, problem: Problem) -> None:
+        self._problem, self._rng = problem, random.Random(problem.seed)
         self._torch = torch.Generator().manual_seed(problem.seed)
         count = min(len(problem.windows), max(1, _TOKENS // problem.windows.shape[1]))
         self._windows = problem.windows[:count]
@@ -103,7 +103,8 @@ class _Breeder:
         space, orders = self._problem.space, self._problem.orders
         uniform = [
             Plan((LayerShape(*heads, width),) * space.layers)
-            for heads in space.attention[:-1] for width in space.ffn[:-1]
+            for heads in space.attention[:-1]
+            for width in space.ffn[:-1]
         ]
         fitting = [p for p in uniform if self._problem.allows(p)] or [space.smallest]
         dense, cost = self._problem.source.shape.layer, self._problem.constraints[0].cost
@@ -202,6 +203,7 @@ class _Breeder:
         return torch.cat([core, fill]).sort().values
 
 
-register(
-    Method("paper", order="paper", reform="admm", search=search, default_evaluations=_POPULATION * _EPOCHS)
+methods.add(
+    "paper",
+    Method("paper", order="paper", reform="admm", search=search, default_evaluations=_POPULATION * _EPOCHS),
 )

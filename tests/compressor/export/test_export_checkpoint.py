@@ -16,7 +16,7 @@ from tiny_llama import DENSE, PLANS, VARIANTS, checkpoint, cut, plan, reference,
 from transformers import AutoModelForCausalLM
 
 from compressor.errors import UserError
-from compressor.export import Export, exporter, known
+from compressor.export import Export, exporters
 from compressor.export.checkpoint import write_checkpoint
 from compressor.export.layout import cut_tensors
 from compressor.modeling import register
@@ -176,10 +176,10 @@ def test_a_plan_of_another_depth_is_refused(tmp_path: Path, source: Source) -> N
 
 
 def test_exporters_are_found_by_name(tmp_path: Path, source: Source) -> None:
-    assert {"checkpoint", "onnx"} <= set(known())
+    assert {"checkpoint", "onnx"} <= set(exporters.known())
     for name in ("checkpoint", "onnx"):
-        exporter(name)(tmp_path / "out", cut(source, PLANS["mixed"]))
+        exporters.get(name)(tmp_path / "out", cut(source, PLANS["mixed"]))
     assert (tmp_path / "out" / "onnx" / "model.onnx").exists()
     assert (tmp_path / "out" / "config.json").exists()
     with pytest.raises(UserError, match="no exporter `onyx`"):
-        exporter("onyx")
+        exporters.get("onyx")
