@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-slow lint bench-quality clean
+.PHONY: help demo test test-slow lint check-artefact bench-quality clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -27,6 +27,10 @@ test-slow: $(INSTALLED)  ## the slower tests, too
 
 lint: $(INSTALLED)  ## fix what ruff can fix
 	$(BIN)/ruff check --fix compressor serving tests demo benchmarks
+
+OUT ?= build/demo/artefact
+check-artefact: $(INSTALLED)  ## load OUT=dir without Lathe and compare transformers, caches, batches and ONNX
+	$(BIN)/python benchmarks/artefact/check.py $(OUT)
 
 MODEL ?= demo/model
 TEXT ?= self
