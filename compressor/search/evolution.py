@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from compressor.errors import UserError
 from compressor.plan import Plan
 from compressor.search.space import Constraint, Space
 
@@ -30,15 +31,14 @@ class Moves:
         indices = self.space.indices(plan)
         for _ in range(self.rng.choice((1, 1, 2, 3))):
             self._down(indices)
-        while not self._fits(indices):
-            self._down(indices)
-        self._fill(indices)
-        return self.space.plan(indices)
+        return self._full(indices)
 
     def cross(self, a: Plan, b: Plan) -> Plan:
         """Each layer from one parent, then down until it fits and up until it is full."""
         plan = Plan(tuple(self.rng.choice(pair) for pair in zip(a, b, strict=True)))
-        indices = self.space.indices(plan)
+        return self._full(self.space.indices(plan if has_attention(plan) else a))
+
+    def _full(self, indices: list[int]) -> Plan:
         while not self._fits(indices):
             self._down(indices)
         self._fill(indices)
@@ -46,14 +46,20 @@ class Moves:
 
     def _fits(self, indices: list[int]) -> bool:
         plan = self.space.plan(indices)
-        return any(p.kv_heads for p in plan) and all(c.allows(plan) for c in self.constraints)
+        return all(c.allows(plan) for c in self.constraints)
 
     def _down(self, indices: list[int]) -> None:
+        """One block a level down; the last attention block of the model is never dropped."""
         free = [b for b, i in enumerate(indices) if i + 1 < len(self.damage[b])]
+        dropping = [b for b in free if b % 2 == 0 and indices[b] + 2 == len(self.damage[b])]
+        if sum(i + 1 < len(self.space.attention) for i in indices[::2]) == 1:
+            free = [b for b in free if b not in dropping]
         if free:
             drawn = self.rng.sample(free, min(3, len(free)))
             block = min(drawn, key=lambda b: self.damage[b][indices[b] + 1] - self.damage[b][indices[b]])
             indices[block] += 1
+        elif not self._fits(indices):
+            raise UserError("the targets leave no plan with an attention block", "Relax one of them.")
 
     def _fill(self, indices: list[int]) -> None:
         """Blocks up, in random order and by random amounts, until no block can go up."""
@@ -66,6 +72,11 @@ class Moves:
                     if not self._fits(indices):
                         indices[block] += 1
                         break
+
+
+def has_attention(plan: Plan) -> bool:
+    """Whether any attention block is left: without one, a model cannot tell positions apart."""
+    return any(layer.kv_heads for layer in plan)
 
 
 def evolve(

@@ -11,7 +11,7 @@ import torch
 
 from compressor.plan import Plan
 from compressor.search.bank import Bank
-from compressor.search.evolution import Moves, evolve
+from compressor.search.evolution import Moves, evolve, has_attention
 from compressor.search.fitness import Fitness
 from compressor.search.knapsack import solve
 from compressor.search.method import Found, Method, Problem, methods
@@ -26,9 +26,9 @@ def search(problem: Problem) -> Found:
     """The best plan of the budget by KL(dense || subnet) with every block reformed."""
     stages = _stages(problem)
     damage = damage_table(problem, stages[0])
-    seeds = [p for e in _EXPONENTS if (p := solve(problem.space, damage**e, problem.constraints))]
-    seeds = [p for p in seeds if any(layer.kv_heads for layer in p)] or [problem.space.smallest]
     moves = Moves(problem.space, problem.constraints, damage, random.Random(problem.seed))
+    solved = [solve(problem.space, damage**e, problem.constraints) for e in _EXPONENTS]
+    seeds = [p for p in solved if p and has_attention(p)] or [moves.mutate(problem.space.smallest)]
 
     def judge(plan: Plan, stage: int) -> float:
         key = f"plan {stage} {json.dumps(problem.space.indices(plan))}"
