@@ -77,7 +77,7 @@ def compress() -> dict[str, Any]:
 
 def dense_ms() -> float:
     """Milliseconds per token of the dense demo model on this machine."""
-    from compressor.latency.backend import get
+    from compressor.latency.backend import backends
     from compressor.latency.measure import Meter
     from compressor.latency.workload import Workload
     from compressor.progress import Progress
@@ -85,7 +85,7 @@ def dense_ms() -> float:
     from compressor.source import open_source
 
     source = open_source(str(MODEL))
-    meter = Meter(source, get("onnx"), Workload(), None, Progress(quiet=True))
+    meter = Meter(source, backends.get("onnx"), Workload(), None, Progress(quiet=True))
     comparison = meter.compare(make_space(source.shape).smallest)
     print(f"dense: {comparison.dense.median:.3f} ms per token on this machine")
     return comparison.dense.median

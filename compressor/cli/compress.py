@@ -112,6 +112,12 @@ def compress(
             help="Measure the latency table again instead of using the cached one.", rich_help_panel=_RUN
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Check everything, time dense and the floor, and stop.", rich_help_panel=_RUN
+        ),
+    ] = False,
     json: Annotated[
         bool,
         typer.Option(
@@ -155,7 +161,22 @@ def compress(
         calibration_tokens=calibration_tokens, evaluation=evaluation, evaluations=evaluations,
         tolerance=tolerance, seed=seed, force=force, overwrite=overwrite, remeasure=remeasure,
     )
-    raise typer.Exit(_run(options, json))
+    raise typer.Exit(_dry_run(options, json) if dry_run else _run(options, json))
+
+
+def _dry_run(options: Options, as_json: bool) -> int:
+    from rich.console import Console
+
+    from compressor.pipeline.preflight import preflight
+    from compressor.progress import Progress
+    from compressor.report import print_card
+
+    card = preflight(options, Progress(quiet=as_json))
+    if as_json:
+        emit(card.to_json())
+    else:
+        print_card(card.to_json(), Console())
+    return 0
 
 
 def _run(options: Options, as_json: bool) -> int:

@@ -40,7 +40,7 @@ def compress(options: Options, progress: Progress) -> Outcome:
     """
     card = preflight(options, progress)
     if card.already_met and not options.force:
-        return Outcome("already-met", options.out, _already_met(card))
+        return Outcome("already-met", options.out, card.to_json())
     run = RunDirectory(options.out)
     if run.resumed:
         progress.say(f"resuming from {run.path}")
@@ -94,10 +94,3 @@ def _publish(options: Options, artefact: Path, report: dict[str, Any], run: RunD
             f"cannot write {options.out}: {error.strerror}", f"The artefact is at {artefact}."
         ) from None
     run.remove()
-
-
-def _already_met(card: Card) -> dict[str, Any]:
-    return {
-        "status": "already-met", "model": card.source.name,
-        "latency": {"target_ms": card.target_ms, "dense_ms": card.dense_ms, "floor_ms": card.floor_ms},
-    }

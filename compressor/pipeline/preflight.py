@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from compressor.calibration.sources import read_documents
 from compressor.calibration.tokens import SELF, load_tokenizer, token_windows, window_length
@@ -47,6 +48,25 @@ class Card:
         fast = self.target_ms is None or (self.dense_ms is not None and self.dense_ms <= self.target_ms)
         return fast and all(c.allows(dense) for c in self.constraints)
 
+    def to_json(self) -> dict[str, Any]:
+        """The card for people and scripts: milliseconds, bytes, and the range of every other target."""
+        shape, smallest = self.source.shape, self.space.smallest
+        return {
+            "status": "already-met" if self.already_met else "feasible",
+            "model": self.source.name,
+            "parameters": shape.parameters(shape.dense_plan),
+            "latency": {
+                "metric": self.meter.workload.metric, "target_ms": self.target_ms, "dense_ms": self.dense_ms,
+                "floor_ms": self.floor_ms,
+            },
+            "targets": [
+                {"name": c.name, "unit": c.unit, "limit": c.limit, "dense": c.cost(shape.dense_plan),
+                 "floor": c.cost(smallest)}
+                for c in self.constraints
+            ],
+            "disk_bytes": _disk_needed(self.source),
+        }
+
 
 def preflight(options: Options, progress: Progress) -> Card:
     """Check the model, the text, the output, the disk and that the target can be reached here.
@@ -83,7 +103,7 @@ def check_output(options: Options) -> None:
     if out.exists() and not options.overwrite:
         raise UserError(f"{out} exists", "Choose another --output, or give --overwrite to replace it.")
     if out.exists() and not (out / MANIFEST).is_file():
-        raise UserError(f"{out} is not an artefact: --overwrite does not replace it", "Choose another --output.")
+        raise UserError(f"{out} is not an artefact, which --overwrite is for", "Choose another --output.")
     parent = out.absolute().parent
     while not parent.exists():
         parent = parent.parent
@@ -123,13 +143,17 @@ def _check_disk(out: Path, source: Source) -> None:
     parent = out.absolute().parent
     while not parent.exists():
         parent = parent.parent
-    dense = source.shape.weight_bytes(source.shape.dense_plan, 4)
-    needed, free = 3 * dense + 64 * 2**20, shutil.disk_usage(parent).free
+    needed, free = _disk_needed(source), shutil.disk_usage(parent).free
     if free < needed:
         raise UserError(
             f"{parent} has {free / 2**20:.0f} MiB free; this run may need {needed / 2**20:.0f} MiB",
             "Free some space, or put --output on another disk.",
         )
+
+
+def _disk_needed(source: Source) -> int:
+    """Bytes that a run may hold on disk: checkpoint, graph, and the run directory."""
+    return 3 * source.shape.weight_bytes(source.shape.dense_plan, 4) + 64 * 2**20
 
 
 def _constraints(options: Options, source: Source, space: Space) -> list[Constraint]:

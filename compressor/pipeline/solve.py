@@ -136,7 +136,6 @@ class Solver:
                 self.options.seed,
             )
         )
-        trace.close()
         self.run.tensors(f"selection-{name}", lambda: _selection_tensors(found.selections))
         return {"plan": found.plan.to_json(), "fitness": found.fitness, "evaluations": found.evaluations}
 

@@ -16,6 +16,22 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     console.print(_summary(report))
 
 
+def print_card(card: Mapping[str, Any], console: Console) -> None:
+    """What a dry run found out."""
+    table = Table(title=f"{card['model']}: {card['status']}", title_justify="left")
+    for name in ("", "target", "dense", "floor"):
+        table.add_column(name, justify="right" if name else "left")
+    latency = card["latency"]
+    if latency["target_ms"] is not None:
+        values = (f"{latency[name]:.4g}" for name in ("target_ms", "dense_ms", "floor_ms"))
+        table.add_row(f"{latency['metric']} (ms)", *values)
+    for target in card["targets"]:
+        values = (f"{target[name]:,.0f}" for name in ("limit", "dense", "floor"))
+        table.add_row(f"{target['name']} ({target['unit']})", *values)
+    console.print(table)
+    console.print(f"disk needed: {card['disk_bytes'] / 2**20:.0f} MiB")
+
+
 def _layers(report: Mapping[str, Any]) -> Table:
     dense = report["dense_layer"]
     table = Table(title="kept widths, layer by layer", title_justify="left")

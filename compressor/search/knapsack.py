@@ -2,7 +2,7 @@
 
 Damage is taken as additive over blocks, so one table of single-block damages gives a near-optimal plan
 for every budget at once; evolution then mends what additivity missed. Several constraints are joined
-with weights into one (a surrogate relaxation), and only plans that keep each of them are returned.
+with weights into one (a surrogate relaxation), and its plans are mended until each of them is kept.
 """
 
 from __future__ import annotations
@@ -28,12 +28,30 @@ def solve(space: Space, damage: np.ndarray, constraints: Sequence[Constraint]) -
     plans = []
     for mix in _mixes(len(constraints)):
         costs, limit = _surrogate(space, constraints, mix)
-        indices = _dynamic_program(damage, costs, limit)
+        start = _dynamic_program(damage, costs, limit) or [0] * len(damage)
+        indices = _mend(space, damage, constraints, start)
         if indices is not None:
-            plan = space.plan(indices)
-            if all(c.allows(plan) for c in constraints):
-                plans.append((sum(damage[b][i] for b, i in enumerate(indices)), indices))
+            plans.append((sum(damage[b][i] for b, i in enumerate(indices)), indices))
     return space.plan(min(plans)[1]) if plans else None
+
+
+def _mend(
+    space: Space, damage: np.ndarray, constraints: Sequence[Constraint], indices: list[int]
+) -> list[int] | None:
+    """Blocks down, those that save most of a broken budget for their damage first, until all are kept."""
+    kinds = [kind for _, kind in space.blocks]
+    while broken := [c for c in constraints if not c.allows(space.plan(indices))]:
+
+        def price(block: int, budget: Constraint = broken[0]) -> float:
+            at, levels = indices[block], space.levels(kinds[block])
+            saved = budget.block(levels[at]) - budget.block(levels[at + 1])
+            return float(damage[block][at + 1] - damage[block][at]) / saved if saved > 0 else float("inf")
+
+        free = [b for b, i in enumerate(indices) if i + 1 < len(damage[b])]
+        if not free:
+            return None
+        indices[min(free, key=price)] += 1
+    return indices
 
 
 def _mixes(count: int) -> list[tuple[float, ...]]:

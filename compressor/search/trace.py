@@ -26,7 +26,7 @@ class Trace:
             path.write_text(
                 "".join(json.dumps({"key": k, "value": v}) + "\n" for k, v in self._known.items())
             )
-        self._file = path.open("a")
+        self._path = path
         self._start = time.perf_counter()
 
     def judge(self, key: str, compute: Callable[[], float], **facts: Any) -> float:
@@ -37,9 +37,6 @@ class Trace:
         value = compute()
         self._known[key] = value
         seconds = round(time.perf_counter() - self._start, 3)
-        self._file.write(json.dumps({"key": key, "value": value, "seconds": seconds, **facts}) + "\n")
-        self._file.flush()
+        with self._path.open("a") as file:
+            file.write(json.dumps({"key": key, "value": value, "seconds": seconds, **facts}) + "\n")
         return value
-
-    def close(self) -> None:
-        self._file.close()
