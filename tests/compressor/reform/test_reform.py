@@ -1,0 +1,155 @@
+"""Reforms against plain least squares, and what they must never make worse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_llama import HEAD_DIM, PLANS
+from tiny_problem import Lab
+
+from compressor.errors import UserError
+from compressor.forward import Weights
+from compressor.order import orders
+from compressor.plan import Plan
+from compressor.reform import choose_damping, damped, reconstruction_error, reform
+from compressor.reform.admm import admm
+from compressor.reform.final import Finished, ReformJob, reforms
+from compressor.surgery import rows, select
+
+KEPT = torch.tensor([0, 3, 4, 8, 11])
+
+
+def problem(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """A projection [7, 12] and correlated inputs [300, 12]."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(12, 12, generator=generator, dtype=torch.float64)
+    x = torch.randn(300, 12, generator=generator, dtype=torch.float64) @ mix
+    return torch.randn(7, 12, generator=generator), x
+
+
+def test_the_closed_form_is_least_squares() -> None:
+    weight, x = problem()
+    expected = torch.linalg.lstsq(x[:, KEPT], x @ weight.double().T).solution.T
+    found = reform(weight, damped(x.T @ x / len(x), 1e-12), KEPT)
+    torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=1e-5)
+
+
+def test_damping_draws_towards_the_original_weights() -> None:
+    weight, x = problem()
+    found = reform(weight, damped(x.T @ x / len(x), 1e9), KEPT)
+    torch.testing.assert_close(found, weight[:, KEPT], atol=1e-5, rtol=1e-5)
+
+
+def test_many_rounds_of_admm_reach_the_closed_form() -> None:
+    weight, x = problem()
+    gram = x.T @ x / len(x)
+    target = reform(weight, damped(gram, 1e-12), KEPT)
+    few, many = (admm(weight, gram, KEPT, iterations=n) for n in (3, 5000))
+    assert (many - target).abs().max() < 1e-3 < (few - target).abs().max()
+
+
+def test_the_error_is_that_of_the_outputs() -> None:
+    weight, x = problem()
+    kept = weight[:, KEPT] * 1.5
+    direct = (x[:, KEPT] @ kept.double().T - x @ weight.double().T).square().sum() / len(x)
+    assert reconstruction_error(weight, kept, x.T @ x / len(x), KEPT) == pytest.approx(float(direct))
+
+
+@pytest.mark.parametrize("damping", [1e-5, 1e-2, 1.0])
+def test_reform_never_errs_more_than_the_plain_cut(damping: float) -> None:
+    for seed in range(10):
+        weight, x = problem(seed)
+        gram = x.T @ x / len(x)
+        reformed = reform(weight, damped(gram, damping), KEPT)
+        cut = reconstruction_error(weight, weight[:, KEPT], gram, KEPT)
+        assert reconstruction_error(weight, reformed, gram, KEPT) < cut
+
+
+def test_the_damping_is_the_one_that_errs_least_on_heldout_text() -> None:
+    weight, x = problem()
+    few, fresh = x[:13].T @ x[:13] / 13, x[200:].T @ x[200:] / 100
+    noisy = few + torch.diag(torch.rand(12, dtype=torch.float64) * few.diagonal().mean())
+    chosen = choose_damping(weight, noisy, fresh, [KEPT])
+
+    def error(damping: float) -> float:
+        return reconstruction_error(weight, reform(weight, damped(noisy, damping), KEPT), fresh, KEPT)
+
+    assert error(chosen) == min(error(d) for d in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1))
+    assert choose_damping(weight, fresh, fresh, [KEPT]) == 1e-5
+
+
+def finish(lab: Lab, name: str, plan: Plan) -> list[Finished]:
+    kept = [
+        select(orders.get("elimination")(lab.source.family, lab.source.shape, w, s), layer)
+        for w, s, layer in zip(lab.layers, lab.statistics, plan, strict=True)
+    ]
+    dampings = [(1e-3, 1e-3)] * len(plan)
+    job = ReformJob(
+        lab.source.family, lab.source.shape, lab.runner, lab.layers, kept, lab.statistics, dampings,
+        lab.embedded, lab.heldout,
+    )  # fmt: skip
+    layer, done = reforms.get(name)(job), []
+    for index in range(len(plan)):
+        done.append(layer(index, done.__getitem__))
+    return done
+
+
+@torch.no_grad()
+def final_error(lab: Lab, layers: list[Finished]) -> float:
+    """Mean squared distance of the last hidden states from the dense model's, on the fitted text."""
+
+    def states(weights: list[Weights]) -> torch.Tensor:
+        hidden = lab.embedded[~lab.heldout]
+        for layer in weights:
+            hidden = lab.runner.ffn(layer, lab.runner.attention(layer, hidden))
+        return hidden
+
+    return float((states(list(layers)) - states(lab.layers)).square().mean())
+
+
+HALF = Plan((PLANS["groups"][3],) * 4).replace(3, PLANS["ffn"][1])
+
+
+def test_each_reform_errs_less_than_the_one_before(lab: Lab) -> None:
+    names = ("none", "admm", "closed-form", "sequential")
+    errors = {name: final_error(lab, finish(lab, name, HALF)) for name in names}
+    assert errors["closed-form"] < 0.9 * errors["none"]
+    assert errors["admm"] < errors["none"]
+    assert errors["sequential"] < 0.9 * errors["closed-form"]
+
+
+@pytest.mark.parametrize("name", ["none", "admm", "closed-form", "sequential"])
+def test_a_dense_plan_stays_dense(lab: Lab, name: str) -> None:
+    for done, dense in zip(finish(lab, name, PLANS["dense"]), lab.layers, strict=True):
+        assert done.keys() == dense.keys()
+        for part in dense:
+            torch.testing.assert_close(done[part], dense[part], atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["closed-form", "sequential"])
+def test_tensors_have_the_planned_shapes_and_dropped_blocks_have_none(lab: Lab, name: str) -> None:
+    plan = PLANS["mixed"]
+    for done, layer in zip(finish(lab, name, plan), plan, strict=True):
+        o, down = (done.get(f"{module}.weight") for module in ("self_attn.o_proj", "mlp.down_proj"))
+        assert o is None if not layer.kv_heads else o.shape == (64, layer.query_heads * HEAD_DIM)
+        assert down is None if not layer.ffn else down.shape == (64, layer.ffn)
+
+
+def test_sequential_reform_goes_on_from_finished_layers_bit_by_bit(lab: Lab) -> None:
+    whole = finish(lab, "sequential", HALF)
+    job_order = [
+        select(orders.get("elimination")(lab.source.family, lab.source.shape, w, s), layer)
+        for w, s, layer in zip(lab.layers, lab.statistics, HALF, strict=True)
+    ]
+    job = ReformJob(
+        lab.source.family, lab.source.shape, lab.runner, lab.layers, job_order, lab.statistics,
+        [(1e-3, 1e-3)] * 4, lab.embedded, lab.heldout,
+    )  # fmt: skip
+    resumed = reforms.get("sequential")(job)(2, whole.__getitem__)
+    assert all(torch.equal(resumed[name], whole[2][name]) for name in whole[2])
+    with pytest.raises(UserError, match="layer 0 of the reform is missing"):
+        reforms.get("sequential")(job)(2, lambda _: None)
+
+
+def test_rows_of_heads_are_contiguous() -> None:
+    assert rows(torch.tensor([2, 0]), 3).tolist() == [6, 7, 8, 0, 1, 2]

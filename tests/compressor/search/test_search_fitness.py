@@ -1,0 +1,82 @@
+"""Fitness against transformers' logits, however candidates follow one another."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_llama import PLANS, reference
+from tiny_problem import Lab
+
+from compressor.forward import Weights
+from compressor.plan import Plan
+from compressor.search.bank import Bank
+from compressor.search.fitness import Fitness
+from compressor.search.space import make_space
+from compressor.surgery import LayerOrder
+
+
+def fitness(lab: Lab, path: Path, reformed: bool = True) -> Fitness:
+    problem = lab.problem(path)
+
+    def grams(layer: int, kind: str) -> tuple[torch.Tensor, float]:
+        return getattr(lab.statistics[layer], kind), 1e-3
+
+    ranks = problem.orders
+    if not reformed:
+        ranks = [LayerOrder(torch.arange(4), torch.arange(8).view(4, 2), torch.arange(96))] * 4
+    bank = Bank(lab.source.family, lab.source.shape, lab.layers, ranks, grams if reformed else None)
+    def dense(layer: int, _kind: str, _level: object) -> Weights:
+        return lab.layers[layer]
+
+    return Fitness(
+        lab.runner, lab.head, problem.space, lab.embedded[:6], dense, bank.block
+    )
+
+
+def plans(lab: Lab, count: int) -> list[Plan]:
+    space, rng = make_space(lab.source.shape), random.Random(5)
+    return [
+        space.plan(rng.randrange(len(space.levels(kind))) for _, kind in space.blocks) for _ in range(count)
+    ]
+
+
+def test_the_dense_plan_has_no_divergence(lab: Lab, tmp_path: Path) -> None:
+    assert fitness(lab, tmp_path).kl(PLANS["dense"]) == pytest.approx(0, abs=1e-6)
+
+
+@torch.no_grad()
+def test_divergence_is_that_of_the_two_models_logits(lab: Lab, tmp_path: Path) -> None:
+    judge, ids = fitness(lab, tmp_path, reformed=False), lab.windows[:6]
+    dense = reference(lab.source, PLANS["dense"])(ids).logits.log_softmax(-1)
+    for name in ("groups", "whole layers", "no ffn last"):
+        subnet = reference(lab.source, PLANS[name])(ids).logits.log_softmax(-1)
+        direct = (dense.exp() * (dense - subnet)).sum(-1).mean()
+        assert judge.kl(PLANS[name]) == pytest.approx(float(direct), rel=1e-3)
+
+
+def test_shared_leading_blocks_change_no_bit(lab: Lab, tmp_path: Path) -> None:
+    shared, candidates = fitness(lab, tmp_path), plans(lab, 8)
+    near = [candidates[0].replace(3, p[3]) for p in candidates]
+    for plan in [*near, *candidates, *reversed(near)]:
+        assert shared.kl(plan) == fitness(lab, tmp_path).kl(plan)
+
+
+def test_damage_of_a_block_is_the_divergence_with_all_others_dense(lab: Lab, tmp_path: Path) -> None:
+    judge, space = fitness(lab, tmp_path), make_space(lab.source.shape)
+    judge.kl(plans(lab, 1)[0])
+    for position in range(8):
+        indices = [0] * 8
+        indices[position] = 3
+        assert judge.damage(position, 3) == pytest.approx(judge.kl(space.plan(indices)), abs=1e-6)
+
+
+@torch.no_grad()
+def test_loss_is_the_cross_entropy_of_transformers(lab: Lab) -> None:
+    model, ids = reference(lab.source, PLANS["dense"]), lab.windows[:7]
+    hidden = lab.embedding[ids]
+    for layer in lab.layers:
+        hidden = lab.runner.ffn(layer, lab.runner.attention(layer, hidden))
+    assert lab.head.loss(ids, hidden) == pytest.approx(float(model(ids, labels=ids).loss), rel=1e-5)

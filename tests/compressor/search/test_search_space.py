@@ -1,0 +1,65 @@
+"""The space: legal widths only, and costs that are those of whole models."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compressor.plan import LayerShape, ModelShape, Plan
+from compressor.search.space import make_space, memory_constraint, parameter_constraint
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> ModelShape:
+    kv = draw(st.integers(1, 40))
+    layer = LayerShape(kv * draw(st.integers(1, 8)), kv, draw(st.integers(1, 20_000)))
+    return ModelShape(
+        64, 1000, 16, draw(st.booleans()), draw(st.integers(1, 6)), layer,
+        attention_bias=draw(st.booleans()), mlp_bias=draw(st.booleans()),
+    )  # fmt: skip
+
+
+@given(shapes())
+def test_levels_are_legal_widest_first_and_end_with_the_dropped_block(shape: ModelShape) -> None:
+    space, dense = make_space(shape), shape.layer
+    assert space.attention[0] == (dense.query_heads, dense.kv_heads)
+    assert space.attention[-1] == (0, 0)
+    assert len(set(space.attention)) == len(space.attention)
+    for query, kv in space.attention[:-1]:
+        assert query % kv == 0
+        assert kv <= dense.kv_heads
+        assert 1 <= query // kv <= dense.heads_per_group
+    assert space.ffn[0] == dense.ffn
+    assert space.ffn[-1] == 0
+    assert list(space.ffn) == sorted(set(space.ffn), reverse=True)
+    assert len(space.ffn) <= 19
+    aligned = [w for w in space.ffn[1:] if w]
+    unit = next(a for a in (32, 16, 8, 4, 2, 1) if a == 1 or dense.ffn >= 8 * a)
+    assert all(width % unit == 0 for width in aligned)
+
+
+@given(shapes(), st.data())
+def test_costs_add_up_to_those_of_the_whole_model(shape: ModelShape, data: st.DataObject) -> None:
+    space = make_space(shape)
+    levels = [len(space.levels(kind)) for _, kind in space.blocks]
+    indices = data.draw(st.tuples(*(st.integers(0, n - 1) for n in levels)).map(list))
+    plan = space.plan(indices)
+    assert space.indices(plan) == indices
+    parameters = parameter_constraint(space, shape, 0.5)
+    assert parameters.cost(plan) == shape.decoder_parameters(plan)
+    assert parameters.limit == 0.5 * shape.decoder_parameters(shape.dense_plan)
+    memory = memory_constraint(space, shape, 1e9, weight_bytes=4, kv_bytes=2, tokens=100)
+    assert memory.cost(plan) == shape.weight_bytes(plan, 4) + 100 * shape.kv_bytes_per_token(plan, 2)
+    assert memory.cost(plan) >= memory.cost(space.smallest) or not any(p.kv_heads for p in plan)
+
+
+@pytest.mark.parametrize(("limit", "allowed"), [(99, False), (100, True), (101, True)])
+def test_a_budget_may_be_spent_to_the_last(limit: int, allowed: bool) -> None:
+    shape = ModelShape(4, 10, 2, True, 1, LayerShape(2, 2, 8))
+    constraint = parameter_constraint(make_space(shape), shape, 1.0)
+    scaled = constraint.cost(shape.dense_plan) * limit / 100
+    assert type(constraint)(
+        "x", "y", scaled, 0.0, constraint.attention, constraint.ffn
+    ).allows(shape.dense_plan) == allowed
+    assert Plan(()).uneven is False

@@ -1,0 +1,74 @@
+"""A tiny random Llama with what the stages after calibration read: statistics, orders, a search problem."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_llama import checkpoint, tokens
+
+from compressor.forward import BlockRunner, Weights
+from compressor.order import orders as registry
+from compressor.progress import Progress
+from compressor.search.fitness import Head
+from compressor.search.method import Problem
+from compressor.search.space import Constraint, make_space, parameter_constraint
+from compressor.search.trace import Trace
+from compressor.source import Source
+from compressor.statistics import LayerStatistics, collect_layer
+
+WINDOWS, LENGTH = 16, 32
+
+
+@dataclass(frozen=True)
+class Lab:
+    """One model and the dense statistics of its layers. heldout: the last windows."""
+
+    source: Source
+    runner: BlockRunner
+    head: Head
+    layers: list[Weights]
+    embedding: torch.Tensor
+    windows: torch.Tensor
+    heldout: torch.Tensor
+    statistics: list[LayerStatistics]
+
+    @property
+    def embedded(self) -> torch.Tensor:
+        return self.embedding[self.windows]
+
+    def problem(self, directory: Path, order: str = "elimination", **changes: Any) -> Problem:
+        """A search at 60 % of the parameters."""
+        source, space = self.source, make_space(self.source.shape)
+        orders = [
+            registry.get(order)(source.family, source.shape, w, s)
+            for w, s in zip(self.layers, self.statistics, strict=True)
+        ]
+        facts: dict[str, Any] = {
+            "source": source, "runner": self.runner, "head": self.head, "space": space, "layers": self.layers,
+            "embedding": self.embedding, "windows": self.windows[~self.heldout],
+            "statistics": self.statistics, "orders": orders, "dampings": [(1e-3, 1e-3)] * len(self.layers),
+            "constraints": [self.keep(0.6)], "trace": Trace(directory / "trace.jsonl"),
+            "progress": Progress(quiet=True), "evaluations": 120, "seed": 0,
+        }  # fmt: skip
+        return Problem(**facts | changes)
+
+    def keep(self, share: float) -> Constraint:
+        return parameter_constraint(make_space(self.source.shape), self.source.shape, share)
+
+
+def make_lab(directory: Path, **changes: Any) -> Lab:
+    source = checkpoint(directory, **changes)
+    runner = BlockRunner(source)
+    embedding = source.tensor("model.embed_tokens.weight")
+    output = embedding if source.shape.tied_embeddings else source.tensor("lm_head.weight")
+    head = Head(runner, source.tensor("model.norm.weight"), output)
+    layers: list[Weights] = [source.layer(i) for i in range(source.shape.num_layers)]
+    windows, heldout = tokens(WINDOWS, LENGTH), torch.arange(WINDOWS) >= WINDOWS - 3
+    hidden, statistics = embedding[windows], []
+    for weights in layers:
+        found, hidden = collect_layer(runner, weights, hidden, heldout)
+        statistics.append(found)
+    return Lab(source, runner, head, layers, embedding, windows, heldout, statistics)
