@@ -210,6 +210,7 @@ def perplexity(
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     model.config.architectures = ["LlamaForCausalLM"]
+    model.config.dtype = torch.float32
     model.config.save_pretrained(out)
     model.generation_config.save_pretrained(out)
     tokenizer.save_pretrained(out)
