@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from compressor.export.files import write_bytes
+
 
 class Trace:
     """Appends judgements and remembers them. A search that starts again with the same seed asks for the
@@ -17,17 +19,21 @@ class Trace:
         self._known: dict[str, float] = {}
         self.replayed = 0
         if path.exists():
-            for line in path.read_text().splitlines():
-                try:
-                    row = json.loads(line)
-                    self._known[row["key"]] = row["value"]
-                except (ValueError, KeyError):
-                    break
-            path.write_text(
-                "".join(json.dumps({"key": k, "value": v}) + "\n" for k, v in self._known.items())
-            )
+            self._recall(path)
         self._path = path
         self._start = time.perf_counter()
+
+    def _recall(self, path: Path) -> None:
+        """Read an earlier trace; a line that a kill cut short, and what follows it, is dropped."""
+        whole = []
+        for line in path.read_text().splitlines():
+            try:
+                row = json.loads(line)
+                self._known[row["key"]] = row["value"]
+            except (ValueError, KeyError, TypeError):
+                break
+            whole.append(line + "\n")
+        write_bytes(path, "".join(whole).encode())
 
     def judge(self, key: str, compute: Callable[[], float], **facts: Any) -> float:
         """The value under `key`, computed now or found on disk."""
