@@ -65,7 +65,7 @@ class LatencyTable:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> LatencyTable:
-        if document.get("format") != FORMAT:
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise UserError(f"not a latency table: `format` must be `{FORMAT}`")
         values = {k: v for k, v in document.items() if k != "format"}
         return cls(**{**values, "workload": Workload(**values["workload"])})

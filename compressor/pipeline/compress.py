@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,15 +42,15 @@ def compress(options: Options, progress: Progress) -> Outcome:
     card = preflight(options, progress)
     if card.already_met and not options.force:
         return Outcome("already-met", options.out, card.to_json())
-    run = RunDirectory(options.out)
-    if run.resumed:
-        progress.say(f"resuming from {run.path}")
-    prepared = prepare(options, card, run, progress)
-    solver = Solver(options, card, prepared, run, progress)
-    artefact, chosen, verified, met = _until_met(options, card, prepared, solver, run, progress)
-    report = build_report(options, card, solver, chosen, verified, met, progress)
-    shutil.copyfile(solver.trace_path, artefact / "trace.jsonl")
-    _publish(options, artefact, report, run)
+    with closing(RunDirectory(options.out)) as run:
+        if run.resumed:
+            progress.say(f"resuming from {run.path}")
+        prepared = prepare(options, card, run, progress)
+        solver = Solver(options, card, prepared, run, progress)
+        artefact, chosen, verified, met = _until_met(options, card, prepared, solver, run, progress)
+        report = build_report(options, card, solver, chosen, verified, met, progress)
+        shutil.copyfile(solver.trace_path, artefact / "trace.jsonl")
+        _publish(options, artefact, report, run)
     return Outcome("done" if met else "missed", options.out, report)
 
 
@@ -73,7 +74,7 @@ def _until_met(
             f"  the artefact took {measured:.4g} ms against a target of {target:.4g} ms: solving again"
         )
         scale = solver.target_ms / target if solver.target_ms and target else 1.0
-        solver.correct(chosen.plan, measured * scale)
+        solver.learn(chosen, measured * scale)
 
 
 def _publish(options: Options, artefact: Path, report: dict[str, Any], run: RunDirectory) -> None:

@@ -65,6 +65,7 @@ class RunDirectory:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self._lock.close()
             raise UserError(
                 f"another compress is working on {out}", "Wait for it, or choose another --output."
             ) from None
@@ -97,6 +98,9 @@ class RunDirectory:
         path.mkdir()
         return path
 
-    def remove(self) -> None:
+    def close(self) -> None:
+        """Let another process work here."""
         self._lock.close()
+
+    def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

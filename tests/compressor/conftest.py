@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import pytest
+import steady_clock
+from compress_command import Tiny, make_tiny
 from tiny_problem import Lab, make_lab
 
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return make_lab(tmp_path_factory.mktemp("lab") / "tiny")
+
+
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latencies follow from plans, not from this machine."""
+    for place, name, value in steady_clock.PATCHES:
+        monkeypatch.setattr(place, name, value)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return make_tiny(tmp_path_factory.mktemp("compress"))

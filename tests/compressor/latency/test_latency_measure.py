@@ -1,0 +1,102 @@
+"""Timing: turns alternate, drift cancels, requests are put together, tables are kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import steady_clock
+from tiny_llama import PLANS, checkpoint
+
+from compressor.latency import bench
+from compressor.latency.backend import backends
+from compressor.latency.bench import Timing, interleave, paired_ratio
+from compressor.latency.cache import cached_comparison, cached_table
+from compressor.latency.measure import Meter
+from compressor.latency.workload import Workload
+from compressor.progress import Progress
+from compressor.search.space import make_space
+
+
+def meter(path: Path, workload: Workload, **model: int) -> Meter:
+    return Meter(checkpoint(path, **model), backends.get("onnx"), workload, 1, Progress(quiet=True))
+
+
+def test_a_drift_that_both_share_cancels() -> None:
+    drift = [1.0, 1.1, 3.0, 5.0, 0.7]
+    dense, subnet = Timing([10 * d for d in drift]), Timing([4 * d for d in drift])
+    assert paired_ratio(subnet, dense) == pytest.approx(0.4)
+    assert dense.median == pytest.approx(11)
+    assert Timing([5.0] * 9).spread == 0 < dense.spread
+
+
+def test_systems_take_turns_in_alternating_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_TURN_SECONDS", 0.0)
+    calls: list[str] = []
+    timings = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, turns=4)
+    order = [name for i, name in enumerate(calls) if i == 0 or calls[i - 1] != name]
+    assert order == list("abababa")
+    assert calls.count("a") == calls.count("b")
+    assert [len(timings[name].turns) for name in "ab"] == [4, 4]
+    assert all(len(samples) >= 3 and min(samples) >= 0 for samples in timings["a"].samples)
+
+
+@pytest.mark.parametrize("metric", ["tpot", "ttft"])
+def test_real_models_are_built_and_run(tmp_path: Path, metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_TURN_SECONDS", 0.0)
+    comparison = meter(tmp_path, Workload(metric, 2, 24)).compare(PLANS["mixed"], turns=3)
+    assert len(comparison.dense.turns) == len(comparison.subnet.turns) == 3
+    assert min(comparison.dense.turns) > 0
+
+
+@pytest.mark.usefixtures("steady")
+def test_a_request_is_one_prefill_and_the_decode_steps_after_it(tmp_path: Path) -> None:
+    comparison = meter(tmp_path, Workload("e2e", 1, 24, output_tokens=11)).compare(PLANS["mixed"])
+    for timing, name in ((comparison.dense, "dense"), (comparison.subnet, "mixed")):
+        prefill, step = (steady_clock.milliseconds(PLANS[name], m) for m in ("ttft", "tpot"))
+        assert timing.median == pytest.approx(prefill + 10 * step)
+
+
+@pytest.mark.usefixtures("steady")
+def test_a_measured_table_predicts_models_that_it_never_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
+    timer = meter(tmp_path / "model", Workload("tpot", 1, 24))
+    space = make_space(timer.source.shape)
+    table = cached_table(timer, space, refresh=False)
+    for name in ("dense", "mixed", "whole layers", "heads per group"):
+        assert table.predict(PLANS[name]) == pytest.approx(steady_clock.milliseconds(PLANS[name]))
+    assert table.dense_ms == pytest.approx(steady_clock.milliseconds(PLANS["dense"]))
+
+    monkeypatch.setattr(Meter, "table", lambda *_: pytest.fail("measured again"))
+    assert cached_table(timer, space, refresh=False) == table
+    other = meter(tmp_path / "model", Workload("tpot", 1, 25))
+    for again in ((timer, True), (other, False)):
+        with pytest.raises(pytest.fail.Exception):
+            cached_table(again[0], space, again[1])
+
+
+@pytest.mark.usefixtures("steady")
+def test_a_damaged_cache_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
+    timer = meter(tmp_path / "model", Workload("tpot", 1, 24))
+    space = make_space(timer.source.shape)
+    first = cached_table(timer, space, refresh=False)
+    (file,) = (tmp_path / "cache").rglob("*.json")
+    for damage in (b"", b"{}", b"[]", file.read_bytes()[:-20]):
+        file.write_bytes(damage)
+        assert cached_table(timer, space, refresh=False).terms == first.terms
+        json.loads(file.read_text())
+
+
+@pytest.mark.usefixtures("steady")
+def test_a_comparison_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
+    timer = meter(tmp_path / "model", Workload("tpot", 1, 24))
+    first = cached_comparison(timer, PLANS["mixed"], refresh=False)
+    dense, subnet = (steady_clock.milliseconds(PLANS[name]) for name in ("dense", "mixed"))
+    assert first == {"dense_ms": dense, "subnet_ms": subnet, "ratio": subnet / dense, "spread": 0.0}
+    monkeypatch.setattr(Meter, "compare", lambda *_: pytest.fail("measured again"))
+    assert cached_comparison(timer, PLANS["mixed"], refresh=False) == first

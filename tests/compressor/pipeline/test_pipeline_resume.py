@@ -1,0 +1,57 @@
+"""kill -9 at any point, the same command again: it resumes, and the artefact is the uninterrupted one's."""
+
+from __future__ import annotations
+
+import fcntl
+import signal
+from pathlib import Path
+
+import pytest
+from compress_command import Tiny, content
+
+SAME = ("config.json", "plan.json", "model.safetensors", "onnx/model.onnx", "onnx/model.onnx.data")
+TARGET = ("--keep", "60%", "--seed", "0")
+
+pytestmark = pytest.mark.usefixtures("steady")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert tiny.compress(out, *TARGET).exit_code == 0
+    return content(out, SAME)
+
+
+def check(tiny: Tiny, out: Path, point: str, whole: dict[str, bytes]) -> None:
+    killed = tiny.killed(out, point, *TARGET)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not out.exists()
+    done = tiny.compress(out, *TARGET)
+    assert done.exit_code == 0, done.output
+    assert f"resuming from {out}.run" in done.stderr.replace("\n", "")
+    assert content(out, SAME) == whole
+    assert [entry.name for entry in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("point", ["replace:2", "judge:30"])
+def test_a_killed_run_resumes(
+    tiny: Tiny, tmp_path: Path, point: str, uninterrupted: dict[str, bytes]
+) -> None:
+    check(tiny, tmp_path / "out", point, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", [*(f"replace:{n}" for n in range(3, 25, 2)), "judge:5", "rename:1"])
+def test_a_run_killed_anywhere_resumes(
+    tiny: Tiny, tmp_path: Path, point: str, uninterrupted: dict[str, bytes]
+) -> None:
+    check(tiny, tmp_path / "out", point, uninterrupted)
+
+
+def test_a_second_run_on_the_same_output_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "out.run").mkdir()
+    with (tmp_path / "out.run" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = tiny.compress(tmp_path / "out", *TARGET)
+    assert done.exit_code == 1
+    assert f"error: another compress is working on {tmp_path / 'out'}" in done.stderr
