@@ -1,0 +1,196 @@
+"""Bad input: one sentence on stderr, status 1, no traceback, nothing written, nothing harmed."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from compress_command import Tiny, lathe
+from safetensors.torch import load_file, save_file
+
+pytestmark = pytest.mark.usefixtures("steady")
+
+
+def one_sentence(done: Result, *words: str) -> None:
+    assert done.exit_code == 1, done.output
+    assert not done.stdout
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.fixture
+def model(tiny: Tiny, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny.model, tmp_path / "model"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--target-latency", "banana"), "`banana` is not a time"),
+        (("--target-latency", "30"), "the unit is missing"),
+        (("--target-latency", "-1ms"), "`-1ms` is not a time"), (("--target-latency", ""), "no target"),
+        (("--target-speedup", "warp"), "`warp` is not a speed-up"),
+        (("--target-speedup", "0.5x"), "at least 1x"), (("--target-memory", "6"), "not a memory size"),
+        (("--keep", "0%"), "not a share"), (("--keep", "140%"), "not a share"), ((), "no target is given"),
+        (("--target-latency", "3ms", "--target-speedup", "2x"), "exclude each other"),
+        (("--keep", "60%", "--method", "magic"), "there is no method `magic`"),
+        (("--keep", "60%", "--backend", "abacus"), "there is no backend `abacus`"),
+        (("--keep", "60%", "--latency-metric", "fps"), "there is no latency metric `fps`"),
+        (("--keep", "60%", "--threads", "0"), "--threads 0"),
+        (("--keep", "60%", "--seed", "-1"), "--seed -1"),
+        (("--keep", "60%", "--seed", str(2**70)), "is not a seed"),
+        (("--keep", "60%", "--tolerance", "nan"), "--tolerance nan"),
+        (("--keep", "60%", "--evaluations", "1"), "--evaluations 1"),
+        (("--keep", "60%", "--calibration-tokens", "10"), "--calibration-tokens 10"),
+        (("--keep", "60%", "--context", "512"), "does not fit the model's 512 positions"),
+        (("--keep", "60%", "--batch-size", "0"), "at least 1"),
+        (("--keep", "60%", "--calibration", "nowhere.txt"), "nowhere.txt"),
+        (("--keep", "60%", "--evaluation", "nowhere.txt"), "nowhere.txt"),
+        (("--keep", "1%"), "below the floor"), (("--target-memory", "10kB"), "below the floor"),
+    ],
+)  # fmt: skip
+def test_options(tiny: Tiny, tmp_path: Path, options: tuple[str, ...], words: str) -> None:
+    one_sentence(tiny.compress(tmp_path / "out", *options), words)
+    assert not list(tmp_path.iterdir())
+
+
+BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (shutil.rmtree, "no model directory"),
+    "unknown type": (lambda p: edit(p / "config.json", model_type="mamba9"), "`mamba9` is not supported"),
+    "truncated": (lambda p: cut(p / "model.safetensors", 100_000), "truncated or corrupt"),
+    "corrupt": (lambda p: (p / "model.safetensors").write_bytes(b"\xff" * 5000), "truncated or corrupt"),
+    "no tokenizer": (lambda p: [f.unlink() for f in p.glob("*token*")], "cannot load the tokenizer"),
+    "odd activation": (lambda p: edit(p / "config.json", hidden_act="gelu"), "`hidden_act` gelu"),
+    "odd rope": (lambda p: edit(p / "config.json", rope_parameters=3), "config.json"),
+}
+
+
+def edit(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def cut(file: Path, size: int) -> None:
+    file.write_bytes(file.read_bytes()[:size])
+
+
+@pytest.mark.parametrize("kind", BAD_MODELS)
+def test_models(tiny: Tiny, model: Path, tmp_path: Path, kind: str) -> None:
+    damage, words = BAD_MODELS[kind]
+    damage(model)
+    one_sentence(Tiny(model, tiny.text).compress(tmp_path / "out", "--keep", "60%"), words)
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"model"}
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe\x00\x00binary"])
+def test_calibration_files(tiny: Tiny, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "text.txt").write_bytes(content)
+    damaged = Tiny(tiny.model, tmp_path / "text.txt")
+    one_sentence(damaged.compress(tmp_path / "out", "--keep", "60%"), "text.txt")
+
+
+def test_too_short_an_evaluation_text_is_refused_at_the_start(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("few words")
+    done = tiny.compress(tmp_path / "out", "--keep", "60%", "--evaluation", str(tmp_path / "short.txt"))
+    one_sentence(done, "short.txt is shorter than one window of 512 tokens")
+
+
+@pytest.mark.parametrize("out", ["/proc/lathe-out", "model/config.json/out", ".", ".."])
+def test_outputs_that_cannot_be_written(tiny: Tiny, model: Path, tmp_path: Path, out: str) -> None:
+    before = {file: file.read_bytes() for file in model.iterdir()}
+    done = Tiny(model, tiny.text).compress(tmp_path / out, "--keep", "60%", "--overwrite")
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "out" in done.stderr
+    assert {file: file.read_bytes() for file in model.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "floor"),
+    [
+        (("--target-latency", "1.5ms"), "the smallest subnet (one narrow attention block) 1.65 ms"),
+        (("--target-speedup", "50x"), "Ask for at least 1.8 ms"),
+        (("--target-memory", "83kB"), "the smallest subnet has"), (("--keep", "2%"), "Ask for at least"),
+    ],
+)  # fmt: skip
+def test_impossible_targets_name_the_floor_before_a_weight_is_read(
+    tiny: Tiny, model: Path, tmp_path: Path, options: tuple[str, ...], floor: str
+) -> None:
+    weights = load_file(model / "model.safetensors")
+    save_file({name: value * float("nan") for name, value in weights.items()}, model / "model.safetensors")
+    broken = Tiny(model, tiny.text)
+    done = broken.compress(tmp_path / "out", *options)
+    assert done.exit_code == 1
+    assert floor in done.stderr.splitlines()[-1]
+    assert {entry.name for entry in tmp_path.iterdir()} == {"model"}
+    possible = broken.compress(tmp_path / "out", "--keep", "60%")
+    assert possible.exit_code == 1
+    assert "NaN or infinity" in possible.stderr
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Writing more than `size` bytes to a file fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [4_000, 100_000, 250_000])
+def test_a_disk_that_fills_up_is_named_and_harms_nothing(tiny: Tiny, tmp_path: Path, size: int) -> None:
+    out = tmp_path / "out"
+    with files_up_to(size):
+        done = tiny.compress(out, "--keep", "90%")
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1].startswith("error: cannot write ")
+    assert "File too large" in done.stderr
+    assert {entry.name for entry in tmp_path.iterdir()} == {"out.run"}
+    assert tiny.compress(out, "--keep", "90%").exit_code == 0
+
+
+def test_a_disk_without_room_is_refused_before_the_run(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**7, 10**7 - 5, 5))
+    done = tiny.compress(tmp_path / "out", "--keep", "60%")
+    one_sentence(done, f"{tmp_path} has 0 MiB free", "this run may need")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("evaluate", "nowhere", "--text", "x"), "nowhere is not a checkpoint directory"),
+        (("inspect", "nowhere"), "nowhere has no readable report.json"),
+        (("export", "nowhere", "-o", "out"), "no model directory nowhere"),
+        (("serve", "nowhere"), "nowhere is not a directory"),
+    ],
+)
+def test_other_commands(
+    tmp_path: Path, arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one_sentence(lathe(*arguments), words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_installed_command_prints_one_line_and_a_traceback_only_when_asked(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).parent / "compress"), "nowhere", "--target-latency", "banana"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: `banana` is not a time. Write it like 30ms, 0.5s or 250us.\n"
+    asked = subprocess.run([*command, "--debug"], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert asked.returncode == 1
+    assert "Traceback" in asked.stderr

@@ -1,0 +1,74 @@
+"""The command line is a contract: names of commands and options change on purpose only."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import typer
+from compress_command import lathe
+
+from compressor.cli.main import build
+
+SURFACE = {
+    "compress": {
+        "model", "--output", "-o", "--target-latency", "--target-speedup", "--target-memory", "--keep",
+        "--latency-metric", "--batch-size", "--context", "--output-tokens", "--backend", "--threads",
+        "--calibration", "--calibration-tokens", "--evaluation", "--method", "--evaluations", "--tolerance",
+        "--seed", "--force", "--no-force", "--overwrite", "--no-overwrite", "--remeasure", "--no-remeasure",
+        "--dry-run", "--json", "--debug", "--no-debug",
+    },
+    "export": {"model", "--output", "-o", "--to", "--json", "--debug", "--no-debug"},
+    "evaluate": {"models", "--text", "--window", "--windows", "--json", "--debug", "--no-debug"},
+    "inspect": {"artefact", "--json", "--debug", "--no-debug"},
+    "serve": {
+        "out", "--host", "--port", "--engine", "--threads", "--max-batch", "--max-length", "--max-queue",
+        "--served-model-name", "--api-key", "--drain-timeout", "--json", "--debug", "--no-debug",
+    },
+    "loadtest": {
+        "target", "--against", "--rate", "--arrival", "--concurrency", "--requests", "--duration", "--warmup",
+        "--rounds", "--seed", "--timeout", "--endpoint", "--model", "--api-key", "--prompts",
+        "--prompt-tokens", "--output-tokens", "--serve-options", "--output", "-o", "--json", "--debug",
+        "--no-debug",
+    },
+}  # fmt: skip
+
+
+def commands() -> dict[str, click.Command]:
+    group = typer.main.get_command(build())
+    return dict(group.commands)  # type: ignore[attr-defined]
+
+
+def options(command: click.Command) -> set[str]:
+    names = [name for p in command.params for name in (*p.opts, *p.secondary_opts)]
+    return set(names) - {"--help"}
+
+
+def test_commands_and_options_are_frozen() -> None:
+    assert {name: options(command) for name, command in commands().items()} == SURFACE
+
+
+@pytest.mark.parametrize("name", SURFACE)
+def test_help_tells_what_each_option_does(name: str) -> None:
+    shown = lathe(name, "--help")
+    assert shown.exit_code == 0
+    assert "Usage:" in shown.stdout
+    for parameter in commands()[name].params:
+        assert parameter.name == "help" or getattr(parameter, "help", None), f"{name} {parameter.name}"
+
+
+def test_lathe_alone_lists_its_commands() -> None:
+    shown = lathe()
+    assert all(name in shown.output for name in SURFACE)
+
+
+def test_both_console_commands_are_installed(tmp_path: Path) -> None:
+    for program, *arguments in (["lathe", "compress"], ["compress"]):
+        command = [str(Path(sys.executable).parent / program), *arguments, "--help"]
+        shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+        assert shown.returncode == 0
+        assert "--target-latency" in shown.stdout
+        assert not shown.stderr
