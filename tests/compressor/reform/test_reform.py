@@ -14,6 +14,7 @@ from compressor.plan import Plan
 from compressor.reform import choose_damping, damped, reconstruction_error, reform
 from compressor.reform.admm import admm
 from compressor.reform.final import Finished, ReformJob, reforms
+from compressor.reform.sequential import DAMPINGS, Streams, reform_block
 from compressor.surgery import rows, select
 
 KEPT = torch.tensor([0, 3, 4, 8, 11])
@@ -149,6 +150,26 @@ def test_sequential_reform_goes_on_from_finished_layers_bit_by_bit(lab: Lab) -> 
     assert all(torch.equal(resumed[name], whole[2][name]) for name in whole[2])
     with pytest.raises(UserError, match="layer 0 of the reform is missing"):
         reforms.get("sequential")(job)(2, lambda _: None)
+
+
+@torch.no_grad()
+def test_sequential_reform_aims_at_the_dense_stream_from_the_subnets_own(lab: Lab) -> None:
+    noise = torch.randn(lab.embedded.shape, generator=torch.Generator().manual_seed(0))
+    streams = Streams(lab.embedded.clone(), lab.embedded + 0.3 * noise)
+    fit, start = ~lab.heldout, {k: v for k, v in lab.layers[0].items() if k[:3] in ("mlp", "pos")}
+    x = lab.runner.ffn_context(start, streams.subnet[fit]).flatten(0, 1).double()
+    y = (lab.runner.ffn(lab.layers[0], streams.dense) - streams.subnet)[fit].flatten(0, 1).double()
+    block = reform_block(lab.runner, "ffn", lab.layers[0], start, streams, lab.heldout)
+    found = block["mlp.down_proj.weight"]
+
+    def ridge(damping: float) -> torch.Tensor:
+        scale = damping * (x.T @ x / len(x)).diagonal().mean()
+        left = x.T @ x / len(x) + scale * torch.eye(96, dtype=torch.float64)
+        return torch.linalg.solve(left, x.T @ y / len(x) + scale * start["mlp.down_proj.weight"].double().T).T
+
+    distances = [(found - ridge(damping)).abs().max() for damping in DAMPINGS]
+    assert min(distances) < 1e-4
+    torch.testing.assert_close(streams.dense, lab.runner.ffn(lab.layers[0], lab.embedded))
 
 
 def test_rows_of_heads_are_contiguous() -> None:
