@@ -12,6 +12,7 @@ from tiny_problem import Lab
 
 from compressor.plan import Plan
 from compressor.search.evolution import Moves, evolve
+from compressor.search.knapsack import solve
 from compressor.search.method import Found, methods
 from compressor.search.methods import lathe, paper
 from compressor.search.space import make_space, memory_constraint
@@ -114,6 +115,18 @@ def test_the_smallest_subnet_is_found_when_nothing_else_fits(lab: Lab, tmp_path:
     found = lathe.search(lab.problem(tmp_path, constraints=[tight]))
     assert budget.cost(found.plan) == budget.cost(space.smallest)
     assert any(layer.kv_heads for layer in found.plan)
+
+
+def test_attention_that_seems_harmless_is_never_dropped_everywhere(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = damages(lab)
+    for block in range(0, 8, 2):
+        table[block] = np.zeros(len(table[block]))
+    monkeypatch.setattr(lathe, "damage_table", lambda *_: table)
+    problem = lab.problem(tmp_path, constraints=[lab.keep(0.3)])
+    assert not any(layer.kv_heads for layer in solve(problem.space, table, problem.constraints) or ())
+    assert any(layer.kv_heads for layer in lathe.search(problem).plan)
 
 
 def test_masks_of_the_paper_have_the_sizes_that_mutation_chose(lab: Lab, tmp_path: Path) -> None:
