@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "demo"
 ARTEFACT, MODEL, HELDOUT = OUT / "artefact", ROOT / "demo" / "model", ROOT / "demo" / "heldout.txt"
-SPEEDUP = 1.6
+SPEEDUP = 1.4
 ATTEMPTS = 3
 QUESTION = "My fellow Americans, the state of our Union is strong."
 
