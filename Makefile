@@ -18,7 +18,7 @@ demo: $(INSTALLED)  ## the main job on the demo model: compress, export, serve, 
 	$(BIN)/python demo/run.py
 
 test: $(INSTALLED)  ## lint, types and the test suite (CPU, no network)
-	$(BIN)/ruff check compressor serving tests demo benchmarks
+	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest
 
@@ -26,7 +26,7 @@ test-slow: $(INSTALLED)  ## the slower tests, too
 	$(BIN)/pytest -m slow
 
 lint: $(INSTALLED)  ## fix what ruff can fix
-	$(BIN)/ruff check --fix compressor serving tests demo benchmarks
+	$(BIN)/ruff check --fix .
 
 OUT ?= build/demo/artefact
 check-artefact: $(INSTALLED)  ## load OUT=dir without Lathe and compare transformers, caches, batches and ONNX

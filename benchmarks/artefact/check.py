@@ -24,17 +24,9 @@ NEW_TOKENS = 24
 ROUNDING = 1e-4
 
 
-class Blocker:
-    """An import finder that hides our packages."""
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        if name.partition(".")[0] in ("compressor", "serving"):
-            raise ModuleNotFoundError(f"{name} is hidden for this check")
-
-
 def stranger(artefact: Path, out: Path) -> None:
     """Runs in a child process, transformers only: saves prompts, their logits and generations."""
-    sys.meta_path.insert(0, Blocker())  # type: ignore[arg-type]
+    sys.modules["compressor"] = sys.modules["serving"] = None  # type: ignore[assignment]
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -53,7 +45,9 @@ def stranger(artefact: Path, out: Path) -> None:
     arrays = {f"tokens{i}": full.numpy() for i, full in enumerate(alone)}
     arrays |= {f"logits{i}": values for i, values in enumerate(logits)}
     arrays["cached"] = np.array([bool((a == u).all()) for a, u in zip(alone, uncached, strict=True)])
-    arrays["ragged"] = np.array([bool((a[-NEW_TOKENS:] == b).all()) for a, b in zip(alone, batch, strict=True)])
+    arrays["ragged"] = np.array(
+        [bool((a[-NEW_TOKENS:] == b).all()) for a, b in zip(alone, batch, strict=True)]
+    )
     np.savez(out, **arrays)
 
 
@@ -82,7 +76,9 @@ def main() -> None:
     artefact = Path(sys.argv[1])
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "found.npz"
-        subprocess.run([sys.executable, __file__, "--stranger", str(artefact.resolve()), str(out)], check=True)
+        subprocess.run(
+            [sys.executable, __file__, "--stranger", str(artefact.resolve()), str(out)], check=True
+        )
         found = dict(np.load(out))
     difference = onnx_difference(artefact, found)
     result = {

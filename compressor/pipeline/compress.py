@@ -19,7 +19,7 @@ from compressor.pipeline.prepare import Prepared, prepare
 from compressor.pipeline.rundir import RunDirectory
 from compressor.pipeline.solve import Round, Solver
 from compressor.progress import Progress
-from compressor.report.document import build_report, target_ms
+from compressor.report.document import build_report
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,14 @@ def _until_met(
         name = reform(card, prepared, chosen, run, progress)
         artefact = export(card, chosen, name, run, progress)
         verified = verify(options, card, prepared, chosen, artefact, progress)
-        target = target_ms(options, solver, verified)
-        measured = verified.timing.subnet.median
-        if options.target_speedup:
-            measured = verified.timing.dense.median * verified.timing.ratio
+        target, measured = solver.target_ms, solver.measured_ms(verified.timing)
         met = target is None or measured <= target * (1 + options.tolerance)
         if met or len(solver.rounds) >= options.rounds:
             return artefact, chosen, verified, met
         progress.say(
             f"  the artefact took {measured:.4g} ms against a target of {target:.4g} ms: solving again"
         )
-        scale = solver.target_ms / target if solver.target_ms and target else 1.0
-        solver.learn(chosen, measured * scale)
+        solver.learn(chosen, measured)
 
 
 def _publish(options: Options, artefact: Path, report: dict[str, Any], run: RunDirectory) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from compressor.errors import UserError
 from compressor.latency.cache import cached_comparison, cached_table
+from compressor.latency.measure import Comparison
 from compressor.latency.table import LatencyTable
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card
@@ -71,6 +72,19 @@ class Solver:
         if self.options.target_speedup and self.table:
             return self.table.dense_ms / self.options.target_speedup
         return self.options.target_latency_ms
+
+    def drift(self, timing: Comparison) -> float:
+        """How much slower dense ran in a measurement than in the table. Only a speed-up, a ratio, is carried
+        over to the machine's speed of the moment; milliseconds are milliseconds."""
+        if self.options.target_speedup and self.table:
+            return timing.dense.median / self.table.dense_ms
+        return 1.0
+
+    def measured_ms(self, timing: Comparison) -> float:
+        """An artefact's time, to compare with `target_ms`."""
+        if self.options.target_speedup and self.table:
+            return self.table.dense_ms * timing.ratio
+        return timing.subnet.median
 
     def solve(self) -> Round:
         """Rounds of search and measurement until the plan keeps the target.

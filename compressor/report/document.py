@@ -31,7 +31,7 @@ def build_report(
     """Everything measured and chosen, as one JSON document; times in milliseconds, sizes in bytes."""
     shape, timing = card.source.shape, verified.timing
     dense, plan = shape.dense_plan, chosen.plan
-    width = card.source.dtype.itemsize
+    width, drift = card.source.dtype.itemsize, solver.drift(timing)
     return {
         "format": FORMAT,
         "lathe": version("lathe"),
@@ -47,11 +47,11 @@ def build_report(
             "metric": options.workload.metric,
             "definition": METRICS[options.workload.metric],
             **{k: v for k, v in asdict(options.workload).items() if k != "metric"},
-            "target_ms": target_ms(options, solver, verified),
+            "target_ms": _now(solver.target_ms, drift),
             "target_speedup": options.target_speedup,
             "tolerance": options.tolerance,
             "dense_ms": timing.dense.median,
-            "predicted_ms": chosen.predicted_ms,
+            "predicted_ms": _now(chosen.predicted_ms, drift),
             "measured_ms": timing.subnet.median,
             "speedup": 1 / timing.ratio,
             "rounds": [r.row() for r in solver.rounds],
@@ -90,8 +90,5 @@ def build_report(
     }
 
 
-def target_ms(options: Options, solver: Solver, verified: Verified) -> float | None:
-    """The target in milliseconds; a speed-up is taken of the dense model as timed beside the artefact."""
-    if options.target_speedup is not None:
-        return verified.timing.dense.median / options.target_speedup
-    return solver.target_ms
+def _now(milliseconds: float | None, drift: float) -> float | None:
+    return None if milliseconds is None else milliseconds * drift
