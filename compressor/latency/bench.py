@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 Step = Callable[[], None]
 _MIN_STEPS = 3
-_TURN_SECONDS = 0.05
-_WARM_UP = 3
+_SETTLE_SECONDS = 0.15
+_TURN_SECONDS = 0.15
 
 
 @dataclass
@@ -19,6 +19,9 @@ class Timing:
 
     turns: list[float] = field(default_factory=list)
     samples: list[list[float]] = field(default_factory=list)
+
+    def __add__(self, other: Timing) -> Timing:
+        return Timing(self.turns + other.turns, self.samples + other.samples)
 
     @property
     def median(self) -> float:
@@ -34,10 +37,8 @@ class Timing:
 def interleave(
     systems: Mapping[str, Step], *, turns: int, advance: Callable[[], None] = lambda: None
 ) -> dict[str, Timing]:
-    """Time each system `turns` times, in alternating order, at least `_MIN_STEPS` steps a turn."""
-    for step in systems.values():
-        for _ in range(_WARM_UP):
-            step()
+    """Time each system `turns` times, in alternating order. A turn begins unmeasured: for about 0.1 s after
+    another model ran, caches and thread placement made steps up to 40 % slower than they then stay."""
     timings = {name: Timing() for name in systems}
     names = list(systems)
     for turn in range(turns):
@@ -50,9 +51,14 @@ def interleave(
 
 
 def _turn(step: Step) -> list[float]:
-    step()
+    _steps(step, _SETTLE_SECONDS)
+    return _steps(step, _TURN_SECONDS)
+
+
+def _steps(step: Step, seconds: float) -> list[float]:
+    """Milliseconds of steps that fill a time, at least `_MIN_STEPS` of them."""
     samples: list[float] = []
-    deadline = time.perf_counter() + _TURN_SECONDS
+    deadline = time.perf_counter() + seconds
     while len(samples) < _MIN_STEPS or time.perf_counter() < deadline:
         start = time.perf_counter()
         step()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compressor.latency.backend import Backend
-from compressor.latency.bench import Step, Timing, interleave, paired_ratio
+from compressor.latency.bench import Timing, interleave, paired_ratio
 from compressor.latency.fingerprint import fingerprint
 from compressor.latency.table import LatencyTable, designs, fit
 from compressor.latency.workload import Workload
@@ -18,10 +18,9 @@ from compressor.progress import Progress
 from compressor.search.space import Space
 from compressor.source import Source
 
-_TABLE_TURNS = 15
-_PROOF_TURNS = 31
-_QUICK_TURNS = 7
-BUSY = 0.25
+_TURNS = 3
+_TABLE_SESSIONS, _PROOF_SESSIONS, _QUICK_SESSIONS = 3, 6, 1
+BUSY = 0.2
 _ATTEMPTS = 3
 _MAX_DECODER_BYTES = 512 * 2**20
 
@@ -49,24 +48,24 @@ class Meter:
     progress: Progress
 
     def compare(
-        self, plan: Plan, turns: int = _PROOF_TURNS, title: str = "measure: the plan against dense"
+        self, plan: Plan, sessions: int = _PROOF_SESSIONS, title: str = "measure: the plan against dense"
     ) -> Comparison:
         """A plan with random weights against the dense shape (timing does not depend on the values)."""
         with self.models([self.source.shape.dense_plan, plan]) as (dense, subnet):
-            return self.compare_built(dense, subnet, turns=turns, title=title)
+            return self.compare_built(dense, subnet, sessions=sessions, title=title)
 
     def quick(self, plan: Plan) -> Comparison:
-        return self.compare(plan, _QUICK_TURNS, "measure: dense and the smallest subnet")
+        return self.compare(plan, _QUICK_SESSIONS, "measure: dense and the smallest subnet")
 
     def compare_built(
         self,
         dense: Path,
         subnet: Path,
-        turns: int = _PROOF_TURNS,
+        sessions: int = _PROOF_SESSIONS,
         title: str = "verify: the artefact against dense",
     ) -> Comparison:
         """Two exported models side by side."""
-        return Comparison(*self._calm([dense, subnet], turns, title))
+        return Comparison(*self._calm([dense, subnet], sessions, title))
 
     def table(self, space: Space) -> LatencyTable:
         """Fit the table from about a dozen whole models, timed in turns. Deep or wide models are
@@ -76,7 +75,7 @@ class Meter:
         layers = min(shape.num_layers, max(2, _MAX_DECODER_BYTES // per_layer))
         plans = designs(space, shape.dense_plan, layers)
         with self.models(plans) as directories:
-            timings = self._calm(directories, _TABLE_TURNS, "measure: latency table")
+            timings = self._calm(directories, _TABLE_SESSIONS, "measure: latency table")
         reference = timings[0].median
         times = [reference * paired_ratio(t, timings[0]) for t in timings]
         terms = fit(plans, times)
@@ -93,11 +92,11 @@ class Meter:
         table.rows[0]["dense_ms"] = dense_ms
         return table
 
-    def _calm(self, directories: list[Path], turns: int, title: str) -> list[Timing]:
+    def _calm(self, directories: list[Path], sessions: int, title: str) -> list[Timing]:
         """Timings of models against each other; measured again, a few times, while the machine is busy."""
         calmest: list[Timing] = []
         for attempt in range(_ATTEMPTS):
-            timings = self._timings(directories, turns, title)
+            timings = self._timings(directories, sessions, title)
             if not calmest or timings[0].spread < calmest[0].spread:
                 calmest = timings
             if calmest[0].spread <= BUSY:
@@ -107,17 +106,26 @@ class Meter:
             self.progress.say(f"  warning: timings vary by {spread:.0f} %: the machine is busy; {rest}")
         return calmest
 
-    def _timings(self, directories: list[Path], turns: int, title: str) -> list[Timing]:
-        """One timing per model; e2e is put together from a prefill and the decode steps."""
+    def _timings(self, directories: list[Path], sessions: int, title: str) -> list[Timing]:
+        """One timing per model; e2e is put together from a prefill and the decode steps.
+
+        Models are loaded anew several times: where their weights came to lie in memory made one and the
+        same model up to 15 % faster or slower for as long as it was loaded.
+        """
         parts = []
         for metric, _ in self._parts():
             workload = replace(self.workload, metric=metric)
-            steps: dict[str, Step] = {
-                str(i): self.backend.prepare(d, workload, self.threads) for i, d in enumerate(directories)
-            }
-            with self.progress.stage(f"{title} ({metric})", turns * len(steps)) as bar:
-                parts.append(interleave(steps, turns=turns, advance=bar.advance))
-        return [self._join([part[str(i)] for part in parts]) for i in range(len(directories))]
+            total = [Timing() for _ in directories]
+            with self.progress.stage(f"{title} ({metric})", sessions * _TURNS * len(directories)) as bar:
+                for _ in range(sessions):
+                    steps = {
+                        str(i): self.backend.prepare(d, workload, self.threads)
+                        for i, d in enumerate(directories)
+                    }
+                    found = interleave(steps, turns=_TURNS, advance=bar.advance)
+                    total = [t + found[str(i)] for i, t in enumerate(total)]
+            parts.append(total)
+        return [self._join([part[i] for part in parts]) for i in range(len(directories))]
 
     def _parts(self) -> list[tuple[str, float]]:
         """(metric to time, how often it counts)."""
