@@ -64,7 +64,17 @@ class Solver:
 
     def __post_init__(self) -> None:
         if self.options.timed:
-            self.table = cached_table(self.card.meter, self.card.space, self.options.remeasure)
+            self.table = LatencyTable.from_json(
+                self.run.json(f"table-{self._timing_key()}", lambda: self._table().to_json())
+            )
+
+    def _table(self) -> LatencyTable:
+        return cached_table(self.card.meter, self.card.space, self.options.remeasure)
+
+    def _timing_key(self, *facts: Any) -> str:
+        """Names what was timed, so that a resumed run goes on from the same milliseconds."""
+        asked = self.options
+        return key(self.prepared.key, asked.backend, asdict(asked.workload), asked.threads, *facts)
 
     @property
     def target_ms(self) -> float | None:
@@ -169,10 +179,13 @@ class Solver:
     def _measure(self, plan: Plan) -> float:
         """Milliseconds of the plan. For a speed-up: as the table's dense model divided by what was gained
         side by side, so that a machine that drifted since does not count."""
-        comparison = cached_comparison(self.card.meter, plan, self.options.remeasure)
+        name = f"proof-{len(self.rounds)}-{self._timing_key(plan.to_json())}"
+        comparison = self.run.json(
+            name, lambda: cached_comparison(self.card.meter, plan, self.options.remeasure)
+        )
         if self.options.target_speedup and self.table:
-            return self.table.dense_ms * comparison["ratio"]
-        return comparison["subnet_ms"]
+            return self.table.dense_ms * float(comparison["ratio"])
+        return float(comparison["subnet_ms"])
 
     def _note(self, found: Found, measured: float | None) -> Round:
         predicted = self.table.predict(found.plan) if self.table else None
