@@ -13,11 +13,13 @@ from compressor.export.files import write_bytes
 
 class Trace:
     """Appends judgements and remembers them. A search that starts again with the same seed asks for the
-    same candidates, and gets the answers that are already on disk without computing them."""
+    same candidates, and gets the answers that are already on disk without computing them.
+
+    `asked` counts all judgements, `replayed` those that were on disk."""
 
     def __init__(self, path: Path) -> None:
         self._known: dict[str, float] = {}
-        self.replayed = 0
+        self.asked = self.replayed = 0
         if path.exists():
             self._recall(path)
         self._path = path
@@ -37,6 +39,7 @@ class Trace:
 
     def judge(self, key: str, compute: Callable[[], float], **facts: Any) -> float:
         """The value under `key`, computed now or found on disk."""
+        self.asked += 1
         if key in self._known:
             self.replayed += 1
             return self._known[key]

@@ -41,7 +41,7 @@ def search(problem: Problem) -> Found:
         )
     fitness, plan = ranked[0]
     selections = [select(order, layer) for order, layer in zip(problem.orders, plan, strict=True)]
-    return Found(plan, selections, fitness, sum(stage.evaluations for stage in stages))
+    return Found(plan, selections, fitness, problem.trace.asked)
 
 
 def damage_table(problem: Problem, fitness: Fitness) -> np.ndarray:

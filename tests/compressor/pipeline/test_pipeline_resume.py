@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from compress_command import Tiny, content
 
+from compressor.pipeline import solve
+
 SAME = ("config.json", "plan.json", "model.safetensors", "onnx/model.onnx", "onnx/model.onnx.data")
 TARGET = ("--keep", "60%", "--seed", "0")
 
@@ -55,3 +57,17 @@ def test_a_second_run_on_the_same_output_is_refused(tiny: Tiny, tmp_path: Path) 
         done = tiny.compress(tmp_path / "out", *TARGET)
     assert done.exit_code == 1
     assert f"error: another compress is working on {tmp_path / 'out'}" in done.stderr
+
+
+def test_a_resumed_run_keeps_the_milliseconds_it_had_measured(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
+    target = ("--target-speedup", "1.3x", "--seed", "0")
+    assert tiny.compress(tmp_path / "whole", *target).exit_code == 0
+    killed = tiny.killed(tmp_path / "out", "judge:30", *target)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    monkeypatch.setattr(solve, "cached_table", lambda *_: pytest.fail("measured again"))
+    done = tiny.compress(tmp_path / "out", *target)
+    assert done.exit_code == 0, done.output
+    assert content(tmp_path / "out", SAME) == content(tmp_path / "whole", SAME)
