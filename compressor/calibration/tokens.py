@@ -62,17 +62,21 @@ def window_length(source: Source, window: int) -> int:
 
 def token_windows(source: Source, argument: str, window: int) -> torch.Tensor:
     """All full windows [n, window] of a text, documents joined as the tokenizer marks them."""
-    tokenizer = load_tokenizer(source)
-    ids: list[int] = []
-    for document in read_documents(argument):
-        ids += tokenizer(document, verbose=False)["input_ids"]
-    count = len(ids) // window
-    values = torch.tensor(ids[: count * window], dtype=torch.int64).view(count, window)
-    if count and int(values.max()) >= source.shape.vocab_size:
+    values = pack_windows(load_tokenizer(source), argument, window)
+    if len(values) and int(values.max()) >= source.shape.vocab_size:
         raise UserError(
             f"the tokenizer of {source.path} gives ids beyond the model's {source.shape.vocab_size} tokens"
         )
     return values
+
+
+def pack_windows(tokenizer: Any, argument: str, window: int) -> torch.Tensor:
+    """As `token_windows`, with any tokenizer and its ids unchecked."""
+    ids: list[int] = []
+    for document in read_documents(argument):
+        ids += tokenizer(document, verbose=False)["input_ids"]
+    count = len(ids) // window
+    return torch.tensor(ids[: count * window], dtype=torch.int64).view(count, window)
 
 
 def load_tokenizer(source: Source) -> Any:

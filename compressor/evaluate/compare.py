@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from compressor.calibration.sources import read_documents
+from compressor.calibration.tokens import pack_windows
 from compressor.errors import UserError
 from compressor.evaluate.perplexity import quality
 from compressor.modeling import register
@@ -23,19 +23,19 @@ def score(model: str, text: str, window: int, most: int = 0) -> dict[str, Any]:
 
     if not (Path(model) / "config.json").is_file():
         raise UserError(f"{model} is not a checkpoint directory", "It must hold config.json and safetensors.")
-    documents = read_documents(text)
     register()
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     except Exception as error:
-        raise UserError(f"cannot load {model}: {error}") from None
-    ids = [token for document in documents for token in tokenizer(document, verbose=False)["input_ids"]]
-    count = len(ids) // window
-    if not count:
+        raise UserError(f"cannot load the tokenizer of {model}: {error}") from None
+    windows = pack_windows(tokenizer, text, window)
+    if not len(windows):
         raise UserError(
             f"{text} is shorter than one window of {window} tokens", "Give more text or a smaller --window."
         )
-    windows = torch.tensor(ids[: count * window]).view(count, window)
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    except Exception as error:
+        raise UserError(f"cannot load {model}: {error}") from None
     result = quality(loaded, windows[:most] if most else windows)
     return {"model": model, "perplexity": result.perplexity, "loss": result.loss, "tokens": result.tokens}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 
 from compressor.errors import UserError
 from compressor.export.base import Export, exporters
-from compressor.export.files import atomic_write, sync_directory, write_bytes
+from compressor.export.files import atomic_write, sync_directory, write_bytes, write_json
 from compressor.export.layout import cut_tensors
 from compressor.export.safetensors import DTYPE_NAMES, tensor_bytes, write_safetensors
 from compressor.modeling import AUTO_MAPS, SHIPPED_FILES
@@ -63,7 +62,7 @@ def write_checkpoint(
     for file in SHIPPED_FILES[source.family.exported_type]:
         write_bytes(directory / file.name, file.read_bytes())
     copy_companions(source.path, directory)
-    write_bytes(directory / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    write_json(directory / "config.json", config)
     sync_directory(directory)
 
 
@@ -162,4 +161,4 @@ def _write_shards(
         weight_map.update(dict.fromkeys(shapes, file))
         total += sum(tensor_bytes(dims, dtype) for dims in shapes.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    write_bytes(directory / f"{_WEIGHTS}.index.json", (json.dumps(index, indent=2) + "\n").encode())
+    write_json(directory / f"{_WEIGHTS}.index.json", index)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from compressor.cache import cache_root
 from compressor.errors import UserError
 from compressor.export.base import Export, exporters
 from compressor.export.checkpoint import copy_companions
-from compressor.export.files import write_bytes
+from compressor.export.files import write_bytes, write_json
 from compressor.export.manifest import MANIFEST, write_manifest
 from compressor.export.onnx.graph import FORMAT as GRAPH_FORMAT
 from compressor.source import Source, open_source
@@ -30,7 +30,7 @@ def dense_artefact(model: str, cache_dir: Path | None = None) -> Path:
         UserError: the model cannot be read or exported, or the cache not be written.
     """
     source = open_source(model)
-    cache = cache_dir or Path(os.environ.get("LATHE_CACHE") or Path.home() / ".cache" / "lathe")
+    cache = cache_dir or cache_root()
     target = cache / "dense" / f"{source.name}-{_key(source)}"
     if (target / MANIFEST).is_file():
         return target
@@ -67,7 +67,7 @@ def _build(directory: Path, source: Source, to: str) -> None:
     if not (directory / "config.json").exists():
         write_bytes(directory / "config.json", (source.path / "config.json").read_bytes())
         copy_companions(source.path, directory)
-    write_bytes(directory / "plan.json", (json.dumps(plan.to_json(), indent=2) + "\n").encode())
+    write_json(directory / "plan.json", plan.to_json())
     write_manifest(directory)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from compressor.errors import UserError
 
@@ -41,6 +42,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content`, whole or not at all."""
     with atomic_write(path, len(content)) as handle:
         handle.write(content)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Replace `path` by a JSON document people can read, whole or not at all."""
+    write_bytes(path, (json.dumps(document, indent=2) + "\n").encode())
 
 
 def sync_directory(directory: Path) -> None:

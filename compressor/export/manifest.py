@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from compressor.errors import UserError
-from compressor.export.files import write_bytes
+from compressor.export.files import write_json
 
 FORMAT = "lathe-artefact/1"
 MANIFEST = "manifest.json"
@@ -25,7 +24,7 @@ def write_manifest(directory: Path) -> None:
         if path.is_file() and name != Path(MANIFEST) and not any(part.startswith(".") for part in name.parts):
             files[name.as_posix()] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
     document = {"format": FORMAT, "files": files}
-    write_bytes(directory / MANIFEST, (json.dumps(document, indent=2) + "\n").encode())
+    write_json(directory / MANIFEST, document)
 
 
 def _sha256(path: Path) -> str:

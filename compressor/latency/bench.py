@@ -38,7 +38,7 @@ def interleave(
     systems: Mapping[str, Step], *, turns: int, advance: Callable[[], None] = lambda: None
 ) -> dict[str, Timing]:
     """Time each system `turns` times, in alternating order. A turn begins unmeasured: for about 0.1 s after
-    another model ran, caches and thread placement made steps up to 40 % slower than they then stay."""
+    another model ran, steps are slower than they then stay (docs/experiments.md)."""
     timings = {name: Timing() for name in systems}
     names = list(systems)
     for turn in range(turns):

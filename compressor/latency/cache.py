@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
+from compressor.cache import cache_root
 from compressor.errors import UserError
-from compressor.export.files import write_bytes
+from compressor.export.files import write_bytes, write_json
 from compressor.latency.fingerprint import fingerprint
 from compressor.latency.measure import BUSY, Meter
 from compressor.latency.table import LatencyTable
@@ -31,12 +31,12 @@ def cached_table(meter: Meter, space: Space, refresh: bool) -> LatencyTable:
     if table.spread > BUSY:
         return table
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, (json.dumps(table.to_json(), indent=1) + "\n").encode())
+    write_json(path, table.to_json())
     return table
 
 
 def _cache_path(meter: Meter) -> Path:
-    root = Path(os.environ.get("LATHE_CACHE") or Path.home() / ".cache" / "lathe")
+    root = cache_root()
     facts = [meter.source.config, repr(meter.workload), fingerprint(meter.backend.versions(), meter.threads)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
     return root / "latency" / f"{meter.backend.name}-{digest}.json"

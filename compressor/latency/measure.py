@@ -109,8 +109,8 @@ class Meter:
     def _timings(self, directories: list[Path], sessions: int, title: str) -> list[Timing]:
         """One timing per model; e2e is put together from a prefill and the decode steps.
 
-        Models are loaded anew several times: where their weights came to lie in memory made one and the
-        same model up to 15 % faster or slower for as long as it was loaded.
+        Models are loaded anew several times: one and the same model is faster or slower for as long as
+        it is loaded (docs/experiments.md).
         """
         parts = []
         for metric, _ in self._parts():

@@ -4,7 +4,7 @@ T = step + sum over attention blocks (attention + query_head * q + kv_head * kv)
          + sum over FFN blocks (ffn + channel * width)
 
 fitted by least squares (errors relative to T) over whole models whose widths differ on purpose. A
-block timed alone was wrong by up to 48 %; this fit by 2 to 5 % (docs/method.md).
+block timed alone misleads: its weights stay in the processor's caches.
 """
 
 from __future__ import annotations

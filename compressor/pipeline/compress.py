@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
-from compressor.export.files import sync_directory, write_bytes
+from compressor.export.files import sync_directory, write_json
 from compressor.export.manifest import write_manifest
 from compressor.pipeline.finish import Verified, export, reform, verify
 from compressor.pipeline.options import Options
@@ -75,7 +74,7 @@ def _until_met(
 
 def _publish(options: Options, artefact: Path, report: dict[str, Any], run: RunDirectory) -> None:
     """Complete the artefact, rename it into place, and only then let go of what it replaces."""
-    write_bytes(artefact / "report.json", (json.dumps(report, indent=2) + "\n").encode())
+    write_json(artefact / "report.json", report)
     write_manifest(artefact)
     sync_directory(artefact)
     check_output(options)

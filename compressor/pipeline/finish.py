@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +13,7 @@ from compressor.calibration import token_windows
 from compressor.errors import UserError
 from compressor.evaluate import Quality, quality
 from compressor.export.base import Export, exporters
-from compressor.export.files import write_bytes
+from compressor.export.files import write_json
 from compressor.latency.measure import Comparison
 from compressor.modeling import register
 from compressor.pipeline.options import Options
@@ -81,7 +79,7 @@ def export(card: Card, chosen: Round, name: str, run: RunDirectory, progress: Pr
         for target in EXPORTERS:
             exporters.get(target)(directory, job)
             bar.advance()
-    write_bytes(directory / "plan.json", _json(chosen.plan.to_json()))
+    write_json(directory / "plan.json", chosen.plan.to_json())
     return directory
 
 
@@ -161,7 +159,3 @@ def _parity(model: torch.nn.Module, artefact: Path, window: torch.Tensor) -> flo
             f"ONNX Runtime and transformers disagree by {difference:.2g} of the logits' spread"
         )
     return difference
-
-
-def _json(document: Any) -> bytes:
-    return (json.dumps(document, indent=2) + "\n").encode()

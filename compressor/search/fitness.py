@@ -90,7 +90,6 @@ class Fitness:
         self._targets = head.targets(self._dense_states[-1])
         self._path: list[int] = widest
         self._stack = list(self._dense_states)
-        self.evaluations = 0
 
     def kl(self, plan: Plan) -> float:
         """KL(dense || plan) in nats per token."""
@@ -102,7 +101,6 @@ class Fitness:
         for position in range(shared, len(indices)):
             self._stack.append(self._step(self._stack[-1], position, indices[position], self._subnet))
         self._path = indices
-        self.evaluations += 1
         return self._head.kl(self._targets, self._stack[-1])
 
     def damage(self, position: int, level: int) -> float:
@@ -110,7 +108,6 @@ class Fitness:
         hidden = self._step(self._dense_states[position], position, level, self._subnet)
         for later in range(position + 1, 2 * self._space.layers):
             hidden = self._step(hidden, later, 0, self._subnet)
-        self.evaluations += 1
         return self._head.kl(self._targets, hidden)
 
     def _states(self, hidden: torch.Tensor, blocks: Block, indices: list[int]) -> list[torch.Tensor]:
