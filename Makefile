@@ -36,7 +36,7 @@ MODEL ?= demo/model
 TEXT ?= self
 EVAL ?= demo/heldout.txt
 bench-quality: $(INSTALLED)  ## methods side by side: MODEL=dir TEXT=calibration EVAL=heldout BENCH='--keeps 50%'
-	$(BIN)/python benchmarks/quality/run.py --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)
+	$(BIN)/python -m benchmarks.quality --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)
 
 clean:  ## remove what builds made
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,59 @@
+"""Methods side by side: what each loses against dense on held-out text, at several shares of parameters.
+
+    make bench-quality MODEL=path TEXT=calibration.txt EVAL=heldout.txt
+
+Every method sees the same model, calibration windows, parameter budget and evaluation code. Writes JSON
+(build/bench/quality.json), a row per method, keep, seed and text, after every subnet, and prints a table.
+Rows that the file already has are not made again: a killed run goes on, another method is added.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.quality import variants  # noqa: F401  registers variants of the default method
+from benchmarks.quality.contest import Contest
+from benchmarks.quality.setting import baselines
+from benchmarks.quality.table import table
+from compressor.pipeline.options import WINDOW
+
+OURS = "lathe"
+
+
+def main() -> None:
+    args = _arguments()
+    contest = Contest(args)
+    for seed in range(args.seeds):
+        contest.run(seed)
+    print(table(contest.rows))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    known = [OURS, *baselines.known()]
+    parser.add_argument("--model", required=True, help="a checkpoint directory")
+    parser.add_argument("--text", default="self", help="calibration text: file, folder, data set or `self`")
+    parser.add_argument("--eval", required=True, help="held-out text; several files separated by commas")
+    parser.add_argument("--keeps", default="90%,80%,70%,60%,50%")
+    parser.add_argument(
+        "--methods",
+        default=",".join(known),
+        help="of `compress --method`, the baselines and the ablations in variants.py [default: %(default)s]",
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="how many; each takes other calibration text")
+    parser.add_argument("--tokens", type=int, default=65_536, help="calibration tokens")
+    parser.add_argument(
+        "--evaluations", default="", help="candidates, as method=number,...; default: each method's own"
+    )
+    parser.add_argument(
+        "--windows", type=int, default=128, help=f"evaluation windows of {WINDOW} tokens per text"
+    )
+    parser.add_argument("--out", type=Path, default=Path("build/bench/quality.json"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

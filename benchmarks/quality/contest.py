@@ -1,0 +1,145 @@
+"""The comparison's loop: methods, keeps and seeds, a row each, kept on disk as it goes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shlex
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.quality.memory import Peak
+from benchmarks.quality.product import Product
+from benchmarks.quality.score import Score, score
+from benchmarks.quality.setting import Setting, Subnet, baselines
+from compressor.calibration import token_windows
+from compressor.export.files import write_json
+from compressor.latency.workload import parse_share
+from compressor.pipeline.options import WINDOW, Options
+from compressor.progress import Progress
+from compressor.search.method import methods
+
+
+class Contest:
+    """Rows of one model and calibration text; those that the output file has are kept."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
+        self._counts = dict(pair.split("=") for pair in args.evaluations.split(",") if pair)
+        self._asked = args.methods.split(",")
+        for name in self._asked:
+            if name not in baselines.known():
+                methods.get(name)
+        self.rows: list[dict[str, Any]] = self._earlier()
+
+    def run(self, seed: int) -> None:
+        """All methods and keeps that have no rows yet."""
+        args = self._args
+        todo = [(m, k) for m in self._asked for k in args.keeps.split(",") if not self._has(m, k, seed)]
+        if not todo:
+            return
+        options = Options(
+            model=args.model,
+            out=args.out.parent / "work" / f"{Path(args.model).name}-{args.tokens}-{seed}",
+            keep=1.0,
+            calibration=args.text,
+            calibration_tokens=args.tokens,
+            seed=seed,
+        )
+        product = Product.open(options, Progress())
+        setting = product.setting()
+        texts = {
+            name: token_windows(setting.source, name, WINDOW)[: args.windows] for name in args.eval.split(",")
+        }
+        dense = {
+            text: score(setting, lambda t: setting.head.logprobs(setting.hidden(setting.layers, t)), windows)
+            for text, windows in texts.items()
+        }
+        for method, keep in todo:
+            self._row(product, setting, method, keep, texts, dense)
+        product.run.close()
+
+    def _row(
+        self,
+        product: Product,
+        setting: Setting,
+        method: str,
+        keep: str,
+        texts: dict[str, torch.Tensor],
+        dense: dict[str, Score],
+    ) -> None:
+        torch.manual_seed(setting.seed)
+        start, peak = time.perf_counter(), Peak()
+        subnet = self._make(product, setting, method, parse_share(keep))
+        facts = {
+            "method": method,
+            "keep": keep,
+            "seed": setting.seed,
+            "kept": subnet.parameters / setting.dense_parameters,
+            "candidates": subnet.candidates,
+            "seconds": round(time.perf_counter() - start, 1),
+            "peak_memory_bytes": peak.bytes(),
+            **({"weight_bytes": subnet.weight_bytes} if subnet.weight_bytes is not None else {}),
+            **({"plan": subnet.plan.to_json()["layers"]} if subnet.plan else {}),
+            **subnet.facts,
+        }
+        for text, windows in texts.items():
+            scores = score(setting, subnet.logprobs, windows)
+            self.rows.append(
+                {
+                    **facts,
+                    "text": Path(text).name,
+                    "increase": scores.loss - dense[text].loss,
+                    **asdict(scores),
+                    "dense_loss": dense[text].loss,
+                }
+            )
+            print(
+                f"  {method} {keep} seed {setting.seed}, {Path(text).name}: "
+                f"{scores.loss - dense[text].loss:+.4f} nats/token"
+            )
+        self._write()
+
+    def _make(self, product: Product, setting: Setting, method: str, keep: float) -> Subnet:
+        if method in baselines.known():
+            return baselines.get(method)(setting, keep)
+        count = self._counts.get(method)
+        return product.subnet(setting, method, keep, int(count) if count else None)
+
+    def _has(self, method: str, keep: str, seed: int) -> bool:
+        return any((r["method"], r["keep"], r["seed"]) == (method, keep, seed) for r in self.rows)
+
+    def _subject(self) -> dict[str, Any]:
+        args = self._args
+        return {
+            "model": args.model,
+            "calibration": args.text,
+            "calibration_tokens": args.tokens,
+            "evaluation": args.eval,
+            "evaluation_windows": args.windows,
+        }
+
+    def _earlier(self) -> list[dict[str, Any]]:
+        if not self._args.out.is_file():
+            return []
+        document = json.loads(self._args.out.read_text())
+        if {k: document.get(k) for k in self._subject()} != self._subject():
+            sys.exit(f"error: {self._args.out} holds another comparison. Give another --out, or remove it.")
+        return list(document["rows"])
+
+    def _write(self) -> None:
+        self._args.out.parent.mkdir(parents=True, exist_ok=True)
+        document = {
+            "command": shlex.join(["python", "-m", "benchmarks.quality", *sys.argv[1:]]),
+            **self._subject(),
+            "unit": "nats per token",
+            "machine": {"processor": platform.processor(), "torch": torch.__version__},
+            "rows": self.rows,
+        }
+        write_json(self._args.out, document)

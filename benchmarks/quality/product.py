@@ -1,0 +1,48 @@
+"""Lathe's own methods and their variants, run through the code that `compress` runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from benchmarks.quality.setting import Setting, Subnet
+from compressor.pipeline.finish import finished_layer, reform
+from compressor.pipeline.options import Options
+from compressor.pipeline.preflight import Card, preflight
+from compressor.pipeline.prepare import Prepared, prepare
+from compressor.pipeline.rundir import RunDirectory
+from compressor.pipeline.solve import Solver
+from compressor.progress import Progress
+
+
+@dataclass(frozen=True)
+class Product:
+    """A run of `compress` that stops before it exports."""
+
+    options: Options
+    card: Card
+    prepared: Prepared
+    run: RunDirectory
+    progress: Progress
+
+    @classmethod
+    def open(cls, options: Options, progress: Progress) -> Product:
+        card, run = preflight(options, progress), RunDirectory(options.out)
+        return cls(options, card, prepare(options, card, run, progress), run, progress)
+
+    def setting(self) -> Setting:
+        p = self.prepared
+        return Setting(
+            self.card.source, p.runner, p.head, p.embedding, p.layers, p.windows[~p.heldout],
+            p.windows[p.heldout], p.statistics, self.options.seed, self.progress,
+        )  # fmt: skip
+
+    def subnet(self, setting: Setting, method: str, keep: float, evaluations: int | None) -> Subnet:
+        """What `compress --method METHOD --keep KEEP` makes."""
+        options = replace(self.options, keep=keep, method=method, evaluations=evaluations)
+        card, prepared = preflight(options, Progress(quiet=True)), self.prepared
+        if card.method.order != self.card.method.order:
+            prepared = prepare(options, card, self.run, self.progress)
+        chosen = Solver(options, card, prepared, self.run, self.progress).solve()
+        name = reform(card, prepared, chosen, self.run, self.progress)
+        layers = [finished_layer(self.run, name, i) for i in range(len(prepared.layers))]
+        return setting.subnet(layers, candidates=chosen.candidates, plan=chosen.plan)

@@ -1,0 +1,128 @@
+"""What every method of the comparison is given, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from compressor.families import Family
+from compressor.forward import BlockRunner, Weights
+from compressor.plan import LayerShape, ModelShape, Plan
+from compressor.progress import Progress
+from compressor.registry import Registry
+from compressor.search.fitness import Head
+from compressor.source import Source
+from compressor.statistics import LayerStatistics
+from compressor.surgery import Selection, cut_attention, cut_ffn
+
+_ROWS = 4
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One dense model with its calibration text, read once per seed and shared by all methods.
+
+    Shapes: B windows, T tokens, D model width, V vocabulary.
+
+    layers: dense weights, float32, by name relative to their layer. embedding: [V, D]. fit: [B, T]
+    calibration tokens to fit and to judge on; heldout: [B, T] kept apart, to choose settings on.
+    statistics: of each layer's dense activations on them.
+    """
+
+    source: Source
+    runner: BlockRunner
+    head: Head
+    embedding: torch.Tensor
+    layers: list[Weights]
+    fit: torch.Tensor
+    heldout: torch.Tensor
+    statistics: list[LayerStatistics]
+    seed: int
+    progress: Progress
+
+    @property
+    def family(self) -> Family:
+        return self.source.family
+
+    @property
+    def shape(self) -> ModelShape:
+        return self.source.shape
+
+    @property
+    def dense_parameters(self) -> int:
+        """Parameters of the dense decoder layers: `keep` is a share of these."""
+        return self.shape.decoder_parameters(self.shape.dense_plan)
+
+    def embed(self, tokens_BT: torch.Tensor) -> torch.Tensor:
+        return self.embedding[tokens_BT]
+
+    @torch.inference_mode()
+    def hidden(self, layers: list[Weights], tokens_BT: torch.Tensor) -> torch.Tensor:
+        """[B, T, D]: the residual stream after the last layer, for layers of any widths."""
+        parts = []
+        for tokens in tokens_BT.split(_ROWS):
+            x = self.embed(tokens)
+            for weights in layers:
+                x = self.runner.ffn(weights, self.runner.attention(weights, x))
+            parts.append(x)
+        return torch.cat(parts)
+
+    def loss(self, layers: list[Weights], tokens_BT: torch.Tensor) -> float:
+        """Nats per predicted token."""
+        return self.head.loss(tokens_BT, self.hidden(layers, tokens_BT))
+
+    def cut(self, index: int, selection: Selection) -> dict[str, torch.Tensor]:
+        """A layer's tensors for a selection, weights as they were."""
+        dense = self.layers[index]
+        return {
+            **cut_attention(self.family, self.shape, dense, selection),
+            **cut_ffn(self.family, dense, selection),
+        }
+
+    def uniform(self, keep: float) -> LayerShape:
+        """The same widths for every layer: whole KV groups nearest to `keep`, the FFN fills the budget."""
+        dense, shape = self.shape.layer, self.shape
+        budget = keep * self.dense_parameters / shape.num_layers
+        one, two = (shape.ffn_parameters(LayerShape(0, 0, width)) for width in (1, 2))
+        for groups in range(max(1, round(keep * dense.kv_heads)), 0, -1):
+            heads = groups * dense.heads_per_group
+            left = budget - shape.attention_parameters(LayerShape(heads, groups, 0))
+            width = min(dense.ffn, 1 + int((left - one) // (two - one)))
+            if width > 0:
+                return LayerShape(heads, groups, width)
+        return LayerShape(dense.heads_per_group, 1, 0)
+
+    def subnet(self, layers: list[Weights], **facts: Any) -> Subnet:
+        """A result made of layers that the runner can run, of any widths, with any biases."""
+        return Subnet(
+            lambda tokens: self.head.logprobs(self.hidden(layers, tokens)),
+            sum(tensor.numel() for weights in layers for tensor in weights.values()),
+            **facts,
+        )
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """What a method made.
+
+    logprobs: tokens [B, T] -> log-probabilities [B, T, V] of the next token, called with few windows.
+    parameters: true count of the decoder layers, whatever was added included.
+    candidates: subnets judged in a search. plan: widths by layer, where that says it all.
+    weight_bytes: of the decoder layers as stored, where that is not 4 bytes per parameter.
+    """
+
+    logprobs: Callable[[torch.Tensor], torch.Tensor]
+    parameters: int
+    candidates: int = 0
+    plan: Plan | None = None
+    weight_bytes: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+Baseline = Callable[[Setting, float], Subnet]
+"""(setting, share of decoder parameters to keep) -> a subnet that does not pass it."""
+
+baselines: Registry[Baseline] = Registry("baseline", "benchmarks.quality.baselines")

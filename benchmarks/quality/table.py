@@ -1,0 +1,45 @@
+"""The rows as a table for people: medians over seeds, best first."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from statistics import median
+from typing import Any
+
+from compressor.latency.workload import parse_share
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: one table per text, a line per method, a column per keep; loss increase in nats/token."""
+    return "\n\n".join(_of_text([r for r in rows if r["text"] == text], text) for text in _texts(rows))
+
+
+def _texts(rows: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(r["text"] for r in rows))
+
+
+def _of_text(rows: list[dict[str, Any]], text: str) -> str:
+    cells: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        cells[row["method"], row["keep"]].append(row["increase"])
+    keeps = sorted({keep for _, keep in cells}, key=parse_share, reverse=True)
+    smallest = keeps[-1]
+    names = sorted({m for m, _ in cells}, key=lambda m: median(cells.get((m, smallest), [float("inf")])))
+    lines = [f"{text}: loss increase over dense, nats per token (median of seeds, lowest to highest)", ""]
+    lines.append("| method | " + " | ".join(keeps) + " | candidates | seconds | peak GiB |")
+    lines.append("|---" * (len(keeps) + 4) + "|")
+    for name in names:
+        mine = [r for r in rows if r["method"] == name]
+        values = " | ".join(_cell(cells.get((name, keep), [])) for keep in keeps)
+        counted, took = (int(median(r[k] for r in mine)) for k in ("candidates", "seconds"))
+        memory = max(r["peak_memory_bytes"] for r in mine) / 2**30
+        lines.append(f"| {name} | {values} | {counted} | {took} | {memory:.2f} |")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{median(values):.3f} ({min(values):.3f} to {max(values):.3f})"

@@ -1,0 +1,42 @@
+"""The comparison's evaluation code against transformers, and its budget arithmetic."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from benchmarks.quality.score import score
+from benchmarks.quality.setting import Setting
+
+
+def test_dense_scores_as_transformers_says(setting: Setting) -> None:
+    model = AutoModelForCausalLM.from_pretrained(setting.source.path, dtype=torch.float32).eval()
+    windows = setting.heldout
+    with torch.inference_mode():
+        logits = model(input_ids=windows).logits[:, :-1]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+    found = score(setting, setting.subnet(list(setting.layers)).logprobs, windows)
+    assert found.loss == pytest.approx(float(expected), rel=1e-5)
+    assert found.kl == pytest.approx(0, abs=1e-6)
+    assert found.agreement == 1
+
+
+def test_another_model_scores_by_its_full_kl_and_top_token(setting: Setting) -> None:
+    layers = [*setting.layers[:-1], {}]
+    found = score(setting, setting.subnet(layers).logprobs, setting.heldout)
+    dense = setting.head.logprobs(setting.hidden(setting.layers, setting.heldout))[:, :-1]
+    other = setting.head.logprobs(setting.hidden(layers, setting.heldout))[:, :-1]
+    expected = torch.nn.functional.kl_div(other, dense, log_target=True, reduction="none").sum(-1).mean()
+    assert found.kl == pytest.approx(float(expected), rel=1e-4)
+    assert found.agreement == pytest.approx(float((dense.argmax(-1) == other.argmax(-1)).float().mean()))
+
+
+@pytest.mark.parametrize("keep", [0.9, 0.7, 0.5, 0.3, 0.15])
+def test_uniform_widths_fill_the_budget(setting: Setting, keep: float) -> None:
+    shape, layer = setting.shape, setting.uniform(keep)
+    used = shape.decoder_parameters([layer] * shape.num_layers)
+    assert used <= keep * setting.dense_parameters
+    if layer.ffn < shape.layer.ffn:
+        wider = type(layer)(layer.query_heads, layer.kv_heads, layer.ffn + 1)
+        assert shape.decoder_parameters([wider] * shape.num_layers) > keep * setting.dense_parameters
