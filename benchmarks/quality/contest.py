@@ -8,20 +8,20 @@ import platform
 import shlex
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.quality.memory import Peak
-from benchmarks.quality.product import Product
+from benchmarks.quality.product import Product, options_for
 from benchmarks.quality.score import Score, score
 from benchmarks.quality.setting import Setting, Subnet, baselines
 from compressor.calibration import token_windows
 from compressor.export.files import write_json
 from compressor.latency.workload import parse_share
-from compressor.pipeline.options import WINDOW, Options
+from compressor.pipeline.options import WINDOW
 from compressor.progress import Progress
 from compressor.search.method import methods
 
@@ -31,7 +31,8 @@ class Contest:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
-        self._counts = dict(pair.split("=") for pair in args.evaluations.split(",") if pair)
+        pairs = (pair.split("=") for pair in args.evaluations.split(",") if pair)
+        self._counts = {method: int(number) for method, number in pairs}
         self._asked = args.methods.split(",")
         for name in self._asked:
             if name not in baselines.known():
@@ -44,15 +45,9 @@ class Contest:
         todo = [(m, k) for m in self._asked for k in args.keeps.split(",") if not self._has(m, k, seed)]
         if not todo:
             return
-        options = Options(
-            model=args.model,
-            out=args.out.parent / "work" / f"{Path(args.model).name}-{args.tokens}-{seed}",
-            keep=1.0,
-            calibration=args.text,
-            calibration_tokens=args.tokens,
-            seed=seed,
+        product = Product.open(
+            options_for(args.model, args.text, args.tokens, seed, args.out.parent / "work"), Progress()
         )
-        product = Product.open(options, Progress())
         setting = product.setting()
         texts = {
             name: token_windows(setting.source, name, WINDOW)[: args.windows] for name in args.eval.split(",")
@@ -107,10 +102,10 @@ class Contest:
         self._write()
 
     def _make(self, product: Product, setting: Setting, method: str, keep: float) -> Subnet:
+        setting = replace(setting, evaluations=self._counts.get(method))
         if method in baselines.known():
             return baselines.get(method)(setting, keep)
-        count = self._counts.get(method)
-        return product.subnet(setting, method, keep, int(count) if count else None)
+        return product.subnet(setting, method, keep)
 
     def _has(self, method: str, keep: str, seed: int) -> bool:
         return any((r["method"], r["keep"], r["seed"]) == (method, keep, seed) for r in self.rows)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from benchmarks.quality.setting import Setting, Subnet
+from compressor.forward import Weights
+from compressor.latency.workload import Workload
 from compressor.pipeline.finish import finished_layer, reform
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card, preflight
 from compressor.pipeline.prepare import Prepared, prepare
 from compressor.pipeline.rundir import RunDirectory
-from compressor.pipeline.solve import Solver
+from compressor.pipeline.solve import Round, Solver
 from compressor.progress import Progress
 
 
@@ -36,13 +39,32 @@ class Product:
             p.windows[p.heldout], p.statistics, self.options.seed, self.progress,
         )  # fmt: skip
 
-    def subnet(self, setting: Setting, method: str, keep: float, evaluations: int | None) -> Subnet:
+    def subnet(self, setting: Setting, method: str, keep: float) -> Subnet:
         """What `compress --method METHOD --keep KEEP` makes."""
+        layers, chosen = self.layers(method, keep, setting.evaluations)
+        return setting.subnet(layers, candidates=chosen.candidates, plan=chosen.plan)
+
+    def layers(
+        self, method: str, keep: float, evaluations: int | None = None
+    ) -> tuple[list[Weights], Round]:
+        """The finished layers of a method's winner, float32, and what the search says of it."""
         options = replace(self.options, keep=keep, method=method, evaluations=evaluations)
         card, prepared = preflight(options, Progress(quiet=True)), self.prepared
         if card.method.order != self.card.method.order:
             prepared = prepare(options, card, self.run, self.progress)
         chosen = Solver(options, card, prepared, self.run, self.progress).solve()
         name = reform(card, prepared, chosen, self.run, self.progress)
-        layers = [finished_layer(self.run, name, i) for i in range(len(prepared.layers))]
-        return setting.subnet(layers, candidates=chosen.candidates, plan=chosen.plan)
+        return [finished_layer(self.run, name, i) for i in range(len(prepared.layers))], chosen
+
+
+def options_for(model: str, text: str, tokens: int, seed: int, work: Path) -> Options:
+    """A run that times nothing, with a directory below `work` that later runs on the same text share."""
+    return Options(
+        model=model,
+        out=work / f"{Path(model).name}-{tokens}-{seed}",
+        keep=1.0,
+        workload=Workload(context=1),
+        calibration=text,
+        calibration_tokens=tokens,
+        seed=seed,
+    )

@@ -29,7 +29,8 @@ class Setting:
 
     layers: dense weights, float32, by name relative to their layer. embedding: [V, D]. fit: [B, T]
     calibration tokens to fit and to judge on; heldout: [B, T] kept apart, to choose settings on.
-    statistics: of each layer's dense activations on them.
+    statistics: of each layer's dense activations on them. evaluations: how many candidates a search may
+    judge; None leaves that to the method.
     """
 
     source: Source
@@ -42,6 +43,7 @@ class Setting:
     statistics: list[LayerStatistics]
     seed: int
     progress: Progress
+    evaluations: int | None = None
 
     @property
     def family(self) -> Family:

@@ -1,0 +1,70 @@
+"""The comparison's loop on a tiny model: rows, what a method is told, and a run that goes on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+from compress_command import Tiny, make_tiny
+
+from benchmarks.quality.contest import Contest
+from benchmarks.quality.setting import Setting, Subnet, baselines
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return make_tiny(tmp_path_factory.mktemp("contest"))
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int | None]]:
+    """What the baseline `dense-again` was told: keep and evaluations."""
+    calls: list[tuple[float, int | None]] = []
+
+    def dense_again(setting: Setting, keep: float) -> Subnet:
+        calls.append((keep, setting.evaluations))
+        return setting.subnet(list(setting.layers), candidates=setting.evaluations or 7)
+
+    baselines.known()
+    monkeypatch.setitem(baselines._values, "dense-again", dense_again)
+    return calls
+
+
+def contest(tiny: Tiny, out: Path, **changes: object) -> Contest:
+    arguments = {
+        "model": str(tiny.model), "text": str(tiny.text), "eval": str(tiny.text), "tokens": 2048,
+        "windows": 1, "keeps": "80%,50%", "methods": "dense-again", "evaluations": "", "out": out,
+    }  # fmt: skip
+    return Contest(argparse.Namespace(**arguments | changes))
+
+
+def test_baselines_and_product_are_told_how_many_candidates_to_judge(
+    tiny: Tiny, tmp_path: Path, told: list[tuple[float, int | None]]
+) -> None:
+    judged = []
+    for number, out in ((10, "q.json"), (40, "r.json")):
+        asked = contest(
+            tiny, tmp_path / out, methods="dense-again,lathe", keeps="50%",
+            evaluations=f"dense-again={number},lathe={number}",
+        )  # fmt: skip
+        asked.run(0)
+        counts = {row["method"]: row["candidates"] for row in asked.rows}
+        assert counts["dense-again"] == number
+        judged.append(counts["lathe"])
+    assert judged[0] < judged[1]
+    contest(tiny, tmp_path / "s.json", keeps="50%").run(0)
+    assert told == [(0.5, 10), (0.5, 40), (0.5, None)]
+
+
+def test_rows_on_disk_are_not_made_again(
+    tiny: Tiny, tmp_path: Path, told: list[tuple[float, int | None]]
+) -> None:
+    out = tmp_path / "q.json"
+    contest(tiny, out, keeps="80%").run(0)
+    contest(tiny, out).run(0)
+    assert [keep for keep, _ in told] == [0.8, 0.5]
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["keep"] for row in rows] == ["80%", "50%"]
+    assert all(row["increase"] == pytest.approx(0, abs=1e-6) and row["agreement"] == 1 for row in rows)
