@@ -95,9 +95,12 @@ class BlockRunner:
         return functional_call(self._final_norm, {"weight": weight}, hidden_BTD)
 
     def _rope(self, hidden_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines by position. They outlive the call, which may be in inference mode; a later one
+        may need gradients through them."""
         length = hidden_BTD.shape[1]
         if length not in self._positions:
-            self._positions[length] = self._rotary(hidden_BTD, torch.arange(length)[None])
+            with torch.inference_mode(False):
+                self._positions[length] = self._rotary(hidden_BTD, torch.arange(length)[None])
         return self._positions[length]
 
 

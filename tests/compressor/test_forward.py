@@ -66,6 +66,23 @@ def test_keeping_everything_changes_nothing(lab: Lab, tmp_path: Path) -> None:
         assert all(torch.equal(whole[name], dense[name]) for name in dense)
 
 
+def test_gradients_flow_through_a_runner_that_has_run_in_inference_mode(tmp_path: Path) -> None:
+    source, ids = checkpoint(tmp_path), tokens(2, 20)
+    runner, hidden = BlockRunner(source), source.tensor("model.embed_tokens.weight")[ids]
+    with torch.inference_mode():
+        runner.attention(source.layer(0), hidden)
+    layers = [{n: t.requires_grad_() for n, t in source.layer(i).items()} for i in range(4)]
+    for weights in layers:
+        hidden = runner.ffn(weights, runner.attention(weights, hidden))
+    hidden.square().sum().backward()
+    model = reference(source, PLANS["dense"]).model
+    model.norm = nn.Identity()
+    model(ids).last_hidden_state.square().sum().backward()
+    for weights, layer in zip(layers, model.layers, strict=True):
+        for name, parameter in layer.named_parameters():
+            torch.testing.assert_close(weights[name].grad, parameter.grad, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("variant", ["plain", "biased"])
 def test_statistics_are_second_moments_of_what_the_projections_read(tmp_path: Path, variant: str) -> None:
     lab = make_lab(tmp_path, **VARIANTS[variant])
