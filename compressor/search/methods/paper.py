@@ -1,8 +1,8 @@
 """The paper's evolution (arXiv 2409.17372, Alg. 1 and Sec. 3.3), for comparison.
 
 Masks start from the initialisation score at one uniform ratio. Fitness is perplexity on a few
-calibration samples, without reform; the winner is reformed once, by ADMM. Population 100, 50 mutations,
-30 crossovers, 10 parents, 50 epochs = 5,000 candidates; `evaluations` shortens it in proportion.
+calibration samples, without reform; the winner is reformed once, by ADMM. 5,000 candidates;
+`evaluations` shortens population and epochs alike.
 
 Two departures, both because the printed text cannot run (docs/method.md): the mask mutation keeps a
 random 80 % of the current set and refills the rest at random, where the printed rejection sampling fails
@@ -13,8 +13,7 @@ no serving engine takes.
 from __future__ import annotations
 
 import hashlib
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -23,14 +22,10 @@ import torch
 
 from compressor.plan import LayerShape, Plan
 from compressor.search.method import Found, Method, Problem, methods
+from compressor.search.published import EVALUATIONS, SIMILARITY, Breeding, Effort, evolve, resample
 from compressor.surgery import Selection, cut_attention, cut_ffn, select
 
-_POPULATION, _MUTATIONS, _CROSSOVERS, _PARENTS, _EPOCHS = 100, 50, 30, 10, 50
-_SIMILARITY = 0.8
-_FIRST_MASK, _FIRST_RATIO = 0.6, 0.3
-_MASK, _RATIO, _DEPTH = 0.3, 0.1, 0.1
 _FLOOR = 0.95
-_TRIES = 500
 _TOKENS = 2048
 _Level = TypeVar("_Level")
 
@@ -56,44 +51,24 @@ class Candidate:
 
 def search(problem: Problem) -> Found:
     """The mask of least perplexity within the budget."""
-    scale = min(1.0, problem.evaluations / (_POPULATION * _EPOCHS)) ** 0.5
-    population, epochs = max(10, round(_POPULATION * scale)), max(2, round(_EPOCHS * scale))
-    breeder = Breeder(problem)
-    start = breeder.uniform()
-    pool = [start, *breeder.children([start], population - 1, _FIRST_MASK, _FIRST_RATIO, 0.0)]
-    scores: dict[str, float] = {}
-    judged = 0
-    with problem.progress.stage("search: the paper's evolution", population * epochs) as bar:
-        for epoch in range(epochs):
-            for candidate in pool:
-                if candidate.key not in scores:
-                    scores[candidate.key] = problem.trace.judge(
-                        candidate.key, partial(breeder.loss, candidate), epoch=epoch
-                    )
-                    judged += 1
-                bar.advance()
-            ranked = sorted({c.key: c for c in pool}.values(), key=lambda c: scores[c.key])
-            parents = ranked[: max(2, round(_PARENTS * population / _POPULATION))]
-            bar.note(f"loss {scores[parents[0].key]:.4f} nats/token")
-            mutations, crossovers = (
-                population * _MUTATIONS // _POPULATION,
-                population * _CROSSOVERS // _POPULATION,
-            )
-            pool = [
-                *parents,
-                *breeder.children(parents, mutations, _MASK, _RATIO, _DEPTH),
-                *breeder.crossings(parents, crossovers),
-            ]
-            pool += breeder.children(parents, population - len(pool), _FIRST_MASK, _FIRST_RATIO, 0.0)
-    best = parents[0]
-    return Found(best.plan, list(best.selections), scores[best.key], judged)
+    breeder, effort = Breeder(problem), Effort.of(problem.evaluations)
+
+    def judge(candidate: Candidate, epoch: int) -> float:
+        return problem.trace.judge(candidate.key, partial(breeder.loss, candidate), epoch=epoch)
+
+    with problem.progress.stage("search: the paper's evolution", effort.total) as bar:
+        best = evolve(
+            breeder, effort, judge, bar.advance, lambda loss: bar.note(f"loss {loss:.4f} nats/token")
+        )
+    return Found(best.candidate.plan, list(best.candidate.selections), best.fitness, best.judged)
 
 
-class Breeder:
+class Breeder(Breeding[Candidate]):
     """Makes candidates that keep the budget, and judges them."""
 
     def __init__(self, problem: Problem) -> None:
-        self._problem, self._rng = problem, random.Random(problem.seed)
+        super().__init__(problem.seed)
+        self._problem = problem
         self._torch = torch.Generator().manual_seed(problem.seed)
         count = min(len(problem.windows), max(1, _TOKENS // problem.windows.shape[1]))
         self._windows = problem.windows[:count]
@@ -116,17 +91,9 @@ class Breeder:
         plan = max(fitting, key=value)
         return Candidate(tuple(select(o, layer) for o, layer in zip(orders, plan, strict=True)))
 
-    def children(
-        self, parents: list[Candidate], count: int, mask: float, ratio: float, depth: float
-    ) -> list[Candidate]:
-        return self._until(count, lambda: self._mutate(self._rng.choice(parents), mask, ratio, depth))
-
-    def crossings(self, parents: list[Candidate], count: int) -> list[Candidate]:
-        def cross() -> Candidate:
-            pairs = zip(*(p.selections for p in self._rng.sample(parents, 2)), strict=True)
-            return Candidate(tuple(self._rng.choice(pair) for pair in pairs))
-
-        return self._until(count, cross) if len(parents) > 1 else []
+    def cross(self, first: Candidate, second: Candidate) -> Candidate:
+        pairs = zip(first.selections, second.selections, strict=True)
+        return Candidate(tuple(self.rng.choice(pair) for pair in pairs))
 
     @torch.inference_mode()
     def loss(self, candidate: Candidate) -> float:
@@ -139,28 +106,18 @@ class Breeder:
             hidden = problem.runner.ffn(cut_ffn(family, weights, selection), hidden)
         return problem.head.loss(self._windows, hidden)
 
-    def _until(self, count: int, make: Callable[[], Candidate]) -> list[Candidate]:
-        """`count` candidates inside the parameter range; those outside are dropped, as in the paper."""
-        made: list[Candidate] = []
-        for _ in range(_TRIES * max(count, 0)):
-            if len(made) >= count:
-                break
-            child = make()
-            if self._in_range(child.plan):
-                made.append(child)
-        return made
-
-    def _in_range(self, plan: Plan) -> bool:
+    def in_range(self, candidate: Candidate) -> bool:
+        plan = candidate.plan
         used = max(
             (c.cost(plan) - c.fixed) / max(c.limit - c.fixed, 1e-12) for c in self._problem.constraints
         )
         return any(layer.kv_heads for layer in plan) and _FLOOR <= used <= 1 + 1e-9
 
-    def _mutate(self, parent: Candidate, mask: float, ratio: float, depth: float) -> Candidate:
+    def mutate(self, parent: Candidate, mask: float, ratio: float, depth: float) -> Candidate:
         layers = []
         for index, selection in enumerate(parent.selections):
             shape = self._new_shape(selection.shape, ratio)
-            if self._rng.random() < depth / len(parent.selections):
+            if self.rng.random() < depth / len(parent.selections):
                 empty = LayerShape(0, 0, 0)
                 shape = self._problem.source.shape.layer if selection.shape == empty else empty
             layers.append(self._new_mask(index, selection, shape, mask))
@@ -169,19 +126,19 @@ class Breeder:
     def _new_shape(self, shape: LayerShape, ratio: float) -> LayerShape:
         space = self._problem.space
         heads, width = (shape.query_heads, shape.kv_heads), shape.ffn
-        if heads[0] and self._rng.random() < ratio:
+        if heads[0] and self.rng.random() < ratio:
             heads = self._near(space.attention[:-1], heads)
-        if width and self._rng.random() < ratio:
+        if width and self.rng.random() < ratio:
             width = self._near(space.ffn[:-1], width)
         return LayerShape(*heads, width)
 
     def _near(self, levels: Sequence[_Level], level: _Level) -> _Level:
-        at = levels.index(level) + self._rng.choice((-2, -1, 1, 2))
+        at = levels.index(level) + self.rng.choice((-2, -1, 1, 2))
         return levels[min(max(at, 0), len(levels) - 1)]
 
     def _new_mask(self, index: int, selection: Selection, shape: LayerShape, mask: float) -> Selection:
         order, dense = self._problem.orders[index], self._problem.source.shape.layer
-        redraw = self._rng.random() < mask
+        redraw = self.rng.random() < mask
         if not redraw and shape == selection.shape:
             return selection
         if not len(selection.channels) and not len(selection.kv_heads):
@@ -192,18 +149,10 @@ class Breeder:
         return Selection(kv_heads, heads, channels)
 
     def _resample(self, kept: torch.Tensor, width: int, size: int, redraw: bool) -> torch.Tensor:
-        """`size` of `width` units: 80 % of the kept ones stay when redrawn (all that fit when not), the
-        rest is filled at random."""
-        stay = min(size, int(_SIMILARITY * len(kept)) if redraw else len(kept))
-        core = kept[torch.randperm(len(kept), generator=self._torch)[:stay]]
-        free = torch.ones(width, dtype=torch.bool)
-        free[core] = False
-        others = torch.nonzero(free)[:, 0]
-        fill = others[torch.randperm(len(others), generator=self._torch)[: size - stay]]
-        return torch.cat([core, fill]).sort().values
+        return resample(kept, width, size, SIMILARITY if redraw else 1.0, self._torch)
 
 
 methods.add(
     "paper",
-    Method("paper", order="paper", reform="admm", search=search, default_evaluations=_POPULATION * _EPOCHS),
+    Method("paper", order="paper", reform="admm", search=search, default_evaluations=EVALUATIONS),
 )
