@@ -1,0 +1,106 @@
+"""OSSCAR (Meng et al., ICML 2024, arXiv 2403.12983): uniform widths, greedy removal, local search by swaps.
+
+Each output projection (o_proj, down_proj) in turn, its inputs X read from the model pruned so far, is fitted
+to its own dense output on them: min ||W X - W0 X||^2 over which blocks of columns stay and over W, the
+paper's layer-wise objective. Greedy stage: the block whose removal costs least goes, W and the inverse Gram
+matrix follow, as in ZipLM (arXiv 2302.04089). Local search: of the blocks that stay the t that cost least go
+out, of those outside the t that gain most come in; a swap that does not lower the error halves t, until 1
+fails. W is solved exactly in the end.
+
+Settings are those of the authors' code (mazumder-lab/OSSCAR): damping of 1e-2 of the mean diagonal on the
+Gram matrix of both sides (it pulls towards W0), at most 30 swaps that start at ten channels or five heads.
+Chosen here: KV groups for heads; blocks go one by one (the code: ten channels, two heads at once) up to 512
+channels; local search in every projection (the code leaves it to a switch); the FFN reads what its own
+layer's pruned attention gives (the code prunes both on one pass).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.quality.blocks import Stream, cut_block, kinds
+from benchmarks.quality.obs import removal_costs, return_gains, solve
+from benchmarks.quality.setting import Setting, Subnet, baselines
+from compressor.forward import Weights
+from compressor.order.elimination import eliminate
+from compressor.plan import LayerShape, Plan
+from compressor.reform import damped, reform
+from compressor.surgery import rows
+
+_DAMPING = 1e-2
+_STEPS = 512
+_SWAPS = {"attention": 5, "ffn": 10}
+_ITERATIONS = 30
+
+
+@baselines.register("osscar")
+def osscar(setting: Setting, keep: float) -> Subnet:
+    shape = setting.uniform(keep)
+    return setting.subnet(prune(setting, shape), plan=Plan((shape,) * setting.shape.num_layers))
+
+
+def prune(setting: Setting, shape: LayerShape) -> list[Weights]:
+    """Layers of these widths."""
+    stream, layers = Stream(setting), []
+    for index, dense in enumerate(setting.layers):
+        finished: dict[str, torch.Tensor] = {}
+        for kind, count in zip(kinds(setting), (shape.kv_heads, shape.ffn), strict=True):
+            kept, weight = torch.arange(kind.units), dense[f"{kind.output}.weight"]
+            if 0 < count < kind.units:
+                gram = damped(stream.gram(dense, kind), _DAMPING)
+                steps = max(1, kind.units // _STEPS)
+                kept = eliminate(weight, gram, kind.columns, steps)[:count].sort().values
+                kept = swap(weight, gram, kind.columns, kept, _SWAPS[kind.name])
+                weight = reform(weight, gram, rows(kept, kind.columns))
+            block = cut_block(setting, index, kind, kept[:count])
+            if block:
+                block[f"{kind.output}.weight"] = weight
+            stream.advance(block, kind)
+            finished |= block
+        layers.append(finished)
+    return layers
+
+
+def swap(
+    weight: torch.Tensor, gram: torch.Tensor, block: int, kept: torch.Tensor, most: int
+) -> torch.Tensor:
+    """Blocks [k] that stay after local search from `kept`, ascending; as many as before.
+
+    Args:
+        weight: [D, n] dense projection. gram: [n, n] float64, damped.
+        most: blocks exchanged at once at first.
+    """
+    cross = gram @ weight.double().T
+    count = min(most, len(kept) - 1, len(gram) // block - len(kept))
+    error = _error(gram, cross, rows(kept, block))
+    for _ in range(_ITERATIONS):
+        if count < 1:
+            break
+        trial = _exchanged(gram, cross, block, kept, count)
+        new = _error(gram, cross, rows(trial, block))
+        if new < error - 1e-9 * abs(error):
+            kept, error = trial, new
+        else:
+            count //= 2
+    return kept
+
+
+def _exchanged(
+    gram: torch.Tensor, cross: torch.Tensor, block: int, kept: torch.Tensor, count: int
+) -> torch.Tensor:
+    """The cheapest blocks out at once, then the most gainful in."""
+    columns = rows(kept, block)
+    weight, inverse = solve(gram[columns][:, columns], cross[columns])
+    inside = kept[removal_costs(weight, inverse, block).argsort(stable=True)[count:]].sort().values
+    mask = torch.ones(len(gram) // block, dtype=torch.bool)
+    mask[inside] = False
+    outside = mask.nonzero()[:, 0]
+    gains = return_gains(gram, cross, rows(inside, block), rows(outside, block), block)
+    back = outside[gains.argsort(descending=True, stable=True)[:count]]
+    return torch.cat([inside, back]).sort().values
+
+
+def _error(gram: torch.Tensor, cross: torch.Tensor, columns: torch.Tensor) -> float:
+    """Squared error of the fit on some columns, less the constant ||W0 X||^2."""
+    weight, _ = solve(gram[columns][:, columns], cross[columns])
+    return -float((weight.T * cross[columns]).sum())

@@ -1,0 +1,80 @@
+"""Pruning block after block: a layer's two blocks by their prunable units, and the stream through them.
+
+A unit is what goes as a whole: a KV group with its query heads, or an FFN channel. Removing units removes
+columns of the block's output projection (o_proj, down_proj) and the rows that feed them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.quality.setting import Setting
+from compressor.forward import Weights
+from compressor.statistics import Gram
+from compressor.surgery import Selection, cut_attention, cut_ffn, rows
+
+KINDS = ("attention", "ffn")
+_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of block of a model. output: name of its output projection. units: how many a dense block
+    has. columns: of the output projection, per unit. parameters: of a block, per unit."""
+
+    name: str
+    output: str
+    units: int
+    columns: int
+    parameters: int
+
+
+def kinds(setting: Setting) -> tuple[Kind, Kind]:
+    """Attention and FFN, in the order a layer runs them."""
+    layer, shape, family = setting.shape.layer, setting.shape, setting.family
+    per_group, d = layer.heads_per_group, shape.hidden_size
+    group = 2 * shape.head_dim * (per_group + 1) * d
+    if shape.attention_bias:
+        group += shape.head_dim * (per_group + 2)
+    channel = 3 * d + (2 if shape.mlp_bias else 0)
+    return (
+        Kind("attention", family.o, layer.kv_heads, shape.head_dim * per_group, group),
+        Kind("ffn", family.down, layer.ffn, 1, channel),
+    )
+
+
+def cut_block(setting: Setting, index: int, kind: Kind, kept: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A block's tensors for the units that stay [k], weights as they were; empty when none stays."""
+    kept, none = kept.sort().values, kept[:0]
+    if kind.name == "ffn":
+        return cut_ffn(setting.family, setting.layers[index], Selection(none, none, kept))
+    heads = rows(kept, setting.shape.layer.heads_per_group)
+    return cut_attention(setting.family, setting.shape, setting.layers[index], Selection(kept, heads, none))
+
+
+class Stream:
+    """The residual stream of the calibration windows, moved on block by block."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._runner = setting.runner
+        self._parts = [setting.embed(tokens) for tokens in setting.fit.split(_ROWS)]
+
+    @torch.inference_mode()
+    def gram(self, weights: Weights, kind: Kind) -> torch.Tensor:
+        """[n, n] float64: mean second moment of what the block's output projection reads here."""
+        gram = Gram(weights[f"{kind.output}.weight"].shape[1])
+        for part in self._parts:
+            gram.add_batch(self._context(weights, kind, part))
+        return gram.mean()
+
+    @torch.inference_mode()
+    def advance(self, weights: Weights, kind: Kind) -> None:
+        """Past the block, which may be one that was dropped."""
+        run = self._runner.attention if kind.name == "attention" else self._runner.ffn
+        self._parts = [run(weights, part) for part in self._parts]
+
+    def _context(self, weights: Weights, kind: Kind, part: torch.Tensor) -> torch.Tensor:
+        run = self._runner.attention_context if kind.name == "attention" else self._runner.ffn_context
+        return run(weights, part)
