@@ -7,6 +7,8 @@ of down.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from compressor.families import Family
@@ -26,27 +28,41 @@ def saliency(weight: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
     return weight.double().square() / inverse.diagonal()
 
 
-@orders.register("paper")
-def paper(family: Family, shape: ModelShape, weights: Weights, statistics: LayerStatistics) -> LayerOrder:
+@dataclass(frozen=True)
+class Scores:
+    """Float64 scores of one layer's units. query: [N*H], rows of q with columns of o. kv: [K*H], rows of
+    k and v. channels: [F]."""
+
+    query: torch.Tensor
+    kv: torch.Tensor
+    channels: torch.Tensor
+
+
+def unit_scores(family: Family, weights: Weights, statistics: LayerStatistics) -> Scores:
+    """Eq. 2 and 3's sums, the attention's kept apart for query and KV heads."""
+
     def rows(name: str, gram: torch.Tensor) -> torch.Tensor:
         return saliency(weights[f"{name}.weight"], gram).sum(1)
 
-    def heads(scores: torch.Tensor) -> torch.Tensor:
-        return scores.view(-1, shape.head_dim).sum(1)
+    def columns(name: str, gram: torch.Tensor) -> torch.Tensor:
+        return saliency(weights[f"{name}.weight"], gram).sum(0)
 
-    per_group = shape.layer.heads_per_group
-    o = saliency(weights[f"{family.o}.weight"], statistics.attention).sum(0)
-    query = heads(rows(family.q, statistics.attention_input)) + heads(o)
-    kv = heads(rows(family.k, statistics.attention_input) + rows(family.v, statistics.attention_input))
-    by_group = query.view(-1, per_group)
-    channels = (
-        rows(family.gate, statistics.ffn_input)
-        + rows(family.up, statistics.ffn_input)
-        + saliency(weights[f"{family.down}.weight"], statistics.ffn).sum(0)
+    attention, ffn = statistics.attention_input, statistics.ffn_input
+    return Scores(
+        rows(family.q, attention) + columns(family.o, statistics.attention),
+        rows(family.k, attention) + rows(family.v, attention),
+        rows(family.gate, ffn) + rows(family.up, ffn) + columns(family.down, statistics.ffn),
     )
+
+
+@orders.register("paper")
+def paper(family: Family, shape: ModelShape, weights: Weights, statistics: LayerStatistics) -> LayerOrder:
+    scores, per_group = unit_scores(family, weights, statistics), shape.layer.heads_per_group
+    by_group = scores.query.view(-1, per_group, shape.head_dim).sum(2)
+    kv = scores.kv.view(-1, shape.head_dim).sum(1)
     first = torch.arange(len(by_group))[:, None] * per_group
     return LayerOrder(
         (by_group.sum(1) + kv).argsort(descending=True),
         first + by_group.argsort(1, descending=True),
-        channels.argsort(descending=True),
+        scores.channels.argsort(descending=True),
     )

@@ -1,0 +1,111 @@
+"""Masks inside heads: which RoPE pairs and FFN channels of a layer stay, what they cost, and its weights.
+
+A head keeps some of its dims (arXiv 2409.17372, Sec. 3.2: one mask for the rows of q, k, v and the columns
+of o). Dims i and i + H/2 rotate together, so they stay or go together, with their frequency; a KV head and
+the query heads that read it share a mask. The softmax scale stays that of H dims. Zeroed rows and columns
+then compute what narrow ones would, and the narrow ones are what is counted.
+
+Shapes: D model width, N query heads, K KV heads, H head dim, F FFN channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from compressor.families import Family
+from compressor.forward import Weights
+from compressor.plan import ModelShape
+from compressor.reform.admm import admm
+from compressor.statistics import LayerStatistics
+
+
+@dataclass(frozen=True)
+class LayerMask:
+    """pairs: of each KV head, the kept pairs, indices below H/2. channels: kept FFN channels. Ascending.
+
+    alive: False for a layer that is left out as a whole; what it would keep is remembered.
+    """
+
+    pairs: tuple[torch.Tensor, ...]
+    channels: torch.Tensor
+    alive: bool = True
+
+    def parameters(self, shape: ModelShape) -> int:
+        """True count of what a cut layer stores, norms and biases included."""
+        if not self.alive:
+            return 0
+        d, kv = shape.hidden_size, 2 * sum(map(len, self.pairs))
+        q, f = kv * shape.layer.heads_per_group, len(self.channels)
+        biases = (q + 2 * kv + d if shape.attention_bias else 0) + (2 * f + d if shape.mlp_bias else 0)
+        return 2 * d * q + 2 * d * kv + 3 * d * f + 2 * d + biases
+
+    def dims(self, shape: ModelShape) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bool masks over the rows of q [N*H] and of k and v [K*H]."""
+        half = torch.zeros(len(self.pairs), shape.head_dim // 2, dtype=torch.bool)
+        for head, kept in enumerate(self.pairs):
+            half[head, kept] = True
+        whole = torch.cat([half, half], 1)
+        return whole.repeat_interleave(shape.layer.heads_per_group, 0).flatten(), whole.flatten()
+
+    def weights(self, family: Family, shape: ModelShape, dense: Weights) -> dict[str, torch.Tensor]:
+        """A layer that runs: attention of full size with zeros, the FFN cut."""
+        if not self.alive:
+            return {}
+        q, kv = self.dims(shape)
+        cut = {name: dense[f"{name}.weight"] for name in (family.attention_norm, family.ffn_norm)}
+        for name, rows in ((family.q, q), (family.k, kv), (family.v, kv)):
+            cut[name] = dense[f"{name}.weight"] * rows[:, None]
+        cut[family.o] = dense[f"{family.o}.weight"] * q
+        for name in (family.gate, family.up):
+            cut[name] = dense[f"{name}.weight"].index_select(0, self.channels)
+        cut[family.down] = dense[f"{family.down}.weight"].index_select(1, self.channels)
+        return {f"{name}.weight": tensor for name, tensor in cut.items()} | self._biases(family, q, kv, dense)
+
+    def reformed(
+        self, family: Family, shape: ModelShape, dense: Weights, statistics: LayerStatistics
+    ) -> dict[str, torch.Tensor]:
+        """As `weights`, with o and down solved anew by the paper's ADMM (Theorem 3.1)."""
+        cut = self.weights(family, shape, dense)
+        if not cut:
+            return cut
+        o, down, kept = f"{family.o}.weight", f"{family.down}.weight", self.dims(shape)[0].nonzero()[:, 0]
+        if len(kept) < dense[o].shape[1]:
+            cut[o] = torch.zeros_like(dense[o])
+            cut[o][:, kept] = admm(dense[o], statistics.attention, kept)
+        if len(self.channels) < dense[down].shape[1]:
+            cut[down] = admm(dense[down], statistics.ffn, self.channels)
+        return cut
+
+    def _biases(
+        self, family: Family, q: torch.Tensor, kv: torch.Tensor, dense: Weights
+    ) -> dict[str, torch.Tensor]:
+        masked = {family.q: q, family.k: kv, family.v: kv, family.o: 1}
+        cut = {f"{n}.bias": dense[f"{n}.bias"] * m for n, m in masked.items() if f"{n}.bias" in dense}
+        for name in (family.gate, family.up, family.down):
+            if (bias := dense.get(f"{name}.bias")) is not None:
+                cut[f"{name}.bias"] = bias if name == family.down else bias[self.channels]
+        return cut
+
+
+@dataclass(frozen=True)
+class Masks:
+    """A subnet: a mask for every layer."""
+
+    layers: tuple[LayerMask, ...]
+
+    def parameters(self, shape: ModelShape) -> int:
+        return sum(layer.parameters(shape) for layer in self.layers)
+
+    @cached_property
+    def key(self) -> str:
+        """Equal for subnets that keep the same."""
+        digest = hashlib.sha256()
+        for layer in self.layers:
+            for part in (*layer.pairs, layer.channels) if layer.alive else ():
+                digest.update(part.numpy().tobytes() + b"|")
+            digest.update(b"/")
+        return digest.hexdigest()[:24]
