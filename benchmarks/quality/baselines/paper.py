@@ -68,16 +68,23 @@ class RejectionSampler:
 
     def __call__(self, kept: torch.Tensor, width: int, size: int) -> torch.Tensor:
         self.asked += 1
-        overlaps = self._random.hypergeometric(len(kept), width - len(kept), size, _DRAWS)
-        found = overlaps[overlaps >= SIMILARITY * width]
-        if not len(found):
+        overlap = self._overlap(len(kept), width, size)
+        if overlap is None:
             self.failed += 1
             return kept
         inside = kept.numpy()
         outside = np.setdiff1d(np.arange(width), inside)
-        drawn = self._random.choice(inside, found[0], replace=False)
-        fill = self._random.choice(outside, size - found[0], replace=False)
+        drawn = self._random.choice(inside, overlap, replace=False)
+        fill = self._random.choice(outside, size - overlap, replace=False)
         return torch.from_numpy(np.sort(np.concatenate([drawn, fill])))
+
+    def _overlap(self, kept: int, width: int, size: int) -> int | None:
+        """Of the first draw that is similar enough."""
+        if min(kept, size) < SIMILARITY * width:
+            return None
+        overlaps = self._random.hypergeometric(kept, width - kept, size, _DRAWS)
+        found = overlaps[overlaps >= SIMILARITY * width]
+        return int(found[0]) if len(found) else None
 
 
 def _search(setting: Setting, keep: float, sampler: Sampler) -> Subnet:

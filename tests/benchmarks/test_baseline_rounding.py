@@ -1,0 +1,44 @@
+"""int8 and int4: all parameters, fewer bytes, the better the more bits."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.quality.score import score
+from benchmarks.quality.setting import Setting, baselines
+from compressor.quantize import round_to_nearest
+
+
+def test_bytes_and_parameters_are_counted(setting: Setting) -> None:
+    dense = setting.dense_parameters
+    int8, int4 = (baselines.get(name)(setting, 0.5) for name in ("int8", "int4"))
+    assert int8.parameters == int4.parameters == dense
+    assert int8.weight_bytes is not None
+    assert int4.weight_bytes is not None
+    norms = 4 * 2 * 64
+    rows = 4 * (128 + 64 + 64 + 64 + 96 + 96 + 64)
+    matrices = dense - norms
+    assert matrices + 2 * rows + 2 * norms <= int8.weight_bytes <= matrices + 3 * rows + 2 * norms
+    low = matrices * (4 + 16 / 32) / 8 + 2 * norms
+    assert low <= int4.weight_bytes <= matrices * (4 + 16 / 32 + 4 / 32) / 8 + 2 * norms
+
+
+def test_more_bits_lose_less(setting: Setting) -> None:
+    int8, int4 = (
+        score(setting, baselines.get(name)(setting, 0.5).logprobs, setting.heldout)
+        for name in ("int8", "int4")
+    )
+    assert 0 < int8.kl < 0.1 * int4.kl
+    assert int8.agreement > int4.agreement
+
+
+def test_every_keep_has_the_same_rows_and_all_matrices_are_rounded(setting: Setting) -> None:
+    small, large = (baselines.get("int4")(setting, keep) for keep in (0.1, 0.9))
+    assert small.logprobs(setting.heldout).equal(large.logprobs(setting.heldout))
+    assert small.weight_bytes == large.weight_bytes
+    layers = [
+        {n: round_to_nearest(w, 4, 32)[0] if w.dim() == 2 else w for n, w in layer.items()}
+        for layer in setting.layers
+    ]
+    expected = setting.subnet(layers).logprobs(setting.heldout)
+    assert small.logprobs(setting.heldout).numpy() == pytest.approx(expected.numpy())
