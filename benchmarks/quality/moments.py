@@ -1,0 +1,69 @@
+"""Means and variances of what o_proj and down_proj read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.quality.setting import Setting
+from benchmarks.quality.walk import ROWS
+from compressor.forward import Weights
+
+
+class Moments:
+    """First and second moments of features [..., n] over all tokens added, in float64."""
+
+    def __init__(self, features: int) -> None:
+        self.count = 0
+        self._sum = torch.zeros(features, dtype=torch.float64)
+        self._squares = torch.zeros(features, dtype=torch.float64)
+
+    def add(self, x: torch.Tensor) -> None:
+        flat = x.reshape(-1, x.shape[-1]).double()
+        self.count += len(flat)
+        self._sum += flat.sum(0)
+        self._squares += flat.square().sum(0)
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """[n]"""
+        return self._sum / self.count
+
+    @property
+    def norm(self) -> torch.Tensor:
+        """[n]: the L2 norm over tokens."""
+        return self._squares.sqrt()
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """[n]: the unbiased sample variance."""
+        return ((self._squares - self.count * self.mean.square()) / (self.count - 1)).clamp_min(0)
+
+
+@dataclass(frozen=True)
+class LayerMoments:
+    """attention: of o_proj's inputs. ffn: of down_proj's."""
+
+    attention: Moments
+    ffn: Moments
+
+
+@torch.inference_mode()
+def layer_moments(
+    setting: Setting, weights: Weights, hidden_BTD: torch.Tensor
+) -> tuple[LayerMoments, torch.Tensor]:
+    """Moments in one layer, and the hidden states [B, T, D] after it."""
+    family, runner = setting.family, setting.runner
+    found = LayerMoments(
+        Moments(weights[f"{family.o}.weight"].shape[1]), Moments(weights[f"{family.down}.weight"].shape[1])
+    )
+    after = torch.empty_like(hidden_BTD)
+    for x, out in zip(hidden_BTD.split(ROWS), after.split(ROWS), strict=True):
+        context = runner.attention_context(weights, x)
+        found.attention.add(context)
+        x = x + runner.project(weights, family.o, context)
+        context = runner.ffn_context(weights, x)
+        found.ffn.add(context)
+        out.copy_(x + runner.project(weights, family.down, context))
+    return found, after

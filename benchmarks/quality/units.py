@@ -1,0 +1,65 @@
+"""What width methods remove: whole KV groups with their query heads, and FFN channels.
+
+Shapes: K KV groups, F FFN channels, N*H inputs of o_proj.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from compressor.families import Family
+from compressor.plan import LayerShape, ModelShape
+from compressor.surgery import Selection
+
+
+@dataclass(frozen=True)
+class UnitScores:
+    """A score per unit of one layer, larger is better. groups: [K]. channels: [F]."""
+
+    groups: torch.Tensor
+    channels: torch.Tensor
+
+
+def by_group(shape: ModelShape, values: torch.Tensor) -> torch.Tensor:
+    """Sums of values that belong to heads, query or KV, over KV groups: [heads * H] -> [K]."""
+    return values.view(shape.layer.kv_heads, -1).sum(1)
+
+
+def owned(family: Family, shape: ModelShape, values: Mapping[str, torch.Tensor]) -> UnitScores:
+    """Sums of a value per weight over all weights that a unit owns.
+
+    A KV group owns its rows of q, k, v and its columns of o, an FFN channel its rows of gate and up and its
+    column of down.
+
+    Args:
+        values: as a layer's weights; biases and norms are not read.
+    """
+
+    def rows(name: str) -> torch.Tensor:
+        return values[f"{name}.weight"].sum(1)
+
+    def columns(name: str) -> torch.Tensor:
+        return values[f"{name}.weight"].sum(0)
+
+    heads = (rows(family.q), rows(family.k), rows(family.v), columns(family.o))
+    groups = torch.stack([by_group(shape, part) for part in heads]).sum(0)
+    return UnitScores(groups, rows(family.gate) + rows(family.up) + columns(family.down))
+
+
+def best(shape: ModelShape, scores: UnitScores, widths: LayerShape) -> Selection:
+    """The units with the highest scores for widths of whole KV groups; of equals the first."""
+    return selection(shape, _top(scores.groups, widths.kv_heads), _top(scores.channels, widths.ffn))
+
+
+def selection(shape: ModelShape, groups: torch.Tensor, channels: torch.Tensor) -> Selection:
+    """Whole KV groups [k] and channels [f], as dense indices in ascending order."""
+    per_group = shape.layer.heads_per_group
+    heads = groups[:, None] * per_group + torch.arange(per_group)
+    return Selection(groups, heads.reshape(-1), channels)
+
+
+def _top(scores: torch.Tensor, count: int) -> torch.Tensor:
+    return scores.argsort(descending=True, stable=True)[:count].sort().values

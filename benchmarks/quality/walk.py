@@ -1,0 +1,17 @@
+"""Hidden states moved on through single layers."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.quality.setting import Setting
+from compressor.forward import Weights
+
+ROWS = 4
+
+
+@torch.inference_mode()
+def step(setting: Setting, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
+    """[B, T, D] after one layer, of any widths; a dropped layer changes nothing."""
+    run = setting.runner
+    return torch.cat([run.ffn(weights, run.attention(weights, x)) for x in hidden_BTD.split(ROWS)])

@@ -1,0 +1,25 @@
+"""A comparison's setting on a tiny random Llama of any kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tiny_llama import VARIANTS
+from tiny_problem import make_lab
+
+from benchmarks.quality.setting import Setting
+from compressor.progress import Progress
+
+KINDS: dict[str, dict[str, Any]] = {
+    "grouped heads": {},
+    "ungrouped heads, tied, biases": VARIANTS["biased"] | VARIANTS["tied"] | {"num_key_value_heads": 8},
+}
+
+
+def make_setting(directory: Path, kind: str) -> Setting:
+    lab = make_lab(directory, **KINDS[kind])
+    return Setting(
+        lab.source, lab.runner, lab.head, lab.embedding, lab.layers, lab.windows[~lab.heldout],
+        lab.windows[lab.heldout], lab.statistics, 0, Progress(quiet=True),
+    )  # fmt: skip
