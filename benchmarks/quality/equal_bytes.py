@@ -1,0 +1,174 @@
+"""At equal weight bytes: rounding the dense model, or cutting it, or both?
+
+    make bench-equal-bytes MODEL=path TEXT=calibration.txt EVAL=heldout.txt
+
+Budgets: what the dense decoder takes as int8 and as int4, and 1.5 and 0.75 times the latter. In each: the
+dense model with as many bits as fit (round-to-nearest), and subnets of `compress --keep`, stored as float16,
+int8 and int4, at the keep that makes their bytes equal. Bytes are of the decoder layers, with scales, zero
+points and norms; embeddings and head are the same for all. Values are computed in float32 from the rounded
+weights. Writes JSON (build/bench/equal-bytes.json) after every row and prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.product import Product, options_for
+from benchmarks.quality.score import score
+from benchmarks.quality.setting import Setting
+from compressor.calibration import token_windows
+from compressor.export.files import write_json
+from compressor.forward import Weights
+from compressor.pipeline.options import WINDOW
+from compressor.progress import Progress
+from compressor.quantize import UNQUANTIZED_BYTES, quantize_layer
+
+
+@dataclass(frozen=True)
+class Format:
+    """How weights are stored. group: columns that share a scale; None: a row."""
+
+    bits: int
+    group: int | None = None
+
+    def __str__(self) -> str:
+        if self.bits == 16:
+            return "float16"
+        return f"int{self.bits}" + (f", groups of {self.group}" if self.group else " per channel")
+
+    def store(self, layers: list[Weights]) -> tuple[list[Weights], int]:
+        """Layers as they come back from storage, and their bytes."""
+        if self.bits == 16:
+            return layers, UNQUANTIZED_BYTES * sum(t.numel() for layer in layers for t in layer.values())
+        stored = [quantize_layer(layer, self.bits, self.group) for layer in layers]
+        return [layer for layer, _ in stored], sum(size for _, size in stored)
+
+
+FLOAT16, INT8, INT4 = Format(16), Format(8), Format(4, 32)
+NARROWER = [Format(bits, group) for bits in range(7, 1, -1) for group in (32, 64, 128, None)]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Layers of a budget. keep: share of parameters asked for, 1 for the dense model."""
+
+    name: str
+    format: Format
+    keep: float
+    layers: list[Weights]
+    size: int
+
+
+def budgets(setting: Setting) -> dict[str, float]:
+    """Bytes by name, largest first."""
+    int8, int4 = (form.store(setting.layers)[1] for form in (INT8, INT4))
+    return {
+        "int8 dense": int8,
+        "1.5 x int4 dense": 1.5 * int4,
+        "int4 dense": int4,
+        "0.75 x int4 dense": 0.75 * int4,
+    }
+
+
+def contenders(
+    product: Product, setting: Setting, budget: float, evaluations: int | None
+) -> Iterator[Contender]:
+    """Dense first, then subnets of fewer and fewer bits; those that the budget would not cut are left out."""
+    for form in (INT8, *NARROWER):
+        layers, size = form.store(setting.layers)
+        if size <= budget:
+            yield Contender("dense", form, 1.0, layers, size)
+            break
+    for form in (FLOAT16, INT8, INT4):
+        keep = budget / form.store(setting.layers)[1]
+        while keep < 1:
+            layers, size = form.store(product.layers("lathe", keep, evaluations)[0])
+            if size <= budget:
+                yield Contender("subnet", form, keep, layers, size)
+                break
+            keep *= 0.999 * budget / size
+
+
+def compare(product: Product, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A row per budget, contender and text."""
+    setting = product.setting()
+    texts = {t: token_windows(setting.source, t, WINDOW)[: args.windows] for t in args.eval.split(",")}
+    dense = setting.subnet(list(setting.layers))
+    losses = {text: score(setting, dense.logprobs, windows).loss for text, windows in texts.items()}
+    whole = FLOAT16.store(setting.layers)[1]
+    for name, budget in budgets(setting).items():
+        for found in contenders(product, setting, budget, args.evaluations):
+            subnet = setting.subnet(found.layers)
+            for text, windows in texts.items():
+                scores = score(setting, subnet.logprobs, windows)
+                yield {
+                    "budget": name,
+                    "budget_bytes": int(budget),
+                    "share_of_float16": budget / whole,
+                    "contender": f"{found.name} {found.format}",
+                    "keep": found.keep,
+                    "parameters": subnet.parameters,
+                    "weight_bytes": found.size,
+                    "text": Path(text).name,
+                    "increase": scores.loss - losses[text],
+                    **asdict(scores),
+                    "dense_loss": losses[text],
+                }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown, the best of each budget first; loss increase over dense in nats per token."""
+    lines = ["| text | budget | bytes of float16 | contender | keep | loss increase | top token agrees |"]
+    lines.append("|---" * 7 + "|")
+    for row in sorted(rows, key=lambda r: (r["text"], -r["budget_bytes"], r["increase"])):
+        lines.append(
+            f"| {row['text']} | {row['budget']} | {row['share_of_float16']:.1%} | {row['contender']} "
+            f"| {row['keep']:.1%} | {row['increase']:.4f} | {row['agreement']:.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    args = _arguments()
+    product = Product.open(
+        options_for(args.model, args.text, args.tokens, args.seed, args.out.parent / "work"), Progress()
+    )
+    document = {
+        "command": shlex.join(["python", "-m", "benchmarks.quality.equal_bytes", *sys.argv[1:]]),
+        **{name: getattr(args, name) for name in ("model", "text", "eval", "tokens", "windows", "seed")},
+        "unit": "nats per token",
+    }
+    rows: list[dict[str, Any]] = []
+    for row in compare(product, args):
+        rows.append(row)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.out, document | {"rows": rows})
+    product.run.close()
+    print(table(rows))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="a checkpoint directory")
+    parser.add_argument("--text", default="self", help="calibration text: file, folder, data set or `self`")
+    parser.add_argument("--eval", required=True, help="held-out text; several files separated by commas")
+    parser.add_argument("--tokens", type=int, default=65_536, help="calibration tokens")
+    parser.add_argument(
+        "--windows", type=int, default=128, help=f"evaluation windows of {WINDOW} tokens per text"
+    )
+    parser.add_argument("--evaluations", type=int, help="candidates per subnet; default: the method's own")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("build/bench/equal-bytes.json"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
