@@ -65,12 +65,13 @@ class Breeding(ABC, Generic[Candidate]):
         return self._until(count, lambda: self.cross(*self.rng.sample(parents, 2)))
 
     def _until(self, count: int, make: Callable[[], Candidate]) -> list[Candidate]:
+        """Up to `count` candidates in range; fewer once too many in a row were out of it."""
         made: list[Candidate] = []
-        for _ in range(_TRIES * max(count, 0)):
-            if len(made) >= count:
-                break
+        missed = 0
+        while len(made) < count and missed < _TRIES:
             child = make()
-            if self.in_range(child):
+            missed = 0 if self.in_range(child) else missed + 1
+            if not missed:
                 made.append(child)
         return made
 

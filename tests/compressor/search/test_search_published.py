@@ -97,3 +97,10 @@ def test_resampling_keeps_at_least_its_share_and_fills_at_random(before: int, si
     new = (size - stays) / (100 - stays)
     assert often[~inside].sub(new).abs().max() < 0.15
     assert often[inside].sub(stays / before + (1 - stays / before) * new).abs().max() < 0.15
+
+
+def test_breeding_gives_up_where_nothing_is_in_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = Numbers()
+    monkeypatch.setattr(numbers, "in_range", lambda number: number.value <= 3)
+    assert numbers.children([Number(0)], 10, 0.6, 0.3, 0.0) == [Number(1), Number(2), Number(3)]
+    assert numbers.last == 503
