@@ -9,7 +9,8 @@ Shapes: B windows, T tokens, D model width, N query heads, K KV heads, H head di
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -45,6 +46,7 @@ class BlockRunner:
         self._final_norm = model.get_submodule(self.family.final_norm)
         self._rotary = type(model.model.rotary_emb)(config=config)
         self._positions: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._watched: dict[str, tuple[torch.Tensor, torch.Tensor]] | None = None
 
     def attention_input(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
         return functional_call(self._attention_norm, _under(weights, self.family.attention_norm), hidden_BTD)
@@ -77,7 +79,10 @@ class BlockRunner:
         )
 
     def project(self, weights: Weights, name: str, context: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(context, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+        output = nn.functional.linear(context, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+        if self._watched is not None:
+            self._watched[f"{name}.weight"] = (context, output)
+        return output
 
     def attention(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
         """The residual stream after an attention block; unchanged where the block was dropped."""
@@ -93,6 +98,39 @@ class BlockRunner:
 
     def final_norm(self, weight: torch.Tensor, hidden_BTD: torch.Tensor) -> torch.Tensor:
         return functional_call(self._final_norm, {"weight": weight}, hidden_BTD)
+
+    def projections(self, kind: str) -> list[str]:
+        """Weight names of a block's linear layers, the output projection last."""
+        return [f"{name}.weight" for name, _ in self._linears(kind)] + [self._output(kind) + ".weight"]
+
+    @contextmanager
+    def watch(self, kind: str) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+        """While a block runs: what each of its linear layers reads and gives, by weight name."""
+        seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+        def note(name: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+                seen[f"{name}.weight"] = (inputs[0], output)
+
+            return hook
+
+        hooks = [module.register_forward_hook(note(name)) for name, module in self._linears(kind)]
+        self._watched = seen
+        try:
+            yield seen
+        finally:
+            self._watched = None
+            for hook in hooks:
+                hook.remove()
+
+    def _linears(self, kind: str) -> list[tuple[str, nn.Module]]:
+        path, module = (
+            (self._attention_path, self._attention) if kind == "attention" else (self._ffn_path, self._ffn)
+        )
+        return [(f"{path}.{n}", m) for n, m in module.named_modules() if isinstance(m, nn.Linear)]
+
+    def _output(self, kind: str) -> str:
+        return self.family.o if kind == "attention" else self.family.down
 
     def _rope(self, hidden_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines by position. They outlive the call, which may be in inference mode; a later one

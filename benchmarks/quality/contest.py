@@ -19,6 +19,7 @@ from benchmarks.quality.product import Product, options_for
 from benchmarks.quality.score import Score, score
 from benchmarks.quality.setting import Setting, Subnet, baselines
 from compressor.calibration import token_windows
+from compressor.calibration.tokens import spread
 from compressor.export.files import write_json
 from compressor.latency.workload import parse_share
 from compressor.pipeline.options import WINDOW
@@ -50,7 +51,8 @@ class Contest:
         )
         setting = product.setting()
         texts = {
-            name: token_windows(setting.source, name, WINDOW)[: args.windows] for name in args.eval.split(",")
+            name: spread(token_windows(setting.source, name, WINDOW), args.windows, seed=0)
+            for name in args.eval.split(",")
         }
         dense = {
             text: score(setting, lambda t: setting.head.logprobs(setting.hidden(setting.layers, t)), windows)

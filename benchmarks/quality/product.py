@@ -64,6 +64,7 @@ def options_for(model: str, text: str, tokens: int, seed: int, work: Path) -> Op
         out=work / f"{Path(model).name}-{tokens}-{seed}",
         keep=1.0,
         workload=Workload(context=1),
+        exports=("checkpoint",),
         calibration=text,
         calibration_tokens=tokens,
         seed=seed,

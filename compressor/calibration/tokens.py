@@ -43,7 +43,7 @@ def load_calibration(
     if argument == SELF:
         windows = write_samples(source, windows=wanted, length=window, seed=seed, progress=progress)
     else:
-        windows = _spread(token_windows(source, argument, window), wanted)
+        windows = spread(token_windows(source, argument, window), wanted, seed)
     if len(windows) < 2:
         raise UserError(
             f"the calibration text {argument} gives {len(windows)} windows of {window} tokens, not two",
@@ -93,8 +93,9 @@ def load_tokenizer(source: Source) -> Any:
         raise UserError(f"cannot load the tokenizer of {source.path}: {error}") from None
 
 
-def _spread(windows: torch.Tensor, wanted: int) -> torch.Tensor:
-    """`wanted` windows taken evenly over the whole text."""
+def spread(windows: torch.Tensor, wanted: int, seed: int) -> torch.Tensor:
+    """`wanted` windows evenly over the whole text, one of each stretch; the seed says which."""
     if len(windows) <= wanted:
         return windows
-    return windows[torch.linspace(0, len(windows) - 1, wanted).round().long()]
+    drawn = torch.rand(wanted, generator=torch.Generator().manual_seed(seed))
+    return windows[((torch.arange(wanted) + drawn) * (len(windows) / wanted)).long()]

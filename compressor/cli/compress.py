@@ -59,6 +59,13 @@ def compress(
     backend: Annotated[
         str, typer.Option(help="Engine that the latency is measured on.", rich_help_panel=_WORKLOAD)
     ] = "onnx",
+    export: Annotated[
+        str,
+        typer.Option(
+            help="What is written: the checkpoint, and the graph that a latency is measured on.",
+            rich_help_panel=_RUN,
+        ),
+    ] = "checkpoint,onnx",
     threads: Annotated[
         int | None,
         typer.Option(help="Threads of the engine. [default: all cores]", rich_help_panel=_WORKLOAD),
@@ -157,8 +164,8 @@ def compress(
         target_memory=parse_bytes(target_memory) if target_memory else None,
         keep=parse_share(keep) if keep else None,
         workload=Workload(latency_metric, batch_size, context, output_tokens),
-        backend=backend, method=method, threads=threads, calibration=calibration,
-        calibration_tokens=calibration_tokens, evaluation=evaluation, evaluations=evaluations,
+        backend=backend, exports=tuple(export.split(",")), method=method, threads=threads,
+        calibration=calibration, calibration_tokens=calibration_tokens, evaluation=evaluation, evaluations=evaluations,
         tolerance=tolerance, seed=seed, force=force, overwrite=overwrite, remeasure=remeasure,
     )
     raise typer.Exit(_dry_run(options, json) if dry_run else _run(options, json))

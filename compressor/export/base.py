@@ -26,11 +26,17 @@ class Export:
         return self.tensor(name).to(self.source.dtype)
 
 
-Exporter = Callable[[Path, Export], None]
-"""Writes its files into an artefact directory.
+@dataclass(frozen=True)
+class Exporter:
+    """One format. write: puts its files into an artefact directory. check: whether a model can be written,
+    from its config alone.
 
-Raises:
-    UserError: the model needs something that the format does not have, or the disk refuses.
-"""
+    Raises:
+        UserError: the model needs something that the format does not have, or the disk refuses.
+    """
+
+    write: Callable[[Path, Export], None]
+    check: Callable[[Source], None] = lambda _source: None
+
 
 exporters: Registry[Exporter] = Registry("exporter", "compressor.export")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from compressor.errors import UserError
-from compressor.export.base import Export, exporters
+from compressor.export.base import Export, Exporter, exporters
 from compressor.export.files import atomic_write, sync_directory, write_bytes, write_json
 from compressor.export.layout import cut_tensors
 from compressor.export.safetensors import DTYPE_NAMES, tensor_bytes, write_safetensors
@@ -27,10 +27,12 @@ _COMPANIONS = (
 )  # fmt: skip
 
 
-@exporters.register("checkpoint")
 def export_checkpoint(directory: Path, job: Export) -> None:
     """As `write_checkpoint`, in shards of at most 4 GiB."""
     write_checkpoint(directory, job.source, job.plan, job.tensor)
+
+
+exporters.add("checkpoint", Exporter(export_checkpoint))
 
 
 def write_checkpoint(

@@ -63,7 +63,7 @@ def _key(source: Source) -> str:
 
 def _build(directory: Path, source: Source, to: str) -> None:
     plan = source.shape.dense_plan
-    exporters.get(to)(directory, Export(source, plan, source.tensor))
+    exporters.get(to).write(directory, Export(source, plan, source.tensor))
     if not (directory / "config.json").exists():
         write_bytes(directory / "config.json", (source.path / "config.json").read_bytes())
         copy_companions(source.path, directory)

@@ -60,10 +60,13 @@ def _until_met(
     while True:
         chosen = solver.solve()
         name = reform(card, prepared, chosen, run, progress)
-        artefact = export(card, chosen, name, run, progress)
+        artefact = export(options, card, chosen, name, run, progress)
         verified = verify(options, card, prepared, chosen, artefact, progress)
-        target, measured = solver.target_ms, solver.measured_ms(verified.timing)
-        met = target is None or measured <= target * (1 + options.tolerance)
+        target, timing = solver.target_ms, verified.timing
+        if target is None or timing is None:
+            return artefact, chosen, verified, True
+        measured = solver.measured_ms(timing)
+        met = measured <= target * (1 + options.tolerance)
         if met or len(solver.rounds) >= options.rounds:
             return artefact, chosen, verified, met
         progress.say(

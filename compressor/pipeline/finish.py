@@ -24,7 +24,6 @@ from compressor.pipeline.solve import Round
 from compressor.progress import Progress
 from compressor.reform.final import Finished, ReformJob, reforms
 
-EXPORTERS = ("checkpoint", "onnx")
 _EVALUATION_WINDOWS = 64
 _PARITY_TOKENS = 64
 _PARITY = 2e-4
@@ -32,14 +31,15 @@ _PARITY = 2e-4
 
 @dataclass(frozen=True)
 class Verified:
-    """What was measured on the finished artefact. `parity`: largest difference between the logits of
-    transformers and ONNX Runtime, relative to the logits' standard deviation."""
+    """What was measured on the finished artefact; timing and parity where it has an ONNX graph. `parity`:
+    largest difference between the logits of transformers and ONNX Runtime, relative to the logits' standard
+    deviation."""
 
-    timing: Comparison
+    timing: Comparison | None
     dense: Quality
     subnet: Quality
     evaluation_text: str
-    parity: float
+    parity: float | None
 
 
 def reform(card: Card, prepared: Prepared, chosen: Round, run: RunDirectory, progress: Progress) -> str:
@@ -70,14 +70,16 @@ def finished_layer(run: RunDirectory, name: str, index: int) -> Finished:
     return run.tensors(f"reformed-{name}-{index:03d}", missing)
 
 
-def export(card: Card, chosen: Round, name: str, run: RunDirectory, progress: Progress) -> Path:
-    """Write the artefact's checkpoint and ONNX graph into the run directory."""
+def export(
+    options: Options, card: Card, chosen: Round, name: str, run: RunDirectory, progress: Progress
+) -> Path:
+    """Write what the artefact consists of into the run directory."""
     directory = run.fresh("artefact")
     layers = _LayerTensors(card, run, name)
     job = Export(card.source, chosen.plan, layers)
-    with progress.stage("export: " + " and ".join(EXPORTERS), len(EXPORTERS)) as bar:
-        for target in EXPORTERS:
-            exporters.get(target)(directory, job)
+    with progress.stage("export: " + " and ".join(options.exports), len(options.exports)) as bar:
+        for target in options.exports:
+            exporters.get(target).write(directory, job)
             bar.advance()
     write_json(directory / "plan.json", chosen.plan.to_json())
     return directory
@@ -111,16 +113,17 @@ def verify(
     from transformers import AutoModelForCausalLM
 
     register()
+    runs = card.meter.backend.name in options.exports
     windows, text = _evaluation(options, card, prepared)
     with progress.stage("verify: reload, parity, perplexity", 2 * -(-len(windows) // 4)) as bar:
         model = AutoModelForCausalLM.from_pretrained(artefact, dtype=torch.float32).eval()
         _check_parameters(model, card, chosen)
-        parity = _parity(model, artefact, windows[0])
+        parity = _parity(model, artefact, windows[0]) if runs else None
         subnet = quality(model, windows, bar.advance)
         del model
         dense_model = AutoModelForCausalLM.from_pretrained(card.source.path, dtype=torch.float32).eval()
         dense = quality(dense_model, windows, bar.advance)
-    timing = _time(card, artefact)
+    timing = _time(card, artefact) if runs else None
     return Verified(timing, dense, subnet, text, parity)
 
 

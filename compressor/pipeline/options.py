@@ -25,6 +25,7 @@ class Options:
     keep: float | None = None
     workload: Workload = field(default_factory=Workload)
     backend: str = "onnx"
+    exports: tuple[str, ...] = ("checkpoint", "onnx")
     method: str = "lathe"
     threads: int | None = None
     calibration: str = "self"
@@ -45,6 +46,12 @@ class Options:
             )
         if self.target_latency_ms is not None and self.target_speedup is not None:
             raise UserError("--target-latency and --target-speedup exclude each other", "Give one of them.")
+        if "checkpoint" not in self.exports:
+            raise UserError("an artefact has a checkpoint in any case", "Add checkpoint to --export.")
+        if self.timed and self.backend not in self.exports:
+            raise UserError(
+                f"a latency target on {self.backend} needs that export", f"Add {self.backend} to --export."
+            )
         if self.threads is not None and self.threads < 1:
             raise UserError(f"--threads {self.threads} is not a number of threads")
         if self.calibration_tokens < 2048:

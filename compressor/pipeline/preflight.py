@@ -11,8 +11,8 @@ from typing import Any
 from compressor.calibration.sources import read_documents
 from compressor.calibration.tokens import SELF, load_tokenizer, token_windows, window_length
 from compressor.errors import UserError
+from compressor.export import exporters
 from compressor.export.manifest import MANIFEST
-from compressor.export.onnx.graph import check_config
 from compressor.latency.backend import backends
 from compressor.latency.measure import Meter
 from compressor.pipeline.options import WINDOW, Options
@@ -78,7 +78,8 @@ def preflight(options: Options, progress: Progress) -> Card:
     method, backend = methods.get(options.method), backends.get(options.backend)
     source = open_source(options.model)
     _check_loads(source)
-    check_config(source.config, source.shape)
+    for exporter in [exporters.get(name) for name in options.exports]:
+        exporter.check(source)
     _check_context(options, source)
     _check_texts(options, source)
     _check_disk(options.out, source)

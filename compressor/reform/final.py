@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -13,7 +14,8 @@ from compressor.forward import BlockRunner, Weights
 from compressor.plan import ModelShape
 from compressor.reform.admm import admm
 from compressor.reform.closed_form import damped, reform
-from compressor.reform.sequential import Streams, advance, reform_block
+from compressor.reform.gauss_newton import refine_block
+from compressor.reform.sequential import Refine, Streams, advance, reform_block
 from compressor.registry import Registry
 from compressor.statistics import LayerStatistics
 from compressor.surgery import Selection, cut_attention, cut_ffn, rows
@@ -85,7 +87,17 @@ def paper(job: ReformJob) -> LayerReform:
 
 @reforms.register("sequential")
 def sequential(job: ReformJob) -> LayerReform:
-    """Block after block, each mending what the ones before it left."""
+    """Block after block, each mending with its output projection what the ones before it left."""
+    return _in_order(job, None)
+
+
+@reforms.register("gauss-newton")
+def gauss_newton(job: ReformJob) -> LayerReform:
+    """As `sequential`, each block then refined with all of its projections."""
+    return _in_order(job, partial(refine_block, job.runner))
+
+
+def _in_order(job: ReformJob, refine: Refine | None) -> LayerReform:
     streams = Streams(job.embedded.clone(), job.embedded.clone())
     at = 0
 
@@ -99,9 +111,11 @@ def sequential(job: ReformJob) -> LayerReform:
                 )
             advance(job.runner, job.layers[at], done, streams, job.heldout)
             at += 1
-        attention, ffn = job.cut(index, _closed_form)
-        attention = reform_block(job.runner, "attention", job.layers[index], attention, streams, job.heldout)
-        ffn = reform_block(job.runner, "ffn", job.layers[index], ffn, streams, job.heldout)
+        blocks = zip(("attention", "ffn"), job.cut(index, _closed_form), strict=True)
+        attention, ffn = (
+            reform_block(job.runner, kind, job.layers[index], cut, streams, job.heldout, refine)
+            for kind, cut in blocks
+        )
         at += 1
         return _merge(attention, ffn)
 

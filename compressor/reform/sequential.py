@@ -6,7 +6,8 @@ residual stream after the block, so that errors are corrected where they appear 
     What = (Y X^T + damping W0) (X X^T + damping I)^-1,  Y = W X_dense + (h_dense - h_subnet)
 
 with X what the cut projection reads in the subnet, W0 the closed-form reform and the damping chosen on
-held-out windows. Nothing is trained; one pass over the calibration text.
+held-out windows. An output bias, where there is one, is solved with the weights. Nothing is trained; one
+pass over the calibration text.
 """
 
 from __future__ import annotations
@@ -26,43 +27,50 @@ DAMPINGS = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
 @dataclass
 class Streams:
-    """Residual streams [B, T, D] of the dense model and the subnet over the same windows."""
+    """Residual streams [B, T, D] of the dense model and the subnet over the same windows. `apart`: whether
+    they may differ yet."""
 
     dense: torch.Tensor
     subnet: torch.Tensor
+    apart: bool = False
 
 
-@torch.inference_mode()
+Refine = Callable[[str, Weights, torch.Tensor, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
+"""(kind, block, stream before it, target after it, held-out windows) -> the block with better tensors."""
+
+
+@torch.no_grad()
 def reform_block(
-    runner: BlockRunner, kind: str, dense: Weights, cut: Weights, streams: Streams, heldout: torch.Tensor
+    runner: BlockRunner,
+    kind: str,
+    dense: Weights,
+    cut: Weights,
+    streams: Streams,
+    heldout: torch.Tensor,
+    refine: Refine | None = None,
 ) -> dict[str, torch.Tensor]:
     """A block's tensors with the output projection re-solved; moves both streams past the block.
 
     Args:
         kind: "attention" or "ffn". cut: the block after the closed-form reform; empty if dropped.
-        heldout: [B] bool.
+        heldout: [B] bool. refine: goes on from there with the whole block.
     """
     run = runner.attention if kind == "attention" else runner.ffn
+    name = runner.family.o if kind == "attention" else runner.family.down
     after = _moved(partial(run, dense), streams.dense, heldout)
     block = dict(cut)
+    streams.apart |= not block or block[f"{name}.weight"].shape != dense[f"{name}.weight"].shape
+    if block and streams.apart:
+        block |= _solved(runner, kind, cut, streams.subnet, after, heldout)
+        if refine:
+            block = refine(kind, block, streams.subnet, after, heldout)
     if block:
-        name = runner.family.o if kind == "attention" else runner.family.down
-        context = runner.attention_context if kind == "attention" else runner.ffn_context
-        start = cut[f"{name}.weight"]
-        grams = {apart: Gram(start.shape[1]) for apart in (False, True)}
-        crosses = {apart: CrossGram(*start.shape) for apart in (False, True)}
-        for part in batches(heldout):
-            apart, read = bool(heldout[part[0]]), context(cut, streams.subnet[part])
-            target = after[part] - streams.subnet[part] - cut.get(f"{name}.bias", 0.0)
-            grams[apart].add_batch(read)
-            crosses[apart].add_batch(target, read)
-        block[f"{name}.weight"] = _solve(start, grams, crosses)
         streams.subnet = _moved(partial(run, block), streams.subnet, heldout)
     streams.dense = after
     return block
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def advance(
     runner: BlockRunner, dense: Weights, finished: Weights, streams: Streams, heldout: torch.Tensor
 ) -> None:
@@ -70,6 +78,7 @@ def advance(
     for run in (runner.attention, runner.ffn):
         streams.dense = _moved(partial(run, dense), streams.dense, heldout)
         streams.subnet = _moved(partial(run, finished), streams.subnet, heldout)
+    streams.apart = True
 
 
 def _moved(
@@ -79,6 +88,34 @@ def _moved(
     for part in batches(heldout):
         moved[part] = step(stream[part])
     return moved
+
+
+def _solved(
+    runner: BlockRunner,
+    kind: str,
+    cut: Weights,
+    stream: torch.Tensor,
+    after: torch.Tensor,
+    heldout: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """The output projection's tensors that bring the subnet's stream nearest to the dense one."""
+    name = runner.family.o if kind == "attention" else runner.family.down
+    context = runner.attention_context if kind == "attention" else runner.ffn_context
+    start, bias = cut[f"{name}.weight"], cut.get(f"{name}.bias")
+    if bias is not None:
+        start = torch.cat([start, bias[:, None]], 1)
+    grams = {apart: Gram(start.shape[1]) for apart in (False, True)}
+    crosses = {apart: CrossGram(*start.shape) for apart in (False, True)}
+    for part in batches(heldout):
+        apart, read = bool(heldout[part[0]]), context(cut, stream[part])
+        if bias is not None:
+            read = torch.cat([read, torch.ones_like(read[..., :1])], -1)
+        grams[apart].add_batch(read)
+        crosses[apart].add_batch(after[part] - stream[part], read)
+    found = _solve(start, grams, crosses)
+    if bias is None:
+        return {f"{name}.weight": found}
+    return {f"{name}.weight": found[:, :-1].contiguous(), f"{name}.bias": found[:, -1].contiguous()}
 
 
 def _solve(start: torch.Tensor, grams: dict[bool, Gram], crosses: dict[bool, CrossGram]) -> torch.Tensor:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from compressor.latency.fingerprint import fingerprint
+from compressor.latency.measure import Comparison
 from compressor.latency.workload import METRICS
 from compressor.pipeline.finish import Verified
 from compressor.pipeline.options import Options
@@ -31,7 +32,7 @@ def build_report(
     """Everything measured and chosen, as one JSON document; times in milliseconds, sizes in bytes."""
     shape, timing = card.source.shape, verified.timing
     dense, plan = shape.dense_plan, chosen.plan
-    width, drift = card.source.dtype.itemsize, solver.drift(timing)
+    width, drift = card.source.dtype.itemsize, solver.drift(timing) if timing else 1.0
     return {
         "format": FORMAT,
         "lathe": version("lathe"),
@@ -50,13 +51,9 @@ def build_report(
             "target_ms": _now(solver.target_ms, drift),
             "target_speedup": options.target_speedup,
             "tolerance": options.tolerance,
-            "dense_ms": timing.dense.median,
             "predicted_ms": _now(chosen.predicted_ms, drift),
-            "measured_ms": timing.subnet.median,
-            "speedup": 1 / timing.ratio,
+            **_measured(timing),
             "rounds": [r.row() for r in solver.rounds],
-            "turns_ms": {"dense": timing.dense.turns, "subnet": timing.subnet.turns},
-            "spread": {"dense": timing.dense.spread, "subnet": timing.subnet.spread},
         },
         "perplexity": {
             "dense": verified.dense.perplexity,
@@ -87,6 +84,19 @@ def build_report(
         "seconds": {name: round(s, 3) for name, s in progress.seconds.items()},
         "peak_memory_bytes": peak_memory_bytes(),
         "seed": options.seed,
+    }
+
+
+def _measured(timing: Comparison | None) -> dict[str, Any]:
+    """Milliseconds of the artefact beside dense; null where it has no export that could be timed."""
+    if timing is None:
+        return dict.fromkeys(("dense_ms", "measured_ms", "speedup", "turns_ms", "spread"))
+    return {
+        "dense_ms": timing.dense.median,
+        "measured_ms": timing.subnet.median,
+        "speedup": 1 / timing.ratio,
+        "turns_ms": {"dense": timing.dense.turns, "subnet": timing.subnet.turns},
+        "spread": {"dense": timing.dense.spread, "subnet": timing.subnet.spread},
     }
 
 

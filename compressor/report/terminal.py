@@ -63,10 +63,11 @@ def _summary(report: Mapping[str, Any]) -> Table:
         table.add_row(f"target {latency['metric']} (ms)", "", f"{latency['target_ms']:.4g}", "")
     if latency["predicted_ms"] is not None:
         table.add_row(f"predicted {latency['metric']} (ms)", "", f"{latency['predicted_ms']:.4g}", "")
-    table.add_row(
-        f"measured {latency['metric']} (ms)", f"{latency['dense_ms']:.4g}", f"{latency['measured_ms']:.4g}",
-        f"{latency['speedup']:.2f}x faster",
-    )
+    if latency["measured_ms"] is not None:
+        table.add_row(
+            f"measured {latency['metric']} (ms)", f"{latency['dense_ms']:.4g}",
+            f"{latency['measured_ms']:.4g}", f"{latency['speedup']:.2f}x faster",
+        )
     quality, weights = report["perplexity"], report["weight_bytes"]
     table.add_row("perplexity", f"{quality['dense']:.2f}", f"{quality['subnet']:.2f}", _change(quality))
     table.add_row("parameters (M)", *_pair(report["parameters"], 1e6), _change(report["parameters"]))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compressor.export.base import Export, exporters
-from compressor.export.onnx.graph import build_onnx
+from compressor.export.base import Export, Exporter, exporters
+from compressor.export.onnx.graph import build_onnx, check_config
 
 __all__ = ["build_onnx", "export_onnx"]
 
 FOLDER = "onnx"
 
 
-@exporters.register("onnx")
 def export_onnx(directory: Path, job: Export) -> None:
     """Write `onnx/model.onnx` and its data: float32 arithmetic on the values that the checkpoint stores.
 
@@ -23,3 +22,6 @@ def export_onnx(directory: Path, job: Export) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     source = job.source
     build_onnx(folder, source.config, source.family, job.plan, lambda name: job.stored(name).float())
+
+
+exporters.add("onnx", Exporter(export_onnx, lambda source: check_config(source.config, source.shape)))

@@ -178,7 +178,7 @@ def test_a_plan_of_another_depth_is_refused(tmp_path: Path, source: Source) -> N
 def test_exporters_are_found_by_name(tmp_path: Path, source: Source) -> None:
     assert {"checkpoint", "onnx"} <= set(exporters.known())
     for name in ("checkpoint", "onnx"):
-        exporters.get(name)(tmp_path / "out", cut(source, PLANS["mixed"]))
+        exporters.get(name).write(tmp_path / "out", cut(source, PLANS["mixed"]))
     assert (tmp_path / "out" / "onnx" / "model.onnx").exists()
     assert (tmp_path / "out" / "config.json").exists()
     with pytest.raises(UserError, match="no exporter `onyx`"):

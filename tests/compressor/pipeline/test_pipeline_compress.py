@@ -93,6 +93,33 @@ def test_the_artefact_loads_through_transformers_and_scores_what_the_report_says
     assert json.loads(again.stdout) == report
 
 
+def test_a_checkpoint_alone_is_not_timed(tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = tiny.compress(out, "--keep", "60%", "--export", "checkpoint")
+    assert done.exit_code == 0, done.output
+    assert not (out / "onnx").exists()
+    report = read(out / "report.json")
+    assert report["latency"]["measured_ms"] is None
+    assert report["parity"]["onnx_vs_transformers"] is None
+    assert report["perplexity"]["subnet"] > 1
+    assert lathe("inspect", str(out)).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--target-speedup", "1.2x", "--export", "checkpoint"], "Add onnx to --export"),
+        (["--keep", "60%", "--export", "onnx"], "Add checkpoint to --export"),
+        (["--keep", "60%", "--export", "checkpoint,onyx"], "there is no exporter `onyx`"),
+    ],
+)
+def test_exports_that_cannot_be(tiny: Tiny, tmp_path: Path, options: list[str], message: str) -> None:
+    done = tiny.compress(tmp_path / "out", *options)
+    assert done.exit_code == 1
+    assert message in done.output
+    assert not names(tmp_path)
+
+
 @pytest.mark.parametrize("method", ["lathe", "paper"])
 def test_a_latency_target_is_met_as_measured(tiny: Tiny, tmp_path: Path, method: str) -> None:
     done = tiny.compress(tmp_path / "out", "--target-speedup", "1.3x", "--method", method, "--json")

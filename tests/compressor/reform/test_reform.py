@@ -155,7 +155,7 @@ def test_sequential_reform_goes_on_from_finished_layers_bit_by_bit(lab: Lab) -> 
 @torch.no_grad()
 def test_sequential_reform_aims_at_the_dense_stream_from_the_subnets_own(lab: Lab) -> None:
     noise = torch.randn(lab.embedded.shape, generator=torch.Generator().manual_seed(0))
-    streams = Streams(lab.embedded.clone(), lab.embedded + 0.3 * noise)
+    streams = Streams(lab.embedded.clone(), lab.embedded + 0.3 * noise, apart=True)
     fit, start = ~lab.heldout, {k: v for k, v in lab.layers[0].items() if k[:3] in ("mlp", "pos")}
     x = lab.runner.ffn_context(start, streams.subnet[fit]).flatten(0, 1).double()
     y = (lab.runner.ffn(lab.layers[0], streams.dense) - streams.subnet)[fit].flatten(0, 1).double()
