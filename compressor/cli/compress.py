@@ -165,8 +165,9 @@ def compress(
         keep=parse_share(keep) if keep else None,
         workload=Workload(latency_metric, batch_size, context, output_tokens),
         backend=backend, exports=tuple(export.split(",")), method=method, threads=threads,
-        calibration=calibration, calibration_tokens=calibration_tokens, evaluation=evaluation, evaluations=evaluations,
-        tolerance=tolerance, seed=seed, force=force, overwrite=overwrite, remeasure=remeasure,
+        calibration=calibration, calibration_tokens=calibration_tokens, evaluation=evaluation,
+        evaluations=evaluations, tolerance=tolerance, seed=seed, force=force, overwrite=overwrite,
+        remeasure=remeasure,
     )
     raise typer.Exit(_dry_run(options, json) if dry_run else _run(options, json))
 
