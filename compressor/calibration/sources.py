@@ -27,22 +27,31 @@ def text_source(claims: Callable[[str], bool]) -> Callable[[TextSource], TextSou
 
 
 def read_documents(argument: str) -> list[str]:
-    """Documents of a file, a folder or a data set.
+    """Documents of a file, a folder or a data set; those without text are left out.
 
     Raises:
         UserError: nothing is there, it cannot be read, or it holds no text.
     """
+    return [d for d in _read(argument) if d.strip()]
+
+
+def read_whole(argument: str) -> str:
+    """All documents, empty ones too, as one, with an empty line between: the text of published perplexities.
+
+    Raises:
+        UserError: as `read_documents`.
+    """
+    return "\n\n".join(_read(argument))
+
+
+def _read(argument: str) -> list[str]:
     for claims, source in _REGISTRY:
         if claims(argument):
-            documents = [d for d in source(argument) if d.strip()]
-            if documents:
+            documents = source(argument)
+            if any(d.strip() for d in documents):
                 return documents
-            raise UserError(
-                f"the calibration text {argument} is empty", "Give a file or folder with plain text in it."
-            )
-    raise UserError(
-        f"there is no calibration text {argument}", "Give a file, a folder, a data-set name, or `self`."
-    )
+            raise UserError(f"the text {argument} is empty", "Give a file or folder with plain text in it.")
+    raise UserError(f"there is no text {argument}", "Give a file, a folder or a data-set name.")
 
 
 @text_source(lambda argument: Path(argument).is_file())
@@ -67,9 +76,9 @@ def from_folder(argument: str) -> list[str]:
 
 @text_source(lambda argument: argument.count("/") <= 2 and not argument.startswith((".", "/", "~")))
 def from_dataset(argument: str) -> list[str]:
-    """A hub data set, `name` or `org/name`, optionally `:configuration`; its train split's `text`."""
+    """A hub data set, `name[:configuration[:split]]`; the `text` of its rows, by default of `train`."""
     if Path(argument).suffix in _TEXT_SUFFIXES:
-        raise UserError(f"there is no calibration file {argument}")
+        raise UserError(f"there is no file {argument}")
     try:
         import datasets
     except ImportError:
@@ -77,9 +86,9 @@ def from_dataset(argument: str) -> list[str]:
             f"`{argument}` is not a file or folder, and data sets need the `datasets` library",
             "Give a path, or: pip install 'lathe[datasets]'.",
         ) from None
-    name, _, configuration = argument.partition(":")
+    name, configuration, split, *_ = (*argument.split(":"), "", "")
     try:
-        rows = datasets.load_dataset(name, configuration or None, split="train", streaming=True)
+        rows = datasets.load_dataset(name, configuration or None, split=split or "train", streaming=True)
         return [row["text"] for row in islice(rows, _MAX_DATASET_ROWS)]
     except Exception as error:
         raise UserError(f"cannot load the data set {argument}: {error}") from None

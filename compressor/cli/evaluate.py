@@ -1,33 +1,116 @@
-"""`lathe evaluate MODEL... --text FILE`: perplexities by one and the same code."""
+"""`lathe evaluate MODEL... --text FILE --tasks NAMES`: models side by side, by one and the same code."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from compressor.cli.common import emit
+from compressor.errors import UserError
+
+_TEXT, _TASKS = "Perplexity", "Tasks"
 
 
 def evaluate(
     models: Annotated[list[str], typer.Argument(help="Checkpoint directories: dense, artefacts, or both.")],
-    text: Annotated[str, typer.Option(help="A file, a folder or a data-set name.")],
-    window: Annotated[int, typer.Option(help="Tokens per window; windows do not overlap.")] = 512,
-    windows: Annotated[int, typer.Option(help="Windows at most; 0 takes all.")] = 0,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            help="A file, a folder or a data set (name:configuration:split).", rich_help_panel=_TEXT
+        ),
+    ] = None,
+    window: Annotated[
+        int,
+        typer.Option(
+            help="Tokens per window; 0: the models' shortest context, at most 2048. Windows do not overlap.",
+            rich_help_panel=_TEXT,
+        ),
+    ] = 0,
+    windows: Annotated[int, typer.Option(help="Windows at most; 0 takes all.", rich_help_panel=_TEXT)] = 0,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="The dense checkpoint: adds KL(dense || model) and how often the likeliest token is its.",
+            rich_help_panel=_TEXT,
+        ),
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="lm-eval tasks, such as arc_easy,piqa. Needs lathe[eval].", rich_help_panel=_TASKS),
+    ] = None,
+    task_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="A directory with tasks of your own: YAML files, and JSONL beside them.",
+            rich_help_panel=_TASKS,
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Perplexity of one or more models on the same text, in float32.
+    """Perplexity, closeness to the dense model, and task accuracy, in float32.
 
-    Example: lathe evaluate ./my-llama out --text heldout.txt
+    Perplexity is the published protocol's: the text's documents joined by an empty line, tokenised once,
+    windows without overlap, the mean over all predicted tokens.
+
+    Examples:
+
+      lathe evaluate ./my-llama out --text heldout.txt --against ./my-llama
+
+      lathe evaluate ./my-llama out --tasks arc_easy,piqa
     """
-    from compressor.evaluate.compare import score
+    from compressor.evaluate.compare import check_checkpoint, scores
+    from compressor.evaluate.tasks import Tasks
 
-    rows = [score(model, text, window, windows) for model in models]
+    _check(text, against, tasks, task_dir)
+    for model in models:
+        check_checkpoint(model)
+    harness = Tasks.open(tasks, task_dir) if tasks else None
+    rows: list[dict[str, Any]] = [{"model": model} for model in models]
+    if text:
+        for row, found in zip(rows, scores(models, text, window, windows, against), strict=True):
+            row |= found
+            _say(_quality(row), json)
+    if harness:
+        for row in rows:
+            row["tasks"] = harness.run(row["model"])
+            _say(_accuracies(row), json)
     if json:
         emit(rows)
-        return
-    for row in rows:
-        typer.echo(
-            f"{row['model']}: perplexity {row['perplexity']:.3f}, loss {row['loss']:.4f} nats/token "
-            f"({row['tokens']:,} tokens)"
-        )
+
+
+def _check(text: str | None, against: str | None, tasks: str | None, task_dir: Path | None) -> None:
+    if not text and not tasks:
+        raise UserError("nothing to evaluate on is given", "Give --text, --tasks or both.")
+    if against and not text:
+        raise UserError("--against compares on a text", "Give --text.")
+    if task_dir and not tasks:
+        raise UserError("--task-dir alone runs nothing", "Give --tasks.")
+
+
+def _say(line: str, quiet: bool) -> None:
+    if not quiet:
+        typer.echo(line)
+
+
+def _quality(row: dict[str, Any]) -> str:
+    line = (
+        f"{row['model']}: perplexity {row['perplexity']:.3f}, loss {row['loss']:.4f} nats/token "
+        f"({row['tokens']:,} tokens, windows of {row['window']:,})"
+    )
+    if "kl" not in row:
+        return line
+    return line + (
+        f"; against {row['against']}: KL {row['kl']:.4f} nats/token, same top token {row['agreement']:.1%}"
+    )
+
+
+def _accuracies(row: dict[str, Any]) -> str:
+    return "\n".join(f"{row['model']}: {task} {_metrics(values)}" for task, values in row["tasks"].items())
+
+
+def _metrics(metrics: dict[str, float]) -> str:
+    errors = {name: f" ± {metrics[f'{name}_stderr']:.4f}" for name in metrics if f"{name}_stderr" in metrics}
+    shown = [name for name in metrics if "_stderr" not in name]
+    return ", ".join(f"{name} {metrics[name]:.4f}{errors.get(name, '')}" for name in shown)

@@ -1,41 +1,120 @@
-"""Scoring any checkpoint, dense or compressed, with the code that reports use."""
+"""Scoring any checkpoint, dense or compressed, with the code that reports use.
+
+Perplexity as papers publish it (GPTQ, arXiv 2210.17323, and those after it): the whole text, its documents
+joined by an empty line, is tokenised once and cut into windows that do not overlap, of the model's context
+or 2,048 tokens where that is longer; e to the mean loss over all predicted tokens. What does not fill the
+last window is left out.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from compressor.calibration.tokens import pack_windows
+from compressor.calibration.sources import read_whole
 from compressor.errors import UserError
 from compressor.evaluate.perplexity import quality
 from compressor.modeling import register
 
+_LONGEST = 2048
 
-def score(model: str, text: str, window: int, most: int = 0) -> dict[str, Any]:
-    """{"model", "perplexity", "loss", "tokens"} of a checkpoint on a text.
+
+def scores(
+    models: Sequence[str], text: str, window: int = 0, most: int = 0, against: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """One row per model: {"model", "perplexity", "loss", "tokens", "window"}, and {"kl", "agreement",
+    "against"} where there is a dense model to compare with.
+
+    Args:
+        window: tokens; 0 takes the shortest context of all models, at most 2,048.
+        most: windows at most; 0 takes all.
 
     Raises:
-        UserError: the model or text cannot be read, or the text is shorter than a window.
+        UserError: a model or the text cannot be read, the text is shorter than a window, a window longer
+            than a model's context, or the models to compare cut the text into different tokens.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    everyone = [*models, against] if against else [*models]
+    contexts = {model: _context(model) for model in everyone}
+    length = window or min(_LONGEST, *contexts.values())
+    for model, context in contexts.items():
+        if length > context:
+            raise UserError(f"--window {length} is longer than the context of {model}, {context} tokens")
+    content = read_whole(text)
+    windows = {model: _windows(model, content, length, text)[: most or None] for model in everyone}
+    for model in models if against else ():
+        if not torch.equal(windows[model], windows[str(against)]):
+            raise UserError(
+                f"{model} and {against} cut {text} into different tokens", "KL needs one tokenizer."
+            )
+    dense = load_model(against) if against else None
+    for model in models:
+        result = quality(load_model(model), windows[model], dense=dense)
+        row = {
+            "model": model, "perplexity": result.perplexity, "loss": result.loss, "tokens": result.tokens,
+            "window": length,
+        }  # fmt: skip
+        if against:
+            row |= {"against": against, "kl": result.kl, "agreement": result.agreement}
+        yield row
 
-    if not (Path(model) / "config.json").is_file():
-        raise UserError(f"{model} is not a checkpoint directory", "It must hold config.json and safetensors.")
+
+def load_model(model: str) -> Any:
+    """A causal LM in float32, ready to run.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    from transformers import AutoModelForCausalLM
+
     register()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except Exception as error:
-        raise UserError(f"cannot load the tokenizer of {model}: {error}") from None
-    windows = pack_windows(tokenizer, text, window)
-    if not len(windows):
-        raise UserError(
-            f"{text} is shorter than one window of {window} tokens", "Give more text or a smaller --window."
-        )
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     except Exception as error:
         raise UserError(f"cannot load {model}: {error}") from None
-    result = quality(loaded, windows[:most] if most else windows)
-    return {"model": model, "perplexity": result.perplexity, "loss": result.loss, "tokens": result.tokens}
+
+
+def load_tokenizer(model: str) -> Any:
+    """A checkpoint's own tokenizer.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    register()
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except Exception as error:
+        raise UserError(f"cannot load the tokenizer of {model}: {error}") from None
+
+
+def check_checkpoint(model: str) -> dict[str, Any]:
+    """Its config.json.
+
+    Raises:
+        UserError: it is not a checkpoint directory.
+    """
+    try:
+        return dict(json.loads((Path(model) / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise UserError(
+            f"{model} is not a checkpoint directory", "It must hold config.json and safetensors."
+        ) from None
+
+
+def _context(model: str) -> int:
+    return int(check_checkpoint(model).get("max_position_embeddings") or _LONGEST)
+
+
+def _windows(model: str, content: str, length: int, text: str) -> torch.Tensor:
+    ids = load_tokenizer(model)(content, verbose=False)["input_ids"]
+    if len(ids) < length:
+        raise UserError(
+            f"{text} is shorter than one window of {length} tokens", "Give more text or a smaller --window."
+        )
+    count = len(ids) // length
+    return torch.tensor(ids[: count * length], dtype=torch.int64).view(count, length)

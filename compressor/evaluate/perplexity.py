@@ -9,15 +9,22 @@ from typing import Any
 
 import torch
 
-_ROWS = 4
+_ROWS, _TOKENS = 4, 2048
+_SLICE = 256
 
 
 @dataclass(frozen=True)
 class Quality:
-    """loss: mean nats per predicted token. tokens: how many were predicted. perplexity: e^loss."""
+    """loss: mean nats per predicted token. tokens: how many were predicted. perplexity: e^loss.
+
+    kl: mean KL(dense || model) in nats per token over the whole vocabulary. agreement: share of tokens
+    whose likeliest successor is the dense model's. Both None where there is no dense model to compare with.
+    """
 
     loss: float
     tokens: int
+    kl: float | None = None
+    agreement: float | None = None
 
     @property
     def perplexity(self) -> float:
@@ -26,15 +33,27 @@ class Quality:
 
 @torch.inference_mode()
 def quality(
-    model: Callable[..., Any], windows_BT: torch.Tensor, advance: Callable[[], None] = lambda: None
+    model: Callable[..., Any],
+    windows_BT: torch.Tensor,
+    advance: Callable[[], None] = lambda: None,
+    dense: Callable[..., Any] | None = None,
 ) -> Quality:
     """Loss of a causal LM on windows; each window is predicted from its second token on, without overlap."""
-    total = 0.0
-    for tokens in windows_BT.split(_ROWS):
-        logits = model(input_ids=tokens, use_cache=False).logits[:, :-1].float()
-        total += float(
-            torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
-        )
+    loss = kl = agreement = 0.0
+    rows = max(1, min(_ROWS, _TOKENS // windows_BT.shape[1]))
+    for tokens in windows_BT.split(rows):
+        logits = model(input_ids=tokens, use_cache=False).logits
+        reference = dense(input_ids=tokens, use_cache=False).logits if dense else None
+        for start in range(0, tokens.shape[1] - 1, _SLICE):
+            at = slice(start, min(start + _SLICE, tokens.shape[1] - 1))
+            mine = torch.log_softmax(logits[:, at].float(), -1)
+            loss -= float(mine.gather(-1, tokens[:, at.start + 1 : at.stop + 1, None]).sum())
+            if reference is not None:
+                theirs = torch.log_softmax(reference[:, at].float(), -1)
+                kl += float((theirs.exp() * (theirs - mine)).sum())
+                agreement += float((theirs.argmax(-1) == mine.argmax(-1)).sum())
         advance()
     count = windows_BT[:, 1:].numel()
-    return Quality(total / count, count)
+    if dense is None:
+        return Quality(loss / count, count)
+    return Quality(loss / count, count, kl / count, agreement / count)

@@ -19,10 +19,13 @@ SURFACE = {
         "--latency-metric", "--batch-size", "--context", "--output-tokens", "--backend", "--threads",
         "--calibration", "--calibration-tokens", "--evaluation", "--method", "--evaluations", "--tolerance",
         "--seed", "--force", "--no-force", "--overwrite", "--no-overwrite", "--remeasure", "--no-remeasure",
-        "--dry-run", "--json", "--debug", "--no-debug",
+        "--dry-run", "--json", "--debug", "--no-debug", "--export",
     },
     "export": {"model", "--output", "-o", "--to", "--json", "--debug", "--no-debug"},
-    "evaluate": {"models", "--text", "--window", "--windows", "--json", "--debug", "--no-debug"},
+    "evaluate": {
+        "models", "--text", "--window", "--windows", "--against", "--tasks", "--task-dir", "--json",
+        "--debug", "--no-debug",
+    },
     "inspect": {"artefact", "--json", "--debug", "--no-debug"},
     "serve": {
         "out", "--host", "--port", "--engine", "--threads", "--max-batch", "--max-length", "--max-queue",

@@ -1,0 +1,90 @@
+"""Task accuracy by lm-evaluation-harness (the `eval` extra), dense checkpoints and artefacts alike."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import sys
+from contextlib import chdir, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import UserError
+from compressor.evaluate.compare import load_model, load_tokenizer
+
+_ROWS = 4
+_BOOTSTRAP = 1000
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Tasks that exist. names: of lm-eval's tasks, groups and tags. directory: where their own files are."""
+
+    names: list[str]
+    manager: Any
+    directory: Path | None
+
+    @classmethod
+    def open(cls, names: str, directory: Path | None) -> Tasks:
+        """Finds tasks by comma-separated names, `*` allowed, in lm-eval and in a directory of YAML files.
+
+        Raises:
+            UserError: lm-eval is not installed, the directory is not there, or a task is in neither.
+        """
+        if directory and not directory.is_dir():
+            raise UserError(f"there is no task directory {directory}")
+        directory = directory.resolve() if directory else None
+        try:
+            import lm_eval.models.huggingface  # noqa: F401
+            from lm_eval.tasks import TaskManager
+        except ImportError as error:
+            raise UserError(
+                f"--tasks needs lm-eval, and `{error.name}` is not installed", "pip install 'lathe[eval]'"
+            ) from None
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        manager = TaskManager(include_path=str(directory) if directory else None)
+        found = []
+        for name in filter(None, (part.strip() for part in names.split(","))):
+            matched = manager.match_tasks([name])
+            if not matched:
+                near = ", ".join(difflib.get_close_matches(name, manager.all_tasks, 3))
+                raise UserError(
+                    f"there is no task `{name}`",
+                    f"Did you mean {near}?" if near else "See `lm-eval ls tasks`.",
+                )
+            found += matched
+        return cls(found, manager, directory)
+
+    def run(self, model: str) -> dict[str, dict[str, float]]:
+        """Metrics by name, their standard errors as NAME_stderr, of each task and group.
+
+        Data files that a task names are looked for in its directory.
+
+        Raises:
+            UserError: a model cannot be loaded, or a task cannot be run (its data are not to be had, say).
+        """
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+
+        harness = HFLM(pretrained=load_model(model), tokenizer=load_tokenizer(model), batch_size=_ROWS)
+        try:
+            with redirect_stdout(sys.stderr), chdir(self.directory or "."):
+                results = simple_evaluate(
+                    harness, tasks=self.names, task_manager=self.manager, bootstrap_iters=_BOOTSTRAP,
+                    log_samples=False,
+                )  # fmt: skip
+        except Exception as error:
+            reason = str(error).strip() or type(error).__name__
+            raise UserError(f"lm-eval cannot run {', '.join(self.names)} on {model}: {reason}") from error
+        return {task: _numbers(metrics) for task, metrics in (results or {})["results"].items()}
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    """lm-eval's "acc,none" as "acc"; of another filter as "acc (filter)"."""
+    found = {}
+    for key, value in metrics.items():
+        name, _, filtered = key.partition(",")
+        if filtered and isinstance(value, (int, float)):
+            found[name if filtered == "none" else f"{name} ({filtered})"] = float(value)
+    return found
