@@ -12,7 +12,8 @@ Chosen here, because the paper leaves it open:
 - `paper` mutates masks by keeping a random 80 % of the set and refilling the rest. `paper-literal` draws
   random sets until the overlap is 0.8 of the FULL width, at most 1,000 times, and keeps the old set (with
   its old ratio) when none was: Alg. 1 to the letter. `mask_draws` and `mask_draws_failed` count both ways
-  of ending, rejected candidates included.
+  of ending, rejected candidates included. At 80 % only the start is in range (an FFN of 80 % can never
+  change, and heads only widen); at 50 % no mask ever changes.
 - The parameter range that candidates must fall in: 98 to 100 % of the budget.
 - Fitness samples: four calibration windows drawn by the seed, their first 192 tokens.
 - A depth mutation leaves out, or takes back, any one layer; the released code only drops the last ones.
