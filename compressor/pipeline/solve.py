@@ -162,7 +162,7 @@ class Solver:
                 self.card.space,
                 p.layers,
                 p.embedding,
-                p.windows[~p.heldout],
+                p.windows[p.heldout],
                 p.statistics,
                 p.orders,
                 p.dampings,

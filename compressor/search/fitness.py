@@ -11,7 +11,7 @@ from compressor.forward import BlockRunner, Weights
 from compressor.plan import Plan
 from compressor.search.space import Level, Space
 
-_TOP = 128
+_TOP = 1024
 _ROWS = 4
 Block = Callable[[int, str, Level], Weights]
 
