@@ -17,6 +17,7 @@ from compressor.surgery import Selection, cut_attention, cut_ffn, rows
 
 KINDS = ("attention", "ffn")
 _ROWS = 8
+_CACHED = 2**29
 
 
 @dataclass(frozen=True)
@@ -54,26 +55,46 @@ def cut_block(setting: Setting, index: int, kind: Kind, kept: torch.Tensor) -> d
     return cut_attention(setting.family, setting.shape, setting.layers[index], Selection(kept, heads, none))
 
 
+def widened(weight: torch.Tensor, kept: torch.Tensor, kind: Kind) -> torch.Tensor:
+    """[D, n]: columns of an output projection for units `kept` in their places, zeros in the others."""
+    full = weight.new_zeros(len(weight), kind.units * kind.columns)
+    full[:, rows(kept, kind.columns)] = weight
+    return full
+
+
 class Stream:
-    """The residual stream of the calibration windows, moved on block by block."""
+    """The residual stream of the calibration windows, moved on block by block.
+
+    Blocks differ from the dense ones in their output projections alone, here [D, n] with columns of zeros
+    for units that are gone: what these read is computed once where half a GiB holds it.
+    """
 
     def __init__(self, setting: Setting) -> None:
         self._runner = setting.runner
         self._parts = [setting.embed(tokens) for tokens in setting.fit.split(_ROWS)]
+        self._read: list[torch.Tensor] = []
 
     @torch.inference_mode()
     def gram(self, weights: Weights, kind: Kind) -> torch.Tensor:
-        """[n, n] float64: mean second moment of what the block's output projection reads here."""
-        gram = Gram(weights[f"{kind.output}.weight"].shape[1])
+        """[n, n] float64: mean second moment of what a dense block's output projection reads here."""
+        columns, tokens = kind.units * kind.columns, sum(part[..., 0].numel() for part in self._parts)
+        gram, stays = Gram(columns), 4 * columns * tokens <= _CACHED
+        self._read = []
         for part in self._parts:
-            gram.add_batch(self._context(weights, kind, part))
+            context = self._context(weights, kind, part)
+            gram.add_batch(context)
+            if stays:
+                self._read.append(context)
         return gram.mean()
 
     @torch.inference_mode()
-    def advance(self, weights: Weights, kind: Kind) -> None:
-        """Past the block, which may be one that was dropped."""
-        run = self._runner.attention if kind.name == "attention" else self._runner.ffn
-        self._parts = [run(weights, part) for part in self._parts]
+    def advance(self, weights: Weights, kind: Kind, projection: torch.Tensor) -> None:
+        """Past the block that `gram` was last asked for, with another output projection [D, n]."""
+        changed = {**weights, f"{kind.output}.weight": projection}
+        contexts = self._read or (self._context(weights, kind, part) for part in self._parts)
+        pairs = zip(self._parts, contexts, strict=True)
+        self._parts = [part + self._runner.project(changed, kind.output, read) for part, read in pairs]
+        self._read = []
 
     def _context(self, weights: Weights, kind: Kind, part: torch.Tensor) -> torch.Tensor:
         run = self._runner.attention_context if kind.name == "attention" else self._runner.ffn_context

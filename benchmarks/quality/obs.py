@@ -18,6 +18,8 @@ def solve(gram: torch.Tensor, cross: torch.Tensor) -> tuple[torch.Tensor, torch.
 
 def removal_costs(weight: torch.Tensor, inverse: torch.Tensor, block: int) -> torch.Tensor:
     """[n / block]: growth of the squared error if a block of inputs went and the others were fitted anew."""
+    if block == 1:
+        return weight.square().sum(0) / inverse.diagonal()
     columns = weight.view(len(weight), -1, block).permute(1, 2, 0)
     return (columns * torch.linalg.solve(_diagonal(inverse, block), columns)).sum((1, 2))
 
@@ -42,7 +44,10 @@ def return_gains(
     weight, inverse = solve(gram[inside][:, inside], cross[inside])
     link = gram[outside][:, inside]
     schur = gram[outside][:, outside] - link @ inverse @ link.T
-    rest = (cross[outside] - link @ weight.T).view(-1, block, cross.shape[1])
+    rest = cross[outside] - link @ weight.T
+    if block == 1:
+        return rest.square().sum(1) / schur.diagonal()
+    rest = rest.view(-1, block, cross.shape[1])
     return (rest * torch.linalg.solve(_diagonal(schur, block), rest)).sum((1, 2))
 
 

@@ -1,8 +1,7 @@
-"""Settings on tiny Llamas of other kinds than the fixture's, and what every baseline is checked for."""
+"""Settings on tiny Llamas of other kinds than the fixture's, and checks that several baselines share."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from tiny_problem import make_lab
 
 from benchmarks.quality.setting import Baseline, Setting
+from compressor.forward import Weights
 from compressor.progress import Progress
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -34,10 +34,9 @@ def is_deterministic(baseline: Baseline, setting: Setting, keep: float) -> bool:
     return torch.equal(first, baseline(setting, keep).logprobs(setting.heldout))
 
 
-def follows_seed(baseline: Baseline, setting: Setting, keep: float) -> bool:
-    """Whether some of ten seeds gives other logits."""
-    first = baseline(setting, keep).logprobs(setting.heldout)
-    return any(
-        not torch.equal(first, baseline(replace(setting, seed=s), keep).logprobs(setting.heldout))
-        for s in range(1, 10)
+def direct_kl(setting: Setting, layers: list[Weights], windows: torch.Tensor) -> float:
+    """Mean KL(dense || subnet) over all positions and the whole vocabulary."""
+    dense, mine = (
+        setting.head.logprobs(setting.hidden(one, windows)).double() for one in (list(setting.layers), layers)
     )
+    return float(torch.nn.functional.kl_div(mine, dense, log_target=True, reduction="none").sum(-1).mean())

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.quality.blocks import Stream, cut_block, kinds
+from benchmarks.quality.blocks import Stream, cut_block, kinds, widened
 from benchmarks.quality.obs import removal_costs, return_gains, solve
 from benchmarks.quality.setting import Setting, Subnet, baselines
 from compressor.forward import Weights
@@ -45,25 +45,22 @@ def prune(setting: Setting, shape: LayerShape) -> list[Weights]:
     for index, dense in enumerate(setting.layers):
         finished: dict[str, torch.Tensor] = {}
         for kind, count in zip(kinds(setting), (shape.kv_heads, shape.ffn), strict=True):
+            if not count:
+                continue
             kept, weight = torch.arange(kind.units), dense[f"{kind.output}.weight"]
-            if 0 < count < kind.units:
-                gram = damped(stream.gram(dense, kind), _DAMPING)
+            gram = damped(stream.gram(dense, kind), _DAMPING)
+            if count < kind.units:
                 steps = max(1, kind.units // _STEPS)
                 kept = eliminate(weight, gram, kind.columns, steps)[:count].sort().values
                 kept = swap(weight, gram, kind.columns, kept, _SWAPS[kind.name])
                 weight = reform(weight, gram, rows(kept, kind.columns))
-            block = cut_block(setting, index, kind, kept[:count])
-            if block:
-                block[f"{kind.output}.weight"] = weight
-            stream.advance(block, kind)
-            finished |= block
+            stream.advance(dense, kind, widened(weight, kept, kind))
+            finished |= cut_block(setting, index, kind, kept) | {f"{kind.output}.weight": weight}
         layers.append(finished)
     return layers
 
 
-def swap(
-    weight: torch.Tensor, gram: torch.Tensor, block: int, kept: torch.Tensor, most: int
-) -> torch.Tensor:
+def swap(weight: torch.Tensor, gram: torch.Tensor, block: int, kept: torch.Tensor, most: int) -> torch.Tensor:
     """Blocks [k] that stay after local search from `kept`, ascending; as many as before.
 
     Args:
