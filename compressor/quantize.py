@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
 _SCALE_BYTES = 2
 UNQUANTIZED_BYTES = 2
 """Of a value that is not quantized: norms and biases, as float16."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the weights of layers are stored. group: columns that share a scale; None: a row."""
+
+    bits: int
+    group: int | None = None
+
+    def __str__(self) -> str:
+        if self.bits == 16:
+            return "float16"
+        return f"int{self.bits}" + (f", groups of {self.group}" if self.group else " per channel")
+
+    def store(
+        self, layers: Sequence[Mapping[str, torch.Tensor]]
+    ) -> tuple[list[Mapping[str, torch.Tensor]], int]:
+        """Layers as they come back from storage, and their bytes."""
+        if self.bits == 16:
+            values = [tensor for layer in layers for tensor in layer.values()]
+            return list(layers), UNQUANTIZED_BYTES * sum(tensor.numel() for tensor in values)
+        stored = [quantize_layer(layer, self.bits, self.group) for layer in layers]
+        return [layer for layer, _ in stored], sum(size for _, size in stored)
+
+
+FLOAT16, INT8, INT4 = Format(16), Format(8), Format(4, 32)
 
 
 def round_to_nearest(weight: torch.Tensor, bits: int, group: int | None = None) -> tuple[torch.Tensor, int]:

@@ -23,34 +23,13 @@ from benchmarks.quality.product import Product, options_for
 from benchmarks.quality.score import score
 from benchmarks.quality.setting import Setting
 from compressor.calibration import token_windows
+from compressor.calibration.tokens import spread
 from compressor.export.files import write_json
 from compressor.forward import Weights
 from compressor.pipeline.options import WINDOW
 from compressor.progress import Progress
-from compressor.quantize import UNQUANTIZED_BYTES, quantize_layer
+from compressor.quantize import FLOAT16, INT4, INT8, Format
 
-
-@dataclass(frozen=True)
-class Format:
-    """How weights are stored. group: columns that share a scale; None: a row."""
-
-    bits: int
-    group: int | None = None
-
-    def __str__(self) -> str:
-        if self.bits == 16:
-            return "float16"
-        return f"int{self.bits}" + (f", groups of {self.group}" if self.group else " per channel")
-
-    def store(self, layers: list[Weights]) -> tuple[list[Weights], int]:
-        """Layers as they come back from storage, and their bytes."""
-        if self.bits == 16:
-            return layers, UNQUANTIZED_BYTES * sum(t.numel() for layer in layers for t in layer.values())
-        stored = [quantize_layer(layer, self.bits, self.group) for layer in layers]
-        return [layer for layer, _ in stored], sum(size for _, size in stored)
-
-
-FLOAT16, INT8, INT4 = Format(16), Format(8), Format(4, 32)
 NARROWER = [Format(bits, group) for bits in range(7, 1, -1) for group in (32, 64, 128, None)]
 
 
@@ -98,7 +77,10 @@ def contenders(
 def compare(product: Product, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row per budget, contender and text."""
     setting = product.setting()
-    texts = {t: token_windows(setting.source, t, WINDOW)[: args.windows] for t in args.eval.split(",")}
+    texts = {
+        name: spread(token_windows(setting.source, name, WINDOW), args.windows, seed=0)
+        for name in args.eval.split(",")
+    }
     dense = setting.subnet(list(setting.layers))
     losses = {text: score(setting, dense.logprobs, windows).loss for text, windows in texts.items()}
     whole = FLOAT16.store(setting.layers)[1]

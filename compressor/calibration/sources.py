@@ -67,6 +67,12 @@ def from_file(argument: str) -> list[str]:
     return text.split(DOCUMENT_SEPARATOR)
 
 
+@text_source(lambda argument: "," in argument and all(Path(p).exists() for p in argument.split(",")))
+def from_several(argument: str) -> list[str]:
+    """Files and folders, separated by commas, one after another."""
+    return [document for part in argument.split(",") for document in _read(part)]
+
+
 @text_source(lambda argument: Path(argument).is_dir())
 def from_folder(argument: str) -> list[str]:
     """All .txt, .md and .jsonl files below a folder, in sorted order."""

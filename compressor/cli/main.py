@@ -12,6 +12,7 @@ from compressor.cli.common import guarded
 
 COMMANDS = {
     "compress": "compressor.cli.compress",
+    "plan": "compressor.cli.plan",
     "export": "compressor.cli.export",
     "evaluate": "compressor.cli.evaluate",
     "inspect": "compressor.cli.inspect",

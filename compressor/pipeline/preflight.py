@@ -132,6 +132,8 @@ def _check_texts(options: Options, source: Source) -> None:
 
 
 def _check_context(options: Options, source: Source) -> None:
+    if options.backend not in options.exports and options.target_memory is None:
+        return
     limit = int(source.config.get("max_position_embeddings") or 2048)
     if options.workload.context >= limit:
         raise UserError(

@@ -122,6 +122,6 @@ def _order(card: Card, weights: Weights, collect: Callable[[], LayerStatistics])
 
 
 def _text_key(argument: str) -> str:
-    path = Path(argument)
-    files = sorted(p for p in (path, *path.rglob("*")) if p.is_file())
+    paths = [Path(part) for part in (argument, *argument.split(","))]
+    files = sorted({p for path in paths for p in (path, *path.rglob("*")) if p.is_file()})
     return key(argument, [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files])

@@ -152,27 +152,13 @@ class Solver:
         smallest = self.card.space.smallest
         if not all(c.allows(smallest) for c in constraints):
             raise UserError("the targets together leave no plan", "Relax one of them.")
-        trace = Trace(self.trace_path)
-        p, method = self.prepared, self.card.method
+        options, method = self.options, self.card.method
         found = method.search(
-            Problem(
-                self.card.source,
-                p.runner,
-                p.head,
-                self.card.space,
-                p.layers,
-                p.embedding,
-                p.windows[p.heldout],
-                p.statistics,
-                p.orders,
-                p.dampings,
-                constraints,
-                trace,
-                self.progress,
-                self.options.evaluations or method.default_evaluations,
-                self.options.seed,
+            problem(
+                self.card, self.prepared, constraints, Trace(self.trace_path), self.progress,
+                options.evaluations or method.default_evaluations, options.seed,
             )
-        )
+        )  # fmt: skip
         self.run.tensors(f"selection-{name}", lambda: _selection_tensors(found.selections))
         return {"plan": found.plan.to_json(), "fitness": found.fitness, "evaluations": found.evaluations}
 
@@ -214,6 +200,18 @@ class Solver:
             f"the nearest took {nearest:.4g} ms",
             f"Ask for {nearest:.3g} ms, or run again when the machine is quieter.",
         )
+
+
+def problem(
+    card: Card, prepared: Prepared, constraints: list[Constraint], trace: Trace, progress: Progress,
+    evaluations: int, seed: int,
+) -> Problem:  # fmt: skip
+    """What a search is given: candidates are judged on the held-out windows."""
+    p = prepared
+    return Problem(
+        card.source, p.runner, p.head, card.space, p.layers, p.embedding, p.windows[p.heldout], p.statistics,
+        p.orders, p.dampings, constraints, trace, progress, evaluations, seed,
+    )  # fmt: skip
 
 
 def _selection_tensors(selections: list[Selection]) -> dict[str, torch.Tensor]:

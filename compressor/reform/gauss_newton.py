@@ -23,7 +23,7 @@ from compressor.statistics.collect import batches
 from compressor.statistics.gram import Gram
 
 Tensors = dict[str, torch.Tensor]
-_ITERATIONS = 6
+_ITERATIONS = 4
 _DAMPING = 1e-2
 _DIFFERENCE = 1e-3
 _FACTOR_BATCHES = 2

@@ -32,6 +32,23 @@ def print_card(card: Mapping[str, Any], console: Console) -> None:
     console.print(f"disk needed: {card['disk_bytes'] / 2**20:.0f} MiB")
 
 
+def print_advice(advice: Mapping[str, Any], console: Console) -> None:
+    """What to do for a size of weights: every choice with its quality, the best first."""
+    table = Table(title=f"{advice['model']}: cut, quantize, or both", title_justify="left")
+    for name in ("decoder weights", "MiB", "what to do", "KL to dense (nats/token)"):
+        table.add_column(name, justify="right" if name[:2] in ("Mi", "KL") else "left")
+    for row in advice["budgets"]:
+        for place, choice in enumerate(row["choices"]):
+            budget = row["budget"] if place == 0 else ""
+            size = f"{choice['decoder_bytes'] / 2**20:.2f}"
+            name = f"[bold]{choice['name']}[/bold]" if place == 0 else choice["name"]
+            table.add_row(budget, size, name, f"{choice['kl']:.4f}")
+        table.add_section()
+    console.print(table)
+    others = advice["other_bytes_float16"] / 2**20
+    console.print(f"Embeddings and head, the same for all: {others:.2f} MiB as float16.")
+
+
 def _layers(report: Mapping[str, Any]) -> Table:
     dense = report["dense_layer"]
     table = Table(title="kept widths, layer by layer", title_justify="left")

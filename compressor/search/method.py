@@ -23,9 +23,9 @@ from compressor.surgery import LayerOrder, Selection
 class Problem:
     """What every search is given.
 
-    windows: [n, T] tokens to judge candidates on; the statistics come from others. layers: dense weights. dampings: (attention, FFN) of
-    each layer, chosen on held-out text. evaluations: how many plans may be judged
-    whole.
+    windows: [n, T] tokens to judge candidates on; the statistics come from others. layers: dense weights.
+    dampings: (attention, FFN) of each layer, chosen on held-out text. evaluations: how many plans may be
+    judged whole.
     """
 
     source: Source

@@ -21,12 +21,12 @@ import torch
 from compressor.plan import Plan
 from compressor.search.bank import Bank
 from compressor.search.evolution import Moves, evolve, has_attention
-from compressor.search.fitness import Fitness
+from compressor.search.fitness import Block, Fitness
 from compressor.search.knapsack import solve
 from compressor.search.method import Found, Method, Problem, methods
 from compressor.surgery import select
 
-_STAGE_TOKENS = (4096, 8192)
+_STAGE_TOKENS = (2048, 8192)
 _LENGTH = 256
 _EXPONENTS = (1.0, 0.8, 0.65)
 _ATTENTION = (1.0, 0.7, 1.4)
@@ -93,37 +93,38 @@ def damage_table(problem: Problem, fitness: Fitness) -> np.ndarray:
     return table
 
 
-def _stages(problem: Problem) -> list[Fitness]:
-    family, shape = problem.source.family, problem.source.shape
+def reformed_bank(problem: Problem) -> Bank:
+    """Cut blocks with the closed-form reform."""
     kinds = {"attention": 0, "ffn": 1}
-    bank = Bank(
-        family,
-        shape,
+    return Bank(
+        problem.source.family,
+        problem.source.shape,
         problem.layers,
         problem.orders,
         lambda layer, kind: (getattr(problem.statistics[layer], kind), problem.dampings[layer][kinds[kind]]),
     )
-    stages = []
-    for tokens in _STAGE_TOKENS:
-        windows = _spread(problem.windows[:, :_LENGTH], tokens)
-        embedded = problem.embedding[windows]
-        stages.append(
-            Fitness(
-                problem.runner,
-                problem.head,
-                problem.space,
-                embedded,
-                lambda layer, _kind, _level: problem.layers[layer],
-                bank.block,
-            )
-        )
-    return stages
 
 
-def _spread(windows: torch.Tensor, tokens: int) -> torch.Tensor:
-    """About so many tokens, from windows all over the text: many short ones judge better than few long."""
-    count = min(len(windows), max(1, tokens // windows.shape[1]))
-    return windows[torch.linspace(0, len(windows) - 1, count).round().long()]
+def _stages(problem: Problem) -> list[Fitness]:
+    bank = reformed_bank(problem)
+    return [stage(problem, bank.block, tokens) for tokens in _STAGE_TOKENS]
+
+
+def stage(problem: Problem, blocks: Block, tokens: int) -> Fitness:
+    """A judge on about so many tokens, from windows all over the text: many short ones judge better than
+    few long ones."""
+    length = min(_LENGTH, problem.windows.shape[1])
+    windows = problem.windows.unfold(1, length, length).reshape(-1, length)
+    count = min(len(windows), max(1, tokens // length))
+    windows = windows[torch.linspace(0, len(windows) - 1, count).round().long()]
+    return Fitness(
+        problem.runner,
+        problem.head,
+        problem.space,
+        problem.embedding[windows],
+        lambda layer, _kind, _level: problem.layers[layer],
+        blocks,
+    )
 
 
 def _facts(problem: Problem, plan: Plan) -> dict[str, object]:

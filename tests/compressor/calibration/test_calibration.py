@@ -30,6 +30,15 @@ def load(source: Source, argument: str, tokens: int = 200, window: int = 32, see
     )
 
 
+def test_files_and_folders_can_be_listed(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one<|doc|>two")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "b.txt").write_text("three")
+    assert read_documents(f"{tmp_path}/a.txt,{tmp_path}/more") == ["one", "two", "three"]
+    with pytest.raises(UserError, match="there is no"):
+        read_documents(f"{tmp_path}/a.txt,{tmp_path}/none.txt")
+
+
 def test_a_file_holds_documents_between_separators(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("one\n<|doc|>\ntwo <|doc|>\n\n<|doc|>三")
     assert [d.strip() for d in read_documents(str(tmp_path / "text.txt"))] == ["one", "two", "三"]

@@ -1,0 +1,147 @@
+"""When to cut, when to quantize, when both: choices of equal weight bytes, judged on the model itself."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor.forward import Weights
+from compressor.pipeline.options import Options
+from compressor.pipeline.preflight import Card, preflight
+from compressor.pipeline.prepare import prepare
+from compressor.pipeline.rundir import RunDirectory
+from compressor.pipeline.solve import problem
+from compressor.progress import Progress
+from compressor.quantize import FLOAT16, INT4, INT8, UNQUANTIZED_BYTES, Format
+from compressor.search.bank import Bank
+from compressor.search.fitness import DenseTargets
+from compressor.search.method import Problem
+from compressor.search.methods.lathe import damage_table, reformed_bank, solutions, stage
+from compressor.search.space import parameter_constraint
+from compressor.search.trace import Trace
+
+_FORMATS = (FLOAT16, INT8, INT4)
+_SHARES = (0.75, 0.4, 0.2)
+_TABLE_TOKENS, _JUDGED_TOKENS = 1024, 4096
+_ROWS = 4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to store the decoder in a budget. keep: share of its parameters, 1 for dense. kl: KL(dense ||
+    this) in nats per token."""
+
+    format: Format
+    keep: float
+    bytes: int
+    kl: float
+
+    @property
+    def name(self) -> str:
+        if self.keep == 1:
+            return "dense" if self.format == FLOAT16 else f"quantize: {self.format}"
+        cut = f"cut to {self.keep:.0%}"
+        return cut if self.format == FLOAT16 else f"{cut}, quantize: {self.format}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "format": str(self.format), "keep": self.keep,
+                "decoder_bytes": self.bytes, "kl": self.kl}  # fmt: skip
+
+
+def advise(options: Options, progress: Progress) -> dict[str, Any]:
+    """Choices for several weight budgets, the best of each first, as one JSON document.
+
+    KL is measured: cut layers with the closed-form reform, weights rounded to nearest. `compress` does
+    better than these cuts, by its last reform.
+
+    Raises:
+        UserError: as `preflight`.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        options = replace(options, out=Path(scratch) / "plan")
+        card = preflight(options, progress)
+        with closing(RunDirectory(options.out)) as run:
+            prepared = prepare(options, card, run, progress)
+            trace = Trace(run.path / "trace.jsonl")
+            task = problem(card, prepared, [], trace, progress, 1, options.seed)
+            advisor = _Advisor(card, task)
+            budgets = _budgets(task)
+            with progress.stage("plan: weights of equal size", len(budgets)) as bar:
+                found = []
+                for budget in budgets.values():
+                    found.append(sorted(advisor.choices(budget), key=lambda choice: choice.kl))
+                    bar.advance()
+    shape = card.source.shape
+    decoder = shape.decoder_parameters(shape.dense_plan)
+    return {
+        "model": card.source.name,
+        "parameters": shape.parameters(shape.dense_plan),
+        "decoder_bytes_float16": UNQUANTIZED_BYTES * decoder,
+        "other_bytes_float16": UNQUANTIZED_BYTES * (shape.parameters(shape.dense_plan) - decoder),
+        "unit": "KL(dense || choice) in nats per token",
+        "text": options.calibration,
+        "budgets": [
+            {"budget": name, "bytes": budgets[name], "choices": [choice.to_json() for choice in choices]}
+            for name, choices in zip(budgets, found, strict=True)
+        ],
+    }
+
+
+def _budgets(task: Problem) -> dict[str, int]:
+    """Decoder bytes by name, largest first: what dense takes in each format, and some shares of float16."""
+    whole = FLOAT16.store(task.layers)[1]
+    named = {f"{share:.0%} of float16": int(share * whole) for share in _SHARES}
+    named |= {f"{form} dense": form.store(task.layers)[1] for form in (INT8, INT4)}
+    return dict(sorted(named.items(), key=lambda item: -item[1]))
+
+
+class _Advisor:
+    """Judges cut and rounded decoders against dense on held-out windows."""
+
+    def __init__(self, card: Card, task: Problem) -> None:
+        self._card, self._task = card, task
+        self._bank: Bank = reformed_bank(task)
+        self._damage = damage_table(task, stage(task, self._bank.block, _TABLE_TOKENS))
+        self._windows = task.windows[: max(1, _JUDGED_TOKENS // task.windows.shape[1])]
+        self._targets: DenseTargets = task.head.targets(self._hidden(task.layers))
+
+    def choices(self, budget: int) -> list[Choice]:
+        """The largest decoder of each format that fits."""
+        found = [self._choice(form, budget) for form in _FORMATS]
+        return [choice for choice in found if choice is not None]
+
+    def _choice(self, form: Format, budget: int) -> Choice | None:
+        stored, size = form.store(self._task.layers)
+        keep = min(1.0, budget / size)
+        while size > budget:
+            shape, space = self._card.source.shape, self._card.space
+            at = replace(self._task, constraints=[parameter_constraint(space, shape, keep)])
+            if not at.allows(space.smallest):
+                return None
+            plans = solutions(at, self._damage)
+            if not plans:
+                return None
+            cut = [
+                {**self._bank.block(i, "attention", (layer.query_heads, layer.kv_heads)),
+                 **self._bank.block(i, "ffn", layer.ffn)}
+                for i, layer in enumerate(plans[0])
+            ]  # fmt: skip
+            stored, size = form.store(cut)
+            keep *= min(0.99, budget / size) if size > budget else 1.0
+        kl = self._task.head.kl(self._targets, self._hidden(stored))
+        return Choice(form, keep, size, kl)
+
+    @torch.inference_mode()
+    def _hidden(self, layers: list[Weights]) -> torch.Tensor:
+        runner, parts = self._task.runner, []
+        for tokens in self._windows.split(_ROWS):
+            hidden = self._task.embedding[tokens]
+            for weights in layers:
+                hidden = runner.ffn(weights, runner.attention(weights, hidden))
+            parts.append(hidden)
+        return torch.cat(parts)
