@@ -10,34 +10,51 @@ import torch
 from dense_reference import assert_same, dense, read, top, zero
 from tiny_setting import KINDS, make_setting
 
-from benchmarks.quality.baselines.flap import compensated, fluctuations, one_threshold, same_widths
-from benchmarks.quality.moments import layer_moments
+from benchmarks.quality.baselines.flap import (
+    METRICS,
+    compensated,
+    one_threshold,
+    standardised,
+    structures,
+)
+from benchmarks.quality.moments import LayerMoments, layer_moments
 from benchmarks.quality.setting import Setting, baselines
 from benchmarks.quality.units import UnitScores
 
 
-def reference_scores(setting: Setting) -> list[tuple[np.ndarray, np.ndarray]]:
+def reference_scores(setting: Setting, metric: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Groups and channels of every layer, by numpy, from what transformers' projections read."""
+
+    def scores(x: np.ndarray, projection: torch.nn.Linear) -> np.ndarray:
+        weight = projection.weight.detach().double().numpy()
+        if metric == "WIFV":
+            return x.var(0, ddof=1) * np.square(weight).sum(0)
+        return (np.abs(weight) * np.linalg.norm(x, axis=0)).mean(0)
+
     model, found = dense(setting), []
     for index, block in enumerate(model.model.layers):
-        attention, ffn = (
-            x.var(0, ddof=1) * np.square(projection.weight.detach().double().numpy()).sum(0)
-            for x, projection in zip(
-                read(model, index, setting.fit), (block.self_attn.o_proj, block.mlp.down_proj), strict=True
-            )
-        )
-        heads, channels = ((s - s.mean()) / s.std(ddof=1) for s in (attention**2, ffn))
+        attention, ffn = read(model, index, setting.fit)
+        raw = scores(attention, block.self_attn.o_proj) ** 2, scores(ffn, block.mlp.down_proj)
+        heads, channels = ((s - s.mean()) / s.std(ddof=1) for s in raw)
         found.append((heads.reshape(setting.shape.layer.kv_heads, -1).mean(1), channels))
     return found
 
 
-def test_scores_are_standardised_weighted_variances(setting: Setting) -> None:
-    hidden = setting.embed(setting.fit)
-    for weights, (groups, channels) in zip(setting.layers, reference_scores(setting), strict=True):
-        moments, hidden = layer_moments(setting, weights, hidden)
-        found = fluctuations(setting, weights, moments)
-        np.testing.assert_allclose(found.groups, groups, rtol=1e-3, atol=1e-4)
-        np.testing.assert_allclose(found.channels, channels, rtol=1e-3, atol=1e-4)
+def dense_moments(setting: Setting) -> list[LayerMoments]:
+    hidden, moments = setting.embed(setting.fit), []
+    for weights in setting.layers:
+        found, hidden = layer_moments(setting, weights, hidden)
+        moments.append(found)
+    return moments
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_scores_are_standardised_in_their_module(setting: Setting, metric: str) -> None:
+    expected = reference_scores(setting, metric)
+    for weights, moments, pair in zip(setting.layers, dense_moments(setting), expected, strict=True):
+        found = standardised(setting, metric, weights, moments)
+        np.testing.assert_allclose(found.groups, pair[0], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(found.channels, pair[1], rtol=1e-3, atol=1e-4)
 
 
 def test_one_threshold_over_layers_and_modules_weighs_units_by_their_parameters(setting: Setting) -> None:
@@ -61,7 +78,7 @@ def test_what_is_omitted_is_replaced_by_its_mean(tmp_path: Path, kind: str) -> N
     subnet, model = baselines.get("flap")(setting, 0.5), dense(setting)
     inputs = [read(model, index, setting.fit) for index in range(len(setting.layers))]
     for index, (block, widths) in enumerate(zip(model.model.layers, subnet.plan, strict=True)):
-        groups, channels = reference_scores(setting)[index]
+        groups, channels = reference_scores(setting, subnet.facts["metric"])[index]
         dense_block = dense(setting).model.layers[index]
         zero(model, setting, index, top(groups, widths.kv_heads), top(channels, widths.ffn))
         for name, x in zip(("self_attn.o_proj", "mlp.down_proj"), inputs[index], strict=True):
@@ -73,19 +90,12 @@ def test_what_is_omitted_is_replaced_by_its_mean(tmp_path: Path, kind: str) -> N
 
 
 @pytest.mark.parametrize("keep", [0.8, 0.5])
-def test_the_structure_is_the_better_one_on_heldout_text(setting: Setting, keep: float) -> None:
-    hidden, moments = setting.embed(setting.fit), []
-    for weights in setting.layers:
-        found, hidden = layer_moments(setting, weights, hidden)
-        moments.append(found)
-    scores = [fluctuations(setting, w, m) for w, m in zip(setting.layers, moments, strict=True)]
+def test_metric_and_structure_are_the_best_on_heldout_text(setting: Setting, keep: float) -> None:
+    moments = dense_moments(setting)
     losses = {
         name: setting.loss(compensated(setting, moments, kept), setting.heldout)
-        for name, kept in (
-            ("AL-AM", one_threshold(setting.shape, scores, keep * setting.dense_parameters)),
-            ("UL-UM", same_widths(setting, scores, keep)),
-        )
+        for name, kept in structures(setting, moments, keep).items()
     }
-    subnet = baselines.get("flap")(setting, keep)
-    assert subnet.facts == {"structure": min(losses, key=losses.get)}
-    assert (len(set(subnet.plan)) == 1) == (subnet.facts["structure"] == "UL-UM")
+    subnet, (metric, structure) = baselines.get("flap")(setting, keep), min(losses, key=losses.get)
+    assert (subnet.facts, subnet.candidates) == ({"metric": metric, "structure": structure}, 4)
+    assert (len(set(subnet.plan)) == 1) == (structure == "UL-UM")

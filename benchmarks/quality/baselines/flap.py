@@ -1,12 +1,13 @@
 """FLAP (arXiv 2312.11983): what varies least goes, and its mean stays as a bias.
 
-Metric ("WIFV"): a feature that o_proj or down_proj reads scores its sample variance over the calibration
-tokens times the squared norm of its column. Structure: of the paper's ablation the two ends, both made, the
-better on held-out text returned. "AL-AM", the paper's choice for LLaMA: scores are standardised within their
-module, a head's is the mean over its features, one threshold over all layers and modules decides. "UL-UM":
-the same widths in every layer. AL-AM alone fails in shallow models at small shares: at 50 % it leaves one of
-the four KV groups in our 10-layer model's first layer, which costs 0.4 nats by itself. Compensation: the mean
-of what is omitted, through the omitted columns, becomes the projection's bias.
+Structure: "AL-AM" standardises scores within their module, gives a head the mean over its features and
+lets one threshold over all layers and modules decide; "UL-UM" keeps the same widths in every layer. Metric:
+"WIFV" scores a feature that o_proj or down_proj reads by its sample variance over the calibration tokens
+times the squared norm of its column, "WIFN" by its norm times the column's mean size. The paper chooses
+AL-AM and WIFV for LLaMA; of its ablation these four are made and the best on held-out text is returned,
+since in shallow models the choice fails: at 50 % it leaves one of the four KV groups in our 10-layer model's
+first layer, which costs 0.4 nats by itself. Compensation: the mean of what is omitted, through the omitted
+columns, becomes the projection's bias.
 
 From the authors' code, where the paper leaves it open: attention scores are squared before they are
 standardised, and a head weighs as many channels as its parameters pay for when the threshold is placed.
@@ -22,12 +23,17 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from benchmarks.quality.moments import LayerMoments, layer_moments
+from benchmarks.quality.moments import LayerMoments, Moments, layer_moments
 from benchmarks.quality.setting import Setting, Subnet, baselines
 from benchmarks.quality.units import UnitScores, best, by_group, selection
 from compressor.forward import Weights
 from compressor.plan import LayerShape, ModelShape, Plan
 from compressor.surgery import Selection, rows
+
+METRICS: dict[str, Callable[[torch.Tensor, Moments], torch.Tensor]] = {
+    "WIFV": lambda weight, inputs: inputs.variance * weight.square().sum(0),
+    "WIFN": lambda weight, inputs: inputs.norm * weight.abs().mean(0),
+}
 
 
 @baselines.register("flap")
@@ -36,29 +42,41 @@ def flap(setting: Setting, keep: float) -> Subnet:
     for weights in setting.layers:
         found, hidden = layer_moments(setting, weights, hidden)
         moments.append(found)
-    scores = [fluctuations(setting, w, m) for w, m in zip(setting.layers, moments, strict=True)]
-    structures = {
-        "AL-AM": one_threshold(setting.shape, scores, keep * setting.dense_parameters),
-        "UL-UM": same_widths(setting, scores, keep),
-    }
-    built = {name: compensated(setting, moments, kept) for name, kept in structures.items()}
-    chosen = min(built, key=lambda name: setting.loss(built[name], setting.heldout))
-    plan = Plan(tuple(kept.shape for kept in structures[chosen]))
-    return setting.subnet(built[chosen], candidates=len(built), plan=plan, facts={"structure": chosen})
+    kept = structures(setting, moments, keep)
+    losses = {n: setting.loss(compensated(setting, moments, k), setting.heldout) for n, k in kept.items()}
+    metric, structure = chosen = min(losses, key=losses.__getitem__)
+    return setting.subnet(
+        compensated(setting, moments, kept[chosen]),
+        candidates=len(kept),
+        plan=Plan(tuple(layer.shape for layer in kept[chosen])),
+        facts={"metric": metric, "structure": structure},
+    )
 
 
-def fluctuations(setting: Setting, weights: Weights, moments: LayerMoments) -> UnitScores:
-    """In standard deviations of their module, which changes no order within it."""
+def structures(
+    setting: Setting, moments: list[LayerMoments], keep: float
+) -> dict[tuple[str, str], list[Selection]]:
+    """What stays of every layer, by metric and structure."""
+    found = {}
+    for metric in METRICS:
+        scores = [standardised(setting, metric, w, m) for w, m in zip(setting.layers, moments, strict=True)]
+        found[metric, "AL-AM"] = one_threshold(setting.shape, scores, keep * setting.dense_parameters)
+        found[metric, "UL-UM"] = same_widths(setting, scores, keep)
+    return found
 
-    def fluctuation(name: str, variance: torch.Tensor) -> torch.Tensor:
-        return variance * weights[f"{name}.weight"].double().square().sum(0)
 
-    def standardised(x: torch.Tensor) -> torch.Tensor:
+def standardised(setting: Setting, metric: str, weights: Weights, moments: LayerMoments) -> UnitScores:
+    """Scores in standard deviations of their module, which changes no order within it."""
+
+    def score(name: str, inputs: Moments) -> torch.Tensor:
+        return METRICS[metric](weights[f"{name}.weight"].double(), inputs)
+
+    def standardise(x: torch.Tensor) -> torch.Tensor:
         return (x - x.mean()) / x.std()
 
-    heads = standardised(fluctuation(setting.family.o, moments.attention.variance).square())
+    heads = standardise(score(setting.family.o, moments.attention).square())
     groups = by_group(setting.shape, heads) * setting.shape.layer.kv_heads / len(heads)
-    return UnitScores(groups, standardised(fluctuation(setting.family.down, moments.ffn.variance)))
+    return UnitScores(groups, standardise(score(setting.family.down, moments.ffn)))
 
 
 def same_widths(setting: Setting, scores: list[UnitScores], keep: float) -> list[Selection]:
