@@ -1,13 +1,31 @@
-"""The default method with one part taken out, under names of their own."""
+"""The default method with one part taken out or another in its place, under names of their own."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import random
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
+import numpy as np
+import torch
+
+from compressor.plan import Plan
+from compressor.reform.final import Finished, LayerReform, ReformJob, Solve, reforms
+from compressor.search.bank import Bank
+from compressor.search.evolution import Moves, evolve
+from compressor.search.fitness import Fitness
 from compressor.search.method import Found, Problem, methods
+from compressor.search.methods.lathe import reformed_bank, search, stage
 from compressor.search.methods.paper import Breeder
+from compressor.surgery import select
 
 _LATHE = methods.get("lathe")
+_EVOLUTION = 258
+
+
+def variant(name: str, **changes: Any) -> None:
+    methods.add(name, replace(_LATHE, name=name, **changes))
 
 
 def uniform(problem: Problem) -> Found:
@@ -16,12 +34,64 @@ def uniform(problem: Problem) -> Found:
     return Found(candidate.plan, list(candidate.selections), float("nan"), 0)
 
 
-methods.add("lathe-uniform", replace(_LATHE, name="lathe-uniform", search=uniform))
-methods.add("lathe-knapsack", replace(_LATHE, name="lathe-knapsack", default_evaluations=1))
-methods.add("lathe-paper-order", replace(_LATHE, name="lathe-paper-order", order="paper"))
-methods.add("lathe-closed-form", replace(_LATHE, name="lathe-closed-form", reform="closed-form"))
-methods.add("lathe-no-reform", replace(_LATHE, name="lathe-no-reform", reform="none"))
-methods.add(
-    "lathe-uniform-closed-form",
-    replace(_LATHE, name="lathe-uniform-closed-form", search=uniform, reform="closed-form"),
-)
+def evolution(problem: Problem) -> Found:
+    """Evolution alone: from uniform widths, blocks to change drawn without a damage table."""
+    judged = stage(problem, reformed_bank(problem).block, tokens=2048)
+    flat = np.empty(2 * problem.space.layers, dtype=object)
+    for block, (_, kind) in enumerate(problem.space.blocks):
+        flat[block] = np.zeros(len(problem.space.levels(kind)))
+    moves = Moves(problem.space, problem.constraints, flat, random.Random(problem.seed))
+    count = 0
+
+    def judge(plan: Plan, _stage: int) -> float:
+        nonlocal count
+        count += 1
+        return judged.judge(plan)
+
+    start = Breeder(problem).uniform().plan
+    (best, plan), *_ = evolve([start], moves, judge, problem.evaluations, lambda _: None)
+    selections = [select(order, layer) for order, layer in zip(problem.orders, plan, strict=True)]
+    return Found(plan, selections, best, count)
+
+
+def plain_bank(problem: Problem) -> Bank:
+    """Cut blocks as they are: no reform in the loop."""
+    return Bank(problem.source.family, problem.source.shape, problem.layers, problem.orders, None)
+
+
+class ByLoss(Fitness):
+    """Judges by the text's own loss, as perplexity does."""
+
+    def measure(self, hidden_BTD: torch.Tensor) -> float:
+        return self.head.loss(self.windows, hidden_BTD)
+
+
+@dataclass(frozen=True)
+class WithIntercept(ReformJob):
+    """Gives every cut block an output bias to be solved for."""
+
+    def cut(self, index: int, solve: Solve) -> tuple[Finished, Finished]:
+        blocks = super().cut(index, solve)
+        for block, name in zip(blocks, (self.family.o, self.family.down), strict=True):
+            if block:
+                block.setdefault(f"{name}.bias", torch.zeros(self.shape.hidden_size))
+        return blocks
+
+
+@reforms.register("gauss-newton-intercept")
+def intercept(job: ReformJob) -> LayerReform:
+    return reforms.get("gauss-newton")(WithIntercept(**vars(job)))
+
+
+variant("lathe-uniform", search=uniform)
+variant("lathe-knapsack", default_evaluations=1)
+variant("lathe-evolution", search=evolution, default_evaluations=_EVOLUTION)
+variant("lathe-plus-evolution", default_evaluations=200)
+variant("lathe-paper-order", order="paper")
+variant("lathe-no-loop", search=partial(search, bank=plain_bank))
+variant("lathe-perplexity", search=partial(search, fitness=ByLoss))
+variant("lathe-no-reform", reform="none")
+variant("lathe-no-accumulation", reform="closed-form")
+variant("lathe-output-only", reform="sequential")
+variant("lathe-intercept", reform="gauss-newton-intercept")
+ABLATIONS = [name for name in methods.known() if name.startswith("lathe-")]

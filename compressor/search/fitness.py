@@ -71,7 +71,7 @@ class Fitness:
     """Judges plans on a few windows. Consecutive plans share the hidden states of common leading blocks.
 
     Args:
-        embedded: [B, T, D] input embeddings of the windows.
+        windows: [B, T] tokens. embedding: [V, D].
         dense: the dense blocks. subnet: the blocks of candidates.
     """
 
@@ -80,19 +80,25 @@ class Fitness:
         runner: BlockRunner,
         head: Head,
         space: Space,
-        embedded: torch.Tensor,
+        windows: torch.Tensor,
+        embedding: torch.Tensor,
         dense: Block,
         subnet: Block,
     ) -> None:
-        self._runner, self._head, self._space, self._subnet = runner, head, space, subnet
+        self._runner, self._space, self._subnet = runner, space, subnet
         widest = [0] * (2 * space.layers)
-        self._dense_states = self._states(embedded, dense, widest)
+        self.head, self.windows = head, windows
+        self._dense_states = self._states(embedding[windows], dense, widest)
         self._targets = head.targets(self._dense_states[-1])
         self._path: list[int] = widest
         self._stack = list(self._dense_states)
 
-    def kl(self, plan: Plan) -> float:
-        """KL(dense || plan) in nats per token."""
+    def measure(self, hidden_BTD: torch.Tensor) -> float:
+        """KL(dense || subnet) in nats per token from the subnet's last hidden states."""
+        return self.head.kl(self._targets, hidden_BTD)
+
+    def judge(self, plan: Plan) -> float:
+        """The measure of a plan."""
         indices = self._space.indices(plan)
         shared = next(
             (i for i, (a, b) in enumerate(zip(indices, self._path, strict=True)) if a != b), len(indices)
@@ -101,14 +107,14 @@ class Fitness:
         for position in range(shared, len(indices)):
             self._stack.append(self._step(self._stack[-1], position, indices[position], self._subnet))
         self._path = indices
-        return self._head.kl(self._targets, self._stack[-1])
+        return self.measure(self._stack[-1])
 
     def damage(self, position: int, level: int) -> float:
-        """KL with one block at a level and all others dense, replayed from the dense hidden states."""
+        """The measure of one block at a level and all others dense, replayed from the dense hidden states."""
         hidden = self._step(self._dense_states[position], position, level, self._subnet)
         for later in range(position + 1, 2 * self._space.layers):
             hidden = self._step(hidden, later, 0, self._subnet)
-        return self._head.kl(self._targets, hidden)
+        return self.measure(hidden)
 
     def _states(self, hidden: torch.Tensor, blocks: Block, indices: list[int]) -> list[torch.Tensor]:
         states = [hidden]

@@ -35,16 +35,33 @@ _EVALUATIONS = len(_EXPONENTS) * len(_ATTENTION) * len(_DROPPED)
 Judge = Callable[[Plan, int], float]
 
 
-def search(problem: Problem) -> Found:
+def reformed_bank(problem: Problem) -> Bank:
+    """Cut blocks with the closed-form reform."""
+    kinds = {"attention": 0, "ffn": 1}
+    return Bank(
+        problem.source.family,
+        problem.source.shape,
+        problem.layers,
+        problem.orders,
+        lambda layer, kind: (getattr(problem.statistics[layer], kind), problem.dampings[layer][kinds[kind]]),
+    )
+
+
+def search(
+    problem: Problem,
+    bank: Callable[[Problem], Bank] = reformed_bank,
+    fitness: type[Fitness] = Fitness,
+) -> Found:
     """The best plan of the budget by KL(dense || subnet) with every block reformed, on text that no
     statistics were taken from."""
-    stages = _stages(problem)
+    blocks = bank(problem).block
+    stages = [stage(problem, blocks, tokens, fitness) for tokens in _STAGE_TOKENS]
     damage = damage_table(problem, stages[0])
 
-    def judge(plan: Plan, stage: int) -> float:
-        key = f"plan {stage} {json.dumps(problem.space.indices(plan))}"
+    def judge(plan: Plan, number: int) -> float:
+        key = f"plan {number} {json.dumps(problem.space.indices(plan))}"
         bar.advance()
-        return problem.trace.judge(key, lambda: stages[stage].kl(plan), **_facts(problem, plan))
+        return problem.trace.judge(key, lambda: stages[number].judge(plan), **_facts(problem, plan))
 
     with problem.progress.stage("search: plans", problem.evaluations) as bar:
         seeds = solutions(problem, damage)[: problem.evaluations]
@@ -53,9 +70,9 @@ def search(problem: Problem) -> Found:
             seeds or [moves.mutate(problem.space.smallest)], moves, judge, problem.evaluations,
             lambda best: bar.note(f"KL {best:.4f} nats/token"),
         )  # fmt: skip
-    fitness, plan = ranked[0]
+    best, plan = ranked[0]
     selections = [select(order, layer) for order, layer in zip(problem.orders, plan, strict=True)]
-    return Found(plan, selections, fitness, problem.trace.asked)
+    return Found(plan, selections, best, problem.trace.asked)
 
 
 def solutions(problem: Problem, damage: np.ndarray) -> list[Plan]:
@@ -93,35 +110,19 @@ def damage_table(problem: Problem, fitness: Fitness) -> np.ndarray:
     return table
 
 
-def reformed_bank(problem: Problem) -> Bank:
-    """Cut blocks with the closed-form reform."""
-    kinds = {"attention": 0, "ffn": 1}
-    return Bank(
-        problem.source.family,
-        problem.source.shape,
-        problem.layers,
-        problem.orders,
-        lambda layer, kind: (getattr(problem.statistics[layer], kind), problem.dampings[layer][kinds[kind]]),
-    )
-
-
-def _stages(problem: Problem) -> list[Fitness]:
-    bank = reformed_bank(problem)
-    return [stage(problem, bank.block, tokens) for tokens in _STAGE_TOKENS]
-
-
-def stage(problem: Problem, blocks: Block, tokens: int) -> Fitness:
+def stage(problem: Problem, blocks: Block, tokens: int, fitness: type[Fitness] = Fitness) -> Fitness:
     """A judge on about so many tokens, from windows all over the text: many short ones judge better than
     few long ones."""
     length = min(_LENGTH, problem.windows.shape[1])
     windows = problem.windows.unfold(1, length, length).reshape(-1, length)
     count = min(len(windows), max(1, tokens // length))
     windows = windows[torch.linspace(0, len(windows) - 1, count).round().long()]
-    return Fitness(
+    return fitness(
         problem.runner,
         problem.head,
         problem.space,
-        problem.embedding[windows],
+        windows,
+        problem.embedding,
         lambda layer, _kind, _level: problem.layers[layer],
         blocks,
     )

@@ -26,6 +26,7 @@ SURFACE = {
         "models", "--text", "--window", "--windows", "--against", "--tasks", "--task-dir", "--json",
         "--debug", "--no-debug",
     },
+    "plan": {"model", "--calibration", "--calibration-tokens", "--seed", "--json", "--debug", "--no-debug"},
     "inspect": {"artefact", "--json", "--debug", "--no-debug"},
     "serve": {
         "out", "--host", "--port", "--engine", "--threads", "--max-batch", "--max-length", "--max-queue",

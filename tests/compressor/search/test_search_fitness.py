@@ -32,7 +32,7 @@ def fitness(lab: Lab, path: Path, reformed: bool = True) -> Fitness:
         return lab.layers[layer]
 
     return Fitness(
-        lab.runner, lab.head, problem.space, lab.embedded[:6], dense, bank.block
+        lab.runner, lab.head, problem.space, lab.windows[:6], lab.embedding, dense, bank.block
     )
 
 
@@ -44,7 +44,7 @@ def plans(lab: Lab, count: int) -> list[Plan]:
 
 
 def test_the_dense_plan_has_no_divergence(lab: Lab, tmp_path: Path) -> None:
-    assert fitness(lab, tmp_path).kl(PLANS["dense"]) == pytest.approx(0, abs=1e-6)
+    assert fitness(lab, tmp_path).judge(PLANS["dense"]) == pytest.approx(0, abs=1e-6)
 
 
 @torch.no_grad()
@@ -54,23 +54,23 @@ def test_divergence_is_that_of_the_two_models_logits(lab: Lab, tmp_path: Path) -
     for name in ("groups", "whole layers", "no ffn last"):
         subnet = reference(lab.source, PLANS[name])(ids).logits.log_softmax(-1)
         direct = (dense.exp() * (dense - subnet)).sum(-1).mean()
-        assert judge.kl(PLANS[name]) == pytest.approx(float(direct), rel=1e-3)
+        assert judge.judge(PLANS[name]) == pytest.approx(float(direct), rel=1e-3)
 
 
 def test_shared_leading_blocks_change_no_bit(lab: Lab, tmp_path: Path) -> None:
     shared, candidates = fitness(lab, tmp_path), plans(lab, 8)
     near = [candidates[0].replace(3, p[3]) for p in candidates]
     for plan in [*near, *candidates, *reversed(near)]:
-        assert shared.kl(plan) == fitness(lab, tmp_path).kl(plan)
+        assert shared.judge(plan) == fitness(lab, tmp_path).judge(plan)
 
 
 def test_damage_of_a_block_is_the_divergence_with_all_others_dense(lab: Lab, tmp_path: Path) -> None:
     judge, space = fitness(lab, tmp_path), make_space(lab.source.shape)
-    judge.kl(plans(lab, 1)[0])
+    judge.judge(plans(lab, 1)[0])
     for position in range(8):
         indices = [0] * 8
         indices[position] = 3
-        assert judge.damage(position, 3) == pytest.approx(judge.kl(space.plan(indices)), abs=1e-6)
+        assert judge.damage(position, 3) == pytest.approx(judge.judge(space.plan(indices)), abs=1e-6)
 
 
 @torch.no_grad()

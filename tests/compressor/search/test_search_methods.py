@@ -94,11 +94,19 @@ def test_a_search_that_starts_again_computes_nothing_twice(
     def refuse(*_: object) -> float:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("compressor.search.fitness.Fitness.kl", refuse)
+    monkeypatch.setattr("compressor.search.fitness.Fitness.judge", refuse)
     monkeypatch.setattr("compressor.search.fitness.Fitness.damage", refuse)
     monkeypatch.setattr(paper.Breeder, "loss", refuse)
     second = method.search(lab.problem(tmp_path, method.order))
     assert (second.plan, second.fitness) == (first.plan, first.fitness)
+
+
+def test_another_budget_costs_only_its_own_plans(lab: Lab, tmp_path: Path) -> None:
+    evaluations = methods.get("lathe").default_evaluations
+    lathe.search(lab.problem(tmp_path, evaluations=evaluations))
+    other = lab.problem(tmp_path, constraints=[lab.keep(0.8)], evaluations=evaluations)
+    lathe.search(other)
+    assert 0 < other.trace.asked - other.trace.replayed <= evaluations
 
 
 def test_the_default_search_beats_its_own_start(lab: Lab, tmp_path: Path) -> None:
