@@ -65,9 +65,10 @@ def search(
 
     with problem.progress.stage("search: plans", problem.evaluations) as bar:
         seeds = solutions(problem, damage)[: problem.evaluations]
+        evolving = problem.evaluations if problem.evaluations > _EVALUATIONS else 0
         moves = Moves(problem.space, problem.constraints, damage, random.Random(problem.seed))
         ranked = evolve(
-            seeds or [moves.mutate(problem.space.smallest)], moves, judge, problem.evaluations,
+            seeds or [moves.mutate(problem.space.smallest)], moves, judge, evolving,
             lambda best: bar.note(f"KL {best:.4f} nats/token"),
         )  # fmt: skip
     best, plan = ranked[0]
