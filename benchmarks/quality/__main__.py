@@ -36,7 +36,7 @@ def _arguments() -> argparse.Namespace:
     known = [OURS, *baselines.known()]
     parser.add_argument("--model", required=True, help="a checkpoint directory")
     parser.add_argument("--text", default="self", help="calibration text: file, folder, data set or `self`")
-    parser.add_argument("--eval", required=True, help="held-out text; several files separated by commas")
+    parser.add_argument("--eval", required=True, help="text to score on: files separated by commas, or `self`")
     parser.add_argument("--keeps", default="90%,80%,70%,60%,50%")
     parser.add_argument(
         "--methods",
