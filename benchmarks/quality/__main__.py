@@ -15,10 +15,8 @@ from pathlib import Path
 from benchmarks.quality import variants  # noqa: F401  registers variants of the default method
 from benchmarks.quality.contest import Contest
 from benchmarks.quality.setting import baselines
-from benchmarks.quality.table import table
+from benchmarks.quality.table import OURS, table
 from compressor.pipeline.options import WINDOW
-
-OURS = "lathe"
 
 
 def main() -> None:
@@ -36,7 +34,7 @@ def _arguments() -> argparse.Namespace:
     known = [OURS, *baselines.known()]
     parser.add_argument("--model", required=True, help="a checkpoint directory")
     parser.add_argument("--text", default="self", help="calibration text: file, folder, data set or `self`")
-    parser.add_argument("--eval", required=True, help="text to score on: files separated by commas, or `self`")
+    parser.add_argument("--eval", required=True, help="text to score on: files with commas, or `self`")
     parser.add_argument("--keeps", default="90%,80%,70%,60%,50%")
     parser.add_argument(
         "--methods",

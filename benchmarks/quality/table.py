@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
 from compressor.latency.workload import parse_share
+
+OURS = "lathe"
+ROUNDED = ("int8", "int4")
+"""Not of a size with the others."""
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -34,7 +39,22 @@ def _of_text(rows: list[dict[str, Any]], text: str) -> str:
         counted, took = (int(median(r[k] for r in mine)) for k in ("candidates", "seconds"))
         memory = max(r["peak_memory_bytes"] for r in mine) / 2**30
         lines.append(f"| {name} | {values} | {counted} | {took} | {memory:.2f} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_margins(names, keeps, cells)])
+
+
+def _margins(
+    names: list[str], keeps: list[str], cells: dict[tuple[str, str], list[float]]
+) -> Iterator[str]:
+    """How our loss increase compares with the best rival's, and with the paper's."""
+    rivals = [n for n in names if n not in (OURS, *ROUNDED) and not n.startswith(f"{OURS}-")]
+    for title, others in (("the best of the others", rivals), ("the paper", ["paper"])):
+        shares = []
+        for keep in keeps:
+            best = min((median(cells[o, keep]) for o in others if (o, keep) in cells), default=None)
+            ours = cells.get((OURS, keep))
+            shares.append(f"{keep}: {median(ours) / best:.2f}" if ours and best else f"{keep}: -")
+        if rivals and any(not s.endswith("-") for s in shares):
+            yield f"\n{OURS} over {title}: " + ", ".join(shares)
 
 
 def _cell(values: list[float]) -> str:

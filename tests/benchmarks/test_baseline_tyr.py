@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from other_settings import KINDS, direct_kl, is_deterministic, make_setting
 from benchmarks.quality.baselines import tyr as method
 from benchmarks.quality.baselines.tyr import evolve, helps, mutate, start, tyr
 from benchmarks.quality.blocks import kinds
-from benchmarks.quality.judge import Judge
+from benchmarks.quality.judge import Block, Judge, Levels
 from benchmarks.quality.setting import Setting
 from benchmarks.quality.supernet import Structure, layers, ranking, supernet, widths_around
 
@@ -134,6 +135,31 @@ def test_evolution_lowers_kl_and_judges_as_many_as_it_may(setting: Setting) -> N
     before, after = (direct_kl(setting, layers(setting, structures, p), setting.fit) for p in (plan, found))
     assert judged == 60
     assert after < 0.97 * before
+
+
+class PreferringTheStart(Judge):
+    """Ranks plans by how few widths differ from one plan; notes what it was asked."""
+
+    def __init__(self, plan: Levels) -> None:
+        self.plan, self.asked = plan, []
+
+    def best(
+        self, candidates: Iterable[Levels], block: Block, tokens: int, survivors: int
+    ) -> list[tuple[float, Levels]]:
+        ranked = sorted((sum(a != b for a, b in zip(c, self.plan, strict=True)), c) for c in candidates)
+        self.asked.append((tokens, survivors, {c for _, c in ranked}))
+        return ranked[:survivors]
+
+
+def test_stages_narrow_and_the_parent_takes_part_in_the_last(setting: Setting) -> None:
+    plan = (2, 50) * 4
+    structures = supernet(setting, widths_around(setting, plan, 0.125), first_order=False)
+    judge = PreferringTheStart(plan)
+    assert evolve(setting, judge, structures, plan, 50, random.Random(0)) == (plan, 50)
+    for first, second, last in zip(judge.asked[::3], judge.asked[1::3], judge.asked[2::3], strict=True):
+        assert [stage[:2] for stage in (first, second, last)] == [(512, 4), (2048, 2), (4096, 1)]
+        assert [len(stage[2]) for stage in (first, second, last)] == [25, 4, 3]
+        assert plan in last[2] and plan not in first[2] | second[2]
 
 
 def test_the_first_order_term_is_taken_where_it_helps(setting: Setting) -> None:
