@@ -130,7 +130,7 @@ class Solver:
 
     @property
     def trace_path(self) -> Path:
-        return self.run.path / f"trace-{self.prepared.key}.jsonl"
+        return self.run.path / f"trace-{self.options.method}-{self.prepared.key}.jsonl"
 
     def _search(self) -> Found:
         constraints = list(self.card.constraints)
