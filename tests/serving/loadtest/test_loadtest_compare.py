@@ -100,16 +100,20 @@ def test_an_interrupted_test_leaves_no_server(tmp_path: Path, number: signal.Sig
     dense = place(tmp_path, "dense", metrics="", ttft_s=0.05)
     subnet = place(tmp_path, "subnet", metrics="", ttft_s=0.05)
     code = (
-        "import sys; from serving.loadtest.compare import *; from serving.loadtest.load import Load;"
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"  # ignored under nohup
+        "from serving.loadtest.compare import *; from serving.loadtest.load import Load;"
         f"compare({str(subnet)!r}, {str(dense)!r}, Load(concurrency=1, duration_s=60),"
         f"serving=Serving({FAKE!r}))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 30
-        while not (dense / "pid").exists() or not (subnet / "pid").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        os.kill(process.pid, number)
-        assert process.wait(30) != 0
+        try:
+            deadline = time.monotonic() + 30
+            while not (dense / "pid").exists() or not (subnet / "pid").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            os.kill(process.pid, number)
+            assert process.wait(30) != 0
+        finally:
+            process.kill()
     assert gone(dense)
     assert gone(subnet)
