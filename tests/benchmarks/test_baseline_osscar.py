@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 from other_settings import KINDS, is_deterministic, make_setting
 
-from benchmarks.quality.baselines.osscar import osscar, prune, swap
+from benchmarks.quality.baselines.osscar import osscar, prune, shapes, swap
 from benchmarks.quality.obs import removal_costs, remove, return_gains, solve
 from benchmarks.quality.setting import Setting
 from compressor.order.elimination import eliminate
+from compressor.plan import Plan
 
 
 def problem(seed: int, inputs: int = 12, outputs: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,6 +102,18 @@ def test_budget_is_kept_and_used(setting: Setting, keep: float) -> None:
     assert keep * setting.dense_parameters - width < found.parameters <= keep * setting.dense_parameters
     assert found.plan is not None
     assert found.parameters == setting.shape.decoder_parameters(found.plan)
+
+
+@pytest.mark.parametrize("keep", [0.85, 0.7, 0.6, 0.35])
+def test_groups_are_rounded_to_what_held_out_text_prefers(setting: Setting, keep: float) -> None:
+    tried, layers = shapes(setting, keep), setting.shape.num_layers
+    assert [shape.kv_heads for shape in tried] == [int(keep * 4), int(keep * 4) + 1]
+    for shape in tried:
+        wider = replace(shape, ffn=shape.ffn + 1)
+        small, large = (setting.shape.decoder_parameters([s] * layers) for s in (shape, wider))
+        assert small <= keep * setting.dense_parameters < large
+    losses = [setting.loss(prune(setting, shape), setting.heldout) for shape in tried]
+    assert osscar(setting, keep).plan == Plan((tried[int(np.argmin(losses))],) * layers)
 
 
 def test_all_parameters_is_dense(setting: Setting) -> None:

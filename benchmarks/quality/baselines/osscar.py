@@ -11,10 +11,13 @@ Settings are those of the authors' code (mazumder-lab/OSSCAR): damping of 1e-2 o
 Gram matrix of both sides (it pulls towards W0), at most 30 swaps that start at ten channels or five heads.
 Chosen here: KV groups for heads; blocks go one by one (the code: ten channels, two heads at once) up to 512
 channels; local search in every projection (the code leaves it to a switch); the FFN reads what its own
-layer's pruned attention gives (the code prunes both on one pass).
+layer's pruned attention gives (the code prunes both on one pass). Where `keep` is no whole number of groups,
+held-out text says whether to round down or up; the FFN fills the budget.
 """
 
 from __future__ import annotations
+
+from math import ceil, floor
 
 import torch
 
@@ -35,8 +38,22 @@ _ITERATIONS = 30
 
 @baselines.register("osscar")
 def osscar(setting: Setting, keep: float) -> Subnet:
-    shape = setting.uniform(keep)
-    return setting.subnet(prune(setting, shape), plan=Plan((shape,) * setting.shape.num_layers))
+    tried = [(prune(setting, shape), shape) for shape in shapes(setting, keep)]
+    layers, shape = min(tried, key=lambda one: setting.loss(one[0], setting.heldout))
+    return setting.subnet(layers, candidates=len(tried), plan=Plan((shape,) * len(layers)))
+
+
+def shapes(setting: Setting, keep: float) -> list[LayerShape]:
+    """Widths that fill the budget, attention at `keep` rounded down and up to whole groups."""
+    (attention, ffn), shape, found = kinds(setting), setting.shape, []
+    pruned = attention.units * attention.parameters + ffn.units * ffn.parameters
+    dense = setting.dense_parameters / shape.num_layers
+    exact = keep * attention.units
+    for groups in sorted({floor(exact), ceil(exact)} - {0}):
+        width = int((keep * dense - (dense - pruned) - groups * attention.parameters) // ffn.parameters)
+        if 0 < width <= ffn.units:
+            found.append(LayerShape(groups * shape.layer.heads_per_group, groups, width))
+    return found or [setting.uniform(keep)]
 
 
 def prune(setting: Setting, shape: LayerShape) -> list[Weights]:
