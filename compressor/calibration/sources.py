@@ -44,6 +44,15 @@ def read_whole(argument: str) -> str:
     return "\n\n".join(_read(argument))
 
 
+def parts_of(argument: str) -> list[str]:
+    """The files and folders of a list with commas; anything else is one part."""
+    return argument.split(",") if _is_list(argument) else [argument]
+
+
+def _is_list(argument: str) -> bool:
+    return "," in argument and all(Path(p).exists() for p in argument.split(","))
+
+
 def _read(argument: str) -> list[str]:
     for claims, source in _REGISTRY:
         if claims(argument):
@@ -67,10 +76,10 @@ def from_file(argument: str) -> list[str]:
     return text.split(DOCUMENT_SEPARATOR)
 
 
-@text_source(lambda argument: "," in argument and all(Path(p).exists() for p in argument.split(",")))
+@text_source(_is_list)
 def from_several(argument: str) -> list[str]:
     """Files and folders, separated by commas, one after another."""
-    return [document for part in argument.split(",") for document in _read(part)]
+    return [document for part in parts_of(argument) for document in _read(part)]
 
 
 @text_source(lambda argument: Path(argument).is_dir())

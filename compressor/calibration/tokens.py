@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from compressor.calibration.selfgen import write_samples
-from compressor.calibration.sources import read_documents
+from compressor.calibration.sources import parts_of, read_documents
 from compressor.errors import UserError
 from compressor.progress import Progress
 from compressor.source import Source
@@ -32,7 +32,8 @@ class Calibration:
 def load_calibration(
     source: Source, argument: str, *, tokens: int, window: int, seed: int, progress: Progress
 ) -> Calibration:
-    """Windows from a file, folder, data set or `self`; one in eight is held out.
+    """Windows from a file, folder, data set or `self`; one in eight is held out. Of several texts, listed
+    with commas, each gives an equal share, or all that it has.
 
     Raises:
         UserError: no such text, or too little of it for two windows.
@@ -43,7 +44,9 @@ def load_calibration(
     if argument == SELF:
         windows = write_samples(source, windows=wanted, length=window, seed=seed, progress=progress)
     else:
-        windows = spread(token_windows(source, argument, window), wanted, seed)
+        texts = [token_windows(source, part, window) for part in parts_of(argument)]
+        counts = fair_shares([len(t) for t in texts], wanted)
+        windows = torch.cat([spread(t, n, seed) for t, n in zip(texts, counts, strict=True)])
     if len(windows) < 2:
         raise UserError(
             f"the calibration text {argument} gives {len(windows)} windows of {window} tokens, not two",
@@ -99,3 +102,11 @@ def spread(windows: torch.Tensor, wanted: int, seed: int) -> torch.Tensor:
         return windows
     drawn = torch.rand(wanted, generator=torch.Generator().manual_seed(seed))
     return windows[((torch.arange(wanted) + drawn) * (len(windows) / wanted)).long()]
+
+
+def fair_shares(sizes: list[int], wanted: int) -> list[int]:
+    """`wanted` split evenly, none above its size; what the small ones lack the others give."""
+    shares = [0] * len(sizes)
+    for done, index in enumerate(sorted(range(len(sizes)), key=sizes.__getitem__)):
+        shares[index] = min(sizes[index], (wanted - sum(shares)) // (len(sizes) - done))
+    return shares

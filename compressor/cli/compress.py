@@ -73,7 +73,7 @@ def compress(
     calibration: Annotated[
         str,
         typer.Option(
-            help="Files or folders (several: with commas), a data set, or `self`: the model's own.",
+            help="Files or folders (with commas: equal shares), a data set, or `self`: the model's own.",
             rich_help_panel=_TEXT,
         ),
     ] = "self",

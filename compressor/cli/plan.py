@@ -13,7 +13,7 @@ from compressor.cli.common import emit
 def plan(
     model: Annotated[str, typer.Argument(help="A Hugging Face checkpoint directory, or a hub name.")],
     calibration: Annotated[
-        str, typer.Option(help="Files or folders (several: with commas), a data set, or `self`.")
+        str, typer.Option(help="Files or folders (with commas: equal shares), a data set, or `self`.")
     ] = "self",
     calibration_tokens: Annotated[int, typer.Option(help="How much of it is used.")] = 16_384,
     seed: Annotated[int, typer.Option(help="Of the calibration text.")] = 0,

@@ -11,7 +11,7 @@ from tiny_server import save_checkpoint
 
 from compressor.calibration import Calibration, load_calibration, token_windows
 from compressor.calibration.sources import read_documents
-from compressor.calibration.tokens import load_tokenizer
+from compressor.calibration.tokens import fair_shares, load_tokenizer
 from compressor.errors import UserError
 from compressor.progress import Progress
 from compressor.source import Source, open_source
@@ -99,6 +99,24 @@ def test_one_window_in_eight_is_held_out_and_none_is_in_both(tmp_path: Path, sou
     assert found.fit.shape == (14, 32)
     assert found.heldout.shape == (2, 32)
     assert not {tuple(row) for row in found.fit.tolist()} & {tuple(row) for row in found.heldout.tolist()}
+
+
+def test_several_texts_give_equal_shares_whatever_their_sizes(tmp_path: Path, source: Source) -> None:
+    (tmp_path / "long.txt").write_text("".join(f"{i} comes before {i + 1}. " for i in range(4000)))
+    (tmp_path / "short.txt").write_text("".join(f"fox {i} and dog {i}. " for i in range(400)))
+    found = load(source, f"{tmp_path}/long.txt,{tmp_path}/short.txt", tokens=32 * 14)
+    short = {tuple(row) for row in token_windows(source, str(tmp_path / "short.txt"), 32).tolist()}
+    for windows in (found.fit, found.heldout):
+        assert sum(tuple(row) in short for row in windows.tolist()) == len(windows) // 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "wanted", "shares"),
+    [([9, 9], 6, [3, 3]), ([9, 1, 9], 9, [4, 1, 4]), ([2, 2], 9, [2, 2]), ([5], 3, [3]), ([9, 9], 5, [3, 2])],
+)
+def test_what_a_small_text_lacks_the_others_give(sizes: list[int], wanted: int, shares: list[int]) -> None:
+    assert sorted(fair_shares(sizes, wanted)) == sorted(shares)
+    assert all(share <= size for share, size in zip(fair_shares(sizes, wanted), sizes, strict=True))
 
 
 def test_windows_are_no_longer_than_the_models_positions(source: Source, tmp_path: Path) -> None:
