@@ -23,6 +23,7 @@ from compressor.pipeline.rundir import RunDirectory, key
 from compressor.pipeline.solve import Round
 from compressor.progress import Progress
 from compressor.reform.final import Finished, ReformJob, reforms
+from compressor.reform.whole import ITERATIONS, refine_model
 
 _EVALUATION_WINDOWS = 64
 _PARITY_TOKENS = 64
@@ -60,7 +61,28 @@ def reform(card: Card, prepared: Prepared, chosen: Round, run: RunDirectory, pro
                 partial(layer, index, lambda done: finished_layer(run, name, done)),
             )
             bar.advance()
+    for number in range(card.method.whole_rounds):
+        refined = f"{name}-{number}"
+        gained = run.json(f"whole-{refined}", partial(_refine, prepared, run, progress, name, refined))
+        if gained["after"] >= gained["before"]:
+            break
+        name = refined
     return name
+
+
+def _refine(
+    prepared: Prepared, run: RunDirectory, progress: Progress, name: str, refined: str
+) -> dict[str, float]:
+    """One round over the whole subnet, from the layers called `name` to those called `refined`."""
+    p, count = prepared, len(prepared.layers)
+    with progress.stage("reform: the whole subnet", ITERATIONS + 1) as bar:
+        subnet = [finished_layer(run, name, i) for i in range(count)]
+        layers, before, after = refine_model(
+            p.runner, p.head, p.layers, subnet, p.embedding[p.windows], p.heldout, bar.advance
+        )
+    for index, layer in enumerate(layers):
+        run.tensors(f"reformed-{refined}-{index:03d}", partial(dict, layer))
+    return {"before": before, "after": after}
 
 
 def finished_layer(run: RunDirectory, name: str, index: int) -> Finished:

@@ -32,8 +32,39 @@ class Head:
     def __init__(self, runner: BlockRunner, norm: torch.Tensor, weight_VD: torch.Tensor) -> None:
         self._runner, self._norm, self._weight = runner, norm, weight_VD
 
+    def normed(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """What the LM head reads."""
+        return self._runner.final_norm(self._norm, hidden_BTD)
+
     def logprobs(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
-        return torch.log_softmax(self._runner.final_norm(self._norm, hidden_BTD) @ self._weight.T, -1)
+        return torch.log_softmax(self.normed(hidden_BTD) @ self._weight.T, -1)
+
+    def difference(self, dense_BTD: torch.Tensor, normed_BTD: torch.Tensor) -> torch.Tensor:
+        """[B, T, D]: minus the gradient of KL(dense || subnet) by what the subnet's head reads."""
+        return torch.cat([
+            (self._shares(p) - self._shares(q)) @ self._weight
+            for p, q in zip(dense_BTD.split(1), normed_BTD.split(1), strict=True)
+        ])
+
+    def curvature(self, normed_BTD: torch.Tensor, change_BTD: torch.Tensor) -> torch.Tensor:
+        """[B, T, D]: the Hessian of the KL by what the head reads, times a change of that."""
+        parts = []
+        for normed, change in zip(normed_BTD.split(1), change_BTD.split(1), strict=True):
+            q, moved = self._shares(normed), change @ self._weight.T
+            parts.append((q * (moved - (q * moved).sum(-1, keepdim=True))) @ self._weight)
+        return torch.cat(parts)
+
+    def sampled_gradient(self, normed_BTD: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """[B, T, D]: the gradient of the loss on tokens drawn from the subnet's own distribution."""
+        parts = []
+        for normed in normed_BTD.split(1):
+            q = self._shares(normed)
+            drawn = torch.multinomial(q.flatten(0, 1), 1, generator=generator).view(*q.shape[:2], 1)
+            parts.append(q.scatter_add(-1, drawn, q.new_full(drawn.shape, -1.0)) @ self._weight)
+        return torch.cat(parts)
+
+    def _shares(self, normed_BTD: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(normed_BTD @ self._weight.T, -1)
 
     def loss(self, windows_BT: torch.Tensor, hidden_BTD: torch.Tensor) -> float:
         """Mean negative log-likelihood in nats per predicted token."""

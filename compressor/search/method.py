@@ -60,13 +60,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Method:
-    """A search with the order and the final reform that belong to it."""
+    """A search with the order and the final reform that belong to it. whole_rounds: of `reform/whole.py`,
+    after the reform."""
 
     name: str
     order: str
     reform: str
     search: Callable[[Problem], Found]
     default_evaluations: int
+    whole_rounds: int = 0
 
 
 methods: Registry[Method] = Registry("method", "compressor.search.methods")

@@ -136,6 +136,7 @@ def _facts(problem: Problem, plan: Plan) -> dict[str, object]:
 methods.add(
     "lathe",
     Method(
-        "lathe", order="elimination", reform="gauss-newton", search=search, default_evaluations=_EVALUATIONS
-    ),
+        "lathe", order="elimination", reform="gauss-newton", search=search, default_evaluations=_EVALUATIONS,
+        whole_rounds=2,
+    ),  # fmt: skip
 )

@@ -9,6 +9,7 @@ from tiny_problem import Lab, make_lab
 
 from compressor.forward import Weights
 from compressor.reform import gauss_newton
+from compressor.reform.conjugate import iterates
 from compressor.reform.gauss_newton import refine_block
 from compressor.surgery import LayerOrder, cut_attention, cut_ffn, select
 
@@ -71,13 +72,12 @@ def test_iterations_lead_to_the_damped_gauss_newton_step(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gauss_newton, "_DAMPING", 0.3)
-    monkeypatch.setattr(gauss_newton, "_PATIENCE", 10_000)
     start = {n: v[:3] if "gate" in n or "up" in n else v for n, v in cut(lab, "ffn").items()}
     start["mlp.down_proj.weight"] = start["mlp.down_proj.weight"][:, :3]
     names = lab.runner.projections("ffn")
     target = run(lab, "ffn", lab.layers[LAYER])
-    step = gauss_newton._Step(lab.runner, "ffn", start, lab.embedded, target, lab.heldout)
-    *_, (_, last) = step.candidates(60)
+    step = gauss_newton.BlockStep(lab.runner, "ffn", start, lab.embedded, target, lab.heldout)
+    *_, (_, last) = iterates(step, 60, patience=10_000)
     found = torch.cat([(last[n] - start[n]).flatten() for n in names]).double()
 
     fit, sizes = ~lab.heldout, [start[n].numel() for n in names]
@@ -90,7 +90,7 @@ def test_iterations_lead_to_the_damped_gauss_newton_step(
     flat = torch.cat([start[n].flatten() for n in names])
     jacobian = torch.func.jacrev(outputs, chunk_size=512)(flat).double()
     tokens = x.shape[0] * x.shape[1]
-    ridge = step._factors()._ridge
+    ridge = step.factors()._ridge
     penalty = torch.cat([torch.full((size,), ridge[n]) for n, size in zip(names, sizes, strict=True)])
     normal = jacobian.T @ jacobian / tokens + penalty.double().diag()
     right = jacobian.T @ (wanted.flatten() - outputs(flat)).detach().double() / tokens
