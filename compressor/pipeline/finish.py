@@ -23,7 +23,7 @@ from compressor.pipeline.rundir import RunDirectory, key
 from compressor.pipeline.solve import Round
 from compressor.progress import Progress
 from compressor.reform.final import Finished, ReformJob, reforms
-from compressor.reform.whole import ITERATIONS, refine_model
+from compressor.reform.whole import ITERATIONS, WORTHWHILE, refine_model
 
 _EVALUATION_WINDOWS = 64
 _PARITY_TOKENS = 64
@@ -64,9 +64,10 @@ def reform(card: Card, prepared: Prepared, chosen: Round, run: RunDirectory, pro
     for number in range(card.method.whole_rounds):
         refined = f"{name}-{number}"
         gained = run.json(f"whole-{refined}", partial(_refine, prepared, run, progress, name, refined))
-        if gained["after"] >= gained["before"]:
+        if gained["after"] < gained["before"]:
+            name = refined
+        if gained["after"] > WORTHWHILE * gained["before"]:
             break
-        name = refined
     return name
 
 

@@ -22,11 +22,11 @@ from compressor.search.fitness import Head
 from compressor.statistics.gram import Gram
 
 ITERATIONS = 4
-_DAMPING = 0.1
+WORTHWHILE = 0.9
+"""A round that leaves more than this share of the divergence is the last."""
+_DAMPING = 1.0
 _ROWS = 4
-_FACTOR_BATCHES = 2
-_THINNED = 2
-"""One batch in so many gives the curvature; all give the descent."""
+_FACTOR_BATCHES = 8
 
 
 def refine_model(
@@ -88,7 +88,7 @@ class ModelStep:
             dense = self._normed(self._dense, self._embedded[part])
             return self._head.difference(dense, normed)
 
-        return self._pull(missing, self._fit)
+        return self._pull(missing)
 
     def curvature(self, direction: Tensors) -> Tensors:
         length = small_step(self.start, direction)
@@ -98,7 +98,7 @@ class ModelStep:
             change = (self._normed(moved, self._embedded[part]) - normed) / length
             return self._head.curvature(normed, change)
 
-        return self._pull(image, self._fit[::_THINNED])
+        return self._pull(image)
 
     def factors(self) -> Factors:
         """From the gradients of tokens drawn from the subnet's own distribution, on a few batches."""
@@ -117,15 +117,11 @@ class ModelStep:
                 gives[name].add_batch(gradient)
         return Factors({n: reads[n].mean() for n in reads}, {n: gives[n].mean() for n in gives}, _DAMPING)
 
-    def _pull(
-        self,
-        vectors: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-        parts: Sequence[torch.Tensor],
-    ) -> Tensors:
+    def _pull(self, vectors: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Tensors:
         """J^T v per token with v of a batch made from its indices and what the head reads of it."""
         leaves = {n: w.clone().requires_grad_() for n, w in self.start.items()}
-        tokens = sum(len(p) for p in parts) * self._embedded.shape[1]
-        for part in parts:
+        tokens = sum(len(p) for p in self._fit) * self._embedded.shape[1]
+        for part in self._fit:
             with torch.enable_grad():
                 normed = self._normed(self.layers(leaves), self._embedded[part])
             with torch.no_grad():

@@ -60,8 +60,8 @@ class Found:
 
 @dataclass(frozen=True)
 class Method:
-    """A search with the order and the final reform that belong to it. whole_rounds: of `reform/whole.py`,
-    after the reform."""
+    """A search with the order and the final reform that belong to it. whole_rounds: at most so many of
+    `reform/whole.py` after the reform."""
 
     name: str
     order: str

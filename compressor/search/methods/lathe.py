@@ -137,6 +137,6 @@ methods.add(
     "lathe",
     Method(
         "lathe", order="elimination", reform="gauss-newton", search=search, default_evaluations=_EVALUATIONS,
-        whole_rounds=2,
+        whole_rounds=3,
     ),  # fmt: skip
 )
