@@ -61,9 +61,9 @@ def reform(card: Card, prepared: Prepared, chosen: Round, run: RunDirectory, pro
                 partial(layer, index, lambda done: finished_layer(run, name, done)),
             )
             bar.advance()
-    dense = chosen.plan == card.source.shape.dense_plan
-    for _ in range(0 if dense else card.method.whole_rounds):
-        refined = key(name, prepared.text_share)
+    rounds = 0 if chosen.plan == card.source.shape.dense_plan else card.method.whole_rounds
+    for number in range(rounds):
+        refined = f"{name}-{number}"
         gained = run.json(f"whole-{refined}", partial(_refine, prepared, run, progress, name, refined))
         if gained["after"] < gained["before"]:
             name = refined
@@ -80,7 +80,7 @@ def _refine(
     with progress.stage("reform: the whole subnet", ITERATIONS + 1) as bar:
         subnet = [finished_layer(run, name, i) for i in range(count)]
         layers, before, after = refine_model(
-            p.runner, p.head, p.layers, subnet, p.embedding, p.windows, p.heldout, p.text_share, bar.advance
+            p.runner, p.head, p.layers, subnet, p.embedding[p.windows], p.heldout, bar.advance
         )
     for index, layer in enumerate(layers):
         run.tensors(f"reformed-{refined}-{index:03d}", partial(dict, layer))

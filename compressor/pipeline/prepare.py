@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from compressor.calibration import Calibration, load_calibration
-from compressor.calibration.tokens import SELF
 from compressor.forward import BlockRunner, Weights
 from compressor.order import orders
 from compressor.pipeline.options import WINDOW, Options
@@ -19,7 +18,6 @@ from compressor.pipeline.rundir import RunDirectory, key, source_key
 from compressor.plan import LayerShape
 from compressor.progress import Progress
 from compressor.reform import choose_damping
-from compressor.reform.whole import TEXT
 from compressor.search.fitness import Head
 from compressor.statistics import LayerStatistics, collect_layer
 from compressor.statistics.collect import batches
@@ -28,8 +26,7 @@ from compressor.surgery import LayerOrder, rows, select
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that searches and reforms read. windows: [n, T] fitted and held-out; heldout: [n] bool.
-    text_share: of the windows' own tokens in what the last reform aims at."""
+    """All that searches and reforms read. windows: [n, T] fitted and held-out; heldout: [n] bool."""
 
     key: str
     runner: BlockRunner
@@ -41,7 +38,6 @@ class Prepared:
     statistics: list[LayerStatistics]
     orders: list[LayerOrder]
     dampings: list[tuple[float, float]]
-    text_share: float
 
 
 def prepare(options: Options, card: Card, run: RunDirectory, progress: Progress) -> Prepared:
@@ -60,8 +56,7 @@ def prepare(options: Options, card: Card, run: RunDirectory, progress: Progress)
     layers: list[Weights] = [source.layer(i) for i in range(source.shape.num_layers)]
     layer_key = key(text_key, card.method.order)
     walk = _Walk(runner, layers, embedding[windows], heldout)
-    share = 0.0 if options.calibration == SELF else TEXT
-    prepared = Prepared(layer_key, runner, head, embedding, layers, windows, heldout, [], [], [], share)
+    prepared = Prepared(layer_key, runner, head, embedding, layers, windows, heldout, [], [], [])
     with progress.stage("calibrate and order: layers", len(layers)) as bar:
         for index, weights in enumerate(layers):
             tensors = run.tensors(

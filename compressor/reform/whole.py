@@ -6,11 +6,8 @@ its Jacobian by all projections of all layers:
 
     descent = J^T W^T (p - q),    curvature = J^T W^T (diag q - q q^T) W J
 
-solved for in `conjugate.py`. A round is one step, linearised anew; the iteration is kept that errs least on
-held-out windows.
-
-A tenth of the target is the calibration text itself (p there is 0.9 p + 0.1 on the token that came), as
-methods with a first-order term read the text, too; none of it where the model wrote the text.
+solved for in `conjugate.py`. The targets are the dense model's own distributions: no labels. A round is one
+step, linearised anew; a round that no held-out window gains from is dropped.
 """
 
 from __future__ import annotations
@@ -27,8 +24,6 @@ from compressor.statistics.gram import Gram
 ITERATIONS = 4
 WORTHWHILE = 0.9
 """A round that leaves more than this share of the divergence is the last."""
-TEXT = 0.1
-"""Share of the text's own tokens in the target."""
 _DAMPING = 1.0
 _ROWS = 4
 _FACTOR_BATCHES = 8
@@ -36,18 +31,14 @@ _FACTOR_BATCHES = 8
 
 def refine_model(
     runner: BlockRunner, head: Head, dense: Sequence[Weights], subnet: Sequence[Weights],
-    embedding: torch.Tensor, windows: torch.Tensor, heldout: torch.Tensor, text: float,
-    advance: Callable[[], None] = lambda: None,
+    embedded: torch.Tensor, heldout: torch.Tensor, advance: Callable[[], None] = lambda: None,
 ) -> tuple[list[Tensors], float, float]:  # fmt: skip
-    """The layers after one round, and their divergence from dense before and after it: (1 - text) KL + text x
-    loss increase, nats per held-out token.
+    """The layers after one round, and KL(dense || subnet) in nats per held-out token before and after it.
 
     Args:
-        dense, subnet: layers. embedding: [V, D]. windows: [B, T] tokens. heldout: [B] bool.
-        text: share of the windows' own tokens in the target.
-        advance: called after every iteration.
+        dense, subnet: layers. embedded: [B, T, D]. heldout: [B] bool. advance: called after every iteration.
     """
-    step = ModelStep(runner, head, dense, subnet, embedding, windows, heldout, text)
+    step = ModelStep(runner, head, dense, subnet, embedded, heldout)
     found = []
     for candidate in iterates(step, ITERATIONS, patience=1):
         found.append(candidate)
@@ -61,10 +52,10 @@ class ModelStep:
 
     def __init__(
         self, runner: BlockRunner, head: Head, dense: Sequence[Weights], subnet: Sequence[Weights],
-        embedding: torch.Tensor, windows: torch.Tensor, heldout: torch.Tensor, text: float,
+        embedded: torch.Tensor, heldout: torch.Tensor,
     ) -> None:  # fmt: skip
         self._runner, self._head, self._dense, self._subnet = runner, head, dense, subnet
-        self._embedding, self._windows, self._text = embedding, windows, text
+        self._embedded = embedded
         self._fit, held = (torch.nonzero(heldout == apart)[:, 0].split(_ROWS) for apart in (False, True))
         self.start = {
             f"{index}:{name}": layer[name]
@@ -74,8 +65,7 @@ class ModelStep:
             if name in layer
         }
         with torch.no_grad():
-            states = [(b, self._hidden(dense, b)) for b in held]
-            self._heldout = [(b, head.targets(x), head.loss(windows[b], x)) for b, x in states]
+            self._heldout = [(b, head.targets(self._hidden(dense, embedded[b]))) for b in held]
 
     def layers(self, weights: Tensors) -> list[Tensors]:
         return [
@@ -85,20 +75,18 @@ class ModelStep:
 
     @torch.no_grad()
     def error(self, weights: Tensors) -> float:
-        """Divergence in nats per held-out token."""
-        layers, total = self.layers(weights), 0.0
-        for part, targets, loss in self._heldout:
-            hidden = self._hidden(layers, part)
-            increase = self._head.loss(self._windows[part], hidden) - loss
-            total += len(part) * (
-                (1 - self._text) * self._head.kl(targets, hidden) + self._text * increase
-            )
-        return total / sum(len(part) for part, *_ in self._heldout)
+        """KL in nats per held-out token."""
+        layers = self.layers(weights)
+        parts = [
+            (len(b), self._head.kl(targets, self._hidden(layers, self._embedded[b])))
+            for b, targets in self._heldout
+        ]
+        return sum(rows * kl for rows, kl in parts) / sum(rows for rows, _ in parts)
 
     def descent(self) -> Tensors:
         def missing(part: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
-            dense = self._normed(self._dense, part)
-            return self._head.difference(dense, normed, self._windows[part], self._text)
+            dense = self._normed(self._dense, self._embedded[part])
+            return self._head.difference(dense, normed)
 
         return self._pull(missing)
 
@@ -107,7 +95,7 @@ class ModelStep:
         moved = self.layers(add(self.start, direction, length))
 
         def image(part: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
-            change = (self._normed(moved, part) - normed) / length
+            change = (self._normed(moved, self._embedded[part]) - normed) / length
             return self._head.curvature(normed, change)
 
         return self._pull(image)
@@ -121,7 +109,7 @@ class ModelStep:
             seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
             with torch.enable_grad():
                 layers = self.layers({n: w.clone().requires_grad_() for n, w in self.start.items()})
-                normed = self._normed(layers, part, seen)
+                normed = self._normed(layers, self._embedded[part], seen)
             probe = self._head.sampled_gradient(normed.detach(), generator)
             gradients = torch.autograd.grad(normed, [made for _, made in seen.values()], probe)
             for (name, (read, _)), gradient in zip(seen.items(), gradients, strict=True):
@@ -132,10 +120,10 @@ class ModelStep:
     def _pull(self, vectors: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Tensors:
         """J^T v per token with v of a batch made from its indices and what the head reads of it."""
         leaves = {n: w.clone().requires_grad_() for n, w in self.start.items()}
-        tokens = sum(len(p) for p in self._fit) * self._windows.shape[1]
+        tokens = sum(len(p) for p in self._fit) * self._embedded.shape[1]
         for part in self._fit:
             with torch.enable_grad():
-                normed = self._normed(self.layers(leaves), part)
+                normed = self._normed(self.layers(leaves), self._embedded[part])
             with torch.no_grad():
                 vector = vectors(part, normed.detach())
             normed.backward(vector / tokens)
@@ -144,12 +132,10 @@ class ModelStep:
     def _hidden(
         self,
         layers: Sequence[Weights],
-        part: torch.Tensor,
+        hidden_BTD: torch.Tensor,
         seen: dict[str, tuple[torch.Tensor, torch.Tensor]] | None = None,
     ) -> torch.Tensor:
-        """[b, T, D]: the residual stream of some windows after the last layer. seen: takes what every
-        projection reads and gives."""
-        hidden_BTD = self._embedding[self._windows[part]]
+        """The residual stream after the last layer. seen: takes what every projection reads and gives."""
         for index, layer in enumerate(layers):
             for kind, run in (("attention", self._runner.attention), ("ffn", self._runner.ffn)):
                 if seen is None:
@@ -163,7 +149,7 @@ class ModelStep:
     def _normed(
         self,
         layers: Sequence[Weights],
-        part: torch.Tensor,
+        hidden_BTD: torch.Tensor,
         seen: dict[str, tuple[torch.Tensor, torch.Tensor]] | None = None,
     ) -> torch.Tensor:
-        return self._head.normed(self._hidden(layers, part, seen))
+        return self._head.normed(self._hidden(layers, hidden_BTD, seen))

@@ -39,20 +39,12 @@ class Head:
     def logprobs(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
         return torch.log_softmax(self.normed(hidden_BTD) @ self._weight.T, -1)
 
-    def difference(
-        self, dense_BTD: torch.Tensor, normed_BTD: torch.Tensor, tokens_BT: torch.Tensor, text: float
-    ) -> torch.Tensor:
-        """[B, T, D]: minus the gradient by what the subnet's head reads of (1 - text) KL(dense || subnet) +
-        text x loss on the tokens."""
-        parts = []
-        for dense, normed, tokens in zip(
-            dense_BTD.split(1), normed_BTD.split(1), tokens_BT.split(1), strict=True
-        ):
-            wanted, following = self._shares(dense), tokens[:, 1:, None]
-            wanted[:, :-1] *= 1 - text
-            wanted[:, :-1].scatter_add_(-1, following, torch.full(following.shape, text))
-            parts.append((wanted - self._shares(normed)) @ self._weight)
-        return torch.cat(parts)
+    def difference(self, dense_BTD: torch.Tensor, normed_BTD: torch.Tensor) -> torch.Tensor:
+        """[B, T, D]: minus the gradient of KL(dense || subnet) by what the subnet's head reads."""
+        return torch.cat([
+            (self._shares(p) - self._shares(q)) @ self._weight
+            for p, q in zip(dense_BTD.split(1), normed_BTD.split(1), strict=True)
+        ])
 
     def curvature(self, normed_BTD: torch.Tensor, change_BTD: torch.Tensor) -> torch.Tensor:
         """[B, T, D]: the Hessian of the KL by what the head reads, times a change of that."""
