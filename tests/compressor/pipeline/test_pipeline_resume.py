@@ -43,7 +43,7 @@ def test_a_killed_run_resumes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", [*(f"replace:{n}" for n in range(3, 23, 2)), "judge:5", "rename:1"])
+@pytest.mark.parametrize("point", [*(f"replace:{n}" for n in range(3, 26, 2)), "judge:5", "rename:1"])
 def test_a_run_killed_anywhere_resumes(
     tiny: Tiny, tmp_path: Path, point: str, uninterrupted: dict[str, bytes]
 ) -> None:
