@@ -174,7 +174,7 @@ def test_a_target_that_dense_meets_writes_nothing_unless_forced(tiny: Tiny, tmp_
     forced = tiny.compress(tmp_path / "out", "--keep", "100%", "--force", "--json")
     assert forced.exit_code == 0, forced.output
     assert json.loads(forced.stdout)["decoder_parameters_kept"] == 1
-    dense, kept = load_file(tiny.model / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    dense, kept = (load_file(at / "model.safetensors") for at in (tiny.model, tmp_path / "out"))
     assert all(torch.equal(kept[name], tensor) for name, tensor in dense.items() if name in kept)
 
 
