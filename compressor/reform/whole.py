@@ -39,12 +39,15 @@ def refine_model(
         dense, subnet: layers. embedded: [B, T, D]. heldout: [B] bool. advance: called after every iteration.
     """
     step = ModelStep(runner, head, dense, subnet, embedded, heldout)
-    found = []
-    for candidate in iterates(step, ITERATIONS, patience=1):
-        found.append(candidate)
+    found = iterates(step, ITERATIONS, patience=1)
+    best = next(found)
+    before = best[0]
+    advance()
+    for error, weights in found:
         advance()
-    best = min(found, key=lambda candidate: candidate[0])
-    return step.layers(best[1]), found[0][0], best[0]
+        if error < best[0]:
+            best = (error, weights)
+    return step.layers(best[1]), before, best[0]
 
 
 class ModelStep:
