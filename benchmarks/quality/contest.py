@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shlex
 import sys
 import time
@@ -16,19 +15,12 @@ import torch
 
 from benchmarks.quality.memory import Peak
 from benchmarks.quality.product import Product, options_for
-from benchmarks.quality.score import Score, score
+from benchmarks.quality.score import Score, machine, score, windows_of
 from benchmarks.quality.setting import Setting, Subnet, baselines
-from compressor.calibration import token_windows
-from compressor.calibration.selfgen import write_samples
-from compressor.calibration.tokens import SELF, spread, window_length
 from compressor.export.files import write_json
 from compressor.latency.workload import parse_share
-from compressor.pipeline.options import WINDOW
 from compressor.progress import Progress
 from compressor.search.method import methods
-
-_SCORED = 2**32
-"""Seed of the samples that are scored on; calibration text has the seeds from 0."""
 
 
 class Contest:
@@ -54,7 +46,7 @@ class Contest:
             options_for(args.model, args.text, args.tokens, seed, args.out.parent / "work"), Progress()
         )
         setting = product.setting()
-        texts = {name: _windows(setting, name, args.windows) for name in args.eval.split(",")}
+        texts = {name: windows_of(setting, name, args.windows) for name in args.eval.split(",")}
         dense = {
             text: score(setting, lambda t: setting.head.logprobs(setting.hidden(setting.layers, t)), windows)
             for text, windows in texts.items()
@@ -137,18 +129,7 @@ class Contest:
             "command": shlex.join(["python", "-m", "benchmarks.quality", *sys.argv[1:]]),
             **self._subject(),
             "unit": "nats per token",
-            "machine": {"processor": platform.processor(), "torch": torch.__version__},
+            "machine": machine(),
             "rows": self.rows,
         }
         write_json(self._args.out, document)
-
-
-def _windows(setting: Setting, text: str, count: int) -> torch.Tensor:
-    """[count, T] tokens to score on, from all over a text, or samples of the model that nothing was fitted
-    on."""
-    if text == SELF:
-        length = window_length(setting.source, WINDOW)
-        return write_samples(
-            setting.source, windows=count, length=length, seed=_SCORED, progress=setting.progress
-        )
-    return spread(token_windows(setting.source, text, WINDOW), count, seed=0)

@@ -20,10 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.product import Product, options_for
-from benchmarks.quality.score import score
+from benchmarks.quality.score import machine, score, windows_of
 from benchmarks.quality.setting import Setting
-from compressor.calibration import token_windows
-from compressor.calibration.tokens import spread
 from compressor.export.files import write_json
 from compressor.forward import Weights
 from compressor.pipeline.options import WINDOW
@@ -67,8 +65,10 @@ def contenders(
     for form in (FLOAT16, INT8, INT4):
         keep = budget / form.store(setting.layers)[1]
         while keep < 1:
-            layers, size = form.store(product.layers("lathe", keep, evaluations)[0])
+            choice = product.search("lathe", keep, evaluations)
+            size = form.store([setting.cut(i, s) for i, s in enumerate(choice.chosen.selections)])[1]
             if size <= budget:
+                layers, size = form.store(product.finish(choice))
                 yield Contender("subnet", form, keep, layers, size)
                 break
             keep *= 0.999 * budget / size
@@ -77,10 +77,7 @@ def contenders(
 def compare(product: Product, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row per budget, contender and text."""
     setting = product.setting()
-    texts = {
-        name: spread(token_windows(setting.source, name, WINDOW), args.windows, seed=0)
-        for name in args.eval.split(",")
-    }
+    texts = {name: windows_of(setting, name, args.windows) for name in args.eval.split(",")}
     dense = setting.subnet(list(setting.layers))
     losses = {text: score(setting, dense.logprobs, windows).loss for text, windows in texts.items()}
     whole = FLOAT16.store(setting.layers)[1]
@@ -125,6 +122,7 @@ def main() -> None:
         "command": shlex.join(["python", "-m", "benchmarks.quality.equal_bytes", *sys.argv[1:]]),
         **{name: getattr(args, name) for name in ("model", "text", "eval", "tokens", "windows", "seed")},
         "unit": "nats per token",
+        "machine": machine(),
     }
     rows: list[dict[str, Any]] = []
     for row in compare(product, args):
@@ -141,7 +139,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--model", required=True, help="a checkpoint directory")
     parser.add_argument("--text", default="self", help="calibration text: file, folder, data set or `self`")
-    parser.add_argument("--eval", required=True, help="held-out text; several files separated by commas")
+    parser.add_argument("--eval", required=True, help="text to score on: files with commas, or `self`")
     parser.add_argument("--tokens", type=int, default=65_536, help="calibration tokens")
     parser.add_argument(
         "--windows", type=int, default=128, help=f"evaluation windows of {WINDOW} tokens per text"

@@ -18,6 +18,15 @@ from compressor.progress import Progress
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The winner of a search with what its reform needs."""
+
+    card: Card
+    prepared: Prepared
+    chosen: Round
+
+
+@dataclass(frozen=True)
 class Product:
     """A run of `compress` that stops before it exports."""
 
@@ -41,20 +50,22 @@ class Product:
 
     def subnet(self, setting: Setting, method: str, keep: float) -> Subnet:
         """What `compress --method METHOD --keep KEEP` makes."""
-        layers, chosen = self.layers(method, keep, setting.evaluations)
-        return setting.subnet(layers, candidates=chosen.candidates, plan=chosen.plan)
+        choice = self.search(method, keep, setting.evaluations)
+        chosen = choice.chosen
+        return setting.subnet(self.finish(choice), candidates=chosen.candidates, plan=chosen.plan)
 
-    def layers(
-        self, method: str, keep: float, evaluations: int | None = None
-    ) -> tuple[list[Weights], Round]:
-        """The finished layers of a method's winner, float32, and what the search says of it."""
+    def search(self, method: str, keep: float, evaluations: int | None = None) -> Choice:
+        """A method's winner, not reformed yet."""
         options = replace(self.options, keep=keep, method=method, evaluations=evaluations)
         card, prepared = preflight(options, Progress(quiet=True)), self.prepared
         if card.method.order != self.card.method.order:
             prepared = prepare(options, card, self.run, self.progress)
-        chosen = Solver(options, card, prepared, self.run, self.progress).solve()
-        name = reform(card, prepared, chosen, self.run, self.progress)
-        return [finished_layer(self.run, name, i) for i in range(len(prepared.layers))], chosen
+        return Choice(card, prepared, Solver(options, card, prepared, self.run, self.progress).solve())
+
+    def finish(self, choice: Choice) -> list[Weights]:
+        """The reformed layers, float32."""
+        name = reform(choice.card, choice.prepared, choice.chosen, self.run, self.progress)
+        return [finished_layer(self.run, name, i) for i in range(len(choice.prepared.layers))]
 
 
 def options_for(model: str, text: str, tokens: int, seed: int, work: Path) -> Options:

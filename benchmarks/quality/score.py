@@ -8,8 +8,15 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.quality.setting import Setting
+from compressor.calibration import token_windows
+from compressor.calibration.selfgen import write_samples
+from compressor.calibration.tokens import SELF, spread, window_length
+from compressor.latency.fingerprint import fingerprint
+from compressor.pipeline.options import WINDOW
 
 _ROWS = 4
+_SCORED = 2**32
+"""Seed of the samples that are scored on; calibration text has the seeds from 0."""
 
 
 @dataclass(frozen=True)
@@ -36,3 +43,19 @@ def score(
         agreement += float((dense.argmax(-1) == mine.argmax(-1)).sum())
     count = windows_BT[:, 1:].numel()
     return Score(loss / count, kl / count, agreement / count)
+
+
+def windows_of(setting: Setting, text: str, count: int) -> torch.Tensor:
+    """[count, T] tokens to score on, from all over a text, or samples of the model that nothing was fitted
+    on."""
+    if text == SELF:
+        length = window_length(setting.source, WINDOW)
+        return write_samples(
+            setting.source, windows=count, length=length, seed=_SCORED, progress=setting.progress
+        )
+    return spread(token_windows(setting.source, text, WINDOW), count, seed=0)
+
+
+def machine() -> dict[str, object]:
+    """What the figures of a run were made on."""
+    return fingerprint({"torch": torch.__version__}, torch.get_num_threads())
