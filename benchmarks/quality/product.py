@@ -8,10 +8,10 @@ from pathlib import Path
 from benchmarks.quality.setting import Setting, Subnet
 from compressor.forward import Weights
 from compressor.latency.workload import Workload
-from compressor.pipeline.finish import finished_layer, reform
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card, preflight
 from compressor.pipeline.prepare import Prepared, prepare
+from compressor.pipeline.reform import finished_layer, reform
 from compressor.pipeline.rundir import RunDirectory
 from compressor.pipeline.solve import Round, Solver
 from compressor.progress import Progress

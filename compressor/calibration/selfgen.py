@@ -1,4 +1,4 @@
-"""Calibration text that the dense model writes itself, for when no text is at hand."""
+"""Text that the dense model writes itself: for when none is at hand, or more is wanted than there is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from compressor.progress import Progress
 from compressor.source import Source
 
 _BATCH = 32
+_PASSAGE = 32
 
 
 def write_samples(
@@ -21,15 +22,38 @@ def write_samples(
     A sample that ends (end-of-text) goes on with a new text, as in packed training data. Prompts are
     single tokens: the begin-of-text token where there is one, else tokens drawn uniformly.
     """
+    generator = torch.Generator().manual_seed(seed)
+    prompts = _prompts(source, windows, generator)
+    return _write(source, prompts, length, generator, progress, "calibrate: the model writes its own text")
+
+
+def continue_text(
+    source: Source, windows_BT: torch.Tensor, *, seed: int, progress: Progress
+) -> torch.Tensor:
+    """[B, T] tokens like those given: a passage from each window, which the model goes on from at
+    temperature 1."""
+    count, length = windows_BT.shape
+    passage = min(_PASSAGE, length // 4)
+    generator = torch.Generator().manual_seed(seed)
+    starts = torch.randint(length - passage, (count, 1), generator=generator)
+    prompts = windows_BT.gather(1, starts + torch.arange(passage))
+    return _write(source, prompts, length, generator, progress, "reform: the model writes more text")
+
+
+def _write(
+    source: Source,
+    prompts: torch.Tensor,
+    length: int,
+    generator: torch.Generator,
+    progress: Progress,
+    title: str,
+) -> torch.Tensor:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32).eval()
-    generator = torch.Generator().manual_seed(seed)
-    rows = []
-    with progress.stage("calibrate: the model writes its own text", -(-windows // _BATCH) * length) as bar:
-        for start in range(0, windows, _BATCH):
-            count = min(_BATCH, windows - start)
-            rows.append(_sample(model, _prompts(source, count, generator), length, generator, bar.advance))
+    batches = prompts.split(_BATCH)
+    with progress.stage(title, len(batches) * (length - prompts.shape[1])) as bar:
+        rows = [_sample(model, part, length, generator, bar.advance) for part in batches]
     return torch.cat(rows)
 
 

@@ -11,10 +11,11 @@ from typing import Any
 from compressor.errors import UserError
 from compressor.export.files import sync_directory, write_json
 from compressor.export.manifest import write_manifest
-from compressor.pipeline.finish import Verified, export, reform, verify
+from compressor.pipeline.finish import Verified, export, verify
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card, check_output, preflight
 from compressor.pipeline.prepare import Prepared, prepare
+from compressor.pipeline.reform import reform
 from compressor.pipeline.rundir import RunDirectory
 from compressor.pipeline.solve import Round, Solver
 from compressor.progress import Progress

@@ -1,9 +1,8 @@
-"""Reform, cut, export and verify: from a plan to an artefact that has been loaded, run and timed."""
+"""Export and verify: from finished layers to an artefact that has been loaded, run and timed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,11 @@ from compressor.modeling import register
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card
 from compressor.pipeline.prepare import Prepared
-from compressor.pipeline.rundir import RunDirectory, key
+from compressor.pipeline.reform import finished_layer
+from compressor.pipeline.rundir import RunDirectory
 from compressor.pipeline.solve import Round
 from compressor.progress import Progress
-from compressor.reform.final import Finished, ReformJob, reforms
-from compressor.reform.whole import ITERATIONS, WORTHWHILE, refine_model
+from compressor.reform.final import Finished
 
 _EVALUATION_WINDOWS = 64
 _PARITY_TOKENS = 64
@@ -41,57 +40,6 @@ class Verified:
     subnet: Quality
     evaluation_text: str
     parity: float | None
-
-
-def reform(card: Card, prepared: Prepared, chosen: Round, run: RunDirectory, progress: Progress) -> str:
-    """Finish every layer's tensors in the run directory; returns the name they are under."""
-    name = key(prepared.key, card.method.reform, [s.shape for s in chosen.selections], [
-        [t.tolist() for t in (s.kv_heads, s.query_heads, s.channels)] for s in chosen.selections
-    ])
-    job = ReformJob(
-        card.source.family, card.source.shape, prepared.runner, prepared.layers, chosen.selections,
-        prepared.statistics, prepared.dampings, prepared.embedding[prepared.windows], prepared.heldout,
-    )
-    layer = reforms.get(card.method.reform)(job)
-    count = len(chosen.selections)
-    with progress.stage("reform: layers", count) as bar:
-        for index in range(count):
-            run.tensors(
-                f"reformed-{name}-{index:03d}",
-                partial(layer, index, lambda done: finished_layer(run, name, done)),
-            )
-            bar.advance()
-    rounds = 0 if chosen.plan == card.source.shape.dense_plan else card.method.whole_rounds
-    for number in range(rounds):
-        refined = f"{name}-{number}"
-        gained = run.json(f"whole-{refined}", partial(_refine, prepared, run, progress, name, refined))
-        if gained["after"] < gained["before"]:
-            name = refined
-        if gained["after"] > WORTHWHILE * gained["before"]:
-            break
-    return name
-
-
-def _refine(
-    prepared: Prepared, run: RunDirectory, progress: Progress, name: str, refined: str
-) -> dict[str, float]:
-    """One round over the whole subnet, from the layers called `name` to those called `refined`."""
-    p, count = prepared, len(prepared.layers)
-    with progress.stage("reform: the whole subnet", ITERATIONS + 1) as bar:
-        subnet = [finished_layer(run, name, i) for i in range(count)]
-        layers, before, after = refine_model(
-            p.runner, p.head, p.layers, subnet, p.embedding[p.windows], p.heldout, bar.advance
-        )
-    for index, layer in enumerate(layers):
-        run.tensors(f"reformed-{refined}-{index:03d}", partial(dict, layer))
-    return {"before": before, "after": after}
-
-
-def finished_layer(run: RunDirectory, name: str, index: int) -> Finished:
-    def missing() -> Finished:
-        raise UserError(f"{run.path} lost a finished layer", "Remove it and run again.")
-
-    return run.tensors(f"reformed-{name}-{index:03d}", missing)
 
 
 def export(
@@ -115,7 +63,8 @@ class _LayerTensors:
     def __init__(self, card: Card, run: RunDirectory, name: str) -> None:
         self._source, self._run, self._name = card.source, run, name
         self._prefixes = {card.source.family.layer_prefix(i): i for i in range(card.source.shape.num_layers)}
-        self._at, self._tensors = -1, {}  # type: tuple[int, Finished]
+        self._at = -1
+        self._tensors: Finished = {}
 
     def __call__(self, name: str) -> torch.Tensor:
         for prefix, index in self._prefixes.items():

@@ -65,13 +65,20 @@ class Moves:
         """Blocks up, in random order and by random amounts, until no block can go up."""
         blocks = list(range(len(indices)))
         self.rng.shuffle(blocks)
-        for often in (0.5, 1.0):
-            for block in blocks:
-                while indices[block] > 0 and self.rng.random() < often:
-                    indices[block] -= 1
-                    if not self._fits(indices):
-                        indices[block] += 1
-                        break
+        self._raise(indices, blocks, 0.5)
+        while self._raise(indices, blocks, 1.0):
+            pass
+
+    def _raise(self, indices: list[int], blocks: list[int], often: float) -> bool:
+        """Each block up while it fits, every time with a chance of `often`; whether any went up."""
+        before = list(indices)
+        for block in blocks:
+            while indices[block] > 0 and self.rng.random() < often:
+                indices[block] -= 1
+                if not self._fits(indices):
+                    indices[block] += 1
+                    break
+        return indices != before
 
 
 def has_attention(plan: Plan) -> bool:

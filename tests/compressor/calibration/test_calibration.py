@@ -10,6 +10,7 @@ import torch
 from tiny_server import save_checkpoint
 
 from compressor.calibration import Calibration, load_calibration, token_windows
+from compressor.calibration.selfgen import continue_text
 from compressor.calibration.sources import read_documents
 from compressor.calibration.tokens import fair_shares, load_tokenizer
 from compressor.errors import UserError
@@ -138,6 +139,19 @@ def test_the_models_own_text_repeats_by_seed_and_is_in_its_vocabulary(source: So
     assert first.fit.shape == (7, 32)
     assert 0 <= int(first.fit.min()) <= int(first.fit.max()) < source.shape.vocab_size
     assert first.fit[:, 0].tolist() == [0] * 7
+
+
+def test_the_model_goes_on_from_passages_of_the_windows(source: Source) -> None:
+    windows = torch.arange(3 * 40).view(3, 40) % source.shape.vocab_size
+
+    def go_on(seed: int) -> list[list[int]]:
+        return continue_text(source, windows, seed=seed, progress=Progress(quiet=True)).tolist()
+
+    first = go_on(0)
+    assert first == go_on(0) != go_on(1)
+    for written, window in zip(first, windows.tolist(), strict=True):
+        assert len(written) == 40
+        assert any(written[:10] == window[at : at + 10] for at in range(30))
 
 
 def test_a_checkpoint_without_a_tokenizer_is_named(tmp_path: Path, source: Source) -> None:

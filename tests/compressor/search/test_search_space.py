@@ -33,9 +33,9 @@ def test_levels_are_legal_widest_first_and_end_with_the_dropped_block(shape: Mod
     assert space.ffn[0] == dense.ffn
     assert space.ffn[-1] == 0
     assert list(space.ffn) == sorted(set(space.ffn), reverse=True)
-    assert len(space.ffn) <= 19
+    assert len(space.ffn) <= 35
     aligned = [w for w in space.ffn[1:] if w]
-    unit = next(a for a in (32, 16, 8, 4, 2, 1) if a == 1 or dense.ffn >= 8 * a)
+    unit = next(a for a in (32, 16, 8, 4, 2, 1) if a == 1 or dense.ffn >= 32 * a)
     assert all(width % unit == 0 for width in aligned)
 
 

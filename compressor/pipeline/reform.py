@@ -1,0 +1,88 @@
+"""From a plan to the finished tensors of every layer, kept in the run directory."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from compressor.calibration.selfgen import continue_text
+from compressor.errors import UserError
+from compressor.pipeline.preflight import Card
+from compressor.pipeline.prepare import Prepared
+from compressor.pipeline.rundir import RunDirectory, key
+from compressor.pipeline.solve import Round
+from compressor.progress import Progress
+from compressor.reform.final import Finished, ReformJob, reforms
+from compressor.reform.whole import ITERATIONS, WORTHWHILE, refine_model
+
+
+def reform(card: Card, prepared: Prepared, chosen: Round, run: RunDirectory, progress: Progress) -> str:
+    """Finish every layer's tensors in the run directory; returns the name they are under."""
+    name = key(prepared.key, card.method.reform, [s.shape for s in chosen.selections], [
+        [t.tolist() for t in (s.kv_heads, s.query_heads, s.channels)] for s in chosen.selections
+    ])
+    job = ReformJob(
+        card.source.family, card.source.shape, prepared.runner, prepared.layers, chosen.selections,
+        prepared.statistics, prepared.dampings, prepared.embedding[prepared.windows], prepared.heldout,
+    )
+    layer = reforms.get(card.method.reform)(job)
+    count = len(chosen.selections)
+    with progress.stage("reform: layers", count) as bar:
+        for index in range(count):
+            run.tensors(
+                f"reformed-{name}-{index:03d}",
+                partial(layer, index, lambda done: finished_layer(run, name, done)),
+            )
+            bar.advance()
+    if chosen.plan == card.source.shape.dense_plan:
+        return name
+    for number in range(card.method.whole_rounds):
+        refined = f"{name}-{number}"
+        gained = run.json(
+            f"whole-{refined}", partial(_refine, card, prepared, run, progress, number, name, refined)
+        )
+        if gained["after"] < gained["before"]:
+            name = refined
+        if gained["after"] > WORTHWHILE * gained["before"]:
+            break
+    return name
+
+
+def _refine(
+    card: Card, prepared: Prepared, run: RunDirectory, progress: Progress, number: int, name: str,
+    refined: str,
+) -> dict[str, float]:  # fmt: skip
+    """A round over the whole subnet, from the layers called `name` to those called `refined`."""
+    p, count = prepared, len(prepared.layers)
+    windows, heldout = _text(card, prepared, run, progress, number)
+    with progress.stage("reform: the whole subnet", ITERATIONS + 1) as bar:
+        subnet = [finished_layer(run, name, i) for i in range(count)]
+        layers, before, after = refine_model(
+            p.runner, p.head, p.layers, subnet, p.embedding[windows], heldout, bar.advance
+        )
+    for index, layer in enumerate(layers):
+        run.tensors(f"reformed-{refined}-{index:03d}", partial(dict, layer))
+    return {"before": before, "after": after}
+
+
+def _text(
+    card: Card, prepared: Prepared, run: RunDirectory, progress: Progress, number: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[B, T] windows of a round, and which are held out. The first has the calibration text, later ones as
+    much again that the dense model goes on to write; the held-out windows are the same for all."""
+    windows, heldout = prepared.windows, prepared.heldout
+    if number == 0:
+        return windows, heldout
+    written = run.tensors(
+        f"written-{prepared.key}-{number}",
+        lambda: {"windows": continue_text(card.source, windows[~heldout], seed=number, progress=progress)},
+    )
+    return windows.masked_scatter(~heldout[:, None], written["windows"]), heldout
+
+
+def finished_layer(run: RunDirectory, name: str, index: int) -> Finished:
+    def missing() -> Finished:
+        raise UserError(f"{run.path} lost a finished layer", "Remove it and run again.")
+
+    return run.tensors(f"reformed-{name}-{index:03d}", missing)
