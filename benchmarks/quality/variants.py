@@ -84,7 +84,6 @@ def intercept(job: ReformJob) -> LayerReform:
 
 
 variant("lathe-uniform", search=uniform)
-variant("lathe-knapsack", default_evaluations=1)
 variant("lathe-evolution", search=evolution, default_evaluations=_EVOLUTION)
 variant("lathe-plus-evolution", default_evaluations=200)
 variant("lathe-paper-order", order="paper")

@@ -19,9 +19,11 @@ from compressor.pipeline.solve import problem
 from compressor.progress import Progress
 from compressor.quantize import FLOAT16, INT4, INT8, UNQUANTIZED_BYTES, Format
 from compressor.search.bank import Bank
+from compressor.search.evolution import has_attention
 from compressor.search.fitness import DenseTargets
+from compressor.search.knapsack import solve
 from compressor.search.method import Problem
-from compressor.search.methods.lathe import damage_table, reformed_bank, solutions, stage
+from compressor.search.methods.lathe import damage_table, reformed_bank, stage
 from compressor.search.space import parameter_constraint
 from compressor.search.trace import Trace
 
@@ -123,13 +125,13 @@ class _Advisor:
             at = replace(self._task, constraints=[parameter_constraint(space, shape, keep)])
             if not at.allows(space.smallest):
                 return None
-            plans = solutions(at, self._damage)
-            if not plans:
+            plan = solve(space, self._damage, at.constraints)
+            if plan is None or not has_attention(plan):
                 return None
             cut = [
                 {**self._bank.block(i, "attention", (layer.query_heads, layer.kv_heads)),
                  **self._bank.block(i, "ffn", layer.ffn)}
-                for i, layer in enumerate(plans[0])
+                for i, layer in enumerate(plan)
             ]  # fmt: skip
             stored, size = form.store(cut)
             keep *= min(0.99, budget / size) if size > budget else 1.0

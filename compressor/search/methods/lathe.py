@@ -1,15 +1,12 @@
-"""The default method: a damage table, knapsacks over it, the winner judged as a whole by KL.
+"""The default method: a table of each block's damage at each level, and a knapsack over it.
 
-Damage is nearly additive over blocks, and how it is not differs by model: small damages add up to more
-than large ones, attention to more than FFN, a dropped block to more than a narrow one. The table is
-therefore bent in a few ways, each solved for the budget, and the plans judged whole. That costs a few
-judgements a budget, so that a front costs hardly more than one of its points. Evaluations beyond those go
-to an evolution from there.
+The table is made once, so that a front costs hardly more than one of its points. Evaluations beyond the
+plan's own go to an evolution from there, which is rarely worth it: whole plans judged before their last
+reform are dominated by errors that it removes (docs/experiments.md).
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -29,10 +26,6 @@ from compressor.surgery import select
 
 _STAGE_TOKENS = (2048, 8192)
 _LENGTH = 256
-_EXPONENTS = (1.0, 0.8, 0.65)
-_ATTENTION = (1.0, 0.7, 1.4)
-_DROPPED = (1.0, 1.7)
-_EVALUATIONS = len(_EXPONENTS) * len(_ATTENTION) * len(_DROPPED)
 Judge = Callable[[Plan, int], float]
 
 
@@ -53,8 +46,8 @@ def search(
     bank: Callable[[Problem], Bank] = reformed_bank,
     fitness: type[Fitness] = Fitness,
 ) -> Found:
-    """The best plan of the budget by KL(dense || subnet) with every block reformed, on text that no
-    statistics were taken from."""
+    """The plan of least summed damage in the budget, or the best that an evolution from it finds, by
+    KL(dense || subnet) with every block reformed, on text that no statistics were taken from."""
     blocks = bank(problem).block
     stages = [stage(problem, blocks, tokens, fitness) for tokens in _STAGE_TOKENS]
     damage = damage_table(problem, stages[0])
@@ -65,29 +58,15 @@ def search(
         return problem.trace.judge(key, lambda: stages[number].judge(plan), **_facts(problem, plan))
 
     with problem.progress.stage("search: plans", problem.evaluations) as bar:
-        seeds = solutions(problem, damage)[: problem.evaluations]
-        evolving = problem.evaluations if problem.evaluations > _EVALUATIONS else 0
         moves = Moves(problem.space, problem.constraints, damage, random.Random(problem.seed))
+        plan = solve(problem.space, damage, problem.constraints)
+        start = plan if plan and has_attention(plan) else moves.mutate(problem.space.smallest)
         ranked = evolve(
-            seeds or [moves.mutate(problem.space.smallest)], moves, judge, evolving,
-            lambda best: bar.note(f"KL {best:.4f} nats/token"),
-        )  # fmt: skip
+            [start], moves, judge, problem.evaluations, lambda best: bar.note(f"KL {best:.4f} nats/token")
+        )
     best, plan = ranked[0]
     selections = [select(order, layer) for order, layer in zip(problem.orders, plan, strict=True)]
     return Found(plan, selections, best, problem.trace.asked)
-
-
-def solutions(problem: Problem, damage: np.ndarray) -> list[Plan]:
-    """The budget's plans of least damage for every way of bending the table, the straight one first."""
-    kinds = [kind for _, kind in problem.space.blocks]
-    plans = []
-    for dropped, attention, exponent in itertools.product(_DROPPED, _ATTENTION, _EXPONENTS):
-        bent = damage**exponent
-        for block, kind in enumerate(kinds):
-            bent[block] = bent[block] * (attention if kind == "attention" else 1.0)
-            bent[block][-1] *= dropped
-        plans.append(solve(problem.space, bent, problem.constraints))
-    return list(dict.fromkeys(p for p in plans if p and has_attention(p)))
 
 
 def damage_table(problem: Problem, fitness: Fitness) -> np.ndarray:
@@ -145,7 +124,7 @@ def _facts(problem: Problem, plan: Plan) -> dict[str, object]:
 methods.add(
     "lathe",
     Method(
-        "lathe", order="elimination", reform="gauss-newton", search=search, default_evaluations=_EVALUATIONS,
+        "lathe", order="elimination", reform="gauss-newton", search=search, default_evaluations=1,
         whole_rounds=3,
     ),  # fmt: skip
 )
