@@ -93,7 +93,8 @@ def compress(
     evaluations: Annotated[
         int | None,
         typer.Option(
-            help="Candidates judged in the search. [default: the method's own]", rich_help_panel=_RUN
+            help="Plans judged whole; `lathe` then adds an evolution. [default: the method's own]",
+            rich_help_panel=_RUN,
         ),
     ] = None,
     tolerance: Annotated[
