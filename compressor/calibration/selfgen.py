@@ -48,9 +48,9 @@ def _write(
     progress: Progress,
     title: str,
 ) -> torch.Tensor:
-    from transformers import AutoModelForCausalLM
+    from compressor.modeling.load import load_model
 
-    model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32).eval()
+    model = load_model(source.path)
     batches = prompts.split(_BATCH)
     with progress.stage(title, len(batches) * (length - prompts.shape[1])) as bar:
         rows = [_sample(model, part, length, generator, bar.advance) for part in batches]

@@ -15,6 +15,7 @@ from compressor.export.base import Export, exporters
 from compressor.export.files import write_json
 from compressor.latency.measure import Comparison
 from compressor.modeling import register
+from compressor.modeling.load import load_model
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card
 from compressor.pipeline.prepare import Prepared
@@ -83,18 +84,16 @@ def verify(
     Raises:
         UserError: what was loaded is not what was planned, or the runtimes disagree.
     """
-    from transformers import AutoModelForCausalLM
-
     register()
     runs = card.meter.backend.name in options.exports
     windows, text = _evaluation(options, card, prepared)
     with progress.stage("verify: reload, parity, perplexity", 2 * -(-len(windows) // 4)) as bar:
-        model = AutoModelForCausalLM.from_pretrained(artefact, dtype=torch.float32).eval()
+        model = load_model(artefact)
         _check_parameters(model, card, chosen)
         parity = _parity(model, artefact, windows[0]) if runs else None
         subnet = quality(model, windows, bar.advance)
         del model
-        dense_model = AutoModelForCausalLM.from_pretrained(card.source.path, dtype=torch.float32).eval()
+        dense_model = load_model(card.source.path)
         dense = quality(dense_model, windows, bar.advance)
     timing = _time(card, artefact) if runs else None
     return Verified(timing, dense, subnet, text, parity)

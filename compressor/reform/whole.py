@@ -22,7 +22,7 @@ from compressor.search.fitness import Head
 from compressor.statistics.gram import Gram
 
 ITERATIONS = 4
-WORTHWHILE = 0.96
+WORTHWHILE = 0.98
 """A round that leaves more than this share of the divergence is the last."""
 _DAMPING = 1.0
 _ROWS = 4
