@@ -1,0 +1,55 @@
+"""The last reform: rounds over the whole subnet, each on text of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from compress_command import Tiny
+
+from compressor.latency.workload import Workload
+from compressor.pipeline import reform
+from compressor.pipeline.options import Options
+from compressor.pipeline.preflight import preflight
+from compressor.pipeline.prepare import prepare
+from compressor.pipeline.rundir import RunDirectory
+from compressor.pipeline.solve import Solver
+from compressor.progress import Progress
+
+
+def test_every_round_after_the_first_reads_new_text_and_what_gains_is_kept(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(
+        model=str(tiny.model), out=tmp_path / "out", keep=0.6, workload=Workload(context=1),
+        exports=("checkpoint",), calibration=str(tiny.text), calibration_tokens=2048,
+    )  # fmt: skip
+    quiet = Progress(quiet=True)
+    card, run = preflight(options, quiet), RunDirectory(options.out)
+    prepared = prepare(options, card, run, quiet)
+    chosen = Solver(options, card, prepared, run, quiet).solve()
+    seen, refine = [], reform.refine_model
+
+    def watched(*args: object) -> object:
+        seen.append(args[4:6])
+        return refine(*args)
+
+    monkeypatch.setattr(reform, "refine_model", watched)
+    monkeypatch.setattr(reform, "WORTHWHILE", 2.0)
+    name = reform.reform(card, prepared, chosen, run, quiet)
+    run.close()
+
+    texts, masks = zip(*seen, strict=True)
+    assert len(texts) == 3
+    assert all(mask.equal(prepared.heldout) for mask in masks)
+    assert texts[0].equal(prepared.embedding[prepared.windows])
+    for other in (0, 1):
+        same = (texts[2] == texts[other]).flatten(1).all(1)
+        assert same.equal(prepared.heldout)
+    base = name.partition("-")[0]
+    expected = base
+    for number in range(3):
+        round_ = json.loads((run.path / f"whole-{expected}-{number}.json").read_text())
+        expected += f"-{number}" if round_["after"] < round_["before"] else ""
+    assert name == expected != base
