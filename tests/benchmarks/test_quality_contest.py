@@ -44,7 +44,7 @@ def test_baselines_and_product_are_told_how_many_candidates_to_judge(
     tiny: Tiny, tmp_path: Path, told: list[tuple[float, int | None]]
 ) -> None:
     judged = []
-    for number, out in ((10, "q.json"), (40, "r.json")):
+    for number, out in ((1, "q.json"), (40, "r.json")):
         asked = contest(
             tiny, tmp_path / out, methods="dense-again,lathe", keeps="50%",
             evaluations=f"dense-again={number},lathe={number}",
@@ -55,7 +55,7 @@ def test_baselines_and_product_are_told_how_many_candidates_to_judge(
         judged.append(counts["lathe"])
     assert judged[0] < judged[1]
     contest(tiny, tmp_path / "s.json", keeps="50%").run(0)
-    assert told == [(0.5, 10), (0.5, 40), (0.5, None)]
+    assert told == [(0.5, 1), (0.5, 40), (0.5, None)]
 
 
 def test_rows_on_disk_are_not_made_again(
