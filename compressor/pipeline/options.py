@@ -62,8 +62,8 @@ class Options:
             raise UserError(f"--seed {self.seed} is not a seed", "Give a whole number from 0.")
         if not 0 <= self.tolerance <= 1:
             raise UserError(f"--tolerance {self.tolerance} is not a share from 0 to 1")
-        if self.evaluations is not None and self.evaluations < 10:
-            raise UserError(f"--evaluations {self.evaluations} is too few", "Give at least 10.")
+        if self.evaluations is not None and self.evaluations < 1:
+            raise UserError(f"--evaluations {self.evaluations} is too few", "Give at least 1.")
 
     @property
     def timed(self) -> bool:
