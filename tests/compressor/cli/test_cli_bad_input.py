@@ -50,7 +50,7 @@ def model(tiny: Tiny, tmp_path: Path) -> Path:
         (("--keep", "60%", "--seed", "-1"), "--seed -1"),
         (("--keep", "60%", "--seed", str(2**70)), "is not a seed"),
         (("--keep", "60%", "--tolerance", "nan"), "--tolerance nan"),
-        (("--keep", "60%", "--evaluations", "0"), "--evaluations 1"),
+        (("--keep", "60%", "--evaluations", "0"), "--evaluations 0"),
         (("--keep", "60%", "--calibration-tokens", "10"), "--calibration-tokens 10"),
         (("--keep", "60%", "--context", "512"), "does not fit the model's 512 positions"),
         (("--keep", "60%", "--batch-size", "0"), "at least 1"),
