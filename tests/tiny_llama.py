@@ -75,6 +75,7 @@ def checkpoint(directory: Path, **changes: Any) -> Source:
 
 def cut(source: Source, subnet: Plan) -> Export:
     """The job of a subnet that keeps the first groups, heads and channels of each layer."""
+    head_dim = source.shape.head_dim
 
     def tensor(name: str) -> torch.Tensor:
         value, rows = source.tensor(name), None
@@ -82,9 +83,9 @@ def cut(source: Source, subnet: Plan) -> Export:
             return value
         module, layer = name.split(".")[4], subnet[int(name.split(".")[2])]
         if module in ("q_proj", "o_proj"):
-            rows = query_rows(layer)
+            rows = query_rows(layer, head_dim)
         elif module in ("k_proj", "v_proj"):
-            rows = torch.arange(layer.kv_heads * HEAD_DIM)
+            rows = torch.arange(layer.kv_heads * head_dim)
         elif module in ("gate_proj", "up_proj", "down_proj"):
             rows = torch.arange(layer.ffn)
         if rows is None or (module in ("o_proj", "down_proj") and name.endswith(".bias")):
@@ -94,21 +95,22 @@ def cut(source: Source, subnet: Plan) -> Export:
     return Export(source, subnet, tensor)
 
 
-def query_rows(layer: LayerShape) -> torch.Tensor:
+def query_rows(layer: LayerShape, head_dim: int) -> torch.Tensor:
     """Rows of q_proj that stay: the first heads of each of the first groups."""
     per_group, dense_per_group = layer.heads_per_group, HEADS // KV_HEADS
     heads = [k * dense_per_group + j for k in range(layer.kv_heads) for j in range(per_group)]
-    return torch.tensor([h * HEAD_DIM + r for h in heads for r in range(HEAD_DIM)], dtype=torch.long)
+    return torch.tensor([h * head_dim + r for h in heads for r in range(head_dim)], dtype=torch.long)
 
 
 def reference(source: Source, subnet: Plan) -> LlamaForCausalLM:
     """The stock dense model made equal to the subnet by zeroing what the subnet omits."""
     model = LlamaForCausalLM(LlamaConfig(**source.config)).eval()
     model.load_state_dict({name: source.tensor(name) for name in source.names()}, strict=False)
+    head_dim = source.shape.head_dim
     with torch.no_grad():
         for layer, shape in zip(model.model.layers, subnet.layers, strict=True):
-            kept = torch.zeros(HEADS * HEAD_DIM)
-            kept[query_rows(shape)] = 1
+            kept = torch.zeros(HEADS * head_dim)
+            kept[query_rows(shape, head_dim)] = 1
             layer.self_attn.o_proj.weight.mul_(kept)
             layer.mlp.down_proj.weight[:, shape.ffn :] = 0
             if not shape.kv_heads and layer.self_attn.o_proj.bias is not None:
