@@ -1,4 +1,5 @@
-"""The uneven Hugging Face model. Its two files are also shipped inside every checkpoint."""
+"""The uneven model, for transformers and for vLLM. Its files are also shipped inside artefacts: the first two
+in every checkpoint, vLLM's in the plugin beside it."""
 
 from __future__ import annotations
 
@@ -9,12 +10,19 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from compressor.modeling.configuration_lathe_llama import LatheLlamaConfig
 from compressor.modeling.modeling_lathe_llama import LatheLlamaForCausalLM
 
-__all__ = ["AUTO_MAPS", "SHIPPED_FILES", "LatheLlamaConfig", "LatheLlamaForCausalLM", "register"]
+__all__ = [
+    "AUTO_MAPS", "PLUGIN_FILES", "SHIPPED_FILES", "LatheLlamaConfig", "LatheLlamaForCausalLM", "register",
+]  # fmt: skip
 
 _HERE = Path(__file__).parent
 SHIPPED_FILES = {
     "lathe_llama": (_HERE / "configuration_lathe_llama.py", _HERE / "modeling_lathe_llama.py"),
 }
+PLUGIN_FILES = {
+    "lathe_llama": (
+        _HERE / "configuration_lathe_llama.py", _HERE / "vllm_lathe_llama.py", _HERE / "vllm_plugin.py",
+    ),
+}  # fmt: skip
 AUTO_MAPS = {
     "lathe_llama": {
         "AutoConfig": "configuration_lathe_llama.LatheLlamaConfig",

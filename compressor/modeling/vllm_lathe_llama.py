@@ -14,6 +14,9 @@ from vllm.config import VllmConfig
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM, LlamaMLP
 from vllm.model_executor.models.utils import extract_layer_index
+from vllm.platforms import current_platform
+
+from .vllm_plugin import CPU_HEAD_SIZES
 
 
 class LatheLlamaDecoderLayer(LlamaDecoderLayer):
@@ -68,7 +71,18 @@ class LatheLlamaDecoderLayer(LlamaDecoderLayer):
 
 
 class LatheLlamaForCausalLM(LlamaForCausalLM):
-    """vLLM's Llama with our layers."""
+    """vLLM's Llama with our layers.
+
+    Raises:
+        ValueError: the CPU build has no attention kernel for the head size, which it would find out when the
+            first request kills the engine.
+    """
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        head_dim = vllm_config.model_config.get_head_size()
+        if current_platform.is_cpu() and head_dim not in CPU_HEAD_SIZES:
+            raise ValueError(
+                f"vLLM has no CPU attention kernel for heads of size {head_dim}; it has them for "
+                f"{', '.join(map(str, CPU_HEAD_SIZES))}"
+            )
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=LatheLlamaDecoderLayer)

@@ -9,6 +9,9 @@ from transformers import AutoConfig
 
 from .configuration_lathe_llama import LatheLlamaConfig
 
+CPU_HEAD_SIZES = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Those for which the attention kernel of vLLM 0.32's CPU build was found to work."""
+
 
 def register() -> None:
     """Make vLLM serve our checkpoints without `--trust-remote-code`. May be called again.

@@ -25,11 +25,13 @@ Logprobs = dict[int, float]
 
 @dataclass(frozen=True)
 class Answer:
-    """`scored[i]`: log-probabilities that the engine gave for the token at position i of `ids`."""
+    """`scored[i]`: log-probabilities that the engine gave for the token at position i of `ids`. `cached`:
+    tokens of the prompt that it had in its cache."""
 
     prompt: list[int]
     new: list[int]
     scored: dict[int, Logprobs]
+    cached: int
 
     @property
     def ids(self) -> list[int]:
@@ -75,7 +77,8 @@ def ask(llm: LLM, asked: list[list[int]], score_prompts: bool = True) -> list[An
             for i, entries in enumerate(given)
             if entries is not None
         }
-        answers.append(Answer(prompt, list(output.outputs[0].token_ids), scored))
+        new = list(output.outputs[0].token_ids)
+        answers.append(Answer(prompt, new, scored, output.num_cached_tokens or 0))
     return answers
 
 

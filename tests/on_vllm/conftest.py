@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
+
+DEMO = Path(__file__).parents[2] / "demo"
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # engines in this process start in about a second
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -14,3 +20,17 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
 }
 os.environ.update(ENVIRONMENT)
+
+
+@pytest.fixture(scope="session")
+def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained demo model, compressed by the command and exported for vLLM."""
+    out = tmp_path_factory.mktemp("artefact") / "out"
+    command = [
+        str(Path(sys.executable).parent / "compress"), str(DEMO / "model"), "-o", str(out), "--keep", "60%",
+        "--export", "checkpoint,vllm", "--calibration", str(DEMO / "heldout.txt"),
+        "--calibration-tokens", "2048", "--evaluations", "1",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return out

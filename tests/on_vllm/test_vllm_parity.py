@@ -47,7 +47,7 @@ def test_every_variant(tmp_path: Path, sources: dict[str, Source], variant: str)
     assert found.largest < EXACT
 
 
-@pytest.mark.parametrize("head_dim", [64, 80])
+@pytest.mark.parametrize("head_dim", [48, 64, 80])
 def test_other_head_sizes(tmp_path: Path, head_dim: int) -> None:
     found = served(tmp_path / "out", checkpoint(tmp_path / "dense", **TINY | {"head_dim": head_dim}), "mixed")
     assert found.misses == []

@@ -1,0 +1,104 @@
+"""vLLM: the checkpoint, and beside it the model's definition as a plugin that any vLLM can install."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from compressor.errors import UserError
+from compressor.export.base import Export, Exporter, exporters
+from compressor.export.checkpoint import export_checkpoint
+from compressor.export.files import sync_directory, write_bytes
+from compressor.modeling import PLUGIN_FILES
+from compressor.modeling.vllm_plugin import CPU_HEAD_SIZES
+from compressor.source import Source
+
+PLUGIN = "vllm_plugin"
+_PACKAGE = "lathe_vllm_plugin"
+_PROJECT = f"""\
+[build-system]
+requires = ["setuptools>=61"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "lathe-vllm-plugin"
+version = "0.1.0"
+description = "Lets vLLM 0.32 serve the checkpoint that this folder came with."
+requires-python = ">=3.10"
+
+[project.entry-points."vllm.general_plugins"]
+{_PACKAGE} = "{_PACKAGE}.vllm_plugin:register"
+
+[tool.setuptools]
+packages = ["{_PACKAGE}"]
+"""
+
+
+def export_vllm(directory: Path, job: Export) -> None:
+    """Write `vllm_plugin/`, and the checkpoint where there is none yet. vLLM then serves `directory` after
+    `pip install DIRECTORY/vllm_plugin`, without Lathe and without `--trust-remote-code`.
+
+    Raises:
+        UserError: vLLM cannot serve this plan, or the file system refuses.
+    """
+    check_served(job.source)
+    if not (directory / "config.json").exists():
+        export_checkpoint(directory, job)
+    write_plugin(directory / PLUGIN, job.source.family.exported_type)
+
+
+def write_plugin(folder: Path, exported_type: str) -> None:
+    """Write the installable definition of one of our model types.
+
+    Raises:
+        UserError: the file system refuses.
+    """
+    package = folder / _PACKAGE
+    try:
+        package.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {package}: {error.strerror or error}") from None
+    for file in PLUGIN_FILES[exported_type]:
+        write_bytes(package / file.name, file.read_bytes())
+    write_bytes(package / "__init__.py", b'"""Made by Lathe: an uneven model for vLLM."""\n')
+    write_bytes(folder / "pyproject.toml", _PROJECT.encode())
+    sync_directory(package)
+
+
+def check_served(source: Source) -> None:
+    """Whether vLLM can serve subnets of a model, from its config alone. Head sizes are those of the hardware
+    at hand: vLLM itself may start with another, and dies on the first request.
+
+    Raises:
+        UserError: it cannot; names what it can.
+    """
+    if source.family.exported_type not in PLUGIN_FILES:
+        raise UserError(
+            f"there is no vLLM definition for `{source.family.model_type}`", f"Known: {[*PLUGIN_FILES]}."
+        )
+    activation = source.config.get("hidden_act", "silu")
+    if activation != "silu":
+        raise UserError(f"vLLM's Llama has no activation `{activation}`", "It has: silu.")
+    check_head_size(source.shape.head_dim, torch.cuda.is_available())
+
+
+def check_head_size(head_dim: int, gpu: bool) -> None:
+    """Whether vLLM has an attention kernel for this head size, on a GPU or on a CPU.
+
+    Raises:
+        UserError: it has none; names the sizes that it has.
+    """
+    if gpu and not (head_dim % 8 == 0 and head_dim <= 256 or head_dim == 512):
+        raise UserError(
+            f"vLLM has no GPU attention kernel for heads of size {head_dim}",
+            "It has them for the multiples of 8 up to 256, and for 512.",
+        )
+    if not gpu and head_dim not in CPU_HEAD_SIZES:
+        sizes = ", ".join(map(str, CPU_HEAD_SIZES))
+        raise UserError(
+            f"vLLM has no CPU attention kernel for heads of size {head_dim}", f"It has them for {sizes}."
+        )
+
+
+exporters.add("vllm", Exporter(export_vllm, check_served))
