@@ -12,7 +12,7 @@ from tiny_llama import DENSE, checkpoint, cut, plan, reference
 
 from compressor.export.checkpoint import export_checkpoint
 
-EVEN_COUNTS = plan((8, 2, 96), (0, 0, 40), (2, 1, 34), (4, 4, 0))
+EVEN_COUNTS = plan((4, 2, 96), (0, 0, 40), (2, 1, 34), (8, 4, 0))
 STAGES = plan((0, 0, 0), DENSE, (0, 0, 33), (3, 3, 17))
 
 

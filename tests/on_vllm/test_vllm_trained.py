@@ -19,7 +19,7 @@ from compressor.plan import Plan
 def answers(artefact: Path, dtype: str) -> list[Answer]:
     """Continuations of stretches of held-out text, of many lengths, in one batch."""
     ids = AutoTokenizer.from_pretrained(artefact)((DEMO / "heldout.txt").read_text())["input_ids"]
-    stretches = [ids[start : start + length] for start, length in ((0, 5), (400, 150), (900, 260), (1500, 40))]
+    stretches = [ids[at : at + length] for at, length in ((0, 5), (400, 150), (900, 260), (1500, 40))]
     with engine(artefact, dtype=dtype) as llm:
         return ask(llm, stretches)
 
