@@ -57,12 +57,12 @@ def compress(
         int, typer.Option(help="Tokens of an answer (e2e).", rich_help_panel=_WORKLOAD)
     ] = 128,
     backend: Annotated[
-        str, typer.Option(help="Engine that the latency is measured on.", rich_help_panel=_WORKLOAD)
+        str, typer.Option(help="Engine to measure the latency on: onnx or vllm.", rich_help_panel=_WORKLOAD)
     ] = "onnx",
     export: Annotated[
         str,
         typer.Option(
-            help="What is written: the checkpoint, and the graph that a latency is measured on.",
+            help="What is written: checkpoint, and onnx or vllm, whichever is served and measured.",
             rich_help_panel=_RUN,
         ),
     ] = "checkpoint,onnx",

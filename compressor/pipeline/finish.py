@@ -32,9 +32,9 @@ _PARITY = 2e-4
 
 @dataclass(frozen=True)
 class Verified:
-    """What was measured on the finished artefact; timing and parity where it has an ONNX graph. `parity`:
-    largest difference between the logits of transformers and ONNX Runtime, relative to the logits' standard
-    deviation."""
+    """What was measured on the finished artefact: timing where it holds what the backend runs, parity where
+    it has an ONNX graph. `parity`: largest difference between the logits of transformers and ONNX Runtime,
+    relative to the logits' standard deviation."""
 
     timing: Comparison | None
     dense: Quality
@@ -79,7 +79,7 @@ class _LayerTensors:
 def verify(
     options: Options, card: Card, prepared: Prepared, chosen: Round, artefact: Path, progress: Progress
 ) -> Verified:
-    """Reload the artefact in both runtimes, compare them, time it beside dense, and score both models.
+    """Reload the artefact, compare its runtimes, time it beside dense, and score both models.
 
     Raises:
         UserError: what was loaded is not what was planned, or the runtimes disagree.
@@ -90,7 +90,7 @@ def verify(
     with progress.stage("verify: reload, parity, perplexity", 2 * -(-len(windows) // 4)) as bar:
         model = load_model(artefact)
         _check_parameters(model, card, chosen)
-        parity = _parity(model, artefact, windows[0]) if runs else None
+        parity = _parity(model, artefact, windows[0]) if "onnx" in options.exports else None
         subnet = quality(model, windows, bar.advance)
         del model
         dense_model = load_model(card.source.path)
@@ -101,7 +101,7 @@ def verify(
 
 def _time(card: Card, artefact: Path) -> Comparison:
     with card.meter.models([card.source.shape.dense_plan]) as (dense,):
-        return card.meter.compare_built(dense, artefact / "onnx")
+        return card.meter.compare_built(dense, artefact / exporters.get(card.meter.backend.name).folder)
 
 
 def _evaluation(options: Options, card: Card, prepared: Prepared) -> tuple[torch.Tensor, str]:

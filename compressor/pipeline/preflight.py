@@ -76,6 +76,8 @@ def preflight(options: Options, progress: Progress) -> Card:
     """
     check_output(options)
     method, backend = methods.get(options.method), backends.get(options.backend)
+    if options.backend in options.exports:
+        backend.versions()  # an engine that is not installed says so
     source = open_source(options.model)
     _check_loads(source)
     for exporter in [exporters.get(name) for name in options.exports]:
