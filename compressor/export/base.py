@@ -15,11 +15,13 @@ from compressor.source import Source
 
 @dataclass(frozen=True)
 class Export:
-    """One subnet to write. `tensor` gives a cut tensor (the plan's shape), float32, by checkpoint name."""
+    """One subnet to write. `tensor` gives a cut tensor (the plan's shape), float32, by checkpoint name.
+    `tensor_parallel`: the number of devices that are to share every layer."""
 
     source: Source
     plan: Plan
     tensor: Callable[[str], torch.Tensor]
+    tensor_parallel: int = 1
 
     def stored(self, name: str) -> torch.Tensor:
         """A cut tensor in `source.dtype`: the values every export must agree on."""

@@ -34,12 +34,12 @@ def dense_artefact(model: str, cache_dir: Path | None = None) -> Path:
     target = cache / "dense" / f"{source.name}-{_key(source)}"
     if (target / MANIFEST).is_file():
         return target
-    with _staged(target) as temporary:
+    with staged(target) as temporary:
         _build(temporary, source, "onnx")
     return target
 
 
-def export_dense(model: str, output: Path, to: str) -> None:
+def export_dense(model: str, output: Path, to: str, tensor_parallel: int = 1) -> None:
     """The dense model through one exporter, into a directory that must not exist yet.
 
     Raises:
@@ -49,8 +49,8 @@ def export_dense(model: str, output: Path, to: str) -> None:
     source = open_source(model)
     if output.exists():
         raise UserError(f"{output} exists", "Choose another --output.")
-    with _staged(output) as temporary:
-        _build(temporary, source, to)
+    with staged(output) as temporary:
+        _build(temporary, source, to, tensor_parallel)
 
 
 def _key(source: Source) -> str:
@@ -61,9 +61,9 @@ def _key(source: Source) -> str:
     return digest.hexdigest()[:16]
 
 
-def _build(directory: Path, source: Source, to: str) -> None:
+def _build(directory: Path, source: Source, to: str, tensor_parallel: int = 1) -> None:
     plan = source.shape.dense_plan
-    exporters.get(to).write(directory, Export(source, plan, source.tensor))
+    exporters.get(to).write(directory, Export(source, plan, source.tensor, tensor_parallel))
     if not (directory / "config.json").exists():
         write_bytes(directory / "config.json", (source.path / "config.json").read_bytes())
         copy_companions(source.path, directory)
@@ -72,7 +72,7 @@ def _build(directory: Path, source: Source, to: str) -> None:
 
 
 @contextmanager
-def _staged(target: Path) -> Iterator[Path]:
+def staged(target: Path) -> Iterator[Path]:
     """A hidden directory beside `target`, which it becomes when the block succeeds; else it disappears."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

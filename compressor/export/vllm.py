@@ -12,6 +12,7 @@ from compressor.export.checkpoint import export_checkpoint
 from compressor.export.files import sync_directory, write_bytes
 from compressor.modeling import PLUGIN_FILES
 from compressor.modeling.vllm_plugin import CPU_HEAD_SIZES
+from compressor.plan import LayerShape, Plan
 from compressor.source import Source
 
 PLUGIN = "vllm_plugin"
@@ -43,6 +44,7 @@ def export_vllm(directory: Path, job: Export) -> None:
         UserError: vLLM cannot serve this plan, or the file system refuses.
     """
     check_served(job.source)
+    check_parallel(job.plan, job.tensor_parallel)
     if not (directory / "config.json").exists():
         export_checkpoint(directory, job)
     write_plugin(directory / PLUGIN, job.source.family.exported_type)
@@ -99,6 +101,30 @@ def check_head_size(head_dim: int, gpu: bool) -> None:
         raise UserError(
             f"vLLM has no CPU attention kernel for heads of size {head_dim}", f"It has them for {sizes}."
         )
+
+
+def check_parallel(plan: Plan, devices: int) -> None:
+    """Whether `devices` can share every layer as vLLM does: each has as many query heads and FFN channels as
+    the others; KV heads are shared out, or each is on as many devices as the others.
+
+    Raises:
+        UserError: a layer does not divide; names the numbers of devices by which all do.
+    """
+    for index, layer in enumerate(plan.layers):
+        if not _divides(layer, devices):
+            most = max(max(layer.query_heads, layer.ffn) for layer in plan.layers)
+            fitting = [n for n in range(1, most + 1) if all(_divides(other, n) for other in plan.layers)]
+            raise UserError(
+                f"{devices} devices cannot share layer {index} ({layer.query_heads} query heads, "
+                f"{layer.kv_heads} KV heads, {layer.ffn} FFN channels)",
+                f"This plan can be served with --tensor-parallel {', '.join(map(str, fitting))}.",
+            )
+
+
+def _divides(layer: LayerShape, devices: int) -> bool:
+    kv_heads = layer.kv_heads or devices
+    shared = kv_heads % devices == 0 or devices % kv_heads == 0
+    return shared and layer.query_heads % devices == 0 and layer.ffn % devices == 0
 
 
 exporters.add("vllm", Exporter(export_vllm, check_served))

@@ -21,7 +21,7 @@ SURFACE = {
         "--seed", "--force", "--no-force", "--overwrite", "--no-overwrite", "--remeasure", "--no-remeasure",
         "--dry-run", "--json", "--debug", "--no-debug", "--export",
     },
-    "export": {"model", "--output", "-o", "--to", "--json", "--debug", "--no-debug"},
+    "export": {"model", "--output", "-o", "--to", "--tensor-parallel", "--json", "--debug", "--no-debug"},
     "evaluate": {
         "models", "--text", "--window", "--windows", "--against", "--tasks", "--task-dir", "--json",
         "--debug", "--no-debug",

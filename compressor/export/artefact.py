@@ -1,0 +1,56 @@
+"""A finished artefact for one more engine: its files, copied, and what that engine needs beside them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor.errors import UserError
+from compressor.export.dense import staged
+from compressor.export.manifest import write_manifest
+from compressor.export.vllm import PLUGIN, check_head_size, check_parallel, write_plugin
+from compressor.modeling import PLUGIN_FILES
+from compressor.plan import Plan
+
+
+def is_artefact(path: Path) -> bool:
+    """Whether a directory holds one of our uneven checkpoints, rather than a dense model."""
+    return _config(path).get("model_type") in PLUGIN_FILES
+
+
+def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int = 1) -> None:
+    """Copy an artefact into a directory that must not exist yet, and add vLLM's definition of it.
+
+    Raises:
+        UserError: another exporter was asked for, vLLM cannot serve the plan, or the output exists.
+    """
+    if to != "vllm":
+        raise UserError(
+            f"{artefact} is a subnet already, which can only be exported --to vllm",
+            f"For {to}, compress the dense model with --export checkpoint,{to}.",
+        )
+    config = _config(artefact)
+    check_head_size(config["head_dim"], torch.cuda.is_available())
+    check_parallel(Plan.load(artefact / "plan.json"), tensor_parallel)
+    if output.exists():
+        raise UserError(f"{output} exists", "Choose another --output.")
+    with staged(output) as temporary:
+        try:
+            shutil.copytree(artefact, temporary, dirs_exist_ok=True)
+        except (OSError, shutil.Error) as error:
+            raise UserError(f"cannot copy {artefact}: {error}") from None
+        write_plugin(temporary / PLUGIN, config["model_type"])
+        write_manifest(temporary)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """config.json, or nothing where there is none that can be read."""
+    try:
+        document = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
