@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from compressor.modeling.configuration_lathe_llama import LatheLlamaConfig
-from compressor.modeling.modeling_lathe_llama import LatheLlamaForCausalLM
+from compressor.modeling.modeling_lathe_llama import LatheLlamaForCausalLM, LatheLlamaModel
 
 __all__ = [
     "AUTO_MAPS", "PLUGIN_FILES", "SHIPPED_FILES", "LatheLlamaConfig", "LatheLlamaForCausalLM", "register",
@@ -26,6 +26,7 @@ PLUGIN_FILES = {
 AUTO_MAPS = {
     "lathe_llama": {
         "AutoConfig": "configuration_lathe_llama.LatheLlamaConfig",
+        "AutoModel": "modeling_lathe_llama.LatheLlamaModel",
         "AutoModelForCausalLM": "modeling_lathe_llama.LatheLlamaForCausalLM",
     },
 }
@@ -37,6 +38,8 @@ def register() -> None:
     May be called again. Models saved by `save_pretrained` take the two files along.
     """
     AutoConfig.register("lathe_llama", LatheLlamaConfig, exist_ok=True)
+    AutoModel.register(LatheLlamaConfig, LatheLlamaModel, exist_ok=True)
     AutoModelForCausalLM.register(LatheLlamaConfig, LatheLlamaForCausalLM, exist_ok=True)
     LatheLlamaConfig.register_for_auto_class()
+    LatheLlamaModel.register_for_auto_class("AutoModel")
     LatheLlamaForCausalLM.register_for_auto_class("AutoModelForCausalLM")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,12 +53,12 @@ def prompts(vocab: int = VOCAB, lengths: Sequence[int] = LENGTHS) -> list[list[i
 
 @contextmanager
 def engine(checkpoint: Path, **options: Any) -> Iterator[LLM]:
+    """An engine that has ended when the block has: its end takes down what all of a process share."""
     llm = LLM(str(checkpoint), **ENGINE | options)
     try:
         yield llm
     finally:
-        del llm
-        gc.collect()
+        llm.llm_engine.engine_core.shutdown()
 
 
 def ask(llm: LLM, asked: list[list[int]], score_prompts: bool = True) -> list[Answer]:

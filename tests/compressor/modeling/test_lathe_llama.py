@@ -24,11 +24,12 @@ from tiny_llama import (
     reference,
     tokens,
 )  # fmt: skip
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModel, AutoModelForCausalLM, DynamicCache
 
 from compressor.export.checkpoint import uneven_config
 from compressor.export.layout import cut_tensors
 from compressor.modeling import LatheLlamaConfig, LatheLlamaForCausalLM, register
+from compressor.modeling.modeling_lathe_llama import LatheLlamaModel
 from compressor.plan import Plan
 from compressor.source import Source
 
@@ -148,6 +149,7 @@ def test_save_and_load_through_auto_classes(sources: dict[str, Source], tmp_path
         }
         loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
         assert type(loaded) is LatheLlamaForCausalLM
+        assert type(AutoModel.from_pretrained(tmp_path)) is LatheLlamaModel
         assert torch.equal(logits(loaded, ids), logits(model, ids))
 
 
