@@ -96,7 +96,10 @@ def _verify(path: Path, manifest: dict[str, Any]) -> None:
     if manifest.get("format") != FORMAT or not isinstance(files, dict):
         raise UserError(f"{path / 'manifest.json'} is not a {FORMAT} manifest", "Export the model again.")
     if GRAPH not in files:
-        raise UserError(f"{path} holds no ONNX export", "Export it with `lathe export --backend onnx`.")
+        raise UserError(
+            f"{path} holds no ONNX export",
+            "Compress with --export checkpoint,onnx; one exported for vLLM is served by `vllm serve`.",
+        )
     for name in ONNX_FILES:
         if name in files:
             _verify_file(path, name, files[name])

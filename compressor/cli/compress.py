@@ -191,6 +191,7 @@ def _dry_run(options: Options, as_json: bool) -> int:
 def _run(options: Options, as_json: bool) -> int:
     from rich.console import Console
 
+    from compressor.export import exporters
     from compressor.pipeline.compress import compress as run
     from compressor.progress import Progress
     from compressor.report import print_report
@@ -207,7 +208,9 @@ def _run(options: Options, as_json: bool) -> int:
     latency = outcome.report["latency"]
     if not as_json:
         print_report(outcome.report, Console())
-        typer.echo(f"{outcome.out}: serve it with `lathe serve {outcome.out}`")
+        commands = [exporters.get(name).served_by.format(out=outcome.out) for name in options.exports]
+        serve = " or ".join(f"`{command}`" for command in commands if command)
+        typer.echo(f"{outcome.out}: serve it with {serve}" if serve else f"{outcome.out}: written")
     if outcome.status == "missed":
         typer.echo(
             f"error: the artefact took {latency['measured_ms']:.4g} ms; the target was "

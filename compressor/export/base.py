@@ -31,7 +31,8 @@ class Export:
 @dataclass(frozen=True)
 class Exporter:
     """One format. write: puts its files into an artefact directory. check: whether a model can be written,
-    from its config alone. folder: where in the artefact the model lies that an engine is given.
+    from its config alone. folder: where in the artefact the model lies that an engine is given. served_by:
+    the command that serves an artefact `{out}`.
 
     Raises:
         UserError: the model needs something that the format does not have, or the disk refuses.
@@ -40,6 +41,7 @@ class Exporter:
     write: Callable[[Path, Export], None]
     check: Callable[[Source], None] = lambda _source: None
     folder: str = "."
+    served_by: str = ""
 
 
 exporters: Registry[Exporter] = Registry("exporter", "compressor.export")

@@ -127,4 +127,5 @@ def _divides(layer: LayerShape, devices: int) -> bool:
     return shared and layer.query_heads % devices == 0 and layer.ffn % devices == 0
 
 
-exporters.add("vllm", Exporter(export_vllm, check_served))
+_SERVED_BY = f"pip install {{out}}/{PLUGIN} && vllm serve {{out}}"
+exporters.add("vllm", Exporter(export_vllm, check_served, served_by=_SERVED_BY))

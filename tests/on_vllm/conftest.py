@@ -33,4 +33,5 @@ def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
+    assert f"serve it with `pip install {out}/vllm_plugin && vllm serve {out}`" in done.stdout
     return out

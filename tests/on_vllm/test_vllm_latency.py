@@ -77,13 +77,12 @@ def test_a_prefill_leaves_nothing_behind(tmp_path: Path, source: Source) -> None
 
 def test_engines_live_side_by_side_and_are_replaced(tmp_path: Path, source: Source) -> None:
     models = [build(tmp_path / name, source, name) for name in ("dense", "mixed", "groups")]
+    set_num_threads = torch.set_num_threads
     for _ in range(2):
         steps = [backends.get("vllm").prepare(model, Workload("tpot", 1, 24), 1) for model in models]
         for step in steps * 3:
             step()
-    torch.set_num_threads(2)
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(1)
+    assert torch.set_num_threads is set_num_threads  # vLLM would leave one that does nothing
 
 
 def test_a_meter_compares_plans(tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
