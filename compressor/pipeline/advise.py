@@ -15,7 +15,7 @@ from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card, preflight
 from compressor.pipeline.prepare import prepare
 from compressor.pipeline.rundir import RunDirectory
-from compressor.pipeline.solve import problem
+from compressor.pipeline.search import Searcher
 from compressor.progress import Progress
 from compressor.quantize import FLOAT16, INT4, INT8, UNQUANTIZED_BYTES, Format
 from compressor.search.bank import Bank
@@ -25,7 +25,6 @@ from compressor.search.knapsack import solve
 from compressor.search.method import Problem
 from compressor.search.methods.lathe import damage_table, reformed_bank, stage
 from compressor.search.space import parameter_constraint
-from compressor.search.trace import Trace
 
 _FORMATS = (FLOAT16, INT8, INT4)
 _SHARES = (0.75, 0.4, 0.2)
@@ -69,8 +68,7 @@ def advise(options: Options, progress: Progress) -> dict[str, Any]:
         card = preflight(options, progress)
         with closing(RunDirectory(options.out)) as run:
             prepared = prepare(options, card, run, progress)
-            trace = Trace(run.path / "trace.jsonl")
-            task = problem(card, prepared, [], trace, progress, 1, options.seed)
+            task = Searcher(options, card, prepared, run, progress).problem([])
             advisor = _Advisor(card, task)
             budgets = _budgets(task)
             with progress.stage("plan: weights of equal size", len(budgets)) as bar:

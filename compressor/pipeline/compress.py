@@ -17,6 +17,7 @@ from compressor.pipeline.preflight import Card, check_output, preflight
 from compressor.pipeline.prepare import Prepared, prepare
 from compressor.pipeline.reform import reform
 from compressor.pipeline.rundir import RunDirectory
+from compressor.pipeline.search import Searcher
 from compressor.pipeline.solve import Round, Solver
 from compressor.progress import Progress
 from compressor.report.document import build_report
@@ -46,10 +47,11 @@ def compress(options: Options, progress: Progress) -> Outcome:
         if run.resumed:
             progress.say(f"resuming from {run.path}")
         prepared = prepare(options, card, run, progress)
-        solver = Solver(options, card, prepared, run, progress)
+        search = Searcher(options, card, prepared, run, progress)
+        solver = Solver(options, card, search, prepared.key, run, progress)
         artefact, chosen, verified, met = _until_met(options, card, prepared, solver, run, progress)
         report = build_report(options, card, solver, chosen, verified, met, progress)
-        shutil.copyfile(solver.trace_path, artefact / "trace.jsonl")
+        shutil.copyfile(search.trace_path, artefact / "trace.jsonl")
         _publish(options, artefact, report, run)
     return Outcome("done" if met else "missed", options.out, report)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from compressor.errors import UserError
 from compressor.latency.cache import cached_comparison, cached_table
@@ -14,13 +12,11 @@ from compressor.latency.measure import Comparison
 from compressor.latency.table import LatencyTable
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card
-from compressor.pipeline.prepare import Prepared
 from compressor.pipeline.rundir import RunDirectory, key
 from compressor.plan import Plan
 from compressor.progress import Progress
-from compressor.search.method import Found, Problem
+from compressor.search.method import Found
 from compressor.search.space import Constraint
-from compressor.search.trace import Trace
 from compressor.surgery import Selection
 
 _AIM = 0.99
@@ -50,12 +46,14 @@ class Round:
 class Solver:
     """Finds a plan and keeps the latency table's correction from round to round.
 
-    bias: what artefacts take over what their plans take with random weights, as far as it is known.
+    key: names what the search reads. bias: what artefacts take over what their plans take with random
+    weights, as far as it is known.
     """
 
     options: Options
     card: Card
-    prepared: Prepared
+    search: Callable[[list[Constraint]], Found]
+    key: str
     run: RunDirectory
     progress: Progress
     table: LatencyTable | None = None
@@ -74,7 +72,7 @@ class Solver:
     def _timing_key(self, *facts: Any) -> str:
         """Names what was timed, so that a resumed run goes on from the same milliseconds."""
         asked = self.options
-        return key(self.prepared.key, asked.backend, asdict(asked.workload), asked.threads, *facts)
+        return key(self.key, asked.backend, asdict(asked.workload), asked.threads, *facts)
 
     @property
     def target_ms(self) -> float | None:
@@ -128,39 +126,11 @@ class Solver:
         if self.table is not None:
             self.table = self.table.corrected(measured_ms / self.table.predict(plan))
 
-    @property
-    def trace_path(self) -> Path:
-        return self.run.path / f"trace-{self.options.method}-{self.prepared.key}.jsonl"
-
     def _search(self) -> Found:
         constraints = list(self.card.constraints)
         if self.table is not None and self.target_ms is not None:
             constraints.append(self.table.constraint(self.card.space, self.target_ms * _AIM))
-        name = key(
-            self.prepared.key, self.options.method, self.options.evaluations, self.options.seed,
-            [asdict(c) | {"attention": [*c.attention.values()]} for c in constraints],
-        )
-        facts = self.run.json(f"plan-{name}", lambda: self._search_now(name, constraints))
-        saved = self.run.tensors(f"selection-{name}", dict)
-        selections = [
-            Selection(*(saved[f"{part}.{i}"] for part in ("kv_heads", "query_heads", "channels")))
-            for i in range(len(self.card.source.shape.dense_plan))
-        ]
-        return Found(Plan.from_json(facts["plan"]), selections, facts["fitness"], facts["evaluations"])
-
-    def _search_now(self, name: str, constraints: list[Constraint]) -> dict[str, Any]:
-        smallest = self.card.space.smallest
-        if not all(c.allows(smallest) for c in constraints):
-            raise UserError("the targets together leave no plan", "Relax one of them.")
-        options, method = self.options, self.card.method
-        found = method.search(
-            problem(
-                self.card, self.prepared, constraints, Trace(self.trace_path), self.progress,
-                options.evaluations or method.default_evaluations, options.seed,
-            )
-        )  # fmt: skip
-        self.run.tensors(f"selection-{name}", lambda: _selection_tensors(found.selections))
-        return {"plan": found.plan.to_json(), "fitness": found.fitness, "evaluations": found.evaluations}
+        return self.search(constraints)
 
     def _measure(self, plan: Plan) -> float:
         """Milliseconds of the plan. For a speed-up: as the table's dense model divided by what was gained
@@ -201,22 +171,3 @@ class Solver:
             f"Ask for {nearest:.3g} ms, or run again when the machine is quieter.",
         )
 
-
-def problem(
-    card: Card, prepared: Prepared, constraints: list[Constraint], trace: Trace, progress: Progress,
-    evaluations: int, seed: int,
-) -> Problem:  # fmt: skip
-    """What a search is given: candidates are judged on the held-out windows."""
-    p = prepared
-    return Problem(
-        card.source, p.runner, p.head, card.space, p.layers, p.embedding, p.windows[p.heldout], p.statistics,
-        p.orders, p.dampings, constraints, trace, progress, evaluations, seed,
-    )  # fmt: skip
-
-
-def _selection_tensors(selections: list[Selection]) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}.{i}": getattr(selection, name)
-        for i, selection in enumerate(selections)
-        for name in ("kv_heads", "query_heads", "channels")
-    }
