@@ -13,7 +13,7 @@ from compressor.latency import bench
 from compressor.latency.backend import backends
 from compressor.latency.bench import Timing, interleave, paired_ratio
 from compressor.latency.cache import cached_comparison, cached_table
-from compressor.latency.measure import Meter
+from compressor.latency.measure import Effort, Meter
 from compressor.latency.workload import Workload
 from compressor.progress import Progress
 from compressor.search.space import make_space
@@ -50,7 +50,7 @@ def test_systems_take_turns_in_alternating_order(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("metric", ["tpot", "ttft"])
 def test_real_models_are_built_and_run(tmp_path: Path, metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hasten(monkeypatch)
-    comparison = meter(tmp_path, Workload(metric, 2, 24)).compare(PLANS["mixed"], sessions=2)
+    comparison = meter(tmp_path, Workload(metric, 2, 24)).compare(PLANS["mixed"], Effort(2, 2, 1.0))
     assert len(comparison.dense.turns) == len(comparison.subnet.turns) == 6
     assert min(comparison.dense.turns) > 0
 
