@@ -101,6 +101,18 @@ def open_source(model: str) -> Source:
     return source
 
 
+def open_config(model: str) -> Source:
+    """As `open_source`, from config.json alone: the dimensions, and no tensors.
+
+    Raises:
+        UserError: there is no such model, or its config will not do.
+    """
+    path = _locate(model)
+    config = _read_config(path)
+    family = resolve(config)
+    return Source(path, Path(model).name or str(path), config, family, family.shape(config), {})
+
+
 def _locate(model: str) -> Path:
     path = Path(model).expanduser()
     if path.is_dir():

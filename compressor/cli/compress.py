@@ -70,6 +70,13 @@ def compress(
         int | None,
         typer.Option(help="Threads of the engine. [default: all cores]", rich_help_panel=_WORKLOAD),
     ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            help="Search with the milliseconds of this file (`lathe profile`), as of another machine.",
+            rich_help_panel=_WORKLOAD,
+        ),
+    ] = None,
     calibration: Annotated[
         str,
         typer.Option(
@@ -165,7 +172,7 @@ def compress(
         target_memory=parse_bytes(target_memory) if target_memory else None,
         keep=parse_share(keep) if keep else None,
         workload=Workload(latency_metric, batch_size, context, output_tokens),
-        backend=backend, exports=tuple(export.split(",")), method=method, threads=threads,
+        backend=backend, exports=tuple(export.split(",")), method=method, threads=threads, profile=profile,
         calibration=calibration, calibration_tokens=calibration_tokens, evaluation=evaluation,
         evaluations=evaluations, tolerance=tolerance, seed=seed, force=force, overwrite=overwrite,
         remeasure=remeasure,
@@ -205,6 +212,12 @@ def _run(options: Options, as_json: bool) -> int:
             )
         return 0
     latency = outcome.report["latency"]
+    if outcome.status == "unmeasured" and not as_json:
+        kind = "estimated" if latency["profile"]["estimate"] else "predicted from the profile"
+        typer.echo(
+            f"{latency['predicted_ms']:.4g} ms are {kind}, not measured: this is another machine. On the one "
+            f"that serves: lathe loadtest {outcome.out}"
+        )
     if not as_json:
         print_report(outcome.report, Console())
         typer.echo(f"{outcome.out}: serve it with `lathe serve {outcome.out}`")

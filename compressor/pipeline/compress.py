@@ -25,8 +25,8 @@ from compressor.report.document import build_report
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run ended with. status: "done", "missed" (written, but slower than the target) or
-    "already-met" (nothing written)."""
+    """What a run ended with. status: "done", "missed" (written, but slower than the target), "unmeasured"
+    (the target is of another machine) or "already-met" (nothing written)."""
 
     status: str
     out: Path
@@ -53,13 +53,14 @@ def compress(options: Options, progress: Progress) -> Outcome:
         report = build_report(options, card, solver, chosen, verified, met, progress)
         shutil.copyfile(search.trace_path, artefact / "trace.jsonl")
         _publish(options, artefact, report, run)
-    return Outcome("done" if met else "missed", options.out, report)
+    return Outcome({True: "done", False: "missed", None: "unmeasured"}[met], options.out, report)
 
 
 def _until_met(
     options: Options, card: Card, prepared: Prepared, solver: Solver, run: RunDirectory, progress: Progress
-) -> tuple[Path, Round, Verified, bool]:
-    """Build artefacts until one, measured, keeps the target, or the rounds are used up."""
+) -> tuple[Path, Round, Verified, bool | None]:
+    """Build artefacts until one, measured, keeps the target, or the rounds are used up. Whether it is kept is
+    None where it cannot be measured."""
     while True:
         chosen = solver.solve()
         name = reform(card, prepared, chosen, run, progress)
@@ -67,7 +68,7 @@ def _until_met(
         verified = verify(options, card, prepared, chosen, artefact, progress)
         target, timing = solver.target_ms, verified.timing
         if target is None or timing is None:
-            return artefact, chosen, verified, True
+            return artefact, chosen, verified, True if card.here else None
         measured = solver.measured_ms(timing)
         met = measured <= target * (1 + options.tolerance)
         if met or len(solver.rounds) >= options.rounds:

@@ -95,7 +95,7 @@ def verify(
         del model
         dense_model = load_model(card.source.path)
         dense = quality(dense_model, windows, bar.advance)
-    timing = _time(card, artefact) if runs else None
+    timing = _time(card, artefact) if runs and card.here else None
     return Verified(timing, dense, subnet, text, parity)
 
 

@@ -28,6 +28,7 @@ class Options:
     exports: tuple[str, ...] = ("checkpoint", "onnx")
     method: str = "lathe"
     threads: int | None = None
+    profile: Path | None = None
     calibration: str = "self"
     calibration_tokens: int = 65_536
     evaluation: str | None = None
@@ -52,6 +53,8 @@ class Options:
             raise UserError(
                 f"a latency target on {self.backend} needs that export", f"Add {self.backend} to --export."
             )
+        if self.profile and not self.timed:
+            raise UserError("--profile is for a latency target", "Give --target-latency or --target-speedup.")
         if self.threads is not None and self.threads < 1:
             raise UserError(f"--threads {self.threads} is not a number of threads")
         if self.calibration_tokens < 2048:

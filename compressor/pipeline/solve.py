@@ -20,7 +20,7 @@ from compressor.search.space import Constraint
 from compressor.surgery import Selection
 
 _AIM = 0.99
-_SLACK = 0.95
+_SLACK = 0.97
 
 
 @dataclass
@@ -61,7 +61,9 @@ class Solver:
     bias: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.options.timed:
+        if self.card.table:
+            self.table = self.card.table
+        elif self.options.timed:
             self.table = LatencyTable.from_json(
                 self.run.json(f"table-{self._timing_key()}", lambda: self._table().to_json())
             )
@@ -103,7 +105,7 @@ class Solver:
         while True:
             found = self._search()
             target = self.target_ms
-            if self.table is None or target is None:
+            if self.table is None or target is None or not self.card.here:
                 return self._note(found, None)
             current = self._note(found, self._measure(found.plan))
             measured = self._expected(current)

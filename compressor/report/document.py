@@ -26,7 +26,7 @@ def build_report(
     solver: Solver,
     chosen: Round,
     verified: Verified,
-    met: bool,
+    met: bool | None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Everything measured and chosen, as one JSON document; times in milliseconds, sizes in bytes."""
@@ -53,6 +53,9 @@ def build_report(
             "tolerance": options.tolerance,
             "predicted_ms": _now(chosen.predicted_ms, drift),
             **_measured(timing),
+            "profile": None if card.table is None else {
+                "of": card.table.fingerprint, "estimate": card.table.estimate, "this_machine": card.here
+            },
             "rounds": [r.row() for r in solver.rounds],
         },
         "perplexity": {

@@ -24,7 +24,8 @@ def print_card(card: Mapping[str, Any], console: Console) -> None:
     latency = card["latency"]
     if latency["target_ms"] is not None:
         values = (f"{latency[name]:.4g}" for name in ("target_ms", "dense_ms", "floor_ms"))
-        table.add_row(f"{latency['metric']} (ms)", *values)
+        name = f"{latency['metric']} (ms{', estimate' if latency['estimate'] else ''})"
+        table.add_row(name, *values)
     for target in card["targets"]:
         values = (f"{target[name]:,.0f}" for name in ("limit", "dense", "floor"))
         table.add_row(f"{target['name']} ({target['unit']})", *values)
@@ -79,7 +80,8 @@ def _summary(report: Mapping[str, Any]) -> Table:
     if latency["target_ms"] is not None:
         table.add_row(f"target {latency['metric']} (ms)", "", f"{latency['target_ms']:.4g}", "")
     if latency["predicted_ms"] is not None:
-        table.add_row(f"predicted {latency['metric']} (ms)", "", f"{latency['predicted_ms']:.4g}", "")
+        name = "estimated" if (latency.get("profile") or {}).get("estimate") else "predicted"
+        table.add_row(f"{name} {latency['metric']} (ms)", "", f"{latency['predicted_ms']:.4g}", "")
     if latency["measured_ms"] is not None:
         table.add_row(
             f"measured {latency['metric']} (ms)", f"{latency['dense_ms']:.4g}",

@@ -19,7 +19,7 @@ SURFACE = {
         "--latency-metric", "--batch-size", "--context", "--output-tokens", "--backend", "--threads",
         "--calibration", "--calibration-tokens", "--evaluation", "--method", "--evaluations", "--tolerance",
         "--seed", "--force", "--no-force", "--overwrite", "--no-overwrite", "--remeasure", "--no-remeasure",
-        "--dry-run", "--json", "--debug", "--no-debug", "--export",
+        "--dry-run", "--json", "--debug", "--no-debug", "--export", "--profile",
     },
     "export": {"model", "--output", "-o", "--to", "--json", "--debug", "--no-debug"},
     "evaluate": {
@@ -27,6 +27,11 @@ SURFACE = {
         "--debug", "--no-debug",
     },
     "plan": {"model", "--calibration", "--calibration-tokens", "--seed", "--json", "--debug", "--no-debug"},
+    "profile": {
+        "model", "--output", "-o", "--backend", "--latency-metric", "--batch-size", "--context",
+        "--output-tokens", "--threads", "--hardware", "--dtype", "--overwrite", "--no-overwrite", "--json",
+        "--debug", "--no-debug",
+    },
     "inspect": {"artefact", "--json", "--debug", "--no-debug"},
     "serve": {
         "out", "--host", "--port", "--engine", "--threads", "--max-batch", "--max-length", "--max-queue",
