@@ -41,6 +41,16 @@ def compress(
             help="Such as 80%: share of the decoder's parameters that stays.", rich_help_panel=_TARGETS
         ),
     ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="Widths to make, such as a plan.json of a --front.", rich_help_panel=_TARGETS),
+    ] = None,
+    front: Annotated[
+        bool,
+        typer.Option(
+            "--front", help="Write plans for every latency, with a plot, and stop.", rich_help_panel=_TARGETS
+        ),
+    ] = False,
     latency_metric: Annotated[
         str, typer.Option(help="tpot, ttft or e2e.", rich_help_panel=_WORKLOAD)
     ] = "tpot",
@@ -170,14 +180,31 @@ def compress(
         target_latency_ms=parse_milliseconds(target_latency) if target_latency else None,
         target_speedup=parse_factor(target_speedup) if target_speedup else None,
         target_memory=parse_bytes(target_memory) if target_memory else None,
-        keep=parse_share(keep) if keep else None,
+        keep=parse_share(keep) if keep else None, plan=plan, front=front,
         workload=Workload(latency_metric, batch_size, context, output_tokens),
         backend=backend, exports=tuple(export.split(",")), method=method, threads=threads, profile=profile,
         calibration=calibration, calibration_tokens=calibration_tokens, evaluation=evaluation,
         evaluations=evaluations, tolerance=tolerance, seed=seed, force=force, overwrite=overwrite,
         remeasure=remeasure,
     )
-    raise typer.Exit(_dry_run(options, json) if dry_run else _run(options, json))
+    job = _dry_run if dry_run else _front if front else _run
+    raise typer.Exit(job(options, json))
+
+
+def _front(options: Options, as_json: bool) -> int:
+    from rich.console import Console
+
+    from compressor.pipeline.front import write_front
+    from compressor.progress import Progress
+    from compressor.report import print_front
+
+    document = write_front(options, Progress(quiet=as_json))
+    if as_json:
+        emit(document)
+    else:
+        print_front(document, Console())
+        typer.echo(f"{options.out}/front.svg shows it; `compress {options.model} --plan FILE` makes one")
+    return 0
 
 
 def _dry_run(options: Options, as_json: bool) -> int:

@@ -15,7 +15,8 @@ WINDOW = 512
 @dataclass(frozen=True)
 class Options:
     """One compression. Targets are in milliseconds, a factor, bytes and a share of decoder parameters;
-    those given all have to hold."""
+    those given all have to hold. plan: a file with the widths to make instead. front: plans for every
+    latency, nothing made."""
 
     model: str
     out: Path
@@ -23,6 +24,8 @@ class Options:
     target_speedup: float | None = None
     target_memory: int | None = None
     keep: float | None = None
+    plan: Path | None = None
+    front: bool = False
     workload: Workload = field(default_factory=Workload)
     backend: str = "onnx"
     exports: tuple[str, ...] = ("checkpoint", "onnx")
@@ -41,10 +44,17 @@ class Options:
     remeasure: bool = False
 
     def __post_init__(self) -> None:
-        if not self.timed and self.target_memory is None and self.keep is None:
+        targets = [self.target_latency_ms, self.target_speedup, self.target_memory, self.keep]
+        given = [target for target in targets if target is not None]
+        if not given and not self.plan and not self.front:
             raise UserError(
-                "no target is given", "Give --target-latency, --target-speedup, --target-memory or --keep."
+                "no target is given",
+                "Give --target-latency, --target-speedup, --target-memory, --keep or --plan.",
             )
+        if self.plan and (given or self.front):
+            raise UserError("--plan says all widths, so no target goes with it", "Give one of the two.")
+        if self.front and (self.target_latency_ms or self.target_speedup):
+            raise UserError("--front is for every latency", "Leave the latency target out.")
         if self.target_latency_ms is not None and self.target_speedup is not None:
             raise UserError("--target-latency and --target-speedup exclude each other", "Give one of them.")
         if "checkpoint" not in self.exports:
@@ -70,5 +80,5 @@ class Options:
 
     @property
     def timed(self) -> bool:
-        """Whether a target is in milliseconds."""
-        return self.target_latency_ms is not None or self.target_speedup is not None
+        """Whether milliseconds are needed to choose a plan."""
+        return self.front or self.target_latency_ms is not None or self.target_speedup is not None

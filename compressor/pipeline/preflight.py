@@ -20,6 +20,7 @@ from compressor.latency.profile import Profile
 from compressor.latency.table import LatencyTable
 from compressor.latency.workload import Workload
 from compressor.pipeline.options import WINDOW, Options
+from compressor.plan import Plan
 from compressor.progress import Progress
 from compressor.search.method import Method, methods
 from compressor.search.space import Constraint, Space, make_space, memory_constraint, parameter_constraint
@@ -34,7 +35,7 @@ class Card:
 
     target_ms: the latency target in milliseconds, if there is one. dense_ms, floor_ms: the dense model and
     the smallest subnet, measured quickly or out of the profile. table: of the profile, if one was given.
-    here: whether the target is of this machine, so that the artefact can be timed.
+    here: whether the target is of this machine, so that the artefact can be timed. plan: the one asked for.
     """
 
     source: Source
@@ -47,11 +48,14 @@ class Card:
     target_ms: float | None = None
     table: LatencyTable | None = None
     here: bool = True
+    plan: Plan | None = None
 
     @property
     def already_met(self) -> bool:
         """Whether the dense model meets every target as it is."""
         dense = self.source.shape.dense_plan
+        if self.plan:
+            return self.plan == dense
         fast = self.target_ms is None or (self.dense_ms is not None and self.dense_ms <= self.target_ms)
         return fast and all(c.allows(dense) for c in self.constraints)
 
@@ -100,10 +104,33 @@ def preflight(options: Options, progress: Progress) -> Card:
         f"{source.name}: {source.family.model_type}, {source.shape.num_layers} layers, "
         f"{source.shape.parameters(source.shape.dense_plan) / 1e6:.1f} M parameters"
     )
-    card = Card(source, space, method, meter, constraints)
+    plan = _read_plan(options.plan, space) if options.plan else None
+    card = Card(source, space, method, meter, constraints, plan=plan)
     if options.profile:
         card = _profiled(options, card, options.profile)
     return _time(options, card) if options.timed else card
+
+
+def _read_plan(path: Path, space: Space) -> Plan:
+    """A plan that is made of the space's levels."""
+    plan = Plan.load(path)
+    if len(plan) != space.layers:
+        raise UserError(f"{path} has {len(plan)} layers; the model has {space.layers}")
+    for index, layer in enumerate(plan):
+        if (layer.query_heads, layer.kv_heads) not in space.attention:
+            heads = ", ".join(f"{q}/{kv}" for q, kv in space.attention)
+            raise UserError(
+                f"{path}: layer {index} has {layer.query_heads} query heads over {layer.kv_heads} KV heads",
+                f"Choose of {heads}.",
+            )
+        if layer.ffn not in space.ffn:
+            raise UserError(
+                f"{path}: layer {index} has {layer.ffn} FFN channels",
+                f"Choose of {', '.join(map(str, space.ffn))}.",
+            )
+    if not any(layer.kv_heads for layer in plan):
+        raise UserError(f"{path} has no attention block", "Keep one: it carries positions.")
+    return plan
 
 
 def check_output(options: Options) -> None:

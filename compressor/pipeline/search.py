@@ -16,6 +16,7 @@ from compressor.pipeline.rundir import RunDirectory, key
 from compressor.plan import Plan
 from compressor.progress import Progress
 from compressor.search.method import Found, Problem
+from compressor.search.methods.lathe import judged
 from compressor.search.space import Constraint
 from compressor.search.trace import Trace
 from compressor.surgery import Selection
@@ -36,8 +37,9 @@ class Searcher:
         return self.run.path / f"trace-{self.options.method}-{self.prepared.key}.jsonl"
 
     def __call__(self, constraints: list[Constraint]) -> Found:
+        asked, given = self.options, self.card.plan
         name = key(
-            self.prepared.key, self.options.method, self.options.evaluations, self.options.seed,
+            self.prepared.key, asked.method, asked.evaluations, asked.seed, given.to_json() if given else None,
             [asdict(c) | {"attention": [*c.attention.values()]} for c in constraints],
         )
         facts = self.run.json(f"plan-{name}", lambda: self._now(name, constraints))
@@ -52,7 +54,8 @@ class Searcher:
         smallest = self.card.space.smallest
         if not all(c.allows(smallest) for c in constraints):
             raise UserError("the targets together leave no plan", "Relax one of them.")
-        found = self.card.method.search(self.problem(constraints))
+        problem = self.problem(constraints)
+        found = judged(problem, self.card.plan) if self.card.plan else self.card.method.search(problem)
         self.run.tensors(f"selection-{name}", lambda: _selection_tensors(found.selections))
         return {"plan": found.plan.to_json(), "fitness": found.fitness, "evaluations": found.evaluations}
 

@@ -33,6 +33,22 @@ def print_card(card: Mapping[str, Any], console: Console) -> None:
     console.print(f"disk needed: {card['disk_bytes'] / 2**20:.0f} MiB")
 
 
+def print_front(front: Mapping[str, Any], console: Console) -> None:
+    """Plans from the fastest to dense."""
+    workload = front["workload"]
+    title = f"{front['model']}: {workload['metric']} and damage, dense {front['dense_ms']:.4g} ms"
+    table = Table(title=title + (f" ({front['estimate']})" if front["estimate"] else ""), title_justify="left")
+    for name in ("plan", "ms", "speed-up", "parameters kept", "KL before the last reform"):
+        table.add_column(name, justify="right" if name != "plan" else "left")
+    for row in front["points"]:
+        speedup = front["dense_ms"] / row["predicted_ms"]
+        table.add_row(
+            row["plan"], f"{row['predicted_ms']:.4g}", f"{speedup:.2f}x",
+            f"{row['decoder_parameters_kept']:.1%}", f"{row['damage']:.4f}",
+        )  # fmt: skip
+    console.print(table)
+
+
 def print_advice(advice: Mapping[str, Any], console: Console) -> None:
     """What to do for a size of weights: every choice with its quality, the best first."""
     table = Table(title=f"{advice['model']}: cut, quantize, or both", title_justify="left")

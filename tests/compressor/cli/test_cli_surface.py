@@ -19,7 +19,7 @@ SURFACE = {
         "--latency-metric", "--batch-size", "--context", "--output-tokens", "--backend", "--threads",
         "--calibration", "--calibration-tokens", "--evaluation", "--method", "--evaluations", "--tolerance",
         "--seed", "--force", "--no-force", "--overwrite", "--no-overwrite", "--remeasure", "--no-remeasure",
-        "--dry-run", "--json", "--debug", "--no-debug", "--export", "--profile",
+        "--dry-run", "--json", "--debug", "--no-debug", "--export", "--profile", "--plan", "--front",
     },
     "export": {"model", "--output", "-o", "--to", "--json", "--debug", "--no-debug"},
     "evaluate": {
