@@ -37,9 +37,9 @@ class Searcher:
         return self.run.path / f"trace-{self.options.method}-{self.prepared.key}.jsonl"
 
     def __call__(self, constraints: list[Constraint]) -> Found:
-        asked, given = self.options, self.card.plan
+        asked, given = self.options, self.card.plan and self.card.plan.to_json()
         name = key(
-            self.prepared.key, asked.method, asked.evaluations, asked.seed, given.to_json() if given else None,
+            self.prepared.key, asked.method, asked.evaluations, asked.seed, given,
             [asdict(c) | {"attention": [*c.attention.values()]} for c in constraints],
         )
         facts = self.run.json(f"plan-{name}", lambda: self._now(name, constraints))

@@ -33,8 +33,8 @@ def front_svg(title: str, points: Sequence[tuple[float, float]]) -> str:
         x, base = place(share * most_x, 0)
         left, y = place(0, share * most_y)
         parts.append(f'<path d="M{left:.1f} {y:.1f}H{_WIDTH - 20}" stroke="#ddd"/>')
-        parts.append(f'<text x="{x:.1f}" y="{base + 18:.1f}" text-anchor="middle">{share * most_x:.3g}</text>')
-        parts.append(f'<text x="{left - 8:.1f}" y="{y + 4:.1f}" text-anchor="end">{share * most_y:.3g}</text>')
+        parts.append(_number(x, base + 18, "middle", share * most_x))
+        parts.append(_number(left - 8, y + 4, "end", share * most_y))
     places = [place(*point) for point in points]
     path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     parts.append(f'<path d="M{path}" fill="none" stroke="{_LINE}" stroke-width="2"/>')
@@ -44,3 +44,7 @@ def front_svg(title: str, points: Sequence[tuple[float, float]]) -> str:
             f"<title>plan {number:02d}: {ms:.4g} ms, {kl:.4g} nats per token</title></circle>"
         )
     return "\n".join([*parts, "</svg>", ""])
+
+
+def _number(x: float, y: float, anchor: str, value: float) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{value:.3g}</text>'

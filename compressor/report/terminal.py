@@ -37,7 +37,8 @@ def print_front(front: Mapping[str, Any], console: Console) -> None:
     """Plans from the fastest to dense."""
     workload = front["workload"]
     title = f"{front['model']}: {workload['metric']} and damage, dense {front['dense_ms']:.4g} ms"
-    table = Table(title=title + (f" ({front['estimate']})" if front["estimate"] else ""), title_justify="left")
+    title += f" ({front['estimate']})" if front["estimate"] else ""
+    table = Table(title=title, title_justify="left")
     for name in ("plan", "ms", "speed-up", "parameters kept", "KL before the last reform"):
         table.add_column(name, justify="right" if name != "plan" else "left")
     for row in front["points"]:
