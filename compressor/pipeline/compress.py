@@ -11,10 +11,11 @@ from typing import Any
 from compressor.errors import UserError
 from compressor.export.files import sync_directory, write_json
 from compressor.export.manifest import write_manifest
+from compressor.latency.measure import Comparison
 from compressor.pipeline.finish import Verified, export, verify
 from compressor.pipeline.options import Options
-from compressor.pipeline.preflight import Card, check_output, preflight
-from compressor.pipeline.prepare import Prepared, prepare
+from compressor.pipeline.preflight import check_output, preflight
+from compressor.pipeline.prepare import prepare
 from compressor.pipeline.reform import reform
 from compressor.pipeline.rundir import RunDirectory
 from compressor.pipeline.search import Searcher
@@ -49,34 +50,18 @@ def compress(options: Options, progress: Progress) -> Outcome:
         prepared = prepare(options, card, run, progress)
         search = Searcher(options, card, prepared, run, progress)
         solver = Solver(options, card, search, prepared.key, run, progress)
-        artefact, chosen, verified, met = _until_met(options, card, prepared, solver, run, progress)
+
+        def make(chosen: Round) -> tuple[tuple[Path, Verified], Comparison | None]:
+            name = reform(card, prepared, chosen, run, progress)
+            artefact = export(options, card, chosen, name, run, progress)
+            verified = verify(options, card, prepared, chosen, artefact, progress)
+            return (artefact, verified), verified.timing
+
+        (artefact, verified), chosen, met = solver.until_met(make)
         report = build_report(options, card, solver, chosen, verified, met, progress)
         shutil.copyfile(search.trace_path, artefact / "trace.jsonl")
         _publish(options, artefact, report, run)
     return Outcome({True: "done", False: "missed", None: "unmeasured"}[met], options.out, report)
-
-
-def _until_met(
-    options: Options, card: Card, prepared: Prepared, solver: Solver, run: RunDirectory, progress: Progress
-) -> tuple[Path, Round, Verified, bool | None]:
-    """Build artefacts until one, measured, keeps the target, or the rounds are used up. Whether it is kept is
-    None where it cannot be measured."""
-    while True:
-        chosen = solver.solve()
-        name = reform(card, prepared, chosen, run, progress)
-        artefact = export(options, card, chosen, name, run, progress)
-        verified = verify(options, card, prepared, chosen, artefact, progress)
-        target, timing = solver.target_ms, verified.timing
-        if target is None or timing is None:
-            return artefact, chosen, verified, True if card.here else None
-        measured = solver.measured_ms(timing)
-        met = measured <= target * (1 + options.tolerance)
-        if met or len(solver.rounds) >= options.rounds:
-            return artefact, chosen, verified, met
-        progress.say(
-            f"  the artefact took {measured:.4g} ms against a target of {target:.4g} ms: solving again"
-        )
-        solver.learn(chosen, measured)
 
 
 def _publish(options: Options, artefact: Path, report: dict[str, Any], run: RunDirectory) -> None:

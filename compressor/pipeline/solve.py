@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from compressor.errors import UserError
 from compressor.latency.cache import cached_comparison, cached_table
@@ -19,6 +19,7 @@ from compressor.search.method import Found
 from compressor.search.space import Constraint
 from compressor.surgery import Selection
 
+Made = TypeVar("Made")
 _AIM = 0.99
 _SLACK = 0.97
 
@@ -95,6 +96,29 @@ class Solver:
         if self.options.target_speedup and self.table:
             return self.table.dense_ms * timing.ratio
         return timing.subnet.median
+
+    def until_met(
+        self, make: Callable[[Round], tuple[Made, Comparison | None]]
+    ) -> tuple[Made, Round, bool | None]:
+        """Make artefacts until one, measured, keeps the target, or the rounds are used up.
+
+        make: from a plan to (what was made, its time beside dense). Returns the last one, its round, and
+        whether the target is kept: None where it cannot be measured.
+        """
+        while True:
+            chosen = self.solve()
+            made, timing = make(chosen)
+            target = self.target_ms
+            if target is None or timing is None:
+                return made, chosen, True if self.card.here else None
+            measured = self.measured_ms(timing)
+            met = measured <= target * (1 + self.options.tolerance)
+            if met or len(self.rounds) >= self.options.rounds:
+                return made, chosen, met
+            self.progress.say(
+                f"  the artefact took {measured:.4g} ms against a target of {target:.4g} ms: solving again"
+            )
+            self.learn(chosen, measured)
 
     def solve(self) -> Round:
         """Rounds of search and measurement until the plan keeps the target.
