@@ -76,6 +76,11 @@ class Source:
         prefix = self.family.layer_prefix(index)
         return {name: self.tensor(prefix + name) for name, _ in self.family.block_tensors(self.shape)}
 
+    @property
+    def positions(self) -> int:
+        """The longest context that the config allows."""
+        return int(self.config.get("max_position_embeddings") or 2048)
+
     def names(self) -> Iterator[str]:
         return (name for name, _ in self.family.tensors(self.shape))
 

@@ -28,6 +28,18 @@ def compress(
         str | None,
         typer.Option(help="Such as 1.5x, over the dense model on this machine.", rich_help_panel=_TARGETS),
     ] = None,
+    target_throughput: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as 2000tok/s, of --batch-size sequences decoded together.", rich_help_panel=_TARGETS
+        ),
+    ] = None,
+    max_perplexity_increase: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as 5%: the fastest within it, on the evaluation text.", rich_help_panel=_TARGETS
+        ),
+    ] = None,
     target_memory: Annotated[
         str | None,
         typer.Option(
@@ -169,7 +181,6 @@ def compress(
         Workload,
         parse_bytes,
         parse_factor,
-        parse_milliseconds,
         parse_share,
     )
     from compressor.pipeline.options import Options
@@ -177,10 +188,11 @@ def compress(
     options = Options(
         model=model,
         out=output or Path(Path(model).name + "-lathe"),
-        target_latency_ms=parse_milliseconds(target_latency) if target_latency else None,
+        target_latency_ms=_milliseconds(target_latency, target_throughput, latency_metric, batch_size),
         target_speedup=parse_factor(target_speedup) if target_speedup else None,
         target_memory=parse_bytes(target_memory) if target_memory else None,
         keep=parse_share(keep) if keep else None, plan=plan, front=front,
+        perplexity_increase=parse_share(max_perplexity_increase) if max_perplexity_increase else None,
         workload=Workload(latency_metric, batch_size, context, output_tokens),
         backend=backend, exports=tuple(export.split(",")), method=method, threads=threads, profile=profile,
         calibration=calibration, calibration_tokens=calibration_tokens, evaluation=evaluation,
@@ -189,6 +201,18 @@ def compress(
     )
     job = _dry_run if dry_run else _front if front else _run
     raise typer.Exit(job(options, json))
+
+
+def _milliseconds(latency: str | None, throughput: str | None, metric: str, batch_size: int) -> float | None:
+    """The latency target; a throughput is one of TPOT: every step of the batch gives a token a sequence."""
+    from compressor.errors import UserError
+    from compressor.latency.workload import parse_milliseconds, parse_rate
+
+    if throughput is None:
+        return parse_milliseconds(latency) if latency else None
+    if latency or metric != "tpot":
+        raise UserError("--target-throughput is a target of tpot", "Leave the other latency options out.")
+    return 1e3 * batch_size / parse_rate(throughput)
 
 
 def _front(options: Options, as_json: bool) -> int:

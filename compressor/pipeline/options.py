@@ -15,8 +15,8 @@ WINDOW = 512
 @dataclass(frozen=True)
 class Options:
     """One compression. Targets are in milliseconds, a factor, bytes and a share of decoder parameters;
-    those given all have to hold. plan: a file with the widths to make instead. front: plans for every
-    latency, nothing made."""
+    those given all have to hold. perplexity_increase: a share over dense that is not passed, as fast as that
+    allows. plan: a file with the widths to make instead. front: plans for every latency, nothing made."""
 
     model: str
     out: Path
@@ -24,6 +24,7 @@ class Options:
     target_speedup: float | None = None
     target_memory: int | None = None
     keep: float | None = None
+    perplexity_increase: float | None = None
     plan: Path | None = None
     front: bool = False
     workload: Workload = field(default_factory=Workload)
@@ -46,15 +47,18 @@ class Options:
     def __post_init__(self) -> None:
         targets = [self.target_latency_ms, self.target_speedup, self.target_memory, self.keep]
         given = [target for target in targets if target is not None]
-        if not given and not self.plan and not self.front:
+        if not given and not self.plan and not self.front and self.perplexity_increase is None:
             raise UserError(
                 "no target is given",
                 "Give --target-latency, --target-speedup, --target-memory, --keep or --plan.",
             )
-        if self.plan and (given or self.front):
+        if self.plan and (given or self.front or self.perplexity_increase):
             raise UserError("--plan says all widths, so no target goes with it", "Give one of the two.")
-        if self.front and (self.target_latency_ms or self.target_speedup):
-            raise UserError("--front is for every latency", "Leave the latency target out.")
+        if self.open_ended and (self.target_latency_ms or self.target_speedup):
+            name = "--front" if self.front else "--max-perplexity-increase"
+            raise UserError(f"{name} leaves the latency open", "Leave the latency target out.")
+        if self.front and self.perplexity_increase is not None:
+            raise UserError("--front is for every quality", "Leave --max-perplexity-increase out.")
         if self.target_latency_ms is not None and self.target_speedup is not None:
             raise UserError("--target-latency and --target-speedup exclude each other", "Give one of them.")
         if "checkpoint" not in self.exports:
@@ -81,4 +85,10 @@ class Options:
     @property
     def timed(self) -> bool:
         """Whether milliseconds are needed to choose a plan."""
-        return self.front or self.target_latency_ms is not None or self.target_speedup is not None
+        latency = self.target_latency_ms is not None or self.target_speedup is not None
+        return latency or (self.open_ended and self.backend in self.exports)
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether latency is what is looked for, not a limit."""
+        return self.front or self.perplexity_increase is not None

@@ -28,6 +28,7 @@ def build_report(
     verified: Verified,
     met: bool | None,
     progress: Progress,
+    quality_rounds: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Everything measured and chosen, as one JSON document; times in milliseconds, sizes in bytes."""
     shape, timing = card.source.shape, verified.timing
@@ -58,6 +59,7 @@ def build_report(
             },
             "rounds": [r.row() for r in solver.rounds],
         },
+        "max_perplexity_increase": {"asked": options.perplexity_increase, "rounds": quality_rounds},
         "perplexity": {
             "dense": verified.dense.perplexity,
             "subnet": verified.subnet.perplexity,
