@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.latency.targets import Subject
-from compressor.latency.bench import interleave, paired_ratio
+from compressor.latency.bench import paired_ratio
 from compressor.latency.cache import cached_table
+from compressor.latency.measure import Effort
 from compressor.plan import LayerShape, Plan
 from compressor.progress import Progress
 from compressor.search.space import Space, make_space
 
-_AT_ONCE, _SESSIONS, _TURNS = 4, 4, 3
+_AT_ONCE = 5
+_EFFORT = Effort(sessions=4, most=8, precision=0.01)
 
 
 def random_plans(space: Space, count: int, seed: int = 0) -> list[Plan]:
@@ -36,17 +38,9 @@ def rows(subject: Subject, count: int, progress: Progress) -> Iterator[dict[str,
     plans = random_plans(space, count)
     for start in range(0, count, _AT_ONCE):
         part = plans[start : start + _AT_ONCE]
-        with meter.models([dense, *part]) as directories:
-            turns: dict[str, Any] = {}
-            for _ in range(_SESSIONS):
-                steps = {
-                    str(i): meter.backend.prepare(d, subject.workload, subject.threads)
-                    for i, d in enumerate(directories)
-                }
-                for name, timing in interleave(steps, turns=_TURNS).items():
-                    turns[name] = turns[name] + timing if name in turns else timing
-        for number, plan in enumerate(part, 1):
-            measured = table.dense_ms * paired_ratio(turns[str(number)], turns["0"])
+        base, *timings = meter.time([dense, *part], _EFFORT, "measure: random plans")
+        for plan, timing in zip(part, timings, strict=True):
+            measured = table.dense_ms * paired_ratio(timing, base)
             predicted = table.predict(plan)
             yield {
                 "model": subject.name, "backend": subject.backend, "metric": subject.workload.metric,

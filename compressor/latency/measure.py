@@ -63,8 +63,7 @@ class Meter:
         self, plan: Plan, effort: Effort = PROOF, title: str = "measure: the plan against dense"
     ) -> Comparison:
         """A plan with random weights against the dense shape (timing does not depend on the values)."""
-        with self.models([self.source.shape.dense_plan, plan]) as (dense, subnet):
-            return self.compare_built(dense, subnet, effort, title)
+        return Comparison(*self.time([self.source.shape.dense_plan, plan], effort, title))
 
     def quick(self, plan: Plan) -> Comparison:
         return self.compare(plan, QUICK, "measure: dense and the smallest subnet")
@@ -86,8 +85,7 @@ class Meter:
         per_layer = 4 * shape.decoder_parameters(shape.dense_plan) // shape.num_layers
         layers = min(shape.num_layers, max(2, _MAX_DECODER_BYTES // per_layer))
         plans = designs(space, shape.dense_plan, layers)
-        with self.models(plans) as directories:
-            timings = self._calm(directories, TABLE, "measure: latency table")
+        timings = self.time(plans, TABLE, "measure: latency table")
         reference = timings[0].median
         times = [reference * paired_ratio(t, timings[0]) for t in timings]
         terms, tile = fit(plans, times)
@@ -104,6 +102,11 @@ class Meter:
         dense_ms = reference if layers == shape.num_layers else table.predict(shape.dense_plan)
         table.rows[0]["dense_ms"] = dense_ms
         return table
+
+    def time(self, plans: list[Plan], effort: Effort, title: str) -> list[Timing]:
+        """Whole models of these plans with random weights, timed in turns; all have as many layers."""
+        with self.models(plans) as directories:
+            return self._calm(directories, effort, title)
 
     def _calm(self, directories: list[Path], effort: Effort, title: str) -> list[Timing]:
         """Timings of models against each other; measured again, a few times, while the machine is busy."""
