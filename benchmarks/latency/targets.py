@@ -71,7 +71,7 @@ def rows(subject: Subject, speedups: list[float], progress: Progress) -> Iterato
         options = Options(
             model=str(subject.model), out=subject.work / f"{subject.name}-{subject.backend}",
             target_speedup=speedup, workload=subject.workload, backend=subject.backend,
-            exports=("checkpoint", subject.backend), threads=subject.threads,
+            exports=("checkpoint", meter.backend.export), threads=subject.threads,
         )  # fmt: skip
         card = Card(meter.source, space, methods.get("lathe"), meter, [])
         with closing(RunDirectory(options.out)) as run:

@@ -53,6 +53,7 @@ def plan(
     """
     from rich.console import Console
 
+    from compressor.latency.backend import backends
     from compressor.latency.workload import (
         Workload,
         parse_bytes,
@@ -67,6 +68,7 @@ def plan(
     from compressor.source import open_source
 
     timed = latency or bool(target_latency or target_speedup)
+    exports = tuple(dict.fromkeys(["checkpoint", *([backends.get(backend).export] if timed else [])]))
     options = Options(
         model=model, out=Path("plan"),
         target_latency_ms=parse_milliseconds(target_latency) if target_latency else None,
@@ -77,8 +79,8 @@ def plan(
         workload=Workload(
             latency_metric, batch_size, context or min(512, open_source(model).positions - 1), output_tokens
         ),
-        exports=("checkpoint", backend) if timed else ("checkpoint",), backend=backend, threads=threads,
-        profile=profile, calibration=calibration, calibration_tokens=calibration_tokens, seed=seed,
+        exports=exports, backend=backend, threads=threads, profile=profile, calibration=calibration,
+        calibration_tokens=calibration_tokens, seed=seed,
     )  # fmt: skip
     advice = advise(options, Progress(quiet=json))
     if json:

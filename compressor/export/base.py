@@ -29,7 +29,7 @@ class Export:
 @dataclass(frozen=True)
 class Exporter:
     """One format. write: puts its files into an artefact directory. check: whether a model can be written,
-    from its config alone.
+    from its config alone. folder: where in the artefact the model lies that an engine is given.
 
     Raises:
         UserError: the model needs something that the format does not have, or the disk refuses.
@@ -37,6 +37,7 @@ class Exporter:
 
     write: Callable[[Path, Export], None]
     check: Callable[[Source], None] = lambda _source: None
+    folder: str = "."
 
 
 exporters: Registry[Exporter] = Registry("exporter", "compressor.export")

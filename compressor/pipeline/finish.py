@@ -85,23 +85,22 @@ def verify(
         UserError: what was loaded is not what was planned, or the runtimes disagree.
     """
     register()
-    runs = card.meter.backend.name in options.exports
     windows, text = _evaluation(options, card, prepared)
     with progress.stage("verify: reload, parity, perplexity", 2 * -(-len(windows) // 4)) as bar:
         model = load_model(artefact)
         _check_parameters(model, card, chosen)
-        parity = _parity(model, artefact, windows[0]) if runs else None
+        parity = _parity(model, artefact, windows[0]) if "onnx" in options.exports else None
         subnet = quality(model, windows, bar.advance)
         del model
         dense_model = load_model(card.source.path)
         dense = quality(dense_model, windows, bar.advance)
-    timing = _time(card, artefact) if runs and card.here else None
+    timing = _time(card, artefact) if options.runs and card.here else None
     return Verified(timing, dense, subnet, text, parity)
 
 
 def _time(card: Card, artefact: Path) -> Comparison:
     with card.meter.models([card.source.shape.dense_plan]) as (dense,):
-        return card.meter.compare_built(dense, artefact / "onnx")
+        return card.meter.compare_built(dense, artefact / exporters.get(card.meter.backend.export).folder)
 
 
 def _evaluation(options: Options, card: Card, prepared: Prepared) -> tuple[torch.Tensor, str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from compressor.errors import UserError
+from compressor.latency.backend import backends
 from compressor.latency.workload import Workload
 
 WINDOW = 512
@@ -63,9 +64,10 @@ class Options:
             raise UserError("--target-latency and --target-speedup exclude each other", "Give one of them.")
         if "checkpoint" not in self.exports:
             raise UserError("an artefact has a checkpoint in any case", "Add checkpoint to --export.")
-        if self.timed and self.backend not in self.exports:
+        if self.timed and not self.runs:
+            export = backends.get(self.backend).export
             raise UserError(
-                f"a latency target on {self.backend} needs that export", f"Add {self.backend} to --export."
+                f"a latency target on {self.backend} needs that export", f"Add {export} to --export."
             )
         if self.profile and not self.timed:
             raise UserError("--profile is for a latency target", "Give --target-latency or --target-speedup.")
@@ -86,7 +88,12 @@ class Options:
     def timed(self) -> bool:
         """Whether milliseconds are needed to choose a plan."""
         latency = self.target_latency_ms is not None or self.target_speedup is not None
-        return latency or (self.open_ended and self.backend in self.exports)
+        return latency or (self.open_ended and self.runs)
+
+    @property
+    def runs(self) -> bool:
+        """Whether what is written is what the backend runs."""
+        return backends.get(self.backend).export in self.exports
 
     @property
     def open_ended(self) -> bool:

@@ -24,4 +24,4 @@ def export_onnx(directory: Path, job: Export) -> None:
     build_onnx(folder, source.config, source.family, job.plan, lambda name: job.stored(name).float())
 
 
-exporters.add("onnx", Exporter(export_onnx, lambda source: check_config(source.config, source.shape)))
+exporters.add("onnx", Exporter(export_onnx, lambda source: check_config(source.config, source.shape), FOLDER))
