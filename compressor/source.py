@@ -76,6 +76,11 @@ class Source:
         prefix = self.family.layer_prefix(index)
         return {name: self.tensor(prefix + name) for name, _ in self.family.block_tensors(self.shape)}
 
+    @property
+    def positions(self) -> int:
+        """The longest context that the config allows."""
+        return int(self.config.get("max_position_embeddings") or 2048)
+
     def names(self) -> Iterator[str]:
         return (name for name, _ in self.family.tensors(self.shape))
 
@@ -99,6 +104,18 @@ def open_source(model: str) -> Source:
     if not source.dtype.is_floating_point:
         raise UserError(f"config.json of {path} asks for `{source.dtype}` weights", "Use a float type.")
     return source
+
+
+def open_config(model: str) -> Source:
+    """As `open_source`, from config.json alone: the dimensions, and no tensors.
+
+    Raises:
+        UserError: there is no such model, or its config will not do.
+    """
+    path = _locate(model)
+    config = _read_config(path)
+    family = resolve(config)
+    return Source(path, Path(model).name or str(path), config, family, family.shape(config), {})
 
 
 def _locate(model: str) -> Path:

@@ -13,6 +13,7 @@ from compressor.pipeline.preflight import Card, preflight
 from compressor.pipeline.prepare import Prepared, prepare
 from compressor.pipeline.reform import finished_layer, reform
 from compressor.pipeline.rundir import RunDirectory
+from compressor.pipeline.search import Searcher
 from compressor.pipeline.solve import Round, Solver
 from compressor.progress import Progress
 
@@ -60,7 +61,9 @@ class Product:
         card, prepared = preflight(options, Progress(quiet=True)), self.prepared
         if card.method.order != self.card.method.order:
             prepared = prepare(options, card, self.run, self.progress)
-        return Choice(card, prepared, Solver(options, card, prepared, self.run, self.progress).solve())
+        search = Searcher(options, card, prepared, self.run, self.progress)
+        solver = Solver(options, card, search, prepared.key, self.run, self.progress)
+        return Choice(card, prepared, solver.solve())
 
     def finish(self, choice: Choice) -> list[Weights]:
         """The reformed layers, float32."""

@@ -28,6 +28,18 @@ def compress(
         str | None,
         typer.Option(help="Such as 1.5x, over the dense model on this machine.", rich_help_panel=_TARGETS),
     ] = None,
+    target_throughput: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as 2000tok/s, of --batch-size sequences decoded together.", rich_help_panel=_TARGETS
+        ),
+    ] = None,
+    max_perplexity_increase: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as 5%: the fastest within it, on the evaluation text.", rich_help_panel=_TARGETS
+        ),
+    ] = None,
     target_memory: Annotated[
         str | None,
         typer.Option(
@@ -41,6 +53,16 @@ def compress(
             help="Such as 80%: share of the decoder's parameters that stays.", rich_help_panel=_TARGETS
         ),
     ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="Widths to make, such as a plan.json of a --front.", rich_help_panel=_TARGETS),
+    ] = None,
+    front: Annotated[
+        bool,
+        typer.Option(
+            "--front", help="Write plans for every latency, with a plot, and stop.", rich_help_panel=_TARGETS
+        ),
+    ] = False,
     latency_metric: Annotated[
         str, typer.Option(help="tpot, ttft or e2e.", rich_help_panel=_WORKLOAD)
     ] = "tpot",
@@ -57,7 +79,7 @@ def compress(
         int, typer.Option(help="Tokens of an answer (e2e).", rich_help_panel=_WORKLOAD)
     ] = 128,
     backend: Annotated[
-        str, typer.Option(help="Engine to measure the latency on: onnx or vllm.", rich_help_panel=_WORKLOAD)
+        str, typer.Option(help="Engine to measure on: onnx, vllm or torch.", rich_help_panel=_WORKLOAD)
     ] = "onnx",
     export: Annotated[
         str,
@@ -69,6 +91,13 @@ def compress(
     threads: Annotated[
         int | None,
         typer.Option(help="Threads of the engine. [default: all cores]", rich_help_panel=_WORKLOAD),
+    ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            help="Search with the milliseconds of this file (`lathe profile`), as of another machine.",
+            rich_help_panel=_WORKLOAD,
+        ),
     ] = None,
     calibration: Annotated[
         str,
@@ -152,7 +181,6 @@ def compress(
         Workload,
         parse_bytes,
         parse_factor,
-        parse_milliseconds,
         parse_share,
     )
     from compressor.pipeline.options import Options
@@ -160,17 +188,47 @@ def compress(
     options = Options(
         model=model,
         out=output or Path(Path(model).name + "-lathe"),
-        target_latency_ms=parse_milliseconds(target_latency) if target_latency else None,
+        target_latency_ms=_milliseconds(target_latency, target_throughput, latency_metric, batch_size),
         target_speedup=parse_factor(target_speedup) if target_speedup else None,
         target_memory=parse_bytes(target_memory) if target_memory else None,
-        keep=parse_share(keep) if keep else None,
+        keep=parse_share(keep) if keep else None, plan=plan, front=front,
+        perplexity_increase=parse_share(max_perplexity_increase) if max_perplexity_increase else None,
         workload=Workload(latency_metric, batch_size, context, output_tokens),
-        backend=backend, exports=tuple(export.split(",")), method=method, threads=threads,
+        backend=backend, exports=tuple(export.split(",")), method=method, threads=threads, profile=profile,
         calibration=calibration, calibration_tokens=calibration_tokens, evaluation=evaluation,
         evaluations=evaluations, tolerance=tolerance, seed=seed, force=force, overwrite=overwrite,
         remeasure=remeasure,
     )
-    raise typer.Exit(_dry_run(options, json) if dry_run else _run(options, json))
+    job = _dry_run if dry_run else _front if front else _run
+    raise typer.Exit(job(options, json))
+
+
+def _milliseconds(latency: str | None, throughput: str | None, metric: str, batch_size: int) -> float | None:
+    """The latency target; a throughput is one of TPOT: every step of the batch gives a token a sequence."""
+    from compressor.errors import UserError
+    from compressor.latency.workload import parse_milliseconds, parse_rate
+
+    if throughput is None:
+        return parse_milliseconds(latency) if latency else None
+    if latency or metric != "tpot":
+        raise UserError("--target-throughput is a target of tpot", "Leave the other latency options out.")
+    return 1e3 * batch_size / parse_rate(throughput)
+
+
+def _front(options: Options, as_json: bool) -> int:
+    from rich.console import Console
+
+    from compressor.pipeline.front import write_front
+    from compressor.progress import Progress
+    from compressor.report import print_front
+
+    document = write_front(options, Progress(quiet=as_json))
+    if as_json:
+        emit(document)
+    else:
+        print_front(document, Console())
+        typer.echo(f"{options.out}/front.svg shows it; `compress {options.model} --plan FILE` makes one")
+    return 0
 
 
 def _dry_run(options: Options, as_json: bool) -> int:
@@ -206,6 +264,12 @@ def _run(options: Options, as_json: bool) -> int:
             )
         return 0
     latency = outcome.report["latency"]
+    if outcome.status == "unmeasured" and not as_json:
+        kind = "estimated" if latency["profile"]["estimate"] else "predicted from the profile"
+        typer.echo(
+            f"{latency['predicted_ms']:.4g} ms are {kind}, not measured: this is another machine. On the one "
+            f"that serves: lathe loadtest {outcome.out}"
+        )
     if not as_json:
         print_report(outcome.report, Console())
         commands = [exporters.get(name).served_by.format(out=outcome.out) for name in options.exports]

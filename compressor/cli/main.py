@@ -13,6 +13,7 @@ from compressor.cli.common import guarded
 COMMANDS = {
     "compress": "compressor.cli.compress",
     "plan": "compressor.cli.plan",
+    "profile": "compressor.cli.profile",
     "export": "compressor.cli.export",
     "evaluate": "compressor.cli.evaluate",
     "inspect": "compressor.cli.inspect",

@@ -13,9 +13,11 @@ from compressor.source import Source
 
 
 class Backend(Protocol):
-    """One engine. `step` functions run the workload's unit of work once and return when it is done."""
+    """One engine. `step` functions run the workload's unit of work once and return when it is done. export:
+    the exporter whose model it runs."""
 
     name: str
+    export: str
 
     def build(self, directory: Path, source: Source, plan: Plan, layers: int) -> None:
         """Write a model of this plan with random weights; `layers` is the length of the plan."""

@@ -66,6 +66,25 @@ def _steps(step: Step, seconds: float) -> list[float]:
     return samples
 
 
+def uncertainty(timing: Timing, reference: Timing, turns: int) -> float:
+    """Standard error of timing / reference, relative: from the medians of sessions of `turns` turns each, as
+    turns of one session share what loading a model gave it (docs/experiments.md)."""
+    ratios = [a / b for a, b in zip(timing.turns, reference.turns, strict=True)]
+    sessions = [statistics.median(ratios[i : i + turns]) for i in range(0, len(ratios), turns)]
+    if len(sessions) < 2:
+        return float("inf")
+    return statistics.stdev(sessions) / len(sessions) ** 0.5 / statistics.median(sessions)
+
+
+def seconds_per_turn(step: Step) -> float:
+    """About how long a turn takes."""
+    step()
+    start = time.perf_counter()
+    step()
+    once = time.perf_counter() - start
+    return max(_SETTLE_SECONDS, _MIN_STEPS * once) + max(_TURN_SECONDS, _MIN_STEPS * once)
+
+
 def paired_ratio(timing: Timing, reference: Timing) -> float:
     """Median over turns of timing / reference: drift between turns cancels."""
     return statistics.median(a / b for a, b in zip(timing.turns, reference.turns, strict=True))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compressor.latency.backend import Backend
-from compressor.latency.bench import Timing, interleave, paired_ratio
+from compressor.latency.bench import Timing, interleave, paired_ratio, seconds_per_turn, uncertainty
 from compressor.latency.fingerprint import fingerprint
 from compressor.latency.table import LatencyTable, designs, fit
 from compressor.latency.workload import Workload
@@ -19,10 +19,22 @@ from compressor.search.space import Space
 from compressor.source import Source
 
 _TURNS = 3
-_TABLE_SESSIONS, _PROOF_SESSIONS, _QUICK_SESSIONS = 3, 6, 1
 BUSY = 0.2
 _ATTEMPTS = 3
 _MAX_DECODER_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How often models are loaded and timed: at least `sessions`, and on until the standard error of every
+    ratio to the first model is within `precision`, or there were `most`."""
+
+    sessions: int
+    most: int
+    precision: float
+
+
+TABLE, PROOF, QUICK = Effort(3, 6, 0.01), Effort(6, 12, 0.005), Effort(1, 1, 1.0)
 
 
 @dataclass(frozen=True)
@@ -48,24 +60,23 @@ class Meter:
     progress: Progress
 
     def compare(
-        self, plan: Plan, sessions: int = _PROOF_SESSIONS, title: str = "measure: the plan against dense"
+        self, plan: Plan, effort: Effort = PROOF, title: str = "measure: the plan against dense"
     ) -> Comparison:
         """A plan with random weights against the dense shape (timing does not depend on the values)."""
-        with self.models([self.source.shape.dense_plan, plan]) as (dense, subnet):
-            return self.compare_built(dense, subnet, sessions=sessions, title=title)
+        return Comparison(*self.time([self.source.shape.dense_plan, plan], effort, title))
 
     def quick(self, plan: Plan) -> Comparison:
-        return self.compare(plan, _QUICK_SESSIONS, "measure: dense and the smallest subnet")
+        return self.compare(plan, QUICK, "measure: dense and the smallest subnet")
 
     def compare_built(
         self,
         dense: Path,
         subnet: Path,
-        sessions: int = _PROOF_SESSIONS,
+        effort: Effort = PROOF,
         title: str = "verify: the artefact against dense",
     ) -> Comparison:
         """Two exported models side by side."""
-        return Comparison(*self._calm([dense, subnet], sessions, title))
+        return Comparison(*self._calm([dense, subnet], effort, title))
 
     def table(self, space: Space) -> LatencyTable:
         """Fit the table from about a dozen whole models, timed in turns. Deep or wide models are
@@ -74,11 +85,10 @@ class Meter:
         per_layer = 4 * shape.decoder_parameters(shape.dense_plan) // shape.num_layers
         layers = min(shape.num_layers, max(2, _MAX_DECODER_BYTES // per_layer))
         plans = designs(space, shape.dense_plan, layers)
-        with self.models(plans) as directories:
-            timings = self._calm(directories, _TABLE_SESSIONS, "measure: latency table")
+        timings = self.time(plans, TABLE, "measure: latency table")
         reference = timings[0].median
         times = [reference * paired_ratio(t, timings[0]) for t in timings]
-        terms = fit(plans, times)
+        terms, tile = fit(plans, times)
         table = LatencyTable(
             self.workload,
             fingerprint(self.backend.versions(), self.threads),
@@ -87,16 +97,22 @@ class Meter:
                 {"plan": plan.to_json(), "measured_ms": ms, "turns_ms": timing.turns}
                 for plan, ms, timing in zip(plans, times, timings, strict=True)
             ],
+            tile=tile,
         )
         dense_ms = reference if layers == shape.num_layers else table.predict(shape.dense_plan)
         table.rows[0]["dense_ms"] = dense_ms
         return table
 
-    def _calm(self, directories: list[Path], sessions: int, title: str) -> list[Timing]:
+    def time(self, plans: list[Plan], effort: Effort, title: str) -> list[Timing]:
+        """Whole models of these plans with random weights, timed in turns; all have as many layers."""
+        with self.models(plans) as directories:
+            return self._calm(directories, effort, title)
+
+    def _calm(self, directories: list[Path], effort: Effort, title: str) -> list[Timing]:
         """Timings of models against each other; measured again, a few times, while the machine is busy."""
         calmest: list[Timing] = []
         for attempt in range(_ATTEMPTS):
-            timings = self._timings(directories, sessions, title)
+            timings = self._timings(directories, effort, title)
             if not calmest or timings[0].spread < calmest[0].spread:
                 calmest = timings
             if calmest[0].spread <= BUSY:
@@ -106,26 +122,40 @@ class Meter:
             self.progress.say(f"  warning: timings vary by {spread:.0f} %: the machine is busy; {rest}")
         return calmest
 
-    def _timings(self, directories: list[Path], sessions: int, title: str) -> list[Timing]:
+    def _timings(self, directories: list[Path], effort: Effort, title: str) -> list[Timing]:
         """One timing per model; e2e is put together from a prefill and the decode steps.
 
         Models are loaded anew several times: one and the same model is faster or slower for as long as
         it is loaded (docs/experiments.md).
         """
-        parts = []
-        for metric, _ in self._parts():
-            workload = replace(self.workload, metric=metric)
-            total = [Timing() for _ in directories]
-            with self.progress.stage(f"{title} ({metric})", sessions * _TURNS * len(directories)) as bar:
-                for _ in range(sessions):
-                    steps = {
-                        str(i): self.backend.prepare(d, workload, self.threads)
-                        for i, d in enumerate(directories)
-                    }
-                    found = interleave(steps, turns=_TURNS, advance=bar.advance)
-                    total = [t + found[str(i)] for i, t in enumerate(total)]
-            parts.append(total)
+        parts = [
+            self._sessions(directories, replace(self.workload, metric=metric), effort, f"{title} ({metric})")
+            for metric, _ in self._parts()
+        ]
         return [self._join([part[i] for part in parts]) for i in range(len(directories))]
+
+    def _sessions(
+        self, directories: list[Path], workload: Workload, effort: Effort, title: str
+    ) -> list[Timing]:
+        """Loads and turns of one metric until they are precise enough; says first how long they may take."""
+        total = [Timing() for _ in directories]
+        with self.progress.stage(title, effort.sessions * _TURNS * len(directories)) as bar:
+            for session in range(effort.most):
+                steps = {
+                    str(i): self.backend.prepare(d, workload, self.threads) for i, d in enumerate(directories)
+                }
+                if session == 0 and effort.most > 1:
+                    once = _TURNS * sum(seconds_per_turn(step) for step in steps.values())
+                    self.progress.say(
+                        f"  {title}: {len(directories)} models, about {effort.sessions * once:.0f} to "
+                        f"{effort.most * once:.0f} s, and loading"
+                    )
+                found = interleave(steps, turns=_TURNS, advance=bar.advance)
+                total = [t + found[str(i)] for i, t in enumerate(total)]
+                errors = [uncertainty(t, total[0], _TURNS) for t in total[1:]]
+                if session + 1 >= effort.sessions and max(errors, default=0.0) <= effort.precision:
+                    break
+        return total
 
     def _parts(self) -> list[tuple[str, float]]:
         """(metric to time, how often it counts)."""

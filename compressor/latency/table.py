@@ -5,6 +5,9 @@ T = step + sum over attention blocks (attention + query_head * q + kv_head * kv)
 
 fitted by least squares (errors relative to T) over whole models whose widths differ on purpose. A
 block timed alone misleads: its weights stay in the processor's caches.
+
+Engines compute in tiles. Where the times show it, widths count as rounded up to a tile, found by trying
+each: then a level costs what the widest of its tile costs, and a search takes that one.
 """
 
 from __future__ import annotations
@@ -20,19 +23,29 @@ from compressor.latency.workload import Workload
 from compressor.plan import LayerShape, Plan
 from compressor.search.space import Constraint, Space
 
-FORMAT = "lathe-latency/1"
+FORMAT = "lathe-latency/2"
 TERMS = ("step", "attention", "query_head", "kv_head", "ffn", "channel")
+TILES = (16, 32, 64, 128, 256)
+_NOISE, _CONVINCING = 0.005, 0.5
+"""A tile counts when widths as they are leave a larger relative error than the first, and the tile at most
+the second as a share of that."""
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Milliseconds per term, the measured models they were fitted to, and a factor learnt from artefacts."""
+    """Milliseconds per term, the measured models they were fitted to, and a factor learnt from artefacts.
+
+    tile: FFN channels that are computed together, 1 where no cliff shows. estimate: what the figures were
+    computed from where nothing was measured.
+    """
 
     workload: Workload
     fingerprint: dict[str, object]
     terms: dict[str, float]
     rows: list[dict[str, Any]]
     correction: float = 1.0
+    tile: int = 1
+    estimate: str | None = None
 
     @property
     def dense_ms(self) -> float:
@@ -47,7 +60,7 @@ class LatencyTable:
     def predict(self, plan: Plan) -> float:
         """Milliseconds of a whole model."""
         values = np.array([self.terms[t] for t in TERMS])
-        return float(features(plan) @ values) * self.correction
+        return float(features(plan, self.tile) @ values) * self.correction
 
     def corrected(self, factor: float) -> LatencyTable:
         return replace(self, correction=self.correction * factor)
@@ -71,8 +84,8 @@ class LatencyTable:
         return cls(**{**values, "workload": Workload(**values["workload"])})
 
 
-def features(plan: Plan) -> np.ndarray:
-    """How often each term occurs in a plan, in the order of TERMS."""
+def features(plan: Plan, tile: int = 1) -> np.ndarray:
+    """How often each term occurs in a plan, in the order of TERMS; channels rounded up to tiles."""
     return np.array(
         [
             1.0,
@@ -80,16 +93,25 @@ def features(plan: Plan) -> np.ndarray:
             sum(p.query_heads for p in plan),
             sum(p.kv_heads for p in plan),
             sum(bool(p.ffn) for p in plan),
-            sum(p.ffn for p in plan),
+            sum(-(-p.ffn // tile) * tile for p in plan),
         ]
     )
 
 
-def fit(plans: list[Plan], milliseconds: list[float]) -> dict[str, float]:
-    """Non-negative terms that explain the times best, relative errors weighted alike."""
+def fit(plans: list[Plan], milliseconds: list[float]) -> tuple[dict[str, float], int]:
+    """(non-negative terms, tile) that explain the times best, relative errors weighted alike."""
+    plain, error = _terms(plans, milliseconds, 1)
+    fits = [(*_terms(plans, milliseconds, tile), tile) for tile in TILES]
+    terms, least, tile = min(fits, key=lambda found: found[1])
+    return (terms, tile) if least < _CONVINCING * error and error > _NOISE else (plain, 1)
+
+
+def _terms(plans: list[Plan], milliseconds: list[float], tile: int) -> tuple[dict[str, float], float]:
+    """The terms for a tile, and the root mean square of the relative errors they leave."""
     times = np.array(milliseconds)
-    design = np.stack([features(p) for p in plans]) / times[:, None]
-    active = [i for i in range(len(TERMS)) if np.ptp([features(p)[i] for p in plans]) > 0 or i == 0]
+    counts = np.stack([features(p, tile) for p in plans])
+    design = counts / times[:, None]
+    active = [i for i in range(len(TERMS)) if np.ptp(counts[:, i]) > 0 or i == 0]
     while True:
         values, *_ = np.linalg.lstsq(design[:, active], np.ones(len(times)), rcond=None)
         worst = int(values.argmin())
@@ -98,7 +120,7 @@ def fit(plans: list[Plan], milliseconds: list[float]) -> dict[str, float]:
         del active[worst]
     terms = dict.fromkeys(TERMS, 0.0)
     terms.update({TERMS[i]: float(v) for i, v in zip(active, values, strict=True)})
-    return terms
+    return terms, float(np.sqrt(np.mean((design[:, active] @ values - 1) ** 2)))
 
 
 def designs(space: Space, dense: Plan, layers: int, seed: int = 0) -> list[Plan]:
@@ -114,7 +136,10 @@ def designs(space: Space, dense: Plan, layers: int, seed: int = 0) -> list[Plan]
         LayerShape(*min(head), top.ffn),
         LayerShape(0, 0, top.ffn),
         LayerShape(top.kv_heads, top.kv_heads, top.ffn),
-        *(LayerShape(top.query_heads, top.kv_heads, w) for w in _spread(space.ffn[1:-1], 3)),
+        *(
+            LayerShape(top.query_heads, top.kv_heads, w)
+            for w in dict.fromkeys([*_spread(space.ffn[1:-1], 3), *_across_a_tile(space.ffn[:-1])])
+        ),
         LayerShape(top.query_heads, top.kv_heads, 0),
     ]
     rng = np.random.default_rng(seed)
@@ -126,6 +151,16 @@ def designs(space: Space, dense: Plan, layers: int, seed: int = 0) -> list[Plan]
             for _ in range(layers)
         )))
     return list(dict.fromkeys(plans))
+
+
+def _across_a_tile(widths: tuple[int, ...]) -> tuple[int, ...]:
+    """The level that is the roundest number in the middle half, and the next wider one: between them is
+    a cliff if there is any."""
+    inner = [i for i in range(len(widths)) if widths[0] // 4 <= widths[i] <= 3 * widths[0] // 4]
+    if not inner or inner[0] == 0:
+        return ()
+    roundest = max(inner, key=lambda i: widths[i] & -widths[i])
+    return widths[roundest - 1 : roundest + 1]
 
 
 def _spread(values: tuple[int, ...], count: int) -> list[int]:

@@ -59,6 +59,14 @@ def parse_factor(text: str) -> float:
     return float(match[1])
 
 
+def parse_rate(text: str) -> float:
+    """`2000tok/s` or `2000` -> tokens per second."""
+    match = re.fullmatch(r"\s*([0-9]{0,15}\.?[0-9]{1,15})\s*(tok(ens)?/s)?\s*", text.lower())
+    if not match or float(match[1]) <= 0:
+        raise UserError(f"`{text}` is not a throughput", "Write it like 2000tok/s.")
+    return float(match[1])
+
+
 def parse_share(text: str) -> float:
     """`80%` or `0.8` -> 0.8, in (0, 1]."""
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", text)

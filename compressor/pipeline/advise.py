@@ -1,4 +1,5 @@
-"""When to cut, when to quantize, when both: choices of equal weight bytes, judged on the model itself."""
+"""The dry run: what the targets would lead to, and when to cut, when to quantize, when both, from choices of
+equal weight bytes, judged on the model itself."""
 
 from __future__ import annotations
 
@@ -11,11 +12,12 @@ from typing import Any
 import torch
 
 from compressor.forward import Weights
+from compressor.pipeline.forecast import forecast
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card, preflight
 from compressor.pipeline.prepare import prepare
 from compressor.pipeline.rundir import RunDirectory
-from compressor.pipeline.solve import problem
+from compressor.pipeline.search import Searcher
 from compressor.progress import Progress
 from compressor.quantize import FLOAT16, INT4, INT8, UNQUANTIZED_BYTES, Format
 from compressor.search.bank import Bank
@@ -25,11 +27,10 @@ from compressor.search.knapsack import solve
 from compressor.search.method import Problem
 from compressor.search.methods.lathe import damage_table, reformed_bank, stage
 from compressor.search.space import parameter_constraint
-from compressor.search.trace import Trace
 
 _FORMATS = (FLOAT16, INT8, INT4)
 _SHARES = (0.75, 0.4, 0.2)
-_TABLE_TOKENS, _JUDGED_TOKENS = 1024, 4096
+_TOKENS, _TABLE_TOKENS, _JUDGED_TOKENS = 16_384, 1024, 4096
 _ROWS = 4
 
 
@@ -55,8 +56,9 @@ class Choice:
                 "decoder_bytes": self.bytes, "kl": self.kl}  # fmt: skip
 
 
-def advise(options: Options, progress: Progress) -> dict[str, Any]:
-    """Choices for several weight budgets, the best of each first, as one JSON document.
+def advise(asked: Options, progress: Progress) -> dict[str, Any]:
+    """Feasibility and forecast of the targets, and choices for several weight budgets, the best of each
+    first, as one JSON document.
 
     KL is measured: cut layers with the closed-form reform, weights rounded to nearest. `compress` does
     better than these cuts, by its last reform.
@@ -65,13 +67,14 @@ def advise(options: Options, progress: Progress) -> dict[str, Any]:
         UserError: as `preflight`.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        options = replace(options, out=Path(scratch) / "plan")
+        tokens = min(asked.calibration_tokens, _TOKENS)
+        options = replace(asked, out=Path(scratch) / "plan", calibration_tokens=tokens)
         card = preflight(options, progress)
         with closing(RunDirectory(options.out)) as run:
             prepared = prepare(options, card, run, progress)
-            trace = Trace(run.path / "trace.jsonl")
-            task = problem(card, prepared, [], trace, progress, 1, options.seed)
+            task = Searcher(options, card, prepared, run, progress).problem([])
             advisor = _Advisor(card, task)
+            ahead = forecast(asked, card, task, advisor.damage)
             budgets = _budgets(task)
             with progress.stage("plan: weights of equal size", len(budgets)) as bar:
                 found = []
@@ -81,6 +84,8 @@ def advise(options: Options, progress: Progress) -> dict[str, Any]:
     shape = card.source.shape
     decoder = shape.decoder_parameters(shape.dense_plan)
     return {
+        "card": card.to_json(),
+        "forecast": ahead,
         "model": card.source.name,
         "parameters": shape.parameters(shape.dense_plan),
         "decoder_bytes_float16": UNQUANTIZED_BYTES * decoder,
@@ -108,7 +113,7 @@ class _Advisor:
     def __init__(self, card: Card, task: Problem) -> None:
         self._card, self._task = card, task
         self._bank: Bank = reformed_bank(task)
-        self._damage = damage_table(task, stage(task, self._bank.block, _TABLE_TOKENS))
+        self.damage = damage_table(task, stage(task, self._bank.block, _TABLE_TOKENS))
         self._windows = task.windows[: max(1, _JUDGED_TOKENS // task.windows.shape[1])]
         self._targets: DenseTargets = task.head.targets(self._hidden(task.layers))
 
@@ -125,7 +130,7 @@ class _Advisor:
             at = replace(self._task, constraints=[parameter_constraint(space, shape, keep)])
             if not at.allows(space.smallest):
                 return None
-            plan = solve(space, self._damage, at.constraints)
+            plan = solve(space, self.damage, at.constraints)
             if plan is None or not has_attention(plan):
                 return None
             cut = [

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
 from compressor.export.files import sync_directory, write_json
 from compressor.export.manifest import write_manifest
+from compressor.latency.measure import Comparison
+from compressor.pipeline.fastest import Fastest
 from compressor.pipeline.finish import Verified, export, verify
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card, check_output, preflight
-from compressor.pipeline.prepare import Prepared, prepare
+from compressor.pipeline.prepare import prepare
 from compressor.pipeline.reform import reform
 from compressor.pipeline.rundir import RunDirectory
+from compressor.pipeline.search import Searcher
 from compressor.pipeline.solve import Round, Solver
+from compressor.plan import Plan
 from compressor.progress import Progress
 from compressor.report.document import build_report
+from compressor.search.methods.lathe import table_of_damages
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run ended with. status: "done", "missed" (written, but slower than the target) or
-    "already-met" (nothing written)."""
+    """What a run ended with. status: "done", "missed" (written, but slower than the target), "unmeasured"
+    (the target is of another machine) or "already-met" (nothing written)."""
 
     status: str
     out: Path
@@ -46,34 +52,45 @@ def compress(options: Options, progress: Progress) -> Outcome:
         if run.resumed:
             progress.say(f"resuming from {run.path}")
         prepared = prepare(options, card, run, progress)
-        solver = Solver(options, card, prepared, run, progress)
-        artefact, chosen, verified, met = _until_met(options, card, prepared, solver, run, progress)
-        report = build_report(options, card, solver, chosen, verified, met, progress)
-        shutil.copyfile(solver.trace_path, artefact / "trace.jsonl")
+        search = Searcher(options, card, prepared, run, progress)
+        solver = Solver(options, card, search, prepared.key, run, progress)
+
+        def make(chosen: Round) -> tuple[tuple[Path, Verified], Comparison | None]:
+            name = reform(card, prepared, chosen, run, progress)
+            artefact = export(options, card, chosen, name, run, progress)
+            verified = verify(options, card, prepared, chosen, artefact, progress)
+            return (artefact, verified), verified.timing
+
+        if options.perplexity_increase is None:
+            (artefact, verified), chosen, met = solver.until_met(make)
+            rounds = None
+        else:
+            fastest = _fastest(options, card, search, solver, lambda chosen: make(chosen)[0][1], progress)
+            chosen, met = fastest.run(), True
+            (artefact, verified), _ = make(chosen)
+            rounds = fastest.rounds
+        report = build_report(options, card, solver, chosen, verified, met, progress, rounds)
+        shutil.copyfile(search.trace_path, artefact / "trace.jsonl")
         _publish(options, artefact, report, run)
-    return Outcome("done" if met else "missed", options.out, report)
+    return Outcome({True: "done", False: "missed", None: "unmeasured"}[met], options.out, report)
 
 
-def _until_met(
-    options: Options, card: Card, prepared: Prepared, solver: Solver, run: RunDirectory, progress: Progress
-) -> tuple[Path, Round, Verified, bool]:
-    """Build artefacts until one, measured, keeps the target, or the rounds are used up."""
-    while True:
-        chosen = solver.solve()
-        name = reform(card, prepared, chosen, run, progress)
-        artefact = export(options, card, chosen, name, run, progress)
-        verified = verify(options, card, prepared, chosen, artefact, progress)
-        target, timing = solver.target_ms, verified.timing
-        if target is None or timing is None:
-            return artefact, chosen, verified, True
-        measured = solver.measured_ms(timing)
-        met = measured <= target * (1 + options.tolerance)
-        if met or len(solver.rounds) >= options.rounds:
-            return artefact, chosen, verified, met
-        progress.say(
-            f"  the artefact took {measured:.4g} ms against a target of {target:.4g} ms: solving again"
-        )
-        solver.learn(chosen, measured)
+def _fastest(
+    options: Options, card: Card, search: Searcher, solver: Solver, make: Callable[[Round], Verified],
+    progress: Progress,
+) -> Fastest:  # fmt: skip
+    def choose(plan: Plan) -> Round:
+        found = replace(search, card=replace(card, plan=plan))(card.constraints)
+        predicted = solver.table.predict(plan) if solver.table else None
+        return Round(plan, found.selections, found.fitness, found.evaluations, predicted_ms=predicted)
+
+    def increase(chosen: Round) -> float:
+        verified = make(chosen)
+        return verified.subnet.loss - verified.dense.loss
+
+    damage = table_of_damages(search.problem(card.constraints))
+    assert options.perplexity_increase is not None
+    return Fastest(card, solver.table, damage, options.perplexity_increase, choose, increase, progress)
 
 
 def _publish(options: Options, artefact: Path, report: dict[str, Any], run: RunDirectory) -> None:

@@ -32,9 +32,9 @@ _PARITY = 2e-4
 
 @dataclass(frozen=True)
 class Verified:
-    """What was measured on the finished artefact: timing where it holds what the backend runs, parity where
-    it has an ONNX graph. `parity`: largest difference between the logits of transformers and ONNX Runtime,
-    relative to the logits' standard deviation."""
+    """What was measured on the finished artefact; timing and parity where it has an ONNX graph. `parity`:
+    largest difference between the logits of transformers and ONNX Runtime, relative to the logits' standard
+    deviation."""
 
     timing: Comparison | None
     dense: Quality
@@ -79,13 +79,12 @@ class _LayerTensors:
 def verify(
     options: Options, card: Card, prepared: Prepared, chosen: Round, artefact: Path, progress: Progress
 ) -> Verified:
-    """Reload the artefact, compare its runtimes, time it beside dense, and score both models.
+    """Reload the artefact in both runtimes, compare them, time it beside dense, and score both models.
 
     Raises:
         UserError: what was loaded is not what was planned, or the runtimes disagree.
     """
     register()
-    runs = card.meter.backend.name in options.exports
     windows, text = _evaluation(options, card, prepared)
     with progress.stage("verify: reload, parity, perplexity", 2 * -(-len(windows) // 4)) as bar:
         model = load_model(artefact)
@@ -95,13 +94,13 @@ def verify(
         del model
         dense_model = load_model(card.source.path)
         dense = quality(dense_model, windows, bar.advance)
-    timing = _time(card, artefact) if runs else None
+    timing = _time(card, artefact) if options.runs and card.here else None
     return Verified(timing, dense, subnet, text, parity)
 
 
 def _time(card: Card, artefact: Path) -> Comparison:
     with card.meter.models([card.source.shape.dense_plan]) as (dense,):
-        return card.meter.compare_built(dense, artefact / exporters.get(card.meter.backend.name).folder)
+        return card.meter.compare_built(dense, artefact / exporters.get(card.meter.backend.export).folder)
 
 
 def _evaluation(options: Options, card: Card, prepared: Prepared) -> tuple[torch.Tensor, str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from compressor.errors import UserError
+from compressor.latency.backend import backends
 from compressor.latency.workload import Workload
 
 WINDOW = 512
@@ -15,7 +16,8 @@ WINDOW = 512
 @dataclass(frozen=True)
 class Options:
     """One compression. Targets are in milliseconds, a factor, bytes and a share of decoder parameters;
-    those given all have to hold."""
+    those given all have to hold. perplexity_increase: a share over dense that is not passed, as fast as that
+    allows. plan: a file with the widths to make instead. front: plans for every latency, nothing made."""
 
     model: str
     out: Path
@@ -23,11 +25,15 @@ class Options:
     target_speedup: float | None = None
     target_memory: int | None = None
     keep: float | None = None
+    perplexity_increase: float | None = None
+    plan: Path | None = None
+    front: bool = False
     workload: Workload = field(default_factory=Workload)
     backend: str = "onnx"
     exports: tuple[str, ...] = ("checkpoint", "onnx")
     method: str = "lathe"
     threads: int | None = None
+    profile: Path | None = None
     calibration: str = "self"
     calibration_tokens: int = 65_536
     evaluation: str | None = None
@@ -40,18 +46,31 @@ class Options:
     remeasure: bool = False
 
     def __post_init__(self) -> None:
-        if not self.timed and self.target_memory is None and self.keep is None:
+        targets = [self.target_latency_ms, self.target_speedup, self.target_memory, self.keep]
+        given = [target for target in targets if target is not None]
+        if not given and not self.plan and not self.front and self.perplexity_increase is None:
             raise UserError(
-                "no target is given", "Give --target-latency, --target-speedup, --target-memory or --keep."
+                "no target is given",
+                "Give --target-latency, --target-speedup, --target-memory, --keep or --plan.",
             )
+        if self.plan and (given or self.front or self.perplexity_increase):
+            raise UserError("--plan says all widths, so no target goes with it", "Give one of the two.")
+        if self.open_ended and (self.target_latency_ms or self.target_speedup):
+            name = "--front" if self.front else "--max-perplexity-increase"
+            raise UserError(f"{name} leaves the latency open", "Leave the latency target out.")
+        if self.front and self.perplexity_increase is not None:
+            raise UserError("--front is for every quality", "Leave --max-perplexity-increase out.")
         if self.target_latency_ms is not None and self.target_speedup is not None:
             raise UserError("--target-latency and --target-speedup exclude each other", "Give one of them.")
         if "checkpoint" not in self.exports:
             raise UserError("an artefact has a checkpoint in any case", "Add checkpoint to --export.")
-        if self.timed and self.backend not in self.exports:
+        if self.timed and not self.runs:
+            export = backends.get(self.backend).export
             raise UserError(
-                f"a latency target on {self.backend} needs that export", f"Add {self.backend} to --export."
+                f"a latency target on {self.backend} needs that export", f"Add {export} to --export."
             )
+        if self.profile and not self.timed:
+            raise UserError("--profile is for a latency target", "Give --target-latency or --target-speedup.")
         if self.threads is not None and self.threads < 1:
             raise UserError(f"--threads {self.threads} is not a number of threads")
         if self.calibration_tokens < 2048:
@@ -67,5 +86,16 @@ class Options:
 
     @property
     def timed(self) -> bool:
-        """Whether a target is in milliseconds."""
-        return self.target_latency_ms is not None or self.target_speedup is not None
+        """Whether milliseconds are needed to choose a plan."""
+        latency = self.target_latency_ms is not None or self.target_speedup is not None
+        return latency or (self.open_ended and self.runs)
+
+    @property
+    def runs(self) -> bool:
+        """Whether what is written is what the backend runs."""
+        return backends.get(self.backend).export in self.exports
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether latency is what is looked for, not a limit."""
+        return self.front or self.perplexity_increase is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,13 @@ from compressor.errors import UserError
 from compressor.export import exporters
 from compressor.export.manifest import MANIFEST
 from compressor.latency.backend import backends
+from compressor.latency.fingerprint import fingerprint
 from compressor.latency.measure import Meter
+from compressor.latency.profile import Profile
+from compressor.latency.table import LatencyTable
+from compressor.latency.workload import Workload
 from compressor.pipeline.options import WINDOW, Options
+from compressor.plan import Plan
 from compressor.progress import Progress
 from compressor.search.method import Method, methods
 from compressor.search.space import Constraint, Space, make_space, memory_constraint, parameter_constraint
@@ -28,8 +33,9 @@ _FLOOR_MARGIN = 1.1
 class Card:
     """What preflight found.
 
-    target_ms: the latency target in milliseconds on this machine, if there is one. dense_ms, floor_ms: a
-    quick measurement of the dense model and of the smallest subnet, if there is one.
+    target_ms: the latency target in milliseconds, if there is one. dense_ms, floor_ms: the dense model and
+    the smallest subnet, measured quickly or out of the profile. table: of the profile, if one was given.
+    here: whether the target is of this machine, so that the artefact can be timed. plan: the one asked for.
     """
 
     source: Source
@@ -40,11 +46,18 @@ class Card:
     dense_ms: float | None = None
     floor_ms: float | None = None
     target_ms: float | None = None
+    table: LatencyTable | None = None
+    here: bool = True
+    plan: Plan | None = None
 
     @property
     def already_met(self) -> bool:
         """Whether the dense model meets every target as it is."""
         dense = self.source.shape.dense_plan
+        if self.plan:
+            return self.plan == dense
+        if self.target_ms is None and not self.constraints:
+            return False
         fast = self.target_ms is None or (self.dense_ms is not None and self.dense_ms <= self.target_ms)
         return fast and all(c.allows(dense) for c in self.constraints)
 
@@ -57,7 +70,7 @@ class Card:
             "parameters": shape.parameters(shape.dense_plan),
             "latency": {
                 "metric": self.meter.workload.metric, "target_ms": self.target_ms, "dense_ms": self.dense_ms,
-                "floor_ms": self.floor_ms,
+                "floor_ms": self.floor_ms, "estimate": self.table.estimate if self.table else None,
             },
             "targets": [
                 {"name": c.name, "unit": c.unit, "limit": c.limit, "dense": c.cost(shape.dense_plan),
@@ -76,13 +89,14 @@ def preflight(options: Options, progress: Progress) -> Card:
     """
     check_output(options)
     method, backend = methods.get(options.method), backends.get(options.backend)
-    if options.backend in options.exports:
+    if options.runs and not options.profile:
         backend.versions()  # an engine that is not installed says so
     source = open_source(options.model)
     _check_loads(source)
     for exporter in [exporters.get(name) for name in options.exports]:
         exporter.check(source)
-    _check_context(options, source)
+    if options.runs or options.target_memory is not None:
+        check_context(options.workload, source)
     _check_texts(options, source)
     _check_disk(options.out, source)
     space = make_space(source.shape)
@@ -94,8 +108,33 @@ def preflight(options: Options, progress: Progress) -> Card:
         f"{source.name}: {source.family.model_type}, {source.shape.num_layers} layers, "
         f"{source.shape.parameters(source.shape.dense_plan) / 1e6:.1f} M parameters"
     )
-    card = Card(source, space, method, meter, constraints)
+    plan = _read_plan(options.plan, space) if options.plan else None
+    card = Card(source, space, method, meter, constraints, plan=plan)
+    if options.profile:
+        card = _profiled(options, card, options.profile)
     return _time(options, card) if options.timed else card
+
+
+def _read_plan(path: Path, space: Space) -> Plan:
+    """A plan that is made of the space's levels."""
+    plan = Plan.load(path)
+    if len(plan) != space.layers:
+        raise UserError(f"{path} has {len(plan)} layers; the model has {space.layers}")
+    for index, layer in enumerate(plan):
+        if (layer.query_heads, layer.kv_heads) not in space.attention:
+            heads = ", ".join(f"{q}/{kv}" for q, kv in space.attention)
+            raise UserError(
+                f"{path}: layer {index} has {layer.query_heads} query heads over {layer.kv_heads} KV heads",
+                f"Choose of {heads}.",
+            )
+        if layer.ffn not in space.ffn:
+            raise UserError(
+                f"{path}: layer {index} has {layer.ffn} FFN channels",
+                f"Choose of {', '.join(map(str, space.ffn))}.",
+            )
+    if not any(layer.kv_heads for layer in plan):
+        raise UserError(f"{path} has no attention block", "Keep one: it carries positions.")
+    return plan
 
 
 def check_output(options: Options) -> None:
@@ -133,13 +172,12 @@ def _check_texts(options: Options, source: Source) -> None:
         raise UserError(f"{text} is shorter than one window of {window} tokens", "Give more text.")
 
 
-def _check_context(options: Options, source: Source) -> None:
-    if options.backend not in options.exports and options.target_memory is None:
-        return
-    limit = int(source.config.get("max_position_embeddings") or 2048)
-    if options.workload.context >= limit:
+def check_context(workload: Workload, source: Source) -> None:
+    """Refuse a context that the model has no positions for."""
+    limit = source.positions
+    if workload.context >= limit:
         raise UserError(
-            f"--context {options.workload.context} does not fit the model's {limit} positions",
+            f"--context {workload.context} does not fit the model's {limit} positions",
             f"Give at most {limit - 1}.",
         )
 
@@ -185,14 +223,42 @@ def _check_floor(constraint: Constraint, space: Space) -> None:
         )
 
 
-def _time(options: Options, card: Card) -> Card:
-    quick = card.meter.quick(card.space.smallest)
-    dense, floor = quick.dense.median, quick.dense.median * quick.ratio
-    target = options.target_latency_ms or dense / (options.target_speedup or 1.0)
-    if floor * _FLOOR_MARGIN > target:
-        raise UserError(
-            f"a {options.workload.metric} of {target:.3g} ms is below what this machine can reach: dense "
-            f"takes {dense:.3g} ms, the smallest subnet (one narrow attention block) {floor:.3g} ms",
-            f"Ask for at least {floor * _FLOOR_MARGIN:.2g} ms ({dense / floor / _FLOOR_MARGIN:.3g}x).",
+def _profiled(options: Options, card: Card, path: Path) -> Card:
+    """The card with the table of a profile, and whether it is of this machine."""
+    meter, shape = card.meter, card.source.shape
+    table = Profile.load(path).table(options.backend, shape, options.workload)
+    here = table.estimate is None and table.fingerprint == _fingerprint(meter)
+    if not here:
+        origin = table.estimate or table.fingerprint.get("processor")
+        meter.progress.say(
+            f"  profile: {'an estimate, ' if table.estimate else ''}{origin}; this is another machine, on "
+            "which the artefact will not be timed"
         )
-    return Card(card.source, card.space, card.method, card.meter, card.constraints, dense, floor, target)
+    return replace(card, table=table, here=here)
+
+
+def _fingerprint(meter: Meter) -> dict[str, object] | None:
+    try:
+        return fingerprint(meter.backend.versions(), meter.threads)
+    except (UserError, ImportError):
+        return None
+
+
+def _time(options: Options, card: Card) -> Card:
+    if card.table:
+        dense, floor = (card.table.predict(p) for p in (card.source.shape.dense_plan, card.space.smallest))
+    else:
+        quick = card.meter.quick(card.space.smallest)
+        dense, floor = quick.dense.median, quick.dense.median * quick.ratio
+    if options.open_ended:
+        return replace(card, dense_ms=dense, floor_ms=floor)
+    target = options.target_latency_ms or dense / (options.target_speedup or 1.0)
+    least = floor * _FLOOR_MARGIN
+    if least > target:
+        remedy = f"Ask for at least {least:.2g} ms ({dense / least:.3g}x)."
+        raise UserError(
+            f"a {options.workload.metric} of {target:.3g} ms is out of reach: dense "
+            f"takes {dense:.3g} ms, the smallest subnet (one narrow attention block) {floor:.3g} ms",
+            remedy if least < dense else "Run again when the machine is quieter; cutting gains nothing here.",
+        )
+    return replace(card, dense_ms=dense, floor_ms=floor, target_ms=target)

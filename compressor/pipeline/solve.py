@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, TypeVar
 
 from compressor.errors import UserError
 from compressor.latency.cache import cached_comparison, cached_table
@@ -14,17 +12,16 @@ from compressor.latency.measure import Comparison
 from compressor.latency.table import LatencyTable
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card
-from compressor.pipeline.prepare import Prepared
 from compressor.pipeline.rundir import RunDirectory, key
 from compressor.plan import Plan
 from compressor.progress import Progress
-from compressor.search.method import Found, Problem
+from compressor.search.method import Found
 from compressor.search.space import Constraint
-from compressor.search.trace import Trace
 from compressor.surgery import Selection
 
+Made = TypeVar("Made")
 _AIM = 0.99
-_SLACK = 0.95
+_SLACK = 0.97
 
 
 @dataclass
@@ -50,12 +47,14 @@ class Round:
 class Solver:
     """Finds a plan and keeps the latency table's correction from round to round.
 
-    bias: what artefacts take over what their plans take with random weights, as far as it is known.
+    key: names what the search reads. bias: what artefacts take over what their plans take with random
+    weights, as far as it is known.
     """
 
     options: Options
     card: Card
-    prepared: Prepared
+    search: Callable[[list[Constraint]], Found]
+    key: str
     run: RunDirectory
     progress: Progress
     table: LatencyTable | None = None
@@ -63,7 +62,9 @@ class Solver:
     bias: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.options.timed:
+        if self.card.table:
+            self.table = self.card.table
+        elif self.options.timed:
             self.table = LatencyTable.from_json(
                 self.run.json(f"table-{self._timing_key()}", lambda: self._table().to_json())
             )
@@ -74,7 +75,7 @@ class Solver:
     def _timing_key(self, *facts: Any) -> str:
         """Names what was timed, so that a resumed run goes on from the same milliseconds."""
         asked = self.options
-        return key(self.prepared.key, asked.backend, asdict(asked.workload), asked.threads, *facts)
+        return key(self.key, asked.backend, asdict(asked.workload), asked.threads, *facts)
 
     @property
     def target_ms(self) -> float | None:
@@ -96,6 +97,29 @@ class Solver:
             return self.table.dense_ms * timing.ratio
         return timing.subnet.median
 
+    def until_met(
+        self, make: Callable[[Round], tuple[Made, Comparison | None]]
+    ) -> tuple[Made, Round, bool | None]:
+        """Make artefacts until one, measured, keeps the target, or the rounds are used up.
+
+        make: from a plan to (what was made, its time beside dense). Returns the last one, its round, and
+        whether the target is kept: None where it cannot be measured.
+        """
+        while True:
+            chosen = self.solve()
+            made, timing = make(chosen)
+            target = self.target_ms
+            if target is None or timing is None:
+                return made, chosen, True if self.card.here else None
+            measured = self.measured_ms(timing)
+            met = measured <= target * (1 + self.options.tolerance)
+            if met or len(self.rounds) >= self.options.rounds:
+                return made, chosen, met
+            self.progress.say(
+                f"  the artefact took {measured:.4g} ms against a target of {target:.4g} ms: solving again"
+            )
+            self.learn(chosen, measured)
+
     def solve(self) -> Round:
         """Rounds of search and measurement until the plan keeps the target.
 
@@ -105,7 +129,7 @@ class Solver:
         while True:
             found = self._search()
             target = self.target_ms
-            if self.table is None or target is None:
+            if self.table is None or target is None or not self.card.here:
                 return self._note(found, None)
             current = self._note(found, self._measure(found.plan))
             measured = self._expected(current)
@@ -128,39 +152,11 @@ class Solver:
         if self.table is not None:
             self.table = self.table.corrected(measured_ms / self.table.predict(plan))
 
-    @property
-    def trace_path(self) -> Path:
-        return self.run.path / f"trace-{self.options.method}-{self.prepared.key}.jsonl"
-
     def _search(self) -> Found:
         constraints = list(self.card.constraints)
         if self.table is not None and self.target_ms is not None:
             constraints.append(self.table.constraint(self.card.space, self.target_ms * _AIM))
-        name = key(
-            self.prepared.key, self.options.method, self.options.evaluations, self.options.seed,
-            [asdict(c) | {"attention": [*c.attention.values()]} for c in constraints],
-        )
-        facts = self.run.json(f"plan-{name}", lambda: self._search_now(name, constraints))
-        saved = self.run.tensors(f"selection-{name}", dict)
-        selections = [
-            Selection(*(saved[f"{part}.{i}"] for part in ("kv_heads", "query_heads", "channels")))
-            for i in range(len(self.card.source.shape.dense_plan))
-        ]
-        return Found(Plan.from_json(facts["plan"]), selections, facts["fitness"], facts["evaluations"])
-
-    def _search_now(self, name: str, constraints: list[Constraint]) -> dict[str, Any]:
-        smallest = self.card.space.smallest
-        if not all(c.allows(smallest) for c in constraints):
-            raise UserError("the targets together leave no plan", "Relax one of them.")
-        options, method = self.options, self.card.method
-        found = method.search(
-            problem(
-                self.card, self.prepared, constraints, Trace(self.trace_path), self.progress,
-                options.evaluations or method.default_evaluations, options.seed,
-            )
-        )  # fmt: skip
-        self.run.tensors(f"selection-{name}", lambda: _selection_tensors(found.selections))
-        return {"plan": found.plan.to_json(), "fitness": found.fitness, "evaluations": found.evaluations}
+        return self.search(constraints)
 
     def _measure(self, plan: Plan) -> float:
         """Milliseconds of the plan. For a speed-up: as the table's dense model divided by what was gained
@@ -201,22 +197,3 @@ class Solver:
             f"Ask for {nearest:.3g} ms, or run again when the machine is quieter.",
         )
 
-
-def problem(
-    card: Card, prepared: Prepared, constraints: list[Constraint], trace: Trace, progress: Progress,
-    evaluations: int, seed: int,
-) -> Problem:  # fmt: skip
-    """What a search is given: candidates are judged on the held-out windows."""
-    p = prepared
-    return Problem(
-        card.source, p.runner, p.head, card.space, p.layers, p.embedding, p.windows[p.heldout], p.statistics,
-        p.orders, p.dampings, constraints, trace, progress, evaluations, seed,
-    )  # fmt: skip
-
-
-def _selection_tensors(selections: list[Selection]) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}.{i}": getattr(selection, name)
-        for i, selection in enumerate(selections)
-        for name in ("kv_heads", "query_heads", "channels")
-    }

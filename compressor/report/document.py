@@ -26,8 +26,9 @@ def build_report(
     solver: Solver,
     chosen: Round,
     verified: Verified,
-    met: bool,
+    met: bool | None,
     progress: Progress,
+    quality_rounds: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Everything measured and chosen, as one JSON document; times in milliseconds, sizes in bytes."""
     shape, timing = card.source.shape, verified.timing
@@ -53,8 +54,12 @@ def build_report(
             "tolerance": options.tolerance,
             "predicted_ms": _now(chosen.predicted_ms, drift),
             **_measured(timing),
+            "profile": None if card.table is None else {
+                "of": card.table.fingerprint, "estimate": card.table.estimate, "this_machine": card.here
+            },
             "rounds": [r.row() for r in solver.rounds],
         },
+        "max_perplexity_increase": {"asked": options.perplexity_increase, "rounds": quality_rounds},
         "perplexity": {
             "dense": verified.dense.perplexity,
             "subnet": verified.subnet.perplexity,

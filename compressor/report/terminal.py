@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 _BAR = 10
+_CARD = ("target_ms", "dense_ms", "floor_ms")
 
 
 def print_report(report: Mapping[str, Any], console: Console) -> None:
@@ -22,14 +23,50 @@ def print_card(card: Mapping[str, Any], console: Console) -> None:
     for name in ("", "target", "dense", "floor"):
         table.add_column(name, justify="right" if name else "left")
     latency = card["latency"]
-    if latency["target_ms"] is not None:
-        values = (f"{latency[name]:.4g}" for name in ("target_ms", "dense_ms", "floor_ms"))
-        table.add_row(f"{latency['metric']} (ms)", *values)
+    if latency["dense_ms"] is not None:
+        values = ("any" if latency[n] is None else f"{latency[n]:.4g}" for n in _CARD)
+        name = f"{latency['metric']} (ms{', estimate' if latency['estimate'] else ''})"
+        table.add_row(name, *values)
     for target in card["targets"]:
         values = (f"{target[name]:,.0f}" for name in ("limit", "dense", "floor"))
         table.add_row(f"{target['name']} ({target['unit']})", *values)
     console.print(table)
     console.print(f"disk needed: {card['disk_bytes'] / 2**20:.0f} MiB")
+
+
+def print_forecast(forecast: Mapping[str, Any], console: Console) -> None:
+    """What a run would give and need."""
+    needs, plan = forecast["needs"], forecast["plan"]
+    if plan is not None:
+        factor, kept = forecast["perplexity_factor"], forecast["decoder_parameters_kept"]
+        console.print(
+            f"forecast: {kept:.0%} of the decoder's parameters, weights "
+            f"{forecast['weight_bytes']['subnet'] / 2**20:.1f} MiB, perplexity {_band(factor, 1)} times dense"
+        )
+    console.print(
+        f"the run: about {_band(needs['seconds'], 60)} minutes here, {needs['memory_bytes'] / 2**30:.1f} GiB"
+    )
+
+
+def _band(values: Mapping[str, float], unit: float) -> str:
+    return f"{values['least'] / unit:.2g} to {values['most'] / unit:.2g}"
+
+
+def print_front(front: Mapping[str, Any], console: Console) -> None:
+    """Plans from the fastest to dense."""
+    workload = front["workload"]
+    title = f"{front['model']}: {workload['metric']} and damage, dense {front['dense_ms']:.4g} ms"
+    title += f" ({front['estimate']})" if front["estimate"] else ""
+    table = Table(title=title, title_justify="left")
+    for name in ("plan", "ms", "speed-up", "parameters kept", "KL before the last reform"):
+        table.add_column(name, justify="right" if name != "plan" else "left")
+    for row in front["points"]:
+        speedup = front["dense_ms"] / row["predicted_ms"]
+        table.add_row(
+            row["plan"], f"{row['predicted_ms']:.4g}", f"{speedup:.2f}x",
+            f"{row['decoder_parameters_kept']:.1%}", f"{row['damage']:.4f}",
+        )  # fmt: skip
+    console.print(table)
 
 
 def print_advice(advice: Mapping[str, Any], console: Console) -> None:
@@ -79,7 +116,8 @@ def _summary(report: Mapping[str, Any]) -> Table:
     if latency["target_ms"] is not None:
         table.add_row(f"target {latency['metric']} (ms)", "", f"{latency['target_ms']:.4g}", "")
     if latency["predicted_ms"] is not None:
-        table.add_row(f"predicted {latency['metric']} (ms)", "", f"{latency['predicted_ms']:.4g}", "")
+        name = "estimated" if (latency.get("profile") or {}).get("estimate") else "predicted"
+        table.add_row(f"{name} {latency['metric']} (ms)", "", f"{latency['predicted_ms']:.4g}", "")
     if latency["measured_ms"] is not None:
         table.add_row(
             f"measured {latency['metric']} (ms)", f"{latency['dense_ms']:.4g}",

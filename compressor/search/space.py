@@ -54,20 +54,15 @@ class Space:
         return flat
 
 
-def make_space(shape: ModelShape, alignment: int = 32) -> Space:
-    """Whole KV groups, the same number of query heads in each, FFN widths in aligned steps, or no block.
-
-    `alignment`: FFN widths are multiples of it (narrower models: of the largest power of two that
-    gives at least 32 steps).
-    """
+def make_space(shape: ModelShape) -> Space:
+    """Whole KV groups, the same number of query heads in each, FFN widths in steps of a power of two (at
+    most 32 of them: wide models are cut in whole tiles of any engine), or no block."""
     dense = shape.layer
     step = max(1, math.ceil(dense.kv_heads / _MAX_GROUP_LEVELS))
     groups = sorted({*range(dense.kv_heads, 0, -step)}, reverse=True)
     attention = [(g * h, g) for g in groups for h in range(dense.heads_per_group, 0, -1)]
     attention.sort(key=lambda heads: (-(heads[0] + heads[1]), -heads[0]))
-    while alignment > 1 and dense.ffn < _FFN_LEVELS * alignment:
-        alignment //= 2
-    stride = alignment * max(1, math.ceil(dense.ffn / (_FFN_LEVELS * alignment)))
+    stride = 1 << (math.ceil(dense.ffn / _FFN_LEVELS) - 1).bit_length()
     ffn = sorted({dense.ffn, *range(stride, dense.ffn, stride)}, reverse=True)
     return Space((*attention, (0, 0)), (*ffn, 0), shape.num_layers)
 

@@ -16,7 +16,7 @@ from tiny_llama import PLANS, checkpoint
 
 from compressor.latency import bench
 from compressor.latency.backend import backends
-from compressor.latency.measure import Meter
+from compressor.latency.measure import QUICK, Meter
 from compressor.latency.workload import Workload
 from compressor.progress import Progress
 from compressor.source import Source
@@ -89,7 +89,7 @@ def test_a_meter_compares_plans(tmp_path: Path, source: Source, monkeypatch: pyt
     monkeypatch.setattr(bench, "_TURN_SECONDS", 0.05)
     monkeypatch.setattr(bench, "_SETTLE_SECONDS", 0.0)
     meter = Meter(source, backends.get("vllm"), Workload("e2e", 2, 24, 8), 1, Progress(quiet=True))
-    found = meter.compare(PLANS["whole layers"], sessions=1)
+    found = meter.compare(PLANS["whole layers"], QUICK)
     assert len(found.dense.turns) == len(found.subnet.turns) == 3
     assert min(found.subnet.turns) > 0
 

@@ -18,6 +18,7 @@ class OnnxBackend:
     """Decode steps keep the cache at the workload's context: each step overwrites the same position."""
 
     name = "onnx"
+    export = "onnx"
 
     def build(self, directory: Path, source: Source, plan: Plan, layers: int) -> None:
         random_onnx(directory, {**source.config, "num_hidden_layers": layers}, source.family, plan)

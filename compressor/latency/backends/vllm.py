@@ -29,8 +29,11 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 _WINDOW = 32
-_CACHE_BLOCK = 128
+"""Tokens through which the context of a decode step moves."""
 _PREFILL_TOKENS, _PREFILL_STEPS = 2048, 8
+"""A batch's prompts are read in steps of so many tokens, or more, so that there are at most so many steps: the
+first request is that many tokens ahead of the last."""
+_CACHE_BLOCK = 128
 _NAMES = count()
 
 
@@ -39,6 +42,7 @@ class VllmBackend:
     that vLLM serves in by default."""
 
     name = "vllm"
+    export = "vllm"
 
     def build(self, directory: Path, source: Source, plan: Plan, layers: int) -> None:
         config = {**source.config, "num_hidden_layers": layers}

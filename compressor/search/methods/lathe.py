@@ -65,8 +65,24 @@ def search(
             [start], moves, judge, problem.evaluations, lambda best: bar.note(f"KL {best:.4f} nats/token")
         )
     best, plan = ranked[0]
+    return _found(problem, plan, best)
+
+
+def judged(problem: Problem, plan: Plan) -> Found:
+    """A plan that was given, judged as the last stage of a search judges."""
+    fitness = stage(problem, reformed_bank(problem).block, _STAGE_TOKENS[-1])
+    key = f"given {json.dumps(problem.space.indices(plan))}"
+    return _found(problem, plan, problem.trace.judge(key, lambda: fitness.judge(plan)))
+
+
+def _found(problem: Problem, plan: Plan, value: float) -> Found:
     selections = [select(order, layer) for order, layer in zip(problem.orders, plan, strict=True)]
-    return Found(plan, selections, best, problem.trace.asked)
+    return Found(plan, selections, value, problem.trace.asked)
+
+
+def table_of_damages(problem: Problem) -> np.ndarray:
+    """The table that `search` makes, by itself: what plans for every budget come from."""
+    return damage_table(problem, stage(problem, reformed_bank(problem).block, _STAGE_TOKENS[0]))
 
 
 def damage_table(problem: Problem, fitness: Fitness) -> np.ndarray:

@@ -19,14 +19,24 @@ SURFACE = {
         "--latency-metric", "--batch-size", "--context", "--output-tokens", "--backend", "--threads",
         "--calibration", "--calibration-tokens", "--evaluation", "--method", "--evaluations", "--tolerance",
         "--seed", "--force", "--no-force", "--overwrite", "--no-overwrite", "--remeasure", "--no-remeasure",
-        "--dry-run", "--json", "--debug", "--no-debug", "--export",
+        "--dry-run", "--json", "--debug", "--no-debug", "--export", "--profile", "--plan", "--front",
+        "--target-throughput", "--max-perplexity-increase",
     },
     "export": {"model", "--output", "-o", "--to", "--tensor-parallel", "--json", "--debug", "--no-debug"},
     "evaluate": {
         "models", "--text", "--window", "--windows", "--against", "--tasks", "--task-dir", "--json",
         "--debug", "--no-debug",
     },
-    "plan": {"model", "--calibration", "--calibration-tokens", "--seed", "--json", "--debug", "--no-debug"},
+    "plan": {
+        "model", "--target-latency", "--target-speedup", "--target-memory", "--keep", "--latency-metric",
+        "--batch-size", "--context", "--output-tokens", "--backend", "--threads", "--profile", "--latency",
+        "--no-latency", "--calibration", "--calibration-tokens", "--seed", "--json", "--debug", "--no-debug",
+    },
+    "profile": {
+        "model", "--output", "-o", "--backend", "--latency-metric", "--batch-size", "--context",
+        "--output-tokens", "--threads", "--hardware", "--dtype", "--overwrite", "--no-overwrite", "--json",
+        "--debug", "--no-debug",
+    },
     "inspect": {"artefact", "--json", "--debug", "--no-debug"},
     "serve": {
         "out", "--host", "--port", "--engine", "--threads", "--max-batch", "--max-length", "--max-queue",

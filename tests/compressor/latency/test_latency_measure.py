@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import steady_clock
 from tiny_llama import PLANS, checkpoint
+from transformers import DynamicCache
 
 from compressor.latency import bench
 from compressor.latency.backend import backends
 from compressor.latency.bench import Timing, interleave, paired_ratio
 from compressor.latency.cache import cached_comparison, cached_table
-from compressor.latency.measure import Meter
+from compressor.latency.measure import Effort, Meter
 from compressor.latency.workload import Workload
 from compressor.progress import Progress
 from compressor.search.space import make_space
@@ -47,10 +49,14 @@ def test_systems_take_turns_in_alternating_order(monkeypatch: pytest.MonkeyPatch
     assert all(len(samples) >= 3 and min(samples) >= 0 for samples in timings["a"].samples)
 
 
+@pytest.mark.parametrize("backend", ["onnx", "torch"])
 @pytest.mark.parametrize("metric", ["tpot", "ttft"])
-def test_real_models_are_built_and_run(tmp_path: Path, metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_models_are_built_and_run(
+    tmp_path: Path, metric: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hasten(monkeypatch)
-    comparison = meter(tmp_path, Workload(metric, 2, 24)).compare(PLANS["mixed"], sessions=2)
+    timer = replace(meter(tmp_path, Workload(metric, 2, 24)), backend=backends.get(backend))
+    comparison = timer.compare(PLANS["mixed"], Effort(2, 2, 1.0))
     assert len(comparison.dense.turns) == len(comparison.subnet.turns) == 6
     assert min(comparison.dense.turns) > 0
 
@@ -105,3 +111,22 @@ def test_a_comparison_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert first == {"dense_ms": dense, "subnet_ms": subnet, "ratio": subnet / dense, "spread": 0.0}
     monkeypatch.setattr(Meter, "compare", lambda *_: pytest.fail("measured again"))
     assert cached_comparison(timer, PLANS["mixed"], refresh=False) == first
+
+
+def test_a_torch_step_reads_a_cache_of_the_context_every_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timer = replace(meter(tmp_path / "m", Workload("tpot", 3, 24)), backend=backends.get("torch"))
+    lengths: list[int] = []
+    crop = DynamicCache.crop
+
+    def watched(cache: DynamicCache, length: int) -> None:
+        lengths.append(cache.get_seq_length())
+        crop(cache, length)
+
+    monkeypatch.setattr(DynamicCache, "crop", watched)
+    with timer.models([PLANS["mixed"]]) as (directory,):
+        step = timer.backend.prepare(directory, timer.workload, 1)
+        for _ in range(4):
+            step()
+    assert lengths == [25] * 4

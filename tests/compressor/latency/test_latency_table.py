@@ -18,6 +18,7 @@ from compressor.search.space import make_space
 
 GQA = ModelShape(64, 120, 16, False, 4, LayerShape(8, 4, 96))
 BIG = ModelShape(4096, 32_000, 128, False, 8, LayerShape(32, 8, 11_008))
+FINE = ModelShape(768, 8192, 64, False, 8, LayerShape(12, 4, 1000))
 MHA = ModelShape(64, 120, 16, False, 4, LayerShape(4, 4, 96))
 ONE_HEAD = ModelShape(64, 120, 16, False, 2, LayerShape(1, 1, 3))
 
@@ -51,7 +52,8 @@ def test_designs_are_whole_models_of_the_space_dense_first(shape: ModelShape) ->
 @given(st.tuples(st.floats(0.1, 10), *[st.floats(0, 0.5)] * 5))
 def test_planted_terms_are_found(planted: tuple[float, ...]) -> None:
     plans = made(GQA)
-    found = fit(plans, [float(features(p) @ planted) for p in plans])
+    found, tile = fit(plans, [float(features(p) @ planted) for p in plans])
+    assert tile == 1
     np.testing.assert_allclose([found[t] for t in TERMS], planted, atol=1e-6)
 
 
@@ -60,9 +62,24 @@ def test_terms_are_never_negative_and_explain_noisy_times(noise: list[float]) ->
     plans = made(GQA)
     exact = [float(features(p) @ (1, 0.5, 0.1, 0.05, 0.2, 0.01)) for p in plans]
     times = [t * n for t, n in zip(exact, noise, strict=False)]
-    found = fit(plans, times)
+    found, _ = fit(plans, times)
     assert all(value >= 0 for value in found.values())
     assert sum(found.values()) > 0
+
+
+@pytest.mark.parametrize("tile", [64, 128, 256])
+def test_a_cliff_is_found_and_no_level_is_dearer_than_a_wider_one(tile: int) -> None:
+    space, plans = make_space(FINE), made(FINE, 8)
+    planted = (1.0, 0.5, 0.1, 0.05, 0.2, 0.01)
+    measured = [float(features(p, tile) @ planted) for p in plans]
+    terms, found = fit(plans, measured)
+    assert found == tile
+    costs = table(terms=terms, tile=found).constraint(space, 5.0).ffn
+    wide_to_narrow = [costs[w] for w in space.ffn]
+    assert wide_to_narrow == sorted(wide_to_narrow, reverse=True)
+    assert [fit(plans, [t * n for t, n in zip(measured, noise, strict=True)])[1] for noise in (
+        np.random.default_rng(0).normal(1, 0.001, (2, len(plans)))
+    )] == [found] * 2
 
 
 def table(**changes: object) -> LatencyTable:

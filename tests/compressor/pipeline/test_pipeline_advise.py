@@ -1,18 +1,28 @@
-"""`lathe plan`: choices of equal weight bytes, judged on the model."""
+"""`lathe plan`: feasibility and forecast of targets, and choices of equal weight bytes, judged here."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
+import steady_clock
 from compress_command import Tiny, lathe
+
+pytestmark = pytest.mark.usefixtures("steady")
+
+
+def planned(tiny: Tiny, *options: str) -> dict[str, Any]:
+    arguments = ("--calibration", str(tiny.text), "--calibration-tokens", "2048", "--json")
+    done = lathe("plan", str(tiny.model), *arguments, *options)
+    assert done.exit_code == 0, done.output
+    return dict(json.loads(done.stdout))
 
 
 def test_choices_fit_their_budget_and_the_best_comes_first(tiny: Tiny) -> None:
-    arguments = ("plan", str(tiny.model), "--calibration", str(tiny.text), "--calibration-tokens", "2048")
-    done = lathe(*arguments, "--json")
-    assert done.exit_code == 0, done.output
-    advice = json.loads(done.stdout)
+    advice = planned(tiny, "--no-latency")
+    assert advice["card"]["latency"]["dense_ms"] is None
     assert [row["bytes"] for row in advice["budgets"]] == sorted(
         (row["bytes"] for row in advice["budgets"]), reverse=True
     )
@@ -23,8 +33,40 @@ def test_choices_fit_their_budget_and_the_best_comes_first(tiny: Tiny) -> None:
         assert all(choice["kl"] >= -1e-6 and 0 < choice["keep"] <= 1 for choice in row["choices"])
     by_name = {choice["name"]: choice["kl"] for row in advice["budgets"] for choice in row["choices"]}
     assert by_name["quantize: int8 per channel"] < by_name["quantize: int4, groups of 32"]
-    shown = lathe(*arguments)
-    assert "cut, quantize, or both" in shown.stdout
+
+
+def test_without_a_target_dense_and_the_floor_are_timed(tiny: Tiny) -> None:
+    card = planned(tiny)["card"]
+    assert card["status"] == "feasible"
+    assert card["latency"]["target_ms"] is None
+    assert 0 < card["latency"]["floor_ms"] < card["latency"]["dense_ms"]
+
+
+def test_a_forecast_is_of_the_run_that_follows(tiny: Tiny, tmp_path: Path) -> None:
+    ahead = planned(tiny, "--target-speedup", "1.3x", "--context", "64")["forecast"]
+    done = tiny.compress(tmp_path / "out", "--target-speedup", "1.3x", "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert ahead["decoder_parameters_kept"] == pytest.approx(report["decoder_parameters_kept"], abs=0.2)
+    assert 0 < ahead["kl"]["least"] < ahead["kl"]["most"]
+    assert 1 < ahead["perplexity_factor"]["least"] < ahead["perplexity_factor"]["most"]
+    assert 0.3 < ahead["needs"]["memory_bytes"] / report["peak_memory_bytes"] < 3
+    assert 0 < ahead["needs"]["seconds"]["least"] < ahead["needs"]["seconds"]["most"]
+
+
+def test_people_read_a_table(tiny: Tiny) -> None:
+    arguments = ("--calibration", str(tiny.text), "--calibration-tokens", "2048", "--keep", "60%")
+    shown = lathe("plan", str(tiny.model), *arguments)
+    assert shown.exit_code == 0, shown.output
+    for expected in ("tpot (ms)", "parameters", "forecast: ", "the run: about", "cut, quantize, or both"):
+        assert expected in shown.stdout
+
+
+def test_an_impossible_target_is_refused_with_the_floor(tiny: Tiny) -> None:
+    fastest = steady_clock.TERMS[0] / 2
+    done = lathe("plan", str(tiny.model), "--target-latency", f"{fastest}ms")
+    assert done.exit_code == 1
+    assert "is out of reach" in done.stderr
 
 
 def test_a_model_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:

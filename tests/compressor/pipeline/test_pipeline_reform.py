@@ -14,6 +14,7 @@ from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import preflight
 from compressor.pipeline.prepare import prepare
 from compressor.pipeline.rundir import RunDirectory
+from compressor.pipeline.search import Searcher
 from compressor.pipeline.solve import Solver
 from compressor.progress import Progress
 
@@ -28,7 +29,7 @@ def test_every_round_after_the_first_reads_new_text_and_what_gains_is_kept(
     quiet = Progress(quiet=True)
     card, run = preflight(options, quiet), RunDirectory(options.out)
     prepared = prepare(options, card, run, quiet)
-    chosen = Solver(options, card, prepared, run, quiet).solve()
+    chosen = Solver(options, card, Searcher(options, card, prepared, run, quiet), "", run, quiet).solve()
     seen, refine = [], reform.refine_model
 
     def watched(*args: object) -> object:

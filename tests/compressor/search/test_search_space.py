@@ -35,8 +35,10 @@ def test_levels_are_legal_widest_first_and_end_with_the_dropped_block(shape: Mod
     assert list(space.ffn) == sorted(set(space.ffn), reverse=True)
     assert len(space.ffn) <= 35
     aligned = [w for w in space.ffn[1:] if w]
-    unit = next(a for a in (32, 16, 8, 4, 2, 1) if a == 1 or dense.ffn >= 32 * a)
-    assert all(width % unit == 0 for width in aligned)
+    step = aligned[-1] if aligned else 1
+    assert step & (step - 1) == 0
+    assert all(width % step == 0 for width in aligned)
+    assert step < 2 * max(1, dense.ffn / 32)
 
 
 @given(shapes(), st.data())

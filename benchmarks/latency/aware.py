@@ -1,0 +1,80 @@
+"""What is knowing the milliseconds worth? At one latency, the plan that a latency table gives against the one
+that counts parameters, both timed, finished and scored on the same text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.product import Choice, Product
+from benchmarks.quality.score import score, windows_of
+from compressor.latency.cache import cached_table
+from compressor.latency.measure import Meter
+from compressor.latency.workload import Workload
+from compressor.pipeline.options import Options
+from compressor.pipeline.search import Searcher
+from compressor.pipeline.solve import Round
+from compressor.plan import Plan
+from compressor.progress import Progress
+from compressor.search.method import Found
+from compressor.search.space import parameter_constraint
+
+_HALVINGS = 12
+
+
+def rows(
+    model: Path, text: str, heldout: str, workload: Workload, speedup: float, work: Path, tokens: int,
+    windows: int, progress: Progress,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Two rows: by latency and by parameters, each with its measured milliseconds and its loss."""
+    options = Options(
+        model=str(model), out=work / f"{model.name}-aware", target_speedup=speedup, workload=workload,
+        calibration=text, calibration_tokens=tokens,
+    )  # fmt: skip
+    product = Product.open(options, progress)
+    setting, meter = product.setting(), product.card.meter
+    table = cached_table(meter, product.card.space, refresh=False)
+    search = Searcher(options, product.card, product.prepared, product.run, progress)
+    limit = table.dense_ms / speedup
+    by_latency = search([table.constraint(product.card.space, limit)])
+    by_parameters = _as_fast(search, table.predict, table.predict(by_latency.plan), product)
+    scored = windows_of(setting, heldout, windows)
+    dense = setting.subnet(list(setting.layers))
+    base = score(setting, dense.logprobs, scored)
+    for name, found in (("latency", by_latency), ("parameters", by_parameters)):
+        timing = Meter(meter.source, meter.backend, workload, None, progress).compare(found.plan)
+        made = Round(found.plan, found.selections, found.fitness, found.evaluations)
+        result = score(
+            setting, setting.subnet(product.finish(Choice(product.card, product.prepared, made))).logprobs,
+            scored,
+        )  # fmt: skip
+        yield {
+            "model": model.name, "plan_by": name, "metric": workload.metric,
+            "batch_size": workload.batch_size, "context": workload.context, "speedup_asked": speedup,
+            "speedup_measured": 1 / timing.ratio, "measured_ms": timing.subnet.median,
+            "dense_ms": timing.dense.median, "kept": _kept(product, found.plan),
+            "increase": result.loss - base.loss, "kl": result.kl, "text": Path(heldout).name,
+            "plan": found.plan.to_json()["layers"],
+        }  # fmt: skip
+    product.run.close()
+
+
+def _as_fast(search: Searcher, predict: Any, milliseconds: float, product: Product) -> Found:
+    """The largest share of parameters whose plan takes no longer, by halving."""
+    low, high = 0.05, 1.0
+    space, shape, best = product.card.space, product.card.source.shape, None
+    for _ in range(_HALVINGS):
+        keep = (low + high) / 2
+        found = search([parameter_constraint(space, shape, keep)])
+        if predict(found.plan) <= milliseconds:
+            low, best = keep, found
+        else:
+            high = keep
+    assert best is not None, "the smallest share is slower than the target"
+    return best
+
+
+def _kept(product: Product, plan: Plan) -> float:
+    shape = product.card.source.shape
+    return shape.decoder_parameters(plan) / shape.decoder_parameters(shape.dense_plan)

@@ -1,0 +1,50 @@
+"""How far off is a sum over the table? Random plans, whole models of them, timed beside dense."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.latency.targets import Subject
+from compressor.latency.bench import paired_ratio
+from compressor.latency.cache import cached_table
+from compressor.latency.measure import Effort
+from compressor.plan import LayerShape, Plan
+from compressor.progress import Progress
+from compressor.search.space import Space, make_space
+
+_AT_ONCE = 5
+_EFFORT = Effort(sessions=4, most=8, precision=0.01)
+
+
+def random_plans(space: Space, count: int, seed: int = 0) -> list[Plan]:
+    """Plans whose every block has any level, dropped ones too; none without attention."""
+    rng, found = random.Random(seed), []
+    while len(found) < count:
+        layers = [
+            LayerShape(*rng.choice(space.attention), rng.choice(space.ffn)) for _ in range(space.layers)
+        ]
+        if any(layer.kv_heads for layer in layers):
+            found.append(Plan(tuple(layers)))
+    return found
+
+
+def rows(subject: Subject, count: int, progress: Progress) -> Iterator[dict[str, Any]]:
+    """A row per plan: what the table says, and what the whole model takes at the table's dense speed."""
+    meter = subject.meter(progress)
+    space, dense = make_space(meter.source.shape), meter.source.shape.dense_plan
+    table = cached_table(meter, space, refresh=False)
+    plans = random_plans(space, count)
+    for start in range(0, count, _AT_ONCE):
+        part = plans[start : start + _AT_ONCE]
+        base, *timings = meter.time([dense, *part], _EFFORT, "measure: random plans")
+        for plan, timing in zip(part, timings, strict=True):
+            measured = table.dense_ms * paired_ratio(timing, base)
+            predicted = table.predict(plan)
+            yield {
+                "model": subject.name, "backend": subject.backend, "metric": subject.workload.metric,
+                "batch_size": subject.workload.batch_size, "context": subject.workload.context,
+                "predicted_ms": predicted, "measured_ms": measured, "error": predicted / measured - 1,
+                "tile": table.tile,
+            }  # fmt: skip

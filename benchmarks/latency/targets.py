@@ -1,0 +1,114 @@
+"""Is a target kept? The product's closed loop on random weights, and an artefact timed anew beside dense."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compressor.errors import UserError
+from compressor.latency.backend import backends
+from compressor.latency.measure import Comparison, Meter
+from compressor.latency.workload import Workload
+from compressor.pipeline.options import Options
+from compressor.pipeline.preflight import Card
+from compressor.pipeline.rundir import RunDirectory
+from compressor.pipeline.solve import Round, Solver
+from compressor.plan import Plan
+from compressor.progress import Progress
+from compressor.search.knapsack import solve
+from compressor.search.method import Found, methods
+from compressor.search.space import Constraint, Space, make_space
+from compressor.source import open_config
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A shape on a backend under a workload, with a directory for what is measured once."""
+
+    name: str
+    model: Path
+    backend: str
+    workload: Workload
+    threads: int | None
+    work: Path
+
+    def meter(self, progress: Progress) -> Meter:
+        return Meter(
+            open_config(str(self.model)), backends.get(self.backend), self.workload, self.threads, progress
+        )
+
+
+def damages(space: Space, seed: int = 0) -> np.ndarray:
+    """Made-up damage, object array [blocks] of [levels]: blocks of unequal worth, growing faster than what is
+    cut, so that plans are uneven as real ones are."""
+    rng = random.Random(seed)
+    table = np.empty(2 * space.layers, dtype=object)
+    for block, (_, kind) in enumerate(space.blocks):
+        count, worth = len(space.levels(kind)), rng.uniform(0.2, 1.0)
+        table[block] = worth * np.linspace(0, 1, count) ** 2
+    return table
+
+
+def rows(subject: Subject, speedups: list[float], progress: Progress) -> Iterator[dict[str, Any]]:
+    """A row per target: predicted, measured while solving, and the artefact timed anew at the end."""
+    meter = subject.meter(progress)
+    space = make_space(meter.source.shape)
+    table = damages(space)
+
+    def search(constraints: list[Constraint]) -> Found:
+        plan = solve(space, table, constraints)
+        if plan is None:
+            raise UserError("the floor of this shape is above the target")
+        return Found(plan, [], 0.0, 0)
+
+    for speedup in speedups:
+        options = Options(
+            model=str(subject.model), out=subject.work / f"{subject.name}-{subject.backend}",
+            target_speedup=speedup, workload=subject.workload, backend=subject.backend,
+            exports=("checkpoint", meter.backend.export), threads=subject.threads,
+        )  # fmt: skip
+        card = Card(meter.source, space, methods.get("lathe"), meter, [])
+        with closing(RunDirectory(options.out)) as run:
+            solver = Solver(options, card, search, f"bench {speedup}", run, progress)
+            timing, chosen, met = solver.until_met(lambda chosen: _artefact(meter, chosen.plan))
+        yield _row(subject, solver, chosen, timing, speedup, bool(met))
+
+
+def _artefact(meter: Meter, plan: Plan) -> tuple[Comparison, Comparison]:
+    timing = meter.compare(plan, title="verify: the artefact against dense")
+    return timing, timing
+
+
+def _row(
+    subject: Subject, solver: Solver, chosen: Round, timing: Comparison, speedup: float, met: bool
+) -> dict[str, Any]:
+    """Milliseconds as of the artefact's own measurement: the target is what dense takes there, divided."""
+    dense = timing.dense.median
+    target, measured = dense / speedup, dense * timing.ratio
+    predicted = (solver.rounds[0].predicted_ms or 0.0) * solver.drift(timing)
+    return {
+        "model": subject.name,
+        "backend": subject.backend,
+        "metric": subject.workload.metric,
+        "batch_size": subject.workload.batch_size,
+        "context": subject.workload.context,
+        "speedup": speedup,
+        "dense_ms": dense,
+        "target_ms": target,
+        "predicted_ms": predicted,
+        "measured_ms": measured,
+        "measured_over_target": measured / target,
+        "predicted_over_target": predicted / target,
+        "first_plan_over_target": (solver.rounds[0].measured_ms or 0.0) / (solver.target_ms or 1.0),
+        "rounds": len(solver.rounds),
+        "met": met,
+        "spread": timing.subnet.spread,
+        "turns_ms": {"dense": timing.dense.turns, "subnet": timing.subnet.turns},
+        "plan": chosen.plan.to_json()["layers"],
+    }

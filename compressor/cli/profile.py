@@ -1,0 +1,69 @@
+"""`lathe profile MODEL -o FILE`: latency tables to search with elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compressor.cli.common import emit
+
+
+def profile(
+    model: Annotated[str, typer.Argument(help="A checkpoint directory or hub name; config.json is enough.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The JSON file to write.")],
+    backend: Annotated[str, typer.Option(help="Engine to time.")] = "onnx",
+    latency_metric: Annotated[str, typer.Option(help="tpot, ttft or e2e; several with commas.")] = "tpot",
+    batch_size: Annotated[str, typer.Option(help="Sequences decoded together; several with commas.")] = "1",
+    context: Annotated[
+        str, typer.Option(help="Tokens in the cache or prompt; between several one can interpolate.")
+    ] = "512",
+    output_tokens: Annotated[int, typer.Option(help="Tokens of an answer (e2e).")] = 128,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the engine. [default: all cores]")
+    ] = None,
+    hardware: Annotated[
+        str | None,
+        typer.Option(help="Estimate from this device's datasheet instead of measuring, such as h200."),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Of the weights, for an estimate.")] = "bfloat16",
+    overwrite: Annotated[bool, typer.Option(help="Replace the file.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="The profile on stdout, too; no progress.")] = False,
+) -> None:
+    """Time MODEL's shapes on this machine, for `compress --profile FILE` on another one.
+
+    About fifteen whole models with random weights are timed for every metric, batch size and context. With
+    --hardware nothing runs: milliseconds follow from the datasheet, and are called an estimate everywhere.
+
+    Examples:
+
+      lathe profile ./my-llama --batch-size 1,8 --context 512,4096 -o here.json
+
+      lathe profile ./my-llama --hardware h200 -o h200.json
+    """
+    from compressor.pipeline.profile import ProfileOptions, make_profile
+    from compressor.progress import Progress
+
+    options = ProfileOptions(
+        model, output, backend, _words(latency_metric), _numbers(batch_size, "--batch-size"),
+        _numbers(context, "--context"), output_tokens, threads, hardware, dtype, overwrite,
+    )  # fmt: skip
+    document = make_profile(options, Progress(quiet=json)).to_json()
+    if json:
+        emit(document)
+    else:
+        typer.echo(f"{output}: {len(document['tables'])} tables; search with `compress --profile {output}`")
+
+
+def _words(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    from compressor.errors import UserError
+
+    try:
+        return [int(part) for part in _words(text)]
+    except ValueError:
+        raise UserError(f"{option} {text} is not a list of whole numbers", "Write it like 1,8.") from None

@@ -1,0 +1,90 @@
+"""What a run would give and need, before it is made: size, quality band, memory and time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from compressor.pipeline.options import Options
+from compressor.pipeline.preflight import Card
+from compressor.plan import Plan
+from compressor.search.evolution import has_attention
+from compressor.search.knapsack import solve
+from compressor.search.method import Problem
+from compressor.search.space import Constraint, parameter_constraint
+
+_LEFT_BY_REFORM = 0.25
+"""The share of the damages' sum that the last reform may leave (docs/experiments.md: 0.25 to 0.6)."""
+_FORWARDS = (45.0, 110.0)
+"""Forward passes over the calibration text that a run costs: one round over the whole subnet, or three."""
+_BASE_BYTES = 450 * 2**20
+_ROWS, _ACTIVATIONS = 4, 4
+
+
+def forecast(options: Options, card: Card, task: Problem, damage: np.ndarray) -> dict[str, Any]:
+    """The plan that the targets would lead to, roughly: its size, and KL and perplexity as a band from what
+    the last reform may leave to the plain sum of damages; memory and seconds of the run."""
+    shape = card.source.shape
+    plan = solve(card.space, damage, [*card.constraints, *_latency(card)])
+    needs = {"memory_bytes": _memory(options, card, task), "seconds": _seconds(options, task)}
+    if plan is None or not has_attention(plan):
+        return {"needs": needs, "plan": None}
+    levels = card.space.indices(plan)
+    worst = float(sum(damage[block][level] for block, level in enumerate(levels)))
+    width = card.source.dtype.itemsize
+    return {
+        "needs": needs,
+        "plan": plan.to_json(),
+        "decoder_parameters_kept": _kept(card, plan),
+        "weight_bytes": {
+            "dense": shape.weight_bytes(shape.dense_plan, width), "subnet": shape.weight_bytes(plan, width),
+        },
+        "kl": {"least": _LEFT_BY_REFORM * worst, "most": worst, "unit": "nats per token"},
+        "perplexity_factor": {"least": float(np.exp(_LEFT_BY_REFORM * worst)), "most": float(np.exp(worst))},
+    }  # fmt: skip
+
+
+def _latency(card: Card) -> list[Constraint]:
+    """The latency target: by the profile's table, else as a share of parameters between floor and dense."""
+    if card.target_ms is None or card.dense_ms is None or card.floor_ms is None:
+        return []
+    if card.table:
+        return [card.table.constraint(card.space, card.target_ms)]
+    least = _kept(card, card.space.smallest)
+    share = (card.target_ms - card.floor_ms) / max(card.dense_ms - card.floor_ms, 1e-9)
+    return [parameter_constraint(card.space, card.source.shape, least + min(1.0, share) * (1 - least))]
+
+
+def _kept(card: Card, plan: Plan) -> float:
+    shape = card.source.shape
+    return shape.decoder_parameters(plan) / shape.decoder_parameters(shape.dense_plan)
+
+
+def _memory(options: Options, card: Card, task: Problem) -> int:
+    """Dense, subnet and a step's vectors in float32; statistics in float64; hidden states of the text, dense
+    and subnet; activations of one batch through all layers."""
+    shape = card.source.shape
+    weights = 5 * 4 * shape.parameters(shape.dense_plan)
+    reads = (shape.layer.ffn, shape.layer.query_heads * shape.head_dim)
+    statistics = 2 * 8 * shape.num_layers * sum(n * n for n in reads)
+    states = 3 * 4 * options.calibration_tokens * shape.hidden_size
+    batch = _ROWS * task.windows.shape[1]
+    per_layer = 10 * shape.hidden_size + 3 * shape.layer.ffn + 4 * reads[1]
+    activations = 4 * batch * (_ACTIVATIONS * shape.vocab_size + shape.num_layers * per_layer)
+    return _BASE_BYTES + weights + statistics + states + activations
+
+
+def _seconds(options: Options, task: Problem) -> dict[str, float]:
+    """From the speed of one forward pass here."""
+    tokens = task.windows[:_ROWS]
+    start = time.perf_counter()
+    with torch.inference_mode():
+        hidden = task.embedding[tokens]
+        for weights in task.layers:
+            hidden = task.runner.ffn(weights, task.runner.attention(weights, hidden))
+        task.head.logprobs(hidden)
+    once = (time.perf_counter() - start) / tokens.numel() * options.calibration_tokens
+    return dict(zip(("least", "most"), (factor * once for factor in _FORWARDS), strict=True))

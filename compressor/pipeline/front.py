@@ -1,0 +1,114 @@
+"""The whole front of quality against latency, as plans: every budget out of one table of damages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compressor.errors import UserError
+from compressor.export.files import sync_directory, write_bytes, write_json
+from compressor.latency.table import LatencyTable
+from compressor.pipeline.options import Options
+from compressor.pipeline.preflight import Card, preflight
+from compressor.pipeline.prepare import prepare
+from compressor.pipeline.rundir import RunDirectory
+from compressor.pipeline.search import Searcher
+from compressor.pipeline.solve import Solver
+from compressor.plan import Plan
+from compressor.progress import Progress
+from compressor.report.plot import front_svg
+from compressor.search.evolution import has_attention
+from compressor.search.knapsack import solve
+from compressor.search.methods.lathe import table_of_damages
+
+FORMAT = "lathe-front/1"
+_POINTS = 24
+
+
+@dataclass(frozen=True)
+class Point:
+    """A plan, what the table says it takes, and the sum of its blocks' damages, each alone: KL in nats per
+    token before the last reform."""
+
+    plan: Plan
+    predicted_ms: float
+    damage: float
+
+    def to_json(self, card: Card, file: str) -> dict[str, Any]:
+        shape = card.source.shape
+        return {
+            "plan": file,
+            "predicted_ms": self.predicted_ms,
+            "damage": self.damage,
+            "decoder_parameters_kept": shape.decoder_parameters(self.plan)
+            / shape.decoder_parameters(shape.dense_plan),
+            "weight_bytes": shape.weight_bytes(self.plan, card.source.dtype.itemsize),
+            "kv_bytes_per_token": shape.kv_bytes_per_token(self.plan, 4),
+        }
+
+
+def write_front(options: Options, progress: Progress) -> dict[str, Any]:
+    """Plans for about two dozen latencies from the floor to dense, into the output directory, with a plot.
+
+    Raises:
+        UserError: bad input, before anything is read.
+    """
+    card = preflight(options, progress)
+    if options.out.exists():
+        raise UserError(f"{options.out} exists", "A front goes into a directory of its own.")
+    with closing(RunDirectory(options.out)) as run:
+        prepared = prepare(options, card, run, progress)
+        search = Searcher(options, card, prepared, run, progress)
+        table = Solver(options, card, search, prepared.key, run, progress).table
+        assert table is not None, "a front is timed"
+        damage = table_of_damages(search.problem(card.constraints))
+        points = list(points_of(card, table, damage))
+        staged = run.fresh("front")
+        document = _write(staged, card, table, points)
+        staged.rename(options.out)
+        run.remove()
+    return document
+
+
+def points_of(card: Card, table: LatencyTable, damage: np.ndarray) -> Iterator[Point]:
+    """The best plans of evenly spaced latencies, fastest first; of equal ones the first."""
+    floor, dense = (table.predict(p) for p in (card.space.smallest, card.source.shape.dense_plan))
+    seen: set[Plan] = set()
+    for limit in np.linspace(floor, dense, _POINTS + 1)[1:]:
+        plan = solve(card.space, damage, [*card.constraints, table.constraint(card.space, float(limit))])
+        if plan is None or plan in seen or not has_attention(plan):
+            continue
+        seen.add(plan)
+        levels = card.space.indices(plan)
+        yield Point(plan, table.predict(plan), float(sum(damage[b][i] for b, i in enumerate(levels))))
+
+
+def _write(directory: Path, card: Card, table: LatencyTable, points: list[Point]) -> dict[str, Any]:
+    (directory / "plans").mkdir()
+    rows = []
+    for number, point in enumerate(points, 1):
+        file = f"plans/{number:02d}.json"
+        write_json(directory / file, point.plan.to_json())
+        rows.append(point.to_json(card, file))
+    document = {
+        "format": FORMAT,
+        "model": card.source.name,
+        "workload": {"metric": table.workload.metric, "batch_size": table.workload.batch_size,
+                     "context": table.workload.context},
+        "machine": table.fingerprint,
+        "estimate": table.estimate,
+        "dense_ms": table.predict(card.source.shape.dense_plan),
+        "unit": "KL in nats per token, summed over blocks cut alone, before the last reform",
+        "points": rows,
+    }  # fmt: skip
+    write_json(directory / "front.json", document)
+    title = f"{card.source.name}: {table.workload.metric}, {table.estimate or 'measured table'}"
+    curve = [(p.predicted_ms, p.damage) for p in points]
+    write_bytes(directory / "front.svg", front_svg(title, curve).encode())
+    sync_directory(directory)
+    return document

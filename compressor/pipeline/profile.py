@@ -1,0 +1,83 @@
+"""Profiles, made: every workload of a grid timed on this machine, or estimated for another one."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from compressor.errors import UserError
+from compressor.export.files import write_json
+from compressor.latency.backend import backends
+from compressor.latency.cache import cached_table
+from compressor.latency.measure import Meter
+from compressor.latency.profile import Profile
+from compressor.latency.roofline import estimate
+from compressor.latency.table import LatencyTable
+from compressor.latency.workload import Workload
+from compressor.pipeline.preflight import check_context
+from compressor.progress import Progress
+from compressor.search.space import make_space
+from compressor.source import open_config
+
+
+@dataclass(frozen=True)
+class ProfileOptions:
+    """The grid of workloads, and where its tables go. hardware: estimate for it, measure nothing."""
+
+    model: str
+    out: Path
+    backend: str
+    metrics: list[str]
+    batch_sizes: list[int]
+    contexts: list[int]
+    output_tokens: int
+    threads: int | None
+    hardware: str | None
+    dtype: str
+    overwrite: bool
+
+    def workloads(self) -> list[Workload]:
+        grid = itertools.product(self.metrics, self.batch_sizes, self.contexts)
+        found = [Workload(m, b, c, self.output_tokens) for m, b, c in grid]
+        if not found:
+            raise UserError("there is nothing to time", "Give a metric, a batch size and a context.")
+        return found
+
+
+def make_profile(options: ProfileOptions, progress: Progress) -> Profile:
+    """Measure or estimate, and write.
+
+    Raises:
+        UserError: bad input, found before anything is timed; the file exists or cannot be written.
+    """
+    _check_output(options)
+    backend, workloads = backends.get(options.backend), options.workloads()
+    source = open_config(options.model)
+    for workload in workloads:
+        check_context(workload, source)
+
+    def table(workload: Workload) -> LatencyTable:
+        if options.hardware:
+            return estimate(source.shape, workload, options.hardware, options.dtype)
+        meter = Meter(source, backend, workload, options.threads, progress)
+        return cached_table(meter, make_space(source.shape), refresh=False)
+
+    tables = []
+    for number, workload in enumerate(workloads, 1):
+        progress.say(f"{number} of {len(workloads)}: {workload}")
+        tables.append(table(workload))
+    profile = Profile(options.backend, asdict(source.shape), tables)
+    write_json(options.out, profile.to_json())
+    return profile
+
+
+def _check_output(options: ProfileOptions) -> None:
+    out = options.out
+    if out.is_dir():
+        raise UserError(f"{out} is a directory", "Give a file name.")
+    if out.exists() and not options.overwrite:
+        raise UserError(f"{out} exists", "Choose another --output, or give --overwrite.")
+    if not os.access(out.absolute().parent, os.W_OK):
+        raise UserError(f"cannot write {out}: {out.absolute().parent} is not a writable directory")

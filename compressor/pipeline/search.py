@@ -1,0 +1,77 @@
+"""The search stage: a method run on what was prepared, its plan kept in the run directory."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor.errors import UserError
+from compressor.pipeline.options import Options
+from compressor.pipeline.preflight import Card
+from compressor.pipeline.prepare import Prepared
+from compressor.pipeline.rundir import RunDirectory, key
+from compressor.plan import Plan
+from compressor.progress import Progress
+from compressor.search.method import Found, Problem
+from compressor.search.methods.lathe import judged
+from compressor.search.space import Constraint
+from compressor.search.trace import Trace
+from compressor.surgery import Selection
+
+
+@dataclass(frozen=True)
+class Searcher:
+    """Finds plans under constraints; the same ones again come from the run directory."""
+
+    options: Options
+    card: Card
+    prepared: Prepared
+    run: RunDirectory
+    progress: Progress
+
+    @property
+    def trace_path(self) -> Path:
+        return self.run.path / f"trace-{self.options.method}-{self.prepared.key}.jsonl"
+
+    def __call__(self, constraints: list[Constraint]) -> Found:
+        asked, given = self.options, self.card.plan and self.card.plan.to_json()
+        name = key(
+            self.prepared.key, asked.method, asked.evaluations, asked.seed, given,
+            [asdict(c) | {"attention": [*c.attention.values()]} for c in constraints],
+        )
+        facts = self.run.json(f"plan-{name}", lambda: self._now(name, constraints))
+        saved = self.run.tensors(f"selection-{name}", dict)
+        selections = [
+            Selection(*(saved[f"{part}.{i}"] for part in ("kv_heads", "query_heads", "channels")))
+            for i in range(len(self.card.source.shape.dense_plan))
+        ]
+        return Found(Plan.from_json(facts["plan"]), selections, facts["fitness"], facts["evaluations"])
+
+    def _now(self, name: str, constraints: list[Constraint]) -> dict[str, Any]:
+        smallest = self.card.space.smallest
+        if not all(c.allows(smallest) for c in constraints):
+            raise UserError("the targets together leave no plan", "Relax one of them.")
+        problem = self.problem(constraints)
+        found = judged(problem, self.card.plan) if self.card.plan else self.card.method.search(problem)
+        self.run.tensors(f"selection-{name}", lambda: _selection_tensors(found.selections))
+        return {"plan": found.plan.to_json(), "fitness": found.fitness, "evaluations": found.evaluations}
+
+    def problem(self, constraints: list[Constraint]) -> Problem:
+        """What a search is given: candidates are judged on the held-out windows."""
+        card, p = self.card, self.prepared
+        return Problem(
+            card.source, p.runner, p.head, card.space, p.layers, p.embedding, p.windows[p.heldout],
+            p.statistics, p.orders, p.dampings, constraints, Trace(self.trace_path), self.progress,
+            self.options.evaluations or card.method.default_evaluations, self.options.seed,
+        )  # fmt: skip
+
+
+def _selection_tensors(selections: list[Selection]) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{i}": getattr(selection, name)
+        for i, selection in enumerate(selections)
+        for name in ("kv_heads", "query_heads", "channels")
+    }

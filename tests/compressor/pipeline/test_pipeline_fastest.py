@@ -1,0 +1,94 @@
+"""`--max-perplexity-increase`: as fast as the quality allows; `--target-throughput`: a latency target."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import steady_clock
+from compress_command import Tiny
+from tiny_problem import Lab
+
+from compressor.errors import UserError
+from compressor.latency.backend import backends
+from compressor.latency.measure import Meter
+from compressor.latency.workload import Workload
+from compressor.pipeline.fastest import Fastest
+from compressor.pipeline.preflight import Card
+from compressor.pipeline.solve import Round
+from compressor.plan import LayerShape, Plan
+from compressor.progress import Progress
+from compressor.search.method import methods
+from compressor.search.space import make_space
+
+pytestmark = pytest.mark.usefixtures("steady")
+
+
+def looking(lab: Lab, increase: float, share: float) -> tuple[Fastest, list[Round]]:
+    """A search whose reform leaves `share` of the sum of damages."""
+    source, space = lab.source, make_space(lab.source.shape)
+    meter = Meter(source, backends.get("onnx"), Workload(context=64), 1, Progress(quiet=True))
+    card = Card(source, space, methods.get("lathe"), meter, [])
+    damage = np.empty(2 * space.layers, dtype=object)
+    for block, (_, kind) in enumerate(space.blocks):
+        damage[block] = np.linspace(0, 1, len(space.levels(kind))) ** 2 * (1 + block)
+    made: list[Round] = []
+
+    def choose(plan: Plan) -> Round:
+        return Round(plan, [], 0.0, 0)
+
+    def make(chosen: Round) -> float:
+        made.append(chosen)
+        levels = space.indices(chosen.plan)
+        return share * float(sum(damage[b][i] for b, i in enumerate(levels)))
+
+    return Fastest(card, None, damage, increase, choose, make, Progress(quiet=True)), made
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_the_quality_is_spent_but_not_passed(lab: Lab, share: float) -> None:
+    fastest, made = looking(lab, 1.0, share)
+    chosen = fastest.run()
+    spent = {json.dumps(r["plan"]): r["loss_increase"] for r in fastest.rounds}
+    loss = spent[json.dumps(chosen.plan.to_json()["layers"])]
+    assert 0.7 * math.log(2) <= loss <= math.log(2)
+    assert len(made) == len(fastest.rounds) <= 4
+
+
+def test_a_quality_that_nothing_keeps_is_said(lab: Lab) -> None:
+    fastest, _ = looking(lab, 0.5, 1.0)
+    fastest.make = lambda _: 2.0
+    with pytest.raises(UserError, match="no subnet kept a perplexity within"):
+        fastest.run()
+
+
+def test_the_artefact_keeps_the_quality_and_is_faster(tiny: Tiny, tmp_path: Path) -> None:
+    options = ("--max-perplexity-increase", "30%", "--evaluation", str(tiny.text), "--json")
+    done = tiny.compress(tmp_path / "out", *options)
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["perplexity"]["subnet"] <= 1.3 * report["perplexity"]["dense"]
+    assert report["latency"]["measured_ms"] < report["latency"]["dense_ms"]
+    assert report["max_perplexity_increase"]["asked"] == 0.3
+    assert 1 <= len(report["max_perplexity_increase"]["rounds"]) <= 4
+
+
+def test_a_throughput_is_a_latency_of_the_batch(tiny: Tiny, tmp_path: Path) -> None:
+    dense = Plan((LayerShape(4, 2, 96),) * 2)
+    rate = 4 * 1.3e3 / steady_clock.milliseconds(dense)
+    options = ("--target-throughput", f"{rate:.1f}tok/s", "--batch-size", "4")
+    card = json.loads(tiny.compress(tmp_path / "out", *options, "--dry-run", "--json").stdout)
+    assert card["latency"]["target_ms"] == pytest.approx(4e3 / rate, rel=1e-3)
+    refused = tiny.compress(tmp_path / "out", *options, "--latency-metric", "ttft")
+    assert refused.exit_code == 1
+    assert "--target-throughput is a target of tpot" in refused.stderr
+
+
+@pytest.mark.parametrize("other", [("--target-speedup", "2x"), ("--front",), ("--plan", "p.json")])
+def test_a_quality_excludes_what_says_the_latency(tiny: Tiny, tmp_path: Path, other: tuple[str, ...]) -> None:
+    done = tiny.compress(tmp_path / "out", "--max-perplexity-increase", "5%", *other)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: --")
