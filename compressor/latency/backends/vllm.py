@@ -31,8 +31,8 @@ _ENVIRONMENT = {
 _WINDOW = 32
 """Tokens through which the context of a decode step moves."""
 _PREFILL_TOKENS, _PREFILL_STEPS = 2048, 8
-"""A batch's prompts are read in steps of so many tokens, or more, so that there are at most so many steps: the
-first request is that many tokens ahead of the last."""
+"""How many tokens of a batch's prompts are read at a time; more, if they took more steps than this: the first
+request is one token ahead of the last for each."""
 _CACHE_BLOCK = 128
 _NAMES = count()
 
