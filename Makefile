@@ -8,7 +8,7 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 
 .PHONY: help demo test test-slow test-vllm test-vllm-slow lint check-artefact bench-quality bench-equal-bytes \
-	bench-latency clean
+	bench-latency bench-latency-vllm clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -58,6 +58,9 @@ bench-quality: $(INSTALLED)  ## methods side by side: MODEL=dir TEXT=calibration
 
 bench-latency: $(INSTALLED)  ## are latency targets kept? BENCH='--shapes 10m,90m --model demo/model'
 	$(BIN)/python -m benchmarks.latency $(BENCH)
+
+bench-latency-vllm: $(VLLM_INSTALLED)  ## the same on vLLM: BENCH='--shapes 90m --speedups 1.2,1.5'
+	$(VLLM_BIN)/python -m benchmarks.latency --backends vllm $(BENCH)
 
 bench-equal-bytes: $(INSTALLED)  ## subnets and rounded weights at equal bytes: MODEL= TEXT= EVAL= BENCH='--tokens 32768'
 	$(BIN)/python -m benchmarks.quality.equal_bytes --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)
