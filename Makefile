@@ -40,7 +40,7 @@ test-slow: $(INSTALLED)  ## the slower tests, too
 test-vllm: $(VLLM_INSTALLED)  ## uneven models on real vLLM (CPU build, an environment of its own)
 	$(VLLM_BIN)/pytest tests/on_vllm
 
-test-vllm-slow: $(VLLM_INSTALLED)  ## its slower tests: tensor and pipeline parallel
+test-vllm-slow: $(VLLM_INSTALLED)  ## its slower tests: tensor and pipeline parallel, a target met on vLLM
 	$(VLLM_BIN)/pytest tests/on_vllm -m slow
 
 lint: $(INSTALLED)  ## fix what ruff can fix

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ from compressor.progress import Progress
 from compressor.source import Source
 
 CONTEXT = 100
+MEMORY = 7 * 2**30
+"""Address space that the command gets: one run of it was once killed at 20 GiB (docs/vllm.md)."""
 
 
 @pytest.fixture
@@ -94,14 +97,18 @@ def test_a_meter_compares_plans(tmp_path: Path, source: Source, monkeypatch: pyt
     assert min(found.subnet.turns) > 0
 
 
+def limit_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+
 def compress(out: Path, *options: str) -> dict[str, Any]:
     text = ["--calibration", str(DEMO / "heldout.txt"), "--calibration-tokens", "2048", "--evaluations", "1"]
     command = [
         str(Path(sys.executable).parent / "compress"), str(DEMO / "model"), "-o", str(out), *text,
         "--target-speedup", "1.3x", "--latency-metric", "ttft", "--backend", "vllm",
-        "--export", "checkpoint,vllm", "--json", *options,
+        "--export", "checkpoint,vllm", "--json", "--debug", *options,
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, preexec_fn=limit_memory)
     assert done.returncode in (0, 3), done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
     return document
