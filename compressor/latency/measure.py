@@ -153,6 +153,7 @@ class Meter:
                 found = interleave(steps, turns=_TURNS, advance=bar.advance)
                 total = [t + found[str(i)] for i, t in enumerate(total)]
                 errors = [uncertainty(t, total[0], _TURNS) for t in total[1:]]
+                steps.clear()  # one session's models go before the next one's come
                 if session + 1 >= effort.sessions and max(errors, default=0.0) <= effort.precision:
                     break
         return total

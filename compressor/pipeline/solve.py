@@ -131,10 +131,13 @@ class Solver:
             target = self.target_ms
             if self.table is None or target is None or not self.card.here:
                 return self._note(found, None)
+            again = [r for r in self.rounds if r.plan == found.plan and self._keeps(r, target)]
+            if again:
+                return again[-1]  # no plan lies between this one and the target
             current = self._note(found, self._measure(found.plan))
             measured = self._expected(current)
             spare = measured < target * _SLACK and found.plan != self.card.source.shape.dense_plan
-            if measured <= target * (1 + self.options.tolerance) and not spare:
+            if self._keeps(current, target) and not spare:
                 return current
             if len(self.rounds) >= self.options.rounds:
                 return self._best(target)
@@ -186,8 +189,11 @@ class Solver:
         """Milliseconds that the artefact of a round takes, or is expected to take."""
         return turn.artefact_ms or (turn.measured_ms or 0.0) * self.bias
 
+    def _keeps(self, turn: Round, target: float) -> bool:
+        return self._expected(turn) <= target * (1 + self.options.tolerance)
+
     def _best(self, target: float) -> Round:
-        kept = [r for r in self.rounds if self._expected(r) <= target * (1 + self.options.tolerance)]
+        kept = [r for r in self.rounds if self._keeps(r, target)]
         if kept:
             return min(kept, key=lambda r: r.fitness)
         nearest = min(map(self._expected, self.rounds))
