@@ -56,11 +56,11 @@ EVAL ?= demo/heldout.txt
 bench-quality: $(INSTALLED)  ## methods side by side: MODEL=dir TEXT=calibration EVAL=heldout BENCH='--keeps 50%'
 	$(BIN)/python -m benchmarks.quality --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)
 
-bench-latency: $(INSTALLED)  ## are latency targets kept? BENCH='--shapes 10m,90m --model demo/model'
+bench-latency: $(INSTALLED)  ## are latency targets kept? BENCH='--shapes 10m,90m'
 	$(BIN)/python -m benchmarks.latency $(BENCH)
 
 bench-latency-vllm: $(VLLM_INSTALLED)  ## the same on vLLM: BENCH='--shapes 90m --speedups 1.2,1.5'
-	$(VLLM_BIN)/python -m benchmarks.latency --backends vllm $(BENCH)
+	$(VLLM_BIN)/python -m benchmarks.latency --backends vllm --model '' $(BENCH)
 
 bench-equal-bytes: $(INSTALLED)  ## subnets and rounded weights at equal bytes: MODEL= TEXT= EVAL= BENCH='--tokens 32768'
 	$(BIN)/python -m benchmarks.quality.equal_bytes --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)

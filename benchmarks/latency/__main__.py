@@ -5,7 +5,7 @@
 1. *targets*: for every shape (random weights) and speed-up, the product's closed loop, then the artefact
    timed anew, in turns with dense.
 2. *predictions*: random plans, table sum against whole model.
-3. *aware* (with --model): at one latency, the plan by milliseconds against the plan by parameters.
+3. *aware*: a trained model; at one latency, the plan by milliseconds against the plan by parameters.
 
 Nothing is taken from earlier measurements of the machine. Writes build/bench/latency.json after every row and
 prints tables. Rows that the file already has are not made again.
@@ -75,11 +75,14 @@ def main() -> None:
                 book.add("targets", machine, targets.rows(subject, missing, progress))
                 if args.plans and not book.has("predictions", model=shape, backend=backend, **_facts(args)):
                     book.add("predictions", machine, predictions.rows(subject, args.plans, progress))
-        if args.model and not book.has("aware", model=args.model.name, **_facts(args)):
+        asked = Workload("tpot", args.aware_batch_size, args.aware_context)
+        model = Path(args.model)
+        facts = {"batch_size": asked.batch_size, "context": asked.context}
+        if args.model and not book.has("aware", model=model.name, **facts):
             machine = fingerprint(backends.get("onnx").versions(), args.threads)
             book.add("aware", machine, aware.rows(
-                args.model, args.text, args.eval, _workload(args), args.aware_speedup, Path(root),
-                args.tokens, args.windows, progress,
+                model, args.text, args.eval, asked, args.aware_speedup, Path(root), args.tokens,
+                args.windows, progress,
             ))  # fmt: skip
     for title, show in (("targets", _targets), ("predictions", _predictions), ("aware", _aware)):
         _print(title, show, book.sections[title])
@@ -149,10 +152,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--plans", type=int, default=20, help="random plans to predict, per shape")
-    parser.add_argument("--model", type=Path, help="a trained checkpoint, for `aware`")
+    parser.add_argument("--model", default="demo/model", help="trained, for `aware`; empty: none")
     parser.add_argument("--text", default="self", help="its calibration text")
     parser.add_argument("--eval", default="demo/heldout.txt", help="text to score it on")
-    parser.add_argument("--aware-speedup", type=float, default=1.5)
+    parser.add_argument("--aware-speedup", type=float, default=1.6)
+    parser.add_argument("--aware-batch-size", type=int, default=8)
+    parser.add_argument("--aware-context", type=int, default=960)
     parser.add_argument("--tokens", type=int, default=16_384, help="calibration tokens for `aware`")
     parser.add_argument("--windows", type=int, default=48, help="evaluation windows for `aware`")
     parser.add_argument("--out", type=Path, default=Path("build/bench/latency.json"))

@@ -65,7 +65,7 @@ def test_the_command_writes_a_row_each_and_goes_on_from_them(
     text, files = str(tiny.text), ("--out", str(out), "--model", str(tiny.model))
     command = ["bench", "--shapes", "tiny", "--speedups", "1.5", "--plans", "4", "--context", "64", *files]
     command += ["--text", text, "--eval", text, "--tokens", "2048", "--windows", "1"]
-    command += ["--aware-speedup", "1.3"]
+    command += ["--aware-speedup", "1.3", "--aware-batch-size", "2", "--aware-context", "64"]
     monkeypatch.setattr(sys, "argv", command)
     bench.main()
     sections = json.loads(out.read_text())["sections"]
