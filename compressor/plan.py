@@ -112,6 +112,10 @@ class ModelShape:
         """Parameters of the decoder layers: what `--keep` is a share of."""
         return sum(self.attention_parameters(layer) + self.ffn_parameters(layer) for layer in plan)
 
+    def kept(self, plan: Iterable[LayerShape]) -> float:
+        """The share of the dense decoder's parameters that a plan has."""
+        return self.decoder_parameters(plan) / self.decoder_parameters(self.dense_plan)
+
     def parameters(self, plan: Iterable[LayerShape]) -> int:
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
         return self.decoder_parameters(plan) + embeddings + self.hidden_size

@@ -15,7 +15,6 @@ from compressor.latency.workload import Workload
 from compressor.pipeline.options import Options
 from compressor.pipeline.search import Searcher
 from compressor.pipeline.solve import Round
-from compressor.plan import Plan
 from compressor.progress import Progress
 from compressor.search.method import Found
 from compressor.search.space import parameter_constraint
@@ -53,7 +52,7 @@ def rows(
             "model": model.name, "plan_by": name, "metric": workload.metric,
             "batch_size": workload.batch_size, "context": workload.context, "speedup_asked": speedup,
             "speedup_measured": 1 / timing.ratio, "measured_ms": timing.subnet.median,
-            "dense_ms": timing.dense.median, "kept": _kept(product, found.plan),
+            "dense_ms": timing.dense.median, "kept": meter.source.shape.kept(found.plan),
             "increase": result.loss - base.loss, "kl": result.kl, "text": Path(heldout).name,
             "plan": found.plan.to_json()["layers"],
         }  # fmt: skip
@@ -73,8 +72,3 @@ def _as_fast(search: Searcher, predict: Any, milliseconds: float, product: Produ
             high = keep
     assert best is not None, "the smallest share is slower than the target"
     return best
-
-
-def _kept(product: Product, plan: Plan) -> float:
-    shape = product.card.source.shape
-    return shape.decoder_parameters(plan) / shape.decoder_parameters(shape.dense_plan)

@@ -16,7 +16,7 @@ from compressor.pipeline.solve import Round
 from compressor.plan import Plan
 from compressor.progress import Progress
 from compressor.search.evolution import has_attention
-from compressor.search.knapsack import solve
+from compressor.search.knapsack import solve, total
 from compressor.search.space import Constraint, parameter_constraint
 
 _ROUNDS, _HALVINGS = 4, 16
@@ -81,16 +81,17 @@ class Fastest:
 
     def _plan(self, allowed: float) -> tuple[Plan, float]:
         """The cheapest plan whose damages sum to no more than `allowed`, by halving its budget."""
-        low, high = (self._cost(p) for p in (self.card.space.smallest, self.card.source.shape.dense_plan))
+        space = self.card.space
+        low, high = (self._cost(p) for p in (space.smallest, self.card.source.shape.dense_plan))
         best = self.card.source.shape.dense_plan
         for _ in range(_HALVINGS):
             limit = (low + high) / 2
-            plan = solve(self.card.space, self.damage, [*self.card.constraints, self._budget(limit)])
-            if plan is not None and has_attention(plan) and self._sum(plan) <= allowed:
+            plan = solve(space, self.damage, [*self.card.constraints, self._budget(limit)])
+            if plan is not None and has_attention(plan) and total(space, self.damage, plan) <= allowed:
                 high, best = limit, plan
             else:
                 low = limit
-        return best, self._sum(best)
+        return best, total(space, self.damage, best)
 
     def _budget(self, limit: float) -> Constraint:
         if self.table:
@@ -101,8 +102,4 @@ class Fastest:
         """Milliseconds, or the share of the decoder's parameters."""
         if self.table:
             return self.table.predict(plan)
-        shape = self.card.source.shape
-        return shape.decoder_parameters(plan) / shape.decoder_parameters(shape.dense_plan)
-
-    def _sum(self, plan: Plan) -> float:
-        return float(sum(self.damage[b][i] for b, i in enumerate(self.card.space.indices(plan))))
+        return self.card.source.shape.kept(plan)

@@ -10,9 +10,8 @@ import torch
 
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card
-from compressor.plan import Plan
 from compressor.search.evolution import has_attention
-from compressor.search.knapsack import solve
+from compressor.search.knapsack import solve, total
 from compressor.search.method import Problem
 from compressor.search.space import Constraint, parameter_constraint
 
@@ -32,13 +31,12 @@ def forecast(options: Options, card: Card, task: Problem, damage: np.ndarray) ->
     needs = {"memory_bytes": _memory(options, card, task), "seconds": _seconds(options, task)}
     if plan is None or not has_attention(plan):
         return {"needs": needs, "plan": None}
-    levels = card.space.indices(plan)
-    worst = float(sum(damage[block][level] for block, level in enumerate(levels)))
+    worst = total(card.space, damage, plan)
     width = card.source.dtype.itemsize
     return {
         "needs": needs,
         "plan": plan.to_json(),
-        "decoder_parameters_kept": _kept(card, plan),
+        "decoder_parameters_kept": shape.kept(plan),
         "weight_bytes": {
             "dense": shape.weight_bytes(shape.dense_plan, width), "subnet": shape.weight_bytes(plan, width),
         },
@@ -53,14 +51,9 @@ def _latency(card: Card) -> list[Constraint]:
         return []
     if card.table:
         return [card.table.constraint(card.space, card.target_ms)]
-    least = _kept(card, card.space.smallest)
+    least = card.source.shape.kept(card.space.smallest)
     share = (card.target_ms - card.floor_ms) / max(card.dense_ms - card.floor_ms, 1e-9)
     return [parameter_constraint(card.space, card.source.shape, least + min(1.0, share) * (1 - least))]
-
-
-def _kept(card: Card, plan: Plan) -> float:
-    shape = card.source.shape
-    return shape.decoder_parameters(plan) / shape.decoder_parameters(shape.dense_plan)
 
 
 def _memory(options: Options, card: Card, task: Problem) -> int:

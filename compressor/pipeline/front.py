@@ -23,7 +23,7 @@ from compressor.plan import Plan
 from compressor.progress import Progress
 from compressor.report.plot import front_svg
 from compressor.search.evolution import has_attention
-from compressor.search.knapsack import solve
+from compressor.search.knapsack import solve, total
 from compressor.search.methods.lathe import table_of_damages
 
 FORMAT = "lathe-front/1"
@@ -45,8 +45,7 @@ class Point:
             "plan": file,
             "predicted_ms": self.predicted_ms,
             "damage": self.damage,
-            "decoder_parameters_kept": shape.decoder_parameters(self.plan)
-            / shape.decoder_parameters(shape.dense_plan),
+            "decoder_parameters_kept": shape.kept(self.plan),
             "weight_bytes": shape.weight_bytes(self.plan, card.source.dtype.itemsize),
             "kv_bytes_per_token": shape.kv_bytes_per_token(self.plan, 4),
         }
@@ -84,8 +83,7 @@ def points_of(card: Card, table: LatencyTable, damage: np.ndarray) -> Iterator[P
         if plan is None or plan in seen or not has_attention(plan):
             continue
         seen.add(plan)
-        levels = card.space.indices(plan)
-        yield Point(plan, table.predict(plan), float(sum(damage[b][i] for b, i in enumerate(levels))))
+        yield Point(plan, table.predict(plan), total(card.space, damage, plan))
 
 
 def _write(directory: Path, card: Card, table: LatencyTable, points: list[Point]) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def build_report(
         "loss": {"dense": verified.dense.loss, "subnet": verified.subnet.loss, "unit": "nats per token"},
         "kl": {"search": chosen.fitness, "unit": "nats per token", "candidates": chosen.candidates},
         "parameters": {"dense": shape.parameters(dense), "subnet": shape.parameters(plan)},
-        "decoder_parameters_kept": shape.decoder_parameters(plan) / shape.decoder_parameters(dense),
+        "decoder_parameters_kept": shape.kept(plan),
         "weight_bytes": {
             "dense": shape.weight_bytes(dense, width),
             "subnet": shape.weight_bytes(plan, width),

@@ -38,6 +38,11 @@ def solve(space: Space, damage: np.ndarray, constraints: Sequence[Constraint]) -
     return space.plan(min(plans)[1]) if plans else None
 
 
+def total(space: Space, damage: np.ndarray, plan: Plan) -> float:
+    """The summed damage of a plan's blocks, nats per token."""
+    return float(sum(damage[block][level] for block, level in enumerate(space.indices(plan))))
+
+
 def _mend(
     space: Space, damage: np.ndarray, constraints: Sequence[Constraint], indices: list[int]
 ) -> list[int] | None:
