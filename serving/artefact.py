@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import multiprocessing
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,11 @@ from typing import Any
 from compressor.errors import UserError
 
 FORMAT = "lathe-artefact/1"
+MANIFEST = "manifest.json"
 GRAPH = "onnx/model.onnx"
 ONNX_FILES = (GRAPH, "onnx/model.onnx.data")
+CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pt", ".json", ".model", ".jinja", ".py")
+"""Of files that loading a checkpoint may read."""
 DEFAULT_CONTEXT = 2048
 
 log = logging.getLogger("lathe.serving")
@@ -25,34 +29,64 @@ log = logging.getLogger("lathe.serving")
 class Artefact:
     """A verified artefact directory.
 
-    `context` is the longest sequence in tokens; `target_ms` the milliseconds per output token it was
-    compressed for, if any; `digest` the first 12 digits of the manifest's SHA-256.
+    `context` is the longest sequence in tokens; `kv_values` how many values a token keeps in the KV cache;
+    `target_ms` the milliseconds per output token it was compressed for, if any; `digest` the first 12 digits
+    of the manifest's SHA-256 (of the config's, for a model that no manifest lists).
     """
 
     path: Path
     name: str
-    graph: Path
     eos: frozenset[int]
     context: int
     vocab_size: int
     compressed: bool
     target_ms: float | None
     digest: str
+    kv_values: int
+
+    @property
+    def graph(self) -> Path:
+        return self.path / GRAPH
 
 
 def open_artefact(path: Path) -> Artefact:
-    """The artefact at `path`; a plain dense checkpoint is exported first. Raises UserError."""
+    """The artefact at `path`, its ONNX graph verified; a plain dense checkpoint is exported first.
+
+    Raises UserError.
+    """
+    _check_model(path)
+    if (path / MANIFEST).exists():
+        _verify_graph(path, _manifest_files(path))
+        return _describe(path, path.resolve().name)
+    if (path / "onnx").exists():
+        raise UserError(f"{path} has an onnx folder but no manifest.json", "Export it again.")
+    _check_weights(path)
+    return _describe(_export_dense(path), path.resolve().name)
+
+
+def open_checkpoint(path: Path) -> Artefact:
+    """The artefact at `path`, every file verified that loading the checkpoint reads; or a plain dense
+    checkpoint, as it is.
+
+    Raises UserError.
+    """
+    _check_model(path)
+    _check_weights(path)
+    if (path / MANIFEST).exists():
+        _verify_checkpoint(path, _manifest_files(path))
+    return _describe(path, path.resolve().name)
+
+
+def _check_model(path: Path) -> None:
     if not path.is_dir():
         raise UserError(f"{path} is not a directory", "Give the output directory of `lathe compress`.")
     if not (path / "config.json").is_file():
         raise UserError(f"{path} holds no config.json", "Give the output directory of `lathe compress`.")
-    if (path / "manifest.json").exists():
-        return _describe(path, path.resolve().name)
-    if (path / "onnx").exists():
-        raise UserError(f"{path} has an onnx folder but no manifest.json", "Export it again.")
+
+
+def _check_weights(path: Path) -> None:
     if not any(path.glob("*.safetensors")):
-        raise UserError(f"{path} holds neither a manifest.json nor weights (*.safetensors)")
-    return _describe(_export_dense(path), path.resolve().name)
+        raise UserError(f"{path} holds no weights (*.safetensors)", "Give the directory of a whole model.")
 
 
 def _export_dense(path: Path) -> Path:
@@ -69,42 +103,61 @@ def _dense_artefact(model: str) -> Path:
 
 
 def _describe(path: Path, name: str) -> Artefact:
-    manifest = _read_json(path / "manifest.json")
-    _verify(path, manifest)
     config = _read_json(path / "config.json")
     generation = _read_json(path / "generation_config.json", optional=True)
     report = _read_json(path / "report.json", optional=True)
+    plan = _read_json(path / "plan.json", optional=True)
     vocab_size = config.get("vocab_size")
     if not isinstance(vocab_size, int):
         raise UserError(f"{path / 'config.json'} states no vocab_size")
+    identity = path / (MANIFEST if (path / MANIFEST).exists() else "config.json")
     return Artefact(
         path=path,
         name=name,
-        graph=path / GRAPH,
         eos=_eos(config) | _eos(generation),
         context=int(config.get("max_position_embeddings") or DEFAULT_CONTEXT),
         vocab_size=vocab_size,
-        compressed=_compressed(config, _read_json(path / "plan.json", optional=True)),
+        compressed=_compressed(config, plan),
         target_ms=_target_ms(report),
-        digest=hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()[:12],
+        digest=hashlib.sha256(identity.read_bytes()).hexdigest()[:12],
+        kv_values=_kv_values(config, plan),
     )
 
 
-def _verify(path: Path, manifest: dict[str, Any]) -> None:
-    """Sizes and hashes of the graph and its weights. Raises UserError at the first difference."""
+def _manifest_files(path: Path) -> dict[str, Any]:
+    manifest = _read_json(path / MANIFEST)
     files = manifest.get("files")
     if manifest.get("format") != FORMAT or not isinstance(files, dict):
-        raise UserError(f"{path / 'manifest.json'} is not a {FORMAT} manifest", "Export the model again.")
+        raise UserError(f"{path / MANIFEST} is not a {FORMAT} manifest", "Export the model again.")
+    return files
+
+
+def _verify_graph(path: Path, files: dict[str, Any]) -> None:
+    """Sizes and hashes of the graph and its weights. Raises UserError at the first difference."""
     if GRAPH not in files:
         raise UserError(
             f"{path} holds no ONNX export",
-            "Compress with --export checkpoint,onnx; one exported for vLLM is served by `vllm serve`.",
+            "Compress with --export checkpoint,onnx; one exported for vLLM is served with --engine vllm.",
         )
     for name in ONNX_FILES:
         if name in files:
             _verify_file(path, name, files[name])
-    for file in (path / "onnx").iterdir():
-        if f"onnx/{file.name}" not in files:
+    _verify_listed((path / "onnx").iterdir(), "onnx/", files)
+
+
+def _verify_checkpoint(path: Path, files: dict[str, Any]) -> None:
+    """Sizes and hashes of what lies with the weights. Raises UserError at the first difference."""
+    root = path.resolve()
+    for name in files:
+        if "/" not in name:
+            _verify_file(root, name, files[name])
+    read = (file for file in root.iterdir() if file.suffix in CHECKPOINT_SUFFIXES and file.name != MANIFEST)
+    _verify_listed(read, "", files)
+
+
+def _verify_listed(found: Iterable[Path], prefix: str, files: dict[str, Any]) -> None:
+    for file in found:
+        if prefix + file.name not in files:
             raise UserError(f"{file} is not listed in manifest.json", "Remove it or export the model again.")
 
 
@@ -148,6 +201,16 @@ def _compressed(config: dict[str, Any], plan: dict[str, Any]) -> bool:
         "ffn": config.get("intermediate_size", config.get("ffn_dim")),
     }
     return str(config.get("model_type", "")).startswith("lathe_") or any(layer != dense for layer in layers)
+
+
+def _kv_values(config: dict[str, Any], plan: dict[str, Any]) -> int:
+    """Keys and values of one token in all layers."""
+    heads = config.get("num_attention_heads", 0)
+    dense = config.get("num_key_value_heads") or heads
+    layers = [layer.get("kv_heads", 0) for layer in plan.get("layers", [])]
+    kv_heads = sum(layers or [dense] * config.get("num_hidden_layers", 0))
+    head_dim = config.get("head_dim") or (config.get("hidden_size", 0) // heads if heads else 0)
+    return 2 * int(kv_heads) * int(head_dim)
 
 
 def _target_ms(report: dict[str, Any]) -> float | None:

@@ -1,20 +1,16 @@
-"""Prometheus metrics of one server: its own registry, names that begin with `lathe_`, bounded labels."""
+"""Prometheus metrics of one server: names that begin with `lathe_`, bounded labels."""
 
 from __future__ import annotations
 
-import os
-import threading
-import time
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from serving.artefact import Artefact
 from serving.engines.base import Backend
+from serving.gpu import GpuMemory
+from serving.rate import RATE_WINDOW_S, TokenRate
 
 TOKEN_EDGES_MS = (
     1,
@@ -41,21 +37,42 @@ TOKEN_EDGES_MS = (
     2500,
 )
 REQUEST_EDGES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300)
-RATE_WINDOW_S = 10
+GAUGES = {
+    "lathe_requests_running": "Sequences that are computed.",
+    "lathe_requests_waiting": "Sequences admitted, not computed yet.",
+    "lathe_kv_cache_usage_ratio": "Share of the KV cache in use.",
+    "lathe_backend_up": "1 while the engine answers.",
+    "lathe_model_weight_bytes": "Bytes of the weights.",
+    "lathe_generation_tokens_per_second": f"Tokens generated a second, over {RATE_WINDOW_S} s.",
+}
+"""Labelled by model; every engine sets them."""
+MODEL_INFO = ("lathe_model_info", "What is served.")
 OUTCOMES = ("ok", "client_disconnect", "rejected", "invalid", "error")
 
 Endpoint = Literal["completions", "chat"]
 Outcome = Literal["ok", "client_disconnect", "rejected", "invalid", "error"]
 
 
-class Metrics:
-    """The observer of the engine and of the API. Thread-safe."""
+def model_info(model: str, engine: str, artefact: Artefact) -> dict[str, str]:
+    """The labels of `lathe_model_info`."""
+    return {
+        "model": model,
+        "backend": engine,
+        "variant": "compressed" if artefact.compressed else "dense",
+        "target_latency_ms": "" if artefact.target_ms is None else f"{artefact.target_ms:g}",
+        "digest": artefact.digest,
+    }
 
-    def __init__(self, model: str, target_ms: float | None = None) -> None:
+
+class SequenceMetrics:
+    """Counters and histograms of requests and of the sequences they ask for: the observer of an engine.
+    Thread-safe."""
+
+    def __init__(self, model: str, target_ms: float | None, registry: CollectorRegistry) -> None:
         """`target_ms` becomes a bucket edge of the per-token histograms, so that it can be verified."""
-        self.registry = CollectorRegistry()
-        self._model = model
-        self._rate = TokenRate()
+        self.registry = registry
+        self.rate = TokenRate()
+        self.model = model
         edges_s = sorted({edge / 1000 for edge in (*TOKEN_EDGES_MS, *([target_ms] if target_ms else []))})
         self._requests = Counter(
             "lathe_requests",
@@ -85,37 +102,6 @@ class Metrics:
         self._queued = self._histogram(
             "lathe_queue_seconds", "Arrival to first prompt token.", REQUEST_EDGES_S
         )
-        self._gauge(
-            "lathe_generation_tokens_per_second", f"Tokens generated in {RATE_WINDOW_S} s."
-        ).set_function(self._rate.per_second)
-        self.registry.register(GpuMemory())
-        ProcessCollector(registry=self.registry)
-
-    def watch(self, backend: Backend, artefact: Artefact, engine: str) -> None:
-        """Export the state of the backend, read at every scrape."""
-        gauges = {
-            "lathe_requests_running": ("Sequences in a slot.", lambda: backend.running),
-            "lathe_requests_waiting": ("Sequences admitted, not in a slot yet.", lambda: backend.waiting),
-            "lathe_kv_cache_usage_ratio": ("Share of the KV cache in use.", lambda: backend.kv_cache_usage),
-            "lathe_backend_up": ("1 while the engine answers.", lambda: backend.healthy),
-            "lathe_model_weight_bytes": ("Bytes of the weights.", lambda: backend.weight_bytes),
-        }
-        for name, (help_text, read) in gauges.items():
-            self._gauge(name, help_text).set_function(read)
-        labels = {
-            "model": self._model,
-            "backend": engine,
-            "variant": "compressed" if artefact.compressed else "dense",
-            "target_latency_ms": "" if artefact.target_ms is None else f"{artefact.target_ms:g}",
-            "digest": artefact.digest,
-        }
-        Gauge("lathe_model_info", "What is served.", tuple(labels), registry=self.registry).labels(
-            **labels
-        ).set(1)
-
-    def render(self) -> bytes:
-        """The text exposition format."""
-        return generate_latest(self.registry)
 
     def admitted(self, queued: float) -> None:
         self._queued.observe(queued)
@@ -137,82 +123,45 @@ class Metrics:
 
     def request(self, endpoint: Endpoint, outcome: Outcome, seconds: float) -> None:
         """A request has ended; durations are kept for answered ones only."""
-        self._requests.labels(self._model, endpoint, outcome).inc()
+        self._requests.labels(self.model, endpoint, outcome).inc()
         if outcome == "ok":
             self._duration.observe(seconds)
 
     def _token(self) -> None:
         self._generation_tokens.inc()
-        self._rate.add()
+        self.rate.add()
 
     def _counter(self, name: str, help_text: str) -> Any:
-        return Counter(name, help_text, ("model",), registry=self.registry).labels(self._model)
-
-    def _gauge(self, name: str, help_text: str) -> Any:
-        return Gauge(name, help_text, ("model",), registry=self.registry).labels(self._model)
+        return Counter(name, help_text, ("model",), registry=self.registry).labels(self.model)
 
     def _histogram(self, name: str, help_text: str, edges_s: Iterable[float]) -> Any:
         family = Histogram(name, help_text, ("model",), registry=self.registry, buckets=tuple(edges_s))
-        return family.labels(self._model)
+        return family.labels(self.model)
 
 
-class TokenRate:
-    """Tokens per second over the last `RATE_WINDOW_S` seconds, counted in tenths of a second."""
+class Metrics(SequenceMetrics):
+    """Everything that one server of ours reports, in a registry of its own."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts: deque[tuple[int, int]] = deque()
+    def __init__(self, model: str, target_ms: float | None = None) -> None:
+        super().__init__(model, target_ms, CollectorRegistry())
+        self._read_at_scrape("lathe_generation_tokens_per_second", self.rate.per_second)
+        self.registry.register(GpuMemory())
+        ProcessCollector(registry=self.registry)
 
-    def add(self) -> None:
-        tenth = int(time.monotonic() * 10)
-        with self._lock:
-            if self._counts and self._counts[-1][0] == tenth:
-                tenth, count = self._counts.pop()
-                self._counts.append((tenth, count + 1))
-            else:
-                self._counts.append((tenth, 1))
-            self._forget(tenth)
+    def watch(self, backend: Backend, artefact: Artefact, engine: str) -> None:
+        """Export the state of the backend, read at every scrape."""
+        self._read_at_scrape("lathe_requests_running", lambda: backend.running)
+        self._read_at_scrape("lathe_requests_waiting", lambda: backend.waiting)
+        self._read_at_scrape("lathe_kv_cache_usage_ratio", lambda: backend.kv_cache_usage)
+        self._read_at_scrape("lathe_backend_up", lambda: backend.healthy)
+        self._read_at_scrape("lathe_model_weight_bytes", lambda: backend.weight_bytes)
+        labels = model_info(self.model, engine, artefact)
+        Gauge(*MODEL_INFO, tuple(labels), registry=self.registry).labels(**labels).set(1)
 
-    def per_second(self) -> float:
-        with self._lock:
-            self._forget(int(time.monotonic() * 10))
-            return sum(count for _, count in self._counts) / RATE_WINDOW_S
+    def render(self) -> bytes:
+        """The text exposition format."""
+        return generate_latest(self.registry)
 
-    def _forget(self, now: int) -> None:
-        while self._counts and self._counts[0][0] <= now - 10 * RATE_WINDOW_S:
-            self._counts.popleft()
-
-
-class GpuMemory(Collector):
-    """GPU memory by device and scope through NVML; absent, not zero, on machines without a GPU."""
-
-    def __init__(self) -> None:
-        try:
-            import pynvml
-
-            pynvml.nvmlInit()
-        except Exception:  # no library, no driver, no permission: all mean that there is nothing to report
-            self._nvml = None
-        else:
-            self._nvml = pynvml
-
-    def describe(self) -> Iterator[GaugeMetricFamily]:
-        yield self._family()
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        if self._nvml is None:
-            return
-        family = self._family()
-        for index in range(self._nvml.nvmlDeviceGetCount()):
-            handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
-            device_bytes = self._nvml.nvmlDeviceGetMemoryInfo(handle).used
-            family.add_metric([str(index), "device"], device_bytes)
-            for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(handle):
-                if process.pid == os.getpid() and process.usedGpuMemory is not None:
-                    family.add_metric([str(index), "process"], process.usedGpuMemory)
-        yield family
-
-    def _family(self) -> GaugeMetricFamily:
-        return GaugeMetricFamily(
-            "lathe_gpu_memory_used_bytes", "GPU memory in use.", labels=("device", "scope")
-        )
+    def _read_at_scrape(self, name: str, read: Callable[[], float]) -> None:
+        gauge = Gauge(name, GAUGES[name], ("model",), registry=self.registry)
+        gauge.labels(self.model).set_function(read)

@@ -7,14 +7,28 @@ from typing import Annotated
 
 import typer
 
+VLLM = "With --engine vllm"
+
 
 def serve(
     out: Annotated[Path, typer.Argument(help="Output directory of `lathe compress`, or a dense checkpoint.")],
+    engine_args: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[-- VLLM_ARGS]",
+            help="After `--`: arguments of `vllm serve`, such as --tensor-parallel-size 2.",
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")] = 8000,
-    engine: Annotated[str, typer.Option(help="What computes.")] = "onnx",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the engine.")] = None,
-    max_batch: Annotated[int, typer.Option(min=1, max=1024, help="Sequences computed together.")] = 8,
+    engine: Annotated[
+        str, typer.Option(help="What computes: onnx (the ONNX export) or vllm (the checkpoint).")
+    ] = "onnx",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine.")] = None,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="Sequences computed together; 8 with onnx, else vLLM's own."),
+    ] = None,
     max_length: Annotated[
         int | None, typer.Option(min=2, help="Longest sequence in tokens; the model's own by default.")
     ] = None,
@@ -30,36 +44,48 @@ def serve(
     drain_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds that running answers get to finish on SIGTERM.")
     ] = 30.0,
+    draft: Annotated[
+        Path | None,
+        typer.Option(
+            help="A subnet of OUT that drafts: OUT checks its tokens, and answers as it would alone.",
+            rich_help_panel=VLLM,
+        ),
+    ] = None,
+    draft_tokens: Annotated[
+        int, typer.Option(min=1, max=64, help="Tokens drafted at a time.", rich_help_panel=VLLM)
+    ] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line when ready.")] = False,
 ) -> None:
-    """Serve a model over an OpenAI-compatible API with Prometheus metrics."""
-    import asyncio
+    """Serve a model over an OpenAI-compatible API with Prometheus metrics.
+
+    \b
+    lathe serve out
+    lathe serve out --engine vllm -- --tensor-parallel-size 2
+    lathe serve ./my-llama --engine vllm --draft out
+    """
     import json
     import logging
 
-    from serving.api.service import Service
-    from serving.artefact import open_artefact
-    from serving.engines.base import EngineOptions, open_backend
-    from serving.metrics import Metrics
-    from serving.server import Server, listen, url_of
-    from serving.tokenizer import Tokenizer
+    from serving.engines.base import ServeOptions, serve_with
+
+    def announce(url: str, model: str) -> None:
+        event = {"event": "ready", "url": url, "model": model}
+        typer.echo(json.dumps(event) if as_json else f"ready: {model} at {url}/v1")
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    artefact = open_artefact(out)
-    name = served_model_name or artefact.name
-    metrics = Metrics(name, artefact.target_ms)
-    options = EngineOptions(
-        observer=metrics, max_batch=max_batch, max_queue=max_queue, max_length=max_length, threads=threads
+    options = ServeOptions(
+        host=host,
+        port=port,
+        threads=threads,
+        max_batch=max_batch,
+        max_length=max_length,
+        max_queue=max_queue,
+        served_model_name=served_model_name,
+        api_key=api_key,
+        drain_timeout=drain_timeout,
+        draft=draft,
+        draft_tokens=draft_tokens,
+        engine_args=tuple(engine_args or ()),
+        announce=announce,
     )
-    with listen(host, port) as listener:
-        tokenizer = Tokenizer(artefact.path)
-        backend = open_backend(engine, artefact, tokenizer, options)
-        metrics.watch(backend, artefact, engine)
-
-        def announce() -> None:
-            event = {"event": "ready", "url": url_of(listener), "model": name}
-            typer.echo(json.dumps(event) if as_json else f"ready: {name} at {event['url']}/v1")
-
-        service = Service(name, backend, tokenizer, artefact, metrics)
-        server = Server(service, api_key=api_key, drain_timeout=drain_timeout)
-        asyncio.run(server.run_on(listener, announce))
+    serve_with(engine, out, options)

@@ -3,7 +3,9 @@
 A backend takes whole requests. An engine that schedules by itself implements `Backend`; one that only
 computes implements `SlotEngine` and is put behind `serving.scheduler.Scheduler`.
 
-An engine is one package `serving/engines/<name>` whose module `engine` registers a function under <name>.
+An engine is one package `serving/engines/<name>` whose module `engine` registers under <name> how a model is
+served with it: by our server (`serving.local.serve_locally`, which needs no more than a `Backend`), or by one
+that the engine brings along.
 
 Legend: S tokens of one slot, V vocabulary.
 """
@@ -14,6 +16,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -159,8 +162,8 @@ class EngineOptions:
     """How an engine is sized. `max_length` None: the model's own; `threads` None: the engine's choice."""
 
     observer: Observer
-    max_batch: int = 8
-    max_queue: int = 64
+    max_batch: int
+    max_queue: int
     max_length: int | None = None
     threads: int | None = None
 
@@ -168,18 +171,46 @@ class EngineOptions:
 OpenBackend = Callable[[Artefact, Tokenizer, EngineOptions], Backend]
 
 
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What `lathe serve` was asked for; None stands for the engine's own choice, seconds for `drain_timeout`.
+
+    `draft`: a smaller model whose guesses the served one checks, `draft_tokens` at a time. `engine_args`:
+    arguments for an engine that has a command line of its own.
+    """
+
+    host: str
+    port: int
+    threads: int | None
+    max_batch: int | None
+    max_length: int | None
+    max_queue: int
+    served_model_name: str | None
+    api_key: str | None
+    drain_timeout: float
+    draft: Path | None
+    draft_tokens: int
+    engine_args: tuple[str, ...]
+    announce: Callable[[str, str], None]
+    """Called with (URL, model) once a token has been generated."""
+
+
+Serve = Callable[[Path, ServeOptions], None]
+
+
 @dataclass(slots=True)
 class _Registry:
-    functions: dict[str, OpenBackend] = field(default_factory=dict)
+    functions: dict[str, Serve] = field(default_factory=dict)
 
 
 _registry = _Registry()
 
 
-def register(name: str) -> Callable[[OpenBackend], OpenBackend]:
-    """Decorator: the function opens the engine of this name."""
+def register(name: str) -> Callable[[Serve], Serve]:
+    """Decorator: the function serves a model directory with the engine of this name, until it is told to
+    stop."""
 
-    def keep(function: OpenBackend) -> OpenBackend:
+    def keep(function: Serve) -> Serve:
         _registry.functions[name] = function
         return function
 
@@ -193,9 +224,9 @@ def available_engines() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(serving.engines.__path__) if module.ispkg)
 
 
-def open_backend(name: str, artefact: Artefact, tokenizer: Tokenizer, options: EngineOptions) -> Backend:
-    """Load the model into the engine. Raises UserError."""
+def serve_with(name: str, model: Path, options: ServeOptions) -> None:
+    """Serve `model` until told to stop. Raises UserError."""
     if name not in available_engines():
         raise UserError(f"there is no engine {name!r}", f"Engines: {', '.join(available_engines())}.")
     importlib.import_module(f"serving.engines.{name}.engine")
-    return _registry.functions[name](artefact, tokenizer, options)
+    _registry.functions[name](model, options)

@@ -7,7 +7,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tiny_server import NAME, Running, running
 
-from serving.metrics import Metrics, TokenRate
+from serving.metrics import Metrics
+from serving.rate import TokenRate
 
 NAMES = {
     "requests", "requests_running", "requests_waiting", "prompt_tokens", "generation_tokens",
@@ -84,7 +85,7 @@ def test_gpu_memory_is_absent_without_a_gpu(server: Running):
 
 def test_the_token_rate_forgets(monkeypatch: pytest.MonkeyPatch):
     now = [100.0]
-    monkeypatch.setattr("serving.metrics.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("serving.rate.time.monotonic", lambda: now[0])
     rate = TokenRate()
     for _ in range(50):
         rate.add()

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from compressor.errors import UserError
 from serving.artefact import ONNX_FILES, Artefact
-from serving.engines.base import Backend, EngineOptions, register
+from serving.engines.base import Backend, EngineOptions, ServeOptions, register
+from serving.local import serve_locally
 from serving.scheduler.core import Scheduler
 from serving.tokenizer import Tokenizer
 
 
 @register("onnx")
+def serve_onnx(model: Path, options: ServeOptions) -> None:
+    """Serve until told to stop. Raises UserError."""
+    serve_locally("onnx", open_onnx, model, options)
+
+
 def open_onnx(artefact: Artefact, tokenizer: Tokenizer, options: EngineOptions) -> Backend:
     """Load the graph and start the scheduler's thread. Raises UserError."""
     from serving.engines.onnx.runner import OnnxRunner
