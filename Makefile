@@ -6,9 +6,10 @@ INSTALLED := $(VENV)/.installed
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
+PROMETHEUS := build/tools/usr/bin/prometheus
 
 .PHONY: help demo test test-slow test-vllm test-vllm-slow lint check-artefact bench-quality bench-equal-bytes \
-	bench-latency bench-latency-vllm clean
+	bench-latency bench-latency-vllm bench-vllm clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -37,7 +38,12 @@ test: $(INSTALLED)  ## lint, types and the test suite (CPU, no network)
 test-slow: $(INSTALLED)  ## the slower tests, too
 	$(BIN)/pytest -m slow
 
-test-vllm: $(VLLM_INSTALLED)  ## uneven models on real vLLM (CPU build, an environment of its own)
+# Debian's package, unpacked here and not installed: the metrics are read by a real Prometheus.
+$(PROMETHEUS):
+	mkdir -p build/tools
+	cd build/tools && apt-get download -qq prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb
+
+test-vllm: $(VLLM_INSTALLED) $(PROMETHEUS)  ## uneven models on real vLLM (CPU build, an environment of its own)
 	$(VLLM_BIN)/pytest tests/on_vllm
 
 test-vllm-slow: $(VLLM_INSTALLED)  ## its slower tests: tensor and pipeline parallel, a target met on vLLM
@@ -61,6 +67,9 @@ bench-latency: $(INSTALLED)  ## are latency targets kept? BENCH='--shapes 10m,90
 
 bench-latency-vllm: $(VLLM_INSTALLED)  ## the same on vLLM: BENCH='--shapes 90m --speedups 1.2,1.5'
 	$(VLLM_BIN)/python -m benchmarks.latency --backends vllm --model '' $(BENCH)
+
+bench-vllm: $(VLLM_INSTALLED)  ## dense against subnet on vLLM servers, our class, drafts: BENCH='--shape 90m'
+	$(VLLM_BIN)/python -m benchmarks.vllm $(BENCH)
 
 bench-equal-bytes: $(INSTALLED)  ## subnets and rounded weights at equal bytes: MODEL= TEXT= EVAL= BENCH='--tokens 32768'
 	$(BIN)/python -m benchmarks.quality.equal_bytes --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)

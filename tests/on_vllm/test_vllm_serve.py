@@ -76,6 +76,7 @@ def complete(server: RunningServer, **body: Any) -> httpx.Response:
 def stream(server: RunningServer, tokens: int, lines: list[str], begun: threading.Event) -> None:
     body = {
         "model": server.model, "prompt": "The boy", "max_tokens": tokens, "ignore_eos": True, "stream": True,
+        "stream_options": {"include_usage": True},
     }  # fmt: skip
     url = f"{server.url}/v1/completions"
     with httpx.stream("POST", url, json=body, headers=AUTHORIZATION, timeout=60) as response:
@@ -243,7 +244,8 @@ def test_sigterm_finishes_what_runs_and_refuses_the_rest(aimed: Path) -> None:
             refused = complete(server, max_tokens=1)
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert [answer[-1] for answer in answers] == ["data: [DONE]"] * 3
-        assert [len(answer) for answer in answers] == [491] * 3
+        usages = [json.loads(answer[-2].removeprefix("data: "))["usage"] for answer in answers]
+        assert [usage["completion_tokens"] for usage in usages] == [490] * 3
         assert process.wait(40) in (0, None)
         assert psutil.wait_procs(family, timeout=5)[1] == []
 

@@ -1,0 +1,126 @@
+"""What a subnet gains on vLLM, what our class costs there, and what a subnet is worth as a draft.
+
+    make bench-vllm BENCH='--shape 90m --keep 50%'
+
+Real servers (`lathe serve --engine vllm`), both up at a time, loaded in turns:
+1. *subnet*: dense against the subnet of `compress`, random weights;
+2. *class*: vLLM's own Llama against our class with all widths kept: the ratio should be 1;
+3. *draft*: a trained model alone against itself with its own subnet as the draft; answers must not change.
+
+Writes build/bench/vllm.json after every part and prints ratios, second to first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.vllm.duel import Duel
+from benchmarks.vllm.models import control, random_model, subnet
+from compressor.export.files import write_json
+from serving.loadtest.document import machine
+from serving.loadtest.load import Load
+
+Part = dict[str, Any]
+
+
+def main() -> None:
+    args = _arguments()
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    command = shlex.join(["python", "-m", "benchmarks.vllm", *sys.argv[1:]])
+    document: Part = {"command": command, "machine": machine(), "parts": {}}
+    if args.out.is_file():
+        document["parts"] = json.loads(args.out.read_text())["parts"]
+    parts: dict[str, Callable[[argparse.Namespace, Path], Part]] = {
+        "subnet": _subnet, "class": _class, "draft": _draft,
+    }  # fmt: skip
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="lathe-bench-") as work:
+        for name in args.parts.split(","):
+            document["parts"][name] = parts[name](args, Path(work))
+            write_json(args.out, document)
+            _show(name, document["parts"][name])
+
+
+def _subnet(args: argparse.Namespace, work: Path) -> Part:
+    dense = random_model(args.shape, work)
+    small = subnet(dense, args.keep, work, tokens=1024)
+    with Duel((dense, _flags(args)), (small, _flags(args))) as duel:
+        races = [duel.race(*_load(args, concurrency)) for concurrency in (1, 8)]
+        first, second = duel.sizes()
+    gains = {name: second[name] / first[name] for name in first}
+    return {"model": args.shape, "keep": args.keep, "races": races, "sizes": [first, second], "size_ratios": gains}
+
+
+def _class(args: argparse.Namespace, work: Path) -> Part:
+    dense = random_model(args.shape, work)
+    with Duel((dense, _flags(args)), (control(dense, work), _flags(args))) as duel:
+        return {"model": args.shape, "races": [duel.race(*_load(args, 8))]}
+
+
+def _draft(args: argparse.Namespace, work: Path) -> Part:
+    dense = Path(args.model)
+    small = subnet(dense, args.draft_keep, work, tokens=args.draft_calibration)
+    flags = _flags(args, "float32")
+    draft = ["--draft", str(small), "--draft-tokens", str(args.draft_tokens)]
+    with Duel((dense, flags), (dense, [*draft, *flags])) as duel:
+        alone, helped = duel.answers()
+        races = [duel.race(*_load(args, 1))]
+        counted = duel.counters(1, "vllm:spec_decode")
+    drafted = counted["vllm:spec_decode_num_draft_tokens_total"]
+    accepted = counted["vllm:spec_decode_num_accepted_tokens_total"]
+    return {
+        "model": dense.name, "keep": args.draft_keep, "draft_tokens": args.draft_tokens,
+        "answers_unchanged": alone == helped, "acceptance": accepted / drafted,
+        "tokens_a_step": 1 + accepted / counted["vllm:spec_decode_num_drafts_total"], "races": races,
+    }  # fmt: skip
+
+
+def _flags(args: argparse.Namespace, dtype: str = "bfloat16") -> list[str]:
+    compiled = [] if args.compiled else ["--enforce-eager"]
+    return ["--max-length", "512", "--max-batch", "8", "--", "--dtype", dtype, *compiled]
+
+
+def _load(args: argparse.Namespace, concurrency: int) -> tuple[Load, int, int]:
+    requests = args.requests * concurrency
+    load = Load(concurrency=concurrency, requests=requests, output_tokens=args.output_tokens, timeout_s=600.0)
+    return load, args.prompt_tokens, args.rounds
+
+
+def _show(name: str, part: Part) -> None:
+    for race in part["races"]:
+        spreads = (f"{k} {v['median']:.3f} ({v['min']:.3f} to {v['max']:.3f})" for k, v in race["ratios"].items())
+        print(f"{name}, {part['model']}, {race['concurrency']} at a time: " + "; ".join(spreads))
+    rest = {k: v for k, v in part.items() if k not in ("races", "sizes")}
+    print(f"{name}: {json.dumps(rest)}", flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--parts", default="subnet,class,draft")
+    parser.add_argument("--shape", default="90m", help="of benchmarks/latency/shapes.py")
+    parser.add_argument("--keep", default="50%", help="of the subnet, in `subnet`")
+    parser.add_argument("--model", default="demo/model", help="trained, for `draft`")
+    parser.add_argument("--draft-keep", default="50%")
+    parser.add_argument("--draft-tokens", type=int, default=3)
+    parser.add_argument("--draft-calibration", type=int, default=16_384, help="calibration tokens of the draft")
+    parser.add_argument("--prompt-tokens", type=int, default=128)
+    parser.add_argument("--output-tokens", type=int, default=128)
+    parser.add_argument("--requests", type=int, default=2, help="a round, for each that is in flight")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--compiled", action="store_true", help="torch.compile: a minute more for each server")
+    parser.add_argument("--out", type=Path, default=Path("build/bench/vllm.json"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
