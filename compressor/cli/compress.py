@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from compressor.cli import jobs
+from compressor.cli.common import words
 
 _TARGETS, _WORKLOAD, _TEXT, _RUN = "Targets", "Workload that latency is measured on", "Text", "Run"
 
@@ -85,6 +86,21 @@ def compress(
             rich_help_panel=_RUN,
         ),
     ] = "checkpoint,onnx",
+    serve_for: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            help="Where it will be served besides, such as vllm or vllm-w4a16: search only plans for that.",
+            rich_help_panel=_RUN,
+        ),
+    ] = "",
+    tensor_parallel: Annotated[
+        int,
+        typer.Option(
+            help="Devices that are to share every layer: search only widths that they can.",
+            rich_help_panel=_RUN,
+        ),
+    ] = 1,
     threads: Annotated[
         int | None,
         typer.Option(help="Threads of the engine. [default: all cores]", rich_help_panel=_WORKLOAD),
@@ -186,7 +202,8 @@ def compress(
         keep=parse_share(keep) if keep else None, plan=plan, front=front,
         perplexity_increase=parse_share(max_perplexity_increase) if max_perplexity_increase else None,
         workload=Workload(latency_metric, batch_size, context, output_tokens),
-        backend=backend, exports=tuple(export.split(",")), method=method, threads=threads, profile=profile,
+        backend=backend, exports=tuple(words(export)), destinations=tuple(words(serve_for)),
+        tensor_parallel=tensor_parallel, method=method, threads=threads, profile=profile,
         calibration=calibration, calibration_tokens=calibration_tokens, evaluation=evaluation,
         evaluations=evaluations, tolerance=tolerance, seed=seed, force=force, overwrite=overwrite,
         remeasure=remeasure,

@@ -1,4 +1,4 @@
-"""Refusals before a weight is read: output, disk, text, context, and what transformers makes of the model."""
+"""Refusals before a weight is read: of output, disk, text, context, a given plan, and by transformers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from compressor.errors import UserError
 from compressor.export.manifest import MANIFEST
 from compressor.latency.workload import Workload
 from compressor.pipeline.options import WINDOW, Options
+from compressor.plan import Plan
+from compressor.rules import Rules
+from compressor.search.space import Space
 from compressor.source import Source
 
 
@@ -77,3 +80,26 @@ def check_disk(out: Path, source: Source) -> None:
 def disk_needed(source: Source) -> int:
     """Bytes that a run may hold on disk: checkpoint, graph, and the run directory."""
     return 3 * source.shape.weight_bytes(source.shape.dense_plan, 4) + 64 * 2**20
+
+
+def read_plan(path: Path, space: Space, rules: Rules) -> Plan:
+    """A plan that keeps to the rules and is made of the space's levels."""
+    plan = Plan.load(path)
+    if len(plan) != space.layers:
+        raise UserError(f"{path} has {len(plan)} layers; the model has {space.layers}")
+    rules.check(plan, str(path))
+    for index, layer in enumerate(plan):
+        if (layer.query_heads, layer.kv_heads) not in space.attention:
+            heads = ", ".join(f"{q}/{kv}" for q, kv in space.attention)
+            raise UserError(
+                f"{path}: layer {index} has {layer.query_heads} query heads over {layer.kv_heads} KV heads",
+                f"Choose of {heads}.",
+            )
+        if layer.ffn not in space.ffn:
+            raise UserError(
+                f"{path}: layer {index} has {layer.ffn} FFN channels",
+                f"Choose of {', '.join(map(str, space.ffn))}.",
+            )
+    if not any(layer.kv_heads for layer in plan):
+        raise UserError(f"{path} has no attention block", "Keep one: it carries positions.")
+    return plan

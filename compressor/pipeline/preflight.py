@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
-from compressor.export import exporters
+from compressor.export import destinations, exporters, rules_of
 from compressor.latency.backend import backends
 from compressor.latency.fingerprint import fingerprint
 from compressor.latency.measure import Meter
@@ -20,6 +20,7 @@ from compressor.pipeline.checks import (
     check_output,
     check_texts,
     disk_needed,
+    read_plan,
 )
 from compressor.pipeline.options import Options
 from compressor.plan import Plan
@@ -95,13 +96,16 @@ def preflight(options: Options, progress: Progress) -> Card:
         backend.versions()  # an engine that is not installed says so
     source = open_source(options.model)
     check_loads(source)
-    for exporter in [exporters.get(name) for name in options.exports]:
-        exporter.check(source)
+    chosen = [*map(exporters.get, options.exports), *map(destinations.get, options.destinations)]
+    for destination in chosen:
+        destination.check(source)
+    rules = rules_of(chosen, source.shape.head_dim, options.tensor_parallel)
+    space = make_space(source.shape, rules)
+    plan = read_plan(options.plan, space, rules) if options.plan else None
     if options.runs or options.target_memory is not None:
         check_context(options.workload, source)
     check_texts(options, source)
     check_disk(options.out, source)
-    space = make_space(source.shape)
     meter = Meter(source, backend, options.workload, options.threads, progress)
     constraints = _constraints(options, source, space)
     for constraint in constraints:
@@ -110,33 +114,10 @@ def preflight(options: Options, progress: Progress) -> Card:
         f"{source.name}: {source.family.model_type}, {source.shape.num_layers} layers, "
         f"{source.shape.parameters(source.shape.dense_plan) / 1e6:.1f} M parameters"
     )
-    plan = _read_plan(options.plan, space) if options.plan else None
     card = Card(source, space, method, meter, constraints, plan=plan)
     if options.profile:
         card = _profiled(options, card, options.profile)
     return _time(options, card) if options.timed else card
-
-
-def _read_plan(path: Path, space: Space) -> Plan:
-    """A plan that is made of the space's levels."""
-    plan = Plan.load(path)
-    if len(plan) != space.layers:
-        raise UserError(f"{path} has {len(plan)} layers; the model has {space.layers}")
-    for index, layer in enumerate(plan):
-        if (layer.query_heads, layer.kv_heads) not in space.attention:
-            heads = ", ".join(f"{q}/{kv}" for q, kv in space.attention)
-            raise UserError(
-                f"{path}: layer {index} has {layer.query_heads} query heads over {layer.kv_heads} KV heads",
-                f"Choose of {heads}.",
-            )
-        if layer.ffn not in space.ffn:
-            raise UserError(
-                f"{path}: layer {index} has {layer.ffn} FFN channels",
-                f"Choose of {', '.join(map(str, space.ffn))}.",
-            )
-    if not any(layer.kv_heads for layer in plan):
-        raise UserError(f"{path} has no attention block", "Keep one: it carries positions.")
-    return plan
 
 
 def _constraints(options: Options, source: Source, space: Space) -> list[Constraint]:
