@@ -15,7 +15,7 @@ class Rules:
 
     devices: so many share every layer as vLLM does: each has as many query heads and FFN channels as the
     others; KV heads are shared out, or each is on as many devices as the others. heads, channels: in
-    multiples of these come the heads of each kind and the FFN channels that a device has.
+    multiples of these come the query heads and the FFN channels that a device has.
     """
 
     devices: int = 1
@@ -24,13 +24,13 @@ class Rules:
 
     @classmethod
     def of(cls, devices: int, multiple: int, head_dim: int) -> Rules:
-        """For kernels that take projections of sizes that are multiples of `multiple`."""
+        """For kernels of projections that read multiples of `multiple` values."""
         return cls(devices, multiple // math.gcd(multiple, head_dim), multiple)
 
     def allow_attention(self, query_heads: int, kv_heads: int) -> bool:
-        step = self.devices * self.heads
-        copied = self.heads == 1 and kv_heads > 0 and self.devices % kv_heads == 0
-        return query_heads % step == 0 and (copied or kv_heads % step == 0)
+        shared_out = kv_heads % self.devices == 0
+        copied = kv_heads > 0 and self.devices % kv_heads == 0
+        return query_heads % (self.devices * self.heads) == 0 and (shared_out or copied)
 
     def allow_ffn(self, width: int) -> bool:
         return width % (self.devices * self.channels) == 0
@@ -39,10 +39,10 @@ class Rules:
         return self.allow_attention(layer.query_heads, layer.kv_heads) and self.allow_ffn(layer.ffn)
 
     def check(self, plan: Plan, name: str = "This plan") -> None:
-        """Refuse a plan that breaks them.
+        """Refuse a plan that breaks them; `name` is what it is called.
 
         Raises:
-            UserError: names the first layer that does, and the numbers of devices or the widths that do not.
+            UserError: names the first layer that does, and the numbers of devices or the widths allowed.
         """
         for index, layer in enumerate(plan):
             if not self.allow(layer):
@@ -64,7 +64,7 @@ class Rules:
             )
         return UserError(
             f"there are no quantized kernels for {widths}",
-            f"They take heads of each kind in multiples of {self.heads}, FFN channels in multiples of "
+            f"They take query heads in multiples of {self.heads}, FFN channels in multiples of "
             f"{self.channels}.",
         )
 

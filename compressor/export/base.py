@@ -33,7 +33,7 @@ class Export:
 @dataclass(frozen=True)
 class Destination:
     """A way to serve, that plans can be made for. check: whether a model can be served so, from its config
-    alone. multiple: every size of a projection, on each device that has a part of it, is a multiple of this.
+    alone. multiple: what a projection reads on a device, its columns, comes in multiples of this.
 
     Raises:
         UserError: the model needs something that is not there.

@@ -18,7 +18,7 @@ from compressor.source import Source
 
 PLUGIN = "vllm_plugin"
 FOUR_BIT_MULTIPLE = 32
-"""Of every size of a projection: what vLLM 0.32's CPU kernels for W4A16 were found to take."""
+"""Of what a projection reads: the columns that share a scale, which lie on one device."""
 _PACKAGE = "lathe_vllm_plugin"
 _PROJECT = f"""\
 [build-system]
