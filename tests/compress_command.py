@@ -64,8 +64,9 @@ class Tiny:
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def make_tiny(directory: Path) -> Tiny:
-    model = save_checkpoint(directory / "tiny")
+def make_tiny(directory: Path, **changes: Any) -> Tiny:
+    """`changes` are of the model's config."""
+    model = save_checkpoint(directory / "tiny", **changes)
     text = directory / "text.txt"
     text.write_text("".join(f"The {i}th fox jumps over {i * 7 % 100} lazy dogs. " for i in range(600)))
     return Tiny(model, text)

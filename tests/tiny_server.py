@@ -55,14 +55,15 @@ def save_tokenizer(directory: Path, *, chat: bool = True) -> None:
     ).save_pretrained(directory)
 
 
-def save_checkpoint(directory: Path, *, chat: bool = True) -> Path:
-    """A dense checkpoint of a random Llama with a byte-level tokenizer."""
+def save_checkpoint(directory: Path, *, chat: bool = True, **changes: Any) -> Path:
+    """A dense checkpoint of a random Llama with a byte-level tokenizer; `changes` are of its config."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=320, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, max_position_embeddings=CONTEXT, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config)
+    config: dict[str, Any] = {
+        "vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+        "max_position_embeddings": CONTEXT, "bos_token_id": 0, "eos_token_id": 1,
+    }  # fmt: skip
+    model = LlamaForCausalLM(LlamaConfig(**config | changes))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4)

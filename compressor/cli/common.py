@@ -1,4 +1,4 @@
-"""What all commands share: one place for errors, JSON documents on stdout."""
+"""What all commands share: one place for errors, lists with commas, JSON documents on stdout."""
 
 from __future__ import annotations
 
@@ -41,6 +41,11 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
     run.__annotations__ = {**{n: q.annotation for n, q in signature.parameters.items()}, "debug": _DEBUG}
     return run
+
+
+def words(text: str) -> list[str]:
+    """The parts of an option that takes several, with commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def emit(document: Any) -> None:

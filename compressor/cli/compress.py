@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from compressor.cli.common import emit
-
-if TYPE_CHECKING:
-    from compressor.pipeline.options import Options
+from compressor.cli import jobs
+from compressor.cli.common import words
 
 _TARGETS, _WORKLOAD, _TEXT, _RUN = "Targets", "Workload that latency is measured on", "Text", "Run"
 
@@ -88,6 +86,21 @@ def compress(
             rich_help_panel=_RUN,
         ),
     ] = "checkpoint,onnx",
+    serve_for: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            help="Where it will be served besides, such as vllm or vllm-w4a16: search only plans for that.",
+            rich_help_panel=_RUN,
+        ),
+    ] = "",
+    tensor_parallel: Annotated[
+        int,
+        typer.Option(
+            help="Devices that are to share every layer: search only widths that they can.",
+            rich_help_panel=_RUN,
+        ),
+    ] = 1,
     threads: Annotated[
         int | None,
         typer.Option(help="Threads of the engine. [default: all cores]", rich_help_panel=_WORKLOAD),
@@ -177,12 +190,7 @@ def compress(
 
       compress meta-llama/Llama-3.2-1B --keep 70% --calibration notes.txt -o out
     """
-    from compressor.latency.workload import (
-        Workload,
-        parse_bytes,
-        parse_factor,
-        parse_share,
-    )
+    from compressor.latency.workload import Workload, parse_bytes, parse_factor, parse_share
     from compressor.pipeline.options import Options
 
     options = Options(
@@ -194,12 +202,13 @@ def compress(
         keep=parse_share(keep) if keep else None, plan=plan, front=front,
         perplexity_increase=parse_share(max_perplexity_increase) if max_perplexity_increase else None,
         workload=Workload(latency_metric, batch_size, context, output_tokens),
-        backend=backend, exports=tuple(export.split(",")), method=method, threads=threads, profile=profile,
+        backend=backend, exports=tuple(words(export)), destinations=tuple(words(serve_for)),
+        tensor_parallel=tensor_parallel, method=method, threads=threads, profile=profile,
         calibration=calibration, calibration_tokens=calibration_tokens, evaluation=evaluation,
         evaluations=evaluations, tolerance=tolerance, seed=seed, force=force, overwrite=overwrite,
         remeasure=remeasure,
     )
-    job = _dry_run if dry_run else _front if front else _run
+    job = jobs.dry_run if dry_run else jobs.front if front else jobs.run
     raise typer.Exit(job(options, json))
 
 
@@ -213,73 +222,3 @@ def _milliseconds(latency: str | None, throughput: str | None, metric: str, batc
     if latency or metric != "tpot":
         raise UserError("--target-throughput is a target of tpot", "Leave the other latency options out.")
     return 1e3 * batch_size / parse_rate(throughput)
-
-
-def _front(options: Options, as_json: bool) -> int:
-    from rich.console import Console
-
-    from compressor.pipeline.front import write_front
-    from compressor.progress import Progress
-    from compressor.report import print_front
-
-    document = write_front(options, Progress(quiet=as_json))
-    if as_json:
-        emit(document)
-    else:
-        print_front(document, Console())
-        typer.echo(f"{options.out}/front.svg shows it; `compress {options.model} --plan FILE` makes one")
-    return 0
-
-
-def _dry_run(options: Options, as_json: bool) -> int:
-    from rich.console import Console
-
-    from compressor.pipeline.preflight import preflight
-    from compressor.progress import Progress
-    from compressor.report import print_card
-
-    card = preflight(options, Progress(quiet=as_json))
-    if as_json:
-        emit(card.to_json())
-    else:
-        print_card(card.to_json(), Console())
-    return 0
-
-
-def _run(options: Options, as_json: bool) -> int:
-    from rich.console import Console
-
-    from compressor.export import exporters
-    from compressor.pipeline.compress import compress as run
-    from compressor.progress import Progress
-    from compressor.report import print_report
-
-    outcome = run(options, Progress(quiet=as_json))
-    if as_json:
-        emit(outcome.report)
-    if outcome.status == "already-met":
-        if not as_json:
-            typer.echo(
-                "the dense model already meets the target; nothing was written (--force compresses anyway)"
-            )
-        return 0
-    latency = outcome.report["latency"]
-    if outcome.status == "unmeasured" and not as_json:
-        kind = "estimated" if latency["profile"]["estimate"] else "predicted from the profile"
-        typer.echo(
-            f"{latency['predicted_ms']:.4g} ms are {kind}, not measured: this is another machine. On the one "
-            f"that serves: lathe loadtest {outcome.out}"
-        )
-    if not as_json:
-        print_report(outcome.report, Console())
-        commands = [exporters.get(name).served_by.format(out=outcome.out) for name in options.exports]
-        serve = " or ".join(f"`{command}`" for command in commands if command)
-        typer.echo(f"{outcome.out}: serve it with {serve}" if serve else f"{outcome.out}: written")
-    if outcome.status == "missed":
-        typer.echo(
-            f"error: the artefact took {latency['measured_ms']:.4g} ms; the target was "
-            f"{latency['target_ms']:.4g} ms. Run again when the machine is quieter, or relax the target.",
-            err=True,
-        )
-        return 3
-    return 0

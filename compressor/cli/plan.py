@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from compressor.cli.common import emit
+from compressor.cli.common import emit, words
 
 
 def plan(
@@ -23,6 +23,8 @@ def plan(
     ] = None,
     output_tokens: Annotated[int, typer.Option(help="Tokens of an answer (e2e).")] = 128,
     backend: Annotated[str, typer.Option(help="Engine that the latency is measured on.")] = "onnx",
+    serve_for: Annotated[str, typer.Option("--for", help="As of `compress`, such as vllm-w4a16.")] = "",
+    tensor_parallel: Annotated[int, typer.Option(help="Devices that are to share every layer.")] = 1,
     threads: Annotated[
         int | None, typer.Option(help="Threads of the engine. [default: all cores]")
     ] = None,
@@ -79,7 +81,8 @@ def plan(
         workload=Workload(
             latency_metric, batch_size, context or min(512, open_source(model).positions - 1), output_tokens
         ),
-        exports=exports, backend=backend, threads=threads, profile=profile, calibration=calibration,
+        exports=exports, destinations=tuple(words(serve_for)), tensor_parallel=tensor_parallel,
+        backend=backend, threads=threads, profile=profile, calibration=calibration,
         calibration_tokens=calibration_tokens, seed=seed,
     )  # fmt: skip
     advice = advise(options, Progress(quiet=json))

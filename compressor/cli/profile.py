@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from compressor.cli.common import emit
+from compressor.cli.common import emit, words
 
 
 def profile(
@@ -46,7 +46,7 @@ def profile(
     from compressor.progress import Progress
 
     options = ProfileOptions(
-        model, output, backend, _words(latency_metric), _numbers(batch_size, "--batch-size"),
+        model, output, backend, words(latency_metric), _numbers(batch_size, "--batch-size"),
         _numbers(context, "--context"), output_tokens, threads, hardware, dtype, overwrite,
     )  # fmt: skip
     document = make_profile(options, Progress(quiet=json)).to_json()
@@ -56,14 +56,10 @@ def profile(
         typer.echo(f"{output}: {len(document['tables'])} tables; search with `compress --profile {output}`")
 
 
-def _words(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def _numbers(text: str, option: str) -> list[int]:
     from compressor.errors import UserError
 
     try:
-        return [int(part) for part in _words(text)]
+        return [int(part) for part in words(text)]
     except ValueError:
         raise UserError(f"{option} {text} is not a list of whole numbers", "Write it like 1,8.") from None

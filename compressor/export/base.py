@@ -1,8 +1,9 @@
-"""What every exporter is given, and the registry that finds one by name."""
+"""What every exporter is given, and the registries that find one, or a way to serve, by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from compressor.plan import Plan
 from compressor.registry import Registry
+from compressor.rules import Rules
 from compressor.source import Source
 
 
@@ -29,19 +31,44 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Exporter:
-    """One format. write: puts its files into an artefact directory. check: whether a model can be written,
-    from its config alone. folder: where in the artefact the model lies that an engine is given. served_by:
-    the command that serves an artefact `{out}`.
+class Destination:
+    """A way to serve, that plans can be made for. check: whether a model can be served so, from its config
+    alone. multiple: what a projection reads on a device, its columns, comes in multiples of this.
 
     Raises:
-        UserError: the model needs something that the format does not have, or the disk refuses.
+        UserError: the model needs something that is not there.
+    """
+
+    check: Callable[[Source], None] = lambda _source: None
+    multiple: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exporter(Destination):
+    """One format. write: puts its files into an artefact directory. folder: where in the artefact the model
+    lies that an engine is given. served_by: the command that serves an artefact `{out}`.
+
+    Raises:
+        UserError: as `Destination`, or the disk refuses.
     """
 
     write: Callable[[Path, Export], None]
-    check: Callable[[Source], None] = lambda _source: None
     folder: str = "."
     served_by: str = ""
 
 
-exporters: Registry[Exporter] = Registry("exporter", "compressor.export")
+class _Exporters(Registry[Exporter]):
+    """Every exporter is a destination, too."""
+
+    def add(self, name: str, value: Exporter) -> Exporter:
+        destinations.add(name, value)
+        return super().add(name, value)
+
+
+destinations: Registry[Destination] = Registry("destination", "compressor.export")
+exporters = _Exporters("exporter", "compressor.export")
+
+
+def rules_of(chosen: Iterable[Destination], head_dim: int, devices: int) -> Rules:
+    """What plans keep to that all of these serve, `devices` sharing every layer."""
+    return Rules.of(devices, math.lcm(*(destination.multiple for destination in chosen)), head_dim)

@@ -32,7 +32,7 @@ def export_checkpoint(directory: Path, job: Export) -> None:
     write_checkpoint(directory, job.source, job.plan, job.tensor)
 
 
-exporters.add("checkpoint", Exporter(export_checkpoint))
+exporters.add("checkpoint", Exporter(write=export_checkpoint))
 
 
 def write_checkpoint(

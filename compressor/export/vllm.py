@@ -7,15 +7,18 @@ from pathlib import Path
 import torch
 
 from compressor.errors import UserError
-from compressor.export.base import Export, Exporter, exporters
+from compressor.export.base import Destination, Export, Exporter, destinations, exporters
 from compressor.export.checkpoint import export_checkpoint
 from compressor.export.files import sync_directory, write_bytes
 from compressor.modeling import PLUGIN_FILES
 from compressor.modeling.vllm_plugin import CPU_HEAD_SIZES
-from compressor.plan import LayerShape, Plan
+from compressor.plan import Plan
+from compressor.rules import Rules
 from compressor.source import Source
 
 PLUGIN = "vllm_plugin"
+FOUR_BIT_MULTIPLE = 32
+"""Of what a projection reads: the columns that share a scale, which lie on one device."""
 _PACKAGE = "lathe_vllm_plugin"
 _PROJECT = f"""\
 [build-system]
@@ -103,29 +106,30 @@ def check_head_size(head_dim: int, gpu: bool) -> None:
         )
 
 
-def check_parallel(plan: Plan, devices: int) -> None:
-    """Whether `devices` can share every layer as vLLM does: each has as many query heads and FFN channels as
-    the others; KV heads are shared out, or each is on as many devices as the others.
+def check_four_bit(source: Source) -> None:
+    """Whether vLLM can serve subnets of a model with 4-bit weights (W4A16).
 
     Raises:
-        UserError: a layer does not divide; names the numbers of devices by which all do.
+        UserError: as `check_served`, or the hidden size is not one of those that its kernels take.
     """
-    for index, layer in enumerate(plan.layers):
-        if not _divides(layer, devices):
-            most = max(max(layer.query_heads, layer.ffn) for layer in plan.layers)
-            fitting = [n for n in range(1, most + 1) if all(_divides(other, n) for other in plan.layers)]
-            raise UserError(
-                f"{devices} devices cannot share layer {index} ({layer.query_heads} query heads, "
-                f"{layer.kv_heads} KV heads, {layer.ffn} FFN channels)",
-                f"This plan can be served with --tensor-parallel {', '.join(map(str, fitting))}.",
-            )
+    check_served(source)
+    if source.shape.hidden_size % FOUR_BIT_MULTIPLE:
+        raise UserError(
+            f"vLLM has no 4-bit kernels for a hidden size of {source.shape.hidden_size}",
+            f"They take multiples of {FOUR_BIT_MULTIPLE}.",
+        )
 
 
-def _divides(layer: LayerShape, devices: int) -> bool:
-    kv_heads = layer.kv_heads or devices
-    shared = kv_heads % devices == 0 or devices % kv_heads == 0
-    return shared and layer.query_heads % devices == 0 and layer.ffn % devices == 0
+def check_parallel(plan: Plan, devices: int) -> None:
+    """Whether `devices` can share every layer as vLLM does.
+
+    Raises:
+        UserError: as `Rules.check`.
+    """
+    Rules(devices).check(plan)
 
 
 _SERVED_BY = f"pip install {{out}}/{PLUGIN} && vllm serve {{out}}"
-exporters.add("vllm", Exporter(export_vllm, check_served, served_by=_SERVED_BY))
+exporters.add("vllm", Exporter(write=export_vllm, check=check_served, served_by=_SERVED_BY))
+destinations.add("vllm-w4a16", Destination(check_four_bit, FOUR_BIT_MULTIPLE))
+destinations.add("vllm-w8a8", Destination(check_served))

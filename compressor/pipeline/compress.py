@@ -13,10 +13,11 @@ from compressor.errors import UserError
 from compressor.export.files import sync_directory, write_json
 from compressor.export.manifest import write_manifest
 from compressor.latency.measure import Comparison
+from compressor.pipeline.checks import check_output
 from compressor.pipeline.fastest import Fastest
 from compressor.pipeline.finish import Verified, export, verify
 from compressor.pipeline.options import Options
-from compressor.pipeline.preflight import Card, check_output, preflight
+from compressor.pipeline.preflight import Card, preflight
 from compressor.pipeline.prepare import prepare
 from compressor.pipeline.reform import reform
 from compressor.pipeline.rundir import RunDirectory

@@ -49,7 +49,7 @@ def export(
     """Write what the artefact consists of into the run directory."""
     directory = run.fresh("artefact")
     layers = _LayerTensors(card, run, name)
-    job = Export(card.source, chosen.plan, layers)
+    job = Export(card.source, chosen.plan, layers, options.tensor_parallel)
     with progress.stage("export: " + " and ".join(options.exports), len(options.exports)) as bar:
         for target in options.exports:
             exporters.get(target).write(directory, job)

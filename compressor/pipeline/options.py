@@ -17,7 +17,9 @@ WINDOW = 512
 class Options:
     """One compression. Targets are in milliseconds, a factor, bytes and a share of decoder parameters;
     those given all have to hold. perplexity_increase: a share over dense that is not passed, as fast as that
-    allows. plan: a file with the widths to make instead. front: plans for every latency, nothing made."""
+    allows. plan: a file with the widths to make instead. front: plans for every latency, nothing made.
+    destinations: where it is to be served besides what is exported, by name. tensor_parallel: the number of
+    devices that are to share every layer."""
 
     model: str
     out: Path
@@ -31,6 +33,8 @@ class Options:
     workload: Workload = field(default_factory=Workload)
     backend: str = "onnx"
     exports: tuple[str, ...] = ("checkpoint", "onnx")
+    destinations: tuple[str, ...] = ()
+    tensor_parallel: int = 1
     method: str = "lathe"
     threads: int | None = None
     profile: Path | None = None
@@ -73,6 +77,10 @@ class Options:
             raise UserError("--profile is for a latency target", "Give --target-latency or --target-speedup.")
         if self.threads is not None and self.threads < 1:
             raise UserError(f"--threads {self.threads} is not a number of threads")
+        if self.tensor_parallel < 1:
+            raise UserError(
+                f"--tensor-parallel {self.tensor_parallel} is not a number of devices", "Give at least 1."
+            )
         if self.calibration_tokens < 2048:
             raise UserError(
                 f"--calibration-tokens {self.calibration_tokens} is too few", "Give at least 2048."

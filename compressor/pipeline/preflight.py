@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compressor.calibration.sources import read_documents
-from compressor.calibration.tokens import SELF, load_tokenizer, token_windows, window_length
 from compressor.errors import UserError
-from compressor.export import exporters
-from compressor.export.manifest import MANIFEST
+from compressor.export import destinations, exporters, rules_of
 from compressor.latency.backend import backends
 from compressor.latency.fingerprint import fingerprint
 from compressor.latency.measure import Meter
 from compressor.latency.profile import Profile
 from compressor.latency.table import LatencyTable
-from compressor.latency.workload import Workload
-from compressor.pipeline.options import WINDOW, Options
+from compressor.pipeline.checks import (
+    check_context,
+    check_disk,
+    check_loads,
+    check_output,
+    check_texts,
+    disk_needed,
+    read_plan,
+)
+from compressor.pipeline.options import Options
 from compressor.plan import Plan
 from compressor.progress import Progress
 from compressor.search.method import Method, methods
@@ -77,7 +80,7 @@ class Card:
                  "floor": c.cost(smallest)}
                 for c in self.constraints
             ],
-            "disk_bytes": _disk_needed(self.source),
+            "disk_bytes": disk_needed(self.source),
         }
 
 
@@ -92,14 +95,17 @@ def preflight(options: Options, progress: Progress) -> Card:
     if options.runs and not options.profile:
         backend.versions()  # an engine that is not installed says so
     source = open_source(options.model)
-    _check_loads(source)
-    for exporter in [exporters.get(name) for name in options.exports]:
-        exporter.check(source)
+    check_loads(source)
+    chosen = [*map(exporters.get, options.exports), *map(destinations.get, options.destinations)]
+    for destination in chosen:
+        destination.check(source)
+    rules = rules_of(chosen, source.shape.head_dim, options.tensor_parallel)
+    space = make_space(source.shape, rules)
+    plan = read_plan(options.plan, space, rules) if options.plan else None
     if options.runs or options.target_memory is not None:
         check_context(options.workload, source)
-    _check_texts(options, source)
-    _check_disk(options.out, source)
-    space = make_space(source.shape)
+    check_texts(options, source)
+    check_disk(options.out, source)
     meter = Meter(source, backend, options.workload, options.threads, progress)
     constraints = _constraints(options, source, space)
     for constraint in constraints:
@@ -108,95 +114,10 @@ def preflight(options: Options, progress: Progress) -> Card:
         f"{source.name}: {source.family.model_type}, {source.shape.num_layers} layers, "
         f"{source.shape.parameters(source.shape.dense_plan) / 1e6:.1f} M parameters"
     )
-    plan = _read_plan(options.plan, space) if options.plan else None
     card = Card(source, space, method, meter, constraints, plan=plan)
     if options.profile:
         card = _profiled(options, card, options.profile)
     return _time(options, card) if options.timed else card
-
-
-def _read_plan(path: Path, space: Space) -> Plan:
-    """A plan that is made of the space's levels."""
-    plan = Plan.load(path)
-    if len(plan) != space.layers:
-        raise UserError(f"{path} has {len(plan)} layers; the model has {space.layers}")
-    for index, layer in enumerate(plan):
-        if (layer.query_heads, layer.kv_heads) not in space.attention:
-            heads = ", ".join(f"{q}/{kv}" for q, kv in space.attention)
-            raise UserError(
-                f"{path}: layer {index} has {layer.query_heads} query heads over {layer.kv_heads} KV heads",
-                f"Choose of {heads}.",
-            )
-        if layer.ffn not in space.ffn:
-            raise UserError(
-                f"{path}: layer {index} has {layer.ffn} FFN channels",
-                f"Choose of {', '.join(map(str, space.ffn))}.",
-            )
-    if not any(layer.kv_heads for layer in plan):
-        raise UserError(f"{path} has no attention block", "Keep one: it carries positions.")
-    return plan
-
-
-def check_output(options: Options) -> None:
-    """Refuse an output that exists (unless asked to replace it) or cannot be written."""
-    out = options.out
-    if out.name in ("", ".."):
-        raise UserError(f"--output {out} has no name of its own", "Choose another --output.")
-    if out.exists() and not options.overwrite:
-        raise UserError(f"{out} exists", "Choose another --output, or give --overwrite to replace it.")
-    if out.exists() and not (out / MANIFEST).is_file():
-        raise UserError(f"{out} is not an artefact, which --overwrite is for", "Choose another --output.")
-    parent = out.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"cannot write {out}: {parent} is not a writable directory")
-
-
-def _check_loads(source: Source) -> None:
-    """Whether transformers takes the config and the tokenizer."""
-    from transformers import AutoConfig
-
-    try:
-        AutoConfig.from_pretrained(source.path)
-    except Exception as error:
-        raise UserError(f"transformers refuses the config.json of {source.path}: {error}") from None
-    load_tokenizer(source)
-
-
-def _check_texts(options: Options, source: Source) -> None:
-    if options.calibration != SELF:
-        read_documents(options.calibration)
-    text, window = options.evaluation, window_length(source, WINDOW)
-    if text is not None and not len(token_windows(source, text, window)):
-        raise UserError(f"{text} is shorter than one window of {window} tokens", "Give more text.")
-
-
-def check_context(workload: Workload, source: Source) -> None:
-    """Refuse a context that the model has no positions for."""
-    limit = source.positions
-    if workload.context >= limit:
-        raise UserError(
-            f"--context {workload.context} does not fit the model's {limit} positions",
-            f"Give at most {limit - 1}.",
-        )
-
-
-def _check_disk(out: Path, source: Source) -> None:
-    parent = out.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    needed, free = _disk_needed(source), shutil.disk_usage(parent).free
-    if free < needed:
-        raise UserError(
-            f"{parent} has {free / 2**20:.0f} MiB free; this run may need {needed / 2**20:.0f} MiB",
-            "Free some space, or put --output on another disk.",
-        )
-
-
-def _disk_needed(source: Source) -> int:
-    """Bytes that a run may hold on disk: checkpoint, graph, and the run directory."""
-    return 3 * source.shape.weight_bytes(source.shape.dense_plan, 4) + 64 * 2**20
 
 
 def _constraints(options: Options, source: Source, space: Space) -> list[Constraint]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,8 @@ from compressor.surgery import LayerOrder, rows, select
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that searches and reforms read. windows: [n, T] fitted and held-out; heldout: [n] bool."""
+    """All that searches and reforms read. key: names it and the space. windows: [n, T] fitted and held-out;
+    heldout: [n] bool."""
 
     key: str
     runner: BlockRunner
@@ -54,7 +55,7 @@ def prepare(options: Options, card: Card, run: RunDirectory, progress: Progress)
     output = embedding if source.shape.tied_embeddings else source.tensor(f"{head_name}.weight")
     head = Head(runner, source.tensor(f"{source.family.final_norm}.weight"), output)
     layers: list[Weights] = [source.layer(i) for i in range(source.shape.num_layers)]
-    layer_key = key(text_key, card.method.order)
+    layer_key = key(text_key, card.method.order, asdict(card.space))
     walk = _Walk(runner, layers, embedding[windows], heldout)
     prepared = Prepared(layer_key, runner, head, embedding, layers, windows, heldout, [], [], [])
     with progress.stage("calibrate and order: layers", len(layers)) as bar:

@@ -16,7 +16,7 @@ from compressor.latency.profile import Profile
 from compressor.latency.roofline import estimate
 from compressor.latency.table import LatencyTable
 from compressor.latency.workload import Workload
-from compressor.pipeline.preflight import check_context
+from compressor.pipeline.checks import check_context
 from compressor.progress import Progress
 from compressor.search.space import make_space
 from compressor.source import open_config

@@ -16,7 +16,7 @@ from compressor.pipeline.rundir import RunDirectory, key
 from compressor.plan import Plan
 from compressor.progress import Progress
 from compressor.search.method import Found
-from compressor.search.space import Constraint
+from compressor.search.space import Constraint, make_space
 from compressor.surgery import Selection
 
 Made = TypeVar("Made")
@@ -70,7 +70,8 @@ class Solver:
             )
 
     def _table(self) -> LatencyTable:
-        return cached_table(self.card.meter, self.card.space, self.options.remeasure)
+        """What a width takes does not depend on which are allowed: one table for all of a model's spaces."""
+        return cached_table(self.card.meter, make_space(self.card.source.shape), self.options.remeasure)
 
     def _timing_key(self, *facts: Any) -> str:
         """Names what was timed, so that a resumed run goes on from the same milliseconds."""

@@ -44,6 +44,9 @@ def build_report(
             "family": card.source.family.model_type,
         },
         "method": card.method.name,
+        "served": {
+            "by": [*options.exports, *options.destinations], "tensor_parallel": options.tensor_parallel
+        },
         "met": met,
         "latency": {
             "metric": options.workload.metric,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from compressor.plan import LayerShape, ModelShape, Plan
+from compressor.rules import FREE, Rules
 
 _FFN_LEVELS = 32
 _MAX_GROUP_LEVELS = 8
@@ -54,15 +55,22 @@ class Space:
         return flat
 
 
-def make_space(shape: ModelShape) -> Space:
-    """Whole KV groups, the same number of query heads in each, FFN widths in steps of a power of two (at
-    most 32 of them: wide models are cut in whole tiles of any engine), or no block."""
+def make_space(shape: ModelShape, rules: Rules = FREE) -> Space:
+    """Whole KV groups, the same number of query heads in each, FFN widths in steps of a power of two on each
+    device (at most 32 of them: wide models are cut in whole tiles of any engine), or no block.
+
+    Raises:
+        UserError: the dense model itself breaks the rules.
+    """
+    rules.check(shape.dense_plan, "The dense model")
     dense = shape.layer
-    step = max(1, math.ceil(dense.kv_heads / _MAX_GROUP_LEVELS))
-    groups = sorted({*range(dense.kv_heads, 0, -step)}, reverse=True)
-    attention = [(g * h, g) for g in groups for h in range(dense.heads_per_group, 0, -1)]
+    sizes, counts = range(dense.heads_per_group, 0, -1), range(dense.kv_heads, 0, -1)
+    allowed = [[(g * h, g) for h in sizes if rules.allow_attention(g * h, g)] for g in counts]
+    groups = [heads for heads in allowed if heads]
+    attention = [heads for group in groups[:: math.ceil(len(groups) / _MAX_GROUP_LEVELS)] for heads in group]
     attention.sort(key=lambda heads: (-(heads[0] + heads[1]), -heads[0]))
-    stride = 1 << (math.ceil(dense.ffn / _FFN_LEVELS) - 1).bit_length()
+    unit = rules.devices * rules.channels
+    stride = unit << (math.ceil(dense.ffn / (_FFN_LEVELS * unit)) - 1).bit_length()
     ffn = sorted({dense.ffn, *range(stride, dense.ffn, stride)}, reverse=True)
     return Space((*attention, (0, 0)), (*ffn, 0), shape.num_layers)
 

@@ -27,8 +27,8 @@ def export_onnx(directory: Path, job: Export) -> None:
 exporters.add(
     "onnx",
     Exporter(
-        export_onnx,
-        lambda source: check_config(source.config, source.shape),
+        write=export_onnx,
+        check=lambda source: check_config(source.config, source.shape),
         folder=FOLDER,
         served_by="lathe serve {out}",
     ),

@@ -20,7 +20,7 @@ SURFACE = {
         "--calibration", "--calibration-tokens", "--evaluation", "--method", "--evaluations", "--tolerance",
         "--seed", "--force", "--no-force", "--overwrite", "--no-overwrite", "--remeasure", "--no-remeasure",
         "--dry-run", "--json", "--debug", "--no-debug", "--export", "--profile", "--plan", "--front",
-        "--target-throughput", "--max-perplexity-increase",
+        "--target-throughput", "--max-perplexity-increase", "--for", "--tensor-parallel",
     },
     "export": {"model", "--output", "-o", "--to", "--tensor-parallel", "--json", "--debug", "--no-debug"},
     "evaluate": {
@@ -31,6 +31,7 @@ SURFACE = {
         "model", "--target-latency", "--target-speedup", "--target-memory", "--keep", "--latency-metric",
         "--batch-size", "--context", "--output-tokens", "--backend", "--threads", "--profile", "--latency",
         "--no-latency", "--calibration", "--calibration-tokens", "--seed", "--json", "--debug", "--no-debug",
+        "--for", "--tensor-parallel",
     },
     "profile": {
         "model", "--output", "-o", "--backend", "--latency-metric", "--batch-size", "--context",

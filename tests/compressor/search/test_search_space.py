@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from compressor.errors import UserError
+from compressor.export.vllm import check_parallel
 from compressor.plan import LayerShape, ModelShape, Plan
-from compressor.search.space import make_space, memory_constraint, parameter_constraint
+from compressor.rules import Rules
+from compressor.search.space import Space, make_space, memory_constraint, parameter_constraint
 
 
 @st.composite
@@ -39,6 +42,64 @@ def test_levels_are_legal_widest_first_and_end_with_the_dropped_block(shape: Mod
     assert step & (step - 1) == 0
     assert all(width % step == 0 for width in aligned)
     assert step < 2 * max(1, dense.ffn / 32)
+
+
+@st.composite
+def spaces_under_rules(draw: st.DrawFn) -> tuple[ModelShape, Rules, int, int, Space]:
+    """A model that some devices can share in multiples of a size, and its space."""
+    devices, multiple = draw(st.sampled_from((1, 2, 3, 4, 8))), draw(st.sampled_from((1, 8, 32)))
+    head_dim = draw(st.sampled_from((16, 32, 48, 64, 128)))
+    kv = draw(st.integers(1, 40))
+    layer = LayerShape(kv * draw(st.integers(1, 8)), kv, devices * multiple * draw(st.integers(1, 600)))
+    shape = ModelShape(64, 1000, head_dim, True, draw(st.integers(1, 4)), layer)
+    rules = Rules.of(devices, multiple, head_dim)
+    assume(rules.allow(layer))
+    return shape, rules, devices, multiple, make_space(shape, rules)
+
+
+@given(spaces_under_rules(), st.data())
+def test_every_plan_of_a_space_keeps_its_rules(
+    made: tuple[ModelShape, Rules, int, int, Space], data: st.DataObject
+) -> None:
+    shape, rules, devices, multiple, space = made
+    levels = [len(space.levels(kind)) for _, kind in space.blocks]
+    plan = space.plan(data.draw(st.tuples(*(st.integers(0, n - 1) for n in levels))))
+    rules.check(plan)
+    check_parallel(plan, devices)
+    for layer in plan:
+        read_on_each = (layer.query_heads / devices * shape.head_dim, layer.ffn / devices)
+        assert all(size % multiple == 0 for size in read_on_each)
+
+
+@given(spaces_under_rules())
+def test_rules_leave_as_many_levels_as_there_are(made: tuple[ModelShape, Rules, int, int, Space]) -> None:
+    shape, rules, devices, multiple, space = made
+    dense = shape.layer
+    assert space.attention[0] == (dense.query_heads, dense.kv_heads)
+    assert space.ffn[0] == dense.ffn
+    allowed = [kv for kv in range(1, dense.kv_heads + 1)
+               if any(rules.allow_attention(kv * h, kv) for h in range(1, dense.heads_per_group + 1))]
+    kept = {kv for _, kv in space.attention if kv}
+    assert kept <= set(allowed)
+    assert len(kept) >= min(len(allowed), 5)
+    assert len(space.ffn) >= min(dense.ffn // (devices * multiple), 16)
+
+
+@pytest.mark.parametrize(
+    ("layer", "rules", "message"),
+    [
+        (LayerShape(9, 3, 96), Rules(2), "2 devices cannot share layer 0 .* with --tensor-parallel 1, 3."),
+        (LayerShape(8, 4, 96), Rules(16), "The dense model can be served with --tensor-parallel 1, 2, 4, 8."),
+        (LayerShape(8, 4, 96), Rules.of(2, 32, 32), "in sizes that quantized kernels take. .* 1."),
+        (LayerShape(8, 4, 100), Rules.of(1, 32, 32), "query heads in multiples of 1, FFN .* of 32."),
+        (LayerShape(3, 3, 96), Rules.of(1, 32, 16), "query heads in multiples of 2, FFN .* of 32."),
+    ],
+)
+def test_a_dense_model_that_breaks_the_rules_is_refused(
+    layer: LayerShape, rules: Rules, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        make_space(ModelShape(64, 1000, 16, True, 2, layer), rules)
 
 
 @given(shapes(), st.data())

@@ -1,0 +1,85 @@
+"""What `compress` does with its options, and what it prints; each gives the exit status."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from compressor.cli.common import emit
+
+if TYPE_CHECKING:
+    from compressor.pipeline.options import Options
+
+
+def front(options: Options, as_json: bool) -> int:
+    """Write the front; print it."""
+    from rich.console import Console
+
+    from compressor.pipeline.front import write_front
+    from compressor.progress import Progress
+    from compressor.report import print_front
+
+    document = write_front(options, Progress(quiet=as_json))
+    if as_json:
+        emit(document)
+    else:
+        print_front(document, Console())
+        typer.echo(f"{options.out}/front.svg shows it; `compress {options.model} --plan FILE` makes one")
+    return 0
+
+
+def dry_run(options: Options, as_json: bool) -> int:
+    """Check everything, print the card, write nothing."""
+    from rich.console import Console
+
+    from compressor.pipeline.preflight import preflight
+    from compressor.progress import Progress
+    from compressor.report import print_card
+
+    card = preflight(options, Progress(quiet=as_json))
+    if as_json:
+        emit(card.to_json())
+    else:
+        print_card(card.to_json(), Console())
+    return 0
+
+
+def run(options: Options, as_json: bool) -> int:
+    """Compress; print the report and how to serve the artefact."""
+    from rich.console import Console
+
+    from compressor.export import exporters
+    from compressor.pipeline.compress import compress
+    from compressor.progress import Progress
+    from compressor.report import print_report
+
+    outcome = compress(options, Progress(quiet=as_json))
+    if as_json:
+        emit(outcome.report)
+    if outcome.status == "already-met":
+        if not as_json:
+            typer.echo(
+                "the dense model already meets the target; nothing was written (--force compresses anyway)"
+            )
+        return 0
+    latency = outcome.report["latency"]
+    if outcome.status == "unmeasured" and not as_json:
+        kind = "estimated" if latency["profile"]["estimate"] else "predicted from the profile"
+        typer.echo(
+            f"{latency['predicted_ms']:.4g} ms are {kind}, not measured: this is another machine. On the one "
+            f"that serves: lathe loadtest {outcome.out}"
+        )
+    if not as_json:
+        print_report(outcome.report, Console())
+        commands = [exporters.get(name).served_by.format(out=outcome.out) for name in options.exports]
+        serve = " or ".join(f"`{command}`" for command in commands if command)
+        typer.echo(f"{outcome.out}: serve it with {serve}" if serve else f"{outcome.out}: written")
+    if outcome.status == "missed":
+        typer.echo(
+            f"error: the artefact took {latency['measured_ms']:.4g} ms; the target was "
+            f"{latency['target_ms']:.4g} ms. Run again when the machine is quieter, or relax the target.",
+            err=True,
+        )
+        return 3
+    return 0

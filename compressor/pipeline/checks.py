@@ -1,0 +1,105 @@
+"""Refusals before a weight is read: of output, disk, text, context, a given plan, and by transformers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from compressor.calibration.sources import read_documents
+from compressor.calibration.tokens import SELF, load_tokenizer, token_windows, window_length
+from compressor.errors import UserError
+from compressor.export.manifest import MANIFEST
+from compressor.latency.workload import Workload
+from compressor.pipeline.options import WINDOW, Options
+from compressor.plan import Plan
+from compressor.rules import Rules
+from compressor.search.space import Space
+from compressor.source import Source
+
+
+def check_output(options: Options) -> None:
+    """Refuse an output that exists (unless asked to replace it) or cannot be written."""
+    out = options.out
+    if out.name in ("", ".."):
+        raise UserError(f"--output {out} has no name of its own", "Choose another --output.")
+    if out.exists() and not options.overwrite:
+        raise UserError(f"{out} exists", "Choose another --output, or give --overwrite to replace it.")
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise UserError(f"{out} is not an artefact, which --overwrite is for", "Choose another --output.")
+    parent = out.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"cannot write {out}: {parent} is not a writable directory")
+
+
+def check_loads(source: Source) -> None:
+    """Whether transformers takes the config and the tokenizer."""
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(source.path)
+    except Exception as error:
+        raise UserError(f"transformers refuses the config.json of {source.path}: {error}") from None
+    load_tokenizer(source)
+
+
+def check_texts(options: Options, source: Source) -> None:
+    """Whether the calibration text can be read, and the evaluation text fills a window."""
+    if options.calibration != SELF:
+        read_documents(options.calibration)
+    text, window = options.evaluation, window_length(source, WINDOW)
+    if text is not None and not len(token_windows(source, text, window)):
+        raise UserError(f"{text} is shorter than one window of {window} tokens", "Give more text.")
+
+
+def check_context(workload: Workload, source: Source) -> None:
+    """Refuse a context that the model has no positions for."""
+    limit = source.positions
+    if workload.context >= limit:
+        raise UserError(
+            f"--context {workload.context} does not fit the model's {limit} positions",
+            f"Give at most {limit - 1}.",
+        )
+
+
+def check_disk(out: Path, source: Source) -> None:
+    """Refuse a disk without the room that a run may need."""
+    parent = out.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    needed, free = disk_needed(source), shutil.disk_usage(parent).free
+    if free < needed:
+        raise UserError(
+            f"{parent} has {free / 2**20:.0f} MiB free; this run may need {needed / 2**20:.0f} MiB",
+            "Free some space, or put --output on another disk.",
+        )
+
+
+def disk_needed(source: Source) -> int:
+    """Bytes that a run may hold on disk: checkpoint, graph, and the run directory."""
+    return 3 * source.shape.weight_bytes(source.shape.dense_plan, 4) + 64 * 2**20
+
+
+def read_plan(path: Path, space: Space, rules: Rules) -> Plan:
+    """A plan that keeps to the rules and is made of the space's levels."""
+    plan = Plan.load(path)
+    if len(plan) != space.layers:
+        raise UserError(f"{path} has {len(plan)} layers; the model has {space.layers}")
+    rules.check(plan, str(path))
+    for index, layer in enumerate(plan):
+        if (layer.query_heads, layer.kv_heads) not in space.attention:
+            heads = ", ".join(f"{q}/{kv}" for q, kv in space.attention)
+            raise UserError(
+                f"{path}: layer {index} has {layer.query_heads} query heads over {layer.kv_heads} KV heads",
+                f"Choose of {heads}.",
+            )
+        if layer.ffn not in space.ffn:
+            raise UserError(
+                f"{path}: layer {index} has {layer.ffn} FFN channels",
+                f"Choose of {', '.join(map(str, space.ffn))}.",
+            )
+    if not any(layer.kv_heads for layer in plan):
+        raise UserError(f"{path} has no attention block", "Keep one: it carries positions.")
+    return plan
