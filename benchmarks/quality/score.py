@@ -22,11 +22,13 @@ _SCORED = 2**32
 @dataclass(frozen=True)
 class Score:
     """Means over predicted tokens: loss (nats), kl = KL(dense || subnet) over the whole vocabulary (nats),
-    agreement = share of tokens whose likeliest successor is the dense model's."""
+    agreement = share of tokens whose likeliest successor is the dense model's, acceptance = share of the
+    subnet's drafts that the dense model would accept, sampling: the sum of min(p, q)."""
 
     loss: float
     kl: float
     agreement: float
+    acceptance: float
 
 
 @torch.inference_mode()
@@ -34,15 +36,16 @@ def score(
     setting: Setting, logprobs: Callable[[torch.Tensor], torch.Tensor], windows_BT: torch.Tensor
 ) -> Score:
     """logprobs: tokens [b, T] -> [b, T, V]. Every window is predicted from its second token on."""
-    loss = kl = agreement = 0.0
+    loss = kl = agreement = acceptance = 0.0
     for tokens in windows_BT.split(_ROWS):
         dense = setting.head.logprobs(setting.hidden(setting.layers, tokens))[:, :-1]
         mine = logprobs(tokens)[:, :-1]
         loss -= float(mine.gather(-1, tokens[:, 1:, None]).sum())
         kl += float((dense.exp() * (dense - mine)).sum())
         agreement += float((dense.argmax(-1) == mine.argmax(-1)).sum())
+        acceptance += float(torch.minimum(dense, mine).exp().sum())
     count = windows_BT[:, 1:].numel()
-    return Score(loss / count, kl / count, agreement / count)
+    return Score(loss / count, kl / count, agreement / count, acceptance / count)
 
 
 def windows_of(setting: Setting, text: str, count: int) -> torch.Tensor:

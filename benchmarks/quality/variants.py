@@ -66,6 +66,13 @@ class ByLoss(Fitness):
         return self.head.loss(self.windows, hidden_BTD)
 
 
+class ByRejection(Fitness):
+    """Judges by how often the dense model would reject what the subnet drafts."""
+
+    def measure(self, hidden_BTD: torch.Tensor) -> float:
+        return 1 - self.head.acceptance(self._targets, hidden_BTD)
+
+
 @dataclass(frozen=True)
 class WithIntercept(ReformJob):
     """Gives every cut block an output bias to be solved for."""
@@ -89,6 +96,7 @@ variant("lathe-plus-evolution", default_evaluations=200)
 variant("lathe-paper-order", order="paper")
 variant("lathe-no-loop", search=partial(search, bank=plain_bank))
 variant("lathe-perplexity", search=partial(search, fitness=ByLoss))
+variant("lathe-acceptance", search=partial(search, fitness=ByRejection))
 variant("lathe-no-reform", reform="none", whole_rounds=0)
 variant("lathe-no-accumulation", reform="closed-form", whole_rounds=0)
 variant("lathe-output-only", reform="sequential", whole_rounds=0)

@@ -56,7 +56,13 @@ def _subnet(args: argparse.Namespace, work: Path) -> Part:
         races = [duel.race(*_load(args, concurrency)) for concurrency in (1, 8)]
         first, second = duel.sizes()
     gains = {name: second[name] / first[name] for name in first}
-    return {"model": args.shape, "keep": args.keep, "races": races, "sizes": [first, second], "size_ratios": gains}
+    return {
+        "model": args.shape,
+        "keep": args.keep,
+        "races": races,
+        "sizes": [first, second],
+        "size_ratios": gains,
+    }
 
 
 def _class(args: argparse.Namespace, work: Path) -> Part:
@@ -96,7 +102,9 @@ def _load(args: argparse.Namespace, concurrency: int) -> tuple[Load, int, int]:
 
 def _show(name: str, part: Part) -> None:
     for race in part["races"]:
-        spreads = (f"{k} {v['median']:.3f} ({v['min']:.3f} to {v['max']:.3f})" for k, v in race["ratios"].items())
+        spreads = (
+            f"{k} {v['median']:.3f} ({v['min']:.3f} to {v['max']:.3f})" for k, v in race["ratios"].items()
+        )
         print(f"{name}, {part['model']}, {race['concurrency']} at a time: " + "; ".join(spreads))
     rest = {k: v for k, v in part.items() if k not in ("races", "sizes")}
     print(f"{name}: {json.dumps(rest)}", flush=True)
@@ -112,12 +120,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="demo/model", help="trained, for `draft`")
     parser.add_argument("--draft-keep", default="50%")
     parser.add_argument("--draft-tokens", type=int, default=3)
-    parser.add_argument("--draft-calibration", type=int, default=16_384, help="calibration tokens of the draft")
+    parser.add_argument(
+        "--draft-calibration", type=int, default=16_384, help="calibration tokens of the draft"
+    )
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--output-tokens", type=int, default=128)
     parser.add_argument("--requests", type=int, default=2, help="a round, for each that is in flight")
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--compiled", action="store_true", help="torch.compile: a minute more for each server")
+    parser.add_argument(
+        "--compiled", action="store_true", help="torch.compile: a minute more for each server"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/bench/vllm.json"))
     return parser.parse_args()
 

@@ -94,6 +94,22 @@ class Head:
         return total / row
 
 
+    def acceptance(self, targets: DenseTargets, hidden_BTD: torch.Tensor) -> float:
+        """Share of the subnet's drafts that the dense model would accept: the mean over tokens of the sum of
+        min(p, q) (Leviathan et al., arXiv 2211.17192, Corollary 3.6), all outside the dense top-k taken as
+        one (an upper bound)."""
+        total, row = 0.0, 0
+        for part in hidden_BTD.split(_ROWS):
+            logprobs = self.logprobs(part).flatten(0, 1)
+            at = slice(row, row + len(logprobs))
+            mine = logprobs.gather(-1, targets.indices[at])
+            dense, rest = targets.logprobs[at], targets.rest[at]
+            total += float(torch.minimum(dense, mine).exp().sum())
+            total += float(torch.minimum(rest, _rest(mine)).exp().sum())
+            row = at.stop
+        return total / row
+
+
 def _rest(logprobs: torch.Tensor) -> torch.Tensor:
     return (1 - logprobs.exp().sum(-1, keepdim=True)).clamp_min(1e-6).log()
 
