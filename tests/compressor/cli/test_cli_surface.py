@@ -22,7 +22,10 @@ SURFACE = {
         "--dry-run", "--json", "--debug", "--no-debug", "--export", "--profile", "--plan", "--front",
         "--target-throughput", "--max-perplexity-increase",
     },
-    "export": {"model", "--output", "-o", "--to", "--tensor-parallel", "--json", "--debug", "--no-debug"},
+    "export": {
+        "model", "--output", "-o", "--to", "--tensor-parallel", "--quantize", "--json", "--debug",
+        "--no-debug",
+    },
     "evaluate": {
         "models", "--text", "--window", "--windows", "--against", "--tasks", "--task-dir", "--json",
         "--debug", "--no-debug",
