@@ -30,7 +30,8 @@ def export(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Export the dense MODEL as it is, all widths kept; or copy an artefact and add what vLLM needs.
+    """Export the dense MODEL as it is, all widths kept; or copy an artefact and add what vLLM needs; for vLLM
+    either can be quantized.
 
     Examples:
 

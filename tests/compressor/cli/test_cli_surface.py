@@ -82,6 +82,13 @@ def test_lathe_alone_lists_its_commands() -> None:
     assert all(name in shown.output for name in SURFACE)
 
 
+def test_the_report_imports_alone() -> None:
+    """`lathe inspect` begins with it, in a process that has nothing else."""
+    command = [sys.executable, "-c", "import compressor.report.terminal"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_both_console_commands_are_installed(tmp_path: Path) -> None:
     for program, *arguments in (["lathe", "compress"], ["compress"]):
         command = [str(Path(sys.executable).parent / program), *arguments, "--help"]
