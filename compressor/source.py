@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -95,11 +95,11 @@ def open_source(model: str) -> Source:
         UserError: anything that would make a later stage fail.
     """
     path = _locate(model)
-    config = _read_config(path)
+    config = read_config(path)
     family = resolve(config)
     shape = family.shape(config)
-    index = _read_index(path)
-    _check_tensors(path, family, shape, index)
+    index = read_index(path)
+    check_tensors(path, family.tensors(shape), index)
     source = Source(path, Path(model).name or str(path), config, family, shape, index)
     if not source.dtype.is_floating_point:
         raise UserError(f"config.json of {path} asks for `{source.dtype}` weights", "Use a float type.")
@@ -113,7 +113,7 @@ def open_config(model: str) -> Source:
         UserError: there is no such model, or its config will not do.
     """
     path = _locate(model)
-    config = _read_config(path)
+    config = read_config(path)
     family = resolve(config)
     return Source(path, Path(model).name or str(path), config, family, family.shape(config), {})
 
@@ -144,7 +144,12 @@ def _locate(model: str) -> Path:
         ) from None
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """config.json of a checkpoint that is not quantized.
+
+    Raises:
+        UserError: it cannot be read, or is of a quantized checkpoint.
+    """
     file = path / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -163,7 +168,12 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _read_index(path: Path) -> dict[str, TensorEntry]:
+def read_index(path: Path) -> dict[str, TensorEntry]:
+    """Every tensor of a checkpoint, by name, from its safetensors headers.
+
+    Raises:
+        UserError: a file is missing, truncated or damaged.
+    """
     index_file, single = path / "model.safetensors.index.json", path / "model.safetensors"
     if index_file.exists():
         try:
@@ -221,8 +231,15 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
         raise UserError(f"cannot read {file}: {error}", damaged) from None
 
 
-def _check_tensors(path: Path, family: Family, shape: ModelShape, index: dict[str, TensorEntry]) -> None:
-    for name, expected in family.tensors(shape):
+def check_tensors(
+    path: Path, tensors: Iterable[tuple[str, tuple[int, ...]]], index: dict[str, TensorEntry]
+) -> None:
+    """Whether a checkpoint holds these tensors (name, shape) as floats.
+
+    Raises:
+        UserError: one is missing, of another shape, or of integers.
+    """
+    for name, expected in tensors:
         if name not in index:
             raise UserError(
                 f"{path} lacks the tensor `{name}`",

@@ -1,9 +1,9 @@
-"""`lathe export MODEL -o OUT`: the dense model in our formats, or an artefact for vLLM."""
+"""`lathe export MODEL -o OUT`: the dense model in our formats, or an artefact for vLLM, also quantized."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,29 +21,53 @@ def export(
     tensor_parallel: Annotated[
         int, typer.Option(help="Devices that share every layer (vllm): refuse widths that they cannot share.")
     ] = 1,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            help="w4a16 (4-bit weights, groups of 32: widths in multiples of 32) or w8a8 (int8) for vllm, "
+            "rounded to nearest."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Export the dense MODEL as it is, all widths kept; or copy an artefact and add what vLLM needs.
+    """Export the dense MODEL as it is, all widths kept; or copy an artefact and add what vLLM needs; for vLLM
+    either can be quantized.
 
     Examples:
 
       lathe export ./my-llama --to onnx -o my-llama-onnx
 
       lathe export out --to vllm --tensor-parallel 2 -o out-vllm
+
+      lathe export out --to vllm --quantize w4a16 -o out-w4a16
     """
     from compressor.errors import UserError
     from compressor.export.artefact import export_artefact, is_artefact
     from compressor.export.dense import export_dense
+    from compressor.export.quantized import export_quantized
 
     if tensor_parallel < 1:
         raise UserError(f"--tensor-parallel {tensor_parallel} is not a number of devices", "Give at least 1.")
-    if tensor_parallel > 1 and to != "vllm":
-        raise UserError(f"--tensor-parallel does not go with --to {to}", "It is for --to vllm.")
-    if is_artefact(Path(model)):
+    for option, given in {"--tensor-parallel": tensor_parallel > 1, "--quantize": quantize}.items():
+        if given and to != "vllm":
+            raise UserError(f"{option} does not go with --to {to}", "It is for --to vllm.")
+    quantization: dict[str, Any] = {}
+    if quantize:
+        quantization = export_quantized(model, output, quantize, tensor_parallel)
+    elif is_artefact(Path(model)):
         export_artefact(Path(model), output, to, tensor_parallel)
     else:
         export_dense(model, output, to, tensor_parallel)
     if json:
-        emit({"output": str(output), "exporter": to})
+        emit({"output": str(output), "exporter": to} | ({"quantization": quantization} if quantize else {}))
     else:
-        typer.echo(f"{output}: written")
+        typer.echo(f"{output}: written" + (f", {_told(quantization)}" if quantize else ""))
+
+
+def _told(quantization: dict[str, Any]) -> str:
+    before, after = (quantization["weight_bytes"][when] / 2**20 for when in ("before", "after"))
+    error = quantization["relative_error"]
+    return (
+        f"{quantization['scheme']}, weights {before:.1f} -> {after:.1f} MiB; rounding moved the matrices by "
+        f"{error['median']:.1%} (median) to {error['max']:.1%}"
+    )

@@ -10,11 +10,15 @@ from typing import Any
 import torch
 
 from compressor.errors import UserError
+from compressor.export.base import Export
 from compressor.export.dense import staged
+from compressor.export.layout import cut_tensors
 from compressor.export.manifest import write_manifest
 from compressor.export.vllm import PLUGIN, check_head_size, check_parallel, write_plugin
+from compressor.families import families
 from compressor.modeling import PLUGIN_FILES
 from compressor.plan import Plan
+from compressor.source import Source, check_tensors, read_config, read_index
 
 
 def is_artefact(path: Path) -> bool:
@@ -45,6 +49,21 @@ def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int 
             raise UserError(f"cannot copy {artefact}: {error}") from None
         write_plugin(temporary / PLUGIN, config["model_type"])
         write_manifest(temporary)
+
+
+def open_artefact(path: Path) -> Export:
+    """An artefact as a job to write once more: its plan, and its tensors as they are. Reads no weights.
+
+    Raises:
+        UserError: it is quantized, incomplete, or its weights are not those of its plan.
+    """
+    config, plan = read_config(path), Plan.load(path / "plan.json")
+    declared = (families.get(name) for name in families.known())
+    family = next(family for family in declared if family.exported_type == config["model_type"])
+    shape, index = family.shape(config), read_index(path)
+    check_tensors(path, cut_tensors(family, shape, plan), index)
+    source = Source(path.resolve(), path.resolve().name, config, family, shape, index)
+    return Export(source, plan, source.tensor)
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from compressor.errors import UserError
 from compressor.export.base import Export, Exporter, exporters
 from compressor.export.files import atomic_write, sync_directory, write_bytes, write_json
 from compressor.export.layout import cut_tensors
-from compressor.export.safetensors import DTYPE_NAMES, tensor_bytes, write_safetensors
+from compressor.export.safetensors import DTYPE_NAMES, Entry, write_safetensors
 from compressor.modeling import AUTO_MAPS, SHIPPED_FILES
 from compressor.plan import LayerShape, Plan
 from compressor.source import Source
@@ -44,23 +44,39 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint that loads through AutoModelForCausalLM, with or without Lathe installed.
 
-    `tensor` gives a cut tensor by name and is asked once for each; values are stored in `source.dtype`. One
-    tensor is in memory at a time. `config.json` is written last: a directory that has it is complete. An
-    older checkpoint in `directory` is replaced.
+    `tensor` gives a cut tensor by name; values are stored in `source.dtype`. Otherwise as `write_model`.
 
     Raises:
-        UserError: the family has no uneven model, the dtype cannot be stored, `directory` is the source's
-            own, or the file system refuses.
+        UserError: as `uneven_config` and `write_model`.
+    """
+    config = uneven_config(source, plan)
+    shapes = cut_tensors(source.family, source.shape, plan)
+    entries = {name: Entry(dims, source.dtype) for name, dims in shapes}
+    write_model(directory, source, config, entries, Export(source, plan, tensor).stored, max_shard_bytes)
+
+
+def write_model(
+    directory: Path,
+    source: Source,
+    config: dict[str, Any],
+    entries: Mapping[str, Entry],
+    tensor: Callable[[str], torch.Tensor],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write tensors as they are to be stored, and what else a checkpoint of ours has.
+
+    `tensor` is asked once for each name, in order; one tensor is in memory at a time. `config.json` is
+    written last: a directory that has it is complete. An older checkpoint in `directory` is replaced.
+
+    Raises:
+        UserError: the dtype cannot be stored, `directory` is the source's own, or the file system refuses.
     """
     if directory.resolve() == source.path:
         raise UserError(f"{directory} holds the dense model", "Choose another output directory.")
     if source.dtype not in DTYPE_NAMES:
         raise UserError(f"cannot store {source.dtype} weights", "Set `dtype` in config.json to a float type.")
-    config = uneven_config(source, plan)
     _clear(directory)
-    job = Export(source, plan, tensor)
-    shapes = dict(cut_tensors(source.family, source.shape, plan))
-    _write_shards(directory, _shards(shapes, source.dtype, max_shard_bytes), source.dtype, job.stored)
+    _write_shards(directory, _shards(entries, max_shard_bytes), tensor)
     for file in SHIPPED_FILES[source.family.exported_type]:
         write_bytes(directory / file.name, file.read_bytes())
     copy_companions(source.path, directory)
@@ -131,36 +147,30 @@ def copy_companions(source: Path, target: Path) -> None:
             shutil.copyfileobj(reader, writer)
 
 
-def _shards(
-    shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, limit: int
-) -> list[dict[str, tuple[int, ...]]]:
+def _shards(entries: Mapping[str, Entry], limit: int) -> list[dict[str, Entry]]:
     """Tensors in order, cut where the next would exceed `limit`; a larger one is alone in its shard."""
-    shards: list[dict[str, tuple[int, ...]]] = [{}]
+    shards: list[dict[str, Entry]] = [{}]
     filled = 0
-    for name, dims in shapes.items():
-        size = tensor_bytes(dims, dtype)
-        if shards[-1] and filled + size > limit:
+    for name, entry in entries.items():
+        if shards[-1] and filled + entry.bytes > limit:
             shards.append({})
             filled = 0
-        shards[-1][name] = dims
-        filled += size
+        shards[-1][name] = entry
+        filled += entry.bytes
     return shards
 
 
 def _write_shards(
-    directory: Path,
-    shards: list[dict[str, tuple[int, ...]]],
-    dtype: torch.dtype,
-    tensor: Callable[[str], torch.Tensor],
+    directory: Path, shards: list[dict[str, Entry]], tensor: Callable[[str], torch.Tensor]
 ) -> None:
     if len(shards) == 1:
-        write_safetensors(directory / _WEIGHTS, shards[0], dtype, tensor)
+        write_safetensors(directory / _WEIGHTS, shards[0], tensor)
         return
     weight_map, total = {}, 0
-    for number, shapes in enumerate(shards, 1):
+    for number, entries in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_safetensors(directory / file, shapes, dtype, tensor)
-        weight_map.update(dict.fromkeys(shapes, file))
-        total += sum(tensor_bytes(dims, dtype) for dims in shapes.values())
+        write_safetensors(directory / file, entries, tensor)
+        weight_map.update(dict.fromkeys(entries, file))
+        total += sum(entry.bytes for entry in entries.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     write_json(directory / f"{_WEIGHTS}.index.json", index)

@@ -5,44 +5,53 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from compressor.export.files import atomic_write
 
 DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_NAMES = DTYPE_NAMES | {torch.int64: "I64", torch.int32: "I32", torch.int8: "I8"}
+
+
+class Entry(NamedTuple):
+    """A tensor to write, before there are values."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 def write_safetensors(
-    path: Path,
-    shapes: Mapping[str, tuple[int, ...]],
-    dtype: torch.dtype,
-    tensor: Callable[[str], torch.Tensor],
+    path: Path, entries: Mapping[str, Entry], tensor: Callable[[str], torch.Tensor]
 ) -> None:
-    """Write the tensors of `shapes`, in that order and all of `dtype`, asking `tensor` for one at a time.
+    """Write the tensors of `entries`, asking `tensor` for one at a time, in their order.
+
+    In the file the wider dtypes come first, so that readers find every value aligned.
 
     Raises:
         UserError: the file system refuses.
         ValueError: a tensor has another shape or dtype than was announced.
     """
     header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, dims in shapes.items():
-        end = offset + tensor_bytes(dims, dtype)
-        header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": dims, "data_offsets": (offset, end)}
-        offset = end
+    places, end = {}, 0
+    for name, entry in sorted(entries.items(), key=lambda item: -item[1].dtype.itemsize):
+        places[name], end = end, end + entry.bytes
+        span = (places[name], end)
+        header[name] = {"dtype": _NAMES[entry.dtype], "shape": entry.shape, "data_offsets": span}
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    with atomic_write(path, 8 + len(encoded) + offset) as handle:
+    data = 8 + len(encoded)
+    with atomic_write(path, data + end) as handle:
         handle.write(len(encoded).to_bytes(8, "little"))
         handle.write(encoded)
-        for name, dims in shapes.items():
+        for name, (dims, dtype) in entries.items():
             value = tensor(name)
             if value.shape != dims or value.dtype != dtype:
                 raise ValueError(f"`{name}` is {value.dtype} {list(value.shape)}, not {dtype} {list(dims)}")
+            handle.seek(data + places[name])
             handle.write(value.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
-
-
-def tensor_bytes(dims: tuple[int, ...], dtype: torch.dtype) -> int:
-    return torch.Size(dims).numel() * dtype.itemsize

@@ -6,16 +6,18 @@ import shlex
 import sys
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compressor.latency.fingerprint import fingerprint
 from compressor.latency.measure import Comparison
 from compressor.latency.workload import METRICS
-from compressor.pipeline.finish import Verified
-from compressor.pipeline.options import Options
-from compressor.pipeline.preflight import Card
-from compressor.pipeline.solve import Round, Solver
 from compressor.progress import Progress, peak_memory_bytes
+
+if TYPE_CHECKING:  # the pipeline imports this module
+    from compressor.pipeline.finish import Verified
+    from compressor.pipeline.options import Options
+    from compressor.pipeline.preflight import Card
+    from compressor.pipeline.solve import Round, Solver
 
 FORMAT = "lathe-report/1"
 

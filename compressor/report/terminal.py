@@ -15,6 +15,10 @@ _CARD = ("target_ms", "dense_ms", "floor_ms")
 def print_report(report: Mapping[str, Any], console: Console) -> None:
     console.print(_layers(report))
     console.print(_summary(report))
+    if "quantization" in report:
+        stored = report["quantization"]
+        size = stored["weight_bytes"]["after"] / 2**20
+        console.print(f"Stored as {stored['scheme']}, {size:.2f} MiB. The table is from before rounding.")
 
 
 def print_card(card: Mapping[str, Any], console: Console) -> None:

@@ -22,7 +22,10 @@ SURFACE = {
         "--dry-run", "--json", "--debug", "--no-debug", "--export", "--profile", "--plan", "--front",
         "--target-throughput", "--max-perplexity-increase", "--for", "--tensor-parallel",
     },
-    "export": {"model", "--output", "-o", "--to", "--tensor-parallel", "--json", "--debug", "--no-debug"},
+    "export": {
+        "model", "--output", "-o", "--to", "--tensor-parallel", "--quantize", "--json", "--debug",
+        "--no-debug",
+    },
     "evaluate": {
         "models", "--text", "--window", "--windows", "--against", "--tasks", "--task-dir", "--json",
         "--debug", "--no-debug",
@@ -78,6 +81,13 @@ def test_help_tells_what_each_option_does(name: str) -> None:
 def test_lathe_alone_lists_its_commands() -> None:
     shown = lathe()
     assert all(name in shown.output for name in SURFACE)
+
+
+def test_the_report_imports_alone() -> None:
+    """`lathe inspect` begins with it, in a process that has nothing else."""
+    command = [sys.executable, "-c", "import compressor.report.terminal"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_both_console_commands_are_installed(tmp_path: Path) -> None:

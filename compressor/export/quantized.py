@@ -1,0 +1,142 @@
+"""A checkpoint for vLLM whose decoder matrices are rounded, from an artefact or from a dense model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from compressor.errors import UserError
+from compressor.export.artefact import is_artefact, open_artefact
+from compressor.export.base import Export
+from compressor.export.checkpoint import uneven_config, write_model
+from compressor.export.compressed_tensors import Scheme, scheme_named
+from compressor.export.dense import staged
+from compressor.export.files import write_json
+from compressor.export.layout import cut_tensors
+from compressor.export.manifest import write_manifest
+from compressor.export.safetensors import Entry
+from compressor.export.vllm import PLUGIN, check_parallel, check_served, write_plugin
+from compressor.plan import ModelShape, Plan
+from compressor.source import open_source
+
+REPORT = "report.json"
+
+
+def export_quantized(model: str, output: Path, scheme: str, tensor_parallel: int = 1) -> dict[str, Any]:
+    """Write an artefact, or a dense model, quantized and with vLLM's definition of it, into a directory that
+    must not exist yet. One tensor is in memory at a time. Returns what `report.json` then says of it.
+
+    Raises:
+        UserError: the model is quantized already or cannot be read, vLLM cannot serve its widths like this,
+            or the output exists.
+    """
+    chosen = scheme_named(scheme)
+    job = open_artefact(Path(model)) if is_artefact(Path(model)) else _dense(model)
+    check_served(job.source)
+    check_parallel(job.plan, tensor_parallel)
+    check_quantized(job.plan, job.source.shape, scheme, tensor_parallel)
+    if output.exists():
+        raise UserError(f"{output} exists", "Choose another --output.")
+    tensors = _Quantized(job, chosen)
+    config = uneven_config(job.source, job.plan) | {"quantization_config": chosen.config()}
+    with staged(output) as temporary:
+        write_model(temporary, job.source, config, tensors.entries, tensors)
+        write_plugin(temporary / PLUGIN, job.source.family.exported_type)
+        write_json(temporary / "plan.json", job.plan.to_json())
+        _write_report(job.source.path / REPORT, temporary, tensors.summary())
+        write_manifest(temporary)
+    return tensors.summary()
+
+
+def check_quantized(plan: Plan, shape: ModelShape, scheme: str, tensor_parallel: int = 1) -> None:
+    """Whether vLLM has kernels for a quantized plan, from its widths alone: groups must divide the inputs of
+    every matrix on every device. vLLM's CPU build wants outputs in multiples of 32 too, which they then are
+    for every head size that it serves; a scale per channel takes any width.
+
+    Raises:
+        UserError: they do not divide; names the layer, its width and what would.
+    """
+    chosen = scheme_named(scheme)
+    if not chosen.group:
+        return
+    if shape.hidden_size % chosen.group:
+        raise UserError(
+            f"{chosen} cannot divide the hidden size, {shape.hidden_size}", "--quantize w8a8 takes any size."
+        )
+    step = chosen.group * tensor_parallel
+    devices = f" on {tensor_parallel} devices" if tensor_parallel > 1 else ""
+    for index, layer in enumerate(plan.layers):
+        width = layer.query_heads * shape.head_dim
+        if width % step == layer.ffn % step == 0:
+            continue
+        attention = f"{layer.query_heads} query heads (width {width})"
+        found = attention if width % step else f"{layer.ffn} FFN channels"
+        raise UserError(
+            f"{chosen}{devices} needs widths in multiples of {step}, and layer {index} has {found}",
+            f"--quantize w8a8 takes any width; or compress to multiples of {step}.",
+        )
+
+
+def _dense(model: str) -> Export:
+    source = open_source(model)
+    return Export(source, source.shape.dense_plan, source.tensor)
+
+
+class _Quantized:
+    """Tensors as they are stored, by name: a matrix is rounded when the first of its tensors is asked for.
+    What is not a matrix of a layer stays as it is."""
+
+    def __init__(self, job: Export, scheme: Scheme) -> None:
+        self._job, self._scheme = job, scheme
+        self._matrices: dict[str, str] = {}
+        self._at, self._parts = "", dict[str, torch.Tensor]()
+        self._errors: list[float] = []
+        self._bytes_before = 0
+        self.entries: dict[str, Entry] = {}
+        source = job.source
+        whole = (f"{source.family.embedding}.weight", f"{source.family.head}.weight")
+        for name, dims in cut_tensors(source.family, source.shape, job.plan):
+            plain = Entry(dims, source.dtype)
+            self._bytes_before += plain.bytes
+            rounded = len(dims) == 2 and name not in whole
+            parts = scheme.entries(name, dims, source.dtype) if rounded else {name: plain}
+            self.entries |= parts
+            self._matrices |= dict.fromkeys(parts, name) if rounded else {}
+
+    def __call__(self, name: str) -> torch.Tensor:
+        if name not in self._matrices:
+            return self._job.stored(name)
+        matrix = self._matrices[name]
+        if matrix != self._at:
+            weight = self._job.tensor(matrix)
+            self._parts, error = self._scheme.store(matrix, weight, self._job.source.dtype)
+            self._at = matrix
+            self._errors.append(error)
+        return self._parts.pop(name)
+
+    def summary(self) -> dict[str, Any]:
+        """Once all were asked for: bytes, and how much rounding changed each matrix (norm of the difference
+        over norm of the matrix)."""
+        after = sum(entry.bytes for entry in self.entries.values())
+        return {
+            "scheme": self._scheme.name,
+            "group": self._scheme.group,
+            "weight_bytes": {"before": self._bytes_before, "after": after},
+            "relative_error": {"median": median(self._errors or [0]), "max": max(self._errors, default=0)},
+            "measured": "All else in this report was measured before rounding.",
+        }
+
+
+def _write_report(written: Path, directory: Path, summary: dict[str, Any]) -> None:
+    """The artefact's report, if it has one, with what rounding did."""
+    if not written.exists():
+        return
+    try:
+        report = json.loads(written.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {written}: {error}") from None
+    write_json(directory / REPORT, report | {"quantization": summary})
