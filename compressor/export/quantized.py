@@ -11,7 +11,7 @@ import torch
 
 from compressor.errors import UserError
 from compressor.export.artefact import is_artefact, open_artefact
-from compressor.export.base import Export
+from compressor.export.base import Export, destinations, rules_of
 from compressor.export.checkpoint import uneven_config, write_model
 from compressor.export.compressed_tensors import Scheme, scheme_named
 from compressor.export.dense import staged
@@ -19,9 +19,9 @@ from compressor.export.files import write_json
 from compressor.export.layout import cut_tensors
 from compressor.export.manifest import write_manifest
 from compressor.export.safetensors import Entry
-from compressor.export.vllm import PLUGIN, check_parallel, check_served, write_plugin
-from compressor.plan import ModelShape, Plan
-from compressor.source import open_source
+from compressor.export.vllm import PLUGIN, write_plugin
+from compressor.plan import Plan
+from compressor.source import Source, open_source
 
 REPORT = "report.json"
 
@@ -36,9 +36,7 @@ def export_quantized(model: str, output: Path, scheme: str, tensor_parallel: int
     """
     chosen = scheme_named(scheme)
     job = open_artefact(Path(model)) if is_artefact(Path(model)) else _dense(model)
-    check_served(job.source)
-    check_parallel(job.plan, tensor_parallel)
-    check_quantized(job.plan, job.source.shape, scheme, tensor_parallel)
+    check_quantized(job.source, job.plan, scheme, tensor_parallel)
     if output.exists():
         raise UserError(f"{output} exists", "Choose another --output.")
     tensors = _Quantized(job, chosen)
@@ -52,33 +50,17 @@ def export_quantized(model: str, output: Path, scheme: str, tensor_parallel: int
     return tensors.summary()
 
 
-def check_quantized(plan: Plan, shape: ModelShape, scheme: str, tensor_parallel: int = 1) -> None:
-    """Whether vLLM has kernels for a quantized plan, from its widths alone: groups must divide the inputs of
-    every matrix on every device. vLLM's CPU build wants outputs in multiples of 32 too, which they then are
-    for every head size that it serves; a scale per channel takes any width.
+def check_quantized(source: Source, plan: Plan, scheme: str, tensor_parallel: int = 1) -> None:
+    """Whether vLLM has kernels for a quantized plan, by the rules that a search keeps to with
+    `--for vllm-w4a16`. (vLLM's CPU build wants outputs in multiples of 32 too, which they then are for every
+    head size that it serves.)
 
     Raises:
-        UserError: they do not divide; names the layer, its width and what would.
+        UserError: it has none; names the layer, its widths and what would do.
     """
-    chosen = scheme_named(scheme)
-    if not chosen.group:
-        return
-    if shape.hidden_size % chosen.group:
-        raise UserError(
-            f"{chosen} cannot divide the hidden size, {shape.hidden_size}", "--quantize w8a8 takes any size."
-        )
-    step = chosen.group * tensor_parallel
-    devices = f" on {tensor_parallel} devices" if tensor_parallel > 1 else ""
-    for index, layer in enumerate(plan.layers):
-        width = layer.query_heads * shape.head_dim
-        if width % step == layer.ffn % step == 0:
-            continue
-        attention = f"{layer.query_heads} query heads (width {width})"
-        found = attention if width % step else f"{layer.ffn} FFN channels"
-        raise UserError(
-            f"{chosen}{devices} needs widths in multiples of {step}, and layer {index} has {found}",
-            f"--quantize w8a8 takes any width; or compress to multiples of {step}.",
-        )
+    destination = destinations.get(f"vllm-{scheme}")
+    destination.check(source)
+    rules_of([destination], source.shape.head_dim, tensor_parallel).check(plan)
 
 
 def _dense(model: str) -> Export:

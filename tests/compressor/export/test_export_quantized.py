@@ -173,21 +173,20 @@ def test_codes_are_aligned_in_the_file(tmp_path: Path, source: Source) -> None:
         ((0, 0, 32), 1, None),
         ((3, 3, 0), 1, None),
         ((4, 2, 64), 2, None),
-        ((8, 4, 48), 1, "widths in multiples of 32, and layer 1 has 48 FFN channels"),
-        ((8, 4, 96), 2, "on 2 devices needs widths in multiples of 64, and layer 1 has 96 FFN channels"),
-        ((2, 2, 64), 4, r"multiples of 128, and layer 1 has 2 query heads \(width 64\)"),
+        ((8, 4, 48), 1, r"no quantized kernels for layer 1 \(8 query heads, 4 KV heads, 48 FFN channels\)"),
+        ((8, 4, 96), 2, "2 devices cannot share layer 1 .* in sizes that quantized kernels take"),
+        ((2, 2, 64), 4, "4 devices cannot share layer 1 .* can be served with --tensor-parallel 1, 2"),
     ],
 )
 def test_widths_that_groups_divide(
     source: Source, layer: tuple[int, int, int], devices: int, message: str | None
 ) -> None:
     subnet = plan((0, 0, 0), layer)
-    check_quantized(subnet, source.shape, "w8a8", devices)
     if message is None:
-        check_quantized(subnet, source.shape, "w4a16", devices)
+        check_quantized(source, subnet, "w4a16", devices)
         return
-    with pytest.raises(UserError, match=message + ".*--quantize w8a8 takes any width; or compress to"):
-        check_quantized(subnet, source.shape, "w4a16", devices)
+    with pytest.raises(UserError, match=message):
+        check_quantized(source, subnet, "w4a16", devices)
 
 
 def test_refusals(tmp_path: Path, source: Source) -> None:
@@ -199,14 +198,14 @@ def test_refusals(tmp_path: Path, source: Source) -> None:
     narrow = checkpoint(tmp_path / "narrow", head_dim=32, hidden_size=72)
     before = {file.name for file in tmp_path.iterdir()}
     refused = {
-        (str(odd), "--to", "vllm", "--quantize", "w4a16"): "layer 0 has 33 FFN channels",
+        (str(odd), "--to", "vllm", "--quantize", "w4a16"): "0 KV heads, 33 FFN channels)",
         (str(odd), "--to", "vllm", "--quantize", "w8a8", "--tensor-parallel", "2"): "cannot share layer 0",
         (str(odd), "--to", "vllm", "--quantize", "int4"): "Known: w4a16, w8a8",
         (str(odd), "--to", "checkpoint", "--quantize", "w8a8"): "--quantize does not go with --to checkpoint",
         (str(source.path), "--quantize", "w8a8"): "--quantize does not go with --to onnx",
         (str(done), "--to", "vllm", "--quantize", "w8a8"): "is a quantized checkpoint",
         (str(other), "--to", "vllm", "--quantize", "w8a8"): "layers.0.mlp.gate_proj.weight` in",
-        (str(narrow.path), "--to", "vllm", "--quantize", "w4a16"): "cannot divide the hidden size, 72",
+        (str(narrow.path), "--to", "vllm", "--quantize", "w4a16"): "no 4-bit kernels for a hidden size of 72",
     }
     for arguments, message in refused.items():
         result = lathe("export", *arguments, "-o", str(tmp_path / "out"))
