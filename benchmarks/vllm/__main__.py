@@ -51,7 +51,7 @@ def main() -> None:
 
 def _subnet(args: argparse.Namespace, work: Path) -> Part:
     dense = random_model(args.shape, work)
-    small = subnet(dense, args.keep, work, tokens=1024)
+    small = subnet(dense, args.keep, work, tokens=2048)
     with Duel((dense, _flags(args)), (small, _flags(args))) as duel:
         races = [duel.race(*_load(args, concurrency)) for concurrency in (1, 8)]
         first, second = duel.sizes()

@@ -45,6 +45,7 @@ SURFACE = {
     "serve": {
         "out", "--host", "--port", "--engine", "--threads", "--max-batch", "--max-length", "--max-queue",
         "--served-model-name", "--api-key", "--drain-timeout", "--json", "--debug", "--no-debug",
+        "engine_args", "--draft", "--draft-tokens",
     },
     "loadtest": {
         "target", "--against", "--rate", "--arrival", "--concurrency", "--requests", "--duration", "--warmup",
