@@ -1,11 +1,13 @@
 """What a subnet gains on vLLM, what our class costs there, and what a subnet is worth as a draft.
 
-    make bench-vllm BENCH='--shape 90m --keep 50%'
+    make bench-vllm BENCH='--shape 90m --keep 0.5'
 
 Real servers (`lathe serve --engine vllm`), both up at a time, loaded in turns:
-1. *subnet*: dense against the subnet of `compress`, random weights;
+1. *subnet*: dense against an uneven subnet, random weights;
 2. *class*: vLLM's own Llama against our class with all widths kept: the ratio should be 1;
-3. *draft*: a trained model alone against itself with its own subnet as the draft; answers must not change.
+3. *draft*: a trained model alone against itself with its own subnet as the draft; answers must not change;
+4. *bound*: the same with a random model whose last layers add nothing and a draft without them, which is
+   never wrong: the most that drafting can gain.
 
 Writes build/bench/vllm.json after every part and prints ratios, second to first.
 """
@@ -23,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.vllm.duel import Duel
-from benchmarks.vllm.models import control, random_model, subnet
+from benchmarks.vllm.models import control, idle_layers, random_model, trained_subnet, uneven_subnet
 from compressor.export.files import write_json
 from serving.loadtest.document import machine
 from serving.loadtest.load import Load
@@ -39,7 +41,7 @@ def main() -> None:
     if args.out.is_file():
         document["parts"] = json.loads(args.out.read_text())["parts"]
     parts: dict[str, Callable[[argparse.Namespace, Path], Part]] = {
-        "subnet": _subnet, "class": _class, "draft": _draft,
+        "subnet": _subnet, "class": _class, "draft": _draft, "bound": _bound,
     }  # fmt: skip
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="lathe-bench-") as work:
@@ -51,7 +53,7 @@ def main() -> None:
 
 def _subnet(args: argparse.Namespace, work: Path) -> Part:
     dense = random_model(args.shape, work)
-    small = subnet(dense, args.keep, work, tokens=2048)
+    small = uneven_subnet(dense, args.keep, work)
     with Duel((dense, _flags(args)), (small, _flags(args))) as duel:
         races = [duel.race(*_load(args, concurrency)) for concurrency in (1, 8)]
         first, second = duel.sizes()
@@ -73,20 +75,33 @@ def _class(args: argparse.Namespace, work: Path) -> Part:
 
 def _draft(args: argparse.Namespace, work: Path) -> Part:
     dense = Path(args.model)
-    small = subnet(dense, args.draft_keep, work, tokens=args.draft_calibration)
-    flags = _flags(args, "float32")
+    small = trained_subnet(dense, args.draft_keep, work, args.draft_calibration)
+    return {"model": dense.name, "keep": args.draft_keep} | _drafted(args, dense, small, "float32")
+
+
+def _bound(args: argparse.Namespace, work: Path) -> Part:
+    dense, small = idle_layers(args.bound_shape, args.bound_share, work)
+    found = _drafted(args, dense, small, "bfloat16")
+    return {"model": args.bound_shape, "share_of_layers": args.bound_share} | found
+
+
+def _drafted(args: argparse.Namespace, dense: Path, small: Path, dtype: str) -> Part:
+    """A model alone against itself with a draft. acceptance: share of the drafts that it kept."""
+    flags = _flags(args, dtype)
     draft = ["--draft", str(small), "--draft-tokens", str(args.draft_tokens)]
     with Duel((dense, flags), (dense, [*draft, *flags])) as duel:
         alone, helped = duel.answers()
-        races = [duel.race(*_load(args, 1))]
         counted = duel.counters(1, "vllm:spec_decode")
+        races = [duel.race(*_load(args, 1))]
     drafted = counted["vllm:spec_decode_num_draft_tokens_total"]
     accepted = counted["vllm:spec_decode_num_accepted_tokens_total"]
     return {
-        "model": dense.name, "keep": args.draft_keep, "draft_tokens": args.draft_tokens,
-        "answers_unchanged": alone == helped, "acceptance": accepted / drafted,
-        "tokens_a_step": 1 + accepted / counted["vllm:spec_decode_num_drafts_total"], "races": races,
-    }  # fmt: skip
+        "draft_tokens": args.draft_tokens,
+        "answers_unchanged": alone == helped,
+        "acceptance": accepted / drafted,
+        "tokens_a_step": 1 + accepted / counted["vllm:spec_decode_num_drafts_total"],
+        "races": races,
+    }
 
 
 def _flags(args: argparse.Namespace, dtype: str = "bfloat16") -> list[str]:
@@ -114,15 +129,17 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--parts", default="subnet,class,draft")
+    parser.add_argument("--parts", default="subnet,class,draft,bound")
     parser.add_argument("--shape", default="90m", help="of benchmarks/latency/shapes.py")
-    parser.add_argument("--keep", default="50%", help="of the subnet, in `subnet`")
+    parser.add_argument("--keep", type=float, default=0.5, help="share of the subnet, in `subnet`")
     parser.add_argument("--model", default="demo/model", help="trained, for `draft`")
     parser.add_argument("--draft-keep", default="50%")
     parser.add_argument("--draft-tokens", type=int, default=3)
     parser.add_argument(
         "--draft-calibration", type=int, default=16_384, help="calibration tokens of the draft"
     )
+    parser.add_argument("--bound-shape", default="400m", help="of the model in `bound`")
+    parser.add_argument("--bound-share", type=float, default=0.25, help="of its layers that the draft has")
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--output-tokens", type=int, default=128)
     parser.add_argument("--requests", type=int, default=2, help="a round, for each that is in flight")

@@ -16,7 +16,7 @@ from serving.loadtest.servers import RunningServer, served
 
 SHOWN = ("output_tokens_per_second", "ttft_ms.p50", "itl_ms.p50", "tpot_ms.p50")
 SIZES = ("lathe_model_weight_bytes", "lathe_kv_cache_bytes_per_token", "lathe_resident_memory_bytes")
-GREEDY: dict[str, Any] = {"max_tokens": 48, "temperature": 0, "ignore_eos": True}
+GREEDY: dict[str, Any] = {"max_tokens": 96, "temperature": 0, "ignore_eos": True}
 QUESTIONS = ("The boy went to the", "In this paper we", "def main(", "She said that", "The history of the")
 
 

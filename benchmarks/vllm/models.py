@@ -11,8 +11,18 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
 
 from benchmarks.latency.shapes import write_shape
+from benchmarks.latency.targets import damages
+from compressor.errors import UserError
+from compressor.export import Export
+from compressor.export.files import write_json
+from compressor.export.vllm import export_vllm
+from compressor.plan import LayerShape, Plan
+from compressor.search.knapsack import solve
+from compressor.search.space import make_space, parameter_constraint
+from compressor.source import open_config, open_source
 
-DEMO = Path("demo")
+HELD_OUT = "demo/heldout.txt"
+DEMO = "demo/model"
 
 
 def random_model(shape: str, directory: Path) -> Path:
@@ -21,26 +31,57 @@ def random_model(shape: str, directory: Path) -> Path:
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(path, dtype=torch.bfloat16, eos_token_id=None, bos_token_id=None)
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(path)
-    AutoTokenizer.from_pretrained(DEMO / "model").save_pretrained(path)
+    AutoTokenizer.from_pretrained(DEMO).save_pretrained(path)
     return path
 
 
-def subnet(model: Path, keep: str, directory: Path, tokens: int) -> Path:
-    """What `compress` makes of a model. Its time is not what is measured here, so little text is read."""
-    out = directory / f"{model.name}-{keep.rstrip('%')}"
-    lathe("compress", str(model), "-o", str(out), "--keep", keep, "--export", "checkpoint,vllm",
-          "--calibration", str(DEMO / "heldout.txt"), "--calibration-tokens", str(tokens),
-          "--evaluations", "1")  # fmt: skip
-    return out
+def uneven_subnet(model: Path, keep: float, directory: Path) -> Path:
+    """A subnet of a random model, whose own damages mean nothing: its plan comes from made-up ones, which cut
+    heads, groups, channels and blocks of unequal worth."""
+    source = open_config(str(model))
+    space = make_space(source.shape)
+    plan = solve(space, damages(space), [parameter_constraint(space, source.shape, keep)])
+    if plan is None:
+        raise UserError(f"no plan of {model.name} keeps {keep:.0%}")
+    write_json(directory / "plan.json", plan.to_json())
+    return _compress(model, directory / f"{model.name}-subnet", 2048, "--plan", str(directory / "plan.json"))
+
+
+def trained_subnet(model: Path, keep: str, directory: Path, tokens: int) -> Path:
+    return _compress(model, directory / f"{model.name}-subnet", tokens, "--keep", keep)
+
+
+def idle_layers(shape: str, share: float, directory: Path) -> tuple[Path, Path]:
+    """A random model whose last layers add nothing, and the subnet without them: a draft that is never wrong,
+    at `share` of the layers."""
+    path = random_model(shape, directory)
+    model = LlamaForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
+    kept = round(share * len(model.model.layers))
+    for layer in model.model.layers[kept:]:
+        layer.self_attn.o_proj.weight.data.zero_()
+        layer.mlp.down_proj.weight.data.zero_()
+    model.save_pretrained(path)
+    source = open_source(str(path))
+    dense = source.shape.dense_plan
+    plan = Plan((*dense.layers[:kept], *[LayerShape(0, 0, 0)] * (len(dense) - kept)))
+    out = directory / f"{shape}-draft"
+    export_vllm(out, Export(source, plan, source.tensor))
+    return path, out
 
 
 def control(model: Path, directory: Path) -> Path:
     """The dense model as our own class: all widths kept."""
     out = directory / f"{model.name}-control"
-    lathe("export", str(model), "--to", "vllm", "-o", str(out))
+    _lathe("export", str(model), "--to", "vllm", "-o", str(out))
     return out
 
 
-def lathe(*arguments: str) -> None:
+def _compress(model: Path, out: Path, tokens: int, *target: str) -> Path:
+    _lathe("compress", str(model), "-o", str(out), *target, "--export", "checkpoint,vllm",
+           "--calibration", HELD_OUT, "--calibration-tokens", str(tokens))  # fmt: skip
+    return out
+
+
+def _lathe(*arguments: str) -> None:
     command: Sequence[str] = [sys.executable, "-m", "compressor.cli.main", *arguments]
     subprocess.run(command, check=True, stdout=sys.stderr)

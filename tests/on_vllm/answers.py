@@ -61,13 +61,14 @@ def engine(checkpoint: Path, **options: Any) -> Iterator[LLM]:
         llm.llm_engine.engine_core.shutdown()
 
 
-def ask(llm: LLM, asked: list[list[int]], score_prompts: bool = True) -> list[Answer]:
-    """Greedy answers to all prompts in one batch."""
+def ask(llm: LLM, asked: list[list[int]], score_prompts: bool = True, **options: Any) -> list[Answer]:
+    """Greedy answers to all prompts in one batch; `options` are those of `LLM.generate`."""
     sampling = SamplingParams(
         max_tokens=NEW, temperature=0, logprobs=5, prompt_logprobs=5 if score_prompts else None,
         detokenize=False, ignore_eos=True,
     )  # fmt: skip
-    outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in asked], sampling, use_tqdm=False)
+    questions = [{"prompt_token_ids": prompt} for prompt in asked]
+    outputs = llm.generate(questions, sampling, use_tqdm=False, **options)
     answers = []
     for prompt, output in zip(asked, outputs, strict=True):
         given = [*(output.prompt_logprobs or [None] * len(prompt)), *output.outputs[0].logprobs]
