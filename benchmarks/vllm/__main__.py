@@ -2,9 +2,9 @@
 
     make bench-vllm BENCH='--shape 90m --keep 0.5'
 
-Real servers (`lathe serve --engine vllm`), both up at a time, loaded in turns:
+Real servers (`lathe serve --engine vllm`), both up at a time, loaded in turns (but for `class`):
 1. *subnet*: dense against an uneven subnet, random weights;
-2. *class*: vLLM's own Llama against our class with all widths kept: the ratio should be 1;
+2. *class*: vLLM's own Llama against our class with all widths kept, in its engine: the ratio should be 1;
 3. *draft*: a trained model alone against itself with its own subnet as the draft; answers must not change;
 4. *bound*: the same with a random model whose last layers add nothing and a draft without them, which is
    never wrong: the most that drafting can gain.
@@ -27,6 +27,11 @@ from typing import Any
 from benchmarks.vllm.duel import Duel
 from benchmarks.vllm.models import control, idle_layers, random_model, trained_subnet, uneven_subnet
 from compressor.export.files import write_json
+from compressor.latency.backend import backends
+from compressor.latency.measure import PROOF, Meter
+from compressor.latency.workload import Workload
+from compressor.progress import Progress
+from compressor.source import open_config
 from serving.loadtest.document import machine
 from serving.loadtest.load import Load
 
@@ -68,9 +73,18 @@ def _subnet(args: argparse.Namespace, work: Path) -> Part:
 
 
 def _class(args: argparse.Namespace, work: Path) -> Part:
+    """Steps of vLLM's engine, not answers of a server: a per cent is looked for."""
     dense = random_model(args.shape, work)
-    with Duel((dense, _flags(args)), (control(dense, work), _flags(args))) as duel:
-        return {"model": args.shape, "races": [duel.race(*_load(args, 8))]}
+    ours, rows = control(dense, work), []
+    for workload in (Workload("tpot", 8, 256), Workload("ttft", 1, 256)):
+        meter = Meter(open_config(str(dense)), backends.get("vllm"), workload, args.threads, Progress())
+        timing = meter.compare_built(dense, ours, PROOF, "our class against vLLM's")
+        rows.append({
+            "metric": workload.metric, "batch_size": workload.batch_size, "context": workload.context,
+            "vllm_ms": timing.dense.median, "ours_ms": timing.subnet.median, "ratio": timing.ratio,
+            "turns_ms": {"vllm": timing.dense.turns, "ours": timing.subnet.turns},
+        })  # fmt: skip
+    return {"model": args.shape, "races": [], "engine": rows}
 
 
 def _draft(args: argparse.Namespace, work: Path) -> Part:
@@ -121,7 +135,11 @@ def _show(name: str, part: Part) -> None:
             f"{k} {v['median']:.3f} ({v['min']:.3f} to {v['max']:.3f})" for k, v in race["ratios"].items()
         )
         print(f"{name}, {part['model']}, {race['concurrency']} at a time: " + "; ".join(spreads))
-    rest = {k: v for k, v in part.items() if k not in ("races", "sizes")}
+    rest = {k: v for k, v in part.items() if k not in ("races", "sizes", "engine")}
+    for row in part.get("engine", []):
+        print(
+            f"{name}, {part['model']}, {row['metric']}, batch {row['batch_size']}: ratio {row['ratio']:.4f}"
+        )
     print(f"{name}: {json.dumps(rest)}", flush=True)
 
 
@@ -143,6 +161,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--output-tokens", type=int, default=128)
     parser.add_argument("--requests", type=int, default=2, help="a round, for each that is in flight")
+    parser.add_argument("--threads", type=int, help="of the engine, in `class`")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument(
         "--compiled", action="store_true", help="torch.compile: a minute more for each server"
