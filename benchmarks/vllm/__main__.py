@@ -120,7 +120,8 @@ def _drafted(args: argparse.Namespace, dense: Path, small: Path, dtype: str) -> 
 
 def _flags(args: argparse.Namespace, dtype: str = "bfloat16") -> list[str]:
     compiled = [] if args.compiled else ["--enforce-eager"]
-    return ["--max-length", "512", "--max-batch", "8", "--", "--dtype", dtype, *compiled]
+    threads = ["--threads", str(args.threads)] if args.threads else []
+    return [*threads, "--max-length", "512", "--max-batch", "8", "--", "--dtype", dtype, *compiled]
 
 
 def _load(args: argparse.Namespace, concurrency: int) -> tuple[Load, int, int]:
@@ -161,7 +162,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--output-tokens", type=int, default=128)
     parser.add_argument("--requests", type=int, default=2, help="a round, for each that is in flight")
-    parser.add_argument("--threads", type=int, help="of the engine, in `class`")
+    parser.add_argument("--threads", type=int, help="of each engine [default: all cores]")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument(
         "--compiled", action="store_true", help="torch.compile: a minute more for each server"
