@@ -43,8 +43,9 @@ SURFACE = {
     },
     "inspect": {"artefact", "--json", "--debug", "--no-debug"},
     "serve": {
-        "out", "--host", "--port", "--engine", "--threads", "--max-batch", "--max-length", "--max-queue",
-        "--served-model-name", "--api-key", "--drain-timeout", "--json", "--debug", "--no-debug",
+        "out", "engine_args", "--host", "--port", "--engine", "--threads", "--max-batch", "--max-length",
+        "--max-queue", "--served-model-name", "--api-key", "--drain-timeout", "--draft", "--draft-tokens",
+        "--json", "--debug", "--no-debug",
     },
     "loadtest": {
         "target", "--against", "--rate", "--arrival", "--concurrency", "--requests", "--duration", "--warmup",
