@@ -1,6 +1,6 @@
 """Running single blocks of a decoder with any widths.
 
-The modules are transformers' own; their weights are passed in, so one skeleton layer serves every
+The modules are those of our exported model; their weights are passed in, so one skeleton layer serves every
 layer, dense or cut. A block is split where reform works: `*_context` gives the input of the output
 projection (o_proj, down_proj), `project` applies that projection.
 
@@ -25,13 +25,10 @@ class BlockRunner:
     """Runs attention and FFN blocks of one model from weights named relative to their layer."""
 
     def __init__(self, source: Source) -> None:
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from compressor.modeling import new_model
 
-        config = AutoConfig.from_pretrained(source.path)
-        config.num_hidden_layers = 1
-        config._attn_implementation = "sdpa"
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config).eval()
+        config = {**source.config, "num_hidden_layers": 1}
+        model = new_model(source.family.exported_type, config | {"head_dim": source.shape.head_dim})
         self.family = source.family
         self.head_dim = source.shape.head_dim
         layer = model.get_submodule(self.family.layer.format(i=0))
@@ -44,7 +41,7 @@ class BlockRunner:
         self._attention_norm = layer.get_submodule(self.family.attention_norm)
         self._ffn_norm = layer.get_submodule(self.family.ffn_norm)
         self._final_norm = model.get_submodule(self.family.final_norm)
-        self._rotary = type(model.model.rotary_emb)(config=config)
+        self._rotary = type(model.model.rotary_emb)(config=model.config)
         self._positions: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._watched: dict[str, tuple[torch.Tensor, torch.Tensor]] | None = None
 

@@ -77,7 +77,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """The dimensions of a dense decoder that parameters, bytes and levels follow from."""
+    """The dimensions of a dense decoder that parameters, bytes and levels follow from.
+
+    attention_bias: of all four projections of an attention block; qkv_bias: of q, k and v at least.
+    qk_norm: whether queries and keys are normalised head by head.
+    """
 
     hidden_size: int
     vocab_size: int
@@ -87,18 +91,22 @@ class ModelShape:
     layer: LayerShape
     attention_bias: bool = False
     mlp_bias: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
 
     @property
     def dense_plan(self) -> Plan:
         return Plan((self.layer,) * self.num_layers)
 
     def attention_parameters(self, layer: LayerShape) -> int:
-        """q, k, v, o projections and the block's norm."""
+        """q, k, v, o projections and the block's norms."""
         if not layer.kv_heads:
             return 0
         q, kv, d = layer.query_heads * self.head_dim, layer.kv_heads * self.head_dim, self.hidden_size
-        bias = (q + 2 * kv + d) if self.attention_bias else 0
-        return 2 * d * q + 2 * d * kv + d + bias
+        bias = (q + 2 * kv) if self.attention_bias or self.qkv_bias else 0
+        bias += d if self.attention_bias else 0
+        norms = d + (2 * self.head_dim if self.qk_norm else 0)
+        return 2 * d * q + 2 * d * kv + norms + bias
 
     def ffn_parameters(self, layer: LayerShape) -> int:
         """gate, up, down projections and the block's norm."""

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from compressor.errors import UserError
-from compressor.families import Family, resolve
+from compressor.families import Family, Place, resolve
 from compressor.plan import ModelShape
 
 _DTYPE_BYTES = {
@@ -34,7 +34,11 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint directory whose config and headers have been checked; weights are read lazily."""
+    """A checkpoint directory whose config and headers have been checked; weights are read lazily.
+
+    config: as one of our model (`Family.read`). index: the checkpoint's own tensors; all other names are
+    ours.
+    """
 
     path: Path
     name: str
@@ -61,10 +65,12 @@ class Source:
         Raises:
             UserError: the data cannot be read, or holds NaN or infinity.
         """
-        entry = self.index[name]
+        stored, _, rows = self._places[name]
+        entry = self.index[stored]
         try:
             with safe_open(entry.file, framework="pt") as handle:
-                value = handle.get_tensor(name).to(torch.float32)
+                part = handle.get_tensor(stored) if rows == slice(None) else handle.get_slice(stored)[rows]
+                value = part.to(torch.float32)
         except (OSError, SafetensorError) as error:
             raise UserError(f"cannot read `{name}` from {entry.file}: {error}") from None
         if not torch.isfinite(value).all():
@@ -75,6 +81,10 @@ class Source:
         """All tensors of one decoder layer, float32, by their names relative to the layer."""
         prefix = self.family.layer_prefix(index)
         return {name: self.tensor(prefix + name) for name, _ in self.family.block_tensors(self.shape)}
+
+    @cached_property
+    def _places(self) -> dict[str, Place]:
+        return self.family.places(self.shape)
 
     @property
     def positions(self) -> int:
@@ -95,11 +105,14 @@ def open_source(model: str) -> Source:
         UserError: anything that would make a later stage fail.
     """
     path = _locate(model)
-    config = read_config(path)
-    family = resolve(config)
+    raw = read_config(path)
+    family = resolve(raw)
+    config = family.read(raw)
     shape = family.shape(config)
     index = read_index(path)
-    check_tensors(path, family.tensors(shape), index)
+    stored = {place.name: place.dims for place in family.places(shape).values()}
+    check_tensors(path, stored.items(), index)
+    _check_no_others(path, {*stored, f"{family.head}.weight"}, index)
     source = Source(path, Path(model).name or str(path), config, family, shape, index)
     if not source.dtype.is_floating_point:
         raise UserError(f"config.json of {path} asks for `{source.dtype}` weights", "Use a float type.")
@@ -113,8 +126,9 @@ def open_config(model: str) -> Source:
         UserError: there is no such model, or its config will not do.
     """
     path = _locate(model)
-    config = read_config(path)
-    family = resolve(config)
+    raw = read_config(path)
+    family = resolve(raw)
+    config = family.read(raw)
     return Source(path, Path(model).name or str(path), config, family, family.shape(config), {})
 
 
@@ -229,6 +243,16 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
             return entries
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read {file}: {error}", damaged) from None
+
+
+def _check_no_others(path: Path, known: set[str], index: dict[str, TensorEntry]) -> None:
+    """Refuse weights that the family has no place for: the model would be another without them."""
+    for name in sorted(index.keys() - known):
+        if name.endswith((".weight", ".bias")):
+            raise UserError(
+                f"{path} has a tensor `{name}` that its model type has no place for",
+                "Is config.json another model's?",
+            )
 
 
 def check_tensors(

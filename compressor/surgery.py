@@ -62,7 +62,8 @@ def cut_attention(
     cut = {f"{family.attention_norm}.weight": weights[f"{family.attention_norm}.weight"]}
     _take_rows(cut, weights, {family.q: q, family.k: kv, family.v: kv})
     _take_columns(cut, weights, family.o, q)
-    return cut
+    norms = (f"{family.q_norm}.weight", f"{family.k_norm}.weight")
+    return cut | {name: weights[name] for name in norms if name in weights}
 
 
 def cut_ffn(

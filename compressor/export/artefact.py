@@ -15,7 +15,7 @@ from compressor.export.dense import staged
 from compressor.export.layout import cut_tensors
 from compressor.export.manifest import write_manifest
 from compressor.export.vllm import PLUGIN, check_head_size, check_parallel, write_plugin
-from compressor.families import families
+from compressor.families import exported
 from compressor.modeling import PLUGIN_FILES
 from compressor.plan import Plan
 from compressor.source import Source, check_tensors, read_config, read_index
@@ -58,8 +58,7 @@ def open_artefact(path: Path) -> Export:
         UserError: it is quantized, incomplete, or its weights are not those of its plan.
     """
     config, plan = read_config(path), Plan.load(path / "plan.json")
-    declared = (families.get(name) for name in families.known())
-    family = next(family for family in declared if family.exported_type == config["model_type"])
+    family = exported(config["model_type"])
     shape, index = family.shape(config), read_index(path)
     check_tensors(path, cut_tensors(family, shape, plan), index)
     source = Source(path.resolve(), path.resolve().name, config, family, shape, index)

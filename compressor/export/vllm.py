@@ -85,6 +85,12 @@ def check_served(source: Source) -> None:
     activation = source.config.get("hidden_act", "silu")
     if activation != "silu":
         raise UserError(f"vLLM's Llama has no activation `{activation}`", "It has: silu.")
+    rope = {**(source.config.get("rope_scaling") or {}), **(source.config.get("rope_parameters") or {})}
+    if rope.get("rope_type", rope.get("type")) == "longrope":
+        raise UserError(
+            "vLLM takes rotary positions of type `longrope` for one length of contexts, transformers as long "
+            "as each is: subnets on vLLM would be another model"
+        )
     check_head_size(source.shape.head_dim, torch.cuda.is_available())
 
 

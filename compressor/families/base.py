@@ -3,28 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 from compressor.errors import UserError
+from compressor.families.refusals import WINDOW_SETTINGS, refuse_other_maths
 from compressor.plan import LayerShape, ModelShape
 from compressor.registry import Registry
 
 
+class Place(NamedTuple):
+    """Where a checkpoint has one of our tensors: `rows` of the tensor `name`, whose shape is `dims`."""
+
+    name: str
+    dims: tuple[int, ...]
+    rows: slice
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A decoder family as data. Names are module paths; a layer's are relative to `layer`.
+    """A decoder family as data.
 
-    `model_type` is the Hugging Face model type; `exported_type` the one of our uneven checkpoints.
+    Names are module paths of our own models, Llama's; a layer's are relative to `layer`.
+
+    Args:
+        model_type: the Hugging Face model type. exported_type: the one of our uneven checkpoints.
+        covers: what people call its models.
+        defaults: what its transformers config has for settings that a config.json leaves out, where Llama's
+            has something else.
+        settings: of our model, the same for all checkpoints of the family: biases, norms of queries and keys.
+        fused: modules of its checkpoints that hold several of ours, one below the other.
     """
 
     model_type: str
-    exported_type: str
+    covers: str
+    exported_type: str = "lathe_llama"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     layer: str = "model.layers.{i}"
     attention_norm: str = "input_layernorm"
     q: str = "self_attn.q_proj"
     k: str = "self_attn.k_proj"
     v: str = "self_attn.v_proj"
+    q_norm: str = "self_attn.q_norm"
+    k_norm: str = "self_attn.k_norm"
     o: str = "self_attn.o_proj"
     ffn_norm: str = "post_attention_layernorm"
     gate: str = "mlp.gate_proj"
@@ -37,8 +61,22 @@ class Family:
     def layer_prefix(self, index: int) -> str:
         return self.layer.format(i=index) + "."
 
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A config.json document as one of our model: defaults filled in, the family's settings added, a
+        sliding window that is never in use left out.
+
+        Raises:
+            UserError: it sets something that changes what the model computes and that ours does not have.
+        """
+        whole = {**self.defaults, **config}
+        try:
+            refuse_other_maths(whole, self.model_type)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"config.json has an impossible setting: {error}") from None
+        return {k: v for k, v in (whole | dict(self.settings)).items() if k not in WINDOW_SETTINGS}
+
     def shape(self, config: Mapping[str, Any]) -> ModelShape:
-        """Dimensions from a config.json document.
+        """Dimensions from a document that `read` gave.
 
         Raises:
             UserError: a dimension is missing or impossible.
@@ -55,6 +93,8 @@ class Family:
                 layer=LayerShape(heads, kv_heads, int(config["intermediate_size"])),
                 attention_bias=bool(config.get("attention_bias", False)),
                 mlp_bias=bool(config.get("mlp_bias", False)),
+                qkv_bias=bool(config.get("qkv_bias", False)),
+                qk_norm=bool(config.get("qk_norm", False)),
             )
         except KeyError as error:
             raise UserError(f"config.json has no {error}", "Is this a complete checkpoint?") from None
@@ -72,9 +112,10 @@ class Family:
         ffn = shape.layer.ffn
         yield f"{self.attention_norm}.weight", (d,)
         yield f"{self.ffn_norm}.weight", (d,)
+        qkv_bias = shape.attention_bias or shape.qkv_bias
         linears = [
-            (self.q, q, d, shape.attention_bias), (self.k, kv, d, shape.attention_bias),
-            (self.v, kv, d, shape.attention_bias), (self.o, d, q, shape.attention_bias),
+            (self.q, q, d, qkv_bias), (self.k, kv, d, qkv_bias), (self.v, kv, d, qkv_bias),
+            (self.o, d, q, shape.attention_bias),
             (self.gate, ffn, d, shape.mlp_bias), (self.up, ffn, d, shape.mlp_bias),
             (self.down, d, ffn, shape.mlp_bias),
         ]
@@ -82,9 +123,12 @@ class Family:
             yield f"{name}.weight", (rows, columns)
             if bias:
                 yield f"{name}.bias", (rows,)
+        if shape.qk_norm:
+            yield f"{self.q_norm}.weight", (shape.head_dim,)
+            yield f"{self.k_norm}.weight", (shape.head_dim,)
 
     def tensors(self, shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """(full name, dense shape) of every tensor a checkpoint of this family must hold."""
+        """(full name, dense shape) of every tensor of the dense model."""
         yield f"{self.embedding}.weight", (shape.vocab_size, shape.hidden_size)
         for i in range(shape.num_layers):
             for name, dims in self.block_tensors(shape):
@@ -93,8 +137,31 @@ class Family:
         if not shape.tied_embeddings:
             yield f"{self.head}.weight", (shape.vocab_size, shape.hidden_size)
 
+    def places(self, shape: ModelShape) -> dict[str, Place]:
+        """Where a checkpoint of this family holds each of our tensors."""
+        found = {name: Place(name, dims, slice(None)) for name, dims in self.tensors(shape)}
+        modules = [
+            (self.layer_prefix(i) + whole, [self.layer_prefix(i) + part for part in parts])
+            for i in range(shape.num_layers)
+            for whole, parts in self.fused.items()
+        ]
+        for whole, parts in modules:
+            for kind in ("weight", "bias"):
+                names = [f"{part}.{kind}" for part in parts if f"{part}.{kind}" in found]
+                ends = list(accumulate(found[name].dims[0] for name in names))
+                for name, end in zip(names, ends, strict=True):
+                    rows, *columns = found[name].dims
+                    dims = (ends[-1], *columns)
+                    found[name] = Place(f"{whole}.{kind}", dims, slice(end - rows, end))
+        return found
+
 
 families: Registry[Family] = Registry("family", "compressor.families")
+
+
+def exported(model_type: str) -> Family:
+    """What reads our own checkpoints of a model type: tensors and settings as they are."""
+    return Family(model_type, covers="uneven subnets", exported_type=model_type)
 
 
 def register(family: Family) -> Family:

@@ -3,15 +3,19 @@ in every checkpoint, vLLM's in the plugin beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from compressor.modeling.configuration_lathe_llama import LatheLlamaConfig
 from compressor.modeling.modeling_lathe_llama import LatheLlamaForCausalLM, LatheLlamaModel
 
 __all__ = [
-    "AUTO_MAPS", "PLUGIN_FILES", "SHIPPED_FILES", "LatheLlamaConfig", "LatheLlamaForCausalLM", "register",
+    "AUTO_MAPS", "PLUGIN_FILES", "SHIPPED_FILES", "LatheLlamaConfig", "LatheLlamaForCausalLM", "new_model",
+    "register",
 ]  # fmt: skip
 
 _HERE = Path(__file__).parent
@@ -30,6 +34,16 @@ AUTO_MAPS = {
         "AutoModelForCausalLM": "modeling_lathe_llama.LatheLlamaForCausalLM",
     },
 }
+_NOT_SETTINGS = ("model_type", "architectures", "auto_map")
+_CLASSES = {"lathe_llama": (LatheLlamaConfig, LatheLlamaForCausalLM)}
+
+
+def new_model(model_type: str, config: Mapping[str, Any]) -> Any:
+    """A model of ours without weights (on the meta device), from a config document as families read it."""
+    config_class, model_class = _CLASSES[model_type]
+    settings = {key: value for key, value in config.items() if key not in _NOT_SETTINGS}
+    with torch.device("meta"):
+        return model_class._from_config(config_class(**settings), attn_implementation="sdpa").eval()
 
 
 def register() -> None:

@@ -21,11 +21,16 @@ class LatheLlamaConfig(LlamaConfig):
     The usual attributes hold the dense model's widths. `per_layer_config` (transformers' convention)
     overrides `num_attention_heads`, `num_key_value_heads` and `intermediate_size` by layer index;
     `dropped_blocks` lists the layers that have no `attention` or no `ffn` block, their norms included.
+
+    Other families are this model with `qkv_bias`, biases of q, k and v whatever `attention_bias` says;
+    `qk_norm`, queries and keys normalised head by head.
     """
 
     model_type = "lathe_llama"
 
     dropped_blocks: dict[str, list[int]] = field(default_factory=dict)
+    qkv_bias: bool = False
+    qk_norm: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.dropped_blocks = {**{block: [] for block in BLOCKS}, **self.dropped_blocks}

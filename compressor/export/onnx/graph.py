@@ -70,8 +70,6 @@ def check_config(config: Mapping[str, Any], shape: ModelShape) -> None:
     """
     if config.get("hidden_act", "silu") not in ("silu", "swish"):
         raise UserError(f"`hidden_act` {config['hidden_act']} cannot be exported to ONNX", "Supported: silu.")
-    if config.get("sliding_window") and config.get("use_sliding_window", True):
-        raise UserError("sliding-window attention (`sliding_window`) cannot be exported to ONNX yet")
     if shape.head_dim % _HEAD_DIM_UNIT:
         raise UserError(
             f"head dimension {shape.head_dim} cannot be exported to ONNX",
@@ -120,15 +118,14 @@ class _Decoder:
     def _attention(self, stream: Stream, index: int, layer: LayerShape) -> Stream:
         family, writer, prefix = self.family, self.writer, self.family.layer_prefix(index)
         normed, residual = self._norm(stream, prefix + family.attention_norm)
-        modules = [prefix + name for name in (family.q, family.k, family.v)]
-        packed = self._linear(normed, f"{prefix}qkv", modules, self.shape.attention_bias)
+        queries, keys, values = self._projected(normed, prefix)
         cache: list[str | int] = ["batch", layer.kv_heads, "max_length", self.shape.head_dim]
         parts = [f"{index}.key", f"{index}.value"]
         past = [writer.input(f"past_key_values.{part}", TensorProto.FLOAT, cache) for part in parts]
         present = [writer.output(f"present.{part}", TensorProto.FLOAT, cache) for part in parts]
         attended = writer.node(
             "GroupQueryAttention",
-            [packed, "", "", *past, "seqlens_k", "total_sequence_length", "cos", "sin"],
+            [queries, keys, values, *past, "seqlens_k", "total_sequence_length", "cos", "sin"],
             [f"{prefix}attended", *present],
             domain=_MICROSOFT,
             num_heads=layer.query_heads,
@@ -136,6 +133,28 @@ class _Decoder:
             do_rotary=1,
         )
         return self._branch(attended, residual, prefix + family.o, self.shape.attention_bias)
+
+    def _projected(self, normed: str, prefix: str) -> tuple[str, str, str]:
+        """What attention reads: queries, keys and values in one where no norm comes between."""
+        family, biased = self.family, self.shape.attention_bias or self.shape.qkv_bias
+        modules = [prefix + name for name in (family.q, family.k, family.v)]
+        if not self.shape.qk_norm:
+            return self._linear(normed, f"{prefix}qkv", modules, biased), "", ""
+        q, k, v = (self._linear(normed, module, [module], biased) for module in modules)
+        return self._head_norm(q, prefix + family.q_norm), self._head_norm(k, prefix + family.k_norm), v
+
+    def _head_norm(self, value: str, module: str) -> str:
+        """RMS normalisation of every head by itself. (GroupQueryAttention's own has no CPU kernel.)"""
+        heads, flat = (
+            self.writer.weight(f"{module}.{name}", torch.tensor(dims))
+            for name, dims in (("heads", [0, 0, -1, self.shape.head_dim]), ("flat", [0, 0, -1]))
+        )
+        split = self.writer.node("Reshape", [value, heads], [f"{module}.split"])
+        gamma = self._weight(f"{module}.weight")
+        normed = self.writer.node(
+            "RMSNormalization", [split, gamma], [f"{module}.normed"], axis=-1, epsilon=self.epsilon
+        )
+        return self.writer.node("Reshape", [normed, flat], [f"{module}.joined"])
 
     def _ffn(self, stream: Stream, index: int) -> Stream:
         family, writer, prefix = self.family, self.writer, self.family.layer_prefix(index)

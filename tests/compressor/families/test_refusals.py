@@ -1,0 +1,48 @@
+"""Settings that would make another model are refused by name; those that change nothing pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tiny_llama import CONFIG, LLAMA3_ROPE
+
+from compressor.errors import UserError
+from compressor.families import families, resolve
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("llama", {"sliding_window": 64}, "sliding-window attention over 64 tokens"),
+    ("mistral", {"sliding_window": 64}, "sliding-window attention over 64 tokens"),
+    ("mistral", {"max_position_embeddings": 32768, "sliding_window": 4096}, "over 4096 tokens"),
+    ("llama", {"partial_rotary_factor": 0.5}, "`partial_rotary_factor` to 0.5"),
+    ("llama", {"rope_parameters": {"full_attention": LLAMA3_ROPE}}, "several types"),
+    ("llama", {"logit_scale": 0.5}, "`logit_scale` to 0.5"),
+    ("llama", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+    ("llama", {"embedding_multiplier": 12}, "embedding_multiplier"),
+    ("llama", {"qkv_bias": True}, "qkv_bias"),
+    ("mistral", {"num_local_experts": 8}, "num_local_experts"),
+    ("llama", {"rope_parameters": 7}, "impossible setting"),
+]
+TAKEN: list[tuple[str, dict[str, Any]]] = [
+    ("llama", {"partial_rotary_factor": 1.0, "logit_scale": 1.0, "sliding_window": None}),
+    ("mistral", {"sliding_window": 128}),
+]
+
+
+@pytest.mark.parametrize(("family", "settings", "message"), REFUSED, ids=str)
+def test_another_model_is_refused(family: str, settings: dict[str, Any], message: str) -> None:
+    config = CONFIG | settings | {"model_type": family}
+    with pytest.raises(UserError, match=message):
+        resolve(config).read(config)
+
+
+@pytest.mark.parametrize(("family", "settings"), TAKEN, ids=str)
+def test_what_changes_nothing_is_taken_and_left_out(family: str, settings: dict[str, Any]) -> None:
+    config = CONFIG | settings | {"model_type": family}
+    read = resolve(config).read(config)
+    assert not {"sliding_window", "use_sliding_window", "max_window_layers", "layer_types"} & read.keys()
+
+
+def test_a_llama_config_is_read_as_it_is() -> None:
+    config = CONFIG | {"model_type": "llama", "anything": "else"}
+    assert families.get("llama").read(config) == config

@@ -1,0 +1,84 @@
+"""Tiny random checkpoints of every family, and transformers' own model of each as the reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_llama import CONFIG, HEADS, KV_HEADS, LLAMA3_ROPE, PLANS, VARIANTS, query_rows
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from compressor.export import Export
+from compressor.export.layout import cut_tensors
+from compressor.plan import Plan
+from compressor.source import Source, open_source
+from compressor.surgery import LayerOrder, cut_attention, cut_ffn, select
+
+CASES: dict[str, dict[str, Any]] = {
+    **{f"llama, {name}": {"model_type": "llama", **changes} for name, changes in VARIANTS.items()},
+    "mistral": {"model_type": "mistral", "sliding_window": None},
+    "mistral, window of full length": {"model_type": "mistral", "sliding_window": 512},
+}
+"""Settings beside `CONFIG`, by a name that begins with the family's."""
+SOME_PLANS = ("dense", "groups", "heads per group", "no attention first", "mixed")
+
+
+def random_model(case: str, **changes: Any) -> nn.Module:
+    """Transformers' own, every parameter random, norms and biases too."""
+    settings = CONFIG | {"max_position_embeddings": 512} | CASES[case] | changes
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings), dtype=torch.float32).eval()
+    assert type(model).__module__.startswith("transformers.models.")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1 + noise * 0.3 if "norm" in name else noise * 0.1)
+    return model
+
+
+def family_checkpoint(directory: Path, case: str, **changes: Any) -> Source:
+    """A random dense checkpoint as transformers saves it."""
+    random_model(case, **changes).save_pretrained(directory)
+    (directory / "tokenizer.json").write_text('{"version": "1.0"}')
+    return open_source(str(directory))
+
+
+def zeroed(source: Source, subnet: Plan) -> Any:
+    """Transformers' own model of a checkpoint, made equal to the subnet by zeroing what that omits."""
+    model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32).eval()
+    assert type(model).__module__.startswith("transformers.models.")
+    family, head_dim = source.family, source.shape.head_dim
+    with torch.no_grad():
+        for index, shape in enumerate(subnet):
+            layer = model.get_submodule(family.layer.format(i=index))
+            o, down = layer.get_submodule(family.o), layer.get_submodule(family.down)
+            kept = torch.zeros(HEADS * head_dim)
+            kept[query_rows(shape, head_dim)] = 1
+            o.weight.mul_(kept)
+            down.weight[:, shape.ffn :] = 0
+            for module, present in ((o, shape.kv_heads), (down, shape.ffn)):
+                if module.bias is not None and not present:
+                    module.bias.zero_()
+    return model
+
+
+def first_of_each(source: Source, subnet: Plan) -> Export:
+    """The job of a subnet that keeps the first groups, heads and channels of each layer, by our surgery."""
+    order = LayerOrder(
+        torch.arange(KV_HEADS), torch.arange(HEADS).view(KV_HEADS, -1), torch.arange(source.shape.layer.ffn)
+    )
+    tensors = {}
+    for index, shape in enumerate(subnet):
+        dense, kept = source.layer(index), select(order, shape)
+        layer = cut_attention(source.family, source.shape, dense, kept) | cut_ffn(source.family, dense, kept)
+        tensors |= {source.family.layer_prefix(index) + name: value for name, value in layer.items()}
+    return Export(source, subnet, lambda name: tensors[name] if name in tensors else source.tensor(name))
+
+
+def planned_shapes(source: Source, subnet: Plan) -> dict[str, tuple[int, ...]]:
+    return dict(cut_tensors(source.family, source.shape, subnet))
+
+
+__all__ = ["CASES", "PLANS", "SOME_PLANS", "family_checkpoint", "first_of_each", "planned_shapes", "zeroed"]
