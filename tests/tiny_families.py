@@ -20,6 +20,10 @@ CASES: dict[str, dict[str, Any]] = {
     **{f"llama, {name}": {"model_type": "llama", **changes} for name, changes in VARIANTS.items()},
     "mistral": {"model_type": "mistral", "sliding_window": None},
     "mistral, window of full length": {"model_type": "mistral", "sliding_window": 512},
+    "qwen2": {"model_type": "qwen2"},
+    "qwen2, tied": {"model_type": "qwen2", "tie_word_embeddings": True, "rope_parameters": LLAMA3_ROPE},
+    "qwen3": {"model_type": "qwen3"},
+    "qwen3, biased": {"model_type": "qwen3", "attention_bias": True, "tie_word_embeddings": True},
 }
 """Settings beside `CONFIG`, by a name that begins with the family's."""
 SOME_PLANS = ("dense", "groups", "heads per group", "no attention first", "mixed")

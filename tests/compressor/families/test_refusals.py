@@ -14,7 +14,15 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"sliding_window": 64}, "sliding-window attention over 64 tokens"),
     ("mistral", {"sliding_window": 64}, "sliding-window attention over 64 tokens"),
     ("mistral", {"max_position_embeddings": 32768, "sliding_window": 4096}, "over 4096 tokens"),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 2}, "sliding-window"),
+    (
+        "qwen3",
+        {"use_sliding_window": True, "sliding_window": 64, "layer_types": ["sliding_attention"] * 4},
+        "sliding-window",
+    ),
     ("llama", {"partial_rotary_factor": 0.5}, "`partial_rotary_factor` to 0.5"),
+    ("qwen2", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary"),
+    ("qwen2", {"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}, "type `mrope`"),
     ("llama", {"rope_parameters": {"full_attention": LLAMA3_ROPE}}, "several types"),
     ("llama", {"logit_scale": 0.5}, "`logit_scale` to 0.5"),
     ("llama", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
@@ -26,6 +34,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 TAKEN: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"partial_rotary_factor": 1.0, "logit_scale": 1.0, "sliding_window": None}),
     ("mistral", {"sliding_window": 128}),
+    ("qwen2", {"use_sliding_window": False, "sliding_window": 64, "max_window_layers": 2}),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 4}),
+    ("qwen3", {"use_sliding_window": True, "sliding_window": 64, "layer_types": ["full_attention"] * 4}),
 ]
 
 
