@@ -24,6 +24,7 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen2, tied": {"model_type": "qwen2", "tie_word_embeddings": True, "rope_parameters": LLAMA3_ROPE},
     "qwen3": {"model_type": "qwen3"},
     "qwen3, biased": {"model_type": "qwen3", "attention_bias": True, "tie_word_embeddings": True},
+    "phi3": {"model_type": "phi3"},
 }
 """Settings beside `CONFIG`, by a name that begins with the family's."""
 SOME_PLANS = ("dense", "groups", "heads per group", "no attention first", "mixed")

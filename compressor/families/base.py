@@ -33,6 +33,7 @@ class Family:
         defaults: what its transformers config has for settings that a config.json leaves out, where Llama's
             has something else.
         settings: of our model, the same for all checkpoints of the family: biases, norms of queries and keys.
+        ropes: the kinds of rotary positions that mean in its config what they mean in ours.
         fused: modules of its checkpoints that hold several of ours, one below the other.
     """
 
@@ -41,6 +42,7 @@ class Family:
     exported_type: str = "lathe_llama"
     defaults: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    ropes: tuple[str, ...] = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     layer: str = "model.layers.{i}"
     attention_norm: str = "input_layernorm"
@@ -70,7 +72,7 @@ class Family:
         """
         whole = {**self.defaults, **config}
         try:
-            refuse_other_maths(whole, self.model_type)
+            refuse_other_maths(whole, self.model_type, self.ropes)
         except (TypeError, ValueError, AttributeError) as error:
             raise UserError(f"config.json has an impossible setting: {error}") from None
         return {k: v for k, v in (whole | dict(self.settings)).items() if k not in WINDOW_SETTINGS}

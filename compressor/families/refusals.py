@@ -8,7 +8,6 @@ from typing import Any
 from compressor.errors import UserError
 
 WINDOW_SETTINGS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
-_ROPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (1,),
     "attn_logit_softcapping": (),
@@ -32,8 +31,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Settings by name, and the values besides null that leave a model as it is without them."""
 
 
-def refuse_other_maths(config: Mapping[str, Any], model_type: str) -> None:
-    """Refuse what would silently become another model.
+def refuse_other_maths(config: Mapping[str, Any], model_type: str, ropes: tuple[str, ...]) -> None:
+    """Refuse what would silently become another model. ropes: the kinds of rotary positions that are taken.
 
     Raises:
         UserError: names the setting and its value.
@@ -43,10 +42,10 @@ def refuse_other_maths(config: Mapping[str, Any], model_type: str) -> None:
             raise _unsupported(name, config[name], model_type)
     rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in _ROPES or any(isinstance(value, dict) for value in rope.values()):
+    if kind not in ropes or any(isinstance(value, dict) for value in rope.values()):
         raise UserError(
             f"config.json asks for rotary positions of type `{kind}`, or of several types",
-            f"Supported: one of {', '.join(_ROPES)}.",
+            f"Supported for `{model_type}`: one of {', '.join(ropes)}.",
         )
     if rope.get("partial_rotary_factor", 1) != 1:
         raise _unsupported("partial_rotary_factor", rope["partial_rotary_factor"], model_type)

@@ -29,6 +29,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"embedding_multiplier": 12}, "embedding_multiplier"),
     ("llama", {"qkv_bias": True}, "qkv_bias"),
     ("mistral", {"num_local_experts": 8}, "num_local_experts"),
+    ("phi3", {"rope_scaling": {"type": "su"}}, "type `su`"),
+    ("phi3", {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "type `yarn`"),
+    ("phi3", {"sliding_window": 64}, "over 64 tokens"),
     ("llama", {"rope_parameters": 7}, "impossible setting"),
 ]
 TAKEN: list[tuple[str, dict[str, Any]]] = [
