@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from compressor.errors import UserError
-from compressor.export.base import Destination, Export, Exporter, destinations, exporters
+from compressor.export.base import Destination, Export, Exporter, check_known, destinations, exporters
 from compressor.export.checkpoint import export_checkpoint
 from compressor.export.files import sync_directory, write_bytes
 from compressor.modeling import PLUGIN_FILES
@@ -78,10 +78,7 @@ def check_served(source: Source) -> None:
     Raises:
         UserError: it cannot; names what it can.
     """
-    if source.family.exported_type not in PLUGIN_FILES:
-        raise UserError(
-            f"there is no vLLM definition for `{source.family.model_type}`", f"Known: {[*PLUGIN_FILES]}."
-        )
+    check_known(source, "vllm")
     activation = source.config.get("hidden_act", "silu")
     if activation != "silu":
         raise UserError(f"vLLM's Llama has no activation `{activation}`", "It has: silu.")
@@ -136,6 +133,8 @@ def check_parallel(plan: Plan, devices: int) -> None:
 
 
 _SERVED_BY = f"pip install {{out}}/{PLUGIN} && vllm serve {{out}}"
-exporters.add("vllm", Exporter(write=export_vllm, check=check_served, served_by=_SERVED_BY))
+exporters.add(
+    "vllm", Exporter(write=export_vllm, types=PLUGIN_FILES, check=check_served, served_by=_SERVED_BY)
+)
 destinations.add("vllm-w4a16", Destination(check_four_bit, FOUR_BIT_MULTIPLE))
 destinations.add("vllm-w8a8", Destination(check_served))

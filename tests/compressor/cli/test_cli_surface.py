@@ -42,6 +42,7 @@ SURFACE = {
         "--debug", "--no-debug",
     },
     "inspect": {"artefact", "--json", "--debug", "--no-debug"},
+    "families": {"--json", "--debug", "--no-debug"},
     "serve": {
         "out", "engine_args", "--host", "--port", "--engine", "--threads", "--max-batch", "--max-length",
         "--max-queue", "--served-model-name", "--api-key", "--drain-timeout", "--draft", "--draft-tokens",
