@@ -1,14 +1,16 @@
 """Running single blocks of a decoder with any widths.
 
 The modules are those of our exported model; their weights are passed in, so one skeleton layer serves every
-layer, dense or cut. A block is split where reform works: `*_context` gives the input of the output
-projection (o_proj, down_proj), `project` applies that projection.
+layer, dense or cut; `at` makes a runner for one layer where they differ in more than weights. A block is
+split where reform works: `*_context` gives the input of the output projection (o_proj, down_proj), `project`
+applies that projection.
 
 Shapes: B windows, T tokens, D model width, N query heads, K KV heads, H head dim, F FFN channels.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -44,6 +46,16 @@ class BlockRunner:
         self._rotary = type(model.model.rotary_emb)(config=model.config)
         self._positions: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._watched: dict[str, tuple[torch.Tensor, torch.Tensor]] | None = None
+        self._rotated: list[bool] = list(map(bool, source.config.get("no_rope_layers") or []))
+        self._layer: int | None = None
+
+    def at(self, layer: int) -> BlockRunner:
+        """A runner for the blocks of one layer; this one where all layers are alike."""
+        if all(self._rotated):
+            return self
+        runner = copy.copy(self)
+        runner._layer = layer
+        return runner
 
     def attention_input(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
         return functional_call(self._attention_norm, _under(weights, self.family.attention_norm), hidden_BTD)
@@ -93,6 +105,10 @@ class BlockRunner:
             return hidden_BTD
         return hidden_BTD + self.project(weights, self.family.down, self.ffn_context(weights, hidden_BTD))
 
+    def layer(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """The residual stream after both blocks."""
+        return self.ffn(weights, self.attention(weights, hidden_BTD))
+
     def final_norm(self, weight: torch.Tensor, hidden_BTD: torch.Tensor) -> torch.Tensor:
         return functional_call(self._final_norm, {"weight": weight}, hidden_BTD)
 
@@ -136,7 +152,12 @@ class BlockRunner:
         if length not in self._positions:
             with torch.inference_mode(False):
                 self._positions[length] = self._rotary(hidden_BTD, torch.arange(length)[None])
-        return self._positions[length]
+        cos, sin = self._positions[length]
+        if all(self._rotated):
+            return cos, sin
+        if self._layer is None:
+            raise ValueError("layers differ in their positions: ask `at` for the runner of one")
+        return (cos, sin) if self._rotated[self._layer] else (torch.ones_like(cos), torch.zeros_like(sin))
 
 
 def _under(weights: Weights, path: str, but: str = " ") -> dict[str, torch.Tensor]:

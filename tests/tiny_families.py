@@ -25,6 +25,8 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen3": {"model_type": "qwen3"},
     "qwen3, biased": {"model_type": "qwen3", "attention_bias": True, "tie_word_embeddings": True},
     "phi3": {"model_type": "phi3"},
+    "smollm3": {"model_type": "smollm3", "no_rope_layers": [1, 0, 1, 1]},
+    "smollm3, biased": {"model_type": "smollm3", "attention_bias": True, "mlp_bias": True},
 }
 """Settings beside `CONFIG`, by a name that begins with the family's."""
 SOME_PLANS = ("dense", "groups", "heads per group", "no attention first", "mixed")

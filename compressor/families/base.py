@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from compressor.errors import UserError
-from compressor.families.refusals import WINDOW_SETTINGS, refuse_other_maths
+from compressor.families.refusals import WINDOW_SETTINGS, refuse_other_maths, refuse_others_settings
 from compressor.plan import LayerShape, ModelShape
 from compressor.registry import Registry
 
@@ -32,6 +32,7 @@ class Family:
         covers: what people call its models.
         defaults: what its transformers config has for settings that a config.json leaves out, where Llama's
             has something else.
+        derived: settings of our model that follow from others, from the config with its defaults.
         settings: of our model, the same for all checkpoints of the family: biases, norms of queries and keys.
         ropes: the kinds of rotary positions that mean in its config what they mean in ours.
         fused: modules of its checkpoints that hold several of ours, one below the other.
@@ -41,6 +42,7 @@ class Family:
     covers: str
     exported_type: str = "lathe_llama"
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    derived: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _config: {}
     settings: Mapping[str, Any] = field(default_factory=dict)
     ropes: tuple[str, ...] = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -73,9 +75,13 @@ class Family:
         whole = {**self.defaults, **config}
         try:
             refuse_other_maths(whole, self.model_type, self.ropes)
+            own = {**self.derived(whole), **self.settings}
+            refuse_others_settings(config, own, self.model_type)
+        except KeyError as error:
+            raise UserError(f"config.json has no {error}", "Is this a complete checkpoint?") from None
         except (TypeError, ValueError, AttributeError) as error:
             raise UserError(f"config.json has an impossible setting: {error}") from None
-        return {k: v for k, v in (whole | dict(self.settings)).items() if k not in WINDOW_SETTINGS}
+        return {k: v for k, v in (whole | own).items() if k not in WINDOW_SETTINGS}
 
     def shape(self, config: Mapping[str, Any]) -> ModelShape:
         """Dimensions from a document that `read` gave.

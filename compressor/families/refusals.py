@@ -8,6 +8,7 @@ from typing import Any
 from compressor.errors import UserError
 
 WINDOW_SETTINGS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
+_OURS = ("qkv_bias", "qk_norm", "no_rope_layers")
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (1,),
     "attn_logit_softcapping": (),
@@ -16,8 +17,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "attention_multiplier": (),
     "attention_chunk_size": (),
     "clip_qkv": (),
-    "qkv_bias": (False,),
-    "qk_norm": (False,),
     "use_qk_norm": (False,),
     "embedding_multiplier": (1,),
     "residual_multiplier": (1,),
@@ -56,6 +55,17 @@ def refuse_other_maths(config: Mapping[str, Any], model_type: str, ropes: tuple[
             "Lower `max_position_embeddings` to that, where contexts are no longer: the window is then never "
             "in use.",
         )
+
+
+def refuse_others_settings(config: Mapping[str, Any], own: Mapping[str, Any], model_type: str) -> None:
+    """Refuse settings of our model that a family does not have itself (`own`): it would be read as another.
+
+    Raises:
+        UserError: names the setting and its value.
+    """
+    for name in _OURS:
+        if config.get(name) not in (None, False, own.get(name)):
+            raise _unsupported(name, config[name], model_type)
 
 
 def _unsupported(name: str, value: Any, model_type: str) -> UserError:

@@ -33,6 +33,7 @@ class LatheLlamaAttention(LlamaAttention):
     def __init__(self, config: LatheLlamaConfig, layer_idx: int, cache_idx: int) -> None:
         widths: Any = config.per_layer_config[layer_idx]
         super().__init__(config=widths, layer_idx=cache_idx)
+        self.rotates = config.has_positions(layer_idx)
         self.config = config  # the one whose attention implementation can be changed later
         if config.qkv_bias:
             for name in ("q_proj", "k_proj", "v_proj"):
@@ -56,7 +57,8 @@ class LatheLlamaAttention(LlamaAttention):
         q_BNSH = self.q_norm(self.q_proj(hidden_states).view(heads)).transpose(1, 2)
         k_BKSH = self.k_norm(self.k_proj(hidden_states).view(heads)).transpose(1, 2)
         v_BKSH = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        q_BNSH, k_BKSH = apply_rotary_pos_emb(q_BNSH, k_BKSH, *position_embeddings)
+        if self.rotates:
+            q_BNSH, k_BKSH = apply_rotary_pos_emb(q_BNSH, k_BKSH, *position_embeddings)
         if past_key_values is not None:
             k_BKSH, v_BKSH = past_key_values.update(k_BKSH, v_BKSH, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(

@@ -85,15 +85,16 @@ class _Walk:
     def collect(self, index: int) -> LayerStatistics:
         while self._at < index:
             self._step()
-        found, self._hidden = collect_layer(self._runner, self._layers[index], self._hidden, self._heldout)
+        runner = self._runner.at(index)
+        found, self._hidden = collect_layer(runner, self._layers[index], self._hidden, self._heldout)
         self._at += 1
         return found
 
     @torch.inference_mode()
     def _step(self) -> None:
-        weights, run = self._layers[self._at], self._runner
+        weights, runner = self._layers[self._at], self._runner.at(self._at)
         for part in batches(self._heldout):
-            self._hidden[part] = run.ffn(weights, run.attention(weights, self._hidden[part]))
+            self._hidden[part] = runner.layer(weights, self._hidden[part])
         self._at += 1
 
 

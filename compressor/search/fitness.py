@@ -173,5 +173,6 @@ class Fitness:
     def _step(self, hidden_BTD: torch.Tensor, position: int, index: int, blocks: Block) -> torch.Tensor:
         layer, kind = position // 2, ("attention", "ffn")[position % 2]
         weights = blocks(layer, kind, self._space.levels(kind)[index])
-        run = self._runner.attention if kind == "attention" else self._runner.ffn
+        runner = self._runner.at(layer)
+        run = runner.attention if kind == "attention" else runner.ffn
         return torch.cat([run(weights, part) for part in hidden_BTD.split(_ROWS)])

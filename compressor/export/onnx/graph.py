@@ -26,6 +26,7 @@ FORMAT = "lathe-onnx/1"
 Tensors = Callable[[str], torch.Tensor]
 _MICROSOFT = "com.microsoft"
 _HEAD_DIM_UNIT = 16
+_TABLES = ("cos", "sin")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class _Decoder:
         embedding = self._weight(f"{self.family.embedding}.weight")
         stream = Stream(writer.node("Gather", [embedding, ids], ["embedded"]))
         if any(layer.kv_heads for layer in plan.layers):
-            for name, table in zip(("cos", "sin"), rotary_tables(self.config, shape.head_dim), strict=True):
+            for name, table in zip(_TABLES, rotary_tables(self.config, shape.head_dim), strict=True):
                 writer.weight(name, table)
         for index, layer in enumerate(plan.layers):
             if layer.kv_heads:
@@ -123,14 +124,16 @@ class _Decoder:
         parts = [f"{index}.key", f"{index}.value"]
         past = [writer.input(f"past_key_values.{part}", TensorProto.FLOAT, cache) for part in parts]
         present = [writer.output(f"present.{part}", TensorProto.FLOAT, cache) for part in parts]
+        positions = self.config.get("no_rope_layers")
+        rotated = positions is None or bool(positions[index])
         attended = writer.node(
             "GroupQueryAttention",
-            [queries, keys, values, *past, "seqlens_k", "total_sequence_length", "cos", "sin"],
+            [queries, keys, values, *past, "seqlens_k", "total_sequence_length", *_TABLES[: 2 * rotated]],
             [f"{prefix}attended", *present],
             domain=_MICROSOFT,
             num_heads=layer.query_heads,
             kv_num_heads=layer.kv_heads,
-            do_rotary=1,
+            do_rotary=int(rotated),
         )
         return self._branch(attended, residual, prefix + family.o, self.shape.attention_bias)
 

@@ -119,7 +119,7 @@ class TestFamily:
             prefix = source.family.layer_prefix(index)
             names = [key for key in planned_shapes(source, job.plan) if key.startswith(prefix)]
             weights = {key.removeprefix(prefix): job.tensor(key) for key in names}
-            hidden = runner.ffn(weights, runner.attention(weights, hidden))
+            hidden = runner.at(index).layer(weights, hidden)
         head = "model.embed_tokens.weight" if source.shape.tied_embeddings else "lm_head.weight"
         found = runner.final_norm(source.tensor("model.norm.weight"), hidden) @ source.tensor(head).T
         difference = (found - logits(zeroed(source, job.plan), ids)).abs().max()

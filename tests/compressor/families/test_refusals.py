@@ -28,6 +28,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
     ("llama", {"embedding_multiplier": 12}, "embedding_multiplier"),
     ("llama", {"qkv_bias": True}, "qkv_bias"),
+    ("llama", {"no_rope_layers": [1, 0, 1, 1]}, "no_rope_layers"),
     ("mistral", {"num_local_experts": 8}, "num_local_experts"),
     ("phi3", {"rope_scaling": {"type": "su"}}, "type `su`"),
     ("phi3", {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "type `yarn`"),
