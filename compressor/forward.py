@@ -13,6 +13,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -23,13 +25,37 @@ from compressor.source import Source
 Weights = Mapping[str, torch.Tensor]
 
 
+class Embedding(Protocol):
+    """What the first layer reads, by tokens [B, T]; a plain table [V, D] is one."""
+
+    def __getitem__(self, tokens_BT: torch.Tensor, /) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class PositionedEmbedding:
+    """Tokens and learned positions. table: [V, D]. positions: one row for each."""
+
+    table: torch.Tensor
+    positions: torch.Tensor
+
+    def __getitem__(self, tokens_BT: torch.Tensor, /) -> torch.Tensor:
+        return self.table[tokens_BT] + self.positions[: tokens_BT.shape[-1]]
+
+
+def embedding(source: Source, table: torch.Tensor) -> Embedding:
+    """The embedding of a dense model whose table of tokens is given."""
+    if not source.shape.positions:
+        return table
+    return PositionedEmbedding(table, source.tensor(f"{source.family.positions}.weight"))
+
+
 class BlockRunner:
     """Runs attention and FFN blocks of one model from weights named relative to their layer."""
 
     def __init__(self, source: Source) -> None:
         from compressor.modeling import new_model
 
-        config = {**source.config, "num_hidden_layers": 1}
+        config = {**source.config, "num_hidden_layers": 1, "no_rope_layers": None}
         model = new_model(source.family.exported_type, config | {"head_dim": source.shape.head_dim})
         self.family = source.family
         self.head_dim = source.shape.head_dim
@@ -109,8 +135,9 @@ class BlockRunner:
         """The residual stream after both blocks."""
         return self.ffn(weights, self.attention(weights, hidden_BTD))
 
-    def final_norm(self, weight: torch.Tensor, hidden_BTD: torch.Tensor) -> torch.Tensor:
-        return functional_call(self._final_norm, {"weight": weight}, hidden_BTD)
+    def final_norm(self, norm: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """norm: its tensors, `weight` and perhaps `bias`."""
+        return functional_call(self._final_norm, dict(norm), hidden_BTD)
 
     def projections(self, kind: str) -> list[str]:
         """Weight names of a block's linear layers, the output projection last."""

@@ -82,6 +82,11 @@ class Source:
         prefix = self.family.layer_prefix(index)
         return {name: self.tensor(prefix + name) for name, _ in self.family.block_tensors(self.shape)}
 
+    def module(self, name: str) -> dict[str, torch.Tensor]:
+        """A module's `weight` and, where it has one, its `bias`."""
+        kinds = (kind for kind in ("weight", "bias") if f"{name}.{kind}" in self._places)
+        return {kind: self.tensor(f"{name}.{kind}") for kind in kinds}
+
     @cached_property
     def _places(self) -> dict[str, Place]:
         return self.family.places(self.shape)

@@ -16,14 +16,14 @@ from compressor.export.layout import cut_tensors
 from compressor.export.manifest import write_manifest
 from compressor.export.vllm import PLUGIN, check_head_size, check_parallel, write_plugin
 from compressor.families import exported
-from compressor.modeling import PLUGIN_FILES
+from compressor.modeling import AUTO_MAPS, PLUGIN_FILES
 from compressor.plan import Plan
 from compressor.source import Source, check_tensors, read_config, read_index
 
 
 def is_artefact(path: Path) -> bool:
     """Whether a directory holds one of our uneven checkpoints, rather than a dense model."""
-    return _config(path).get("model_type") in PLUGIN_FILES
+    return _config(path).get("model_type") in AUTO_MAPS
 
 
 def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int = 1) -> None:
@@ -38,6 +38,8 @@ def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int 
             f"For {to}, compress the dense model with --export checkpoint,{to}.",
         )
     config = _config(artefact)
+    if config["model_type"] not in PLUGIN_FILES:
+        raise UserError(f"{artefact} is a `{config['model_type']}`, which cannot be exported to vllm yet")
     check_head_size(config["head_dim"], torch.cuda.is_available())
     check_parallel(Plan.load(artefact / "plan.json"), tensor_parallel)
     if output.exists():

@@ -36,6 +36,8 @@ class Family:
         settings: of our model, the same for all checkpoints of the family: biases, norms of queries and keys.
         ropes: the kinds of rotary positions that mean in its config what they mean in ours.
         fused: modules of its checkpoints that hold several of ours, one below the other.
+        stored: module paths of ours and of its checkpoints, where they differ. before: rows of its learned
+            positions that come before the first.
     """
 
     model_type: str
@@ -46,6 +48,8 @@ class Family:
     settings: Mapping[str, Any] = field(default_factory=dict)
     ropes: tuple[str, ...] = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stored: Mapping[str, str] = field(default_factory=dict)
+    before: int = 0
     layer: str = "model.layers.{i}"
     attention_norm: str = "input_layernorm"
     q: str = "self_attn.q_proj"
@@ -59,6 +63,7 @@ class Family:
     up: str = "mlp.up_proj"
     down: str = "mlp.down_proj"
     embedding: str = "model.embed_tokens"
+    positions: str = "model.embed_positions"
     final_norm: str = "model.norm"
     head: str = "lm_head"
 
@@ -103,6 +108,9 @@ class Family:
                 mlp_bias=bool(config.get("mlp_bias", False)),
                 qkv_bias=bool(config.get("qkv_bias", False)),
                 qk_norm=bool(config.get("qk_norm", False)),
+                gate=bool(config.get("ffn_gate", True)),
+                norm_bias=bool(config.get("norm_bias", False)),
+                positions=int(config.get("learned_positions") or 0),
             )
         except KeyError as error:
             raise UserError(f"config.json has no {error}", "Is this a complete checkpoint?") from None
@@ -118,13 +126,13 @@ class Family:
         d = shape.hidden_size
         q, kv = shape.layer.query_heads * shape.head_dim, shape.layer.kv_heads * shape.head_dim
         ffn = shape.layer.ffn
-        yield f"{self.attention_norm}.weight", (d,)
-        yield f"{self.ffn_norm}.weight", (d,)
+        yield from self._norm(self.attention_norm, shape)
+        yield from self._norm(self.ffn_norm, shape)
         qkv_bias = shape.attention_bias or shape.qkv_bias
         linears = [
             (self.q, q, d, qkv_bias), (self.k, kv, d, qkv_bias), (self.v, kv, d, qkv_bias),
             (self.o, d, q, shape.attention_bias),
-            (self.gate, ffn, d, shape.mlp_bias), (self.up, ffn, d, shape.mlp_bias),
+            *([(self.gate, ffn, d, shape.mlp_bias)] if shape.gate else []), (self.up, ffn, d, shape.mlp_bias),
             (self.down, d, ffn, shape.mlp_bias),
         ]
         for name, rows, columns, bias in linears:
@@ -137,17 +145,35 @@ class Family:
 
     def tensors(self, shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
         """(full name, dense shape) of every tensor of the dense model."""
-        yield f"{self.embedding}.weight", (shape.vocab_size, shape.hidden_size)
+        yield from self.first_tensors(shape)
         for i in range(shape.num_layers):
             for name, dims in self.block_tensors(shape):
                 yield self.layer_prefix(i) + name, dims
-        yield f"{self.final_norm}.weight", (shape.hidden_size,)
+        yield from self.last_tensors(shape)
+
+    def first_tensors(self, shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Those before the layers."""
+        yield f"{self.embedding}.weight", (shape.vocab_size, shape.hidden_size)
+        if shape.positions:
+            yield f"{self.positions}.weight", (shape.positions, shape.hidden_size)
+
+    def last_tensors(self, shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Those after the layers."""
+        yield from self._norm(self.final_norm, shape)
         if not shape.tied_embeddings:
             yield f"{self.head}.weight", (shape.vocab_size, shape.hidden_size)
 
+    def _norm(self, module: str, shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
+        for kind in ("weight", "bias") if shape.norm_bias else ("weight",):
+            yield f"{module}.{kind}", (shape.hidden_size,)
+
     def places(self, shape: ModelShape) -> dict[str, Place]:
         """Where a checkpoint of this family holds each of our tensors."""
-        found = {name: Place(name, dims, slice(None)) for name, dims in self.tensors(shape)}
+        found = {name: Place(self._renamed(name), dims, slice(None)) for name, dims in self.tensors(shape)}
+        if f"{self.positions}.weight" in found:
+            name, (rows, *columns), _ = found[f"{self.positions}.weight"]
+            every = slice(self.before, self.before + rows)
+            found[f"{self.positions}.weight"] = Place(name, (self.before + rows, *columns), every)
         modules = [
             (self.layer_prefix(i) + whole, [self.layer_prefix(i) + part for part in parts])
             for i in range(shape.num_layers)
@@ -162,6 +188,12 @@ class Family:
                     dims = (ends[-1], *columns)
                     found[name] = Place(f"{whole}.{kind}", dims, slice(end - rows, end))
         return found
+
+    def _renamed(self, name: str) -> str:
+        """A tensor's name in a checkpoint of this family."""
+        for ours, theirs in self.stored.items():
+            name = name.replace(f"{ours}.", f"{theirs}.")
+        return name
 
 
 families: Registry[Family] = Registry("family", "compressor.families")

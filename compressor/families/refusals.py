@@ -8,7 +8,7 @@ from typing import Any
 from compressor.errors import UserError
 
 WINDOW_SETTINGS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
-_OURS = ("qkv_bias", "qk_norm", "no_rope_layers")
+_OURS = ("qkv_bias", "qk_norm", "no_rope_layers", "norm_bias", "learned_positions")
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (1,),
     "attn_logit_softcapping": (),

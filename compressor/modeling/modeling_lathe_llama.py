@@ -74,6 +74,9 @@ class LatheLlamaAttention(LlamaAttention):
 class LatheLlamaDecoderLayer(LlamaDecoderLayer):
     """A decoder layer with its own widths; without attention or FFN where the config drops them."""
 
+    norm_class: Any = LlamaRMSNorm
+    mlp_class: Any = LlamaMLP
+
     def __init__(self, config: LatheLlamaConfig, layer_idx: int, cache_idx: int) -> None:
         nn.Module.__init__(self)
         widths: Any = config.per_layer_config[layer_idx]
@@ -82,10 +85,10 @@ class LatheLlamaDecoderLayer(LlamaDecoderLayer):
         self.has_ffn = config.has_block("ffn", layer_idx)
         if self.has_attention:
             self.self_attn = LatheLlamaAttention(config, layer_idx, cache_idx)
-            self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+            self.input_layernorm = self.norm_class(config.hidden_size, eps=config.rms_norm_eps)
         if self.has_ffn:
-            self.mlp = LlamaMLP(widths)
-            self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+            self.mlp = self.mlp_class(widths)
+            self.post_attention_layernorm = self.norm_class(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.has_attention:
@@ -100,6 +103,7 @@ class LatheLlamaModel(LlamaModel):
     """The decoder. Layers with attention number their caches 0, 1, ...: the first is always in use."""
 
     config_class = LatheLlamaConfig
+    layer_class: Any = LatheLlamaDecoderLayer
     _no_split_modules = ["LatheLlamaDecoderLayer"]
 
     def __init__(self, config: LatheLlamaConfig) -> None:
@@ -109,10 +113,10 @@ class LatheLlamaModel(LlamaModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
         with_attention = [config.has_block("attention", i) for i in range(config.num_hidden_layers)]
         self.layers = nn.ModuleList(
-            LatheLlamaDecoderLayer(config, i, cache_idx=sum(with_attention[:i]))
+            self.layer_class(config, i, cache_idx=sum(with_attention[:i]))
             for i in range(config.num_hidden_layers)
         )
-        self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = self.layer_class.norm_class(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = LlamaRotaryEmbedding(config=config)
         self.gradient_checkpointing = False
         self.post_init()
@@ -122,11 +126,12 @@ class LatheLlamaForCausalLM(LlamaForCausalLM):
     """The decoder with its language-model head."""
 
     config_class = LatheLlamaConfig
+    decoder_class: Any = LatheLlamaModel
     _no_split_modules = ["LatheLlamaDecoderLayer"]
 
     def __init__(self, config: LatheLlamaConfig) -> None:
         super(LlamaForCausalLM, self).__init__(config)
-        self.model = LatheLlamaModel(config)
+        self.model = self.decoder_class(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from compressor.export.base import Export, Exporter, check_known, exporters
-from compressor.export.onnx.graph import build_onnx, check_config
+from compressor.export.onnx.graph import DECODERS, build_onnx, check_config
 from compressor.source import Source
 
 __all__ = ["build_onnx", "export_onnx"]
@@ -32,14 +32,14 @@ def check_source(source: Source) -> None:
         UserError: it cannot; names the setting.
     """
     check_known(source, "onnx")
-    check_config(source.config, source.shape)
+    check_config(source.config, source.shape, source.family)
 
 
 exporters.add(
     "onnx",
     Exporter(
         write=export_onnx,
-        types=("lathe_llama",),
+        types=DECODERS,
         check=check_source,
         folder=FOLDER,
         served_by="lathe serve {out}",

@@ -19,6 +19,7 @@ def test_the_list_is_complete() -> None:
         assert row["models"] == families.get(name).covers
         assert list(row["exporters"]) == exporters.known()
     assert rows["llama"]["exporters"] == {"checkpoint": True, "onnx": True, "vllm": True}
+    assert rows["opt"]["exporters"] == {"checkpoint": True, "onnx": True, "vllm": False}
 
 
 def test_the_table_names_every_family() -> None:

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from tiny_families import CASES, PLANS, SOME_PLANS, family_checkpoint, first_of_each, planned_shapes, zeroed
+from tiny_families import CASES, SOME_PLANS, family_checkpoint, first_of_each, planned, shapes_of, zeroed
 from tiny_llama import tokens
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from compressor.export.checkpoint import export_checkpoint
 from compressor.export.onnx import export_onnx
 from compressor.families import families
-from compressor.forward import BlockRunner
+from compressor.forward import BlockRunner, embedding
 from compressor.modeling import register
 from compressor.source import Source
 from serving.engines.onnx.runner import OnnxRunner
@@ -55,7 +55,7 @@ def name(request: pytest.FixtureRequest) -> str:
 def written(directory: Path, source: Source, plan: str) -> Any:
     """A subnet's checkpoint, loaded again."""
     register()
-    export_checkpoint(directory, first_of_each(source, PLANS[plan]))
+    export_checkpoint(directory, first_of_each(source, planned(source, plan)))
     return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
 
 
@@ -84,12 +84,13 @@ def test_all_load_without_lathe(tmp_path: Path) -> None:
 
 class TestFamily:
     def test_parameters_are_those_of_transformers(self, source: Source) -> None:
-        model, shape = zeroed(source, PLANS["dense"]), source.shape
-        assert shape.parameters(shape.dense_plan) == sum(p.numel() for p in model.parameters())
+        model, shape = zeroed(source, planned(source, "dense")), source.shape
+        unused = source.family.before * shape.hidden_size
+        assert shape.parameters(shape.dense_plan) + unused == sum(p.numel() for p in model.parameters())
 
     def test_keeping_everything_is_exact(self, source: Source, tmp_path: Path, record_property: Note) -> None:
         model, ids = written(tmp_path, source, "dense"), tokens(2, 60)
-        difference = (logits(model, ids) - logits(zeroed(source, PLANS["dense"]), ids)).abs().max()
+        difference = (logits(model, ids) - logits(zeroed(source, planned(source, "dense")), ids)).abs().max()
         record_property("checkpoint", float(difference))
         assert difference <= TORCH
         stored = {name: value for name, value in model.state_dict().items() if name in set(source.names())}
@@ -97,11 +98,11 @@ class TestFamily:
 
     def test_a_subnet_is_the_zeroed_model_and_loads(self, source: Source, name: str, tmp_path: Path) -> None:
         model, ids = written(tmp_path, source, name), tokens(2, 60)
-        expected = logits(zeroed(source, PLANS[name]), ids)
+        expected = logits(zeroed(source, planned(source, name)), ids)
         torch.testing.assert_close(logits(model, ids), expected, atol=2 * TORCH, rtol=0)
         with safe_open(tmp_path / "model.safetensors", framework="pt") as handle:
             shapes = {key: tuple(handle.get_slice(key).get_shape()) for key in handle.keys()}  # noqa: SIM118
-        assert shapes == planned_shapes(source, PLANS[name])
+        assert shapes == shapes_of(source, planned(source, name))
 
     def test_cached_is_uncached(self, source: Source, name: str, tmp_path: Path) -> None:
         model, ids = written(tmp_path, source, name), tokens(2, 9)
@@ -112,30 +113,43 @@ class TestFamily:
         assert torch.equal(*answers)
 
     @torch.no_grad()
+    def test_a_left_padded_batch_is_its_rows(self, source: Source, tmp_path: Path) -> None:
+        model, ids = written(tmp_path, source, "mixed"), tokens(2, 12)
+        mask = torch.ones_like(ids)
+        mask[0, :5] = 0
+        options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+        both = model.generate(ids, attention_mask=mask, **options)
+        for row in range(2):
+            alone = model.generate(ids[row : row + 1, mask[row].bool()], **options)
+            assert torch.equal(alone[0, -6:], both[row, -6:])
+
     def test_our_forward_is_the_model(self, source: Source, name: str, record_property: Note) -> None:
-        runner, job, ids = BlockRunner(source), first_of_each(source, PLANS[name]), tokens(2, 60)
-        hidden = source.tensor("model.embed_tokens.weight")[ids]
+        runner, job, ids = BlockRunner(source), first_of_each(source, planned(source, name)), tokens(2, 60)
+        hidden = embedding(source, source.tensor("model.embed_tokens.weight"))[ids]
         for index in range(source.shape.num_layers):
             prefix = source.family.layer_prefix(index)
-            names = [key for key in planned_shapes(source, job.plan) if key.startswith(prefix)]
+            names = [key for key in shapes_of(source, job.plan) if key.startswith(prefix)]
             weights = {key.removeprefix(prefix): job.tensor(key) for key in names}
             hidden = runner.at(index).layer(weights, hidden)
         head = "model.embed_tokens.weight" if source.shape.tied_embeddings else "lm_head.weight"
-        found = runner.final_norm(source.tensor("model.norm.weight"), hidden) @ source.tensor(head).T
+        found = runner.final_norm(source.module("model.norm"), hidden) @ source.tensor(head).T
         difference = (found - logits(zeroed(source, job.plan), ids)).abs().max()
         record_property("forward", float(difference))
         assert difference <= TORCH
 
-    def test_onnx_is_torch(
+    def test_onnx_is_torch_for_two_rows_of_different_lengths(
         self, source: Source, name: str, tmp_path: Path, record_property: Note
     ) -> None:
-        export_onnx(tmp_path, first_of_each(source, PLANS[name]))
-        runner = OnnxRunner(tmp_path / "onnx" / "model.onnx", max_batch=1, max_length=64, threads=1)
-        ids = tokens(1, 60)
-        rows = [runner.prefill(0, ids[0, :30].numpy(), "all")]
-        rows += [runner.decode(token[None].numpy()) for token in ids[0, 30:]]
-        expected = logits(zeroed(source, PLANS[name]), ids)[0].numpy()
-        difference = np.abs(np.concatenate(rows) - expected).max()
+        export_onnx(tmp_path, first_of_each(source, planned(source, name)))
+        runner = OnnxRunner(tmp_path / "onnx" / "model.onnx", max_batch=2, max_length=64, threads=1)
+        ids, reference = tokens(2, 60).numpy(), zeroed(source, planned(source, name))
+        rows = [[runner.prefill(row, ids[row, :end], "all")] for row, end in enumerate((30, 17))]
+        for step in range(30):
+            decoded = runner.decode(np.array([ids[0, 30 + step], ids[1, 17 + step]]))
+            rows = [[*row, logit[None]] for row, logit in zip(rows, decoded, strict=True)]
+        found = [np.concatenate(row) for row in rows]
+        expected = logits(reference, torch.from_numpy(ids)).numpy()
+        difference = max(np.abs(f - e[: len(f)]).max() for f, e in zip(found, expected, strict=True))
         record_property("onnx", float(difference))
         assert difference <= ONNX
 
@@ -143,9 +157,13 @@ class TestFamily:
         self, source: Source, tmp_path: Path
     ) -> None:
         """Config files of older models have few settings: the rest is what transformers fills in."""
-        few = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
-        raw = {key: source.config[key] for key in few} | {"model_type": source.family.model_type}
-        raw |= {"num_key_value_heads": 2, "sliding_window": None}
+        whole = json.loads((source.path / "config.json").read_text())
+        few = (
+            "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
+            "intermediate_size", "ffn_dim",
+        )  # fmt: skip
+        raw = {key: whole[key] for key in few if key in whole}
+        raw |= {"num_attention_heads": 32, "sliding_window": None}
         (tmp_path / "config.json").write_text(json.dumps(raw))
         theirs, ours = AutoConfig.from_pretrained(tmp_path), source.family.read(raw)
         shape = source.family.shape(ours)
@@ -153,5 +171,7 @@ class TestFamily:
         assert shape.head_dim == (getattr(theirs, "head_dim", None) or usual)
         assert shape.tied_embeddings == theirs.tie_word_embeddings
         assert ours.get("max_position_embeddings", 2048) == theirs.max_position_embeddings
-        assert ours.get("rms_norm_eps", 1e-6) == theirs.rms_norm_eps
-        assert ours.get("rope_theta", 1e4) == theirs.rope_parameters["rope_theta"]
+        if source.shape.positions == 0:
+            assert shape.layer.kv_heads == theirs.num_key_value_heads
+            assert ours.get("rms_norm_eps", 1e-6) == theirs.rms_norm_eps
+            assert ours.get("rope_theta", 1e4) == theirs.rope_parameters["rope_theta"]

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_families import family_checkpoint, first_of_each, planned
 from tiny_llama import CONFIG, LLAMA3_ROPE
 
 from compressor.errors import UserError
+from compressor.export import exporters
+from compressor.export.artefact import export_artefact
+from compressor.export.checkpoint import export_checkpoint
+from compressor.export.quantized import export_quantized
 from compressor.families import families, resolve
 
+OPT = {"ffn_dim": 96}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"sliding_window": 64}, "sliding-window attention over 64 tokens"),
     ("mistral", {"sliding_window": 64}, "sliding-window attention over 64 tokens"),
@@ -33,6 +41,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("phi3", {"rope_scaling": {"type": "su"}}, "type `su`"),
     ("phi3", {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "type `yarn`"),
     ("phi3", {"sliding_window": 64}, "over 64 tokens"),
+    ("opt", OPT | {"do_layer_norm_before": False}, "do_layer_norm_before"),
+    ("opt", OPT | {"word_embed_proj_dim": 32}, "another width"),
     ("llama", {"rope_parameters": 7}, "impossible setting"),
 ]
 TAKEN: list[tuple[str, dict[str, Any]]] = [
@@ -61,3 +71,15 @@ def test_what_changes_nothing_is_taken_and_left_out(family: str, settings: dict[
 def test_a_llama_config_is_read_as_it_is() -> None:
     config = CONFIG | {"model_type": "llama", "anything": "else"}
     assert families.get("llama").read(config) == config
+
+
+def test_an_exporter_refuses_a_family_that_it_has_not(tmp_path: Path) -> None:
+    source = family_checkpoint(tmp_path / "dense", "opt")
+    with pytest.raises(UserError, match=r"`opt` cannot be exported to vllm yet.*It takes: llama, mistral"):
+        exporters.get("vllm").check(source)
+    export_checkpoint(tmp_path / "out", first_of_each(source, planned(source, "mixed")))
+    (tmp_path / "out" / "plan.json").write_text(json.dumps(planned(source, "mixed").to_json()))
+    with pytest.raises(UserError, match="`lathe_opt`, which cannot be exported to vllm yet"):
+        export_artefact(tmp_path / "out", tmp_path / "copy", "vllm")
+    with pytest.raises(UserError, match="cannot be exported to vllm yet"):
+        export_quantized(str(tmp_path / "out"), tmp_path / "copy", "w8a8")
