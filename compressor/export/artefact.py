@@ -16,9 +16,10 @@ from compressor.export.layout import cut_tensors
 from compressor.export.manifest import write_manifest
 from compressor.export.vllm import PLUGIN, check_head_size, check_parallel, write_plugin
 from compressor.families import exported
+from compressor.headers import check_tensors, read_index
 from compressor.modeling import AUTO_MAPS, PLUGIN_FILES
 from compressor.plan import Plan
-from compressor.source import Source, check_tensors, read_config, read_index
+from compressor.source import Source, read_config
 
 
 def is_artefact(path: Path) -> bool:
