@@ -1,16 +1,20 @@
 """Running single blocks of a decoder with any widths.
 
-The modules are transformers' own; their weights are passed in, so one skeleton layer serves every
-layer, dense or cut. A block is split where reform works: `*_context` gives the input of the output
-projection (o_proj, down_proj), `project` applies that projection.
+The modules are those of our exported model; their weights are passed in, so one skeleton layer serves every
+layer, dense or cut; `at` makes a runner for one layer where they differ in more than weights. A block is
+split where reform works: `*_context` gives the input of the output projection (o_proj, down_proj), `project`
+applies that projection.
 
 Shapes: B windows, T tokens, D model width, N query heads, K KV heads, H head dim, F FFN channels.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -21,17 +25,38 @@ from compressor.source import Source
 Weights = Mapping[str, torch.Tensor]
 
 
+class Embedding(Protocol):
+    """What the first layer reads, by tokens [B, T]; a plain table [V, D] is one."""
+
+    def __getitem__(self, tokens_BT: torch.Tensor, /) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class PositionedEmbedding:
+    """Tokens and learned positions. table: [V, D]. positions: one row for each."""
+
+    table: torch.Tensor
+    positions: torch.Tensor
+
+    def __getitem__(self, tokens_BT: torch.Tensor, /) -> torch.Tensor:
+        return self.table[tokens_BT] + self.positions[: tokens_BT.shape[-1]]
+
+
+def embedding(source: Source, table: torch.Tensor) -> Embedding:
+    """The embedding of a dense model whose table of tokens is given."""
+    if not source.shape.positions:
+        return table
+    return PositionedEmbedding(table, source.tensor(f"{source.family.positions}.weight"))
+
+
 class BlockRunner:
     """Runs attention and FFN blocks of one model from weights named relative to their layer."""
 
     def __init__(self, source: Source) -> None:
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from compressor.modeling import new_model
 
-        config = AutoConfig.from_pretrained(source.path)
-        config.num_hidden_layers = 1
-        config._attn_implementation = "sdpa"
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config).eval()
+        config = {**source.config, "num_hidden_layers": 1, "no_rope_layers": None}
+        model = new_model(source.family.exported_type, config | {"head_dim": source.shape.head_dim})
         self.family = source.family
         self.head_dim = source.shape.head_dim
         layer = model.get_submodule(self.family.layer.format(i=0))
@@ -44,9 +69,19 @@ class BlockRunner:
         self._attention_norm = layer.get_submodule(self.family.attention_norm)
         self._ffn_norm = layer.get_submodule(self.family.ffn_norm)
         self._final_norm = model.get_submodule(self.family.final_norm)
-        self._rotary = type(model.model.rotary_emb)(config=config)
+        self._rotary = type(model.model.rotary_emb)(config=model.config)
         self._positions: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._watched: dict[str, tuple[torch.Tensor, torch.Tensor]] | None = None
+        self._rotated: list[bool] = list(map(bool, source.config.get("no_rope_layers") or []))
+        self._layer: int | None = None
+
+    def at(self, layer: int) -> BlockRunner:
+        """A runner for the blocks of one layer; this one where all layers are alike."""
+        if all(self._rotated):
+            return self
+        runner = copy.copy(self)
+        runner._layer = layer
+        return runner
 
     def attention_input(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
         return functional_call(self._attention_norm, _under(weights, self.family.attention_norm), hidden_BTD)
@@ -96,8 +131,13 @@ class BlockRunner:
             return hidden_BTD
         return hidden_BTD + self.project(weights, self.family.down, self.ffn_context(weights, hidden_BTD))
 
-    def final_norm(self, weight: torch.Tensor, hidden_BTD: torch.Tensor) -> torch.Tensor:
-        return functional_call(self._final_norm, {"weight": weight}, hidden_BTD)
+    def layer(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """The residual stream after both blocks."""
+        return self.ffn(weights, self.attention(weights, hidden_BTD))
+
+    def final_norm(self, norm: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """norm: its tensors, `weight` and perhaps `bias`."""
+        return functional_call(self._final_norm, dict(norm), hidden_BTD)
 
     def projections(self, kind: str) -> list[str]:
         """Weight names of a block's linear layers, the output projection last."""
@@ -139,7 +179,12 @@ class BlockRunner:
         if length not in self._positions:
             with torch.inference_mode(False):
                 self._positions[length] = self._rotary(hidden_BTD, torch.arange(length)[None])
-        return self._positions[length]
+        cos, sin = self._positions[length]
+        if all(self._rotated):
+            return cos, sin
+        if self._layer is None:
+            raise ValueError("layers differ in their positions: ask `at` for the runner of one")
+        return (cos, sin) if self._rotated[self._layer] else (torch.ones_like(cos), torch.zeros_like(sin))
 
 
 def _under(weights: Weights, path: str, but: str = " ") -> dict[str, torch.Tensor]:

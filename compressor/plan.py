@@ -77,7 +77,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """The dimensions of a dense decoder that parameters, bytes and levels follow from."""
+    """The dimensions of a dense decoder that parameters, bytes and levels follow from.
+
+    attention_bias: of all four projections of an attention block; qkv_bias: of q, k and v at least.
+    qk_norm: whether queries and keys are normalised head by head. gate: whether an FFN has one. norm_bias:
+    whether norms have biases. positions: how many are learned.
+    """
 
     hidden_size: int
     vocab_size: int
@@ -87,26 +92,38 @@ class ModelShape:
     layer: LayerShape
     attention_bias: bool = False
     mlp_bias: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    gate: bool = True
+    norm_bias: bool = False
+    positions: int = 0
 
     @property
     def dense_plan(self) -> Plan:
         return Plan((self.layer,) * self.num_layers)
 
+    @property
+    def norm_parameters(self) -> int:
+        """Of one norm over the hidden size."""
+        return self.hidden_size * (2 if self.norm_bias else 1)
+
     def attention_parameters(self, layer: LayerShape) -> int:
-        """q, k, v, o projections and the block's norm."""
+        """q, k, v, o projections and the block's norms."""
         if not layer.kv_heads:
             return 0
         q, kv, d = layer.query_heads * self.head_dim, layer.kv_heads * self.head_dim, self.hidden_size
-        bias = (q + 2 * kv + d) if self.attention_bias else 0
-        return 2 * d * q + 2 * d * kv + d + bias
+        bias = (q + 2 * kv) if self.attention_bias or self.qkv_bias else 0
+        bias += d if self.attention_bias else 0
+        norms = self.norm_parameters + (2 * self.head_dim if self.qk_norm else 0)
+        return 2 * d * q + 2 * d * kv + norms + bias
 
     def ffn_parameters(self, layer: LayerShape) -> int:
-        """gate, up, down projections and the block's norm."""
+        """gate (if there is one), up, down projections and the block's norm."""
         if not layer.ffn:
             return 0
-        d = self.hidden_size
-        bias = (2 * layer.ffn + d) if self.mlp_bias else 0
-        return 3 * d * layer.ffn + d + bias
+        d, inner = self.hidden_size, 2 if self.gate else 1
+        bias = (inner * layer.ffn + d) if self.mlp_bias else 0
+        return (inner + 1) * d * layer.ffn + self.norm_parameters + bias
 
     def decoder_parameters(self, plan: Iterable[LayerShape]) -> int:
         """Parameters of the decoder layers: what `--keep` is a share of."""
@@ -117,8 +134,8 @@ class ModelShape:
         return self.decoder_parameters(plan) / self.decoder_parameters(self.dense_plan)
 
     def parameters(self, plan: Iterable[LayerShape]) -> int:
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
-        return self.decoder_parameters(plan) + embeddings + self.hidden_size
+        rows = self.vocab_size * (1 if self.tied_embeddings else 2) + self.positions
+        return self.decoder_parameters(plan) + rows * self.hidden_size + self.norm_parameters
 
     def weight_bytes(self, plan: Iterable[LayerShape], bytes_per_weight: int) -> int:
         return self.parameters(plan) * bytes_per_weight

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,28 +13,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from compressor.errors import UserError
-from compressor.families import Family, resolve
+from compressor.families import Family, Place, resolve
+from compressor.headers import TensorEntry, check_no_others, check_tensors, read_index
 from compressor.plan import ModelShape
-
-_DTYPE_BYTES = {
-    "F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
-}  # fmt: skip
-_FLOATS = ("F64", "F32", "BF16", "F16")
-_MAX_HEADER = 100 * 2**20
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """Where one tensor lies, read from a safetensors header without touching its data."""
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint directory whose config and headers have been checked; weights are read lazily."""
+    """A checkpoint directory whose config and headers have been checked; weights are read lazily.
+
+    config: as one of our model (`Family.read`). index: the checkpoint's own tensors; all other names are
+    ours.
+    """
 
     path: Path
     name: str
@@ -61,10 +51,12 @@ class Source:
         Raises:
             UserError: the data cannot be read, or holds NaN or infinity.
         """
-        entry = self.index[name]
+        stored, _, rows = self._places[name]
+        entry = self.index[stored]
         try:
             with safe_open(entry.file, framework="pt") as handle:
-                value = handle.get_tensor(name).to(torch.float32)
+                part = handle.get_tensor(stored) if rows == slice(None) else handle.get_slice(stored)[rows]
+                value = part.to(torch.float32)
         except (OSError, SafetensorError) as error:
             raise UserError(f"cannot read `{name}` from {entry.file}: {error}") from None
         if not torch.isfinite(value).all():
@@ -75,6 +67,15 @@ class Source:
         """All tensors of one decoder layer, float32, by their names relative to the layer."""
         prefix = self.family.layer_prefix(index)
         return {name: self.tensor(prefix + name) for name, _ in self.family.block_tensors(self.shape)}
+
+    def module(self, name: str) -> dict[str, torch.Tensor]:
+        """A module's `weight` and, where it has one, its `bias`."""
+        kinds = (kind for kind in ("weight", "bias") if f"{name}.{kind}" in self._places)
+        return {kind: self.tensor(f"{name}.{kind}") for kind in kinds}
+
+    @cached_property
+    def _places(self) -> dict[str, Place]:
+        return self.family.places(self.shape)
 
     @property
     def positions(self) -> int:
@@ -95,11 +96,14 @@ def open_source(model: str) -> Source:
         UserError: anything that would make a later stage fail.
     """
     path = _locate(model)
-    config = read_config(path)
-    family = resolve(config)
+    raw = read_config(path)
+    family = resolve(raw)
+    config = family.read(raw)
     shape = family.shape(config)
     index = read_index(path)
-    check_tensors(path, family.tensors(shape), index)
+    stored = {place.name: place.dims for place in family.places(shape).values()}
+    check_tensors(path, stored.items(), index)
+    check_no_others(path, {*stored, f"{family.head}.weight"}, index)
     source = Source(path, Path(model).name or str(path), config, family, shape, index)
     if not source.dtype.is_floating_point:
         raise UserError(f"config.json of {path} asks for `{source.dtype}` weights", "Use a float type.")
@@ -113,8 +117,9 @@ def open_config(model: str) -> Source:
         UserError: there is no such model, or its config will not do.
     """
     path = _locate(model)
-    config = read_config(path)
-    family = resolve(config)
+    raw = read_config(path)
+    family = resolve(raw)
+    config = family.read(raw)
     return Source(path, Path(model).name or str(path), config, family, family.shape(config), {})
 
 
@@ -166,89 +171,3 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path} is a quantized checkpoint", "Compress the unquantized model and quantize the result."
         )
     return config
-
-
-def read_index(path: Path) -> dict[str, TensorEntry]:
-    """Every tensor of a checkpoint, by name, from its safetensors headers.
-
-    Raises:
-        UserError: a file is missing, truncated or damaged.
-    """
-    index_file, single = path / "model.safetensors.index.json", path / "model.safetensors"
-    if index_file.exists():
-        try:
-            files = sorted(set(json.loads(index_file.read_text())["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"cannot read {index_file}: {error!r}") from None
-        shards = [path / Path(str(name)).name for name in files]
-    elif single.exists():
-        shards = [single]
-    else:
-        hint = " It has PyTorch .bin files: convert them to safetensors." if list(path.glob("*.bin")) else ""
-        raise UserError(f"{path} has no model.safetensors and no model.safetensors.index.json.{hint}")
-    index: dict[str, TensorEntry] = {}
-    for shard in shards:
-        index.update(_read_header(shard))
-    return index
-
-
-def _read_header(file: Path) -> dict[str, TensorEntry]:
-    """Parse and check a safetensors header: length, JSON, dtypes, and that the data fills the file."""
-    damaged = "The file is truncated or corrupt: download or copy it again."
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            if size < 8 or not 2 <= length <= min(_MAX_HEADER, size - 8):
-                raise UserError(f"{file} is not a complete safetensors file", damaged)
-            header = json.loads(handle.read(length))
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}") from None
-    except (ValueError, RecursionError):
-        raise UserError(f"the header of {file} is not valid JSON", damaged) from None
-    entries, end = {}, 0
-    try:
-        for name, item in header.items():
-            if name == "__metadata__":
-                continue
-            shape, dtype, (begin, stop) = tuple(item["shape"]), item["dtype"], item["data_offsets"]
-            count = 1
-            for n in shape:
-                count *= n
-            if dtype in _DTYPE_BYTES and stop - begin != count * _DTYPE_BYTES[dtype]:
-                raise UserError(
-                    f"`{name}` in {file} has {stop - begin} bytes for shape {list(shape)}", damaged
-                )
-            entries[name], end = TensorEntry(file, shape, dtype), max(end, stop)
-    except (TypeError, KeyError, ValueError, AttributeError):
-        raise UserError(f"the header of {file} is malformed", damaged) from None
-    if 8 + length + end != size:
-        raise UserError(f"{file} has {size} bytes where its header promises {8 + length + end}", damaged)
-    try:
-        with safe_open(file, framework="pt"):
-            return entries
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read {file}: {error}", damaged) from None
-
-
-def check_tensors(
-    path: Path, tensors: Iterable[tuple[str, tuple[int, ...]]], index: dict[str, TensorEntry]
-) -> None:
-    """Whether a checkpoint holds these tensors (name, shape) as floats.
-
-    Raises:
-        UserError: one is missing, of another shape, or of integers.
-    """
-    for name, expected in tensors:
-        if name not in index:
-            raise UserError(
-                f"{path} lacks the tensor `{name}`",
-                "The checkpoint is incomplete, or config.json is another model's.",
-            )
-        if index[name].shape != expected:
-            raise UserError(
-                f"`{name}` in {path} has shape {list(index[name].shape)}; "
-                f"config.json implies {list(expected)}"
-            )
-        if index[name].dtype not in _FLOATS:
-            raise UserError(f"`{name}` in {path} holds {index[name].dtype} values", "Use a float checkpoint.")

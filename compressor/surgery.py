@@ -59,10 +59,10 @@ def cut_attention(
     if not len(selection.kv_heads):
         return {}
     q, kv = rows(selection.query_heads, shape.head_dim), rows(selection.kv_heads, shape.head_dim)
-    cut = {f"{family.attention_norm}.weight": weights[f"{family.attention_norm}.weight"]}
+    cut = _whole(weights, family.attention_norm)
     _take_rows(cut, weights, {family.q: q, family.k: kv, family.v: kv})
     _take_columns(cut, weights, family.o, q)
-    return cut
+    return cut | _whole(weights, family.q_norm) | _whole(weights, family.k_norm)
 
 
 def cut_ffn(
@@ -71,10 +71,15 @@ def cut_ffn(
     """The FFN block's tensors for a selection; empty when no channel is left."""
     if not len(selection.channels):
         return {}
-    cut = {f"{family.ffn_norm}.weight": weights[f"{family.ffn_norm}.weight"]}
+    cut = _whole(weights, family.ffn_norm)
     _take_rows(cut, weights, {family.gate: selection.channels, family.up: selection.channels})
     _take_columns(cut, weights, family.down, selection.channels)
     return cut
+
+
+def _whole(weights: Mapping[str, torch.Tensor], module: str) -> dict[str, torch.Tensor]:
+    names = (f"{module}.weight", f"{module}.bias")
+    return {name: weights[name] for name in names if name in weights}
 
 
 def _take_rows(

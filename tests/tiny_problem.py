@@ -64,7 +64,7 @@ def make_lab(directory: Path, **changes: Any) -> Lab:
     runner = BlockRunner(source)
     embedding = source.tensor("model.embed_tokens.weight")
     output = embedding if source.shape.tied_embeddings else source.tensor("lm_head.weight")
-    head = Head(runner, source.tensor("model.norm.weight"), output)
+    head = Head(runner, source.module("model.norm"), output)
     layers: list[Weights] = [source.layer(i) for i in range(source.shape.num_layers)]
     windows, heldout = tokens(WINDOWS, LENGTH), torch.arange(WINDOWS) >= WINDOWS - 3
     hidden, statistics = embedding[windows], []

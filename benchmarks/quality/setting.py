@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from compressor.families import Family
-from compressor.forward import BlockRunner, Weights
+from compressor.forward import BlockRunner, Embedding, Weights
 from compressor.plan import LayerShape, ModelShape, Plan
 from compressor.progress import Progress
 from compressor.registry import Registry
@@ -27,7 +27,7 @@ class Setting:
 
     Shapes: B windows, T tokens, D model width, V vocabulary.
 
-    layers: dense weights, float32, by name relative to their layer. embedding: [V, D]. fit: [B, T]
+    layers: dense weights, float32, by name relative to their layer. fit: [B, T]
     calibration tokens to fit and to judge on; heldout: [B, T] kept apart, to choose settings on.
     statistics: of each layer's dense activations on them. evaluations: how many candidates a search may
     judge; None leaves that to the method.
@@ -36,7 +36,7 @@ class Setting:
     source: Source
     runner: BlockRunner
     head: Head
-    embedding: torch.Tensor
+    embedding: Embedding
     layers: list[Weights]
     fit: torch.Tensor
     heldout: torch.Tensor

@@ -15,15 +15,16 @@ from compressor.export.dense import staged
 from compressor.export.layout import cut_tensors
 from compressor.export.manifest import write_manifest
 from compressor.export.vllm import PLUGIN, check_head_size, check_parallel, write_plugin
-from compressor.families import families
-from compressor.modeling import PLUGIN_FILES
+from compressor.families import exported
+from compressor.headers import check_tensors, read_index
+from compressor.modeling import AUTO_MAPS, PLUGIN_FILES
 from compressor.plan import Plan
-from compressor.source import Source, check_tensors, read_config, read_index
+from compressor.source import Source, read_config
 
 
 def is_artefact(path: Path) -> bool:
     """Whether a directory holds one of our uneven checkpoints, rather than a dense model."""
-    return _config(path).get("model_type") in PLUGIN_FILES
+    return _config(path).get("model_type") in AUTO_MAPS
 
 
 def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int = 1) -> None:
@@ -38,6 +39,8 @@ def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int 
             f"For {to}, compress the dense model with --export checkpoint,{to}.",
         )
     config = _config(artefact)
+    if config["model_type"] not in PLUGIN_FILES:
+        raise UserError(f"{artefact} is a `{config['model_type']}`, which cannot be exported to vllm yet")
     check_head_size(config["head_dim"], torch.cuda.is_available())
     check_parallel(Plan.load(artefact / "plan.json"), tensor_parallel)
     if output.exists():
@@ -58,8 +61,7 @@ def open_artefact(path: Path) -> Export:
         UserError: it is quantized, incomplete, or its weights are not those of its plan.
     """
     config, plan = read_config(path), Plan.load(path / "plan.json")
-    declared = (families.get(name) for name in families.known())
-    family = next(family for family in declared if family.exported_type == config["model_type"])
+    family = exported(config["model_type"])
     shape, index = family.shape(config), read_index(path)
     check_tensors(path, cut_tensors(family, shape, plan), index)
     source = Source(path.resolve(), path.resolve().name, config, family, shape, index)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from compressor.errors import UserError
+from compressor.families import Family, families
 from compressor.plan import Plan
 from compressor.registry import Registry
 from compressor.rules import Rules
@@ -45,16 +47,21 @@ class Destination:
 
 @dataclass(frozen=True, kw_only=True)
 class Exporter(Destination):
-    """One format. write: puts its files into an artefact directory. folder: where in the artefact the model
-    lies that an engine is given. served_by: the command that serves an artefact `{out}`.
+    """One format. write: puts its files into an artefact directory. types: our model types that it knows.
+    folder: where in the artefact the model lies that an engine is given. served_by: the command that serves
+    an artefact `{out}`.
 
     Raises:
         UserError: as `Destination`, or the disk refuses.
     """
 
     write: Callable[[Path, Export], None]
+    types: Collection[str]
     folder: str = "."
     served_by: str = ""
+
+    def knows(self, family: Family) -> bool:
+        return family.exported_type in self.types
 
 
 class _Exporters(Registry[Exporter]):
@@ -67,6 +74,21 @@ class _Exporters(Registry[Exporter]):
 
 destinations: Registry[Destination] = Registry("destination", "compressor.export")
 exporters = _Exporters("exporter", "compressor.export")
+
+
+def check_known(source: Source, name: str) -> None:
+    """Whether the exporter called `name` knows the family of a model.
+
+    Raises:
+        UserError: it does not; names those that it knows.
+    """
+    exporter = exporters.get(name)
+    if not exporter.knows(source.family):
+        known = [other for other in families.known() if exporter.knows(families.get(other))]
+        raise UserError(
+            f"models of type `{source.family.model_type}` cannot be exported to {name} yet",
+            f"It takes: {', '.join(known)}.",
+        )
 
 
 def rules_of(chosen: Iterable[Destination], head_dim: int, devices: int) -> Rules:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from compressor.errors import UserError
-from compressor.export.base import Export, Exporter, exporters
+from compressor.export.base import Export, Exporter, check_known, exporters
 from compressor.export.files import atomic_write, sync_directory, write_bytes, write_json
 from compressor.export.layout import cut_tensors
 from compressor.export.safetensors import DTYPE_NAMES, Entry, write_safetensors
@@ -32,7 +32,12 @@ def export_checkpoint(directory: Path, job: Export) -> None:
     write_checkpoint(directory, job.source, job.plan, job.tensor)
 
 
-exporters.add("checkpoint", Exporter(write=export_checkpoint))
+exporters.add(
+    "checkpoint",
+    Exporter(
+        write=export_checkpoint, types=AUTO_MAPS, check=lambda source: check_known(source, "checkpoint")
+    ),
+)
 
 
 def write_checkpoint(
@@ -98,11 +103,9 @@ def uneven_config(source: Source, plan: Plan) -> dict[str, Any]:
     """The subnet's config.json: the dense one, `per_layer_config` and `dropped_blocks`.
 
     Raises:
-        UserError: the family has no uneven model, or the plan is for another depth.
+        UserError: the plan is for another depth.
     """
     family, dense = source.family, source.shape.layer
-    if family.exported_type not in AUTO_MAPS:
-        raise UserError(f"there is no uneven model for `{family.model_type}` yet", f"Known: {[*AUTO_MAPS]}.")
     if len(plan) != source.shape.num_layers:
         raise UserError(f"the plan has {len(plan)} layers; {source.path} has {source.shape.num_layers}")
     overrides = {str(i): _overrides(layer, dense) for i, layer in enumerate(plan.layers)}

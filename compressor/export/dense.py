@@ -62,8 +62,9 @@ def _key(source: Source) -> str:
 
 
 def _build(directory: Path, source: Source, to: str, tensor_parallel: int = 1) -> None:
-    plan = source.shape.dense_plan
-    exporters.get(to).write(directory, Export(source, plan, source.tensor, tensor_parallel))
+    plan, exporter = source.shape.dense_plan, exporters.get(to)
+    exporter.check(source)
+    exporter.write(directory, Export(source, plan, source.tensor, tensor_parallel))
     if not (directory / "config.json").exists():
         write_bytes(directory / "config.json", (source.path / "config.json").read_bytes())
         copy_companions(source.path, directory)

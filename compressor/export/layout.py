@@ -14,20 +14,20 @@ def cut_tensors(family: Family, shape: ModelShape, plan: Plan) -> Iterator[tuple
 
     A dropped block has no tensors, its norm included.
     """
-    yield f"{family.embedding}.weight", (shape.vocab_size, shape.hidden_size)
+    yield from family.first_tensors(shape)
     for index, layer in enumerate(plan.layers):
         prefix = family.layer_prefix(index)
         absent = absent_modules(family, layer)
         for name, dims in family.block_tensors(replace(shape, layer=layer)):
             if name.rpartition(".")[0] not in absent:
                 yield prefix + name, dims
-    yield f"{family.final_norm}.weight", (shape.hidden_size,)
-    if not shape.tied_embeddings:
-        yield f"{family.head}.weight", (shape.vocab_size, shape.hidden_size)
+    yield from family.last_tensors(shape)
 
 
 def absent_modules(family: Family, layer: LayerShape) -> frozenset[str]:
     """Modules (names relative to the layer) of the blocks that `layer` drops."""
-    attention = (family.attention_norm, family.q, family.k, family.v, family.o)
+    attention = (
+        family.attention_norm, family.q, family.k, family.v, family.q_norm, family.k_norm, family.o,
+    )  # fmt: skip
     ffn = (family.ffn_norm, family.gate, family.up, family.down)
     return frozenset((() if layer.kv_heads else attention) + (() if layer.ffn else ffn))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from compressor.errors import UserError
-from compressor.export.base import Destination, Export, Exporter, destinations, exporters
+from compressor.export.base import Destination, Export, Exporter, check_known, destinations, exporters
 from compressor.export.checkpoint import export_checkpoint
 from compressor.export.files import sync_directory, write_bytes
 from compressor.modeling import PLUGIN_FILES
@@ -78,13 +78,16 @@ def check_served(source: Source) -> None:
     Raises:
         UserError: it cannot; names what it can.
     """
-    if source.family.exported_type not in PLUGIN_FILES:
-        raise UserError(
-            f"there is no vLLM definition for `{source.family.model_type}`", f"Known: {[*PLUGIN_FILES]}."
-        )
+    check_known(source, "vllm")
     activation = source.config.get("hidden_act", "silu")
     if activation != "silu":
         raise UserError(f"vLLM's Llama has no activation `{activation}`", "It has: silu.")
+    rope = {**(source.config.get("rope_scaling") or {}), **(source.config.get("rope_parameters") or {})}
+    if rope.get("rope_type", rope.get("type")) == "longrope":
+        raise UserError(
+            "vLLM takes rotary positions of type `longrope` for one length of contexts, transformers as long "
+            "as each is: subnets on vLLM would be another model"
+        )
     check_head_size(source.shape.head_dim, torch.cuda.is_available())
 
 
@@ -130,6 +133,8 @@ def check_parallel(plan: Plan, devices: int) -> None:
 
 
 _SERVED_BY = f"pip install {{out}}/{PLUGIN} && vllm serve {{out}}"
-exporters.add("vllm", Exporter(write=export_vllm, check=check_served, served_by=_SERVED_BY))
+exporters.add(
+    "vllm", Exporter(write=export_vllm, types=PLUGIN_FILES, check=check_served, served_by=_SERVED_BY)
+)
 destinations.add("vllm-w4a16", Destination(check_four_bit, FOUR_BIT_MULTIPLE))
 destinations.add("vllm-w8a8", Destination(check_served))

@@ -2,43 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 from compressor.errors import UserError
+from compressor.families.refusals import WINDOW_SETTINGS, refuse_other_maths, refuse_others_settings
 from compressor.plan import LayerShape, ModelShape
 from compressor.registry import Registry
 
 
+class Place(NamedTuple):
+    """Where a checkpoint has one of our tensors: `rows` of the tensor `name`, whose shape is `dims`."""
+
+    name: str
+    dims: tuple[int, ...]
+    rows: slice
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A decoder family as data. Names are module paths; a layer's are relative to `layer`.
+    """A decoder family as data.
 
-    `model_type` is the Hugging Face model type; `exported_type` the one of our uneven checkpoints.
+    Names are module paths of our own models, Llama's; a layer's are relative to `layer`.
+
+    Args:
+        model_type: the Hugging Face model type. exported_type: the one of our uneven checkpoints.
+        covers: what people call its models.
+        defaults: what its transformers config has for settings that a config.json leaves out, where Llama's
+            has something else.
+        derived: settings of our model that follow from others, from the config with its defaults.
+        settings: of our model, the same for all checkpoints of the family: biases, norms of queries and keys.
+        ropes: the kinds of rotary positions that mean in its config what they mean in ours.
+        fused: modules of its checkpoints that hold several of ours, one below the other.
+        stored: module paths of ours and of its checkpoints, where they differ. before: rows of its learned
+            positions that come before the first.
     """
 
     model_type: str
-    exported_type: str
+    covers: str
+    exported_type: str = "lathe_llama"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    derived: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _config: {}
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    ropes: tuple[str, ...] = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stored: Mapping[str, str] = field(default_factory=dict)
+    before: int = 0
     layer: str = "model.layers.{i}"
     attention_norm: str = "input_layernorm"
     q: str = "self_attn.q_proj"
     k: str = "self_attn.k_proj"
     v: str = "self_attn.v_proj"
+    q_norm: str = "self_attn.q_norm"
+    k_norm: str = "self_attn.k_norm"
     o: str = "self_attn.o_proj"
     ffn_norm: str = "post_attention_layernorm"
     gate: str = "mlp.gate_proj"
     up: str = "mlp.up_proj"
     down: str = "mlp.down_proj"
     embedding: str = "model.embed_tokens"
+    positions: str = "model.embed_positions"
     final_norm: str = "model.norm"
     head: str = "lm_head"
 
     def layer_prefix(self, index: int) -> str:
         return self.layer.format(i=index) + "."
 
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A config.json document as one of our model: defaults filled in, the family's settings added, a
+        sliding window that is never in use left out.
+
+        Raises:
+            UserError: it sets something that changes what the model computes and that ours does not have.
+        """
+        whole = {**self.defaults, **config}
+        try:
+            refuse_other_maths(whole, self.model_type, self.ropes)
+            own = {**self.derived(whole), **self.settings}
+            refuse_others_settings(config, own, self.model_type)
+        except KeyError as error:
+            raise UserError(f"config.json has no {error}", "Is this a complete checkpoint?") from None
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"config.json has an impossible setting: {error}") from None
+        return {k: v for k, v in (whole | own).items() if k not in WINDOW_SETTINGS}
+
     def shape(self, config: Mapping[str, Any]) -> ModelShape:
-        """Dimensions from a config.json document.
+        """Dimensions from a document that `read` gave.
 
         Raises:
             UserError: a dimension is missing or impossible.
@@ -55,6 +106,11 @@ class Family:
                 layer=LayerShape(heads, kv_heads, int(config["intermediate_size"])),
                 attention_bias=bool(config.get("attention_bias", False)),
                 mlp_bias=bool(config.get("mlp_bias", False)),
+                qkv_bias=bool(config.get("qkv_bias", False)),
+                qk_norm=bool(config.get("qk_norm", False)),
+                gate=bool(config.get("ffn_gate", True)),
+                norm_bias=bool(config.get("norm_bias", False)),
+                positions=int(config.get("learned_positions") or 0),
             )
         except KeyError as error:
             raise UserError(f"config.json has no {error}", "Is this a complete checkpoint?") from None
@@ -70,31 +126,82 @@ class Family:
         d = shape.hidden_size
         q, kv = shape.layer.query_heads * shape.head_dim, shape.layer.kv_heads * shape.head_dim
         ffn = shape.layer.ffn
-        yield f"{self.attention_norm}.weight", (d,)
-        yield f"{self.ffn_norm}.weight", (d,)
+        yield from self._norm(self.attention_norm, shape)
+        yield from self._norm(self.ffn_norm, shape)
+        qkv_bias = shape.attention_bias or shape.qkv_bias
         linears = [
-            (self.q, q, d, shape.attention_bias), (self.k, kv, d, shape.attention_bias),
-            (self.v, kv, d, shape.attention_bias), (self.o, d, q, shape.attention_bias),
-            (self.gate, ffn, d, shape.mlp_bias), (self.up, ffn, d, shape.mlp_bias),
+            (self.q, q, d, qkv_bias), (self.k, kv, d, qkv_bias), (self.v, kv, d, qkv_bias),
+            (self.o, d, q, shape.attention_bias),
+            *([(self.gate, ffn, d, shape.mlp_bias)] if shape.gate else []), (self.up, ffn, d, shape.mlp_bias),
             (self.down, d, ffn, shape.mlp_bias),
         ]
         for name, rows, columns, bias in linears:
             yield f"{name}.weight", (rows, columns)
             if bias:
                 yield f"{name}.bias", (rows,)
+        if shape.qk_norm:
+            yield f"{self.q_norm}.weight", (shape.head_dim,)
+            yield f"{self.k_norm}.weight", (shape.head_dim,)
 
     def tensors(self, shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """(full name, dense shape) of every tensor a checkpoint of this family must hold."""
-        yield f"{self.embedding}.weight", (shape.vocab_size, shape.hidden_size)
+        """(full name, dense shape) of every tensor of the dense model."""
+        yield from self.first_tensors(shape)
         for i in range(shape.num_layers):
             for name, dims in self.block_tensors(shape):
                 yield self.layer_prefix(i) + name, dims
-        yield f"{self.final_norm}.weight", (shape.hidden_size,)
+        yield from self.last_tensors(shape)
+
+    def first_tensors(self, shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Those before the layers."""
+        yield f"{self.embedding}.weight", (shape.vocab_size, shape.hidden_size)
+        if shape.positions:
+            yield f"{self.positions}.weight", (shape.positions, shape.hidden_size)
+
+    def last_tensors(self, shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Those after the layers."""
+        yield from self._norm(self.final_norm, shape)
         if not shape.tied_embeddings:
             yield f"{self.head}.weight", (shape.vocab_size, shape.hidden_size)
 
+    def _norm(self, module: str, shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
+        for kind in ("weight", "bias") if shape.norm_bias else ("weight",):
+            yield f"{module}.{kind}", (shape.hidden_size,)
+
+    def places(self, shape: ModelShape) -> dict[str, Place]:
+        """Where a checkpoint of this family holds each of our tensors."""
+        found = {name: Place(self._renamed(name), dims, slice(None)) for name, dims in self.tensors(shape)}
+        if f"{self.positions}.weight" in found:
+            name, (rows, *columns), _ = found[f"{self.positions}.weight"]
+            every = slice(self.before, self.before + rows)
+            found[f"{self.positions}.weight"] = Place(name, (self.before + rows, *columns), every)
+        modules = [
+            (self.layer_prefix(i) + whole, [self.layer_prefix(i) + part for part in parts])
+            for i in range(shape.num_layers)
+            for whole, parts in self.fused.items()
+        ]
+        for whole, parts in modules:
+            for kind in ("weight", "bias"):
+                names = [f"{part}.{kind}" for part in parts if f"{part}.{kind}" in found]
+                ends = list(accumulate(found[name].dims[0] for name in names))
+                for name, end in zip(names, ends, strict=True):
+                    rows, *columns = found[name].dims
+                    dims = (ends[-1], *columns)
+                    found[name] = Place(f"{whole}.{kind}", dims, slice(end - rows, end))
+        return found
+
+    def _renamed(self, name: str) -> str:
+        """A tensor's name in a checkpoint of this family."""
+        for ours, theirs in self.stored.items():
+            name = name.replace(f"{ours}.", f"{theirs}.")
+        return name
+
 
 families: Registry[Family] = Registry("family", "compressor.families")
+
+
+def exported(model_type: str) -> Family:
+    """What reads our own checkpoints of a model type: tensors and settings as they are."""
+    return Family(model_type, covers="uneven subnets", exported_type=model_type)
 
 
 def register(family: Family) -> Family:

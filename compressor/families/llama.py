@@ -2,4 +2,4 @@
 
 from compressor.families.base import Family, register
 
-LLAMA = register(Family(model_type="llama", exported_type="lathe_llama"))
+LLAMA = register(Family(model_type="llama", covers="Llama 1, 2 and 3, Vicuna, TinyLlama, SmolLM 1 and 2, Yi"))

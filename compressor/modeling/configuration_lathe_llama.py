@@ -21,11 +21,18 @@ class LatheLlamaConfig(LlamaConfig):
     The usual attributes hold the dense model's widths. `per_layer_config` (transformers' convention)
     overrides `num_attention_heads`, `num_key_value_heads` and `intermediate_size` by layer index;
     `dropped_blocks` lists the layers that have no `attention` or no `ffn` block, their norms included.
+
+    Other families are this model with `qkv_bias`, biases of q, k and v whatever `attention_bias` says;
+    `qk_norm`, queries and keys normalised head by head; `no_rope_layers`, a 0 for each layer without
+    positions.
     """
 
     model_type = "lathe_llama"
 
     dropped_blocks: dict[str, list[int]] = field(default_factory=dict)
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    no_rope_layers: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.dropped_blocks = {**{block: [] for block in BLOCKS}, **self.dropped_blocks}
@@ -35,6 +42,10 @@ class LatheLlamaConfig(LlamaConfig):
     def has_block(self, block: str, layer: int) -> bool:
         """Whether `layer` has its `attention` or `ffn` block."""
         return layer not in self.dropped_blocks[block]
+
+    def has_positions(self, layer: int) -> bool:
+        """Whether the queries and keys of `layer` are rotated."""
+        return self.no_rope_layers is None or bool(self.no_rope_layers[layer])
 
     def validate_architecture(self) -> None:
         """Head counts divide in every layer, and `dropped_blocks` names known blocks of existing layers."""

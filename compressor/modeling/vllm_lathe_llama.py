@@ -19,6 +19,27 @@ from vllm.platforms import current_platform
 from .vllm_plugin import CPU_HEAD_SIZES
 
 
+class LatheLlamaAttention(LlamaAttention):
+    """Llama's attention with queries and keys that are normalised head by head, or have no positions."""
+
+    def __init__(self, config: Any, prefix: str, **options: Any) -> None:
+        super().__init__(config=config, prefix=prefix, **options)
+        self.normed, self.rotates = config.qk_norm, config.has_positions(extract_layer_index(prefix))
+        if self.normed:
+            self.q_norm, self.k_norm = (RMSNorm(self.head_dim, eps=config.rms_norm_eps) for _ in range(2))
+
+    def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        qkv, _ = self.qkv_proj(hidden_states)
+        q, k, v = qkv.split([self.q_size, self.kv_size, self.kv_size], dim=-1)
+        if self.normed:
+            q = self.q_norm(q.view(*q.shape[:-1], -1, self.head_dim)).view(q.shape)
+            k = self.k_norm(k.view(*k.shape[:-1], -1, self.head_dim)).view(k.shape)
+        if self.rotates:
+            q, k = self.rotary_emb(positions, q, k)
+        output, _ = self.o_proj(self.attn(q, k, v))
+        return output
+
+
 class LatheLlamaDecoderLayer(LlamaDecoderLayer):
     """A decoder layer with its own widths; without attention or FFN where the config drops them."""
 
@@ -32,14 +53,14 @@ class LatheLlamaDecoderLayer(LlamaDecoderLayer):
         self.has_ffn = config.has_block("ffn", index)
         if self.has_attention:
             self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-            self.self_attn = LlamaAttention(
+            self.self_attn = LatheLlamaAttention(
                 config=widths,
                 hidden_size=config.hidden_size,
                 num_heads=widths.num_attention_heads,
                 num_kv_heads=widths.num_key_value_heads,
                 max_position_embeddings=config.max_position_embeddings,
                 quant_config=quant_config,
-                bias=config.attention_bias,
+                bias=config.attention_bias or config.qkv_bias,
                 bias_o_proj=config.attention_bias,
                 cache_config=vllm_config.cache_config,
                 prefix=f"{prefix}.self_attn",

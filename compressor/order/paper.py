@@ -48,10 +48,13 @@ def unit_scores(family: Family, weights: Weights, statistics: LayerStatistics) -
         return saliency(weights[f"{name}.weight"], gram).sum(0)
 
     attention, ffn = statistics.attention_input, statistics.ffn_input
+    channels = rows(family.up, ffn)
+    if f"{family.gate}.weight" in weights:
+        channels = rows(family.gate, ffn) + channels
     return Scores(
         rows(family.q, attention) + columns(family.o, statistics.attention),
         rows(family.k, attention) + rows(family.v, attention),
-        rows(family.gate, ffn) + rows(family.up, ffn) + columns(family.down, statistics.ffn),
+        channels + columns(family.down, statistics.ffn),
     )
 
 

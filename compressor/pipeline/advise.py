@@ -148,7 +148,7 @@ class _Advisor:
         runner, parts = self._task.runner, []
         for tokens in self._windows.split(_ROWS):
             hidden = self._task.embedding[tokens]
-            for weights in layers:
-                hidden = runner.ffn(weights, runner.attention(weights, hidden))
+            for index, weights in enumerate(layers):
+                hidden = runner.at(index).layer(weights, hidden)
             parts.append(hidden)
         return torch.cat(parts)

@@ -76,8 +76,8 @@ def _seconds(options: Options, task: Problem) -> dict[str, float]:
     start = time.perf_counter()
     with torch.inference_mode():
         hidden = task.embedding[tokens]
-        for weights in task.layers:
-            hidden = task.runner.ffn(weights, task.runner.attention(weights, hidden))
+        for index, weights in enumerate(task.layers):
+            hidden = task.runner.at(index).layer(weights, hidden)
         task.head.logprobs(hidden)
     once = (time.perf_counter() - start) / tokens.numel() * options.calibration_tokens
     return dict(zip(("least", "most"), (factor * once for factor in _FORWARDS), strict=True))

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from compressor.calibration import Calibration, load_calibration
-from compressor.forward import BlockRunner, Weights
+from compressor.forward import BlockRunner, Embedding, Weights, embedding
 from compressor.order import orders
 from compressor.pipeline.options import WINDOW, Options
 from compressor.pipeline.preflight import Card
@@ -32,7 +32,7 @@ class Prepared:
     key: str
     runner: BlockRunner
     head: Head
-    embedding: torch.Tensor
+    embedding: Embedding
     layers: list[Weights]
     windows: torch.Tensor
     heldout: torch.Tensor
@@ -50,14 +50,14 @@ def prepare(options: Options, card: Card, run: RunDirectory, progress: Progress)
     saved = run.tensors(f"calibration-{text_key}", lambda: _calibrate(options, card, progress))
     windows, heldout = saved["windows"], saved["heldout"].bool()
     runner = BlockRunner(source)
-    embedding = source.tensor(f"{source.family.embedding}.weight")
-    head_name = source.family.embedding if source.shape.tied_embeddings else source.family.head
-    output = embedding if source.shape.tied_embeddings else source.tensor(f"{head_name}.weight")
-    head = Head(runner, source.tensor(f"{source.family.final_norm}.weight"), output)
+    table = source.tensor(f"{source.family.embedding}.weight")
+    embedded = embedding(source, table)
+    output = table if source.shape.tied_embeddings else source.tensor(f"{source.family.head}.weight")
+    head = Head(runner, source.module(source.family.final_norm), output)
     layers: list[Weights] = [source.layer(i) for i in range(source.shape.num_layers)]
     layer_key = key(text_key, card.method.order, asdict(card.space))
-    walk = _Walk(runner, layers, embedding[windows], heldout)
-    prepared = Prepared(layer_key, runner, head, embedding, layers, windows, heldout, [], [], [])
+    walk = _Walk(runner, layers, embedded[windows], heldout)
+    prepared = Prepared(layer_key, runner, head, embedded, layers, windows, heldout, [], [], [])
     with progress.stage("calibrate and order: layers", len(layers)) as bar:
         for index, weights in enumerate(layers):
             tensors = run.tensors(
@@ -85,15 +85,16 @@ class _Walk:
     def collect(self, index: int) -> LayerStatistics:
         while self._at < index:
             self._step()
-        found, self._hidden = collect_layer(self._runner, self._layers[index], self._hidden, self._heldout)
+        runner = self._runner.at(index)
+        found, self._hidden = collect_layer(runner, self._layers[index], self._hidden, self._heldout)
         self._at += 1
         return found
 
     @torch.inference_mode()
     def _step(self) -> None:
-        weights, run = self._layers[self._at], self._runner
+        weights, runner = self._layers[self._at], self._runner.at(self._at)
         for part in batches(self._heldout):
-            self._hidden[part] = run.ffn(weights, run.attention(weights, self._hidden[part]))
+            self._hidden[part] = runner.layer(weights, self._hidden[part])
         self._at += 1
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
@@ -94,7 +93,7 @@ def sequential(job: ReformJob) -> LayerReform:
 @reforms.register("gauss-newton")
 def gauss_newton(job: ReformJob) -> LayerReform:
     """As `sequential`, each block then refined with all of its projections."""
-    return _in_order(job, partial(refine_block, job.runner))
+    return _in_order(job, refine_block)
 
 
 def _in_order(job: ReformJob, refine: Refine | None) -> LayerReform:
@@ -109,11 +108,11 @@ def _in_order(job: ReformJob, refine: Refine | None) -> LayerReform:
                 raise UserError(
                     f"layer {at} of the reform is missing from the run directory", "Remove it and run again."
                 )
-            advance(job.runner, job.layers[at], done, streams, job.heldout)
+            advance(job.runner.at(at), job.layers[at], done, streams, job.heldout)
             at += 1
         blocks = zip(("attention", "ffn"), job.cut(index, _closed_form), strict=True)
         attention, ffn = (
-            reform_block(job.runner, kind, job.layers[index], cut, streams, job.heldout, refine)
+            reform_block(job.runner.at(index), kind, job.layers[index], cut, streams, job.heldout, refine)
             for kind, cut in blocks
         )
         at += 1

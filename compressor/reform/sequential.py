@@ -35,8 +35,10 @@ class Streams:
     apart: bool = False
 
 
-Refine = Callable[[str, Weights, torch.Tensor, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
-"""(kind, block, stream before it, target after it, held-out windows) -> the block with better tensors."""
+Refine = Callable[
+    [BlockRunner, str, Weights, torch.Tensor, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]
+]
+"""(runner, kind, block, stream before it, target after it, held-out windows) -> the block, better."""
 
 
 @torch.no_grad()
@@ -63,7 +65,7 @@ def reform_block(
     if block and streams.apart:
         block |= _solved(runner, kind, cut, streams.subnet, after, heldout)
         if refine:
-            block = refine(kind, block, streams.subnet, after, heldout)
+            block = refine(runner, kind, block, streams.subnet, after, heldout)
     if block:
         streams.subnet = _moved(partial(run, block), streams.subnet, heldout)
     streams.dense = after

@@ -140,11 +140,12 @@ class ModelStep:
     ) -> torch.Tensor:
         """The residual stream after the last layer. seen: takes what every projection reads and gives."""
         for index, layer in enumerate(layers):
-            for kind, run in (("attention", self._runner.attention), ("ffn", self._runner.ffn)):
+            runner = self._runner.at(index)
+            for kind, run in (("attention", runner.attention), ("ffn", runner.ffn)):
                 if seen is None:
                     hidden_BTD = run(layer, hidden_BTD)
                     continue
-                with self._runner.watch(kind) as watched:
+                with runner.watch(kind) as watched:
                     hidden_BTD = run(layer, hidden_BTD)
                 seen |= {f"{index}:{name}": pair for name, pair in watched.items()}
         return hidden_BTD

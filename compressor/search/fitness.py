@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from compressor.forward import BlockRunner, Weights
+from compressor.forward import BlockRunner, Embedding, Weights
 from compressor.plan import Plan
 from compressor.search.space import Level, Space
 
@@ -29,7 +29,7 @@ class DenseTargets:
 class Head:
     """Final norm and LM head, applied in slices so that logits are never all in memory."""
 
-    def __init__(self, runner: BlockRunner, norm: torch.Tensor, weight_VD: torch.Tensor) -> None:
+    def __init__(self, runner: BlockRunner, norm: Weights, weight_VD: torch.Tensor) -> None:
         self._runner, self._norm, self._weight = runner, norm, weight_VD
 
     def normed(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
@@ -118,7 +118,7 @@ class Fitness:
     """Judges plans on a few windows. Consecutive plans share the hidden states of common leading blocks.
 
     Args:
-        windows: [B, T] tokens. embedding: [V, D].
+        windows: [B, T] tokens.
         dense: the dense blocks. subnet: the blocks of candidates.
     """
 
@@ -128,7 +128,7 @@ class Fitness:
         head: Head,
         space: Space,
         windows: torch.Tensor,
-        embedding: torch.Tensor,
+        embedding: Embedding,
         dense: Block,
         subnet: Block,
     ) -> None:
@@ -173,5 +173,6 @@ class Fitness:
     def _step(self, hidden_BTD: torch.Tensor, position: int, index: int, blocks: Block) -> torch.Tensor:
         layer, kind = position // 2, ("attention", "ffn")[position % 2]
         weights = blocks(layer, kind, self._space.levels(kind)[index])
-        run = self._runner.attention if kind == "attention" else self._runner.ffn
+        runner = self._runner.at(layer)
+        run = runner.attention if kind == "attention" else runner.ffn
         return torch.cat([run(weights, part) for part in hidden_BTD.split(_ROWS)])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from compressor.forward import BlockRunner, Weights
+from compressor.forward import BlockRunner, Embedding, Weights
 from compressor.plan import Plan
 from compressor.progress import Progress
 from compressor.registry import Registry
@@ -33,7 +33,7 @@ class Problem:
     head: Head
     space: Space
     layers: list[Weights]
-    embedding: torch.Tensor
+    embedding: Embedding
     windows: torch.Tensor
     statistics: list[LayerStatistics]
     orders: list[LayerOrder]

@@ -25,7 +25,7 @@ def run(source: Source, layers: list[Any], ids: torch.Tensor) -> torch.Tensor:
     for weights in layers:
         hidden = runner.ffn(weights, runner.attention(weights, hidden))
     output = "model.embed_tokens.weight" if source.shape.tied_embeddings else "lm_head.weight"
-    return runner.final_norm(source.tensor("model.norm.weight"), hidden) @ source.tensor(output).T
+    return runner.final_norm(source.module("model.norm"), hidden) @ source.tensor(output).T
 
 
 @torch.no_grad()

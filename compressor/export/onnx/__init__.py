@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compressor.export.base import Export, Exporter, exporters
-from compressor.export.onnx.graph import build_onnx, check_config
+from compressor.export.base import Export, Exporter, check_known, exporters
+from compressor.export.onnx.graph import DECODERS, build_onnx, check_config
+from compressor.source import Source
 
 __all__ = ["build_onnx", "export_onnx"]
 
@@ -24,11 +25,22 @@ def export_onnx(directory: Path, job: Export) -> None:
     build_onnx(folder, source.config, source.family, job.plan, lambda name: job.stored(name).float())
 
 
+def check_source(source: Source) -> None:
+    """Whether the graph can compute what a model does, from its config alone.
+
+    Raises:
+        UserError: it cannot; names the setting.
+    """
+    check_known(source, "onnx")
+    check_config(source.config, source.shape, source.family)
+
+
 exporters.add(
     "onnx",
     Exporter(
         write=export_onnx,
-        check=lambda source: check_config(source.config, source.shape),
+        types=DECODERS,
+        check=check_source,
         folder=FOLDER,
         served_by="lathe serve {out}",
     ),

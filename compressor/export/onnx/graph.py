@@ -1,40 +1,27 @@
-"""The decoder as an ONNX graph, as few nodes per layer as the fused operators allow.
-
-Shapes: B batch, S new tokens, R wanted logits, D model width, F FFN channels, N query heads, K KV heads,
-H head dim, V vocabulary, M cache length.
-"""
+"""The decoder as an ONNX graph."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from onnx import TensorProto
 
 from compressor.errors import UserError
 from compressor.export.layout import cut_tensors
-from compressor.export.onnx.rope import check_rope, rotary_tables
-from compressor.export.onnx.writer import GraphWriter, graph_writer
+from compressor.export.onnx.decoder import Decoder, Tensors
+from compressor.export.onnx.decoder_opt import OptDecoder
+from compressor.export.onnx.rope import check_rope
+from compressor.export.onnx.writer import graph_writer
 from compressor.families import Family
-from compressor.plan import LayerShape, ModelShape, Plan
+from compressor.plan import ModelShape, Plan
 
 FORMAT = "lathe-onnx/1"
-Tensors = Callable[[str], torch.Tensor]
-_MICROSOFT = "com.microsoft"
+DECODERS: dict[str, type[Decoder]] = {"lathe_llama": Decoder, "lathe_opt": OptDecoder}
+"""By our model type."""
 _HEAD_DIM_UNIT = 16
-
-
-@dataclass(frozen=True)
-class Stream:
-    """The residual stream between blocks: what the next norm has still to add up."""
-
-    residual: str
-    branch: str = ""
-    branch_bias: str = ""
 
 
 def build_onnx(directory: Path, config: dict[str, Any], family: Family, plan: Plan, tensor: Tensors) -> None:
@@ -47,7 +34,7 @@ def build_onnx(directory: Path, config: dict[str, Any], family: Family, plan: Pl
         UserError: the config needs something that this graph does not have, or the disk refuses.
     """
     shape = family.shape(config)
-    check_config(config, shape)
+    check_config(config, shape, family)
     if len(plan) != shape.num_layers:
         raise UserError(f"the plan has {len(plan)} layers; the model has {shape.num_layers}")
     count = sum(torch.Size(dims).numel() for _, dims in cut_tensors(family, shape, plan))
@@ -59,133 +46,21 @@ def build_onnx(directory: Path, config: dict[str, Any], family: Family, plan: Pl
         "lathe.plan": json.dumps(plan.to_json()),
     }
     with graph_writer(directory, metadata, 4 * count) as writer:
-        _Decoder(writer, config, family, shape, tensor).build(plan)
+        DECODERS[family.exported_type](writer, config, family, shape, tensor).build(plan)
 
 
-def check_config(config: Mapping[str, Any], shape: ModelShape) -> None:
+def check_config(config: Mapping[str, Any], shape: ModelShape, family: Family) -> None:
     """Refuse, before any weight is read, what the graph cannot reproduce.
 
     Raises:
         UserError: names the setting.
     """
-    if config.get("hidden_act", "silu") not in ("silu", "swish"):
-        raise UserError(f"`hidden_act` {config['hidden_act']} cannot be exported to ONNX", "Supported: silu.")
-    if config.get("sliding_window") and config.get("use_sliding_window", True):
-        raise UserError("sliding-window attention (`sliding_window`) cannot be exported to ONNX yet")
+    activation, known = config.get("hidden_act", "silu"), DECODERS[family.exported_type].activations
+    if activation not in known:
+        raise UserError(f"`hidden_act` {activation} cannot be exported to ONNX", f"Supported: {known[0]}.")
     if shape.head_dim % _HEAD_DIM_UNIT:
         raise UserError(
             f"head dimension {shape.head_dim} cannot be exported to ONNX",
             f"ONNX Runtime's GroupQueryAttention rotates multiples of {_HEAD_DIM_UNIT}.",
         )
     check_rope(config)
-
-
-class _Decoder:
-    """Adds the nodes and weights of one decoder to a writer."""
-
-    def __init__(
-        self,
-        writer: GraphWriter,
-        config: Mapping[str, Any],
-        family: Family,
-        shape: ModelShape,
-        tensor: Tensors,
-    ) -> None:
-        self.writer, self.config, self.family = writer, config, family
-        self.shape, self.tensor = shape, tensor
-        self.epsilon = float(config.get("rms_norm_eps", 1e-6))
-
-    def build(self, plan: Plan) -> None:
-        writer, shape = self.writer, self.shape
-        ids = writer.input("input_ids", TensorProto.INT64, ["batch", "sequence"])
-        writer.input("seqlens_k", TensorProto.INT32, ["batch"])
-        writer.input("total_sequence_length", TensorProto.INT32, [])
-        wanted = writer.input("logits_at", TensorProto.INT64, ["rows", 2])
-        logits = writer.output("logits", TensorProto.FLOAT, ["rows", shape.vocab_size])
-        embedding = self._weight(f"{self.family.embedding}.weight")
-        stream = Stream(writer.node("Gather", [embedding, ids], ["embedded"]))
-        if any(layer.kv_heads for layer in plan.layers):
-            for name, table in zip(("cos", "sin"), rotary_tables(self.config, shape.head_dim), strict=True):
-                writer.weight(name, table)
-        for index, layer in enumerate(plan.layers):
-            if layer.kv_heads:
-                stream = self._attention(stream, index, layer)
-            if layer.ffn:
-                stream = self._ffn(stream, index)
-        normed, _ = self._norm(stream, self.family.final_norm)
-        rows = writer.node("GatherND", [normed, wanted], ["rows"])
-        head = embedding if shape.tied_embeddings else self._weight(f"{self.family.head}.weight")
-        writer.node("Gemm", [rows, head], [logits], transB=1)
-
-    def _attention(self, stream: Stream, index: int, layer: LayerShape) -> Stream:
-        family, writer, prefix = self.family, self.writer, self.family.layer_prefix(index)
-        normed, residual = self._norm(stream, prefix + family.attention_norm)
-        modules = [prefix + name for name in (family.q, family.k, family.v)]
-        packed = self._linear(normed, f"{prefix}qkv", modules, self.shape.attention_bias)
-        cache: list[str | int] = ["batch", layer.kv_heads, "max_length", self.shape.head_dim]
-        parts = [f"{index}.key", f"{index}.value"]
-        past = [writer.input(f"past_key_values.{part}", TensorProto.FLOAT, cache) for part in parts]
-        present = [writer.output(f"present.{part}", TensorProto.FLOAT, cache) for part in parts]
-        attended = writer.node(
-            "GroupQueryAttention",
-            [packed, "", "", *past, "seqlens_k", "total_sequence_length", "cos", "sin"],
-            [f"{prefix}attended", *present],
-            domain=_MICROSOFT,
-            num_heads=layer.query_heads,
-            kv_num_heads=layer.kv_heads,
-            do_rotary=1,
-        )
-        return self._branch(attended, residual, prefix + family.o, self.shape.attention_bias)
-
-    def _ffn(self, stream: Stream, index: int) -> Stream:
-        family, writer, prefix = self.family, self.writer, self.family.layer_prefix(index)
-        normed, residual = self._norm(stream, prefix + family.ffn_norm)
-        gate, up = (
-            self._linear(normed, prefix + name, [prefix + name], self.shape.mlp_bias)
-            for name in (family.gate, family.up)
-        )
-        silu = writer.node("QuickGelu", [gate], [f"{prefix}silu"], domain=_MICROSOFT, alpha=1.0)
-        gated = writer.node("Mul", [silu, up], [f"{prefix}gated"])
-        return self._branch(gated, residual, prefix + family.down, self.shape.mlp_bias)
-
-    def _norm(self, stream: Stream, module: str) -> tuple[str, str]:
-        """(normed, residual): the pending branch is added to the residual on the way."""
-        gamma = self._weight(f"{module}.weight")
-        if not stream.branch:
-            normed = self.writer.node(
-                "RMSNormalization",
-                [stream.residual, gamma],
-                [f"{module}.normed"],
-                axis=-1,
-                epsilon=self.epsilon,
-            )
-            return normed, stream.residual
-        residual = f"{module}.residual"
-        normed = self.writer.node(
-            "SkipSimplifiedLayerNormalization",
-            [stream.residual, stream.branch, gamma, stream.branch_bias],
-            [f"{module}.normed", "", "", residual],
-            domain=_MICROSOFT,
-            epsilon=self.epsilon,
-        )
-        return normed, residual
-
-    def _branch(self, value: str, residual: str, module: str, biased: bool) -> Stream:
-        branch = self._linear(value, module, [module], False)
-        return Stream(residual, branch, self._weight(f"{module}.bias") if biased else "")
-
-    def _linear(self, value: str, name: str, modules: list[str], biased: bool) -> str:
-        """One MatMul by the stacked weights of `modules`, which checkpoints store as [out, in]."""
-        weight = self.writer.weight(f"{name}.weight", self._stacked(modules, "weight").T)
-        product = self.writer.node("MatMul", [value, weight], [f"{name}.product"])
-        if not biased:
-            return product
-        bias = self.writer.weight(f"{name}.bias", self._stacked(modules, "bias"))
-        return self.writer.node("Add", [product, bias], [f"{name}.sum"])
-
-    def _stacked(self, modules: list[str], kind: str) -> torch.Tensor:
-        parts = [self.tensor(f"{module}.{kind}") for module in modules]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _weight(self, name: str) -> str:
-        return self.writer.weight(name, self.tensor(name))

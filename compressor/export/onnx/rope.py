@@ -19,7 +19,7 @@ def check_rope(config: Mapping[str, Any]) -> None:
     """Refuse what a fixed table cannot reproduce.
 
     Raises:
-        UserError: a rope type whose frequencies change with the sequence length, or a partial rotation.
+        UserError: a rope type whose frequencies change with the sequence length.
     """
     parameters = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
     rope_type = parameters.get("rope_type", parameters.get("type", "default"))
@@ -28,8 +28,6 @@ def check_rope(config: Mapping[str, Any]) -> None:
             f"rope type `{rope_type}` cannot be exported to ONNX: a fixed table cannot reproduce it",
             f"Supported: {', '.join(_FIXED_TYPES)}.",
         )
-    if parameters.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise UserError("`partial_rotary_factor` other than 1 cannot be exported to ONNX")
 
 
 def rotary_tables(config: Mapping[str, Any], head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:

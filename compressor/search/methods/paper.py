@@ -100,10 +100,10 @@ class Breeder(Breeding[Candidate]):
         """Nats per token on the fitness samples, weights as they were."""
         problem = self._problem
         hidden = problem.embedding[self._windows]
-        for weights, selection in zip(problem.layers, candidate.selections, strict=True):
-            family, shape = problem.source.family, problem.source.shape
-            hidden = problem.runner.attention(cut_attention(family, shape, weights, selection), hidden)
-            hidden = problem.runner.ffn(cut_ffn(family, weights, selection), hidden)
+        family, shape = problem.source.family, problem.source.shape
+        for index, (weights, kept) in enumerate(zip(problem.layers, candidate.selections, strict=True)):
+            cut = cut_attention(family, shape, weights, kept) | cut_ffn(family, weights, kept)
+            hidden = problem.runner.at(index).layer(cut, hidden)
         return problem.head.loss(self._windows, hidden)
 
     def in_range(self, candidate: Candidate) -> bool:

@@ -42,10 +42,11 @@ SURFACE = {
         "--debug", "--no-debug",
     },
     "inspect": {"artefact", "--json", "--debug", "--no-debug"},
+    "families": {"--json", "--debug", "--no-debug"},
     "serve": {
-        "out", "--host", "--port", "--engine", "--threads", "--max-batch", "--max-length", "--max-queue",
-        "--served-model-name", "--api-key", "--drain-timeout", "--json", "--debug", "--no-debug",
-        "engine_args", "--draft", "--draft-tokens",
+        "out", "engine_args", "--host", "--port", "--engine", "--threads", "--max-batch", "--max-length",
+        "--max-queue", "--served-model-name", "--api-key", "--drain-timeout", "--draft", "--draft-tokens",
+        "--json", "--debug", "--no-debug",
     },
     "loadtest": {
         "target", "--against", "--rate", "--arrival", "--concurrency", "--requests", "--duration", "--warmup",

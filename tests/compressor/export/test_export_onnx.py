@@ -94,10 +94,8 @@ def test_rotary_tables_are_transformers_own(rope: dict[str, Any]) -> None:
     ("setting", "message"),
     [
         ({"hidden_act": "gelu"}, "`hidden_act` gelu"),
-        ({"sliding_window": 64}, "sliding-window"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope type `dynamic`"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "rope type `longrope`"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"head_dim": 24}, "head dimension 24"),
     ],
 )

@@ -1,0 +1,34 @@
+"""`lathe families`: the model families, and what each can be exported to."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from compressor.cli.common import emit
+
+
+def families(
+    json: Annotated[bool, typer.Option("--json", help="The list as one JSON document on stdout.")] = False,
+) -> None:
+    """List the model families that can be compressed (`model_type` of config.json), the models that each
+    covers, and what it can be exported to."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from compressor.export import exporters
+    from compressor.families import families as declared
+
+    formats = {name: exporters.get(name) for name in exporters.known()}
+    table = Table("family", "models", *formats)
+    rows = []
+    for name in declared.known():
+        family = declared.get(name)
+        known = {kind: exporter.knows(family) for kind, exporter in formats.items()}
+        rows.append({"family": name, "models": family.covers, "exporters": known})
+        table.add_row(name, family.covers, *("yes" if known[kind] else "no" for kind in formats))
+    if json:
+        emit({"families": rows})
+    else:
+        Console().print(table)

@@ -1,0 +1,177 @@
+"""What makes a family supported: the same tests for all, against transformers' own models of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from tiny_families import CASES, SOME_PLANS, family_checkpoint, first_of_each, planned, shapes_of, zeroed
+from tiny_llama import tokens
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from compressor.export.checkpoint import export_checkpoint
+from compressor.export.onnx import export_onnx
+from compressor.families import families
+from compressor.forward import BlockRunner, embedding
+from compressor.modeling import register
+from compressor.source import Source
+from serving.engines.onnx.runner import OnnxRunner
+
+TORCH, ONNX = 1e-5, 1e-4
+Note = Callable[[str, object], None]
+"""`--junitxml` then tells the differences that were found."""
+LOAD = """
+import sys
+sys.modules["compressor"] = None
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+for case in range(int(sys.argv[2])):
+    path = f"{sys.argv[1]}/{case}"
+    model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True).eval()
+    with torch.no_grad():
+        assert torch.equal(model(torch.load(f"{sys.argv[1]}/ids.pt")).logits, torch.load(path + ".pt")), case
+"""
+
+
+@pytest.fixture(scope="module", params=CASES)
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return family_checkpoint(tmp_path_factory.mktemp("dense"), request.param)
+
+
+@pytest.fixture(scope="module", params=SOME_PLANS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def written(directory: Path, source: Source, plan: str) -> Any:
+    """A subnet's checkpoint, loaded again."""
+    register()
+    export_checkpoint(directory, first_of_each(source, planned(source, plan)))
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+
+
+@torch.no_grad()
+def logits(model: Any, ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
+    result: torch.Tensor = model(ids, **inputs).logits
+    return result
+
+
+def test_every_family_is_tested() -> None:
+    assert {settings["model_type"] for settings in CASES.values()} == set(families.known())
+
+
+def test_all_load_without_lathe(tmp_path: Path) -> None:
+    ids = tokens(2, 20)
+    torch.save(ids, tmp_path / "ids.pt")
+    for number, case in enumerate(CASES):
+        source = family_checkpoint(tmp_path / "dense" / str(number), case)
+        model = written(tmp_path / str(number), source, "mixed")
+        torch.save(logits(model, ids), tmp_path / f"{number}.pt")
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", LOAD, str(tmp_path), str(len(CASES))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+class TestFamily:
+    def test_parameters_are_those_of_transformers(self, source: Source) -> None:
+        model, shape = zeroed(source, planned(source, "dense")), source.shape
+        unused = source.family.before * shape.hidden_size
+        assert shape.parameters(shape.dense_plan) + unused == sum(p.numel() for p in model.parameters())
+
+    def test_keeping_everything_is_exact(self, source: Source, tmp_path: Path, record_property: Note) -> None:
+        model, ids = written(tmp_path, source, "dense"), tokens(2, 60)
+        difference = (logits(model, ids) - logits(zeroed(source, planned(source, "dense")), ids)).abs().max()
+        record_property("checkpoint", float(difference))
+        assert difference <= TORCH
+        stored = {name: value for name, value in model.state_dict().items() if name in set(source.names())}
+        assert all(torch.equal(value, source.tensor(name)) for name, value in stored.items())
+
+    def test_a_subnet_is_the_zeroed_model_and_loads(self, source: Source, name: str, tmp_path: Path) -> None:
+        model, ids = written(tmp_path, source, name), tokens(2, 60)
+        expected = logits(zeroed(source, planned(source, name)), ids)
+        torch.testing.assert_close(logits(model, ids), expected, atol=2 * TORCH, rtol=0)
+        with safe_open(tmp_path / "model.safetensors", framework="pt") as handle:
+            shapes = {key: tuple(handle.get_slice(key).get_shape()) for key in handle.keys()}  # noqa: SIM118
+        assert shapes == shapes_of(source, planned(source, name))
+
+    def test_cached_is_uncached(self, source: Source, name: str, tmp_path: Path) -> None:
+        model, ids = written(tmp_path, source, name), tokens(2, 9)
+        answers = [
+            model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0, use_cache=cached)
+            for cached in (True, False)
+        ]
+        assert torch.equal(*answers)
+
+    @torch.no_grad()
+    def test_a_left_padded_batch_is_its_rows(self, source: Source, tmp_path: Path) -> None:
+        model, ids = written(tmp_path, source, "mixed"), tokens(2, 12)
+        mask = torch.ones_like(ids)
+        mask[0, :5] = 0
+        options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+        both = model.generate(ids, attention_mask=mask, **options)
+        for row in range(2):
+            alone = model.generate(ids[row : row + 1, mask[row].bool()], **options)
+            assert torch.equal(alone[0, -6:], both[row, -6:])
+
+    def test_our_forward_is_the_model(self, source: Source, name: str, record_property: Note) -> None:
+        runner, job, ids = BlockRunner(source), first_of_each(source, planned(source, name)), tokens(2, 60)
+        hidden = embedding(source, source.tensor("model.embed_tokens.weight"))[ids]
+        for index in range(source.shape.num_layers):
+            prefix = source.family.layer_prefix(index)
+            names = [key for key in shapes_of(source, job.plan) if key.startswith(prefix)]
+            weights = {key.removeprefix(prefix): job.tensor(key) for key in names}
+            hidden = runner.at(index).layer(weights, hidden)
+        head = "model.embed_tokens.weight" if source.shape.tied_embeddings else "lm_head.weight"
+        found = runner.final_norm(source.module("model.norm"), hidden) @ source.tensor(head).T
+        difference = (found - logits(zeroed(source, job.plan), ids)).abs().max()
+        record_property("forward", float(difference))
+        assert difference <= TORCH
+
+    def test_onnx_is_torch_for_two_rows_of_different_lengths(
+        self, source: Source, name: str, tmp_path: Path, record_property: Note
+    ) -> None:
+        export_onnx(tmp_path, first_of_each(source, planned(source, name)))
+        runner = OnnxRunner(tmp_path / "onnx" / "model.onnx", max_batch=2, max_length=64, threads=1)
+        ids, reference = tokens(2, 60).numpy(), zeroed(source, planned(source, name))
+        rows = [[runner.prefill(row, ids[row, :end], "all")] for row, end in enumerate((30, 17))]
+        for step in range(30):
+            decoded = runner.decode(np.array([ids[0, 30 + step], ids[1, 17 + step]]))
+            rows = [[*row, logit[None]] for row, logit in zip(rows, decoded, strict=True)]
+        found = [np.concatenate(row) for row in rows]
+        expected = logits(reference, torch.from_numpy(ids)).numpy()
+        difference = max(np.abs(f - e[: len(f)]).max() for f, e in zip(found, expected, strict=True))
+        record_property("onnx", float(difference))
+        assert difference <= ONNX
+
+    def test_a_config_that_leaves_out_the_usual_reads_as_transformers_does(
+        self, source: Source, tmp_path: Path
+    ) -> None:
+        """Config files of older models have few settings: the rest is what transformers fills in."""
+        whole = json.loads((source.path / "config.json").read_text())
+        few = (
+            "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
+            "intermediate_size", "ffn_dim",
+        )  # fmt: skip
+        raw = {key: whole[key] for key in few if key in whole}
+        raw |= {"num_attention_heads": 32, "sliding_window": None}
+        (tmp_path / "config.json").write_text(json.dumps(raw))
+        theirs, ours = AutoConfig.from_pretrained(tmp_path), source.family.read(raw)
+        shape = source.family.shape(ours)
+        usual = shape.hidden_size // shape.layer.query_heads
+        assert shape.head_dim == (getattr(theirs, "head_dim", None) or usual)
+        assert shape.tied_embeddings == theirs.tie_word_embeddings
+        assert ours.get("max_position_embeddings", 2048) == theirs.max_position_embeddings
+        if source.shape.positions == 0:
+            assert shape.layer.kv_heads == theirs.num_key_value_heads
+            assert ours.get("rms_norm_eps", 1e-6) == theirs.rms_norm_eps
+            assert ours.get("rope_theta", 1e4) == theirs.rope_parameters["rope_theta"]

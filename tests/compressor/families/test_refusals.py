@@ -1,0 +1,85 @@
+"""Settings that would make another model are refused by name; those that change nothing pass."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_families import family_checkpoint, first_of_each, planned
+from tiny_llama import CONFIG, LLAMA3_ROPE
+
+from compressor.errors import UserError
+from compressor.export import exporters
+from compressor.export.artefact import export_artefact
+from compressor.export.checkpoint import export_checkpoint
+from compressor.export.quantized import export_quantized
+from compressor.families import families, resolve
+
+OPT = {"ffn_dim": 96}
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("llama", {"sliding_window": 64}, "sliding-window attention over 64 tokens"),
+    ("mistral", {"sliding_window": 64}, "sliding-window attention over 64 tokens"),
+    ("mistral", {"max_position_embeddings": 32768, "sliding_window": 4096}, "over 4096 tokens"),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 2}, "sliding-window"),
+    (
+        "qwen3",
+        {"use_sliding_window": True, "sliding_window": 64, "layer_types": ["sliding_attention"] * 4},
+        "sliding-window",
+    ),
+    ("llama", {"partial_rotary_factor": 0.5}, "`partial_rotary_factor` to 0.5"),
+    ("qwen2", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary"),
+    ("qwen2", {"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}, "type `mrope`"),
+    ("llama", {"rope_parameters": {"full_attention": LLAMA3_ROPE}}, "several types"),
+    ("llama", {"logit_scale": 0.5}, "`logit_scale` to 0.5"),
+    ("llama", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+    ("llama", {"embedding_multiplier": 12}, "embedding_multiplier"),
+    ("llama", {"qkv_bias": True}, "qkv_bias"),
+    ("llama", {"no_rope_layers": [1, 0, 1, 1]}, "no_rope_layers"),
+    ("mistral", {"num_local_experts": 8}, "num_local_experts"),
+    ("phi3", {"rope_scaling": {"type": "su"}}, "type `su`"),
+    ("phi3", {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "type `yarn`"),
+    ("phi3", {"sliding_window": 64}, "over 64 tokens"),
+    ("opt", OPT | {"do_layer_norm_before": False}, "do_layer_norm_before"),
+    ("opt", OPT | {"word_embed_proj_dim": 32}, "another width"),
+    ("llama", {"rope_parameters": 7}, "impossible setting"),
+]
+TAKEN: list[tuple[str, dict[str, Any]]] = [
+    ("llama", {"partial_rotary_factor": 1.0, "logit_scale": 1.0, "sliding_window": None}),
+    ("mistral", {"sliding_window": 128}),
+    ("qwen2", {"use_sliding_window": False, "sliding_window": 64, "max_window_layers": 2}),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 4}),
+    ("qwen3", {"use_sliding_window": True, "sliding_window": 64, "layer_types": ["full_attention"] * 4}),
+]
+
+
+@pytest.mark.parametrize(("family", "settings", "message"), REFUSED, ids=str)
+def test_another_model_is_refused(family: str, settings: dict[str, Any], message: str) -> None:
+    config = CONFIG | settings | {"model_type": family}
+    with pytest.raises(UserError, match=message):
+        resolve(config).read(config)
+
+
+@pytest.mark.parametrize(("family", "settings"), TAKEN, ids=str)
+def test_what_changes_nothing_is_taken_and_left_out(family: str, settings: dict[str, Any]) -> None:
+    config = CONFIG | settings | {"model_type": family}
+    read = resolve(config).read(config)
+    assert not {"sliding_window", "use_sliding_window", "max_window_layers", "layer_types"} & read.keys()
+
+
+def test_a_llama_config_is_read_as_it_is() -> None:
+    config = CONFIG | {"model_type": "llama", "anything": "else"}
+    assert families.get("llama").read(config) == config
+
+
+def test_an_exporter_refuses_a_family_that_it_has_not(tmp_path: Path) -> None:
+    source = family_checkpoint(tmp_path / "dense", "opt")
+    with pytest.raises(UserError, match=r"`opt` cannot be exported to vllm yet.*It takes: llama, mistral"):
+        exporters.get("vllm").check(source)
+    export_checkpoint(tmp_path / "out", first_of_each(source, planned(source, "mixed")))
+    (tmp_path / "out" / "plan.json").write_text(json.dumps(planned(source, "mixed").to_json()))
+    with pytest.raises(UserError, match="`lathe_opt`, which cannot be exported to vllm yet"):
+        export_artefact(tmp_path / "out", tmp_path / "copy", "vllm")
+    with pytest.raises(UserError, match="cannot be exported to vllm yet"):
+        export_quantized(str(tmp_path / "out"), tmp_path / "copy", "w8a8")

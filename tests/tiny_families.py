@@ -1,0 +1,102 @@
+"""Tiny random checkpoints of every family, and transformers' own model of each as the reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_llama import CONFIG, FFN, HEADS, KV_HEADS, LLAMA3_ROPE, PLANS, VARIANTS
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from compressor.export import Export
+from compressor.export.layout import cut_tensors
+from compressor.plan import LayerShape, Plan
+from compressor.source import Source, open_source
+from compressor.surgery import LayerOrder, cut_attention, cut_ffn, select
+
+CASES: dict[str, dict[str, Any]] = {
+    **{f"llama, {name}": {"model_type": "llama", **changes} for name, changes in VARIANTS.items()},
+    "mistral": {"model_type": "mistral", "sliding_window": None},
+    "mistral, window of full length": {"model_type": "mistral", "sliding_window": 512},
+    "qwen2": {"model_type": "qwen2"},
+    "qwen2, tied": {"model_type": "qwen2", "tie_word_embeddings": True, "rope_parameters": LLAMA3_ROPE},
+    "qwen3": {"model_type": "qwen3"},
+    "qwen3, biased": {"model_type": "qwen3", "attention_bias": True, "tie_word_embeddings": True},
+    "phi3": {"model_type": "phi3"},
+    "smollm3": {"model_type": "smollm3", "no_rope_layers": [1, 0, 1, 1]},
+    "smollm3, biased": {
+        "model_type": "smollm3", "no_rope_layers": [0, 1, 1, 0], "attention_bias": True, "mlp_bias": True,
+    },
+    "opt": {"model_type": "opt", "hidden_size": 128, "ffn_dim": FFN},
+}  # fmt: skip
+"""Settings beside `CONFIG`, by a name that begins with the family's."""
+SOME_PLANS = ("dense", "groups", "heads per group", "no attention first", "mixed")
+
+
+def random_model(case: str, **changes: Any) -> nn.Module:
+    """Transformers' own, every parameter random, norms and biases too."""
+    settings = CONFIG | {"max_position_embeddings": 512} | CASES[case] | changes
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings), dtype=torch.float32).eval()
+    assert type(model).__module__.startswith("transformers.models.")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1 + noise * 0.3 if "norm" in name else noise * 0.1)
+    return model
+
+
+def family_checkpoint(directory: Path, case: str, **changes: Any) -> Source:
+    """A random dense checkpoint as transformers saves it."""
+    random_model(case, **changes).save_pretrained(directory)
+    (directory / "tokenizer.json").write_text('{"version": "1.0"}')
+    return open_source(str(directory))
+
+
+def planned(source: Source, name: str) -> Plan:
+    """A plan of `PLANS`; where every query head has its own KV head, with as many of these."""
+    if source.shape.layer.kv_heads == KV_HEADS:
+        return PLANS[name]
+    return Plan(tuple(LayerShape(layer.query_heads, layer.query_heads, layer.ffn) for layer in PLANS[name]))
+
+
+def zeroed(source: Source, subnet: Plan) -> Any:
+    """Transformers' own model of a checkpoint, made equal to the subnet by zeroing what that omits."""
+    model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32).eval()
+    assert type(model).__module__.startswith("transformers.models.")
+    family, head_dim = source.family, source.shape.head_dim
+    places = family.places(source.shape)
+    with torch.no_grad():
+        for index, shape in enumerate(subnet):
+            names = (f"{family.layer_prefix(index)}{name}.weight" for name in (family.o, family.down))
+            o, down = (model.get_submodule(places[n].name.removesuffix(".weight")) for n in names)
+            kept = torch.zeros(source.shape.layer.kv_heads, source.shape.layer.heads_per_group, head_dim)
+            kept[: shape.kv_heads, : shape.heads_per_group] = 1
+            o.weight.mul_(kept.flatten())
+            down.weight[:, shape.ffn :] = 0
+            for module, present in ((o, shape.kv_heads), (down, shape.ffn)):
+                if module.bias is not None and not present:
+                    module.bias.zero_()
+    return model
+
+
+def first_of_each(source: Source, subnet: Plan) -> Export:
+    """The job of a subnet that keeps the first groups, heads and channels of each layer, by our surgery."""
+    widths = source.shape.layer
+    heads = torch.arange(HEADS).view(widths.kv_heads, -1)
+    order = LayerOrder(torch.arange(widths.kv_heads), heads, torch.arange(widths.ffn))
+    tensors = {}
+    for index, shape in enumerate(subnet):
+        dense, kept = source.layer(index), select(order, shape)
+        layer = cut_attention(source.family, source.shape, dense, kept) | cut_ffn(source.family, dense, kept)
+        tensors |= {source.family.layer_prefix(index) + name: value for name, value in layer.items()}
+    return Export(source, subnet, lambda name: tensors[name] if name in tensors else source.tensor(name))
+
+
+def shapes_of(source: Source, subnet: Plan) -> dict[str, tuple[int, ...]]:
+    return dict(cut_tensors(source.family, source.shape, subnet))
+
+
+__all__ = ["CASES", "SOME_PLANS", "family_checkpoint", "first_of_each", "planned", "shapes_of", "zeroed"]
