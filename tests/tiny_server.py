@@ -97,11 +97,18 @@ class Running:
     """A server at work in a thread of this process."""
 
     def __init__(
-        self, artefact_dir: Path, *, max_batch: int, max_queue: int, max_length: int = CONTEXT, **options: Any
+        self,
+        artefact_dir: Path,
+        *,
+        max_batch: int,
+        max_queue: int,
+        max_length: int = CONTEXT,
+        alias: str | None = None,
+        **options: Any,
     ) -> None:
         artefact = open_artefact(artefact_dir)
         tokenizer = ServedTokenizer(artefact.path)
-        self.metrics = Metrics(NAME, target_ms=17.0)
+        self.metrics = Metrics(NAME, target_ms=17.0, alias=alias)
         self.runner = GatedRunner(artefact.graph, max_batch=max_batch, max_length=max_length, threads=1)
         self.backend = Scheduler(
             self.runner, tokenizer.piece, eos=artefact.eos, max_queue=max_queue, observer=self.metrics

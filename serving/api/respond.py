@@ -67,7 +67,7 @@ async def respond(
             return EventStream(generation, call.writer, tally)
         return await _whole(request, generation, call.writer, tally)
     except ApiError as error:
-        tally.end("rejected" if error.status in (429, 503) else "invalid" if error.status < 500 else "error")
+        tally.end(_outcome(error.status))
         raise
     except ClientGoneError:
         tally.end("client_disconnect")
@@ -91,7 +91,7 @@ async def _collect(generation: Generation) -> list[Chunk]:
     chunks = []
     async for chunk in generation:
         if chunk.error is not None:
-            raise ApiError(500, chunk.error)
+            raise ApiError(chunk.status, chunk.error)
         chunks.append(chunk)
     return chunks
 
@@ -125,8 +125,8 @@ class EventStream(Response):
             await _send_event(send, opening)
         async for chunk in self._generation:
             if chunk.error is not None:
-                self._tally.end("error")
-                await _send_event(send, error_body(500, chunk.error))
+                self._tally.end(_outcome(chunk.status))
+                await _send_event(send, error_body(chunk.status, chunk.error))
                 await send({"type": "http.response.body", "body": b""})
                 return
             await _send_event(send, self._writer.event(chunk))
@@ -134,6 +134,12 @@ class EventStream(Response):
             await _send_event(send, closing)
         self._tally.end("ok")
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+
+def _outcome(status: int) -> Outcome:
+    if status in (429, 503):
+        return "rejected"
+    return "invalid" if status < 500 else "error"
 
 
 async def _send_event(send: Send, document: dict[str, Any]) -> None:

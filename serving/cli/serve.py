@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -44,6 +44,10 @@ def serve(
     drain_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds that running answers get to finish on SIGTERM.")
     ] = 30.0,
+    metrics_alias: Annotated[
+        Literal["vllm"] | None,
+        typer.Option(help="Report the common metrics under vLLM's names, too (with --engine vllm they are)."),
+    ] = None,
     draft: Annotated[
         Path | None,
         typer.Option(
@@ -83,6 +87,7 @@ def serve(
         served_model_name=served_model_name,
         api_key=api_key,
         drain_timeout=drain_timeout,
+        metrics_alias=metrics_alias,
         draft=draft,
         draft_tokens=draft_tokens,
         engine_args=tuple(engine_args or ()),

@@ -63,7 +63,7 @@ def check_error(response: httpx.Response) -> dict[str, Any]:
         ({"best_of": 2}, "best_of"),
         ({"suffix": "x"}, "suffix"),
         ({"guided_regex": "(a+)+"}, "guided_regex"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "grammar"}}, "response_format"),
         ({"chat_template": "{{ 1 }}"}, "chat_template"),
         ({"model": None}, "model"),
     ],
