@@ -48,10 +48,10 @@ GAUGES = {
 }
 """Labelled by model; every engine sets them."""
 MODEL_INFO = ("lathe_model_info", "What is served.")
-OUTCOMES = ("ok", "client_disconnect", "rejected", "invalid", "error")
+OUTCOMES = ("ok", "client_disconnect", "rejected", "invalid", "timeout", "error")
 
 Endpoint = Literal["completions", "chat"]
-Outcome = Literal["ok", "client_disconnect", "rejected", "invalid", "error"]
+Outcome = Literal["ok", "client_disconnect", "rejected", "invalid", "timeout", "error"]
 
 
 def model_info(model: str, engine: str, artefact: Artefact) -> dict[str, str]:

@@ -13,6 +13,7 @@ import uvicorn
 from compressor.errors import UserError
 from serving.api.app import create_app
 from serving.api.service import Service
+from serving.protocol import RECEIVE_TIMEOUT_S, WRITE_TIMEOUT_S, timed
 
 LAST_WORDS_S = 5
 HEADER_LIMIT = 32 * 1024
@@ -26,12 +27,20 @@ class Server(uvicorn.Server):
     A second signal skips the waiting.
     """
 
-    def __init__(self, service: Service, *, api_key: str | None = None, drain_timeout: float = 30.0) -> None:
-        """`drain_timeout`: seconds that running requests get to end by themselves."""
+    def __init__(
+        self,
+        service: Service,
+        *,
+        api_key: str | None = None,
+        drain_timeout: float = 30.0,
+        write_timeout: float = WRITE_TIMEOUT_S,
+        receive_timeout: float = RECEIVE_TIMEOUT_S,
+    ) -> None:
+        """All in seconds. `drain_timeout`: what running requests get to end by themselves."""
         super().__init__(
             uvicorn.Config(
                 create_app(service, api_key),
-                http="h11",
+                http=timed(receive_timeout, write_timeout),
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,6 +105,8 @@ class Running:
         max_queue: int,
         max_length: int = CONTEXT,
         alias: str | None = None,
+        request_timeout: float | None = None,
+        send_buffer: int | None = None,
         **options: Any,
     ) -> None:
         artefact = open_artefact(artefact_dir)
@@ -114,9 +117,13 @@ class Running:
             self.runner, tokenizer.piece, eos=artefact.eos, max_queue=max_queue, observer=self.metrics
         )
         self.metrics.watch(self.backend, artefact, "onnx")
-        self.service = Service(NAME, self.backend, tokenizer, artefact, self.metrics)
+        self.service = Service(
+            NAME, self.backend, tokenizer, artefact, self.metrics, request_timeout=request_timeout
+        )
         self.server = Server(self.service, **options)
         self._listener = listen("127.0.0.1", 0)
+        if send_buffer is not None:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         self.url = url_of(self._listener)
         self.ready = threading.Event()
         self._loop = asyncio.new_event_loop()

@@ -8,7 +8,7 @@ import pydantic_core
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from serving.api.errors import ApiError, invalid
+from serving.api.errors import CLIENT_CLOSED, ApiError, invalid
 from serving.api.schemas import FieldError
 
 BODY_LIMIT = 4 * 2**20
@@ -44,7 +44,7 @@ async def _read(request: Request) -> bytes:
             if len(body) > BODY_LIMIT:
                 raise _too_large()
     except ClientDisconnect:
-        raise invalid("the client went away") from None
+        raise ApiError(CLIENT_CLOSED, "the client went away") from None
     return bytes(body)
 
 

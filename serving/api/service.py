@@ -20,13 +20,15 @@ from serving.tokenizer import Tokenizer
 
 @dataclass(slots=True)
 class Service:
-    """`ready` turns true once a token has been generated, `draining` when the server is told to go."""
+    """`ready` turns true once a token has been generated, `draining` when the server is told to go;
+    `request_timeout`: seconds that an answer may take."""
 
     name: str
     backend: Backend
     tokenizer: Tokenizer
     artefact: Artefact
     metrics: Metrics
+    request_timeout: float | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     ready: bool = False
     draining: bool = False

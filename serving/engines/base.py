@@ -177,7 +177,7 @@ OpenBackend = Callable[[Artefact, Tokenizer, EngineOptions], Backend]
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What `lathe serve` was asked for; None stands for the engine's own choice, seconds for `drain_timeout`.
+    """What `lathe serve` was asked for; None stands for the engine's own choice; timeouts are in seconds.
 
     `draft`: a smaller model whose guesses the served one checks, `draft_tokens` at a time. `engine_args`:
     arguments for an engine that has a command line of its own.
@@ -192,6 +192,8 @@ class ServeOptions:
     served_model_name: str | None
     api_key: str | None
     drain_timeout: float
+    request_timeout: float | None
+    write_timeout: float | None
     metrics_alias: str | None
     draft: Path | None
     draft_tokens: int
