@@ -8,7 +8,7 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 PROMETHEUS := build/tools/usr/bin/prometheus
 
-.PHONY: help demo test test-slow test-vllm test-vllm-slow lint check-artefact bench-quality bench-equal-bytes \
+.PHONY: help demo test test-slow test-faults test-vllm test-vllm-slow lint check-artefact bench-quality bench-equal-bytes \
 	bench-latency bench-latency-vllm bench-vllm clean
 
 help:  ## this list
@@ -42,6 +42,11 @@ test-slow: $(INSTALLED)  ## the slower tests, too
 $(PROMETHEUS):
 	mkdir -p build/tools
 	cd build/tools && apt-get download -qq prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb
+
+ROUNDS ?= 3
+SOAK ?= 30s
+test-faults: $(INSTALLED)  ## break servers and print how they take it: ROUNDS=20 SOAK=20m for the long ones
+	ROUNDS=$(ROUNDS) SOAK=$(SOAK) $(BIN)/pytest -q -m faults tests/faults
 
 test-vllm: $(VLLM_INSTALLED) $(PROMETHEUS)  ## uneven models on real vLLM (CPU build, an environment of its own)
 	$(VLLM_BIN)/pytest tests/on_vllm

@@ -17,6 +17,8 @@ from serving.protocol import RECEIVE_TIMEOUT_S, WRITE_TIMEOUT_S, timed
 
 LAST_WORDS_S = 5
 HEADER_LIMIT = 32 * 1024
+SEND_BUFFER = 256 * 1024
+"""Of one connection, in the kernel, which would let it grow to megabytes for a client that does not read."""
 
 log = logging.getLogger("lathe.serving")
 
@@ -114,6 +116,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise _cannot_listen(host, port, error) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         listener.bind(address)
     except OSError as error:
         listener.close()

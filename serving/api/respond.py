@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from serving.api.body import read_model
 from serving.api.errors import CLIENT_CLOSED, ApiError, error_body
 from serving.api.generation import ClientGoneError, Generation, unless_disconnected
+from serving.api.limits import Limits
 from serving.api.schemas import GenerationBody
 from serving.api.service import Service
 from serving.api.writers import Writer
@@ -79,7 +80,8 @@ async def respond(
     limit = TimeLimit(service.request_timeout)
     try:
         async with limit.running():
-            body = await read_model(request, model)
+            limits = Limits(service.backend.capacity, service.backend.max_length)
+            body = await read_model(request, model, limits)
             service.check_model(body.model)
             service.check_biases(list(body.logit_bias))
             call = await prepare(service, body, tally.arrived)

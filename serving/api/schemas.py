@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 from serving.api.formats import ResponseFormat
+from serving.api.limits import FieldError, Limits
 from serving.sampling import Sampling
 
 MAX_CHOICES = 8
@@ -59,14 +60,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
-class FieldError(ValueError):
-    """A complaint about one field, found by a validator of the whole body."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
-
-
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -115,7 +108,7 @@ class GenerationBody(BaseModel):
         for name in given.keys() - cls.model_fields.keys() - HARMLESS:
             _refuse_unless_neutral(name, given[name], list(cls.model_fields))
         biases = given.get("logit_bias")
-        if isinstance(biases, dict):
+        if isinstance(biases, dict) and len(biases) <= MAX_BIASES:
             given["logit_bias"] = {_token(key): bias for key, bias in biases.items()}
         return given
 
@@ -159,6 +152,14 @@ class CompletionBody(GenerationBody):
     max_tokens: int = Field(16, ge=0)
     echo: bool = False
     logprobs: int | None = Field(None, ge=0, le=5)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prompt_within_reason(cls, document: Any, info: ValidationInfo) -> Any:
+        """Validation looks at every token, on the event loop: what is hopeless is refused by its length."""
+        if isinstance(document, dict) and isinstance(info.context, Limits):
+            info.context.check(document.get("prompt"))
+        return document
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:

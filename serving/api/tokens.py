@@ -12,8 +12,11 @@ from starlette.responses import JSONResponse, Response
 
 from serving.api.body import read_model
 from serving.api.chat import chat_tokens
-from serving.api.schemas import FieldError, Message, Token
+from serving.api.limits import FieldError
+from serving.api.schemas import Message, Token
 from serving.api.service import Service
+
+MAX_TOKENS = 2**18
 
 
 class _Body(BaseModel):
@@ -47,7 +50,7 @@ class TokenizeBody(_Body):
 class DetokenizeBody(_Body):
     """POST /detokenize."""
 
-    tokens: list[Token]
+    tokens: list[Token] = Field(max_length=MAX_TOKENS)
 
 
 async def tokenize(request: Request) -> Response:
