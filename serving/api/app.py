@@ -13,6 +13,7 @@ from serving.api.chat import chat_completions
 from serving.api.completions import completions
 from serving.api.errors import ApiError, on_api_error, on_crash, on_http_error
 from serving.api.models import list_models, retrieve_model
+from serving.api.openapi import show_openapi
 from serving.api.service import Service
 from serving.api.tokens import detokenize, tokenize
 
@@ -28,6 +29,7 @@ ROUTES = [
     Route("/health/ready", status.ready),
     Route("/version", status.show_version),
     Route("/metrics", status.metrics),
+    Route("/openapi.json", show_openapi),
 ]
 
 

@@ -14,6 +14,8 @@ import openai
 import pytest
 from tiny_server import CONTEXT, NAME, Running, running
 
+from serving.api.app import ROUTES
+
 
 def check_error(response: httpx.Response) -> dict[str, Any]:
     error = response.json()["error"]
@@ -137,6 +139,14 @@ def test_other_statuses_have_the_same_shape(server: Running):
     ]:
         assert response.status_code == status
         check_error(response)
+
+
+def test_the_schema_lists_every_route(server: Running):
+    document = httpx.get(f"{server.url}/openapi.json").json()
+    paths = {route.path.replace("{id:path}", "{id}") for route in ROUTES} - {"/openapi.json"}
+    assert set(document["paths"]) == paths
+    fields = document["components"]["schemas"]["ChatBody"]["properties"]
+    assert {"messages", "response_format", "max_completion_tokens"} <= set(fields)
 
 
 def test_models_and_version(client: openai.OpenAI, server: Running):
