@@ -59,13 +59,15 @@ BAD = {
     "a deep schema": schema(json.loads('{"items":' * 150 + "{}" + "}" * 150)),
     "a pattern of 60,000": schema({"type": "string", "pattern": "(a|" * 15_000 + "b" + ")" * 15_000}),
 }
-TIMES = 5
+TIMES = 3
 
 
 def test_bad_bodies_while_good_streams_run(artefact_dir: Path, figures: Figures):
     good, answers = partial(stream, body=ENDLESS | {"max_tokens": 490}), []
     with served(artefact_dir, pace_ms=20) as server, figures.of("bad bodies") as note:
         calm = together(server.url, *[good] * 8)
+        for content in BAD.values():
+            post_often(server.url, content)
         rss = server.rss
         run = threading.Thread(target=lambda: answers.extend(together(server.url, *[good] * 8)))
         run.start()
@@ -85,7 +87,7 @@ def test_bad_bodies_while_good_streams_run(artefact_dir: Path, figures: Figures)
         note.within("ms to an answer, bodies under 1 MiB", small, 100)
         note.equal("good streams meanwhile, complete of 8", sum(answer.done for answer in answers), 8)
         note.within("their longest gap between tokens, ms more", longest_gap(answers) - longest_gap(calm), 50)
-        note.within("MiB of memory grown", (server.rss - rss) / MIB, 64)
+        note.within("MiB of memory grown, after a first round", (server.rss - rss) / MIB, 16)
         note.equal("status of ready", server.status("/health/ready"), 200)
 
 
