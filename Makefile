@@ -6,10 +6,12 @@ INSTALLED := $(VENV)/.installed
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
+COMPLY_INSTALLED := .venv-conformance/.installed
+LM_EVAL_INSTALLED := .venv-lm-eval/.installed
 PROMETHEUS := build/tools/usr/bin/prometheus
 
-.PHONY: help demo test test-slow test-vllm test-vllm-slow lint check-artefact bench-quality bench-equal-bytes \
-	bench-latency bench-latency-vllm bench-vllm clean
+.PHONY: help demo test test-slow test-faults conformance test-vllm test-vllm-slow lint check-artefact \
+	bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,6 +44,24 @@ test-slow: $(INSTALLED)  ## the slower tests, too
 $(PROMETHEUS):
 	mkdir -p build/tools
 	cd build/tools && apt-get download -qq prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb
+
+ROUNDS ?= 3
+SOAK ?= 30s
+test-faults: $(INSTALLED)  ## break servers and print how they take it: ROUNDS=20 SOAK=20m for the long ones
+	ROUNDS=$(ROUNDS) SOAK=$(SOAK) $(BIN)/pytest -q -m faults tests/faults
+
+$(COMPLY_INSTALLED):
+	$(PYTHON) -m venv .venv-conformance
+	.venv-conformance/bin/pip install --quiet --disable-pip-version-check llm-comply==0.5.0 schemathesis==4.32.5
+	touch $@
+
+$(LM_EVAL_INSTALLED):
+	$(PYTHON) -m venv .venv-lm-eval
+	.venv-lm-eval/bin/pip install --quiet --disable-pip-version-check 'lm-eval[api]==0.4.13' transformers==5.23.0
+	touch $@
+
+conformance: $(INSTALLED) $(COMPLY_INSTALLED) $(LM_EVAL_INSTALLED) $(PROMETHEUS)  ## suites of others on our server
+	$(BIN)/python -m benchmarks.conformance --model $(MODEL) --text $(EVAL) $(CONFORMANCE)
 
 test-vllm: $(VLLM_INSTALLED) $(PROMETHEUS)  ## uneven models on real vLLM (CPU build, an environment of its own)
 	$(VLLM_BIN)/pytest tests/on_vllm

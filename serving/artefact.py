@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import multiprocessing
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +14,8 @@ from typing import Any
 from safetensors import safe_open
 
 from compressor.errors import UserError
+from serving.manifest import GRAPH, MANIFEST, listed_files, read_json, verify_checkpoint, verify_graph
 
-FORMAT = "lathe-artefact/1"
-MANIFEST = "manifest.json"
-GRAPH = "onnx/model.onnx"
-ONNX_FILES = (GRAPH, "onnx/model.onnx.data")
-CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pt", ".json", ".model", ".jinja", ".py")
-"""Of files that loading a checkpoint may read."""
 FLOATS = ("F64", "F32", "F16", "BF16")
 INTEGER_BYTES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 DEFAULT_CONTEXT = 2048
@@ -70,13 +63,14 @@ class Artefact:
 
 
 def open_artefact(path: Path) -> Artefact:
-    """The artefact at `path`, its ONNX graph verified; a plain dense checkpoint is exported first.
+    """The artefact at `path`, every file verified that serving the graph reads; a plain dense checkpoint is
+    exported first.
 
     Raises UserError.
     """
     _check_model(path)
     if (path / MANIFEST).exists():
-        _verify_graph(path, _manifest_files(path))
+        verify_graph(path, listed_files(path))
         return _describe(path, path.resolve().name)
     if (path / "onnx").exists():
         raise UserError(f"{path} has an onnx folder but no manifest.json", "Export it again.")
@@ -93,7 +87,7 @@ def open_checkpoint(path: Path) -> Artefact:
     _check_model(path)
     _check_weights(path)
     if (path / MANIFEST).exists():
-        _verify_checkpoint(path, _manifest_files(path))
+        verify_checkpoint(path, listed_files(path))
     return _describe(path, path.resolve().name)
 
 
@@ -123,10 +117,10 @@ def _dense_artefact(model: str) -> Path:
 
 
 def _describe(path: Path, name: str) -> Artefact:
-    config = _read_json(path / "config.json")
-    generation = _read_json(path / "generation_config.json", optional=True)
-    report = _read_json(path / "report.json", optional=True)
-    plan = _read_json(path / "plan.json", optional=True)
+    config = read_json(path / "config.json")
+    generation = read_json(path / "generation_config.json", optional=True)
+    report = read_json(path / "report.json", optional=True)
+    plan = read_json(path / "plan.json", optional=True)
     vocab_size = config.get("vocab_size")
     if not isinstance(vocab_size, int):
         raise UserError(f"{path / 'config.json'} states no vocab_size")
@@ -143,67 +137,6 @@ def _describe(path: Path, name: str) -> Artefact:
         kv_values=_kv_values(config, plan),
         head_dim=_head_dim(config),
     )
-
-
-def _manifest_files(path: Path) -> dict[str, Any]:
-    manifest = _read_json(path / MANIFEST)
-    files = manifest.get("files")
-    if manifest.get("format") != FORMAT or not isinstance(files, dict):
-        raise UserError(f"{path / MANIFEST} is not a {FORMAT} manifest", "Export the model again.")
-    return files
-
-
-def _verify_graph(path: Path, files: dict[str, Any]) -> None:
-    """Sizes and hashes of the graph and its weights. Raises UserError at the first difference."""
-    if GRAPH not in files:
-        raise UserError(
-            f"{path} holds no ONNX export",
-            "Compress with --export checkpoint,onnx; one exported for vLLM is served with --engine vllm.",
-        )
-    for name in ONNX_FILES:
-        if name in files:
-            _verify_file(path, name, files[name])
-    _verify_listed((path / "onnx").iterdir(), "onnx/", files)
-
-
-def _verify_checkpoint(path: Path, files: dict[str, Any]) -> None:
-    """Sizes and hashes of what lies with the weights. Raises UserError at the first difference."""
-    root = path.resolve()
-    for name in files:
-        if "/" not in name:
-            _verify_file(root, name, files[name])
-    read = (file for file in root.iterdir() if file.suffix in CHECKPOINT_SUFFIXES and file.name != MANIFEST)
-    _verify_listed(read, "", files)
-
-
-def _verify_listed(found: Iterable[Path], prefix: str, files: dict[str, Any]) -> None:
-    for file in found:
-        if prefix + file.name not in files:
-            raise UserError(f"{file} is not listed in manifest.json", "Remove it or export the model again.")
-
-
-def _verify_file(root: Path, name: str, entry: Any) -> None:
-    file = root / name
-    if file.is_symlink() or file.parent.is_symlink() or not file.is_file():
-        raise UserError(f"{file} is missing or is not a plain file", "Export the model again.")
-    if not isinstance(entry, dict) or file.stat().st_size != entry.get("bytes"):
-        raise UserError(f"{file} has not the size that manifest.json states", "Copy or export it again.")
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != entry.get("sha256"):
-        raise UserError(f"{file} has not the hash that manifest.json states", "Copy or export it again.")
-
-
-def _read_json(file: Path, *, optional: bool = False) -> dict[str, Any]:
-    if optional and not file.exists():
-        return {}
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {file}: {error}") from None
-    if not isinstance(document, dict):
-        raise UserError(f"{file} is not a JSON object")
-    return document
 
 
 def _eos(config: dict[str, Any]) -> frozenset[int]:

@@ -10,10 +10,12 @@ from serving.api.service import Service
 from serving.artefact import open_artefact
 from serving.engines.base import EngineOptions, OpenBackend, ServeOptions
 from serving.metrics import Metrics
+from serving.protocol import WRITE_TIMEOUT_S
 from serving.server import Server, listen, url_of
 from serving.tokenizer import Tokenizer
 
 MAX_BATCH = 8
+REQUEST_TIMEOUT_S = 600.0
 
 
 def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: ServeOptions) -> None:
@@ -27,7 +29,7 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
         raise UserError(f"the {engine} engine does not take {given}", "It is for --engine vllm.")
     artefact = open_artefact(model)
     name = options.served_model_name or artefact.name
-    metrics = Metrics(name, artefact.target_ms)
+    metrics = Metrics(name, artefact.target_ms, options.metrics_alias)
     sizes = EngineOptions(
         observer=metrics,
         max_batch=options.max_batch or MAX_BATCH,
@@ -39,6 +41,12 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
         tokenizer = Tokenizer(artefact.path)
         backend = open_backend(artefact, tokenizer, sizes)
         metrics.watch(backend, artefact, engine)
-        service = Service(name, backend, tokenizer, artefact, metrics)
-        server = Server(service, api_key=options.api_key, drain_timeout=options.drain_timeout)
+        limit = options.request_timeout or REQUEST_TIMEOUT_S
+        service = Service(name, backend, tokenizer, artefact, metrics, request_timeout=limit)
+        server = Server(
+            service,
+            api_key=options.api_key,
+            drain_timeout=options.drain_timeout,
+            write_timeout=options.write_timeout or WRITE_TIMEOUT_S,
+        )
         asyncio.run(server.run_on(listener, lambda: options.announce(url_of(listener), name)))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from serving.alias import Alias
 from serving.artefact import Artefact
 from serving.engines.base import Backend
 from serving.gpu import GpuMemory
@@ -47,10 +48,10 @@ GAUGES = {
 }
 """Labelled by model; every engine sets them."""
 MODEL_INFO = ("lathe_model_info", "What is served.")
-OUTCOMES = ("ok", "client_disconnect", "rejected", "invalid", "error")
+OUTCOMES = ("ok", "client_disconnect", "rejected", "invalid", "timeout", "error")
 
 Endpoint = Literal["completions", "chat"]
-Outcome = Literal["ok", "client_disconnect", "rejected", "invalid", "error"]
+Outcome = Literal["ok", "client_disconnect", "rejected", "invalid", "timeout", "error"]
 
 
 def model_info(model: str, engine: str, artefact: Artefact) -> dict[str, str]:
@@ -142,8 +143,12 @@ class SequenceMetrics:
 class Metrics(SequenceMetrics):
     """Everything that one server of ours reports, in a registry of its own."""
 
-    def __init__(self, model: str, target_ms: float | None = None) -> None:
+    def __init__(self, model: str, target_ms: float | None = None, alias: str | None = None) -> None:
+        """`alias`: another server under whose names the common ones are reported, too."""
         super().__init__(model, target_ms, CollectorRegistry())
+        self._aliases = CollectorRegistry()
+        if alias is not None:
+            self._aliases.register(Alias(self.registry, alias))
         self._read_at_scrape("lathe_generation_tokens_per_second", self.rate.per_second)
         self.registry.register(GpuMemory())
         ProcessCollector(registry=self.registry)
@@ -160,7 +165,7 @@ class Metrics(SequenceMetrics):
 
     def render(self) -> bytes:
         """The text exposition format."""
-        return generate_latest(self.registry)
+        return generate_latest(self.registry) + generate_latest(self._aliases)
 
     def _read_at_scrape(self, name: str, read: Callable[[], float]) -> None:
         gauge = Gauge(name, GAUGES[name], ("model",), registry=self.registry)

@@ -47,19 +47,26 @@ class Sampler:
         self._random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
         self._counts: dict[int, int] = {}
 
-    def sample(self, logits_V: np.ndarray, banned: Collection[int] = ()) -> int:
-        """The next token. Raises FloatingPointError when the logits are not numbers."""
+    def sample(
+        self, logits_V: np.ndarray, banned: Collection[int] = (), allowed_V: np.ndarray | None = None
+    ) -> int:
+        """The next token, one of those that `allowed_V` [V] is true for.
+
+        Raises FloatingPointError when the logits are not numbers.
+        """
         if np.isnan(logits_V).any():
             raise FloatingPointError("the model returned logits that are not numbers")
-        scores_V = self._adjusted(logits_V, banned)
+        scores_V = self._adjusted(logits_V, banned, allowed_V)
         token = int(scores_V.argmax()) if self._sampling.temperature == 0 else self._draw(scores_V)
         self._counts[token] = self._counts.get(token, 0) + 1
         return token
 
-    def _adjusted(self, logits_V: np.ndarray, banned: Collection[int]) -> np.ndarray:
+    def _adjusted(
+        self, logits_V: np.ndarray, banned: Collection[int], allowed_V: np.ndarray | None
+    ) -> np.ndarray:
         s = self._sampling
         penalised = self._counts if s.presence_penalty or s.frequency_penalty else {}
-        if not (penalised or s.logit_bias or banned):
+        if not (penalised or s.logit_bias or banned or allowed_V is not None):
             return logits_V
         scores_V = logits_V.astype(np.float64)
         for token, count in penalised.items():
@@ -67,6 +74,8 @@ class Sampler:
         for token, bias in s.logit_bias.items():
             scores_V[token] += bias
         scores_V[list(banned)] = -np.inf
+        if allowed_V is not None:
+            scores_V[~allowed_V] = -np.inf
         return scores_V
 
     def _draw(self, scores_V: np.ndarray) -> int:

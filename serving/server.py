@@ -13,9 +13,12 @@ import uvicorn
 from compressor.errors import UserError
 from serving.api.app import create_app
 from serving.api.service import Service
+from serving.protocol import RECEIVE_TIMEOUT_S, WRITE_TIMEOUT_S, timed
 
 LAST_WORDS_S = 5
 HEADER_LIMIT = 32 * 1024
+SEND_BUFFER = 256 * 1024
+"""Of one connection, in the kernel, which would let it grow to megabytes for a client that does not read."""
 
 log = logging.getLogger("lathe.serving")
 
@@ -26,12 +29,20 @@ class Server(uvicorn.Server):
     A second signal skips the waiting.
     """
 
-    def __init__(self, service: Service, *, api_key: str | None = None, drain_timeout: float = 30.0) -> None:
-        """`drain_timeout`: seconds that running requests get to end by themselves."""
+    def __init__(
+        self,
+        service: Service,
+        *,
+        api_key: str | None = None,
+        drain_timeout: float = 30.0,
+        write_timeout: float = WRITE_TIMEOUT_S,
+        receive_timeout: float = RECEIVE_TIMEOUT_S,
+    ) -> None:
+        """All in seconds. `drain_timeout`: what running requests get to end by themselves."""
         super().__init__(
             uvicorn.Config(
                 create_app(service, api_key),
-                http="h11",
+                http=timed(receive_timeout, write_timeout),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -105,6 +116,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise _cannot_listen(host, port, error) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         listener.bind(address)
     except OSError as error:
         listener.close()

@@ -35,9 +35,9 @@ class Tokenizer:
         self.has_chat_template = bool(self._hf.chat_template)
         self.eos_token_id: int | None = self._hf.eos_token_id
 
-    def encode(self, text: str) -> np.ndarray:
-        """int64 [T], with the special tokens that the model expects around plain text."""
-        return np.array(self._fast.encode(text).ids, dtype=np.int64)
+    def encode(self, text: str, *, special: bool = True) -> np.ndarray:
+        """int64 [T]; `special`: with the special tokens that the model expects around plain text."""
+        return np.array(self._fast.encode(text, add_special_tokens=special).ids, dtype=np.int64)
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """int64 [T], ready for the assistant's answer. Raises TemplateError."""
@@ -49,8 +49,13 @@ class Tokenizer:
             raise TemplateError(str(error)) from None
         return np.array(self._fast.encode(text, add_special_tokens=False).ids, dtype=np.int64)
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        return str(self._fast.decode(list(tokens), skip_special_tokens=True))
+    def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        """`special`: show special tokens, too."""
+        return str(self._fast.decode(list(tokens), skip_special_tokens=not special))
+
+    def to_json(self) -> str:
+        """The whole tokenizer, as in tokenizer.json."""
+        return str(self._fast.to_str())
 
     def surely_longer_than(self, text: str, tokens: int) -> bool:
         """Whether `text` cannot fit into `tokens` tokens, judged without tokenizing it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,19 +98,32 @@ class Running:
     """A server at work in a thread of this process."""
 
     def __init__(
-        self, artefact_dir: Path, *, max_batch: int, max_queue: int, max_length: int = CONTEXT, **options: Any
+        self,
+        artefact_dir: Path,
+        *,
+        max_batch: int,
+        max_queue: int,
+        max_length: int = CONTEXT,
+        alias: str | None = None,
+        request_timeout: float | None = None,
+        send_buffer: int | None = None,
+        **options: Any,
     ) -> None:
         artefact = open_artefact(artefact_dir)
         tokenizer = ServedTokenizer(artefact.path)
-        self.metrics = Metrics(NAME, target_ms=17.0)
+        self.metrics = Metrics(NAME, target_ms=17.0, alias=alias)
         self.runner = GatedRunner(artefact.graph, max_batch=max_batch, max_length=max_length, threads=1)
         self.backend = Scheduler(
             self.runner, tokenizer.piece, eos=artefact.eos, max_queue=max_queue, observer=self.metrics
         )
         self.metrics.watch(self.backend, artefact, "onnx")
-        self.service = Service(NAME, self.backend, tokenizer, artefact, self.metrics)
+        self.service = Service(
+            NAME, self.backend, tokenizer, artefact, self.metrics, request_timeout=request_timeout
+        )
         self.server = Server(self.service, **options)
         self._listener = listen("127.0.0.1", 0)
+        if send_buffer is not None:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         self.url = url_of(self._listener)
         self.ready = threading.Event()
         self._loop = asyncio.new_event_loop()

@@ -13,18 +13,23 @@ from serving.api.chat import chat_completions
 from serving.api.completions import completions
 from serving.api.errors import ApiError, on_api_error, on_crash, on_http_error
 from serving.api.models import list_models, retrieve_model
+from serving.api.openapi import show_openapi
 from serving.api.service import Service
+from serving.api.tokens import detokenize, tokenize
 
 ROUTES = [
     Route("/v1/completions", completions, methods=["POST"]),
     Route("/v1/chat/completions", chat_completions, methods=["POST"]),
     Route("/v1/models", list_models),
     Route("/v1/models/{id:path}", retrieve_model),
+    Route("/tokenize", tokenize, methods=["POST"]),
+    Route("/detokenize", detokenize, methods=["POST"]),
     Route("/health", status.ready),
     Route("/health/live", status.live),
     Route("/health/ready", status.ready),
     Route("/version", status.show_version),
     Route("/metrics", status.metrics),
+    Route("/openapi.json", show_openapi),
 ]
 
 

@@ -8,16 +8,19 @@ import pydantic_core
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from serving.api.errors import ApiError, invalid
-from serving.api.schemas import FieldError
+from serving.api.errors import CLIENT_CLOSED, ApiError, invalid
+from serving.api.limits import FieldError, Limits
 
 BODY_LIMIT = 4 * 2**20
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-async def read_model(request: Request, model: type[Model]) -> Model:
-    """The validated body. Raises ApiError: 400 malformed or invalid, 413 too large, 415 not JSON."""
+async def read_model(request: Request, model: type[Model], limits: Limits | None = None) -> Model:
+    """The validated body. `limits` are for models that know them.
+
+    Raises ApiError: 400 malformed or invalid, 413 too large, 415 not JSON.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "the body must be JSON, sent with `Content-Type: application/json`")
@@ -28,7 +31,7 @@ async def read_model(request: Request, model: type[Model]) -> Model:
     if not isinstance(document, dict):
         raise invalid("the body must be a JSON object")
     try:
-        return model.model_validate(document)
+        return model.model_validate(document, context=limits)
     except ValidationError as error:
         raise _invalid_field(error) from None
 
@@ -44,7 +47,7 @@ async def _read(request: Request) -> bytes:
             if len(body) > BODY_LIMIT:
                 raise _too_large()
     except ClientDisconnect:
-        raise invalid("the client went away") from None
+        raise ApiError(CLIENT_CLOSED, "the client went away") from None
     return bytes(body)
 
 

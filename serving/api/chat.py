@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.api.errors import invalid
 from serving.api.respond import Call, respond
-from serving.api.schemas import ChatBody
+from serving.api.schemas import ChatBody, Message
 from serving.api.service import Service
 from serving.api.writers import ChatWriter
 from serving.engines.base import GenerationRequest
@@ -20,17 +22,23 @@ async def chat_completions(request: Request) -> Response:
     return await respond(request, "chat", ChatBody, _prepare)
 
 
-async def _prepare(service: Service, body: ChatBody, arrived: float) -> Call:
+async def chat_tokens(service: Service, messages: Sequence[Message]) -> np.ndarray:
+    """int64 [T]: the messages as the model is given them. Raises ApiError 400."""
     if not service.tokenizer.has_chat_template:
         raise invalid(f"{service.name} has no chat template; use /v1/completions", "messages")
-    service.check_room(body.n)
-    messages = [message.for_template() for message in body.messages]
-    service.check_text("".join(message["content"] for message in messages), "messages")
+    given = [message.for_template() for message in messages]
+    service.check_text("".join(message["content"] for message in given), "messages")
     try:
-        tokens = await asyncio.to_thread(service.tokenizer.encode_chat, messages)
+        return await asyncio.to_thread(service.tokenizer.encode_chat, given)
     except TemplateError as error:
         raise invalid(f"the chat template refused the messages: {error}", "messages") from None
+
+
+async def _prepare(service: Service, body: ChatBody, arrived: float) -> Call:
+    service.check_room(body.n)
+    tokens = await chat_tokens(service, body.messages)
     service.check_tokens(tokens, body.limit or 1, "messages")
+    grammar = await service.grammar(body.schema_demanded)
     requests = [
         GenerationRequest(
             prompt=tokens,
@@ -43,7 +51,8 @@ async def _prepare(service: Service, body: ChatBody, arrived: float) -> Call:
             stop=tuple(body.stop),
             ignore_eos=body.ignore_eos,
             logprobs=body.top_logprobs if body.logprobs else None,
+            grammar=grammar,
         )
         for choice in range(body.n)
     ]
-    return Call(requests, ChatWriter(service, requests, body.include_usage))
+    return Call(requests, ChatWriter(service, requests, body.usage_events))

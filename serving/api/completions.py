@@ -14,6 +14,7 @@ from serving.api.schemas import CompletionBody
 from serving.api.service import Service
 from serving.api.writers import CompletionWriter
 from serving.engines.base import GenerationRequest
+from serving.grammar import Grammar
 
 
 async def completions(request: Request) -> Response:
@@ -25,15 +26,16 @@ async def _prepare(service: Service, body: CompletionBody, arrived: float) -> Ca
     if not prompts:
         raise invalid("prompt is empty", "prompt")
     service.check_room(len(prompts) * body.n)
+    grammar = await service.grammar(body.schema_demanded)
     requests: list[GenerationRequest] = []
     echoes: list[str] = []
     for prompt in prompts:
         tokens = await _tokens(service, prompt, body.max_tokens)
         echo = prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)
         for choice in range(body.n):
-            requests.append(_request(body, tokens, len(requests), choice, arrived))
+            requests.append(_request(body, tokens, len(requests), choice, arrived, grammar))
             echoes.append(echo if body.echo else "")
-    return Call(requests, CompletionWriter(service, requests, body.include_usage, echoes))
+    return Call(requests, CompletionWriter(service, requests, body.usage_events, echoes))
 
 
 async def _tokens(service: Service, prompt: str | list[int], generate: int) -> np.ndarray:
@@ -47,7 +49,12 @@ async def _tokens(service: Service, prompt: str | list[int], generate: int) -> n
 
 
 def _request(
-    body: CompletionBody, tokens: np.ndarray, index: int, choice: int, arrived: float
+    body: CompletionBody,
+    tokens: np.ndarray,
+    index: int,
+    choice: int,
+    arrived: float,
+    grammar: Grammar | None,
 ) -> GenerationRequest:
     return GenerationRequest(
         prompt=tokens,
@@ -61,4 +68,5 @@ def _request(
         ignore_eos=body.ignore_eos,
         logprobs=body.logprobs,
         score_prompt=body.echo and body.logprobs is not None,
+        grammar=grammar,
     )

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 
 LONGEST_MESSAGE = 1000
 RETRY_AFTER_S = 1
+CLIENT_CLOSED = 499
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 log = logging.getLogger("lathe.serving")
@@ -45,6 +46,8 @@ def error_response(error: ApiError) -> JSONResponse:
     headers = {"retry-after": str(RETRY_AFTER_S)} if error.status in (429, 503) else {}
     if error.status in (401, 413, 415):  # the body may be unread, and endless
         headers["connection"] = "close"
+    if error.status == 504:  # OpenAI's clients would ask again at once
+        headers["x-should-retry"] = "false"
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     body = error_body(error.status, error.message, error.param, error.code)

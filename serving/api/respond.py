@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,15 +15,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from serving.api.body import read_model
-from serving.api.errors import ApiError, error_body
+from serving.api.errors import CLIENT_CLOSED, ApiError, error_body
 from serving.api.generation import ClientGoneError, Generation, unless_disconnected
+from serving.api.limits import Limits
 from serving.api.schemas import GenerationBody
 from serving.api.service import Service
 from serving.api.writers import Writer
 from serving.engines.base import Chunk, GenerationRequest
 from serving.metrics import Endpoint, Outcome
 
-CLIENT_CLOSED = 499
 Body = TypeVar("Body", bound=GenerationBody)
 
 
@@ -48,6 +50,24 @@ class Tally:
             self._service.metrics.request(self._endpoint, outcome, time.perf_counter() - self.arrived)
 
 
+class TimeLimit:
+    """What is left of the time for one answer, over all its parts."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._end = None if seconds is None else asyncio.get_running_loop().time() + seconds
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Raises ApiError 504 when the time is over."""
+        try:
+            async with asyncio.timeout_at(self._end):
+                yield
+        except TimeoutError:
+            message = f"the answer was not complete within {self._seconds:g} s"
+            raise ApiError(504, message, code="timeout") from None
+
+
 async def respond(
     request: Request,
     endpoint: Endpoint,
@@ -57,17 +77,20 @@ async def respond(
     """Answer a generation request. Raises ApiError."""
     service: Service = request.app.state.service
     tally = Tally(service, endpoint)
+    limit = TimeLimit(service.request_timeout)
     try:
-        body = await read_model(request, model)
-        service.check_model(body.model)
-        service.check_biases(list(body.logit_bias))
-        call = await prepare(service, body, tally.arrived)
-        generation = Generation(service, call.requests)
-        if body.stream:
-            return EventStream(generation, call.writer, tally)
-        return await _whole(request, generation, call.writer, tally)
+        async with limit.running():
+            limits = Limits(service.backend.capacity, service.backend.max_length)
+            body = await read_model(request, model, limits)
+            service.check_model(body.model)
+            service.check_biases(list(body.logit_bias))
+            call = await prepare(service, body, tally.arrived)
+            generation = Generation(service, call.requests)
+            if body.stream:
+                return EventStream(generation, call.writer, tally, limit)
+            return await _whole(request, generation, call.writer, tally)
     except ApiError as error:
-        tally.end("rejected" if error.status in (429, 503) else "invalid" if error.status < 500 else "error")
+        tally.end(_outcome(error.status))
         raise
     except ClientGoneError:
         tally.end("client_disconnect")
@@ -91,7 +114,7 @@ async def _collect(generation: Generation) -> list[Chunk]:
     chunks = []
     async for chunk in generation:
         if chunk.error is not None:
-            raise ApiError(500, chunk.error)
+            raise ApiError(chunk.status, chunk.error)
         chunks.append(chunk)
     return chunks
 
@@ -101,19 +124,23 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, generation: Generation, writer: Writer, tally: Tally) -> None:
+    def __init__(self, generation: Generation, writer: Writer, tally: Tally, limit: TimeLimit) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._generation = generation
         self._writer = writer
         self._tally = tally
+        self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         try:
             await send(
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
             )
-            await unless_disconnected(receive, self._send_events(send))
+            async with self._limit.running():
+                await unless_disconnected(receive, self._send_events(send))
+        except ApiError as error:
+            await self._end_with(send, error)
         except ClientGoneError:
             self._tally.end("client_disconnect")
         finally:
@@ -125,15 +152,27 @@ class EventStream(Response):
             await _send_event(send, opening)
         async for chunk in self._generation:
             if chunk.error is not None:
-                self._tally.end("error")
-                await _send_event(send, error_body(500, chunk.error))
-                await send({"type": "http.response.body", "body": b""})
-                return
+                raise ApiError(chunk.status, chunk.error)
             await _send_event(send, self._writer.event(chunk))
         for closing in self._writer.closing():
             await _send_event(send, closing)
         self._tally.end("ok")
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+    async def _end_with(self, send: Send, error: ApiError) -> None:
+        self._tally.end(_outcome(error.status))
+        await _send_event(send, error_body(error.status, error.message, error.param, error.code))
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _outcome(status: int) -> Outcome:
+    named: dict[int, Outcome] = {
+        429: "rejected",
+        503: "rejected",
+        CLIENT_CLOSED: "client_disconnect",
+        504: "timeout",
+    }
+    return named.get(status, "invalid" if status < 500 else "error")
 
 
 async def _send_event(send: Send, document: dict[str, Any]) -> None:

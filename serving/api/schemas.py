@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
+from serving.api.formats import ResponseFormat
+from serving.api.limits import FieldError, Limits
 from serving.sampling import Sampling
 
 MAX_CHOICES = 8
@@ -35,7 +37,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "tool_choice": ("none", "auto"),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "min_p": (0,),
     "repetition_penalty": (1,),
@@ -49,15 +50,14 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "include_stop_str_in_output": (False,),
     "stop_token_ids": ([],),
     "logit_processors": ([],),
+    "bad_words": ([],),
+    "documents": ([],),
+    "detokenize": (True,),
+    "echo": (False,),
+    "chat_template_kwargs": ({},),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
 }
-
-
-class FieldError(ValueError):
-    """A complaint about one field, found by a validator of the whole body."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
 
 
 def _as_list(value: Any) -> Any:
@@ -65,6 +65,7 @@ def _as_list(value: Any) -> Any:
 
 
 Token = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
+UsageEvents = Literal["none", "last", "all"]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
@@ -74,6 +75,7 @@ class StreamOptions(BaseModel):
 
     include_usage: bool = False
     include_obfuscation: bool = False
+    continuous_usage_stats: bool = False
 
 
 class GenerationBody(BaseModel):
@@ -95,6 +97,7 @@ class GenerationBody(BaseModel):
     stop: Annotated[list[Stop], BeforeValidator(_as_list)] = Field([], max_length=MAX_STOPS)
     min_tokens: int = Field(0, ge=0)
     ignore_eos: bool = False
+    response_format: ResponseFormat | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -105,7 +108,7 @@ class GenerationBody(BaseModel):
         for name in given.keys() - cls.model_fields.keys() - HARMLESS:
             _refuse_unless_neutral(name, given[name], list(cls.model_fields))
         biases = given.get("logit_bias")
-        if isinstance(biases, dict):
+        if isinstance(biases, dict) and len(biases) <= MAX_BIASES:
             given["logit_bias"] = {_token(key): bias for key, bias in biases.items()}
         return given
 
@@ -113,11 +116,21 @@ class GenerationBody(BaseModel):
     def _consistent(self) -> GenerationBody:
         if self.stream_options is not None and not self.stream:
             raise FieldError("stream_options", "stream_options needs stream to be true")
+        if self.schema_demanded is not None and (self.ignore_eos or self.min_tokens):
+            raise FieldError("response_format", "response_format decides where the answer ends")
         return self
 
     @property
-    def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+    def schema_demanded(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer has to match, if any."""
+        return None if self.response_format is None else self.response_format.demanded
+
+    @property
+    def usage_events(self) -> UsageEvents:
+        """Which events of a stream tell the usage; all with vLLM's continuous_usage_stats."""
+        if self.stream_options is None or not self.stream_options.include_usage:
+            return "none"
+        return "all" if self.stream_options.continuous_usage_stats else "last"
 
     @property
     def sampling(self) -> Sampling:
@@ -139,6 +152,14 @@ class CompletionBody(GenerationBody):
     max_tokens: int = Field(16, ge=0)
     echo: bool = False
     logprobs: int | None = Field(None, ge=0, le=5)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prompt_within_reason(cls, document: Any, info: ValidationInfo) -> Any:
+        """Validation looks at every token, on the event loop: what is hopeless is refused by its length."""
+        if isinstance(document, dict) and isinstance(info.context, Limits):
+            info.context.check(document.get("prompt"))
+        return document
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:

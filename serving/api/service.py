@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from serving.api.errors import ApiError, invalid
 from serving.artefact import Artefact
 from serving.engines.base import Backend, DrainingError, NoRoomError
+from serving.grammar import Grammar, GrammarError, Grammars
 from serving.metrics import Metrics
 from serving.tokenizer import Tokenizer
 
 
 @dataclass(slots=True)
 class Service:
-    """`ready` turns true once a token has been generated, `draining` when the server is told to go."""
+    """`ready` turns true once a token has been generated, `draining` when the server is told to go;
+    `request_timeout`: seconds that an answer may take."""
 
     name: str
     backend: Backend
     tokenizer: Tokenizer
     artefact: Artefact
     metrics: Metrics
+    request_timeout: float | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     ready: bool = False
     draining: bool = False
+    grammars: Grammars = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.grammars = Grammars(self.tokenizer, self.backend.vocab_size, self.backend.eos)
 
     def check_model(self, model: str) -> None:
         """Raises ApiError 404 when `model` is not the one that is served."""
@@ -73,6 +82,15 @@ class Service:
         """Raises ApiError 400 when a biased token does not exist."""
         if biases and max(biases) >= self.backend.vocab_size:
             raise invalid(f"token {max(biases)} is outside the vocabulary", "logit_bias")
+
+    async def grammar(self, schema: dict[str, Any] | None) -> Grammar | None:
+        """What keeps an answer to `schema`. Raises ApiError 400 when it cannot be used."""
+        if schema is None:
+            return None
+        try:
+            return await asyncio.to_thread(self.grammars.compile, schema)
+        except GrammarError as error:
+            raise invalid(f"response_format: {error}", "response_format") from None
 
     def _too_long(self, what: str, param: str) -> ApiError:
         message = f"{what} more than this server's {self.backend.max_length} tokens"

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from serving.api.schemas import UsageEvents
 from serving.api.service import Service
 from serving.engines.base import Chunk, GenerationRequest
 from serving.sampling import TokenScore
@@ -24,10 +25,10 @@ class Writer(ABC):
     whole_object: str
     part_object: str
 
-    def __init__(self, service: Service, requests: Sequence[GenerationRequest], include_usage: bool) -> None:
+    def __init__(self, service: Service, requests: Sequence[GenerationRequest], usage: UsageEvents) -> None:
         self._tokenizer = service.tokenizer
         self._count = len(requests)
-        self._include_usage = include_usage
+        self._usage_events = usage
         self._prompt_tokens = sum(len(request.prompt) for request in requests if request.choice == 0)
         self._completion_tokens = 0
         self._head = {
@@ -55,7 +56,7 @@ class Writer(ABC):
 
     def closing(self) -> Iterable[Json]:
         """Events after the last chunk."""
-        if self._include_usage:
+        if self._usage_events != "none":
             yield self._envelope([]) | {"usage": self._usage()}
 
     def whole(self, chunks: Sequence[Chunk]) -> Json:
@@ -65,8 +66,10 @@ class Writer(ABC):
         return self._head | {"object": self.whole_object, "choices": choices, "usage": self._usage()}
 
     def _envelope(self, choices: list[Json]) -> Json:
-        usage = {"usage": None} if self._include_usage else {}
-        return self._head | {"object": self.part_object, "choices": choices} | usage
+        envelope = self._head | {"object": self.part_object, "choices": choices}
+        if self._usage_events == "none":
+            return envelope
+        return envelope | {"usage": self._usage() if self._usage_events == "all" else None}
 
     def _usage(self) -> Json:
         return {
@@ -83,11 +86,11 @@ class CompletionWriter(Writer):
         self,
         service: Service,
         requests: Sequence[GenerationRequest],
-        include_usage: bool,
+        usage: UsageEvents,
         echoes: Sequence[str],
     ) -> None:
         """`echoes`: per choice, the prompt to repeat before the answer, or nothing."""
-        super().__init__(service, requests, include_usage)
+        super().__init__(service, requests, usage)
         self._echoes = list(echoes)
         self._scored = requests[0].logprobs is not None
         self._places = [_Place(service.tokenizer) for _ in requests]
@@ -138,8 +141,8 @@ class CompletionWriter(Writer):
 class ChatWriter(Writer):
     prefix, whole_object, part_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def __init__(self, service: Service, requests: Sequence[GenerationRequest], include_usage: bool) -> None:
-        super().__init__(service, requests, include_usage)
+    def __init__(self, service: Service, requests: Sequence[GenerationRequest], usage: UsageEvents) -> None:
+        super().__init__(service, requests, usage)
         self._scored = requests[0].logprobs is not None
 
     def opening(self) -> Iterable[Json]:

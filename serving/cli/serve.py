@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -44,6 +44,18 @@ def serve(
     drain_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds that running answers get to finish on SIGTERM.")
     ] = 30.0,
+    request_timeout: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Seconds that an answer may take, 600 by default; with --engine onnx."),
+    ] = None,
+    write_timeout: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Seconds for which a client may not read, 30 by default; likewise."),
+    ] = None,
+    metrics_alias: Annotated[
+        Literal["vllm"] | None,
+        typer.Option(help="Report the common metrics under vLLM's names, too (with --engine vllm they are)."),
+    ] = None,
     draft: Annotated[
         Path | None,
         typer.Option(
@@ -83,6 +95,9 @@ def serve(
         served_model_name=served_model_name,
         api_key=api_key,
         drain_timeout=drain_timeout,
+        request_timeout=request_timeout,
+        write_timeout=write_timeout,
+        metrics_alias=metrics_alias,
         draft=draft,
         draft_tokens=draft_tokens,
         engine_args=tuple(engine_args or ()),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -23,6 +23,7 @@ import numpy as np
 
 from compressor.errors import UserError
 from serving.artefact import Artefact
+from serving.grammar import Grammar
 from serving.sampling import Sampling, TokenScore
 from serving.tokenizer import Tokenizer
 
@@ -32,7 +33,7 @@ class GenerationRequest:
     """One sequence to generate; `choice` counts the answers to one prompt, `index` those of one call.
 
     `logprobs` is how many likeliest tokens to report with every token (None: no scores at all);
-    `arrived` is the `time.perf_counter()` of its arrival at the server.
+    `arrived` is the `time.perf_counter()` of its arrival at the server; the answer has to match `grammar`.
     """
 
     prompt: np.ndarray
@@ -46,11 +47,12 @@ class GenerationRequest:
     ignore_eos: bool = False
     logprobs: int | None = None
     score_prompt: bool = False
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """News about one sequence. The last one carries `finish` or `error`.
+    """News about one sequence. The last one carries `finish` or `error`, with the HTTP status of its kind.
 
     `tokens` counts the generated tokens it stands for. `prompt_scores` come once, before any text.
     """
@@ -62,6 +64,7 @@ class Chunk:
     prompt_scores: tuple[TokenScore, ...] = ()
     finish: Literal["stop", "length"] | None = None
     error: str | None = None
+    status: int = 500
 
     @property
     def last(self) -> bool:
@@ -88,6 +91,7 @@ class Backend(Protocol):
     max_length: int
     vocab_size: int
     weight_bytes: int
+    eos: Collection[int]
 
     def submit(self, requests: Sequence[GenerationRequest], sink: Callable[[Chunk], None]) -> Ticket:
         """Accept all or none. `sink` is called from the engine's thread and must return at once.
@@ -173,7 +177,7 @@ OpenBackend = Callable[[Artefact, Tokenizer, EngineOptions], Backend]
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What `lathe serve` was asked for; None stands for the engine's own choice, seconds for `drain_timeout`.
+    """What `lathe serve` was asked for; None stands for the engine's own choice; timeouts are in seconds.
 
     `draft`: a smaller model whose guesses the served one checks, `draft_tokens` at a time. `engine_args`:
     arguments for an engine that has a command line of its own.
@@ -188,6 +192,9 @@ class ServeOptions:
     served_model_name: str | None
     api_key: str | None
     drain_timeout: float
+    request_timeout: float | None
+    write_timeout: float | None
+    metrics_alias: str | None
     draft: Path | None
     draft_tokens: int
     engine_args: tuple[str, ...]

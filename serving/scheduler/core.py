@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from serving.engines.base import Chunk, GenerationRequest, Observer, SlotEngine
+from serving.grammar import GrammarError
 from serving.scheduler.queue import AdmissionQueue
 from serving.scheduler.sequence import Sequence
 from serving.scheduler.slots import Slots
@@ -45,7 +46,7 @@ class Scheduler:
         """`piece` gives the bytes of a token; `prompt_chunk` is the most prompt tokens read at a time."""
         self._engine = engine
         self._piece = piece
-        self._eos = eos
+        self.eos = eos
         self._observer = observer
         self._prompt_chunk = prompt_chunk
         self._queue = AdmissionQueue(engine.max_batch + max_queue)
@@ -89,7 +90,7 @@ class Scheduler:
         self._queue.check_room(count)
 
     def submit(self, requests: Several[GenerationRequest], sink: Callable[[Chunk], None]) -> _Ticket:
-        sequences = [Sequence(request, sink, self._piece, self._eos) for request in requests]
+        sequences = [Sequence(request, sink, self._piece, self.eos) for request in requests]
         self._queue.enter(sequences)
         return _Ticket(self._queue, sequences)
 
@@ -175,6 +176,8 @@ class Scheduler:
     def _advance(self, sequence: Sequence, step: Callable[[], None]) -> None:
         try:
             step()
+        except GrammarError as error:
+            sequence.fail(f"response_format: {error}", status=400)
         except Exception:
             log.exception("a sequence failed while its token was chosen")
             sequence.fail(FAILED)

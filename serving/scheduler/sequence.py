@@ -32,6 +32,7 @@ class Sequence:
         self._piece = piece
         self._eos = eos
         self._sampler = Sampler(request.sampling, request.choice)
+        self._constraint = request.grammar.begin() if request.grammar else None
         self._text = TextStream(request.stop)
         self._prompt_scores: list[TokenScore] = []
         self._generated = 0
@@ -64,7 +65,7 @@ class Sequence:
         """Choose the next token from its logits and tell the sink what became certain."""
         request = self.request
         banned = self._eos if request.ignore_eos or self._generated < request.min_tokens else ()
-        token = self._sampler.sample(logits_V, banned)
+        token = self._choose(logits_V, banned)
         self._tick(observer)
         self.next_token = token
         count, scores = self._unsent
@@ -73,23 +74,30 @@ class Sequence:
         self._unsent = (count + 1, scores)
         ended = token in self._eos
         text = "" if ended else self._text.push(self._piece(token))
-        if ended or self._text.stopped:
+        if ended or self._text.stopped or (self._constraint and self._constraint.complete):
             self._finish("stop", observer, text)
         elif self._generated >= request.max_tokens:
             self._finish("length", observer, text)
         elif text or scores:
             self._sink(self._chunk(text))
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str, status: int = 500) -> None:
         """End with an error, unless it had already ended."""
         if not self.done:
             self.done = True
-            self._last_chunk = Chunk(self.request.index, error=message)
+            self._last_chunk = Chunk(self.request.index, error=message, status=status)
 
     def conclude(self) -> None:
         """Tell the end; called once the slot is free again."""
         if self._last_chunk is not None:
             self._sink(self._last_chunk)
+
+    def _choose(self, logits_V: np.ndarray, banned: Collection[int]) -> int:
+        if self._constraint is None:
+            return self._sampler.sample(logits_V, banned)
+        token = self._sampler.sample(logits_V, banned, self._constraint.allowed())
+        self._constraint.accept(token)
+        return token
 
     def _score_prompt(self, tokens: np.ndarray, logits: np.ndarray) -> None:
         top = self.request.logprobs or 0

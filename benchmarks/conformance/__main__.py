@@ -1,0 +1,83 @@
+"""Does our server say what others expect? Suites that nobody here wrote, on a served model.
+
+    make conformance [MODEL=dir] [CONFORMANCE='--examples 100']
+
+The suites live in environments of their own that make fetches from PyPI; nothing else is fetched. Prints a
+line per suite and writes build/bench/conformance.json; exit status 1 when a result is worse than stated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.conformance import perplexity, suites
+from serving.loadtest.servers import served
+
+NAME = "served"
+TOLERANCE = 1e-3
+TEXT_LIMIT = 40_000
+OPTIONS = ("--served-model-name", NAME, "--max-length", "256", "--max-batch", "16")
+
+
+def main() -> int:
+    args = _arguments()
+    rows: list[suites.Row] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="lathe-conformance-") as scratch,
+        served(args.model, extra=OPTIONS) as at,
+    ):
+        run = _runs(args, at.url, Path(scratch))
+        for name in args.suites.split(","):
+            row = run[name]()
+            rows.append(row)
+            print(f"{'held' if row['held'] else 'BROKEN':7}{row['suite']:46}{row['result']}", flush=True)
+            for test, reason in dict(row.get("others") or {}).items():
+                print(f"{'':9}{test}: {reason}")
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(rows, indent=1) + "\n")
+    return int(not all(row["held"] for row in rows))
+
+
+def _runs(args: argparse.Namespace, url: str, scratch: Path) -> dict:
+    tools = args.tools
+    return {
+        "comply": lambda: suites.llm_comply(tools, url, NAME),
+        "own": lambda: suites.own_schema(tools, url, NAME, args.examples),
+        "openai": lambda: suites.openai_schema(tools, url, NAME, args.openai_examples, scratch),
+        "perplexity": lambda: _perplexity(args, url, scratch),
+        "promtool": lambda: suites.promtool(args.promtool, url),
+    }
+
+
+def _perplexity(args: argparse.Namespace, url: str, scratch: Path) -> suites.Row:
+    text = args.text.read_text(encoding="utf-8")[:TEXT_LIMIT]
+    found = perplexity.compare(args.lm_eval, url, NAME, args.model, text, scratch)
+    return {
+        "suite": "lm-eval local-completions, word perplexity",
+        "result": f"{found['served']:.4f} served, {found['in_process']:.4f} in this process: "
+        f"{found['relative_difference']:.1e} apart",
+        "held": found["relative_difference"] <= TOLERANCE,
+        **found,
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Suites of others against our server.")
+    parser.add_argument("--model", type=Path, default=Path("demo/model"))
+    parser.add_argument("--text", type=Path, default=Path("demo/heldout.txt"))
+    parser.add_argument("--suites", default="comply,own,openai,perplexity,promtool")
+    parser.add_argument("--examples", type=int, default=450, help="of schemathesis, per operation")
+    parser.add_argument("--openai-examples", type=int, default=350)
+    parser.add_argument("--tools", type=Path, default=Path(".venv-conformance/bin"))
+    parser.add_argument("--lm-eval", type=Path, default=Path(".venv-lm-eval/bin"))
+    parser.add_argument("--promtool", type=Path, default=Path("build/tools/usr/bin/promtool"))
+    parser.add_argument("--out", type=Path, default=Path("build/bench/conformance.json"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""POST /tokenize and /detokenize, in vLLM's shapes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from serving.api.body import read_model
+from serving.api.chat import chat_tokens
+from serving.api.limits import FieldError
+from serving.api.schemas import Message, Token
+from serving.api.service import Service
+
+MAX_TOKENS = 2**18
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, document: Any) -> Any:
+        if not isinstance(document, dict):
+            return document
+        return {key: value for key, value in document.items() if value is not None}
+
+
+class TokenizeBody(_Body):
+    """POST /tokenize: a prompt, or the messages of a chat."""
+
+    prompt: str | None = None
+    messages: list[Message] | None = Field(None, min_length=1, max_length=10_000)
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> TokenizeBody:
+        if (self.prompt is None) == (self.messages is None):
+            raise FieldError("prompt", "give either a prompt or messages")
+        return self
+
+
+class DetokenizeBody(_Body):
+    """POST /detokenize."""
+
+    tokens: list[Token] = Field(max_length=MAX_TOKENS)
+
+
+async def tokenize(request: Request) -> Response:
+    service, body = await _read(request, TokenizeBody)
+    tokens = await _tokens(service, body)
+    document = {
+        "count": len(tokens),
+        "max_model_len": service.backend.max_length,
+        "tokens": tokens.tolist(),
+    }
+    if body.return_token_strs:
+        document["token_strs"] = [service.tokenizer.label(token).decode(errors="replace") for token in tokens]
+    return JSONResponse(document)
+
+
+async def detokenize(request: Request) -> Response:
+    service, body = await _read(request, DetokenizeBody)
+    service.check_tokens(body.tokens, 0, "tokens")
+    return JSONResponse({"prompt": service.tokenizer.decode(body.tokens, special=True)})
+
+
+async def _read(request: Request, kind: type[Any]) -> tuple[Service, Any]:
+    service: Service = request.app.state.service
+    body = await read_model(request, kind)
+    if body.model is not None:
+        service.check_model(body.model)
+    return service, body
+
+
+async def _tokens(service: Service, body: TokenizeBody) -> np.ndarray:
+    if body.messages is not None:
+        return await chat_tokens(service, body.messages)
+    prompt = body.prompt or ""
+    service.check_text(prompt, "prompt")
+    return await asyncio.to_thread(service.tokenizer.encode, prompt, special=body.add_special_tokens)
