@@ -1,4 +1,4 @@
-"""The models that are served: random weights of a shape, subnets by the `compress` command."""
+"""The models that are served."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.latency.shapes import write_shape
 from benchmarks.latency.targets import damages
 from compressor.errors import UserError
 from compressor.export import Export
-from compressor.export.files import write_json
+from compressor.export.layout import cut_tensors
 from compressor.export.vllm import export_vllm
 from compressor.plan import LayerShape, Plan
 from compressor.search.knapsack import solve
@@ -36,19 +36,25 @@ def random_model(shape: str, directory: Path) -> Path:
 
 
 def uneven_subnet(model: Path, keep: float, directory: Path) -> Path:
-    """A subnet of a random model, whose own damages mean nothing: its plan comes from made-up ones, which cut
-    heads, groups, channels and blocks of unequal worth."""
+    """A subnet of a random model, random itself. Its plan comes from made-up damages, which cut heads, groups,
+    channels and blocks of unequal worth: a random model's own mean nothing."""
     source = open_config(str(model))
     space = make_space(source.shape)
     plan = solve(space, damages(space), [parameter_constraint(space, source.shape, keep)])
     if plan is None:
         raise UserError(f"no plan of {model.name} keeps {keep:.0%}")
-    write_json(directory / "plan.json", plan.to_json())
-    return _compress(model, directory / f"{model.name}-subnet", 2048, "--plan", str(directory / "plan.json"))
+    sizes = dict(cut_tensors(source.family, source.shape, plan))
+    out = directory / f"{model.name}-subnet"
+    export_vllm(out, Export(source, plan, lambda name: 0.02 * torch.randn(sizes[name])))
+    return out
 
 
 def trained_subnet(model: Path, keep: str, directory: Path, tokens: int) -> Path:
-    return _compress(model, directory / f"{model.name}-subnet", tokens, "--keep", keep)
+    """What `compress` makes of a model."""
+    out = directory / f"{model.name}-subnet"
+    _lathe("compress", str(model), "-o", str(out), "--keep", keep, "--export", "checkpoint,vllm",
+           "--calibration", HELD_OUT, "--calibration-tokens", str(tokens))  # fmt: skip
+    return out
 
 
 def idle_layers(shape: str, share: float, directory: Path) -> tuple[Path, Path]:
@@ -73,12 +79,6 @@ def control(model: Path, directory: Path) -> Path:
     """The dense model as our own class: all widths kept."""
     out = directory / f"{model.name}-control"
     _lathe("export", str(model), "--to", "vllm", "-o", str(out))
-    return out
-
-
-def _compress(model: Path, out: Path, tokens: int, *target: str) -> Path:
-    _lathe("compress", str(model), "-o", str(out), *target, "--export", "checkpoint,vllm",
-           "--calibration", HELD_OUT, "--calibration-tokens", str(tokens))  # fmt: skip
     return out
 
 
