@@ -36,8 +36,8 @@ def random_model(shape: str, directory: Path) -> Path:
 
 
 def uneven_subnet(model: Path, keep: float, directory: Path) -> Path:
-    """A subnet of a random model, random itself. Its plan comes from made-up damages, which cut heads, groups,
-    channels and blocks of unequal worth: a random model's own mean nothing."""
+    """A subnet of a random model, random itself. Its plan comes from made-up damages, as a random model's own
+    mean nothing: they cut heads, groups, channels and blocks of unequal worth."""
     source = open_config(str(model))
     space = make_space(source.shape)
     plan = solve(space, damages(space), [parameter_constraint(space, source.shape, keep)])
