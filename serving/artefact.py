@@ -134,7 +134,7 @@ def _describe(path: Path, name: str) -> Artefact:
         compressed=_compressed(config, plan),
         target_ms=_target_ms(report),
         digest=hashlib.sha256(identity.read_bytes()).hexdigest()[:12],
-        kv_values=_kv_values(config, plan),
+        kv_values=_kv_values(config),
         head_dim=_head_dim(config),
     )
 
@@ -157,12 +157,17 @@ def _compressed(config: dict[str, Any], plan: dict[str, Any]) -> bool:
     return str(config.get("model_type", "")).startswith("lathe_") or any(layer != dense for layer in layers)
 
 
-def _kv_values(config: dict[str, Any], plan: dict[str, Any]) -> int:
+def _kv_values(config: dict[str, Any]) -> int:
     """Keys and values of one token in all layers."""
     dense = config.get("num_key_value_heads") or config.get("num_attention_heads", 0)
-    layers = [layer.get("kv_heads", 0) for layer in plan.get("layers", [])]
-    kv_heads = sum(layers or [dense] * config.get("num_hidden_layers", 0))
-    return 2 * int(kv_heads) * (_head_dim(config) or 0)
+    uneven = config.get("per_layer_config", {})
+    dropped = config.get("dropped_blocks", {}).get("attention", [])
+    heads = [
+        uneven.get(str(layer), {}).get("num_key_value_heads", dense)
+        for layer in range(config.get("num_hidden_layers", 0))
+        if layer not in dropped
+    ]
+    return 2 * sum(heads) * (_head_dim(config) or 0)
 
 
 def _head_dim(config: dict[str, Any]) -> int | None:
