@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_families import family_checkpoint
 from tiny_llama import PLANS, VARIANTS, checkpoint, cut, reference, tokens
 from tiny_problem import Lab, make_lab
 from torch import nn
@@ -81,6 +82,16 @@ def test_gradients_flow_through_a_runner_that_has_run_in_inference_mode(tmp_path
     for weights, layer in zip(layers, model.layers, strict=True):
         for name, parameter in layer.named_parameters():
             torch.testing.assert_close(weights[name].grad, parameter.grad, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_where_layers_differ_the_runner_of_one_has_to_be_asked_for(tmp_path: Path) -> None:
+    source = family_checkpoint(tmp_path, "smollm3")
+    runner, hidden = BlockRunner(source), source.tensor("model.embed_tokens.weight")[tokens(2, 20)]
+    with pytest.raises(ValueError, match="ask `at`"):
+        runner.attention(source.layer(0), hidden)
+    rotated, plain = (runner.at(i).attention(source.layer(0), hidden) for i in (0, 1))
+    assert not torch.allclose(rotated, plain)
 
 
 @pytest.mark.parametrize("variant", ["plain", "biased"])

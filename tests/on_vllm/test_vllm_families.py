@@ -9,11 +9,14 @@ import pytest
 from answers import ask, distance, engine, prompts
 from tiny_families import CASES, PLANS, family_checkpoint, first_of_each, zeroed
 
+from compressor.export import exporters
 from compressor.export.vllm import check_served, export_vllm
+from compressor.families import families
 
 EXACT = 1e-4
 Note = Callable[[str, object], None]
-OTHERS = [case for case in CASES if not case.startswith("llama")]
+KNOWN = {name for name in families.known() if exporters.get("vllm").knows(families.get(name))} - {"llama"}
+OTHERS = [case for case, settings in CASES.items() if settings["model_type"] in KNOWN]
 
 
 @pytest.mark.parametrize("plan", ["dense", "mixed"])
