@@ -45,12 +45,18 @@ def main() -> int:
 def _runs(args: argparse.Namespace, url: str, scratch: Path) -> dict:
     tools = args.tools
     return {
-        "comply": lambda: suites.llm_comply(tools, url, NAME),
+        "comply": lambda: _comply(args),
         "own": lambda: suites.own_schema(tools, url, NAME, args.examples),
         "openai": lambda: suites.openai_schema(tools, url, NAME, args.openai_examples, scratch),
         "perplexity": lambda: _perplexity(args, url, scratch),
         "promtool": lambda: suites.promtool(args.promtool, url),
     }
+
+
+def _comply(args: argparse.Namespace) -> suites.Row:
+    """On a server with the whole context, in which answers have room to end."""
+    with served(args.model, extra=("--served-model-name", NAME)) as at:
+        return suites.llm_comply(args.tools, at.url, NAME)
 
 
 def _perplexity(args: argparse.Namespace, url: str, scratch: Path) -> suites.Row:

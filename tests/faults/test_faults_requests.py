@@ -60,13 +60,15 @@ BAD = {
     "a pattern of 60,000": schema({"type": "string", "pattern": "(a|" * 15_000 + "b" + ")" * 15_000}),
 }
 TIMES = 3
+WARM_UP = 3
+"""Rounds until the allocator keeps what the largest bodies need; more do not add to it."""
 
 
 def test_bad_bodies_while_good_streams_run(artefact_dir: Path, figures: Figures):
     good, answers = partial(stream, body=ENDLESS | {"max_tokens": 490}), []
     with served(artefact_dir, pace_ms=20) as server, figures.of("bad bodies") as note:
         calm = together(server.url, *[good] * 8)
-        for content in BAD.values():
+        for content in [*BAD.values()] * WARM_UP:
             post_often(server.url, content)
         rss = server.rss
         run = threading.Thread(target=lambda: answers.extend(together(server.url, *[good] * 8)))
@@ -87,7 +89,7 @@ def test_bad_bodies_while_good_streams_run(artefact_dir: Path, figures: Figures)
         note.within("ms to an answer, bodies under 1 MiB", small, 100)
         note.equal("good streams meanwhile, complete of 8", sum(answer.done for answer in answers), 8)
         note.within("their longest gap between tokens, ms more", longest_gap(answers) - longest_gap(calm), 50)
-        note.within("MiB of memory grown, after a first round", (server.rss - rss) / MIB, 16)
+        note.within(f"MiB of memory grown, after {WARM_UP} rounds of them", (server.rss - rss) / MIB, 16)
         note.equal("status of ready", server.status("/health/ready"), 200)
 
 
