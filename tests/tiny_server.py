@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,7 +105,6 @@ class Running:
         max_length: int = CONTEXT,
         alias: str | None = None,
         request_timeout: float | None = None,
-        send_buffer: int | None = None,
         **options: Any,
     ) -> None:
         artefact = open_artefact(artefact_dir)
@@ -122,8 +120,6 @@ class Running:
         )
         self.server = Server(self.service, **options)
         self._listener = listen("127.0.0.1", 0)
-        if send_buffer is not None:
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         self.url = url_of(self._listener)
         self.ready = threading.Event()
         self._loop = asyncio.new_event_loop()

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from serving.api.body import read_model
 from serving.api.errors import CLIENT_CLOSED, ApiError, error_body
@@ -131,14 +131,20 @@ class EventStream(Response):
         self._writer = writer
         self._tally = tally
         self._limit = limit
+        self._gone = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        async def watched() -> Message:
+            message = await receive()
+            self._gone = self._gone or message["type"] == "http.disconnect"
+            return message
+
         try:
             await send(
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
             )
             async with self._limit.running():
-                await unless_disconnected(receive, self._send_events(send))
+                await unless_disconnected(watched, self._send_events(send))
         except ApiError as error:
             await self._end_with(send, error)
         except ClientGoneError:
@@ -156,6 +162,8 @@ class EventStream(Response):
             await _send_event(send, self._writer.event(chunk))
         for closing in self._writer.closing():
             await _send_event(send, closing)
+        if self._gone:  # what is sent after that is dropped without a word
+            raise ClientGoneError
         self._tally.end("ok")
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,29 @@ def closed(client: socket.socket) -> bool:
         return True
 
 
+def answered(client: socket.socket) -> int:
+    """The status of one whole answer."""
+    response = HTTPResponse(client)
+    response.begin()
+    response.read()
+    return response.status
+
+
 def ended(server: Running, outcome: str) -> float:
     return server.counter("lathe_requests_total", endpoint="completions", outcome=outcome)
 
 
 @pytest.fixture(scope="module")
 def impatient(artefact_dir: Path) -> Iterator[Running]:
-    with running(artefact_dir, receive_timeout=0.3, write_timeout=0.3, send_buffer=4096) as server:
+    """For requests that have to fail."""
+    with running(artefact_dir, receive_timeout=0.3) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def patient(artefact_dir: Path) -> Iterator[Running]:
+    """With time for requests that have to succeed, on a machine that stalls."""
+    with running(artefact_dir, receive_timeout=2, write_timeout=1) as server:
         yield server
 
 
@@ -72,7 +89,7 @@ def test_a_request_that_does_not_arrive_is_not_waited_for(impatient: Running, se
         if b"100-continue" in sent:
             assert client.recv(100).startswith(b"HTTP/1.1 100")
         assert closed(client)
-    assert impatient.complete(max_tokens=1)
+    assert impatient.backend.healthy
 
 
 def test_neither_is_one_that_arrives_in_drops(impatient: Running):
@@ -94,33 +111,38 @@ def test_the_body_of_a_refused_request_is_not_waited_for_either(impatient: Runni
             pass
 
 
-def test_what_arrives_in_time_is_answered_however_long_that_takes(impatient: Running):
-    """Half a second of held-up decoding is more than both limits."""
-    with connected(impatient) as client:
+def test_what_arrives_in_time_is_answered_however_long_that_takes(patient: Running):
+    """Decoding is held up for longer than both limits."""
+    with connected(patient) as client:
         body = json.dumps(LONG | {"max_tokens": 3, "stream": False}).encode()
-        impatient.runner.gate.clear()
+        patient.runner.gate.clear()
         client.sendall(HEAD + f"content-length: {len(body)}\r\n\r\n".encode() + body)
-        until(lambda: impatient.backend.running == 1)
-        time.sleep(0.5)
-        impatient.runner.gate.set()
-        assert client.recv(100_000).startswith(b"HTTP/1.1 200")
+        until(lambda: patient.backend.running == 1)
+        time.sleep(2.2)
+        patient.runner.gate.set()
+        assert answered(client) == 200
         client.sendall(HEAD + f"content-length: {len(body)}\r\n\r\n".encode() + body)
-        assert client.recv(100_000).startswith(b"HTTP/1.1 200")
+        assert answered(client) == 200
 
 
-def test_a_reader_that_stalls_loses_its_slot_and_others_do_not(impatient: Running):
-    before = ended(impatient, "client_disconnect")
-    with connected(impatient, SO_RCVBUF=4096) as client:
-        body = json.dumps(LONG | {"n": 3, "logprobs": 5}).encode()
-        client.sendall(HEAD + f"content-length: {len(body)}\r\n\r\n".encode() + body)
-        until(lambda: impatient.backend.running == 3)
-        assert impatient.complete(max_tokens=200, ignore_eos=True)["usage"]["completion_tokens"] == 200
-        until(lambda: ended(impatient, "client_disconnect") == before + 1)
-        until(lambda: impatient.backend.running == 0)
+def test_a_reader_that_stalls_is_let_go_and_others_are_served(patient: Running):
+    def left() -> float:
+        return patient.counter("lathe_requests_total", endpoint="chat", outcome="client_disconnect")
+
+    before = left()
+    heavy = {"n": 4, "messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 20}
+    body = json.dumps({key: LONG[key] for key in LONG if key != "prompt"} | heavy).encode()
+    with connected(patient, SO_RCVBUF=4096) as client:
+        head = HEAD.replace(b"/completions", b"/chat/completions")
+        client.sendall(head + f"content-length: {len(body)}\r\n\r\n".encode() + body)
+        until(lambda: patient.backend.running > 0)
+        assert patient.complete(max_tokens=200, ignore_eos=True)["usage"]["completion_tokens"] == 200
+        until(lambda: left() == before + 1)
+        until(lambda: patient.backend.running == 0)
 
 
-def test_a_slow_reader_gets_everything(impatient: Running):
-    with connected(impatient, SO_RCVBUF=4096) as client:
+def test_a_slow_reader_gets_everything(patient: Running):
+    with connected(patient, SO_RCVBUF=4096) as client:
         body = json.dumps(LONG | {"logprobs": 5, "max_tokens": 100}).encode()
         client.sendall(HEAD + f"content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body)
         received = b""
