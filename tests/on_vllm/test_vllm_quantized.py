@@ -200,7 +200,7 @@ def test_a_trained_artefact(artefact: Path, tmp_path: Path) -> None:
     """Its FFN widths are multiples of 16: int8 takes them, groups of 32 do not."""
     layers = Plan.load(artefact / "plan.json").layers
     index = next(i for i, layer in enumerate(layers) if layer.ffn % 32)
-    with pytest.raises(UserError, match=f"layer {index} has {layers[index].ffn} FFN channels"):
+    with pytest.raises(UserError, match=f"layer {index} .* {layers[index].ffn} FFN channels"):
         export_quantized(str(artefact), tmp_path / "w4a16", "w4a16")
     assert list(tmp_path.iterdir()) == []
     export_quantized(str(artefact), tmp_path / "w8a8", "w8a8")

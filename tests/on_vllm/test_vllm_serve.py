@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -203,7 +204,9 @@ def prometheus(url: str, directory: Path) -> Iterator[Any]:
         ],
     }
     (directory / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
-    port = int(address.rpartition(":")[2]) + 1
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     command = [
         str(PROMETHEUS), f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data",
         f"--web.listen-address=127.0.0.1:{port}",
