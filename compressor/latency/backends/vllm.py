@@ -34,6 +34,8 @@ _PREFILL_TOKENS, _PREFILL_STEPS = 2048, 8
 """How many tokens of a batch's prompts are read at a time; more, if they took more steps than this: the first
 request is one token ahead of the last for each."""
 _CACHE_BLOCK = 128
+_CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"
+"""Gibibytes that a CPU engine takes whatever it is told: a dozen engines at a time would fill the memory."""
 _NAMES = count()
 
 
@@ -140,10 +142,13 @@ def _engine(directory: Path, batch: int, length: int, threads: int | None) -> An
         disable_log_stats=True,
         use_tqdm_on_load=False,
     )
+    space = os.environ.pop(_CACHE_SPACE, None)
     try:
         engine = vllm.LLMEngine.from_engine_args(arguments)
     finally:
         torch.set_num_threads = set_num_threads  # vLLM leaves one that does nothing
+        if space is not None:
+            os.environ[_CACHE_SPACE] = space
     engine.engine_core._finalizer.detach()
     return engine
 
