@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from compressor.search.space import Level, Space
 _TOP = 1024
 _ROWS = 4
 Block = Callable[[int, str, Level], Weights]
+Shares = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -83,31 +84,29 @@ class Head:
 
     def kl(self, targets: DenseTargets, hidden_BTD: torch.Tensor) -> float:
         """Mean KL over tokens, all outside the dense top-k taken as one (a lower bound of the full KL)."""
-        total, row = 0.0, 0
-        for part in hidden_BTD.split(_ROWS):
-            logprobs = self.logprobs(part).flatten(0, 1)
-            at = slice(row, row + len(logprobs))
-            mine = logprobs.gather(-1, targets.indices[at])
-            dense, rest = targets.logprobs[at], targets.rest[at]
-            total += float((dense.exp() * (dense - mine)).sum() + (rest.exp() * (rest - _rest(mine))).sum())
-            row = at.stop
-        return total / row
-
+        total = 0.0
+        for dense, mine in self._beside(targets, hidden_BTD):
+            total += float(sum((d.exp() * (d - m)).sum() for d, m in zip(dense, mine, strict=True)))
+        return total / len(targets.rest)
 
     def acceptance(self, targets: DenseTargets, hidden_BTD: torch.Tensor) -> float:
         """Share of the subnet's drafts that the dense model would accept: the mean over tokens of the sum of
         min(p, q) (Leviathan et al., arXiv 2211.17192, Corollary 3.6), all outside the dense top-k taken as
         one (an upper bound)."""
-        total, row = 0.0, 0
+        total = 0.0
+        for dense, mine in self._beside(targets, hidden_BTD):
+            total += float(sum(torch.minimum(d, m).exp().sum() for d, m in zip(dense, mine, strict=True)))
+        return total / len(targets.rest)
+
+    def _beside(self, targets: DenseTargets, hidden_BTD: torch.Tensor) -> Iterator[tuple[Shares, Shares]]:
+        """Dense and subnet in slices: log-probabilities of the dense top-k, and of all others as one."""
+        row = 0
         for part in hidden_BTD.split(_ROWS):
             logprobs = self.logprobs(part).flatten(0, 1)
             at = slice(row, row + len(logprobs))
             mine = logprobs.gather(-1, targets.indices[at])
-            dense, rest = targets.logprobs[at], targets.rest[at]
-            total += float(torch.minimum(dense, mine).exp().sum())
-            total += float(torch.minimum(rest, _rest(mine)).exp().sum())
+            yield (targets.logprobs[at], targets.rest[at]), (mine, _rest(mine))
             row = at.stop
-        return total / row
 
 
 def _rest(logprobs: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ def serve(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine.")] = None,
     max_batch: Annotated[
         int | None,
-        typer.Option(min=1, max=1024, help="Sequences computed together; 8 with onnx, else vLLM's own."),
+        typer.Option(min=1, max=1024, help="Sequences computed together; 8 with onnx, 256 with vllm."),
     ] = None,
     max_length: Annotated[
         int | None, typer.Option(min=2, help="Longest sequence in tokens; the model's own by default.")
