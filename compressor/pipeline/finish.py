@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +14,11 @@ import torch
 from compressor.calibration import token_windows
 from compressor.errors import UserError
 from compressor.evaluate import Quality, quality
+from compressor.evaluate.onnx import OnnxModel
 from compressor.export.base import Export, exporters
 from compressor.export.files import write_json
+from compressor.export.onnx import FOLDER
+from compressor.export.onnx.graph import read_summary
 from compressor.latency.measure import Comparison
 from compressor.modeling import register
 from compressor.modeling.load import load_model
@@ -29,18 +35,24 @@ _EVALUATION_WINDOWS = 64
 _PARITY_TOKENS = 64
 _PARITY = 2e-4
 
+Advance = Callable[[], None]
+
 
 @dataclass(frozen=True)
 class Verified:
-    """What was measured on the finished artefact; timing and parity where it has an ONNX graph. `parity`:
-    largest difference between the logits of transformers and ONNX Runtime, relative to the logits' standard
-    deviation."""
+    """What was measured on the finished artefact; timing where it was exported for the backend.
+
+    parity: largest difference between the logits of transformers and ONNX Runtime, relative to the logits'
+    standard deviation, where it has a graph of the checkpoint's values. rounding: where it has one of rounded
+    values, what that did: to the matrices, and to the loss of the dense model and the subnet.
+    """
 
     timing: Comparison | None
     dense: Quality
     subnet: Quality
     evaluation_text: str
-    parity: float | None
+    parity: float | None = None
+    rounding: dict[str, Any] | None = None
 
 
 def export(
@@ -77,7 +89,13 @@ class _LayerTensors:
 
 
 def verify(
-    options: Options, card: Card, prepared: Prepared, chosen: Round, artefact: Path, progress: Progress
+    options: Options,
+    card: Card,
+    prepared: Prepared,
+    chosen: Round,
+    artefact: Path,
+    run: RunDirectory,
+    progress: Progress,
 ) -> Verified:
     """Reload the artefact in both runtimes, compare them, time it beside dense, and score both models.
 
@@ -89,13 +107,34 @@ def verify(
     with progress.stage("verify: reload, parity, perplexity", 2 * -(-len(windows) // 4)) as bar:
         model = load_model(artefact)
         _check_parameters(model, card, chosen)
-        parity = _parity(model, artefact, windows[0]) if "onnx" in options.exports else None
+        exact = options.graphs and not exporters.get(options.graphs[0]).rounds
+        parity = _parity(model, artefact, windows[0]) if exact else None
         subnet = quality(model, windows, bar.advance)
         del model
         dense_model = load_model(card.source.path)
         dense = quality(dense_model, windows, bar.advance)
+        del dense_model
+    rounding = None
+    for graph in options.graphs if not exact else ():
+        with progress.stage(f"verify: what {graph} costs", 2 * -(-len(windows) // 4)) as bar:
+            rounding = _rounding(graph, card, run, artefact, windows, bar.advance)
     timing = _time(card, artefact) if options.runs and card.here else None
-    return Verified(timing, dense, subnet, text, parity)
+    return Verified(timing, dense, subnet, text, parity, rounding)
+
+
+def _rounding(
+    name: str, card: Card, run: RunDirectory, artefact: Path, windows: torch.Tensor, advance: Advance
+) -> dict[str, Any]:
+    """The dense model is rounded in the same way, so that what cutting costs is not taken for rounding."""
+    whole, source = run.fresh("dense"), card.source
+    exporters.get(name).write(whole, Export(source, source.shape.dense_plan, source.tensor))
+    dense, subnet = (quality(OnnxModel(place), windows, advance) for place in (whole, artefact))
+    shutil.rmtree(whole)
+    return {
+        **read_summary(artefact / FOLDER),
+        "loss": {"dense": dense.loss, "subnet": subnet.loss, "unit": "nats per token"},
+        "perplexity": {"dense": dense.perplexity, "subnet": subnet.perplexity},
+    }
 
 
 def _time(card: Card, artefact: Path) -> Comparison:

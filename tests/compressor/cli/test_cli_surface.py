@@ -20,7 +20,7 @@ SURFACE = {
         "--calibration", "--calibration-tokens", "--evaluation", "--method", "--evaluations", "--tolerance",
         "--seed", "--force", "--no-force", "--overwrite", "--no-overwrite", "--remeasure", "--no-remeasure",
         "--dry-run", "--json", "--debug", "--no-debug", "--export", "--profile", "--plan", "--front",
-        "--target-throughput", "--max-perplexity-increase", "--for", "--tensor-parallel",
+        "--target-throughput", "--max-perplexity-increase", "--for", "--tensor-parallel", "--quantize",
     },
     "export": {
         "model", "--output", "-o", "--to", "--tensor-parallel", "--quantize", "--json", "--debug",
