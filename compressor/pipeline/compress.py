@@ -23,6 +23,7 @@ from compressor.pipeline.reform import reform
 from compressor.pipeline.rundir import RunDirectory
 from compressor.pipeline.search import Searcher
 from compressor.pipeline.solve import Round, Solver
+from compressor.pipeline.tradeoff import tradeoff
 from compressor.plan import Plan
 from compressor.progress import Progress
 from compressor.report.document import build_report
@@ -70,7 +71,8 @@ def compress(options: Options, progress: Progress) -> Outcome:
             chosen, met = fastest.run(), True
             (artefact, verified), _ = make(chosen)
             rounds = fastest.rounds
-        report = build_report(options, card, solver, chosen, verified, met, progress, rounds)
+        front = tradeoff(card, search, solver.table, chosen.plan)
+        report = build_report(options, card, solver, chosen, verified, met, progress, rounds, front)
         shutil.copyfile(search.trace_path, artefact / "trace.jsonl")
         _publish(options, artefact, report, run)
     return Outcome({True: "done", False: "missed", None: "unmeasured"}[met], options.out, report)
