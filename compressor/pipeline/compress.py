@@ -27,6 +27,7 @@ from compressor.pipeline.tradeoff import tradeoff
 from compressor.plan import Plan
 from compressor.progress import Progress
 from compressor.report.document import build_report
+from compressor.report.page import PAGE, write_page
 from compressor.search.methods.lathe import table_of_damages
 
 
@@ -99,6 +100,7 @@ def _fastest(
 def _publish(options: Options, artefact: Path, report: dict[str, Any], run: RunDirectory) -> None:
     """Complete the artefact, rename it into place, and only then let go of what it replaces."""
     write_json(artefact / "report.json", report)
+    write_page(artefact, artefact / PAGE, str(options.out))
     write_manifest(artefact)
     sync_directory(artefact)
     check_output(options)

@@ -21,7 +21,7 @@ from compressor.pipeline.search import Searcher
 from compressor.pipeline.solve import Solver
 from compressor.plan import Plan
 from compressor.progress import Progress
-from compressor.report.plot import front_svg
+from compressor.report.page.front import standalone
 from compressor.search.evolution import has_attention
 from compressor.search.knapsack import solve, total
 from compressor.search.methods.lathe import table_of_damages
@@ -119,6 +119,6 @@ def _write(directory: Path, card: Card, table: LatencyTable, points: list[Point]
     write_json(directory / "front.json", document)
     title = f"{card.source.name}: {table.workload.metric}, {table.estimate or 'measured table'}"
     curve = [(p.predicted_ms, p.damage) for p in points]
-    write_bytes(directory / "front.svg", front_svg(title, curve).encode())
+    write_bytes(directory / "front.svg", standalone(title, curve).encode())
     sync_directory(directory)
     return document

@@ -41,7 +41,7 @@ SURFACE = {
         "--output-tokens", "--threads", "--hardware", "--dtype", "--overwrite", "--no-overwrite", "--json",
         "--debug", "--no-debug",
     },
-    "inspect": {"artefact", "--json", "--debug", "--no-debug"},
+    "inspect": {"artefact", "--html", "--json", "--debug", "--no-debug"},
     "families": {"--json", "--debug", "--no-debug"},
     "serve": {
         "out", "--host", "--port", "--engine", "--threads", "--max-batch", "--max-length", "--max-queue",
