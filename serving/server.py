@@ -13,6 +13,7 @@ import uvicorn
 from compressor.errors import UserError
 from serving.api.app import create_app
 from serving.api.service import Service
+from serving.playground.pages import Playground
 from serving.protocol import RECEIVE_TIMEOUT_S, WRITE_TIMEOUT_S, timed
 
 LAST_WORDS_S = 5
@@ -34,6 +35,7 @@ class Server(uvicorn.Server):
         service: Service,
         *,
         api_key: str | None = None,
+        playground: Playground | None = None,
         drain_timeout: float = 30.0,
         write_timeout: float = WRITE_TIMEOUT_S,
         receive_timeout: float = RECEIVE_TIMEOUT_S,
@@ -41,7 +43,7 @@ class Server(uvicorn.Server):
         """All in seconds. `drain_timeout`: what running requests get to end by themselves."""
         super().__init__(
             uvicorn.Config(
-                create_app(service, api_key),
+                create_app(service, api_key, playground),
                 http=timed(receive_timeout, write_timeout),
                 ws="none",
                 lifespan="off",

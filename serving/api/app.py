@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from serving.api import status
-from serving.api.auth import RequireKey, key_digest
+from serving.api.auth import OPEN_PATHS, RequireKey, key_digest
 from serving.api.chat import chat_completions
 from serving.api.completions import completions
 from serving.api.errors import ApiError, on_api_error, on_crash, on_http_error
@@ -16,6 +16,7 @@ from serving.api.models import list_models, retrieve_model
 from serving.api.openapi import show_openapi
 from serving.api.service import Service
 from serving.api.tokens import detokenize, tokenize
+from serving.playground.pages import Playground
 
 ROUTES = [
     Route("/v1/completions", completions, methods=["POST"]),
@@ -33,11 +34,17 @@ ROUTES = [
 ]
 
 
-def create_app(service: Service, api_key: str | None = None) -> Starlette:
-    """With `api_key`, every route but the health probes asks for it."""
+def create_app(
+    service: Service, api_key: str | None = None, playground: Playground | None = None
+) -> Starlette:
+    """With `api_key`, every route but the health probes and the playground's files asks for it."""
+    pages, open_paths = (playground.routes, playground.open_paths) if playground else ([], frozenset())
+    guard = []
+    if api_key:
+        guard = [Middleware(RequireKey, digest=key_digest(api_key), open_paths={*OPEN_PATHS, *open_paths})]
     app = Starlette(
-        routes=ROUTES,
-        middleware=[Middleware(RequireKey, digest=key_digest(api_key))] if api_key else [],
+        routes=[*ROUTES, *pages],
+        middleware=guard,
         exception_handlers={ApiError: on_api_error, HTTPException: on_http_error, Exception: on_crash},
     )
     app.state.service = service

@@ -46,8 +46,8 @@ SURFACE = {
     "serve": {
         "out", "--host", "--port", "--engine", "--threads", "--max-batch", "--max-length", "--max-queue",
         "--served-model-name", "--api-key", "--drain-timeout", "--request-timeout",
-        "--write-timeout", "--metrics-alias", "--draft", "--draft-tokens", "engine_args", "--json", "--debug",
-        "--no-debug",
+        "--write-timeout", "--metrics-alias", "--playground", "--no-playground", "--compare",
+        "--compare-api-key", "--draft", "--draft-tokens", "engine_args", "--json", "--debug", "--no-debug",
     },
     "loadtest": {
         "target", "--against", "--rate", "--arrival", "--concurrency", "--requests", "--duration", "--warmup",
