@@ -11,7 +11,7 @@ export class Sparkline {
   #kept;
   #series = new Map();
   #picture;
-  #top = element("span", { class: "quiet top" });
+  #top = element("span", { class: "quiet" });
 
   constructor(title, columns, kept) {
     this.#title = title;
@@ -25,8 +25,8 @@ export class Sparkline {
       newest.append(element("span", { class: `swatch ${column.side}`, "aria-hidden": "true" }), now);
       this.#series.set(column, { values: [], path, now });
     }
-    newest.append(this.#top);
-    this.root = element("div", { class: "card" }, element("h3", {}, title), newest, this.#picture);
+    const head = element("div", { class: "head" }, element("h3", {}, title), this.#top);
+    this.root = element("div", { class: "card" }, head, newest, this.#picture);
   }
 
   get empty() {
@@ -62,7 +62,7 @@ export class Sparkline {
         return;
       }
       const y = HEIGHT - 2 - ((HEIGHT - 4) * value) / top;
-      line += `${pen}${((start + index) * step).toFixed(1)} ${y.toFixed(1)}`;
+      line += `${pen}${((start + index) * step).toFixed(1)} ${y.toFixed(1)}h0`; // a dot where it stands alone
       pen = "L";
     });
     return line;
