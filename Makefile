@@ -8,9 +8,13 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 COMPLY_INSTALLED := .venv-conformance/.installed
 LM_EVAL_INSTALLED := .venv-lm-eval/.installed
+BROWSER_BIN := .venv-browser/bin
+BROWSER_INSTALLED := .venv-browser/.installed
+CHROMIUM := build/tools/chromium.installed
+AXE := build/tools/axe.min.js
 PROMETHEUS := build/tools/usr/bin/prometheus
 
-.PHONY: help demo test test-slow test-faults conformance test-vllm test-vllm-slow lint check-artefact \
+.PHONY: help demo test test-slow test-faults conformance test-vllm test-vllm-slow test-browser lint check-artefact \
 	bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm clean
 
 help:  ## this list
@@ -68,6 +72,27 @@ test-vllm: $(VLLM_INSTALLED) $(PROMETHEUS)  ## uneven models on real vLLM (CPU b
 
 test-vllm-slow: $(VLLM_INSTALLED)  ## its slower tests: tensor and pipeline parallel, a target met on vLLM
 	$(VLLM_BIN)/pytest tests/on_vllm -m slow
+
+$(BROWSER_INSTALLED): tests/browser/requirements.txt
+	$(PYTHON) -m venv .venv-browser
+	$(BROWSER_BIN)/pip install --quiet --disable-pip-version-check -r tests/browser/requirements.txt
+	touch $@
+
+# Playwright's own build where that can be downloaded, else Debian's, unpacked here and not installed.
+$(CHROMIUM): $(BROWSER_INSTALLED)
+	mkdir -p build/tools
+	PLAYWRIGHT_BROWSERS_PATH=build/tools/browsers $(BROWSER_BIN)/playwright install chromium-headless-shell \
+		> build/tools/playwright.log 2>&1 || sh tests/browser/debian_chromium.sh build/tools
+	touch $@
+
+AXE_SHA512 := 1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b734f8c22a0dab86ee6a6f64b8afbe804b214d36db85a2826965edfb3a0b9d546b5
+$(AXE):
+	mkdir -p build/tools
+	cd build/tools && npm pack --silent axe-core@4.14.1 && echo "$(AXE_SHA512)  axe-core-4.14.1.tgz" | sha512sum -c --quiet \
+		&& tar -xzf axe-core-4.14.1.tgz --strip-components=1 package/axe.min.js && rm axe-core-4.14.1.tgz
+
+test-browser: $(INSTALLED) $(BROWSER_INSTALLED) $(CHROMIUM) $(AXE)  ## playground and report page in Chromium, with axe
+	PLAYWRIGHT_BROWSERS_PATH=build/tools/browsers $(BROWSER_BIN)/pytest tests/browser
 
 lint: $(INSTALLED)  ## fix what ruff can fix
 	$(BIN)/ruff check --fix .

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compressor.report.page.section import Facts, ms, percent
+from compressor.report.rounding import rounding
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def _sentence(facts: Facts) -> str:
         got = latency.get("measured_ms")
         found = f"{ms(got)} measured" if got else f"{ms(latency['predicted_ms'])} predicted"
         parts.insert(0, f"{asked}{allowed}; {found}.")
+    if stored := rounding(report):
+        parts.append(stored)
     return " ".join(parts)
 
 

@@ -37,9 +37,12 @@ async function setup() {
 
 async function columnsOf({ model, chat, compare }) {
   const found = [new Column({ name: model, side: "subnet", prefix: "", chat })];
-  if (compare) {
+  if (!compare) return found;
+  try {
     const other = (await getJson(`${COMPARE}/v1/models`)).data[0].id;
     found.push(new Column({ name: other, side: "other", prefix: COMPARE, chat }));
+  } catch (error) {
+    byId("alone").textContent = `Only one model: ${error.message}. Load this page again to try once more.`;
   }
   return found;
 }
@@ -75,10 +78,10 @@ function busy(on) {
   byId("stop").disabled = !on;
 }
 
-function wire({ model, chat, compare, context, target_ms: target }) {
+function wire({ model, chat, context, target_ms: target }) {
   byId("model").textContent = target ? `${model}, made for ${round(target)} ms per token` : model;
   if (!chat) byId("prompt-label").textContent = "Text to go on with";
-  byId("turns").hidden = !compare;
+  byId("turns").hidden = columns.length < 2;
   byId("max-tokens").max = String(context);
   byId("ask").hidden = false;
   byId("ask").addEventListener("submit", send);
