@@ -72,7 +72,7 @@ def compress(options: Options, progress: Progress) -> Outcome:
             chosen, met = fastest.run(), True
             (artefact, verified), _ = make(chosen)
             rounds = fastest.rounds
-        front = tradeoff(card, search, solver.table, chosen.plan)
+        front = tradeoff(card, search, solver.table_now(verified.timing), chosen.plan)
         report = build_report(options, card, solver, chosen, verified, met, progress, rounds, front)
         shutil.copyfile(search.trace_path, artefact / "trace.jsonl")
         _publish(options, artefact, report, run)

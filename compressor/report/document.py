@@ -67,7 +67,7 @@ def build_report(
                 "of": card.table.fingerprint, "estimate": card.table.estimate, "this_machine": card.here
             },
             "rounds": [r.row() for r in solver.rounds],
-            "parts_ms": _parts(solver.table, dense, plan),
+            "parts_ms": _parts(solver.table_now(timing), dense, plan, drift),
         },
         "max_perplexity_increase": {"asked": options.perplexity_increase, "rounds": quality_rounds},
         "perplexity": {
@@ -118,11 +118,11 @@ def _measured(timing: Comparison | None) -> dict[str, Any]:
     }
 
 
-def _parts(table: LatencyTable | None, dense: Plan, plan: Plan) -> dict[str, Any] | None:
+def _parts(table: LatencyTable | None, dense: Plan, plan: Plan, drift: float) -> dict[str, Any] | None:
     """Milliseconds by part as the table has them; what it learnt from artefacts is of the subnet."""
     if table is None:
         return None
-    return {"dense": replace(table, correction=1.0).parts(dense), "subnet": table.parts(plan)}
+    return {"dense": replace(table, correction=drift).parts(dense), "subnet": table.parts(plan)}
 
 
 def _now(milliseconds: float | None, drift: float) -> float | None:

@@ -28,6 +28,7 @@ TARGET_MS = 17.0
 KEY = "sesame"
 AUTHORIZATION = {"authorization": f"Bearer {KEY}"}
 VLLM = ("--engine", "vllm", "--max-length", "512", "--threads", "1")
+NOBODY = "http://127.0.0.1:9"
 EAGER = ("--", "--enforce-eager", "--dtype", "float32")
 PROMETHEUS = Path(__file__).parents[2] / "build/tools/usr/bin/prometheus"
 
@@ -55,7 +56,7 @@ def vllm_server(directory: Path, *options: str) -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="module")
 def server(aimed: Path) -> Iterator[RunningServer]:
-    with vllm_server(aimed, *EAGER) as running:
+    with vllm_server(aimed, "--compare", NOBODY, *EAGER) as running:
         yield running
 
 
@@ -118,6 +119,19 @@ def test_every_route_but_the_probes_asks_for_the_key(server: RunningServer) -> N
         assert httpx.get(f"{server.url}{path}").status_code == 200
     wrong = httpx.get(f"{server.url}/v1/models", headers={"authorization": "Bearer open", "host": "/health"})
     assert wrong.status_code == 401
+
+
+def test_the_playground_stands_before_vllm(server: RunningServer) -> None:
+    page = httpx.get(server.url)
+    assert page.status_code == 200
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for path, status in (("/playground/setup", 200), ("/compare/v1/models", 502)):
+        assert httpx.get(server.url + path).status_code == 401
+        assert httpx.get(server.url + path, headers=AUTHORIZATION).status_code == status
+    setup = httpx.get(f"{server.url}/playground/setup", headers=AUTHORIZATION).json()
+    assert setup == {
+        "model": "subnet", "chat": True, "target_ms": TARGET_MS, "context": 512, "compare": True
+    }  # fmt: skip
 
 
 def test_the_openai_client_is_answered(server: RunningServer) -> None:

@@ -27,7 +27,7 @@ def section(facts: Facts) -> Section | None:
     if damages:
         figures.append(_heat(damages, facts.report["layers"]))
         keys = [Key("heat-1", "little damage"), Key(f"heat-{_SHADES}", "much damage"), Key("kept", "kept")]
-        keys.insert(0, Key("track", "not cut"))
+        keys.insert(0, Key("whole", "not cut"))
         lead += (
             " Each cell is one block cut alone, narrower to the right: the darker, the further the model's "
             "predictions move from dense. The search spends its budget where that is least."
@@ -86,7 +86,7 @@ def _heat(damages: Damages, layers: Sequence[Mapping[str, int]]) -> Markup:
         for block, (left, width) in _COLUMNS.items():
             row = damages.get((index, block), {})
             step = width / (1 + len(row))
-            drawing.box("track", left, top, step - 0.8, _ROW - 2, f"layer {index}, {block} not cut")
+            drawing.box("whole", left, top, step - 0.8, _ROW - 2, f"layer {index}, {block} not cut")
             for number, (kept, value) in enumerate(row.items(), 1):
                 depth = (math.log(value) - low) / (high - low or 1.0) if value > 0 else 0.0
                 css = f"heat-{1 + min(_SHADES - 1, max(0, int(_SHADES * depth)))}"

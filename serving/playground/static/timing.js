@@ -24,16 +24,15 @@ export class Timing {
     return this.#first === null ? null : this.#first - this.#asked;
   }
 
-  /** Tokens per second after the first, or null. */
-  get rate() {
-    const seconds = (this.#last - this.#first) / 1000;
-    return this.tokens > 1 && seconds > 0 ? (this.tokens - 1) / seconds : null;
+  /** From the question to the newest token: several may arrive at once, so gaps between them mean little here. */
+  get seconds() {
+    return (this.#last - this.#asked) / 1000;
   }
 
   toString() {
     if (this.ttft === null) return "waiting for the first token";
-    const rate = this.rate === null ? "" : ` · ${round(this.rate)} tokens/s`;
-    return `first token ${round(this.ttft)} ms${rate} · ${this.tokens} tokens`;
+    const rate = round(this.tokens / this.seconds);
+    return `first token ${round(this.ttft)} ms · ${this.tokens} tokens in ${round(this.seconds)} s · ${rate} tokens/s`;
   }
 }
 
