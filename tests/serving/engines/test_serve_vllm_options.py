@@ -21,7 +21,10 @@ OPTIONS = ServeOptions(
     served_model_name=None, api_key=None, drain_timeout=1.0, request_timeout=None, write_timeout=None,
     metrics_alias=None, draft=None, draft_tokens=3, engine_args=(), announce=lambda url, model: None,
 )  # fmt: skip
-SERVED = Served("m", 30.0, {"model": "m"}, values=10, other_bytes=2, kv_values=4, key=None)
+SERVED = Served(
+    "m", 30.0, "tpot", {"model": "m"}, values=10, other_bytes=2, kv_values=4,
+    dense_weights=2.0, dense_kv=None, key=None,
+)  # fmt: skip
 
 
 def line(**changes: object) -> list[str]:
