@@ -191,8 +191,9 @@ def _target_ms(report: dict[str, Any]) -> float | None:
 
 def _dense_over_subnet(report: dict[str, Any], key: str) -> float | None:
     dense, subnet = (_entry(report, key).get(name) for name in ("dense", "subnet"))
-    known = isinstance(dense, int | float) and isinstance(subnet, int | float) and subnet > 0
-    return float(dense) / float(subnet) if known else None
+    if not isinstance(dense, int | float) or not isinstance(subnet, int | float) or subnet <= 0:
+        return None
+    return dense / subnet
 
 
 def _entry(report: dict[str, Any], key: str) -> dict[str, Any]:

@@ -41,6 +41,10 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option(envvar="LATHE_API_KEY", help="Key that clients must send.")
     ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(envvar="LATHE_API_KEY_FILE", help="File that holds it, such as a mounted secret."),
+    ] = None,
     drain_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds that running answers get to finish on SIGTERM.")
     ] = 30.0,
@@ -93,7 +97,7 @@ def serve(
         max_length=max_length,
         max_queue=max_queue,
         served_model_name=served_model_name,
-        api_key=api_key,
+        api_key=_key(api_key, api_key_file),
         drain_timeout=drain_timeout,
         request_timeout=request_timeout,
         write_timeout=write_timeout,
@@ -104,3 +108,20 @@ def serve(
         announce=announce,
     )
     serve_with(engine, out, options)
+
+
+def _key(key: str | None, file: Path | None) -> str | None:
+    """Raises UserError: both are given, or the file holds no key."""
+    from compressor.errors import UserError
+
+    if file is None:
+        return key
+    if key is not None:
+        raise UserError("both an API key and a file with one are given", "Give one of them.")
+    try:
+        found = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the API key in {file}: {error}") from None
+    if not found:
+        raise UserError(f"{file} holds no API key", "Put the key on its first line.")
+    return found

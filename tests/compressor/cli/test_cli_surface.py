@@ -45,7 +45,7 @@ SURFACE = {
     "families": {"--json", "--debug", "--no-debug"},
     "serve": {
         "out", "--host", "--port", "--engine", "--threads", "--max-batch", "--max-length", "--max-queue",
-        "--served-model-name", "--api-key", "--drain-timeout", "--request-timeout",
+        "--served-model-name", "--api-key", "--api-key-file", "--drain-timeout", "--request-timeout",
         "--write-timeout", "--metrics-alias", "--draft", "--draft-tokens", "engine_args", "--json", "--debug",
         "--no-debug",
     },
