@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from types import FrameType
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -81,8 +82,12 @@ def serve(
     """
     import json
     import logging
+    import signal
 
     from serving.engines.base import ServeOptions, serve_with
+
+    # The first process of a container ignores SIGTERM until somebody handles it, and loading takes a while.
+    signal.signal(signal.SIGTERM, _leave)
 
     def announce(url: str, model: str) -> None:
         event = {"event": "ready", "url": url, "model": model}
@@ -108,6 +113,10 @@ def serve(
         announce=announce,
     )
     serve_with(engine, out, options)
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _key(key: str | None, file: Path | None) -> str | None:
