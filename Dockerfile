@@ -46,7 +46,7 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=15m --retries=3 \
 ENTRYPOINT ["lathe", "serve"]
 CMD ["/model", "--host", "0.0.0.0", "--engine", "vllm"]
 
-# ONNX Runtime, without torch and transformers, which serving does not import.
+# ONNX Runtime, without torch, which serving does not import.
 FROM ${SLIM} AS cpu
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin lathe
 COPY --from=cpu-packages /opt/lathe /opt/lathe

@@ -31,7 +31,9 @@ def _lost(given: Any, back: Any, path: str = "$") -> list[str]:
     """What is in `given` and not, or not the same, in `back`."""
     if isinstance(given, dict) and isinstance(back, dict):
         missing = [f"{path}.{key} is not known to Grafana" for key in given.keys() - back.keys()]
-        return missing + [f for key in given.keys() & back.keys() for f in _lost(given[key], back[key], f"{path}.{key}")]
+        pairs = {f"{path}.{key}": (given[key], back[key]) for key in given.keys() & back.keys()}
+        return missing + [found for place, pair in pairs.items() for found in _lost(*pair, place)]
     if isinstance(given, list) and isinstance(back, list) and len(given) == len(back):
-        return [f for i, pair in enumerate(zip(given, back, strict=True)) for f in _lost(*pair, f"{path}[{i}]")]
+        several = enumerate(zip(given, back, strict=True))
+        return [found for index, pair in several for found in _lost(*pair, f"{path}[{index}]")]
     return [] if given == back else [f"{path} is read as {back!r}"]

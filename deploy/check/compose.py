@@ -1,4 +1,4 @@
-"""The compose files: by the specification's schema, and by Docker Compose itself, which needs no daemon for that."""
+"""The compose files: by the specification's schema, and by Docker Compose, which needs no daemon for that."""
 
 from __future__ import annotations
 
@@ -34,8 +34,15 @@ def _schema(file: Path) -> list[str]:
 def _config(files: list[Path]) -> list[str]:
     chosen = [part for file in files for part in ("--file", str(file))]
     model = f"LATHE_MODEL={os.curdir}"
-    status, output = run("env", model, TOOLS / "bin/docker-compose", *chosen, "config", "--quiet")
+    status, output = run("env", model, _binary(), *chosen, "config", "--quiet")
     return output.splitlines() if status else []
+
+
+def _binary() -> Path:
+    """Docker Compose itself; the package's script in bin/ hides its exit status."""
+    [found] = TOOLS.glob("lib/python*/site-packages/compose/docker-compose")
+    found.chmod(0o755)
+    return found
 
 
 def _control() -> Row:

@@ -50,7 +50,7 @@ def of_panels() -> Iterator[Expression]:
 
 
 def of_rules() -> Iterator[Expression]:
-    """Recorded series; and what alerts compare, without the comparison, which a healthy server does not meet."""
+    """Recorded series; and what alerts compare, without the comparison, which only a sick server meets."""
     for group in rules.groups():
         for rule in group["rules"]:
             if "record" in rule:

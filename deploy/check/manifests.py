@@ -85,4 +85,5 @@ def _control() -> Row:
         broken = json.loads(json.dumps(manifest))
         broken.setdefault("spec", broken)["minAvailble"] = 1
         missed += [] if complaints(broken) else [f"a misspelt field in a {kind} is not noticed"]
-    return Row("misspelt fields are noticed", f"in {len(manifests) - len(missed)} of {len(manifests)} kinds", missed)
+    noticed = len(manifests) - len(missed)
+    return Row("misspelt fields are noticed", f"in {noticed} of {len(manifests)} kinds", missed)
