@@ -15,8 +15,8 @@ BWRAP := build/tools/usr/bin/bwrap
 DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
 LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
-.PHONY: help demo test test-slow test-faults conformance test-vllm test-vllm-slow lint check-artefact check-deploy lock-deploy \
-	bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm clean
+.PHONY: help demo test test-slow test-faults conformance test-vllm test-vllm-slow lint check-artefact \
+	check-deploy lock-deploy bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
