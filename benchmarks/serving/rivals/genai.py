@@ -51,14 +51,15 @@ class _Genai:
 
 
 def _make(job: Job) -> Path:
-    """By its builder, with logits of the last token only; never ending by itself, on a given number of threads."""
+    """By its builder, with logits of the last token only. It insists on a token that ends an answer: the last of
+    the vocabulary, which is never likely for long."""
     if not job.out.exists():
         command = (sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(job.model))
         files = ("-o", str(job.out), "-c", str(job.out / "cache"))
         run(*command, *files, "-p", job.format, "-e", "cpu", "--extra_options", "prune_lm_head=true")
     path = job.out / "genai_config.json"
     config = json.loads(path.read_text())
-    config["model"]["eos_token_id"] = [config["model"]["vocab_size"]]
+    config["model"]["eos_token_id"] = config["model"]["vocab_size"] - 1
     config["model"]["decoder"]["session_options"]["intra_op_num_threads"] = job.threads
     path.write_text(json.dumps(config))
     return job.out
