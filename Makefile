@@ -8,10 +8,12 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 COMPLY_INSTALLED := .venv-conformance/.installed
 LM_EVAL_INSTALLED := .venv-lm-eval/.installed
+GENAI_INSTALLED := .venv-rivals-genai/.installed
+LLAMA_INSTALLED := .venv-rivals-llama/.installed
 PROMETHEUS := build/tools/usr/bin/prometheus
 
 .PHONY: help demo test test-slow test-faults conformance test-vllm test-vllm-slow lint check-artefact \
-	bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm clean
+	bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm bench-serving clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -90,6 +92,24 @@ bench-latency-vllm: $(VLLM_INSTALLED)  ## the same on vLLM: BENCH='--shapes 90m 
 
 bench-vllm: $(VLLM_INSTALLED)  ## dense against subnet on vLLM servers, our class, drafts: BENCH='--shape 90m'
 	$(VLLM_BIN)/python -m benchmarks.vllm $(BENCH)
+
+$(GENAI_INSTALLED):
+	$(PYTHON) -m venv .venv-rivals-genai
+	.venv-rivals-genai/bin/pip install --quiet --disable-pip-version-check onnxruntime-genai==0.18.0 \
+		onnxruntime==1.32.0 onnx==1.23.2 onnx-ir==1.1.0 torch==2.13.0 transformers==5.23.0
+	touch $@
+
+# Built for this very processor. Without the two flags, GCC 12 drops stores that AMX tiles are configured by,
+# and the first matrix product of quantized weights ends the process.
+$(LLAMA_INSTALLED):
+	$(PYTHON) -m venv .venv-rivals-llama
+	CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-fno-tree-dse -fno-dse'" \
+		.venv-rivals-llama/bin/pip install --quiet --disable-pip-version-check \
+		--no-binary llama-cpp-python llama-cpp-python==0.3.36 gguf==0.19.0 safetensors
+	touch $@
+
+bench-serving: $(INSTALLED) $(VLLM_INSTALLED) $(GENAI_INSTALLED) $(LLAMA_INSTALLED)  ## our ONNX engine against others
+	$(BIN)/python -m benchmarks.serving $(BENCH)
 
 bench-equal-bytes: $(INSTALLED)  ## subnets and rounded weights at equal bytes: MODEL= TEXT= EVAL= BENCH='--tokens 32768'
 	$(BIN)/python -m benchmarks.quality.equal_bytes --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)

@@ -3,10 +3,10 @@
     make bench-serving BENCH='--shape 400m --columns int4 --rounds 3'
 
 A column is what stores weights alike (fp32, bf16, int8, int4). Its systems are loaded together, each in a
-process of its own, and compute in turns: a prompt, then greedy steps. Before each turn memory is read, so that
-every step has its bound. A system has to say what transformers says in float32; one that is not installed, or
-fails, is reported. Then, of each column: where our step goes by operator, and what an uneven subnet gains over
-dense where both are served.
+process of its own, and compute in turns: prompts, then greedy steps. Before each turn memory is read, so
+that every step has its bound. A system has to say what transformers says in float32; one that is not
+installed, or fails, is reported. Then, of each column: where our step goes by operator, and what an uneven
+subnet gains over dense where both are served.
 
 Writes build/bench/serving.json after every column, raw samples included, and prints tables.
 """
@@ -109,8 +109,8 @@ def _ours(args: argparse.Namespace, column: dict[str, Any], setting: Setting) ->
         )  # fmt: skip
         for row in column["served"]:
             print(
-                f"subnet as served, {row['in_flight']} in flight: {row['speedup']:.2f}x of {row['promised']:.2f}x "
-                f"promised by its bytes: {row['kept']:.2f} kept",
+                f"subnet as served, {row['in_flight']} in flight: {row['speedup']:.2f}x faster; "
+                f"its bytes promise {row['promised']:.2f}x: {row['kept']:.2f} of that",
                 flush=True,
             )
 

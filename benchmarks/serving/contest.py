@@ -1,4 +1,4 @@
-"""One column of the comparison: its systems up at a time, each in a process of its own, computing in turns."""
+"""One column of the comparison: its systems, each in a process of its own, compute in turns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.serving.agreement import Reference, agreement
 from benchmarks.serving.bandwidth import Reader
-from benchmarks.serving.process import Failed, Worker
+from benchmarks.serving.process import FailedError, Worker
 from benchmarks.serving.rival import rivals
 
 _IDLE_SECONDS = 1.0
@@ -53,7 +53,7 @@ class Entrant:
     facts: dict[str, Any] = field(default_factory=dict)
     worker: Worker | None = None
 
-    def fail(self, reason: Failed) -> None:
+    def fail(self, reason: FailedError) -> None:
         self.facts["failed"] = str(reason)
         print(f"  {self.name}: {reason}", file=sys.stderr, flush=True)
         if self.worker is not None:
@@ -95,7 +95,7 @@ def _attempt(entrant: Entrant, act: Callable[[Entrant], None]) -> None:
     if "failed" not in entrant.facts:
         try:
             act(entrant)
-        except Failed as reason:
+        except FailedError as reason:
             entrant.fail(reason)
 
 
@@ -103,7 +103,7 @@ def _open(entrant: Entrant, column: str, setting: Setting) -> None:
     rival = rivals.get(entrant.rival)
     entrant.facts |= {"title": rival.title, "model": entrant.model, "format": rival.formats.get(column)}
     if column not in rival.formats:
-        raise Failed(f"has no {column}")
+        raise FailedError(f"has no {column}")
     stem = f"{setting.models[entrant.model].name}-{entrant.rival}-{column}"
     log = setting.work / f"{stem}.log"
     python = setting.pythons.get(entrant.rival, rival.python)

@@ -21,7 +21,7 @@ from compressor.source import open_source
 
 _TOKENIZER = "demo/model"
 _SPREAD = 1.4
-"""Of what a matrix makes of a normalised row: wide enough that attention looks somewhere and logits differ."""
+"""Of what a matrix makes of a normalised row: enough for attention to look somewhere and logits to differ."""
 
 
 def dense_model(shape: str, directory: Path) -> Path:

@@ -18,7 +18,7 @@ _ANSWER_SECONDS, _STOP_SECONDS = 900.0, 10.0
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-class Failed(Exception):
+class FailedError(Exception):
     """A rival that is not installed, or that could not do what it was asked; says why."""
 
 
@@ -26,13 +26,13 @@ class Worker:
     """A rival's process; `log` takes what it prints.
 
     Raises:
-        Failed: there is no such interpreter.
+        FailedError: there is no such interpreter.
     """
 
     def __init__(self, name: str, rival: Rival, python: str, threads: int, log: Path) -> None:
         interpreter = ROOT / python
         if not interpreter.exists():
-            raise Failed(f"not installed: there is no {python}")
+            raise FailedError(f"not installed: there is no {python}")
         environment = os.environ | dict.fromkeys(_THREAD_SETTINGS, str(threads)) | dict(rival.environment)
         self._log = log
         with log.open("wb") as stream:
@@ -46,7 +46,7 @@ class Worker:
         """What the worker answers.
 
         Raises:
-            Failed: an error of the rival, its end, or no answer within a quarter of an hour.
+            FailedError: an error of the rival, its end, or no answer within a quarter of an hour.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
@@ -58,10 +58,10 @@ class Worker:
             answered = True
         line = stdout.readline() if answered else ""
         if not line:
-            raise Failed(f"{do}: no answer; the last it printed: {self._last_words()}")
+            raise FailedError(f"{do}: no answer; the last it printed: {self._last_words()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise Failed(f"{do}: {answer['error'].splitlines()[0]}")
+            raise FailedError(f"{do}: {answer['error'].splitlines()[0]}")
         return answer
 
     def cpu_seconds(self) -> float:

@@ -1,4 +1,4 @@
-"""What a rival is: where it is installed, which formats it has, and how it is loaded. One file each in `rivals`.
+"""What a rival is: where it is installed, which formats it has, how it is loaded. One file each in `rivals`.
 
 Imported in every rival's own environment: nothing here or at the head of those files needs more than numpy.
 Shapes: B sequences of a batch, S tokens of a prompt, V vocabulary.
@@ -23,9 +23,9 @@ COLUMNS = ("fp32", "bf16", "int8", "int4")
 
 @dataclass(frozen=True)
 class Job:
-    """One system to load. model: a Hugging Face directory, float32, or an artefact. format: the rival's own word
-    for a column. out: a place for the files that are made of it. batch, length: the most sequences, and tokens
-    of each."""
+    """One system to load. model: a Hugging Face directory, float32, or an artefact. format: the rival's own
+    word for a column. out: a place for the files that are made of it. batch, length: the most sequences, and
+    tokens of each."""
 
     model: Path
     format: str
@@ -36,8 +36,8 @@ class Job:
 
 
 class Engine(Protocol):
-    """A loaded model. streamed_bytes: of weights that every decode step reads. kv_bytes: of the cache, per token
-    of a sequence."""
+    """A loaded model. streamed_bytes: of weights that every decode step reads. kv_bytes: of the cache, per
+    token of a sequence."""
 
     streamed_bytes: int
     kv_bytes: int

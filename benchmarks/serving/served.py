@@ -1,4 +1,4 @@
-"""What a subnet gains where it is served, against what its bytes promise: `lathe loadtest OUT --against MODEL`."""
+"""What a subnet gains as served (`lathe loadtest OUT --against MODEL`), against what its bytes promise."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def served(
     dense: Mapping[str, Any], subnet: Mapping[str, Any], flights: Sequence[int], *,
     prompt: int, output: int, rounds: int, threads: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """A row for each number of requests in flight. speedup: of the time between tokens (median ITL), dense over
-    subnet; promised: the same of the bytes that a decode step reads; kept: one over the other, 0.9 is the goal.
-    dense, subnet: facts of the two systems, from a column."""
+    """A row for each number of requests in flight. speedup: of the time between tokens (median ITL), dense
+    over subnet; promised: the same of the bytes that a decode step reads; kept: one over the other, of which
+    0.9 is the goal. dense, subnet: facts of the two systems, from a column."""
     rows = []
     for flight in flights:
         load = Load(concurrency=flight, requests=_REQUESTS * flight, output_tokens=output, timeout_s=600.0)

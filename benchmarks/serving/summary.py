@@ -67,9 +67,9 @@ def _rank(rows: list[dict[str, Any]], rounds: list[dict[str, Any]], measure: str
         first = max(same, key=lambda row: row[measure]["tokens_per_second"])["system"]
         for row in same:
             row[measure]["ratio_to_first"] = median(
-                _milliseconds(entry["turns"][first], measure) / _milliseconds(entry["turns"][row["system"]], measure)
-                for entry in rounds
-            )  # fmt: skip
+                _milliseconds(turns[first], measure) / _milliseconds(turns[row["system"]], measure)
+                for turns in (entry["turns"] for entry in rounds)
+            )
 
 
 def _milliseconds(turn: Mapping[str, Any], measure: str) -> float:
@@ -102,6 +102,6 @@ def _told(found: Mapping[str, Any]) -> str:
     return (
         f"{'' if found['same_model'] else 'ANOTHER MODEL: '}"
         f"{found['relative_error']:.1e} from transformers in float32, KL {found['kl_nats']:.1e} nats, "
-        f"{found['greedy_tokens_equal']} of {found['greedy_tokens']} greedy tokens equal up to a first other "
+        f"{found['greedy_tokens_equal']} of {found['greedy_tokens']} greedy tokens before a first other "
         f"(lead missed there: {found['largest_lead_missed_nats']:.3f} nats at most)"
     )

@@ -1,7 +1,7 @@
 """The process of a system: `python -m benchmarks.serving.worker RIVAL`, in the rival's own environment.
 
-Reads a JSON document a line from stdin and answers each by one on stdout; what libraries print goes to stderr.
-Waits idle in between. Commands: `open`, `turn`, `logits`.
+Reads a JSON document a line from stdin and answers each by one on stdout; what libraries print goes to
+stderr. Commands: `open`, `turn`, `logits`.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class System:
         }
 
     def turn(self, prompts: list[list[int]], steps: int) -> Answer:
-        """Read prompts and go on for some steps; milliseconds of either, and the tokens [B, 1 + steps]. The first
-        prompt is read once before, unmeasured."""
+        """Read prompts and go on for some steps; milliseconds of either, and the tokens [B, 1 + steps]. The
+        first prompt is read once before, unmeasured."""
         engine, tokens = self._loaded(), np.array(prompts, np.int64)
         engine.prefill(tokens[:1])
         first, prefill = _timed(lambda: engine.prefill(tokens))

@@ -51,8 +51,8 @@ class _Genai:
 
 
 def _make(job: Job) -> Path:
-    """By its builder, with logits of the last token only. It insists on a token that ends an answer: the last of
-    the vocabulary, which is never likely for long."""
+    """By its builder, with logits of the last token only. It insists on a token that ends an answer: the last
+    of the vocabulary."""
     if not job.out.exists():
         command = (sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(job.model))
         files = ("-o", str(job.out), "-c", str(job.out / "cache"))

@@ -15,7 +15,8 @@ _LAYER = {
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }  # fmt: skip
 _WHOLE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-_F16 = 2
+_ROTATED = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
+_F16_BYTES = 2
 
 
 class _LlamaCpp:
@@ -39,7 +40,7 @@ class _LlamaCpp:
         self._batch = api.llama_batch_init(job.length * job.batch, 0, 1)
         self._next, self._length = np.zeros(0, np.int64), 0
         self.streamed_bytes = _streamed(path)
-        self.kv_bytes = _F16 * cached_values(config)
+        self.kv_bytes = _F16_BYTES * cached_values(config)
 
     def prefill(self, prompts: np.ndarray) -> np.ndarray:
         self._next = self.logits(prompts).argmax(-1)
@@ -97,6 +98,8 @@ def _write(job: Job) -> None:
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_key_length(config["head_dim"])
+    writer.add_value_length(config["head_dim"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_dimension_count(config["head_dim"])
     writer.add_rope_freq_base(_rope_theta(config))
@@ -104,7 +107,7 @@ def _write(job: Job) -> None:
     writer.add_tokenizer_model("no_vocab")
     for file in sorted(job.model.glob("*.safetensors")):
         for name, value in load_file(file).items():
-            heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.get(name.split(".")[-2])
+            heads = _ROTATED.get(name.split(".")[-2])
             value = _interleaved(value, config[heads]) if heads else value
             stored = kind if value.ndim == 2 else gguf.GGMLQuantizationType.F32
             writer.add_tensor(_renamed(name), gguf.quants.quantize(value, stored), raw_dtype=stored)

@@ -74,7 +74,7 @@ class _Vllm:
 
 
 def _make(job: Job) -> Path:
-    """The model itself, or rounded by our exporter: vLLM's own class reads that under the model's own config."""
+    """The model itself, or rounded by our exporter, under its own config: vLLM's own class reads either."""
     if job.format in ("float32", "bfloat16"):
         return job.model
     if not job.out.exists():
