@@ -13,7 +13,7 @@ from compressor.modeling import register
 from compressor.modeling.load import load_model
 
 _SAME_MODEL = 0.7
-"""Relative error. Logits of two unrelated models differ by 1.4 of their spread; of 4-bit weights by a half."""
+"""Relative error. Two unrelated models are 1.4 apart; random weights rounded to 4 bits, up to 0.5."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def reference(model: Path, prompts: np.ndarray, steps: int) -> Reference:
 
 def agreement(logits: np.ndarray, tokens: np.ndarray, wanted: Reference) -> dict[str, Any]:
     """After the prompts: KL(reference || system) in nats, and the spread of the differences of
-    log-probabilities over the spread of these. Then how many greedy tokens are the reference's up to the first
-    that is not, and by how much the reference preferred its own there (large: not a matter of rounding)."""
+    log-probabilities over the spread of these. Then how many greedy tokens are the reference's, up to the
+    first that is not, and by how much the reference preferred its own there (much: rounding is not why)."""
     found = torch.from_numpy(logits).float().log_softmax(-1)
     kl = (wanted.logprobs.exp() * (wanted.logprobs - found)).sum(-1).mean().item()
     relative = ((found - wanted.logprobs).std() / wanted.logprobs.std(-1).mean()).item()

@@ -23,7 +23,7 @@ _QUIET_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Setting:
-    """models: directories by name. prompts: int64 [B, S] for the largest batch. steps: of decoding, a turn.
+    """models: directories by name. prompts: int64 [B, S]; no batch is larger. steps: of decoding, a turn.
     pythons: interpreters to use in place of the rivals' own."""
 
     models: Mapping[str, Path]
@@ -39,8 +39,9 @@ class Setting:
 
     @property
     def length(self) -> int:
-        """Tokens that a sequence has room for: a little more than it comes to."""
-        return 16 * (1 + -(-(self.prompts.shape[1] + self.steps + 1) // 16))
+        """Tokens that a sequence has room for: as many as it comes to, in whole sixteens."""
+        answers = (self.steps, *(wanted.tokens.shape[1] for wanted in self.references.values()))
+        return -(-(self.prompts.shape[1] + max(answers) + 1) // 16) * 16
 
 
 @dataclass
@@ -111,7 +112,7 @@ def _open(entrant: Entrant, column: str, setting: Setting) -> None:
     start = time.monotonic()
     entrant.facts |= entrant.worker.ask(
         "open", model=str(setting.models[entrant.model].resolve()), format=rival.formats[column],
-        out=str((setting.work / stem).resolve()), threads=setting.threads, batch=max(setting.batches),
+        out=str((setting.work / stem).resolve()), threads=setting.threads, batch=len(setting.prompts),
         length=setting.length,
     )  # fmt: skip
     entrant.facts["resident_bytes"] = entrant.worker.resident_bytes()

@@ -6,6 +6,7 @@ import json
 import os
 import select
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +73,15 @@ class Worker:
         return sum(process.memory_info().rss for process in self._processes())
 
     def close(self) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        """The end of its input ends it; if not soon, it is killed."""
+        with self._process as process:
+            if process.stdin is not None:
+                with suppress(BrokenPipeError):
+                    process.stdin.close()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
     def _processes(self) -> list[psutil.Process]:
         own = psutil.Process(self._process.pid)
