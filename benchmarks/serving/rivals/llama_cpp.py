@@ -1,4 +1,7 @@
-"""llama.cpp, through the C interface that llama-cpp-python builds and declares."""
+"""llama.cpp, through the C interface that llama-cpp-python builds and declares.
+
+As it comes, with flash attention, it reads prompts faster; without, it decodes faster: two rivals.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ _F16_BYTES = 2
 class _LlamaCpp:
     """A context of `job.batch` sequences, the cache in float16 as by default."""
 
-    def __init__(self, path: Path, job: Job) -> None:
+    def __init__(self, path: Path, job: Job, flash: bool) -> None:
         import llama_cpp
 
         self._api = api = llama_cpp
@@ -32,6 +35,8 @@ class _LlamaCpp:
         options = api.llama_context_default_params()
         options.n_ctx, options.n_seq_max = job.length * job.batch, job.batch
         options.n_batch = job.length * job.batch
+        if not flash:
+            options.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_DISABLED
         options.n_threads = options.n_threads_batch = job.threads
         self._context = api.llama_init_from_model(model, options)
         if not self._context:
@@ -145,18 +150,19 @@ def _streamed(path: Path) -> int:
     return sum(sizes.values()) - table
 
 
-def _load(path: Path, job: Job) -> Engine:
-    return _LlamaCpp(path, job)
+def _rival(title: str, flash: bool) -> Rival:
+    def load(path: Path, job: Job) -> Engine:
+        return _LlamaCpp(path, job, flash)
 
-
-rivals.add(
-    "llama.cpp",
-    Rival(
-        title="llama.cpp",
+    return Rival(
+        title=title,
         python=".venv-rivals-llama/bin/python",
         packages=("llama-cpp-python", "gguf"),
         formats={"fp32": "f32", "bf16": "bf16", "int8": "q8_0", "int4": "q4_0"},
         make=_make,
-        load=_load,
-    ),
-)
+        load=load,
+    )
+
+
+rivals.add("llama.cpp", _rival("llama.cpp", flash=True))
+rivals.add("llama.cpp-plain", _rival("llama.cpp without flash attention", flash=False))

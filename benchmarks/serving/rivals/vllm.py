@@ -1,4 +1,4 @@
-"""vLLM's engine in its process, without an HTTP server: its scheduler, its own Llama, its CPU kernels."""
+"""vLLM's engine, compiled as by default, without an HTTP server: its scheduler, Llama and CPU kernels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Vllm:
             model=str(directory), skip_tokenizer_init=True, dtype="float32" if width == 4 else "bfloat16",
             max_model_len=job.length, max_num_seqs=job.batch, max_num_batched_tokens=job.batch * job.length,
             kv_cache_memory_bytes=blocks * _BLOCK * self.kv_bytes, enable_prefix_caching=False,
-            max_logprobs=-1, enforce_eager=True, disable_log_stats=True, use_tqdm_on_load=False,
+            max_logprobs=-1, disable_log_stats=True, use_tqdm_on_load=False,
         ))  # fmt: skip
         self._length = job.length
         self._names = count()
