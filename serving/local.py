@@ -28,7 +28,7 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
         given = "--draft" if options.draft else " ".join(options.engine_args)
         raise UserError(f"the {engine} engine does not take {given}", "It is for --engine vllm.")
     artefact = open_artefact(model)
-    name = options.served_model_name or artefact.name
+    name, *aliases = options.served_model_names or (artefact.name,)
     metrics = Metrics(name, artefact.target_ms, options.metrics_alias)
     sizes = EngineOptions(
         observer=metrics,
@@ -42,7 +42,7 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
         backend = open_backend(artefact, tokenizer, sizes)
         metrics.watch(backend, artefact, engine)
         limit = options.request_timeout or REQUEST_TIMEOUT_S
-        service = Service(name, backend, tokenizer, artefact, metrics, request_timeout=limit)
+        service = Service(name, backend, tokenizer, artefact, metrics, limit, aliases=tuple(aliases))
         server = Server(
             service,
             api_key=options.api_key,

@@ -36,7 +36,8 @@ def serve(
         int, typer.Option(min=0, help="Sequences that may wait; more are answered with 429.")
     ] = 64,
     served_model_name: Annotated[
-        str | None, typer.Option(help="Name that clients ask for; the directory's by default.")
+        list[str] | None,
+        typer.Option(help="Name that clients ask for, again for more; the directory's by default."),
     ] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="LATHE_API_KEY", help="Key that clients must send.")
@@ -92,7 +93,7 @@ def serve(
         max_batch=max_batch,
         max_length=max_length,
         max_queue=max_queue,
-        served_model_name=served_model_name,
+        served_model_names=tuple(served_model_name or ()),
         api_key=api_key,
         drain_timeout=drain_timeout,
         request_timeout=request_timeout,

@@ -189,7 +189,8 @@ class ServeOptions:
     max_batch: int | None
     max_length: int | None
     max_queue: int
-    served_model_name: str | None
+    served_model_names: tuple[str, ...]
+    """What clients may ask for; the first is reported. None given: the directory's name."""
     api_key: str | None
     drain_timeout: float
     request_timeout: float | None

@@ -45,14 +45,14 @@ def serve_vllm(model: Path, options: ServeOptions) -> None:
     check_model(artefact)
     if options.draft is not None:
         check_draft(artefact, open_checkpoint(options.draft))
-    name = options.served_model_name or artefact.name
+    names = options.served_model_names or (artefact.name,)
     with listen(options.host, options.port) as probe:  # vLLM binds it again by itself
         url, port = url_of(probe), int(probe.getsockname()[1])
-    line = arguments(model, name, port, options)
+    line = arguments(model, names, port, options)
     with tempfile.TemporaryDirectory(prefix="lathe-vllm-") as directory:
         board = Board(Path(directory))
-        board.publish(_served(artefact, name, options.api_key))
-        _Child(line, board, options).run(url, name)
+        board.publish(_served(artefact, names[0], options.api_key))
+        _Child(line, board, options).run(url, names[0])
 
 
 def check_model(artefact: Artefact) -> None:

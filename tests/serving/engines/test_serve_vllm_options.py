@@ -18,20 +18,22 @@ from serving.engines.vllm.engine import check_draft, check_model
 
 OPTIONS = ServeOptions(
     host="127.0.0.1", port=0, threads=None, max_batch=None, max_length=None, max_queue=64,
-    served_model_name=None, api_key=None, drain_timeout=1.0, request_timeout=None, write_timeout=None,
+    served_model_names=(), api_key=None, drain_timeout=1.0, request_timeout=None, write_timeout=None,
     metrics_alias=None, draft=None, draft_tokens=3, engine_args=(), announce=lambda url, model: None,
 )  # fmt: skip
 SERVED = Served("m", 30.0, {"model": "m"}, values=10, other_bytes=2, kv_values=4, key=None)
 
 
 def line(**changes: object) -> list[str]:
-    return arguments(Path("out"), "m", 8000, replace(OPTIONS, **changes))
+    return arguments(Path("out"), ["m", "alias"], 8000, replace(OPTIONS, **changes))
 
 
 def test_the_queue_is_bounded_and_what_the_user_gives_wins() -> None:
     given = line(max_batch=4, max_queue=6, max_length=128, engine_args=("--max-num-seqs", "2"))
     assert given[given.index("--max-num-queued-reqs") + 1] == "10"
     assert given[given.index("--max-model-len") + 1] == "128"
+    at = given.index("--served-model-name")
+    assert given[at + 1 : at + 4] == ["m", "alias", "--host"]
     assert given[-2:] == ["--max-num-seqs", "2"]
 
 
