@@ -46,6 +46,7 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
         server = Server(
             service,
             api_key=options.api_key,
+            allowed_origins=options.allowed_origins,
             drain_timeout=options.drain_timeout,
             write_timeout=options.write_timeout or WRITE_TIMEOUT_S,
         )

@@ -32,9 +32,7 @@ def generated_tests(programs: Path, sources: Path, url: str, scratch: Path) -> d
     options = ["-q", "--override-ini", "addopts=", "-k", SELECTED, f"--junit-xml={report}"]
     variables = os.environ | {"TEST_API_BASE_URL": f"{url}/v1"}
     command = [(programs / "python").absolute(), "-m", "pytest", *files, *options]
-    done = subprocess.run(
-        command, cwd=sources, env=variables, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=sources, env=variables, capture_output=True, text=True, check=False)
     if not report.exists():
         raise RuntimeError(f"openai-python's tests did not run: {done.stdout[-1000:]}{done.stderr[-1000:]}")
     cases = list(ElementTree.parse(report).iter("testcase"))  # noqa: S314  written by pytest here

@@ -42,6 +42,10 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option(envvar="LATHE_API_KEY", help="Key that clients must send.")
     ] = None,
+    allowed_origins: Annotated[
+        list[str] | None,
+        typer.Option(help="Origin of web pages that may call from a browser, again for more; * is any."),
+    ] = None,
     drain_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds that running answers get to finish on SIGTERM.")
     ] = 30.0,
@@ -95,6 +99,7 @@ def serve(
         max_queue=max_queue,
         served_model_names=tuple(served_model_name or ()),
         api_key=api_key,
+        allowed_origins=tuple(allowed_origins or ()),
         drain_timeout=drain_timeout,
         request_timeout=request_timeout,
         write_timeout=write_timeout,

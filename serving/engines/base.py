@@ -22,6 +22,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from compressor.errors import UserError
+from serving.api.cors import check_origins
 from serving.artefact import Artefact
 from serving.grammar import Grammar
 from serving.sampling import Sampling, TokenScore
@@ -192,6 +193,7 @@ class ServeOptions:
     served_model_names: tuple[str, ...]
     """What clients may ask for; the first is reported. None given: the directory's name."""
     api_key: str | None
+    allowed_origins: tuple[str, ...]
     drain_timeout: float
     request_timeout: float | None
     write_timeout: float | None
@@ -236,5 +238,6 @@ def serve_with(name: str, model: Path, options: ServeOptions) -> None:
     """Serve `model` until told to stop. Raises UserError."""
     if name not in available_engines():
         raise UserError(f"there is no engine {name!r}", f"Engines: {', '.join(available_engines())}.")
+    check_origins(options.allowed_origins)
     importlib.import_module(f"serving.engines.{name}.engine")
     _registry.functions[name](model, options)

@@ -19,6 +19,7 @@ OURS = {
     "--port": "--port",
     "--uds": "--host and --port",
     "--api-key": "--api-key",
+    "--allowed-origins": "--allowed-origins",
     "--served-model-name": "--served-model-name",
     "--shutdown-timeout": "--drain-timeout",
 }

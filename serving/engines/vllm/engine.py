@@ -51,7 +51,7 @@ def serve_vllm(model: Path, options: ServeOptions) -> None:
     line = arguments(model, names, port, options)
     with tempfile.TemporaryDirectory(prefix="lathe-vllm-") as directory:
         board = Board(Path(directory))
-        board.publish(_served(artefact, names[0], options.api_key))
+        board.publish(_served(artefact, names[0], options))
         _Child(line, board, options).run(url, names[0])
 
 
@@ -84,7 +84,7 @@ def check_draft(artefact: Artefact, draft: Artefact) -> None:
         )
 
 
-def _served(artefact: Artefact, name: str, api_key: str | None) -> Served:
+def _served(artefact: Artefact, name: str, options: ServeOptions) -> Served:
     values, other = artefact.weights()
     return Served(
         model=name,
@@ -93,7 +93,8 @@ def _served(artefact: Artefact, name: str, api_key: str | None) -> Served:
         values=values,
         other_bytes=other,
         kv_values=artefact.kv_values,
-        key=key_digest(api_key).hex() if api_key else None,
+        key=key_digest(options.api_key).hex() if options.api_key else None,
+        origins=list(options.allowed_origins),
     )
 
 

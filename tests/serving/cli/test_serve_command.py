@@ -60,10 +60,8 @@ def test_ready_means_that_it_answers_and_sigterm_lets_it_finish(artefact_dir: Pa
 
 
 def test_a_model_of_several_names_answers_to_each_and_reports_the_first(artefact_dir: Path):
-    with serving(artefact_dir, "--json", "--served-model-name", "mine", "--served-model-name", "gpt-4o/x") as (
-        process,
-        line,
-    ):
+    names = ("--served-model-name", "mine", "--served-model-name", "gpt-4o/x")
+    with serving(artefact_dir, "--json", *names) as (process, line):
         event = json.loads(line)
         assert event["model"] == "mine"
         with httpx.Client(base_url=event["url"], timeout=30) as http:
@@ -99,6 +97,8 @@ def test_one_line_names_the_url_and_sigint_ends_it(artefact_dir: Path):
         (["OUT", "--max-length", "513"], "512 positions"),
         (["OUT", "--engine", "abacus"], "onnx"),
         (["OUT", "--host", "256.0.0.1"], "cannot listen"),
+        (["OUT", "--allowed-origins", "https://chat.example.com/"], "is not an origin"),
+        (["OUT", "--allowed-origins", "chat.example.com"], "is not an origin"),
     ],
 )
 def test_what_the_user_can_mend_is_one_sentence(artefact_dir: Path, options: list[str], words: str):

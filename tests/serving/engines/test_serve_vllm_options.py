@@ -18,10 +18,10 @@ from serving.engines.vllm.engine import check_draft, check_model
 
 OPTIONS = ServeOptions(
     host="127.0.0.1", port=0, threads=None, max_batch=None, max_length=None, max_queue=64,
-    served_model_names=(), api_key=None, drain_timeout=1.0, request_timeout=None, write_timeout=None,
-    metrics_alias=None, draft=None, draft_tokens=3, engine_args=(), announce=lambda url, model: None,
+    served_model_names=(), api_key=None, allowed_origins=(), drain_timeout=1.0, request_timeout=None,
+    write_timeout=None, metrics_alias=None, draft=None, draft_tokens=3, engine_args=(), announce=lambda url, model: None,
 )  # fmt: skip
-SERVED = Served("m", 30.0, {"model": "m"}, values=10, other_bytes=2, kv_values=4, key=None)
+SERVED = Served("m", 30.0, {"model": "m"}, values=10, other_bytes=2, kv_values=4, key=None, origins=[])
 
 
 def line(**changes: object) -> list[str]:
@@ -44,7 +44,7 @@ def test_a_draft_is_a_speculative_config() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("argument", ["--api-key", "--port=1", "--served_model_name", "--shutdown-timeout"])
+@pytest.mark.parametrize("argument", ["--api-key", "--port=1", "--served_model_name", "--allowed-origins"])
 def test_arguments_that_lathe_has_to_know_of_are_refused(argument: str) -> None:
     with pytest.raises(UserError, match="before the --"):
         line(engine_args=(argument, "x"))
