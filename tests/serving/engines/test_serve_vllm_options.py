@@ -14,10 +14,10 @@ from serving.artefact import open_checkpoint
 from serving.engines.base import ServeOptions, serve_with
 from serving.engines.vllm.arguments import arguments, environment
 from serving.engines.vllm.board import Board, Counts, Served
-from serving.engines.vllm.engine import check_draft, check_model
+from serving.engines.vllm.engine import check_draft, check_model, check_options
 
 OPTIONS = ServeOptions(
-    host="127.0.0.1", port=0, threads=None, max_batch=None, max_length=None, max_queue=64,
+    host="127.0.0.1", port=0, device=None, threads=None, max_batch=None, max_length=None, max_queue=64,
     served_model_names=(), api_key=None, allowed_origins=(), drain_timeout=1.0, request_timeout=None,
     write_timeout=None, metrics_alias=None, draft=None, draft_tokens=3, engine_args=(),
     announce=lambda url, model: None,
@@ -49,6 +49,12 @@ def test_a_draft_is_a_speculative_config() -> None:
 def test_arguments_that_lathe_has_to_know_of_are_refused(argument: str) -> None:
     with pytest.raises(UserError, match="before the --"):
         line(engine_args=(argument, "x"))
+
+
+@pytest.mark.parametrize("changes", [{"device": "cuda"}, {"write_timeout": 3.0}])
+def test_options_of_the_onnx_engine_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=f"--{next(iter(changes)).replace('_', '-')}"):
+        check_options(replace(OPTIONS, **changes))
 
 
 def test_the_users_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
