@@ -10,6 +10,7 @@ COMPLY_INSTALLED := .venv-conformance/.installed
 LM_EVAL_INSTALLED := .venv-lm-eval/.installed
 GENAI_INSTALLED := .venv-rivals-genai/.installed
 LLAMA_INSTALLED := .venv-rivals-llama/.installed
+OPENAI_TESTS := build/tools/openai-3.3.1/.installed
 PROMETHEUS := build/tools/usr/bin/prometheus
 
 .PHONY: help demo test test-slow test-faults conformance test-vllm test-vllm-slow lint check-artefact \
@@ -57,12 +58,19 @@ $(COMPLY_INSTALLED):
 	.venv-conformance/bin/pip install --quiet --disable-pip-version-check llm-comply==0.5.0 schemathesis==4.32.5
 	touch $@
 
+# The tests of OpenAI's client are in its source distribution only.
+$(OPENAI_TESTS): $(COMPLY_INSTALLED)
+	.venv-conformance/bin/pip install --quiet --disable-pip-version-check openai==3.3.1 pytest-asyncio==1.5.0
+	.venv-conformance/bin/pip download --quiet --no-deps --no-binary openai --dest build/tools openai==3.3.1
+	tar --extract --gzip --file build/tools/openai-3.3.1.tar.gz --directory build/tools
+	touch $@
+
 $(LM_EVAL_INSTALLED):
 	$(PYTHON) -m venv .venv-lm-eval
 	.venv-lm-eval/bin/pip install --quiet --disable-pip-version-check 'lm-eval[api]==0.4.13' transformers==5.23.0
 	touch $@
 
-conformance: $(INSTALLED) $(COMPLY_INSTALLED) $(LM_EVAL_INSTALLED) $(PROMETHEUS)  ## suites of others on our server
+conformance: $(INSTALLED) $(COMPLY_INSTALLED) $(OPENAI_TESTS) $(LM_EVAL_INSTALLED) $(PROMETHEUS)  ## suites of others on our server
 	$(BIN)/python -m benchmarks.conformance --model $(MODEL) --text $(EVAL) $(CONFORMANCE)
 
 test-vllm: $(VLLM_INSTALLED) $(PROMETHEUS)  ## uneven models on real vLLM (CPU build, an environment of its own)

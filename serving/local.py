@@ -28,7 +28,7 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
         given = "--draft" if options.draft else " ".join(options.engine_args)
         raise UserError(f"the {engine} engine does not take {given}", "It is for --engine vllm.")
     artefact = open_artefact(model)
-    name = options.served_model_name or artefact.name
+    name, *aliases = options.served_model_names or (artefact.name,)
     metrics = Metrics(name, artefact.target_ms, options.metrics_alias)
     sizes = EngineOptions(
         observer=metrics,
@@ -36,16 +36,18 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
         max_queue=options.max_queue,
         max_length=options.max_length,
         threads=options.threads,
+        device=options.device,
     )
     with listen(options.host, options.port) as listener:
         tokenizer = Tokenizer(artefact.path)
         backend = open_backend(artefact, tokenizer, sizes)
         metrics.watch(backend, artefact, engine)
         limit = options.request_timeout or REQUEST_TIMEOUT_S
-        service = Service(name, backend, tokenizer, artefact, metrics, request_timeout=limit)
+        service = Service(name, backend, tokenizer, artefact, metrics, limit, aliases=tuple(aliases))
         server = Server(
             service,
             api_key=options.api_key,
+            allowed_origins=options.allowed_origins,
             drain_timeout=options.drain_timeout,
             write_timeout=options.write_timeout or WRITE_TIMEOUT_S,
         )

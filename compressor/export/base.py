@@ -61,6 +61,13 @@ class Exporter(Destination):
     folder: str = "."
     rounds: bool = False
     served_by: str = ""
+    shared_by: str = ""
+    """What that command adds for several `{devices}`."""
+
+    def serving(self, out: Path, devices: int) -> str:
+        """The command for an artefact that `devices` share."""
+        command = self.served_by + (self.shared_by if devices > 1 else "")
+        return command.format(out=out, devices=devices)
 
     def knows(self, family: Family) -> bool:
         return family.exported_type in self.types

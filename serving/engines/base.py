@@ -22,6 +22,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from compressor.errors import UserError
+from serving.api.cors import check_origins
 from serving.artefact import Artefact
 from serving.grammar import Grammar
 from serving.sampling import Sampling, TokenScore
@@ -163,13 +164,15 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How an engine is sized. `max_length` None: the model's own; `threads` None: the engine's choice."""
+    """How an engine is sized, and on what it computes. `max_length` None: the model's own; `threads` None:
+    the engine's choice; `device` None: the CPU."""
 
     observer: Observer
     max_batch: int
     max_queue: int
     max_length: int | None = None
     threads: int | None = None
+    device: str | None = None
 
 
 OpenBackend = Callable[[Artefact, Tokenizer, EngineOptions], Backend]
@@ -185,12 +188,15 @@ class ServeOptions:
 
     host: str
     port: int
+    device: str | None
     threads: int | None
     max_batch: int | None
     max_length: int | None
     max_queue: int
-    served_model_name: str | None
+    served_model_names: tuple[str, ...]
+    """What clients may ask for; the first is reported. None given: the directory's name."""
     api_key: str | None
+    allowed_origins: tuple[str, ...]
     drain_timeout: float
     request_timeout: float | None
     write_timeout: float | None
@@ -235,5 +241,6 @@ def serve_with(name: str, model: Path, options: ServeOptions) -> None:
     """Serve `model` until told to stop. Raises UserError."""
     if name not in available_engines():
         raise UserError(f"there is no engine {name!r}", f"Engines: {', '.join(available_engines())}.")
+    check_origins(options.allowed_origins)
     importlib.import_module(f"serving.engines.{name}.engine")
     _registry.functions[name](model, options)
