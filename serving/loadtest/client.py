@@ -49,6 +49,7 @@ class Sample:
     end_s: float = 0.0
     prompt_tokens: int | None = None
     output_tokens: int = 0
+    asked_tokens: int = 0
     closing_s: float | None = None
     error_kind: str | None = None
     error: str | None = None

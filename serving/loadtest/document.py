@@ -31,32 +31,44 @@ def system_json(url: str, model: str, rounds: Sequence[Round], memory: Memory) -
         "model": model,
         **summary(rounds),
         "memory": memory.as_json(),
-        "rounds": [
-            {
-                **summary([one]),
-                **({"stopped_early": one.stopped_early} if one.stopped_early else {}),
-                "samples": [_sample_json(sample) for sample in one.samples],
-            }
-            for one in rounds
-        ],
+        "rounds": [round_json(one) for one in rounds],
+    }
+
+
+def round_json(one: Round) -> dict[str, Any]:
+    """One round summed up, with its raw samples."""
+    return {
+        **summary([one]),
+        **({"stopped_early": one.stopped_early} if one.stopped_early else {}),
+        "samples": [_sample_json(sample) for sample in one.samples],
     }
 
 
 def document(
-    settings: Mapping[str, Any], systems: Mapping[str, dict[str, Any]], command: Sequence[str] | None = None
+    settings: Mapping[str, Any],
+    systems: Mapping[str, dict[str, Any]],
+    definitions: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The whole document; with a dense and a subnet system, their ratios too."""
+    """The whole document; with a dense and a subnet system, their ratios too. `definitions` are added
+    to the usual ones, or stand in their place."""
     whole = {
-        "format": FORMAT,
-        "command": redacted(sys.argv if command is None else command),
-        "machine": machine(),
-        "definitions": DEFINITIONS,
+        **preamble(FORMAT, definitions or {}),
         "settings": dict(settings),
         "systems": dict(systems),
     }
     if {"dense", "subnet"} <= systems.keys():
         whole["ratios"] = ratios(systems["dense"], systems["subnet"])
     return whole
+
+
+def preamble(form: str, definitions: Mapping[str, str]) -> dict[str, Any]:
+    """What every document of a load test begins with."""
+    return {
+        "format": form,
+        "command": redacted(sys.argv),
+        "machine": machine(),
+        "definitions": {**DEFINITIONS, **definitions},
+    }
 
 
 def ratios(dense: Mapping[str, Any], subnet: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,6 +105,7 @@ def _sample_json(sample: Sample) -> dict[str, Any]:
         "chunks_ms": [round(1e3 * at, 3) for at in sample.chunk_s],
         "prompt_tokens": sample.prompt_tokens,
         "output_tokens": sample.output_tokens,
+        "asked_tokens": sample.asked_tokens,
     }
     if not sample.ok:
         raw["error"] = {"kind": sample.error_kind, "message": sample.error}

@@ -32,10 +32,10 @@ THROUGHPUTS = ("output_tokens_per_second", "requests_per_second", "total_tokens_
 
 @dataclass(frozen=True)
 class Round:
-    """One measured round: its samples, and the processor time that this client itself used."""
+    """One measured round: its samples, and the processor time that this client itself used, if known."""
 
     samples: list[Sample]
-    client_cpu_s: float
+    client_cpu_s: float | None
     stopped_early: str | None = None
 
     @property
@@ -91,11 +91,12 @@ def summary(rounds: Sequence[Round]) -> dict[str, Any]:
         "duration_s": round(seconds, 4),
         "prompt_tokens": prompt,
         "output_tokens": output,
+        "asked_tokens": sum(sample.asked_tokens for sample in good),
         "tokens_counted_by": "server" if all(s.prompt_tokens is not None for s in good) else "chunks",
         "output_tokens_per_second": _per_second(output, seconds),
         "requests_per_second": _per_second(len(good), seconds),
         "total_tokens_per_second": _per_second(output + prompt, seconds),
-        "client_cpu_share": _per_second(math.fsum(one.client_cpu_s for one in rounds), seconds),
+        "client_cpu_share": _cpu_share(rounds, seconds),
     }
     return numbers | {name: distribution(values) for name, values in _latencies(good).items()}
 
@@ -107,6 +108,11 @@ def _latencies(good: Sequence[Sample]) -> dict[str, list[float]]:
         "itl_ms": [1e3 * (b - a) for s in good for a, b in pairwise(s.chunk_s)],
         "e2e_ms": [1e3 * s.chunk_s[-1] for s in good],
     }
+
+
+def _cpu_share(rounds: Sequence[Round], seconds: float) -> float | None:
+    used = [one.client_cpu_s for one in rounds if one.client_cpu_s is not None]
+    return _per_second(math.fsum(used), seconds) if len(used) == len(rounds) else None
 
 
 def _per_second(amount: float, seconds: float) -> float:

@@ -66,16 +66,22 @@ def _table(whole: Mapping[str, Any]) -> Table:
 
 
 def _title(whole: Mapping[str, Any]) -> str:
-    settings = whole["settings"]
-    pattern = (
-        f"{settings['rate']:g} requests/s ({settings['arrival']})"
-        if "rate" in settings
-        else f"{settings['concurrency']} in flight"
-    )
     first = next(iter(whole["systems"].values()))
-    prompt = first["prompt_tokens"] / first["succeeded"] if first["succeeded"] else 0
-    answers = f"{settings['output_tokens']} output tokens, {settings['rounds']} round(s)"
-    return f"{pattern}, prompts of {prompt:.0f} tokens, {answers}"
+    parts = [pattern(whole["settings"])]
+    if first["succeeded"]:
+        prompt, answer = (first[key] / first["succeeded"] for key in ("prompt_tokens", "asked_tokens"))
+        parts.append(f"prompts of {prompt:.0f} tokens, {answer:.0f} output tokens")
+    return ", ".join([*parts, f"{whole['settings']['rounds']} round(s)"])
+
+
+def pattern(settings: Mapping[str, Any]) -> str:
+    """How the requests of a round come, in words."""
+    ramp = f" to {settings['ramp_to']:g}" if "ramp_to" in settings else ""
+    if "trace" in settings:
+        return f"replay of {settings['trace']['file']}"
+    if "rate" in settings:
+        return f"{settings['rate']:g}{ramp} requests/s ({settings['arrival']})"
+    return f"{settings['concurrency']}{ramp} in flight"
 
 
 def _definitions(whole: Mapping[str, Any]) -> Text:
@@ -92,14 +98,13 @@ def _definitions(whole: Mapping[str, Any]) -> Text:
 def notes(whole: Mapping[str, Any]) -> list[str]:
     """What would mislead a reader of the numbers alone."""
     found = []
-    asked = whole["settings"]["output_tokens"]
     for name, system in whole["systems"].items():
-        if system["succeeded"] and system["output_tokens"] != asked * system["succeeded"]:
-            mean = system["output_tokens"] / system["succeeded"]
-            found.append(f"{name}: answers have {mean:.1f} tokens on average, {asked} were asked for")
+        if system["output_tokens"] != system["asked_tokens"]:
+            mean, asked = (system[key] / system["succeeded"] for key in ("output_tokens", "asked_tokens"))
+            found.append(f"{name}: answers have {mean:.1f} tokens on average, {asked:g} were asked for")
         if system["tokens_counted_by"] == "chunks":
             found.append(f"{name}: the server reports no usage; each chunk is counted as one token")
-        if system["client_cpu_share"] > BUSY_CLIENT:
+        if (system["client_cpu_share"] or 0) > BUSY_CLIENT:
             share = system["client_cpu_share"]
             found.append(f"{name}: this client used {share:.0%} of a processor; the latencies may be its own")
         stops = [one["stopped_early"] for one in system["rounds"] if "stopped_early" in one]
