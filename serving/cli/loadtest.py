@@ -140,6 +140,12 @@ def loadtest(
         Path | None,
         typer.Option("--output", "-o", help="Write the JSON document here.", rich_help_panel=REPORT),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PAGE", help="Write tables and plots as one HTML file here.", rich_help_panel=REPORT
+        ),
+    ] = None,
 ) -> None:
     """Measure time to first token, time per token, throughput and memory of a server.
 
@@ -151,7 +157,7 @@ def loadtest(
 
     \b
     lathe loadtest out/ --against models/dense
-    lathe loadtest out/ --against models/dense --slo 'tpot=30ms,ttft=200ms'
+    lathe loadtest out/ --against models/dense --slo 'tpot=30ms,ttft=200ms' --html most.html
     lathe loadtest out/ --against models/dense --concurrency 8 --rounds 5 -o loadtest.json
     lathe loadtest http://127.0.0.1:8000 --rate 4 --duration 60
     lathe loadtest http://127.0.0.1:8000 --concurrency 1 --ramp-to 16 --duration 120
@@ -167,6 +173,7 @@ def loadtest(
     from serving.loadtest.compare import compare, run
     from serving.loadtest.document import write_document
     from serving.loadtest.load import Load
+    from serving.loadtest.page.html import write_page
     from serving.loadtest.progress import Terminal
     from serving.loadtest.prompts import PromptChoice
     from serving.loadtest.slo import parse_slo
@@ -174,8 +181,9 @@ def loadtest(
 
     if model and not (is_url(target) and against is None):
         raise UserError("--model names a model of a running server", "Drop it, or load a single URL.")
-    if output and not output.absolute().parent.is_dir():
-        raise UserError(f"The directory of {output} does not exist", "Make it, or choose another --output.")
+    for file in (output, html):
+        if file and not file.absolute().parent.is_dir():
+            raise UserError(f"The directory of {file} does not exist", "Make it, or choose another place.")
     if trace and output_tokens is not None:
         raise UserError("A trace has the lengths of its answers", "Drop --output-tokens, or --trace.")
     if requests is None and duration is None and trace is None:
@@ -214,6 +222,8 @@ def loadtest(
         result, show = compare(target, against, load, rounds=rounds, setup=setup), report
     if output:
         write_document(result, output)
+    if html:
+        write_page(result, html)
     if json_:
         typer.echo(json.dumps(result, indent=1))
     else:

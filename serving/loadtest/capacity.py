@@ -24,7 +24,8 @@ DEFINITIONS = {
     "users": "requests kept in flight, each followed by the next one at once (closed loop)",
     "judged": "of a closed loop all requests but the first and the last of every user, between which "
     "the load is whole; of an open loop all",
-    "most": "the highest level at which enough requests were within the SLO, found by doubling and bisecting",
+    "most": "the highest level at which enough requests were within the SLO, by doubling and bisecting; "
+    "the level above it failed twice",
     "ratio": "most of the subnet / most of dense",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -65,25 +66,39 @@ def _answer(name: str, system: Mapping[str, Any], settings: Mapping[str, Any]) -
     return f"{name}: {told(most, settings)} within the SLO; {limit}{unsure}"
 
 
-def _table(name: str, system: Mapping[str, Any], settings: Mapping[str, Any]) -> Table:
+def level_rows(system: Mapping[str, Any], settings: Mapping[str, Any]) -> list[list[str]]:
+    """The head and the rows of a system's table: what was tried, and how it went."""
     limits = [key for key in settings["slo"] if key != "share"]
-    table = Table(title=name, title_justify="left")
-    for column in (
-        "level", "within the SLO", *(f"{limit[:-3].upper()} kept" for limit in limits),
-        *(f"{limit[:-3].upper()} p95" for limit in limits), "tokens/s", "failed", "",
-    ):  # fmt: skip
-        table.add_column(column, justify="left" if column == "level" else "right")
+    heads = [f"{limit[:-3].upper()} p95 (kept)" for limit in limits]
+    rows = [["level", "within (interval)", *heads, "tokens/s", "result"]]
     for level in system["levels"]:
         low, high = level["interval"]
-        table.add_row(
-            told(level["level"], settings),
-            f"{level['within']:.1%} ({low:.0%} to {high:.0%})",
-            *(f"{level['within_each'][limit[:-3]]:.1%}" for limit in limits),
-            *(f"{level[limit]['p95']:,.1f} ms" if level[limit] else "-" for limit in limits),
-            f"{level['output_tokens_per_second']:,.1f}",
-            f"{level['failed']} of {level['requests']}",
-            "passed" if level["passed"] else "failed",
+        rows.append(
+            [
+                told(level["level"], settings),
+                f"{level['within']:.1%} ({100 * low:.0f}-{high:.0%})",
+                *(_kept(level, limit) for limit in limits),
+                f"{level['output_tokens_per_second']:,.1f}",
+                "passed" if level["passed"] else "failed",
+            ]
         )
+        if level["failed"]:
+            rows[-1][-1] += f", {level['failed']} of {level['requests']} with an error"
+    return rows
+
+
+def _kept(level: Mapping[str, Any], limit: str) -> str:
+    share = f"({level['within_each'][limit[:-3]]:.0%})"
+    return f"{level[limit]['p95']:,.1f} ms {share}" if level[limit] else share
+
+
+def _table(name: str, system: Mapping[str, Any], settings: Mapping[str, Any]) -> Table:
+    head, *rows = level_rows(system, settings)
+    table = Table(title=name, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(head):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

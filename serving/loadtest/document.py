@@ -166,7 +166,12 @@ def _gpu_names() -> list[str]:
 
 
 def write_document(whole: Mapping[str, Any], path: Path) -> None:
-    """Write the document in one step: a reader sees the old file or the new one, never a part.
+    """Write the document in one step. Raises UserError if the place cannot be written."""
+    write_text(json.dumps(whole, indent=1) + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a file in one step: a reader sees the old file or the new one, never a part.
 
     Raises:
         UserError: if the place cannot be written.
@@ -177,8 +182,7 @@ def write_document(whole: Mapping[str, Any], path: Path) -> None:
         raise UserError(f"The report cannot be written to {path}: {error}") from error
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(whole, stream, indent=1)
-            stream.write("\n")
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         Path(temporary).replace(path)

@@ -37,7 +37,7 @@ def failures(whole: Mapping[str, Any]) -> str | None:
 
 def rendered(whole: Mapping[str, Any]) -> RenderableType:
     """The table, the definitions of its words, and what to know before believing it."""
-    parts: list[RenderableType] = [Text(_title(whole)), _table(whole), _definitions(whole)]
+    parts: list[RenderableType] = [Text(title(whole)), _table(whole), _definitions(whole)]
     parts += [Text(note, style="yellow") for note in notes(whole)]
     return Group(*parts)
 
@@ -47,25 +47,31 @@ def print_report(whole: Mapping[str, Any], console: Console | None = None) -> No
     (console or Console()).print(rendered(whole))
 
 
-def _table(whole: Mapping[str, Any]) -> Table:
+def summary_rows(whole: Mapping[str, Any]) -> list[list[str]]:
+    """The head and the rows of the table: what was measured, of each system, and their ratio."""
     systems, ratios = whole["systems"], whole.get("ratios")
-    table = Table()
-    table.add_column("")
-    for name in systems:
-        table.add_column(name, justify="right")
-    if ratios is not None:
-        table.add_column("subnet / dense", justify="right")
+    rows = [["", *systems, *(["subnet / dense"] if ratios is not None else [])]]
     for label, path in ROWS:
         values = [_value(system, path) for system in systems.values()]
         if any(value is not None for value in values):
             cells = [_cell(path, value) for value in values]
-            table.add_row(label, *cells, *([_ratio(ratios.get(path))] if ratios is not None else []))
+            rows.append([label, *cells, *([_ratio(ratios.get(path))] if ratios is not None else [])])
     errors = [f"{system['failed']} of {system['requests']}" for system in systems.values()]
-    table.add_row("errors", *errors, *([""] if ratios is not None else []))
+    return [*rows, ["errors", *errors, *([""] if ratios is not None else [])]]
+
+
+def _table(whole: Mapping[str, Any]) -> Table:
+    head, *rows = summary_rows(whole)
+    table = Table()
+    for index, name in enumerate(head):
+        table.add_column(name, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
-def _title(whole: Mapping[str, Any]) -> str:
+def title(whole: Mapping[str, Any]) -> str:
+    """What was sent."""
     first = next(iter(whole["systems"].values()))
     parts = [pattern(whole["settings"])]
     if first["succeeded"]:

@@ -53,7 +53,7 @@ SURFACE = {
         "target", "--against", "--rate", "--arrival", "--concurrency", "--requests", "--duration", "--warmup",
         "--rounds", "--seed", "--timeout", "--endpoint", "--model", "--api-key", "--prompts",
         "--prompt-tokens", "--output-tokens", "--serve-options", "--output", "-o", "--json", "--debug",
-        "--no-debug", "--slo", "--slo-share", "--ramp-to", "--trace",
+        "--no-debug", "--slo", "--slo-share", "--ramp-to", "--trace", "--html",
     },
 }  # fmt: skip
 

@@ -57,7 +57,7 @@ def test_the_most_users_are_found(start: int, capacity: int) -> None:
     while (level := found.next) is not None:
         found.note(level, level <= capacity)
         tries += 1
-    assert tries <= 24
+    assert tries <= 25
     if capacity < 20:
         assert found.best == capacity
     assert found.best <= capacity <= found.best + max(1.0, RESOLUTION * found.best)
@@ -78,5 +78,15 @@ def test_a_search_without_an_end_is_given_up(whole: bool) -> None:
         while (level := found.next) is not None:
             found.note(level, passes)
             tries += 1
-        assert tries <= 11
+        assert tries <= 12
         assert (found.best == 2048) if passes else (found.best == 0)
+
+
+def test_a_level_that_failed_in_a_bad_moment_does_not_end_the_search() -> None:
+    found, tried = Bisection(1, whole=True), []
+    while (level := found.next) is not None:
+        bad_moment = tried == [1]
+        found.note(level, level <= 5 and not bad_moment)
+        tried.append(level)
+    assert tried == [1, 2, 2, 4, 8, 6, 5, 6]
+    assert (found.best, found.failing) == (5, 6)
