@@ -130,6 +130,17 @@ def loadtest(
             rich_help_panel=SERVER,
         ),
     ] = "",
+    engine: Annotated[
+        Literal["lathe", "guidellm"],
+        typer.Option(
+            help="Who sends and times the requests. guidellm, installed elsewhere, is a second opinion.",
+            rich_help_panel=REPORT,
+        ),
+    ] = "lathe",
+    guidellm: Annotated[
+        str | None,
+        typer.Option(metavar="PROGRAM", help="Its path, if guidellm is not on PATH.", rich_help_panel=REPORT),
+    ] = None,
     json_: Annotated[
         bool,
         typer.Option(
@@ -172,6 +183,7 @@ def loadtest(
     from serving.loadtest.capacity import most
     from serving.loadtest.compare import compare, run
     from serving.loadtest.document import write_document
+    from serving.loadtest.engines.base import find_engine
     from serving.loadtest.load import Load
     from serving.loadtest.page.html import write_page
     from serving.loadtest.progress import Terminal
@@ -210,7 +222,8 @@ def loadtest(
         Serving(extra=shlex.split(serve_options)),
         model,
         api_key,
-        progress=Terminal(known_rounds),
+        find_engine(engine, guidellm),
+        Terminal(known_rounds),
     )
     if slo is not None:
         places = {"server": target} if against is None else {"dense": against, "subnet": target}

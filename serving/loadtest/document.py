@@ -40,6 +40,7 @@ def round_json(one: Round) -> dict[str, Any]:
     return {
         **summary([one]),
         **({"stopped_early": one.stopped_early} if one.stopped_early else {}),
+        **({"own_summary": dict(one.own_summary)} if one.own_summary else {}),
         "samples": [_sample_json(sample) for sample in one.samples],
     }
 

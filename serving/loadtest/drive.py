@@ -80,18 +80,7 @@ async def drive(
 
     The seed sets the prompts and the arrival times. `on_done` hears of every measured request.
     """
-    if load.warmup:
-        warm = replace(
-            load,
-            rate=None,
-            trace=None,
-            ramp_to=None,
-            concurrency=load.concurrency or 1,
-            requests=load.warmup,
-            duration_s=None,
-            warmup=0,
-        )
-        await drive(http, target, warm, prompts, seed + WARMUP_SEED)
+    await warm_up(http, target, load, prompts, seed)
     session = _Session(http, target, load, prompts(seed), on_done)
     cpu = process_time()
     due = load.due_times(seed)
@@ -99,6 +88,23 @@ async def drive(
     reason = f"nothing answered {DEAD_AFTER} requests in a row" if session.dead else None
     session.samples.sort(key=lambda sample: sample.sent_s)
     return Round(session.samples, process_time() - cpu, reason)
+
+
+async def warm_up(http: httpx.AsyncClient, target: Target, load: Load, prompts: Prompts, seed: int) -> None:
+    """Send the requests of `load` that are not measured."""
+    if not load.warmup:
+        return
+    warm = replace(
+        load,
+        rate=None,
+        trace=None,
+        ramp_to=None,
+        concurrency=load.concurrency or 1,
+        requests=load.warmup,
+        duration_s=None,
+        warmup=0,
+    )
+    await drive(http, target, warm, prompts, seed + WARMUP_SEED)
 
 
 async def _open_loop(session: _Session, due_times: Iterator[float]) -> None:

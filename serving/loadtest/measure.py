@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -32,11 +32,13 @@ THROUGHPUTS = ("output_tokens_per_second", "requests_per_second", "total_tokens_
 
 @dataclass(frozen=True)
 class Round:
-    """One measured round: its samples, and the processor time that this client itself used, if known."""
+    """One measured round: its samples, the processor time that this client itself used, if known, and
+    what another load tester that sent it says itself (`Engine.definitions` tells what that means)."""
 
     samples: list[Sample]
     client_cpu_s: float | None
     stopped_early: str | None = None
+    own_summary: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def duration_s(self) -> float:
@@ -105,7 +107,7 @@ def _latencies(good: Sequence[Sample]) -> dict[str, list[float]]:
     return {
         "ttft_ms": [1e3 * s.chunk_s[0] for s in good],
         "tpot_ms": [1e3 * value for s in good if (value := tpot_s(s)) is not None],
-        "itl_ms": [1e3 * (b - a) for s in good for a, b in pairwise(s.chunk_s)],
+        "itl_ms": [1e3 * (b - a) for s in good if not s.ends_only for a, b in pairwise(s.chunk_s)],
         "e2e_ms": [1e3 * s.chunk_s[-1] for s in good],
     }
 
