@@ -53,7 +53,8 @@ SURFACE = {
         "target", "--against", "--rate", "--arrival", "--concurrency", "--requests", "--duration", "--warmup",
         "--rounds", "--seed", "--timeout", "--endpoint", "--model", "--api-key", "--prompts",
         "--prompt-tokens", "--output-tokens", "--serve-options", "--output", "-o", "--json", "--debug",
-        "--no-debug",
+        "--no-debug", "--slo", "--slo-share", "--ramp-to", "--trace", "--html",
+        "--engine", "--guidellm",
     },
 }  # fmt: skip
 
