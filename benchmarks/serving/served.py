@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from serving.loadtest.compare import PromptChoice, Serving, compare
+from serving.loadtest.bench import Serving, Setup
+from serving.loadtest.compare import compare
 from serving.loadtest.load import Load
+from serving.loadtest.prompts import PromptChoice
 
 _REQUESTS = 2
 """A round, for each that is in flight."""
@@ -27,8 +29,8 @@ def served(
         options = ("--threads", str(threads), "--max-batch", str(max(flights)),
                    "--max-length", str(prompt + output + 16))  # fmt: skip
         found = compare(
-            Path(subnet["path"]), Path(dense["path"]), load, prompts=PromptChoice(prompt), rounds=rounds,
-            serving=Serving(extra=options),
+            Path(subnet["path"]), Path(dense["path"]), load, rounds=rounds,
+            setup=Setup(prompts=PromptChoice(prompt), serving=Serving(extra=options)),
         )  # fmt: skip
         cached = flight * (prompt + output / 2)
         read = [facts["streamed_bytes"] + facts["kv_bytes"] * cached for facts in (dense, subnet)]
