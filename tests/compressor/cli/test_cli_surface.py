@@ -44,10 +44,10 @@ SURFACE = {
     "inspect": {"artefact", "--json", "--debug", "--no-debug"},
     "families": {"--json", "--debug", "--no-debug"},
     "serve": {
-        "out", "--host", "--port", "--engine", "--threads", "--max-batch", "--max-length", "--max-queue",
-        "--served-model-name", "--api-key", "--drain-timeout", "--request-timeout",
-        "--write-timeout", "--metrics-alias", "--draft", "--draft-tokens", "engine_args", "--json", "--debug",
-        "--no-debug",
+        "out", "--host", "--port", "--engine", "--device", "--threads", "--max-batch", "--max-length",
+        "--max-queue", "--served-model-name", "--api-key", "--allowed-origins", "--drain-timeout",
+        "--request-timeout", "--write-timeout", "--metrics-alias", "--draft", "--draft-tokens", "engine_args",
+        "--json", "--debug", "--no-debug",
     },
     "loadtest": {
         "target", "--against", "--rate", "--arrival", "--concurrency", "--requests", "--duration", "--warmup",

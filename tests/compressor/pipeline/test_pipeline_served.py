@@ -98,7 +98,7 @@ REFUSED = [
      "channels). The dense model can be served with --tensor-parallel 1, 2, 4, 8."),
     (("--for", "vllm-w4a16", "--tensor-parallel", "4"), "in sizes that quantized kernels take. The dense "
      "model can be served with --tensor-parallel 1, 2."),
-    (("--for", "vllm-w4a15"), "Known: checkpoint, onnx, vllm, vllm-w4a16, vllm-w8a8."),
+    (("--for", "vllm-w4a15"), "Known: checkpoint, onnx, onnx-int4, onnx-int8, vllm, vllm-w4a16, vllm-w8a8."),
 ]  # fmt: skip
 
 
