@@ -36,6 +36,7 @@ from benchmarks.serving.served import served
 from benchmarks.serving.summary import summarize, table
 from compressor.export.files import write_json
 from serving.loadtest.document import machine
+from serving.manifest import GRAPH
 
 OURS, SUBNET = "lathe", "lathe subnet"
 _CHECKED, _CHECKED_STEPS = 4, 16
@@ -96,7 +97,7 @@ def _ours(args: argparse.Namespace, column: dict[str, Any], setting: Setting) ->
     systems = column["systems"]
     if "failed" in systems.get(OURS, {"failed": ""}):
         return
-    graph = Path(systems[OURS]["path"]) / "onnx" / "model.onnx"
+    graph = Path(systems[OURS]["path"]) / GRAPH
     batches = sorted({min(setting.batches), max(setting.batches)})
     column["operators"] = [by_operator(graph, setting.prompts[:b], args.threads) for b in batches]
     for found in column["operators"]:

@@ -28,6 +28,11 @@ class Export:
     tensor: Callable[[str], torch.Tensor]
     tensor_parallel: int = 1
 
+    @classmethod
+    def whole(cls, source: Source, tensor_parallel: int = 1) -> Export:
+        """The dense model as it is."""
+        return cls(source, source.shape.dense_plan, source.tensor, tensor_parallel)
+
     def stored(self, name: str) -> torch.Tensor:
         """A cut tensor in `source.dtype`: the values every export must agree on."""
         return self.tensor(name).to(self.source.dtype)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .capacity import told
+from .report import filled
 
 
 def failures(whole: Mapping[str, Any]) -> str | None:
@@ -93,13 +94,8 @@ def _kept(level: Mapping[str, Any], limit: str) -> str:
 
 
 def _table(name: str, system: Mapping[str, Any], settings: Mapping[str, Any]) -> Table:
-    head, *rows = level_rows(system, settings)
     table = Table(title=name, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(head):
-        table.add_column(column, justify="right" if index else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return filled(table, level_rows(system, settings), no_wrap=True)
 
 
 def _definitions(text: Mapping[str, str]) -> Text:

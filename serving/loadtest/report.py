@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -61,11 +61,15 @@ def summary_rows(whole: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _table(whole: Mapping[str, Any]) -> Table:
-    head, *rows = summary_rows(whole)
-    table = Table()
+    return filled(Table(), summary_rows(whole))
+
+
+def filled(table: Table, rows: Sequence[Sequence[str]], *, no_wrap: bool = False) -> Table:
+    """A table with these rows, the head first; all columns but the first are numbers."""
+    head, *rest = rows
     for index, name in enumerate(head):
-        table.add_column(name, justify="right" if index else "left")
-    for row in rows:
+        table.add_column(name, justify="right" if index else "left", no_wrap=no_wrap)
+    for row in rest:
         table.add_row(*row)
     return table
 

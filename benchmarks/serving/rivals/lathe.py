@@ -9,15 +9,14 @@ import numpy as np
 
 from benchmarks.serving.graph_bytes import streamed_bytes
 from benchmarks.serving.rival import Engine, Job, Rival, rivals, run
-
-_GRAPH = Path("onnx") / "model.onnx"
+from serving.manifest import GRAPH
 
 
 class _Lathe:
     def __init__(self, directory: Path, job: Job) -> None:
         from serving.engines.onnx.runner import OnnxRunner
 
-        path = directory / _GRAPH
+        path = directory / GRAPH
         self._runner = OnnxRunner(path, max_batch=job.batch, max_length=job.length, threads=job.threads)
         self.streamed_bytes = streamed_bytes(path)
         self.kv_bytes = self._runner.kv_bytes_per_token
@@ -40,7 +39,7 @@ class _Lathe:
 def _make(job: Job) -> Path:
     """What `lathe export` writes, or, in float32, the graph that an artefact has already."""
     plain = job.format == "fp32"
-    if plain and (job.model / _GRAPH).is_file():
+    if plain and (job.model / GRAPH).is_file():
         return job.model
     if not job.out.exists():
         quantize = [] if plain else ["--quantize", job.format]

@@ -49,9 +49,7 @@ def _within(whole: Mapping[str, Any]) -> Plot:
     for index, system in enumerate(whole["systems"].values()):
         levels = _last_tries(system)
         plot.bars(index, [(v["level"], *(100 * bound for bound in v["interval"])) for v in levels])
-        points = [(v["level"], 100 * v["within"]) for v in levels]
-        plot.line(index, points)
-        plot.marks(index, points)
+        plot.curve(index, [(v["level"], 100 * v["within"]) for v in levels])
     return plot
 
 
@@ -67,8 +65,7 @@ def _latency(whole: Mapping[str, Any], name: str) -> Plot:
     plot = Plot(f"{label}, p95, and its limit", text, _axis(whole["settings"]), "ms", top=2 * limit)
     plot.limit(limit)
     for index, series in enumerate(points.values()):
-        plot.line(index, series)
-        plot.marks(index, series)
+        plot.curve(index, series)
     return plot
 
 
@@ -80,6 +77,5 @@ def _throughput(whole: Mapping[str, Any]) -> Plot:
     told = [f"{s}: " + ", ".join(f"{y:.0f} at {x:g}" for x, y in p) for s, p in points.items()]
     plot = Plot("Output tokens per second", ". ".join(told), _axis(whole["settings"]), "tokens/s")
     for index, series in enumerate(points.values()):
-        plot.line(index, series)
-        plot.marks(index, series)
+        plot.curve(index, series)
     return plot

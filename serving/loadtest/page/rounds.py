@@ -77,8 +77,7 @@ def _throughput(whole: Mapping[str, Any]) -> Plot:
     told = [f"{name}: {', '.join(f'{v:.1f}' for v in values)}" for name, values in per_round.items()]
     plot = Plot("Output tokens per second", ". ".join(told), "round", "tokens/s")
     for index, values in enumerate(per_round.values()):
-        plot.line(index, list(enumerate(values, 1)))
-        plot.marks(index, list(enumerate(values, 1)))
+        plot.curve(index, list(enumerate(values, 1)))
     return plot
 
 

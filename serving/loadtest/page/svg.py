@@ -35,6 +35,11 @@ class Plot:
         """The `series`-th system (from 0) as a line."""
         self._add("line", series, points)
 
+    def curve(self, series: int, points: Sequence[Point]) -> None:
+        """The `series`-th system as a line with a mark at each point."""
+        self.line(series, points)
+        self.marks(series, points)
+
     def marks(self, series: int, points: Sequence[Point]) -> None:
         """The `series`-th system as one mark for each point; of too many, evenly chosen ones."""
         step = max(1, math.ceil(len(points) / MOST_MARKS))
