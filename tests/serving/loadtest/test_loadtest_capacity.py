@@ -1,4 +1,5 @@
-"""Searches on a mock that slows down by a known amount for every user."""
+"""Searches on a mock that slows down by a known amount for every user. A token takes time without others,
+too: else whoever is alone for a moment is done in it, and users never meet."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +24,10 @@ LOAD = Load(concurrency=1, requests=10, warmup=0, output_tokens=4)
 
 
 def test_the_most_users_of_two_systems_are_found(serve_mock: ServeMock) -> None:
-    places = {"dense": serve_mock(Mock(itl_each_s=0.02)), "subnet": serve_mock(Mock(itl_each_s=0.01))}
+    places = {
+        "dense": serve_mock(Mock(itl_s=0.005, itl_each_s=0.018)),
+        "subnet": serve_mock(Mock(itl_s=0.005, itl_each_s=0.009)),
+    }
     found = most(places, LOAD, parse_slo("tpot=50ms,ttft=2s", "80%"), rounds=2)
     dense, subnet = found["systems"]["dense"], found["systems"]["subnet"]
     assert (dense["most"], dense["lowest_failing"]) == (3, 4)
@@ -62,8 +66,8 @@ def test_the_first_and_the_last_request_of_each_user_are_not_judged() -> None:
 
 
 def test_the_command_answers(serve_mock: ServeMock) -> None:
-    url = serve_mock(Mock(itl_each_s=0.05))
-    small = ["--requests", "8", "--warmup", "0", "--output-tokens", "2", "--prompt-tokens", "8"]
+    url = serve_mock(Mock(itl_s=0.02, itl_each_s=0.05))
+    small = ["--requests", "8", "--warmup", "0", "--output-tokens", "4", "--prompt-tokens", "8"]
     wanted = ["--slo", "tpot=80ms", "--slo-share", "80%"]
     told = CliRunner().invoke(app, [url, *small, *wanted])
     assert told.exit_code == 0, told.output
