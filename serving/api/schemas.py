@@ -14,6 +14,7 @@ from serving.sampling import Sampling
 MAX_CHOICES = 8
 MAX_STOPS = 4
 MAX_BIASES = 1024
+MAX_SALT = 256
 HARMLESS = frozenset(
     {
         "user",
@@ -98,6 +99,7 @@ class GenerationBody(BaseModel):
     min_tokens: int = Field(0, ge=0)
     ignore_eos: bool = False
     response_format: ResponseFormat | None = None
+    cache_salt: str = Field("", max_length=MAX_SALT)
 
     @model_validator(mode="before")
     @classmethod

@@ -41,6 +41,14 @@ def serve(
     max_queue: Annotated[
         int, typer.Option(min=0, help="Sequences that may wait; more are answered with 429.")
     ] = 64,
+    prefix_cache: Annotated[
+        int | None,
+        typer.Option(
+            min=128,
+            help="Prompt tokens to keep for later prompts that begin alike, in chunks of 128; none by "
+            "default, as clients could tell what others asked. With --engine onnx.",
+        ),
+    ] = None,
     served_model_name: Annotated[
         list[str] | None,
         typer.Option(help="Name that clients ask for, again for more; the directory's by default."),
@@ -104,6 +112,7 @@ def serve(
         max_batch=max_batch,
         max_length=max_length,
         max_queue=max_queue,
+        prefix_cache=prefix_cache,
         served_model_names=tuple(served_model_name or ()),
         api_key=api_key,
         allowed_origins=tuple(allowed_origins or ()),

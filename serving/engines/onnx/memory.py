@@ -6,6 +6,8 @@ Shapes: B slots, K KV heads, M cache length, H head dim.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -38,6 +40,14 @@ class Cache(ABC):
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy at least the first `length` positions of a slot to another."""
 
+    @abstractmethod
+    def read(self, slot: int, start: int, stop: int) -> Any:
+        """A copy of some positions, kept where the cache is."""
+
+    @abstractmethod
+    def write(self, slot: int, start: int, part: Any) -> None:
+        """Put back what was read, from position `start` on."""
+
 
 class HostCache(Cache):
     """Filled, not `np.zeros`: untouched pages would make early reads look cheap."""
@@ -52,6 +62,12 @@ class HostCache(Cache):
 
     def copy(self, source: int, target: int, length: int) -> None:
         self._array[target, :, :length] = self._array[source, :, :length]
+
+    def read(self, slot: int, start: int, stop: int) -> np.ndarray:
+        return self._array[slot, :, start:stop].copy()
+
+    def write(self, slot: int, start: int, part: np.ndarray) -> None:
+        self._array[slot, :, start : start + part.shape[1]] = part
 
 
 class DeviceCache(Cache):
@@ -70,6 +86,28 @@ class DeviceCache(Cache):
     def copy(self, source: int, target: int, length: int) -> None:  # noqa: ARG002
         first, other = (self.address + slot * self.slot_bytes for slot in (source, target))
         self._copier.copy(first, other, self.shape[1:], self.dtype)
+
+    def read(self, slot: int, start: int, stop: int) -> ort.OrtValue:
+        _, heads, _, head_dim = self.shape
+        part = ort.OrtValue.ortvalue_from_shape_and_type(
+            (heads, stop - start, head_dim), self.dtype.type, self._copier.device.name
+        )
+        for inside, outside, shape in self._heads(slot, start, part):
+            self._copier.copy(inside, outside, shape, self.dtype)
+        return part
+
+    def write(self, slot: int, start: int, part: ort.OrtValue) -> None:
+        for inside, outside, shape in self._heads(slot, start, part):
+            self._copier.copy(outside, inside, shape, self.dtype)
+
+    def _heads(self, slot: int, start: int, part: ort.OrtValue) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+        """Where the positions of each head lie, here and in `part`; only those of one head are contiguous."""
+        heads, count, head_dim = part.shape()
+        position = head_dim * self.dtype.itemsize
+        here = self.address + slot * self.slot_bytes + start * position
+        for head in range(heads):
+            at = head * position
+            yield here + at * self.shape[2], int(part.data_ptr()) + at * count, (count, head_dim)
 
 
 class Copier:

@@ -6,7 +6,7 @@ Shapes: n slots of a decode step, S new tokens, V vocabulary, K KV heads, M cach
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
@@ -18,6 +18,8 @@ from serving.engines.onnx.half import half_graph
 from serving.engines.onnx.memory import allocate
 
 _FORMAT = "lathe-onnx/1"
+Kept = tuple[int, int, list[Any]]
+"""Start and stop, and what each cache holds between them."""
 
 
 def open_session(
@@ -147,6 +149,25 @@ class OnnxRunner:
         for cache in self._caches.values():
             cache.copy(source, target, length)
         self.lengths[target], self.lengths[source] = length, 0
+
+    def keep(self, slot: int, start: int, stop: int) -> Kept:
+        """A copy of what is cached of tokens `start` to `stop` of a slot."""
+        self._check_slot(slot)
+        return start, stop, [cache.read(slot, start, stop) for cache in self._caches.values()]
+
+    def put_back(self, slot: int, kept: Kept) -> None:
+        """Append to a slot what was kept of tokens at the same place.
+
+        Raises:
+            UserError: no such slot, or it does not end where the tokens belong.
+        """
+        self._check_slot(slot)
+        start, stop, parts = kept
+        if self.lengths[slot] != start:
+            raise UserError(f"tokens kept from {start} on do not follow {self.lengths[slot]} cached ones")
+        for cache, part in zip(self._caches.values(), parts, strict=True):
+            cache.write(slot, start, part)
+        self.lengths[slot] = stop
 
     def reset(self, slot: int) -> None:
         """Forget a slot's tokens."""

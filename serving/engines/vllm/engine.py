@@ -57,6 +57,7 @@ def check_options(options: ServeOptions) -> None:
     """Raises UserError for an option of the onnx engine."""
     onnx_only = {
         "--device": options.device,
+        "--prefix-cache": options.prefix_cache,
         "--request-timeout": options.request_timeout,
         "--write-timeout": options.write_timeout,
     }

@@ -13,6 +13,7 @@ from tiny_families import family_checkpoint, first_of_each, planned, zeroed
 from tiny_llama import PLANS, checkpoint, cut, tokens
 
 from compressor.errors import UserError
+from compressor.export import exporters
 from compressor.export.onnx import export_onnx
 from serving.cli.serve import serve
 from serving.engines.onnx.device import CPU, CUDA, Device, check_used
@@ -62,6 +63,33 @@ def test_float16_is_near_and_half_the_size(graph: Path) -> None:
     for one, other in zip(conversation(whole), conversation(half), strict=True):
         assert other.dtype == np.float32
         np.testing.assert_allclose(one, other, atol=0.01 * np.abs(one).max())
+
+
+@pytest.mark.parametrize("device", [CPU, APART], ids=["host", "apart"])
+def test_what_was_kept_of_a_slot_goes_on_in_another(graph: Path, device: Device) -> None:
+    model, plain = runner(graph, device), runner(graph, CPU)
+    row = tokens(30).numpy()
+    plain.prefill(0, row[:8])
+    plain.prefill(0, row[8:16])
+    model.prefill(1, row[:8])
+    model.prefill(1, row[8:16])
+    parts = [model.keep(1, 0, 8), model.keep(1, 8, 16)]
+    model.reset(1)
+    model.prefill(1, row[::-1].copy())
+    with pytest.raises(UserError, match="kept from 8 on do not follow 0"):
+        model.put_back(2, parts[1])
+    for part in parts:
+        model.put_back(2, part)
+    np.testing.assert_array_equal(model.prefill(2, row[16:], "all"), plain.prefill(0, row[16:], "all"))
+    assert model.lengths.tolist() == [0, 30, 30, 0]
+
+
+def test_rounded_weights_in_float16(tmp_path: Path) -> None:
+    source = checkpoint(tmp_path / "dense")
+    exporters.get("onnx-int4").write(tmp_path, cut(source, PLANS["mixed"]))
+    graph, ids = tmp_path / "onnx" / "model.onnx", tokens(20).numpy()
+    expected, got = (runner(graph, device).prefill(0, ids, "all") for device in (CPU, HALF))
+    np.testing.assert_allclose(got, expected, atol=0.04 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("case", ["opt", "qwen3, biased"])

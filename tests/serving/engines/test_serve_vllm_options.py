@@ -18,6 +18,7 @@ from serving.engines.vllm.engine import check_draft, check_model, check_options
 
 OPTIONS = ServeOptions(
     host="127.0.0.1", port=0, device=None, threads=None, max_batch=None, max_length=None, max_queue=64,
+    prefix_cache=None,
     served_model_names=(), api_key=None, allowed_origins=(), drain_timeout=1.0, request_timeout=None,
     write_timeout=None, metrics_alias=None, draft=None, draft_tokens=3, engine_args=(),
     announce=lambda url, model: None,
@@ -51,7 +52,7 @@ def test_arguments_that_lathe_has_to_know_of_are_refused(argument: str) -> None:
         line(engine_args=(argument, "x"))
 
 
-@pytest.mark.parametrize("changes", [{"device": "cuda"}, {"write_timeout": 3.0}])
+@pytest.mark.parametrize("changes", [{"device": "cuda"}, {"prefix_cache": 128}, {"write_timeout": 3.0}])
 def test_options_of_the_onnx_engine_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(UserError, match=f"--{next(iter(changes)).replace('_', '-')}"):
         check_options(replace(OPTIONS, **changes))
