@@ -45,8 +45,8 @@ SURFACE = {
     "families": {"--json", "--debug", "--no-debug"},
     "serve": {
         "out", "--host", "--port", "--engine", "--device", "--threads", "--max-batch", "--max-length",
-        "--max-queue", "--served-model-name", "--api-key", "--allowed-origins", "--drain-timeout",
-        "--request-timeout", "--write-timeout", "--metrics-alias", "--draft", "--draft-tokens", "engine_args",
+        "--max-queue", "--prefix-cache", "--served-model-name", "--api-key", "--allowed-origins",
+        "--drain-timeout", "--request-timeout", "--write-timeout", "--metrics-alias", "--draft", "--draft-tokens", "engine_args",
         "--json", "--debug", "--no-debug",
     },
     "loadtest": {
