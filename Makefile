@@ -10,10 +10,11 @@ COMPLY_INSTALLED := .venv-conformance/.installed
 LM_EVAL_INSTALLED := .venv-lm-eval/.installed
 GENAI_INSTALLED := .venv-rivals-genai/.installed
 LLAMA_INSTALLED := .venv-rivals-llama/.installed
+GUIDELLM_INSTALLED := .venv-guidellm/.installed
 OPENAI_TESTS := build/tools/openai-3.3.1/.installed
 PROMETHEUS := build/tools/usr/bin/prometheus
 
-.PHONY: help demo test test-slow test-faults conformance test-vllm test-vllm-slow lint check-artefact \
+.PHONY: help demo test test-slow test-faults test-guidellm conformance test-vllm test-vllm-slow lint check-artefact \
 	bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm bench-serving clean
 
 help:  ## this list
@@ -52,6 +53,14 @@ ROUNDS ?= 3
 SOAK ?= 30s
 test-faults: $(INSTALLED)  ## break servers and print how they take it: ROUNDS=20 SOAK=20m for the long ones
 	ROUNDS=$(ROUNDS) SOAK=$(SOAK) $(BIN)/pytest -q -m faults tests/faults
+
+$(GUIDELLM_INSTALLED):
+	$(PYTHON) -m venv .venv-guidellm
+	.venv-guidellm/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 guidellm==0.8.1
+	touch $@
+
+test-guidellm: $(INSTALLED) $(GUIDELLM_INSTALLED)  ## is our load tester right? on known paces, and beside guidellm
+	$(BIN)/python -m benchmarks.loadtest --model $(MODEL) $(BENCH)
 
 $(COMPLY_INSTALLED):
 	$(PYTHON) -m venv .venv-conformance

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from .capacity import told
-from .report import filled
+from .report import BUSY_CLIENT, filled
 
 
 def failures(whole: Mapping[str, Any]) -> str | None:
@@ -37,7 +36,8 @@ def rendered(whole: Mapping[str, Any]) -> RenderableType:
     """The levels tried on each system, the answer, and what its words mean."""
     tables = [_table(name, system, whole["settings"]) for name, system in whole["systems"].items()]
     answer = Text("\n".join(answers(whole)), style="bold")
-    return Group(Text(title(whole["settings"])), *tables, answer, _definitions(whole["definitions"]))
+    warned = [Text(note, style="yellow") for note in notes(whole)]
+    return Group(Text(title(whole["settings"])), *tables, answer, *warned, _definitions(whole["definitions"]))
 
 
 def title(settings: Mapping[str, Any]) -> str:
@@ -71,21 +71,34 @@ def level_rows(system: Mapping[str, Any], settings: Mapping[str, Any]) -> list[l
     """The head and the rows of a system's table: what was tried, and how it went."""
     limits = [key for key in settings["slo"] if key != "share"]
     heads = [f"{limit[:-3].upper()} p95 (kept)" for limit in limits]
-    rows = [["level", "within (interval)", *heads, "tokens/s", "result"]]
+    rows = [[unit(settings), "within (interval)", *heads, "tokens/s", "result"]]
     for level in system["levels"]:
         low, high = level["interval"]
-        rows.append(
-            [
-                told(level["level"], settings),
-                f"{level['within']:.1%} ({100 * low:.0f}-{high:.0%})",
-                *(_kept(level, limit) for limit in limits),
-                f"{level['output_tokens_per_second']:,.1f}",
-                "passed" if level["passed"] else "failed",
-            ]
-        )
-        if level["failed"]:
-            rows[-1][-1] += f", {level['failed']} of {level['requests']} with an error"
+        errors = f", {level['failed']} of {level['requests']} with an error" if level["failed"] else ""
+        rows.append([
+            f"{level['level']:.4g}",
+            f"{level['within']:.1%} ({100 * low:.0f}-{high:.0%})",
+            *(_kept(level, limit) for limit in limits),
+            f"{level['output_tokens_per_second']:,.0f}",
+            ("passed" if level["passed"] else "failed") + errors,
+        ])  # fmt: skip
     return rows
+
+
+def notes(whole: Mapping[str, Any]) -> list[str]:
+    """What would mislead a reader of the answer alone: a client that was itself busy at its bounds."""
+    found = []
+    for name, system in whole["systems"].items():
+        shares = [
+            level["client_cpu_share"] or 0.0
+            for level in system["levels"]
+            if level["level"] in (system["most"], system["lowest_failing"])
+        ]
+        if max(shares, default=0.0) > BUSY_CLIENT:
+            found.append(
+                f"{name}: this client used {max(shares):.0%} of a processor; it may be the limit itself"
+            )
+    return found
 
 
 def _kept(level: Mapping[str, Any], limit: str) -> str:
@@ -93,8 +106,13 @@ def _kept(level: Mapping[str, Any], limit: str) -> str:
     return f"{level[limit]['p95']:,.1f} ms {share}" if level[limit] else share
 
 
+def unit(settings: Mapping[str, Any]) -> str:
+    """What the levels count."""
+    return "requests/s" if "rate" in settings else "users"
+
+
 def _table(name: str, system: Mapping[str, Any], settings: Mapping[str, Any]) -> Table:
-    table = Table(title=name, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=name, title_justify="left", box=None, padding=(0, 2, 0, 0))
     return filled(table, level_rows(system, settings), no_wrap=True)
 
 

@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Literal
 
 from starlette.applications import Starlette
@@ -21,11 +22,12 @@ Fault = Literal["none", "429", "500", "drop", "truncate", "malformed", "error_ev
 class Mock:
     """What the fake server does; fields may be changed while it runs.
 
-    The first token of an answer leaves `ttft_s` after the request, the others `itl_s` apart and
-    `itl_each_s` more for every other answer under way. Requests beyond `most_running` get a 429. A word
-    of the prompt is `tokens_per_word` tokens. With `last_without_text` the last token (an end token,
-    say) has no text and comes with the finish reason, which otherwise has a chunk of its own. Every
-    `fault_every`-th streamed request has the fault.
+    Tokens leave when they are due, whatever the work between them took, so that a long answer has
+    exactly the set pace. The first token of an answer is due `ttft_s` after the request, the others
+    `itl_s` apart and `itl_each_s` more for every other answer under way. Requests beyond `most_running`
+    get a 429. A word of the prompt is `tokens_per_word` tokens. With `last_without_text` the last token
+    (an end token, say) has no text and comes with the finish reason, which otherwise has a chunk of its
+    own. Every `fault_every`-th streamed request has the fault.
     """
 
     ttft_s: float = 0.0
@@ -92,9 +94,10 @@ class Mock:
             yield _event(
                 {"choices": [{"delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
             )
+        due = perf_counter()
         for index in range(body["max_tokens"]):
-            gap = self.itl_s + self.itl_each_s * (self.running - 1)
-            await asyncio.sleep(gap if index else self.ttft_s)
+            due += self.itl_s + self.itl_each_s * (self.running - 1) if index else self.ttft_s
+            await asyncio.sleep(max(0.0, due - perf_counter()))
             if self.last_without_text and index == body["max_tokens"] - 1:
                 break
             part = {"delta": {"content": " word"}} if chat else {"text": " word"}

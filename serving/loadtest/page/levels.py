@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..capacity_report import answers, level_rows, title
+from ..capacity_report import answers, level_rows, notes, title, unit
 from .svg import Plot
 from .table import paragraphs, table
 
@@ -17,6 +17,7 @@ def body(whole: Mapping[str, Any]) -> list[str | Plot]:
     parts: list[str | Plot] = [
         paragraphs([title(settings)], "soft"),
         paragraphs(answers(whole), "answer"),
+        paragraphs(notes(whole)),
         "<h2>Level by level</h2>",
         _within(whole),
         *(_latency(whole, limit) for limit in limits),
@@ -33,10 +34,6 @@ def _last_tries(system: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return list({level["level"]: level for level in system["levels"]}.values())
 
 
-def _axis(settings: Mapping[str, Any]) -> str:
-    return "requests/s" if "rate" in settings else "users"
-
-
 def _within(whole: Mapping[str, Any]) -> Plot:
     settings = whole["settings"]
     told = [
@@ -44,7 +41,7 @@ def _within(whole: Mapping[str, Any]) -> Plot:
         for name, system in whole["systems"].items()
     ]
     text = f"{'. '.join(told)}. Asked for: {settings['slo']['share']:.0%}"
-    plot = Plot("Requests within the SLO, with the interval of 95 %", text, _axis(settings), "%", top=100)
+    plot = Plot("Requests within the SLO, with the interval of 95 %", text, unit(settings), "%", top=100)
     plot.limit(100 * settings["slo"]["share"])
     for index, system in enumerate(whole["systems"].values()):
         levels = _last_tries(system)
@@ -62,7 +59,7 @@ def _latency(whole: Mapping[str, Any], name: str) -> Plot:
     }
     told = [f"{s}: " + ", ".join(f"{y:.1f} ms at {x:g}" for x, y in p) for s, p in points.items()]
     text = f"{'. '.join(told)}. Limit: {limit:g} ms"
-    plot = Plot(f"{label}, p95, and its limit", text, _axis(whole["settings"]), "ms", top=2 * limit)
+    plot = Plot(f"{label}, p95, and its limit", text, unit(whole["settings"]), "ms", top=2 * limit)
     plot.limit(limit)
     for index, series in enumerate(points.values()):
         plot.curve(index, series)
@@ -75,7 +72,7 @@ def _throughput(whole: Mapping[str, Any]) -> Plot:
         for name, system in whole["systems"].items()
     }
     told = [f"{s}: " + ", ".join(f"{y:.0f} at {x:g}" for x, y in p) for s, p in points.items()]
-    plot = Plot("Output tokens per second", ". ".join(told), _axis(whole["settings"]), "tokens/s")
+    plot = Plot("Output tokens per second", ". ".join(told), unit(whole["settings"]), "tokens/s")
     for index, series in enumerate(points.values()):
         plot.curve(index, series)
     return plot

@@ -46,8 +46,8 @@ SURFACE = {
     "serve": {
         "out", "--host", "--port", "--engine", "--device", "--threads", "--max-batch", "--max-length",
         "--max-queue", "--prefix-cache", "--served-model-name", "--api-key", "--allowed-origins",
-        "--drain-timeout", "--request-timeout", "--write-timeout", "--metrics-alias", "--draft", "--draft-tokens", "engine_args",
-        "--json", "--debug", "--no-debug",
+        "--drain-timeout", "--request-timeout", "--write-timeout", "--metrics-alias", "--draft",
+        "--draft-tokens", "engine_args", "--json", "--debug", "--no-debug",
     },
     "loadtest": {
         "target", "--against", "--rate", "--arrival", "--concurrency", "--requests", "--duration", "--warmup",
