@@ -19,6 +19,7 @@ NAMES = {
     "backend_up", "generation_tokens_per_second", "dense_weight_bytes", "kv_cache_bytes",
     "kv_cache_bytes_per_token", "dense_kv_cache_bytes_per_token", "resident_memory_bytes", "target_seconds",
     "target_results",
+    "prefix_cache_queried_tokens", "prefix_cache_hit_tokens",
 }  # fmt: skip
 
 
@@ -125,7 +126,7 @@ def test_vllms_names_say_the_same(artefact_dir: Path):
         server.complete(max_tokens=9, seed=1)
         text = httpx.get(f"{server.url}/metrics").text
         families = {f.name: f for f in text_string_to_metric_families(text)}
-        assert len([name for name in families if name.startswith("vllm:")]) == 8
+        assert len([name for name in families if name.startswith("vllm:")]) == 10
         for ours, alias in ALIASES["vllm"].items():
             assert families[alias].type == families[ours].type
             values = [sample.value for sample in families[ours].samples]

@@ -25,7 +25,7 @@ _COUNTS = struct.Struct("qq")
 class Served:
     """What is served. `info`: labels of `lathe_model_info`; `values`: floating-point ones of the weights;
     `other_bytes`: of weights of other types; `kv_values`: of one token; `dense_weights` and `dense_kv`: as in
-    `Artefact`; `key`: the API key's SHA-256, hex."""
+    `Artefact`; `key`: the API key's SHA-256, hex; `origins`: of web pages that may call from a browser."""
 
     model: str
     target_ms: float | None
@@ -37,6 +37,7 @@ class Served:
     dense_weights: float | None
     dense_kv: float | None
     key: str | None
+    origins: list[str]
 
 
 class Board:
