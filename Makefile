@@ -66,7 +66,7 @@ $(GUIDELLM_INSTALLED):
 	touch $@
 
 test-guidellm: $(INSTALLED) $(GUIDELLM_INSTALLED)  ## is our load tester right? on known paces, and beside guidellm
-	$(BIN)/python -m benchmarks.loadtest --model $(MODEL) $(BENCH)
+	$(BIN)/python -m benchmarks.loadtest $(BENCH)
 
 $(COMPLY_INSTALLED):
 	$(PYTHON) -m venv .venv-conformance
