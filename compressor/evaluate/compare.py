@@ -17,9 +17,10 @@ import torch
 
 from compressor.calibration.sources import read_whole
 from compressor.errors import UserError
-from compressor.evaluate.onnx import GRAPH, OnnxModel
+from compressor.evaluate.onnx import OnnxModel
 from compressor.evaluate.perplexity import quality
 from compressor.modeling import register
+from serving.manifest import GRAPH
 
 _LONGEST = 2048
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from serving.manifest import GRAPH
+
 if TYPE_CHECKING:
     from serving.engines.onnx.runner import OnnxRunner
-
-GRAPH = Path("onnx") / "model.onnx"
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,7 @@ def open_model(model: str) -> Export:
     """
     if is_artefact(Path(model)):
         return open_artefact(Path(model))
-    source = open_source(model)
-    return Export(source, source.shape.dense_plan, source.tensor)
+    return Export.whole(open_source(model))
 
 
 def carry_report(job: Export, directory: Path, quantization: dict[str, Any]) -> None:

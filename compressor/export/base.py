@@ -28,6 +28,11 @@ class Export:
     tensor: Callable[[str], torch.Tensor]
     tensor_parallel: int = 1
 
+    @classmethod
+    def whole(cls, source: Source, tensor_parallel: int = 1) -> Export:
+        """The dense model as it is."""
+        return cls(source, source.shape.dense_plan, source.tensor, tensor_parallel)
+
     def stored(self, name: str) -> torch.Tensor:
         """A cut tensor in `source.dtype`: the values every export must agree on."""
         return self.tensor(name).to(self.source.dtype)
@@ -61,6 +66,13 @@ class Exporter(Destination):
     folder: str = "."
     rounds: bool = False
     served_by: str = ""
+    shared_by: str = ""
+    """What that command adds for several `{devices}`."""
+
+    def serving(self, out: Path, devices: int) -> str:
+        """The command for an artefact that `devices` share."""
+        command = self.served_by + (self.shared_by if devices > 1 else "")
+        return command.format(out=out, devices=devices)
 
     def knows(self, family: Family) -> bool:
         return family.exported_type in self.types

@@ -31,6 +31,7 @@ from compressor.pipeline.solve import Round
 from compressor.pipeline.writing import Writing
 from compressor.progress import Progress
 from compressor.reform.final import Finished
+from serving.manifest import GRAPH
 
 _EVALUATION_WINDOWS = 64
 _PARITY_TOKENS = 64
@@ -108,11 +109,11 @@ def verify(
     register()
     windows, text = _evaluation(options, card, prepared)
     writing = Writing.about(card, windows)
+    rounded = options.graph if options.graph and exporters.get(options.graph).rounds else None
     with progress.stage("verify: reload, parity, perplexity, samples", 2 * -(-len(windows) // 4)) as bar:
         model = load_model(artefact)
         _check_parameters(model, card, chosen)
-        exact = options.graphs and not exporters.get(options.graphs[0]).rounds
-        parity = _parity(model, artefact, windows[0]) if exact else None
+        parity = _parity(model, artefact, windows[0]) if options.graph and not rounded else None
         subnet = quality(model, windows, bar.advance)
         writing.take("subnet", model)
         del model
@@ -121,9 +122,9 @@ def verify(
         writing.take("dense", dense_model)
         del dense_model
     rounding = None
-    for graph in options.graphs if not exact else ():
-        with progress.stage(f"verify: what {graph} costs", 2 * -(-len(windows) // 4)) as bar:
-            rounding = _rounding(graph, card, run, artefact, windows, bar.advance)
+    if rounded:
+        with progress.stage(f"verify: what {rounded} costs", 2 * -(-len(windows) // 4)) as bar:
+            rounding = _rounding(rounded, card, run, artefact, windows, bar.advance)
     timing = _time(card, artefact) if options.runs and card.here else None
     return Verified(timing, dense, subnet, text, writing.rows(), parity, rounding)
 
@@ -132,8 +133,8 @@ def _rounding(
     name: str, card: Card, run: RunDirectory, artefact: Path, windows: torch.Tensor, advance: Advance
 ) -> dict[str, Any]:
     """The dense model is rounded in the same way, so that what cutting costs is not taken for rounding."""
-    whole, source = run.fresh("dense"), card.source
-    exporters.get(name).write(whole, Export(source, source.shape.dense_plan, source.tensor))
+    whole = run.fresh("dense")
+    exporters.get(name).write(whole, Export.whole(card.source))
     dense, subnet = (quality(OnnxModel(place), windows, advance) for place in (whole, artefact))
     shutil.rmtree(whole)
     return {
@@ -168,7 +169,7 @@ def _parity(model: torch.nn.Module, artefact: Path, window: torch.Tensor) -> flo
 
     tokens = window[:_PARITY_TOKENS]
     expected = model(input_ids=tokens[None]).logits[0].numpy()
-    runner = OnnxRunner(artefact / "onnx" / "model.onnx", max_batch=1, max_length=len(tokens))
+    runner = OnnxRunner(artefact / GRAPH, max_batch=1, max_length=len(tokens))
     half = len(tokens) // 2
     rows = [runner.prefill(0, tokens[:half].numpy(), "all")]
     rows += [runner.decode(token[None].numpy()) for token in tokens[half:]]

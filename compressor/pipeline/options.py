@@ -70,9 +70,9 @@ class Options:
             raise UserError("--target-latency and --target-speedup exclude each other", "Give one of them.")
         if "checkpoint" not in self.exports:
             raise UserError("an artefact has a checkpoint in any case", "Add checkpoint to --export.")
-        if len(self.graphs) > 1:
+        if len(self._graphs) > 1:
             raise UserError(
-                f"an artefact holds one ONNX graph, not {' and '.join(self.graphs)}",
+                f"an artefact holds one ONNX graph, not {' and '.join(self._graphs)}",
                 "Export one of them, and make the other with `lathe export`.",
             )
         if self.timed and not self.runs:
@@ -106,8 +106,12 @@ class Options:
         return latency or (self.open_ended and self.runs)
 
     @property
-    def graphs(self) -> list[str]:
-        """Those of `exports` that are ONNX graphs."""
+    def graph(self) -> str | None:
+        """The one of `exports` that is an ONNX graph."""
+        return next(iter(self._graphs), None)
+
+    @property
+    def _graphs(self) -> list[str]:
         return [name for name in self.exports if exporters.get(name).folder == FOLDER]
 
     @property

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from types import FrameType
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -24,6 +25,12 @@ def serve(
     engine: Annotated[
         str, typer.Option(help="What computes: onnx (the ONNX export) or vllm (the checkpoint).")
     ] = "onnx",
+    device: Annotated[
+        Literal["cpu", "cuda"] | None,
+        typer.Option(
+            help="What the onnx engine computes on, cpu by default; vllm uses what it is built for."
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine.")] = None,
     max_batch: Annotated[
         int | None,
@@ -35,11 +42,28 @@ def serve(
     max_queue: Annotated[
         int, typer.Option(min=0, help="Sequences that may wait; more are answered with 429.")
     ] = 64,
+    prefix_cache: Annotated[
+        int | None,
+        typer.Option(
+            min=128,
+            help="Prompt tokens to keep for later prompts that begin alike, in chunks of 128; none by "
+            "default, as clients could tell what others asked. With --engine onnx.",
+        ),
+    ] = None,
     served_model_name: Annotated[
-        str | None, typer.Option(help="Name that clients ask for; the directory's by default.")
+        list[str] | None,
+        typer.Option(help="Name that clients ask for, again for more; the directory's by default."),
     ] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="LATHE_API_KEY", help="Key that clients must send.")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(envvar="LATHE_API_KEY_FILE", help="File that holds it, such as a mounted secret."),
+    ] = None,
+    allowed_origins: Annotated[
+        list[str] | None,
+        typer.Option(help="Origin of web pages that may call from a browser, again for more; * is any."),
     ] = None,
     drain_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds that running answers get to finish on SIGTERM.")
@@ -90,8 +114,12 @@ def serve(
     """
     import json
     import logging
+    import signal
 
     from serving.engines.base import ServeOptions, serve_with
+
+    # The first process of a container ignores SIGTERM until somebody handles it, and loading takes a while.
+    signal.signal(signal.SIGTERM, _leave)
 
     def announce(url: str, model: str) -> None:
         event = {"event": "ready", "url": url, "model": model}
@@ -102,12 +130,15 @@ def serve(
     options = ServeOptions(
         host=host,
         port=port,
+        device=device,
         threads=threads,
         max_batch=max_batch,
         max_length=max_length,
         max_queue=max_queue,
-        served_model_name=served_model_name,
-        api_key=api_key,
+        prefix_cache=prefix_cache,
+        served_model_names=tuple(served_model_name or ()),
+        api_key=_key(api_key, api_key_file),
+        allowed_origins=tuple(allowed_origins or ()),
         drain_timeout=drain_timeout,
         request_timeout=request_timeout,
         write_timeout=write_timeout,
@@ -121,3 +152,24 @@ def serve(
         announce=announce,
     )
     serve_with(engine, out, options)
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _key(key: str | None, file: Path | None) -> str | None:
+    """Raises UserError: both are given, or the file holds no key."""
+    from compressor.errors import UserError
+
+    if file is None:
+        return key
+    if key is not None:
+        raise UserError("both an API key and a file with one are given", "Give one of them.")
+    try:
+        found = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the API key in {file}: {error}") from None
+    if not found:
+        raise UserError(f"{file} holds no API key", "Put the key on its first line.")
+    return found

@@ -27,6 +27,7 @@ from serving.loadtest.servers import RunningServer, served
 TARGET_MS = 17.0
 KEY = "sesame"
 AUTHORIZATION = {"authorization": f"Bearer {KEY}"}
+PAGE = "https://chat.example.com"
 VLLM = ("--engine", "vllm", "--max-length", "512", "--threads", "1")
 NOBODY = "http://127.0.0.1:9"
 EAGER = ("--", "--enforce-eager", "--dtype", "float32")
@@ -56,7 +57,7 @@ def vllm_server(directory: Path, *options: str) -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="module")
 def server(aimed: Path) -> Iterator[RunningServer]:
-    with vllm_server(aimed, "--compare", NOBODY, *EAGER) as running:
+    with vllm_server(aimed, "--allowed-origins", PAGE, "--compare", NOBODY, *EAGER) as running:
         yield running
 
 
@@ -132,6 +133,14 @@ def test_the_playground_stands_before_vllm(server: RunningServer) -> None:
     assert setup == {
         "model": "subnet", "chat": True, "target_ms": TARGET_MS, "context": 512, "compare": True
     }  # fmt: skip
+def test_a_page_of_a_named_origin_asks_without_a_key_and_calls_with_it(server: RunningServer) -> None:
+    asked = {"origin": PAGE, "access-control-request-method": "POST"}
+    allowed = httpx.options(f"{server.url}/v1/completions", headers=asked)
+    assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, PAGE)
+    answer = httpx.get(f"{server.url}/v1/models", headers=AUTHORIZATION | {"origin": PAGE})
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, PAGE)
+    other = httpx.get(f"{server.url}/v1/models", headers=AUTHORIZATION | {"origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in other.headers
 
 
 def test_the_openai_client_is_answered(server: RunningServer) -> None:
@@ -165,6 +174,11 @@ def test_our_metrics_stand_beside_vllms(server: RunningServer, aimed: Path) -> N
     assert after["lathe_backend_up"] == 1
     layers = json.loads((aimed / "plan.json").read_text())["layers"]
     head_dim = json.loads((aimed / "config.json").read_text())["head_dim"]
+    assert after["lathe_kv_cache_bytes"] > 100 * after["lathe_kv_cache_bytes_per_token"]
+    assert after["lathe_dense_weight_bytes"] > after["lathe_model_weight_bytes"]
+    assert after["lathe_target_seconds tpot"] == TARGET_MS / 1000
+    counted = grown("target_results_total tpot kept") + grown("target_results_total tpot missed")
+    assert counted == grown("time_per_output_token_seconds_count")
     assert after["lathe_kv_cache_bytes_per_token"] == 2 * 4 * head_dim * sum(x["kv_heads"] for x in layers)
     weights = (aimed / "model.safetensors").stat().st_size
     assert after["lathe_model_weight_bytes"] == pytest.approx(weights, rel=0.01)

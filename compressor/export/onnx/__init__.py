@@ -26,8 +26,9 @@ def export_onnx(directory: Path, job: Export, matrices: Callable[[GraphWriter], 
     folder = directory / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     source = job.source
-    tensor = lambda name: job.stored(name).float()  # noqa: E731
-    build_onnx(folder, source.config, source.family, job.plan, tensor, matrices)
+    build_onnx(
+        folder, source.config, source.family, job.plan, lambda name: job.stored(name).float(), matrices
+    )
 
 
 def check_source(source: Source) -> None:

@@ -3,7 +3,7 @@
 A large group is fast and small. Every matrix has the largest group with which our rounding moves it no more
 than plain rounding in groups of 32 would: groups are chosen by what they cost each matrix (the idea of
 FineQuant, arXiv 2308.09723, Sec. 3), and no matrix is worse than the usual format has it. Embedding and head
-have 8 bits in any case: with 4 they alone made a third of the loss of quality (docs/experiments.md).
+have 8 bits in any case.
 
 Shapes: N outputs, K inputs, G groups of a row, V vocabulary, D model width.
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from compressor.export.onnx.writer import GraphWriter
+from compressor.export.onnx.writer import MICROSOFT, GraphWriter
 from compressor.export.rounding import relative_error, round_matrix
 
 BITS = (8, 4)
@@ -29,7 +29,6 @@ _NEGLIGIBLE = 0.01
 _WASTE = 0.03
 _WHOLE_BITS = 8
 _INT8_ACTIVATIONS = 4
-_MICROSOFT = "com.microsoft"
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,8 @@ def arbitrary(weight_NK: torch.Tensor, bits: int, groups: Sequence[int]) -> Roun
     rows, columns = weight_NK.shape
     group = next(group for group in groups if bits == 8 or group <= 128)
     scales = torch.full((rows, -(-columns // group)), 4e-3)
-    codes = (torch.arange(scales.numel() * group, dtype=torch.int16) * 7 % 16 - 8).to(torch.int8)
-    return Rounded(codes.view(rows, -1), scales, group, bits, columns, 0.0)
+    codes = (torch.arange(16, dtype=torch.int8) * 7 % 16 - 8).repeat(rows, scales.shape[1] * group // 16)
+    return Rounded(codes, scales, group, bits, columns, 0.0)
 
 
 def _rounded(
@@ -110,7 +109,7 @@ class Blockwise:
             "GatherBlockQuantized",
             [stored.codes, ids, stored.scales],
             ["embedded"],
-            domain=_MICROSOFT,
+            domain=MICROSOFT,
             bits=stored.bits,
             block_size=stored.group,
             gather_axis=0,
@@ -147,7 +146,7 @@ class Blockwise:
             "MatMulNBits",
             [value, blocks, stored.scales],
             [output],
-            domain=_MICROSOFT,
+            domain=MICROSOFT,
             N=stored.rows,
             K=stored.columns,
             bits=stored.bits,

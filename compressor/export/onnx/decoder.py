@@ -15,12 +15,11 @@ from onnx import TensorProto
 
 from compressor.export.onnx.matrices import Matrices
 from compressor.export.onnx.rope import rotary_tables
-from compressor.export.onnx.writer import GraphWriter
+from compressor.export.onnx.writer import MICROSOFT, GraphWriter
 from compressor.families import Family
 from compressor.plan import LayerShape, ModelShape, Plan
 
 Tensors = Callable[[str], torch.Tensor]
-MICROSOFT = "com.microsoft"
 _TABLES = ("cos", "sin")
 
 

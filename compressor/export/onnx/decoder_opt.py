@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from onnx import TensorProto
 
-from compressor.export.onnx.decoder import MICROSOFT, Decoder, Stream
+from compressor.export.onnx.decoder import Decoder, Stream
+from compressor.export.onnx.writer import MICROSOFT
 
 
 class OptDecoder(Decoder):

@@ -15,6 +15,8 @@ from compressor.export.files import atomic_write, sync_directory, write_bytes
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
+MICROSOFT = "com.microsoft"
+"""The domain of ONNX Runtime's own operators."""
 _OPSET, _IR_VERSION = 23, 11
 _PAGE, _LINE = 4096, 64
 _INLINE_LIMIT = 1024
@@ -92,7 +94,7 @@ class GraphWriter:
         used = {name for node in self._nodes for name in node.input}
         weights = [proto for name, proto in self._initializers.items() if name in used]
         graph = helper.make_graph(self._nodes, "lathe", self._inputs, self._outputs, weights)
-        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)]
+        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(MICROSOFT, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="lathe")
         helper.set_model_props(model, self.metadata)
         return model

@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.api.auth import OPEN_PATHS, RequireKey
+from serving.api.cors import cross_origin
 from serving.api.errors import RETRY_AFTER_S, ApiError, error_body, error_response
 from serving.engines.vllm.board import Board, Counts, Served
 from serving.engines.vllm.metrics import vllm_metrics
@@ -54,6 +55,8 @@ class Gate:
             files = self._playground.open_paths if self._playground else frozenset()
             digest = bytes.fromhex(self._served.key)
             self._guarded = RequireKey(self._route, digest, {*OPEN_PATHS, *files})
+        if self._served.origins:
+            self._guarded = cross_origin(self._guarded, self._served.origins)
         self._ending = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -44,16 +44,18 @@ SURFACE = {
     "inspect": {"artefact", "--html", "--json", "--debug", "--no-debug"},
     "families": {"--json", "--debug", "--no-debug"},
     "serve": {
-        "out", "--host", "--port", "--engine", "--threads", "--max-batch", "--max-length", "--max-queue",
-        "--served-model-name", "--api-key", "--drain-timeout", "--request-timeout",
-        "--write-timeout", "--metrics-alias", "--playground", "--no-playground", "--compare",
-        "--compare-api-key", "--draft", "--draft-tokens", "engine_args", "--json", "--debug", "--no-debug",
+        "out", "--host", "--port", "--engine", "--device", "--threads", "--max-batch", "--max-length",
+        "--max-queue", "--prefix-cache", "--served-model-name", "--api-key", "--api-key-file",
+        "--allowed-origins", "--drain-timeout", "--request-timeout", "--write-timeout", "--metrics-alias",
+        "--playground", "--no-playground", "--compare", "--compare-api-key", "--draft", "--draft-tokens",
+        "engine_args", "--json", "--debug", "--no-debug",
     },
     "loadtest": {
         "target", "--against", "--rate", "--arrival", "--concurrency", "--requests", "--duration", "--warmup",
         "--rounds", "--seed", "--timeout", "--endpoint", "--model", "--api-key", "--prompts",
         "--prompt-tokens", "--output-tokens", "--serve-options", "--output", "-o", "--json", "--debug",
-        "--no-debug",
+        "--no-debug", "--slo", "--slo-share", "--ramp-to", "--trace", "--html",
+        "--engine", "--guidellm",
     },
 }  # fmt: skip
 

@@ -23,6 +23,8 @@ from serving.cli.serve import serve
 
 COMMAND = "import typer; from serving.cli.serve import serve; a = typer.Typer(); a.command()(serve); a()"
 
+KEYS = ("open sesame", "open")
+
 app = typer.Typer()
 app.command()(serve)
 
@@ -59,6 +61,25 @@ def test_ready_means_that_it_answers_and_sigterm_lets_it_finish(artefact_dir: Pa
         assert process.wait(20) == 0
 
 
+def test_a_model_of_several_names_answers_to_each_and_reports_the_first(artefact_dir: Path):
+    names = ("--served-model-name", "mine", "--served-model-name", "gpt-4o/x")
+    with serving(artefact_dir, "--json", *names) as (process, line):
+        event = json.loads(line)
+        assert event["model"] == "mine"
+        with httpx.Client(base_url=event["url"], timeout=30) as http:
+            assert [card["id"] for card in http.get("/v1/models").json()["data"]] == ["mine", "gpt-4o/x"]
+            assert http.get("/v1/models/gpt-4o/x").json()["id"] == "gpt-4o/x"
+            assert http.get("/v1/models/tiny").status_code == 404
+            body = {"prompt": "x", "max_tokens": 1}
+            answer = http.post("/v1/completions", json={"model": "gpt-4o/x"} | body)
+            assert (answer.status_code, answer.json()["model"]) == (200, "mine")
+            metrics = http.get("/metrics").text
+            assert 'lathe_generation_tokens_total{model="mine"} 1.0' in metrics
+            assert "gpt-4o/x" not in metrics
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+
 def test_one_line_names_the_url_and_sigint_ends_it(artefact_dir: Path):
     with serving(artefact_dir) as (process, line):
         assert line.startswith("ready: ")
@@ -78,11 +99,36 @@ def test_one_line_names_the_url_and_sigint_ends_it(artefact_dir: Path):
         (["OUT", "--max-length", "513"], "512 positions"),
         (["OUT", "--engine", "abacus"], "onnx"),
         (["OUT", "--host", "256.0.0.1"], "cannot listen"),
+        (["OUT", "--allowed-origins", "https://chat.example.com/"], "is not an origin"),
+        (["OUT", "--allowed-origins", "chat.example.com"], "is not an origin"),
     ],
 )
 def test_what_the_user_can_mend_is_one_sentence(artefact_dir: Path, options: list[str], words: str):
     arguments = [str(artefact_dir) if option == "OUT" else option for option in options]
     result = CliRunner().invoke(app, [*arguments, *([] if "--port" in options else ["--port", "0"])])
+    assert isinstance(result.exception, UserError)
+    assert words in str(result.exception)
+
+
+def test_the_key_comes_from_a_mounted_secret(artefact_dir: Path, tmp_path: Path):
+    file = tmp_path / "key"
+    file.write_text("open sesame\n")
+    with serving(artefact_dir, "--json", "--api-key-file", str(file)) as (_, line):
+        url = f"{json.loads(line)['url']}/v1/models"
+        codes = [httpx.get(url, headers={"authorization": f"Bearer {key}"}).status_code for key in KEYS]
+    assert codes == [200, 401]
+
+
+@pytest.mark.parametrize(
+    ("text", "extra", "words"),
+    [(" \n", [], "holds no API key"), (None, [], "cannot read"), ("k", ["--api-key", "k"], "both")],
+)
+def test_a_key_file_without_a_key(tmp_path: Path, text: str | None, extra: list[str], words: str):
+    """It is refused; a server without a key would be open to all."""
+    file = tmp_path / "key"
+    if text is not None:
+        file.write_text(text)
+    result = CliRunner().invoke(app, ["out", "--api-key-file", str(file), *extra])
     assert isinstance(result.exception, UserError)
     assert words in str(result.exception)
 
