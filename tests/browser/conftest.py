@@ -34,13 +34,13 @@ def environment(**variables: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def artefact() -> Path:
-    """A whole run on the demo model; ARTEFACT=dir takes one that is there."""
+    """A whole run on the demo model, with every section of its page; ARTEFACT=dir takes one that is there."""
     if given := os.environ.get("ARTEFACT"):
         return Path(given).resolve()
     out, heldout = SHOTS / "artefact", ROOT / "demo" / "heldout.txt"
     options = [
         "--target-speedup", "1.4x", "--tolerance", 0.3, "-o", out, "--overwrite",
-        "--calibration", heldout, "--calibration-tokens", 8192,
+        "--calibration", heldout, "--calibration-tokens", 8192, "--quantize", "int4",
     ]  # fmt: skip
     command = lathe("compress", MODEL, *options)
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1800)

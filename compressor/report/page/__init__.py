@@ -10,12 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from compressor.errors import UserError
 from compressor.export.files import write_bytes
-from compressor.report.page import front, latency, parts, search, shape
+from compressor.report.page import front, latency, parts, search, shape, stored
 from compressor.report.page.result import result
 from compressor.report.page.section import Facts
 
 PAGE = "report.html"
-_SECTIONS = (shape.section, front.section, latency.section, parts.section, search.section)
+_SECTIONS = (shape.section, front.section, latency.section, parts.section, search.section, stored.section)
 """In the order of the page; each gives None where a report has nothing for it."""
 
 

@@ -94,6 +94,18 @@ def test_a_run_ends_with_a_page_that_answers_every_question(artefact: Path) -> N
         assert f"{layer['ffn']} of {report['dense_layer']['ffn']}" in page.text
 
 
+def test_what_rounding_costs_is_told_beside_what_cutting_costs(tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = tiny.compress(out, "--keep", "60%", "--quantize", "int4")
+    assert done.exit_code == 0, done.output
+    page = Page((out / "report.html").read_text())
+    assert "stored" in [section["id"] for section in page.all("section")]
+    report = json.loads((out / "report.json").read_text())
+    for when in (report["perplexity"], report["quantization"]["perplexity"]):
+        assert all(f"{when[model]:.3f}" in page.text for model in ("dense", "subnet"))
+    assert f"{report['quantization']['weight_bytes']['after'] / 2**20:,.2f} MiB" in page.text
+
+
 def test_what_the_page_draws_is_what_was_measured(artefact: Path) -> None:
     report = json.loads((artefact / "report.json").read_text())
     parts, front = report["latency"]["parts_ms"], report["front"]
