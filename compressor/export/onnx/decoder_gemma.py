@@ -1,0 +1,32 @@
+"""What a Gemma has otherwise than a Llama: scaled embeddings, soft caps, GELU, scores of a scale of their own."""
+
+from __future__ import annotations
+
+import torch
+
+from compressor.export.onnx.decoder import Decoder
+
+
+class GemmaDecoder(Decoder):
+    activations = ("gelu_pytorch_tanh",)
+
+    def _positioned(self, embedded: str, _ids: str) -> str:
+        scale = self.writer.weight("embedding.scale", torch.tensor(self.shape.hidden_size**0.5))
+        return self.writer.node("Mul", [embedded, scale], ["scaled"])
+
+    def _scores(self) -> dict[str, float]:
+        cap = self.config["attn_logit_softcapping"] or 0.0
+        return {"scale": float(self.config["query_pre_attn_scalar"]) ** -0.5, "softcap": float(cap)}
+
+    def _active(self, value: str, prefix: str) -> str:
+        return self.writer.node("Gelu", [value], [f"{prefix}active"], approximate="tanh")
+
+    def _logits(self, rows: str, head: str, logits: str) -> None:
+        limit = self.config["final_logit_softcapping"]
+        if limit is None:
+            return super()._logits(rows, head, logits)
+        cap = self.writer.weight("logits.cap", torch.tensor(float(limit)))
+        free = self.writer.node("Gemm", [rows, head], ["logits.free"], transB=1)
+        share = self.writer.node("Div", [free, cap], ["logits.share"])
+        bounded = self.writer.node("Tanh", [share], ["logits.bounded"])
+        self.writer.node("Mul", [bounded, cap], [logits])
