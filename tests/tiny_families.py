@@ -61,7 +61,7 @@ CASES: dict[str, dict[str, Any]] = {
         "model_type": "gpt_neox", "hidden_size": 256, "head_dim": 32, "rotary_pct": 0.25,
         "use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True,
     },
-    "opt": {"model_type": "opt", "hidden_size": 128, "ffn_dim": FFN},
+    "opt": {"model_type": "opt", "hidden_size": 256, "ffn_dim": FFN},
 }  # fmt: skip
 """Settings beside `CONFIG`, by a name that begins with the family's."""
 SOME_PLANS = ("dense", "groups", "heads per group", "no attention first", "mixed")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from answers import ask, distance, engine, prompts
-from tiny_families import CASES, PLANS, family_checkpoint, first_of_each, zeroed
+from tiny_families import CASES, PLANS, family_checkpoint, first_of_each, planned, zeroed
 
 from compressor.export import exporters
 from compressor.export.vllm import check_served, export_vllm
@@ -24,9 +24,10 @@ OTHERS = [case for case, settings in CASES.items() if settings["model_type"] in 
 def test_every_family(tmp_path: Path, case: str, plan: str, record_property: Note) -> None:
     source = family_checkpoint(tmp_path / "dense", case, head_dim=32)
     check_served(source)
-    export_vllm(tmp_path / "out", first_of_each(source, PLANS[plan]))
+    subnet = planned(source, plan)
+    export_vllm(tmp_path / "out", first_of_each(source, subnet))
     with engine(tmp_path / "out") as llm:
-        found = distance(zeroed(source, PLANS[plan]), ask(llm, prompts()))
+        found = distance(zeroed(source, subnet), ask(llm, prompts()))
     record_property("vllm", found.largest)
     assert found.misses == []
     assert found.largest < EXACT
