@@ -8,10 +8,14 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 COMPLY_INSTALLED := .venv-conformance/.installed
 LM_EVAL_INSTALLED := .venv-lm-eval/.installed
+GENAI_INSTALLED := .venv-rivals-genai/.installed
+LLAMA_INSTALLED := .venv-rivals-llama/.installed
+GUIDELLM_INSTALLED := .venv-guidellm/.installed
+OPENAI_TESTS := build/tools/openai-3.3.1/.installed
 PROMETHEUS := build/tools/usr/bin/prometheus
 
-.PHONY: help demo test test-slow test-faults conformance test-vllm test-vllm-slow lint check-artefact \
-	bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm clean
+.PHONY: help demo test test-slow test-faults test-guidellm conformance test-vllm test-vllm-slow lint check-artefact \
+	bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm bench-serving clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -50,9 +54,24 @@ SOAK ?= 30s
 test-faults: $(INSTALLED)  ## break servers and print how they take it: ROUNDS=20 SOAK=20m for the long ones
 	ROUNDS=$(ROUNDS) SOAK=$(SOAK) $(BIN)/pytest -q -m faults tests/faults
 
+$(GUIDELLM_INSTALLED):
+	$(PYTHON) -m venv .venv-guidellm
+	.venv-guidellm/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 guidellm==0.8.1
+	touch $@
+
+test-guidellm: $(INSTALLED) $(GUIDELLM_INSTALLED)  ## is our load tester right? on known paces, and beside guidellm
+	$(BIN)/python -m benchmarks.loadtest --model $(MODEL) $(BENCH)
+
 $(COMPLY_INSTALLED):
 	$(PYTHON) -m venv .venv-conformance
 	.venv-conformance/bin/pip install --quiet --disable-pip-version-check llm-comply==0.5.0 schemathesis==4.32.5
+	touch $@
+
+# The tests of OpenAI's client are in its source distribution only.
+$(OPENAI_TESTS): $(COMPLY_INSTALLED)
+	.venv-conformance/bin/pip install --quiet --disable-pip-version-check openai==3.3.1 pytest-asyncio==1.5.0
+	.venv-conformance/bin/pip download --quiet --no-deps --no-binary openai --dest build/tools openai==3.3.1
+	tar --extract --gzip --file build/tools/openai-3.3.1.tar.gz --directory build/tools
 	touch $@
 
 $(LM_EVAL_INSTALLED):
@@ -60,7 +79,7 @@ $(LM_EVAL_INSTALLED):
 	.venv-lm-eval/bin/pip install --quiet --disable-pip-version-check 'lm-eval[api]==0.4.13' transformers==5.23.0
 	touch $@
 
-conformance: $(INSTALLED) $(COMPLY_INSTALLED) $(LM_EVAL_INSTALLED) $(PROMETHEUS)  ## suites of others on our server
+conformance: $(INSTALLED) $(COMPLY_INSTALLED) $(OPENAI_TESTS) $(LM_EVAL_INSTALLED) $(PROMETHEUS)  ## suites of others on our server
 	$(BIN)/python -m benchmarks.conformance --model $(MODEL) --text $(EVAL) $(CONFORMANCE)
 
 test-vllm: $(VLLM_INSTALLED) $(PROMETHEUS)  ## uneven models on real vLLM (CPU build, an environment of its own)
@@ -90,6 +109,24 @@ bench-latency-vllm: $(VLLM_INSTALLED)  ## the same on vLLM: BENCH='--shapes 90m 
 
 bench-vllm: $(VLLM_INSTALLED)  ## dense against subnet on vLLM servers, our class, drafts: BENCH='--shape 90m'
 	$(VLLM_BIN)/python -m benchmarks.vllm $(BENCH)
+
+$(GENAI_INSTALLED):
+	$(PYTHON) -m venv .venv-rivals-genai
+	.venv-rivals-genai/bin/pip install --quiet --disable-pip-version-check onnxruntime-genai==0.18.0 \
+		onnxruntime==1.32.0 onnx==1.23.2 onnx-ir==1.1.0 torch==2.13.0 transformers==5.23.0
+	touch $@
+
+# Built for this very processor. Without the two flags, GCC 12 drops stores that AMX tiles are configured by,
+# and the first matrix product of quantized weights ends the process.
+$(LLAMA_INSTALLED):
+	$(PYTHON) -m venv .venv-rivals-llama
+	CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-fno-tree-dse -fno-dse'" \
+		.venv-rivals-llama/bin/pip install --quiet --disable-pip-version-check \
+		--no-binary llama-cpp-python llama-cpp-python==0.3.36 gguf==0.19.0 safetensors
+	touch $@
+
+bench-serving: $(INSTALLED) $(VLLM_INSTALLED) $(GENAI_INSTALLED) $(LLAMA_INSTALLED)  ## our ONNX engine against others
+	$(BIN)/python -m benchmarks.serving $(BENCH)
 
 bench-equal-bytes: $(INSTALLED)  ## subnets and rounded weights at equal bytes: MODEL= TEXT= EVAL= BENCH='--tokens 32768'
 	$(BIN)/python -m benchmarks.quality.equal_bytes --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)

@@ -15,6 +15,8 @@ ALIASES = {
         "lathe_kv_cache_usage_ratio": "vllm:kv_cache_usage_perc",
         "lathe_prompt_tokens": "vllm:prompt_tokens",
         "lathe_generation_tokens": "vllm:generation_tokens",
+        "lathe_prefix_cache_queried_tokens": "vllm:prefix_cache_queries",
+        "lathe_prefix_cache_hit_tokens": "vllm:prefix_cache_hits",
         "lathe_time_to_first_token_seconds": "vllm:time_to_first_token_seconds",
         "lathe_inter_token_latency_seconds": "vllm:inter_token_latency_seconds",
         "lathe_request_duration_seconds": "vllm:e2e_request_latency_seconds",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from compressor.errors import UserError
 from serving.api.service import Service
-from serving.artefact import open_artefact
-from serving.engines.base import EngineOptions, OpenBackend, ServeOptions
+from serving.artefact import Artefact, open_artefact
+from serving.engines.base import Backend, Observer, ServeOptions
 from serving.metrics import Metrics
 from serving.protocol import WRITE_TIMEOUT_S
 from serving.server import Server, listen, url_of
@@ -16,6 +18,23 @@ from serving.tokenizer import Tokenizer
 
 MAX_BATCH = 8
 REQUEST_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine is sized, and on what it computes. `max_length` None: the model's own; `threads` None:
+    the engine's choice; `device` None: the CPU. `prefix_cache`: prompt tokens to keep for later prompts."""
+
+    observer: Observer
+    max_batch: int
+    max_queue: int
+    max_length: int | None = None
+    threads: int | None = None
+    device: str | None = None
+    prefix_cache: int = 0
+
+
+OpenBackend = Callable[[Artefact, Tokenizer, EngineOptions], Backend]
 
 
 def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: ServeOptions) -> None:
@@ -28,7 +47,7 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
         given = "--draft" if options.draft else " ".join(options.engine_args)
         raise UserError(f"the {engine} engine does not take {given}", "It is for --engine vllm.")
     artefact = open_artefact(model)
-    name = options.served_model_name or artefact.name
+    name, *aliases = options.served_model_names or (artefact.name,)
     metrics = Metrics(name, artefact.target_ms, options.metrics_alias)
     sizes = EngineOptions(
         observer=metrics,
@@ -36,16 +55,19 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
         max_queue=options.max_queue,
         max_length=options.max_length,
         threads=options.threads,
+        device=options.device,
+        prefix_cache=options.prefix_cache or 0,
     )
     with listen(options.host, options.port) as listener:
         tokenizer = Tokenizer(artefact.path)
         backend = open_backend(artefact, tokenizer, sizes)
         metrics.watch(backend, artefact, engine)
         limit = options.request_timeout or REQUEST_TIMEOUT_S
-        service = Service(name, backend, tokenizer, artefact, metrics, request_timeout=limit)
+        service = Service(name, backend, tokenizer, artefact, metrics, limit, aliases=tuple(aliases))
         server = Server(
             service,
             api_key=options.api_key,
+            allowed_origins=options.allowed_origins,
             drain_timeout=options.drain_timeout,
             write_timeout=options.write_timeout or WRITE_TIMEOUT_S,
         )

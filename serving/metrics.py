@@ -149,9 +149,15 @@ class Metrics(SequenceMetrics):
         self._aliases = CollectorRegistry()
         if alias is not None:
             self._aliases.register(Alias(self.registry, alias))
+        self._asked = self._counter("lathe_prefix_cache_queried_tokens", "Prompt tokens looked up there.")
+        self._found = self._counter("lathe_prefix_cache_hit_tokens", "Prompt tokens not read again.")
         self._read_at_scrape("lathe_generation_tokens_per_second", self.rate.per_second)
         self.registry.register(GpuMemory())
         ProcessCollector(registry=self.registry)
+
+    def prefix(self, asked: int, found: int) -> None:
+        self._asked.inc(asked)
+        self._found.inc(found)
 
     def watch(self, backend: Backend, artefact: Artefact, engine: str) -> None:
         """Export the state of the backend, read at every scrape."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 import uvicorn
@@ -34,6 +34,7 @@ class Server(uvicorn.Server):
         service: Service,
         *,
         api_key: str | None = None,
+        allowed_origins: Sequence[str] = (),
         drain_timeout: float = 30.0,
         write_timeout: float = WRITE_TIMEOUT_S,
         receive_timeout: float = RECEIVE_TIMEOUT_S,
@@ -41,7 +42,7 @@ class Server(uvicorn.Server):
         """All in seconds. `drain_timeout`: what running requests get to end by themselves."""
         super().__init__(
             uvicorn.Config(
-                create_app(service, api_key),
+                create_app(service, api_key, allowed_origins),
                 http=timed(receive_timeout, write_timeout),
                 ws="none",
                 lifespan="off",

@@ -19,7 +19,8 @@ from serving.api.service import Service
 from serving.artefact import open_artefact
 from serving.engines.onnx.runner import OnnxRunner
 from serving.metrics import Metrics
-from serving.scheduler.core import Scheduler
+from serving.scheduler.core import PROMPT_CHUNK, Scheduler
+from serving.scheduler.prefixes import Prefixes
 from serving.server import Server, listen, url_of
 from serving.tokenizer import Tokenizer as ServedTokenizer
 
@@ -105,14 +106,21 @@ class Running:
         max_length: int = CONTEXT,
         alias: str | None = None,
         request_timeout: float | None = None,
+        prefix_cache: int = 0,
         **options: Any,
     ) -> None:
         artefact = open_artefact(artefact_dir)
         tokenizer = ServedTokenizer(artefact.path)
         self.metrics = Metrics(NAME, target_ms=17.0, alias=alias)
         self.runner = GatedRunner(artefact.graph, max_batch=max_batch, max_length=max_length, threads=1)
+        kept = Prefixes(self.runner, self.metrics, PROMPT_CHUNK, prefix_cache) if prefix_cache else None
         self.backend = Scheduler(
-            self.runner, tokenizer.piece, eos=artefact.eos, max_queue=max_queue, observer=self.metrics
+            self.runner,
+            tokenizer.piece,
+            eos=artefact.eos,
+            max_queue=max_queue,
+            observer=self.metrics,
+            prefixes=kept,
         )
         self.metrics.watch(self.backend, artefact, "onnx")
         self.service = Service(

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.conformance import perplexity, suites
+from benchmarks.conformance import openai_client, perplexity, suites
 from serving.loadtest.servers import served
 
 NAME = "served"
@@ -49,6 +49,7 @@ def _runs(args: argparse.Namespace, url: str, scratch: Path) -> dict:
         "own": lambda: suites.own_schema(tools, url, NAME, args.examples),
         "openai": lambda: suites.openai_schema(tools, url, NAME, args.openai_examples, scratch),
         "perplexity": lambda: _perplexity(args, url, scratch),
+        "client": lambda: _client(args, scratch),
         "promtool": lambda: suites.promtool(args.promtool, url),
     }
 
@@ -57,6 +58,13 @@ def _comply(args: argparse.Namespace) -> suites.Row:
     """On a server with the whole context, in which answers have room to end."""
     with served(args.model, extra=("--served-model-name", NAME)) as at:
         return suites.llm_comply(args.tools, at.url, NAME)
+
+
+def _client(args: argparse.Namespace, scratch: Path) -> suites.Row:
+    """On a server that goes by the names that the tests ask for."""
+    names = [word for name in openai_client.MODELS for word in ("--served-model-name", name)]
+    with served(args.model, extra=names) as at:
+        return openai_client.generated_tests(args.tools, args.openai_python, at.url, scratch)
 
 
 def _perplexity(args: argparse.Namespace, url: str, scratch: Path) -> suites.Row:
@@ -75,10 +83,11 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Suites of others against our server.")
     parser.add_argument("--model", type=Path, default=Path("demo/model"))
     parser.add_argument("--text", type=Path, default=Path("demo/heldout.txt"))
-    parser.add_argument("--suites", default="comply,own,openai,perplexity,promtool")
+    parser.add_argument("--suites", default="comply,own,openai,client,perplexity,promtool")
     parser.add_argument("--examples", type=int, default=450, help="of schemathesis, per operation")
     parser.add_argument("--openai-examples", type=int, default=350)
     parser.add_argument("--tools", type=Path, default=Path(".venv-conformance/bin"))
+    parser.add_argument("--openai-python", type=Path, default=Path("build/tools/openai-3.3.1"))
     parser.add_argument("--lm-eval", type=Path, default=Path(".venv-lm-eval/bin"))
     parser.add_argument("--promtool", type=Path, default=Path("build/tools/usr/bin/promtool"))
     parser.add_argument("--out", type=Path, default=Path("build/bench/conformance.json"))

@@ -11,6 +11,7 @@ _COMMON: dict[str, Any] = {
     "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "torch_dtype": "float32",
 }  # fmt: skip
 _DIMENSIONS = {
+    "tiny": (64, 2, 4, 2, 32, 128, 2048, False),
     "10m": (256, 8, 8, 4, 32, 1024, 8192, True),
     "90m": (768, 12, 12, 4, 64, 2048, 8192, False),
     "400m": (1280, 20, 20, 5, 64, 3584, 16_384, True),

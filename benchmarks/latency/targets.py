@@ -23,8 +23,8 @@ from compressor.plan import Plan
 from compressor.progress import Progress
 from compressor.search.knapsack import solve
 from compressor.search.method import Found, methods
-from compressor.search.space import Constraint, Space, make_space
-from compressor.source import open_config
+from compressor.search.space import Constraint, Space, make_space, parameter_constraint
+from compressor.source import Source, open_config
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,20 @@ def damages(space: Space, seed: int = 0) -> np.ndarray:
         count, worth = len(space.levels(kind)), rng.uniform(0.2, 1.0)
         table[block] = worth * np.linspace(0, 1, count) ** 2
     return table
+
+
+def made_up_plan(source: Source, keep: float) -> Plan:
+    """An uneven plan that keeps a share of the decoder's parameters, by made-up damages: a random model's own
+    mean nothing.
+
+    Raises:
+        UserError: no plan keeps so little.
+    """
+    space = make_space(source.shape)
+    plan = solve(space, damages(space), [parameter_constraint(space, source.shape, keep)])
+    if plan is None:
+        raise UserError(f"no plan of {source.name} keeps {keep:.0%}")
+    return plan
 
 
 def rows(subject: Subject, speedups: list[float], progress: Progress) -> Iterator[dict[str, Any]]:

@@ -10,8 +10,10 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.loadtest.compare import PromptChoice, compare
+from serving.loadtest.bench import Setup
+from serving.loadtest.compare import compare
 from serving.loadtest.load import Load
+from serving.loadtest.prompts import PromptChoice
 from serving.loadtest.servers import RunningServer, served
 
 SHOWN = ("output_tokens_per_second", "ttft_ms.p50", "itl_ms.p50", "tpot_ms.p50")
@@ -40,7 +42,7 @@ class Duel:
     def race(self, load: Load, prompt_tokens: int, rounds: int) -> dict[str, Any]:
         """Ratios second / first of paired rounds, and both medians of all rounds."""
         first, second = (server.url for server in self._servers)
-        found = compare(second, first, load, prompts=PromptChoice(prompt_tokens), rounds=rounds)
+        found = compare(second, first, load, rounds=rounds, setup=Setup(PromptChoice(prompt_tokens)))
         both = {"first": found["systems"]["dense"], "second": found["systems"]["subnet"]}
         return {
             "concurrency": load.concurrency, "prompt_tokens": prompt_tokens,

@@ -11,14 +11,11 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
 
 from benchmarks.latency.shapes import write_shape
-from benchmarks.latency.targets import damages
-from compressor.errors import UserError
+from benchmarks.latency.targets import made_up_plan
 from compressor.export import Export
 from compressor.export.layout import cut_tensors
 from compressor.export.vllm import export_vllm
 from compressor.plan import LayerShape, Plan
-from compressor.search.knapsack import solve
-from compressor.search.space import make_space, parameter_constraint
 from compressor.source import open_config, open_source
 
 HELD_OUT = "demo/heldout.txt"
@@ -39,10 +36,7 @@ def uneven_subnet(model: Path, keep: float, directory: Path) -> Path:
     """A subnet of a random model, random itself. Its plan comes from made-up damages, as a random model's own
     mean nothing: they cut heads, groups, channels and blocks of unequal worth."""
     source = open_config(str(model))
-    space = make_space(source.shape)
-    plan = solve(space, damages(space), [parameter_constraint(space, source.shape, keep)])
-    if plan is None:
-        raise UserError(f"no plan of {model.name} keeps {keep:.0%}")
+    plan = made_up_plan(source, keep)
     sizes = dict(cut_tensors(source.family, source.shape, plan))
     out = directory / f"{model.name}-subnet"
     export_vllm(out, Export(source, plan, lambda name: 0.02 * torch.randn(sizes[name])))

@@ -48,6 +48,11 @@ def words(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def quantized(name: str, scheme: str | None) -> str:
+    """The exporter, or backend, of rounded weights that goes with one; a checkpoint stays as it is."""
+    return name if scheme is None or name == "checkpoint" else f"{name}-{scheme}"
+
+
 def emit(document: Any) -> None:
     """One JSON document on stdout."""
     sys.stdout.write(json.dumps(document) + "\n")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from compressor.cli import jobs
-from compressor.cli.common import words
+from compressor.cli.common import quantized, words
 
 _TARGETS, _WORKLOAD, _TEXT, _RUN = "Targets", "Workload that latency is measured on", "Text", "Run"
 
@@ -101,6 +101,12 @@ def compress(
             rich_help_panel=_RUN,
         ),
     ] = 1,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            help="int8 or int4: weights of the ONNX graph that is measured and served.", rich_help_panel=_RUN
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(help="Threads of the engine. [default: all cores]", rich_help_panel=_WORKLOAD),
@@ -188,6 +194,8 @@ def compress(
 
       compress ./my-llama --target-speedup 1.5x --calibration corpus/ -o out
 
+      compress ./my-llama --target-latency 12ms --quantize int4 -o out
+
       compress meta-llama/Llama-3.2-1B --keep 70% --calibration notes.txt -o out
     """
     from compressor.latency.workload import Workload, parse_bytes, parse_factor, parse_share
@@ -202,7 +210,8 @@ def compress(
         keep=parse_share(keep) if keep else None, plan=plan, front=front,
         perplexity_increase=parse_share(max_perplexity_increase) if max_perplexity_increase else None,
         workload=Workload(latency_metric, batch_size, context, output_tokens),
-        backend=backend, exports=tuple(words(export)), destinations=tuple(words(serve_for)),
+        backend=quantized(backend, quantize), exports=tuple(quantized(e, quantize) for e in words(export)),
+        destinations=tuple(words(serve_for)),
         tensor_parallel=tensor_parallel, method=method, threads=threads, profile=profile,
         calibration=calibration, calibration_tokens=calibration_tokens, evaluation=evaluation,
         evaluations=evaluations, tolerance=tolerance, seed=seed, force=force, overwrite=overwrite,

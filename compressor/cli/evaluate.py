@@ -49,7 +49,8 @@ def evaluate(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Perplexity, closeness to the dense model, and task accuracy, in float32.
+    """Perplexity, closeness to the dense model, and task accuracy, in float32. Artefacts that are an ONNX
+    graph only (`lathe export --quantize`) are scored as ONNX Runtime serves them.
 
     Perplexity is the published protocol's: the text's documents joined by an empty line, tokenised once,
     windows without overlap, the mean over all predicted tokens.

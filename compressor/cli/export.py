@@ -12,7 +12,7 @@ from compressor.cli.common import emit
 
 def export(
     model: Annotated[
-        str, typer.Argument(help="A checkpoint directory, a hub name, or (for vllm) an artefact.")
+        str, typer.Argument(help="A checkpoint directory, a hub name, or an artefact (vllm, quantized).")
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The directory to write; it must not exist.")
@@ -24,36 +24,37 @@ def export(
     quantize: Annotated[
         str | None,
         typer.Option(
-            help="w4a16 (4-bit weights, groups of 32: widths in multiples of 32) or w8a8 (int8) for vllm, "
-            "rounded to nearest."
+            help="int8 or int4 for onnx: weights only, groups chosen by each matrix's error. w4a16 (4-bit "
+            "weights, groups of 32: widths in multiples of 32) or w8a8 (int8) for vllm. Rounded to nearest."
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Export the dense MODEL as it is, all widths kept; or copy an artefact and add what vLLM needs; for vLLM
-    either can be quantized.
+    """Export the dense MODEL as it is, all widths kept; or copy an artefact and add what vLLM needs; either
+    can be quantized.
 
     Examples:
 
       lathe export ./my-llama --to onnx -o my-llama-onnx
+
+      lathe export out --to onnx --quantize int4 -o out-int4
 
       lathe export out --to vllm --tensor-parallel 2 -o out-vllm
 
       lathe export out --to vllm --quantize w4a16 -o out-w4a16
     """
     from compressor.errors import UserError
+    from compressor.export import quantizers
     from compressor.export.artefact import export_artefact, is_artefact
     from compressor.export.dense import export_dense
-    from compressor.export.quantized import export_quantized
 
     if tensor_parallel < 1:
         raise UserError(f"--tensor-parallel {tensor_parallel} is not a number of devices", "Give at least 1.")
-    for option, given in {"--tensor-parallel": tensor_parallel > 1, "--quantize": quantize}.items():
-        if given and to != "vllm":
-            raise UserError(f"{option} does not go with --to {to}", "It is for --to vllm.")
+    if tensor_parallel > 1 and to != "vllm":
+        raise UserError(f"--tensor-parallel does not go with --to {to}", "It is for --to vllm.")
     quantization: dict[str, Any] = {}
     if quantize:
-        quantization = export_quantized(model, output, quantize, tensor_parallel)
+        quantization = quantizers.get(f"{to}-{quantize}")(model, output, tensor_parallel)
     elif is_artefact(Path(model)):
         export_artefact(Path(model), output, to, tensor_parallel)
     else:

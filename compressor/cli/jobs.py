@@ -72,7 +72,8 @@ def run(options: Options, as_json: bool) -> int:
         )
     if not as_json:
         print_report(outcome.report, Console())
-        commands = [exporters.get(name).served_by.format(out=outcome.out) for name in options.exports]
+        devices = options.tensor_parallel
+        commands = [exporters.get(name).serving(outcome.out, devices) for name in options.exports]
         serve = " or ".join(f"`{command}`" for command in commands if command)
         typer.echo(f"{outcome.out}: serve it with {serve}" if serve else f"{outcome.out}: written")
     if outcome.status == "missed":

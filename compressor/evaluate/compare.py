@@ -17,8 +17,10 @@ import torch
 
 from compressor.calibration.sources import read_whole
 from compressor.errors import UserError
+from compressor.evaluate.onnx import OnnxModel
 from compressor.evaluate.perplexity import quality
 from compressor.modeling import register
+from serving.manifest import GRAPH
 
 _LONGEST = 2048
 
@@ -63,11 +65,14 @@ def scores(
 
 
 def load_model(model: str) -> Any:
-    """A causal LM in float32, ready to run.
+    """A causal LM in float32, ready to run: by transformers, or, of an artefact that is a graph only, by ONNX
+    Runtime.
 
     Raises:
         UserError: it cannot be loaded.
     """
+    if (Path(model) / GRAPH).is_file() and not any(Path(model).glob("*.safetensors")):
+        return OnnxModel(Path(model))
     from transformers import AutoModelForCausalLM
 
     register()

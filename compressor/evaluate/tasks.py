@@ -12,6 +12,7 @@ from typing import Any
 
 from compressor.errors import UserError
 from compressor.evaluate.compare import load_model, load_tokenizer
+from compressor.evaluate.onnx import OnnxModel
 
 _ROWS = 4
 _BOOTSTRAP = 1000
@@ -67,7 +68,13 @@ class Tasks:
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
-        harness = HFLM(pretrained=load_model(model), tokenizer=load_tokenizer(model), batch_size=_ROWS)
+        loaded = load_model(model)
+        if isinstance(loaded, OnnxModel):
+            raise UserError(
+                f"{model} is an ONNX graph only, which lm-eval cannot load",
+                "Serve it, and point lm-eval's local-completions at it.",
+            )
+        harness = HFLM(pretrained=loaded, tokenizer=load_tokenizer(model), batch_size=_ROWS)
         try:
             with redirect_stdout(sys.stderr), chdir(self.directory or "."):
                 results = simple_evaluate(

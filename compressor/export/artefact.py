@@ -12,6 +12,7 @@ import torch
 from compressor.errors import UserError
 from compressor.export.base import Export
 from compressor.export.dense import staged
+from compressor.export.files import write_json
 from compressor.export.layout import cut_tensors
 from compressor.export.manifest import write_manifest
 from compressor.export.vllm import PLUGIN, check_head_size, check_parallel, write_plugin
@@ -19,7 +20,9 @@ from compressor.families import exported
 from compressor.headers import check_tensors, read_index
 from compressor.modeling import AUTO_MAPS
 from compressor.plan import Plan
-from compressor.source import Source, read_config
+from compressor.source import Source, open_source, read_config
+
+REPORT = "report.json"
 
 
 def is_artefact(path: Path) -> bool:
@@ -63,6 +66,34 @@ def open_artefact(path: Path) -> Export:
     check_tensors(path, cut_tensors(family, shape, plan), index)
     source = Source(path.resolve(), path.resolve().name, config, family, shape, index)
     return Export(source, plan, source.tensor)
+
+
+def open_model(model: str) -> Export:
+    """An artefact or a dense model (path or hub name) as a job to write.
+
+    Raises:
+        UserError: as `open_artefact`, or the dense model cannot be read.
+    """
+    if is_artefact(Path(model)):
+        return open_artefact(Path(model))
+    return Export.whole(open_source(model))
+
+
+def carry_report(job: Export, directory: Path, quantization: dict[str, Any]) -> None:
+    """The artefact's report, if it has one, with what rounding did.
+
+    Raises:
+        UserError: it cannot be read or written.
+    """
+    written = job.source.path / REPORT
+    if not written.exists():
+        return
+    try:
+        report = json.loads(written.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {written}: {error}") from None
+    note = {"measured": "All else in this report was measured before rounding."}
+    write_json(directory / REPORT, report | {"quantization": quantization | note})
 
 
 def _config(path: Path) -> dict[str, Any]:

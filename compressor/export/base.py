@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,6 +27,11 @@ class Export:
     plan: Plan
     tensor: Callable[[str], torch.Tensor]
     tensor_parallel: int = 1
+
+    @classmethod
+    def whole(cls, source: Source, tensor_parallel: int = 1) -> Export:
+        """The dense model as it is."""
+        return cls(source, source.shape.dense_plan, source.tensor, tensor_parallel)
 
     def stored(self, name: str) -> torch.Tensor:
         """A cut tensor in `source.dtype`: the values every export must agree on."""
@@ -48,8 +54,8 @@ class Destination:
 @dataclass(frozen=True, kw_only=True)
 class Exporter(Destination):
     """One format. write: puts its files into an artefact directory. types: our model types that it knows.
-    folder: where in the artefact the model lies that an engine is given. served_by: the command that serves
-    an artefact `{out}`.
+    folder: where in the artefact the model lies that an engine is given. rounds: whether it rounds what the
+    checkpoint stores. served_by: the command that serves an artefact `{out}`.
 
     Raises:
         UserError: as `Destination`, or the disk refuses.
@@ -58,7 +64,15 @@ class Exporter(Destination):
     write: Callable[[Path, Export], None]
     types: Collection[str]
     folder: str = "."
+    rounds: bool = False
     served_by: str = ""
+    shared_by: str = ""
+    """What that command adds for several `{devices}`."""
+
+    def serving(self, out: Path, devices: int) -> str:
+        """The command for an artefact that `devices` share."""
+        command = self.served_by + (self.shared_by if devices > 1 else "")
+        return command.format(out=out, devices=devices)
 
     def knows(self, family: Family) -> bool:
         return family.exported_type in self.types
@@ -72,8 +86,17 @@ class _Exporters(Registry[Exporter]):
         return super().add(name, value)
 
 
+Quantizer = Callable[[str, Path, int], dict[str, Any]]
+"""Writes a model or an artefact, rounded, into a directory that must not exist yet, for a number of devices;
+gives what `report.json` says of it.
+
+Raises:
+    UserError: the model cannot be read or rounded so, or the directory exists.
+"""
+
 destinations: Registry[Destination] = Registry("destination", "compressor.export")
 exporters = _Exporters("exporter", "compressor.export")
+quantizers: Registry[Quantizer] = Registry("quantized export", "compressor.export")
 
 
 def check_known(source: Source, name: str) -> None:

@@ -1,11 +1,9 @@
 """Matrices as the compressed-tensors format stores them, which vLLM reads: rounding, packing, config entry.
 
-Rounding is to nearest, symmetric, without calibration. Of several scales, from no clipping to some, each
-group takes the one with the least squared error, as compressed-tensors' `mse` observer does. Scales are
-rounded to bfloat16 before codes are chosen for them: a checkpoint has the same values in whatever dtype it is
-served.
+Scales are rounded to bfloat16 before codes are chosen for them: a checkpoint has the same values in whatever
+dtype it is served.
 
-Letters: R rows (outputs), C columns (inputs), G groups of a row, K columns of a group.
+Letters: R rows (outputs), C columns (inputs).
 """
 
 from __future__ import annotations
@@ -15,13 +13,9 @@ from typing import Any
 
 import torch
 
-from compressor.errors import UserError
+from compressor.export.rounding import relative_error, round_matrix
 from compressor.export.safetensors import Entry
 
-_SHARES = tuple(1 - 0.04 * step for step in range(10))
-"""Scales that are tried: shares of the one that clips nothing."""
-_BLOCK = 2**22
-"""Values that are rounded at a time."""
 _PER_WORD = 8
 """4-bit codes in an int32."""
 
@@ -58,16 +52,15 @@ class Scheme:
         """The tensors of `entries`, and the norm of the rounding error relative to the matrix's."""
         codes_RC, scales_RG = round_matrix(weight_RC, self.bits, self.group)
         scales_RG = scales_RG.to(torch.float32 if self.bits == 8 else dtype)
-        columns = scales_RG.float().repeat_interleave(codes_RC.shape[1] // scales_RG.shape[1], 1)
-        error = (columns.mul_(codes_RC) - weight_RC).norm() / weight_RC.norm().clamp(min=1e-30)
+        error = relative_error(weight_RC, codes_RC, scales_RG)
         if self.bits == 8:
-            return {matrix: codes_RC, f"{matrix}_scale": scales_RG}, float(error)
+            return {matrix: codes_RC, f"{matrix}_scale": scales_RG}, error
         stored = {
             f"{matrix}_packed": pack(codes_RC),
             f"{matrix}_scale": scales_RG,
             f"{matrix}_shape": torch.tensor(weight_RC.shape),
         }
-        return stored, float(error)
+        return stored, error
 
     def config(self) -> dict[str, Any]:
         """`quantization_config` of config.json: every linear layer but the head."""
@@ -86,42 +79,6 @@ class Scheme:
 
 
 SCHEMES = {scheme.name: scheme for scheme in (Scheme("w4a16", 4, 32), Scheme("w8a8", 8, None))}
-
-
-def scheme_named(name: str) -> Scheme:
-    """The scheme called `name`.
-
-    Raises:
-        UserError: there is none; names those that there are.
-    """
-    if name not in SCHEMES:
-        raise UserError(f"there is no quantization `{name}`", f"Known: {', '.join(SCHEMES)}.")
-    return SCHEMES[name]
-
-
-def round_matrix(
-    weight_RC: torch.Tensor, bits: int, group: int | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes, int8 [R, C], and scales, float32 [R, G]: the matrix is nearly codes times scales."""
-    rows, columns = weight_RC.shape
-    groups_RGK = weight_RC.float().reshape(rows, -1, group or columns)
-    found = [_round(part, bits) for part in groups_RGK.split(max(1, _BLOCK // columns))]
-    codes_RGK, scales_RG = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return codes_RGK.view(rows, columns), scales_RG
-
-
-def _round(groups_RGK: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
-    half = 2 ** (bits - 1)
-    largest = groups_RGK.abs().amax(-1, keepdim=True) / (half - 1)
-    scales, least = torch.ones_like(largest), torch.full_like(largest, torch.inf)
-    for share in _SHARES:
-        tried = (largest * share).bfloat16().float()
-        tried[tried == 0] = 1  # a group of zeros
-        codes = (groups_RGK / tried).round_().clamp_(-half, half - 1)
-        error = codes.mul_(tried).sub_(groups_RGK).square_().sum(-1, keepdim=True)
-        scales, least = torch.where(error < least, tried, scales), torch.minimum(error, least)
-    codes = (groups_RGK / scales).round_().clamp_(-half, half - 1)
-    return codes.to(torch.int8), scales.squeeze(-1)
 
 
 def pack(codes_RC: torch.Tensor) -> torch.Tensor:

@@ -35,7 +35,8 @@ def dense_artefact(model: str, cache_dir: Path | None = None) -> Path:
     if (target / MANIFEST).is_file():
         return target
     with staged(target) as temporary:
-        _build(temporary, source, "onnx")
+        write_artefact(temporary, Export.whole(source), "onnx")
+        write_manifest(temporary)
     return target
 
 
@@ -50,7 +51,8 @@ def export_dense(model: str, output: Path, to: str, tensor_parallel: int = 1) ->
     if output.exists():
         raise UserError(f"{output} exists", "Choose another --output.")
     with staged(output) as temporary:
-        _build(temporary, source, to, tensor_parallel)
+        write_artefact(temporary, Export.whole(source, tensor_parallel), to)
+        write_manifest(temporary)
 
 
 def _key(source: Source) -> str:
@@ -61,15 +63,19 @@ def _key(source: Source) -> str:
     return digest.hexdigest()[:16]
 
 
-def _build(directory: Path, source: Source, to: str, tensor_parallel: int = 1) -> None:
-    plan, exporter = source.shape.dense_plan, exporters.get(to)
+def write_artefact(directory: Path, job: Export, to: str) -> None:
+    """What one exporter writes, and what an artefact has beside it but its manifest.
+
+    Raises:
+        UserError: the exporter is unknown or cannot write this, or the file system refuses.
+    """
+    source, exporter = job.source, exporters.get(to)
     exporter.check(source)
-    exporter.write(directory, Export(source, plan, source.tensor, tensor_parallel))
+    exporter.write(directory, job)
     if not (directory / "config.json").exists():
         write_bytes(directory / "config.json", (source.path / "config.json").read_bytes())
         copy_companions(source.path, directory)
-    write_json(directory / "plan.json", plan.to_json())
-    write_manifest(directory)
+    write_json(directory / "plan.json", job.plan.to_json())
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from compressor.errors import UserError
-from compressor.export.artefact import is_artefact, open_artefact
-from compressor.export.base import Export, destinations, rules_of
+from compressor.export.artefact import carry_report, open_model
+from compressor.export.base import Export, destinations, quantizers, rules_of
 from compressor.export.checkpoint import uneven_config, write_model
-from compressor.export.compressed_tensors import Scheme, scheme_named
+from compressor.export.compressed_tensors import SCHEMES, Scheme
 from compressor.export.dense import staged
 from compressor.export.files import write_json
 from compressor.export.layout import cut_tensors
@@ -21,12 +21,10 @@ from compressor.export.manifest import write_manifest
 from compressor.export.safetensors import Entry
 from compressor.export.vllm import PLUGIN, write_plugin
 from compressor.plan import Plan
-from compressor.source import Source, open_source
-
-REPORT = "report.json"
+from compressor.source import Source
 
 
-def export_quantized(model: str, output: Path, scheme: str, tensor_parallel: int = 1) -> dict[str, Any]:
+def export_quantized(model: str, output: Path, tensor_parallel: int = 1, *, scheme: str) -> dict[str, Any]:
     """Write an artefact, or a dense model, quantized and with vLLM's definition of it, into a directory that
     must not exist yet. One tensor is in memory at a time. Returns what `report.json` then says of it.
 
@@ -34,18 +32,17 @@ def export_quantized(model: str, output: Path, scheme: str, tensor_parallel: int
         UserError: the model is quantized already or cannot be read, vLLM cannot serve its widths like this,
             or the output exists.
     """
-    chosen = scheme_named(scheme)
-    job = open_artefact(Path(model)) if is_artefact(Path(model)) else _dense(model)
+    job = open_model(model)
     check_quantized(job.source, job.plan, scheme, tensor_parallel)
     if output.exists():
         raise UserError(f"{output} exists", "Choose another --output.")
-    tensors = _Quantized(job, chosen)
-    config = uneven_config(job.source, job.plan) | {"quantization_config": chosen.config()}
+    tensors = _Quantized(job, SCHEMES[scheme])
+    config = uneven_config(job.source, job.plan) | {"quantization_config": SCHEMES[scheme].config()}
     with staged(output) as temporary:
         write_model(temporary, job.source, config, tensors.entries, tensors)
         write_plugin(temporary / PLUGIN)
         write_json(temporary / "plan.json", job.plan.to_json())
-        _write_report(job.source.path / REPORT, temporary, tensors.summary())
+        carry_report(job, temporary, tensors.summary())
         write_manifest(temporary)
     return tensors.summary()
 
@@ -61,11 +58,6 @@ def check_quantized(source: Source, plan: Plan, scheme: str, tensor_parallel: in
     destination = destinations.get(f"vllm-{scheme}")
     destination.check(source)
     rules_of([destination], source.shape.head_dim, tensor_parallel).check(plan)
-
-
-def _dense(model: str) -> Export:
-    source = open_source(model)
-    return Export(source, source.shape.dense_plan, source.tensor)
 
 
 class _Quantized:
@@ -110,16 +102,8 @@ class _Quantized:
             "group": self._scheme.group,
             "weight_bytes": {"before": self._bytes_before, "after": after},
             "relative_error": {"median": median(self._errors or [0]), "max": max(self._errors, default=0)},
-            "measured": "All else in this report was measured before rounding.",
         }
 
 
-def _write_report(written: Path, directory: Path, summary: dict[str, Any]) -> None:
-    """The artefact's report, if it has one, with what rounding did."""
-    if not written.exists():
-        return
-    try:
-        report = json.loads(written.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {written}: {error}") from None
-    write_json(directory / REPORT, report | {"quantization": summary})
+for _scheme in SCHEMES:
+    quantizers.add(f"vllm-{_scheme}", partial(export_quantized, scheme=_scheme))

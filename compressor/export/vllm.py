@@ -140,7 +140,14 @@ def check_parallel(plan: Plan, devices: int) -> None:
 
 _SERVED_BY = f"pip install {{out}}/{PLUGIN} && vllm serve {{out}}"
 exporters.add(
-    "vllm", Exporter(write=export_vllm, types=ACTIVATIONS, check=check_served, served_by=_SERVED_BY)
+    "vllm",
+    Exporter(
+        write=export_vllm,
+        types=ACTIVATIONS,
+        check=check_served,
+        served_by=_SERVED_BY,
+        shared_by=" --tensor-parallel-size {devices}",
+    ),
 )
 destinations.add("vllm-w4a16", Destination(check_four_bit, FOUR_BIT_MULTIPLE))
 destinations.add("vllm-w8a8", Destination(check_served))

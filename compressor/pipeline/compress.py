@@ -59,7 +59,7 @@ def compress(options: Options, progress: Progress) -> Outcome:
         def make(chosen: Round) -> tuple[tuple[Path, Verified], Comparison | None]:
             name = reform(card, prepared, chosen, run, progress)
             artefact = export(options, card, chosen, name, run, progress)
-            verified = verify(options, card, prepared, chosen, artefact, progress)
+            verified = verify(options, card, prepared, chosen, artefact, run, progress)
             return (artefact, verified), verified.timing
 
         if options.perplexity_increase is None:

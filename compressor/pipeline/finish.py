@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +14,11 @@ import torch
 from compressor.calibration import token_windows
 from compressor.errors import UserError
 from compressor.evaluate import Quality, quality
+from compressor.evaluate.onnx import OnnxModel
 from compressor.export.base import Export, exporters
 from compressor.export.files import write_json
+from compressor.export.onnx import FOLDER
+from compressor.export.onnx.graph import read_summary
 from compressor.latency.measure import Comparison
 from compressor.modeling import register
 from compressor.modeling.load import load_model
@@ -24,23 +30,30 @@ from compressor.pipeline.rundir import RunDirectory
 from compressor.pipeline.solve import Round
 from compressor.progress import Progress
 from compressor.reform.final import Finished
+from serving.manifest import GRAPH
 
 _EVALUATION_WINDOWS = 64
 _PARITY_TOKENS = 64
 _PARITY = 2e-4
 
+Advance = Callable[[], None]
+
 
 @dataclass(frozen=True)
 class Verified:
-    """What was measured on the finished artefact; timing and parity where it has an ONNX graph. `parity`:
-    largest difference between the logits of transformers and ONNX Runtime, relative to the logits' standard
-    deviation."""
+    """What was measured on the finished artefact; timing where it was exported for the backend.
+
+    parity: largest difference between the logits of transformers and ONNX Runtime, relative to the logits'
+    standard deviation, where it has a graph of the checkpoint's values. rounding: where it has one of rounded
+    values, what that did: to the matrices, and to the loss of the dense model and the subnet.
+    """
 
     timing: Comparison | None
     dense: Quality
     subnet: Quality
     evaluation_text: str
-    parity: float | None
+    parity: float | None = None
+    rounding: dict[str, Any] | None = None
 
 
 def export(
@@ -77,7 +90,13 @@ class _LayerTensors:
 
 
 def verify(
-    options: Options, card: Card, prepared: Prepared, chosen: Round, artefact: Path, progress: Progress
+    options: Options,
+    card: Card,
+    prepared: Prepared,
+    chosen: Round,
+    artefact: Path,
+    run: RunDirectory,
+    progress: Progress,
 ) -> Verified:
     """Reload the artefact in both runtimes, compare them, time it beside dense, and score both models.
 
@@ -86,16 +105,37 @@ def verify(
     """
     register()
     windows, text = _evaluation(options, card, prepared)
+    rounded = options.graph if options.graph and exporters.get(options.graph).rounds else None
     with progress.stage("verify: reload, parity, perplexity", 2 * -(-len(windows) // 4)) as bar:
         model = load_model(artefact)
         _check_parameters(model, card, chosen)
-        parity = _parity(model, artefact, windows[0]) if "onnx" in options.exports else None
+        parity = _parity(model, artefact, windows[0]) if options.graph and not rounded else None
         subnet = quality(model, windows, bar.advance)
         del model
         dense_model = load_model(card.source.path)
         dense = quality(dense_model, windows, bar.advance)
+        del dense_model
+    rounding = None
+    if rounded:
+        with progress.stage(f"verify: what {rounded} costs", 2 * -(-len(windows) // 4)) as bar:
+            rounding = _rounding(rounded, card, run, artefact, windows, bar.advance)
     timing = _time(card, artefact) if options.runs and card.here else None
-    return Verified(timing, dense, subnet, text, parity)
+    return Verified(timing, dense, subnet, text, parity, rounding)
+
+
+def _rounding(
+    name: str, card: Card, run: RunDirectory, artefact: Path, windows: torch.Tensor, advance: Advance
+) -> dict[str, Any]:
+    """The dense model is rounded in the same way, so that what cutting costs is not taken for rounding."""
+    whole = run.fresh("dense")
+    exporters.get(name).write(whole, Export.whole(card.source))
+    dense, subnet = (quality(OnnxModel(place), windows, advance) for place in (whole, artefact))
+    shutil.rmtree(whole)
+    return {
+        **read_summary(artefact / FOLDER),
+        "loss": {"dense": dense.loss, "subnet": subnet.loss, "unit": "nats per token"},
+        "perplexity": {"dense": dense.perplexity, "subnet": subnet.perplexity},
+    }
 
 
 def _time(card: Card, artefact: Path) -> Comparison:
@@ -123,7 +163,7 @@ def _parity(model: torch.nn.Module, artefact: Path, window: torch.Tensor) -> flo
 
     tokens = window[:_PARITY_TOKENS]
     expected = model(input_ids=tokens[None]).logits[0].numpy()
-    runner = OnnxRunner(artefact / "onnx" / "model.onnx", max_batch=1, max_length=len(tokens))
+    runner = OnnxRunner(artefact / GRAPH, max_batch=1, max_length=len(tokens))
     half = len(tokens) // 2
     rows = [runner.prefill(0, tokens[:half].numpy(), "all")]
     rows += [runner.decode(token[None].numpy()) for token in tokens[half:]]

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from compressor.errors import UserError
+from compressor.export import exporters
+from compressor.export.onnx import FOLDER
 from compressor.latency.backend import backends
 from compressor.latency.workload import Workload
 
@@ -68,6 +70,11 @@ class Options:
             raise UserError("--target-latency and --target-speedup exclude each other", "Give one of them.")
         if "checkpoint" not in self.exports:
             raise UserError("an artefact has a checkpoint in any case", "Add checkpoint to --export.")
+        if len(self._graphs) > 1:
+            raise UserError(
+                f"an artefact holds one ONNX graph, not {' and '.join(self._graphs)}",
+                "Export one of them, and make the other with `lathe export`.",
+            )
         if self.timed and not self.runs:
             export = backends.get(self.backend).export
             raise UserError(
@@ -97,6 +104,15 @@ class Options:
         """Whether milliseconds are needed to choose a plan."""
         latency = self.target_latency_ms is not None or self.target_speedup is not None
         return latency or (self.open_ended and self.runs)
+
+    @property
+    def graph(self) -> str | None:
+        """The one of `exports` that is an ONNX graph."""
+        return next(iter(self._graphs), None)
+
+    @property
+    def _graphs(self) -> list[str]:
+        return [name for name in self.exports if exporters.get(name).folder == FOLDER]
 
     @property
     def runs(self) -> bool:

@@ -89,6 +89,7 @@ def build_report(
             "onnx_vs_transformers": verified.parity,
             "unit": "share of the logits' standard deviation",
         },
+        **({"quantization": verified.rounding} if verified.rounding else {}),
         "calibration": {"text": options.calibration, "tokens": options.calibration_tokens},
         "machine": fingerprint(card.meter.backend.versions(), options.threads),
         "seconds": {name: round(s, 3) for name, s in progress.seconds.items()},

@@ -18,7 +18,15 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     if "quantization" in report:
         stored = report["quantization"]
         size = stored["weight_bytes"]["after"] / 2**20
-        console.print(f"Stored as {stored['scheme']}, {size:.2f} MiB. The table is from before rounding.")
+        console.print(f"Stored as {stored['scheme']}, {size:.2f} MiB{_rounded(stored)}.")
+
+
+def _rounded(stored: Mapping[str, Any]) -> str:
+    """Quality after rounding, where it was measured."""
+    if "perplexity" not in stored:
+        return "; the table is from before rounding"
+    after = stored["perplexity"]
+    return f": perplexity {after['dense']:.2f} (dense), {after['subnet']:.2f} (subnet) after rounding"
 
 
 def print_card(card: Mapping[str, Any], console: Console) -> None:

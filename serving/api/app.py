@@ -1,6 +1,8 @@
-"""The application: routes, error handlers, and the one optional middleware."""
+"""The application: routes, error handlers, and the optional middleware."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -11,6 +13,7 @@ from serving.api import status
 from serving.api.auth import RequireKey, key_digest
 from serving.api.chat import chat_completions
 from serving.api.completions import completions
+from serving.api.cors import cross_origin
 from serving.api.errors import ApiError, on_api_error, on_crash, on_http_error
 from serving.api.models import list_models, retrieve_model
 from serving.api.openapi import show_openapi
@@ -33,11 +36,19 @@ ROUTES = [
 ]
 
 
-def create_app(service: Service, api_key: str | None = None) -> Starlette:
-    """With `api_key`, every route but the health probes asks for it."""
+def create_app(
+    service: Service, api_key: str | None = None, allowed_origins: Sequence[str] = ()
+) -> Starlette:
+    """With `api_key`, every route but the health probes asks for it. `allowed_origins`: of web pages that may
+    call from a browser."""
+    middleware = []
+    if allowed_origins:
+        middleware.append(Middleware(cross_origin, origins=allowed_origins))
+    if api_key:
+        middleware.append(Middleware(RequireKey, digest=key_digest(api_key)))
     app = Starlette(
         routes=ROUTES,
-        middleware=[Middleware(RequireKey, digest=key_digest(api_key))] if api_key else [],
+        middleware=middleware,
         exception_handlers={ApiError: on_api_error, HTTPException: on_http_error, Exception: on_crash},
     )
     app.state.service = service

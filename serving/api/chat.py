@@ -52,6 +52,7 @@ async def _prepare(service: Service, body: ChatBody, arrived: float) -> Call:
             ignore_eos=body.ignore_eos,
             logprobs=body.top_logprobs if body.logprobs else None,
             grammar=grammar,
+            cache_salt=body.cache_salt,
         )
         for choice in range(body.n)
     ]

@@ -69,4 +69,5 @@ def _request(
         logprobs=body.logprobs,
         score_prompt=body.echo and body.logprobs is not None,
         grammar=grammar,
+        cache_salt=body.cache_salt,
     )

@@ -9,14 +9,16 @@ from serving.api.service import Service
 
 
 async def list_models(request: Request) -> Response:
-    return JSONResponse({"object": "list", "data": [_card(request.app.state.service)]})
+    service: Service = request.app.state.service
+    return JSONResponse({"object": "list", "data": [_card(service, name) for name in service.names]})
 
 
 async def retrieve_model(request: Request) -> Response:
     service: Service = request.app.state.service
-    service.check_model(request.path_params["id"])
-    return JSONResponse(_card(service))
+    name = request.path_params["id"]
+    service.check_model(name)
+    return JSONResponse(_card(service, name))
 
 
-def _card(service: Service) -> dict[str, object]:
-    return {"id": service.name, "object": "model", "created": service.created, "owned_by": "lathe"}
+def _card(service: Service, name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": service.created, "owned_by": "lathe"}

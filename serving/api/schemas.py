@@ -14,6 +14,7 @@ from serving.sampling import Sampling
 MAX_CHOICES = 8
 MAX_STOPS = 4
 MAX_BIASES = 1024
+MAX_SALT = 256
 HARMLESS = frozenset(
     {
         "user",
@@ -98,6 +99,7 @@ class GenerationBody(BaseModel):
     min_tokens: int = Field(0, ge=0)
     ignore_eos: bool = False
     response_format: ResponseFormat | None = None
+    cache_salt: str = Field("", max_length=MAX_SALT)
 
     @model_validator(mode="before")
     @classmethod
@@ -105,8 +107,9 @@ class GenerationBody(BaseModel):
         if not isinstance(document, dict):
             return document
         given = {name: value for name, value in document.items() if value is not None}
-        for name in given.keys() - cls.model_fields.keys() - HARMLESS:
-            _refuse_unless_neutral(name, given[name], list(cls.model_fields))
+        for name, value in given.items():
+            if name not in cls.model_fields and name not in HARMLESS:
+                _refuse_unless_neutral(name, value, list(cls.model_fields))
         biases = given.get("logit_bias")
         if isinstance(biases, dict) and len(biases) <= MAX_BIASES:
             given["logit_bias"] = {_token(key): bias for key, bias in biases.items()}

@@ -21,7 +21,7 @@ from serving.tokenizer import Tokenizer
 @dataclass(slots=True)
 class Service:
     """`ready` turns true once a token has been generated, `draining` when the server is told to go;
-    `request_timeout`: seconds that an answer may take."""
+    `request_timeout`: seconds that an answer may take; `aliases`: what else the model may be asked for as."""
 
     name: str
     backend: Backend
@@ -29,6 +29,7 @@ class Service:
     artefact: Artefact
     metrics: Metrics
     request_timeout: float | None = None
+    aliases: tuple[str, ...] = ()
     created: int = field(default_factory=lambda: int(time.time()))
     ready: bool = False
     draining: bool = False
@@ -37,9 +38,14 @@ class Service:
     def __post_init__(self) -> None:
         self.grammars = Grammars(self.tokenizer, self.backend.vocab_size, self.backend.eos)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What clients may ask for; answers, metrics and errors call it by the first."""
+        return (self.name, *self.aliases)
+
     def check_model(self, model: str) -> None:
         """Raises ApiError 404 when `model` is not the one that is served."""
-        if model != self.name:
+        if model not in self.names:
             raise ApiError(
                 404,
                 f"there is no model {model[:100]!r}; this server has {self.name!r}",

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-LOAD, PROMPTS, SERVER, REPORT = "Load", "Prompts and answers", "Server", "Report"
+SLO, LOAD, PROMPTS = "Most users within limits", "Load", "Prompts and answers"
+SERVER, REPORT = "Server", "Report"
 
 
 def loadtest(
@@ -18,6 +19,17 @@ def loadtest(
         str | None,
         typer.Option(metavar="MODEL", help="The dense model (directory or URL) to compare with."),
     ] = None,
+    slo: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIMITS",
+            help="Find the most users, or the highest --rate, within these: tpot=30ms,ttft=200ms,e2e=2s.",
+            rich_help_panel=SLO,
+        ),
+    ] = None,
+    slo_share: Annotated[
+        str, typer.Option(metavar="SHARE", help="Share of the requests that keeps all.", rich_help_panel=SLO)
+    ] = "95%",
     rate: Annotated[
         float | None,
         typer.Option(
@@ -31,13 +43,32 @@ def loadtest(
     concurrency: Annotated[
         int | None,
         typer.Option(
-            help="Closed loop: requests kept in flight. 1 if neither this nor --rate is given.",
+            help="Closed loop: requests kept in flight. 1 if nothing else says how they come.",
+            rich_help_panel=LOAD,
+        ),
+    ] = None,
+    ramp_to: Annotated[
+        float | None,
+        typer.Option(
+            help="Let --rate change, or --concurrency grow, to this within --duration.", rich_help_panel=LOAD
+        ),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSONL",
+            help="Open loop: recorded requests, a line each: at_s, prompt_tokens, output_tokens "
+            "(or Mooncake's fields).",
             rich_help_panel=LOAD,
         ),
     ] = None,
     requests: Annotated[
         int | None,
-        typer.Option(help="Requests in a round. 20 if --duration is not given.", rich_help_panel=LOAD),
+        typer.Option(
+            help="Requests in a round; with --slo those that are judged. 20, with --slo 40, if neither "
+            "--duration nor --trace is given.",
+            rich_help_panel=LOAD,
+        ),
     ] = None,
     duration: Annotated[
         float | None,
@@ -53,7 +84,9 @@ def loadtest(
     rounds: Annotated[
         int | None,
         typer.Option(
-            help="Rounds, the order alternating. 3 with --against, otherwise 1.", rich_help_panel=LOAD
+            help="Rounds, the order alternating; with --slo at most so many for a level. 3 with --against or "
+            "--slo, otherwise 1.",
+            rich_help_panel=LOAD,
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Sets prompts and arrival times.", rich_help_panel=LOAD)] = 0,
@@ -70,8 +103,12 @@ def loadtest(
         typer.Option(help="Prompts of your own: one a line, or .jsonl.", rich_help_panel=PROMPTS),
     ] = None,
     output_tokens: Annotated[
-        int, typer.Option(help="Tokens of each answer (the end token is ignored).", rich_help_panel=PROMPTS)
-    ] = 64,
+        int | None,
+        typer.Option(
+            help="Tokens of each answer (the end token is ignored). 64 without --trace.",
+            rich_help_panel=PROMPTS,
+        ),
+    ] = None,
     endpoint: Annotated[
         Literal["completions", "chat"], typer.Option(help="The API route.", rich_help_panel=PROMPTS)
     ] = "completions",
@@ -93,6 +130,17 @@ def loadtest(
             rich_help_panel=SERVER,
         ),
     ] = "",
+    engine: Annotated[
+        Literal["lathe", "guidellm"],
+        typer.Option(
+            help="Who sends and times the requests. guidellm, installed elsewhere, is a second opinion.",
+            rich_help_panel=REPORT,
+        ),
+    ] = "lathe",
+    guidellm: Annotated[
+        str | None,
+        typer.Option(metavar="PROGRAM", help="Its path, if guidellm is not on PATH.", rich_help_panel=REPORT),
+    ] = None,
     json_: Annotated[
         bool,
         typer.Option(
@@ -103,62 +151,95 @@ def loadtest(
         Path | None,
         typer.Option("--output", "-o", help="Write the JSON document here.", rich_help_panel=REPORT),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PAGE", help="Write tables and plots as one HTML file here.", rich_help_panel=REPORT
+        ),
+    ] = None,
 ) -> None:
     """Measure time to first token, time per token, throughput and memory of a server.
 
     Works on any OpenAI-compatible server. With a directory the server is started, and stopped,
     for you; with --against both models are served and loaded in turns, so that a slow moment of the
-    machine falls on both, and the report shows them side by side. Exits with 1 if a request failed.
+    machine falls on both, and the report shows them side by side. With --slo the load is doubled, and
+    then bisected, until the most is found that keeps the limits. Exits with 1 if a request failed, with
+    --slo only at the lowest load.
 
     \b
     lathe loadtest out/ --against models/dense
+    lathe loadtest out/ --against models/dense --slo 'tpot=30ms,ttft=200ms' --html most.html
     lathe loadtest out/ --against models/dense --concurrency 8 --rounds 5 -o loadtest.json
     lathe loadtest http://127.0.0.1:8000 --rate 4 --duration 60
-    lathe loadtest http://127.0.0.1:8000 --prompt-tokens 512 --output-tokens 128 --json > run.json
+    lathe loadtest http://127.0.0.1:8000 --concurrency 1 --ramp-to 16 --duration 120
+    lathe loadtest http://127.0.0.1:8000 --trace monday.jsonl --json > run.json
     """
     import json
     import shlex
 
     from compressor.errors import UserError
-    from serving.loadtest.compare import PromptChoice, Serving, compare, is_url, run
+    from serving.loadtest import capacity_report, report
+    from serving.loadtest.bench import Serving, Setup, is_url
+    from serving.loadtest.capacity import most
+    from serving.loadtest.compare import compare, run
     from serving.loadtest.document import write_document
+    from serving.loadtest.engines.base import find_engine
     from serving.loadtest.load import Load
+    from serving.loadtest.page.html import write_page
     from serving.loadtest.progress import Terminal
-    from serving.loadtest.report import failures, print_report
+    from serving.loadtest.prompts import PromptChoice
+    from serving.loadtest.slo import parse_slo
+    from serving.loadtest.trace import read_trace
 
     if model and not (is_url(target) and against is None):
         raise UserError("--model names a model of a running server", "Drop it, or load a single URL.")
-    if output and not output.absolute().parent.is_dir():
-        raise UserError(f"The directory of {output} does not exist", "Make it, or choose another --output.")
+    for file in (output, html):
+        if file and not file.absolute().parent.is_dir():
+            raise UserError(f"The directory of {file} does not exist", "Make it, or choose another place.")
+    if trace and output_tokens is not None:
+        raise UserError("A trace has the lengths of its answers", "Drop --output-tokens, or --trace.")
+    if requests is None and duration is None and trace is None:
+        requests = 20 if slo is None else 40
     load = Load(
         rate=rate,
-        concurrency=1 if rate is None and concurrency is None else concurrency,
+        concurrency=1 if rate is None and trace is None and concurrency is None else concurrency,
+        trace=read_trace(trace) if trace else None,
+        ramp_to=ramp_to,
         arrival=arrival,
-        requests=20 if requests is None and duration is None else requests,
+        requests=requests,
         duration_s=duration,
         warmup=warmup,
-        output_tokens=output_tokens,
+        output_tokens=64 if output_tokens is None else output_tokens,
         endpoint=endpoint,
         seed=seed,
         timeout_s=timeout,
     )
-    rounds = rounds if rounds is not None else (1 if against is None else 3)
-    common: dict[str, Any] = {
-        "prompts": PromptChoice(prompt_tokens, prompts),
-        "rounds": rounds,
-        "api_key": api_key,
-        "serving": Serving(extra=shlex.split(serve_options)),
-        "progress": Terminal(rounds if against is None else 2 * rounds),
-    }
-    if against is None:
-        result = run(target, load, model=model, **common)
+    if rounds is None:
+        rounds = 1 if against is None and slo is None else 3
+    known_rounds = None if slo else rounds if against is None else 2 * rounds
+    setup = Setup(
+        PromptChoice(prompt_tokens, prompts),
+        Serving(extra=shlex.split(serve_options)),
+        model,
+        api_key,
+        find_engine(engine, guidellm),
+        Terminal(known_rounds),
+    )
+    if slo is not None:
+        places = {"server": target} if against is None else {"dense": against, "subnet": target}
+        result = most(places, load, parse_slo(slo, slo_share), rounds=rounds, setup=setup)
+        show: Any = capacity_report
+    elif against is None:
+        result, show = run(target, load, rounds=rounds, setup=setup), report
     else:
-        result = compare(target, against, load, **common)
+        result, show = compare(target, against, load, rounds=rounds, setup=setup), report
     if output:
         write_document(result, output)
+    if html:
+        write_page(result, html)
     if json_:
         typer.echo(json.dumps(result, indent=1))
     else:
-        print_report(result)
-    if failed := failures(result):
+        show.print_report(result)
+    if failed := show.failures(result):
         raise UserError(failed, "The numbers are of the other requests.")

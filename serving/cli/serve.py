@@ -24,6 +24,12 @@ def serve(
     engine: Annotated[
         str, typer.Option(help="What computes: onnx (the ONNX export) or vllm (the checkpoint).")
     ] = "onnx",
+    device: Annotated[
+        Literal["cpu", "cuda"] | None,
+        typer.Option(
+            help="What the onnx engine computes on, cpu by default; vllm uses what it is built for."
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine.")] = None,
     max_batch: Annotated[
         int | None,
@@ -35,11 +41,24 @@ def serve(
     max_queue: Annotated[
         int, typer.Option(min=0, help="Sequences that may wait; more are answered with 429.")
     ] = 64,
+    prefix_cache: Annotated[
+        int | None,
+        typer.Option(
+            min=128,
+            help="Prompt tokens to keep for later prompts that begin alike, in chunks of 128; none by "
+            "default, as clients could tell what others asked. With --engine onnx.",
+        ),
+    ] = None,
     served_model_name: Annotated[
-        str | None, typer.Option(help="Name that clients ask for; the directory's by default.")
+        list[str] | None,
+        typer.Option(help="Name that clients ask for, again for more; the directory's by default."),
     ] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="LATHE_API_KEY", help="Key that clients must send.")
+    ] = None,
+    allowed_origins: Annotated[
+        list[str] | None,
+        typer.Option(help="Origin of web pages that may call from a browser, again for more; * is any."),
     ] = None,
     drain_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds that running answers get to finish on SIGTERM.")
@@ -88,12 +107,15 @@ def serve(
     options = ServeOptions(
         host=host,
         port=port,
+        device=device,
         threads=threads,
         max_batch=max_batch,
         max_length=max_length,
         max_queue=max_queue,
-        served_model_name=served_model_name,
+        prefix_cache=prefix_cache,
+        served_model_names=tuple(served_model_name or ()),
         api_key=api_key,
+        allowed_origins=tuple(allowed_origins or ()),
         drain_timeout=drain_timeout,
         request_timeout=request_timeout,
         write_timeout=write_timeout,

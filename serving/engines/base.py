@@ -22,10 +22,9 @@ from typing import Literal, Protocol
 import numpy as np
 
 from compressor.errors import UserError
-from serving.artefact import Artefact
+from serving.api.cors import check_origins
 from serving.grammar import Grammar
 from serving.sampling import Sampling, TokenScore
-from serving.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,8 @@ class GenerationRequest:
     """One sequence to generate; `choice` counts the answers to one prompt, `index` those of one call.
 
     `logprobs` is how many likeliest tokens to report with every token (None: no scores at all);
-    `arrived` is the `time.perf_counter()` of its arrival at the server; the answer has to match `grammar`.
+    `arrived` is the `time.perf_counter()` of its arrival at the server; the answer has to match `grammar`;
+    what was kept of earlier prompts is used where `cache_salt` is the same.
     """
 
     prompt: np.ndarray
@@ -48,6 +48,7 @@ class GenerationRequest:
     logprobs: int | None = None
     score_prompt: bool = False
     grammar: Grammar | None = None
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,26 +154,15 @@ class Observer(Protocol):
 
     def prompt(self, tokens: int) -> None: ...
 
+    def prefix(self, asked: int, found: int) -> None:
+        """Tokens of a prompt that is about to be read, and those of them that need not be."""
+
     def first_token(self, since_arrival: float) -> None: ...
 
     def next_token(self, since_last: float) -> None: ...
 
     def finished(self, per_token: float | None) -> None:
         """`per_token`: mean time per output token after the first; None with fewer than two."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """How an engine is sized. `max_length` None: the model's own; `threads` None: the engine's choice."""
-
-    observer: Observer
-    max_batch: int
-    max_queue: int
-    max_length: int | None = None
-    threads: int | None = None
-
-
-OpenBackend = Callable[[Artefact, Tokenizer, EngineOptions], Backend]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +175,16 @@ class ServeOptions:
 
     host: str
     port: int
+    device: str | None
     threads: int | None
     max_batch: int | None
     max_length: int | None
     max_queue: int
-    served_model_name: str | None
+    prefix_cache: int | None
+    served_model_names: tuple[str, ...]
+    """What clients may ask for; the first is reported. None given: the directory's name."""
     api_key: str | None
+    allowed_origins: tuple[str, ...]
     drain_timeout: float
     request_timeout: float | None
     write_timeout: float | None
@@ -235,5 +229,6 @@ def serve_with(name: str, model: Path, options: ServeOptions) -> None:
     """Serve `model` until told to stop. Raises UserError."""
     if name not in available_engines():
         raise UserError(f"there is no engine {name!r}", f"Engines: {', '.join(available_engines())}.")
+    check_origins(options.allowed_origins)
     importlib.import_module(f"serving.engines.{name}.engine")
     _registry.functions[name](model, options)

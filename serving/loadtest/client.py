@@ -41,6 +41,7 @@ class Sample:
     """What one request did. Times are seconds: `sent_s` from the start of the round, the others
     from the moment the request was sent. `chunk_s` holds one arrival per chunk that carried tokens;
     `closing_s` is the arrival of a last chunk without text, which may stand for a token or only for the end.
+    With `ends_only` the chunks between the first and the last are not known.
     """
 
     sent_s: float
@@ -49,7 +50,9 @@ class Sample:
     end_s: float = 0.0
     prompt_tokens: int | None = None
     output_tokens: int = 0
+    asked_tokens: int = 0
     closing_s: float | None = None
+    ends_only: bool = False
     error_kind: str | None = None
     error: str | None = None
 

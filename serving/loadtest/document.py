@@ -31,32 +31,45 @@ def system_json(url: str, model: str, rounds: Sequence[Round], memory: Memory) -
         "model": model,
         **summary(rounds),
         "memory": memory.as_json(),
-        "rounds": [
-            {
-                **summary([one]),
-                **({"stopped_early": one.stopped_early} if one.stopped_early else {}),
-                "samples": [_sample_json(sample) for sample in one.samples],
-            }
-            for one in rounds
-        ],
+        "rounds": [round_json(one) for one in rounds],
+    }
+
+
+def round_json(one: Round) -> dict[str, Any]:
+    """One round summed up, with its raw samples."""
+    return {
+        **summary([one]),
+        **({"stopped_early": one.stopped_early} if one.stopped_early else {}),
+        **({"own_summary": dict(one.own_summary)} if one.own_summary else {}),
+        "samples": [_sample_json(sample) for sample in one.samples],
     }
 
 
 def document(
-    settings: Mapping[str, Any], systems: Mapping[str, dict[str, Any]], command: Sequence[str] | None = None
+    settings: Mapping[str, Any],
+    systems: Mapping[str, dict[str, Any]],
+    definitions: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The whole document; with a dense and a subnet system, their ratios too."""
+    """The whole document; with a dense and a subnet system, their ratios too. `definitions` are added
+    to the usual ones, or stand in their place."""
     whole = {
-        "format": FORMAT,
-        "command": redacted(sys.argv if command is None else command),
-        "machine": machine(),
-        "definitions": DEFINITIONS,
+        **preamble(FORMAT, definitions or {}),
         "settings": dict(settings),
         "systems": dict(systems),
     }
     if {"dense", "subnet"} <= systems.keys():
         whole["ratios"] = ratios(systems["dense"], systems["subnet"])
     return whole
+
+
+def preamble(form: str, definitions: Mapping[str, str]) -> dict[str, Any]:
+    """What every document of a load test begins with."""
+    return {
+        "format": form,
+        "command": redacted(sys.argv),
+        "machine": machine(),
+        "definitions": {**DEFINITIONS, **definitions},
+    }
 
 
 def ratios(dense: Mapping[str, Any], subnet: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,6 +106,7 @@ def _sample_json(sample: Sample) -> dict[str, Any]:
         "chunks_ms": [round(1e3 * at, 3) for at in sample.chunk_s],
         "prompt_tokens": sample.prompt_tokens,
         "output_tokens": sample.output_tokens,
+        "asked_tokens": sample.asked_tokens,
     }
     if not sample.ok:
         raw["error"] = {"kind": sample.error_kind, "message": sample.error}
@@ -153,7 +167,12 @@ def _gpu_names() -> list[str]:
 
 
 def write_document(whole: Mapping[str, Any], path: Path) -> None:
-    """Write the document in one step: a reader sees the old file or the new one, never a part.
+    """Write the document in one step. Raises UserError if the place cannot be written."""
+    write_text(json.dumps(whole, indent=1) + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a file in one step: a reader sees the old file or the new one, never a part.
 
     Raises:
         UserError: if the place cannot be written.
@@ -164,8 +183,7 @@ def write_document(whole: Mapping[str, Any], path: Path) -> None:
         raise UserError(f"The report cannot be written to {path}: {error}") from error
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(whole, stream, indent=1)
-            stream.write("\n")
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         Path(temporary).replace(path)

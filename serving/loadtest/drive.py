@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from time import perf_counter, process_time
 
 import httpx
 
-from .arrival import arrival_times
 from .client import Sample, Target, request_body, timed_request
 from .load import Load
 from .measure import Round
@@ -18,6 +16,14 @@ from .prompts import Prompts
 
 DEAD_AFTER = 10
 WARMUP_SEED = 1_000_003
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """What one request asks for."""
+
+    prompt: str
+    output_tokens: int
 
 
 @dataclass
@@ -39,21 +45,22 @@ class _Session:
         """Nothing has answered for so long that more requests would only be more of the same error."""
         return self.unreachable >= DEAD_AFTER
 
-    def admit(self, elapsed_s: float) -> bool:
-        """Take the next request's place in the round; False when the round is over."""
+    def next_ask(self, elapsed_s: float) -> _Ask | None:
+        """Take the next request's place in the round; None when the round is over."""
         load = self.load
         over = (load.requests is not None and self.started >= load.requests) or (
             load.duration_s is not None and elapsed_s >= load.duration_s
         )
         if over or self.dead:
-            return False
+            return None
         self.started += 1
-        return True
+        return _Ask(next(self.prompts), load.answer_tokens(self.started - 1))
 
-    async def request(self, due_s: float | None = None) -> None:
+    async def request(self, ask: _Ask, due_s: float | None = None) -> None:
         load = self.load
-        body = request_body(self.target.model, next(self.prompts), load.output_tokens, load.endpoint)
+        body = request_body(self.target.model, ask.prompt, ask.output_tokens, load.endpoint)
         sample = await timed_request(self.http, self.target, load.endpoint, body, self.start, load.timeout_s)
+        sample.asked_tokens = ask.output_tokens
         if due_s is not None:
             sample.late_s = sample.sent_s - due_s
         self.unreachable = self.unreachable + 1 if sample.error_kind == "connect" else 0
@@ -73,38 +80,49 @@ async def drive(
 
     The seed sets the prompts and the arrival times. `on_done` hears of every measured request.
     """
-    if load.warmup:
-        warm = replace(
-            load,
-            rate=None,
-            concurrency=load.concurrency or 1,
-            requests=load.warmup,
-            duration_s=None,
-            warmup=0,
-        )
-        await drive(http, target, warm, prompts, seed + WARMUP_SEED)
+    await warm_up(http, target, load, prompts, seed)
     session = _Session(http, target, load, prompts(seed), on_done)
     cpu = process_time()
-    await (_open_loop(session, load.rate, seed) if load.rate is not None else _closed_loop(session))
+    due = load.due_times(seed)
+    await (_closed_loop(session) if due is None else _open_loop(session, due))
     reason = f"nothing answered {DEAD_AFTER} requests in a row" if session.dead else None
     session.samples.sort(key=lambda sample: sample.sent_s)
     return Round(session.samples, process_time() - cpu, reason)
 
 
-async def _open_loop(session: _Session, rate: float, seed: int) -> None:
+async def warm_up(http: httpx.AsyncClient, target: Target, load: Load, prompts: Prompts, seed: int) -> None:
+    """Send the requests of `load` that are not measured."""
+    if not load.warmup:
+        return
+    warm = replace(
+        load,
+        rate=None,
+        trace=None,
+        ramp_to=None,
+        concurrency=load.concurrency or 1,
+        requests=load.warmup,
+        duration_s=None,
+        warmup=0,
+    )
+    await drive(http, target, warm, prompts, seed + WARMUP_SEED)
+
+
+async def _open_loop(session: _Session, due_times: Iterator[float]) -> None:
     async with asyncio.TaskGroup() as requests:
-        for due_s in arrival_times(rate, session.load.arrival, seed):
-            if not session.admit(due_s):
+        for due_s in due_times:
+            ask = session.next_ask(due_s)
+            if ask is None:
                 return
             await asyncio.sleep(max(0.0, session.start + due_s - perf_counter()))
-            requests.create_task(session.request(due_s))
+            requests.create_task(session.request(ask, due_s))
 
 
 async def _closed_loop(session: _Session) -> None:
-    async def worker() -> None:
-        while session.admit(perf_counter() - session.start):
-            await session.request()
+    async def user(joins_s: float) -> None:
+        await asyncio.sleep(joins_s)
+        while ask := session.next_ask(perf_counter() - session.start):
+            await session.request(ask)
 
-    async with asyncio.TaskGroup() as workers:
-        for _ in islice(range(session.load.concurrency or 1), session.load.requests):
-            workers.create_task(worker())
+    async with asyncio.TaskGroup() as users:
+        for joins_s in session.load.join_times():
+            users.create_task(user(joins_s))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -32,11 +32,13 @@ THROUGHPUTS = ("output_tokens_per_second", "requests_per_second", "total_tokens_
 
 @dataclass(frozen=True)
 class Round:
-    """One measured round: its samples, and the processor time that this client itself used."""
+    """One measured round: its samples, the processor time that this client itself used, if known, and
+    what another load tester that sent it says itself (`Engine.definitions` tells what that means)."""
 
     samples: list[Sample]
-    client_cpu_s: float
+    client_cpu_s: float | None
     stopped_early: str | None = None
+    own_summary: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def duration_s(self) -> float:
@@ -91,11 +93,12 @@ def summary(rounds: Sequence[Round]) -> dict[str, Any]:
         "duration_s": round(seconds, 4),
         "prompt_tokens": prompt,
         "output_tokens": output,
+        "asked_tokens": sum(sample.asked_tokens for sample in good),
         "tokens_counted_by": "server" if all(s.prompt_tokens is not None for s in good) else "chunks",
         "output_tokens_per_second": _per_second(output, seconds),
         "requests_per_second": _per_second(len(good), seconds),
         "total_tokens_per_second": _per_second(output + prompt, seconds),
-        "client_cpu_share": _per_second(math.fsum(one.client_cpu_s for one in rounds), seconds),
+        "client_cpu_share": _cpu_share(rounds, seconds),
     }
     return numbers | {name: distribution(values) for name, values in _latencies(good).items()}
 
@@ -104,9 +107,14 @@ def _latencies(good: Sequence[Sample]) -> dict[str, list[float]]:
     return {
         "ttft_ms": [1e3 * s.chunk_s[0] for s in good],
         "tpot_ms": [1e3 * value for s in good if (value := tpot_s(s)) is not None],
-        "itl_ms": [1e3 * (b - a) for s in good for a, b in pairwise(s.chunk_s)],
+        "itl_ms": [1e3 * (b - a) for s in good if not s.ends_only for a, b in pairwise(s.chunk_s)],
         "e2e_ms": [1e3 * s.chunk_s[-1] for s in good],
     }
+
+
+def _cpu_share(rounds: Sequence[Round], seconds: float) -> float | None:
+    used = [one.client_cpu_s for one in rounds if one.client_cpu_s is not None]
+    return _per_second(math.fsum(used), seconds) if len(used) == len(rounds) else None
 
 
 def _per_second(amount: float, seconds: float) -> float:

@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Literal
 
 from starlette.applications import Starlette
@@ -21,14 +22,18 @@ Fault = Literal["none", "429", "500", "drop", "truncate", "malformed", "error_ev
 class Mock:
     """What the fake server does; fields may be changed while it runs.
 
-    The first token of an answer leaves `ttft_s` after the request, the others `itl_s` apart. A word
-    of the prompt is `tokens_per_word` tokens. With `last_without_text` the last token (an end token,
-    say) has no text and comes with the finish reason, which otherwise has a chunk of its own. Every
-    `fault_every`-th streamed request has the fault.
+    Tokens leave when they are due, whatever the work between them took, so that a long answer has
+    exactly the set pace. The first token of an answer is due `ttft_s` after the request, the others
+    `itl_s` apart and `itl_each_s` more for every other answer under way. Requests beyond `most_running`
+    get a 429. A word of the prompt is `tokens_per_word` tokens. With `last_without_text` the last token
+    (an end token, say) has no text and comes with the finish reason, which otherwise has a chunk of its
+    own. Every `fault_every`-th streamed request has the fault.
     """
 
     ttft_s: float = 0.0
     itl_s: float = 0.0
+    itl_each_s: float = 0.0
+    most_running: int | None = None
     model: str = "mock"
     tokens_per_word: int = 1
     fault: Fault = "none"
@@ -38,6 +43,7 @@ class Mock:
     api_key: str | None = None
     metrics: str | None = None
     streamed: int = 0
+    running: int = 0
 
     def app(self) -> Starlette:
         return Starlette(
@@ -68,18 +74,30 @@ class Mock:
             return JSONResponse({"choices": [{"text": "x"}], "usage": usage if self.usage else None})
         self.streamed += 1
         fault = self.fault if self.streamed % self.fault_every == 0 else "none"
+        if self.most_running is not None and self.running >= self.most_running:
+            fault = "429"
         if fault in ("429", "500"):
             return JSONResponse({"error": {"message": "told to fail"}}, int(fault))
+        self.running += 1
         return StreamingResponse(self._stream(body, usage, fault), media_type="text/event-stream")
 
     async def _stream(self, body: dict[str, Any], usage: dict[str, int], fault: Fault) -> AsyncIterator[str]:
+        try:
+            async for event in self._events(body, usage, fault):
+                yield event
+        finally:
+            self.running -= 1
+
+    async def _events(self, body: dict[str, Any], usage: dict[str, int], fault: Fault) -> AsyncIterator[str]:
         chat = "messages" in body
         if chat:
             yield _event(
                 {"choices": [{"delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
             )
+        due = perf_counter()
         for index in range(body["max_tokens"]):
-            await asyncio.sleep(self.itl_s if index else self.ttft_s)
+            due += self.itl_s + self.itl_each_s * (self.running - 1) if index else self.ttft_s
+            await asyncio.sleep(max(0.0, due - perf_counter()))
             if self.last_without_text and index == body["max_tokens"] - 1:
                 break
             part = {"delta": {"content": " word"}} if chat else {"text": " word"}

@@ -48,10 +48,11 @@ class Quiet:
 class Terminal(Quiet):
     """A progress line with elapsed time and ETA, and one line per finished round, on stderr.
 
-    Redrawn twice a second: this process must not take the processor from a server beside it.
+    `rounds` is how many there will be, None where that is still to be found out: the ETA is then the
+    round's. Redrawn twice a second: this process must not take the processor from a server beside it.
     """
 
-    def __init__(self, rounds: int) -> None:
+    def __init__(self, rounds: int | None) -> None:
         console = Console(file=sys.stderr)
         self._rounds = rounds
         self._done = 0
@@ -82,11 +83,14 @@ class Terminal(Quiet):
         self._bar.console.print(text, highlight=False)
 
     def start_round(self, name: str, load: Load) -> None:
-        """Each round is a full bar of requests, or, when only time ends it, of a growing count."""
-        total = load.requests * self._rounds if load.requests else None
+        """A bar of all requests; when only time ends a round, a growing count."""
+        total = load.requests * (self._rounds or 1) if load.requests else None
+        if self._rounds is None and self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
         if self._task is None:
             self._task = self._bar.add_task("", total=total)
-        self._bar.update(self._task, description=f"round {self._done + 1}/{self._rounds} {name}")
+        self._bar.update(self._task, description=f"{self._round_name(self._done + 1)} {name}")
 
     def request_done(self) -> None:
         if self._task is not None:
@@ -97,7 +101,10 @@ class Terminal(Quiet):
         numbers = summary([one])
         failed = f", {numbers['failed']} failed" if numbers["failed"] else ""
         self.stage(
-            f"round {self._done}/{self._rounds} {name}: {numbers['requests']} requests in "
+            f"{self._round_name(self._done)} {name}: {numbers['requests']} requests in "
             f"{numbers['duration_s']:.1f} s, {numbers['output_tokens_per_second']:.1f} output tokens/s"
             f"{failed}"
         )
+
+    def _round_name(self, number: int) -> str:
+        return f"round {number}" + (f"/{self._rounds}" if self._rounds else "")

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count, cycle, islice
 from pathlib import Path
+from typing import Any
 
 from compressor.errors import UserError
+
+from .trace import Trace
 
 Prompts = Callable[[int], Iterator[str]]
 """Endless prompts for a seed."""
 
+CountTokens = Callable[[str], Awaitable[int | None]]
+"""Asks the server for the length of a text in tokens; None where it cannot tell."""
+
+DEFAULT_PROMPT_TOKENS = 128
 MOST_PROBES = 8
 
 WORD_LIST = """
@@ -32,8 +40,50 @@ court oil situation cost industry figure street image phone data picture
 WORDS = WORD_LIST.split()
 
 
-def word_prompts(words: int) -> Prompts:
-    """Prompts of `words` words, each a different shuffle of the same ones.
+@dataclass(frozen=True)
+class PromptChoice:
+    """Prompts of `tokens` tokens from a word list, or those of `file`; a trace brings its own lengths.
+
+    Raises:
+        UserError: if both are given, or the file holds no prompt.
+    """
+
+    tokens: int | None = None
+    file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens is not None and self.file is not None:
+            raise UserError(
+                "The prompts come from a file or have a length", "Drop --prompts or --prompt-tokens."
+            )
+        if self.tokens is not None and self.tokens < 1:
+            raise UserError(f"--prompt-tokens is {self.tokens}", "It must be at least 1.")
+        if self.file is not None:
+            file_prompts(self.file)
+
+    def check(self, trace: Trace | None) -> None:
+        """Raise UserError if prompts are chosen beside a trace."""
+        if trace is not None and (self.tokens is not None or self.file is not None):
+            raise UserError(
+                "A trace has the lengths of its prompts", "Drop --prompts and --prompt-tokens, or --trace."
+            )
+
+    async def made(self, trace: Trace | None, count_tokens: CountTokens) -> Prompts:
+        """The prompts themselves, as long as the server that `count_tokens` asks says."""
+        if self.file is not None:
+            return file_prompts(self.file)
+        if trace is not None:
+            return await traced_prompts([r.prompt_tokens for r in trace.requests], count_tokens)
+        return word_prompts([await fitted_words(self.tokens or DEFAULT_PROMPT_TOKENS, count_tokens)])
+
+    def as_json(self) -> dict[str, Any]:
+        if self.file is not None:
+            return {"prompts": str(self.file)}
+        return {"prompt_tokens": self.tokens or DEFAULT_PROMPT_TOKENS}
+
+
+def word_prompts(lengths: Sequence[int]) -> Prompts:
+    """Prompts of so many words, in turn and over again, each a different shuffle of the same ones.
 
     The same words in another order take (nearly) the same number of tokens under any tokenizer,
     and different first words keep a server's prefix cache out of the measurement.
@@ -41,26 +91,26 @@ def word_prompts(words: int) -> Prompts:
 
     def prompts(seed: int) -> Iterator[str]:
         draw = random.Random(seed)
-        chosen = list(islice(cycle(WORDS), words))
-        while True:
+        for words in cycle(lengths):
+            chosen = list(islice(cycle(WORDS), words))
             draw.shuffle(chosen)
             yield " ".join(chosen)
 
     return prompts
 
 
-async def fitted_prompts(tokens: int, count_tokens: Callable[[str], Awaitable[int | None]]) -> Prompts:
-    """Word prompts as close to `tokens` tokens as whole words come, and no longer if one word fits.
+async def fitted_words(tokens: int, count_tokens: CountTokens) -> int:
+    """How many words come as close to `tokens` tokens as whole words do, and no longer if one word fits.
 
-    `count_tokens` asks the server for the length of a text; where it cannot tell (None), a word is
-    taken for a token. The true lengths are in the result, from the server's usage reports.
+    Where the server cannot count, a word is taken for a token. The true lengths are in the result,
+    from the server's usage reports.
     """
     words = max(1, tokens // 8)
     fits, too_long = 0, tokens + 1
     for _ in range(MOST_PROBES):
-        found = await count_tokens(next(word_prompts(words)(0)))
+        found = await count_tokens(next(word_prompts([words])(0)))
         if found is None:
-            return word_prompts(tokens)
+            return tokens
         if found <= tokens:
             fits = words
         else:
@@ -68,7 +118,17 @@ async def fitted_prompts(tokens: int, count_tokens: Callable[[str], Awaitable[in
         if found == tokens or too_long - fits <= 1:
             break
         words = min(max(words * tokens // max(found, 1), fits + 1), too_long - 1)
-    return word_prompts(max(fits, 1))
+    return max(fits, 1)
+
+
+async def traced_prompts(tokens: Sequence[int], count_tokens: CountTokens) -> Prompts:
+    """Word prompts of about so many tokens each, in turn: the shortest and the longest are fitted,
+    the others lie on the line between them."""
+    least, most = min(tokens), max(tokens)
+    few = await fitted_words(least, count_tokens)
+    many = few if most == least else await fitted_words(most, count_tokens)
+    slope = (many - few) / max(most - least, 1)
+    return word_prompts([max(1, round(few + slope * (wanted - least))) for wanted in tokens])
 
 
 def file_prompts(path: Path) -> Prompts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -37,7 +37,7 @@ def failures(whole: Mapping[str, Any]) -> str | None:
 
 def rendered(whole: Mapping[str, Any]) -> RenderableType:
     """The table, the definitions of its words, and what to know before believing it."""
-    parts: list[RenderableType] = [Text(_title(whole)), _table(whole), _definitions(whole)]
+    parts: list[RenderableType] = [Text(title(whole)), _table(whole), _definitions(whole)]
     parts += [Text(note, style="yellow") for note in notes(whole)]
     return Group(*parts)
 
@@ -47,35 +47,51 @@ def print_report(whole: Mapping[str, Any], console: Console | None = None) -> No
     (console or Console()).print(rendered(whole))
 
 
-def _table(whole: Mapping[str, Any]) -> Table:
+def summary_rows(whole: Mapping[str, Any]) -> list[list[str]]:
+    """The head and the rows of the table: what was measured, of each system, and their ratio."""
     systems, ratios = whole["systems"], whole.get("ratios")
-    table = Table()
-    table.add_column("")
-    for name in systems:
-        table.add_column(name, justify="right")
-    if ratios is not None:
-        table.add_column("subnet / dense", justify="right")
+    rows = [["", *systems, *(["subnet / dense"] if ratios is not None else [])]]
     for label, path in ROWS:
         values = [_value(system, path) for system in systems.values()]
         if any(value is not None for value in values):
             cells = [_cell(path, value) for value in values]
-            table.add_row(label, *cells, *([_ratio(ratios.get(path))] if ratios is not None else []))
+            rows.append([label, *cells, *([_ratio(ratios.get(path))] if ratios is not None else [])])
     errors = [f"{system['failed']} of {system['requests']}" for system in systems.values()]
-    table.add_row("errors", *errors, *([""] if ratios is not None else []))
+    return [*rows, ["errors", *errors, *([""] if ratios is not None else [])]]
+
+
+def _table(whole: Mapping[str, Any]) -> Table:
+    return filled(Table(), summary_rows(whole))
+
+
+def filled(table: Table, rows: Sequence[Sequence[str]], *, no_wrap: bool = False) -> Table:
+    """A table with these rows, the head first; all columns but the first are numbers."""
+    head, *rest = rows
+    for index, name in enumerate(head):
+        table.add_column(name, justify="right" if index else "left", no_wrap=no_wrap)
+    for row in rest:
+        table.add_row(*row)
     return table
 
 
-def _title(whole: Mapping[str, Any]) -> str:
-    settings = whole["settings"]
-    pattern = (
-        f"{settings['rate']:g} requests/s ({settings['arrival']})"
-        if "rate" in settings
-        else f"{settings['concurrency']} in flight"
-    )
+def title(whole: Mapping[str, Any]) -> str:
+    """What was sent."""
     first = next(iter(whole["systems"].values()))
-    prompt = first["prompt_tokens"] / first["succeeded"] if first["succeeded"] else 0
-    answers = f"{settings['output_tokens']} output tokens, {settings['rounds']} round(s)"
-    return f"{pattern}, prompts of {prompt:.0f} tokens, {answers}"
+    parts = [pattern(whole["settings"])]
+    if first["succeeded"]:
+        prompt, answer = (first[key] / first["succeeded"] for key in ("prompt_tokens", "asked_tokens"))
+        parts.append(f"prompts of {prompt:.0f} tokens, {answer:.0f} output tokens")
+    return ", ".join([*parts, f"{whole['settings']['rounds']} round(s)"])
+
+
+def pattern(settings: Mapping[str, Any]) -> str:
+    """How the requests of a round come, in words."""
+    ramp = f" to {settings['ramp_to']:g}" if "ramp_to" in settings else ""
+    if "trace" in settings:
+        return f"replay of {settings['trace']['file']}"
+    if "rate" in settings:
+        return f"{settings['rate']:g}{ramp} requests/s ({settings['arrival']})"
+    return f"{settings['concurrency']}{ramp} in flight"
 
 
 def _definitions(whole: Mapping[str, Any]) -> Text:
@@ -92,14 +108,13 @@ def _definitions(whole: Mapping[str, Any]) -> Text:
 def notes(whole: Mapping[str, Any]) -> list[str]:
     """What would mislead a reader of the numbers alone."""
     found = []
-    asked = whole["settings"]["output_tokens"]
     for name, system in whole["systems"].items():
-        if system["succeeded"] and system["output_tokens"] != asked * system["succeeded"]:
-            mean = system["output_tokens"] / system["succeeded"]
-            found.append(f"{name}: answers have {mean:.1f} tokens on average, {asked} were asked for")
+        if system["output_tokens"] != system["asked_tokens"]:
+            mean, asked = (system[key] / system["succeeded"] for key in ("output_tokens", "asked_tokens"))
+            found.append(f"{name}: answers have {mean:.1f} tokens on average, {asked:g} were asked for")
         if system["tokens_counted_by"] == "chunks":
             found.append(f"{name}: the server reports no usage; each chunk is counted as one token")
-        if system["client_cpu_share"] > BUSY_CLIENT:
+        if (system["client_cpu_share"] or 0) > BUSY_CLIENT:
             share = system["client_cpu_share"]
             found.append(f"{name}: this client used {share:.0%} of a processor; the latencies may be its own")
         stops = [one["stopped_early"] for one in system["rounds"] if "stopped_early" in one]

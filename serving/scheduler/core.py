@@ -18,6 +18,7 @@ import numpy as np
 
 from serving.engines.base import Chunk, GenerationRequest, Observer, SlotEngine
 from serving.grammar import GrammarError
+from serving.scheduler.prefixes import Prefixes
 from serving.scheduler.queue import AdmissionQueue
 from serving.scheduler.sequence import Sequence
 from serving.scheduler.slots import Slots
@@ -42,8 +43,10 @@ class Scheduler:
         max_queue: int,
         observer: Observer,
         prompt_chunk: int = PROMPT_CHUNK,
+        prefixes: Prefixes | None = None,
     ) -> None:
-        """`piece` gives the bytes of a token; `prompt_chunk` is the most prompt tokens read at a time."""
+        """`piece` gives the bytes of a token; `prompt_chunk` is the most prompt tokens read at a time;
+        `prefixes`, of such chunks, what is kept for later prompts."""
         self._engine = engine
         self._piece = piece
         self.eos = eos
@@ -51,6 +54,7 @@ class Scheduler:
         self._prompt_chunk = prompt_chunk
         self._queue = AdmissionQueue(engine.max_batch + max_queue)
         self._slots = Slots(engine)
+        self._prefixes = prefixes
         self._failures = 0
         self._thread = threading.Thread(target=self._run, name="lathe-scheduler", daemon=True)
         self.capacity = self._queue.capacity
@@ -130,15 +134,15 @@ class Scheduler:
             if self._slots.free and (waiting := self._queue.next()):
                 self._observer.admitted(time.perf_counter() - waiting.request.arrived)
                 self._slots.read(waiting)
+                if self._prefixes is not None:
+                    self._prefixes.begin(waiting, self._slots.reading_slot)
             if self._slots.reading is None:
                 return
             budget -= self._read_chunk(self._slots.reading)
 
     def _read_chunk(self, sequence: Sequence) -> int:
         tokens = sequence.prompt_left[: self._prompt_chunk]
-        wanted: Literal["last", "all"] = "all" if sequence.request.score_prompt else "last"
-        slot = self._slots.reading_slot
-        logits = self._compute([sequence], lambda: self._engine.prefill(slot, tokens, wanted))
+        logits = self._compute([sequence], partial(self._prefill, sequence, tokens))
         if logits is not None:
             self._advance(sequence, lambda: sequence.take_prompt(tokens, logits, self._observer))
         if sequence.done or sequence.cancelled:
@@ -146,6 +150,14 @@ class Scheduler:
         elif not len(sequence.prompt_left):
             self._slots.promote()
         return len(tokens)
+
+    def _prefill(self, sequence: Sequence, tokens: np.ndarray) -> np.ndarray:
+        wanted: Literal["last", "all"] = "all" if sequence.request.score_prompt else "last"
+        slot = self._slots.reading_slot
+        logits = self._engine.prefill(slot, tokens, wanted)
+        if self._prefixes is not None:
+            self._prefixes.keep(slot, sequence.prefilled + len(tokens))
+        return logits
 
     def _decode(self) -> None:
         active = self._slots.decoding

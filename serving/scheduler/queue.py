@@ -11,19 +11,17 @@ from serving.scheduler.sequence import Sequence as Running
 
 
 class AdmissionQueue:
-    """First come, first served; at most `capacity` sequences inside, waiting and running together."""
+    """At most `capacity` sequences inside, waiting and running together. Calls take turns, one sequence each,
+    in the order in which they came: a call of many does not hold up those after it."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._changed = threading.Condition()
-        self._waiting: deque[Running] = deque()
+        self._calls: deque[deque[Running]] = deque()
+        self.waiting = 0
         self._inside = 0
         self._draining = False
         self.closed = False
-
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
 
     def check_room(self, count: int) -> None:
         """Raise NoRoomError or DrainingError when `count` sequences cannot enter now."""
@@ -37,21 +35,30 @@ class AdmissionQueue:
         with self._changed:
             self.check_room(len(sequences))
             self._inside += len(sequences)
-            self._waiting.extend(sequences)
+            self.waiting += len(sequences)
+            if sequences:
+                self._calls.append(deque(sequences))
             self._changed.notify_all()
 
     def next(self) -> Running | None:
-        """The one that has waited longest, if any; it stays inside."""
+        """The first of the call whose turn it is, if any; it stays inside."""
         with self._changed:
-            return self._waiting.popleft() if self._waiting else None
+            if not self._calls:
+                return None
+            call = self._calls.popleft()
+            sequence = call.popleft()
+            self.waiting -= 1
+            if call:
+                self._calls.append(call)
+            return sequence
 
     def withdraw(self, sequences: Sequence[Running]) -> None:
         """Let those of `sequences` that still wait go."""
         with self._changed:
-            for sequence in sequences:
-                if sequence in self._waiting:
-                    self._waiting.remove(sequence)
-                    self._inside -= 1
+            for call in [call for call in self._calls if call[-1] in sequences]:
+                self._calls.remove(call)
+                self.waiting -= len(call)
+                self._inside -= len(call)
             self._changed.notify_all()
 
     def left(self) -> None:
@@ -63,7 +70,7 @@ class AdmissionQueue:
     def wait_for_work(self) -> None:
         """Block until somebody waits or the queue is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self.closed)
+            self._changed.wait_for(lambda: self.waiting or self.closed)
 
     def drain(self, timeout: float) -> bool:
         """Let nobody in any more; wait up to `timeout` seconds until all are out."""

@@ -42,7 +42,7 @@ def quantized(directory: Path, subnet: Plan, scheme: str, **changes: Any) -> Pat
     source = checkpoint(directory / "dense", **TINY | changes)
     export_checkpoint(directory / "artefact", cut(source, subnet))
     write_json(directory / "artefact" / "plan.json", subnet.to_json())
-    export_quantized(str(directory / "artefact"), directory / scheme, scheme)
+    export_quantized(str(directory / "artefact"), directory / scheme, scheme=scheme)
     return directory / scheme
 
 
@@ -201,9 +201,9 @@ def test_a_trained_artefact(artefact: Path, tmp_path: Path) -> None:
     layers = Plan.load(artefact / "plan.json").layers
     index = next(i for i, layer in enumerate(layers) if layer.ffn % 32)
     with pytest.raises(UserError, match=f"layer {index} .* {layers[index].ffn} FFN channels"):
-        export_quantized(str(artefact), tmp_path / "w4a16", "w4a16")
+        export_quantized(str(artefact), tmp_path / "w4a16", scheme="w4a16")
     assert list(tmp_path.iterdir()) == []
-    export_quantized(str(artefact), tmp_path / "w8a8", "w8a8")
+    export_quantized(str(artefact), tmp_path / "w8a8", scheme="w8a8")
     assert is_artefact(tmp_path / "w8a8")
     model = reference(tmp_path / "w8a8", int8=True)
     given = answers(tmp_path / "w8a8", "bfloat16")

@@ -27,6 +27,7 @@ from serving.loadtest.servers import RunningServer, served
 TARGET_MS = 17.0
 KEY = "sesame"
 AUTHORIZATION = {"authorization": f"Bearer {KEY}"}
+PAGE = "https://chat.example.com"
 VLLM = ("--engine", "vllm", "--max-length", "512", "--threads", "1")
 EAGER = ("--", "--enforce-eager", "--dtype", "float32")
 PROMETHEUS = Path(__file__).parents[2] / "build/tools/usr/bin/prometheus"
@@ -55,7 +56,7 @@ def vllm_server(directory: Path, *options: str) -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="module")
 def server(aimed: Path) -> Iterator[RunningServer]:
-    with vllm_server(aimed, *EAGER) as running:
+    with vllm_server(aimed, "--allowed-origins", PAGE, *EAGER) as running:
         yield running
 
 
@@ -118,6 +119,16 @@ def test_every_route_but_the_probes_asks_for_the_key(server: RunningServer) -> N
         assert httpx.get(f"{server.url}{path}").status_code == 200
     wrong = httpx.get(f"{server.url}/v1/models", headers={"authorization": "Bearer open", "host": "/health"})
     assert wrong.status_code == 401
+
+
+def test_a_page_of_a_named_origin_asks_without_a_key_and_calls_with_it(server: RunningServer) -> None:
+    asked = {"origin": PAGE, "access-control-request-method": "POST"}
+    allowed = httpx.options(f"{server.url}/v1/completions", headers=asked)
+    assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, PAGE)
+    answer = httpx.get(f"{server.url}/v1/models", headers=AUTHORIZATION | {"origin": PAGE})
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, PAGE)
+    other = httpx.get(f"{server.url}/v1/models", headers=AUTHORIZATION | {"origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in other.headers
 
 
 def test_the_openai_client_is_answered(server: RunningServer) -> None:

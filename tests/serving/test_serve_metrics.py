@@ -15,7 +15,7 @@ NAMES = {
     "requests", "requests_running", "requests_waiting", "prompt_tokens", "generation_tokens",
     "time_to_first_token_seconds", "time_per_output_token_seconds", "inter_token_latency_seconds",
     "request_duration_seconds", "queue_seconds", "kv_cache_usage_ratio", "model_weight_bytes", "model_info",
-    "backend_up", "generation_tokens_per_second",
+    "backend_up", "generation_tokens_per_second", "prefix_cache_queried_tokens", "prefix_cache_hit_tokens",
 }  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def test_vllms_names_say_the_same(artefact_dir: Path):
         server.complete(max_tokens=9, seed=1)
         text = httpx.get(f"{server.url}/metrics").text
         families = {f.name: f for f in text_string_to_metric_families(text)}
-        assert len([name for name in families if name.startswith("vllm:")]) == 8
+        assert len([name for name in families if name.startswith("vllm:")]) == 10
         for ours, alias in ALIASES["vllm"].items():
             assert families[alias].type == families[ours].type
             values = [sample.value for sample in families[ours].samples]

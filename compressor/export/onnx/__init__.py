@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from compressor.export.base import Export, Exporter, check_known, exporters
 from compressor.export.onnx.graph import DECODERS, build_onnx, check_config
+from compressor.export.onnx.matrices import Matrices, Plain
+from compressor.export.onnx.writer import GraphWriter
 from compressor.source import Source
 
 __all__ = ["build_onnx", "export_onnx"]
@@ -13,8 +16,9 @@ __all__ = ["build_onnx", "export_onnx"]
 FOLDER = "onnx"
 
 
-def export_onnx(directory: Path, job: Export) -> None:
-    """Write `onnx/model.onnx` and its data: float32 arithmetic on the values that the checkpoint stores.
+def export_onnx(directory: Path, job: Export, matrices: Callable[[GraphWriter], Matrices] = Plain) -> None:
+    """Write `onnx/model.onnx` and its data: float32 arithmetic on the values that the checkpoint stores, or
+    on what `matrices` make of them.
 
     Raises:
         UserError: as `build_onnx`.
@@ -22,7 +26,9 @@ def export_onnx(directory: Path, job: Export) -> None:
     folder = directory / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     source = job.source
-    build_onnx(folder, source.config, source.family, job.plan, lambda name: job.stored(name).float())
+    build_onnx(
+        folder, source.config, source.family, job.plan, lambda name: job.stored(name).float(), matrices
+    )
 
 
 def check_source(source: Source) -> None:

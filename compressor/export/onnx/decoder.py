@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from onnx import TensorProto
 
+from compressor.export.onnx.matrices import Matrices
 from compressor.export.onnx.rope import rotary_tables, rotated_first
-from compressor.export.onnx.writer import GraphWriter
+from compressor.export.onnx.writer import MICROSOFT, GraphWriter
 from compressor.families import Family
 from compressor.plan import LayerShape, ModelShape, Plan
 
 Tensors = Callable[[str], torch.Tensor]
-MICROSOFT = "com.microsoft"
 _TABLES, _WINDOW_TABLES = ("cos", "sin"), ("window_cos", "window_sin")
 
 
@@ -44,9 +44,10 @@ class Decoder:
         family: Family,
         shape: ModelShape,
         tensor: Tensors,
+        matrices: Matrices,
     ) -> None:
         self.writer, self.config, self.family = writer, config, family
-        self.shape, self.tensor = shape, tensor
+        self.shape, self.tensor, self.matrices = shape, tensor, matrices
         self.epsilon = float(config.get("rms_norm_eps", 1e-6))
         self._order = rotated_first(config, shape.head_dim)
 
@@ -57,27 +58,29 @@ class Decoder:
         writer.input("total_sequence_length", TensorProto.INT32, [])
         wanted = writer.input("logits_at", TensorProto.INT64, ["rows", 2])
         logits = writer.output("logits", TensorProto.FLOAT, ["rows", shape.vocab_size])
-        embedding = self._weight(f"{self.family.embedding}.weight")
-        stream = Stream(self._positioned(writer.node("Gather", [embedding, ids], ["embedded"]), ids))
+        embedding = f"{self.family.embedding}.weight"
+        embedded = self.matrices.embed(ids, embedding, self.tensor(embedding))
+        stream = Stream(self._positioned(embedded, ids))
         with_attention = [i for i, layer in enumerate(plan.layers) if layer.kv_heads]
         for names in sorted({tables for i in with_attention if (tables := self._tables(i))}):
             windowed = names == _WINDOW_TABLES
             for name, table in zip(names, rotary_tables(self.config, shape.head_dim, windowed), strict=True):
-                writer.weight(name, table)
+                writer.constant(name, table)
         for index, layer in enumerate(plan.layers):
             stream = self._layer(stream, index, layer)
         normed, _ = self._norm(stream, self.family.final_norm)
         rows = writer.node("GatherND", [normed, wanted], ["rows"])
-        head = embedding if shape.tied_embeddings else self._weight(f"{self.family.head}.weight")
-        self._logits(rows, head, logits)
+        self._logits(rows, logits)
 
     def _layer(self, stream: Stream, index: int, layer: LayerShape) -> Stream:
         if layer.kv_heads:
             stream = self._attention(stream, index, layer)
         return self._ffn(stream, index) if layer.ffn else stream
 
-    def _logits(self, rows: str, head: str, logits: str) -> None:
-        self.writer.node("Gemm", [rows, head], [logits], transB=1)
+    def _logits(self, rows: str, output: str) -> None:
+        head = f"{self.family.head}.weight"
+        weight = None if self.shape.tied_embeddings else self.tensor(head)
+        self.matrices.logits(rows, output, head, weight)
 
     def _positioned(self, embedded: str, _ids: str) -> str:
         """What the first layer reads."""
@@ -140,7 +143,7 @@ class Decoder:
     def _head_norm(self, value: str, module: str) -> str:
         """RMS normalisation of every head by itself. (GroupQueryAttention's own has no CPU kernel.)"""
         heads, flat = (
-            self.writer.weight(f"{module}.{name}", torch.tensor(dims))
+            self.writer.constant(f"{module}.{name}", torch.tensor(dims))
             for name, dims in (("heads", [0, 0, -1, self.shape.head_dim]), ("flat", [0, 0, -1]))
         )
         split = self.writer.node("Reshape", [value, heads], [f"{module}.split"])
@@ -215,9 +218,8 @@ class Decoder:
         return Stream(residual, branch, self._weight(f"{module}.bias") if biased else "")
 
     def _linear(self, value: str, name: str, modules: list[str], biased: bool) -> str:
-        """One MatMul by the stacked weights of `modules`, which checkpoints store as [out, in]."""
-        weight = self.writer.weight(f"{name}.weight", self._stacked(modules, "weight").T)
-        product = self.writer.node("MatMul", [value, weight], [f"{name}.product"])
+        """One product with the stacked weights of `modules`, which checkpoints store as [out, in]."""
+        product = self.matrices.product(value, name, self._stacked(modules, "weight"))
         if not biased:
             return product
         bias = self.writer.weight(f"{name}.bias", self._stacked(modules, "bias"))

@@ -11,7 +11,7 @@ class GemmaDecoder(Decoder):
     activations = ("gelu_pytorch_tanh",)
 
     def _positioned(self, embedded: str, _ids: str) -> str:
-        scale = self.writer.weight("embedding.scale", torch.tensor(self.shape.hidden_size**0.5))
+        scale = self.writer.constant("embedding.scale", torch.tensor(self.shape.hidden_size**0.5))
         return self.writer.node("Mul", [embedded, scale], ["scaled"])
 
     def _scores(self) -> dict[str, float]:
@@ -21,12 +21,12 @@ class GemmaDecoder(Decoder):
     def _active(self, value: str, prefix: str) -> str:
         return self.writer.node("Gelu", [value], [f"{prefix}active"], approximate="tanh")
 
-    def _logits(self, rows: str, head: str, logits: str) -> None:
+    def _logits(self, rows: str, output: str) -> None:
         limit = self.config["final_logit_softcapping"]
         if limit is None:
-            return super()._logits(rows, head, logits)
-        cap = self.writer.weight("logits.cap", torch.tensor(float(limit)))
-        free = self.writer.node("Gemm", [rows, head], ["logits.free"], transB=1)
-        share = self.writer.node("Div", [free, cap], ["logits.share"])
+            return super()._logits(rows, output)
+        cap = self.writer.constant("logits.cap", torch.tensor(float(limit)))
+        super()._logits(rows, "logits.free")
+        share = self.writer.node("Div", ["logits.free", cap], ["logits.share"])
         bounded = self.writer.node("Tanh", [share], ["logits.bounded"])
-        self.writer.node("Mul", [bounded, cap], [logits])
+        self.writer.node("Mul", [bounded, cap], [output])

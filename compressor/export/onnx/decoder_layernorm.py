@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from compressor.export.onnx.decoder import MICROSOFT, Decoder, Stream
+from compressor.export.onnx.decoder import Decoder, Stream
+from compressor.export.onnx.writer import MICROSOFT
 
 
 class LayerNormDecoder(Decoder):

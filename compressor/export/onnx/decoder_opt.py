@@ -19,9 +19,9 @@ class OptDecoder(LayerNormDecoder):
         ones are filled up, and each begins at 0."""
         writer = self.writer
         table = self._weight(f"{self.family.positions}.weight")
-        one = writer.weight("positions.one", torch.ones((), dtype=torch.int64))
-        zero = writer.weight("positions.zero", torch.zeros((), dtype=torch.int64))
-        axis = writer.weight("positions.axis", torch.ones(1, dtype=torch.int64))
+        one = writer.constant("positions.one", torch.ones((), dtype=torch.int64))
+        zero = writer.constant("positions.zero", torch.zeros((), dtype=torch.int64))
+        axis = writer.constant("positions.axis", torch.ones(1, dtype=torch.int64))
         length = writer.node("Shape", [_ids], ["positions.shape"], start=1, end=2)
         length = writer.node("Squeeze", [length], ["positions.length"])
         lasts = writer.node("Cast", ["seqlens_k"], ["positions.lasts"], to=TensorProto.INT64)

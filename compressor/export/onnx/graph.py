@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 
 from compressor.errors import UserError
@@ -15,8 +16,9 @@ from compressor.export.onnx.decoder import Decoder, Tensors
 from compressor.export.onnx.decoder_gemma import GemmaDecoder
 from compressor.export.onnx.decoder_neox import NeoxDecoder
 from compressor.export.onnx.decoder_opt import OptDecoder
+from compressor.export.onnx.matrices import Matrices, Plain
 from compressor.export.onnx.rope import check_rope
-from compressor.export.onnx.writer import graph_writer
+from compressor.export.onnx.writer import MODEL_FILE, GraphWriter, graph_writer
 from compressor.families import Family
 from compressor.plan import ModelShape, Plan
 
@@ -28,8 +30,15 @@ DECODERS: dict[str, type[Decoder]] = {
 _HEAD_DIM_UNIT = 16
 
 
-def build_onnx(directory: Path, config: dict[str, Any], family: Family, plan: Plan, tensor: Tensors) -> None:
-    """Write `model.onnx` and `model.onnx.data` into `directory`, in float32.
+def build_onnx(
+    directory: Path,
+    config: dict[str, Any],
+    family: Family,
+    plan: Plan,
+    tensor: Tensors,
+    matrices: Callable[[GraphWriter], Matrices] = Plain,
+) -> None:
+    """Write `model.onnx` and `model.onnx.data` into `directory`.
 
     `config` is the dense model's config.json document; `tensor` gives a cut tensor, float32, by its
     checkpoint name, and is asked once for each, block by block.
@@ -42,15 +51,25 @@ def build_onnx(directory: Path, config: dict[str, Any], family: Family, plan: Pl
     if len(plan) != shape.num_layers:
         raise UserError(f"the plan has {len(plan)} layers; the model has {shape.num_layers}")
     count = sum(torch.Size(dims).numel() for _, dims in cut_tensors(family, shape, plan))
-    metadata = {
-        "lathe.format": FORMAT,
-        "lathe.family": family.model_type,
-        "lathe.max_position_embeddings": str(int(config.get("max_position_embeddings") or 2048)),
-        "lathe.weight_bytes": str(4 * count),
-        "lathe.plan": json.dumps(plan.to_json()),
-    }
-    with graph_writer(directory, metadata, 4 * count) as writer:
-        DECODERS[family.exported_type](writer, config, family, shape, tensor).build(plan)
+    with graph_writer(directory, 4 * count) as writer:
+        made = matrices(writer)
+        DECODERS[family.exported_type](writer, config, family, shape, tensor, made).build(plan)
+        sizes = {"weight_bytes": {"before": 4 * count, "after": writer.weight_bytes}}
+        writer.metadata |= {
+            "lathe.format": FORMAT,
+            "lathe.family": family.model_type,
+            "lathe.max_position_embeddings": str(int(config.get("max_position_embeddings") or 2048)),
+            "lathe.weight_bytes": str(writer.weight_bytes),
+            "lathe.plan": json.dumps(plan.to_json()),
+            "lathe.quantization": json.dumps(made.summary() | sizes),
+        }
+
+
+def read_summary(directory: Path) -> dict[str, Any]:
+    """What rounding did to the matrices of a graph, and its bytes before, as float32, and after."""
+    model = onnx.load(directory / MODEL_FILE, load_external_data=False)
+    summary = next(entry.value for entry in model.metadata_props if entry.key == "lathe.quantization")
+    return dict(json.loads(summary))
 
 
 def check_config(config: Mapping[str, Any], shape: ModelShape, family: Family) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 
 from compressor.export.layout import cut_tensors
 from compressor.export.onnx.graph import build_onnx
+from compressor.export.onnx.matrices import Matrices, Plain
+from compressor.export.onnx.writer import GraphWriter
 from compressor.families import Family
 from compressor.plan import Plan
 
@@ -16,7 +19,14 @@ _POOL = 1 << 22
 _SCALE = 0.02
 
 
-def random_onnx(directory: Path, config: dict[str, Any], family: Family, plan: Plan, seed: int = 0) -> None:
+def random_onnx(
+    directory: Path,
+    config: dict[str, Any],
+    family: Family,
+    plan: Plan,
+    seed: int = 0,
+    matrices: Callable[[GraphWriter], Matrices] = Plain,
+) -> None:
     """Write the graph of `plan` with small random weights (norms are one), as fast as the disk allows.
 
     Every tensor is a window, at its own offset, of one pool of 4 Mi values that repeats for ever.
@@ -37,4 +47,4 @@ def random_onnx(directory: Path, config: dict[str, Any], family: Family, plan: P
         long_enough = pool if end <= 2 * _POOL else pool.repeat(-(-end // (2 * _POOL)))
         return long_enough[start:end].reshape(dims)
 
-    build_onnx(directory, config, family, plan, tensor)
+    build_onnx(directory, config, family, plan, tensor, matrices)

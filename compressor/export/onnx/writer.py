@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,19 +15,26 @@ from compressor.export.files import atomic_write, sync_directory, write_bytes
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
+MICROSOFT = "com.microsoft"
+"""The domain of ONNX Runtime's own operators."""
 _OPSET, _IR_VERSION = 23, 11
 _PAGE, _LINE = 4096, 64
 _INLINE_LIMIT = 1024
-_TYPES = {torch.float32: TensorProto.FLOAT, torch.int64: TensorProto.INT64}
+_TYPES = {torch.float32: TensorProto.FLOAT, torch.int64: TensorProto.INT64, torch.uint8: TensorProto.UINT8}
 
 
 class GraphWriter:
-    """Collects nodes; appends each weight to the data file as it comes, page-aligned to be mapped."""
+    """Collects nodes; appends each weight to the data file as it comes, page-aligned to be mapped.
+
+    metadata: what the model says of itself. weight_bytes: of all weights so far.
+    """
 
     def __init__(self, data: BinaryIO) -> None:
+        self.metadata: dict[str, str] = {}
+        self.weight_bytes = 0
         self._data = data
         self._nodes: list[onnx.NodeProto] = []
-        self._initializers: list[TensorProto] = []
+        self._initializers: dict[str, TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
 
@@ -55,6 +62,19 @@ class GraphWriter:
 
     def weight(self, name: str, value: torch.Tensor) -> str:
         """Append a weight to the data file; the tensor is not kept."""
+        self.weight_bytes += value.nbytes
+        return self.constant(name, value)
+
+    def reshaped(self, name: str, weight: str, dims: Sequence[int]) -> str:
+        """A weight once more, in other dimensions; the bytes are the same ones, stored once."""
+        proto = TensorProto()
+        proto.CopyFrom(self._initializers[weight])
+        proto.name, proto.dims[:] = name, dims
+        self._initializers[name] = proto
+        return name
+
+    def constant(self, name: str, value: torch.Tensor) -> str:
+        """Append what is not a weight of the model: a table, a shape."""
         proto = TensorProto(name=name, data_type=_TYPES[value.dtype], dims=list(value.shape))
         content = value.detach().contiguous().view(-1).view(torch.uint8).numpy().data
         if len(content) < _INLINE_LIMIT:
@@ -67,19 +87,21 @@ class GraphWriter:
             proto.data_location = TensorProto.EXTERNAL
             for key, entry in location.items():
                 proto.external_data.add(key=key, value=str(entry))
-        self._initializers.append(proto)
+        self._initializers[name] = proto
         return name
 
-    def model(self, metadata: Mapping[str, str]) -> onnx.ModelProto:
-        graph = helper.make_graph(self._nodes, "lathe", self._inputs, self._outputs, self._initializers)
-        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)]
+    def model(self) -> onnx.ModelProto:
+        used = {name for node in self._nodes for name in node.input}
+        weights = [proto for name, proto in self._initializers.items() if name in used]
+        graph = helper.make_graph(self._nodes, "lathe", self._inputs, self._outputs, weights)
+        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(MICROSOFT, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="lathe")
-        helper.set_model_props(model, dict(metadata))
+        helper.set_model_props(model, self.metadata)
         return model
 
 
 @contextmanager
-def graph_writer(directory: Path, metadata: Mapping[str, str], expected_bytes: int) -> Iterator[GraphWriter]:
+def graph_writer(directory: Path, expected_bytes: int) -> Iterator[GraphWriter]:
     """Write `model.onnx` and `model.onnx.data` into `directory` from what is added in the block.
 
     Both files appear complete or not at all, the data first; an older graph goes before its data does.
@@ -90,7 +112,7 @@ def graph_writer(directory: Path, metadata: Mapping[str, str], expected_bytes: i
     with atomic_write(directory / DATA_FILE, expected_bytes) as data:
         writer = GraphWriter(data)
         yield writer
-        model = writer.model(metadata)
+        model = writer.model()
         (directory / MODEL_FILE).unlink(missing_ok=True)
     write_bytes(directory / MODEL_FILE, model.SerializeToString())
     sync_directory(directory)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from compressor.export.onnx.blockwise import BITS, Blockwise, arbitrary
+from compressor.export.onnx.matrices import Matrices, Plain
 from compressor.export.onnx.random import random_onnx
+from compressor.export.onnx.writer import GraphWriter
 from compressor.latency.backend import backends
 from compressor.latency.workload import Workload
 from compressor.plan import Plan
@@ -17,11 +21,13 @@ from compressor.source import Source
 class OnnxBackend:
     """Decode steps keep the cache at the workload's context: each step overwrites the same position."""
 
-    name = "onnx"
-    export = "onnx"
+    def __init__(self, name: str, matrices: Callable[[GraphWriter], Matrices] = Plain) -> None:
+        self.name = self.export = name
+        self._matrices = matrices
 
     def build(self, directory: Path, source: Source, plan: Plan, layers: int) -> None:
-        random_onnx(directory, {**source.config, "num_hidden_layers": layers}, source.family, plan)
+        config = {**source.config, "num_hidden_layers": layers}
+        random_onnx(directory, config, source.family, plan, matrices=self._matrices)
 
     def prepare(self, directory: Path, workload: Workload, threads: int | None) -> Callable[[], None]:
         from serving.engines.onnx.runner import OnnxRunner
@@ -54,4 +60,8 @@ class OnnxBackend:
         return {"onnxruntime": onnxruntime.__version__, "provider": "CPUExecutionProvider"}
 
 
-backends.add(OnnxBackend.name, OnnxBackend())
+for _backend in (
+    OnnxBackend("onnx"),
+    *(OnnxBackend(f"onnx-int{bits}", partial(Blockwise, bits=bits, rounding=arbitrary)) for bits in BITS),
+):
+    backends.add(_backend.name, _backend)

@@ -6,16 +6,19 @@ from pathlib import Path
 
 from compressor.errors import UserError
 from serving.artefact import Artefact
-from serving.engines.base import Backend, EngineOptions, ServeOptions, register
-from serving.local import serve_locally
+from serving.engines.base import Backend, ServeOptions, register
+from serving.engines.onnx.device import CPU, DEVICES, Device, check_installed
+from serving.local import EngineOptions, serve_locally
 from serving.manifest import ONNX_FILES
-from serving.scheduler.core import Scheduler
+from serving.scheduler.core import PROMPT_CHUNK, Scheduler
+from serving.scheduler.prefixes import Prefixes
 from serving.tokenizer import Tokenizer
 
 
 @register("onnx")
 def serve_onnx(model: Path, options: ServeOptions) -> None:
     """Serve until told to stop. Raises UserError."""
+    check_installed(_device(options.device))
     serve_locally("onnx", open_onnx, model, options)
 
 
@@ -32,7 +35,11 @@ def open_onnx(artefact: Artefact, tokenizer: Tokenizer, options: EngineOptions) 
         )
     try:
         runner = OnnxRunner(
-            artefact.graph, max_batch=options.max_batch, max_length=max_length, threads=options.threads
+            artefact.graph,
+            max_batch=options.max_batch,
+            max_length=max_length,
+            threads=options.threads,
+            device=_device(options.device),
         )
     except MemoryError:
         raise UserError(
@@ -40,7 +47,19 @@ def open_onnx(artefact: Artefact, tokenizer: Tokenizer, options: EngineOptions) 
             "Lower --max-batch or --max-length.",
         ) from None
     eos = artefact.eos | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
-    return Scheduler(runner, tokenizer.piece, eos=eos, max_queue=options.max_queue, observer=options.observer)
+    kept = options.prefix_cache
+    return Scheduler(
+        runner,
+        tokenizer.piece,
+        eos=eos,
+        max_queue=options.max_queue,
+        observer=options.observer,
+        prefixes=Prefixes(runner, options.observer, PROMPT_CHUNK, kept) if kept else None,
+    )
+
+
+def _device(name: str | None) -> Device:
+    return CPU if name is None else DEVICES[name]
 
 
 def check_external_data(artefact: Artefact) -> None:

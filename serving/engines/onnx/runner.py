@@ -5,37 +5,44 @@ Shapes: n slots of a decode step, S new tokens, V vocabulary, K KV heads, M cach
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
 
 from compressor.errors import UserError
 from serving.engines.onnx.binding import StepBinding
+from serving.engines.onnx.device import CPU, Device, check_installed, check_used
+from serving.engines.onnx.half import half_graph
+from serving.engines.onnx.memory import allocate
 
-_CACHE_INPUT = re.compile(r"past_key_values\.(\d+)\.(key|value)")
-_KV_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _FORMAT = "lathe-onnx/1"
+Kept = tuple[int, int, list[Any]]
+"""Start and stop, and what each cache holds between them."""
 
 
 def open_session(
-    path: Path, threads: int | None, provider: str = "CPUExecutionProvider"
-) -> ort.InferenceSession:
-    """A session on one execution provider; `threads` None leaves the choice to ONNX Runtime.
+    path: Path, threads: int | None, device: Device = CPU
+) -> tuple[ort.InferenceSession, list[ort.OrtValue]]:
+    """A session on one device, and what has to live as long. `threads` None: ONNX Runtime's choice.
 
     Raises:
-        UserError: the file is missing, damaged or not an ONNX model.
+        UserError: the file is missing, damaged or not an ONNX model, or the device cannot be used.
     """
+    check_installed(device)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return ort.InferenceSession(str(path), options, providers=[provider])
+        model, weights = half_graph(path, options) if device.half else (str(path), [])
+        session = ort.InferenceSession(model, options, providers=[device.provider], enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        raise UserError(f"ONNX Runtime cannot load {path}: {str(error).strip().splitlines()[0]}") from None
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"ONNX Runtime cannot load {path} on the {device.name}: {reason}") from None
+    check_used(session, device)
+    return session, weights
 
 
 class OnnxRunner:
@@ -46,14 +53,22 @@ class OnnxRunner:
     """
 
     def __init__(
-        self, model_path: Path, *, max_batch: int, max_length: int, threads: int | None = None
+        self,
+        model_path: Path,
+        *,
+        max_batch: int,
+        max_length: int,
+        threads: int | None = None,
+        device: Device = CPU,
     ) -> None:
-        """Load `model_path` and allocate the whole cache, page by page.
+        """Load `model_path` and allocate the whole cache.
 
         Raises:
-            UserError: not a graph of Lathe's exporter, a size that it cannot run, or too little memory.
+            UserError: not a graph of Lathe's exporter, a size that it cannot run, too little memory, or a
+                device that cannot be used.
         """
-        self.session = open_session(model_path, threads)
+        self.device = device
+        self.session, self._weights = open_session(model_path, threads, device)
         metadata = self.session.get_modelmeta().custom_metadata_map
         if metadata.get("lathe.format") != _FORMAT:
             raise UserError(f"{model_path} is not a `{_FORMAT}` graph", "Export it with this lathe.")
@@ -67,27 +82,11 @@ class OnnxRunner:
         self.vocab_size = int(self.session.get_outputs()[0].shape[1])
         self.weight_bytes = int(metadata["lathe.weight_bytes"])
         self.lengths = np.zeros(max_batch, dtype=np.int64)
-        self._caches = self._allocate()
+        self._caches = allocate(self.session, device, max_batch, max_length)
         self.kv_cache_bytes = sum(cache.nbytes for cache in self._caches.values())
         self.kv_bytes_per_token = self.kv_cache_bytes // (max_batch * max_length)
         self._prefills: dict[int, StepBinding] = {}
         self._decodes: dict[int, StepBinding] = {}
-
-    def _allocate(self) -> dict[str, np.ndarray]:
-        """Caches by input name. Filled, not `np.zeros`: untouched pages would make early reads look cheap."""
-        caches = {}
-        for node in self.session.get_inputs():
-            if not _CACHE_INPUT.fullmatch(node.name):
-                continue
-            _, kv_heads, _, head_dim = node.shape
-            dims = (self.max_batch, kv_heads, self.max_length, head_dim)
-            try:
-                caches[node.name] = np.full(dims, 0, dtype=_KV_TYPES[node.type])
-            except MemoryError:
-                raise UserError(
-                    f"no memory for a KV cache of {dims}", "Lower max_batch or max_length."
-                ) from None
-        return caches
 
     def prefill(self, slot: int, tokens: np.ndarray, logits: Literal["last", "all"] = "last") -> np.ndarray:
         """Append `tokens` [S] to a slot; several calls make a chunked prefill.
@@ -148,8 +147,27 @@ class OnnxRunner:
             return
         length = int(self.lengths[source])
         for cache in self._caches.values():
-            cache[target, :, :length] = cache[source, :, :length]
+            cache.copy(source, target, length)
         self.lengths[target], self.lengths[source] = length, 0
+
+    def keep(self, slot: int, start: int, stop: int) -> Kept:
+        """A copy of what is cached of tokens `start` to `stop` of a slot."""
+        self._check_slot(slot)
+        return start, stop, [cache.read(slot, start, stop) for cache in self._caches.values()]
+
+    def put_back(self, slot: int, kept: Kept) -> None:
+        """Append to a slot what was kept of tokens at the same place.
+
+        Raises:
+            UserError: no such slot, or it does not end where the tokens belong.
+        """
+        self._check_slot(slot)
+        start, stop, parts = kept
+        if self.lengths[slot] != start:
+            raise UserError(f"tokens kept from {start} on do not follow {self.lengths[slot]} cached ones")
+        for cache, part in zip(self._caches.values(), parts, strict=True):
+            cache.write(slot, start, part)
+        self.lengths[slot] = stop
 
     def reset(self, slot: int) -> None:
         """Forget a slot's tokens."""
@@ -157,8 +175,7 @@ class OnnxRunner:
         self.lengths[slot] = 0
 
     def _binding(self, first: int, stop: int) -> StepBinding:
-        slots = {name: cache[first:stop] for name, cache in self._caches.items()}
-        return StepBinding(self.session, slots, stop - first, self.vocab_size)
+        return StepBinding(self.session, self._caches, range(first, stop), self.vocab_size, self.device)
 
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self.max_batch:

@@ -19,6 +19,7 @@ OURS = {
     "--port": "--port",
     "--uds": "--host and --port",
     "--api-key": "--api-key",
+    "--allowed-origins": "--allowed-origins",
     "--served-model-name": "--served-model-name",
     "--shutdown-timeout": "--drain-timeout",
 }
@@ -30,7 +31,7 @@ ENVIRONMENT = {
 }
 
 
-def arguments(model: Path, name: str, port: int, options: ServeOptions) -> list[str]:
+def arguments(model: Path, names: Sequence[str], port: int, options: ServeOptions) -> list[str]:
     """vLLM's command line; what the user gave after `--` comes last and so wins.
 
     Raises:
@@ -39,7 +40,7 @@ def arguments(model: Path, name: str, port: int, options: ServeOptions) -> list[
     _check(options.engine_args)
     batch = options.max_batch or MAX_BATCH
     line = [
-        "--model", str(model), "--served-model-name", name, "--host", options.host, "--port", str(port),
+        "--model", str(model), "--served-model-name", *names, "--host", options.host, "--port", str(port),
         "--middleware", GATE, "--disable-uvicorn-access-log", "--uvicorn-log-level", "warning",
         "--max-num-seqs", str(batch), "--max-num-queued-reqs", str(batch + options.max_queue),
     ]  # fmt: skip

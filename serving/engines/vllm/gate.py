@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.api.auth import OPEN_PATHS, RequireKey
+from serving.api.cors import cross_origin
 from serving.api.errors import RETRY_AFTER_S, ApiError, error_body, error_response
 from serving.engines.vllm.board import Board, Counts
 from serving.engines.vllm.metrics import vllm_metrics
@@ -47,6 +48,8 @@ class Gate:
         self._guarded: ASGIApp = self._route
         if self._served.key is not None:
             self._guarded = RequireKey(self._route, digest=bytes.fromhex(self._served.key))
+        if self._served.origins:
+            self._guarded = cross_origin(self._guarded, self._served.origins)
         self._ending = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -18,8 +18,8 @@ def test_the_list_is_complete() -> None:
     for name, row in rows.items():
         assert row["models"] == families.get(name).covers
         assert list(row["exporters"]) == exporters.known()
-    assert rows["llama"]["exporters"] == {"checkpoint": True, "onnx": True, "vllm": True}
-    assert rows["opt"]["exporters"] == {"checkpoint": True, "onnx": True, "vllm": False}
+    assert all(rows["llama"]["exporters"].values())
+    assert [name for name, can in rows["opt"]["exporters"].items() if not can] == ["vllm"]
 
 
 def test_the_table_names_every_family() -> None:

@@ -20,7 +20,7 @@ SURFACE = {
         "--calibration", "--calibration-tokens", "--evaluation", "--method", "--evaluations", "--tolerance",
         "--seed", "--force", "--no-force", "--overwrite", "--no-overwrite", "--remeasure", "--no-remeasure",
         "--dry-run", "--json", "--debug", "--no-debug", "--export", "--profile", "--plan", "--front",
-        "--target-throughput", "--max-perplexity-increase", "--for", "--tensor-parallel",
+        "--target-throughput", "--max-perplexity-increase", "--for", "--tensor-parallel", "--quantize",
     },
     "export": {
         "model", "--output", "-o", "--to", "--tensor-parallel", "--quantize", "--json", "--debug",
@@ -44,16 +44,17 @@ SURFACE = {
     "inspect": {"artefact", "--json", "--debug", "--no-debug"},
     "families": {"--json", "--debug", "--no-debug"},
     "serve": {
-        "out", "--host", "--port", "--engine", "--threads", "--max-batch", "--max-length", "--max-queue",
-        "--served-model-name", "--api-key", "--drain-timeout", "--request-timeout",
-        "--write-timeout", "--metrics-alias", "--draft", "--draft-tokens", "engine_args", "--json", "--debug",
-        "--no-debug",
+        "out", "--host", "--port", "--engine", "--device", "--threads", "--max-batch", "--max-length",
+        "--max-queue", "--prefix-cache", "--served-model-name", "--api-key", "--allowed-origins",
+        "--drain-timeout", "--request-timeout", "--write-timeout", "--metrics-alias", "--draft",
+        "--draft-tokens", "engine_args", "--json", "--debug", "--no-debug",
     },
     "loadtest": {
         "target", "--against", "--rate", "--arrival", "--concurrency", "--requests", "--duration", "--warmup",
         "--rounds", "--seed", "--timeout", "--endpoint", "--model", "--api-key", "--prompts",
         "--prompt-tokens", "--output-tokens", "--serve-options", "--output", "-o", "--json", "--debug",
-        "--no-debug",
+        "--no-debug", "--slo", "--slo-share", "--ramp-to", "--trace", "--html",
+        "--engine", "--guidellm",
     },
 }  # fmt: skip
 

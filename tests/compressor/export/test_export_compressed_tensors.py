@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compressor.errors import UserError
-from compressor.export import compressed_tensors
-from compressor.export.compressed_tensors import SCHEMES, Scheme, pack, round_matrix, scheme_named
+from compressor.export import rounding
+from compressor.export.compressed_tensors import SCHEMES, Scheme, pack
+from compressor.export.rounding import round_matrix
 
 
 def matrix(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -75,7 +75,7 @@ def test_zeros_stay_zeros(scheme: Scheme) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=str)
 def test_large_matrices_are_rounded_in_parts(scheme: Scheme, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = round_matrix(matrix(9, 64), scheme.bits, scheme.group)
-    monkeypatch.setattr(compressed_tensors, "_BLOCK", 130)
+    monkeypatch.setattr(rounding, "_BLOCK", 130)
     parts = round_matrix(matrix(9, 64), scheme.bits, scheme.group)
     assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True))
 
@@ -116,9 +116,3 @@ def test_the_config_entry() -> None:
         assert config["quant_method"] == "compressed-tensors"
         assert config["ignore"] == ["lm_head"]
         assert config["config_groups"]["group_0"]["targets"] == ["Linear"]
-
-
-def test_schemes_are_found_by_name() -> None:
-    assert scheme_named("w8a8").bits == 8
-    with pytest.raises(UserError, match="no quantization `int4`. Known: w4a16, w8a8"):
-        scheme_named("int4")

@@ -56,7 +56,7 @@ def read(file: Path) -> Any:
 
 def test_an_artefact(tmp_path: Path, source: Source) -> None:
     given, out = artefact(tmp_path / "artefact", source, UNEVEN), tmp_path / "out"
-    summary = export_quantized(str(given), out, "w4a16")
+    summary = export_quantized(str(given), out, scheme="w4a16")
     assert {file.name for file in out.iterdir()} == {
         "config.json", "configuration_lathe_llama.py", "generation_config.json", "manifest.json",
         "model.safetensors", "modeling_lathe_llama.py", "plan.json", "report.json", "tokenizer.json",
@@ -66,7 +66,9 @@ def test_an_artefact(tmp_path: Path, source: Source) -> None:
     assert after.pop("quantization_config")["format"] == "pack-quantized"
     assert after == before
     assert Plan.load(out / "plan.json") == UNEVEN
-    assert read(out / "report.json") == REPORT | {"quantization": summary}
+    report = read(out / "report.json")
+    assert report["quantization"].pop("measured").endswith("before rounding.")
+    assert report == REPORT | {"quantization": summary}
     assert read(out / "manifest.json")["files"].keys() == {
         file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()
     } - {"manifest.json"}
@@ -84,7 +86,7 @@ def test_an_artefact(tmp_path: Path, source: Source) -> None:
 
 def test_odd_widths_in_int8(tmp_path: Path, source: Source) -> None:
     given = artefact(tmp_path / "artefact", source, ODD)
-    export_quantized(str(given), tmp_path / "out", "w8a8")
+    export_quantized(str(given), tmp_path / "out", scheme="w8a8")
     weights, dense = load_file(tmp_path / "out" / "model.safetensors"), load_file(given / "model.safetensors")
     matrices = [name for name, tensor in weights.items() if tensor.dtype == torch.int8]
     assert len(matrices) == 3 * 3 + 3 * 4
@@ -111,9 +113,9 @@ def test_a_dense_model(tmp_path: Path) -> None:
 
 def test_shards(tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     given = str(artefact(tmp_path / "artefact", source, UNEVEN))
-    export_quantized(given, tmp_path / "whole", "w4a16")
+    export_quantized(given, tmp_path / "whole", scheme="w4a16")
     monkeypatch.setattr(quantized, "write_model", partial(write_model, max_shard_bytes=6000))
-    export_quantized(given, tmp_path / "sharded", "w4a16")
+    export_quantized(given, tmp_path / "sharded", scheme="w4a16")
     index, found = read(tmp_path / "sharded" / "model.safetensors.index.json")["weight_map"], {}
     for shard in set(index.values()):
         found |= load_file(tmp_path / "sharded" / shard)
@@ -128,7 +130,7 @@ def test_every_tensor_is_read_once_in_order(
 ) -> None:
     given, names, tensor = artefact(tmp_path / "artefact", source, UNEVEN), [], Source.tensor
     monkeypatch.setattr(Source, "tensor", lambda self, name: names.append(name) or tensor(self, name))
-    export_quantized(str(given), tmp_path / "out", "w4a16")
+    export_quantized(str(given), tmp_path / "out", scheme="w4a16")
     assert names == [name for name, _ in cut_tensors(source.family, source.shape, UNEVEN)]
 
 
@@ -150,13 +152,13 @@ def test_a_write_that_fails_leaves_nothing(
         weights["model.norm.weight"][0] = torch.nan
         save_file(weights, given / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match="No space left on device|holds NaN or infinity"):
-        export_quantized(str(given), tmp_path / "out", "w4a16")
+        export_quantized(str(given), tmp_path / "out", scheme="w4a16")
     assert {file.name for file in tmp_path.iterdir()} == {"dense", "artefact"}
 
 
 def test_codes_are_aligned_in_the_file(tmp_path: Path, source: Source) -> None:
     """Readers map the file: a float must not begin where an odd number of int8 codes ends."""
-    export_quantized(str(artefact(tmp_path / "artefact", source, ODD)), tmp_path / "out", "w8a8")
+    export_quantized(str(artefact(tmp_path / "artefact", source, ODD)), tmp_path / "out", scheme="w8a8")
     raw = (tmp_path / "out" / "model.safetensors").read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     header.pop("__metadata__")
@@ -192,7 +194,7 @@ def test_widths_that_groups_divide(
 def test_refusals(tmp_path: Path, source: Source) -> None:
     """One sentence, and not a byte written."""
     odd, done = artefact(tmp_path / "odd", source, ODD), tmp_path / "done"
-    export_quantized(str(odd), done, "w8a8")
+    export_quantized(str(odd), done, scheme="w8a8")
     other = artefact(tmp_path / "other", source, UNEVEN)
     write_json(other / "plan.json", ODD.to_json())
     narrow = checkpoint(tmp_path / "narrow", head_dim=32, hidden_size=72)
@@ -200,9 +202,9 @@ def test_refusals(tmp_path: Path, source: Source) -> None:
     refused = {
         (str(odd), "--to", "vllm", "--quantize", "w4a16"): "0 KV heads, 33 FFN channels)",
         (str(odd), "--to", "vllm", "--quantize", "w8a8", "--tensor-parallel", "2"): "cannot share layer 0",
-        (str(odd), "--to", "vllm", "--quantize", "int4"): "Known: w4a16, w8a8",
-        (str(odd), "--to", "checkpoint", "--quantize", "w8a8"): "--quantize does not go with --to checkpoint",
-        (str(source.path), "--quantize", "w8a8"): "--quantize does not go with --to onnx",
+        (str(odd), "--to", "vllm", "--quantize", "int4"): "onnx-int8, vllm-w4a16, vllm-w8a8",
+        (str(odd), "--to", "checkpoint", "--quantize", "w8a8"): "no quantized export `checkpoint-w8a8`",
+        (str(source.path), "--quantize", "w8a8"): "there is no quantized export `onnx-w8a8`",
         (str(done), "--to", "vllm", "--quantize", "w8a8"): "is a quantized checkpoint",
         (str(other), "--to", "vllm", "--quantize", "w8a8"): "layers.0.mlp.gate_proj.weight` in",
         (str(narrow.path), "--to", "vllm", "--quantize", "w4a16"): "no 4-bit kernels for a hidden size of 72",
@@ -212,5 +214,5 @@ def test_refusals(tmp_path: Path, source: Source) -> None:
         assert result.exit_code == 1
         assert message in result.stderr
     with pytest.raises(UserError, match="exists"):
-        export_quantized(str(odd), done, "w8a8")
+        export_quantized(str(odd), done, scheme="w8a8")
     assert {file.name for file in tmp_path.iterdir()} == before

@@ -82,4 +82,4 @@ def test_an_exporter_refuses_a_family_that_it_has_not(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="`lathe_opt`, which cannot be exported to vllm yet"):
         export_artefact(tmp_path / "out", tmp_path / "copy", "vllm")
     with pytest.raises(UserError, match="cannot be exported to vllm yet"):
-        export_quantized(str(tmp_path / "out"), tmp_path / "copy", "w8a8")
+        export_quantized(str(tmp_path / "out"), tmp_path / "copy", scheme="w8a8")

@@ -60,6 +60,8 @@ def test_a_plan_for_two_devices_is_exported_for_them(wide: Tiny, tmp_path: Path)
     done = wide.compress(out, *target, "--tensor-parallel", "2")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["served"] == {"by": ["checkpoint", "vllm"], "tensor_parallel": 2}
+    told = wide.compress(out, *target[:-1], "--tensor-parallel", "2", "--overwrite").output
+    assert f"vllm serve {out} --tensor-parallel-size 2`" in told.replace("\n", "")
     shared = lathe("export", str(out), "--to", "vllm", "--tensor-parallel", "2", "-o", str(tmp_path / "two"))
     assert shared.exit_code == 0, shared.output
 
@@ -96,7 +98,7 @@ REFUSED = [
      "channels). The dense model can be served with --tensor-parallel 1, 2, 4, 8."),
     (("--for", "vllm-w4a16", "--tensor-parallel", "4"), "in sizes that quantized kernels take. The dense "
      "model can be served with --tensor-parallel 1, 2."),
-    (("--for", "vllm-w4a15"), "Known: checkpoint, onnx, vllm, vllm-w4a16, vllm-w8a8."),
+    (("--for", "vllm-w4a15"), "Known: checkpoint, onnx, onnx-int4, onnx-int8, vllm, vllm-w4a16, vllm-w8a8."),
 ]  # fmt: skip
 
 

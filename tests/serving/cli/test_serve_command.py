@@ -59,6 +59,25 @@ def test_ready_means_that_it_answers_and_sigterm_lets_it_finish(artefact_dir: Pa
         assert process.wait(20) == 0
 
 
+def test_a_model_of_several_names_answers_to_each_and_reports_the_first(artefact_dir: Path):
+    names = ("--served-model-name", "mine", "--served-model-name", "gpt-4o/x")
+    with serving(artefact_dir, "--json", *names) as (process, line):
+        event = json.loads(line)
+        assert event["model"] == "mine"
+        with httpx.Client(base_url=event["url"], timeout=30) as http:
+            assert [card["id"] for card in http.get("/v1/models").json()["data"]] == ["mine", "gpt-4o/x"]
+            assert http.get("/v1/models/gpt-4o/x").json()["id"] == "gpt-4o/x"
+            assert http.get("/v1/models/tiny").status_code == 404
+            body = {"prompt": "x", "max_tokens": 1}
+            answer = http.post("/v1/completions", json={"model": "gpt-4o/x"} | body)
+            assert (answer.status_code, answer.json()["model"]) == (200, "mine")
+            metrics = http.get("/metrics").text
+            assert 'lathe_generation_tokens_total{model="mine"} 1.0' in metrics
+            assert "gpt-4o/x" not in metrics
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+
 def test_one_line_names_the_url_and_sigint_ends_it(artefact_dir: Path):
     with serving(artefact_dir) as (process, line):
         assert line.startswith("ready: ")
@@ -78,6 +97,8 @@ def test_one_line_names_the_url_and_sigint_ends_it(artefact_dir: Path):
         (["OUT", "--max-length", "513"], "512 positions"),
         (["OUT", "--engine", "abacus"], "onnx"),
         (["OUT", "--host", "256.0.0.1"], "cannot listen"),
+        (["OUT", "--allowed-origins", "https://chat.example.com/"], "is not an origin"),
+        (["OUT", "--allowed-origins", "chat.example.com"], "is not an origin"),
     ],
 )
 def test_what_the_user_can_mend_is_one_sentence(artefact_dir: Path, options: list[str], words: str):

@@ -14,24 +14,28 @@ from serving.artefact import open_checkpoint
 from serving.engines.base import ServeOptions, serve_with
 from serving.engines.vllm.arguments import arguments, environment
 from serving.engines.vllm.board import Board, Counts, Served
-from serving.engines.vllm.engine import check_draft, check_model
+from serving.engines.vllm.engine import check_draft, check_model, check_options
 
 OPTIONS = ServeOptions(
-    host="127.0.0.1", port=0, threads=None, max_batch=None, max_length=None, max_queue=64,
-    served_model_name=None, api_key=None, drain_timeout=1.0, request_timeout=None, write_timeout=None,
-    metrics_alias=None, draft=None, draft_tokens=3, engine_args=(), announce=lambda url, model: None,
+    host="127.0.0.1", port=0, device=None, threads=None, max_batch=None, max_length=None, max_queue=64,
+    prefix_cache=None,
+    served_model_names=(), api_key=None, allowed_origins=(), drain_timeout=1.0, request_timeout=None,
+    write_timeout=None, metrics_alias=None, draft=None, draft_tokens=3, engine_args=(),
+    announce=lambda url, model: None,
 )  # fmt: skip
-SERVED = Served("m", 30.0, {"model": "m"}, values=10, other_bytes=2, kv_values=4, key=None)
+SERVED = Served("m", 30.0, {"model": "m"}, values=10, other_bytes=2, kv_values=4, key=None, origins=[])
 
 
 def line(**changes: object) -> list[str]:
-    return arguments(Path("out"), "m", 8000, replace(OPTIONS, **changes))
+    return arguments(Path("out"), ["m", "alias"], 8000, replace(OPTIONS, **changes))
 
 
 def test_the_queue_is_bounded_and_what_the_user_gives_wins() -> None:
     given = line(max_batch=4, max_queue=6, max_length=128, engine_args=("--max-num-seqs", "2"))
     assert given[given.index("--max-num-queued-reqs") + 1] == "10"
     assert given[given.index("--max-model-len") + 1] == "128"
+    at = given.index("--served-model-name")
+    assert given[at + 1 : at + 4] == ["m", "alias", "--host"]
     assert given[-2:] == ["--max-num-seqs", "2"]
 
 
@@ -42,10 +46,16 @@ def test_a_draft_is_a_speculative_config() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("argument", ["--api-key", "--port=1", "--served_model_name", "--shutdown-timeout"])
+@pytest.mark.parametrize("argument", ["--api-key", "--port=1", "--served_model_name", "--allowed-origins"])
 def test_arguments_that_lathe_has_to_know_of_are_refused(argument: str) -> None:
     with pytest.raises(UserError, match="before the --"):
         line(engine_args=(argument, "x"))
+
+
+@pytest.mark.parametrize("changes", [{"device": "cuda"}, {"prefix_cache": 128}, {"write_timeout": 3.0}])
+def test_options_of_the_onnx_engine_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=f"--{next(iter(changes)).replace('_', '-')}"):
+        check_options(replace(OPTIONS, **changes))
 
 
 def test_the_users_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:

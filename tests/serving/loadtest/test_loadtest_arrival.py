@@ -2,7 +2,9 @@ from itertools import islice, pairwise
 
 import pytest
 
-from serving.loadtest.arrival import arrival_times
+from compressor.errors import UserError
+from serving.loadtest.arrival import Arrival, arrival_times
+from serving.loadtest.load import Load
 
 
 def test_constant_arrivals_are_evenly_spaced() -> None:
@@ -20,3 +22,37 @@ def test_poisson_arrivals_repeat_with_the_seed_and_have_the_rate() -> None:
     assert mean == pytest.approx(0.1, rel=0.03)
     spread = (sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) ** 0.5
     assert spread == pytest.approx(mean, rel=0.05)
+
+
+@pytest.mark.parametrize("arrival", ["constant", "poisson"])
+@pytest.mark.parametrize(("start", "end"), [(10, 90), (90, 10)])
+def test_a_ramp_changes_the_rate_evenly(arrival: Arrival, start: float, end: float) -> None:
+    times = list(islice(arrival_times(start, arrival, 3, end, 100.0), 6_000))
+    for quarter in range(4):
+        begin, over = 25.0 * quarter, 25.0 * (quarter + 1)
+        expected = 25 * (start + (end - start) * (quarter + 0.5) / 4)
+        tolerance = 1 if arrival == "constant" else 4 * expected**0.5
+        assert sum(begin <= time < over for time in times) == pytest.approx(expected, abs=tolerance)
+
+
+def test_a_rate_that_falls_to_nothing_ends() -> None:
+    assert len(list(arrival_times(10, "constant", 0, 1e-9, 4.0))) == 20 + 1
+
+
+def test_users_of_a_ramp_join_so_that_every_number_lasts_equally_long() -> None:
+    assert Load(concurrency=2, ramp_to=4, duration_s=30).join_times() == [0, 0, 10, 20]
+    assert Load(concurrency=3, requests=1).join_times() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rate": 1.0, "ramp_to": 2.0, "requests": 3},
+        {"rate": 1.0, "ramp_to": 0.0, "duration_s": 3.0},
+        {"concurrency": 2, "ramp_to": 2.0, "duration_s": 3.0},
+        {"concurrency": 2, "ramp_to": 3.5, "duration_s": 3.0},
+    ],
+)
+def test_a_ramp_that_is_none(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="--ramp-to"):
+        Load(**wrong)

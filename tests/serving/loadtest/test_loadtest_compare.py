@@ -14,10 +14,12 @@ import pytest
 
 from compressor.errors import UserError
 from serving.loadtest import servers
-from serving.loadtest.compare import PromptChoice, Serving, compare
+from serving.loadtest.bench import Serving, Setup
+from serving.loadtest.compare import compare
 from serving.loadtest.load import Load
 from serving.loadtest.measure import Round
 from serving.loadtest.progress import Quiet
+from serving.loadtest.prompts import PromptChoice
 
 FAKE = (sys.executable, str(Path(__file__).parent / "fake_serve.py"))
 LOAD = Load(concurrency=2, requests=4, warmup=1, output_tokens=3)
@@ -50,10 +52,8 @@ def test_two_servers_are_compared_in_alternating_rounds(tmp_path: Path) -> None:
         subnet,
         dense,
         LOAD,
-        prompts=PromptChoice(tokens=8),
         rounds=3,
-        serving=Serving(FAKE, extra=["--threads", "1"]),
-        progress=heard,
+        setup=Setup(PromptChoice(tokens=8), Serving(FAKE, extra=["--threads", "1"]), progress=heard),
     )
     assert heard.order == ["dense", "subnet", "subnet", "dense", "dense", "subnet"]
     assert list(found["systems"]) == ["dense", "subnet"]
@@ -73,7 +73,7 @@ def test_two_servers_are_compared_in_alternating_rounds(tmp_path: Path) -> None:
 def test_a_server_that_dies_is_quoted_and_the_other_is_stopped(tmp_path: Path) -> None:
     dense, subnet = place(tmp_path, "dense"), place(tmp_path, "subnet", dies=True)
     with pytest.raises(UserError, match=r"subnet ended before it was ready: error: no such weights"):
-        compare(subnet, dense, LOAD, serving=Serving(FAKE))
+        compare(subnet, dense, LOAD, setup=Setup(serving=Serving(FAKE)))
     assert gone(dense)
 
 
@@ -101,9 +101,9 @@ def test_an_interrupted_test_leaves_no_server(tmp_path: Path, number: signal.Sig
     subnet = place(tmp_path, "subnet", metrics="", ttft_s=0.05)
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"  # ignored under nohup
-        "from serving.loadtest.compare import *; from serving.loadtest.load import Load;"
+        "from serving.loadtest.bench import *; from serving.loadtest.compare import *;"
         f"compare({str(subnet)!r}, {str(dense)!r}, Load(concurrency=1, duration_s=60),"
-        f"serving=Serving({FAKE!r}))"
+        f"setup=Setup(serving=Serving({FAKE!r})))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
         try:

@@ -11,7 +11,9 @@ from serving.loadtest.report import failures, notes
 
 def answer(gap_s: float, tokens: int = 3, prompt: int | None = 4) -> Sample:
     chunks = [0.1 + gap_s * index for index in range(tokens)]
-    return Sample(0.0, chunk_s=chunks, end_s=chunks[-1], prompt_tokens=prompt, output_tokens=tokens)
+    return Sample(
+        0.0, chunk_s=chunks, end_s=chunks[-1], prompt_tokens=prompt, output_tokens=tokens, asked_tokens=3
+    )
 
 
 def report_of(dense: list[Sample], subnet: list[Sample], client_cpu_s: float = 0.0) -> dict[str, Any]:

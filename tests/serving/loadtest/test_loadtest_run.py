@@ -5,9 +5,11 @@ from collections.abc import Callable
 import pytest
 
 from compressor.errors import UserError
-from serving.loadtest.compare import PromptChoice, run
+from serving.loadtest.bench import Setup
+from serving.loadtest.compare import run
 from serving.loadtest.load import Load
 from serving.loadtest.mock import Fault, Mock
+from serving.loadtest.prompts import PromptChoice
 
 ServeMock = Callable[[Mock], str]
 
@@ -28,7 +30,7 @@ def test_counts_are_exact_and_latencies_no_shorter_than_the_servers(
 ) -> None:
     mock = Mock(ttft_s=0.03, itl_s=0.01, tokens_per_word=2)
     load = Load(requests=7, warmup=2, output_tokens=5, endpoint=endpoint, **pattern)
-    found = run(serve_mock(mock), load, prompts=PromptChoice(tokens=20), rounds=2)
+    found = run(serve_mock(mock), load, rounds=2, setup=Setup(PromptChoice(tokens=20)))
     system = found["systems"]["server"]
     assert found["format"] == "lathe-loadtest/1"
     assert mock.streamed == 2 * (7 + 2)
@@ -50,7 +52,7 @@ def test_failures_are_counted_by_kind_and_kept_out_of_the_numbers(
 ) -> None:
     mock = Mock(fault=fault, fault_every=3)
     load = Load(concurrency=1, requests=9, warmup=0, output_tokens=4)
-    system = run(serve_mock(mock), load, prompts=PromptChoice(tokens=5))["systems"]["server"]
+    system = run(serve_mock(mock), load, setup=Setup(PromptChoice(tokens=5)))["systems"]["server"]
     assert system["errors"] == {KINDS[fault]: 3}
     assert (system["succeeded"], system["output_tokens"], system["ttft_ms"]["n"]) == (6, 24, 6)
     failed = [sample for sample in system["rounds"][0]["samples"] if "error" in sample]
@@ -98,7 +100,7 @@ def test_what_cannot_be_loaded_is_one_sentence(serve_mock: ServeMock, closed_por
     with pytest.raises(UserError, match="No server answers at http"):
         run(f"http://127.0.0.1:{closed_port}", load)
     with pytest.raises(UserError, match="refuses the API key"):
-        run(serve_mock(Mock(api_key="right")), load, api_key="wrong")
+        run(serve_mock(Mock(api_key="right")), load, setup=Setup(api_key="wrong"))
     with pytest.raises(UserError, match="neither a URL nor a directory"):
         run("127.0.0.1:8000", load)
 

@@ -188,6 +188,26 @@ def test_cancelling_frees_the_slot_and_hurts_nobody(scheduler: Scheduler, engine
     assert scheduler.drain(10)
 
 
+def test_a_call_of_many_does_not_hold_up_those_after_it() -> None:
+    scheduler = Scheduler(HistoryEngine(1), lambda _: b"x", eos=[], max_queue=30, observer=Silent())
+    ended: list[str] = []
+
+    def note(name: str) -> Any:
+        return lambda chunk: ended.append(name) if chunk.last else None
+
+    scheduler.submit([request(i + 1, max_tokens=2) for i in range(8)], note("many"))
+    dropped = scheduler.submit([request(i + 1, max_tokens=2) for i in range(3)], note("dropped"))
+    for name in ("second", "third"):
+        scheduler.submit([request(1, max_tokens=2)], note(name))
+    assert scheduler.waiting == 13
+    dropped.cancel()
+    assert scheduler.waiting == 10
+    scheduler.warm_up()
+    assert scheduler.drain(10)
+    scheduler.close()
+    assert ended == ["many", "second", "third", *["many"] * 7]
+
+
 def test_the_queue_is_bounded_and_admits_all_or_none(scheduler: Scheduler, engine: HistoryEngine):
     engine.gate.clear()
     readers = [Reader(scheduler, *[request(i + 1, index=j) for j in range(11)]) for i in range(3)]

@@ -1,0 +1,1 @@
+"""Is the load tester right? See __main__."""

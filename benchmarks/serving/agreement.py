@@ -1,0 +1,62 @@
+"""Was the right model measured? What a system says, against transformers in float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from compressor.modeling import register
+from compressor.modeling.load import load_model
+
+_SAME_MODEL = 0.7
+"""Relative error. Two unrelated models are 1.4 apart; random weights rounded to 4 bits, up to 0.5."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Log-probabilities after prompts [B, V], greedy tokens [B, T], and by how many nats each of them was
+    ahead of the second [B, T]."""
+
+    logprobs: torch.Tensor
+    tokens: np.ndarray
+    leads: np.ndarray
+
+
+def reference(model: Path, prompts: np.ndarray, steps: int) -> Reference:
+    """By transformers in float32, `steps` tokens after the first."""
+    register()
+    network, cache = load_model(model), None
+    tokens, found, leads = torch.from_numpy(prompts), [], []
+    with torch.inference_mode():
+        for _ in range(1 + steps):
+            result = network(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache = result.past_key_values
+            found.append(result.logits[:, -1].log_softmax(-1))
+            best = found[-1].topk(2)
+            leads.append(best.values[:, 0] - best.values[:, 1])
+            tokens = best.indices[:, :1]
+    greedy = torch.stack([row.argmax(-1) for row in found], dim=1)
+    return Reference(found[0], greedy.numpy(), torch.stack(leads, dim=1).numpy())
+
+
+def agreement(logits: np.ndarray, tokens: np.ndarray, wanted: Reference) -> dict[str, Any]:
+    """After the prompts: KL(reference || system) in nats, and the spread of the differences of
+    log-probabilities over the spread of these. Then how many greedy tokens are the reference's, up to the
+    first that is not, and by how much the reference preferred its own there (much: rounding is not why)."""
+    found = torch.from_numpy(logits).float().log_softmax(-1)
+    kl = (wanted.logprobs.exp() * (wanted.logprobs - found)).sum(-1).mean().item()
+    relative = ((found - wanted.logprobs).std() / wanted.logprobs.std(-1).mean()).item()
+    same = np.cumprod(tokens == wanted.tokens, axis=1).sum(axis=1)
+    missed = [float(wanted.leads[row, at]) for row, at in enumerate(same) if at < wanted.tokens.shape[1]]
+    return {
+        "kl_nats": kl,
+        "relative_error": relative,
+        "greedy_tokens_equal": int(same.sum()),
+        "greedy_tokens": wanted.tokens.size,
+        "largest_lead_missed_nats": max(missed, default=0.0),
+        "same_model": relative < _SAME_MODEL,
+    }

@@ -1,0 +1,1 @@
+"""One file for each rival; `benchmarks.serving.rival` finds them."""

@@ -1,0 +1,45 @@
+"""An exported graph as a model to score: what is served, rounding included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from serving.manifest import GRAPH
+
+if TYPE_CHECKING:
+    from serving.engines.onnx.runner import OnnxRunner
+
+
+@dataclass(frozen=True)
+class Logits:
+    logits: torch.Tensor
+
+
+class OnnxModel:
+    """Called like a causal LM of transformers, on ONNX Runtime, as the server runs it."""
+
+    def __init__(self, artefact: Path) -> None:
+        self._graph = artefact / GRAPH
+        self._runner: OnnxRunner | None = None
+
+    def __call__(self, input_ids: torch.Tensor, **_use_cache: bool) -> Logits:
+        """Logits, float32 [B, T, V], of tokens [B, T], row by row.
+
+        Raises:
+            UserError: the graph cannot be loaded, or T is more than its positions.
+        """
+        from serving.engines.onnx.runner import OnnxRunner
+
+        length = input_ids.shape[1]
+        if self._runner is None or self._runner.max_length < length:
+            self._runner = OnnxRunner(self._graph, max_batch=1, max_length=length)
+        rows = []
+        for tokens in input_ids:
+            self._runner.reset(0)
+            rows.append(self._runner.prefill(0, tokens.numpy(), "all"))
+        return Logits(torch.from_numpy(np.stack(rows)))

@@ -1,0 +1,67 @@
+"""ONNX graphs whose matrices are rounded to 8 or 4 bits, from an artefact, a dense model, or a search."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import UserError
+from compressor.export.artefact import carry_report, open_model
+from compressor.export.base import Exporter, exporters, quantizers
+from compressor.export.dense import staged, write_artefact
+from compressor.export.manifest import write_manifest
+from compressor.export.onnx import FOLDER, check_source, export_onnx
+from compressor.export.onnx.blockwise import BITS, GROUPS, Blockwise
+from compressor.export.onnx.graph import DECODERS, read_summary
+from compressor.source import Source
+
+
+def check_rounded(source: Source) -> None:
+    """Whether a model has a graph of rounded weights, from its config alone.
+
+    Raises:
+        UserError: as `check_source`, or the hidden size is not in groups.
+    """
+    check_source(source)
+    if source.shape.hidden_size % GROUPS[-1]:
+        raise UserError(
+            f"a hidden size of {source.shape.hidden_size} cannot be rounded for ONNX",
+            f"It takes multiples of {GROUPS[-1]}.",
+        )
+
+
+def quantize_onnx(model: str, output: Path, _devices: int = 1, *, name: str) -> dict[str, Any]:
+    """Write an artefact, or a dense model, as the exporter `name` does, into a directory that must not exist
+    yet: all that serving needs, without the checkpoint's weights. Returns what `report.json` then says of it.
+
+    Raises:
+        UserError: the model is quantized already or cannot be read or exported, or the output exists.
+    """
+    job = open_model(model)
+    exporters.get(name).check(job.source)
+    if output.exists():
+        raise UserError(f"{output} exists", "Choose another --output.")
+    with staged(output) as temporary:
+        write_artefact(temporary, job, name)
+        summary = read_summary(temporary / FOLDER)
+        carry_report(job, temporary, summary)
+        write_manifest(temporary)
+    return summary
+
+
+for _bits in BITS:
+    _name = f"onnx-int{_bits}"
+    exporters.add(
+        _name,
+        Exporter(
+            write=partial(export_onnx, matrices=partial(Blockwise, bits=_bits)),
+            types=DECODERS,
+            check=check_rounded,
+            multiple=GROUPS[-1],
+            folder=FOLDER,
+            rounds=True,
+            served_by="lathe serve {out}",
+        ),
+    )
+    quantizers.add(_name, partial(quantize_onnx, name=_name))

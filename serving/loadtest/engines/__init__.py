@@ -1,0 +1,1 @@
+"""Load testers that can send a round: one module each, found by name."""

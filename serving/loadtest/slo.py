@@ -1,0 +1,150 @@
+"""Limits that each request should keep, and how surely enough of them do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+from compressor.errors import UserError
+
+from .client import Sample
+from .measure import tpot_s
+
+SECONDS = {"ms": 1e-3, "s": 1.0}
+LIMIT = re.compile(r"\s*(?P<name>[a-z0-9]+)\s*=\s*(?P<value>[0-9.]+)\s*(?P<unit>ms|s)\s*")
+Z_95 = 1.959964
+"""The normal quantile of a two-sided interval of 95 %."""
+
+DEFINITIONS = {
+    "within": "requests that succeeded and kept every limit of the SLO / requests judged",
+    "interval": "Wilson's interval of 95 % for that share",
+    "certain": "the interval lies on one side of the share that is asked for",
+}
+
+
+MEASURES: dict[str, Callable[[Sample], float]] = {
+    "ttft": lambda sample: sample.chunk_s[0],
+    "tpot": lambda sample: tpot_s(sample) or 0.0,
+    "e2e": lambda sample: sample.chunk_s[-1],
+}
+"""Seconds of a request that succeeded."""
+
+
+@dataclass(frozen=True)
+class Slo:
+    """Seconds that a request may take by `MEASURES`, and the share of requests that has to keep them all.
+
+    An answer of one token keeps any limit of TPOT.
+    """
+
+    limits_s: dict[str, float]
+    share: float = 0.95
+
+    def as_json(self) -> dict[str, Any]:
+        limits = {f"{name}_ms": round(1e3 * limit, 6) for name, limit in self.limits_s.items()}
+        return {**limits, "share": self.share}
+
+    def broken(self, sample: Sample) -> list[str]:
+        """The limits that a request broke; all of them if it failed."""
+        return [
+            name for name, limit in self.limits_s.items() if not sample.ok or MEASURES[name](sample) > limit
+        ]
+
+    def judge(self, samples: Sequence[Sample]) -> Attainment:
+        broken = [self.broken(sample) for sample in samples]
+        within = {name: sum(name not in one for one in broken) for name in self.limits_s}
+        return Attainment(len(samples), sum(not one for one in broken), within, self.share)
+
+
+@dataclass(frozen=True)
+class Attainment:
+    """How many of the judged requests kept all limits, and how many each of them."""
+
+    judged: int
+    met: int
+    met_each: dict[str, int]
+    wanted: float
+
+    @property
+    def within(self) -> float:
+        return self.met / self.judged if self.judged else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson(self.met, self.judged)
+
+    @property
+    def passed(self) -> bool:
+        return self.within >= self.wanted
+
+    @property
+    def certain(self) -> bool:
+        low, high = self.interval
+        return low >= self.wanted or high < self.wanted
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "passed": self.passed,
+            "certain": self.certain,
+            "judged": self.judged,
+            "within": round(self.within, 4),
+            "interval": [round(bound, 4) for bound in self.interval],
+            "within_each": {
+                name: round(met / self.judged, 4) if self.judged else 0.0
+                for name, met in self.met_each.items()
+            },
+        }
+
+
+def wilson(met: int, judged: int) -> tuple[float, float]:
+    """Wilson's score interval of 95 % for a share of `met` in `judged`."""
+    if not judged:
+        return 0.0, 1.0
+    share, z2 = met / judged, Z_95**2
+    middle = share + z2 / (2 * judged)
+    reach = Z_95 * sqrt(share * (1 - share) / judged + z2 / (4 * judged * judged))
+    scale = 1 + z2 / judged
+    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
+
+
+def parse_slo(text: str, share: str = "95%") -> Slo:
+    """An SLO written as `tpot=30ms,ttft=0.2s`, and the share of requests that has to keep it (`95%`, `0.95`).
+
+    Raises:
+        UserError: if either is written otherwise.
+    """
+    limits: dict[str, float] = {}
+    for part in text.split(","):
+        found = LIMIT.fullmatch(part)
+        if found is None or found["name"] not in MEASURES or found["name"] in limits:
+            raise UserError(f"--slo {text!r} is not a list of limits", _remedy())
+        limits[found["name"]] = _number(found["value"], text) * SECONDS[found["unit"]]
+    return Slo(limits, _share(share))
+
+
+def _number(text: str, whole: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if value <= 0:
+        raise UserError(f"--slo {whole!r} has a limit that is no number above 0", _remedy())
+    return value
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise UserError(f"--slo-share is {text}", "Give a share of the requests, such as 95% or 0.95.")
+    return value
+
+
+def _remedy() -> str:
+    names = ", ".join(MEASURES)
+    return f"Write some of {names} with milliseconds or seconds, such as 'tpot=30ms,ttft=0.2s'."

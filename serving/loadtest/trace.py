@@ -1,0 +1,85 @@
+"""Recorded traffic: when requests came and how long they and their answers were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import UserError
+
+FORMATS: tuple[tuple[tuple[str, str, str], float], ...] = (
+    (("at_s", "prompt_tokens", "output_tokens"), 1.0),
+    (("timestamp", "input_length", "output_length"), 1e-3),
+)
+"""The fields of a line, and seconds per unit of its time: ours, and that of the Mooncake traces."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One request of a trace: seconds after the first, and its tokens."""
+
+    at_s: float
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Recorded requests in the order in which they came, the first at 0 s."""
+
+    path: Path
+    requests: tuple[Recorded, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "file": str(self.path),
+            "requests": len(self.requests),
+            "seconds": round(self.requests[-1].at_s, 3),
+        }
+
+
+def read_trace(path: Path) -> Trace:
+    """The trace in a file of JSON lines, each `{"at_s": 1.5, "prompt_tokens": 128, "output_tokens": 64}`.
+
+    Mooncake's fields are read too: `timestamp` (milliseconds), `input_length`, `output_length`; other
+    fields are ignored.
+
+    Raises:
+        UserError: if the file cannot be read, is empty, or a line is not such an object.
+    """
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The trace {path} cannot be read: {error}") from error
+    if not lines:
+        raise UserError(f"The trace {path} holds no request", _remedy())
+    found = sorted((_recorded(line, path, i) for i, line in enumerate(lines, 1)), key=lambda r: r.at_s)
+    first = found[0].at_s
+    return Trace(path, tuple(Recorded(r.at_s - first, r.prompt_tokens, r.output_tokens) for r in found))
+
+
+def _recorded(line: str, path: Path, number: int) -> Recorded:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"Line {number} of {path} is not JSON: {error}", _remedy()) from error
+    if isinstance(value, Mapping):
+        for names, second in FORMATS:
+            if value.keys() >= set(names):
+                return _checked([value[name] for name in names], second, path, number)
+    raise UserError(f"Line {number} of {path} is no recorded request", _remedy())
+
+
+def _checked(values: list[Any], second: float, path: Path, number: int) -> Recorded:
+    at, prompt, output = values
+    numeric = isinstance(at, int | float) and not isinstance(at, bool) and 0 <= at < float("inf")
+    if not numeric or any(type(tokens) is not int or tokens < 1 for tokens in (prompt, output)):
+        raise UserError(f"Line {number} of {path} has a time below 0 or lengths below 1", _remedy())
+    return Recorded(at * second, prompt, output)
+
+
+def _remedy() -> str:
+    return f"A line is {json.dumps(dict(zip(FORMATS[0][0], (1.5, 128, 64), strict=True)))}."
