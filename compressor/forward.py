@@ -139,7 +139,9 @@ class BlockRunner:
             self._watched[f"{name}.weight"] = (context, output)
         return output
 
-    def merge(self, kind: str, weights: Weights, state: torch.Tensor, projected: torch.Tensor) -> torch.Tensor:
+    def merge(
+        self, kind: str, weights: Weights, state: torch.Tensor, projected: torch.Tensor
+    ) -> torch.Tensor:
         """The state after a block, from what its output projection gives."""
         after = self.stream(state) + self._norm(weights, self.after(kind), projected)
         return self._between(after, state) if kind == "attention" else after

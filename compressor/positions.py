@@ -61,5 +61,6 @@ class Positions:
                 seen = torch.ones(length, length, dtype=torch.bool).tril()
                 seen = seen.triu(1 - window) if window else seen
                 hidden = torch.zeros(length, length, dtype=hidden_BTD.dtype)
-                self._masks[length, window] = hidden.masked_fill(~seen, torch.finfo(hidden.dtype).min)[None, None]
+                lowest = torch.finfo(hidden.dtype).min
+                self._masks[length, window] = hidden.masked_fill(~seen, lowest)[None, None]
         return self._masks[length, window]

@@ -1,8 +1,8 @@
-"""Output projections as the residual stream sees them: through the norm that follows, in models that have one.
+"""Output projections as the residual stream sees them: through the norm that follows, where there is one.
 
-A norm of gains w makes n(y) = w y / rms(y) of the projection's output y. Around the dense output an error e in
-y is about w e / rms(y) in the stream: rows of the projection count by w, tokens by 1 / rms(y). What is summed
-over tokens is weighted so; errors that are summed over rows are taken of `seen` rows.
+A norm of gains w makes n(y) = w y / rms(y) of the projection's output y. Around the dense output an error e
+in y is about w e / rms(y) in the stream: rows of the projection count by w, tokens by 1 / rms(y). What is
+summed over tokens is weighted so; errors that are summed over rows are taken of `seen` rows.
 
 Shapes: T tokens, D model width, n columns of the projection.
 """

@@ -83,8 +83,8 @@ class Family:
         return self.layer.format(i=index) + "."
 
     def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """A config.json document as one of our model: defaults filled in, the family's settings added, sliding
-        windows by layer, and none where they are never in use.
+        """A config.json document as one of our model: defaults filled in, the family's settings added,
+        sliding windows by layer, and none where they are never in use.
 
         Raises:
             UserError: it sets something that changes what the model computes and that ours does not have.

@@ -1,4 +1,4 @@
-"""Gemma 2: norms before and after each block, soft caps, scaled embeddings, every other layer with a window."""
+"""Gemma 2: norms before and after each block, soft caps, scaled embeddings, a window in every other layer."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -36,7 +36,9 @@ GPT_NEOX = register(
         settings={"norm_bias": True, "mlp_bias": True, "ffn_gate": False},
         ropes=("default", "linear"),
         partial=True,
-        interleaved={"self_attn.query_key_value": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")},
+        interleaved={
+            "self_attn.query_key_value": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        },
         stored={
             "model.layers": "gpt_neox.layers",
             "model.embed_tokens": "gpt_neox.embed_in",

@@ -29,7 +29,8 @@ _HERE = Path(__file__).parent
 
 def _files(*names: str) -> tuple[Path, ...]:
     """The configuration and the model of each of these."""
-    return tuple(_HERE / f"{part}_lathe_{name}.py" for name in names for part in ("configuration", "modeling"))
+    parts = ("configuration", "modeling")
+    return tuple(_HERE / f"{part}_lathe_{name}.py" for name in names for part in parts)
 
 
 SHIPPED_FILES = {

@@ -61,7 +61,7 @@ class LatheLlamaConfig(LlamaConfig):
         """The number of tokens that `layer` sees; 0: all."""
         return self.windows[layer] if self.windows else 0
 
-    def rope(self, layer: int) -> dict[str, Any]:
+    def rope(self, layer: int) -> Any:
         """The parameters of the rotary positions of `layer`."""
         others = self.window_rope_parameters if self.window(layer) else None
         return others or self.rope_parameters

@@ -5,6 +5,8 @@ This file is shipped inside checkpoints and imports nothing of Lathe but its nei
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
@@ -73,7 +75,7 @@ class LatheGemmaForCausalLM(LatheLlamaForCausalLM):
     _no_split_modules = ["LatheGemmaDecoderLayer"]
     _supports_sdpa = False
 
-    def new_head(self, config: LatheGemmaConfig) -> nn.Linear:
+    def new_head(self, config: Any) -> nn.Linear:
         return CappedHead(config.hidden_size, config.vocab_size, config.final_logit_softcapping)
 
 

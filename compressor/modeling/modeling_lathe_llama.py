@@ -32,9 +32,9 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_lathe_llama import LatheLlamaConfig
 
 
-def rotary(config: LatheLlamaConfig, parameters: dict[str, Any]) -> Phi3RotaryEmbedding:
+def rotary(config: LatheLlamaConfig, parameters: Any) -> Any:
     """Rotary positions with these parameters; they may rotate a part of each head."""
-    own = copy.copy(config)
+    own: Any = copy.copy(config)
     own.rope_parameters = parameters
     return Phi3RotaryEmbedding(own)
 
@@ -44,6 +44,8 @@ class LatheLlamaAttention(LlamaAttention):
 
     norm_class: Any = LlamaRMSNorm
     softcap: float | None = None
+    q_norm: nn.Module
+    k_norm: nn.Module
 
     def __init__(self, config: LatheLlamaConfig, layer_idx: int, cache_idx: int) -> None:
         widths: Any = config.per_layer_config[layer_idx]
@@ -121,7 +123,7 @@ class LatheLlamaDecoderLayer(LlamaDecoderLayer):
             self.post_attention_layernorm = self._norm(config, config.norm_before)
             self.ffn_output_norm = self._norm(config, config.norm_after)
 
-    def _norm(self, config: LatheLlamaConfig, present: bool) -> nn.Module:
+    def _norm(self, config: LatheLlamaConfig, present: bool) -> Any:
         return self.norm_class(config.hidden_size, eps=config.rms_norm_eps) if present else nn.Identity()
 
     def attend(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -175,8 +177,8 @@ class LatheLlamaModel(LlamaModel):
             return {False: usual, True: usual}
         return {False: usual, True: self.window_rotary_emb(hidden_states, position_ids=position_ids)}
 
-    @merge_with_config_defaults
-    @capture_outputs
+    @merge_with_config_defaults  # type: ignore[untyped-decorator]
+    @capture_outputs  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -235,7 +237,7 @@ class LatheLlamaForCausalLM(LlamaForCausalLM):
         self.lm_head = self.new_head(config)
         self.post_init()
 
-    def new_head(self, config: LatheLlamaConfig) -> nn.Linear:
+    def new_head(self, config: Any) -> nn.Linear:
         return nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     @staticmethod

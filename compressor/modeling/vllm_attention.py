@@ -80,7 +80,8 @@ class LatheAttention(nn.Module):
         super().__init__()
         config: Any = vllm_config.model_config.hf_config
         widths, devices = config.per_layer_config[index], get_tensor_model_parallel_world_size()
-        heads, kv_heads, self.head_dim = widths.num_attention_heads, widths.num_key_value_heads, config.head_dim
+        heads, kv_heads = widths.num_attention_heads, widths.num_key_value_heads
+        self.head_dim = config.head_dim
         if heads % devices or (kv_heads % devices and devices % kv_heads):
             raise ValueError(
                 f"layer {index}: {devices} devices cannot share {heads} query heads over {kv_heads} KV heads"

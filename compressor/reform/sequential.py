@@ -137,8 +137,8 @@ def _solve(
     crosses: dict[bool, CrossGram],
     counts: torch.Tensor | float,
 ) -> torch.Tensor:
-    """The ridge solution around `start` whose damping errs least on the held-out windows. counts: [D, 1], what
-    the square of a row's error counts."""
+    """The ridge solution around `start` whose damping errs least on the held-out windows. counts: [D, 1],
+    what the square of a row's error counts."""
     gram, cross, w0 = grams[False].mean(), crosses[False].mean(), start.double()
     held, held_cross = grams[True].mean(), crosses[True].mean()
     scale, eye = gram.diagonal().mean().clamp_min(1e-12), torch.eye(len(gram), dtype=gram.dtype)

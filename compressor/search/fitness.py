@@ -55,7 +55,7 @@ class Head:
         return torch.cat(parts)
 
     def curvature(self, normed_BTD: torch.Tensor, change_BTD: torch.Tensor) -> torch.Tensor:
-        """[B, T, D]: the curvature of the KL (Gauss-Newton) by what the head reads, times a change of that."""
+        """[B, T, D]: the KL's curvature (Gauss-Newton) by what the head reads, times a change of that."""
         parts = []
         for normed, change in zip(normed_BTD.split(1), change_BTD.split(1), strict=True):
             q, slope = self._shares(normed)

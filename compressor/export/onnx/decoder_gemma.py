@@ -1,4 +1,4 @@
-"""What a Gemma has otherwise than a Llama: scaled embeddings, soft caps, GELU, scores of a scale of their own."""
+"""What a Gemma has otherwise than a Llama: scaled embeddings, soft caps, GELU, scores on their own scale."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class GemmaDecoder(Decoder):
     def _logits(self, rows: str, output: str) -> None:
         limit = self.config["final_logit_softcapping"]
         if limit is None:
-            return super()._logits(rows, output)
+            super()._logits(rows, output)
+            return
         cap = self.writer.constant("logits.cap", torch.tensor(float(limit)))
         super()._logits(rows, "logits.free")
         share = self.writer.node("Div", ["logits.free", cap], ["logits.share"])
