@@ -60,6 +60,7 @@ CASES: dict[str, dict[str, Any]] = {
     "gpt_neox, one after the other": {
         "model_type": "gpt_neox", "hidden_size": 256, "head_dim": 32, "rotary_pct": 0.25,
         "use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True,
+        "rope_scaling": {"rope_type": "linear", "factor": 4.0},
     },
     "opt": {"model_type": "opt", "hidden_size": 256, "ffn_dim": FFN},
 }  # fmt: skip

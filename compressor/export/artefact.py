@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from compressor.errors import UserError
-from compressor.export.base import Export
+from compressor.export.base import Export, exporters
 from compressor.export.dense import staged
 from compressor.export.files import write_json
 from compressor.export.layout import cut_tensors
@@ -41,7 +41,10 @@ def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int 
             f"{artefact} is a subnet already, which can only be exported --to vllm",
             f"For {to}, compress the dense model with --export checkpoint,{to}.",
         )
-    check_head_size(_config(artefact)["head_dim"], torch.cuda.is_available())
+    config = _config(artefact)
+    if not exporters.get(to).knows(exported(config["model_type"])):
+        raise UserError(f"{artefact} is a `{config['model_type']}`, which cannot be exported to {to} yet")
+    check_head_size(config["head_dim"], torch.cuda.is_available())
     check_parallel(Plan.load(artefact / "plan.json"), tensor_parallel)
     if output.exists():
         raise UserError(f"{output} exists", "Choose another --output.")

@@ -9,9 +9,10 @@ from compressor.families.refusals import rope_of
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """GPT-NeoX's settings under our names."""
+    given = rope_of(config)
     rope = {
-        "rope_type": "default", "rope_theta": config["rotary_emb_base"],
-        "partial_rotary_factor": config["rotary_pct"], **rope_of(config),
+        "rope_type": given.get("type", "default"), "rope_theta": config["rotary_emb_base"],
+        "partial_rotary_factor": config["rotary_pct"], **given,
     }  # fmt: skip
     return {
         "num_key_value_heads": config["num_attention_heads"],

@@ -33,7 +33,7 @@ def check_rope(config: Mapping[str, Any]) -> None:
 
 
 def rotary_tables(
-    config: Mapping[str, Any], head_dim: int, windowed: bool
+    config: Mapping[str, Any], head_dim: int, windowed: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines, float32 [max_position_embeddings, head_dim / 2], attention scaling included, of
     layers without or with a window. What is not rotated of a head, in the order of `rotated_first`, has
