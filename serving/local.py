@@ -48,7 +48,7 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
         raise UserError(f"the {engine} engine does not take {given}", "It is for --engine vllm.")
     artefact = open_artefact(model)
     name, *aliases = options.served_model_names or (artefact.name,)
-    metrics = Metrics(name, artefact.target_ms, options.metrics_alias)
+    metrics = Metrics(name, artefact.target_ms, options.metrics_alias, artefact.target_metric)
     sizes = EngineOptions(
         observer=metrics,
         max_batch=options.max_batch or MAX_BATCH,

@@ -13,8 +13,11 @@ from serving.api.errors import ApiError
 from serving.api.service import Service
 
 
-async def live(_: Request) -> Response:
-    """200 while the process answers at all."""
+async def live(request: Request) -> Response:
+    """200 while the process answers, but for an engine that has failed: a new process is what mends that."""
+    service: Service = request.app.state.service
+    if service.ready and not service.draining and not service.backend.healthy:
+        raise ApiError(503, "the engine has failed", code="unavailable")
     return JSONResponse({"status": "live"})
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from types import FrameType
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -56,6 +57,10 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option(envvar="LATHE_API_KEY", help="Key that clients must send.")
     ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(envvar="LATHE_API_KEY_FILE", help="File that holds it, such as a mounted secret."),
+    ] = None,
     allowed_origins: Annotated[
         list[str] | None,
         typer.Option(help="Origin of web pages that may call from a browser, again for more; * is any."),
@@ -96,8 +101,12 @@ def serve(
     """
     import json
     import logging
+    import signal
 
     from serving.engines.base import ServeOptions, serve_with
+
+    # The first process of a container ignores SIGTERM until somebody handles it, and loading takes a while.
+    signal.signal(signal.SIGTERM, _leave)
 
     def announce(url: str, model: str) -> None:
         event = {"event": "ready", "url": url, "model": model}
@@ -114,7 +123,7 @@ def serve(
         max_queue=max_queue,
         prefix_cache=prefix_cache,
         served_model_names=tuple(served_model_name or ()),
-        api_key=api_key,
+        api_key=_key(api_key, api_key_file),
         allowed_origins=tuple(allowed_origins or ()),
         drain_timeout=drain_timeout,
         request_timeout=request_timeout,
@@ -126,3 +135,24 @@ def serve(
         announce=announce,
     )
     serve_with(engine, out, options)
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _key(key: str | None, file: Path | None) -> str | None:
+    """Raises UserError: both are given, or the file holds no key."""
+    from compressor.errors import UserError
+
+    if file is None:
+        return key
+    if key is not None:
+        raise UserError("both an API key and a file with one are given", "Give one of them.")
+    try:
+        found = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the API key in {file}: {error}") from None
+    if not found:
+        raise UserError(f"{file} holds no API key", "Put the key on its first line.")
+    return found

@@ -92,6 +92,8 @@ class Backend(Protocol):
     max_length: int
     vocab_size: int
     weight_bytes: int
+    kv_cache_bytes: int
+    kv_bytes_per_token: int
     eos: Collection[int]
 
     def submit(self, requests: Sequence[GenerationRequest], sink: Callable[[Chunk], None]) -> Ticket:
@@ -133,6 +135,8 @@ class SlotEngine(Protocol):
     max_batch: int
     max_length: int
     weight_bytes: int
+    kv_cache_bytes: int
+    kv_bytes_per_token: int
     lengths: np.ndarray
 
     def prefill(self, slot: int, tokens: np.ndarray, logits: Literal["last", "all"] = "last") -> np.ndarray:

@@ -61,6 +61,8 @@ class Scheduler:
         self.max_length = engine.max_length
         self.vocab_size = engine.vocab_size
         self.weight_bytes = engine.weight_bytes
+        self.kv_cache_bytes = engine.kv_cache_bytes
+        self.kv_bytes_per_token = engine.kv_bytes_per_token
 
     @property
     def healthy(self) -> bool:

@@ -83,7 +83,7 @@ def test_an_engine_that_dies(artefact_dir: Path, figures: Figures):
         note.equal("streams told by an error event, of 10", told(streams.join()), 10)
         after = together(server.url, partial(stream, body=ENDLESS))[0]
         note.equal("status of a new request", after.status, 503)
-        note.equal("status of live", server.status("/health/live"), 200)
+        note.equal("status of live", server.status("/health/live"), 503)
         server.process.send_signal(signal.SIGTERM)
         note.equal("exit status on SIGTERM", server.process.wait(20), 0)
 

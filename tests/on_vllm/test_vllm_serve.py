@@ -162,6 +162,11 @@ def test_our_metrics_stand_beside_vllms(server: RunningServer, aimed: Path) -> N
     assert after["lathe_backend_up"] == 1
     layers = json.loads((aimed / "plan.json").read_text())["layers"]
     head_dim = json.loads((aimed / "config.json").read_text())["head_dim"]
+    assert after["lathe_kv_cache_bytes"] > 100 * after["lathe_kv_cache_bytes_per_token"]
+    assert after["lathe_dense_weight_bytes"] > after["lathe_model_weight_bytes"]
+    assert after["lathe_target_seconds tpot"] == TARGET_MS / 1000
+    counted = grown("target_results_total tpot kept") + grown("target_results_total tpot missed")
+    assert counted == grown("time_per_output_token_seconds_count")
     assert after["lathe_kv_cache_bytes_per_token"] == 2 * 4 * head_dim * sum(x["kv_heads"] for x in layers)
     weights = (aimed / "model.safetensors").stat().st_size
     assert after["lathe_model_weight_bytes"] == pytest.approx(weights, rel=0.01)

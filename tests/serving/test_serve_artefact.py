@@ -25,16 +25,22 @@ def test_a_dense_artefact_is_described(artefact_dir: Path):
     assert (artefact.context, artefact.vocab_size) == (CONTEXT, 320)
     assert not artefact.compressed
     assert artefact.target_ms is None
+    assert artefact.dense_weights == artefact.dense_kv == 1
 
 
 def test_plan_and_report_tell_what_it_is(copy: Path):
     plan = json.loads((copy / "plan.json").read_text())
     plan["layers"][0]["ffn"] = 32
     (copy / "plan.json").write_text(json.dumps(plan))
-    (copy / "report.json").write_text('{"latency": {"target_ms": 30}}')
+    report = {
+        "latency": {"target_ms": 30, "metric": "ttft"}, "weight_bytes": {"dense": 300, "subnet": 200},
+        "kv_bytes_per_token": None,
+    }  # fmt: skip
+    (copy / "report.json").write_text(json.dumps(report))
     artefact = open_artefact_unverified(copy)
     assert artefact.compressed
-    assert artefact.target_ms == 30
+    assert (artefact.target_ms, artefact.target_metric) == (30, "ttft")
+    assert (artefact.dense_weights, artefact.dense_kv) == (1.5, None)
 
 
 def test_a_dense_checkpoint_is_exported_under_its_own_name(

@@ -5,17 +5,21 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tiny_server import NAME, Running, running
+from tiny_server import CONTEXT, NAME, Running, running
 
 from serving.alias import ALIASES
 from serving.metrics import Metrics
 from serving.rate import TokenRate
+from serving.target import RESULTS
 
 NAMES = {
     "requests", "requests_running", "requests_waiting", "prompt_tokens", "generation_tokens",
     "time_to_first_token_seconds", "time_per_output_token_seconds", "inter_token_latency_seconds",
     "request_duration_seconds", "queue_seconds", "kv_cache_usage_ratio", "model_weight_bytes", "model_info",
-    "backend_up", "generation_tokens_per_second", "prefix_cache_queried_tokens", "prefix_cache_hit_tokens",
+    "backend_up", "generation_tokens_per_second", "dense_weight_bytes", "kv_cache_bytes",
+    "kv_cache_bytes_per_token", "dense_kv_cache_bytes_per_token", "resident_memory_bytes", "target_seconds",
+    "target_results",
+    "prefix_cache_queried_tokens", "prefix_cache_hit_tokens",
 }  # fmt: skip
 
 
@@ -57,6 +61,14 @@ def test_counters_equal_the_usage_that_clients_were_told(artefact_dir: Path):
         assert samples["lathe_backend_up{}"] == 1
         assert samples["lathe_requests_running{}"] == samples["lathe_kv_cache_usage_ratio{}"] == 0
         assert samples["lathe_model_weight_bytes{}"] == server.runner.weight_bytes
+        assert samples["lathe_dense_weight_bytes{}"] == server.runner.weight_bytes
+        assert samples["lathe_kv_cache_bytes{}"] == server.runner.kv_cache_bytes
+        per_token = samples["lathe_kv_cache_bytes_per_token{}"]
+        assert per_token * 4 * CONTEXT == samples["lathe_kv_cache_bytes{}"]
+        assert samples["lathe_dense_kv_cache_bytes_per_token{}"] == per_token
+        assert samples["lathe_resident_memory_bytes{}"] > server.runner.kv_cache_bytes
+        results = [samples[f"lathe_target_results_total{{metric=tpot,result={r}}}"] for r in RESULTS]
+        assert sum(results) == samples["lathe_time_per_output_token_seconds_count{}"] > 0
 
 
 def test_the_target_is_a_bucket_edge(server: Running):
@@ -64,6 +76,41 @@ def test_the_target_is_a_bucket_edge(server: Running):
     for name in ("time_per_output_token", "inter_token_latency"):
         assert f"lathe_{name}_seconds_bucket{{le=0.017}}" in samples
         assert f"lathe_{name}_seconds_bucket{{le=0.03}}" in samples
+    assert samples["lathe_target_seconds{metric=tpot}"] == 0.017
+
+
+@pytest.mark.parametrize(
+    ("metric", "edges"),
+    [
+        ("tpot", {"time_per_output_token", "inter_token_latency"}),
+        ("ttft", {"time_to_first_token"}),
+        ("e2e", {"request_duration"}),
+    ],
+)
+def test_a_target_is_counted_in_its_own_metric(metric: str, edges: set[str]):
+    """21 ms: first tokens and requests here take longer, tokens less."""
+    metrics = Metrics(NAME, 21.0, target_metric=metric)
+    metrics.first_token(0.03)
+    metrics.finished(0.021)
+    metrics.finished(None)
+    metrics.request("chat", "ok", 0.5)
+    metrics.request("chat", "error", 0.001)
+
+    def value(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(name, {"model": NAME, **labels})
+
+    counts = [value("lathe_target_results_total", metric=metric, result=result) for result in RESULTS]
+    assert counts == ([1, 0] if metric == "tpot" else [0, 1])
+    names = ("time_per_output_token", "inter_token_latency", "time_to_first_token", "request_duration")
+    found = {name for name in names if value(f"lathe_{name}_seconds_bucket", le="0.021") is not None}
+    assert found == edges
+
+
+def test_without_a_target_nothing_is_counted():
+    metrics = Metrics(NAME)
+    metrics.finished(0.02)
+    assert b"lathe_target_results_total{" not in metrics.render()
+    assert b"lathe_target_seconds{" not in metrics.render()
 
 
 def test_labels_do_not_grow_with_what_clients_send(server: Running):

@@ -24,15 +24,18 @@ _COUNTS = struct.Struct("qq")
 @dataclass(frozen=True, slots=True)
 class Served:
     """What is served. `info`: labels of `lathe_model_info`; `values`: floating-point ones of the weights;
-    `other_bytes`: of weights of other types; `kv_values`: of one token; `key`: the API key's SHA-256, hex;
-    `origins`: of web pages that may call from a browser."""
+    `other_bytes`: of weights of other types; `kv_values`: of one token; `dense_weights` and `dense_kv`: as in
+    `Artefact`; `key`: the API key's SHA-256, hex; `origins`: of web pages that may call from a browser."""
 
     model: str
     target_ms: float | None
+    target_metric: str
     info: dict[str, str]
     values: int
     other_bytes: int
     kv_values: int
+    dense_weights: float | None
+    dense_kv: float | None
     key: str | None
     origins: list[str]
 

@@ -100,10 +100,13 @@ def _served(artefact: Artefact, name: str, options: ServeOptions) -> Served:
     return Served(
         model=name,
         target_ms=artefact.target_ms,
+        target_metric=artefact.target_metric,
         info=model_info(name, "vllm", artefact),
         values=values,
         other_bytes=other,
         kv_values=artefact.kv_values,
+        dense_weights=artefact.dense_weights,
+        dense_kv=artefact.dense_kv,
         key=key_digest(options.api_key).hex() if options.api_key else None,
         origins=list(options.allowed_origins),
     )

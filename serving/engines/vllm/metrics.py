@@ -15,28 +15,37 @@ import psutil
 from prometheus_client import REGISTRY, Gauge
 
 from serving.engines.vllm.board import Board, Served
-from serving.gpu import GPU_MEMORY, GPU_MEMORY_HELP, GPU_MEMORY_LABELS, Nvml
+from serving.gpu import (
+    GPU_MEMORY,
+    GPU_MEMORY_HELP,
+    GPU_MEMORY_LABELS,
+    GPU_TOTAL,
+    GPU_TOTAL_HELP,
+    Nvml,
+)
 from serving.metrics import GAUGES, MODEL_INFO, SequenceMetrics
 
 SAMPLE_S = 1.0
 SUMMED = ("lathe_generation_tokens_per_second",)
 """Gauges that are the sum of what the API servers see; the others are the same wherever they are read."""
-RESIDENT = ("lathe_resident_memory_bytes", "Resident memory of all processes of this server.")
-KV_BYTES = ("lathe_kv_cache_bytes_per_token", "Bytes that a token takes in the KV cache.")
 
 
 class VllmMetrics(SequenceMetrics):
     """Fed by the stat logger (sequences) and by the gate (requests)."""
 
     def __init__(self, served: Served) -> None:
-        super().__init__(served.model, served.target_ms, REGISTRY)
+        super().__init__(served.model, served.target_ms, REGISTRY, served.target_metric)
         self._served = served
         self._counting = False
         self._nvml = Nvml()
-        self._own = {name: self._gauge(name, help_text) for name, help_text in GAUGES.items()}
-        self._resident = self._gauge(*RESIDENT)
-        self._kv_bytes = self._gauge(*KV_BYTES)
+        dense = {
+            "lathe_dense_weight_bytes": served.dense_weights,
+            "lathe_dense_kv_cache_bytes_per_token": served.dense_kv,
+        }
+        unknown = {name for name, times in dense.items() if times is None}
+        self._own = {name: self._gauge(name, GAUGES[name]) for name in GAUGES.keys() - unknown}
         self._gpu = Gauge(GPU_MEMORY, GPU_MEMORY_HELP, GPU_MEMORY_LABELS, multiprocess_mode="livemostrecent")
+        self._gpu_total = Gauge(GPU_TOTAL, GPU_TOTAL_HELP, ("device",), multiprocess_mode="livemostrecent")
         Gauge(*MODEL_INFO, tuple(served.info), multiprocess_mode="mostrecent").labels(**served.info).set(1)
         threading.Thread(target=self._sample_for_ever, daemon=True).start()
 
@@ -46,12 +55,24 @@ class VllmMetrics(SequenceMetrics):
         self._own["lathe_requests_waiting"].set(waiting)
         self._own["lathe_kv_cache_usage_ratio"].set(kv_cache_usage)
 
-    def sizes(self, weight_itemsize: int, cache_itemsize: int) -> None:
-        """Bytes of a floating-point value, in the weights and in the KV cache, as vLLM keeps them."""
+    def sizes(self, weight_itemsize: int, cache_itemsize: int, cache_tokens: int) -> None:
+        """Bytes of a floating-point value, in the weights and in the KV cache, as vLLM keeps them, and the
+        tokens that the cache has room for."""
         served = self._served
-        self._own["lathe_model_weight_bytes"].set(served.values * weight_itemsize + served.other_bytes)
-        self._kv_bytes.set(served.kv_values * cache_itemsize)
-        self._own["lathe_backend_up"].set(1)
+        weights = served.values * weight_itemsize + served.other_bytes
+        per_token = served.kv_values * cache_itemsize
+        found: dict[str, float] = {
+            "lathe_model_weight_bytes": weights,
+            "lathe_kv_cache_bytes_per_token": per_token,
+            "lathe_kv_cache_bytes": per_token * cache_tokens,
+            "lathe_backend_up": 1,
+        }
+        if served.dense_weights is not None:
+            found["lathe_dense_weight_bytes"] = weights * served.dense_weights
+        if served.dense_kv is not None:
+            found["lathe_dense_kv_cache_bytes_per_token"] = per_token * served.dense_kv
+        for name, value in found.items():
+            self._own[name].set(value)
 
     def count_from_now(self) -> None:
         """The warm-up is over: what follows was asked for by clients."""
@@ -65,7 +86,7 @@ class VllmMetrics(SequenceMetrics):
         self._generation_tokens.inc(stats.num_generation_tokens)
         self.rate.add(stats.num_generation_tokens)
         for seconds in stats.time_to_first_tokens_iter:
-            self._ttft.observe(seconds)
+            self.began(seconds)
         for seconds in stats.inter_token_latencies_iter:
             self._itl.observe(seconds)
         for sequence in stats.finished_requests:
@@ -82,9 +103,11 @@ class VllmMetrics(SequenceMetrics):
     def _sample(self) -> None:
         self._own["lathe_generation_tokens_per_second"].set(self.rate.per_second())
         processes = _processes()
-        self._resident.set(sum(processes.values()))
+        self._own["lathe_resident_memory_bytes"].set(sum(processes.values()))
         for device, scope, used in self._nvml.memory(processes.keys()):
             self._gpu.labels(device, scope).set(used)
+        for device, total in self._nvml.totals():
+            self._gpu_total.labels(device).set(total)
 
     def _gauge(self, name: str, help_text: str) -> Any:
         mode: Literal["livesum", "livemostrecent"] = "livesum" if name in SUMMED else "livemostrecent"

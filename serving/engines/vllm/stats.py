@@ -21,8 +21,9 @@ class LatheStatLogger(StatLoggerBase):
     def log_engine_initialized(self) -> None:
         if self._metrics is not None:
             model: torch.dtype = self._config.model_config.dtype
-            cache = str(self._config.cache_config.cache_dtype)
-            self._metrics.sizes(model.itemsize, 1 if cache.startswith("fp8") else model.itemsize)
+            cache = self._config.cache_config
+            itemsize = 1 if str(cache.cache_dtype).startswith("fp8") else model.itemsize
+            self._metrics.sizes(model.itemsize, itemsize, (cache.num_gpu_blocks or 0) * cache.block_size)
 
     def record(
         self,

@@ -45,9 +45,9 @@ SURFACE = {
     "families": {"--json", "--debug", "--no-debug"},
     "serve": {
         "out", "--host", "--port", "--engine", "--device", "--threads", "--max-batch", "--max-length",
-        "--max-queue", "--prefix-cache", "--served-model-name", "--api-key", "--allowed-origins",
-        "--drain-timeout", "--request-timeout", "--write-timeout", "--metrics-alias", "--draft",
-        "--draft-tokens", "engine_args", "--json", "--debug", "--no-debug",
+        "--max-queue", "--prefix-cache", "--served-model-name", "--api-key", "--api-key-file",
+        "--allowed-origins", "--drain-timeout", "--request-timeout", "--write-timeout", "--metrics-alias",
+        "--draft", "--draft-tokens", "engine_args", "--json", "--debug", "--no-debug",
     },
     "loadtest": {
         "target", "--against", "--rate", "--arrival", "--concurrency", "--requests", "--duration", "--warmup",

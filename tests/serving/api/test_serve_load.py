@@ -103,6 +103,15 @@ def test_draining_finishes_streams_and_refuses_the_new(artefact_dir: Path):
             assert json.loads(lines[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
 
 
+def test_an_engine_that_has_failed_is_a_case_for_a_restart(artefact_dir: Path):
+    with running(artefact_dir) as server:
+        server.backend.close()
+        for probe in ("live", "ready"):
+            answer = httpx.get(f"{server.url}/health/{probe}")
+            assert answer.status_code == 503
+            assert "engine has failed" in answer.text
+
+
 def test_what_cannot_finish_in_time_is_told_so(artefact_dir: Path):
     with running(artefact_dir, max_batch=1, drain_timeout=0.05) as server:
         server.runner.gate.clear()

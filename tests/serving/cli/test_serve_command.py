@@ -23,6 +23,8 @@ from serving.cli.serve import serve
 
 COMMAND = "import typer; from serving.cli.serve import serve; a = typer.Typer(); a.command()(serve); a()"
 
+KEYS = ("open sesame", "open")
+
 app = typer.Typer()
 app.command()(serve)
 
@@ -104,6 +106,29 @@ def test_one_line_names_the_url_and_sigint_ends_it(artefact_dir: Path):
 def test_what_the_user_can_mend_is_one_sentence(artefact_dir: Path, options: list[str], words: str):
     arguments = [str(artefact_dir) if option == "OUT" else option for option in options]
     result = CliRunner().invoke(app, [*arguments, *([] if "--port" in options else ["--port", "0"])])
+    assert isinstance(result.exception, UserError)
+    assert words in str(result.exception)
+
+
+def test_the_key_comes_from_a_mounted_secret(artefact_dir: Path, tmp_path: Path):
+    file = tmp_path / "key"
+    file.write_text("open sesame\n")
+    with serving(artefact_dir, "--json", "--api-key-file", str(file)) as (_, line):
+        url = f"{json.loads(line)['url']}/v1/models"
+        codes = [httpx.get(url, headers={"authorization": f"Bearer {key}"}).status_code for key in KEYS]
+    assert codes == [200, 401]
+
+
+@pytest.mark.parametrize(
+    ("text", "extra", "words"),
+    [(" \n", [], "holds no API key"), (None, [], "cannot read"), ("k", ["--api-key", "k"], "both")],
+)
+def test_a_key_file_without_a_key(tmp_path: Path, text: str | None, extra: list[str], words: str):
+    """It is refused; a server without a key would be open to all."""
+    file = tmp_path / "key"
+    if text is not None:
+        file.write_text(text)
+    result = CliRunner().invoke(app, ["out", "--api-key-file", str(file), *extra])
     assert isinstance(result.exception, UserError)
     assert words in str(result.exception)
 

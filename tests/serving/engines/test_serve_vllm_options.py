@@ -23,7 +23,10 @@ OPTIONS = ServeOptions(
     write_timeout=None, metrics_alias=None, draft=None, draft_tokens=3, engine_args=(),
     announce=lambda url, model: None,
 )  # fmt: skip
-SERVED = Served("m", 30.0, {"model": "m"}, values=10, other_bytes=2, kv_values=4, key=None, origins=[])
+SERVED = Served(
+    "m", 30.0, "tpot", {"model": "m"}, values=10, other_bytes=2, kv_values=4,
+    dense_weights=2.0, dense_kv=None, key=None, origins=[],
+)  # fmt: skip
 
 
 def line(**changes: object) -> list[str]:

@@ -23,6 +23,7 @@ class HistoryEngine:
     """Logits are a hash of the slot's whole history: any mix-up of slots changes what follows."""
 
     vocab_size, max_length, weight_bytes = V, 100, 0
+    kv_cache_bytes = kv_bytes_per_token = 0
 
     def __init__(self, max_batch: int = 3) -> None:
         self.max_batch = max_batch
