@@ -3,7 +3,10 @@
 The modules are those of our exported model; their weights are passed in, so one skeleton layer serves every
 layer, dense or cut; `at` makes a runner for one layer where they differ in more than weights. A block is
 split where reform works: `*_context` gives the input of the output projection (o_proj, down_proj), `project`
-applies that projection.
+applies that projection, `merge` adds what the block makes of it to the residual stream.
+
+Between the blocks of a layer whose blocks are parallel, a state is the residual stream and, beside it, what
+came into the layer: [B, T, 2D]. `stream` takes the first, blocks read the last.
 
 Shapes: B windows, T tokens, D model width, N query heads, K KV heads, H head dim, F FFN channels.
 """
@@ -20,6 +23,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from compressor.positions import Positions
 from compressor.source import Source
 
 Weights = Mapping[str, torch.Tensor]
@@ -29,6 +33,17 @@ class Embedding(Protocol):
     """What the first layer reads, by tokens [B, T]; a plain table [V, D] is one."""
 
     def __getitem__(self, tokens_BT: torch.Tensor, /) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class ScaledEmbedding:
+    """Tokens from a table [V, D], times `scale`."""
+
+    table: torch.Tensor
+    scale: float
+
+    def __getitem__(self, tokens_BT: torch.Tensor) -> torch.Tensor:
+        return self.table[tokens_BT] * self.scale
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,8 @@ class PositionedEmbedding:
 
 def embedding(source: Source, table: torch.Tensor) -> Embedding:
     """The embedding of a dense model whose table of tokens is given."""
+    if source.config.get("scaled_embedding"):
+        return ScaledEmbedding(table, source.shape.hidden_size**0.5)
     if not source.shape.positions:
         return table
     return PositionedEmbedding(table, source.tensor(f"{source.family.positions}.weight"))
@@ -55,10 +72,10 @@ class BlockRunner:
     def __init__(self, source: Source) -> None:
         from compressor.modeling import new_model
 
-        config = {**source.config, "num_hidden_layers": 1, "no_rope_layers": None}
+        config = {**source.config, "num_hidden_layers": 1, "no_rope_layers": None, "windows": None}
         model = new_model(source.family.exported_type, config | {"head_dim": source.shape.head_dim})
-        self.family = source.family
-        self.head_dim = source.shape.head_dim
+        self.family, self.shape = source.family, source.shape
+        self._parallel = bool(source.config.get("parallel_blocks"))
         layer = model.get_submodule(self.family.layer.format(i=0))
         self._attention_path, o_name = self.family.o.rsplit(".", 1)
         self._ffn_path, down_name = self.family.down.rsplit(".", 1)
@@ -66,32 +83,35 @@ class BlockRunner:
         self._ffn = layer.get_submodule(self._ffn_path)
         setattr(self._attention, o_name, nn.Identity())
         setattr(self._ffn, down_name, nn.Identity())
-        self._attention_norm = layer.get_submodule(self.family.attention_norm)
-        self._ffn_norm = layer.get_submodule(self.family.ffn_norm)
+        self._layer = layer
         self._final_norm = model.get_submodule(self.family.final_norm)
-        self._rotary = type(model.model.rotary_emb)(config=model.config)
-        self._positions: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._positions = Positions(source, model)
         self._watched: dict[str, tuple[torch.Tensor, torch.Tensor]] | None = None
-        self._rotated: list[bool] = list(map(bool, source.config.get("no_rope_layers") or []))
-        self._layer: int | None = None
+        self._index: int | None = 0 if self._positions.alike else None
 
     def at(self, layer: int) -> BlockRunner:
         """A runner for the blocks of one layer; this one where all layers are alike."""
-        if all(self._rotated):
+        if self._positions.alike:
             return self
         runner = copy.copy(self)
-        runner._layer = layer
+        runner._index = layer
         return runner
 
-    def attention_input(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
-        return functional_call(self._attention_norm, _under(weights, self.family.attention_norm), hidden_BTD)
+    def stream(self, state: torch.Tensor) -> torch.Tensor:
+        """[B, T, D]: the residual stream of a state."""
+        return state[..., : self.shape.hidden_size]
 
-    def ffn_input(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
-        return functional_call(self._ffn_norm, _under(weights, self.family.ffn_norm), hidden_BTD)
+    def attention_input(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
+        return self._norm(weights, self.family.attention_norm, self._incoming(state))
 
-    def attention_context(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
+    def ffn_input(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
+        return self._norm(weights, self.family.ffn_norm, self._incoming(state))
+
+    def attention_context(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
         """[B, T, N*H]: what o_proj reads, for as many heads as the weights have."""
-        normed = self.attention_input(weights, hidden_BTD)
+        if self._index is None:
+            raise ValueError("layers differ in their positions: ask `at` for the runner of one")
+        normed = self.attention_input(weights, state)
         queries = weights[f"{self.family.q}.weight"].shape[0]
         self._attention.num_key_value_groups = queries // weights[f"{self.family.k}.weight"].shape[0]
         return functional_call(
@@ -99,18 +119,18 @@ class BlockRunner:
             _under(weights, self._attention_path, self.family.o),
             kwargs={
                 "hidden_states": normed,
-                "position_embeddings": self._rope(normed),
-                "attention_mask": None,
+                "position_embeddings": self._positions.rotation(self._index, normed),
+                "attention_mask": self._positions.mask(self._index, normed),
             },
             args=(),
         )[0]
 
-    def ffn_context(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
+    def ffn_context(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
         """[B, T, F]: what down_proj reads."""
         return functional_call(
             self._ffn,
             _under(weights, self._ffn_path, self.family.down),
-            (self.ffn_input(weights, hidden_BTD),),
+            (self.ffn_input(weights, state),),
         )
 
     def project(self, weights: Weights, name: str, context: torch.Tensor) -> torch.Tensor:
@@ -119,21 +139,48 @@ class BlockRunner:
             self._watched[f"{name}.weight"] = (context, output)
         return output
 
-    def attention(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
-        """The residual stream after an attention block; unchanged where the block was dropped."""
-        if f"{self.family.o}.weight" not in weights:
-            return hidden_BTD
-        return hidden_BTD + self.project(weights, self.family.o, self.attention_context(weights, hidden_BTD))
+    def merge(
+        self, kind: str, weights: Weights, state: torch.Tensor, projected: torch.Tensor
+    ) -> torch.Tensor:
+        """The state after a block, from what its output projection gives."""
+        after = self.stream(state) + self._norm(weights, self.after(kind), projected)
+        return self._between(after, state) if kind == "attention" else after
 
-    def ffn(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
+    def attention(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
+        """The state after an attention block; the stream is unchanged where the block was dropped."""
+        if f"{self.family.o}.weight" not in weights:
+            return self._between(state, state)
+        projected = self.project(weights, self.family.o, self.attention_context(weights, state))
+        return self.merge("attention", weights, state, projected)
+
+    def ffn(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
         """The residual stream after an FFN block; unchanged where the block was dropped."""
         if f"{self.family.down}.weight" not in weights:
-            return hidden_BTD
-        return hidden_BTD + self.project(weights, self.family.down, self.ffn_context(weights, hidden_BTD))
+            return self.stream(state)
+        projected = self.project(weights, self.family.down, self.ffn_context(weights, state))
+        return self.merge("ffn", weights, state, projected)
 
     def layer(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
         """The residual stream after both blocks."""
         return self.ffn(weights, self.attention(weights, hidden_BTD))
+
+    def after(self, kind: str) -> str:
+        """The norm of what a block adds, where there is one."""
+        return self.family.attention_after if kind == "attention" else self.family.ffn_after
+
+    def _incoming(self, state: torch.Tensor) -> torch.Tensor:
+        """[B, T, D]: what a block reads, before its norm."""
+        return state[..., -self.shape.hidden_size :]
+
+    def _between(self, stream_BTD: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """The state between the blocks of a layer that `state` came into."""
+        return torch.cat([stream_BTD, state], -1) if self._parallel else stream_BTD
+
+    def _norm(self, weights: Weights, name: str, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """As it is where the model has no such norm."""
+        if f"{name}.weight" not in weights:
+            return hidden_BTD
+        return functional_call(self._layer.get_submodule(name), _under(weights, name), hidden_BTD)
 
     def final_norm(self, norm: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
         """norm: its tensors, `weight` and perhaps `bias`."""
@@ -171,20 +218,6 @@ class BlockRunner:
 
     def _output(self, kind: str) -> str:
         return self.family.o if kind == "attention" else self.family.down
-
-    def _rope(self, hidden_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines by position. They outlive the call, which may be in inference mode; a later one
-        may need gradients through them."""
-        length = hidden_BTD.shape[1]
-        if length not in self._positions:
-            with torch.inference_mode(False):
-                self._positions[length] = self._rotary(hidden_BTD, torch.arange(length)[None])
-        cos, sin = self._positions[length]
-        if all(self._rotated):
-            return cos, sin
-        if self._layer is None:
-            raise ValueError("layers differ in their positions: ask `at` for the runner of one")
-        return (cos, sin) if self._rotated[self._layer] else (torch.ones_like(cos), torch.zeros_like(sin))
 
 
 def _under(weights: Weights, path: str, but: str = " ") -> dict[str, torch.Tensor]:

@@ -80,8 +80,10 @@ class ModelShape:
     """The dimensions of a dense decoder that parameters, bytes and levels follow from.
 
     attention_bias: of all four projections of an attention block; qkv_bias: of q, k and v at least.
-    qk_norm: whether queries and keys are normalised head by head. gate: whether an FFN has one. norm_bias:
-    whether norms have biases. positions: how many are learned.
+    qk_norm: whether queries and keys are normalised, head by head, or all heads together (qk_norm_whole).
+    gate: whether an FFN has one. norm_bias: whether norms have biases. norm_before, norm_after: whether a
+    norm makes what a block reads, and what it adds. norm_offset: what is added to a norm's weights.
+    positions: how many are learned.
     """
 
     hidden_size: int
@@ -94,8 +96,12 @@ class ModelShape:
     mlp_bias: bool = False
     qkv_bias: bool = False
     qk_norm: bool = False
+    qk_norm_whole: bool = False
     gate: bool = True
     norm_bias: bool = False
+    norm_before: bool = True
+    norm_after: bool = False
+    norm_offset: float = 0.0
     positions: int = 0
 
     @property
@@ -107,6 +113,11 @@ class ModelShape:
         """Of one norm over the hidden size."""
         return self.hidden_size * (2 if self.norm_bias else 1)
 
+    @property
+    def _block_norms(self) -> int:
+        """Norms over the hidden size that a block has."""
+        return self.norm_before + self.norm_after
+
     def attention_parameters(self, layer: LayerShape) -> int:
         """q, k, v, o projections and the block's norms."""
         if not layer.kv_heads:
@@ -114,16 +125,18 @@ class ModelShape:
         q, kv, d = layer.query_heads * self.head_dim, layer.kv_heads * self.head_dim, self.hidden_size
         bias = (q + 2 * kv) if self.attention_bias or self.qkv_bias else 0
         bias += d if self.attention_bias else 0
-        norms = self.norm_parameters + (2 * self.head_dim if self.qk_norm else 0)
+        norms = self._block_norms * self.norm_parameters
+        if self.qk_norm:
+            norms += q + kv if self.qk_norm_whole else 2 * self.head_dim
         return 2 * d * q + 2 * d * kv + norms + bias
 
     def ffn_parameters(self, layer: LayerShape) -> int:
-        """gate (if there is one), up, down projections and the block's norm."""
+        """gate (if there is one), up, down projections and the block's norms."""
         if not layer.ffn:
             return 0
         d, inner = self.hidden_size, 2 if self.gate else 1
         bias = (inner * layer.ffn + d) if self.mlp_bias else 0
-        return (inner + 1) * d * layer.ffn + self.norm_parameters + bias
+        return (inner + 1) * d * layer.ffn + self._block_norms * self.norm_parameters + bias
 
     def decoder_parameters(self, plan: Iterable[LayerShape]) -> int:
         """Parameters of the decoder layers: what `--keep` is a share of."""

@@ -51,11 +51,14 @@ class Source:
         Raises:
             UserError: the data cannot be read, or holds NaN or infinity.
         """
-        stored, _, rows = self._places[name]
+        stored, _, rows, period = self._places[name]
         entry = self.index[stored]
         try:
             with safe_open(entry.file, framework="pt") as handle:
-                part = handle.get_tensor(stored) if rows == slice(None) else handle.get_slice(stored)[rows]
+                whole = period or rows == slice(None)
+                part = handle.get_tensor(stored) if whole else handle.get_slice(stored)[rows]
+                if period:
+                    part = part.unflatten(0, (-1, period))[:, rows].flatten(0, 1)
                 value = part.to(torch.float32)
         except (OSError, SafetensorError) as error:
             raise UserError(f"cannot read `{name}` from {entry.file}: {error}") from None

@@ -59,9 +59,12 @@ def cut_attention(
     if not len(selection.kv_heads):
         return {}
     q, kv = rows(selection.query_heads, shape.head_dim), rows(selection.kv_heads, shape.head_dim)
-    cut = _whole(weights, family.attention_norm)
+    cut = _whole(weights, family.attention_norm) | _whole(weights, family.attention_after)
     _take_rows(cut, weights, {family.q: q, family.k: kv, family.v: kv})
     _take_columns(cut, weights, family.o, q)
+    if shape.qk_norm_whole:
+        _take_rows(cut, weights, {family.q_norm: q, family.k_norm: kv})
+        return cut
     return cut | _whole(weights, family.q_norm) | _whole(weights, family.k_norm)
 
 
@@ -71,7 +74,7 @@ def cut_ffn(
     """The FFN block's tensors for a selection; empty when no channel is left."""
     if not len(selection.channels):
         return {}
-    cut = _whole(weights, family.ffn_norm)
+    cut = _whole(weights, family.ffn_norm) | _whole(weights, family.ffn_after)
     _take_rows(cut, weights, {family.gate: selection.channels, family.up: selection.channels})
     _take_columns(cut, weights, family.down, selection.channels)
     return cut

@@ -12,24 +12,57 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from compressor.export import Export
 from compressor.export.layout import cut_tensors
+from compressor.families import Family
 from compressor.plan import LayerShape, Plan
 from compressor.source import Source, open_source
 from compressor.surgery import LayerOrder, cut_attention, cut_ffn, select
 
+FULL = ["full_attention"]
+SCALED_WHERE_FULL = {
+    "full_attention": {
+        "rope_type": "yarn", "rope_theta": 5e5, "factor": 8.0, "original_max_position_embeddings": 64,
+    },
+    "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+}  # fmt: skip
 CASES: dict[str, dict[str, Any]] = {
     **{f"llama, {name}": {"model_type": "llama", **changes} for name, changes in VARIANTS.items()},
     "mistral": {"model_type": "mistral", "sliding_window": None},
+    "mistral, window": {"model_type": "mistral", "sliding_window": 16},
     "mistral, window of full length": {"model_type": "mistral", "sliding_window": 512},
     "qwen2": {"model_type": "qwen2"},
     "qwen2, tied": {"model_type": "qwen2", "tie_word_embeddings": True, "rope_parameters": LLAMA3_ROPE},
+    "qwen2, window": {
+        "model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2,
+    },
     "qwen3": {"model_type": "qwen3"},
     "qwen3, biased": {"model_type": "qwen3", "attention_bias": True, "tie_word_embeddings": True},
     "phi3": {"model_type": "phi3"},
+    "phi3, partly rotated, window": {
+        "model_type": "phi3", "partial_rotary_factor": 0.75, "sliding_window": 16, "head_dim": 32,
+        "hidden_size": 256,
+    },
     "smollm3": {"model_type": "smollm3", "no_rope_layers": [1, 0, 1, 1]},
     "smollm3, biased": {
         "model_type": "smollm3", "no_rope_layers": [0, 1, 1, 0], "attention_bias": True, "mlp_bias": True,
     },
-    "opt": {"model_type": "opt", "hidden_size": 128, "ffn_dim": FFN},
+    "olmo2": {"model_type": "olmo2"},
+    "olmo2, biased": {"model_type": "olmo2", "attention_bias": True, "tie_word_embeddings": True},
+    "olmo3": {"model_type": "olmo3", "sliding_window": 16, "rope_parameters": SCALED_WHERE_FULL},
+    "gemma2": {"model_type": "gemma2", "sliding_window": 16, "query_pre_attn_scalar": 24},
+    "gemma2, low caps, untied": {
+        "model_type": "gemma2", "attn_logit_softcapping": 3.0, "final_logit_softcapping": 2.0,
+        "tie_word_embeddings": False, "sliding_window": 16, "attention_bias": True,
+    },
+    "gemma3_text": {
+        "model_type": "gemma3_text", "sliding_window": 16, "layer_types": ["sliding_attention"] * 3 + FULL,
+    },
+    "gpt_neox": {"model_type": "gpt_neox", "hidden_size": 256, "head_dim": 32, "rotary_pct": 0.5},
+    "gpt_neox, one after the other": {
+        "model_type": "gpt_neox", "hidden_size": 256, "head_dim": 32, "rotary_pct": 0.25,
+        "use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True,
+        "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+    },
+    "opt": {"model_type": "opt", "hidden_size": 256, "ffn_dim": FFN},
 }  # fmt: skip
 """Settings beside `CONFIG`, by a name that begins with the family's."""
 SOME_PLANS = ("dense", "groups", "heads per group", "no attention first", "mixed")
@@ -41,10 +74,11 @@ def random_model(case: str, **changes: Any) -> nn.Module:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings), dtype=torch.float32).eval()
     assert type(model).__module__.startswith("transformers.models.")
     generator = torch.Generator().manual_seed(0)
+    gain = 0.0 if "gemma" in settings["model_type"] else 1.0
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(1 + noise * 0.3 if "norm" in name else noise * 0.1)
+            parameter.copy_(gain + noise * 0.3 if "norm" in name else noise * 0.1)
     return model
 
 
@@ -79,7 +113,23 @@ def zeroed(source: Source, subnet: Plan) -> Any:
             for module, present in ((o, shape.kv_heads), (down, shape.ffn)):
                 if module.bias is not None and not present:
                     module.bias.zero_()
+            if source.shape.qk_norm_whole and shape.kv_heads:
+                _leave_to(model, family, index, {"q": kept, "k": kept[:, :1]})
     return model
+
+
+def _leave_to(model: nn.Module, family: Family, index: int, kept: dict[str, torch.Tensor]) -> None:
+    """Make norms of all heads together norms of those that are kept: others are nothing in their mean, which
+    is over as many as there were."""
+    for part, mask in kept.items():
+        attention = model.get_submodule(f"{family.layer_prefix(index)}self_attn")
+        projection, norm = (attention.get_submodule(f"{part}_{name}") for name in ("proj", "norm"))
+        projection.weight.mul_(mask.flatten()[:, None])
+        if projection.bias is not None:
+            projection.bias.mul_(mask.flatten())
+        share = float(mask.mean())
+        norm.weight.mul_(share**0.5)
+        norm.variance_epsilon *= share
 
 
 def first_of_each(source: Source, subnet: Plan) -> Export:

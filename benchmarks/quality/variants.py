@@ -56,7 +56,7 @@ def evolution(problem: Problem) -> Found:
 
 def plain_bank(problem: Problem) -> Bank:
     """Cut blocks as they are: no reform in the loop."""
-    return Bank(problem.source.family, problem.source.shape, problem.layers, problem.orders, None)
+    return Bank(problem.source.family, problem.source.shape, problem.layers, problem.orders)
 
 
 class ByLoss(Fitness):

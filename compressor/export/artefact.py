@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from compressor.errors import UserError
-from compressor.export.base import Export
+from compressor.export.base import Export, exporters
 from compressor.export.dense import staged
 from compressor.export.files import write_json
 from compressor.export.layout import cut_tensors
@@ -18,7 +18,7 @@ from compressor.export.manifest import write_manifest
 from compressor.export.vllm import PLUGIN, check_head_size, check_parallel, write_plugin
 from compressor.families import exported
 from compressor.headers import check_tensors, read_index
-from compressor.modeling import AUTO_MAPS, PLUGIN_FILES
+from compressor.modeling import AUTO_MAPS
 from compressor.plan import Plan
 from compressor.source import Source, open_source, read_config
 
@@ -42,8 +42,8 @@ def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int 
             f"For {to}, compress the dense model with --export checkpoint,{to}.",
         )
     config = _config(artefact)
-    if config["model_type"] not in PLUGIN_FILES:
-        raise UserError(f"{artefact} is a `{config['model_type']}`, which cannot be exported to vllm yet")
+    if not exporters.get(to).knows(exported(config["model_type"])):
+        raise UserError(f"{artefact} is a `{config['model_type']}`, which cannot be exported to {to} yet")
     check_head_size(config["head_dim"], torch.cuda.is_available())
     check_parallel(Plan.load(artefact / "plan.json"), tensor_parallel)
     if output.exists():
@@ -53,7 +53,7 @@ def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int 
             shutil.copytree(artefact, temporary, dirs_exist_ok=True)
         except (OSError, shutil.Error) as error:
             raise UserError(f"cannot copy {artefact}: {error}") from None
-        write_plugin(temporary / PLUGIN, config["model_type"])
+        write_plugin(temporary / PLUGIN)
         write_manifest(temporary)
 
 

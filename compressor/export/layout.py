@@ -28,6 +28,7 @@ def absent_modules(family: Family, layer: LayerShape) -> frozenset[str]:
     """Modules (names relative to the layer) of the blocks that `layer` drops."""
     attention = (
         family.attention_norm, family.q, family.k, family.v, family.q_norm, family.k_norm, family.o,
+        family.attention_after,
     )  # fmt: skip
-    ffn = (family.ffn_norm, family.gate, family.up, family.down)
+    ffn = (family.ffn_norm, family.gate, family.up, family.down, family.ffn_after)
     return frozenset((() if layer.kv_heads else attention) + (() if layer.ffn else ffn))

@@ -40,7 +40,7 @@ def export_quantized(model: str, output: Path, tensor_parallel: int = 1, *, sche
     config = uneven_config(job.source, job.plan) | {"quantization_config": SCHEMES[scheme].config()}
     with staged(output) as temporary:
         write_model(temporary, job.source, config, tensors.entries, tensors)
-        write_plugin(temporary / PLUGIN, job.source.family.exported_type)
+        write_plugin(temporary / PLUGIN)
         write_json(temporary / "plan.json", job.plan.to_json())
         carry_report(job, temporary, tensors.summary())
         write_manifest(temporary)
@@ -72,8 +72,9 @@ class _Quantized:
         self._bytes_before = 0
         self.entries: dict[str, Entry] = {}
         source = job.source
-        whole = (f"{source.family.embedding}.weight", f"{source.family.head}.weight")
-        for name, dims in cut_tensors(source.family, source.shape, job.plan):
+        family = source.family
+        whole = [f"{module}.weight" for module in (family.embedding, family.positions, family.head)]
+        for name, dims in cut_tensors(family, source.shape, job.plan):
             plain = Entry(dims, source.dtype)
             self._bytes_before += plain.bytes
             rounded = len(dims) == 2 and name not in whole

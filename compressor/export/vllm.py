@@ -10,6 +10,7 @@ from compressor.errors import UserError
 from compressor.export.base import Destination, Export, Exporter, check_known, destinations, exporters
 from compressor.export.checkpoint import export_checkpoint
 from compressor.export.files import sync_directory, write_bytes
+from compressor.families.refusals import rope_of
 from compressor.modeling import PLUGIN_FILES
 from compressor.modeling.vllm_plugin import CPU_HEAD_SIZES
 from compressor.plan import Plan
@@ -17,6 +18,10 @@ from compressor.rules import Rules
 from compressor.source import Source
 
 PLUGIN = "vllm_plugin"
+ACTIVATIONS = {
+    "lathe_llama": "silu", "lathe_gemma": "gelu_pytorch_tanh", "lathe_neox": "gelu", "lathe_opt": "relu",
+}  # fmt: skip
+"""Of FFNs, by our model types that vLLM can serve."""
 FOUR_BIT_MULTIPLE = 32
 """Of what a projection reads: the columns that share a scale, which lie on one device."""
 _PACKAGE = "lathe_vllm_plugin"
@@ -50,11 +55,11 @@ def export_vllm(directory: Path, job: Export) -> None:
     check_parallel(job.plan, job.tensor_parallel)
     if not (directory / "config.json").exists():
         export_checkpoint(directory, job)
-    write_plugin(directory / PLUGIN, job.source.family.exported_type)
+    write_plugin(directory / PLUGIN)
 
 
-def write_plugin(folder: Path, exported_type: str) -> None:
-    """Write the installable definition of one of our model types.
+def write_plugin(folder: Path) -> None:
+    """Write the installable definition of our models.
 
     Raises:
         UserError: the file system refuses.
@@ -64,9 +69,9 @@ def write_plugin(folder: Path, exported_type: str) -> None:
         package.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {package}: {error.strerror or error}") from None
-    for file in PLUGIN_FILES[exported_type]:
+    for file in PLUGIN_FILES:
         write_bytes(package / file.name, file.read_bytes())
-    write_bytes(package / "__init__.py", b'"""Made by Lathe: an uneven model for vLLM."""\n')
+    write_bytes(package / "__init__.py", b'"""Made by Lathe: uneven models for vLLM."""\n')
     write_bytes(folder / "pyproject.toml", _PROJECT.encode())
     sync_directory(package)
 
@@ -79,10 +84,11 @@ def check_served(source: Source) -> None:
         UserError: it cannot; names what it can.
     """
     check_known(source, "vllm")
-    activation = source.config.get("hidden_act", "silu")
-    if activation != "silu":
-        raise UserError(f"vLLM's Llama has no activation `{activation}`", "It has: silu.")
-    rope = {**(source.config.get("rope_scaling") or {}), **(source.config.get("rope_parameters") or {})}
+    kind = source.family.exported_type
+    activation, known = source.config.get("hidden_act", "silu"), ACTIVATIONS[kind]
+    if activation != known:
+        raise UserError(f"our `{kind}` for vLLM has no activation `{activation}`", f"It has: {known}.")
+    rope = rope_of(source.config)
     if rope.get("rope_type", rope.get("type")) == "longrope":
         raise UserError(
             "vLLM takes rotary positions of type `longrope` for one length of contexts, transformers as long "
@@ -137,7 +143,7 @@ exporters.add(
     "vllm",
     Exporter(
         write=export_vllm,
-        types=PLUGIN_FILES,
+        types=ACTIVATIONS,
         check=check_served,
         served_by=_SERVED_BY,
         shared_by=" --tensor-parallel-size {devices}",

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from compressor.errors import UserError
-from compressor.families.refusals import WINDOW_SETTINGS, refuse_other_maths, refuse_others_settings
+from compressor.families.refusals import refuse_other_maths, refuse_others_settings
+from compressor.families.windows import WINDOW_SETTINGS, Slides, windows
 from compressor.plan import LayerShape, ModelShape
 from compressor.registry import Registry
 
 
 class Place(NamedTuple):
-    """Where a checkpoint has one of our tensors: `rows` of the tensor `name`, whose shape is `dims`."""
+    """Where a checkpoint has one of our tensors: `rows` of every `period` rows of the tensor `name`, whose
+    shape is `dims`; no period: of all rows."""
 
     name: str
     dims: tuple[int, ...]
     rows: slice
+    period: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +38,11 @@ class Family:
             has something else.
         derived: settings of our model that follow from others, from the config with its defaults.
         settings: of our model, the same for all checkpoints of the family: biases, norms of queries and keys.
-        ropes: the kinds of rotary positions that mean in its config what they mean in ours.
-        fused: modules of its checkpoints that hold several of ours, one below the other.
+        slides: which of its layers have a sliding window; None where its models take no window.
+        ropes: the kinds of rotary positions that mean in its config what they mean in ours. partial: whether
+            its models read `partial_rotary_factor`.
+        fused: modules of its checkpoints that hold several of ours, one below the other. interleaved: those
+            that hold them head by head.
         stored: module paths of ours and of its checkpoints, where they differ. before: rows of its learned
             positions that come before the first.
     """
@@ -46,8 +53,11 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     derived: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _config: {}
     settings: Mapping[str, Any] = field(default_factory=dict)
+    slides: Slides | None = None
     ropes: tuple[str, ...] = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+    partial: bool = False
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    interleaved: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     stored: Mapping[str, str] = field(default_factory=dict)
     before: int = 0
     layer: str = "model.layers.{i}"
@@ -58,10 +68,12 @@ class Family:
     q_norm: str = "self_attn.q_norm"
     k_norm: str = "self_attn.k_norm"
     o: str = "self_attn.o_proj"
+    attention_after: str = "attention_output_norm"
     ffn_norm: str = "post_attention_layernorm"
     gate: str = "mlp.gate_proj"
     up: str = "mlp.up_proj"
     down: str = "mlp.down_proj"
+    ffn_after: str = "ffn_output_norm"
     embedding: str = "model.embed_tokens"
     positions: str = "model.embed_positions"
     final_norm: str = "model.norm"
@@ -71,16 +83,17 @@ class Family:
         return self.layer.format(i=index) + "."
 
     def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """A config.json document as one of our model: defaults filled in, the family's settings added, a
-        sliding window that is never in use left out.
+        """A config.json document as one of our model: defaults filled in, the family's settings added,
+        sliding windows by layer, and none where they are never in use.
 
         Raises:
             UserError: it sets something that changes what the model computes and that ours does not have.
         """
         whole = {**self.defaults, **config}
         try:
-            refuse_other_maths(whole, self.model_type, self.ropes)
             own = {**self.derived(whole), **self.settings}
+            refuse_other_maths(whole | own, own, self.model_type, self.ropes, self.partial)
+            own |= windows(whole, self.slides)
             refuse_others_settings(config, own, self.model_type)
         except KeyError as error:
             raise UserError(f"config.json has no {error}", "Is this a complete checkpoint?") from None
@@ -108,8 +121,12 @@ class Family:
                 mlp_bias=bool(config.get("mlp_bias", False)),
                 qkv_bias=bool(config.get("qkv_bias", False)),
                 qk_norm=bool(config.get("qk_norm", False)),
+                qk_norm_whole=bool(config.get("qk_norm_whole", False)),
                 gate=bool(config.get("ffn_gate", True)),
                 norm_bias=bool(config.get("norm_bias", False)),
+                norm_before=bool(config.get("norm_before", True)),
+                norm_after=bool(config.get("norm_after", False)),
+                norm_offset=float(config.get("norm_offset", 0.0)),
                 positions=int(config.get("learned_positions") or 0),
             )
         except KeyError as error:
@@ -126,8 +143,12 @@ class Family:
         d = shape.hidden_size
         q, kv = shape.layer.query_heads * shape.head_dim, shape.layer.kv_heads * shape.head_dim
         ffn = shape.layer.ffn
-        yield from self._norm(self.attention_norm, shape)
-        yield from self._norm(self.ffn_norm, shape)
+        for present, norms in (
+            (shape.norm_before, (self.attention_norm, self.ffn_norm)),
+            (shape.norm_after, (self.attention_after, self.ffn_after)),
+        ):
+            for norm in norms if present else ():
+                yield from self._norm(norm, shape)
         qkv_bias = shape.attention_bias or shape.qkv_bias
         linears = [
             (self.q, q, d, qkv_bias), (self.k, kv, d, qkv_bias), (self.v, kv, d, qkv_bias),
@@ -140,8 +161,8 @@ class Family:
             if bias:
                 yield f"{name}.bias", (rows,)
         if shape.qk_norm:
-            yield f"{self.q_norm}.weight", (shape.head_dim,)
-            yield f"{self.k_norm}.weight", (shape.head_dim,)
+            yield f"{self.q_norm}.weight", (q if shape.qk_norm_whole else shape.head_dim,)
+            yield f"{self.k_norm}.weight", (kv if shape.qk_norm_whole else shape.head_dim,)
 
     def tensors(self, shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
         """(full name, dense shape) of every tensor of the dense model."""
@@ -171,29 +192,36 @@ class Family:
         """Where a checkpoint of this family holds each of our tensors."""
         found = {name: Place(self._renamed(name), dims, slice(None)) for name, dims in self.tensors(shape)}
         if f"{self.positions}.weight" in found:
-            name, (rows, *columns), _ = found[f"{self.positions}.weight"]
+            place = found[f"{self.positions}.weight"]
+            rows, *columns = place.dims
             every = slice(self.before, self.before + rows)
-            found[f"{self.positions}.weight"] = Place(name, (self.before + rows, *columns), every)
-        modules = [
-            (self.layer_prefix(i) + whole, [self.layer_prefix(i) + part for part in parts])
-            for i in range(shape.num_layers)
-            for whole, parts in self.fused.items()
-        ]
-        for whole, parts in modules:
-            for kind in ("weight", "bias"):
-                names = [f"{part}.{kind}" for part in parts if f"{part}.{kind}" in found]
-                ends = list(accumulate(found[name].dims[0] for name in names))
-                for name, end in zip(names, ends, strict=True):
-                    rows, *columns = found[name].dims
-                    dims = (ends[-1], *columns)
-                    found[name] = Place(f"{whole}.{kind}", dims, slice(end - rows, end))
+            found[f"{self.positions}.weight"] = Place(place.name, (self.before + rows, *columns), every)
+        layers = [self.layer_prefix(i) for i in range(shape.num_layers)]
+        for modules, period in ((self.fused, 0), (self.interleaved, shape.head_dim)):
+            for whole, parts in modules.items():
+                for layer in layers:
+                    self._share(found, layer + whole, [layer + part for part in parts], period)
         return found
+
+    def _share(self, found: dict[str, Place], whole: str, parts: list[str], size: int) -> None:
+        """Put our modules `parts` into the checkpoint's module `whole`: one below the other, or `size` rows
+        of each in turn."""
+        module = self._renamed(f"{whole}.").removesuffix(".")
+        for kind in ("weight", "bias"):
+            names = [f"{part}.{kind}" for part in parts if f"{part}.{kind}" in found]
+            counts = [found[name].dims[0] for name in names]
+            ends = list(accumulate([size] * len(names) if size else counts))
+            for name, end, count in zip(names, ends, counts, strict=True):
+                dims = (sum(counts), *found[name].dims[1:])
+                rows = slice(end - (size or count), end)
+                found[name] = Place(f"{module}.{kind}", dims, rows, size and ends[-1])
 
     def _renamed(self, name: str) -> str:
         """A tensor's name in a checkpoint of this family."""
-        for ours, theirs in self.stored.items():
-            name = name.replace(f"{ours}.", f"{theirs}.")
-        return name
+        if not self.stored:
+            return name
+        ours = "|".join(map(re.escape, sorted(self.stored, key=len, reverse=True)))
+        return re.sub(rf"\b({ours})(?=\.)", lambda found: self.stored[found[1]], name)
 
 
 families: Registry[Family] = Registry("family", "compressor.families")

@@ -1,6 +1,7 @@
 """Qwen2 and Qwen2.5: Llama with biases of q, k and v only."""
 
 from compressor.families.base import Family, register
+from compressor.families.windows import upper_layers
 
 QWEN2 = register(
     Family(
@@ -14,5 +15,6 @@ QWEN2 = register(
             "max_window_layers": 28,
         },
         settings={"attention_bias": False, "qkv_bias": True, "mlp_bias": False},
+        slides=upper_layers,
     )
 )

@@ -1,6 +1,7 @@
 """Qwen3: queries and keys are normalised head by head."""
 
 from compressor.families.base import Family, register
+from compressor.families.windows import upper_layers
 
 QWEN3 = register(
     Family(
@@ -15,5 +16,6 @@ QWEN3 = register(
             "max_window_layers": 28,
         },
         settings={"qk_norm": True, "mlp_bias": False},
+        slides=upper_layers,
     )
 )

@@ -10,9 +10,13 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+from compressor.modeling.configuration_lathe_gemma import LatheGemmaConfig
 from compressor.modeling.configuration_lathe_llama import LatheLlamaConfig
+from compressor.modeling.configuration_lathe_neox import LatheNeoxConfig
 from compressor.modeling.configuration_lathe_opt import LatheOptConfig
+from compressor.modeling.modeling_lathe_gemma import LatheGemmaForCausalLM, LatheGemmaModel
 from compressor.modeling.modeling_lathe_llama import LatheLlamaForCausalLM, LatheLlamaModel
+from compressor.modeling.modeling_lathe_neox import LatheNeoxForCausalLM, LatheNeoxModel
 from compressor.modeling.modeling_lathe_opt import LatheOptForCausalLM, LatheOptModel
 
 __all__ = [
@@ -21,18 +25,26 @@ __all__ = [
 ]  # fmt: skip
 
 _HERE = Path(__file__).parent
-_LLAMA = (_HERE / "configuration_lathe_llama.py", _HERE / "modeling_lathe_llama.py")
+
+
+def _files(*names: str) -> tuple[Path, ...]:
+    """The configuration and the model of each of these."""
+    parts = ("configuration", "modeling")
+    return tuple(_HERE / f"{part}_lathe_{name}.py" for name in names for part in parts)
+
+
 SHIPPED_FILES = {
-    "lathe_llama": _LLAMA,
-    "lathe_opt": (*_LLAMA, _HERE / "configuration_lathe_opt.py", _HERE / "modeling_lathe_opt.py"),
+    "lathe_llama": _files("llama"),
+    "lathe_gemma": _files("llama", "gemma"),
+    "lathe_neox": _files("llama", "opt", "neox"),
+    "lathe_opt": _files("llama", "opt"),
 }
-PLUGIN_FILES = {
-    "lathe_llama": (
-        _HERE / "configuration_lathe_llama.py", _HERE / "vllm_lathe_llama.py", _HERE / "vllm_plugin.py",
-    ),
-}  # fmt: skip
+PLUGIN_FILES = tuple(sorted([*_HERE.glob("configuration_lathe_*.py"), *_HERE.glob("vllm_*.py")]))
+"""One plugin serves all our models: installed once, it is not lost when another artefact's is."""
 _CLASSES: dict[str, tuple[Any, Any, Any]] = {
     "lathe_llama": (LatheLlamaConfig, LatheLlamaModel, LatheLlamaForCausalLM),
+    "lathe_gemma": (LatheGemmaConfig, LatheGemmaModel, LatheGemmaForCausalLM),
+    "lathe_neox": (LatheNeoxConfig, LatheNeoxModel, LatheNeoxForCausalLM),
     "lathe_opt": (LatheOptConfig, LatheOptModel, LatheOptForCausalLM),
 }
 AUTO_MAPS = {
@@ -52,7 +64,7 @@ def new_model(model_type: str, config: Mapping[str, Any]) -> Any:
     config_class, _, model_class = _CLASSES[model_type]
     settings = {key: value for key, value in config.items() if key not in _NOT_SETTINGS}
     with torch.device("meta"):
-        return model_class._from_config(config_class(**settings), attn_implementation="sdpa").eval()
+        return model_class._from_config(config_class(**settings)).eval()
 
 
 def register() -> None:

@@ -22,9 +22,14 @@ class LatheLlamaConfig(LlamaConfig):
     overrides `num_attention_heads`, `num_key_value_heads` and `intermediate_size` by layer index;
     `dropped_blocks` lists the layers that have no `attention` or no `ffn` block, their norms included.
 
-    Other families are this model with `qkv_bias`, biases of q, k and v whatever `attention_bias` says;
-    `qk_norm`, queries and keys normalised head by head; `no_rope_layers`, a 0 for each layer without
-    positions.
+    Other families are this model with
+    - `qkv_bias`: biases of q, k and v whatever `attention_bias` says;
+    - `qk_norm`: queries and keys normalised head by head, with `qk_norm_whole` all heads together;
+    - `norm_before`, `norm_after`: whether a norm makes what a block reads, and what it adds;
+    - `no_rope_layers`: a 0 for each layer without positions;
+    - `windows`: by layer the number of tokens that it sees, itself included, 0 for all. (transformers'
+      `layer_types` would number the caches of layers without attention, too.)
+    - `window_rope_parameters`: the rotary positions of layers with a window, where they are others.
     """
 
     model_type = "lathe_llama"
@@ -32,7 +37,12 @@ class LatheLlamaConfig(LlamaConfig):
     dropped_blocks: dict[str, list[int]] = field(default_factory=dict)
     qkv_bias: bool = False
     qk_norm: bool = False
+    qk_norm_whole: bool = False
+    norm_before: bool = True
+    norm_after: bool = False
     no_rope_layers: list[int] | None = None
+    windows: list[int] | None = None
+    window_rope_parameters: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.dropped_blocks = {**{block: [] for block in BLOCKS}, **self.dropped_blocks}
@@ -46,6 +56,15 @@ class LatheLlamaConfig(LlamaConfig):
     def has_positions(self, layer: int) -> bool:
         """Whether the queries and keys of `layer` are rotated."""
         return self.no_rope_layers is None or bool(self.no_rope_layers[layer])
+
+    def window(self, layer: int) -> int:
+        """The number of tokens that `layer` sees; 0: all."""
+        return self.windows[layer] if self.windows else 0
+
+    def rope(self, layer: int) -> Any:
+        """The parameters of the rotary positions of `layer`."""
+        others = self.window_rope_parameters if self.window(layer) else None
+        return others or self.rope_parameters
 
     def validate_architecture(self) -> None:
         """Head counts divide in every layer, and `dropped_blocks` names known blocks of existing layers."""

@@ -1,7 +1,7 @@
 """An uneven Llama for vLLM: every layer is built from its own widths, and blocks may be absent.
 
 All but the layer is vLLM's own Llama, so weight names, tensor and pipeline parallelism, LoRA and quantization
-are its own too. This file is shipped inside artefacts and imports nothing of Lathe.
+are its own too. This file is shipped inside artefacts and imports nothing of Lathe but its neighbours.
 """
 
 from __future__ import annotations
@@ -12,69 +12,50 @@ import torch
 from torch import nn
 from vllm.config import VllmConfig
 from vllm.model_executor.layers.layernorm import RMSNorm
-from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM, LlamaMLP
+from vllm.model_executor.models.llama import LlamaDecoderLayer, LlamaForCausalLM, LlamaMLP, LlamaModel
 from vllm.model_executor.models.utils import extract_layer_index
 from vllm.platforms import current_platform
 
+from .vllm_attention import LatheAttention
 from .vllm_plugin import CPU_HEAD_SIZES
-
-
-class LatheLlamaAttention(LlamaAttention):
-    """Llama's attention with queries and keys that are normalised head by head, or have no positions."""
-
-    def __init__(self, config: Any, prefix: str, **options: Any) -> None:
-        super().__init__(config=config, prefix=prefix, **options)
-        self.normed, self.rotates = config.qk_norm, config.has_positions(extract_layer_index(prefix))
-        if self.normed:
-            self.q_norm, self.k_norm = (RMSNorm(self.head_dim, eps=config.rms_norm_eps) for _ in range(2))
-
-    def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
-        qkv, _ = self.qkv_proj(hidden_states)
-        q, k, v = qkv.split([self.q_size, self.kv_size, self.kv_size], dim=-1)
-        if self.normed:
-            q = self.q_norm(q.view(*q.shape[:-1], -1, self.head_dim)).view(q.shape)
-            k = self.k_norm(k.view(*k.shape[:-1], -1, self.head_dim)).view(k.shape)
-        if self.rotates:
-            q, k = self.rotary_emb(positions, q, k)
-        output, _ = self.o_proj(self.attn(q, k, v))
-        return output
 
 
 class LatheLlamaDecoderLayer(LlamaDecoderLayer):
     """A decoder layer with its own widths; without attention or FFN where the config drops them."""
 
+    norm_class: Any = RMSNorm
+
     def __init__(self, vllm_config: VllmConfig, prefix: str = "") -> None:
         nn.Module.__init__(self)
         config: Any = vllm_config.model_config.hf_config
+        self.config = config
         index = extract_layer_index(prefix)
-        widths = config.per_layer_config[index]
-        quant_config = self.get_quant_config(vllm_config)
         self.has_attention = config.has_block("attention", index)
         self.has_ffn = config.has_block("ffn", index)
         if self.has_attention:
-            self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-            self.self_attn = LatheLlamaAttention(
-                config=widths,
-                hidden_size=config.hidden_size,
-                num_heads=widths.num_attention_heads,
-                num_kv_heads=widths.num_key_value_heads,
-                max_position_embeddings=config.max_position_embeddings,
-                quant_config=quant_config,
-                bias=config.attention_bias or config.qkv_bias,
-                bias_o_proj=config.attention_bias,
-                cache_config=vllm_config.cache_config,
-                prefix=f"{prefix}.self_attn",
-            )
+            self.self_attn = self.new_attention(vllm_config, index, f"{prefix}.self_attn")
+            self.input_layernorm = self._norm(config.norm_before)
+            self.attention_output_norm = self._norm(config.norm_after)
         if self.has_ffn:
-            self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-            self.mlp = LlamaMLP(
-                hidden_size=config.hidden_size,
-                intermediate_size=widths.intermediate_size,
-                hidden_act=config.hidden_act,
-                quant_config=quant_config,
-                bias=config.mlp_bias,
-                prefix=f"{prefix}.mlp",
-            )
+            self.mlp = self.new_mlp(vllm_config, index, f"{prefix}.mlp")
+            self.post_attention_layernorm = self._norm(config.norm_before)
+            self.ffn_output_norm = self._norm(config.norm_after)
+
+    def new_attention(self, vllm_config: VllmConfig, index: int, prefix: str) -> LatheAttention:
+        return LatheAttention(vllm_config, index, prefix, self.norm_class)
+
+    def new_mlp(self, vllm_config: VllmConfig, index: int, prefix: str) -> nn.Module:
+        return LlamaMLP(
+            hidden_size=self.config.hidden_size,
+            intermediate_size=self.config.per_layer_config[index].intermediate_size,
+            hidden_act=self.config.hidden_act,
+            quant_config=self.get_quant_config(vllm_config),
+            bias=self.config.mlp_bias,
+            prefix=prefix,
+        )
+
+    def _norm(self, present: bool) -> Any:
+        return self.norm_class(self.config.hidden_size, eps=self.config.rms_norm_eps) if present else None
 
     def forward(
         self, positions: torch.Tensor, hidden_states: torch.Tensor, residual: torch.Tensor | None
@@ -83,12 +64,25 @@ class LatheLlamaDecoderLayer(LlamaDecoderLayer):
         if residual is None:
             residual = torch.zeros_like(hidden_states)
         if self.has_attention:
-            hidden_states, residual = self.input_layernorm(hidden_states, residual)
-            hidden_states = self.self_attn(positions=positions, hidden_states=hidden_states)
+            read, residual = _incoming(self.input_layernorm, hidden_states, residual)
+            hidden_states = _outgoing(self.attention_output_norm, self.self_attn(positions, read))
         if self.has_ffn:
-            hidden_states, residual = self.post_attention_layernorm(hidden_states, residual)
-            hidden_states = self.mlp(hidden_states)
+            read, residual = _incoming(self.post_attention_layernorm, hidden_states, residual)
+            hidden_states = _outgoing(self.ffn_output_norm, self.mlp(read))
         return hidden_states, residual
+
+
+def _incoming(norm: Any, hidden: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(what a block reads, the residual stream with everything added up)."""
+    if norm is not None:
+        read, residual = norm(hidden, residual)
+        return read, residual
+    return (total := hidden + residual), total
+
+
+def _outgoing(norm: Any, hidden: torch.Tensor) -> Any:
+    """What a block adds to the residual stream."""
+    return hidden if norm is None else norm(hidden)
 
 
 class LatheLlamaForCausalLM(LlamaForCausalLM):
@@ -99,6 +93,9 @@ class LatheLlamaForCausalLM(LlamaForCausalLM):
             first request kills the engine.
     """
 
+    layer_class: Any = LatheLlamaDecoderLayer
+    model_class: Any = LlamaModel
+
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         head_dim = vllm_config.model_config.get_head_size()
         if current_platform.is_cpu() and head_dim not in CPU_HEAD_SIZES:
@@ -106,4 +103,8 @@ class LatheLlamaForCausalLM(LlamaForCausalLM):
                 f"vLLM has no CPU attention kernel for heads of size {head_dim}; it has them for "
                 f"{', '.join(map(str, CPU_HEAD_SIZES))}"
             )
-        super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=LatheLlamaDecoderLayer)
+        super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=self.layer_class)
+
+    def _init_model(self, vllm_config: VllmConfig, prefix: str = "", layer_type: Any = None) -> nn.Module:
+        model: nn.Module = self.model_class(vllm_config=vllm_config, prefix=prefix, layer_type=layer_type)
+        return model

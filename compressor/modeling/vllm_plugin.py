@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from transformers import AutoConfig
 
+from .configuration_lathe_gemma import LatheGemmaConfig
 from .configuration_lathe_llama import LatheLlamaConfig
+from .configuration_lathe_neox import LatheNeoxConfig
+from .configuration_lathe_opt import LatheOptConfig
 
+CONFIGS = (LatheLlamaConfig, LatheGemmaConfig, LatheNeoxConfig, LatheOptConfig)
 CPU_HEAD_SIZES = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Those for which the attention kernel of vLLM 0.32's CPU build was found to work."""
 
@@ -20,8 +24,8 @@ def register() -> None:
     """
     from vllm import ModelRegistry
 
-    AutoConfig.register("lathe_llama", LatheLlamaConfig, exist_ok=True)
-    if "LatheLlamaForCausalLM" not in ModelRegistry.get_supported_archs():
-        ModelRegistry.register_model(
-            "LatheLlamaForCausalLM", f"{__package__}.vllm_lathe_llama:LatheLlamaForCausalLM"
-        )
+    for config in CONFIGS:
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        name = config.__name__.replace("Config", "ForCausalLM")
+        if name not in ModelRegistry.get_supported_archs():
+            ModelRegistry.register_model(name, f"{__package__}.vllm_{config.model_type}:{name}")

@@ -13,6 +13,7 @@ from compressor.families import Family
 from compressor.forward import Weights
 from compressor.order.base import orders
 from compressor.plan import ModelShape
+from compressor.projection import seen
 from compressor.reform import damped
 from compressor.statistics import LayerStatistics
 from compressor.surgery import LayerOrder
@@ -64,7 +65,7 @@ def _remove(w: torch.Tensor, p: torch.Tensor, keep: torch.Tensor) -> tuple[torch
 def elimination(
     family: Family, shape: ModelShape, weights: Weights, statistics: LayerStatistics
 ) -> LayerOrder:
-    o, down = weights[f"{family.o}.weight"], weights[f"{family.down}.weight"]
+    o, down = (seen(family, shape, weights, kind) for kind in ("attention", "ffn"))
     attention, per_group = damped(statistics.attention, _DAMPING), shape.layer.heads_per_group
     groups = eliminate(o, attention, shape.head_dim * per_group)
     rank = eliminate(o, attention, shape.head_dim).argsort().view(-1, per_group)

@@ -17,6 +17,7 @@ from compressor.pipeline.preflight import Card
 from compressor.pipeline.rundir import RunDirectory, key, source_key
 from compressor.plan import LayerShape
 from compressor.progress import Progress
+from compressor.projection import seen
 from compressor.reform import choose_damping
 from compressor.search.fitness import Head
 from compressor.statistics import LayerStatistics, collect_layer
@@ -53,7 +54,8 @@ def prepare(options: Options, card: Card, run: RunDirectory, progress: Progress)
     table = source.tensor(f"{source.family.embedding}.weight")
     embedded = embedding(source, table)
     output = table if source.shape.tied_embeddings else source.tensor(f"{source.family.head}.weight")
-    head = Head(runner, source.module(source.family.final_norm), output)
+    cap = source.config.get("final_logit_softcapping")
+    head = Head(runner, source.module(source.family.final_norm), output, cap)
     layers: list[Weights] = [source.layer(i) for i in range(source.shape.num_layers)]
     layer_key = key(text_key, card.method.order, asdict(card.space))
     walk = _Walk(runner, layers, embedded[windows], heldout)
@@ -117,8 +119,11 @@ def _order(card: Card, weights: Weights, collect: Callable[[], LayerStatistics])
     ] or [torch.arange(shape.layer.query_heads * shape.head_dim)]
     channels = [order.channels[: round(shape.layer.ffn * share)] for share in (0.75, 0.5, 0.25)]
     damping = [
-        choose_damping(weights[f"{family.o}.weight"], found.attention, found.attention_heldout, heads),
-        choose_damping(weights[f"{family.down}.weight"], found.ffn, found.ffn_heldout, channels),
+        choose_damping(seen(family, shape, weights, kind), fit, heldout, kept)
+        for kind, fit, heldout, kept in (
+            ("attention", found.attention, found.attention_heldout, heads),
+            ("ffn", found.ffn, found.ffn_heldout, channels),
+        )
     ]
     return {**found.tensors(), **order.tensors(), "damping": torch.tensor(damping, dtype=torch.float64)}
 

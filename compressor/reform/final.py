@@ -14,6 +14,7 @@ from compressor.plan import ModelShape
 from compressor.reform.admm import admm
 from compressor.reform.closed_form import damped, reform
 from compressor.reform.gauss_newton import refine_block
+from compressor.reform.head_norms import same_size
 from compressor.reform.sequential import Refine, Streams, advance, reform_block
 from compressor.registry import Registry
 from compressor.statistics import LayerStatistics
@@ -53,6 +54,12 @@ class ReformJob:
                 block[f"{name}.weight"] = solve(weight, gram, chosen, damping)
         return attention, ffn
 
+    def reformed(self, index: int) -> tuple[Finished, Finished]:
+        """A layer's attention and FFN tensors after the closed-form reform."""
+        attention, ffn = self.cut(index, _closed_form)
+        stats, kept = self.statistics[index], self.selections[index]
+        return same_size(self.family, self.shape, stats, kept, attention), ffn
+
 
 LayerReform = Callable[[int, Callable[[int], Finished | None]], Finished]
 """(layer index, what is already finished) -> the layer's finished tensors; layers come in order."""
@@ -75,7 +82,7 @@ def none(job: ReformJob) -> LayerReform:
 @reforms.register("closed-form")
 def closed_form(job: ReformJob) -> LayerReform:
     """Each block by itself, from dense statistics."""
-    return lambda i, _: _merge(*job.cut(i, _closed_form))
+    return lambda i, _: _merge(*job.reformed(i))
 
 
 @reforms.register("admm")
@@ -110,7 +117,7 @@ def _in_order(job: ReformJob, refine: Refine | None) -> LayerReform:
                 )
             advance(job.runner.at(at), job.layers[at], done, streams, job.heldout)
             at += 1
-        blocks = zip(("attention", "ffn"), job.cut(index, _closed_form), strict=True)
+        blocks = zip(("attention", "ffn"), job.reformed(index), strict=True)
         attention, ffn = (
             reform_block(job.runner.at(index), kind, job.layers[index], cut, streams, job.heldout, refine)
             for kind, cut in blocks

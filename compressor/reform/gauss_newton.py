@@ -32,7 +32,7 @@ def refine_block(
     """The block with every projection adjusted, or as it was where that errs less on held-out windows.
 
     Args:
-        kind: "attention" or "ffn". inputs, targets: [B, T, D] residual stream before and after the block.
+        kind: "attention" or "ffn". inputs, targets: [B, T, ...] states before and after the block.
         heldout: [B] bool.
     """
     step = BlockStep(runner, kind, block, inputs, targets, heldout)

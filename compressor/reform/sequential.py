@@ -6,8 +6,9 @@ residual stream after the block, so that errors are corrected where they appear 
     What = (Y X^T + damping W0) (X X^T + damping I)^-1,  Y = W X_dense + (h_dense - h_subnet)
 
 with X what the cut projection reads in the subnet, W0 the closed-form reform and the damping chosen on
-held-out windows. An output bias, where there is one, is solved with the weights. Nothing is trained; one
-pass over the calibration text.
+held-out windows. An output bias, where there is one, is solved with the weights. Where a norm follows the
+projection, Y is what that norm has to be given (`projection.py`). Nothing is trained; one pass over the
+calibration text.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from functools import partial
 import torch
 
 from compressor.forward import BlockRunner, Weights
+from compressor.projection import gains, output, token_weights, wanted
 from compressor.statistics.collect import batches
 from compressor.statistics.gram import CrossGram, Gram
 
@@ -58,12 +60,12 @@ def reform_block(
         heldout: [B] bool. refine: goes on from there with the whole block.
     """
     run = runner.attention if kind == "attention" else runner.ffn
-    name = runner.family.o if kind == "attention" else runner.family.down
+    name = output(runner.family, kind)
     after = _moved(partial(run, dense), streams.dense, heldout)
     block = dict(cut)
     streams.apart |= not block or block[f"{name}.weight"].shape != dense[f"{name}.weight"].shape
     if block and streams.apart:
-        block |= _solved(runner, kind, cut, streams.subnet, after, heldout)
+        block |= _solved(runner, kind, cut, streams, after, heldout)
         if refine:
             block = refine(runner, kind, block, streams.subnet, after, heldout)
     if block:
@@ -86,22 +88,25 @@ def advance(
 def _moved(
     step: Callable[[torch.Tensor], torch.Tensor], stream: torch.Tensor, heldout: torch.Tensor
 ) -> torch.Tensor:
-    moved = torch.empty_like(stream)
+    moved: torch.Tensor | None = None
     for part in batches(heldout):
-        moved[part] = step(stream[part])
-    return moved
+        made = step(stream[part])
+        moved = stream.new_empty(*stream.shape[:2], made.shape[-1]) if moved is None else moved
+        moved[part] = made
+    return stream if moved is None else moved
 
 
 def _solved(
     runner: BlockRunner,
     kind: str,
     cut: Weights,
-    stream: torch.Tensor,
+    streams: Streams,
     after: torch.Tensor,
     heldout: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    """The output projection's tensors that bring the subnet's stream nearest to the dense one."""
-    name = runner.family.o if kind == "attention" else runner.family.down
+    """The output projection's tensors that bring the subnet's stream nearest to the dense one, whose state
+    after the block is `after`."""
+    name = output(runner.family, kind)
     context = runner.attention_context if kind == "attention" else runner.ffn_context
     start, bias = cut[f"{name}.weight"], cut.get(f"{name}.bias")
     if bias is not None:
@@ -109,19 +114,31 @@ def _solved(
     grams = {apart: Gram(start.shape[1]) for apart in (False, True)}
     crosses = {apart: CrossGram(*start.shape) for apart in (False, True)}
     for part in batches(heldout):
-        apart, read = bool(heldout[part[0]]), context(cut, stream[part])
+        apart, read = bool(heldout[part[0]]), context(cut, streams.subnet[part])
+        weighed = token_weights(runner, runner.project(cut, name, read))
         if bias is not None:
             read = torch.cat([read, torch.ones_like(read[..., :1])], -1)
-        grams[apart].add_batch(read)
-        crosses[apart].add_batch(after[part] - stream[part], read)
-    found = _solve(start, grams, crosses)
+        grams[apart].add_batch(read * weighed)
+        dense, missing = (
+            runner.stream(after[part]) - runner.stream(before[part])
+            for before in (streams.dense, streams.subnet)
+        )
+        crosses[apart].add_batch(wanted(runner, cut, kind, dense, missing), read * weighed)
+    gain = gains(runner.family, runner.shape, cut, kind)
+    found = _solve(start, grams, crosses, 1.0 if gain is None else gain.double().square()[:, None])
     if bias is None:
         return {f"{name}.weight": found}
     return {f"{name}.weight": found[:, :-1].contiguous(), f"{name}.bias": found[:, -1].contiguous()}
 
 
-def _solve(start: torch.Tensor, grams: dict[bool, Gram], crosses: dict[bool, CrossGram]) -> torch.Tensor:
-    """The ridge solution around `start` whose damping errs least on the held-out windows."""
+def _solve(
+    start: torch.Tensor,
+    grams: dict[bool, Gram],
+    crosses: dict[bool, CrossGram],
+    counts: torch.Tensor | float,
+) -> torch.Tensor:
+    """The ridge solution around `start` whose damping errs least on the held-out windows. counts: [D, 1],
+    what the square of a row's error counts."""
     gram, cross, w0 = grams[False].mean(), crosses[False].mean(), start.double()
     held, held_cross = grams[True].mean(), crosses[True].mean()
     scale, eye = gram.diagonal().mean().clamp_min(1e-12), torch.eye(len(gram), dtype=gram.dtype)
@@ -131,6 +148,6 @@ def _solve(start: torch.Tensor, grams: dict[bool, Gram], crosses: dict[bool, Cro
         return torch.cholesky_solve((cross + damping * scale * w0).T, factor).T
 
     def error(w: torch.Tensor) -> float:
-        return float(((w @ held) * w).sum() - 2 * (w * held_cross).sum())
+        return float((counts * w * (w @ held - 2 * held_cross)).sum())
 
     return min((solution(d) for d in DAMPINGS), key=error).to(start.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 
@@ -10,7 +10,9 @@ from compressor.families import Family
 from compressor.forward import Weights
 from compressor.plan import LayerShape, ModelShape
 from compressor.reform import damped, reform
+from compressor.reform.head_norms import same_size
 from compressor.search.space import Heads, Level
+from compressor.statistics import LayerStatistics
 from compressor.surgery import LayerOrder, cut_attention, cut_ffn, rows, select
 
 
@@ -19,7 +21,7 @@ class Bank:
 
     Args:
         layers: dense weights of each layer, by name relative to the layer.
-        grams: (attention, ffn) Gram matrices and dampings of each layer; None leaves weights as they are.
+        statistics, dampings: (attention, ffn) of each layer; None leaves weights as they are.
     """
 
     def __init__(
@@ -28,10 +30,11 @@ class Bank:
         shape: ModelShape,
         layers: list[Weights],
         orders: list[LayerOrder],
-        grams: Callable[[int, str], tuple[torch.Tensor, float]] | None,
+        statistics: Sequence[LayerStatistics] | None = None,
+        dampings: Sequence[tuple[float, float]] = (),
     ) -> None:
         self._family, self._shape, self._layers, self._orders = family, shape, layers, orders
-        self._grams = grams
+        self._statistics, self._dampings = statistics, dampings
         self._damped: dict[tuple[int, str], torch.Tensor] = {}
         self._blocks: dict[tuple[int, str, Level], Weights] = {}
 
@@ -51,6 +54,8 @@ class Bank:
         if cut and heads[0] < self._shape.layer.query_heads:
             kept = rows(selection.query_heads, self._shape.head_dim)
             self._reform(cut, layer, "attention", family.o, kept)
+            if self._statistics:
+                cut = same_size(family, self._shape, self._statistics[layer], selection, cut)
         return cut
 
     def _ffn(self, layer: int, width: int) -> Weights:
@@ -64,9 +69,13 @@ class Bank:
     def _reform(
         self, cut: dict[str, torch.Tensor], layer: int, kind: str, name: str, kept: torch.Tensor
     ) -> None:
-        if self._grams is None:
+        if self._statistics is None:
             return
         key = (layer, kind)
         if key not in self._damped:
-            self._damped[key] = damped(*self._grams(layer, kind))
+            statistics, (attention, ffn) = self._statistics[layer], self._dampings[layer]
+            gram, damping = (
+                (statistics.attention, attention) if kind == "attention" else (statistics.ffn, ffn)
+            )
+            self._damped[key] = damped(gram, damping)
         cut[f"{name}.weight"] = reform(self._layers[layer][f"{name}.weight"], self._damped[key], kept)

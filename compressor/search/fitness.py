@@ -28,44 +28,63 @@ class DenseTargets:
 
 
 class Head:
-    """Final norm and LM head, applied in slices so that logits are never all in memory."""
+    """Final norm and LM head, applied in slices so that logits are never all in memory. cap: what logits
+    are bounded by, softly, if by anything."""
 
-    def __init__(self, runner: BlockRunner, norm: Weights, weight_VD: torch.Tensor) -> None:
-        self._runner, self._norm, self._weight = runner, norm, weight_VD
+    def __init__(
+        self, runner: BlockRunner, norm: Weights, weight_VD: torch.Tensor, cap: float | None = None
+    ) -> None:
+        self._runner, self._norm, self._weight, self._cap = runner, norm, weight_VD, cap
 
     def normed(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
         """What the LM head reads."""
         return self._runner.final_norm(self._norm, hidden_BTD)
 
+    def logits(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        return self._capped(self.normed(hidden_BTD))[0]
+
     def logprobs(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
-        return torch.log_softmax(self.normed(hidden_BTD) @ self._weight.T, -1)
+        return torch.log_softmax(self.logits(hidden_BTD), -1)
 
     def difference(self, dense_BTD: torch.Tensor, normed_BTD: torch.Tensor) -> torch.Tensor:
         """[B, T, D]: minus the gradient of KL(dense || subnet) by what the subnet's head reads."""
-        return torch.cat([
-            (self._shares(p) - self._shares(q)) @ self._weight
-            for p, q in zip(dense_BTD.split(1), normed_BTD.split(1), strict=True)
-        ])
+        parts = []
+        for dense, normed in zip(dense_BTD.split(1), normed_BTD.split(1), strict=True):
+            (p, _), (q, slope) = self._shares(dense), self._shares(normed)
+            parts.append(((p - q) * slope) @ self._weight)
+        return torch.cat(parts)
 
     def curvature(self, normed_BTD: torch.Tensor, change_BTD: torch.Tensor) -> torch.Tensor:
-        """[B, T, D]: the Hessian of the KL by what the head reads, times a change of that."""
+        """[B, T, D]: the KL's curvature (Gauss-Newton) by what the head reads, times a change of that."""
         parts = []
         for normed, change in zip(normed_BTD.split(1), change_BTD.split(1), strict=True):
-            q, moved = self._shares(normed), change @ self._weight.T
-            parts.append((q * (moved - (q * moved).sum(-1, keepdim=True))) @ self._weight)
+            q, slope = self._shares(normed)
+            moved = slope * (change @ self._weight.T)
+            parts.append((slope * q * (moved - (q * moved).sum(-1, keepdim=True))) @ self._weight)
         return torch.cat(parts)
 
     def sampled_gradient(self, normed_BTD: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """[B, T, D]: the gradient of the loss on tokens drawn from the subnet's own distribution."""
         parts = []
         for normed in normed_BTD.split(1):
-            q = self._shares(normed)
+            q, slope = self._shares(normed)
             drawn = torch.multinomial(q.flatten(0, 1), 1, generator=generator).view(*q.shape[:2], 1)
-            parts.append(q.scatter_add(-1, drawn, q.new_full(drawn.shape, -1.0)) @ self._weight)
+            gradient = q.scatter_add(-1, drawn, q.new_full(drawn.shape, -1.0))
+            parts.append((gradient * slope) @ self._weight)
         return torch.cat(parts)
 
-    def _shares(self, normed_BTD: torch.Tensor) -> torch.Tensor:
-        return torch.softmax(normed_BTD @ self._weight.T, -1)
+    def _shares(self, normed_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """Probabilities [B, T, V], and the slope of the logits as `_capped`."""
+        logits, slope = self._capped(normed_BTD)
+        return torch.softmax(logits, -1), slope
+
+    def _capped(self, normed_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """[B, T, V], and their derivative by what they are before the cap."""
+        logits = normed_BTD @ self._weight.T
+        if self._cap is None:
+            return logits, 1.0
+        bounded = torch.tanh(logits / self._cap)
+        return bounded * self._cap, 1 - bounded.square()
 
     def loss(self, windows_BT: torch.Tensor, hidden_BTD: torch.Tensor) -> float:
         """Mean negative log-likelihood in nats per predicted token."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 import torch
 
 from compressor.forward import BlockRunner, Weights
-from compressor.statistics.gram import Gram
+from compressor.projection import token_weights
+from compressor.statistics.gram import Gram, HeadSquares
 
 BATCH = 8
 
@@ -16,9 +17,10 @@ BATCH = 8
 class LayerStatistics:
     """Mean second moments, float64.
 
-    attention: [N*H, N*H] of o_proj's input. ffn: [F, F] of down_proj's input. The `_heldout` twins
-    come from windows that nothing is fitted on. attention_input, ffn_input: [D, D] of what q/k/v and
-    gate/up read (the paper's score needs them).
+    attention: [N*H, N*H] of o_proj's input. ffn: [F, F] of down_proj's input, tokens weighted as
+    `projection.py` says. The `_heldout` twins come from windows that nothing is fitted on. attention_input,
+    ffn_input: [D, D] of what q/k/v and gate/up read (the paper's score needs them). queries: [N] and
+    keys: [K], the mean square of each head's (norms of all heads together need them).
     """
 
     attention: torch.Tensor
@@ -27,6 +29,8 @@ class LayerStatistics:
     ffn: torch.Tensor
     ffn_heldout: torch.Tensor
     ffn_input: torch.Tensor
+    queries: torch.Tensor
+    keys: torch.Tensor
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -46,21 +50,28 @@ def collect_layer(
     attention = {False: Gram(width), True: Gram(width)}
     ffn = {False: Gram(channels), True: Gram(channels)}
     inputs = {"attention": Gram(d), "ffn": Gram(d)}
+    heads = {name: HeadSquares(runner.shape.head_dim) for name in (family.q, family.k)}
     after = torch.empty_like(hidden_BTD)
     for part in batches(heldout):
         apart = bool(heldout[part[0]])
         x = hidden_BTD[part]
-        context = runner.attention_context(weights, x)
-        attention[apart].add_batch(context)
+        with runner.watch("attention") as made:
+            context = runner.attention_context(weights, x)
+        for name, squares in heads.items():
+            squares.add_batch(made[f"{name}.weight"][1])
         inputs["attention"].add_batch(runner.attention_input(weights, x))
-        x = x + runner.project(weights, family.o, context)
+        projected = runner.project(weights, family.o, context)
+        attention[apart].add_batch(context * token_weights(runner, projected))
+        x = runner.merge("attention", weights, x, projected)
         context = runner.ffn_context(weights, x)
-        ffn[apart].add_batch(context)
         inputs["ffn"].add_batch(runner.ffn_input(weights, x))
-        after[part] = x + runner.project(weights, family.down, context)
+        projected = runner.project(weights, family.down, context)
+        ffn[apart].add_batch(context * token_weights(runner, projected))
+        after[part] = runner.merge("ffn", weights, x, projected)
     statistics = LayerStatistics(
         attention[False].mean(), attention[True].mean(), inputs["attention"].mean(),
         ffn[False].mean(), ffn[True].mean(), inputs["ffn"].mean(),
+        heads[family.q].mean(), heads[family.k].mean(),
     )
     return statistics, after
 

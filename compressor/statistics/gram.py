@@ -23,6 +23,25 @@ class Gram:
         return self._sum / max(self._rows, 1)
 
 
+class HeadSquares:
+    """Accumulates the mean square of each head over batches of rows, in float64."""
+
+    def __init__(self, head_dim: int) -> None:
+        self._head_dim = head_dim
+        self._sum: torch.Tensor | float = 0.0
+        self._rows = 0
+
+    def add_batch(self, x: torch.Tensor) -> None:
+        """x: [..., heads * head_dim]."""
+        heads = x.reshape(-1, x.shape[-1] // self._head_dim, self._head_dim)
+        self._sum = self._sum + heads.square().mean(-1).double().sum(0)
+        self._rows += len(heads)
+
+    def mean(self) -> torch.Tensor:
+        """[heads] float64."""
+        return torch.as_tensor(self._sum) / max(self._rows, 1)
+
+
 class CrossGram:
     """Accumulates C = Y^T X / n for targets Y [..., d] and inputs X [..., width], in float64."""
 

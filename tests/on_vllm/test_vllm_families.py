@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from answers import ask, distance, engine, prompts
-from tiny_families import CASES, PLANS, family_checkpoint, first_of_each, zeroed
+from tiny_families import CASES, PLANS, family_checkpoint, first_of_each, planned, zeroed
 
 from compressor.export import exporters
 from compressor.export.vllm import check_served, export_vllm
 from compressor.families import families
 
-EXACT = 1e-4
+EXACT, CAPPED = 1e-4, 2e-2
+"""The second where scores of attention have a soft cap: vLLM's CPU kernel rounds there."""
 Note = Callable[[str, object], None]
 KNOWN = {name for name in families.known() if exporters.get("vllm").knows(families.get(name))} - {"llama"}
 OTHERS = [case for case, settings in CASES.items() if settings["model_type"] in KNOWN]
@@ -24,12 +25,34 @@ OTHERS = [case for case, settings in CASES.items() if settings["model_type"] in 
 def test_every_family(tmp_path: Path, case: str, plan: str, record_property: Note) -> None:
     source = family_checkpoint(tmp_path / "dense", case, head_dim=32)
     check_served(source)
-    export_vllm(tmp_path / "out", first_of_each(source, PLANS[plan]))
+    subnet = planned(source, plan)
+    export_vllm(tmp_path / "out", first_of_each(source, subnet))
     with engine(tmp_path / "out") as llm:
-        found = distance(zeroed(source, PLANS[plan]), ask(llm, prompts()))
+        found = distance(zeroed(source, subnet), ask(llm, prompts()))
     record_property("vllm", found.largest)
-    assert found.misses == []
-    assert found.largest < EXACT
+    bound = CAPPED if source.config.get("attn_logit_softcapping") else EXACT
+    assert all(miss < bound for miss in found.misses)
+    assert found.largest < bound
+
+
+@pytest.mark.parametrize("plan", ["dense", "mixed"])
+@pytest.mark.parametrize("case", [case for case in OTHERS if CASES[case]["model_type"] == "gemma2"])
+def test_capped_scores_are_those_of_vllms_own_gemma(tmp_path: Path, case: str, plan: str) -> None:
+    """Tied: vLLM's own knows no other."""
+    source = family_checkpoint(tmp_path / "dense", case, head_dim=32, tie_word_embeddings=True)
+    subnet = planned(source, plan)
+    export_vllm(tmp_path / "ours", first_of_each(source, subnet))
+    zeroed(source, subnet).save_pretrained(tmp_path / "vllms")
+    answers = []
+    for checkpoint in ("ours", "vllms"):
+        with engine(tmp_path / checkpoint) as llm:
+            answers.append(ask(llm, prompts()))
+    for ours, theirs in zip(*answers, strict=True):
+        assert ours.new == theirs.new
+        for at, scores in ours.scored.items():
+            shared = scores.keys() & theirs.scored[at].keys()
+            assert shared
+            assert all(abs(scores[token] - theirs.scored[at][token]) < EXACT for token in shared)
 
 
 ROPES = {

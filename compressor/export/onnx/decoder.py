@@ -14,13 +14,13 @@ import torch
 from onnx import TensorProto
 
 from compressor.export.onnx.matrices import Matrices
-from compressor.export.onnx.rope import rotary_tables
+from compressor.export.onnx.rope import rotary_tables, rotated_first
 from compressor.export.onnx.writer import MICROSOFT, GraphWriter
 from compressor.families import Family
 from compressor.plan import LayerShape, ModelShape, Plan
 
 Tensors = Callable[[str], torch.Tensor]
-_TABLES = ("cos", "sin")
+_TABLES, _WINDOW_TABLES = ("cos", "sin"), ("window_cos", "window_sin")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Decoder:
         self.writer, self.config, self.family = writer, config, family
         self.shape, self.tensor, self.matrices = shape, tensor, matrices
         self.epsilon = float(config.get("rms_norm_eps", 1e-6))
+        self._order = rotated_first(config, shape.head_dim)
 
     def build(self, plan: Plan) -> None:
         writer, shape = self.writer, self.shape
@@ -60,18 +61,26 @@ class Decoder:
         embedding = f"{self.family.embedding}.weight"
         embedded = self.matrices.embed(ids, embedding, self.tensor(embedding))
         stream = Stream(self._positioned(embedded, ids))
-        if any(layer.kv_heads and self._rotates(i) for i, layer in enumerate(plan.layers)):
-            for name, table in zip(_TABLES, rotary_tables(self.config, shape.head_dim), strict=True):
+        with_attention = [i for i, layer in enumerate(plan.layers) if layer.kv_heads]
+        for names in sorted({tables for i in with_attention if (tables := self._tables(i))}):
+            windowed = names == _WINDOW_TABLES
+            for name, table in zip(names, rotary_tables(self.config, shape.head_dim, windowed), strict=True):
                 writer.constant(name, table)
         for index, layer in enumerate(plan.layers):
-            if layer.kv_heads:
-                stream = self._attention(stream, index, layer)
-            if layer.ffn:
-                stream = self._ffn(stream, index)
+            stream = self._layer(stream, index, layer)
         normed, _ = self._norm(stream, self.family.final_norm)
         rows = writer.node("GatherND", [normed, wanted], ["rows"])
+        self._logits(rows, logits)
+
+    def _layer(self, stream: Stream, index: int, layer: LayerShape) -> Stream:
+        if layer.kv_heads:
+            stream = self._attention(stream, index, layer)
+        return self._ffn(stream, index) if layer.ffn else stream
+
+    def _logits(self, rows: str, output: str) -> None:
         head = f"{self.family.head}.weight"
-        self.matrices.logits(rows, logits, head, None if shape.tied_embeddings else self.tensor(head))
+        weight = None if self.shape.tied_embeddings else self.tensor(head)
+        self.matrices.logits(rows, output, head, weight)
 
     def _positioned(self, embedded: str, _ids: str) -> str:
         """What the first layer reads."""
@@ -82,25 +91,44 @@ class Decoder:
         positions = self.config.get("no_rope_layers")
         return positions is None or bool(positions[index])
 
+    def _window(self, index: int) -> int:
+        """How many tokens a layer sees; 0: all."""
+        windows = self.config.get("windows")
+        return int(windows[index]) if windows else 0
+
+    def _tables(self, index: int) -> tuple[str, ...]:
+        """The tables that a layer's queries and keys are rotated by."""
+        if not self._rotates(index):
+            return ()
+        own = self._window(index) and self.config.get("window_rope_parameters")
+        return _WINDOW_TABLES if own else _TABLES
+
+    def _scores(self) -> dict[str, float]:
+        """Attributes of attention that say how scores are made, where not as usual."""
+        return {}
+
     def _attention(self, stream: Stream, index: int, layer: LayerShape) -> Stream:
         family, writer, prefix = self.family, self.writer, self.family.layer_prefix(index)
-        normed, residual = self._norm(stream, prefix + family.attention_norm)
+        normed, residual = self._incoming(stream, prefix + family.attention_norm)
         queries, keys, values = self._projected(normed, prefix)
         cache: list[str | int] = ["batch", layer.kv_heads, "max_length", self.shape.head_dim]
         parts = [f"{index}.key", f"{index}.value"]
         past = [writer.input(f"past_key_values.{part}", TensorProto.FLOAT, cache) for part in parts]
         present = [writer.output(f"present.{part}", TensorProto.FLOAT, cache) for part in parts]
-        rotated = self._rotates(index)
+        tables = self._tables(index)
         attended = writer.node(
             "GroupQueryAttention",
-            [queries, keys, values, *past, "seqlens_k", "total_sequence_length", *_TABLES[: 2 * rotated]],
+            [queries, keys, values, *past, "seqlens_k", "total_sequence_length", *tables],
             [f"{prefix}attended", *present],
             domain=MICROSOFT,
             num_heads=layer.query_heads,
             kv_num_heads=layer.kv_heads,
-            do_rotary=int(rotated),
+            do_rotary=int(bool(tables)),
+            local_window_size=self._window(index) or -1,
+            **self._scores(),
         )
-        return self._branch(attended, residual, prefix + family.o, self.shape.attention_bias)
+        biased = self.shape.attention_bias
+        return self._branch(attended, residual, prefix + family.o, prefix + family.attention_after, biased)
 
     def _projected(self, normed: str, prefix: str) -> tuple[str, str, str]:
         """What attention reads: queries, keys and values in one where no norm comes between."""
@@ -109,7 +137,8 @@ class Decoder:
         if not self.shape.qk_norm:
             return self._linear(normed, f"{prefix}qkv", modules, biased), "", ""
         q, k, v = (self._linear(normed, module, [module], biased) for module in modules)
-        return self._head_norm(q, prefix + family.q_norm), self._head_norm(k, prefix + family.k_norm), v
+        norm = self._plain_norm if self.shape.qk_norm_whole else self._head_norm
+        return norm(q, prefix + family.q_norm), norm(k, prefix + family.k_norm), v
 
     def _head_norm(self, value: str, module: str) -> str:
         """RMS normalisation of every head by itself. (GroupQueryAttention's own has no CPU kernel.)"""
@@ -118,35 +147,59 @@ class Decoder:
             for name, dims in (("heads", [0, 0, -1, self.shape.head_dim]), ("flat", [0, 0, -1]))
         )
         split = self.writer.node("Reshape", [value, heads], [f"{module}.split"])
-        gamma = self._weight(f"{module}.weight")
-        normed = self.writer.node(
-            "RMSNormalization", [split, gamma], [f"{module}.normed"], axis=-1, epsilon=self.epsilon
-        )
+        normed = self._plain_norm(split, module)
         return self.writer.node("Reshape", [normed, flat], [f"{module}.joined"])
 
     def _ffn(self, stream: Stream, index: int) -> Stream:
-        family, writer, prefix = self.family, self.writer, self.family.layer_prefix(index)
-        normed, residual = self._norm(stream, prefix + family.ffn_norm)
-        gate, up = (
-            self._linear(normed, prefix + name, [prefix + name], self.shape.mlp_bias)
-            for name in (family.gate, family.up)
+        prefix = self.family.layer_prefix(index)
+        normed, residual = self._incoming(stream, prefix + self.family.ffn_norm)
+        return self._fed(normed, residual, prefix)
+
+    def _fed(self, normed: str, residual: str, prefix: str) -> Stream:
+        """The residual stream and what an FFN makes of its input."""
+        family, biased = self.family, self.shape.mlp_bias
+        up = self._linear(normed, prefix + family.up, [prefix + family.up], biased)
+        if self.shape.gate:
+            gate = self._linear(normed, prefix + family.gate, [prefix + family.gate], biased)
+            inner = self.writer.node("Mul", [self._active(gate, prefix), up], [f"{prefix}gated"])
+        else:
+            inner = self._active(up, prefix)
+        return self._branch(inner, residual, prefix + family.down, prefix + family.ffn_after, biased)
+
+    def _active(self, value: str, prefix: str) -> str:
+        """The activation of an FFN."""
+        return self.writer.node("QuickGelu", [value], [f"{prefix}silu"], domain=MICROSOFT, alpha=1.0)
+
+    def _incoming(self, stream: Stream, module: str) -> tuple[str, str]:
+        """(what a block reads, residual)."""
+        if self.shape.norm_before:
+            return self._norm(stream, module)
+        whole = self._whole(stream, f"{module}.stream")
+        return whole, whole
+
+    def _whole(self, stream: Stream, name: str) -> str:
+        """The residual stream with everything added up."""
+        total = stream.residual
+        for part in (stream.branch, stream.branch_bias):
+            total = self.writer.node("Add", [total, part], [f"{name}.{part}"]) if part else total
+        return total
+
+    def _plain_norm(self, value: str, module: str) -> str:
+        """A norm over the last axis."""
+        inputs = [value, self._gamma(module)]
+        return self.writer.node(
+            "RMSNormalization", inputs, [f"{module}.normed"], axis=-1, epsilon=self.epsilon
         )
-        silu = writer.node("QuickGelu", [gate], [f"{prefix}silu"], domain=MICROSOFT, alpha=1.0)
-        gated = writer.node("Mul", [silu, up], [f"{prefix}gated"])
-        return self._branch(gated, residual, prefix + family.down, self.shape.mlp_bias)
+
+    def _gamma(self, module: str) -> str:
+        name = f"{module}.weight"
+        return self.writer.weight(name, self.tensor(name) + self.shape.norm_offset)
 
     def _norm(self, stream: Stream, module: str) -> tuple[str, str]:
         """(normed, residual): the pending branch is added to the residual on the way."""
-        gamma = self._weight(f"{module}.weight")
         if not stream.branch:
-            normed = self.writer.node(
-                "RMSNormalization",
-                [stream.residual, gamma],
-                [f"{module}.normed"],
-                axis=-1,
-                epsilon=self.epsilon,
-            )
-            return normed, stream.residual
+            return self._plain_norm(stream.residual, module), stream.residual
+        gamma = self._gamma(module)
         residual = f"{module}.residual"
         normed = self.writer.node(
             "SkipSimplifiedLayerNormalization",
@@ -157,7 +210,10 @@ class Decoder:
         )
         return normed, residual
 
-    def _branch(self, value: str, residual: str, module: str, biased: bool) -> Stream:
+    def _branch(self, value: str, residual: str, module: str, norm: str, biased: bool) -> Stream:
+        """The residual stream and what a block adds to it; `norm` is the module that may follow."""
+        if self.shape.norm_after:
+            return Stream(residual, self._plain_norm(self._linear(value, module, [module], biased), norm))
         branch = self._linear(value, module, [module], False)
         return Stream(residual, branch, self._weight(f"{module}.bias") if biased else "")
 
@@ -170,8 +226,14 @@ class Decoder:
         return self.writer.node("Add", [product, bias], [f"{name}.sum"])
 
     def _stacked(self, modules: list[str], kind: str) -> torch.Tensor:
-        parts = [self.tensor(f"{module}.{kind}") for module in modules]
+        parts = [self._ordered(module, self.tensor(f"{module}.{kind}")) for module in modules]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _ordered(self, module: str, value: torch.Tensor) -> torch.Tensor:
+        """Rows of queries and keys in the order that a rotation of the whole head wants."""
+        if self._order is None or not module.endswith((self.family.q, self.family.k)):
+            return value
+        return value.unflatten(0, (-1, self.shape.head_dim))[:, self._order].flatten(0, 1)
 
     def _weight(self, name: str) -> str:
         return self.writer.weight(name, self.tensor(name))

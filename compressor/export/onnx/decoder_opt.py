@@ -1,15 +1,14 @@
-"""What an OPT has otherwise than a Llama: learned positions, LayerNorms, FFNs of two matrices."""
+"""What an OPT has otherwise than a Llama: learned positions, LayerNorms, ReLU."""
 
 from __future__ import annotations
 
 import torch
 from onnx import TensorProto
 
-from compressor.export.onnx.decoder import Decoder, Stream
-from compressor.export.onnx.writer import MICROSOFT
+from compressor.export.onnx.decoder_layernorm import LayerNormDecoder
 
 
-class OptDecoder(Decoder):
+class OptDecoder(LayerNormDecoder):
     activations = ("relu",)
 
     def _rotates(self, _index: int) -> bool:
@@ -35,27 +34,5 @@ class OptDecoder(Decoder):
         found = writer.node("Gather", [table, positions], ["positions.embedded"])
         return writer.node("Add", [embedded, found], ["positioned"])
 
-    def _ffn(self, stream: Stream, index: int) -> Stream:
-        family, writer, prefix = self.family, self.writer, self.family.layer_prefix(index)
-        normed, residual = self._norm(stream, prefix + family.ffn_norm)
-        up = self._linear(normed, prefix + family.up, [prefix + family.up], self.shape.mlp_bias)
-        active = writer.node("Relu", [up], [f"{prefix}active"])
-        return self._branch(active, residual, prefix + family.down, self.shape.mlp_bias)
-
-    def _norm(self, stream: Stream, module: str) -> tuple[str, str]:
-        gamma, beta = self._weight(f"{module}.weight"), self._weight(f"{module}.bias")
-        if not stream.branch:
-            inputs = [stream.residual, gamma, beta]
-            normed = self.writer.node(
-                "LayerNormalization", inputs, [f"{module}.normed"], axis=-1, epsilon=self.epsilon
-            )
-            return normed, stream.residual
-        residual = f"{module}.residual"
-        normed = self.writer.node(
-            "SkipLayerNormalization",
-            [stream.residual, stream.branch, gamma, beta, stream.branch_bias],
-            [f"{module}.normed", "", "", residual],
-            domain=MICROSOFT,
-            epsilon=self.epsilon,
-        )
-        return normed, residual
+    def _active(self, value: str, prefix: str) -> str:
+        return self.writer.node("Relu", [value], [f"{prefix}active"])

@@ -13,6 +13,8 @@ import torch
 from compressor.errors import UserError
 from compressor.export.layout import cut_tensors
 from compressor.export.onnx.decoder import Decoder, Tensors
+from compressor.export.onnx.decoder_gemma import GemmaDecoder
+from compressor.export.onnx.decoder_neox import NeoxDecoder
 from compressor.export.onnx.decoder_opt import OptDecoder
 from compressor.export.onnx.matrices import Matrices, Plain
 from compressor.export.onnx.rope import check_rope
@@ -21,7 +23,9 @@ from compressor.families import Family
 from compressor.plan import ModelShape, Plan
 
 FORMAT = "lathe-onnx/1"
-DECODERS: dict[str, type[Decoder]] = {"lathe_llama": Decoder, "lathe_opt": OptDecoder}
+DECODERS: dict[str, type[Decoder]] = {
+    "lathe_llama": Decoder, "lathe_gemma": GemmaDecoder, "lathe_neox": NeoxDecoder, "lathe_opt": OptDecoder,
+}  # fmt: skip
 """By our model type."""
 _HEAD_DIM_UNIT = 16
 

@@ -31,13 +31,13 @@ Judge = Callable[[Plan, int], float]
 
 def reformed_bank(problem: Problem) -> Bank:
     """Cut blocks with the closed-form reform."""
-    kinds = {"attention": 0, "ffn": 1}
     return Bank(
         problem.source.family,
         problem.source.shape,
         problem.layers,
         problem.orders,
-        lambda layer, kind: (getattr(problem.statistics[layer], kind), problem.dampings[layer][kinds[kind]]),
+        problem.statistics,
+        problem.dampings,
     )
 
 

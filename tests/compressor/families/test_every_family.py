@@ -23,6 +23,7 @@ from compressor.export.onnx import export_onnx
 from compressor.families import families
 from compressor.forward import BlockRunner, embedding
 from compressor.modeling import register
+from compressor.search.fitness import Head
 from compressor.source import Source
 from serving.engines.onnx.runner import OnnxRunner
 
@@ -132,7 +133,8 @@ class TestFamily:
             weights = {key.removeprefix(prefix): job.tensor(key) for key in names}
             hidden = runner.at(index).layer(weights, hidden)
         head = "model.embed_tokens.weight" if source.shape.tied_embeddings else "lm_head.weight"
-        found = runner.final_norm(source.module("model.norm"), hidden) @ source.tensor(head).T
+        norm, cap = source.module("model.norm"), source.config.get("final_logit_softcapping")
+        found = Head(runner, norm, source.tensor(head), cap).logits(hidden)
         difference = (found - logits(zeroed(source, job.plan), ids)).abs().max()
         record_property("forward", float(difference))
         assert difference <= TORCH
@@ -171,7 +173,29 @@ class TestFamily:
         assert shape.head_dim == (getattr(theirs, "head_dim", None) or usual)
         assert shape.tied_embeddings == theirs.tie_word_embeddings
         assert ours.get("max_position_embeddings", 2048) == theirs.max_position_embeddings
+        assert shape.layer.kv_heads == getattr(theirs, "num_key_value_heads", theirs.num_attention_heads)
+        epsilon = getattr(theirs, "rms_norm_eps", getattr(theirs, "layer_norm_eps", 1e-5))
+        assert ours.get("rms_norm_eps", 1e-6) == epsilon
         if source.shape.positions == 0:
-            assert shape.layer.kv_heads == theirs.num_key_value_heads
-            assert ours.get("rms_norm_eps", 1e-6) == theirs.rms_norm_eps
-            assert ours.get("rope_theta", 1e4) == theirs.rope_parameters["rope_theta"]
+            theta = {"rope_theta": ours.get("rope_theta", 1e4)}
+            rope = {**theta, **(ours.get("rope_parameters") or {})}
+            others = ours.get("window_rope_parameters") or rope
+            ropes = theirs.rope_parameters
+            kinds = (ropes.get("full_attention", ropes), ropes.get("sliding_attention", ropes))
+            for mine, usual in zip((rope, others), kinds, strict=True):
+                assert mine["rope_theta"] == usual["rope_theta"]
+                assert mine.get("partial_rotary_factor", 1) == usual.get("partial_rotary_factor", 1)
+
+    def test_windows_are_those_of_transformers(self, source: Source, tmp_path: Path) -> None:
+        """Where config files have a window, and do not say by name which layers."""
+        if source.family.slides is None:
+            return
+        raw = json.loads((source.path / "config.json").read_text()) | {"num_hidden_layers": 13}
+        raw |= {"layer_types": None, "sliding_window": 16}
+        (tmp_path / "config.json").write_text(json.dumps(raw))
+        theirs = AutoConfig.from_pretrained(tmp_path)
+        types = getattr(theirs, "layer_types", None) or ["sliding_attention"] * 13
+        if not getattr(theirs, "use_sliding_window", True):
+            types = ["full_attention"] * 13
+        expected = [16 if kind == "sliding_attention" else 0 for kind in types]
+        assert source.family.read(raw).get("windows", [0] * 13) == expected

@@ -21,13 +21,14 @@ from compressor.surgery import LayerOrder
 def fitness(lab: Lab, path: Path, reformed: bool = True) -> Fitness:
     problem = lab.problem(path)
 
-    def grams(layer: int, kind: str) -> tuple[torch.Tensor, float]:
-        return getattr(lab.statistics[layer], kind), 1e-3
-
     ranks = problem.orders
     if not reformed:
         ranks = [LayerOrder(torch.arange(4), torch.arange(8).view(4, 2), torch.arange(96))] * 4
-    bank = Bank(lab.source.family, lab.source.shape, lab.layers, ranks, grams if reformed else None)
+    bank = Bank(lab.source.family, lab.source.shape, lab.layers, ranks)
+    if reformed:
+        fitted = lab.statistics, problem.dampings
+        bank = Bank(lab.source.family, lab.source.shape, lab.layers, ranks, *fitted)
+
     def dense(layer: int, _kind: str, _level: object) -> Weights:
         return lab.layers[layer]
 
