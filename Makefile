@@ -18,6 +18,7 @@ GUIDELLM_INSTALLED := .venv-guidellm/.installed
 OPENAI_TESTS := build/tools/openai-3.3.1/.installed
 PROMETHEUS := build/tools/usr/bin/prometheus
 DEPLOY_INSTALLED := .venv-deploy/.installed
+DOCS_INSTALLED := .venv-docs/.installed
 IMAGE_INSTALLED := .venv-image/.installed
 BWRAP := build/tools/usr/bin/bwrap
 DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
@@ -25,7 +26,7 @@ LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-ma
 
 .PHONY: help demo test test-slow test-faults test-guidellm conformance test-vllm test-vllm-slow test-browser lint \
 	check-artefact check-deploy lock-deploy bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm \
-	bench-serving clean
+	bench-serving docs cold-start clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -158,6 +159,19 @@ $(AXE):
 
 test-browser: $(INSTALLED) $(BROWSER_INSTALLED) $(CHROMIUM) $(AXE)  ## playground and report page in Chromium, with axe
 	PLAYWRIGHT_BROWSERS_PATH=build/tools/browsers $(BROWSER_BIN)/pytest tests/browser
+
+$(DOCS_INSTALLED): docs/requirements.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	touch $@
+
+docs: $(INSTALLED) $(DOCS_INSTALLED)  ## the documentation as a site in build/site; a dead link fails
+	$(BIN)/python docs/tools/cli.py
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build
+
+COLD ?=
+cold-start: $(INSTALLED)  ## a fresh clone does the tutorial, installation and all; seconds by section
+	$(BIN)/python -m benchmarks.tutorial $(COLD)
 
 lint: $(INSTALLED)  ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
