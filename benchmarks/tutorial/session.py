@@ -46,7 +46,7 @@ class Session:
     def run(self, step: Step) -> str:
         """What the command printed, to either stream. Raises MismatchError."""
         command = self._background(step.command) if step.serves else step.command
-        self._send(f"{command}\necho '{_DONE}' $?")
+        self._send(f"{command}\nprintf '\\n{_DONE} %s\\n' $?")
         lines = []
         assert self._bash.stdout is not None
         for line in self._bash.stdout:
@@ -55,7 +55,7 @@ class Session:
             lines.append(line)
         else:
             raise MismatchError(f"the shell ended in {step.command!r}: {''.join(lines)}")
-        printed = "".join(lines)
+        printed = "".join(lines).removesuffix("\n")
         status = line.split()[-1]
         if status != "0" or (step.expected and not matches(step.expected, printed)):
             raise MismatchError(
