@@ -14,7 +14,8 @@ from pathlib import Path
 
 TUTORIAL = Path(__file__).parents[2] / "docs/tutorial.md"
 _BLOCK = re.compile(r"^```console\n(.*?)^```$|^## ([^\n]*)$", re.MULTILINE | re.DOTALL)
-_ALIKE = {r"(?:(?<!\w)[+-])?\d+(?:[.,]\d+)*": "0", r"[█░]+": "█", r"[━─]+": "─", r"[^\S\n]+": " ", r" *\n *": "\n"}
+_NUMBER = r"(?:(?<!\w)[+-])?\d+(?:[.,]\d+)*"
+_ALIKE = {_NUMBER: "0", r"[█░]+": "█", r"[━─]+": "─", r"[^\S\n]+": " ", r" *\n *": "\n"}
 """What is taken for the same, by what it is written as before it is compared."""
 
 
