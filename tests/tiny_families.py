@@ -65,6 +65,10 @@ CASES: dict[str, dict[str, Any]] = {
     "opt": {"model_type": "opt", "hidden_size": 256, "ffn_dim": FFN},
 }  # fmt: skip
 """Settings beside `CONFIG`, by a name that begins with the family's."""
+FIRST = {str(settings["model_type"]): case for case, settings in reversed(CASES.items())}
+"""One case of every family."""
+TIED = {"untied": False, "tied": True}
+STORED = {"one file": "50GB", "shards": "40KB"}
 SOME_PLANS = ("dense", "groups", "heads per group", "no attention first", "mixed")
 
 
@@ -82,11 +86,17 @@ def random_model(case: str, **changes: Any) -> nn.Module:
     return model
 
 
-def family_checkpoint(directory: Path, case: str, **changes: Any) -> Source:
-    """A random dense checkpoint as transformers saves it."""
-    random_model(case, **changes).save_pretrained(directory)
+def family_checkpoint(directory: Path, case: str, shard: str = "50GB", **changes: Any) -> Source:
+    """A random dense checkpoint as transformers saves it. shard: the most that one of its files holds."""
+    random_model(case, **changes).save_pretrained(directory, max_shard_size=shard)
     (directory / "tokenizer.json").write_text('{"version": "1.0"}')
     return open_source(str(directory))
+
+
+def stored_checkpoint(directory: Path, family: str, tied: str, stored: str, **changes: Any) -> Source:
+    """A random model of a family, as `TIED` and `STORED` say."""
+    settings = changes | {"tie_word_embeddings": TIED[tied]}
+    return family_checkpoint(directory, FIRST[family], STORED[stored], **settings)
 
 
 def planned(source: Source, name: str) -> Plan:
@@ -149,4 +159,7 @@ def shapes_of(source: Source, subnet: Plan) -> dict[str, tuple[int, ...]]:
     return dict(cut_tensors(source.family, source.shape, subnet))
 
 
-__all__ = ["CASES", "SOME_PLANS", "family_checkpoint", "first_of_each", "planned", "shapes_of", "zeroed"]
+__all__ = [
+    "CASES", "FIRST", "SOME_PLANS", "STORED", "TIED", "family_checkpoint", "first_of_each", "planned",
+    "shapes_of", "stored_checkpoint", "zeroed",
+]  # fmt: skip
