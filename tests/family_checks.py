@@ -11,19 +11,26 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from tiny_families import first_of_each, planned, zeroed
+from tiny_families import CASES, first_of_each, planned, zeroed
 from tiny_llama import tokens
 from transformers import AutoModelForCausalLM
 
-from compressor.export import Export
+from compressor.export import Export, exporters
 from compressor.export.checkpoint import export_checkpoint
 from compressor.export.onnx import export_onnx
 from compressor.export.onnx.blockwise import Blockwise, Rounded, fitted
+from compressor.families import families
 from compressor.modeling import register
 from compressor.source import Source
 from serving.engines.onnx.runner import OnnxRunner
 
 TORCH, ONNX, ROUNDED = 2e-5, 1e-4, 1e-3
+
+
+def known(exporter: str) -> list[str]:
+    """Those of `CASES` that an exporter knows."""
+    knows = exporters.get(exporter).knows
+    return [case for case, settings in CASES.items() if knows(families.get(settings["model_type"]))]
 
 
 def load(directory: Path) -> Any:

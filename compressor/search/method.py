@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from compressor.forward import BlockRunner, Embedding, Weights
-from compressor.plan import Plan
+from compressor.plan import ModelShape, Plan
 from compressor.progress import Progress
 from compressor.registry import Registry
 from compressor.search.fitness import Head
@@ -61,7 +61,11 @@ class Found:
 @dataclass(frozen=True)
 class Method:
     """A search with the order and the final reform that belong to it. whole_rounds: at most so many of
-    `reform/whole.py` after the reform."""
+    `reform/whole.py` after the reform. check: whether it is for a model of these dimensions.
+
+    Raises:
+        UserError: `check`, where it is not.
+    """
 
     name: str
     order: str
@@ -69,6 +73,7 @@ class Method:
     search: Callable[[Problem], Found]
     default_evaluations: int
     whole_rounds: int = 0
+    check: Callable[[ModelShape], None] = lambda _shape: None
 
 
 methods: Registry[Method] = Registry("method", "compressor.search.methods")

@@ -17,6 +17,7 @@ from family_checks import (
 from shown import Shows
 from tiny_families import FIRST, STORED, TIED, stored_checkpoint
 
+from compressor.export import exporters
 from compressor.source import Source
 
 
@@ -39,10 +40,18 @@ def test_the_checkpoint(source: Source, case: str, tmp_path: Path, shows: Shows)
     assert shows("checkpoint", case)(checkpoint_difference(tmp_path, source, "mixed")) <= TORCH
 
 
+@pytest.fixture
+def graph(source: Source) -> None:
+    if not exporters.get("onnx").knows(source.family):
+        pytest.skip("its graph cannot be made")
+
+
+@pytest.mark.usefixtures("graph")
 def test_the_graph(source: Source, case: str, tmp_path: Path, shows: Shows) -> None:
     assert shows("onnx", case)(onnx_difference(tmp_path, source, "mixed")) <= ONNX
 
 
+@pytest.mark.usefixtures("graph")
 @pytest.mark.parametrize("bits", [8, 4])
 def test_rounded_graphs(source: Source, case: str, tmp_path: Path, bits: int, shows: Shows) -> None:
     assert shows(f"onnx-int{bits}", case)(rounded_difference(tmp_path, source, "mixed", bits)) <= ROUNDED
