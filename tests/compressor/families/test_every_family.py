@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from family_checks import ONNX, checkpoint_difference, known, logits, onnx_difference, written
+from family_checks import ONNX, checkpoint_difference, logits, onnx_difference, written
 from safetensors import safe_open
 from shown import Shows
 from tiny_families import CASES, SOME_PLANS, family_checkpoint, first_of_each, planned, shapes_of, zeroed
@@ -127,8 +127,6 @@ class TestFamily:
     def test_onnx_is_torch_for_two_rows_of_different_lengths(
         self, source: Source, case: str, name: str, tmp_path: Path, shows: Shows
     ) -> None:
-        if case not in known("onnx"):
-            pytest.skip("its graph cannot be made")
         assert shows("onnx", case)(onnx_difference(tmp_path, source, name)) <= ONNX
 
     def test_a_config_that_leaves_out_the_usual_reads_as_transformers_does(
