@@ -8,6 +8,10 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 COMPLY_INSTALLED := .venv-conformance/.installed
 LM_EVAL_INSTALLED := .venv-lm-eval/.installed
+BROWSER_BIN := .venv-browser/bin
+BROWSER_INSTALLED := .venv-browser/.installed
+CHROMIUM := build/tools/chromium.installed
+AXE := build/tools/axe.min.js
 GENAI_INSTALLED := .venv-rivals-genai/.installed
 LLAMA_INSTALLED := .venv-rivals-llama/.installed
 GUIDELLM_INSTALLED := .venv-guidellm/.installed
@@ -19,9 +23,9 @@ BWRAP := build/tools/usr/bin/bwrap
 DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
 LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
-.PHONY: help demo test test-slow test-faults test-guidellm conformance test-vllm test-vllm-slow lint check-artefact \
-	families-table check-deploy lock-deploy bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm \
-	bench-serving clean
+.PHONY: help demo test test-slow test-faults test-guidellm conformance test-vllm test-vllm-slow test-browser lint \
+	check-artefact check-deploy families-table lock-deploy bench-quality bench-equal-bytes bench-latency \
+	bench-latency-vllm bench-vllm bench-serving clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -140,6 +144,27 @@ families-table: $(INSTALLED) $(VLLM_INSTALLED)  ## families x exporters from one
 
 test-vllm-slow: $(VLLM_INSTALLED)  ## its slower tests: tensor and pipeline parallel, a target met on vLLM
 	$(VLLM_BIN)/pytest tests/on_vllm -m slow
+
+$(BROWSER_INSTALLED): tests/browser/requirements.txt
+	$(PYTHON) -m venv .venv-browser
+	$(BROWSER_BIN)/pip install --quiet --disable-pip-version-check -r tests/browser/requirements.txt
+	touch $@
+
+# Playwright's own build where that can be downloaded, else Debian's, unpacked here and not installed.
+$(CHROMIUM): $(BROWSER_INSTALLED)
+	mkdir -p build/tools
+	PLAYWRIGHT_BROWSERS_PATH=build/tools/browsers $(BROWSER_BIN)/playwright install chromium-headless-shell \
+		> build/tools/playwright.log 2>&1 || sh tests/browser/debian_chromium.sh build/tools
+	touch $@
+
+AXE_SHA512 := 1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b734f8c22a0dab86ee6a6f64b8afbe804b214d36db85a2826965edfb3a0b9d546b5
+$(AXE):
+	mkdir -p build/tools
+	cd build/tools && npm pack --silent axe-core@4.14.1 && echo "$(AXE_SHA512)  axe-core-4.14.1.tgz" | sha512sum -c --quiet \
+		&& tar -xzf axe-core-4.14.1.tgz --strip-components=1 package/axe.min.js && rm axe-core-4.14.1.tgz
+
+test-browser: $(INSTALLED) $(BROWSER_INSTALLED) $(CHROMIUM) $(AXE)  ## playground and report page in Chromium, with axe
+	PLAYWRIGHT_BROWSERS_PATH=build/tools/browsers $(BROWSER_BIN)/pytest tests/browser
 
 lint: $(INSTALLED)  ## fix what ruff can fix
 	$(BIN)/ruff check --fix .

@@ -59,7 +59,7 @@ class Progress:
         else:
             yield Bar(None, TaskID(0))
         elapsed = time.perf_counter() - start
-        self.seconds[name] = elapsed
+        self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
         self.say(f"  {name}: {elapsed:.1f} s, peak memory {peak_memory_bytes() / 2**20:.0f} MiB")
 
 

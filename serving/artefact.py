@@ -49,6 +49,12 @@ class Artefact:
     head_dim: int | None
 
     @property
+    def has_chat_template(self) -> bool:
+        """Whether a tokenizer file brings one."""
+        config = read_json(self.path / "tokenizer_config.json", optional=True)
+        return (self.path / "chat_template.jinja").exists() or bool(config.get("chat_template"))
+
+    @property
     def graph(self) -> Path:
         return self.path / GRAPH
 

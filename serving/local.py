@@ -12,6 +12,8 @@ from serving.api.service import Service
 from serving.artefact import Artefact, open_artefact
 from serving.engines.base import Backend, Observer, ServeOptions
 from serving.metrics import Metrics
+from serving.playground.pages import Playground, Setup
+from serving.playground.upstream import Upstream, check_compare
 from serving.protocol import WRITE_TIMEOUT_S
 from serving.server import Server, listen, url_of
 from serving.tokenizer import Tokenizer
@@ -46,6 +48,7 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
     if options.draft or options.engine_args:
         given = "--draft" if options.draft else " ".join(options.engine_args)
         raise UserError(f"the {engine} engine does not take {given}", "It is for --engine vllm.")
+    check_compare(options)
     artefact = open_artefact(model)
     name, *aliases = options.served_model_names or (artefact.name,)
     metrics = Metrics(name, artefact.target_ms, options.metrics_alias, artefact.target_metric)
@@ -68,7 +71,19 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
             service,
             api_key=options.api_key,
             allowed_origins=options.allowed_origins,
+            playground=_playground(service, options) if options.playground else None,
             drain_timeout=options.drain_timeout,
             write_timeout=options.write_timeout or WRITE_TIMEOUT_S,
         )
         asyncio.run(server.run_on(listener, lambda: options.announce(url_of(listener), name)))
+
+
+def _playground(service: Service, options: ServeOptions) -> Playground:
+    setup = Setup(
+        model=service.name,
+        chat=service.tokenizer.has_chat_template,
+        target_ms=service.artefact.target_ms,
+        context=service.backend.max_length,
+        compare=options.compare is not None,
+    )
+    return Playground(setup, Upstream(options.compare, options.compare_api_key) if options.compare else None)

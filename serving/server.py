@@ -13,6 +13,7 @@ import uvicorn
 from compressor.errors import UserError
 from serving.api.app import create_app
 from serving.api.service import Service
+from serving.playground.pages import Playground
 from serving.protocol import RECEIVE_TIMEOUT_S, WRITE_TIMEOUT_S, timed
 
 LAST_WORDS_S = 5
@@ -35,6 +36,7 @@ class Server(uvicorn.Server):
         *,
         api_key: str | None = None,
         allowed_origins: Sequence[str] = (),
+        playground: Playground | None = None,
         drain_timeout: float = 30.0,
         write_timeout: float = WRITE_TIMEOUT_S,
         receive_timeout: float = RECEIVE_TIMEOUT_S,
@@ -42,7 +44,7 @@ class Server(uvicorn.Server):
         """All in seconds. `drain_timeout`: what running requests get to end by themselves."""
         super().__init__(
             uvicorn.Config(
-                create_app(service, api_key, allowed_origins),
+                create_app(service, api_key, allowed_origins, playground),
                 http=timed(receive_timeout, write_timeout),
                 ws="none",
                 lifespan="off",

@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.serving.agreement import Reference, agreement
 from benchmarks.serving.bandwidth import Reader
 from benchmarks.serving.process import FailedError, Worker
-from benchmarks.serving.rival import rivals
+from benchmarks.serving.rival import ROUNDED, rivals
 
 _IDLE_SECONDS = 1.0
 _QUIET_SECONDS = 0.3
@@ -72,7 +72,7 @@ def run_column(column: str, setting: Setting, reader: Reader) -> dict[str, Any]:
         for entrant in entrants:
             _attempt(entrant, lambda one: _open(one, column, setting))
         for entrant in entrants:
-            _attempt(entrant, lambda one: _check(one, setting))
+            _attempt(entrant, lambda one: _check(one, column, setting))
         _watch_idle(entrants)
         rounds = [
             _round(index, batch, entrants, setting, reader)
@@ -119,14 +119,15 @@ def _open(entrant: Entrant, column: str, setting: Setting) -> None:
     print(f"  {entrant.name}: loaded in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
 
 
-def _check(entrant: Entrant, setting: Setting) -> None:
+def _check(entrant: Entrant, column: str, setting: Setting) -> None:
     wanted = setting.references[entrant.model]
     count, steps = len(wanted.tokens), wanted.tokens.shape[1] - 1
     prompts, file = setting.prompts[:count].tolist(), setting.work / "logits.npy"
     assert entrant.worker is not None
     entrant.worker.ask("logits", prompts=prompts, file=str(file.resolve()))
     said = entrant.worker.ask("turn", prompts=prompts, steps=steps)
-    entrant.facts["agreement"] = agreement(np.load(file), np.array(said["tokens"]), wanted)
+    tokens = np.array(said["tokens"])
+    entrant.facts["agreement"] = agreement(np.load(file), tokens, wanted, column in ROUNDED)
 
 
 def _watch_idle(entrants: Sequence[Entrant]) -> None:

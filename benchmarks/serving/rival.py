@@ -19,6 +19,7 @@ from compressor.registry import Registry
 
 COLUMNS = ("fp32", "bf16", "int8", "int4")
 """What is compared: systems that store weights alike."""
+ROUNDED = ("int8", "int4")
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def table(name: str, column: Mapping[str, Any]) -> Iterator[str]:
 
 def _told(found: Mapping[str, Any]) -> str:
     return (
-        f"{'' if found['same_model'] else 'ANOTHER MODEL: '}"
+        f"{'' if found.get('same_model', True) else 'ANOTHER MODEL: '}"
         f"{found['relative_error']:.1e} from transformers in float32, KL {found['kl_nats']:.1e} nats, "
         f"{found['greedy_tokens_equal']} of {found['greedy_tokens']} greedy tokens before a first other "
         f"(lead missed there: {found['largest_lead_missed_nats']:.3f} nats at most)"

@@ -12,21 +12,23 @@ from compressor.cli.common import emit
 
 def inspect(
     artefact: Annotated[Path, typer.Argument(help="An artefact directory written by `compress`.")],
+    html: Annotated[
+        Path | None, typer.Option(help="Write the report page, like OUT/report.html, to this file.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="The report as one JSON document on stdout.")] = False,
 ) -> None:
     """Show what an artefact is: widths layer by layer, and dense against subnet as they were measured."""
-    from json import loads
-
     from rich.console import Console
 
-    from compressor.errors import UserError
+    from compressor.report.page import read_report, write_page
     from compressor.report.terminal import print_report
 
-    try:
-        report = loads((artefact / "report.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{artefact} has no readable report.json: {error}") from None
+    report = read_report(artefact)
+    if html:
+        write_page(artefact, html)
     if json:
         emit(report)
+    elif html:
+        typer.echo(f"{html}: written")
     else:
         print_report(report, Console())

@@ -53,6 +53,7 @@ def run(options: Options, as_json: bool) -> int:
     from compressor.pipeline.compress import compress
     from compressor.progress import Progress
     from compressor.report import print_report
+    from compressor.report.page import PAGE
 
     outcome = compress(options, Progress(quiet=as_json))
     if as_json:
@@ -76,6 +77,7 @@ def run(options: Options, as_json: bool) -> int:
         commands = [exporters.get(name).serving(outcome.out, devices) for name in options.exports]
         serve = " or ".join(f"`{command}`" for command in commands if command)
         typer.echo(f"{outcome.out}: serve it with {serve}" if serve else f"{outcome.out}: written")
+        typer.echo(f"{outcome.out}/{PAGE}: the report as a page")
     if outcome.status == "missed":
         typer.echo(
             f"error: the artefact took {latency['measured_ms']:.4g} ms; the target was "

@@ -62,6 +62,19 @@ class LatencyTable:
         values = np.array([self.terms[t] for t in TERMS])
         return float(features(plan, self.tile) @ values) * self.correction
 
+    def parts(self, plan: Plan) -> dict[str, Any]:
+        """Milliseconds of a whole model by part: the step itself, and every layer's two blocks."""
+        step = self.terms["step"] * self.correction
+
+        def block(layer: LayerShape) -> float:
+            return self.predict(Plan((layer,))) - step
+
+        return {
+            "step": step,
+            "attention": [block(LayerShape(p.query_heads, p.kv_heads, 0)) for p in plan],
+            "ffn": [block(LayerShape(0, 0, p.ffn)) for p in plan],
+        }
+
     def corrected(self, factor: float) -> LatencyTable:
         return replace(self, correction=self.correction * factor)
 

@@ -23,9 +23,11 @@ from compressor.pipeline.reform import reform
 from compressor.pipeline.rundir import RunDirectory
 from compressor.pipeline.search import Searcher
 from compressor.pipeline.solve import Round, Solver
+from compressor.pipeline.tradeoff import tradeoff
 from compressor.plan import Plan
 from compressor.progress import Progress
 from compressor.report.document import build_report
+from compressor.report.page import PAGE, write_page
 from compressor.search.methods.lathe import table_of_damages
 
 
@@ -70,7 +72,8 @@ def compress(options: Options, progress: Progress) -> Outcome:
             chosen, met = fastest.run(), True
             (artefact, verified), _ = make(chosen)
             rounds = fastest.rounds
-        report = build_report(options, card, solver, chosen, verified, met, progress, rounds)
+        front = tradeoff(card, search, solver.table_now(verified.timing), chosen.plan)
+        report = build_report(options, card, solver, chosen, verified, met, progress, rounds, front)
         shutil.copyfile(search.trace_path, artefact / "trace.jsonl")
         _publish(options, artefact, report, run)
     return Outcome({True: "done", False: "missed", None: "unmeasured"}[met], options.out, report)
@@ -97,6 +100,7 @@ def _fastest(
 def _publish(options: Options, artefact: Path, report: dict[str, Any], run: RunDirectory) -> None:
     """Complete the artefact, rename it into place, and only then let go of what it replaces."""
     write_json(artefact / "report.json", report)
+    write_page(artefact, artefact / PAGE, str(options.out))
     write_manifest(artefact)
     sync_directory(artefact)
     check_output(options)

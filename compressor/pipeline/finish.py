@@ -28,6 +28,7 @@ from compressor.pipeline.prepare import Prepared
 from compressor.pipeline.reform import finished_layer
 from compressor.pipeline.rundir import RunDirectory
 from compressor.pipeline.solve import Round
+from compressor.pipeline.writing import Writing
 from compressor.progress import Progress
 from compressor.reform.final import Finished
 from serving.manifest import GRAPH
@@ -45,13 +46,15 @@ class Verified:
 
     parity: largest difference between the logits of transformers and ONNX Runtime, relative to the logits'
     standard deviation, where it has a graph of the checkpoint's values. rounding: where it has one of rounded
-    values, what that did: to the matrices, and to the loss of the dense model and the subnet.
+    values, what that did: to the matrices, and to the loss of the dense model and the subnet. samples: what
+    both write after the same prompts, before rounding; none without a tokenizer.
     """
 
     timing: Comparison | None
     dense: Quality
     subnet: Quality
     evaluation_text: str
+    samples: list[dict[str, Any]]
     parity: float | None = None
     rounding: dict[str, Any] | None = None
 
@@ -105,22 +108,25 @@ def verify(
     """
     register()
     windows, text = _evaluation(options, card, prepared)
+    writing = Writing.about(card, windows)
     rounded = options.graph if options.graph and exporters.get(options.graph).rounds else None
-    with progress.stage("verify: reload, parity, perplexity", 2 * -(-len(windows) // 4)) as bar:
+    with progress.stage("verify: reload, parity, perplexity, samples", 2 * -(-len(windows) // 4)) as bar:
         model = load_model(artefact)
         _check_parameters(model, card, chosen)
         parity = _parity(model, artefact, windows[0]) if options.graph and not rounded else None
         subnet = quality(model, windows, bar.advance)
+        writing.take("subnet", model)
         del model
         dense_model = load_model(card.source.path)
         dense = quality(dense_model, windows, bar.advance)
+        writing.take("dense", dense_model)
         del dense_model
     rounding = None
     if rounded:
         with progress.stage(f"verify: what {rounded} costs", 2 * -(-len(windows) // 4)) as bar:
             rounding = _rounding(rounded, card, run, artefact, windows, bar.advance)
     timing = _time(card, artefact) if options.runs and card.here else None
-    return Verified(timing, dense, subnet, text, parity, rounding)
+    return Verified(timing, dense, subnet, text, writing.rows(), parity, rounding)
 
 
 def _rounding(

@@ -21,10 +21,11 @@ from compressor.pipeline.search import Searcher
 from compressor.pipeline.solve import Solver
 from compressor.plan import Plan
 from compressor.progress import Progress
-from compressor.report.plot import front_svg
+from compressor.report.page.front import standalone
 from compressor.search.evolution import has_attention
 from compressor.search.knapsack import solve, total
 from compressor.search.methods.lathe import table_of_damages
+from compressor.search.space import Constraint, parameter_constraint
 
 FORMAT = "lathe-front/1"
 _POINTS = 24
@@ -66,7 +67,10 @@ def write_front(options: Options, progress: Progress) -> dict[str, Any]:
         table = Solver(options, card, search, prepared.key, run, progress).table
         assert table is not None, "a front is timed"
         damage = table_of_damages(search.problem(card.constraints))
-        points = list(points_of(card, table, damage))
+        points = [
+            Point(plan, table.predict(plan), total(card.space, damage, plan))
+            for plan in plans_along(card, table, damage)
+        ]
         staged = run.fresh("front")
         document = _write(staged, card, table, points)
         staged.rename(options.out)
@@ -74,16 +78,24 @@ def write_front(options: Options, progress: Progress) -> dict[str, Any]:
     return document
 
 
-def points_of(card: Card, table: LatencyTable, damage: np.ndarray) -> Iterator[Point]:
-    """The best plans of evenly spaced latencies, fastest first; of equal ones the first."""
-    floor, dense = (table.predict(p) for p in (card.space.smallest, card.source.shape.dense_plan))
+def plans_along(card: Card, table: LatencyTable | None, damage: np.ndarray) -> Iterator[Plan]:
+    """The best plans of evenly spaced latencies (without a table: shares of the decoder's parameters),
+    cheapest first; of equal ones the first."""
+    ends = (card.space.smallest, card.source.shape.dense_plan)
+    floor, dense = map(table.predict if table else card.source.shape.kept, ends)
     seen: set[Plan] = set()
     for limit in np.linspace(floor, dense, _POINTS + 1)[1:]:
-        plan = solve(card.space, damage, [*card.constraints, table.constraint(card.space, float(limit))])
+        plan = solve(card.space, damage, [*card.constraints, _budget(card, table, float(limit))])
         if plan is None or plan in seen or not has_attention(plan):
             continue
         seen.add(plan)
-        yield Point(plan, table.predict(plan), total(card.space, damage, plan))
+        yield plan
+
+
+def _budget(card: Card, table: LatencyTable | None, limit: float) -> Constraint:
+    if table:
+        return table.constraint(card.space, limit)
+    return parameter_constraint(card.space, card.source.shape, limit)
 
 
 def _write(directory: Path, card: Card, table: LatencyTable, points: list[Point]) -> dict[str, Any]:
@@ -107,6 +119,6 @@ def _write(directory: Path, card: Card, table: LatencyTable, points: list[Point]
     write_json(directory / "front.json", document)
     title = f"{card.source.name}: {table.workload.metric}, {table.estimate or 'measured table'}"
     curve = [(p.predicted_ms, p.damage) for p in points]
-    write_bytes(directory / "front.svg", front_svg(title, curve).encode())
+    write_bytes(directory / "front.svg", standalone(title, curve).encode())
     sync_directory(directory)
     return document

@@ -92,6 +92,10 @@ class Solver:
             return timing.dense.median / self.table.dense_ms
         return 1.0
 
+    def table_now(self, timing: Comparison | None) -> LatencyTable | None:
+        """The table in milliseconds of the artefact's measurement, to compare with what that gave."""
+        return self.table.corrected(self.drift(timing)) if self.table and timing else self.table
+
     def measured_ms(self, timing: Comparison) -> float:
         """An artefact's time, to compare with `target_ms`."""
         if self.options.target_speedup and self.table:

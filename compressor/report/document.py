@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from compressor.evaluate.samples import TOKENS
 from compressor.latency.fingerprint import fingerprint
 from compressor.latency.measure import Comparison
+from compressor.latency.table import LatencyTable
 from compressor.latency.workload import METRICS
+from compressor.plan import Plan
 from compressor.progress import Progress, peak_memory_bytes
 
 if TYPE_CHECKING:  # the pipeline imports this module
@@ -30,7 +33,8 @@ def build_report(
     verified: Verified,
     met: bool | None,
     progress: Progress,
-    quality_rounds: list[dict[str, Any]] | None = None,
+    quality_rounds: list[dict[str, Any]] | None,
+    front: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Everything measured and chosen, as one JSON document; times in milliseconds, sizes in bytes."""
     shape, timing = card.source.shape, verified.timing
@@ -63,6 +67,7 @@ def build_report(
                 "of": card.table.fingerprint, "estimate": card.table.estimate, "this_machine": card.here
             },
             "rounds": [r.row() for r in solver.rounds],
+            "parts_ms": _parts(solver.table_now(timing), dense, plan, drift),
         },
         "max_perplexity_increase": {"asked": options.perplexity_increase, "rounds": quality_rounds},
         "perplexity": {
@@ -90,6 +95,8 @@ def build_report(
             "unit": "share of the logits' standard deviation",
         },
         **({"quantization": verified.rounding} if verified.rounding else {}),
+        "front": front,
+        "samples": {"tokens": TOKENS, "decoding": "greedy", "rows": verified.samples},
         "calibration": {"text": options.calibration, "tokens": options.calibration_tokens},
         "machine": fingerprint(card.meter.backend.versions(), options.threads),
         "seconds": {name: round(s, 3) for name, s in progress.seconds.items()},
@@ -109,6 +116,13 @@ def _measured(timing: Comparison | None) -> dict[str, Any]:
         "turns_ms": {"dense": timing.dense.turns, "subnet": timing.subnet.turns},
         "spread": {"dense": timing.dense.spread, "subnet": timing.subnet.spread},
     }
+
+
+def _parts(table: LatencyTable | None, dense: Plan, plan: Plan, drift: float) -> dict[str, Any] | None:
+    """Milliseconds by part as the table has them; what it learnt from artefacts is of the subnet."""
+    if table is None:
+        return None
+    return {"dense": replace(table, correction=drift).parts(dense), "subnet": table.parts(plan)}
 
 
 def _now(milliseconds: float | None, drift: float) -> float | None:

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from compressor.report.rounding import rounding
+
 _BAR = 10
 _CARD = ("target_ms", "dense_ms", "floor_ms")
 
@@ -15,18 +17,8 @@ _CARD = ("target_ms", "dense_ms", "floor_ms")
 def print_report(report: Mapping[str, Any], console: Console) -> None:
     console.print(_layers(report))
     console.print(_summary(report))
-    if "quantization" in report:
-        stored = report["quantization"]
-        size = stored["weight_bytes"]["after"] / 2**20
-        console.print(f"Stored as {stored['scheme']}, {size:.2f} MiB{_rounded(stored)}.")
-
-
-def _rounded(stored: Mapping[str, Any]) -> str:
-    """Quality after rounding, where it was measured."""
-    if "perplexity" not in stored:
-        return "; the table is from before rounding"
-    after = stored["perplexity"]
-    return f": perplexity {after['dense']:.2f} (dense), {after['subnet']:.2f} (subnet) after rounding"
+    if stored := rounding(report):
+        console.print(stored)
 
 
 def print_card(card: Mapping[str, Any], console: Console) -> None:

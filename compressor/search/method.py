@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from compressor.forward import BlockRunner, Embedding, Weights
@@ -61,7 +62,8 @@ class Found:
 @dataclass(frozen=True)
 class Method:
     """A search with the order and the final reform that belong to it. whole_rounds: at most so many of
-    `reform/whole.py` after the reform. check: whether it is for a model of these dimensions.
+    `reform/whole.py` after the reform. damages: the table of each block's damage at each level, where the
+    search makes one. check: whether it is for a model of these dimensions.
 
     Raises:
         UserError: `check`, where it is not.
@@ -73,6 +75,7 @@ class Method:
     search: Callable[[Problem], Found]
     default_evaluations: int
     whole_rounds: int = 0
+    damages: Callable[[Problem], np.ndarray] | None = None
     check: Callable[[ModelShape], None] = lambda _shape: None
 
 

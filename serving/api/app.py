@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from serving.api import status
-from serving.api.auth import RequireKey, key_digest
+from serving.api.auth import OPEN_PATHS, RequireKey, key_digest
 from serving.api.chat import chat_completions
 from serving.api.completions import completions
 from serving.api.cors import cross_origin
@@ -19,6 +19,7 @@ from serving.api.models import list_models, retrieve_model
 from serving.api.openapi import show_openapi
 from serving.api.service import Service
 from serving.api.tokens import detokenize, tokenize
+from serving.playground.pages import Playground
 
 ROUTES = [
     Route("/v1/completions", completions, methods=["POST"]),
@@ -37,17 +38,22 @@ ROUTES = [
 
 
 def create_app(
-    service: Service, api_key: str | None = None, allowed_origins: Sequence[str] = ()
+    service: Service,
+    api_key: str | None = None,
+    allowed_origins: Sequence[str] = (),
+    playground: Playground | None = None,
 ) -> Starlette:
-    """With `api_key`, every route but the health probes asks for it. `allowed_origins`: of web pages that may
-    call from a browser."""
+    """With `api_key`, every route but the health probes and the playground's files asks for it.
+    `allowed_origins`: of web pages that may call from a browser."""
+    pages, open_paths = (playground.routes, playground.open_paths) if playground else ([], frozenset())
     middleware = []
     if allowed_origins:
         middleware.append(Middleware(cross_origin, origins=allowed_origins))
     if api_key:
-        middleware.append(Middleware(RequireKey, digest=key_digest(api_key)))
+        without_key = {*OPEN_PATHS, *open_paths}
+        middleware.append(Middleware(RequireKey, digest=key_digest(api_key), open_paths=without_key))
     app = Starlette(
-        routes=ROUTES,
+        routes=[*ROUTES, *pages],
         middleware=middleware,
         exception_handlers={ApiError: on_api_error, HTTPException: on_http_error, Exception: on_crash},
     )

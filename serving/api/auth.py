@@ -1,9 +1,10 @@
-"""One optional key for every route but the two health probes."""
+"""One optional key for every route but the health probes, and the playground's files."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Collection
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -16,13 +17,14 @@ OPEN_PATHS = ("/health", "/health/live", "/health/ready")
 class RequireKey:
     """ASGI middleware. Judges `scope["path"]`, the path that is routed, never the Host header."""
 
-    def __init__(self, app: ASGIApp, digest: bytes) -> None:
-        """`digest`: `key_digest` of the key."""
+    def __init__(self, app: ASGIApp, digest: bytes, open_paths: Collection[str] = OPEN_PATHS) -> None:
+        """`digest`: `key_digest` of the key. `open_paths`: what is answered without one."""
         self._app = app
         self._digest = digest
+        self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._admits(Headers(scope=scope)):
+        if scope["type"] != "http" or scope["path"] in self._open_paths or self._admits(Headers(scope=scope)):
             await self._app(scope, receive, send)
             return
         error = ApiError(

@@ -21,11 +21,8 @@ async def read_model(request: Request, model: type[Model], limits: Limits | None
 
     Raises ApiError: 400 malformed or invalid, 413 too large, 415 not JSON.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise ApiError(415, "the body must be JSON, sent with `Content-Type: application/json`")
     try:
-        document = pydantic_core.from_json(await _read(request), allow_inf_nan=False)
+        document = pydantic_core.from_json(await read_json(request), allow_inf_nan=False)
     except ValueError as error:
         raise invalid(f"the body is not valid JSON: {error}") from None
     if not isinstance(document, dict):
@@ -36,7 +33,11 @@ async def read_model(request: Request, model: type[Model], limits: Limits | None
         raise _invalid_field(error) from None
 
 
-async def _read(request: Request) -> bytes:
+async def read_json(request: Request) -> bytes:
+    """The body, said to be JSON, as it is. Raises ApiError: 413 too large, 415 not JSON."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "the body must be JSON, sent with `Content-Type: application/json`")
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > BODY_LIMIT:
         raise _too_large()

@@ -80,6 +80,18 @@ def serve(
         Literal["vllm"] | None,
         typer.Option(help="Report the common metrics under vLLM's names, too (with --engine vllm they are)."),
     ] = None,
+    playground: Annotated[
+        bool, typer.Option(help="A page at / to chat with the model and watch its metrics.")
+    ] = True,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Another server, such as the dense model's: the playground asks both."
+        ),
+    ] = None,
+    compare_api_key: Annotated[
+        str | None, typer.Option(envvar="LATHE_COMPARE_API_KEY", help="Key that the other server asks for.")
+    ] = None,
     draft: Annotated[
         Path | None,
         typer.Option(
@@ -96,6 +108,7 @@ def serve(
 
     \b
     lathe serve out
+    lathe serve out --compare http://127.0.0.1:8001
     lathe serve out --engine vllm -- --tensor-parallel-size 2
     lathe serve ./my-llama --engine vllm --draft out
     """
@@ -110,7 +123,8 @@ def serve(
 
     def announce(url: str, model: str) -> None:
         event = {"event": "ready", "url": url, "model": model}
-        typer.echo(json.dumps(event) if as_json else f"ready: {model} at {url}/v1")
+        page = f", playground at {url}/" if playground else ""
+        typer.echo(json.dumps(event) if as_json else f"ready: {model} at {url}/v1{page}")
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     options = ServeOptions(
@@ -129,6 +143,9 @@ def serve(
         request_timeout=request_timeout,
         write_timeout=write_timeout,
         metrics_alias=metrics_alias,
+        playground=playground,
+        compare=compare,
+        compare_api_key=compare_api_key,
         draft=draft,
         draft_tokens=draft_tokens,
         engine_args=tuple(engine_args or ()),

@@ -173,6 +173,7 @@ class Observer(Protocol):
 class ServeOptions:
     """What `lathe serve` was asked for; None stands for the engine's own choice; timeouts are in seconds.
 
+    `playground`: whether there is a page at `/`; `compare`: another server's address, for that page.
     `draft`: a smaller model whose guesses the served one checks, `draft_tokens` at a time. `engine_args`:
     arguments for an engine that has a command line of its own.
     """
@@ -193,6 +194,9 @@ class ServeOptions:
     request_timeout: float | None
     write_timeout: float | None
     metrics_alias: str | None
+    playground: bool
+    compare: str | None
+    compare_api_key: str | None
     draft: Path | None
     draft_tokens: int
     engine_args: tuple[str, ...]

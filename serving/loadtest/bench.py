@@ -13,6 +13,7 @@ import httpx
 
 from compressor.errors import UserError
 
+from .assignment import Assignment
 from .client import Target, open_client
 from .engines.base import Engine
 from .engines.lathe import Own
@@ -83,7 +84,9 @@ class Bench:
         progress.start_round(name, load)
         async with watched(system.memory, self._http, system.target, system.pid):
             one = await self._setup.engine.round(
-                self._http, system.target, load, self._prompts, seed, lambda _: progress.request_done()
+                Assignment(
+                    self._http, system.target, load, self._prompts, seed, lambda _: progress.request_done()
+                )
             )
         progress.end_round(name, one)
         return one

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from time import perf_counter, process_time
 
-import httpx
-
-from .client import Sample, Target, request_body, timed_request
-from .load import Load
+from .assignment import Assignment
+from .client import Sample, request_body, timed_request
 from .measure import Round
-from .prompts import Prompts
 
 DEAD_AFTER = 10
 WARMUP_SEED = 1_000_003
@@ -30,11 +27,8 @@ class _Ask:
 class _Session:
     """What the requests of a round share."""
 
-    http: httpx.AsyncClient
-    target: Target
-    load: Load
+    assigned: Assignment
     prompts: Iterator[str]
-    on_done: Callable[[Sample], None]
     start: float = field(default_factory=perf_counter)
     samples: list[Sample] = field(default_factory=list)
     unreachable: int = 0
@@ -47,7 +41,7 @@ class _Session:
 
     def next_ask(self, elapsed_s: float) -> _Ask | None:
         """Take the next request's place in the round; None when the round is over."""
-        load = self.load
+        load = self.assigned.load
         over = (load.requests is not None and self.started >= load.requests) or (
             load.duration_s is not None and elapsed_s >= load.duration_s
         )
@@ -57,41 +51,32 @@ class _Session:
         return _Ask(next(self.prompts), load.answer_tokens(self.started - 1))
 
     async def request(self, ask: _Ask, due_s: float | None = None) -> None:
-        load = self.load
-        body = request_body(self.target.model, ask.prompt, ask.output_tokens, load.endpoint)
-        sample = await timed_request(self.http, self.target, load.endpoint, body, self.start, load.timeout_s)
+        http, target, load = self.assigned.http, self.assigned.target, self.assigned.load
+        body = request_body(target.model, ask.prompt, ask.output_tokens, load.endpoint)
+        sample = await timed_request(http, target, load.endpoint, body, self.start, load.timeout_s)
         sample.asked_tokens = ask.output_tokens
         if due_s is not None:
             sample.late_s = sample.sent_s - due_s
         self.unreachable = self.unreachable + 1 if sample.error_kind == "connect" else 0
         self.samples.append(sample)
-        self.on_done(sample)
+        self.assigned.on_done(sample)
 
 
-async def drive(
-    http: httpx.AsyncClient,
-    target: Target,
-    load: Load,
-    prompts: Prompts,
-    seed: int,
-    on_done: Callable[[Sample], None] = lambda _: None,
-) -> Round:
-    """Warm up, then send one round of `load` and wait for the last answer.
-
-    The seed sets the prompts and the arrival times. `on_done` hears of every measured request.
-    """
-    await warm_up(http, target, load, prompts, seed)
-    session = _Session(http, target, load, prompts(seed), on_done)
+async def drive(assigned: Assignment) -> Round:
+    """Warm up, then send one round and wait for the last answer."""
+    await warm_up(assigned)
+    session = _Session(assigned, assigned.prompts(assigned.seed))
     cpu = process_time()
-    due = load.due_times(seed)
+    due = assigned.load.due_times(assigned.seed)
     await (_closed_loop(session) if due is None else _open_loop(session, due))
     reason = f"nothing answered {DEAD_AFTER} requests in a row" if session.dead else None
     session.samples.sort(key=lambda sample: sample.sent_s)
     return Round(session.samples, process_time() - cpu, reason)
 
 
-async def warm_up(http: httpx.AsyncClient, target: Target, load: Load, prompts: Prompts, seed: int) -> None:
-    """Send the requests of `load` that are not measured."""
+async def warm_up(assigned: Assignment) -> None:
+    """Send the requests that are not measured."""
+    load = assigned.load
     if not load.warmup:
         return
     warm = replace(
@@ -104,7 +89,8 @@ async def warm_up(http: httpx.AsyncClient, target: Target, load: Load, prompts: 
         duration_s=None,
         warmup=0,
     )
-    await drive(http, target, warm, prompts, seed + WARMUP_SEED)
+    seed = assigned.seed + WARMUP_SEED
+    await drive(Assignment(assigned.http, assigned.target, warm, assigned.prompts, seed))
 
 
 async def _open_loop(session: _Session, due_times: Iterator[float]) -> None:
@@ -124,5 +110,5 @@ async def _closed_loop(session: _Session) -> None:
             await session.request(ask)
 
     async with asyncio.TaskGroup() as users:
-        for joins_s in session.load.join_times():
+        for joins_s in session.assigned.load.join_times():
             users.create_task(user(joins_s))

@@ -12,6 +12,8 @@ import torch
 from tiny_llama import LLAMA3_ROPE, tokens
 from tiny_problem import Lab, make_lab
 from torch.nn.functional import linear, rms_norm, silu
+from transformers import AutoConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from benchmarks.quality.baselines import paper
 from benchmarks.quality.masks import LayerMask, Masks
@@ -52,14 +54,15 @@ def narrow(dense: Weights, mask: LayerMask) -> dict[str, torch.Tensor]:
 
 
 def run_narrow(lab: Lab, cut: Weights, mask: LayerMask, x: torch.Tensor) -> torch.Tensor:
-    """A Llama layer whose heads have widths of their own, written out; rotary values from the model."""
+    """A Llama layer whose heads have widths of their own, written out; rotary values from transformers."""
 
     def project(name: str, y: torch.Tensor) -> torch.Tensor:
         return linear(y, cut[f"{name}.weight"], cut.get(f"{name}.bias"))
 
     normed = rms_norm(x, (D,), cut["input_layernorm.weight"], 1e-5)
     q, k, v = (project(f"self_attn.{n}_proj", normed) for n in "qkv")
-    cos, sin = (part[0] for part in lab.runner._rope(normed))
+    rotary = LlamaRotaryEmbedding(AutoConfig.from_pretrained(lab.source.path))
+    cos, sin = (part[0] for part in rotary(normed, torch.arange(x.shape[1])[None]))
     sizes = [2 * len(p) for p in mask.pairs]
     queries, keys, values = (
         q.split([s for s in sizes for _ in range(2)], -1),

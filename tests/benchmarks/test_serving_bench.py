@@ -82,8 +82,8 @@ def test_another_model_is_found_out(tmp_path: Path) -> None:
     other = subnet(dense, 0.5, tmp_path)
     prompts = np.random.default_rng(0).integers(0, 2048, (2, 16))
     wanted, found = reference(dense, prompts, 4), reference(other, prompts, 4)
-    assert agreement(wanted.logprobs.numpy(), wanted.tokens, wanted)["same_model"]
-    judged = agreement(found.logprobs.numpy(), found.tokens, wanted)
+    assert agreement(wanted.logprobs.numpy(), wanted.tokens, wanted, False)["same_model"]
+    judged = agreement(found.logprobs.numpy(), found.tokens, wanted, False)
     assert not judged["same_model"]
     assert judged["greedy_tokens_equal"] < judged["greedy_tokens"]
     assert judged["largest_lead_missed_nats"] > 0

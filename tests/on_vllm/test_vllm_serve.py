@@ -29,6 +29,7 @@ KEY = "sesame"
 AUTHORIZATION = {"authorization": f"Bearer {KEY}"}
 PAGE = "https://chat.example.com"
 VLLM = ("--engine", "vllm", "--max-length", "512", "--threads", "1")
+NOBODY = "http://127.0.0.1:9"
 EAGER = ("--", "--enforce-eager", "--dtype", "float32")
 PROMETHEUS = Path(__file__).parents[2] / "build/tools/usr/bin/prometheus"
 
@@ -56,7 +57,7 @@ def vllm_server(directory: Path, *options: str) -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="module")
 def server(aimed: Path) -> Iterator[RunningServer]:
-    with vllm_server(aimed, "--allowed-origins", PAGE, *EAGER) as running:
+    with vllm_server(aimed, "--allowed-origins", PAGE, "--compare", NOBODY, *EAGER) as running:
         yield running
 
 
@@ -121,6 +122,17 @@ def test_every_route_but_the_probes_asks_for_the_key(server: RunningServer) -> N
     assert wrong.status_code == 401
 
 
+def test_the_playground_stands_before_vllm(server: RunningServer) -> None:
+    page = httpx.get(server.url)
+    assert page.status_code == 200
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for path, status in (("/playground/setup", 200), ("/compare/v1/models", 502)):
+        assert httpx.get(server.url + path).status_code == 401
+        assert httpx.get(server.url + path, headers=AUTHORIZATION).status_code == status
+    setup = httpx.get(f"{server.url}/playground/setup", headers=AUTHORIZATION).json()
+    assert setup == {
+        "model": "subnet", "chat": True, "target_ms": TARGET_MS, "context": 512, "compare": True
+    }  # fmt: skip
 def test_a_page_of_a_named_origin_asks_without_a_key_and_calls_with_it(server: RunningServer) -> None:
     asked = {"origin": PAGE, "access-control-request-method": "POST"}
     allowed = httpx.options(f"{server.url}/v1/completions", headers=asked)

@@ -91,7 +91,8 @@ def damage_table(problem: Problem, fitness: Fitness) -> np.ndarray:
     Every other FFN width is measured; between them the root of the damage, nearly linear in the channels
     cut, is interpolated. Made monotone: a narrower level never counts as less harmful than a wider one.
     """
-    blocks = [(kind, problem.space.levels(kind)) for _, kind in problem.space.blocks]
+    places = list(problem.space.blocks)
+    blocks = [(kind, problem.space.levels(kind)) for _, kind in places]
     table = np.empty(len(blocks), dtype=object)
     total = sum(len(_measured(kind, levels)) for kind, levels in blocks)
     with problem.progress.stage("search: damage of each block at each level", total) as bar:
@@ -99,7 +100,10 @@ def damage_table(problem: Problem, fitness: Fitness) -> np.ndarray:
             values = {0: 0.0}
             for level in _measured(kind, levels):
                 key = f"damage {position} {level}"
-                value = problem.trace.judge(key, partial(fitness.damage, position, level))
+                value = problem.trace.judge(
+                    key, partial(fitness.damage, position, level),
+                    layer=places[position][0], block=kind, kept=levels[level],
+                )  # fmt: skip
                 values[level] = max(0.0, value)
                 bar.advance()
             at, roots = list(values), np.sqrt(list(values.values()))
@@ -141,6 +145,6 @@ methods.add(
     "lathe",
     Method(
         "lathe", order="elimination", reform="gauss-newton", search=search, default_evaluations=1,
-        whole_rounds=3,
+        whole_rounds=3, damages=table_of_damages,
     ),  # fmt: skip
 )

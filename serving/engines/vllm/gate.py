@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import time
 from collections.abc import MutableMapping
 from typing import Any
@@ -20,9 +21,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving.api.auth import OPEN_PATHS, RequireKey
 from serving.api.cors import cross_origin
 from serving.api.errors import RETRY_AFTER_S, ApiError, error_body, error_response
-from serving.engines.vllm.board import Board, Counts
+from serving.engines.vllm.board import Board, Counts, Served
 from serving.engines.vllm.metrics import vllm_metrics
 from serving.metrics import Endpoint, Outcome
+from serving.playground.pages import Playground, Setup
+from serving.playground.upstream import COMPARE_KEY, Upstream
 
 ENDPOINTS: dict[str, Endpoint] = {"/v1/completions": "completions", "/v1/chat/completions": "chat"}
 WARM_UP_TOKENS = 8
@@ -45,9 +48,13 @@ class Gate:
         self._counts = Counts(board)
         self._app = app
         self._ready = False
+        self._playground = _playground(self._served)
+        self._pages = {route.path for route in self._playground.routes} if self._playground else set()
         self._guarded: ASGIApp = self._route
         if self._served.key is not None:
-            self._guarded = RequireKey(self._route, digest=bytes.fromhex(self._served.key))
+            files = self._playground.open_paths if self._playground else frozenset()
+            digest = bytes.fromhex(self._served.key)
+            self._guarded = RequireKey(self._route, digest, {*OPEN_PATHS, *files})
         if self._served.origins:
             self._guarded = cross_origin(self._guarded, self._served.origins)
         self._ending = asyncio.Event()
@@ -107,6 +114,8 @@ class Gate:
             await JSONResponse({"status": "live"})(scope, receive, send)
         elif path in OPEN_PATHS:
             await self._probe(scope, receive, send)
+        elif self._playground and path in self._pages:
+            await self._playground.app(scope, receive, send)
         elif scope["method"] != "POST":
             await self._app(scope, receive, send)
         elif unavailable := self._unavailable():
@@ -155,6 +164,13 @@ class Gate:
     def _count(self, path: str, outcome: Outcome, seconds: float) -> None:
         if path in ENDPOINTS:
             self._metrics.request(ENDPOINTS[path], outcome, seconds)
+
+
+def _playground(served: Served) -> Playground | None:
+    if served.setup is None:
+        return None
+    upstream = Upstream(served.compare, os.environ.get(COMPARE_KEY)) if served.compare else None
+    return Playground(Setup(**served.setup), upstream)
 
 
 class Answer:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
-
-import httpx
 
 from compressor.errors import UserError
 
-from ..client import Sample, Target
+from ..assignment import Assignment
 from ..load import Load
 from ..measure import Round
-from ..prompts import Prompts
 
 
 class Engine(Protocol):
@@ -32,17 +29,9 @@ class Engine(Protocol):
         """Raise UserError if it cannot send this load."""
         ...
 
-    async def round(
-        self,
-        http: httpx.AsyncClient,
-        target: Target,
-        load: Load,
-        prompts: Prompts,
-        seed: int,
-        on_done: Callable[[Sample], None],
-    ) -> Round:
-        """Warm up, send one round and wait for its last answer; `on_done` hears of every measured
-        request. Failed requests are samples; UserError only if nothing could be measured."""
+    async def round(self, assigned: Assignment) -> Round:
+        """Warm up, send one round and wait for its last answer. Failed requests are samples; UserError
+        only if nothing could be measured."""
         ...
 
 

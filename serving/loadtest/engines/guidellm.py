@@ -15,21 +15,19 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from compressor.errors import UserError
 
+from ..assignment import Assignment
 from ..client import PATHS, Sample, Target
 from ..drive import warm_up
 from ..load import Load
 from ..measure import Round
-from ..prompts import Prompts
 
 SERIES = "0.8"
 DEFINITIONS = {
@@ -70,26 +68,19 @@ class GuideLLM:
                 "Drop --trace, --ramp-to and --duration, or the engine.",
             )
 
-    async def round(
-        self,
-        http: httpx.AsyncClient,
-        target: Target,
-        load: Load,
-        prompts: Prompts,
-        seed: int,
-        on_done: Callable[[Sample], None],
-    ) -> Round:
-        await warm_up(http, target, load, prompts, seed)
+    async def round(self, assigned: Assignment) -> Round:
+        load, seed = assigned.load, assigned.seed
+        await warm_up(assigned)
         with tempfile.TemporaryDirectory(prefix="lathe-guidellm-") as made:
             place = Path(made)
-            chosen = list(islice(prompts(seed), load.requests))
+            chosen = list(islice(assigned.prompts(seed), load.requests))
             lines = [json.dumps({"prompt": p, "output_tokens_count": load.output_tokens}) for p in chosen]
             (place / "prompts.jsonl").write_text("\n".join(lines) + "\n")
-            (place / "scenario.json").write_text(json.dumps(scenario(target, load, seed, place)))
+            (place / "scenario.json").write_text(json.dumps(scenario(assigned.target, load, seed, place)))
             await self._run(place)
             one = read_report(place / "report.json", load)
         for sample in one.samples:
-            on_done(sample)
+            assigned.on_done(sample)
         return one
 
     async def _run(self, place: Path) -> None:

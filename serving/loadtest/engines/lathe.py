@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-import httpx
 
 from compressor.errors import UserError
 
-from ..client import Sample, Target
+from ..assignment import Assignment
 from ..drive import drive
 from ..load import Load
 from ..measure import Round
-from ..prompts import Prompts
 
 
 @dataclass(frozen=True)
@@ -26,16 +23,8 @@ class Own:
     def check(self, load: Load) -> None:
         """Every load can be sent."""
 
-    async def round(
-        self,
-        http: httpx.AsyncClient,
-        target: Target,
-        load: Load,
-        prompts: Prompts,
-        seed: int,
-        on_done: Callable[[Sample], None],
-    ) -> Round:
-        return await drive(http, target, load, prompts, seed, on_done)
+    async def round(self, assigned: Assignment) -> Round:
+        return await drive(assigned)
 
 
 def make(program: str | None) -> Own:

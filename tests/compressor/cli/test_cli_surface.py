@@ -41,13 +41,14 @@ SURFACE = {
         "--output-tokens", "--threads", "--hardware", "--dtype", "--overwrite", "--no-overwrite", "--json",
         "--debug", "--no-debug",
     },
-    "inspect": {"artefact", "--json", "--debug", "--no-debug"},
+    "inspect": {"artefact", "--html", "--json", "--debug", "--no-debug"},
     "families": {"--json", "--debug", "--no-debug"},
     "serve": {
         "out", "--host", "--port", "--engine", "--device", "--threads", "--max-batch", "--max-length",
         "--max-queue", "--prefix-cache", "--served-model-name", "--api-key", "--api-key-file",
         "--allowed-origins", "--drain-timeout", "--request-timeout", "--write-timeout", "--metrics-alias",
-        "--draft", "--draft-tokens", "engine_args", "--json", "--debug", "--no-debug",
+        "--playground", "--no-playground", "--compare", "--compare-api-key", "--draft", "--draft-tokens",
+        "engine_args", "--json", "--debug", "--no-debug",
     },
     "loadtest": {
         "target", "--against", "--rate", "--arrival", "--concurrency", "--requests", "--duration", "--warmup",

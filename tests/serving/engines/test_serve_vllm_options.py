@@ -20,8 +20,8 @@ OPTIONS = ServeOptions(
     host="127.0.0.1", port=0, device=None, threads=None, max_batch=None, max_length=None, max_queue=64,
     prefix_cache=None,
     served_model_names=(), api_key=None, allowed_origins=(), drain_timeout=1.0, request_timeout=None,
-    write_timeout=None, metrics_alias=None, draft=None, draft_tokens=3, engine_args=(),
-    announce=lambda url, model: None,
+    write_timeout=None, metrics_alias=None, playground=True, compare=None, compare_api_key=None, draft=None,
+    draft_tokens=3, engine_args=(), announce=lambda url, model: None,
 )  # fmt: skip
 SERVED = Served(
     "m", 30.0, "tpot", {"model": "m"}, values=10, other_bytes=2, kv_values=4,

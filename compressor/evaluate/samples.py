@@ -1,0 +1,79 @@
+"""What a model writes: greedy continuations of a few prompts, to read dense and subnet side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import torch
+
+QUESTIONS = ("What is a library for? Answer in one sentence.", "Name three uses of water.")
+OPENINGS = ("A library is a place where", "In the morning the children")
+TOKENS = 40
+"""Tokens of an answer, at most."""
+_HEAD = 24
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """text: as it is shown. tokens: as the model is given them. chat: whether the chat template is around
+    the text."""
+
+    text: str
+    tokens: list[int]
+    chat: bool = False
+
+
+def prompts(tokenizer: Any, windows_BT: torch.Tensor, vocab_size: int) -> list[Prompt]:
+    """Two fixed prompts, as questions where the model has a chat template, and the heads of two windows.
+
+    What the model has no embedding for is left out.
+    """
+    found = [_question(tokenizer, text) or _opening(tokenizer, opening) for text, opening in zip(
+        QUESTIONS, OPENINGS, strict=True
+    )]  # fmt: skip
+    for window in windows_BT[:: max(1, len(windows_BT) // 2)][:2]:
+        head = window[:_HEAD].tolist()
+        found.append(Prompt(tokenizer.decode(head, skip_special_tokens=True), head))
+    return [prompt for prompt in found if prompt.tokens and max(prompt.tokens) < vocab_size]
+
+
+def _question(tokenizer: Any, text: str) -> Prompt | None:
+    if not tokenizer.chat_template:
+        return None
+    try:
+        chat = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+        )
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError):
+        return None  # a template that wants more than one user's message
+    return Prompt(text, tokenizer(chat, add_special_tokens=False)["input_ids"], chat=True)
+
+
+def _opening(tokenizer: Any, text: str) -> Prompt:
+    return Prompt(text, tokenizer(text)["input_ids"])
+
+
+def continuations(
+    model: Callable[..., Any], tokenizer: Any, given: Sequence[Prompt], eos: Collection[int]
+) -> list[str]:
+    """The text that a causal LM goes on with after each prompt, taking the likeliest token every time."""
+    return [
+        tokenizer.decode(_greedy(model, prompt.tokens, eos), skip_special_tokens=True) for prompt in given
+    ]
+
+
+@torch.inference_mode()
+def _greedy(model: Callable[..., Any], tokens: list[int], eos: Collection[int]) -> list[int]:
+    written: list[int] = []
+    past, inputs = None, torch.tensor([tokens])
+    while len(written) < TOKENS:
+        out = model(input_ids=inputs, past_key_values=past, use_cache=True, logits_to_keep=1)
+        past, token = out.past_key_values, int(out.logits[0, -1].argmax())
+        if token in eos:
+            break
+        written.append(token)
+        inputs = torch.tensor([[token]])
+    return written

@@ -1,0 +1,38 @@
+"""What other budgets would have given: the front that a run's damages imply, and its plan's place on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from compressor.latency.table import LatencyTable
+from compressor.pipeline.front import plans_along
+from compressor.pipeline.preflight import Card
+from compressor.pipeline.search import Searcher
+from compressor.plan import Plan
+from compressor.progress import Progress
+from compressor.search.knapsack import total
+
+
+def tradeoff(card: Card, search: Searcher, table: LatencyTable | None, chosen: Plan) -> dict[str, Any] | None:
+    """Costs and damages along the front and of the chosen plan; None where the search made no damages.
+
+    A cost is milliseconds by the table, or, without one, a share of the decoder's parameters. All damages
+    are in the trace already, so that nothing is judged again.
+    """
+    if card.plan is not None or card.method.damages is None:
+        return None
+    problem = replace(search.problem(card.constraints), progress=Progress(quiet=True))
+    damage = card.method.damages(problem)
+    shape = card.source.shape
+
+    def row(plan: Plan) -> dict[str, float]:
+        cost = table.predict(plan) if table else shape.kept(plan)
+        return {"cost": cost, "damage": total(card.space, damage, plan), "kept": shape.kept(plan)}
+
+    return {
+        "cost": "milliseconds" if table else "share of the decoder's parameters",
+        "unit": "KL in nats per token, summed over blocks cut alone, before the last reform",
+        "points": [row(plan) for plan in plans_along(card, table, damage)],
+        "chosen": row(chosen),
+    }

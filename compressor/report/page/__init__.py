@@ -1,0 +1,77 @@
+"""report.html: one self-contained page that explains a result, made from report.json and trace.jsonl."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from compressor.errors import UserError
+from compressor.export.files import write_bytes
+from compressor.report.page import front, latency, parts, search, shape, stored
+from compressor.report.page.result import result
+from compressor.report.page.section import Facts
+
+PAGE = "report.html"
+_SECTIONS = (shape.section, front.section, latency.section, parts.section, search.section, stored.section)
+"""In the order of the page; each gives None where a report has nothing for it."""
+
+
+def write_page(artefact: Path, page: Path, out: str | None = None) -> None:
+    """Make the page of an artefact. out: the artefact's place as commands on the page name it.
+
+    Raises:
+        UserError: there is no report, it is none of ours, or the page cannot be written.
+    """
+    facts = Facts(read_report(artefact), _trace(artefact / "trace.jsonl"), out or str(artefact))
+    try:
+        text = render(facts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{artefact / 'report.json'} lacks what a page needs: {error!r}", "Compress the model again."
+        ) from None
+    write_bytes(page, text.encode())
+
+
+def render(facts: Facts) -> str:
+    """The page. Whatever a report holds is escaped: names of models and texts are not ours."""
+    environment = Environment(
+        loader=PackageLoader("compressor.report.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    sections = [section for make in _SECTIONS if (section := make(facts)) is not None]
+    return environment.get_template("page.html").render(
+        report=facts.report, result=result(facts), sections=sections, facts=facts, samples=_samples(facts)
+    )
+
+
+def _samples(facts: Facts) -> dict[str, Any] | None:
+    """What both models wrote; None in reports without."""
+    samples: dict[str, Any] | None = facts.report.get("samples")
+    return samples if samples and samples["rows"] else None
+
+
+def read_report(artefact: Path) -> dict[str, Any]:
+    """report.json of an artefact. Raises UserError."""
+    try:
+        report = json.loads((artefact / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{artefact} has no readable report.json: {error}") from None
+    if not isinstance(report, dict):
+        raise UserError(f"{artefact / 'report.json'} is not a report")
+    return report
+
+
+def _trace(path: Path) -> list[dict[str, Any]]:
+    """The judgements; none where the trace was not kept. Raises UserError."""
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None

@@ -1,0 +1,102 @@
+"""Quality against cost: every budget's best plan as the search saw it, and the one that was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from compressor.report.page.drawing import Drawing, Plot
+from compressor.report.page.section import Facts, Key, Section, Table, command, percent
+
+
+def section(facts: Facts) -> Section | None:
+    front = facts.report.get("front")
+    if not front or not front["points"]:
+        return None
+    timed = front["cost"] == "milliseconds"
+    return Section(
+        "front",
+        "Quality against " + ("latency" if timed else "size"),
+        "Each dot is the best plan found for one budget. Lower is closer to the dense model, further left "
+        f"{'faster' if timed else 'smaller'}. The damage is what the search steers by, before the last "
+        "correction of the weights, which removes much of it.",
+        _command(facts, timed),
+        figures=[_figure(front, facts.latency.get("target_ms") if timed else None, timed)],
+        keys=[
+            Key("front", "best plans"), Key("chosen", "the plan made"),
+            *([Key("target", "target")] if timed and facts.latency.get("target_ms") else []),
+        ],
+        table=Table(
+            "The front",
+            ("plan", _unit(timed), "damage, nats per token", "layers' parameters kept"),
+            [
+                (name, _cost(row["cost"], timed), f"{row['damage']:.4f}", percent(row["kept"]))
+                for name, row in [
+                    *((str(i), row) for i, row in enumerate(front["points"], 1)), ("made", front["chosen"])
+                ]
+            ],
+        ),
+    )  # fmt: skip
+
+
+def _command(facts: Facts, timed: bool) -> str:
+    if not timed:
+        return str(facts.report["command"])
+    return command("compress", facts.model, "--front", *facts.workload, *facts.text, "-o", "front")
+
+
+def _unit(timed: bool) -> str:
+    return "ms, predicted" if timed else "share of the layers' parameters"
+
+
+def _cost(value: float, timed: bool) -> str:
+    return f"{value:.3g}" if timed else percent(value)
+
+
+def _figure(front: Mapping[str, Any], target: float | None, timed: bool) -> Markup:
+    points, chosen = [(p["cost"], p["damage"]) for p in front["points"]], front["chosen"]
+    place = f"{_cost(chosen['cost'], timed)}{' ms' if timed else ''}, {chosen['damage']:.3g} nats per token"
+    drawing = Drawing(
+        "Damage against " + ("latency" if timed else "size"),
+        f"A falling curve of {len(points)} plans; the plan made lies at {place}.",
+        270,
+    )
+    plot = Plot(
+        drawing,
+        (0.0, max(x for x, _ in points) * 1.03),
+        (0.0, max(*(y for _, y in points), chosen["damage"]) * 1.03 or 1.0),
+        "milliseconds, predicted" if timed else "share of the layers' parameters",
+        "damage, nats per token",
+    )
+    if target is not None:
+        plot.upright("target", target)
+    drawing.line("front", [plot.at(*point) for point in points])
+    for number, point in enumerate(points, 1):
+        tip = f"plan {number}: {_cost(point[0], timed)}, {point[1]:.3g} nats per token"
+        drawing.dot("front", *plot.at(*point), tip=tip)
+    x, y = plot.at(chosen["cost"], chosen["damage"])
+    drawing.diamond("chosen", x, y, tip=f"the plan made: {place}")
+    drawing.text(x + 10, y - 8, "made", "strong")
+    return drawing.markup
+
+
+def standalone(title: str, points: list[tuple[float, float]]) -> str:
+    """The front by itself as an SVG file, for a viewer that has no style sheet of ours.
+
+    points: (milliseconds, KL in nats per token), fastest first; both axes start at zero.
+    """
+    drawing = Drawing(title, f"A falling curve of {len(points)} plans.", 270)
+    plot = Plot(
+        drawing,
+        (0.0, max((x for x, _ in points), default=1.0) * 1.03),
+        (0.0, max((y for _, y in points), default=1.0) * 1.03 or 1.0),
+        "milliseconds",
+        "KL to dense, nats per token, before the last reform",
+    )
+    drawing.line("front", [plot.at(*point) for point in points])
+    for number, point in enumerate(points, 1):
+        tip = f"plan {number:02d}: {point[0]:.4g} ms, {point[1]:.4g} nats per token"
+        drawing.dot("front", *plot.at(*point), tip=tip)
+    return drawing.file()

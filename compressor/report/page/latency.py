@@ -1,0 +1,106 @@
+"""Predicted against measured: the artefact's own timings, and the rounds that led to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from compressor.report.page.drawing import WIDTH, Drawing, share, ticks
+from compressor.report.page.section import Facts, Key, Section, Table, command, ms, percent
+
+_LEFT, _RIGHT, _ROW = 74.0, 14.0, 44.0
+
+
+def section(facts: Facts) -> Section | None:
+    latency = facts.latency
+    if latency.get("measured_ms") is None:
+        return None
+    where = f"batch {latency['batch_size']}, context {latency['context']}"
+    lead = (
+        f"The finished artefact beside dense, timed in turns: {latency['definition']} ({where}). A dot is "
+        "one turn, the bar the median."
+    )
+    if latency.get("predicted_ms"):
+        off = latency["measured_ms"] / latency["predicted_ms"] - 1
+        lead += f" The measurement is {abs(off):.1%} {'above' if off > 0 else 'below'} the prediction."
+    return Section(
+        "latency",
+        "Predicted and measured",
+        lead,
+        command("compress", facts.model, "--plan", f"{facts.out}/plan.json", *facts.workload, "-o", "again"),
+        figures=[_figure(latency)],
+        keys=_keys(latency),
+        table=_table(latency),
+        notes=_notes(latency, facts),
+    )
+
+
+def _keys(latency: Mapping[str, Any]) -> list[Key]:
+    keys = [Key("dense", "a turn, dense"), Key("subnet", "a turn, subnet")]
+    if latency.get("predicted_ms"):
+        keys.append(Key("predicted", "predicted"))
+    return [*keys, Key("target", "target")] if latency.get("target_ms") else keys
+
+
+def _figure(latency: Mapping[str, Any]) -> Markup:
+    dense, subnet = (latency["turns_ms"][name] for name in ("dense", "subnet"))
+    marks = [latency.get("predicted_ms"), latency.get("target_ms")]
+    values = [*dense, *subnet, *(mark for mark in marks if mark)]
+    pad = 0.06 * (max(values) - min(values) or max(values))
+    span = (max(0.0, min(values) - pad), max(values) + pad)
+    drawing = Drawing(
+        "Measured turns, prediction and target",
+        f"dense median {ms(latency['dense_ms'])}, subnet median {ms(latency['measured_ms'])}, "
+        f"predicted {ms(marks[0])}, target {ms(marks[1])}",
+        2 * _ROW + 46,
+    )
+
+    def at(value: float) -> float:
+        return _LEFT + (WIDTH - _LEFT - _RIGHT) * share(value, span)
+
+    floor = 2 * _ROW + 8
+    for value in ticks(span):
+        drawing.line("grid", [(at(value), 6), (at(value), floor)])
+        drawing.text(at(value), floor + 15, f"{value:g}", "tick", "middle")
+    drawing.text((_LEFT + WIDTH) / 2, floor + 32, "milliseconds", "label", "middle")
+    if marks[1]:
+        drawing.line("target", [(at(marks[1]), 6), (at(marks[1]), floor)])
+    rows = (("dense", dense, latency["dense_ms"]), ("subnet", subnet, latency["measured_ms"]))
+    for number, (name, turns, median) in enumerate(rows):
+        middle = 8 + _ROW * (number + 0.5)
+        drawing.text(_LEFT - 10, middle + 4, name, "label", "end")
+        for turn in turns:
+            drawing.dot(f"{name} turn", at(turn), middle, 4, f"{turn:.4g} ms")
+        drawing.box(name, at(median) - 1.5, middle - 14, 3, 28, f"median {median:.4g} ms")
+    if marks[0]:
+        drawing.diamond("predicted", at(marks[0]), 8 + _ROW * 1.5, 6, f"predicted {marks[0]:.4g} ms")
+    return drawing.markup
+
+
+def _table(latency: Mapping[str, Any]) -> Table:
+    rounds = latency.get("rounds") or []
+    rows = [
+        (str(number), ms(row["limit_ms"]), ms(row["predicted_ms"]), ms(row["measured_ms"]),
+         ms(row.get("artefact_ms")), f"{row['fitness']:.4f}")
+        for number, row in enumerate(rounds, 1)
+    ]  # fmt: skip
+    head = ("round", "limit", "predicted", "measured as a plan", "as an artefact", "KL, nats per token")
+    return Table("Rounds of search and measurement", head, rows)
+
+
+def _notes(latency: Mapping[str, Any], facts: Facts) -> list[str]:
+    served = command("lathe", "loadtest", facts.out, "--against", facts.model)
+    notes = [f"As served, to several clients: {served}"]
+    spread = latency.get("spread")
+    if spread:
+        worst = max(spread.values())
+        quiet = "the machine was quiet" if worst <= 0.05 else "the machine was not quiet"
+        notes.append(f"Quartiles of the turns lie up to {percent(worst)} of the median apart: {quiet}.")
+    if latency.get("target_speedup"):
+        notes.append(
+            "The target is a speed-up, so it is given in milliseconds at the dense model's speed in the last "
+            "measurement; those of the rounds are of their time."
+        )
+    return notes

@@ -1,0 +1,88 @@
+"""Where the milliseconds go: by kind of work, and layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from compressor.report.page.drawing import Drawing, Plot
+from compressor.report.page.section import Facts, Key, Section, Table, command
+
+_KINDS = (("step", "everything else"), ("attention", "attention"), ("ffn", "FFN"))
+_LEFT, _WIDTH = 62.0, 266.0
+
+
+def section(facts: Facts) -> Section | None:
+    parts = facts.latency.get("parts_ms")
+    if not parts:
+        return None
+    sums = {name: _sums(part) for name, part in parts.items()}
+    return Section(
+        "parts",
+        "Where the milliseconds go",
+        f"{facts.metric.capitalize()} of the dense model and of the subnet, split by the latency table. It "
+        "is fitted to timings of whole models of different widths, so a part is what a block adds inside a "
+        "running model.",
+        command("lathe", "profile", facts.model, *facts.workload, "-o", "here.json"),
+        figures=[_bars(sums), _layers(parts)],
+        keys=[Key(kind, name) for kind, name in _KINDS] + [Key("outline", "dense, the whole layer")],
+        table=Table(
+            "Milliseconds by part",
+            ("part", "dense", "subnet", "saved"),
+            [
+                (name, f"{sums['dense'][kind]:.3f}", f"{sums['subnet'][kind]:.3f}",
+                 f"{sums['dense'][kind] - sums['subnet'][kind]:.3f}")
+                for kind, name in (*_KINDS, ("total", "total"))
+            ],
+        ),
+    )  # fmt: skip
+
+
+def _sums(part: Mapping[str, Any]) -> dict[str, float]:
+    found = {"step": part["step"], "attention": sum(part["attention"]), "ffn": sum(part["ffn"])}
+    return {**found, "total": sum(found.values())}
+
+
+def _bars(sums: Mapping[str, Mapping[str, float]]) -> Markup:
+    most = max(total["total"] for total in sums.values()) or 1.0
+    drawing = Drawing(
+        "Milliseconds by kind of work",
+        "; ".join(
+            f"{model}: " + ", ".join(f"{name} {total[kind]:.3g} ms" for kind, name in _KINDS)
+            for model, total in sums.items()
+        ),
+        92,
+    )
+    for number, (model, total) in enumerate(sums.items()):
+        top, left = 8 + 42.0 * number, _LEFT
+        drawing.text(_LEFT - 8, top + 20, model, "label", "end")
+        for kind, name in _KINDS:
+            width = _WIDTH * total[kind] / most
+            drawing.box(kind, left, top, width - 1, 30, f"{name}: {total[kind]:.3g} ms")
+            left += width
+        drawing.text(left + 6, top + 20, f"{total['total']:.3g}", "strong")
+    return drawing.markup
+
+
+def _layers(parts: Mapping[str, Any]) -> Markup:
+    dense, subnet = parts["dense"], parts["subnet"]
+    whole = [a + f for a, f in zip(dense["attention"], dense["ffn"], strict=True)]
+    count, most = len(whole), max(whole) or 1.0
+    drawing = Drawing(
+        "Milliseconds by layer", f"{count} layers, dense as an outline behind the subnet's columns.", 220
+    )
+    plot = Plot(drawing, (-0.5, count - 0.5), (0.0, most * 1.05), "layer", "ms in a layer")
+    step = plot.at(1, 0)[0] - plot.at(0, 0)[0]
+    width = min(30.0, step * 0.72)
+    for index, (attention, ffn) in enumerate(zip(subnet["attention"], subnet["ffn"], strict=True)):
+        x, floor = plot.at(index, 0)
+        left, tip = x - width / 2, f"layer {index}: attention {attention:.3g} ms, FFN {ffn:.3g} ms"
+        for css, value, height in (
+            ("outline", whole[index], whole[index]), ("ffn", attention + ffn, ffn),
+            ("attention", attention, attention),
+        ):  # fmt: skip
+            top = plot.at(index, value)[1]
+            drawing.box(css, left, top, width, floor - plot.at(index, height)[1], tip)
+    return drawing.markup

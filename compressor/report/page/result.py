@@ -1,0 +1,91 @@
+"""The result at a glance: a verdict, a sentence, and dense against subnet in a few numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compressor.report.page.section import Facts, ms, percent
+from compressor.report.rounding import rounding
+
+
+@dataclass(frozen=True)
+class Tile:
+    """share: subnet over dense, for a bar; None where dense has nothing."""
+
+    name: str
+    dense: str
+    subnet: str
+    change: str
+    share: float | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """css: good, bad or open, of the verdict."""
+
+    css: str
+    verdict: str
+    headline: str
+    sentence: str
+    tiles: list[Tile]
+
+
+def result(facts: Facts) -> Result:
+    css, verdict = _verdict(facts)
+    return Result(css, verdict, _headline(facts), _sentence(facts), _tiles(facts))
+
+
+def _verdict(facts: Facts) -> tuple[str, str]:
+    met = facts.report.get("met")
+    if met is None:
+        return "open", "not measured here: the target is of another machine"
+    timed = facts.latency.get("target_ms") is not None
+    if met:
+        return "good", "latency target met, as measured" if timed else "target met"
+    return "bad", "slower than the target, as measured"
+
+
+def _headline(facts: Facts) -> str:
+    speedup, weights = facts.latency.get("speedup"), facts.report["weight_bytes"]
+    smaller = f"{percent(1 - weights['subnet'] / weights['dense'])} smaller"
+    return f"{speedup:.2f}× as fast, {smaller}" if speedup else smaller
+
+
+def _sentence(facts: Facts) -> str:
+    report, latency = facts.report, facts.latency
+    quality = report["perplexity"]
+    change = quality["subnet"] / quality["dense"] - 1
+    way = "rises" if change >= 0 else "falls"
+    parts = [f"Perplexity {way} by {percent(abs(change))} on {quality['text']}."]
+    if latency.get("target_ms") is not None:
+        asked = f"A {facts.metric} of at most {ms(latency['target_ms'])} was asked for"
+        allowed = f", {latency['tolerance']:.0%} tolerance" if latency.get("tolerance") else ""
+        got = latency.get("measured_ms")
+        found = f"{ms(got)} measured" if got else f"{ms(latency['predicted_ms'])} predicted"
+        parts.insert(0, f"{asked}{allowed}; {found}.")
+    if stored := rounding(report):
+        parts.append(stored)
+    return " ".join(parts)
+
+
+def _tiles(facts: Facts) -> list[Tile]:
+    report, latency = facts.report, facts.latency
+    tiles = []
+    if latency.get("measured_ms") is not None:
+        times = {"dense": latency["dense_ms"], "subnet": latency["measured_ms"]}
+        tiles.append(_tile(f"{facts.metric.capitalize()}, ms", times, 1, 3))
+    tiles += [
+        _tile("Perplexity", report["perplexity"], 1, 4),
+        _tile("Weights, MiB", report["weight_bytes"], 2**20, 3),
+        _tile("KV cache per token, KiB", report["kv_bytes_per_token"], 2**10, 3),
+    ]
+    return tiles
+
+
+def _tile(name: str, values: Mapping[str, Any], unit: float, digits: int) -> Tile:
+    dense, subnet = values["dense"] / unit, values["subnet"] / unit
+    share = subnet / dense if dense else None
+    change = "" if share is None else f"{100 * (share - 1):+.1f} %"
+    return Tile(name, f"{dense:,.{digits}g}", f"{subnet:,.{digits}g}", change, share)

@@ -1,0 +1,99 @@
+"""What a page is made of: a question, the figure that answers it, the same as a table, and its command."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from markupsafe import Markup
+
+Row = Sequence[str]
+_METRICS = {
+    "tpot": "time per output token", "ttft": "time to first token", "e2e": "time of a whole request"
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text only. The first column names the row."""
+
+    caption: str
+    head: Row
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Key:
+    """A mark of the figures and what it stands for; `css` is that of its swatch."""
+
+    css: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """lead: how to read the figure, in a sentence or two. command: what makes the figures again."""
+
+    id: str
+    title: str
+    lead: str
+    command: str
+    figures: Sequence[Markup] = ()
+    keys: Sequence[Key] = ()
+    table: Table | None = None
+    notes: Sequence[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What sections read. report: report.json. trace: the search's judgements, oldest first. out: the
+    artefact's place, as commands name it."""
+
+    report: Mapping[str, Any]
+    trace: Sequence[Mapping[str, Any]]
+    out: str
+
+    @property
+    def latency(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.report["latency"]
+        return found
+
+    @property
+    def model(self) -> str:
+        """The dense model, as commands name it."""
+        return str(self.report["model"]["path"])
+
+    @property
+    def metric(self) -> str:
+        """The latency that was asked for, in words."""
+        return _METRICS[self.latency["metric"]]
+
+    @property
+    def workload(self) -> list[str]:
+        """The options that say what is timed."""
+        asked = self.latency
+        return [
+            "--latency-metric", asked["metric"], "--batch-size", str(asked["batch_size"]),
+            "--context", str(asked["context"]),
+        ]  # fmt: skip
+
+    @property
+    def text(self) -> list[str]:
+        """The options that say which text was calibrated on."""
+        asked = self.report["calibration"]
+        return ["--calibration", asked["text"], "--calibration-tokens", str(asked["tokens"])]
+
+
+def command(*words: object) -> str:
+    """A line for a shell."""
+    return shlex.join(map(str, words))
+
+
+def ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g} ms"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"

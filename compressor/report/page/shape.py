@@ -1,0 +1,80 @@
+"""The uneven shape: what is left of every layer, against dense."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from compressor.report.page.drawing import Drawing
+from compressor.report.page.section import Facts, Key, Section, Table, command, percent
+
+_ATTENTION, _FFN = (34.0, 136.0), (182.0, 194.0)
+"""Where the two columns begin, and how wide they are."""
+_TOP, _MANY = 24.0, 40
+
+
+def section(facts: Facts) -> Section:
+    report = facts.report
+    layers, dense = report["layers"], report["dense_layer"]
+    return Section(
+        "shape",
+        "What is left of each layer",
+        "One row is one layer of the model. The pale bars are dense, the coloured ones what the subnet "
+        "keeps: attention heads, in groups that share a key-value head, and channels of the feed-forward "
+        "block (FFN). "
+        f"{percent(report['decoder_parameters_kept'])} of the layers' parameters are kept.",
+        command("lathe", "inspect", facts.out),
+        figures=[_figure(layers, dense)],
+        keys=[Key("attention", "heads kept"), Key("ffn", "channels kept"), Key("track", "dense")],
+        table=Table(
+            "Widths of every layer, subnet of dense",
+            ("layer", "query heads", "KV heads", "FFN channels"),
+            [
+                (str(i), *(f"{layer[n]} of {dense[n]}" for n in ("query_heads", "kv_heads", "ffn")))
+                for i, layer in enumerate(layers)
+            ],
+        ),
+    )
+
+
+def _figure(layers: list[dict[str, int]], dense: Mapping[str, Any]) -> Markup:
+    row = 16.0 if len(layers) <= _MANY else 10.0
+    drawing = Drawing(
+        "Widths kept in each layer",
+        f"{len(layers)} layers; the table below has the numbers.",
+        _TOP + row * len(layers) + 4,
+    )
+    drawing.text(_ATTENTION[0], 14, f"attention: {dense['query_heads']} heads")
+    drawing.text(_FFN[0], 14, f"FFN: {dense['ffn']:,} channels")
+    for index, layer in enumerate(layers):
+        top = _TOP + row * index
+        drawing.text(_ATTENTION[0] - 6, top + row - 4, str(index), "tick", "end")
+        _heads(drawing, top, row - 3, layer, dense)
+        _channels(drawing, top, row - 3, layer, dense)
+    return drawing.markup
+
+
+def _heads(
+    drawing: Drawing, top: float, height: float, layer: Mapping[str, int], dense: Mapping[str, Any]
+) -> None:
+    left, width = _ATTENTION
+    tip = f"{layer['query_heads']} of {dense['query_heads']} query heads, {layer['kv_heads']} KV heads"
+    drawing.box("track" if layer["kv_heads"] else "track dropped", left, top, width, height, tip)
+    if not layer["kv_heads"]:
+        return
+    group = width * layer["query_heads"] / dense["query_heads"] / layer["kv_heads"]
+    gap = min(2.0, group / 4)
+    for number in range(layer["kv_heads"]):
+        drawing.box("attention", left + group * number, top, group - gap, height, tip)
+
+
+def _channels(
+    drawing: Drawing, top: float, height: float, layer: Mapping[str, int], dense: Mapping[str, Any]
+) -> None:
+    left, width = _FFN
+    tip = f"{layer['ffn']:,} of {dense['ffn']:,} FFN channels"
+    drawing.box("track" if layer["ffn"] else "track dropped", left, top, width, height, tip)
+    if layer["ffn"]:
+        drawing.box("ffn", left, top, width * layer["ffn"] / dense["ffn"], height, tip)

@@ -1,0 +1,68 @@
+"""What rounding the weights costs, beside what cutting costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from compressor.report.page.drawing import Drawing
+from compressor.report.page.section import Facts, Key, Section, Table, percent
+
+_MODELS = ("dense", "subnet")
+_LEFT, _WIDTH, _ROW = 112.0, 214.0, 30.0
+
+
+def section(facts: Facts) -> Section | None:
+    """None where the weights are stored as they are, or nobody measured what rounding did."""
+    stored = facts.report.get("quantization")
+    if not stored or "perplexity" not in stored:
+        return None
+    scheme, error, size = stored["scheme"], stored["relative_error"], stored["weight_bytes"]
+    before, after = facts.report["perplexity"], stored["perplexity"]
+    return Section(
+        "stored",
+        f"What {scheme} costs",
+        "Perplexity before and after the weights were rounded. The dense model is rounded in the same way, "
+        "so that what cutting costs is not taken for what rounding costs. Latencies on this page are of the "
+        "rounded graphs; what the models write is from before rounding.",
+        str(facts.report["command"]),
+        figures=[_bars(before, after, scheme)],
+        keys=[Key(model, model) for model in _MODELS],
+        table=Table(
+            f"Perplexity before and after {scheme}",
+            ("model", "before", "after", "change"),
+            [
+                (model, f"{before[model]:.3f}", f"{after[model]:.3f}",
+                 f"{100 * (after[model] / before[model] - 1):+.1f} %")
+                for model in _MODELS
+            ],
+        ),
+        notes=[
+            f"The subnet's weights take {size['after'] / 2**20:,.2f} MiB, {size['before'] / 2**20:,.2f} as "
+            f"float32. Rounding moved its matrices by {percent(error['median'])} of their norm (median) to "
+            f"{percent(error['max'])}."
+        ],
+    )  # fmt: skip
+
+
+def _bars(before: Mapping[str, Any], after: Mapping[str, Any], scheme: str) -> Markup:
+    rows = [
+        (model, name, values[model])
+        for model in _MODELS
+        for name, values in ((model, before), (f"{model}, {scheme}", after))
+    ]
+    drawing = Drawing(
+        f"Perplexity before and after {scheme}",
+        "; ".join(f"{name}: {value:.4g}" for _, name, value in rows),
+        _ROW * len(rows) + 10,
+    )
+    most = max(value for _, _, value in rows)
+    for number, (model, name, value) in enumerate(rows):
+        top = 8 + _ROW * number
+        width = _WIDTH * value / most
+        drawing.text(_LEFT - 8, top + 15, name, "label", "end")
+        drawing.box(model, _LEFT, top, width, 20, f"{name}: {value:.4g}")
+        drawing.text(_LEFT + width + 6, top + 15, f"{value:.4g}", "strong")
+    return drawing.markup

@@ -1,0 +1,82 @@
+// Requests to this server, and through it to the one it is compared with. The key lives here, in memory only.
+
+let key = "";
+
+export function useKey(value) {
+  key = value;
+}
+
+/** Anything but a 2xx; `status` tells which, 0 for no answer at all. */
+export class ApiError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+async function ask(path, options = {}) {
+  const headers = { ...options.headers };
+  if (key) headers.authorization = `Bearer ${key}`;
+  let answer;
+  try {
+    answer = await fetch(path, { ...options, headers, cache: "no-store", credentials: "omit" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(0, "the server does not answer");
+  }
+  if (!answer.ok) throw new ApiError(answer.status, await complaint(answer));
+  return answer;
+}
+
+async function complaint(answer) {
+  try {
+    return (await answer.json()).error.message;
+  } catch {
+    return `status ${answer.status}`;
+  }
+}
+
+export async function getJson(path) {
+  return (await ask(path)).json();
+}
+
+export async function getText(path) {
+  return (await ask(path)).text();
+}
+
+/** The events of a streamed answer, as objects, until [DONE]. */
+export async function* stream(path, body, signal) {
+  const answer = await ask(path, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(body),
+    signal,
+  });
+  let text = "";
+  for await (const part of parts(answer.body.pipeThrough(new TextDecoderStream()))) {
+    text += part;
+    const events = text.split("\n\n");
+    text = events.pop();
+    for (const event of events) {
+      const data = event.replace(/^data: ?/, "");
+      if (data === "[DONE]") return;
+      const document = JSON.parse(data);
+      if (document.error) throw new ApiError(answer.status, document.error.message);
+      yield document;
+    }
+  }
+  throw new ApiError(answer.status, "the answer was broken off");
+}
+
+async function* parts(readable) {
+  const reader = readable.getReader();
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      yield value;
+    }
+  } finally {
+    reader.cancel().catch(() => {}); // also when the reader of the events stops early
+  }
+}

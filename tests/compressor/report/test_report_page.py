@@ -1,0 +1,187 @@
+"""The report page: complete, self-contained, and safe whatever a report holds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import steady_clock
+from compress_command import Tiny, lathe
+
+from compressor.report.page import write_page
+from serving.artefact import open_artefact
+
+pytestmark = pytest.mark.usefixtures("steady")
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
+HOSTILE = '</title><script>alert(1)</script><img src="http://evil.test/x" onerror=\'x\'>'
+VOID = {"meta", "link", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, what is open at the end, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def artefact(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a whole run with a latency target."""
+    with pytest.MonkeyPatch.context() as patch:
+        for place, name, value in steady_clock.PATCHES:
+            patch.setattr(place, name, value)
+        patch.setenv("LATHE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        out = tmp_path_factory.mktemp("run") / "out"
+        done = tiny.compress(out, "--target-speedup", "1.3x")
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def copied(artefact: Path, to: Path, change: Any = None) -> Page:
+    """The page of a report that was changed."""
+    report = json.loads((artefact / "report.json").read_text())
+    if change:
+        change(report)
+    (to / "report.json").write_text(json.dumps(report))
+    (to / "trace.jsonl").write_bytes((artefact / "trace.jsonl").read_bytes())
+    write_page(to, to / "page.html")
+    return Page((to / "page.html").read_text())
+
+
+def test_a_run_ends_with_a_page_that_answers_every_question(artefact: Path) -> None:
+    page = Page((artefact / "report.html").read_text())
+    assert page.open == []
+    sections = [section["id"] for section in page.all("section")]
+    assert sections == ["shape", "front", "latency", "parts", "search", "samples", "made"]
+    assert all(f"#{name}" in [a["href"] for a in page.all("a")] for name in sections)
+    pictures = [svg for svg in page.all("svg") if "role" in svg]
+    assert len(pictures) >= 6
+    assert all(svg["role"] == "img" and svg["aria-label"] for svg in pictures)
+    commands = len([div for div in page.all("div") if div.get("class") == "command"])
+    assert commands == len(sections)
+
+    report = json.loads((artefact / "report.json").read_text())
+    assert f"{report['latency']['measured_ms']:.3g}" in page.text
+    for row in report["samples"]["rows"]:
+        assert row["dense"].strip() in page.text and row["subnet"].strip() in page.text
+    for layer in report["layers"]:
+        assert f"{layer['ffn']} of {report['dense_layer']['ffn']}" in page.text
+
+
+def test_what_rounding_costs_is_told_beside_what_cutting_costs(tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = tiny.compress(out, "--keep", "60%", "--quantize", "int4")
+    assert done.exit_code == 0, done.output
+    page = Page((out / "report.html").read_text())
+    assert "stored" in [section["id"] for section in page.all("section")]
+    report = json.loads((out / "report.json").read_text())
+    for when in (report["perplexity"], report["quantization"]["perplexity"]):
+        assert all(f"{when[model]:.3f}" in page.text for model in ("dense", "subnet"))
+    assert f"{report['quantization']['weight_bytes']['after'] / 2**20:,.2f} MiB" in page.text
+
+
+def test_what_the_page_draws_is_what_was_measured(artefact: Path) -> None:
+    report = json.loads((artefact / "report.json").read_text())
+    parts, front = report["latency"]["parts_ms"], report["front"]
+    for name in ("dense", "subnet"):
+        total = parts[name]["step"] + sum(parts[name]["attention"]) + sum(parts[name]["ffn"])
+        measured = report["latency"]["measured_ms" if name == "subnet" else "dense_ms"]
+        assert total == pytest.approx(measured, rel=0.02)
+    costs, damages = ([point[name] for point in front["points"]] for name in ("cost", "damage"))
+    assert costs == sorted(costs) and damages == sorted(damages, reverse=True)
+    assert damages[-1] == 0
+    assert front["chosen"]["cost"] == pytest.approx(report["latency"]["predicted_ms"], rel=1e-6)
+    assert damages[0] >= front["chosen"]["damage"] > 0
+
+
+def test_the_page_loads_nothing_and_runs_nothing(artefact: Path) -> None:
+    text = (artefact / "report.html").read_text()
+    page = Page(text)
+    assert not {tag for tag, _ in page.elements} & {"script", "link", "img", "iframe", "object"}
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+        assert (attributes.get("href") or "#").startswith("#")
+    assert "url(" not in text and "@import" not in text
+
+
+def test_names_and_texts_are_never_markup(artefact: Path, tmp_path: Path) -> None:
+    def poison(report: dict[str, Any]) -> None:
+        report["model"] = dict.fromkeys(report["model"], HOSTILE)
+        report["calibration"]["text"] = report["perplexity"]["text"] = report["command"] = HOSTILE
+        report["machine"] = {HOSTILE: HOSTILE}
+        report["samples"]["rows"] = [{"prompt": HOSTILE, "chat": False, "dense": HOSTILE, "subnet": HOSTILE}]
+
+    page = copied(artefact, tmp_path, poison)
+    assert not {tag for tag, _ in page.elements} & {"script", "img"}
+    assert page.text.count(HOSTILE) >= 8
+
+
+def test_inspect_makes_the_page_again(artefact: Path, tmp_path: Path) -> None:
+    done = lathe("inspect", str(artefact), "--html", str(tmp_path / "again.html"))
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "again.html").read_bytes() == (artefact / "report.html").read_bytes()
+
+
+def test_the_manifest_lists_the_page_and_the_server_does_without(artefact: Path, tmp_path: Path) -> None:
+    manifest = json.loads((artefact / "manifest.json").read_text())
+    assert "report.html" in manifest["files"]
+    copy = shutil.copytree(artefact, tmp_path / "copy")
+    (copy / "report.html").unlink()
+    assert open_artefact(copy).compressed
+
+
+def test_reports_of_earlier_versions_have_a_page_with_what_they_hold(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_bytes((RESULTS / "compress-ref-7m-1.5x.json").read_bytes())
+    write_page(tmp_path, tmp_path / "page.html")
+    page = Page((tmp_path / "page.html").read_text())
+    assert [section["id"] for section in page.all("section")] == ["shape", "latency", "made"]
+
+
+def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
+    for content in ("nonsense", "[]", "{}"):
+        (tmp_path / "report.json").write_text(content)
+        done = lathe("inspect", str(tmp_path), "--html", str(tmp_path / "page.html"))
+        assert done.exit_code == 1
+        assert "report" in done.output and "Traceback" not in done.output
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("options", [["--keep", "60%"], ["--keep", "60%", "--export", "checkpoint"]])
+def test_a_run_without_a_latency_target_has_a_front_of_sizes(
+    tiny: Tiny, tmp_path: Path, options: list[str]
+) -> None:
+    out = tmp_path / "out"
+    done = tiny.compress(out, *options)
+    assert done.exit_code == 0, done.output
+    page = Page((out / "report.html").read_text())
+    sections = [section["id"] for section in page.all("section")]
+    timed = "--export" not in options
+    assert sections == ["shape", "front", *(["latency"] if timed else []), "search", "samples", "made"]
+    report = json.loads((out / "report.json").read_text())
+    assert report["front"]["chosen"]["cost"] == report["decoder_parameters_kept"]
