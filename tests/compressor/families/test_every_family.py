@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,10 @@ class TestFamily:
             for mine, usual in zip((rope, others), kinds, strict=True):
                 assert mine["rope_theta"] == usual["rope_theta"]
                 assert mine.get("partial_rotary_factor", 1) == usual.get("partial_rotary_factor", 1)
+
+    def test_the_dtype_is_the_tensors_own_where_the_config_has_none(self, source: Source) -> None:
+        config = {key: value for key, value in source.config.items() if "dtype" not in key}
+        assert replace(source, config=config).dtype == torch.float32
 
     def test_windows_are_those_of_transformers(self, source: Source, tmp_path: Path) -> None:
         """Where config files have a window, and do not say by name which layers."""
