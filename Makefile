@@ -18,14 +18,17 @@ GUIDELLM_INSTALLED := .venv-guidellm/.installed
 OPENAI_TESTS := build/tools/openai-3.3.1/.installed
 PROMETHEUS := build/tools/usr/bin/prometheus
 DEPLOY_INSTALLED := .venv-deploy/.installed
+DOCS_INSTALLED := .venv-docs/.installed
+CORE_INSTALLED := .venv-core/.installed
+HOOKS_INSTALLED := .venv-hooks/.installed
 IMAGE_INSTALLED := .venv-image/.installed
 BWRAP := build/tools/usr/bin/bwrap
 DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
 LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
 .PHONY: help demo test test-slow test-faults test-guidellm conformance test-vllm test-vllm-slow test-browser lint \
-	check-artefact check-deploy families-table lock-deploy bench-quality bench-equal-bytes bench-latency \
-	bench-latency-vllm bench-vllm bench-serving clean
+	check-artefact check-deploy lock-deploy bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm \
+	bench-serving families-table docs cold-start check-style check-imports hooks clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -165,6 +168,39 @@ $(AXE):
 
 test-browser: $(INSTALLED) $(BROWSER_INSTALLED) $(CHROMIUM) $(AXE)  ## playground and report page in Chromium, with axe
 	PLAYWRIGHT_BROWSERS_PATH=build/tools/browsers $(BROWSER_BIN)/pytest tests/browser
+
+$(DOCS_INSTALLED): docs/requirements.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	touch $@
+
+docs: $(INSTALLED) $(DOCS_INSTALLED)  ## the documentation as a site in build/site; a dead link fails
+	$(BIN)/python docs/tools/cli.py
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build
+
+COLD ?=
+cold-start: $(INSTALLED)  ## a fresh clone does the tutorial, installation and all; seconds by section
+	$(BIN)/python -m benchmarks.tutorial $(COLD)
+
+$(HOOKS_INSTALLED): Makefile
+	$(PYTHON) -m venv .venv-hooks
+	.venv-hooks/bin/pip install --quiet --disable-pip-version-check pre-commit==4.7.0
+	touch $@
+
+check-style: $(INSTALLED) $(HOOKS_INSTALLED)  ## every hook of .pre-commit-config.yaml on every file: lint, types, stale pages
+	.venv-hooks/bin/pre-commit run --all-files --show-diff-on-failure
+
+hooks: $(INSTALLED) $(HOOKS_INSTALLED)  ## run them at every commit from now on
+	.venv-hooks/bin/pre-commit install
+
+# Without an extra: whoever installs Lathe has no more than that.
+$(CORE_INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-core
+	.venv-core/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+check-imports: $(CORE_INSTALLED)  ## every module imports with the core dependencies only
+	.venv-core/bin/python .ci/imports.py
 
 lint: $(INSTALLED)  ## fix what ruff can fix
 	$(BIN)/ruff check --fix .

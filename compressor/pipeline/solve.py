@@ -207,4 +207,3 @@ class Solver:
             f"the nearest took {nearest:.4g} ms",
             f"Ask for {nearest:.3g} ms, or run again when the machine is quieter.",
         )
-

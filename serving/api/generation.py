@@ -5,18 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.types import Receive
 
 from serving.api.service import Service, refused
-from serving.engines.base import Chunk, DrainingError, GenerationRequest, NoRoomError
+from serving.engines.base import Chunk, DrainingError, GenerationRequest, Mail, NoRoomError, deliver
 
 T = TypeVar("T")
 
 
 class ClientGoneError(Exception):
     """Nobody waits for the answer any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """From the engine's thread to that of an event loop, once for a step of the engine: each time the loop is
+    woken it takes the interpreter, and the engine waits."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def __call__(self, mail: Mail) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self.loop.call_soon_threadsafe(deliver, mail)
 
 
 class Generation:
@@ -26,9 +39,9 @@ class Generation:
         """Raises ApiError 429 or 503 when the backend takes nothing now."""
         self.requests = requests
         self._chunks: asyncio.Queue[Chunk] = asyncio.Queue()
-        self._loop = asyncio.get_running_loop()
+        over = Hop(asyncio.get_running_loop())
         try:
-            self._ticket = service.backend.submit(requests, self._receive)
+            self._ticket = service.backend.submit(requests, self._chunks.put_nowait, over)
         except (NoRoomError, DrainingError) as error:
             raise refused(error) from None
 
@@ -42,10 +55,6 @@ class Generation:
             chunk = await self._chunks.get()
             open_sequences -= chunk.last
             yield chunk
-
-    def _receive(self, chunk: Chunk) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            self._loop.call_soon_threadsafe(self._chunks.put_nowait, chunk)
 
 
 async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

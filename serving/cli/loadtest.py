@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -174,28 +174,21 @@ def loadtest(
     lathe loadtest http://127.0.0.1:8000 --concurrency 1 --ramp-to 16 --duration 120
     lathe loadtest http://127.0.0.1:8000 --trace monday.jsonl --json > run.json
     """
-    import json
     import shlex
 
     from compressor.errors import UserError
-    from serving.loadtest import capacity_report, report
-    from serving.loadtest.bench import Serving, Setup, is_url
-    from serving.loadtest.capacity import most
-    from serving.loadtest.compare import compare, run
-    from serving.loadtest.document import write_document
+    from serving.loadtest.bench import Serving, Setup
+    from serving.loadtest.command import Asked, carry_out
     from serving.loadtest.engines.base import find_engine
     from serving.loadtest.load import Load
-    from serving.loadtest.page.html import write_page
     from serving.loadtest.progress import Terminal
     from serving.loadtest.prompts import PromptChoice
-    from serving.loadtest.slo import parse_slo
     from serving.loadtest.trace import read_trace
 
-    if model and not (is_url(target) and against is None):
-        raise UserError("--model names a model of a running server", "Drop it, or load a single URL.")
-    for file in (output, html):
-        if file and not file.absolute().parent.is_dir():
-            raise UserError(f"The directory of {file} does not exist", "Make it, or choose another place.")
+    if rounds is None:
+        rounds = 1 if against is None and slo is None else 3
+    asked = Asked(target, against, slo, slo_share, rounds, output, html, json_)
+    asked.check(model)
     if trace and output_tokens is not None:
         raise UserError("A trace has the lengths of its answers", "Drop --output-tokens, or --trace.")
     if requests is None and duration is None and trace is None:
@@ -214,8 +207,6 @@ def loadtest(
         seed=seed,
         timeout_s=timeout,
     )
-    if rounds is None:
-        rounds = 1 if against is None and slo is None else 3
     known_rounds = None if slo else rounds if against is None else 2 * rounds
     setup = Setup(
         PromptChoice(prompt_tokens, prompts),
@@ -225,21 +216,4 @@ def loadtest(
         find_engine(engine, guidellm),
         Terminal(known_rounds),
     )
-    if slo is not None:
-        places = {"server": target} if against is None else {"dense": against, "subnet": target}
-        result = most(places, load, parse_slo(slo, slo_share), rounds=rounds, setup=setup)
-        show: Any = capacity_report
-    elif against is None:
-        result, show = run(target, load, rounds=rounds, setup=setup), report
-    else:
-        result, show = compare(target, against, load, rounds=rounds, setup=setup), report
-    if output:
-        write_document(result, output)
-    if html:
-        write_page(result, html)
-    if json_:
-        typer.echo(json.dumps(result, indent=1))
-    else:
-        show.print_report(result)
-    if failed := show.failures(result):
-        raise UserError(failed, "The numbers are of the other requests.")
+    carry_out(asked, load, setup)

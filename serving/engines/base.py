@@ -85,6 +85,16 @@ class Ticket(Protocol):
         """Give up what is unfinished; its slots are free at once. Harmless when all is done."""
 
 
+Sink = Callable[[Chunk], None]
+Mail = Sequence[tuple[Sink, Chunk]]
+
+
+def deliver(mail: Mail) -> None:
+    """Give every chunk to its sink."""
+    for sink, chunk in mail:
+        sink(chunk)
+
+
 class Backend(Protocol):
     """Generates text for many requests at a time. All methods may be called from any thread."""
 
@@ -96,8 +106,11 @@ class Backend(Protocol):
     kv_bytes_per_token: int
     eos: Collection[int]
 
-    def submit(self, requests: Sequence[GenerationRequest], sink: Callable[[Chunk], None]) -> Ticket:
-        """Accept all or none. `sink` is called from the engine's thread and must return at once.
+    def submit(
+        self, requests: Sequence[GenerationRequest], sink: Sink, carry: Callable[[Mail], None] = deliver
+    ) -> Ticket:
+        """Accept all or none. What a step of the engine gives to all calls with an equal `carry` is handed to
+        it at once, on the engine's thread; it sees to the delivery and must return soon.
 
         Raises NoRoomError or DrainingError.
         """

@@ -16,8 +16,9 @@ from typing import Literal
 
 import numpy as np
 
-from serving.engines.base import Chunk, GenerationRequest, Observer, SlotEngine
+from serving.engines.base import GenerationRequest, Mail, Observer, Sink, SlotEngine, deliver
 from serving.grammar import GrammarError
+from serving.scheduler.outbox import Outbox
 from serving.scheduler.prefixes import Prefixes
 from serving.scheduler.queue import AdmissionQueue
 from serving.scheduler.sequence import Sequence
@@ -54,6 +55,7 @@ class Scheduler:
         self._prompt_chunk = prompt_chunk
         self._queue = AdmissionQueue(engine.max_batch + max_queue)
         self._slots = Slots(engine)
+        self._outbox = Outbox()
         self._prefixes = prefixes
         self._failures = 0
         self._thread = threading.Thread(target=self._run, name="lathe-scheduler", daemon=True)
@@ -95,8 +97,11 @@ class Scheduler:
     def check_room(self, count: int) -> None:
         self._queue.check_room(count)
 
-    def submit(self, requests: Several[GenerationRequest], sink: Callable[[Chunk], None]) -> _Ticket:
-        sequences = [Sequence(request, sink, self._piece, self.eos) for request in requests]
+    def submit(
+        self, requests: Several[GenerationRequest], sink: Sink, carry: Callable[[Mail], None] = deliver
+    ) -> _Ticket:
+        post = partial(self._outbox.put, carry, sink)
+        sequences = [Sequence(request, post, self._piece, self.eos) for request in requests]
         self._queue.enter(sequences)
         return _Ticket(self._queue, sequences)
 
@@ -116,11 +121,13 @@ class Scheduler:
                 self._drop_cancelled()
                 self._read_prompts()
                 self._decode()
+                self._outbox.send()
         except Exception:
             log.exception("the scheduler failed")
         finally:
             self._queue.close()
             self._fail_all(STOPPED)
+            self._outbox.send()
 
     def _drop_cancelled(self) -> None:
         if self._slots.reading is not None and self._slots.reading.cancelled:
@@ -141,6 +148,7 @@ class Scheduler:
             if self._slots.reading is None:
                 return
             budget -= self._read_chunk(self._slots.reading)
+            self._outbox.send()
 
     def _read_chunk(self, sequence: Sequence) -> int:
         tokens = sequence.prompt_left[: self._prompt_chunk]

@@ -47,7 +47,7 @@ def test_every_family(tmp_path: Path, case: str, plan: str, shows: Shows) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("tied", "stored"), product(TIED, STORED))
+@pytest.mark.parametrize(("tied", "stored"), list(product(TIED, STORED)))
 @pytest.mark.parametrize("family", [family for family in FIRST if family in KNOWN])
 def test_every_family_as_it_is_stored(
     tmp_path: Path, family: str, tied: str, stored: str, shows: Shows

@@ -21,7 +21,7 @@ from compressor.export import exporters
 from compressor.source import Source
 
 
-@pytest.fixture(scope="module", params=product(FIRST, TIED, STORED), ids=", ".join)
+@pytest.fixture(scope="module", params=list(product(FIRST, TIED, STORED)), ids=", ".join)
 def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
     return stored_checkpoint(tmp_path_factory.mktemp("dense"), *request.param)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from serving.engines.base import Chunk, DrainingError, GenerationRequest, NoRoomError
+from serving.engines.base import Chunk, DrainingError, GenerationRequest, Mail, NoRoomError, deliver
 from serving.sampling import Sampling
 from serving.scheduler.core import Scheduler
 
@@ -207,6 +207,32 @@ def test_a_call_of_many_does_not_hold_up_those_after_it() -> None:
     assert scheduler.drain(10)
     scheduler.close()
     assert ended == ["many", "second", "third", *["many"] * 7]
+
+
+def test_what_a_step_gives_is_handed_over_at_once(scheduler: Scheduler, engine: HistoryEngine) -> None:
+    """But to each carrier by itself, and in order."""
+    engine.gate.clear()
+    sizes: dict[str, list[int]] = {"one": [], "other": []}
+    chunks: queue.Queue[Chunk] = queue.Queue()
+
+    def carrier(name: str) -> Callable[[Mail], None]:
+        def carry(mail: Mail) -> None:
+            sizes[name].append(len(mail))
+            deliver(mail)
+
+        return carry
+
+    one = carrier("one")
+    for prompt in (1, 2, 3):
+        scheduler.submit([request(prompt, max_tokens=4)], chunks.put, one)
+    scheduler.submit([request(4, max_tokens=4)], chunks.put, carrier("other"))
+    engine.gate.set()
+    ended = 0
+    while ended < 4:
+        ended += chunks.get(timeout=10).last
+    assert sum(sizes["one"]) == 12
+    assert max(sizes["one"]) == 3
+    assert sizes["other"] == [1] * 4
 
 
 def test_the_queue_is_bounded_and_admits_all_or_none(scheduler: Scheduler, engine: HistoryEngine):

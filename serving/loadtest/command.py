@@ -1,0 +1,76 @@
+"""What `lathe loadtest` does once its options are read: measure, write, tell."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from compressor.errors import UserError
+
+from . import capacity_report, report
+from .bench import Setup, is_url
+from .capacity import most
+from .compare import compare, run
+from .document import write_document
+from .load import Load
+from .page.html import write_page
+from .slo import parse_slo
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is loaded (URLs or directories; `against`: the dense model), with which limits, and where the
+    result goes: files, and stdout as tables or as JSON."""
+
+    target: str
+    against: str | None
+    slo: str | None
+    slo_share: str
+    rounds: int
+    output: Path | None
+    html: Path | None
+    as_json: bool
+
+    def check(self, model: str | None) -> None:
+        """Raises UserError for what could not be done or written. `model`: the name to ask a URL for."""
+        if model and not (is_url(self.target) and self.against is None):
+            raise UserError("--model names a model of a running server", "Drop it, or load a single URL.")
+        for file in (self.output, self.html):
+            if file and not file.absolute().parent.is_dir():
+                raise UserError(
+                    f"The directory of {file} does not exist", "Make it, or choose another place."
+                )
+
+
+def carry_out(asked: Asked, load: Load, setup: Setup) -> None:
+    """Measure, write the files, print the report.
+
+    Raises:
+        UserError: nothing could be measured, or, when all is written, if requests failed.
+    """
+    shown = report if asked.slo is None else capacity_report
+    result = _measured(asked, load, setup)
+    if asked.output:
+        write_document(result, asked.output)
+    if asked.html:
+        write_page(result, asked.html)
+    if asked.as_json:
+        typer.echo(json.dumps(result, indent=1))
+    else:
+        shown.print_report(result)
+    if failed := shown.failures(result):
+        raise UserError(failed, "The numbers are of the other requests.")
+
+
+def _measured(asked: Asked, load: Load, setup: Setup) -> dict[str, Any]:
+    rounds, target, dense = asked.rounds, asked.target, asked.against
+    if asked.slo is not None:
+        places = {"server": target} if dense is None else {"dense": dense, "subnet": target}
+        return most(places, load, parse_slo(asked.slo, asked.slo_share), rounds=rounds, setup=setup)
+    if dense is None:
+        return run(target, load, rounds=rounds, setup=setup)
+    return compare(target, dense, load, rounds=rounds, setup=setup)
