@@ -28,7 +28,7 @@ LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-ma
 
 .PHONY: help demo test test-slow test-faults test-guidellm conformance test-vllm test-vllm-slow test-browser lint \
 	check-artefact check-deploy lock-deploy bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm \
-	bench-serving docs cold-start check-style check-imports hooks clean
+	bench-serving families-table docs cold-start check-style check-imports hooks clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -137,6 +137,13 @@ conformance: $(INSTALLED) $(COMPLY_INSTALLED) $(OPENAI_TESTS) $(LM_EVAL_INSTALLE
 
 test-vllm: $(VLLM_INSTALLED) $(PROMETHEUS)  ## uneven models on real vLLM (CPU build, an environment of its own)
 	$(VLLM_BIN)/pytest tests/on_vllm
+
+# Each run ends with its table, whatever failed: the last command says whether something did.
+families-table: $(INSTALLED) $(VLLM_INSTALLED)  ## families x exporters from one run of their tests: docs/families.md
+	rm -rf build/families && mkdir -p build/families
+	-$(BIN)/pytest -q -m '' -o junit_family=xunit1 --junitxml build/families/lathe.xml tests/compressor/families
+	-$(VLLM_BIN)/pytest -q -m '' -o junit_family=xunit1 --junitxml build/families/vllm.xml tests/on_vllm/test_vllm_families.py
+	$(BIN)/python -m benchmarks.families build/families/lathe.xml build/families/vllm.xml
 
 test-vllm-slow: $(VLLM_INSTALLED)  ## its slower tests: tensor and pipeline parallel, a target met on vLLM
 	$(VLLM_BIN)/pytest tests/on_vllm -m slow

@@ -83,6 +83,7 @@ class BlockRunner:
         self._ffn = layer.get_submodule(self._ffn_path)
         setattr(self._attention, o_name, nn.Identity())
         setattr(self._ffn, down_name, nn.Identity())
+        self._ffn.whole = True  # of experts: all read every token
         self._layer = layer
         self._final_norm = model.get_submodule(self.family.final_norm)
         self._positions = Positions(source, model)
@@ -187,12 +188,15 @@ class BlockRunner:
         return functional_call(self._final_norm, dict(norm), hidden_BTD)
 
     def projections(self, kind: str) -> list[str]:
-        """Weight names of a block's linear layers, the output projection last."""
+        """Weight names of a block's linear layers, the output projection last; none of experts, which keep
+        their closed-form reform."""
+        if kind == "ffn" and self.shape.experts:
+            return []
         return [f"{name}.weight" for name, _ in self._linears(kind)] + [self._output(kind) + ".weight"]
 
     @contextmanager
     def watch(self, kind: str) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-        """While a block runs: what each of its linear layers reads and gives, by weight name."""
+        """While a block runs: what each of its `projections` reads and gives, by weight name."""
         seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
         def note(name: str) -> Callable[..., None]:
@@ -201,8 +205,10 @@ class BlockRunner:
 
             return hook
 
-        hooks = [module.register_forward_hook(note(name)) for name, module in self._linears(kind)]
-        self._watched = seen
+        watched = self.projections(kind)
+        linears = self._linears(kind) if watched else []
+        hooks = [module.register_forward_hook(note(name)) for name, module in linears]
+        self._watched = seen if watched else None
         try:
             yield seen
         finally:

@@ -83,7 +83,7 @@ class ModelShape:
     qk_norm: whether queries and keys are normalised, head by head, or all heads together (qk_norm_whole).
     gate: whether an FFN has one. norm_bias: whether norms have biases. norm_before, norm_after: whether a
     norm makes what a block reads, and what it adds. norm_offset: what is added to a norm's weights.
-    positions: how many are learned.
+    positions: how many are learned. experts: of every FFN, each as wide as `layer.ffn`; 0: an FFN is one.
     """
 
     hidden_size: int
@@ -103,6 +103,7 @@ class ModelShape:
     norm_after: bool = False
     norm_offset: float = 0.0
     positions: int = 0
+    experts: int = 0
 
     @property
     def dense_plan(self) -> Plan:
@@ -131,12 +132,17 @@ class ModelShape:
         return 2 * d * q + 2 * d * kv + norms + bias
 
     def ffn_parameters(self, layer: LayerShape) -> int:
-        """gate (if there is one), up, down projections and the block's norms."""
+        """gate (if there is one), up, down projections, the router of experts, and the block's norms."""
         if not layer.ffn:
             return 0
-        d, inner = self.hidden_size, 2 if self.gate else 1
-        bias = (inner * layer.ffn + d) if self.mlp_bias else 0
-        return (inner + 1) * d * layer.ffn + self._block_norms * self.norm_parameters + bias
+        d, inner, channels = self.hidden_size, 2 if self.gate else 1, self.ffn_channels(layer)
+        bias = (inner * channels + d) if self.mlp_bias else 0
+        rest = self._block_norms * self.norm_parameters + self.experts * d
+        return (inner + 1) * d * channels + rest + bias
+
+    def ffn_channels(self, layer: LayerShape) -> int:
+        """Of an FFN, all its experts together."""
+        return layer.ffn * max(self.experts, 1)
 
     def decoder_parameters(self, plan: Iterable[LayerShape]) -> int:
         """Parameters of the decoder layers: what `--keep` is a share of."""

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from compressor.errors import UserError
-from compressor.families import Family, Place, resolve
+from compressor.families import Family, Place, places, resolve
 from compressor.headers import TensorEntry, check_no_others, check_tensors, read_index
 from compressor.plan import ModelShape
 
@@ -38,7 +38,7 @@ class Source:
         """The dtype that the config asks loaders to compute in; else the stored one."""
         asked = self.config.get("dtype") or self.config.get("torch_dtype")
         if asked is None:
-            stored = self.index[f"{self.family.embedding}.weight"].dtype
+            stored = self.index[self._places[f"{self.family.embedding}.weight"].name].dtype
             asked = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}.get(stored, "float32")
         dtype = getattr(torch, str(asked), None)
         if not isinstance(dtype, torch.dtype):
@@ -51,12 +51,18 @@ class Source:
         Raises:
             UserError: the data cannot be read, or holds NaN or infinity.
         """
-        stored, _, rows, period = self._places[name]
-        entry = self.index[stored]
+        place = self._places[name]
+        if not place.others:
+            return self._stored(place.name, place)
+        return torch.cat([self._stored(stored, place) for stored in place.names], place.axis)
+
+    def _stored(self, name: str, place: Place) -> torch.Tensor:
+        """A tensor of the checkpoint, or those of its rows that `place` says, as float32."""
+        entry, rows, period = self.index[name], place.rows, place.period
         try:
             with safe_open(entry.file, framework="pt") as handle:
                 whole = period or rows == slice(None)
-                part = handle.get_tensor(stored) if whole else handle.get_slice(stored)[rows]
+                part = handle.get_tensor(name) if whole else handle.get_slice(name)[rows]
                 if period:
                     part = part.unflatten(0, (-1, period))[:, rows].flatten(0, 1)
                 value = part.to(torch.float32)
@@ -78,7 +84,7 @@ class Source:
 
     @cached_property
     def _places(self) -> dict[str, Place]:
-        return self.family.places(self.shape)
+        return places(self.family, self.shape)
 
     @property
     def positions(self) -> int:
@@ -104,7 +110,7 @@ def open_source(model: str) -> Source:
     config = family.read(raw)
     shape = family.shape(config)
     index = read_index(path)
-    stored = {place.name: place.dims for place in family.places(shape).values()}
+    stored = {name: place.dims for place in places(family, shape).values() for name in place.names}
     check_tensors(path, stored.items(), index)
     check_no_others(path, {*stored, f"{family.head}.weight"}, index)
     source = Source(path, Path(model).name or str(path), config, family, shape, index)

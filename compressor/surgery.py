@@ -16,7 +16,7 @@ class LayerOrder:
     """Nested rankings of one layer, most valuable first: the subnet of width w is the first w.
 
     groups: [K] KV heads. heads: [K, N/K] query heads (dense indices) of every KV head, row k for KV
-    head k. channels: [F].
+    head k. channels: [F]; of experts [E, F], each row the channels of one, numbered through.
     """
 
     groups: torch.Tensor
@@ -44,7 +44,8 @@ def select(order: LayerOrder, shape: LayerShape) -> Selection:
     """The part of a layer that its order names for these widths."""
     kv_heads = order.groups[: shape.kv_heads].sort().values
     heads = order.heads[kv_heads, : shape.heads_per_group].sort(dim=1).values.reshape(-1)
-    return Selection(kv_heads, heads, order.channels[: shape.ffn].sort().values)
+    channels = order.channels[..., : shape.ffn].sort().values.flatten()
+    return Selection(kv_heads, heads, channels)
 
 
 def rows(heads: torch.Tensor, head_dim: int) -> torch.Tensor:
@@ -74,7 +75,8 @@ def cut_ffn(
     """The FFN block's tensors for a selection; empty when no channel is left."""
     if not len(selection.channels):
         return {}
-    cut = _whole(weights, family.ffn_norm) | _whole(weights, family.ffn_after)
+    cut = _whole(weights, family.ffn_norm) | _whole(weights, family.router)
+    cut |= _whole(weights, family.ffn_after)
     _take_rows(cut, weights, {family.gate: selection.channels, family.up: selection.channels})
     _take_columns(cut, weights, family.down, selection.channels)
     return cut

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from compressor.export import Export
 from compressor.export.layout import cut_tensors
-from compressor.families import Family
+from compressor.families import Family, places
 from compressor.plan import LayerShape, Plan
 from compressor.source import Source, open_source
 from compressor.surgery import LayerOrder, cut_attention, cut_ffn, select
@@ -56,6 +56,14 @@ CASES: dict[str, dict[str, Any]] = {
     "gemma3_text": {
         "model_type": "gemma3_text", "sliding_window": 16, "layer_types": ["sliding_attention"] * 3 + FULL,
     },
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "sliding_window": 16},
+    "qwen3_moe": {
+        "model_type": "qwen3_moe", "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": FFN,
+    },
+    "qwen3_moe, normalised": {
+        "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": FFN,
+        "norm_topk_prob": True, "attention_bias": True,
+    },
     "gpt_neox": {"model_type": "gpt_neox", "hidden_size": 256, "head_dim": 32, "rotary_pct": 0.5},
     "gpt_neox, one after the other": {
         "model_type": "gpt_neox", "hidden_size": 256, "head_dim": 32, "rotary_pct": 0.25,
@@ -65,6 +73,10 @@ CASES: dict[str, dict[str, Any]] = {
     "opt": {"model_type": "opt", "hidden_size": 256, "ffn_dim": FFN},
 }  # fmt: skip
 """Settings beside `CONFIG`, by a name that begins with the family's."""
+FIRST = {str(settings["model_type"]): case for case, settings in reversed(CASES.items())}
+"""One case of every family."""
+TIED = {"untied": False, "tied": True}
+STORED = {"one file": "50GB", "shards": "40KB"}
 SOME_PLANS = ("dense", "groups", "heads per group", "no attention first", "mixed")
 
 
@@ -82,11 +94,17 @@ def random_model(case: str, **changes: Any) -> nn.Module:
     return model
 
 
-def family_checkpoint(directory: Path, case: str, **changes: Any) -> Source:
-    """A random dense checkpoint as transformers saves it."""
-    random_model(case, **changes).save_pretrained(directory)
+def family_checkpoint(directory: Path, case: str, shard: str = "50GB", **changes: Any) -> Source:
+    """A random dense checkpoint as transformers saves it. shard: the most that one of its files holds."""
+    random_model(case, **changes).save_pretrained(directory, max_shard_size=shard)
     (directory / "tokenizer.json").write_text('{"version": "1.0"}')
     return open_source(str(directory))
+
+
+def stored_checkpoint(directory: Path, family: str, tied: str, stored: str, **changes: Any) -> Source:
+    """A random model of a family, as `TIED` and `STORED` say."""
+    settings = changes | {"tie_word_embeddings": TIED[tied]}
+    return family_checkpoint(directory, FIRST[family], STORED[stored], **settings)
 
 
 def planned(source: Source, name: str) -> Plan:
@@ -101,21 +119,30 @@ def zeroed(source: Source, subnet: Plan) -> Any:
     model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32).eval()
     assert type(model).__module__.startswith("transformers.models.")
     family, head_dim = source.family, source.shape.head_dim
-    places = family.places(source.shape)
+    stored = places(family, source.shape)
     with torch.no_grad():
         for index, shape in enumerate(subnet):
-            names = (f"{family.layer_prefix(index)}{name}.weight" for name in (family.o, family.down))
-            o, down = (model.get_submodule(places[n].name.removesuffix(".weight")) for n in names)
+            prefix = family.layer_prefix(index)
+            o = model.get_submodule(stored[f"{prefix}{family.o}.weight"].name.removesuffix(".weight"))
             kept = torch.zeros(source.shape.layer.kv_heads, source.shape.layer.heads_per_group, head_dim)
             kept[: shape.kv_heads, : shape.heads_per_group] = 1
             o.weight.mul_(kept.flatten())
-            down.weight[:, shape.ffn :] = 0
-            for module, present in ((o, shape.kv_heads), (down, shape.ffn)):
-                if module.bias is not None and not present:
-                    module.bias.zero_()
+            _without_bias(o, shape.kv_heads)
+            if source.shape.experts:
+                model.get_submodule(f"{prefix}mlp.experts").down_proj[..., shape.ffn :] = 0
+            else:
+                place = stored[f"{prefix}{family.down}.weight"]
+                down = model.get_submodule(place.name.removesuffix(".weight"))
+                down.weight[:, shape.ffn :] = 0
+                _without_bias(down, shape.ffn)
             if source.shape.qk_norm_whole and shape.kv_heads:
                 _leave_to(model, family, index, {"q": kept, "k": kept[:, :1]})
     return model
+
+
+def _without_bias(module: Any, present: int) -> None:
+    if module.bias is not None and not present:
+        module.bias.zero_()
 
 
 def _leave_to(model: nn.Module, family: Family, index: int, kept: dict[str, torch.Tensor]) -> None:
@@ -136,7 +163,8 @@ def first_of_each(source: Source, subnet: Plan) -> Export:
     """The job of a subnet that keeps the first groups, heads and channels of each layer, by our surgery."""
     widths = source.shape.layer
     heads = torch.arange(HEADS).view(widths.kv_heads, -1)
-    order = LayerOrder(torch.arange(widths.kv_heads), heads, torch.arange(widths.ffn))
+    channels = torch.arange(source.shape.ffn_channels(widths)).unflatten(0, (-1, widths.ffn))
+    order = LayerOrder(torch.arange(widths.kv_heads), heads, channels)
     tensors = {}
     for index, shape in enumerate(subnet):
         dense, kept = source.layer(index), select(order, shape)
@@ -149,4 +177,7 @@ def shapes_of(source: Source, subnet: Plan) -> dict[str, tuple[int, ...]]:
     return dict(cut_tensors(source.family, source.shape, subnet))
 
 
-__all__ = ["CASES", "SOME_PLANS", "family_checkpoint", "first_of_each", "planned", "shapes_of", "zeroed"]
+__all__ = [
+    "CASES", "FIRST", "SOME_PLANS", "STORED", "TIED", "family_checkpoint", "first_of_each", "planned",
+    "shapes_of", "stored_checkpoint", "zeroed",
+]  # fmt: skip

@@ -30,5 +30,5 @@ def absent_modules(family: Family, layer: LayerShape) -> frozenset[str]:
         family.attention_norm, family.q, family.k, family.v, family.q_norm, family.k_norm, family.o,
         family.attention_after,
     )  # fmt: skip
-    ffn = (family.ffn_norm, family.gate, family.up, family.down, family.ffn_after)
+    ffn = (family.ffn_norm, family.router, family.gate, family.up, family.down, family.ffn_after)
     return frozenset((() if layer.kv_heads else attention) + (() if layer.ffn else ffn))

@@ -8,7 +8,7 @@ from typing import Any
 
 from compressor.errors import UserError
 from compressor.export.artefact import carry_report, open_model
-from compressor.export.base import Exporter, exporters, quantizers
+from compressor.export.base import Exporter, check_known, exporters, quantizers
 from compressor.export.dense import staged, write_artefact
 from compressor.export.manifest import write_manifest
 from compressor.export.onnx import FOLDER, check_source, export_onnx
@@ -17,12 +17,13 @@ from compressor.export.onnx.graph import DECODERS, read_summary
 from compressor.source import Source
 
 
-def check_rounded(source: Source) -> None:
-    """Whether a model has a graph of rounded weights, from its config alone.
+def check_rounded(source: Source, name: str) -> None:
+    """Whether a model has a graph of rounded weights, as the exporter `name` makes it, from its config alone.
 
     Raises:
         UserError: as `check_source`, or the hidden size is not in groups.
     """
+    check_known(source, name)
     check_source(source)
     if source.shape.hidden_size % GROUPS[-1]:
         raise UserError(
@@ -56,8 +57,8 @@ for _bits in BITS:
         _name,
         Exporter(
             write=partial(export_onnx, matrices=partial(Blockwise, bits=_bits)),
-            types=DECODERS,
-            check=check_rounded,
+            types=[kind for kind, decoder in DECODERS.items() if decoder.rounded],
+            check=partial(check_rounded, name=_name),
             multiple=GROUPS[-1],
             folder=FOLDER,
             rounds=True,

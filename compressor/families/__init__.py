@@ -1,5 +1,6 @@
 """Model families, one declaration each, found by `config.model_type`."""
 
-from compressor.families.base import Family, Place, exported, families, resolve
+from compressor.families.base import Family, exported, families, resolve
+from compressor.families.places import Place, places
 
-__all__ = ["Family", "Place", "exported", "families", "resolve"]
+__all__ = ["Family", "Place", "exported", "families", "places", "resolve"]

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 from compressor.errors import UserError
 from compressor.families.refusals import refuse_other_maths, refuse_others_settings
 from compressor.families.windows import WINDOW_SETTINGS, Slides, windows
 from compressor.plan import LayerShape, ModelShape
 from compressor.registry import Registry
-
-
-class Place(NamedTuple):
-    """Where a checkpoint has one of our tensors: `rows` of every `period` rows of the tensor `name`, whose
-    shape is `dims`; no period: of all rows."""
-
-    name: str
-    dims: tuple[int, ...]
-    rows: slice
-    period: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +30,8 @@ class Family:
         ropes: the kinds of rotary positions that mean in its config what they mean in ours. partial: whether
             its models read `partial_rotary_factor`.
         fused: modules of its checkpoints that hold several of ours, one below the other. interleaved: those
-            that hold them head by head.
+            that hold them head by head. side_by_side: modules of ours that its checkpoints hold expert by
+            expert, {e}.
         stored: module paths of ours and of its checkpoints, where they differ. before: rows of its learned
             positions that come before the first.
     """
@@ -58,6 +47,7 @@ class Family:
     partial: bool = False
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     interleaved: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    side_by_side: Mapping[str, str] = field(default_factory=dict)
     stored: Mapping[str, str] = field(default_factory=dict)
     before: int = 0
     layer: str = "model.layers.{i}"
@@ -73,6 +63,7 @@ class Family:
     gate: str = "mlp.gate_proj"
     up: str = "mlp.up_proj"
     down: str = "mlp.down_proj"
+    router: str = "mlp.router"
     ffn_after: str = "ffn_output_norm"
     embedding: str = "model.embed_tokens"
     positions: str = "model.embed_positions"
@@ -128,6 +119,7 @@ class Family:
                 norm_after=bool(config.get("norm_after", False)),
                 norm_offset=float(config.get("norm_offset", 0.0)),
                 positions=int(config.get("learned_positions") or 0),
+                experts=int(config.get("experts") or 0),
             )
         except KeyError as error:
             raise UserError(f"config.json has no {error}", "Is this a complete checkpoint?") from None
@@ -142,7 +134,7 @@ class Family:
         """(name relative to the layer, dense shape) of every tensor of one layer."""
         d = shape.hidden_size
         q, kv = shape.layer.query_heads * shape.head_dim, shape.layer.kv_heads * shape.head_dim
-        ffn = shape.layer.ffn
+        ffn = shape.ffn_channels(shape.layer)
         for present, norms in (
             (shape.norm_before, (self.attention_norm, self.ffn_norm)),
             (shape.norm_after, (self.attention_after, self.ffn_after)),
@@ -160,6 +152,8 @@ class Family:
             yield f"{name}.weight", (rows, columns)
             if bias:
                 yield f"{name}.bias", (rows,)
+        if shape.experts:
+            yield f"{self.router}.weight", (shape.experts, d)
         if shape.qk_norm:
             yield f"{self.q_norm}.weight", (q if shape.qk_norm_whole else shape.head_dim,)
             yield f"{self.k_norm}.weight", (kv if shape.qk_norm_whole else shape.head_dim,)
@@ -187,41 +181,6 @@ class Family:
     def _norm(self, module: str, shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
         for kind in ("weight", "bias") if shape.norm_bias else ("weight",):
             yield f"{module}.{kind}", (shape.hidden_size,)
-
-    def places(self, shape: ModelShape) -> dict[str, Place]:
-        """Where a checkpoint of this family holds each of our tensors."""
-        found = {name: Place(self._renamed(name), dims, slice(None)) for name, dims in self.tensors(shape)}
-        if f"{self.positions}.weight" in found:
-            place = found[f"{self.positions}.weight"]
-            rows, *columns = place.dims
-            every = slice(self.before, self.before + rows)
-            found[f"{self.positions}.weight"] = Place(place.name, (self.before + rows, *columns), every)
-        layers = [self.layer_prefix(i) for i in range(shape.num_layers)]
-        for modules, period in ((self.fused, 0), (self.interleaved, shape.head_dim)):
-            for whole, parts in modules.items():
-                for layer in layers:
-                    self._share(found, layer + whole, [layer + part for part in parts], period)
-        return found
-
-    def _share(self, found: dict[str, Place], whole: str, parts: list[str], size: int) -> None:
-        """Put our modules `parts` into the checkpoint's module `whole`: one below the other, or `size` rows
-        of each in turn."""
-        module = self._renamed(f"{whole}.").removesuffix(".")
-        for kind in ("weight", "bias"):
-            names = [f"{part}.{kind}" for part in parts if f"{part}.{kind}" in found]
-            counts = [found[name].dims[0] for name in names]
-            ends = list(accumulate([size] * len(names) if size else counts))
-            for name, end, count in zip(names, ends, counts, strict=True):
-                dims = (sum(counts), *found[name].dims[1:])
-                rows = slice(end - (size or count), end)
-                found[name] = Place(f"{module}.{kind}", dims, rows, size and ends[-1])
-
-    def _renamed(self, name: str) -> str:
-        """A tensor's name in a checkpoint of this family."""
-        if not self.stored:
-            return name
-        ours = "|".join(map(re.escape, sorted(self.stored, key=len, reverse=True)))
-        return re.sub(rf"\b({ours})(?=\.)", lambda found: self.stored[found[1]], name)
 
 
 families: Registry[Family] = Registry("family", "compressor.families")

@@ -56,6 +56,11 @@ def estimate(shape: ModelShape, workload: Workload, hardware: str, dtype: str) -
         raise UserError(f"there is no dtype `{dtype}`", f"Known: {', '.join(BYTES)}.")
     if workload.metric not in ("tpot", "ttft"):
         raise UserError(f"{workload.metric} cannot be estimated", "Ask for tpot or ttft.")
+    if shape.experts:
+        raise UserError(
+            "mixtures of experts cannot be estimated: what is read depends on the tokens",
+            "Measure them, without --hardware.",
+        )
     terms = _terms(shape, workload, DEVICES[hardware], BYTES[dtype])
     source = f"roofline of {hardware}, {dtype}"
     table = LatencyTable(workload, {"processor": hardware, "dtype": dtype}, terms, [], estimate=source)

@@ -70,5 +70,13 @@ def elimination(
     groups = eliminate(o, attention, shape.head_dim * per_group)
     rank = eliminate(o, attention, shape.head_dim).argsort().view(-1, per_group)
     first = torch.arange(len(groups))[:, None] * per_group
-    channels = eliminate(down, damped(statistics.ffn, _DAMPING), 1, max(1, shape.layer.ffn // _STEPS))
-    return LayerOrder(groups, first + rank.argsort(1), channels)
+    return LayerOrder(groups, first + rank.argsort(1), _channels(down, damped(statistics.ffn, _DAMPING)))
+
+
+def _channels(down: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
+    """Channels ranked, [F]; of experts, each by itself, [E, F]."""
+    width = gram.shape[-1]
+    if gram.dim() == 2:
+        return eliminate(down, gram, 1, max(1, width // _STEPS))
+    parts = enumerate(zip(down.split(width, 1), gram, strict=True))
+    return torch.stack([expert * width + _channels(own, own_gram) for expert, (own, own_gram) in parts])

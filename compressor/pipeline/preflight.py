@@ -96,6 +96,7 @@ def preflight(options: Options, progress: Progress) -> Card:
         backend.versions()  # an engine that is not installed says so
     source = open_source(options.model)
     check_loads(source)
+    method.check(source.shape)
     chosen = [*map(exporters.get, options.exports), *map(destinations.get, options.destinations)]
     for destination in chosen:
         destination.check(source)

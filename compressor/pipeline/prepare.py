@@ -117,7 +117,8 @@ def _order(card: Card, weights: Weights, collect: Callable[[], LayerStatistics])
         rows(select(order, LayerShape(q, kv, 0)).query_heads, shape.head_dim)
         for q, kv in card.space.attention[1:-1]
     ] or [torch.arange(shape.layer.query_heads * shape.head_dim)]
-    channels = [order.channels[: round(shape.layer.ffn * share)] for share in (0.75, 0.5, 0.25)]
+    widths = [round(shape.layer.ffn * share) for share in (0.75, 0.5, 0.25)]
+    channels = [order.channels[..., :width].flatten() for width in widths]
     damping = [
         choose_damping(seen(family, shape, weights, kind), fit, heldout, kept)
         for kind, fit, heldout, kept in (

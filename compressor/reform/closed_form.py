@@ -4,6 +4,9 @@ min over What of ||What X_K - W X||^2 + damping ||What - W_K||^2, where only the
 the solution What = W G'[:, K] (G'[K, K])^-1 with G' = G + damping I: damping draws the solution
 towards the original weights, not towards zero. (The paper's Sec. 3.4 problem; its ADMM approaches
 the undamped solution.)
+
+Where there is a Gram matrix of each expert, [E, n, n], the columns of each are solved by themselves: each
+makes up for what it loses itself.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 def damped(gram: torch.Tensor, damping: float) -> torch.Tensor:
     """G + damping * mean(diag G) * I, never exactly singular."""
-    scale = gram.diagonal().mean().clamp_min(1e-12)
-    return gram + damping * scale * torch.eye(len(gram), dtype=gram.dtype)
+    scale = gram.diagonal(dim1=-2, dim2=-1).mean().clamp_min(1e-12)
+    return gram + damping * scale * torch.eye(gram.shape[-1], dtype=gram.dtype)
 
 
 def reform(weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
@@ -25,8 +28,11 @@ def reform(weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor) -> torc
     Args:
         weight: [D, n] dense projection.
         gram: [n, n] float64, already damped, of its dense input.
-        kept: [k] column indices.
+        kept: [k] column indices; expert by expert, as many of each.
     """
+    if gram.dim() == 3:
+        parts = zip(weight.split(gram.shape[-1], 1), gram, _by_expert(gram, kept), strict=True)
+        return torch.cat([reform(*part) for part in parts], 1)
     cross = gram[:, kept]
     factor = torch.linalg.cholesky(cross[kept])
     solution = torch.cholesky_solve(cross.T @ weight.double().T, factor)
@@ -39,7 +45,14 @@ def reconstruction_error(
     """Mean squared error per token of the block's output, ||(What - W) X||^2 / n."""
     difference = -weight.double()
     difference[:, kept] += kept_weight.double()
-    return float(((difference @ gram) * difference).sum())
+    experts = difference.split(gram.shape[-1], 1)
+    grams = gram if gram.dim() == 3 else gram[None]
+    return sum(float(((d @ g) * d).sum()) for d, g in zip(experts, grams, strict=True))
+
+
+def _by_expert(gram: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """[E, k / E]: column indices, numbered from 0 for each."""
+    return kept.view(len(gram), -1) - torch.arange(len(gram))[:, None] * gram.shape[-1]
 
 
 def choose_damping(

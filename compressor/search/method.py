@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from compressor.forward import BlockRunner, Embedding, Weights
-from compressor.plan import Plan
+from compressor.plan import ModelShape, Plan
 from compressor.progress import Progress
 from compressor.registry import Registry
 from compressor.search.fitness import Head
@@ -63,7 +63,11 @@ class Found:
 class Method:
     """A search with the order and the final reform that belong to it. whole_rounds: at most so many of
     `reform/whole.py` after the reform. damages: the table of each block's damage at each level, where the
-    search makes one."""
+    search makes one. check: whether it is for a model of these dimensions.
+
+    Raises:
+        UserError: `check`, where it is not.
+    """
 
     name: str
     order: str
@@ -72,6 +76,7 @@ class Method:
     default_evaluations: int
     whole_rounds: int = 0
     damages: Callable[[Problem], np.ndarray] | None = None
+    check: Callable[[ModelShape], None] = lambda _shape: None
 
 
 methods: Registry[Method] = Registry("method", "compressor.search.methods")

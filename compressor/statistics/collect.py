@@ -17,10 +17,11 @@ BATCH = 8
 class LayerStatistics:
     """Mean second moments, float64.
 
-    attention: [N*H, N*H] of o_proj's input. ffn: [F, F] of down_proj's input, tokens weighted as
-    `projection.py` says. The `_heldout` twins come from windows that nothing is fitted on. attention_input,
-    ffn_input: [D, D] of what q/k/v and gate/up read (the paper's score needs them). queries: [N] and
-    keys: [K], the mean square of each head's (norms of all heads together need them).
+    attention: [N*H, N*H] of o_proj's input. ffn: [F, F] of down_proj's input, [E, F, F] of experts', each by
+    itself. In both, tokens are weighted as `projection.py` says. The `_heldout` twins come from windows that
+    nothing is fitted on. attention_input, ffn_input: [D, D] of what q/k/v and gate/up read (the paper's score
+    needs them). queries: [N] and keys: [K], the mean square of each head's (norms of all heads together need
+    them).
     """
 
     attention: torch.Tensor
@@ -48,7 +49,7 @@ def collect_layer(
     width, d = weights[f"{family.o}.weight"].shape[1], hidden_BTD.shape[-1]
     channels = weights[f"{family.down}.weight"].shape[1]
     attention = {False: Gram(width), True: Gram(width)}
-    ffn = {False: Gram(channels), True: Gram(channels)}
+    ffn = {apart: Gram(channels, runner.shape.experts) for apart in (False, True)}
     inputs = {"attention": Gram(d), "ffn": Gram(d)}
     heads = {name: HeadSquares(runner.shape.head_dim) for name in (family.q, family.k)}
     after = torch.empty_like(hidden_BTD)

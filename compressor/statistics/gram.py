@@ -6,20 +6,25 @@ import torch
 
 
 class Gram:
-    """Accumulates G = X^T X / n over batches of rows, in float64."""
+    """Accumulates G = X^T X / n over batches of rows, in float64. parts: of so many equal parts of a row,
+    each by itself; 0: of the row."""
 
-    def __init__(self, width: int) -> None:
-        self._sum = torch.zeros(width, width, dtype=torch.float64)
+    def __init__(self, width: int, parts: int = 0) -> None:
+        own = width // max(parts, 1)
+        self._parts = (parts,) if parts else ()
+        self._sum = torch.zeros(*self._parts, own, own, dtype=torch.float64)
         self._rows = 0
 
     def add_batch(self, x: torch.Tensor) -> None:
         """x: [..., width]."""
         flat = x.reshape(-1, x.shape[-1])
-        self._sum += (flat.T @ flat).double()
         self._rows += len(flat)
+        if self._parts:
+            flat = flat.unflatten(-1, (*self._parts, -1)).transpose(0, 1)
+        self._sum += (flat.mT @ flat).double()
 
     def mean(self) -> torch.Tensor:
-        """[width, width] float64."""
+        """[width, width] float64; of parts [parts, width / parts, width / parts]."""
         return self._sum / max(self._rows, 1)
 
 

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from shown import shows
 
+__all__ = ["shows"]
 DEMO = Path(__file__).parents[2] / "demo"
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # engines in this process start in about a second

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from answers import ask, distance, engine, prompts
 from test_vllm_parity import EXACT, TINY
+from tiny_families import family_checkpoint, first_of_each, zeroed
 from tiny_llama import DENSE, checkpoint, cut, plan, reference
 
 from compressor.export.checkpoint import export_checkpoint
@@ -34,5 +35,16 @@ def test_two_processes(
     export_checkpoint(tmp_path / "out", cut(source, subnet))
     with engine(tmp_path / "out", distributed_executor_backend="mp", **options) as llm:
         found = distance(reference(source, subnet), ask(llm, prompts()))
+    assert found.misses == []
+    assert found.largest < EXACT
+
+
+@pytest.mark.slow
+def test_norms_of_all_heads_are_of_all_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    source = family_checkpoint(tmp_path / "dense", "olmo2", head_dim=32)
+    export_checkpoint(tmp_path / "out", first_of_each(source, EVEN_COUNTS))
+    with engine(tmp_path / "out", distributed_executor_backend="mp", tensor_parallel_size=2) as llm:
+        found = distance(zeroed(source, EVEN_COUNTS), ask(llm, prompts()))
     assert found.misses == []
     assert found.largest < EXACT

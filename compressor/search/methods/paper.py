@@ -20,7 +20,8 @@ from typing import TypeVar
 
 import torch
 
-from compressor.plan import LayerShape, Plan
+from compressor.errors import UserError
+from compressor.plan import LayerShape, ModelShape, Plan
 from compressor.search.method import Found, Method, Problem, methods
 from compressor.search.published import EVALUATIONS, SIMILARITY, Breeding, Effort, evolve, resample
 from compressor.surgery import Selection, cut_attention, cut_ffn, select
@@ -152,7 +153,19 @@ class Breeder(Breeding[Candidate]):
         return resample(kept, width, size, SIMILARITY if redraw else 1.0, self._torch)
 
 
+def check(shape: ModelShape) -> None:
+    """The paper has no experts.
+
+    Raises:
+        UserError: the model has.
+    """
+    if shape.experts:
+        raise UserError("the paper's method is not for mixtures of experts", "Leave out --method paper.")
+
+
 methods.add(
     "paper",
-    Method("paper", order="paper", reform="admm", search=search, default_evaluations=EVALUATIONS),
+    Method(
+        "paper", order="paper", reform="admm", search=search, default_evaluations=EVALUATIONS, check=check
+    ),
 )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 from compress_command import lathe
 
 from compressor.export import exporters
 from compressor.families import families
+
+PAGE = Path(__file__).parents[3] / "docs" / "families.md"
 
 
 def test_the_list_is_complete() -> None:
@@ -19,6 +23,24 @@ def test_the_list_is_complete() -> None:
         assert row["models"] == families.get(name).covers
         assert list(row["exporters"]) == exporters.known()
     assert all(rows["llama"]["exporters"].values())
+    assert [name for name, can in rows["mixtral"]["exporters"].items() if can] == ["checkpoint", "onnx"]
+
+
+def test_the_page_of_tests_says_the_same() -> None:
+    """docs/families.md, which `make families-table` makes of the tests' outcomes."""
+    lines = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    shown = {family: dict(zip(lines[0][1:], cells, strict=True)) for family, *cells in lines[1:]}
+    rows = {
+        row["family"]: row["exporters"] | {"compress": True}
+        for row in json.loads(lathe("families", "--json").stdout)["families"]
+    }
+    assert list(shown) == list(rows)
+    for family, said in rows.items():
+        for column, can in said.items():
+            cell = re.fullmatch(r"no|(\d+) of (\d+)(, \de-\d+)?", shown[family][column])
+            assert cell, (family, column)
+            assert bool(cell[1]) == can
+            assert cell[1] == cell[2]
 
 
 def test_the_table_names_every_family() -> None:

@@ -6,30 +6,24 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from family_checks import ONNX, checkpoint_difference, logits, onnx_difference, written
 from safetensors import safe_open
+from shown import Shows
 from tiny_families import CASES, SOME_PLANS, family_checkpoint, first_of_each, planned, shapes_of, zeroed
 from tiny_llama import tokens
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
-from compressor.export.checkpoint import export_checkpoint
-from compressor.export.onnx import export_onnx
 from compressor.families import families
 from compressor.forward import BlockRunner, embedding
-from compressor.modeling import register
 from compressor.search.fitness import Head
 from compressor.source import Source
-from serving.engines.onnx.runner import OnnxRunner
 
-TORCH, ONNX = 1e-5, 1e-4
-Note = Callable[[str, object], None]
-"""`--junitxml` then tells the differences that were found."""
+TORCH = 1e-5
 LOAD = """
 import sys
 sys.modules["compressor"] = None
@@ -48,22 +42,14 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return family_checkpoint(tmp_path_factory.mktemp("dense"), request.param)
 
 
+@pytest.fixture
+def case(request: pytest.FixtureRequest) -> str:
+    return str(request.node.callspec.params["source"])
+
+
 @pytest.fixture(scope="module", params=SOME_PLANS)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-def written(directory: Path, source: Source, plan: str) -> Any:
-    """A subnet's checkpoint, loaded again."""
-    register()
-    export_checkpoint(directory, first_of_each(source, planned(source, plan)))
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-
-
-@torch.no_grad()
-def logits(model: Any, ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
-    result: torch.Tensor = model(ids, **inputs).logits
-    return result
 
 
 def test_every_family_is_tested() -> None:
@@ -89,18 +75,20 @@ class TestFamily:
         unused = source.family.before * shape.hidden_size
         assert shape.parameters(shape.dense_plan) + unused == sum(p.numel() for p in model.parameters())
 
-    def test_keeping_everything_is_exact(self, source: Source, tmp_path: Path, record_property: Note) -> None:
+    def test_keeping_everything_is_exact(
+        self, source: Source, case: str, tmp_path: Path, shows: Shows
+    ) -> None:
+        near = shows("checkpoint", case)
         model, ids = written(tmp_path, source, "dense"), tokens(2, 60)
         difference = (logits(model, ids) - logits(zeroed(source, planned(source, "dense")), ids)).abs().max()
-        record_property("checkpoint", float(difference))
-        assert difference <= TORCH
+        assert near(float(difference)) <= TORCH
         stored = {name: value for name, value in model.state_dict().items() if name in set(source.names())}
         assert all(torch.equal(value, source.tensor(name)) for name, value in stored.items())
 
-    def test_a_subnet_is_the_zeroed_model_and_loads(self, source: Source, name: str, tmp_path: Path) -> None:
-        model, ids = written(tmp_path, source, name), tokens(2, 60)
-        expected = logits(zeroed(source, planned(source, name)), ids)
-        torch.testing.assert_close(logits(model, ids), expected, atol=2 * TORCH, rtol=0)
+    def test_a_subnet_is_the_zeroed_model_and_loads(
+        self, source: Source, case: str, name: str, tmp_path: Path, shows: Shows
+    ) -> None:
+        assert shows("checkpoint", case)(checkpoint_difference(tmp_path, source, name)) <= 2 * TORCH
         with safe_open(tmp_path / "model.safetensors", framework="pt") as handle:
             shapes = {key: tuple(handle.get_slice(key).get_shape()) for key in handle.keys()}  # noqa: SIM118
         assert shapes == shapes_of(source, planned(source, name))
@@ -124,7 +112,7 @@ class TestFamily:
             alone = model.generate(ids[row : row + 1, mask[row].bool()], **options)
             assert torch.equal(alone[0, -6:], both[row, -6:])
 
-    def test_our_forward_is_the_model(self, source: Source, name: str, record_property: Note) -> None:
+    def test_our_forward_is_the_model(self, source: Source, name: str) -> None:
         runner, job, ids = BlockRunner(source), first_of_each(source, planned(source, name)), tokens(2, 60)
         hidden = embedding(source, source.tensor("model.embed_tokens.weight"))[ids]
         for index in range(source.shape.num_layers):
@@ -135,25 +123,12 @@ class TestFamily:
         head = "model.embed_tokens.weight" if source.shape.tied_embeddings else "lm_head.weight"
         norm, cap = source.module("model.norm"), source.config.get("final_logit_softcapping")
         found = Head(runner, norm, source.tensor(head), cap).logits(hidden)
-        difference = (found - logits(zeroed(source, job.plan), ids)).abs().max()
-        record_property("forward", float(difference))
-        assert difference <= TORCH
+        assert (found - logits(zeroed(source, job.plan), ids)).abs().max() <= TORCH
 
     def test_onnx_is_torch_for_two_rows_of_different_lengths(
-        self, source: Source, name: str, tmp_path: Path, record_property: Note
+        self, source: Source, case: str, name: str, tmp_path: Path, shows: Shows
     ) -> None:
-        export_onnx(tmp_path, first_of_each(source, planned(source, name)))
-        runner = OnnxRunner(tmp_path / "onnx" / "model.onnx", max_batch=2, max_length=64, threads=1)
-        ids, reference = tokens(2, 60).numpy(), zeroed(source, planned(source, name))
-        rows = [[runner.prefill(row, ids[row, :end], "all")] for row, end in enumerate((30, 17))]
-        for step in range(30):
-            decoded = runner.decode(np.array([ids[0, 30 + step], ids[1, 17 + step]]))
-            rows = [[*row, logit[None]] for row, logit in zip(rows, decoded, strict=True)]
-        found = [np.concatenate(row) for row in rows]
-        expected = logits(reference, torch.from_numpy(ids)).numpy()
-        difference = max(np.abs(f - e[: len(f)]).max() for f, e in zip(found, expected, strict=True))
-        record_property("onnx", float(difference))
-        assert difference <= ONNX
+        assert shows("onnx", case)(onnx_difference(tmp_path, source, name)) <= ONNX
 
     def test_a_config_that_leaves_out_the_usual_reads_as_transformers_does(
         self, source: Source, tmp_path: Path
@@ -185,6 +160,10 @@ class TestFamily:
             for mine, usual in zip((rope, others), kinds, strict=True):
                 assert mine["rope_theta"] == usual["rope_theta"]
                 assert mine.get("partial_rotary_factor", 1) == usual.get("partial_rotary_factor", 1)
+
+    def test_the_dtype_is_the_tensors_own_where_the_config_has_none(self, source: Source) -> None:
+        config = {key: value for key, value in source.config.items() if "dtype" not in key}
+        assert replace(source, config=config).dtype == torch.float32
 
     def test_windows_are_those_of_transformers(self, source: Source, tmp_path: Path) -> None:
         """Where config files have a window, and do not say by name which layers."""

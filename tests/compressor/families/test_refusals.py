@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_families import family_checkpoint, planned
+from tiny_families import family_checkpoint, first_of_each, planned
 from tiny_llama import CONFIG, LLAMA3_ROPE
 
 from compressor.errors import UserError
 from compressor.export import exporters
-from compressor.export.quantized import check_quantized
+from compressor.export.artefact import export_artefact
+from compressor.export.checkpoint import export_checkpoint
+from compressor.export.quantized import export_quantized
 from compressor.families import families, resolve
 
 OPT = {"ffn_dim": 96}
@@ -37,6 +39,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("mistral", {"num_local_experts": 8}, "num_local_experts"),
     ("phi3", {"rope_scaling": {"type": "su"}}, "type `su`"),
     ("phi3", {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "type `yarn`"),
+    ("qwen3_moe", {"decoder_sparse_step": 2}, "layers without experts"),
+    ("qwen3_moe", {"mlp_only_layers": [1]}, "layers without experts"),
+    ("llama", {"experts": 8}, "experts"),
     ("opt", OPT | {"do_layer_norm_before": False}, "do_layer_norm_before"),
     ("opt", OPT | {"word_embed_proj_dim": 32}, "another width"),
     ("llama", {"rope_parameters": 7}, "impossible setting"),
@@ -70,10 +75,13 @@ def test_a_llama_config_is_read_as_it_is() -> None:
 
 
 def test_an_exporter_refuses_a_family_that_it_has_not(tmp_path: Path) -> None:
-    source = family_checkpoint(tmp_path / "dense", "opt")
-    foreign = replace(source, family=replace(source.family, exported_type="lathe_other"))
-    known = r"`opt` cannot be exported to vllm yet.*It takes: gemma2"
-    with pytest.raises(UserError, match=known):
-        exporters.get("vllm").check(foreign)
-    with pytest.raises(UserError, match=known):
-        check_quantized(foreign, planned(source, "dense"), "w8a8")
+    source = family_checkpoint(tmp_path / "dense", "mixtral")
+    for name in ("onnx-int8", "vllm"):
+        with pytest.raises(UserError, match=r"`mixtral` cannot be exported to \S+ yet.*It takes: gemma2"):
+            exporters.get(name).check(source)
+    export_checkpoint(tmp_path / "out", first_of_each(source, planned(source, "mixed")))
+    (tmp_path / "out" / "plan.json").write_text(json.dumps(planned(source, "mixed").to_json()))
+    with pytest.raises(UserError, match="`lathe_moe`, which cannot be exported to vllm yet"):
+        export_artefact(tmp_path / "out", tmp_path / "copy", "vllm")
+    with pytest.raises(UserError, match="cannot be exported to vllm yet"):
+        export_quantized(str(tmp_path / "out"), tmp_path / "copy", scheme="w8a8")

@@ -165,3 +165,9 @@ def test_an_estimate_is_no_faster_than_moving_the_bytes(hardware: str) -> None:
 def test_a_narrower_plan_is_estimated_faster() -> None:
     table = estimate(ModelShape(64, 120, 16, False, 4, LayerShape(8, 4, 96)), Workload(), "l4", "float16")
     assert table.predict(PLANS["mixed"]) < table.predict(PLANS["ffn"]) < table.predict(PLANS["dense"])
+
+
+def test_experts_are_not_estimated() -> None:
+    shape = ModelShape(64, 120, 16, False, 4, LayerShape(8, 4, 96), experts=4)
+    with pytest.raises(UserError, match="mixtures of experts cannot be estimated"):
+        estimate(shape, Workload(), "l4", "float16")

@@ -1,0 +1,50 @@
+"""What a mixture of experts has otherwise than a Llama: FFNs of experts, of which a token uses a few.
+
+Shapes: D model width, E experts, F channels of each.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from compressor.export.onnx.decoder import Decoder, Stream
+from compressor.export.onnx.writer import MICROSOFT
+
+
+class MoeDecoder(Decoder):
+    rounded = False
+
+    def _fed(self, normed: str, residual: str, prefix: str) -> Stream:
+        family, writer, experts = self.family, self.writer, self.shape.experts
+        logits = self._linear(normed, prefix + family.router, [prefix + family.router], False)
+        rows = writer.constant(f"{prefix}router.rows", torch.tensor([-1, experts]))
+        added = writer.node(
+            "MoE",
+            [
+                normed,
+                writer.node("Reshape", [logits, rows], [f"{prefix}router.logits"]),
+                writer.weight(f"{prefix}experts.gate_up", self._gate_up(prefix)),
+                "",
+                writer.weight(f"{prefix}experts.down", self._down(prefix)),
+            ],
+            [f"{prefix}experts.added"],
+            domain=MICROSOFT,
+            k=self.config["experts_per_token"],
+            normalize_routing_weights=int(self.config["normalised_shares"]),
+            activation_type="swiglu",
+            swiglu_fusion=1,
+            activation_alpha=1.0,
+            activation_beta=0.0,
+        )
+        return Stream(residual, added)
+
+    def _gate_up(self, prefix: str) -> torch.Tensor:
+        """[E, 2F, D]: rows of gate and up in turn, as the operator's CPU kernel reads them."""
+        names = (f"{prefix}{name}.weight" for name in (self.family.gate, self.family.up))
+        gate_EFD, up_EFD = (self.tensor(name).unflatten(0, (self.shape.experts, -1)) for name in names)
+        return torch.stack([gate_EFD, up_EFD], 2).flatten(1, 2)
+
+    def _down(self, prefix: str) -> torch.Tensor:
+        """[E, D, F]."""
+        weight = self.tensor(f"{prefix}{self.family.down}.weight")
+        return weight.unflatten(1, (self.shape.experts, -1)).transpose(0, 1)

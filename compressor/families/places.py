@@ -1,0 +1,77 @@
+"""Where a family's checkpoints hold our tensors: under other names, several in one, or one in several."""
+
+from __future__ import annotations
+
+import re
+from itertools import accumulate
+from typing import NamedTuple
+
+from compressor.families.base import Family
+from compressor.plan import ModelShape
+
+
+class Place(NamedTuple):
+    """Where a checkpoint has one of our tensors: `rows` of every `period` rows of the tensor `name`, whose
+    shape is `dims`; no period: of all rows. Or all of `name`, joined along `axis` with `others` of its shape.
+    """
+
+    name: str
+    dims: tuple[int, ...]
+    rows: slice = slice(None)
+    period: int = 0
+    others: tuple[str, ...] = ()
+    axis: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.others)
+
+
+def places(family: Family, shape: ModelShape) -> dict[str, Place]:
+    """Where a checkpoint of a family holds each of our tensors."""
+    found = {name: Place(_renamed(family, name), dims) for name, dims in family.tensors(shape)}
+    positions = f"{family.positions}.weight"
+    if positions in found:
+        rows, *columns = found[positions].dims
+        every = slice(family.before, family.before + rows)
+        found[positions] = Place(found[positions].name, (family.before + rows, *columns), every)
+    layers = [family.layer_prefix(i) for i in range(shape.num_layers)]
+    for modules, period in ((family.fused, 0), (family.interleaved, shape.head_dim)):
+        for whole, parts in modules.items():
+            for layer in layers:
+                module = _renamed(family, f"{layer}{whole}.").removesuffix(".")
+                _share(found, module, [layer + part for part in parts], period)
+    for part, stored in family.side_by_side.items():
+        for layer in layers:
+            names = [f"{layer}{stored}.weight".format(e=expert) for expert in range(shape.experts)]
+            name, axis = f"{layer}{part}.weight", int(part == family.down)
+            found[name] = _joined([_renamed(family, stored) for stored in names], found[name].dims, axis)
+    return found
+
+
+def _joined(names: list[str], dims: tuple[int, ...], axis: int) -> Place:
+    """Our tensor of shape `dims`, of which a checkpoint has equal parts."""
+    own = list(dims)
+    own[axis] //= len(names)
+    return Place(names[0], tuple(own), others=tuple(names[1:]), axis=axis)
+
+
+def _share(found: dict[str, Place], module: str, parts: list[str], size: int) -> None:
+    """Put our modules `parts` into the checkpoint's `module`: one below the other, or `size` rows of each in
+    turn."""
+    for kind in ("weight", "bias"):
+        names = [f"{part}.{kind}" for part in parts if f"{part}.{kind}" in found]
+        counts = [found[name].dims[0] for name in names]
+        ends = list(accumulate([size] * len(names) if size else counts))
+        for name, end, count in zip(names, ends, counts, strict=True):
+            dims = (sum(counts), *found[name].dims[1:])
+            rows = slice(end - (size or count), end)
+            found[name] = Place(f"{module}.{kind}", dims, rows, size and ends[-1])
+
+
+def _renamed(family: Family, name: str) -> str:
+    """A tensor's name in a checkpoint of a family."""
+    if not family.stored:
+        return name
+    ours = "|".join(map(re.escape, sorted(family.stored, key=len, reverse=True)))
+    return re.sub(rf"\b({ours})(?=\.)", lambda found: family.stored[found[1]], name)

@@ -1,0 +1,3 @@
+from shown import shows
+
+__all__ = ["shows"]
