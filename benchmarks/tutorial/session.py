@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Mapping
@@ -13,7 +15,7 @@ from typing import Self
 from benchmarks.tutorial.document import Step, matches
 
 READY_S = 120
-LIMIT_S = 1800
+LIMIT_S = 3600.0
 _DONE = "--- done:"
 
 
@@ -22,14 +24,15 @@ class MismatchError(Exception):
 
 
 class Session:
-    """One bash, so that `cd` and an activated environment last. What it is given runs in `directory`."""
+    """One bash, so that `cd` and an activated environment last. What it is given runs in `directory`,
+    `limit_s` seconds in all."""
 
-    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, directory: Path, environment: Mapping[str, str], limit_s: float = LIMIT_S) -> None:
         self._bash = subprocess.Popen(
             ["bash", "--norc"], cwd=directory, env=dict(environment), stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
-        self._watch = threading.Timer(LIMIT_S, self._bash.kill)
+        self._watch = threading.Timer(limit_s, self._end)
         self._log = directory / "serve.log"
 
     def __enter__(self) -> Self:
@@ -41,7 +44,15 @@ class Session:
     ) -> None:
         """Whatever still runs ends with the shell."""
         self._watch.cancel()
-        self._bash.communicate("kill $(jobs -p) 2> /dev/null; wait; exit\n", timeout=60)
+        try:
+            self._bash.communicate("kill $(jobs -p) 2> /dev/null; wait; exit\n", timeout=60)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """The shell and all that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._bash.pid, signal.SIGKILL)
 
     def run(self, step: Step) -> str:
         """What the command printed, to either stream. Raises MismatchError."""

@@ -84,6 +84,12 @@ def test_a_shell_remembers_and_notices(session: Session) -> None:
             session.run(step)
 
 
+def test_a_command_without_end_is_ended(tmp_path: Path) -> None:
+    with Session(tmp_path, environment(), limit_s=0.5) as session:
+        with pytest.raises(MismatchError, match="ended"):
+            session.run(Step("", "sleep 600"))
+
+
 def test_a_server_that_does_not_start_is_noticed(session: Session) -> None:
     with pytest.raises(MismatchError, match="nowhere"):
         session.run(Step("", "lathe serve nowhere"))
