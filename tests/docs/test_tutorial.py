@@ -85,9 +85,9 @@ def test_a_shell_remembers_and_notices(session: Session) -> None:
 
 
 def test_a_command_without_end_is_ended(tmp_path: Path) -> None:
-    with Session(tmp_path, environment(), limit_s=0.5) as session:
-        with pytest.raises(MismatchError, match="ended"):
-            session.run(Step("", "sleep 600"))
+    told = pytest.raises(MismatchError, match="ended")
+    with Session(tmp_path, environment(), limit_s=0.5) as session, told:
+        session.run(Step("", "sleep 600"))
 
 
 def test_a_server_that_does_not_start_is_noticed(session: Session) -> None:
