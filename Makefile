@@ -28,7 +28,7 @@ LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-ma
 
 .PHONY: help demo test test-slow test-faults test-guidellm conformance test-vllm test-vllm-slow test-browser lint \
 	check-artefact check-deploy lock-deploy bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm \
-	bench-serving families-table docs cold-start check-style check-imports hooks clean
+	bench-serving bench-scale families-table docs cold-start check-style check-imports hooks clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -241,6 +241,9 @@ $(LLAMA_INSTALLED):
 
 bench-serving: $(INSTALLED) $(VLLM_INSTALLED) $(GENAI_INSTALLED) $(LLAMA_INSTALLED)  ## our ONNX engine against others
 	$(BIN)/python -m benchmarks.serving $(BENCH)
+
+bench-scale: $(INSTALLED)  ## seconds and peak memory of every stage as models grow: BENCH='--sizes 0.1b,0.5b,1b,3b'
+	$(BIN)/python -m benchmarks.scale $(BENCH)
 
 bench-equal-bytes: $(INSTALLED)  ## subnets and rounded weights at equal bytes: MODEL= TEXT= EVAL= BENCH='--tokens 32768'
 	$(BIN)/python -m benchmarks.quality.equal_bytes --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)

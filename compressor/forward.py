@@ -17,16 +17,19 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
 from compressor.positions import Positions
-from compressor.source import Source
+from compressor.source import Source, Table
 
 Weights = Mapping[str, torch.Tensor]
+Past = tuple[Any, int]
+"""A cache of transformers' for one layer, and the position after it."""
+_NOTHING: Past = (None, 0)
 
 
 class Embedding(Protocol):
@@ -39,7 +42,7 @@ class Embedding(Protocol):
 class ScaledEmbedding:
     """Tokens from a table [V, D], times `scale`."""
 
-    table: torch.Tensor
+    table: torch.Tensor | Table
     scale: float
 
     def __getitem__(self, tokens_BT: torch.Tensor) -> torch.Tensor:
@@ -50,14 +53,25 @@ class ScaledEmbedding:
 class PositionedEmbedding:
     """Tokens and learned positions. table: [V, D]. positions: one row for each."""
 
-    table: torch.Tensor
+    table: torch.Tensor | Table
     positions: torch.Tensor
 
     def __getitem__(self, tokens_BT: torch.Tensor, /) -> torch.Tensor:
-        return self.table[tokens_BT] + self.positions[: tokens_BT.shape[-1]]
+        return self.after(tokens_BT, 0)
+
+    def after(self, tokens_BT: torch.Tensor, start: int) -> torch.Tensor:
+        """For tokens that begin at a position."""
+        return self.table[tokens_BT] + self.positions[start : start + tokens_BT.shape[-1]]
 
 
-def embedding(source: Source, table: torch.Tensor) -> Embedding:
+def embed(embedding: Embedding, tokens_BT: torch.Tensor, start: int) -> torch.Tensor:
+    """What the first layer reads of tokens that begin at a position."""
+    if isinstance(embedding, PositionedEmbedding):
+        return embedding.after(tokens_BT, start)
+    return embedding[tokens_BT]
+
+
+def embedding(source: Source, table: torch.Tensor | Table) -> Embedding:
     """The embedding of a dense model whose table of tokens is given."""
     if source.config.get("scaled_embedding"):
         return ScaledEmbedding(table, source.shape.hidden_size**0.5)
@@ -108,7 +122,7 @@ class BlockRunner:
     def ffn_input(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
         return self._norm(weights, self.family.ffn_norm, self._incoming(state))
 
-    def attention_context(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
+    def attention_context(self, weights: Weights, state: torch.Tensor, past: Past = _NOTHING) -> torch.Tensor:
         """[B, T, N*H]: what o_proj reads, for as many heads as the weights have."""
         if self._index is None:
             raise ValueError("layers differ in their positions: ask `at` for the runner of one")
@@ -120,8 +134,9 @@ class BlockRunner:
             _under(weights, self._attention_path, self.family.o),
             kwargs={
                 "hidden_states": normed,
-                "position_embeddings": self._positions.rotation(self._index, normed),
-                "attention_mask": self._positions.mask(self._index, normed),
+                "position_embeddings": self._positions.rotation(self._index, normed, past[1]),
+                "attention_mask": self._positions.mask(self._index, normed, past[1]),
+                "past_key_values": past[0],
             },
             args=(),
         )[0]
@@ -147,11 +162,11 @@ class BlockRunner:
         after = self.stream(state) + self._norm(weights, self.after(kind), projected)
         return self._between(after, state) if kind == "attention" else after
 
-    def attention(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
+    def attention(self, weights: Weights, state: torch.Tensor, past: Past = _NOTHING) -> torch.Tensor:
         """The state after an attention block; the stream is unchanged where the block was dropped."""
         if f"{self.family.o}.weight" not in weights:
             return self._between(state, state)
-        projected = self.project(weights, self.family.o, self.attention_context(weights, state))
+        projected = self.project(weights, self.family.o, self.attention_context(weights, state, past))
         return self.merge("attention", weights, state, projected)
 
     def ffn(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
@@ -161,9 +176,9 @@ class BlockRunner:
         projected = self.project(weights, self.family.down, self.ffn_context(weights, state))
         return self.merge("ffn", weights, state, projected)
 
-    def layer(self, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
-        """The residual stream after both blocks."""
-        return self.ffn(weights, self.attention(weights, hidden_BTD))
+    def layer(self, weights: Weights, hidden_BTD: torch.Tensor, past: Past = _NOTHING) -> torch.Tensor:
+        """The stream after both blocks. With a past, one token (or the first of all) goes on from it."""
+        return self.ffn(weights, self.attention(weights, hidden_BTD, past))
 
     def after(self, kind: str) -> str:
         """The norm of what a block adds, where there is one."""

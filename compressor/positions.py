@@ -29,38 +29,41 @@ class Positions:
         others = config.get("window_rope_parameters") or usual
         self._rotaries = [rotary(model.config, parameters) for parameters in (usual, others)]
         self._skips_masks = model.config._attn_implementation == "sdpa"
-        self._rotations: dict[tuple[int, bool], Rotation] = {}
-        self._masks: dict[tuple[int, int], torch.Tensor] = {}
+        self._rotations: dict[tuple[int, int, bool], Rotation] = {}
+        self._masks: dict[tuple[int, int, int], torch.Tensor] = {}
 
     @property
     def alike(self) -> bool:
         """Whether they are the same for all layers."""
         return len(set(self._kinds)) == 1
 
-    def rotation(self, layer: int, hidden_BTD: torch.Tensor) -> Rotation:
-        """Cosines and sines [1, T, rotated part of H]; of no rotation where the layer has no positions. They
-        outlive the call, which may be in inference mode; a later one may need gradients through them."""
+    def rotation(self, layer: int, hidden_BTD: torch.Tensor, start: int = 0) -> Rotation:
+        """Cosines and sines [1, T, rotated part of H] from a position on; of no rotation where the layer has
+        no positions. They outlive the call, which may be in inference mode; a later one may need gradients
+        through them."""
         rotated, window = self._kinds[layer]
-        key = hidden_BTD.shape[1], bool(window)
+        key = start, start + hidden_BTD.shape[1], bool(window)
         if key not in self._rotations:
             with torch.inference_mode(False):
-                at = torch.arange(key[0])[None]
-                self._rotations[key] = self._rotaries[key[1]](torch.empty(0, dtype=hidden_BTD.dtype), at)
+                at = torch.arange(*key[:2])[None]
+                self._rotations[key] = self._rotaries[key[2]](torch.empty(0, dtype=hidden_BTD.dtype), at)
         cos, sin = self._rotations[key]
         return (cos, sin) if rotated else (torch.ones_like(cos), torch.zeros_like(sin))
 
-    def mask(self, layer: int, hidden_BTD: torch.Tensor) -> torch.Tensor | None:
-        """[1, 1, T, T] to add to scores; None where attention itself looks back only, and at all."""
+    def mask(self, layer: int, hidden_BTD: torch.Tensor, start: int = 0) -> torch.Tensor | None:
+        """[1, 1, T, start + T] to add to scores; None where attention itself looks back only, and at all. T
+        is 1 where there is a start."""
         length, window = hidden_BTD.shape[1], self._kinds[layer][1]
-        if window >= length:
+        if window >= start + length:
             window = 0
         if self._skips_masks and not window:
             return None
-        if (length, window) not in self._masks:
+        key = start, length, window
+        if key not in self._masks:
             with torch.inference_mode(False):
-                seen = torch.ones(length, length, dtype=torch.bool).tril()
-                seen = seen.triu(1 - window) if window else seen
-                hidden = torch.zeros(length, length, dtype=hidden_BTD.dtype)
+                seen = torch.ones(length, start + length, dtype=torch.bool).tril(start)
+                seen = seen.triu(start + 1 - window) if window else seen
+                hidden = torch.zeros(length, start + length, dtype=hidden_BTD.dtype)
                 lowest = torch.finfo(hidden.dtype).min
-                self._masks[length, window] = hidden.masked_fill(~seen, lowest)[None, None]
-        return self._masks[length, window]
+                self._masks[key] = hidden.masked_fill(~seen, lowest)[None, None]
+        return self._masks[key]

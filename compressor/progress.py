@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
+
+from compressor.memory import PeakMemory
 
 
 class Bar:
@@ -42,6 +42,8 @@ class Progress:
         self.quiet = quiet
         self.console = Console(stderr=True, highlight=False, quiet=quiet)
         self.seconds: dict[str, float] = {}
+        self.peaks: dict[str, int] = {}
+        self.memory = PeakMemory()
 
     def say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, markup=False)
@@ -49,6 +51,7 @@ class Progress:
     @contextmanager
     def stage(self, name: str, total: float) -> Iterator[Bar]:
         start = time.perf_counter()
+        self.memory.start()
         if self.console.is_terminal and not self.quiet:
             columns = (
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -58,12 +61,7 @@ class Progress:
                 yield Bar(rich, rich.add_task(name, total=total, note=""))
         else:
             yield Bar(None, TaskID(0))
-        elapsed = time.perf_counter() - start
+        elapsed, peak = time.perf_counter() - start, self.memory.stage
         self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
-        self.say(f"  {name}: {elapsed:.1f} s, peak memory {peak_memory_bytes() / 2**20:.0f} MiB")
-
-
-def peak_memory_bytes() -> int:
-    """Peak resident set of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+        self.peaks[name] = max(self.peaks.get(name, 0), peak)
+        self.say(f"  {name}: {elapsed:.1f} s, peak memory {peak / 2**20:.0f} MiB")

@@ -17,6 +17,9 @@ from compressor.families import Family, Place, places, resolve
 from compressor.headers import TensorEntry, check_no_others, check_tensors, read_index
 from compressor.plan import ModelShape
 
+_CHECKED = 2**22
+"""Values that are looked at together: temporaries stay small."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -45,18 +48,18 @@ class Source:
             raise UserError(f"config.json of {self.path} asks for an unknown dtype `{asked}`")
         return dtype
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """One tensor as float32.
+    def tensor(self, name: str, at: torch.Tensor | None = None) -> torch.Tensor:
+        """One tensor as float32, a copy; with `at`, those of its rows: only they are read.
 
         Raises:
             UserError: the data cannot be read, or holds NaN or infinity.
         """
         place = self._places[name]
         if not place.others:
-            return self._stored(place.name, place)
+            return self._stored(place.name, place, at)
         return torch.cat([self._stored(stored, place) for stored in place.names], place.axis)
 
-    def _stored(self, name: str, place: Place) -> torch.Tensor:
+    def _stored(self, name: str, place: Place, at: torch.Tensor | None = None) -> torch.Tensor:
         """A tensor of the checkpoint, or those of its rows that `place` says, as float32."""
         entry, rows, period = self.index[name], place.rows, place.period
         try:
@@ -65,17 +68,20 @@ class Source:
                 part = handle.get_tensor(name) if whole else handle.get_slice(name)[rows]
                 if period:
                     part = part.unflatten(0, (-1, period))[:, rows].flatten(0, 1)
-                value = part.to(torch.float32)
+                value = (part if at is None else part[at]).to(torch.float32, copy=True)
         except (OSError, SafetensorError) as error:
             raise UserError(f"cannot read `{name}` from {entry.file}: {error}") from None
-        if not torch.isfinite(value).all():
+        if not all(torch.isfinite(part).all() for part in value.view(-1).split(_CHECKED)):
             raise UserError(f"`{name}` in {entry.file} holds NaN or infinity", "The checkpoint is damaged.")
         return value
 
     def layer(self, index: int) -> dict[str, torch.Tensor]:
-        """All tensors of one decoder layer, float32, by their names relative to the layer."""
+        """All tensors of one decoder layer, float32, by their names relative to the layer; of one that was
+        cut those that are left."""
         prefix = self.family.layer_prefix(index)
-        return {name: self.tensor(prefix + name) for name, _ in self.family.block_tensors(self.shape)}
+        names = (name for name, _ in self.family.block_tensors(self.shape))
+        there = (name for name in names if self._places[prefix + name].name in self.index)
+        return {name: self.tensor(prefix + name) for name in there}
 
     def module(self, name: str) -> dict[str, torch.Tensor]:
         """A module's `weight` and, where it has one, its `bias`."""
@@ -93,6 +99,20 @@ class Source:
 
     def names(self) -> Iterator[str]:
         return (name for name, _ in self.family.tensors(self.shape))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A matrix [V, D] that stays in the checkpoint: rows by index [...], or all of it, float32."""
+
+    source: Source
+    name: str
+
+    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.source.tensor(self.name, rows)
+
+    def whole(self) -> torch.Tensor:
+        return self.source.tensor(self.name)
 
 
 def open_source(model: str) -> Source:

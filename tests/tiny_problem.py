@@ -67,8 +67,8 @@ def make_lab(directory: Path, **changes: Any) -> Lab:
     head = Head(runner, source.module("model.norm"), output)
     layers: list[Weights] = [source.layer(i) for i in range(source.shape.num_layers)]
     windows, heldout = tokens(WINDOWS, LENGTH), torch.arange(WINDOWS) >= WINDOWS - 3
-    hidden, statistics = embedding[windows], []
+    hidden: torch.Tensor = embedding[windows]
+    statistics = []
     for weights in layers:
-        found, hidden = collect_layer(runner, weights, hidden, heldout)
-        statistics.append(found)
+        statistics.append(collect_layer(runner, weights, hidden, heldout))
     return Lab(source, runner, head, layers, embedding, windows, heldout, statistics)

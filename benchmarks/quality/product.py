@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from benchmarks.quality.setting import Setting, Subnet
@@ -16,6 +16,7 @@ from compressor.pipeline.rundir import RunDirectory
 from compressor.pipeline.search import Searcher
 from compressor.pipeline.solve import Round, Solver
 from compressor.progress import Progress
+from compressor.statistics import LayerStatistics
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,13 @@ class Product:
 
     def setting(self) -> Setting:
         p = self.prepared
+        statistics = [
+            LayerStatistics(**{field.name: found.saved[field.name] for field in fields(LayerStatistics)})
+            for found in p.statistics
+        ]
         return Setting(
-            self.card.source, p.runner, p.head, p.embedding, p.layers, p.windows[~p.heldout],
-            p.windows[p.heldout], p.statistics, self.options.seed, self.progress,
+            self.card.source, p.model.runner, p.model.head, p.model.embedding, p.model.layers,
+            p.windows[~p.heldout], p.windows[p.heldout], statistics, self.options.seed, self.progress,
         )  # fmt: skip
 
     def subnet(self, setting: Setting, method: str, keep: float) -> Subnet:
@@ -68,7 +73,7 @@ class Product:
     def finish(self, choice: Choice) -> list[Weights]:
         """The reformed layers, float32."""
         name = reform(choice.card, choice.prepared, choice.chosen, self.run, self.progress)
-        return [finished_layer(self.run, name, i) for i in range(len(choice.prepared.layers))]
+        return [finished_layer(self.run, name, i) for i in range(len(choice.prepared.model.layers))]
 
 
 def options_for(model: str, text: str, tokens: int, seed: int, work: Path) -> Options:

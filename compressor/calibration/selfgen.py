@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from compressor.forward import embed
+from compressor.plan import ModelShape
 from compressor.progress import Progress
+from compressor.room import Room
 from compressor.source import Source
 
-_BATCH = 32
+if TYPE_CHECKING:
+    from compressor.layered import LayeredModel
+
+_BATCH, _CACHE_BYTES = 32, 2**30
+"""Samples that are written together, and what their keys and values may take."""
 _PASSAGE = 32
+_OWN, _MORE = "calibrate: the model writes its own text", "reform: the model writes more text"
 
 
 def write_samples(
-    source: Source, *, windows: int, length: int, seed: int, progress: Progress
+    source: Source, *, windows: int, length: int, seed: int, progress: Progress, room: Room | None = None
 ) -> torch.Tensor:
     """[windows, length] tokens sampled at temperature 1 from the model's own distribution.
 
@@ -24,11 +32,11 @@ def write_samples(
     """
     generator = torch.Generator().manual_seed(seed)
     prompts = _prompts(source, windows, generator)
-    return _write(source, prompts, length, generator, progress, "calibrate: the model writes its own text")
+    return _write(source, prompts, length, generator, progress, room, _OWN)
 
 
 def continue_text(
-    source: Source, windows_BT: torch.Tensor, *, seed: int, progress: Progress
+    source: Source, windows_BT: torch.Tensor, *, seed: int, progress: Progress, room: Room | None = None
 ) -> torch.Tensor:
     """[B, T] tokens like those given: a passage from each window, which the model goes on from at
     temperature 1."""
@@ -37,24 +45,48 @@ def continue_text(
     generator = torch.Generator().manual_seed(seed)
     starts = torch.randint(length - passage, (count, 1), generator=generator)
     prompts = windows_BT.gather(1, starts + torch.arange(passage))
-    return _write(source, prompts, length, generator, progress, "reform: the model writes more text")
+    return _write(source, prompts, length, generator, progress, room, _MORE)
+
+
+def cache_bytes(shape: ModelShape, length: int) -> int:
+    """Keys and values of the samples that are written together."""
+    return _together(shape, length) * length * shape.kv_bytes_per_token(shape.dense_plan, 4)
+
+
+def _together(shape: ModelShape, length: int) -> int:
+    one = length * shape.kv_bytes_per_token(shape.dense_plan, 4)
+    return max(1, min(_BATCH, _CACHE_BYTES // one))
 
 
 def _write(
-    source: Source,
-    prompts: torch.Tensor,
-    length: int,
-    generator: torch.Generator,
-    progress: Progress,
-    title: str,
-) -> torch.Tensor:
-    from compressor.modeling.load import load_model
+    source: Source, prompts: torch.Tensor, length: int, generator: torch.Generator, progress: Progress,
+    room: Room | None, title: str,
+) -> torch.Tensor:  # fmt: skip
+    from compressor.layered import LayeredModel
 
-    model = load_model(source.path)
-    batches = prompts.split(_BATCH)
+    dense, batches = LayeredModel.open(source, room or Room()), prompts.split(_together(source.shape, length))
     with progress.stage(title, len(batches) * (length - prompts.shape[1])) as bar:
-        rows = [_sample(model, part, length, generator, bar.advance) for part in batches]
+        rows = [_sample(dense, part, length, generator, bar.advance) for part in batches]
     return torch.cat(rows)
+
+
+@torch.inference_mode()
+def _sample(
+    dense: LayeredModel, tokens: torch.Tensor, length: int, generator: torch.Generator,
+    advance: Callable[[float], None],
+) -> torch.Tensor:  # fmt: skip
+    from transformers import DynamicCache
+
+    caches, start = [DynamicCache() for _ in dense.layers], 0
+    while (end := tokens.shape[1]) < length:
+        hidden = embed(dense.embedding, tokens[:, start:], start)
+        for index, cache in enumerate(caches):
+            hidden = dense.runner.at(index).layer(dense.layers[index], hidden, (cache, start))
+        likely = dense.head.logprobs(hidden[:, -1:])[:, 0].exp()
+        tokens = torch.cat([tokens, torch.multinomial(likely, 1, generator=generator)], 1)
+        start = end
+        advance(1)
+    return tokens
 
 
 def _prompts(source: Source, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -62,21 +94,3 @@ def _prompts(source: Source, count: int, generator: torch.Generator) -> torch.Te
     if isinstance(bos, int):
         return torch.full((count, 1), bos)
     return torch.randint(source.shape.vocab_size, (count, 1), generator=generator)
-
-
-@torch.inference_mode()
-def _sample(
-    model: Callable[..., Any],
-    tokens: torch.Tensor,
-    length: int,
-    generator: torch.Generator,
-    advance: Callable[[float], None],
-) -> torch.Tensor:
-    past, inputs = None, tokens
-    while tokens.shape[1] < length:
-        out = model(input_ids=inputs, past_key_values=past, use_cache=True, logits_to_keep=1)
-        past = out.past_key_values
-        inputs = torch.multinomial(out.logits[:, -1].float().softmax(-1), 1, generator=generator)
-        tokens = torch.cat([tokens, inputs], 1)
-        advance(1)
-    return tokens

@@ -11,6 +11,7 @@ from compressor.calibration.selfgen import write_samples
 from compressor.calibration.sources import parts_of, read_documents
 from compressor.errors import UserError
 from compressor.progress import Progress
+from compressor.room import Room
 from compressor.source import Source
 
 _HELDOUT_SHARE = 8
@@ -30,19 +31,21 @@ class Calibration:
 
 
 def load_calibration(
-    source: Source, argument: str, *, tokens: int, window: int, seed: int, progress: Progress
-) -> Calibration:
+    source: Source, argument: str, *, tokens: int, window: int, seed: int, progress: Progress,
+    room: Room | None = None,
+) -> Calibration:  # fmt: skip
     """Windows from a file, folder, data set or `self`; one in eight is held out. Of several texts, listed
-    with commas, each gives an equal share, or all that it has.
+    with commas, each gives an equal share, or all that it has. room: for a model that writes text.
 
     Raises:
         UserError: no such text, or too little of it for two windows.
     """
     window = window_length(source, window)
-    wanted = max(2, -(-tokens // window))
-    wanted += -(-wanted // (_HELDOUT_SHARE - 1))
+    wanted = sum(heldout_windows(tokens, window))
     if argument == SELF:
-        windows = write_samples(source, windows=wanted, length=window, seed=seed, progress=progress)
+        windows = write_samples(
+            source, windows=wanted, length=window, seed=seed, progress=progress, room=room
+        )
     else:
         texts = [token_windows(source, part, window) for part in parts_of(argument)]
         counts = fair_shares([len(t) for t in texts], wanted)
@@ -56,6 +59,12 @@ def load_calibration(
     if not held.any():
         held[-1] = True
     return Calibration(windows[~held].contiguous(), windows[held].contiguous(), argument)
+
+
+def heldout_windows(tokens: int, window: int) -> tuple[int, int]:
+    """How many windows are fitted on for so many tokens, and how many are held out."""
+    fitted = max(2, -(-tokens // window))
+    return fitted, -(-fitted // (_HELDOUT_SHARE - 1))
 
 
 def window_length(source: Source, window: int) -> int:

@@ -168,6 +168,13 @@ def compress(
             help="Measure the latency table again instead of using the cached one.", rich_help_panel=_RUN
         ),
     ] = False,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as 8GiB: what stays resident at most; the rest of the work is kept on disk.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -215,7 +222,7 @@ def compress(
         tensor_parallel=tensor_parallel, method=method, threads=threads, profile=profile,
         calibration=calibration, calibration_tokens=calibration_tokens, evaluation=evaluation,
         evaluations=evaluations, tolerance=tolerance, seed=seed, force=force, overwrite=overwrite,
-        remeasure=remeasure,
+        remeasure=remeasure, memory_limit=parse_bytes(memory_limit) if memory_limit else None,
     )
     job = jobs.dry_run if dry_run else jobs.front if front else jobs.run
     raise typer.Exit(job(options, json))

@@ -4,6 +4,7 @@ equal weight bytes, judged on the model itself."""
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,7 +145,7 @@ class _Advisor:
         return Choice(form, keep, size, kl)
 
     @torch.inference_mode()
-    def _hidden(self, layers: list[Weights]) -> torch.Tensor:
+    def _hidden(self, layers: Sequence[Weights]) -> torch.Tensor:
         runner, parts = self._task.runner, []
         for tokens in self._windows.split(_ROWS):
             hidden = self._task.embedding[tokens]

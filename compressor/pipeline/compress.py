@@ -16,6 +16,7 @@ from compressor.latency.measure import Comparison
 from compressor.pipeline.checks import check_output
 from compressor.pipeline.fastest import Fastest
 from compressor.pipeline.finish import Verified, export, verify
+from compressor.pipeline.memory import kept
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card, preflight
 from compressor.pipeline.prepare import prepare
@@ -51,7 +52,7 @@ def compress(options: Options, progress: Progress) -> Outcome:
     card = preflight(options, progress)
     if card.already_met and not options.force:
         return Outcome("already-met", options.out, card.to_json())
-    with closing(RunDirectory(options.out)) as run:
+    with kept(options.memory_limit), closing(RunDirectory(options.out)) as run:
         if run.resumed:
             progress.say(f"resuming from {run.path}")
         prepared = prepare(options, card, run, progress)

@@ -15,11 +15,13 @@ from compressor.calibration import token_windows
 from compressor.errors import UserError
 from compressor.evaluate import Quality, quality
 from compressor.evaluate.onnx import OnnxModel
+from compressor.export.artefact import open_artefact
 from compressor.export.base import Export, exporters
 from compressor.export.files import write_json
 from compressor.export.onnx import FOLDER
 from compressor.export.onnx.graph import read_summary
 from compressor.latency.measure import Comparison
+from compressor.layered import LayeredModel
 from compressor.modeling import register
 from compressor.modeling.load import load_model
 from compressor.pipeline.options import Options
@@ -101,7 +103,8 @@ def verify(
     run: RunDirectory,
     progress: Progress,
 ) -> Verified:
-    """Reload the artefact in both runtimes, compare them, time it beside dense, and score both models.
+    """Reload the artefact in both runtimes, compare them, time it beside dense, and score both models. Models
+    that memory does not hold are read layer by layer instead of loaded by transformers.
 
     Raises:
         UserError: what was loaded is not what was planned, or the runtimes disagree.
@@ -111,13 +114,12 @@ def verify(
     writing = Writing.about(card, windows)
     rounded = options.graph if options.graph and exporters.get(options.graph).rounds else None
     with progress.stage("verify: reload, parity, perplexity, samples", 2 * -(-len(windows) // 4)) as bar:
-        model = load_model(artefact)
-        _check_parameters(model, card, chosen)
+        model = _subnet(card, prepared, chosen, artefact)
         parity = _parity(model, artefact, windows[0]) if options.graph and not rounded else None
         subnet = quality(model, windows, bar.advance)
         writing.take("subnet", model)
         del model
-        dense_model = load_model(card.source.path)
+        dense_model = prepared.model if card.memory.on_disk else load_model(card.source.path)
         dense = quality(dense_model, windows, bar.advance)
         writing.take("dense", dense_model)
         del dense_model
@@ -157,14 +159,24 @@ def _evaluation(options: Options, card: Card, prepared: Prepared) -> tuple[torch
     return windows[:_EVALUATION_WINDOWS], options.evaluation
 
 
-def _check_parameters(model: torch.nn.Module, card: Card, chosen: Round) -> None:
-    loaded, planned = sum(p.numel() for p in model.parameters()), card.source.shape.parameters(chosen.plan)
+def _subnet(card: Card, prepared: Prepared, chosen: Round, artefact: Path) -> Any:
+    """The artefact's checkpoint, loaded, of as many parameters as the plan has."""
+    model: Any
+    if card.memory.on_disk:
+        source = open_artefact(artefact).source
+        loaded = sum(torch.Size(entry.shape).numel() for entry in source.index.values())
+        model = LayeredModel.open(source, prepared.room, prepared.model.runner)
+    else:
+        model = load_model(artefact)
+        loaded = sum(p.numel() for p in model.parameters())
+    planned = card.source.shape.parameters(chosen.plan)
     if loaded != planned:
         raise UserError(f"the reloaded checkpoint has {loaded:,} parameters where the plan has {planned:,}")
+    return model
 
 
 @torch.inference_mode()
-def _parity(model: torch.nn.Module, artefact: Path, window: torch.Tensor) -> float:
+def _parity(model: Any, artefact: Path, window: torch.Tensor) -> float:
     from serving.engines.onnx.runner import OnnxRunner
 
     tokens = window[:_PARITY_TOKENS]

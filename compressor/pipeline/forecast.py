@@ -19,8 +19,7 @@ _LEFT_BY_REFORM = 0.25
 """The share of the damages' sum that the last reform may leave (docs/experiments.md: 0.25 to 0.6)."""
 _FORWARDS = (45.0, 110.0)
 """Forward passes over the calibration text that a run costs: one round over the whole subnet, or three."""
-_BASE_BYTES = 450 * 2**20
-_ROWS, _ACTIVATIONS = 4, 4
+_ROWS = 4
 
 
 def forecast(options: Options, card: Card, task: Problem, damage: np.ndarray) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def forecast(options: Options, card: Card, task: Problem, damage: np.ndarray) ->
     the last reform may leave to the plain sum of damages; memory and seconds of the run."""
     shape = card.source.shape
     plan = solve(card.space, damage, [*card.constraints, *_latency(card)])
-    needs = {"memory_bytes": _memory(options, card, task), "seconds": _seconds(options, task)}
+    needs = {"memory_bytes": card.memory.peak, "seconds": _seconds(options, task)}
     if plan is None or not has_attention(plan):
         return {"needs": needs, "plan": None}
     worst = total(card.space, damage, plan)
@@ -54,20 +53,6 @@ def _latency(card: Card) -> list[Constraint]:
     least = card.source.shape.kept(card.space.smallest)
     share = (card.target_ms - card.floor_ms) / max(card.dense_ms - card.floor_ms, 1e-9)
     return [parameter_constraint(card.space, card.source.shape, least + min(1.0, share) * (1 - least))]
-
-
-def _memory(options: Options, card: Card, task: Problem) -> int:
-    """Dense, subnet and a step's vectors in float32; statistics in float64; hidden states of the text, dense
-    and subnet; activations of one batch through all layers."""
-    shape = card.source.shape
-    weights = 5 * 4 * shape.parameters(shape.dense_plan)
-    reads = (shape.layer.ffn, shape.layer.query_heads * shape.head_dim)
-    statistics = 2 * 8 * shape.num_layers * sum(n * n for n in reads)
-    states = 3 * 4 * options.calibration_tokens * shape.hidden_size
-    batch = _ROWS * task.windows.shape[1]
-    per_layer = 10 * shape.hidden_size + 3 * shape.layer.ffn + 4 * reads[1]
-    activations = 4 * batch * (_ACTIVATIONS * shape.vocab_size + shape.num_layers * per_layer)
-    return _BASE_BYTES + weights + statistics + states + activations
 
 
 def _seconds(options: Options, task: Problem) -> dict[str, float]:

@@ -21,7 +21,7 @@ class Options:
     those given all have to hold. perplexity_increase: a share over dense that is not passed, as fast as that
     allows. plan: a file with the widths to make instead. front: plans for every latency, nothing made.
     destinations: where it is to be served besides what is exported, by name. tensor_parallel: the number of
-    devices that are to share every layer."""
+    devices that are to share every layer. memory_limit: bytes that are to be resident at most."""
 
     model: str
     out: Path
@@ -50,6 +50,7 @@ class Options:
     force: bool = False
     overwrite: bool = False
     remeasure: bool = False
+    memory_limit: int | None = None
 
     def __post_init__(self) -> None:
         targets = [self.target_latency_ms, self.target_speedup, self.target_memory, self.keep]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from compressor.pipeline.checks import (
     disk_needed,
     read_plan,
 )
+from compressor.pipeline.memory import MemoryPlan, memory_plan
 from compressor.pipeline.options import Options
 from compressor.plan import Plan
 from compressor.progress import Progress
@@ -39,6 +40,7 @@ class Card:
     target_ms: the latency target in milliseconds, if there is one. dense_ms, floor_ms: the dense model and
     the smallest subnet, measured quickly or out of the profile. table: of the profile, if one was given.
     here: whether the target is of this machine, so that the artefact can be timed. plan: the one asked for.
+    memory: what it will need.
     """
 
     source: Source
@@ -52,6 +54,7 @@ class Card:
     table: LatencyTable | None = None
     here: bool = True
     plan: Plan | None = None
+    memory: MemoryPlan = field(kw_only=True)
 
     @property
     def already_met(self) -> bool:
@@ -80,7 +83,8 @@ class Card:
                  "floor": c.cost(smallest)}
                 for c in self.constraints
             ],
-            "disk_bytes": disk_needed(self.source),
+            "disk_bytes": disk_needed(self.source, self.memory.on_disk),
+            "memory": self.memory.to_json(),
         }
 
 
@@ -106,7 +110,8 @@ def preflight(options: Options, progress: Progress) -> Card:
     if options.runs or options.target_memory is not None:
         check_context(options.workload, source)
     check_texts(options, source)
-    check_disk(options.out, source)
+    memory = memory_plan(options, source)
+    check_disk(options.out, source, memory.on_disk)
     meter = Meter(source, backend, options.workload, options.threads, progress)
     constraints = _constraints(options, source, space)
     for constraint in constraints:
@@ -115,7 +120,7 @@ def preflight(options: Options, progress: Progress) -> Card:
         f"{source.name}: {source.family.model_type}, {source.shape.num_layers} layers, "
         f"{source.shape.parameters(source.shape.dense_plan) / 1e6:.1f} M parameters"
     )
-    card = Card(source, space, method, meter, constraints, plan=plan)
+    card = Card(source, space, method, meter, constraints, plan=plan, memory=memory)
     if options.profile:
         card = _profiled(options, card, options.profile)
     return _time(options, card) if options.timed else card

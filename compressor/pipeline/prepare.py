@@ -2,75 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 
 from compressor.calibration import Calibration, load_calibration
-from compressor.forward import BlockRunner, Embedding, Weights, embedding
+from compressor.forward import Weights
+from compressor.layered import LayeredModel
 from compressor.order import orders
 from compressor.pipeline.options import WINDOW, Options
 from compressor.pipeline.preflight import Card
-from compressor.pipeline.rundir import RunDirectory, key, source_key
+from compressor.pipeline.rundir import RunDirectory, Saved, key, source_key
 from compressor.plan import LayerShape
 from compressor.progress import Progress
 from compressor.projection import seen
 from compressor.reform import choose_damping
-from compressor.search.fitness import Head
+from compressor.room import Room, Rows
 from compressor.statistics import LayerStatistics, collect_layer
-from compressor.statistics.collect import batches
+from compressor.statistics.collect import BATCH, LASTING, batches
 from compressor.surgery import LayerOrder, rows, select
 
 
 @dataclass(frozen=True)
 class Prepared:
     """All that searches and reforms read. key: names it and the space. windows: [n, T] fitted and held-out;
-    heldout: [n] bool."""
+    heldout: [n] bool. room: where big arrays are kept."""
 
     key: str
-    runner: BlockRunner
-    head: Head
-    embedding: Embedding
-    layers: list[Weights]
+    model: LayeredModel
     windows: torch.Tensor
     heldout: torch.Tensor
-    statistics: list[LayerStatistics]
+    statistics: list[SavedStatistics]
     orders: list[LayerOrder]
     dampings: list[tuple[float, float]]
+    room: Room
+
+    def embedded(self, windows_BT: torch.Tensor) -> Rows:
+        """[B, T, D]: what the first layer reads."""
+        hidden = self.room.rows(*windows_BT.shape, self.model.runner.shape.hidden_size)
+        for part in torch.arange(len(windows_BT)).split(BATCH):
+            hidden[part] = self.model.embedding[windows_BT[part]]
+        return hidden
+
+
+@dataclass(frozen=True)
+class SavedStatistics:
+    """Of one layer, read from the run directory when asked for."""
+
+    saved: Saved
+
+    @property
+    def attention(self) -> torch.Tensor:
+        return self.saved["attention"]
+
+    @property
+    def ffn(self) -> torch.Tensor:
+        return self.saved["ffn"]
+
+    @property
+    def queries(self) -> torch.Tensor:
+        return self.saved["queries"]
+
+    @property
+    def keys(self) -> torch.Tensor:
+        return self.saved["keys"]
 
 
 def prepare(options: Options, card: Card, run: RunDirectory, progress: Progress) -> Prepared:
     """Run the calibrate and order stages, or take their results from an earlier run."""
-    source = card.source
+    source, room = card.source, Room(run.path if card.memory.on_disk else None)
     text_key = key(
         source_key(source), _text_key(options.calibration), options.calibration_tokens, options.seed
     )
-    saved = run.tensors(f"calibration-{text_key}", lambda: _calibrate(options, card, progress))
-    windows, heldout = saved["windows"], saved["heldout"].bool()
-    runner = BlockRunner(source)
-    table = source.tensor(f"{source.family.embedding}.weight")
-    embedded = embedding(source, table)
-    output = table if source.shape.tied_embeddings else source.tensor(f"{source.family.head}.weight")
-    cap = source.config.get("final_logit_softcapping")
-    head = Head(runner, source.module(source.family.final_norm), output, cap)
-    layers: list[Weights] = [source.layer(i) for i in range(source.shape.num_layers)]
-    layer_key = key(text_key, card.method.order, asdict(card.space))
-    walk = _Walk(runner, layers, embedded[windows], heldout)
-    prepared = Prepared(layer_key, runner, head, embedded, layers, windows, heldout, [], [], [])
+    text = run.tensors(f"calibration-{text_key}", partial(_calibrate, options, card, room, progress))
+    windows, heldout = text["windows"], text["heldout"].bool()
+    model, layer_key = LayeredModel.open(source, room), key(text_key, card.method.order, asdict(card.space))
+    prepared = Prepared(layer_key, model, windows, heldout, [], [], [], room)
+    layers, walk = model.layers, _Walk(model, partial(prepared.embedded, windows), heldout)
     with progress.stage("calibrate and order: layers", len(layers)) as bar:
-        for index, weights in enumerate(layers):
-            tensors = run.tensors(
-                f"layer-{layer_key}-{index:03d}",
-                partial(_order, card, weights, partial(walk.collect, index)),
+        for index in range(len(layers)):
+            saved = run.saved(
+                f"layer-{layer_key}-{index:03d}", partial(_order, card, layers, walk, index, room.bounded)
             )
-            prepared.statistics.append(
-                LayerStatistics(**{f.name: tensors[f.name] for f in fields(LayerStatistics)})
-            )
-            prepared.orders.append(LayerOrder(tensors["groups"], tensors["heads"], tensors["channels"]))
-            prepared.dampings.append((float(tensors["damping"][0]), float(tensors["damping"][1])))
+            prepared.statistics.append(SavedStatistics(saved))
+            prepared.orders.append(LayerOrder(saved["groups"], saved["heads"], saved["channels"]))
+            prepared.dampings.append((float(saved["damping"][0]), float(saved["damping"][1])))
             bar.advance()
     return prepared
 
@@ -79,16 +98,21 @@ class _Walk:
     """The dense hidden states, moved on layer by layer; after a resume only as far as needed."""
 
     def __init__(
-        self, runner: BlockRunner, layers: list[Weights], embedded: torch.Tensor, heldout: torch.Tensor
+        self, model: LayeredModel, embedded: Callable[[], Rows], heldout: torch.Tensor
     ) -> None:
-        self._runner, self._layers, self._hidden, self._heldout = runner, layers, embedded, heldout
+        self._runner, self._layers = model.runner, model.layers
+        self._embedded, self._heldout = embedded, heldout
         self._at = 0
+
+    @cached_property
+    def _hidden(self) -> Rows:
+        return self._embedded()
 
     def collect(self, index: int) -> LayerStatistics:
         while self._at < index:
             self._step()
         runner = self._runner.at(index)
-        found, self._hidden = collect_layer(runner, self._layers[index], self._hidden, self._heldout)
+        found = collect_layer(runner, self._layers[index], self._hidden, self._heldout)
         self._at += 1
         return found
 
@@ -100,17 +124,21 @@ class _Walk:
         self._at += 1
 
 
-def _calibrate(options: Options, card: Card, progress: Progress) -> dict[str, torch.Tensor]:
+def _calibrate(
+    options: Options, card: Card, room: Room, progress: Progress
+) -> dict[str, torch.Tensor]:
     found: Calibration = load_calibration(
         card.source, options.calibration, tokens=options.calibration_tokens, window=WINDOW, seed=options.seed,
-        progress=progress,
-    )
+        progress=progress, room=room,
+    )  # fmt: skip
     flags = torch.cat([torch.zeros(len(found.fit)), torch.ones(len(found.heldout))])
     return {"windows": torch.cat([found.fit, found.heldout]), "heldout": flags}
 
 
-def _order(card: Card, weights: Weights, collect: Callable[[], LayerStatistics]) -> dict[str, torch.Tensor]:
-    found = collect()
+def _order(
+    card: Card, layers: Sequence[Weights], walk: _Walk, index: int, lasting_only: bool
+) -> dict[str, torch.Tensor]:
+    found, weights = walk.collect(index), layers[index]
     family, shape = card.source.family, card.source.shape
     order = orders.get(card.method.order)(family, shape, weights, found)
     heads = [
@@ -126,7 +154,9 @@ def _order(card: Card, weights: Weights, collect: Callable[[], LayerStatistics])
             ("ffn", found.ffn, found.ffn_heldout, channels),
         )
     ]
-    return {**found.tensors(), **order.tensors(), "damping": torch.tensor(damping, dtype=torch.float64)}
+    names = LASTING if lasting_only else found.tensors()
+    lasting = {name: getattr(found, name) for name in names}
+    return {**lasting, **order.tensors(), "damping": torch.tensor(damping, dtype=torch.float64)}
 
 
 def _text_key(argument: str) -> str:

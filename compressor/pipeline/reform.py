@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 
 from compressor.calibration.selfgen import continue_text
 from compressor.errors import UserError
+from compressor.forward import Weights
 from compressor.pipeline.preflight import Card
 from compressor.pipeline.prepare import Prepared
 from compressor.pipeline.rundir import RunDirectory, key
@@ -23,14 +25,15 @@ def reform(card: Card, prepared: Prepared, chosen: Round, run: RunDirectory, pro
         [t.tolist() for t in (s.kv_heads, s.query_heads, s.channels)] for s in chosen.selections
     ])
     job = ReformJob(
-        card.source.family, card.source.shape, prepared.runner, prepared.layers, chosen.selections,
-        prepared.statistics, prepared.dampings, prepared.embedding[prepared.windows], prepared.heldout,
+        card.source.family, card.source.shape, prepared.model.runner, prepared.model.layers,
+        chosen.selections, prepared.statistics, prepared.dampings, prepared.embedded(prepared.windows),
+        prepared.heldout, prepared.room,
     )
     layer = reforms.get(card.method.reform)(job)
     count = len(chosen.selections)
     with progress.stage("reform: layers", count) as bar:
         for index in range(count):
-            run.tensors(
+            run.saved(
                 f"reformed-{name}-{index:03d}",
                 partial(layer, index, lambda done: finished_layer(run, name, done)),
             )
@@ -54,16 +57,21 @@ def _refine(
     refined: str,
 ) -> dict[str, float]:  # fmt: skip
     """A round over the whole subnet, from the layers called `name` to those called `refined`."""
-    p, count = prepared, len(prepared.layers)
+    p, count = prepared, len(prepared.model.layers)
     windows, heldout = _text(card, prepared, run, progress, number)
     with progress.stage("reform: the whole subnet", ITERATIONS + 1) as bar:
-        subnet = [finished_layer(run, name, i) for i in range(count)]
+        subnet = p.room.load(count, partial(finished_layer, run, name))
         layers, before, after = refine_model(
-            p.runner, p.head, p.layers, subnet, p.embedding[windows], heldout, bar.advance
-        )
-    for index, layer in enumerate(layers):
-        run.tensors(f"reformed-{refined}-{index:03d}", partial(dict, layer))
+            p.model.runner, p.model.head, p.model.layers, subnet, p.embedded(windows), heldout, bar.advance,
+            p.room,
+        )  # fmt: skip
+        for index in range(count):
+            run.saved(f"reformed-{refined}-{index:03d}", partial(_item, layers, index))
     return {"before": before, "after": after}
+
+
+def _item(layers: Sequence[Weights], index: int) -> Finished:
+    return dict(layers[index])
 
 
 def _text(
@@ -76,7 +84,11 @@ def _text(
         return windows, heldout
     written = run.tensors(
         f"written-{prepared.key}-{number}",
-        lambda: {"windows": continue_text(card.source, windows[~heldout], seed=number, progress=progress)},
+        lambda: {
+            "windows": continue_text(
+                card.source, windows[~heldout], seed=number, progress=progress, room=prepared.room
+            )
+        },
     )
     return windows.masked_scatter(~heldout[:, None], written["windows"]), heldout
 

@@ -13,11 +13,12 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from compressor.errors import UserError
@@ -38,6 +39,17 @@ def source_key(source: Source) -> str:
         (p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(source.path.iterdir()) if p.is_file()
     ]
     return key(source.config, files)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Tensors of a stage, on disk."""
+
+    path: Path
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        with safe_open(self.path, framework="pt") as handle:
+            return handle.get_tensor(name)
 
 
 class RunDirectory:
@@ -79,6 +91,10 @@ class RunDirectory:
 
     def tensors(self, name: str, make: Callable[[], Tensors]) -> Tensors:
         """The tensors called `name`, made now if they are not there."""
+        return load_file(self.saved(name, make).path)
+
+    def saved(self, name: str, make: Callable[[], Tensors]) -> Saved:
+        """As `tensors`; each is read when asked for."""
         path = self.path / f"{name}.safetensors"
         if not path.exists():
             temporary = path.with_suffix(".tmp")
@@ -89,7 +105,7 @@ class RunDirectory:
                 temporary.replace(path)
             except (OSError, SafetensorError) as error:
                 raise UserError(f"cannot write {path}: {error}", "Free some space and run again.") from None
-        return load_file(path)
+        return Saved(path)
 
     def fresh(self, name: str) -> Path:
         """An empty directory inside the run directory."""

@@ -63,9 +63,10 @@ class Searcher:
         """What a search is given: candidates are judged on the held-out windows."""
         card, p = self.card, self.prepared
         return Problem(
-            card.source, p.runner, p.head, card.space, p.layers, p.embedding, p.windows[p.heldout],
-            p.statistics, p.orders, p.dampings, constraints, Trace(self.trace_path), self.progress,
-            self.options.evaluations or card.method.default_evaluations, self.options.seed,
+            card.source, p.model.runner, p.model.head, card.space, p.model.layers, p.model.embedding,
+            p.windows[p.heldout], p.statistics, p.orders, p.dampings, constraints, Trace(self.trace_path),
+            self.progress, self.options.evaluations or card.method.default_evaluations, self.options.seed,
+            p.room,
         )  # fmt: skip
 
 

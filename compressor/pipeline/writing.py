@@ -25,7 +25,9 @@ class Writing:
 
     @classmethod
     def about(cls, card: Card, windows_BT: torch.Tensor) -> Writing:
-        """Prompts for a model; none where it has no tokenizer."""
+        """Prompts for a model; none where it has no tokenizer, or is read anew for every token."""
+        if card.memory.on_disk:
+            return cls(None, [], frozenset())
         try:
             tokenizer = load_tokenizer(card.source)
         except UserError:

@@ -11,6 +11,8 @@ makes up for what it loses itself.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -18,8 +20,10 @@ DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 def damped(gram: torch.Tensor, damping: float) -> torch.Tensor:
     """G + damping * mean(diag G) * I, never exactly singular."""
-    scale = gram.diagonal(dim1=-2, dim2=-1).mean().clamp_min(1e-12)
-    return gram + damping * scale * torch.eye(gram.shape[-1], dtype=gram.dtype)
+    found = gram.clone()
+    diagonal = found.diagonal(dim1=-2, dim2=-1)
+    diagonal.add_(damping * diagonal.mean().clamp_min(1e-12))
+    return found
 
 
 def reform(weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
@@ -34,9 +38,15 @@ def reform(weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor) -> torc
         parts = zip(weight.split(gram.shape[-1], 1), gram, _by_expert(gram, kept), strict=True)
         return torch.cat([reform(*part) for part in parts], 1)
     cross = gram[:, kept]
-    factor = torch.linalg.cholesky(cross[kept])
-    solution = torch.cholesky_solve(cross.T @ weight.double().T, factor)
+    target, square = cross.T @ weight.double().T, cross[kept]
+    del cross
+    solution = torch.cholesky_solve(target, torch.linalg.cholesky(square, out=square))
     return solution.T.to(weight.dtype)
+
+
+def definite(gram: torch.Tensor) -> bool:
+    """Whether it, and so every part of it, has a Cholesky factor."""
+    return not torch.linalg.cholesky_ex(gram).info.any()
 
 
 def reconstruction_error(
@@ -58,14 +68,17 @@ def _by_expert(gram: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
 def choose_damping(
     weight: torch.Tensor, fit: torch.Tensor, heldout: torch.Tensor, kept: list[torch.Tensor]
 ) -> float:
-    """The damping whose reforms, over several kept sets, err least on held-out text."""
+    """The damping whose reforms, over several kept sets, err least on held-out text. Those that leave a Gram
+    of little text not positive definite, as it was rounded, are none."""
+    plain = [max(reconstruction_error(weight, weight[:, k], heldout, k), 1e-30) for k in kept]
 
     def error(damping: float) -> float:
         gram = damped(fit, damping)
+        if not definite(gram):
+            return math.inf
         return sum(
-            reconstruction_error(weight, reform(weight, gram, k), heldout, k)
-            / max(reconstruction_error(weight, weight[:, k], heldout, k), 1e-30)
-            for k in kept
+            reconstruction_error(weight, reform(weight, gram, k), heldout, k) / cut
+            for k, cut in zip(kept, plain, strict=True)
         )
 
     return min(DAMPINGS, key=error)

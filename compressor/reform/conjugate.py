@@ -7,33 +7,40 @@ With outputs y(theta) ~ y(theta0) + J d and a loss of curvature H in them, the b
 J^T v is a backward pass, J p a difference of two forward ones. The preconditioner is Kronecker-factored
 (K-FAC, arXiv 1503.05671): for every matrix, the Gram of what it reads and that of the gradients at what it
 gives. Stopping where held-out text errs least is the regularisation.
+
+A vector is a sequence of parts (blocks, or layers), each by weight name; only a part need be in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 
-from compressor.reform.closed_form import damped
+from compressor.room import Room, Tensors
+from compressor.statistics.gram import Gram
 
-Tensors = dict[str, torch.Tensor]
+Parts = Sequence[Tensors]
 _DIFFERENCE = 1e-3
 
 
 class Step(Protocol):
-    """What is solved for: weights by name, and how the loss and its curvature look around them."""
+    """What is solved for: weights by name, and how the loss and its curvature look around them. room: where
+    vectors are kept."""
 
-    start: Tensors
+    room: Room
 
-    def error(self, weights: Tensors) -> float:
+    @property
+    def start(self) -> Parts: ...
+
+    def error(self, weights: Parts) -> float:
         """Of held-out windows."""
 
-    def descent(self) -> Tensors:
+    def descent(self) -> Parts:
         """Minus the gradient per token, on the windows to fit."""
 
-    def curvature(self, direction: Tensors) -> Tensors:
+    def curvature(self, direction: Parts) -> Parts:
         """J^T H J direction per token."""
 
     def factors(self) -> Factors:
@@ -41,57 +48,76 @@ class Step(Protocol):
 
 
 class Factors:
-    """Kronecker factors of the curvature, damped.
+    """Kronecker factors of the curvature, damped, by part.
 
-    reads, gives: Grams [in, in] and [out, out] by weight name. damping: relative to their mean diagonals.
+    inverses: of the damped Grams, `read NAME` [in, in] and `give NAME` [out, out]. ridges: by weight name.
     """
 
-    def __init__(self, reads: Tensors, gives: Tensors, damping: float) -> None:
-        self._reads = {n: torch.linalg.inv(damped(g, damping)).float() for n, g in reads.items()}
-        self._gives = {n: torch.linalg.inv(damped(g, damping)).float() for n, g in gives.items()}
-        self._ridge = {
-            n: damping * float(reads[n].diagonal().mean() * gives[n].diagonal().mean()) for n in reads
-        }
+    def __init__(self, inverses: Parts, ridges: Sequence[dict[str, float]]) -> None:
+        self._inverses, self._ridges = inverses, ridges
 
-    def solve(self, residual: Tensors) -> Tensors:
-        return {n: self._gives[n] @ r @ self._reads[n] for n, r in residual.items()}
+    def solve(self, residual: Parts) -> Iterator[Tensors]:
+        for part, inverse in zip(residual, self._inverses, strict=True):
+            yield {n: inverse[f"give {n}"] @ r @ inverse[f"read {n}"] for n, r in part.items()}
 
-    def ridge(self, p: Tensors) -> Tensors:
-        return {n: self._ridge[n] * v for n, v in p.items()}
+    def ridge(self, p: Parts) -> Iterator[Tensors]:
+        for part, ridge in zip(p, self._ridges, strict=True):
+            yield {n: ridge[n] * v for n, v in part.items()}
 
 
-def iterates(step: Step, count: int, patience: int) -> Iterator[tuple[float, Tensors]]:
+def factors_of(
+    reads: dict[str, Gram], gives: dict[str, Gram], damping: float
+) -> tuple[Tensors, dict[str, float]]:
+    """A part's inverses and ridges; the Grams are used up. damping: relative to their mean diagonals."""
+    inverses, ridges = {}, {}
+    for name in list(reads):
+        scale = 1.0
+        for kind, grams in (("read", reads), ("give", gives)):
+            gram = grams.pop(name).mean()
+            mean = gram.diagonal().mean()
+            scale *= float(mean)
+            gram.diagonal().add_(damping * mean.clamp_min(1e-12))
+            inverses[f"{kind} {name}"] = torch.linalg.inv(gram).float()
+        ridges[name] = damping * scale
+    return inverses, ridges
+
+
+def iterates(step: Step, count: int, patience: int) -> Iterator[tuple[float, Parts]]:
     """(held-out error, weights): as they are, then after every iteration; `patience` worse ones in a row
     end it."""
-    best = step.error(step.start)
+    best, keep = step.error(step.start), step.room.keep
     yield best, step.start
-    factors, change = step.factors(), {n: torch.zeros_like(w) for n, w in step.start.items()}
+    factors = step.factors()
+    change = keep({n: torch.zeros_like(w) for n, w in part.items()} for part in step.start)
     left = step.descent()
-    direction = solved = factors.solve(left)
+    direction = solved = keep(factors.solve(left))
     worse, slope = 0, dot(left, solved)
     for _ in range(count):
         if slope <= 0 or worse == patience:
             return
-        image = add(step.curvature(direction), factors.ridge(direction))
+        image = keep(add(step.curvature(direction), factors.ridge(direction)))
         length = slope / dot(direction, image)
-        change, left = add(change, direction, length), add(left, image, -length)
-        weights = add(step.start, change)
+        change, left = keep(add(change, direction, length)), keep(add(left, image, -length))
+        weights = keep(add(step.start, change))
         error = step.error(weights)
         best, worse = (error, 0) if error < best else (best, worse + 1)
         yield error, weights
-        solved = factors.solve(left)
+        solved = keep(factors.solve(left))
         slope, before = dot(left, solved), slope
-        direction = add(solved, direction, slope / before)
+        direction = keep(add(solved, direction, slope / before))
 
 
-def small_step(start: Tensors, direction: Tensors) -> float:
+def small_step(start: Parts, direction: Parts) -> float:
     """The factor of a direction at which a difference quotient is taken."""
     return dot(start, start) ** 0.5 / max(dot(direction, direction) ** 0.5, 1e-30) * _DIFFERENCE
 
 
-def dot(a: Tensors, b: Tensors) -> float:
-    return sum(float((a[n].double() * b[n].double()).sum()) for n in a)
+def dot(a: Iterable[Tensors], b: Iterable[Tensors]) -> float:
+    return sum(
+        float((p[n].double() * q[n].double()).sum()) for p, q in zip(a, b, strict=True) for n in p
+    )
 
 
-def add(a: Tensors, b: Tensors, factor: float = 1.0) -> Tensors:
-    return {n: a[n] + factor * b[n] for n in a}
+def add(a: Iterable[Tensors], b: Iterable[Tensors], factor: float = 1.0) -> Iterator[Tensors]:
+    for p, q in zip(a, b, strict=True):
+        yield {n: p[n] + factor * q[n] for n in p}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -17,7 +17,8 @@ from compressor.reform.gauss_newton import refine_block
 from compressor.reform.head_norms import same_size
 from compressor.reform.sequential import Refine, Streams, advance, reform_block
 from compressor.registry import Registry
-from compressor.statistics import LayerStatistics
+from compressor.room import Room, Rows
+from compressor.statistics import LastingStatistics
 from compressor.surgery import Selection, cut_attention, cut_ffn, rows
 
 Finished = dict[str, torch.Tensor]
@@ -27,17 +28,19 @@ Solve = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor
 
 @dataclass(frozen=True)
 class ReformJob:
-    """The dense model, what stays of it, and the text to fit on. embedded: [B, T, D]; heldout: [B] bool."""
+    """The dense model, what stays of it, and the text to fit on. embedded: [B, T, D]; heldout: [B] bool.
+    room: for hidden states."""
 
     family: Family
     shape: ModelShape
     runner: BlockRunner
-    layers: list[Weights]
+    layers: Sequence[Weights]
     selections: list[Selection]
-    statistics: list[LayerStatistics]
+    statistics: Sequence[LastingStatistics]
     dampings: list[tuple[float, float]]
-    embedded: torch.Tensor
+    embedded: Rows
     heldout: torch.Tensor
+    room: Room = field(default_factory=Room)
 
     def cut(self, index: int, solve: Solve) -> tuple[Finished, Finished]:
         """A layer's attention and FFN tensors with output projections solved from dense statistics alone."""
@@ -45,13 +48,13 @@ class ReformJob:
         attention = cut_attention(self.family, self.shape, dense, kept)
         ffn = cut_ffn(self.family, dense, kept)
         columns = rows(kept.query_heads, self.shape.head_dim)
-        for block, name, gram, chosen, damping in (
-            (attention, self.family.o, stats.attention, columns, self.dampings[index][0]),
-            (ffn, self.family.down, stats.ffn, kept.channels, self.dampings[index][1]),
+        for block, name, kind, chosen, damping in (
+            (attention, self.family.o, "attention", columns, self.dampings[index][0]),
+            (ffn, self.family.down, "ffn", kept.channels, self.dampings[index][1]),
         ):
             weight = dense[f"{name}.weight"]
             if block and len(chosen) < weight.shape[1]:
-                block[f"{name}.weight"] = solve(weight, gram, chosen, damping)
+                block[f"{name}.weight"] = solve(weight, getattr(stats, kind), chosen, damping)
         return attention, ffn
 
     def reformed(self, index: int) -> tuple[Finished, Finished]:
@@ -104,7 +107,7 @@ def gauss_newton(job: ReformJob) -> LayerReform:
 
 
 def _in_order(job: ReformJob, refine: Refine | None) -> LayerReform:
-    streams = Streams(job.embedded.clone(), job.embedded.clone())
+    streams = Streams(job.room.copy(job.embedded), job.room.copy(job.embedded), room=job.room)
     at = 0
 
     def layer(index: int, finished: Callable[[int], Finished | None]) -> Finished:

@@ -15,7 +15,8 @@ from collections.abc import Callable
 import torch
 
 from compressor.forward import BlockRunner, Weights
-from compressor.reform.conjugate import Factors, Tensors, add, iterates, small_step
+from compressor.reform.conjugate import Factors, Parts, add, factors_of, iterates, small_step
+from compressor.room import Room, Rows
 from compressor.statistics.collect import batches
 from compressor.statistics.gram import Gram
 
@@ -26,9 +27,9 @@ _PATIENCE = 2
 
 
 def refine_block(
-    runner: BlockRunner, kind: str, block: Weights, inputs: torch.Tensor, targets: torch.Tensor,
+    runner: BlockRunner, kind: str, block: Weights, inputs: Rows, targets: Rows,
     heldout: torch.Tensor, iterations: int = _ITERATIONS,
-) -> Tensors:  # fmt: skip
+) -> dict[str, torch.Tensor]:  # fmt: skip
     """The block with every projection adjusted, or as it was where that errs less on held-out windows.
 
     Args:
@@ -38,40 +39,41 @@ def refine_block(
     step = BlockStep(runner, kind, block, inputs, targets, heldout)
     with torch.enable_grad():
         best = min(iterates(step, iterations, _PATIENCE), key=lambda found: found[0])
-    return {**block, **best[1]}
+    return {**block, **best[1][0]}
 
 
 class BlockStep:
     """The least-squares problem of one block around its present weights; arguments as `refine_block`."""
 
     def __init__(
-        self, runner: BlockRunner, kind: str, block: Weights, inputs: torch.Tensor, targets: torch.Tensor,
+        self, runner: BlockRunner, kind: str, block: Weights, inputs: Rows, targets: Rows,
         heldout: torch.Tensor,
     ) -> None:  # fmt: skip
         self._runner, self._kind = runner, kind
         self._run = runner.attention if kind == "attention" else runner.ffn
         names = runner.projections(kind)
-        self.start = {n: block[n].clone() for n in names}
-        self._fixed = {n: v for n, v in block.items() if n not in self.start}
+        self.room = Room()
+        self.start: Parts = [{n: block[n].clone() for n in names}]
+        self._fixed = {n: v for n, v in block.items() if n not in names}
         self._inputs, self._targets = inputs, targets
         self._fit = [b for b in batches(heldout) if not heldout[b[0]]]
         self._heldout = [b for b in batches(heldout) if heldout[b[0]]]
         self._tokens = sum(len(b) for b in self._fit) * inputs.shape[1]
 
     @torch.no_grad()
-    def error(self, weights: Tensors) -> float:
+    def error(self, weights: Parts) -> float:
         """Mean squared error per held-out token."""
         total = sum(
-            float((self._outputs(weights, b) - self._targets[b]).square().sum()) for b in self._heldout
+            float((self._outputs(weights[0], b) - self._targets[b]).square().sum()) for b in self._heldout
         )
         return total / (sum(len(b) for b in self._heldout) * self._inputs.shape[1])
 
-    def descent(self) -> Tensors:
+    def descent(self) -> Parts:
         return self._pull(lambda b, y: self._targets[b] - y)
 
-    def curvature(self, direction: Tensors) -> Tensors:
+    def curvature(self, direction: Parts) -> Parts:
         length = small_step(self.start, direction)
-        moved = add(self.start, direction, length)
+        (moved,) = add(self.start, direction, length)
 
         def image(part: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():
@@ -81,10 +83,10 @@ class BlockStep:
 
     def factors(self) -> Factors:
         """From random probes of the outputs on a few batches."""
-        reads = {n: Gram(w.shape[1]) for n, w in self.start.items()}
-        gives = {n: Gram(w.shape[0]) for n, w in self.start.items()}
+        reads = {n: Gram(w.shape[1]) for n, w in self.start[0].items()}
+        gives = {n: Gram(w.shape[0]) for n, w in self.start[0].items()}
         generator = torch.Generator().manual_seed(0)
-        leaves = {n: w.clone().requires_grad_() for n, w in self.start.items()}
+        leaves = self._leaves()
         for part in self._fit[:_FACTOR_BATCHES]:
             with self._runner.watch(self._kind) as seen:
                 y = self._outputs(leaves, part)
@@ -95,15 +97,19 @@ class BlockStep:
             ):
                 reads[name].add_batch(read.detach())
                 gives[name].add_batch(gradient)
-        return Factors({n: reads[n].mean() for n in reads}, {n: gives[n].mean() for n in gives}, _DAMPING)
+        inverses, ridges = factors_of(reads, gives, _DAMPING)
+        return Factors([inverses], [ridges])
 
     def _outputs(self, weights: Weights, part: torch.Tensor) -> torch.Tensor:
         return self._run({**self._fixed, **weights}, self._inputs[part])
 
-    def _pull(self, vectors: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Tensors:
+    def _leaves(self) -> dict[str, torch.Tensor]:
+        return {n: w.clone().requires_grad_() for n, w in self.start[0].items()}
+
+    def _pull(self, vectors: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Parts:
         """J^T v / n with v of a batch made from its indices and its present outputs."""
-        leaves = {n: w.clone().requires_grad_() for n, w in self.start.items()}
+        leaves = self._leaves()
         for part in self._fit:
             y = self._outputs(leaves, part)
             y.backward(vectors(part, y.detach()) / self._tokens)
-        return {n: leaf.grad for n, leaf in leaves.items() if leaf.grad is not None}
+        return [{n: leaf.grad for n, leaf in leaves.items() if leaf.grad is not None}]

@@ -12,14 +12,14 @@ import torch
 
 from compressor.families import Family
 from compressor.plan import ModelShape
-from compressor.statistics import LayerStatistics
+from compressor.statistics import LastingStatistics
 from compressor.surgery import Selection
 
 
 def same_size(
     family: Family,
     shape: ModelShape,
-    statistics: LayerStatistics,
+    statistics: LastingStatistics,
     kept: Selection,
     attention: Mapping[str, torch.Tensor],
 ) -> dict[str, torch.Tensor]:

@@ -14,13 +14,15 @@ calibration text.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 
 from compressor.forward import BlockRunner, Weights
 from compressor.projection import gains, output, token_weights, wanted
+from compressor.reform.closed_form import damped
+from compressor.room import Room, Rows
 from compressor.statistics.collect import batches
 from compressor.statistics.gram import CrossGram, Gram
 
@@ -30,15 +32,27 @@ DAMPINGS = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 @dataclass
 class Streams:
     """Residual streams [B, T, D] of the dense model and the subnet over the same windows. `apart`: whether
-    they may differ yet."""
+    they may differ yet. room: where they are kept."""
 
-    dense: torch.Tensor
-    subnet: torch.Tensor
+    dense: Rows
+    subnet: Rows
     apart: bool = False
+    room: Room = field(default_factory=Room)
+
+    def moved(
+        self, step: Callable[[torch.Tensor], torch.Tensor], stream: Rows, heldout: torch.Tensor
+    ) -> Rows:
+        """One of them past a block."""
+        moved: Rows | None = None
+        for part in batches(heldout):
+            made = step(stream[part])
+            moved = self.room.rows(*stream.shape[:2], made.shape[-1]) if moved is None else moved
+            moved[part] = made
+        return stream if moved is None else moved
 
 
 Refine = Callable[
-    [BlockRunner, str, Weights, torch.Tensor, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]
+    [BlockRunner, str, Weights, Rows, Rows, torch.Tensor], dict[str, torch.Tensor]
 ]
 """(runner, kind, block, stream before it, target after it, held-out windows) -> the block, better."""
 
@@ -61,7 +75,7 @@ def reform_block(
     """
     run = runner.attention if kind == "attention" else runner.ffn
     name = output(runner.family, kind)
-    after = _moved(partial(run, dense), streams.dense, heldout)
+    after = streams.moved(partial(run, dense), streams.dense, heldout)
     block = dict(cut)
     streams.apart |= not block or block[f"{name}.weight"].shape != dense[f"{name}.weight"].shape
     if block and streams.apart and runner.projections(kind):
@@ -69,7 +83,7 @@ def reform_block(
         if refine:
             block = refine(runner, kind, block, streams.subnet, after, heldout)
     if block:
-        streams.subnet = _moved(partial(run, block), streams.subnet, heldout)
+        streams.subnet = streams.moved(partial(run, block), streams.subnet, heldout)
     streams.dense = after
     return block
 
@@ -80,20 +94,9 @@ def advance(
 ) -> None:
     """Move both streams past a layer that an earlier run has finished."""
     for run in (runner.attention, runner.ffn):
-        streams.dense = _moved(partial(run, dense), streams.dense, heldout)
-        streams.subnet = _moved(partial(run, finished), streams.subnet, heldout)
+        streams.dense = streams.moved(partial(run, dense), streams.dense, heldout)
+        streams.subnet = streams.moved(partial(run, finished), streams.subnet, heldout)
     streams.apart = True
-
-
-def _moved(
-    step: Callable[[torch.Tensor], torch.Tensor], stream: torch.Tensor, heldout: torch.Tensor
-) -> torch.Tensor:
-    moved: torch.Tensor | None = None
-    for part in batches(heldout):
-        made = step(stream[part])
-        moved = stream.new_empty(*stream.shape[:2], made.shape[-1]) if moved is None else moved
-        moved[part] = made
-    return stream if moved is None else moved
 
 
 def _solved(
@@ -101,7 +104,7 @@ def _solved(
     kind: str,
     cut: Weights,
     streams: Streams,
-    after: torch.Tensor,
+    after: Rows,
     heldout: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
     """The output projection's tensors that bring the subnet's stream nearest to the dense one, whose state
@@ -141,13 +144,17 @@ def _solve(
     what the square of a row's error counts."""
     gram, cross, w0 = grams[False].mean(), crosses[False].mean(), start.double()
     held, held_cross = grams[True].mean(), crosses[True].mean()
-    scale, eye = gram.diagonal().mean().clamp_min(1e-12), torch.eye(len(gram), dtype=gram.dtype)
+    scale = gram.diagonal().mean().clamp_min(1e-12)
 
-    def solution(damping: float) -> torch.Tensor:
-        factor = torch.linalg.cholesky(gram + damping * scale * eye)
+    def solution(damping: float) -> torch.Tensor | None:
+        square = damped(gram, damping)
+        factor, failed = torch.linalg.cholesky_ex(square)
+        if failed:
+            return None
         return torch.cholesky_solve((cross + damping * scale * w0).T, factor).T
 
     def error(w: torch.Tensor) -> float:
         return float((counts * w * (w @ held - 2 * held_cross)).sum())
 
-    return min((solution(d) for d in DAMPINGS), key=error).to(start.dtype)
+    found = (w for w in map(solution, DAMPINGS) if w is not None)
+    return min(found, key=error).to(start.dtype)

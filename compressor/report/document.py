@@ -14,7 +14,7 @@ from compressor.latency.measure import Comparison
 from compressor.latency.table import LatencyTable
 from compressor.latency.workload import METRICS
 from compressor.plan import Plan
-from compressor.progress import Progress, peak_memory_bytes
+from compressor.progress import Progress
 
 if TYPE_CHECKING:  # the pipeline imports this module
     from compressor.pipeline.finish import Verified
@@ -100,7 +100,9 @@ def build_report(
         "calibration": {"text": options.calibration, "tokens": options.calibration_tokens},
         "machine": fingerprint(card.meter.backend.versions(), options.threads),
         "seconds": {name: round(s, 3) for name, s in progress.seconds.items()},
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": progress.memory.run,
+        "stage_peak_memory_bytes": progress.peaks,
+        "memory": card.memory.to_json(),
         "seed": options.seed,
     }
 

@@ -35,7 +35,11 @@ def print_card(card: Mapping[str, Any], console: Console) -> None:
         values = (f"{target[name]:,.0f}" for name in ("limit", "dense", "floor"))
         table.add_row(f"{target['name']} ({target['unit']})", *values)
     console.print(table)
-    console.print(f"disk needed: {card['disk_bytes'] / 2**20:.0f} MiB")
+    memory = card["memory"]
+    kept = "kept on disk, layer by layer" if memory["on_disk"] else "all of it in memory"
+    peak, limit = (f"{memory[f'{name}_bytes'] / 2**20:,.0f}" for name in ("peak", "limit"))
+    console.print(f"memory needed: {peak} of {limit} MiB, {kept}")
+    console.print(f"disk needed: {card['disk_bytes'] / 2**20:,.0f} MiB")
 
 
 def print_forecast(forecast: Mapping[str, Any], console: Console) -> None:

@@ -1,4 +1,4 @@
-"""Cut and reformed blocks, made when first asked for and kept."""
+"""Cut and reformed blocks, made when first asked for and kept while there is room."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from compressor.plan import LayerShape, ModelShape
 from compressor.reform import damped, reform
 from compressor.reform.head_norms import same_size
 from compressor.search.space import Heads, Level
-from compressor.statistics import LayerStatistics
+from compressor.statistics import LastingStatistics
 from compressor.surgery import LayerOrder, cut_attention, cut_ffn, rows, select
+
+MOST = 2**30
 
 
 class Bank:
@@ -22,30 +24,36 @@ class Bank:
     Args:
         layers: dense weights of each layer, by name relative to the layer.
         statistics, dampings: (attention, ffn) of each layer; None leaves weights as they are.
+        most: bytes of blocks that are kept.
     """
 
     def __init__(
         self,
         family: Family,
         shape: ModelShape,
-        layers: list[Weights],
+        layers: Sequence[Weights],
         orders: list[LayerOrder],
-        statistics: Sequence[LayerStatistics] | None = None,
+        statistics: Sequence[LastingStatistics] | None = None,
         dampings: Sequence[tuple[float, float]] = (),
+        most: int = MOST,
     ) -> None:
         self._family, self._shape, self._layers, self._orders = family, shape, layers, orders
         self._statistics, self._dampings = statistics, dampings
-        self._damped: dict[tuple[int, str], torch.Tensor] = {}
+        self._damped: tuple[tuple[int, str], torch.Tensor] | None = None
         self._blocks: dict[tuple[int, str, Level], Weights] = {}
+        self._most, self._kept = most, 0
 
     def block(self, layer: int, kind: str, level: Level) -> Weights:
         """A block's tensors at a level: (query heads, KV heads) or FFN width."""
         key = (layer, kind, level)
-        if key not in self._blocks:
-            self._blocks[key] = (
-                self._ffn(layer, level) if isinstance(level, int) else self._attention(layer, level)
-            )
-        return self._blocks[key]
+        if key in self._blocks:
+            return self._blocks[key]
+        made = self._ffn(layer, level) if isinstance(level, int) else self._attention(layer, level)
+        size = sum(tensor.nbytes for tensor in made.values())
+        if self._kept + size <= self._most:
+            self._blocks[key] = made
+            self._kept += size
+        return made
 
     def _attention(self, layer: int, heads: Heads) -> Weights:
         dense, family = self._layers[layer], self._family
@@ -72,10 +80,11 @@ class Bank:
         if self._statistics is None:
             return
         key = (layer, kind)
-        if key not in self._damped:
+        if self._damped is None or self._damped[0] != key:
+            self._damped = None
             statistics, (attention, ffn) = self._statistics[layer], self._dampings[layer]
             gram, damping = (
                 (statistics.attention, attention) if kind == "attention" else (statistics.ffn, ffn)
             )
-            self._damped[key] = damped(gram, damping)
-        cut[f"{name}.weight"] = reform(self._layers[layer][f"{name}.weight"], self._damped[key], kept)
+            self._damped = key, damped(gram, damping)
+        cut[f"{name}.weight"] = reform(self._layers[layer][f"{name}.weight"], self._damped[1], kept)

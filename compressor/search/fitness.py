@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from compressor.forward import BlockRunner, Embedding, Weights
 from compressor.plan import Plan
+from compressor.room import Room, Rows
 from compressor.search.space import Level, Space
+from compressor.source import Table
 
 _TOP = 1024
 _ROWS = 4
@@ -28,59 +30,69 @@ class DenseTargets:
 
 
 class Head:
-    """Final norm and LM head, applied in slices so that logits are never all in memory. cap: what logits
-    are bounded by, softly, if by anything."""
+    """Final norm and LM head, applied window by window so that logits are never all in memory. A weight that
+    stays in the checkpoint is read for every batch. cap: what logits are bounded by, softly, if by
+    anything."""
 
     def __init__(
-        self, runner: BlockRunner, norm: Weights, weight_VD: torch.Tensor, cap: float | None = None
+        self, runner: BlockRunner, norm: Weights, weight_VD: torch.Tensor | Table, cap: float | None = None
     ) -> None:
-        self._runner, self._norm, self._weight, self._cap = runner, norm, weight_VD, cap
+        self._runner, self._norm, self._stored, self._cap = runner, norm, weight_VD, cap
+
+    @property
+    def _weight(self) -> torch.Tensor:
+        return self._stored.whole() if isinstance(self._stored, Table) else self._stored
 
     def normed(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
         """What the LM head reads."""
         return self._runner.final_norm(self._norm, hidden_BTD)
 
-    def logits(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
-        return self._capped(self.normed(hidden_BTD))[0]
+    def logits(self, hidden_BTD: torch.Tensor, weight_VD: torch.Tensor | None = None) -> torch.Tensor:
+        weight = self._weight if weight_VD is None else weight_VD
+        return self._capped(self.normed(hidden_BTD), weight)[0]
 
-    def logprobs(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
-        return torch.log_softmax(self.logits(hidden_BTD), -1)
+    def logprobs(self, hidden_BTD: torch.Tensor, weight_VD: torch.Tensor | None = None) -> torch.Tensor:
+        return torch.log_softmax(self.logits(hidden_BTD, weight_VD), -1)
 
     def difference(self, dense_BTD: torch.Tensor, normed_BTD: torch.Tensor) -> torch.Tensor:
         """[B, T, D]: minus the gradient of KL(dense || subnet) by what the subnet's head reads."""
-        parts = []
+        parts, weight = [], self._weight
         for dense, normed in zip(dense_BTD.split(1), normed_BTD.split(1), strict=True):
-            (p, _), (q, slope) = self._shares(dense), self._shares(normed)
-            parts.append(((p - q) * slope) @ self._weight)
+            (p, _), (q, slope) = self._shares(dense, weight), self._shares(normed, weight)
+            parts.append(((p - q) * slope) @ weight)
         return torch.cat(parts)
 
     def curvature(self, normed_BTD: torch.Tensor, change_BTD: torch.Tensor) -> torch.Tensor:
         """[B, T, D]: the KL's curvature (Gauss-Newton) by what the head reads, times a change of that."""
-        parts = []
+        parts, weight = [], self._weight
         for normed, change in zip(normed_BTD.split(1), change_BTD.split(1), strict=True):
-            q, slope = self._shares(normed)
-            moved = slope * (change @ self._weight.T)
-            parts.append((slope * q * (moved - (q * moved).sum(-1, keepdim=True))) @ self._weight)
+            q, slope = self._shares(normed, weight)
+            moved = slope * (change @ weight.T)
+            parts.append((slope * q * (moved - (q * moved).sum(-1, keepdim=True))) @ weight)
         return torch.cat(parts)
 
     def sampled_gradient(self, normed_BTD: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """[B, T, D]: the gradient of the loss on tokens drawn from the subnet's own distribution."""
-        parts = []
+        parts, weight = [], self._weight
         for normed in normed_BTD.split(1):
-            q, slope = self._shares(normed)
+            q, slope = self._shares(normed, weight)
             drawn = torch.multinomial(q.flatten(0, 1), 1, generator=generator).view(*q.shape[:2], 1)
             gradient = q.scatter_add(-1, drawn, q.new_full(drawn.shape, -1.0))
-            parts.append((gradient * slope) @ self._weight)
+            parts.append((gradient * slope) @ weight)
         return torch.cat(parts)
 
-    def _shares(self, normed_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
+    def _shares(
+        self, normed_BTD: torch.Tensor, weight_VD: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | float]:
         """Probabilities [B, T, V], and the slope of the logits as `_capped`."""
-        logits, slope = self._capped(normed_BTD)
+        logits, slope = self._capped(normed_BTD, weight_VD)
         return torch.softmax(logits, -1), slope
 
-    def _capped(self, normed_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
+    def _capped(
+        self, normed_BTD: torch.Tensor, weight_VD: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | float]:
         """[B, T, V], and their derivative by what they are before the cap."""
-        logits = normed_BTD @ self._weight.T
+        logits = normed_BTD @ weight_VD.T
         if self._cap is None:
             return logits, 1.0
         bounded = torch.tanh(logits / self._cap)
@@ -88,15 +100,15 @@ class Head:
 
     def loss(self, windows_BT: torch.Tensor, hidden_BTD: torch.Tensor) -> float:
         """Mean negative log-likelihood in nats per predicted token."""
-        total = 0.0
-        for tokens, part in zip(windows_BT.split(_ROWS), hidden_BTD.split(_ROWS), strict=True):
-            total -= float(self.logprobs(part)[:, :-1].gather(-1, tokens[:, 1:, None]).sum())
+        total, weight = 0.0, self._weight
+        for tokens, part in zip(windows_BT.split(1), hidden_BTD.split(1), strict=True):
+            total -= float(self.logprobs(part, weight)[:, :-1].gather(-1, tokens[:, 1:, None]).sum())
         return total / windows_BT[:, 1:].numel()
 
     def targets(self, hidden_BTD: torch.Tensor) -> DenseTargets:
-        parts = []
-        for part in hidden_BTD.split(_ROWS):
-            logprobs = self.logprobs(part).flatten(0, 1)
+        parts, weight = [], self._weight
+        for part in hidden_BTD.split(1):
+            logprobs = self.logprobs(part, weight).flatten(0, 1)
             top = logprobs.topk(min(_TOP, logprobs.shape[-1]), -1)
             parts.append((top.indices, top.values, _rest(top.values)))
         return DenseTargets(*(torch.cat(p) for p in zip(*parts, strict=True)))
@@ -119,9 +131,9 @@ class Head:
 
     def _beside(self, targets: DenseTargets, hidden_BTD: torch.Tensor) -> Iterator[tuple[Shares, Shares]]:
         """Dense and subnet in slices: log-probabilities of the dense top-k, and of all others as one."""
-        row = 0
-        for part in hidden_BTD.split(_ROWS):
-            logprobs = self.logprobs(part).flatten(0, 1)
+        row, weight = 0, self._weight
+        for part in hidden_BTD.split(1):
+            logprobs = self.logprobs(part, weight).flatten(0, 1)
             at = slice(row, row + len(logprobs))
             mine = logprobs.gather(-1, targets.indices[at])
             yield (targets.logprobs[at], targets.rest[at]), (mine, _rest(mine))
@@ -137,7 +149,7 @@ class Fitness:
 
     Args:
         windows: [B, T] tokens.
-        dense: the dense blocks. subnet: the blocks of candidates.
+        dense: the dense blocks. subnet: the blocks of candidates. room: for hidden states.
     """
 
     def __init__(
@@ -149,12 +161,14 @@ class Fitness:
         embedding: Embedding,
         dense: Block,
         subnet: Block,
+        room: Room | None = None,
     ) -> None:
         self._runner, self._space, self._subnet = runner, space, subnet
+        self._room = room or Room()
         widest = [0] * (2 * space.layers)
         self.head, self.windows = head, windows
         self._dense_states = self._states(embedding[windows], dense, widest)
-        self._targets = head.targets(self._dense_states[-1])
+        self._targets = head.targets(self._dense_states[-1][:])
         self._path: list[int] = widest
         self._stack = list(self._dense_states)
 
@@ -172,25 +186,41 @@ class Fitness:
         for position in range(shared, len(indices)):
             self._stack.append(self._step(self._stack[-1], position, indices[position], self._subnet))
         self._path = indices
-        return self.measure(self._stack[-1])
+        return self.measure(self._stack[-1][:])
 
-    def damage(self, position: int, level: int) -> float:
-        """The measure of one block at a level and all others dense, replayed from the dense hidden states."""
-        hidden = self._step(self._dense_states[position], position, level, self._subnet)
+    def damages(self, position: int, levels: Sequence[int]) -> list[float]:
+        """The measures of one block at some levels and all others dense, replayed from the dense hidden
+        states, all levels together: a block above is asked for once."""
+        if not levels:
+            return []
+        candidates = [
+            self._step(self._dense_states[position], position, level, self._subnet) for level in levels
+        ]
         for later in range(position + 1, 2 * self._space.layers):
-            hidden = self._step(hidden, later, 0, self._subnet)
-        return self.measure(hidden)
+            weights = self._block(later, 0, self._subnet)
+            candidates = [self._run(weights, hidden, later) for hidden in candidates]
+        return [self.measure(hidden[:]) for hidden in candidates]
 
-    def _states(self, hidden: torch.Tensor, blocks: Block, indices: list[int]) -> list[torch.Tensor]:
-        states = [hidden]
+    def _states(self, hidden: torch.Tensor, blocks: Block, indices: list[int]) -> list[Rows]:
+        states = [self._room.copy(hidden)]
         for position, level in enumerate(indices):
             states.append(self._step(states[-1], position, level, blocks))
         return states
 
-    @torch.inference_mode()
-    def _step(self, hidden_BTD: torch.Tensor, position: int, index: int, blocks: Block) -> torch.Tensor:
+    def _step(self, hidden: Rows, position: int, index: int, blocks: Block) -> Rows:
+        return self._run(self._block(position, index, blocks), hidden, position)
+
+    def _block(self, position: int, index: int, blocks: Block) -> Weights:
         layer, kind = position // 2, ("attention", "ffn")[position % 2]
-        weights = blocks(layer, kind, self._space.levels(kind)[index])
-        runner = self._runner.at(layer)
-        run = runner.attention if kind == "attention" else runner.ffn
-        return torch.cat([run(weights, part) for part in hidden_BTD.split(_ROWS)])
+        return blocks(layer, kind, self._space.levels(kind)[index])
+
+    @torch.inference_mode()
+    def _run(self, weights: Weights, hidden: Rows, position: int) -> Rows:
+        runner = self._runner.at(position // 2)
+        run, after = (runner.ffn if position % 2 else runner.attention), hidden
+        for number, part in enumerate(torch.arange(len(hidden)).split(_ROWS)):
+            made = run(weights, hidden[part])
+            if not number:
+                after = self._room.rows(*hidden.shape[:2], made.shape[-1])
+            after[part] = made
+        return after

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,11 +12,12 @@ from compressor.forward import BlockRunner, Embedding, Weights
 from compressor.plan import ModelShape, Plan
 from compressor.progress import Progress
 from compressor.registry import Registry
+from compressor.room import Room
 from compressor.search.fitness import Head
 from compressor.search.space import Constraint, Space
 from compressor.search.trace import Trace
 from compressor.source import Source
-from compressor.statistics import LayerStatistics
+from compressor.statistics import LastingStatistics
 from compressor.surgery import LayerOrder, Selection
 
 
@@ -26,17 +27,17 @@ class Problem:
 
     windows: [n, T] tokens to judge candidates on; the statistics come from others. layers: dense weights.
     dampings: (attention, FFN) of each layer, chosen on held-out text. evaluations: how many plans may be
-    judged whole.
+    judged whole. room: for hidden states.
     """
 
     source: Source
     runner: BlockRunner
     head: Head
     space: Space
-    layers: list[Weights]
+    layers: Sequence[Weights]
     embedding: Embedding
     windows: torch.Tensor
-    statistics: list[LayerStatistics]
+    statistics: Sequence[LastingStatistics]
     orders: list[LayerOrder]
     dampings: list[tuple[float, float]]
     constraints: list[Constraint]
@@ -44,6 +45,7 @@ class Problem:
     progress: Progress
     evaluations: int
     seed: int
+    room: Room = field(default_factory=Room)
 
     def allows(self, plan: Plan) -> bool:
         return all(c.allows(plan) for c in self.constraints)

@@ -37,6 +37,10 @@ class Trace:
             whole.append(line + "\n")
         write_bytes(path, "".join(whole).encode())
 
+    def knows(self, key: str) -> bool:
+        """Whether the value under `key` is on disk."""
+        return key in self._known
+
     def judge(self, key: str, compute: Callable[[], float], **facts: Any) -> float:
         """The value under `key`, computed now or found on disk."""
         self.asked += 1

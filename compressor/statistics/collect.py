@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import torch
 
 from compressor.forward import BlockRunner, Weights
 from compressor.projection import token_weights
+from compressor.room import Rows
 from compressor.statistics.gram import Gram, HeadSquares
 
 BATCH = 8
+LASTING = ("attention", "ffn", "queries", "keys")
+"""What of a layer's statistics is read after its orders and dampings were made."""
+
+
+class LastingStatistics(Protocol):
+    """That, as `LayerStatistics` has it."""
+
+    @property
+    def attention(self) -> torch.Tensor: ...
+
+    @property
+    def ffn(self) -> torch.Tensor: ...
+
+    @property
+    def queries(self) -> torch.Tensor: ...
+
+    @property
+    def keys(self) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -39,9 +59,9 @@ class LayerStatistics:
 
 @torch.inference_mode()
 def collect_layer(
-    runner: BlockRunner, weights: Weights, hidden_BTD: torch.Tensor, heldout: torch.Tensor
-) -> tuple[LayerStatistics, torch.Tensor]:
-    """Statistics of one layer, and the hidden states [B, T, D] that the next layer reads.
+    runner: BlockRunner, weights: Weights, hidden_BTD: Rows, heldout: torch.Tensor
+) -> LayerStatistics:
+    """Statistics of one layer; moves the hidden states past it.
 
     heldout: [B] bool, the windows that are kept apart.
     """
@@ -52,7 +72,6 @@ def collect_layer(
     ffn = {apart: Gram(channels, runner.shape.experts) for apart in (False, True)}
     inputs = {"attention": Gram(d), "ffn": Gram(d)}
     heads = {name: HeadSquares(runner.shape.head_dim) for name in (family.q, family.k)}
-    after = torch.empty_like(hidden_BTD)
     for part in batches(heldout):
         apart = bool(heldout[part[0]])
         x = hidden_BTD[part]
@@ -68,13 +87,12 @@ def collect_layer(
         inputs["ffn"].add_batch(runner.ffn_input(weights, x))
         projected = runner.project(weights, family.down, context)
         ffn[apart].add_batch(context * token_weights(runner, projected))
-        after[part] = runner.merge("ffn", weights, x, projected)
-    statistics = LayerStatistics(
+        hidden_BTD[part] = runner.merge("ffn", weights, x, projected)
+    return LayerStatistics(
         attention[False].mean(), attention[True].mean(), inputs["attention"].mean(),
         ffn[False].mean(), ffn[True].mean(), inputs["ffn"].mean(),
         heads[family.q].mean(), heads[family.k].mean(),
     )
-    return statistics, after
 
 
 def batches(heldout: torch.Tensor) -> list[torch.Tensor]:

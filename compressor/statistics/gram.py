@@ -21,11 +21,14 @@ class Gram:
         self._rows += len(flat)
         if self._parts:
             flat = flat.unflatten(-1, (*self._parts, -1)).transpose(0, 1)
-        self._sum += (flat.mT @ flat).double()
+        self._sum += flat.mT @ flat
 
     def mean(self) -> torch.Tensor:
-        """[width, width] float64; of parts [parts, width / parts, width / parts]."""
-        return self._sum / max(self._rows, 1)
+        """[width, width] float64; of parts [parts, width / parts, width / parts]. The sum itself becomes
+        it."""
+        self._sum /= max(self._rows, 1)
+        self._rows = min(self._rows, 1)
+        return self._sum
 
 
 class HeadSquares:
@@ -56,9 +59,11 @@ class CrossGram:
 
     def add_batch(self, y: torch.Tensor, x: torch.Tensor) -> None:
         flat = x.reshape(-1, x.shape[-1])
-        self._sum += (y.reshape(-1, y.shape[-1]).T @ flat).double()
+        self._sum += y.reshape(-1, y.shape[-1]).T @ flat
         self._rows += len(flat)
 
     def mean(self) -> torch.Tensor:
-        """[targets, width] float64."""
-        return self._sum / max(self._rows, 1)
+        """[targets, width] float64; the sum itself becomes it."""
+        self._sum /= max(self._rows, 1)
+        self._rows = min(self._rows, 1)
+        return self._sum

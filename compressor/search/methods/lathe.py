@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from compressor.plan import Plan
-from compressor.search.bank import Bank
+from compressor.search.bank import MOST, Bank
 from compressor.search.evolution import Moves, evolve, has_attention
 from compressor.search.fitness import Block, Fitness
 from compressor.search.knapsack import solve
@@ -38,6 +38,7 @@ def reformed_bank(problem: Problem) -> Bank:
         problem.orders,
         problem.statistics,
         problem.dampings,
+        0 if problem.room.bounded else MOST,
     )
 
 
@@ -97,11 +98,13 @@ def damage_table(problem: Problem, fitness: Fitness) -> np.ndarray:
     total = sum(len(_measured(kind, levels)) for kind, levels in blocks)
     with problem.progress.stage("search: damage of each block at each level", total) as bar:
         for position, (kind, levels) in enumerate(blocks):
+            keys = {level: f"damage {position} {level}" for level in _measured(kind, levels)}
+            unknown = [level for level, key in keys.items() if not problem.trace.knows(key)]
+            found = dict(zip(unknown, fitness.damages(position, unknown), strict=True))
             values = {0: 0.0}
-            for level in _measured(kind, levels):
-                key = f"damage {position} {level}"
+            for level, key in keys.items():
                 value = problem.trace.judge(
-                    key, partial(fitness.damage, position, level),
+                    key, partial(found.__getitem__, level),
                     layer=places[position][0], block=kind, kept=levels[level],
                 )  # fmt: skip
                 values[level] = max(0.0, value)

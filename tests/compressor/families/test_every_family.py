@@ -16,10 +16,12 @@ from safetensors import safe_open
 from shown import Shows
 from tiny_families import CASES, SOME_PLANS, family_checkpoint, first_of_each, planned, shapes_of, zeroed
 from tiny_llama import tokens
-from transformers import AutoConfig
+from transformers import AutoConfig, DynamicCache
 
 from compressor.families import families
-from compressor.forward import BlockRunner, embedding
+from compressor.forward import BlockRunner, embed, embedding
+from compressor.layered import LayeredModel
+from compressor.room import Room
 from compressor.search.fitness import Head
 from compressor.source import Source
 
@@ -124,6 +126,17 @@ class TestFamily:
         norm, cap = source.module("model.norm"), source.config.get("final_logit_softcapping")
         found = Head(runner, norm, source.tensor(head), cap).logits(hidden)
         assert (found - logits(zeroed(source, job.plan), ids)).abs().max() <= TORCH
+
+    @torch.no_grad()
+    def test_tokens_that_go_on_from_a_past_are_the_rest_of_the_window(self, source: Source) -> None:
+        model, ids = LayeredModel.open(source, Room()), tokens(2, 40)
+        caches, rows = [DynamicCache() for _ in model.layers], []
+        for start, end in [(0, 20), *((at, at + 1) for at in range(20, 40))]:
+            hidden = embed(model.embedding, ids[:, start:end], start)
+            for index, layer in enumerate(model.layers):
+                hidden = model.runner.at(index).layer(layer, hidden, (caches[index], start))
+            rows.append(model.head.logits(hidden))
+        torch.testing.assert_close(torch.cat(rows, 1), model(ids).logits, atol=5 * TORCH, rtol=0)
 
     def test_onnx_is_torch_for_two_rows_of_different_lengths(
         self, source: Source, case: str, name: str, tmp_path: Path, shows: Shows

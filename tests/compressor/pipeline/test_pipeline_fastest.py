@@ -17,6 +17,7 @@ from compressor.latency.backend import backends
 from compressor.latency.measure import Meter
 from compressor.latency.workload import Workload
 from compressor.pipeline.fastest import Fastest
+from compressor.pipeline.memory import MemoryPlan
 from compressor.pipeline.preflight import Card
 from compressor.pipeline.solve import Round
 from compressor.plan import LayerShape, Plan
@@ -31,7 +32,7 @@ def looking(lab: Lab, increase: float, share: float) -> tuple[Fastest, list[Roun
     """A search whose reform leaves `share` of the sum of damages."""
     source, space = lab.source, make_space(lab.source.shape)
     meter = Meter(source, backends.get("onnx"), Workload(context=64), 1, Progress(quiet=True))
-    card = Card(source, space, methods.get("lathe"), meter, [])
+    card = Card(source, space, methods.get("lathe"), meter, [], memory=MemoryPlan({}, 0, 0))
     damage = np.empty(2 * space.layers, dtype=object)
     for block, (_, kind) in enumerate(space.blocks):
         damage[block] = np.linspace(0, 1, len(space.levels(kind))) ** 2 * (1 + block)

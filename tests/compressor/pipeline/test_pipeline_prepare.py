@@ -9,22 +9,24 @@ import torch
 from tiny_problem import Lab
 
 from compressor.forward import BlockRunner
+from compressor.layered import LayeredModel
 from compressor.pipeline.prepare import _Walk
 from compressor.statistics.collect import batches
 
 
 def test_skipped_layers_run_in_the_same_batches(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     def walk() -> _Walk:
-        return _Walk(lab.runner, lab.layers, lab.embedded.clone(), lab.heldout)
+        model = LayeredModel(lab.runner, lab.head, lab.embedding, lab.layers)
+        return _Walk(model, lambda: lab.embedded, lab.heldout)
 
     whole, resumed = walk(), walk()
     collected = [whole.collect(index) for index in range(4)]
     sizes: list[int] = []
     attention = BlockRunner.attention
 
-    def watched(self: BlockRunner, weights: Any, hidden: torch.Tensor) -> torch.Tensor:
+    def watched(self: BlockRunner, weights: Any, hidden: torch.Tensor, past: Any) -> torch.Tensor:
         sizes.append(len(hidden))
-        return attention(self, weights, hidden)
+        return attention(self, weights, hidden, past)
 
     monkeypatch.setattr(BlockRunner, "attention", watched)
     last = resumed.collect(3)

@@ -44,7 +44,7 @@ def test_every_round_after_the_first_reads_new_text_and_what_gains_is_kept(
     texts, masks = zip(*seen, strict=True)
     assert len(texts) == 3
     assert all(mask.equal(prepared.heldout) for mask in masks)
-    assert texts[0].equal(prepared.embedding[prepared.windows])
+    assert texts[0].equal(prepared.embedded(prepared.windows))
     for other in (0, 1):
         same = (texts[2] == texts[other]).flatten(1).all(1)
         assert same.equal(prepared.heldout)

@@ -77,7 +77,7 @@ def test_iterations_lead_to_the_damped_gauss_newton_step(
     names = lab.runner.projections("ffn")
     target = run(lab, "ffn", lab.layers[LAYER])
     step = gauss_newton.BlockStep(lab.runner, "ffn", start, lab.embedded, target, lab.heldout)
-    *_, (_, last) = iterates(step, 60, patience=10_000)
+    *_, (_, (last,)) = iterates(step, 60, patience=10_000)
     found = torch.cat([(last[n] - start[n]).flatten() for n in names]).double()
 
     fit, sizes = ~lab.heldout, [start[n].numel() for n in names]
@@ -90,8 +90,8 @@ def test_iterations_lead_to_the_damped_gauss_newton_step(
     flat = torch.cat([start[n].flatten() for n in names])
     jacobian = torch.func.jacrev(outputs, chunk_size=512)(flat).double()
     tokens = x.shape[0] * x.shape[1]
-    ridge = step.factors()._ridge
-    penalty = torch.cat([torch.full((size,), ridge[n]) for n, size in zip(names, sizes, strict=True)])
+    (ridge,) = step.factors().ridge([{n: torch.ones_like(v) for n, v in step.start[0].items()}])
+    penalty = torch.cat([ridge[n].flatten() for n in names])
     normal = jacobian.T @ jacobian / tokens + penalty.double().diag()
     right = jacobian.T @ (wanted.flatten() - outputs(flat)).detach().double() / tokens
     expected = torch.linalg.solve(normal, right)

@@ -56,6 +56,15 @@ def test_the_error_is_that_of_the_outputs() -> None:
     assert reconstruction_error(weight, kept, x.T @ x / len(x), KEPT) == pytest.approx(float(direct))
 
 
+def test_a_damping_that_rounding_outweighs_is_not_chosen() -> None:
+    weight, x = problem()
+    gram = x.T @ x / len(x)
+    values, vectors = torch.linalg.eigh(gram)
+    values[:4] = -1e-4 * gram.diagonal().mean()
+    fit = vectors @ values.diag() @ vectors.T
+    assert choose_damping(weight, fit, gram, [KEPT]) in (1e-3, 1e-2, 1e-1)
+
+
 @pytest.mark.parametrize("damping", [1e-5, 1e-2, 1.0])
 def test_reform_never_errs_more_than_the_plain_cut(damping: float) -> None:
     for seed in range(10):

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from compressor.forward import Weights
 from compressor.plan import Plan
 from compressor.reform.whole import ModelStep, refine_model
+from compressor.room import Room
 from compressor.surgery import LayerOrder, cut_attention, cut_ffn, select
 
 Layers = list[dict[str, torch.Tensor]]
@@ -38,7 +39,7 @@ def cut(lab: Lab, plan: Plan) -> Layers:
 
 
 def step(lab: Lab, subnet: Layers) -> ModelStep:
-    return ModelStep(lab.runner, lab.head, lab.layers, subnet, lab.embedded, lab.heldout)
+    return ModelStep(lab.runner, lab.head, lab.layers, subnet, lab.embedded, lab.heldout, Room())
 
 
 def moved(subnet: Layers, seed: int) -> Layers:
@@ -66,29 +67,31 @@ def test_the_descent_is_the_gradient_of_the_divergence(lab: Lab) -> None:
         dense = model(fit).logits.log_softmax(-1)
     mine = functional_call(model, named(leaves), (fit,)).logits.log_softmax(-1)
     (dense.exp() * (dense - mine)).sum(-1).mean().backward()
-    for name, value in found.items():
-        index, _, weight = name.partition(":")
-        torch.testing.assert_close(value, -leaves[int(index)][weight].grad, rtol=1e-3, atol=1e-6)
+    for part, leaf in zip(found, leaves, strict=True):
+        for name, value in part.items():
+            torch.testing.assert_close(value, -leaf[name].grad, rtol=1e-3, atol=1e-6)
 
 
 def test_the_curvature_is_the_gauss_newton_matrix(lab: Lab) -> None:
     subnet = moved(lab.layers, 1)
     problem = step(lab, subnet)
     generator = torch.Generator().manual_seed(2)
-    direction = {n: torch.randn(v.shape, generator=generator) for n, v in problem.start.items()}
+    start = [dict(part) for part in problem.start]
+    direction = [{n: torch.randn(v.shape, generator=generator) for n, v in part.items()} for part in start]
     used, model = lab.windows[~lab.heldout], reference(lab.source, PLANS["dense"])
 
-    def logits(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    def logits(weights: Layers) -> torch.Tensor:
         return functional_call(model, named(problem.layers(weights)), (used,)).logits
 
     with sdpa_kernel(SDPBackend.MATH):
-        y, pushed = torch.func.jvp(logits, (problem.start,), (direction,))
+        y, pushed = torch.func.jvp(logits, (start,), (direction,))
         q = y.softmax(-1)
         hessian = q * (pushed - (q * pushed).sum(-1, keepdim=True)) / used.numel()
-        (expected,) = torch.func.vjp(logits, problem.start)[1](hessian)
+        (expected,) = torch.func.vjp(logits, start)[1](hessian)
     found = problem.curvature(direction)
-    for name, value in expected.items():
-        assert (found[name] - value).norm() < 0.02 * value.norm()
+    for part, wanted in zip(found, expected, strict=True):
+        for name, value in wanted.items():
+            assert (part[name] - value).norm() < 0.02 * value.norm()
 
 
 @pytest.mark.parametrize("name", ["mixed", "groups", "no ffn last"])
@@ -96,7 +99,7 @@ def test_the_subnet_comes_nearer_to_dense_on_text_it_was_not_fitted_on(lab: Lab,
     subnet, embedded, heldout = cut(lab, PLANS[name]), lab.embedding[tokens(96, 64)], torch.arange(96) >= 84
     layers, before, after = refine_model(lab.runner, lab.head, lab.layers, subnet, embedded, heldout)
     assert after < 0.95 * before
-    again = ModelStep(lab.runner, lab.head, lab.layers, layers, embedded, heldout)
+    again = ModelStep(lab.runner, lab.head, lab.layers, layers, embedded, heldout, Room())
     assert again.error(again.start) == pytest.approx(after, rel=1e-4)
     assert [{n: v.shape for n, v in w.items()} for w in layers] == [
         {n: v.shape for n, v in w.items()} for w in subnet

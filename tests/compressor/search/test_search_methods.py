@@ -95,7 +95,7 @@ def test_a_search_that_starts_again_computes_nothing_twice(
         raise AssertionError("computed again")
 
     monkeypatch.setattr("compressor.search.fitness.Fitness.judge", refuse)
-    monkeypatch.setattr("compressor.search.fitness.Fitness.damage", refuse)
+    monkeypatch.setattr("compressor.search.fitness.Fitness.measure", refuse)
     monkeypatch.setattr(paper.Breeder, "loss", refuse)
     second = method.search(lab.problem(tmp_path, method.order))
     assert (second.plan, second.fitness) == (first.plan, first.fitness)

@@ -1,0 +1,168 @@
+"""How much memory a run will need, told from shapes, and keeping to a limit while it runs.
+
+A run goes one of two ways. *In memory*: the model, what is worked out about it and the text's hidden states
+are all there. *On disk*: only what one layer needs is. Both give the same artefact.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from compressor.calibration.selfgen import cache_bytes
+from compressor.calibration.tokens import SELF, heldout_windows, window_length
+from compressor.errors import UserError
+from compressor.pipeline.options import WINDOW, Options
+from compressor.source import Source
+from compressor.statistics.collect import BATCH
+
+BASE = 430 * 2**20
+"""A process that has imported what a run uses."""
+_ROWS = 4
+_SQUARES = 7
+"""Matrices [F, F] in float64 that one layer's order, dampings and factors take at once."""
+_MARGIN = 1.3
+"""What allocators hold over what was asked of them, and temporaries."""
+_ENGINE = 2
+"""What ONNX Runtime holds of a graph, over its weights."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Peaks in bytes: of every stage, on disk, and of a run that keeps everything in memory. limit: what was
+    asked for, else what the machine has left."""
+
+    stages: dict[str, int]
+    in_memory: int
+    limit: int
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether layers, statistics and hidden states stay on disk: where they do not fit."""
+        return self.in_memory > self.limit
+
+    @property
+    def peak(self) -> int:
+        return max(self.stages.values()) if self.on_disk else self.in_memory
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "limit_bytes": self.limit, "peak_bytes": self.peak, "on_disk": self.on_disk,
+            "in_memory_bytes": self.in_memory, "stages_on_disk_bytes": self.stages,
+        }  # fmt: skip
+
+
+def memory_plan(options: Options, source: Source) -> MemoryPlan:
+    """The peaks of a run, and which way it will go.
+
+    Raises:
+        UserError: a limit was given that cannot be kept.
+    """
+    limit = options.memory_limit or psutil.virtual_memory().available
+    needs = _Needs(options, source)
+    plan = MemoryPlan(needs.stages(), needs.in_memory(), limit)
+    if options.memory_limit and plan.peak > limit:
+        stage = max(plan.stages, key=plan.stages.__getitem__)
+        remedy = f"Give at least {_size(plan.peak)}"
+        if stage == _MEASURE:
+            remedy += ", or leave the graph out: `--export checkpoint` with --keep"
+        raise UserError(
+            f"a memory limit of {_size(limit)} cannot be kept: the stage `{stage}` will need "
+            f"{_size(plan.peak)}",
+            f"{remedy}.",
+        )
+    return plan
+
+
+_MEASURE = "measure and verify in ONNX Runtime"
+
+
+class _Needs:
+    """Bytes that the parts of a run take."""
+
+    def __init__(self, options: Options, source: Source) -> None:
+        shape = self.shape = source.shape
+        self.options, self.layers = options, shape.num_layers
+        self.window = window_length(source, WINDOW)
+        self.windows = sum(heldout_windows(options.calibration_tokens, self.window))
+        self.query = shape.layer.query_heads * shape.head_dim
+        self.layer = 4 * shape.decoder_parameters([shape.layer])
+        self.head = 4 * shape.vocab_size * shape.hidden_size
+        self.square = max(8 * self.query**2, 8 * max(1, shape.experts) * shape.layer.ffn**2)
+        self.model = 4 * shape.parameters(shape.dense_plan)
+
+    def stages(self) -> dict[str, int]:
+        head = 3 * self.head // 2  # as it is stored, beside float32
+        found = {
+            "calibrate and order": self._statistics() + self.layer + self._activations(BATCH),
+            "search": head + 3 * self.layer + 2 * self.square + self._logits() + self._targets(),
+            "reform": self._statistics() + 3 * self.layer + 2 * self._activations(BATCH),
+            "reform of the whole": max(
+                self._statistics() + 3 * self.layer + 2 * self._activations(_ROWS),
+                head + 2 * self.layer + 2 * self._logits() + self._targets(),
+            ),
+            "verify": head + 2 * self.layer + 2 * self._logits(),
+        }
+        if self.options.calibration == SELF or self.options.method != "paper":
+            cached = cache_bytes(self.shape, self.window)
+            found["text that the model writes"] = head + self.layer + cached
+        if self.options.graph or self.options.timed:
+            found[_MEASURE] = 2 * _ENGINE * self.model
+        return {name: BASE + int(_MARGIN * size) for name, size in found.items()}
+
+    def in_memory(self) -> int:
+        """Dense, subnet and a step's vectors and factors; hidden states at every layer; one batch."""
+        states = 4 * self.windows * self.window * self.shape.hidden_size
+        factors = self.layers * self.square * 2
+        whole = 8 * self.model + factors + (self.layers + 4) * states + self._logits()
+        measure = self.model * (1 + 2 * _ENGINE) if self.options.graph or self.options.timed else 0
+        return BASE + max(whole, measure, max(self.stages().values()) + 2 * self.model)
+
+    def _statistics(self) -> int:
+        inputs = 2 * 8 * self.shape.hidden_size**2
+        return _SQUARES * self.square + inputs
+
+    def _activations(self, rows: int) -> int:
+        d, inner = self.shape.hidden_size, 3 * self.shape.layer.ffn + 4 * self.query
+        return 4 * rows * self.window * (8 * d + inner)
+
+    def _logits(self) -> int:
+        return 3 * 4 * self.window * self.shape.vocab_size
+
+    def _targets(self) -> int:
+        return 12 * 1024 * heldout_windows(self.options.calibration_tokens, self.window)[1] * self.window
+
+
+@contextmanager
+def kept(limit: int | None) -> Iterator[None]:
+    """While this runs, the system refuses what would pass the limit.
+
+    Raises:
+        UserError: it had to.
+    """
+    if limit is None:
+        yield
+        return
+    process, (soft, hard) = psutil.Process(), resource.getrlimit(resource.RLIMIT_DATA)
+    spare = limit - process.memory_info().rss
+    resource.setrlimit(resource.RLIMIT_DATA, (max(0, process.memory_info().data + spare), hard))
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "alloc" in str(error):
+            raise UserError(
+                f"the memory limit of {_size(limit)} was hit",
+                "Run the same command with a higher --memory-limit: what was finished is kept.",
+            ) from error
+        raise
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
