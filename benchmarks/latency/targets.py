@@ -15,6 +15,7 @@ from compressor.errors import UserError
 from compressor.latency.backend import backends
 from compressor.latency.measure import Comparison, Meter
 from compressor.latency.workload import Workload
+from compressor.pipeline.memory import memory_plan
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card
 from compressor.pipeline.rundir import RunDirectory
@@ -87,7 +88,8 @@ def rows(subject: Subject, speedups: list[float], progress: Progress) -> Iterato
             target_speedup=speedup, workload=subject.workload, backend=subject.backend,
             exports=("checkpoint", meter.backend.export), threads=subject.threads,
         )  # fmt: skip
-        card = Card(meter.source, space, methods.get("lathe"), meter, [])
+        memory = memory_plan(options, meter.source)
+        card = Card(meter.source, space, methods.get("lathe"), meter, [], memory=memory)
         with closing(RunDirectory(options.out)) as run:
             solver = Solver(options, card, search, f"bench {speedup}", run, progress)
             timing, chosen, met = solver.until_met(lambda chosen: _artefact(meter, chosen.plan))

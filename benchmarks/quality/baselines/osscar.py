@@ -68,7 +68,7 @@ def prune(setting: Setting, shape: LayerShape) -> list[Weights]:
             gram = damped(stream.gram(dense, kind), _DAMPING)
             if count < kind.units:
                 steps = max(1, kind.units // _STEPS)
-                kept = eliminate(weight, gram, kind.columns, steps)[:count].sort().values
+                kept = eliminate(weight, gram.clone(), kind.columns, steps)[:count].sort().values
                 kept = swap(weight, gram, kind.columns, kept, _SWAPS[kind.name])
                 weight = reform(weight, gram, rows(kept, kind.columns))
             stream.advance(dense, kind, widened(weight, kept, kind))
