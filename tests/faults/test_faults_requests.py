@@ -61,7 +61,7 @@ BAD = {
 }
 Reply = tuple[int, int, float]
 """Status, bytes, milliseconds."""
-ROUNDS, TIMES = 8, 2
+ROUNDS, TIMES = 16, 2
 
 
 def test_bad_bodies_while_good_streams_run(artefact_dir: Path, figures: Figures):
