@@ -61,7 +61,9 @@ BAD = {
 }
 Reply = tuple[int, int, float]
 """Status, bytes, milliseconds."""
-ROUNDS, TIMES = 16, 2
+ROUNDS, TIMES = 24, 2
+ONE_MORE_ARENA_MIB = 16
+"""What the allocator may take once more when bodies meet in another way; a leak takes it every time."""
 
 
 def test_bad_bodies_while_good_streams_run(artefact_dir: Path, figures: Figures):
@@ -92,7 +94,8 @@ def test_bad_bodies_while_good_streams_run(artefact_dir: Path, figures: Figures)
         note.equal("good streams meanwhile, complete of 8", sum(answer.done for answer in answers), 8)
         note.within("their longest gap between tokens, ms more", longest_gap(answers) - longest_gap(calm), 50)
         note.fact("MiB of memory more than before", (memory[-1] - memory[0]) / MIB)
-        note.within("of these in the second half of the rounds", (memory[-1] - memory[ROUNDS // 2]) / MIB, 8)
+        later = (memory[-1] - memory[ROUNDS // 2]) / MIB
+        note.within("of these in the second half of the rounds", later, ONE_MORE_ARENA_MIB)
         note.equal("status of ready", server.status("/health/ready"), 200)
 
 
