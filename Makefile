@@ -26,7 +26,7 @@ BWRAP := build/tools/usr/bin/bwrap
 DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
 LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
-.PHONY: help demo test test-slow test-faults test-guidellm conformance test-vllm test-vllm-slow test-browser lint \
+.PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-vllm test-vllm-slow test-browser lint \
 	check-artefact check-deploy lock-deploy bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm \
 	bench-serving bench-scale families-table docs cold-start check-style check-imports hooks clean
 
@@ -66,6 +66,10 @@ ROUNDS ?= 3
 SOAK ?= 30s
 test-faults: $(INSTALLED)  ## break servers and print how they take it: ROUNDS=20 SOAK=20m for the long ones
 	ROUNDS=$(ROUNDS) SOAK=$(SOAK) $(BIN)/pytest -q -m faults tests/faults
+
+POINTS ?= 20
+test-crash: $(INSTALLED)  ## kill compress at POINTS=20 random moments, fill its disk, starve it: same artefact after all
+	POINTS=$(POINTS) $(BIN)/pytest -q -m crash tests/crash
 
 $(GUIDELLM_INSTALLED):
 	$(PYTHON) -m venv .venv-guidellm
