@@ -103,6 +103,18 @@ class Room:
             made[part] = rows[part]
         return made
 
+    def mapped(
+        self, rows: Rows, parts: Iterable[torch.Tensor], step: Callable[[torch.Tensor], torch.Tensor]
+    ) -> Rows:
+        """[B, T, width of what it makes]: what a step makes of rows [B, T, ...], part by part. The rows
+        themselves where there is no part."""
+        made: Rows | None = None
+        for part in parts:
+            found = step(rows[part])
+            made = self.rows(*rows.shape[:2], found.shape[-1]) if made is None else made
+            made[part] = found
+        return rows if made is None else made
+
     def load(self, count: int, load: Callable[[int], Tensors]) -> Sequence[Tensors]:
         """Parts that are on disk already: all of them now, or each when asked for."""
         return Loaded(count, load) if self.bounded else [load(index) for index in range(count)]

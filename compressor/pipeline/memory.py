@@ -18,12 +18,13 @@ from compressor.calibration.selfgen import cache_bytes
 from compressor.calibration.tokens import SELF, heldout_windows, window_length
 from compressor.errors import UserError
 from compressor.pipeline.options import WINDOW, Options
+from compressor.reform.whole import ROWS
+from compressor.search.fitness import TOP
 from compressor.source import Source
 from compressor.statistics.collect import BATCH
 
 BASE = 430 * 2**20
 """A process that has imported what a run uses."""
-_ROWS = 4
 _SQUARES = 7
 """Matrices [F, F] in float64 that one layer's order, dampings and factors take at once."""
 _MARGIN = 1.3
@@ -103,7 +104,7 @@ class _Needs:
             "search": head + 3 * self.layer + 2 * self.square + self._logits() + self._targets(),
             "reform": self._statistics() + 3 * self.layer + 2 * self._activations(BATCH),
             "reform of the whole": max(
-                self._statistics() + 3 * self.layer + 2 * self._activations(_ROWS),
+                self._statistics() + 3 * self.layer + 2 * self._activations(ROWS),
                 head + 2 * self.layer + 2 * self._logits() + self._targets(),
             ),
             "verify": head + 2 * self.layer + 2 * self._logits(),
@@ -135,7 +136,7 @@ class _Needs:
         return 3 * 4 * self.window * self.shape.vocab_size
 
     def _targets(self) -> int:
-        return 12 * 1024 * heldout_windows(self.options.calibration_tokens, self.window)[1] * self.window
+        return 12 * TOP * heldout_windows(self.options.calibration_tokens, self.window)[1] * self.window
 
 
 @contextmanager

@@ -20,10 +20,14 @@ DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 def damped(gram: torch.Tensor, damping: float) -> torch.Tensor:
     """G + damping * mean(diag G) * I, never exactly singular."""
-    found = gram.clone()
-    diagonal = found.diagonal(dim1=-2, dim2=-1)
+    return damp(gram.clone(), damping)
+
+
+def damp(gram: torch.Tensor, damping: float) -> torch.Tensor:
+    """`damped`, in place."""
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
     diagonal.add_(damping * diagonal.mean().clamp_min(1e-12))
-    return found
+    return gram
 
 
 def reform(weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import torch
 
+from compressor.reform.closed_form import damp
 from compressor.room import Room, Tensors
 from compressor.statistics.gram import Gram
 
@@ -74,10 +75,8 @@ def factors_of(
         scale = 1.0
         for kind, grams in (("read", reads), ("give", gives)):
             gram = grams.pop(name).mean()
-            mean = gram.diagonal().mean()
-            scale *= float(mean)
-            gram.diagonal().add_(damping * mean.clamp_min(1e-12))
-            inverses[f"{kind} {name}"] = torch.linalg.inv(gram).float()
+            scale *= float(gram.diagonal().mean())
+            inverses[f"{kind} {name}"] = torch.linalg.inv(damp(gram, damping)).float()
         ridges[name] = damping * scale
     return inverses, ridges
 

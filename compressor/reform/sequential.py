@@ -43,12 +43,7 @@ class Streams:
         self, step: Callable[[torch.Tensor], torch.Tensor], stream: Rows, heldout: torch.Tensor
     ) -> Rows:
         """One of them past a block."""
-        moved: Rows | None = None
-        for part in batches(heldout):
-            made = step(stream[part])
-            moved = self.room.rows(*stream.shape[:2], made.shape[-1]) if moved is None else moved
-            moved[part] = made
-        return stream if moved is None else moved
+        return self.room.mapped(stream, batches(heldout), step)
 
 
 Refine = Callable[

@@ -29,7 +29,8 @@ ITERATIONS = 4
 WORTHWHILE = 0.98
 """A round that leaves more than this share of the divergence is the last."""
 _DAMPING = 1.0
-_ROWS = 4
+ROWS = 4
+"""Windows of a batch."""
 _FACTOR_BATCHES = 8
 Vectors = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(windows of a batch, what the head reads of them [B, T, D]) -> v [B, T, D]."""
@@ -67,7 +68,7 @@ class ModelStep:
     ) -> None:  # fmt: skip
         self._runner, self._head, self._dense, self._subnet = runner, head, dense, subnet
         self._embedded, self.room = embedded, room
-        self._fit, held = (torch.nonzero(heldout == apart)[:, 0].split(_ROWS) for apart in (False, True))
+        self._fit, held = (torch.nonzero(heldout == apart)[:, 0].split(ROWS) for apart in (False, True))
         self._names = {n for kind in ("attention", "ffn") for n in runner.projections(kind)}
         self._tokens = sum(len(p) for p in self._fit) * embedded.shape[1]
         self._below: list[Rows] = []

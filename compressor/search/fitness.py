@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -13,7 +14,8 @@ from compressor.room import Room, Rows
 from compressor.search.space import Level, Space
 from compressor.source import Table
 
-_TOP = 1024
+TOP = 1024
+"""Tokens whose dense probabilities are kept one by one."""
 _ROWS = 4
 Block = Callable[[int, str, Level], Weights]
 Shares = tuple[torch.Tensor, torch.Tensor]
@@ -109,7 +111,7 @@ class Head:
         parts, weight = [], self._weight
         for part in hidden_BTD.split(1):
             logprobs = self.logprobs(part, weight).flatten(0, 1)
-            top = logprobs.topk(min(_TOP, logprobs.shape[-1]), -1)
+            top = logprobs.topk(min(TOP, logprobs.shape[-1]), -1)
             parts.append((top.indices, top.values, _rest(top.values)))
         return DenseTargets(*(torch.cat(p) for p in zip(*parts, strict=True)))
 
@@ -217,10 +219,5 @@ class Fitness:
     @torch.inference_mode()
     def _run(self, weights: Weights, hidden: Rows, position: int) -> Rows:
         runner = self._runner.at(position // 2)
-        run, after = (runner.ffn if position % 2 else runner.attention), hidden
-        for number, part in enumerate(torch.arange(len(hidden)).split(_ROWS)):
-            made = run(weights, hidden[part])
-            if not number:
-                after = self._room.rows(*hidden.shape[:2], made.shape[-1])
-            after[part] = made
-        return after
+        run = runner.ffn if position % 2 else runner.attention
+        return self._room.mapped(hidden, torch.arange(len(hidden)).split(_ROWS), partial(run, weights))
