@@ -14,6 +14,9 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 WIDTH = 380.0
+LAYERS_TOP = 24.0
+COLUMNS = {"attention": (34.0, 136.0), "ffn": (182.0, 194.0)}
+"""Of drawings with a row for each layer: where the rows begin; where a block's column begins, its width."""
 _STYLES = Path(__file__).with_name("templates")
 Range = tuple[float, float]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
 from compressor.report.page.drawing import Drawing, Plot
 from compressor.report.page.section import Facts, Key, Section, Table, command, percent
+
+Point = tuple[float, float]
 
 
 def section(facts: Facts) -> Section | None:
@@ -72,17 +74,14 @@ def _figure(front: Mapping[str, Any], target: float | None, timed: bool) -> Mark
     )
     if target is not None:
         plot.upright("target", target)
-    drawing.line("front", [plot.at(*point) for point in points])
-    for number, point in enumerate(points, 1):
-        tip = f"plan {number}: {_cost(point[0], timed)}, {point[1]:.3g} nats per token"
-        drawing.dot("front", *plot.at(*point), tip=tip)
+    _curve(plot, points, lambda number, x, y: f"plan {number}: {_cost(x, timed)}, {y:.3g} nats per token")
     x, y = plot.at(chosen["cost"], chosen["damage"])
     drawing.diamond("chosen", x, y, tip=f"the plan made: {place}")
     drawing.text(x + 10, y - 8, "made", "strong")
     return drawing.markup
 
 
-def standalone(title: str, points: list[tuple[float, float]]) -> str:
+def standalone(title: str, points: Sequence[Point]) -> str:
     """The front by itself as an SVG file, for a viewer that has no style sheet of ours.
 
     points: (milliseconds, KL in nats per token), fastest first; both axes start at zero.
@@ -95,8 +94,12 @@ def standalone(title: str, points: list[tuple[float, float]]) -> str:
         "milliseconds",
         "KL to dense, nats per token, before the last reform",
     )
-    drawing.line("front", [plot.at(*point) for point in points])
-    for number, point in enumerate(points, 1):
-        tip = f"plan {number:02d}: {point[0]:.4g} ms, {point[1]:.4g} nats per token"
-        drawing.dot("front", *plot.at(*point), tip=tip)
+    _curve(plot, points, lambda number, x, y: f"plan {number:02d}: {x:.4g} ms, {y:.4g} nats per token")
     return drawing.file()
+
+
+def _curve(plot: Plot, points: Sequence[Point], tip: Callable[[int, float, float], str]) -> None:
+    """The plans, joined by a line; `tip` is told the number and the place of each."""
+    plot.drawing.line("front", [plot.at(*point) for point in points])
+    for number, point in enumerate(points, 1):
+        plot.drawing.dot("front", *plot.at(*point), tip=tip(number, *point))

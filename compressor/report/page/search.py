@@ -8,13 +8,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from compressor.report.page.drawing import Drawing, Plot
+from compressor.report.page.drawing import COLUMNS, LAYERS_TOP, Drawing, Plot
 from compressor.report.page.section import Facts, Key, Section, Table
 
 Width = tuple[int, ...]
 Damages = dict[tuple[int, str], dict[Width, float]]
-_COLUMNS = {"attention": (34.0, 136.0), "ffn": (182.0, 194.0)}
-_TOP, _ROW = 24.0, 16.0
+_ROW = 16.0
 _SHADES = 5
 
 
@@ -74,16 +73,16 @@ def _heat(damages: Damages, layers: Sequence[Mapping[str, int]]) -> Markup:
     drawing = Drawing(
         "Damage of each block at each width, cut alone",
         f"{len(layers)} layers; the table below has the damage of dropping each block.",
-        _TOP + _ROW * len(layers) + 8,
+        LAYERS_TOP + _ROW * len(layers) + 8,
     )
     positive = [value for row in damages.values() for value in row.values() if value > 0]
     low, high = (math.log(bound) for bound in (min(positive, default=1.0), max(positive, default=1.0)))
-    for block, (left, _) in _COLUMNS.items():
+    for block, (left, _) in COLUMNS.items():
         drawing.text(left, 14, "attention narrower →" if block == "attention" else "FFN narrower →")
     for index, layer in enumerate(layers):
-        top = _TOP + _ROW * index
+        top = LAYERS_TOP + _ROW * index
         drawing.text(28, top + 12, str(index), "tick", "end")
-        for block, (left, width) in _COLUMNS.items():
+        for block, (left, width) in COLUMNS.items():
             row = damages.get((index, block), {})
             step = width / (1 + len(row))
             drawing.box("whole", left, top, step - 0.8, _ROW - 2, f"layer {index}, {block} not cut")

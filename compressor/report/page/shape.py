@@ -7,12 +7,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from compressor.report.page.drawing import Drawing
+from compressor.report.page.drawing import COLUMNS, LAYERS_TOP, Drawing
 from compressor.report.page.section import Facts, Key, Section, Table, command, percent
 
-_ATTENTION, _FFN = (34.0, 136.0), (182.0, 194.0)
-"""Where the two columns begin, and how wide they are."""
-_TOP, _MANY = 24.0, 40
+_MANY = 40
 
 
 def section(facts: Facts) -> Section:
@@ -44,13 +42,13 @@ def _figure(layers: list[dict[str, int]], dense: Mapping[str, Any]) -> Markup:
     drawing = Drawing(
         "Widths kept in each layer",
         f"{len(layers)} layers; the table below has the numbers.",
-        _TOP + row * len(layers) + 4,
+        LAYERS_TOP + row * len(layers) + 4,
     )
-    drawing.text(_ATTENTION[0], 14, f"attention: {dense['query_heads']} heads")
-    drawing.text(_FFN[0], 14, f"FFN: {dense['ffn']:,} channels")
+    drawing.text(COLUMNS["attention"][0], 14, f"attention: {dense['query_heads']} heads")
+    drawing.text(COLUMNS["ffn"][0], 14, f"FFN: {dense['ffn']:,} channels")
     for index, layer in enumerate(layers):
-        top = _TOP + row * index
-        drawing.text(_ATTENTION[0] - 6, top + row - 4, str(index), "tick", "end")
+        top = LAYERS_TOP + row * index
+        drawing.text(COLUMNS["attention"][0] - 6, top + row - 4, str(index), "tick", "end")
         _heads(drawing, top, row - 3, layer, dense)
         _channels(drawing, top, row - 3, layer, dense)
     return drawing.markup
@@ -59,7 +57,7 @@ def _figure(layers: list[dict[str, int]], dense: Mapping[str, Any]) -> Markup:
 def _heads(
     drawing: Drawing, top: float, height: float, layer: Mapping[str, int], dense: Mapping[str, Any]
 ) -> None:
-    left, width = _ATTENTION
+    left, width = COLUMNS["attention"]
     tip = f"{layer['query_heads']} of {dense['query_heads']} query heads, {layer['kv_heads']} KV heads"
     drawing.box("track" if layer["kv_heads"] else "track dropped", left, top, width, height, tip)
     if not layer["kv_heads"]:
@@ -73,7 +71,7 @@ def _heads(
 def _channels(
     drawing: Drawing, top: float, height: float, layer: Mapping[str, int], dense: Mapping[str, Any]
 ) -> None:
-    left, width = _FFN
+    left, width = COLUMNS["ffn"]
     tip = f"{layer['ffn']:,} of {dense['ffn']:,} FFN channels"
     drawing.box("track" if layer["ffn"] else "track dropped", left, top, width, height, tip)
     if layer["ffn"]:
