@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import subprocess
 import tarfile
 import zipfile
@@ -23,6 +24,13 @@ def run(*command: str | Path, cwd: Path = ROOT) -> tuple[int, str]:
         check=False,
     )  # fmt: skip
     return done.returncode, done.stdout
+
+
+def free_port() -> int:
+    """Of 127.0.0.1; nobody listened there a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def kubectl() -> Path:

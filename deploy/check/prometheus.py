@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -16,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from deploy.check.programs import DEBIAN
+from deploy.check.programs import DEBIAN, free_port
 from deploy.check.rules import CONFIG, RULES
 
 INTERVAL = "1s"
@@ -44,9 +43,7 @@ class Prometheus:
 @contextlib.contextmanager
 def prometheus(directory: Path, targets: Sequence[str], key: Path) -> Iterator[Prometheus]:
     """Scraping `targets` (host:port) with the key; its data is in `directory`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     (directory / "rules.yml").write_text(_quick_rules())
     config = directory / "prometheus.yml"
     config.write_text(yaml.safe_dump(configuration(targets, key, directory / "rules.yml")))

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.check.dockerfile import DOCKERFILE, last, stages, started
-from deploy.check.programs import DEBIAN, IMAGE
+from deploy.check.programs import DEBIAN, IMAGE, free_port
 
 START_S = 120.0
 SIGTERM_CAUGHT = 1 << (signal.SIGTERM - 1)
@@ -67,7 +66,7 @@ class Container:
 def container(model: Path, key: Path, overlaid: Path | None = None) -> Iterator[Container]:
     """The image's own command on a free port of 127.0.0.1; `overlaid` comes first on the Python path."""
     stage = stages(DOCKERFILE.read_text())["cpu"]
-    port = _free_port()
+    port = free_port()
     binds = {IMAGE: IMAGE, model: Path("/model"), key: Path("/run/secrets/api_key")}
     variables = _environment(stage) | {"LATHE_API_KEY_FILE": "/run/secrets/api_key"}
     if overlaid is not None:
@@ -111,9 +110,3 @@ def _environment(stage: list[tuple[str, str]]) -> dict[str, str]:
     found = dict(pair.split("=", 1) for pair in pairs)
     found["PATH"] = found["PATH"].replace("/opt/lathe", str(IMAGE)).replace("$PATH", "/usr/bin:/bin")
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
