@@ -15,7 +15,7 @@ from compressor.export.manifest import write_manifest
 from compressor.latency.measure import Comparison
 from compressor.pipeline.checks import check_output
 from compressor.pipeline.fastest import Fastest
-from compressor.pipeline.finish import Verified, export, verify
+from compressor.pipeline.finish import export
 from compressor.pipeline.memory import kept
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card, preflight
@@ -25,6 +25,7 @@ from compressor.pipeline.rundir import RunDirectory
 from compressor.pipeline.search import Searcher
 from compressor.pipeline.solve import Round, Solver
 from compressor.pipeline.tradeoff import tradeoff
+from compressor.pipeline.verify import Verified, Verifier
 from compressor.plan import Plan
 from compressor.progress import Progress
 from compressor.report.document import build_report
@@ -58,11 +59,12 @@ def compress(options: Options, progress: Progress) -> Outcome:
         prepared = prepare(options, card, run, progress)
         search = Searcher(options, card, prepared, run, progress)
         solver = Solver(options, card, search, prepared.key, run, progress)
+        verify = Verifier(options, card, prepared, run, progress)
 
         def make(chosen: Round) -> tuple[tuple[Path, Verified], Comparison | None]:
             name = reform(card, prepared, chosen, run, progress)
             artefact = export(options, card, chosen, name, run, progress)
-            verified = verify(options, card, prepared, chosen, artefact, run, progress)
+            verified = verify(chosen, artefact)
             return (artefact, verified), verified.timing
 
         if options.perplexity_increase is None:

@@ -17,10 +17,10 @@ from compressor.plan import Plan
 from compressor.progress import Progress
 
 if TYPE_CHECKING:  # the pipeline imports this module
-    from compressor.pipeline.finish import Verified
     from compressor.pipeline.options import Options
     from compressor.pipeline.preflight import Card
     from compressor.pipeline.solve import Round, Solver
+    from compressor.pipeline.verify import Verified
 
 FORMAT = "lathe-report/1"
 

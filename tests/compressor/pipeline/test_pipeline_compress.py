@@ -192,7 +192,7 @@ def test_an_output_that_exists_stays_until_its_replacement_is_whole(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as broken:
-        broken.setattr(sys.modules["compressor.pipeline.compress"], "verify", full)
+        broken.setattr(sys.modules["compressor.pipeline.compress"].Verifier, "__call__", full)
         assert tiny.compress(out, "--keep", "50%", "--overwrite").exit_code == 1
     assert (out / "manifest.json").read_bytes() == before
     assert tiny.compress(out, "--keep", "50%", "--overwrite").exit_code == 0

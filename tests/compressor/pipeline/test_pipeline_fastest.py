@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from compressor.errors import UserError
 from compressor.latency.backend import backends
 from compressor.latency.measure import Meter
 from compressor.latency.workload import Workload
+from compressor.pipeline import verify
 from compressor.pipeline.fastest import Fastest
 from compressor.pipeline.memory import MemoryPlan
 from compressor.pipeline.preflight import Card
@@ -75,6 +77,25 @@ def test_the_artefact_keeps_the_quality_and_is_faster(tiny: Tiny, tmp_path: Path
     assert report["latency"]["measured_ms"] < report["latency"]["dense_ms"]
     assert report["max_perplexity_increase"]["asked"] == 0.3
     assert 1 <= len(report["max_perplexity_increase"]["rounds"]) <= 4
+
+
+def test_the_dense_model_is_scored_once_for_all_rounds(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Path] = []
+
+    def load_model(path: Path) -> Any:
+        loaded.append(path)
+        return real(path)
+
+    real = verify.load_model
+    monkeypatch.setattr(verify, "load_model", load_model)
+    options = ("--max-perplexity-increase", "30%", "--evaluation", str(tiny.text), "--json")
+    done = tiny.compress(tmp_path / "out", *options)
+    assert done.exit_code == 0, done.output
+    assert len(loaded) >= 3
+    assert loaded.count(tiny.model) == 1
+    assert all(row["dense"] and row["subnet"] for row in json.loads(done.stdout)["samples"]["rows"])
 
 
 def test_a_throughput_is_a_latency_of_the_batch(tiny: Tiny, tmp_path: Path) -> None:
