@@ -49,13 +49,20 @@ class Plan:
         return self.layers[index]
 
     def replace(self, index: int, layer: LayerShape) -> Plan:
+        """The same but for one layer."""
         return Plan((*self.layers[:index], layer, *self.layers[index + 1 :]))
 
     def to_json(self) -> dict[str, Any]:
+        """The document of `plan.json`."""
         return {"format": "lathe-plan/1", "layers": [asdict(layer) for layer in self.layers]}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Plan:
+        """The inverse of `to_json`.
+
+        Raises:
+            UserError: it is no such document.
+        """
         if not isinstance(document, dict) or document.get("format") != "lathe-plan/1":
             raise UserError("not a lathe plan: `format` must be `lathe-plan/1`")
         try:
@@ -65,6 +72,11 @@ class Plan:
 
     @classmethod
     def load(cls, path: Path) -> Plan:
+        """From a file such as `plan.json`.
+
+        Raises:
+            UserError: it cannot be read, or holds no plan.
+        """
         try:
             return cls.from_json(json.loads(path.read_text()))
         except (OSError, ValueError) as error:
@@ -72,6 +84,7 @@ class Plan:
 
     @property
     def uneven(self) -> bool:
+        """Whether layers differ."""
         return len(set(self.layers)) > 1
 
 
@@ -79,11 +92,20 @@ class Plan:
 class ModelShape:
     """The dimensions of a dense decoder that parameters, bytes and levels follow from.
 
-    attention_bias: of all four projections of an attention block; qkv_bias: of q, k and v at least.
-    qk_norm: whether queries and keys are normalised, head by head, or all heads together (qk_norm_whole).
-    gate: whether an FFN has one. norm_bias: whether norms have biases. norm_before, norm_after: whether a
-    norm makes what a block reads, and what it adds. norm_offset: what is added to a norm's weights.
-    positions: how many are learned. experts: of every FFN, each as wide as `layer.ffn`; 0: an FFN is one.
+    Args:
+        layer: widths of each of its layers.
+        attention_bias: of all four projections of an attention block.
+        mlp_bias: of all projections of an FFN.
+        qkv_bias: of q, k and v at least.
+        qk_norm: whether queries and keys are normalised, head by head.
+        qk_norm_whole: whether they are so all heads together.
+        gate: whether an FFN has one.
+        norm_bias: whether norms have biases.
+        norm_before: whether a norm makes what a block reads.
+        norm_after: whether a norm makes what a block adds.
+        norm_offset: what is added to a norm's weights.
+        positions: how many are learned.
+        experts: of every FFN, each as wide as `layer.ffn`; 0: an FFN is one.
     """
 
     hidden_size: int
@@ -107,6 +129,7 @@ class ModelShape:
 
     @property
     def dense_plan(self) -> Plan:
+        """The plan that keeps all."""
         return Plan((self.layer,) * self.num_layers)
 
     @property
@@ -153,11 +176,14 @@ class ModelShape:
         return self.decoder_parameters(plan) / self.decoder_parameters(self.dense_plan)
 
     def parameters(self, plan: Iterable[LayerShape]) -> int:
+        """All of a model, embeddings and head too."""
         rows = self.vocab_size * (1 if self.tied_embeddings else 2) + self.positions
         return self.decoder_parameters(plan) + rows * self.hidden_size + self.norm_parameters
 
     def weight_bytes(self, plan: Iterable[LayerShape], bytes_per_weight: int) -> int:
+        """Bytes of all parameters."""
         return self.parameters(plan) * bytes_per_weight
 
     def kv_bytes_per_token(self, plan: Iterable[LayerShape], bytes_per_value: int) -> int:
+        """Bytes that a token of a sequence takes in the KV cache."""
         return sum(2 * layer.kv_heads * self.head_dim for layer in plan) * bytes_per_value

@@ -23,6 +23,7 @@ class Registry(Generic[T]):
         self._imported = False
 
     def add(self, name: str, value: T) -> T:
+        """Make a value known by a name."""
         self._values[name] = value
         return value
 
@@ -31,6 +32,7 @@ class Registry(Generic[T]):
         return lambda value: self.add(name, value)
 
     def known(self) -> list[str]:
+        """All names."""
         self._import_all()
         return sorted(self._values)
 

@@ -25,8 +25,13 @@ _CHECKED = 2**22
 class Source:
     """A checkpoint directory whose config and headers have been checked; weights are read lazily.
 
-    config: as one of our model (`Family.read`). index: the checkpoint's own tensors; all other names are
-    ours.
+    Args:
+        path: the directory.
+        name: what it was called by.
+        config: as one of our model (`Family.read`).
+        family: what says where its tensors are.
+        shape: its dimensions.
+        index: the checkpoint's own tensors; all other names are ours.
     """
 
     path: Path
@@ -98,6 +103,7 @@ class Source:
         return int(self.config.get("max_position_embeddings") or 2048)
 
     def names(self) -> Iterator[str]:
+        """Of all tensors."""
         return (name for name, _ in self.family.tensors(self.shape))
 
 

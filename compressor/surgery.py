@@ -15,8 +15,10 @@ from compressor.plan import LayerShape, ModelShape
 class LayerOrder:
     """Nested rankings of one layer, most valuable first: the subnet of width w is the first w.
 
-    groups: [K] KV heads. heads: [K, N/K] query heads (dense indices) of every KV head, row k for KV
-    head k. channels: [F]; of experts [E, F], each row the channels of one, numbered through.
+    Args:
+        groups: [K] KV heads.
+        heads: [K, N/K] query heads (dense indices) of every KV head, row k for KV head k.
+        channels: [F]; of experts [E, F], each row the channels of one, numbered through.
     """
 
     groups: torch.Tensor
@@ -24,6 +26,7 @@ class LayerOrder:
     channels: torch.Tensor
 
     def tensors(self) -> dict[str, torch.Tensor]:
+        """By field."""
         return {"groups": self.groups, "heads": self.heads, "channels": self.channels}
 
 
@@ -37,6 +40,7 @@ class Selection:
 
     @property
     def shape(self) -> LayerShape:
+        """The widths that are left."""
         return LayerShape(len(self.query_heads), len(self.kv_heads), len(self.channels))
 
 

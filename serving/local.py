@@ -10,7 +10,8 @@ from pathlib import Path
 from compressor.errors import UserError
 from serving.api.service import Service
 from serving.artefact import Artefact, open_artefact
-from serving.engines.base import Backend, Observer, ServeOptions
+from serving.engines.base import Backend, Observer
+from serving.engines.registry import ServeOptions
 from serving.metrics import Metrics
 from serving.playground.pages import Playground, Setup
 from serving.playground.upstream import Upstream, check_compare

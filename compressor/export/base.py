@@ -20,8 +20,13 @@ from compressor.source import Source
 
 @dataclass(frozen=True)
 class Export:
-    """One subnet to write. `tensor` gives a cut tensor (the plan's shape), float32, by checkpoint name.
-    `tensor_parallel`: the number of devices that are to share every layer."""
+    """One subnet to write.
+
+    Args:
+        source: the dense model.
+        tensor: gives a cut tensor (the plan's shape), float32, by checkpoint name.
+        tensor_parallel: the number of devices that are to share every layer.
+    """
 
     source: Source
     plan: Plan
@@ -40,11 +45,11 @@ class Export:
 
 @dataclass(frozen=True)
 class Destination:
-    """A way to serve, that plans can be made for. check: whether a model can be served so, from its config
-    alone. multiple: what a projection reads on a device, its columns, comes in multiples of this.
+    """A way to serve, that plans can be made for.
 
-    Raises:
-        UserError: the model needs something that is not there.
+    Args:
+        check: raises UserError where a model cannot be served so, from its config alone.
+        multiple: what a projection reads on a device, its columns, comes in multiples of this.
     """
 
     check: Callable[[Source], None] = lambda _source: None
@@ -53,12 +58,15 @@ class Destination:
 
 @dataclass(frozen=True, kw_only=True)
 class Exporter(Destination):
-    """One format. write: puts its files into an artefact directory. types: our model types that it knows.
-    folder: where in the artefact the model lies that an engine is given. rounds: whether it rounds what the
-    checkpoint stores. served_by: the command that serves an artefact `{out}`.
+    """One format.
 
-    Raises:
-        UserError: as `Destination`, or the disk refuses.
+    Args:
+        write: puts its files into an artefact directory. Raises UserError where the disk refuses.
+        types: our model types that it knows.
+        folder: where in the artefact the model lies that an engine is given.
+        rounds: whether it rounds what the checkpoint stores.
+        served_by: the command that serves an artefact `{out}`.
+        shared_by: what that command adds for several `{devices}`.
     """
 
     write: Callable[[Path, Export], None]
@@ -67,7 +75,6 @@ class Exporter(Destination):
     rounds: bool = False
     served_by: str = ""
     shared_by: str = ""
-    """What that command adds for several `{devices}`."""
 
     def serving(self, out: Path, devices: int) -> str:
         """The command for an artefact that `devices` share."""
@@ -75,6 +82,7 @@ class Exporter(Destination):
         return command.format(out=out, devices=devices)
 
     def knows(self, family: Family) -> bool:
+        """Whether it can write models of a family."""
         return family.exported_type in self.types
 
 
@@ -95,8 +103,13 @@ Raises:
 """
 
 destinations: Registry[Destination] = Registry("destination", "compressor.export")
+"""Every way to serve that plans can be made for, by the name that `--for` takes."""
+
 exporters = _Exporters("exporter", "compressor.export")
+"""Every exporter by the name that `--export` takes."""
+
 quantizers: Registry[Quantizer] = Registry("quantized export", "compressor.export")
+"""Every rounded format, by `FORMAT-SCHEME` of `lathe export --to FORMAT --quantize SCHEME`."""
 
 
 def check_known(source: Source, name: str) -> None:

@@ -20,20 +20,21 @@ class Family:
     Names are module paths of our own models, Llama's; a layer's are relative to `layer`.
 
     Args:
-        model_type: the Hugging Face model type. exported_type: the one of our uneven checkpoints.
+        model_type: the Hugging Face model type.
         covers: what people call its models.
+        exported_type: the model type of our uneven checkpoints.
         defaults: what its transformers config has for settings that a config.json leaves out, where Llama's
             has something else.
         derived: settings of our model that follow from others, from the config with its defaults.
         settings: of our model, the same for all checkpoints of the family: biases, norms of queries and keys.
         slides: which of its layers have a sliding window; None where its models take no window.
-        ropes: the kinds of rotary positions that mean in its config what they mean in ours. partial: whether
-            its models read `partial_rotary_factor`.
-        fused: modules of its checkpoints that hold several of ours, one below the other. interleaved: those
-            that hold them head by head. side_by_side: modules of ours that its checkpoints hold expert by
-            expert, {e}.
-        stored: module paths of ours and of its checkpoints, where they differ. before: rows of its learned
-            positions that come before the first.
+        ropes: the kinds of rotary positions that mean in its config what they mean in ours.
+        partial: whether its models read `partial_rotary_factor`.
+        fused: modules of its checkpoints that hold several of ours, one below the other.
+        interleaved: those that hold them head by head.
+        side_by_side: modules of ours that its checkpoints hold expert by expert, {e}.
+        stored: module paths of ours and of its checkpoints, where they differ.
+        before: rows of its learned positions that come before the first.
     """
 
     model_type: str
@@ -71,6 +72,7 @@ class Family:
     head: str = "lm_head"
 
     def layer_prefix(self, index: int) -> str:
+        """What the names of a layer's tensors begin with."""
         return self.layer.format(i=index) + "."
 
     def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,6 +194,7 @@ def exported(model_type: str) -> Family:
 
 
 def register(family: Family) -> Family:
+    """Makes a family known by its model type."""
     return families.add(family.model_type, family)
 
 

@@ -13,8 +13,7 @@ from compressor.source import Source
 
 
 class Backend(Protocol):
-    """One engine. `step` functions run the workload's unit of work once and return when it is done. export:
-    the exporter whose model it runs."""
+    """One engine. `export` is the exporter whose model it runs."""
 
     name: str
     export: str
@@ -23,10 +22,12 @@ class Backend(Protocol):
         """Write a model of this plan with random weights; `layers` is the length of the plan."""
 
     def prepare(self, directory: Path, workload: Workload, threads: int | None) -> Callable[[], None]:
-        """A decode step (tpot) or a prefill (ttft) of a built or exported model."""
+        """A decode step (tpot) or a prefill (ttft) of a built or exported model: a function that does it once
+        and returns when it is done."""
 
     def versions(self) -> dict[str, str]:
         """What the figures depend on."""
 
 
 backends: Registry[Backend] = Registry("backend", "compressor.latency.backends")
+"""Every engine that can be timed, by name."""

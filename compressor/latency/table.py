@@ -35,8 +35,13 @@ the second as a share of that."""
 class LatencyTable:
     """Milliseconds per term, the measured models they were fitted to, and a factor learnt from artefacts.
 
-    tile: FFN channels that are computed together, 1 where no cliff shows. estimate: what the figures were
-    computed from where nothing was measured.
+    Args:
+        fingerprint: the machine and the versions that it holds for.
+        terms: milliseconds by the names of TERMS.
+        rows: the models that were measured.
+        correction: what predictions are multiplied by.
+        tile: FFN channels that are computed together, 1 where no cliff shows.
+        estimate: what the figures were computed from where nothing was measured.
     """
 
     workload: Workload
@@ -76,9 +81,11 @@ class LatencyTable:
         }
 
     def corrected(self, factor: float) -> LatencyTable:
+        """One that predicts so many times as much."""
         return replace(self, correction=self.correction * factor)
 
     def constraint(self, space: Space, limit_ms: float) -> Constraint:
+        """At most so many milliseconds, as a search takes it."""
         fixed = self.terms["step"] * self.correction
         return Constraint(
             "latency", "ms", limit_ms, fixed,
@@ -87,10 +94,16 @@ class LatencyTable:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """The document of `lathe profile`."""
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> LatencyTable:
+        """The inverse of `to_json`.
+
+        Raises:
+            UserError: it is no such document.
+        """
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise UserError(f"not a latency table: `format` must be `{FORMAT}`")
         values = {k: v for k, v in document.items() if k != "format"}

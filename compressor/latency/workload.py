@@ -16,7 +16,13 @@ METRICS = {
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """metric: a key of METRICS. context: tokens in the cache (tpot) or in the prompt (ttft, e2e)."""
+    """What a latency is of.
+
+    Args:
+        metric: a key of METRICS: tpot, ttft or e2e.
+        context: tokens in the cache (tpot) or in the prompt (ttft, e2e).
+        output_tokens: of a whole request (e2e).
+    """
 
     metric: str = "tpot"
     batch_size: int = 1

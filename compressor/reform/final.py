@@ -28,8 +28,15 @@ Solve = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor
 
 @dataclass(frozen=True)
 class ReformJob:
-    """The dense model, what stays of it, and the text to fit on. embedded: [B, T, D]; heldout: [B] bool.
-    room: for hidden states."""
+    """The dense model, what stays of it, and the text to fit on.
+
+    Args:
+        layers: dense weights.
+        dampings: (attention, FFN) of each layer, chosen on held-out text.
+        embedded: [B, T, D] what the first layer reads.
+        heldout: [B] bool, the windows that nothing is fitted on.
+        room: for hidden states.
+    """
 
     family: Family
     shape: ModelShape
@@ -68,6 +75,7 @@ LayerReform = Callable[[int, Callable[[int], Finished | None]], Finished]
 """(layer index, what is already finished) -> the layer's finished tensors; layers come in order."""
 
 reforms: Registry[Callable[[ReformJob], LayerReform]] = Registry("reform", "compressor.reform")
+"""Every last reform by name; a search method says which one it wants."""
 
 
 def _closed_form(

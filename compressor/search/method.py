@@ -25,9 +25,19 @@ from compressor.surgery import LayerOrder, Selection
 class Problem:
     """What every search is given.
 
-    windows: [n, T] tokens to judge candidates on; the statistics come from others. layers: dense weights.
-    dampings: (attention, FFN) of each layer, chosen on held-out text. evaluations: how many plans may be
-    judged whole. room: for hidden states.
+    Args:
+        source: the dense model.
+        runner: runs single blocks of it, with any widths.
+        head: its final norm and LM head.
+        space: the levels that plans are made of.
+        layers: dense weights.
+        embedding: what the first layer reads, by tokens.
+        windows: [n, T] tokens to judge candidates on; the statistics come from others.
+        dampings: (attention, FFN) of each layer, chosen on held-out text.
+        constraints: all of them have to hold.
+        trace: where every judgement goes, so that a killed search replays.
+        evaluations: how many plans may be judged whole.
+        room: for hidden states.
     """
 
     source: Source
@@ -48,12 +58,19 @@ class Problem:
     room: Room = field(default_factory=Room)
 
     def allows(self, plan: Plan) -> bool:
+        """Whether a plan is within all constraints."""
         return all(c.allows(plan) for c in self.constraints)
 
 
 @dataclass(frozen=True)
 class Found:
-    """The winner: its plan, which heads and channels it keeps, its fitness, candidates judged."""
+    """The winner.
+
+    Args:
+        selections: which heads and channels it keeps, layer by layer.
+        fitness: KL(dense || subnet) in nats per token, or what else the search went by.
+        evaluations: candidates that were judged.
+    """
 
     plan: Plan
     selections: list[Selection]
@@ -63,12 +80,17 @@ class Found:
 
 @dataclass(frozen=True)
 class Method:
-    """A search with the order and the final reform that belong to it. whole_rounds: at most so many of
-    `reform/whole.py` after the reform. damages: the table of each block's damage at each level, where the
-    search makes one. check: whether it is for a model of these dimensions.
+    """A search with the order and the final reform that belong to it.
 
-    Raises:
-        UserError: `check`, where it is not.
+    Args:
+        name: what `--method` calls it.
+        order: of `orders`.
+        reform: of `reforms`.
+        search: finds the plan.
+        default_evaluations: of whole plans, where `--evaluations` is not given.
+        whole_rounds: at most so many of `reform/whole.py` after the reform.
+        damages: the table of each block's damage at each level, where the search makes one.
+        check: raises UserError where it is not for a model of these dimensions.
     """
 
     name: str
@@ -82,3 +104,4 @@ class Method:
 
 
 methods: Registry[Method] = Registry("method", "compressor.search.methods")
+"""Every search by name."""

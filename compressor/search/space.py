@@ -19,7 +19,10 @@ Level = Heads | int
 class Space:
     """Levels of a layer's two blocks, widest first, the dropped block last.
 
-    attention: (query heads, KV heads). ffn: channels.
+    Args:
+        attention: (query heads, KV heads).
+        ffn: channels.
+        layers: how many there are.
     """
 
     attention: tuple[Heads, ...]
@@ -32,6 +35,7 @@ class Space:
         return ((layer, kind) for layer in range(self.layers) for kind in ("attention", "ffn"))
 
     def levels(self, kind: str) -> tuple[Heads, ...] | tuple[int, ...]:
+        """Those of an `attention` or `ffn` block."""
         return self.attention if kind == "attention" else self.ffn
 
     @property
@@ -77,7 +81,12 @@ def make_space(shape: ModelShape, rules: Rules = FREE) -> Space:
 
 @dataclass(frozen=True)
 class Constraint:
-    """An additive budget: `fixed` + the sum over blocks must not pass `limit` (any unit)."""
+    """An additive budget: `fixed` + the sum over blocks must not pass `limit` (any unit).
+
+    Args:
+        attention: what a block of (query heads, KV heads) costs.
+        ffn: what a block of so many channels costs.
+    """
 
     name: str
     unit: str
@@ -87,14 +96,17 @@ class Constraint:
     ffn: dict[int, float]
 
     def block(self, level: Level) -> float:
+        """What one block costs."""
         return self.ffn[level] if isinstance(level, int) else self.attention[level]
 
     def cost(self, plan: Plan) -> float:
+        """What a whole model costs."""
         return self.fixed + sum(
             self.attention[layer.query_heads, layer.kv_heads] + self.ffn[layer.ffn] for layer in plan
         )
 
     def allows(self, plan: Plan) -> bool:
+        """Whether a plan is within the limit."""
         return self.cost(plan) <= self.limit * (1 + 1e-9)
 
 

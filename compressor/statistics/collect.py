@@ -35,13 +35,17 @@ class LastingStatistics(Protocol):
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """Mean second moments, float64.
+    """Mean second moments of one dense layer, float64.
 
-    attention: [N*H, N*H] of o_proj's input. ffn: [F, F] of down_proj's input, [E, F, F] of experts', each by
-    itself. In both, tokens are weighted as `projection.py` says. The `_heldout` twins come from windows that
-    nothing is fitted on. attention_input, ffn_input: [D, D] of what q/k/v and gate/up read (the paper's score
-    needs them). queries: [N] and keys: [K], the mean square of each head's (norms of all heads together need
-    them).
+    Args:
+        attention: [N*H, N*H] of o_proj's input, tokens weighted as `projection.py` says.
+        attention_heldout: the same of windows that nothing is fitted on.
+        attention_input: [D, D] of what q, k and v read (the paper's score needs it).
+        ffn: [F, F] of down_proj's input, weighted likewise; [E, F, F] of experts', each by itself.
+        ffn_heldout: the same of windows that nothing is fitted on.
+        ffn_input: [D, D] of what gate and up read.
+        queries: [N] the mean square of each head's (norms of all heads together need it).
+        keys: [K] the same of KV heads.
     """
 
     attention: torch.Tensor
@@ -54,6 +58,7 @@ class LayerStatistics:
     keys: torch.Tensor
 
     def tensors(self) -> dict[str, torch.Tensor]:
+        """By field."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 

@@ -116,7 +116,7 @@ def serve(
     import logging
     import signal
 
-    from serving.engines.base import ServeOptions, serve_with
+    from serving.engines.registry import ServeOptions, serve_with
 
     # The first process of a container ignores SIGTERM until somebody handles it, and loading takes a while.
     signal.signal(signal.SIGTERM, _leave)

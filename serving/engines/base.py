@@ -1,28 +1,19 @@
-"""What the API asks of an engine, what an engine may be built from, and the registry of engines.
+"""What the API asks of an engine, and what an engine may be built from.
 
 A backend takes whole requests. An engine that schedules by itself implements `Backend`; one that only
 computes implements `SlotEngine` and is put behind `serving.scheduler.Scheduler`.
-
-An engine is one package `serving/engines/<name>` whose module `engine` registers under <name> how a model is
-served with it: by our server (`serving.local.serve_locally`, which needs no more than a `Backend`), or by one
-that the engine brings along.
 
 Legend: S tokens of one slot, V vocabulary.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 
-from compressor.errors import UserError
-from serving.api.cors import check_origins
 from serving.grammar import Grammar
 from serving.sampling import Sampling, TokenScore
 
@@ -69,6 +60,7 @@ class Chunk:
 
     @property
     def last(self) -> bool:
+        """Whether nothing more comes of its sequence."""
         return self.finish is not None or self.error is not None
 
 
@@ -81,6 +73,8 @@ class DrainingError(Exception):
 
 
 class Ticket(Protocol):
+    """What has been submitted together."""
+
     def cancel(self) -> None:
         """Give up what is unfinished; its slots are free at once. Harmless when all is done."""
 
@@ -96,7 +90,17 @@ def deliver(mail: Mail) -> None:
 
 
 class Backend(Protocol):
-    """Generates text for many requests at a time. All methods may be called from any thread."""
+    """Generates text for many requests at a time. All methods may be called from any thread.
+
+    Attributes:
+        capacity: sequences that it takes at a time, waiting ones too.
+        max_length: tokens of one, its prompt included.
+        vocab_size: tokens there are.
+        weight_bytes: of the weights.
+        kv_cache_bytes: set aside for the KV cache.
+        kv_bytes_per_token: that a token takes there.
+        eos: tokens that end an answer.
+    """
 
     capacity: int
     max_length: int
@@ -112,7 +116,9 @@ class Backend(Protocol):
         """Accept all or none. What a step of the engine gives to all calls with an equal `carry` is handed to
         it at once, on the engine's thread; it sees to the delivery and must return soon.
 
-        Raises NoRoomError or DrainingError.
+        Raises:
+            NoRoomError: there is no room for all of them.
+            DrainingError: nothing new is taken.
         """
 
     def check_room(self, count: int) -> None:
@@ -128,13 +134,16 @@ class Backend(Protocol):
         """End what is left with an error, stop the threads."""
 
     @property
-    def healthy(self) -> bool: ...
+    def healthy(self) -> bool:
+        """Whether the engine still answers."""
 
     @property
-    def running(self) -> int: ...
+    def running(self) -> int:
+        """Sequences that are computed."""
 
     @property
-    def waiting(self) -> int: ...
+    def waiting(self) -> int:
+        """Sequences that were accepted and are not computed yet."""
 
     @property
     def kv_cache_usage(self) -> float:
@@ -142,7 +151,17 @@ class Backend(Protocol):
 
 
 class SlotEngine(Protocol):
-    """Computes logits for sequences that live in numbered slots. Used from one thread only."""
+    """Computes logits for sequences that live in numbered slots. Used from one thread only.
+
+    Attributes:
+        vocab_size: tokens there are.
+        max_batch: slots.
+        max_length: tokens that each holds.
+        weight_bytes: of the weights.
+        kv_cache_bytes: set aside for all slots.
+        kv_bytes_per_token: that a token takes in one.
+        lengths: [max_batch] tokens in each now.
+    """
 
     vocab_size: int
     max_batch: int
@@ -161,95 +180,27 @@ class SlotEngine(Protocol):
     def move(self, source: int, target: int) -> None:
         """Copy a slot's cache and length."""
 
-    def reset(self, slot: int) -> None: ...
+    def reset(self, slot: int) -> None:
+        """Empty a slot."""
 
 
 class Observer(Protocol):
     """Told about every sequence as it passes through an engine. All times in seconds."""
 
-    def admitted(self, queued: float) -> None: ...
+    def admitted(self, queued: float) -> None:
+        """Its turn has come, so long after it arrived."""
 
-    def prompt(self, tokens: int) -> None: ...
+    def prompt(self, tokens: int) -> None:
+        """So many tokens of its prompt were read."""
 
     def prefix(self, asked: int, found: int) -> None:
         """Tokens of a prompt that is about to be read, and those of them that need not be."""
 
-    def first_token(self, since_arrival: float) -> None: ...
+    def first_token(self, since_arrival: float) -> None:
+        """The first token of its answer is there."""
 
-    def next_token(self, since_last: float) -> None: ...
+    def next_token(self, since_last: float) -> None:
+        """One more token is there."""
 
     def finished(self, per_token: float | None) -> None:
-        """`per_token`: mean time per output token after the first; None with fewer than two."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServeOptions:
-    """What `lathe serve` was asked for; None stands for the engine's own choice; timeouts are in seconds.
-
-    `playground`: whether there is a page at `/`; `compare`: another server's address, for that page.
-    `draft`: a smaller model whose guesses the served one checks, `draft_tokens` at a time. `engine_args`:
-    arguments for an engine that has a command line of its own.
-    """
-
-    host: str
-    port: int
-    device: str | None
-    threads: int | None
-    max_batch: int | None
-    max_length: int | None
-    max_queue: int
-    prefix_cache: int | None
-    served_model_names: tuple[str, ...]
-    """What clients may ask for; the first is reported. None given: the directory's name."""
-    api_key: str | None
-    allowed_origins: tuple[str, ...]
-    drain_timeout: float
-    request_timeout: float | None
-    write_timeout: float | None
-    metrics_alias: str | None
-    playground: bool
-    compare: str | None
-    compare_api_key: str | None
-    draft: Path | None
-    draft_tokens: int
-    engine_args: tuple[str, ...]
-    announce: Callable[[str, str], None]
-    """Called with (URL, model) once a token has been generated."""
-
-
-Serve = Callable[[Path, ServeOptions], None]
-
-
-@dataclass(slots=True)
-class _Registry:
-    functions: dict[str, Serve] = field(default_factory=dict)
-
-
-_registry = _Registry()
-
-
-def register(name: str) -> Callable[[Serve], Serve]:
-    """Decorator: the function serves a model directory with the engine of this name, until it is told to
-    stop."""
-
-    def keep(function: Serve) -> Serve:
-        _registry.functions[name] = function
-        return function
-
-    return keep
-
-
-def available_engines() -> list[str]:
-    """Names of the installed engines; imports none of them."""
-    import serving.engines
-
-    return sorted(module.name for module in pkgutil.iter_modules(serving.engines.__path__) if module.ispkg)
-
-
-def serve_with(name: str, model: Path, options: ServeOptions) -> None:
-    """Serve `model` until told to stop. Raises UserError."""
-    if name not in available_engines():
-        raise UserError(f"there is no engine {name!r}", f"Engines: {', '.join(available_engines())}.")
-    check_origins(options.allowed_origins)
-    importlib.import_module(f"serving.engines.{name}.engine")
-    _registry.functions[name](model, options)
+        """It has ended. `per_token`: mean time per output token after the first; None with fewer than two."""

@@ -25,6 +25,8 @@ DEFINITIONS = {
     "gpu_memory_used_bytes": "highest lathe_gpu_memory_used_bytes seen under load",
     "ratios": "subnet / dense of the paired rounds: median, lowest, highest",
 }
+"""What every figure of a document means."""
+
 PERCENTILES = (50, 90, 95, 99)
 LATENCIES = ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms")
 THROUGHPUTS = ("output_tokens_per_second", "requests_per_second", "total_tokens_per_second")

@@ -18,7 +18,7 @@ from compressor.errors import UserError
 from serving.api.body import read_json
 from serving.api.errors import CLIENT_CLOSED, ApiError
 from serving.api.generation import ClientGoneError, unless_disconnected
-from serving.engines.base import ServeOptions
+from serving.engines.registry import ServeOptions
 
 PREFIX = "/compare"
 COMPARE_KEY = "LATHE_COMPARE_API_KEY"

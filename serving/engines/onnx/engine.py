@@ -6,8 +6,9 @@ from pathlib import Path
 
 from compressor.errors import UserError
 from serving.artefact import Artefact
-from serving.engines.base import Backend, ServeOptions, register
+from serving.engines.base import Backend
 from serving.engines.onnx.device import CPU, DEVICES, Device, check_installed
+from serving.engines.registry import ServeOptions, register
 from serving.local import EngineOptions, serve_locally
 from serving.manifest import ONNX_FILES
 from serving.scheduler.core import PROMPT_CHUNK, Scheduler

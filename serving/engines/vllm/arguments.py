@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compressor.errors import UserError
-from serving.engines.base import ServeOptions
+from serving.engines.registry import ServeOptions
 
 GATE = "serving.engines.vllm.gate.Gate"
 MAX_BATCH = 256

@@ -17,7 +17,7 @@ from types import FrameType
 from compressor.errors import UserError
 from serving.api.auth import key_digest
 from serving.artefact import Artefact, open_checkpoint
-from serving.engines.base import ServeOptions, register
+from serving.engines.registry import ServeOptions, register
 from serving.engines.vllm.arguments import arguments, environment
 from serving.engines.vllm.board import VARIABLE, Board, Served
 from serving.engines.vllm.server import PARENT

@@ -11,7 +11,7 @@ import pytest
 
 from compressor.errors import UserError
 from serving.artefact import open_checkpoint
-from serving.engines.base import ServeOptions, serve_with
+from serving.engines.registry import ServeOptions, serve_with
 from serving.engines.vllm.arguments import arguments, environment
 from serving.engines.vllm.board import Board, Counts, Served
 from serving.engines.vllm.engine import check_draft, check_model, check_options
