@@ -94,8 +94,10 @@ class SequenceMetrics:
         for endpoint in ("completions", "chat"):
             for outcome in OUTCOMES:
                 self._requests.labels(model, endpoint, outcome)
-        self._prompt_tokens = self._counter("lathe_prompt_tokens", "Prompt tokens read.")
+        self._prompt_tokens = self._counter("lathe_prompt_tokens", "Prompt tokens read or found kept.")
         self._generation_tokens = self._counter("lathe_generation_tokens", "Tokens generated.")
+        self._asked = self._counter("lathe_prefix_cache_queried_tokens", "Prompt tokens looked up there.")
+        self._found = self._counter("lathe_prefix_cache_hit_tokens", "Prompt tokens not read again.")
         self._ttft = self._histogram(
             "lathe_time_to_first_token_seconds",
             "Arrival to first token.",
@@ -123,6 +125,10 @@ class SequenceMetrics:
 
     def prompt(self, tokens: int) -> None:
         self._prompt_tokens.inc(tokens)
+
+    def prefix(self, asked: int, found: int) -> None:
+        self._asked.inc(asked)
+        self._found.inc(found)
 
     def first_token(self, since_arrival: float) -> None:
         self.began(since_arrival)
@@ -176,15 +182,9 @@ class Metrics(SequenceMetrics):
         self._aliases = CollectorRegistry()
         if alias is not None:
             self._aliases.register(Alias(self.registry, alias))
-        self._asked = self._counter("lathe_prefix_cache_queried_tokens", "Prompt tokens looked up there.")
-        self._found = self._counter("lathe_prefix_cache_hit_tokens", "Prompt tokens not read again.")
         self._read_at_scrape("lathe_generation_tokens_per_second", self.rate.per_second)
         self.registry.register(GpuMemory())
         ProcessCollector(registry=self.registry)
-
-    def prefix(self, asked: int, found: int) -> None:
-        self._asked.inc(asked)
-        self._found.inc(found)
 
     def watch(self, backend: Backend, artefact: Artefact, engine: str) -> None:
         """Export the state of the backend, read at every scrape."""

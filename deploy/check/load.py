@@ -12,6 +12,8 @@ from typing import Any
 
 CLIENTS = 3
 """Of each server."""
+SHARED = [7] * 200
+"""The prompt's tokens: more than a chunk of the prefix cache."""
 
 
 def ask(url: str, key: str, **body: Any) -> list[str]:
@@ -28,7 +30,7 @@ def ask(url: str, key: str, **body: Any) -> list[str]:
 
 @contextlib.contextmanager
 def load(urls: Sequence[str], key: str) -> Iterator[None]:
-    """Streams of 32 tokens, and now and then a request that is refused as invalid."""
+    """Streams of 32 tokens after the same prompt, and now and then a request that is refused as invalid."""
     stopping = threading.Event()
 
     def client(url: str) -> None:
@@ -36,7 +38,7 @@ def load(urls: Sequence[str], key: str) -> Iterator[None]:
         while not stopping.is_set():
             count += 1
             with contextlib.suppress(urllib.error.HTTPError):
-                ask(url, key, max_tokens=32 if count % 8 else -1)
+                ask(url, key, prompt=SHARED, max_tokens=32 if count % 8 else -1)
 
     threads = [threading.Thread(target=client, args=(url,)) for url in urls for _ in range(CLIENTS)]
     for thread in threads:

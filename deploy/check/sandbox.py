@@ -74,6 +74,7 @@ def container(model: Path, key: Path, overlaid: Path | None = None) -> Iterator[
         variables["PYTHONPATH"] = "/overlaid"
     command = [part.replace("0.0.0.0", "127.0.0.1") for part in started(stage)]
     command += ["--port", str(port), "--served-model-name", "lathe", "--threads", "1"]
+    command += ["--prefix-cache", "1024"]
     read, write = os.pipe()
     line = [*_bubblewrap(last(stage, "USER"), binds, variables), "--info-fd", str(write), "--", *command]
     process = subprocess.Popen(line, pass_fds=(write,), stdout=subprocess.DEVNULL)

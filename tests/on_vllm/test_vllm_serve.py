@@ -206,6 +206,19 @@ def test_a_client_that_goes_away_is_counted(server: RunningServer) -> None:
     assert after["lathe_requests_running"] == 0
 
 
+def test_the_prefix_cache_is_counted_as_vllm_counts_it(server: RunningServer) -> None:
+    before = scrape(server)
+    for _ in range(2):
+        complete(server, prompt=[7] * 300, max_tokens=2)
+    after = scrape(server)
+    ours = ("lathe_prefix_cache_queried_tokens_total", "lathe_prefix_cache_hit_tokens_total")
+    vllms = ("vllm:prefix_cache_queries_total 0", "vllm:prefix_cache_hits_total 0")
+    asked, found = (after[name] - before[name] for name in ours)
+    assert (asked, found) == tuple(after[name] - before[name] for name in vllms)
+    assert asked == 600
+    assert found >= 256  # two blocks of 128 tokens
+
+
 @pytest.mark.skipif(not PROMETHEUS.exists(), reason=f"no {PROMETHEUS}; `make test-vllm` fetches it")
 def test_a_real_prometheus_reads_both(server: RunningServer, tmp_path: Path) -> None:
     with prometheus(server.url, tmp_path) as query:

@@ -55,6 +55,11 @@ class VllmMetrics(SequenceMetrics):
         self._own["lathe_requests_waiting"].set(waiting)
         self._own["lathe_kv_cache_usage_ratio"].set(kv_cache_usage)
 
+    def prompts_looked_up(self, asked: int, found: int) -> None:
+        """Tokens of prompts that vLLM looked up in its prefix cache since the last time, and found there."""
+        if self._counting:
+            self.prefix(asked, found)
+
     def sizes(self, weight_itemsize: int, cache_itemsize: int, cache_tokens: int) -> None:
         """Bytes of a floating-point value, in the weights and in the KV cache, as vLLM keeps them, and the
         tokens that the cache has room for."""

@@ -37,5 +37,7 @@ class LatheStatLogger(StatLoggerBase):
         if scheduler_stats is not None:
             waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
             self._metrics.engine(scheduler_stats.num_running_reqs, waiting, scheduler_stats.kv_cache_usage)
+            prompts = scheduler_stats.prefix_cache_stats
+            self._metrics.prompts_looked_up(prompts.queries, prompts.hits)
         if iteration_stats is not None:
             self._metrics.step(iteration_stats)
