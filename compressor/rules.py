@@ -62,10 +62,10 @@ class Rules:
                 f"{self.devices} devices cannot share {widths}{sizes}",
                 f"{name} can be served with --tensor-parallel {', '.join(map(str, fitting))}.",
             )
+        heads = f"query heads in multiples of {self.heads}, " if self.heads > 1 else ""
         return UserError(
             f"there are no quantized kernels for {widths}",
-            f"They take query heads in multiples of {self.heads}, FFN channels in multiples of "
-            f"{self.channels}.",
+            f"They take {heads}FFN channels in multiples of {self.channels}.",
         )
 
 

@@ -18,8 +18,9 @@ PAGE = Path(__file__).parents[1] / "reference/cli.md"
 HEAD = """# The command line
 
 Written from the commands themselves (`make docs`). `compress` is short for `lathe compress`. Every command
-ends with status 0 when done and 1 when refused, with one line that says what to do; `compress` with 3 when
-the artefact was written but measured slower than its target. `--debug` shows the traceback as well.
+ends with status 0 when done and 1 when refused, with one line that says what to do (2: there is no such
+option); `compress` with 3 when the artefact was written but measured slower than its target. `--debug`
+shows the traceback as well.
 """
 HIDDEN = {"help", "debug"}
 PROGRAMS = ("lathe ", "compress ")
