@@ -149,6 +149,12 @@ class BlockRunner:
             (self.ffn_input(weights, state),),
         )
 
+    def ffn_module(self, weights: Weights) -> Any:
+        """The dense FFN's module with its weights, but for the output projection."""
+        module: Any = copy.deepcopy(self._ffn)
+        module.load_state_dict(_under(weights, self._ffn_path, self.family.down), assign=True)
+        return module
+
     def project(self, weights: Weights, name: str, context: torch.Tensor) -> torch.Tensor:
         output = nn.functional.linear(context, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
         if self._watched is not None:

@@ -4,28 +4,53 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
 
+Width = int | tuple[int, int]
+"""Channels of an FFN; of one of experts, (experts, channels of each); 0: no FFN block."""
+
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """Widths of one decoder layer. `kv_heads == 0`: no attention block; `ffn == 0`: no FFN block."""
+    """Widths of one decoder layer. `kv_heads == 0`: no attention block; `ffn == 0`: no FFN block.
+
+    Args:
+        experts: how many the FFN has, each of `ffn` channels; 0: all of the dense model's, if that has any.
+    """
 
     query_heads: int
     kv_heads: int
     ffn: int
+    experts: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.query_heads, self.kv_heads, self.ffn) < 0:
+        if min(self.query_heads, self.kv_heads, self.ffn, self.experts) < 0:
             raise UserError(f"a layer has a negative width: {self}")
+        if self.experts and not self.ffn:
+            raise UserError(f"experts have no channels: {self}")
         if bool(self.query_heads) != bool(self.kv_heads):
             raise UserError(f"query_heads and kv_heads must both be zero or both positive: {self}")
         if self.kv_heads and self.query_heads % self.kv_heads:
             raise UserError(f"query heads must be a multiple of KV heads: {self}")
+
+    @classmethod
+    def of(cls, heads: tuple[int, int], width: Width) -> LayerShape:
+        """From (query heads, KV heads) and what its FFN has."""
+        experts, ffn = (0, width) if isinstance(width, int) else width
+        return cls(*heads, ffn, experts)
+
+    @property
+    def width(self) -> Width:
+        """What its FFN has."""
+        return (self.experts, self.ffn) if self.experts else self.ffn
+
+    def to_json(self) -> dict[str, int]:
+        """`experts` only where an FFN has some."""
+        return {name: value for name, value in asdict(self).items() if value or name != "experts"}
 
     @property
     def heads_per_group(self) -> int:
@@ -48,13 +73,19 @@ class Plan:
     def __getitem__(self, index: int) -> LayerShape:
         return self.layers[index]
 
+    def with_experts(self, experts: int) -> Plan:
+        """With so many where a layer does not say how many it has."""
+        return Plan(tuple(
+            replace(layer, experts=layer.experts or experts) if layer.ffn else layer for layer in self.layers
+        ))
+
     def replace(self, index: int, layer: LayerShape) -> Plan:
         """The same but for one layer."""
         return Plan((*self.layers[:index], layer, *self.layers[index + 1 :]))
 
     def to_json(self) -> dict[str, Any]:
         """The document of `plan.json`."""
-        return {"format": "lathe-plan/1", "layers": [asdict(layer) for layer in self.layers]}
+        return {"format": "lathe-plan/1", "layers": [layer.to_json() for layer in self.layers]}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Plan:
@@ -106,6 +137,8 @@ class ModelShape:
         norm_offset: what is added to a norm's weights.
         positions: how many are learned.
         experts: of every FFN, each as wide as `layer.ffn`; 0: an FFN is one.
+        chosen: how many of them a token uses.
+        normalised_shares: whether what these count adds up to 1.
     """
 
     hidden_size: int
@@ -126,6 +159,8 @@ class ModelShape:
     norm_offset: float = 0.0
     positions: int = 0
     experts: int = 0
+    chosen: int = 0
+    normalised_shares: bool = True
 
     @property
     def dense_plan(self) -> Plan:
@@ -160,12 +195,16 @@ class ModelShape:
             return 0
         d, inner, channels = self.hidden_size, 2 if self.gate else 1, self.ffn_channels(layer)
         bias = (inner * channels + d) if self.mlp_bias else 0
-        rest = self._block_norms * self.norm_parameters + self.experts * d
+        rest = self._block_norms * self.norm_parameters + self.experts_of(layer) * d
         return (inner + 1) * d * channels + rest + bias
 
     def ffn_channels(self, layer: LayerShape) -> int:
         """Of an FFN, all its experts together."""
-        return layer.ffn * max(self.experts, 1)
+        return layer.ffn * max(self.experts_of(layer), 1)
+
+    def experts_of(self, layer: LayerShape) -> int:
+        """How many experts the FFN of a layer has; 0 where an FFN is one."""
+        return layer.experts or self.experts
 
     def decoder_parameters(self, plan: Iterable[LayerShape]) -> int:
         """Parameters of the decoder layers: what `--keep` is a share of."""

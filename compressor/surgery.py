@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 import torch
 
 from compressor.families import Family
 from compressor.plan import LayerShape, ModelShape
+
+_NONE = torch.empty(0, dtype=torch.long)
 
 
 @dataclass(frozen=True)
@@ -18,38 +20,47 @@ class LayerOrder:
     Args:
         groups: [K] KV heads.
         heads: [K, N/K] query heads (dense indices) of every KV head, row k for KV head k.
-        channels: [F]; of experts [E, F], each row the channels of one, numbered through.
+        channels: [F]; of experts [E, F], row e the channels of expert e, numbered through.
+        experts: [E]; none where an FFN is one.
     """
 
     groups: torch.Tensor
     heads: torch.Tensor
     channels: torch.Tensor
+    experts: torch.Tensor = field(default_factory=lambda: _NONE)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """By field."""
-        return {"groups": self.groups, "heads": self.heads, "channels": self.channels}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What stays of one layer, as dense indices in ascending order, query heads grouped by KV head."""
+    """What stays of one layer, as dense indices in ascending order, query heads grouped by KV head, channels
+    by expert where there are any."""
 
     kv_heads: torch.Tensor
     query_heads: torch.Tensor
     channels: torch.Tensor
+    experts: torch.Tensor = field(default_factory=lambda: _NONE)
 
     @property
     def shape(self) -> LayerShape:
         """The widths that are left."""
-        return LayerShape(len(self.query_heads), len(self.kv_heads), len(self.channels))
+        experts = len(self.experts)
+        return LayerShape(
+            len(self.query_heads), len(self.kv_heads), len(self.channels) // max(experts, 1), experts
+        )
 
 
 def select(order: LayerOrder, shape: LayerShape) -> Selection:
     """The part of a layer that its order names for these widths."""
     kv_heads = order.groups[: shape.kv_heads].sort().values
     heads = order.heads[kv_heads, : shape.heads_per_group].sort(dim=1).values.reshape(-1)
-    channels = order.channels[..., : shape.ffn].sort().values.flatten()
-    return Selection(kv_heads, heads, channels)
+    if not len(order.experts) or not shape.ffn:
+        return Selection(kv_heads, heads, order.channels[..., : shape.ffn].sort().values.flatten())
+    experts = order.experts[: shape.experts or None].sort().values
+    return Selection(kv_heads, heads, order.channels[experts, : shape.ffn].sort().values.flatten(), experts)
 
 
 def rows(heads: torch.Tensor, head_dim: int) -> torch.Tensor:
@@ -79,9 +90,9 @@ def cut_ffn(
     """The FFN block's tensors for a selection; empty when no channel is left."""
     if not len(selection.channels):
         return {}
-    cut = _whole(weights, family.ffn_norm) | _whole(weights, family.router)
-    cut |= _whole(weights, family.ffn_after)
-    _take_rows(cut, weights, {family.gate: selection.channels, family.up: selection.channels})
+    cut = _whole(weights, family.ffn_norm) | _whole(weights, family.ffn_after)
+    own = {family.gate: selection.channels, family.up: selection.channels, family.router: selection.experts}
+    _take_rows(cut, weights, own)
     _take_columns(cut, weights, family.down, selection.channels)
     return cut
 

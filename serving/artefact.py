@@ -164,10 +164,12 @@ def _compressed(config: dict[str, Any], plan: dict[str, Any]) -> bool:
     """Whether the plan takes anything away from the widths in the config."""
     layers = plan.get("layers", [])
     heads = config.get("num_attention_heads")
+    experts = config.get("num_experts", config.get("num_local_experts"))
     dense = {
         "query_heads": heads,
         "kv_heads": config.get("num_key_value_heads", heads),
-        "ffn": config.get("intermediate_size", config.get("ffn_dim")),
+        "ffn": config.get("moe_intermediate_size", config.get("intermediate_size", config.get("ffn_dim"))),
+        **({"experts": experts} if experts else {}),
     }
     return str(config.get("model_type", "")).startswith("lathe_") or any(layer != dense for layer in layers)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +109,16 @@ def stored_checkpoint(directory: Path, family: str, tied: str, stored: str, **ch
 
 
 def planned(source: Source, name: str) -> Plan:
-    """A plan of `PLANS`; where every query head has its own KV head, with as many of these."""
-    if source.shape.layer.kv_heads == KV_HEADS:
-        return PLANS[name]
-    return Plan(tuple(LayerShape(layer.query_heads, layer.query_heads, layer.ffn) for layer in PLANS[name]))
+    """A plan of `PLANS`; where every query head has its own KV head, with as many of these. Of experts, all
+    plans but the dense one leave some out, in every layer another number."""
+    plan, shape = PLANS[name], source.shape
+    if shape.layer.kv_heads != KV_HEADS:
+        plan = Plan(tuple(LayerShape(layer.query_heads, layer.query_heads, layer.ffn) for layer in plan))
+    counts = [shape.experts - i % (shape.experts - shape.chosen + 1) for i in range(len(plan))]
+    if name != "dense" and shape.experts:
+        layers = zip(plan, counts, strict=True)
+        plan = Plan(tuple(replace(layer, experts=n if layer.ffn else 0) for layer, n in layers))
+    return plan.with_experts(shape.experts)
 
 
 def zeroed(source: Source, subnet: Plan) -> Any:
@@ -130,6 +137,8 @@ def zeroed(source: Source, subnet: Plan) -> Any:
             _without_bias(o, shape.kv_heads)
             if source.shape.experts:
                 model.get_submodule(f"{prefix}mlp.experts").down_proj[..., shape.ffn :] = 0
+                router = model.get_submodule(f"{prefix}mlp.gate")
+                router.weight = nn.Parameter(router.weight[: shape.experts or None])  # others: logits of -inf
             else:
                 place = stored[f"{prefix}{family.down}.weight"]
                 down = model.get_submodule(place.name.removesuffix(".weight"))
@@ -164,7 +173,7 @@ def first_of_each(source: Source, subnet: Plan) -> Export:
     widths = source.shape.layer
     heads = torch.arange(HEADS).view(widths.kv_heads, -1)
     channels = torch.arange(source.shape.ffn_channels(widths)).unflatten(0, (-1, widths.ffn))
-    order = LayerOrder(torch.arange(widths.kv_heads), heads, channels)
+    order = LayerOrder(torch.arange(widths.kv_heads), heads, channels, torch.arange(source.shape.experts))
     tensors = {}
     for index, shape in enumerate(subnet):
         dense, kept = source.layer(index), select(order, shape)

@@ -23,7 +23,7 @@ def random_plans(space: Space, count: int, seed: int = 0) -> list[Plan]:
     rng, found = random.Random(seed), []
     while len(found) < count:
         layers = [
-            LayerShape(*rng.choice(space.attention), rng.choice(space.ffn)) for _ in range(space.layers)
+            LayerShape.of(rng.choice(space.attention), rng.choice(space.ffn)) for _ in range(space.layers)
         ]
         if any(layer.kv_heads for layer in layers):
             found.append(Plan(tuple(layers)))

@@ -132,6 +132,7 @@ def _overrides(layer: LayerShape, dense: LayerShape) -> dict[str, int]:
         "num_attention_heads": (layer.query_heads, dense.query_heads),
         "num_key_value_heads": (layer.kv_heads, dense.kv_heads),
         "intermediate_size": (layer.ffn, dense.ffn),
+        "experts": (layer.experts, dense.experts),
     }
     return {key: value for key, (value, usual) in widths.items() if value and value != usual}
 

@@ -103,13 +103,14 @@ class Family:
         try:
             hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
             kv_heads = int(config.get("num_key_value_heads") or heads)
+            experts = int(config.get("experts") or 0)
             shape = ModelShape(
                 hidden_size=hidden,
                 vocab_size=int(config["vocab_size"]),
                 head_dim=int(config.get("head_dim") or hidden // heads),
                 tied_embeddings=bool(config.get("tie_word_embeddings", False)),
                 num_layers=int(config["num_hidden_layers"]),
-                layer=LayerShape(heads, kv_heads, int(config["intermediate_size"])),
+                layer=LayerShape(heads, kv_heads, int(config["intermediate_size"]), experts),
                 attention_bias=bool(config.get("attention_bias", False)),
                 mlp_bias=bool(config.get("mlp_bias", False)),
                 qkv_bias=bool(config.get("qkv_bias", False)),
@@ -121,7 +122,9 @@ class Family:
                 norm_after=bool(config.get("norm_after", False)),
                 norm_offset=float(config.get("norm_offset", 0.0)),
                 positions=int(config.get("learned_positions") or 0),
-                experts=int(config.get("experts") or 0),
+                experts=experts,
+                chosen=int(config.get("experts_per_token") or 0) if experts else 0,
+                normalised_shares=bool(config.get("normalised_shares", True)),
             )
         except KeyError as error:
             raise UserError(f"config.json has no {error}", "Is this a complete checkpoint?") from None
@@ -154,8 +157,8 @@ class Family:
             yield f"{name}.weight", (rows, columns)
             if bias:
                 yield f"{name}.bias", (rows,)
-        if shape.experts:
-            yield f"{self.router}.weight", (shape.experts, d)
+        if experts := shape.experts_of(shape.layer):
+            yield f"{self.router}.weight", (experts, d)
         if shape.qk_norm:
             yield f"{self.q_norm}.weight", (q if shape.qk_norm_whole else shape.head_dim,)
             yield f"{self.k_norm}.weight", (kv if shape.qk_norm_whole else shape.head_dim,)

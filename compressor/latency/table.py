@@ -1,7 +1,7 @@
 """The latency table: what a block at a level costs inside a whole model, fitted from whole models.
 
 T = step + sum over attention blocks (attention + query_head * q + kv_head * kv)
-         + sum over FFN blocks (ffn + channel * width)
+         + sum over FFN blocks (ffn + channel * width + expert_channel * experts * width)
 
 fitted by least squares (errors relative to T) over whole models whose widths differ on purpose. A
 block timed alone misleads: its weights stay in the processor's caches.
@@ -20,11 +20,11 @@ import numpy as np
 from compressor.errors import UserError
 from compressor.latency.bench import Timing
 from compressor.latency.workload import Workload
-from compressor.plan import LayerShape, Plan
+from compressor.plan import LayerShape, Plan, Width
 from compressor.search.space import Constraint, Space
 
 FORMAT = "lathe-latency/2"
-TERMS = ("step", "attention", "query_head", "kv_head", "ffn", "channel")
+TERMS = ("step", "attention", "query_head", "kv_head", "ffn", "channel", "expert_channel")
 TILES = (16, 32, 64, 128, 256)
 _NOISE, _CONVINCING = 0.005, 0.5
 """A tile counts when widths as they are leave a larger relative error than the first, and the tile at most
@@ -64,7 +64,7 @@ class LatencyTable:
 
     def predict(self, plan: Plan) -> float:
         """Milliseconds of a whole model."""
-        values = np.array([self.terms[t] for t in TERMS])
+        values = np.array([self.terms.get(t, 0.0) for t in TERMS])
         return float(features(plan, self.tile) @ values) * self.correction
 
     def parts(self, plan: Plan) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class LatencyTable:
         return {
             "step": step,
             "attention": [block(LayerShape(p.query_heads, p.kv_heads, 0)) for p in plan],
-            "ffn": [block(LayerShape(0, 0, p.ffn)) for p in plan],
+            "ffn": [block(LayerShape.of((0, 0), p.width)) for p in plan],
         }
 
     def corrected(self, factor: float) -> LatencyTable:
@@ -90,7 +90,7 @@ class LatencyTable:
         return Constraint(
             "latency", "ms", limit_ms, fixed,
             {h: self.predict(Plan((LayerShape(*h, 0),))) - fixed for h in space.attention},
-            {w: self.predict(Plan((LayerShape(0, 0, w),))) - fixed for w in space.ffn},
+            {w: self.predict(Plan((LayerShape.of((0, 0), w),))) - fixed for w in space.ffn},
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -120,6 +120,7 @@ def features(plan: Plan, tile: int = 1) -> np.ndarray:
             sum(p.kv_heads for p in plan),
             sum(bool(p.ffn) for p in plan),
             sum(-(-p.ffn // tile) * tile for p in plan),
+            sum(-(-p.ffn // tile) * tile * p.experts for p in plan),
         ]
     )
 
@@ -158,22 +159,22 @@ def designs(space: Space, dense: Plan, layers: int, seed: int = 0) -> list[Plan]
     same_ratio = half_kv * top.heads_per_group
     swaps = [
         top,
-        LayerShape(same_ratio, half_kv, top.ffn),
-        LayerShape(*min(head), top.ffn),
-        LayerShape(0, 0, top.ffn),
-        LayerShape(top.kv_heads, top.kv_heads, top.ffn),
+        LayerShape.of((same_ratio, half_kv), top.width),
+        LayerShape.of(min(head), top.width),
+        LayerShape.of((0, 0), top.width),
+        LayerShape.of((top.kv_heads, top.kv_heads), top.width),
         *(
-            LayerShape(top.query_heads, top.kv_heads, w)
-            for w in dict.fromkeys([*_spread(space.ffn[1:-1], 3), *_across_a_tile(space.ffn[:-1])])
+            LayerShape.of((top.query_heads, top.kv_heads), w)
+            for w in dict.fromkeys([*_spread(space.ffn[1:-1], 3), *_across_a_tile(space.widths[:-1])])
         ),
         LayerShape(top.query_heads, top.kv_heads, 0),
     ]
-    rng = np.random.default_rng(seed)
+    rng, fed = np.random.default_rng(seed), space.ffn[:-1]
     plans = [Plan((swap,) * layers) for swap in swaps]
     plans[3] = Plan((top, *[swaps[3]] * (layers - 1)))
     for _ in range(3):
         plans.append(Plan(tuple(
-            LayerShape(*space.attention[rng.integers(len(head))], int(rng.choice(space.ffn[:-1])))
+            LayerShape.of(space.attention[rng.integers(len(head))], fed[rng.integers(len(fed))])
             for _ in range(layers)
         )))
     return list(dict.fromkeys(plans))
@@ -189,7 +190,7 @@ def _across_a_tile(widths: tuple[int, ...]) -> tuple[int, ...]:
     return widths[roundest - 1 : roundest + 1]
 
 
-def _spread(values: tuple[int, ...], count: int) -> list[int]:
+def _spread(values: tuple[Width, ...], count: int) -> list[Width]:
     if len(values) <= count:
         return list(values)
     return [values[round((i + 1) * (len(values) - 1) / (count + 1))] for i in range(count)]

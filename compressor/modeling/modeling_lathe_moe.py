@@ -21,6 +21,16 @@ from .configuration_lathe_moe import LatheMoeConfig
 from .modeling_lathe_llama import LatheLlamaDecoderLayer, LatheLlamaForCausalLM, LatheLlamaModel
 
 
+def shares_of(logits: torch.Tensor, chosen: int, normalised: bool) -> torch.Tensor:
+    """[..., E]: what each expert counts for a token whose router gives these logits; 0 for all but the
+    chosen ones."""
+    likely = logits.float().softmax(-1)
+    values, experts = likely.topk(chosen, -1)
+    if normalised:
+        values = values / values.sum(-1, keepdim=True)
+    return torch.zeros_like(likely).scatter(-1, experts, values).to(logits.dtype)
+
+
 class LatheMoeMLP(nn.Module):
     """An FFN of experts. whole: every expert reads every token, so that `down_proj` reads all at once."""
 
@@ -28,8 +38,7 @@ class LatheMoeMLP(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        self.experts, self.chosen = config.experts, config.experts_per_token
-        self.normalised = config.normalised_shares
+        self.chosen, self.normalised = config.experts_per_token, config.normalised_shares
         width, channels = config.hidden_size, config.experts * config.intermediate_size
         self.router = nn.Linear(width, config.experts, bias=False)
         self.gate_proj = nn.Linear(width, channels, bias=False)
@@ -39,30 +48,29 @@ class LatheMoeMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if self.whole:
-            shares = self.shares(hidden_states)
-            inner = self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states)
-            result: torch.Tensor = self.down_proj(
-                inner * shares.repeat_interleave(inner.shape[-1] // self.experts, -1)
-            )
+            shares, inner = self.shares(hidden_states), self.inner(hidden_states)
+            parts = inner.unflatten(-1, (shares.shape[-1], -1)) * shares[..., None]
+            result: torch.Tensor = self.down_proj(parts.flatten(-2))
             return result
         hidden_TD = hidden_states.flatten(0, -2)
         shares_TE, added_TD = self.shares(hidden_TD), torch.zeros_like(hidden_TD)
+        width = self.gate_proj.out_features // shares_TE.shape[-1]
         for expert in shares_TE.any(0).nonzero()[:, 0].tolist():
-            at = shares_TE[:, expert].nonzero()[:, 0]
-            added_TD.index_add_(0, at, self._one(expert, hidden_TD[at], shares_TE[at, expert, None]))
+            at, own = shares_TE[:, expert].nonzero()[:, 0], slice(expert * width, (expert + 1) * width)
+            added_TD.index_add_(0, at, self._one(own, hidden_TD[at], shares_TE[at, expert, None]))
         return added_TD.view_as(hidden_states)
 
     def shares(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """[..., E]: what each expert counts for a token; 0 for all but the chosen ones."""
-        likely = self.router(hidden_states).float().softmax(-1)
-        values, experts = likely.topk(self.chosen, -1)
-        if self.normalised:
-            values = values / values.sum(-1, keepdim=True)
-        return torch.zeros_like(likely).scatter(-1, experts, values).to(hidden_states.dtype)
+        return shares_of(self.router(hidden_states), self.chosen, self.normalised)
 
-    def _one(self, expert: int, hidden_TD: torch.Tensor, shares_T1: torch.Tensor) -> torch.Tensor:
-        width = self.down_proj.in_features // self.experts
-        own = slice(expert * width, (expert + 1) * width)
+    def inner(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """[..., E * F]: what all experts make of a token, before `down_proj`."""
+        made: torch.Tensor = self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states)
+        return made
+
+    def _one(self, own: slice, hidden_TD: torch.Tensor, shares_T1: torch.Tensor) -> torch.Tensor:
+        """What the expert of these channels adds."""
         gate_TF = linear(hidden_TD, self.gate_proj.weight[own])
         inner_TF = self.act_fn(gate_TF) * linear(hidden_TD, self.up_proj.weight[own])
         return linear(inner_TF * shares_T1, self.down_proj.weight[:, own])

@@ -12,6 +12,7 @@ import torch
 from compressor.families import Family
 from compressor.forward import Weights
 from compressor.order.base import orders
+from compressor.order.experts import rank_experts
 from compressor.plan import ModelShape
 from compressor.projection import seen
 from compressor.reform import damped
@@ -103,7 +104,12 @@ def elimination(
     rank = eliminate(o, damped(statistics.attention, _DAMPING), shape.head_dim).argsort()
     rank = rank.view(-1, per_group)
     first = torch.arange(len(groups))[:, None] * per_group
-    return LayerOrder(groups, first + rank.argsort(1), _channels(down, damped(statistics.ffn, _DAMPING)))
+    channels = _channels(down, damped(statistics.ffn, _DAMPING))
+    if not shape.experts:
+        return LayerOrder(groups, first + rank.argsort(1), channels)
+    routes = statistics.expert_logits, statistics.expert_products
+    experts = rank_experts(*routes, shape.chosen, shape.normalised_shares)
+    return LayerOrder(groups, first + rank.argsort(1), channels, experts)
 
 
 def _channels(down: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:

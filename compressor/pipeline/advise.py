@@ -136,7 +136,7 @@ class _Advisor:
                 return None
             cut = [
                 {**self._bank.block(i, "attention", (layer.query_heads, layer.kv_heads)),
-                 **self._bank.block(i, "ffn", layer.ffn)}
+                 **self._bank.block(i, "ffn", layer.width)}
                 for i, layer in enumerate(plan)
             ]  # fmt: skip
             stored, size = form.store(cut)

@@ -82,15 +82,16 @@ def disk_needed(source: Source, on_disk: bool) -> int:
     memory does not hold them (`on_disk`), vectors and factors of the whole subnet's reform, too."""
     shape = source.shape
     weights, reads = shape.weight_bytes(shape.dense_plan, 4), shape.layer.query_heads * shape.head_dim
-    squares = shape.num_layers * (shape.layer.ffn**2 + reads**2)
+    squares = shape.num_layers * (max(1, shape.experts) * shape.layer.ffn**2 + reads**2)
     if on_disk:
         return 10 * weights + (8 + 3 * 4) * squares + 64 * 2**20
     return 3 * weights + 2 * 8 * squares + 64 * 2**20
 
 
-def read_plan(path: Path, space: Space, rules: Rules) -> Plan:
-    """A plan that keeps to the rules and is made of the space's levels."""
-    plan = Plan.load(path)
+def read_plan(path: Path, space: Space, rules: Rules, experts: int = 0) -> Plan:
+    """A plan that keeps to the rules and is made of the space's levels. experts: that the dense model has in
+    a layer, and where the plan does not say how many."""
+    plan = Plan.load(path).with_experts(experts)
     if len(plan) != space.layers:
         raise UserError(f"{path} has {len(plan)} layers; the model has {space.layers}")
     rules.check(plan, str(path))
@@ -101,9 +102,10 @@ def read_plan(path: Path, space: Space, rules: Rules) -> Plan:
                 f"{path}: layer {index} has {layer.query_heads} query heads over {layer.kv_heads} KV heads",
                 f"Choose of {heads}.",
             )
-        if layer.ffn not in space.ffn:
+        if layer.width not in space.ffn:
+            has = f"{layer.experts} experts of {layer.ffn}" if layer.experts else layer.ffn
             raise UserError(
-                f"{path}: layer {index} has {layer.ffn} FFN channels",
+                f"{path}: layer {index} has {has} FFN channels",
                 f"Choose of {', '.join(map(str, space.ffn))}.",
             )
     if not any(layer.kv_heads for layer in plan):

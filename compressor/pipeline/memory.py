@@ -22,6 +22,7 @@ from compressor.reform.whole import ROWS
 from compressor.search.fitness import TOP
 from compressor.source import Source
 from compressor.statistics.collect import BATCH
+from compressor.statistics.routes import TOKENS as ROUTED
 
 BASE = 430 * 2**20
 """A process that has imported what a run uses."""
@@ -126,10 +127,11 @@ class _Needs:
 
     def _statistics(self) -> int:
         inputs = 2 * 8 * self.shape.hidden_size**2
-        return _SQUARES * self.square + inputs
+        routes = 4 * ROUTED * self.shape.experts * (self.shape.experts + 1)
+        return _SQUARES * self.square + inputs + routes
 
     def _activations(self, rows: int) -> int:
-        d, inner = self.shape.hidden_size, 3 * self.shape.layer.ffn + 4 * self.query
+        d, inner = self.shape.hidden_size, 3 * self.shape.ffn_channels(self.shape.layer) + 4 * self.query
         return 4 * rows * self.window * (8 * d + inner)
 
     def _logits(self) -> int:

@@ -106,7 +106,7 @@ def preflight(options: Options, progress: Progress) -> Card:
         destination.check(source)
     rules = rules_of(chosen, source.shape.head_dim, options.tensor_parallel)
     space = make_space(source.shape, rules)
-    plan = read_plan(options.plan, space, rules) if options.plan else None
+    plan = read_plan(options.plan, space, rules, source.shape.experts) if options.plan else None
     if options.runs or options.target_memory is not None:
         check_context(options.workload, source)
     check_texts(options, source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from compressor.statistics import LayerStatistics, collect_layer
 from compressor.statistics.collect import BATCH, LASTING, batches
 from compressor.surgery import LayerOrder, rows, select
 
+RANKED = tuple(field.name for field in fields(LayerOrder))
 
 @dataclass(frozen=True)
 class Prepared:
@@ -79,7 +80,8 @@ def prepare(options: Options, card: Card, run: RunDirectory, progress: Progress)
     )
     text = run.tensors(f"calibration-{text_key}", partial(_calibrate, options, card, room, progress))
     windows, heldout = text["windows"], text["heldout"].bool()
-    model, layer_key = LayeredModel.open(source, room), key(text_key, card.method.order, asdict(card.space))
+    model = LayeredModel.open(source, room)
+    layer_key = key(text_key, card.method.order, asdict(card.space), RANKED)
     prepared = Prepared(layer_key, model, windows, heldout, [], [], [], room)
     layers, walk = model.layers, _Walk(model, partial(prepared.embedded, windows), heldout)
     with progress.stage("calibrate and order: layers", len(layers)) as bar:
@@ -88,7 +90,7 @@ def prepare(options: Options, card: Card, run: RunDirectory, progress: Progress)
                 f"layer-{layer_key}-{index:03d}", partial(_order, card, layers, walk, index, room.bounded)
             )
             prepared.statistics.append(SavedStatistics(saved))
-            prepared.orders.append(LayerOrder(saved["groups"], saved["heads"], saved["channels"]))
+            prepared.orders.append(LayerOrder(*(saved[name] for name in RANKED)))
             prepared.dampings.append((float(saved["damping"][0]), float(saved["damping"][1])))
             bar.advance()
     return prepared

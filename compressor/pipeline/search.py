@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from compressor.search.space import Constraint
 from compressor.search.trace import Trace
 from compressor.surgery import Selection
 
+SELECTED = tuple(field.name for field in fields(Selection))
 
 @dataclass(frozen=True)
 class Searcher:
@@ -45,7 +46,7 @@ class Searcher:
         facts = self.run.json(f"plan-{name}", lambda: self._now(name, constraints))
         saved = self.run.tensors(f"selection-{name}", dict)
         selections = [
-            Selection(*(saved[f"{part}.{i}"] for part in ("kv_heads", "query_heads", "channels")))
+            Selection(*(saved[f"{part}.{i}"] for part in SELECTED))
             for i in range(len(self.card.source.shape.dense_plan))
         ]
         return Found(Plan.from_json(facts["plan"]), selections, facts["fitness"], facts["evaluations"])
@@ -74,5 +75,5 @@ def _selection_tensors(selections: list[Selection]) -> dict[str, torch.Tensor]:
     return {
         f"{name}.{i}": getattr(selection, name)
         for i, selection in enumerate(selections)
-        for name in ("kv_heads", "query_heads", "channels")
+        for name in SELECTED
     }

@@ -6,12 +6,13 @@ towards the original weights, not towards zero. (The paper's Sec. 3.4 problem; i
 the undamped solution.)
 
 Where there is a Gram matrix of each expert, [E, n, n], the columns of each are solved by themselves: each
-makes up for what it loses itself.
+makes up for what it loses itself. Experts of which no column stays are left out.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 
@@ -36,11 +37,10 @@ def reform(weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor) -> torc
     Args:
         weight: [D, n] dense projection.
         gram: [n, n] float64, already damped, of its dense input.
-        kept: [k] column indices; expert by expert, as many of each.
+        kept: [k] column indices; expert by expert.
     """
     if gram.dim() == 3:
-        parts = zip(weight.split(gram.shape[-1], 1), gram, _by_expert(gram, kept), strict=True)
-        return torch.cat([reform(*part) for part in parts], 1)
+        return torch.cat([reform(*part) for part in _by_expert(weight, gram, kept)], 1)
     cross = gram[:, kept]
     target, square = cross.T @ weight.double().T, cross[kept]
     del cross
@@ -64,9 +64,14 @@ def reconstruction_error(
     return sum(float(((d @ g) * d).sum()) for d, g in zip(experts, grams, strict=True))
 
 
-def _by_expert(gram: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """[E, k / E]: column indices, numbered from 0 for each."""
-    return kept.view(len(gram), -1) - torch.arange(len(gram))[:, None] * gram.shape[-1]
+def _by_expert(
+    weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """The arguments of `reform` for each expert of which a column stays, in order."""
+    width = gram.shape[-1]
+    for expert in (kept // width).unique().tolist():
+        own = slice(expert * width, (expert + 1) * width)
+        yield weight[:, own], gram[expert], kept[kept // width == expert] - own.start
 
 
 def choose_damping(

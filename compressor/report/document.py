@@ -88,8 +88,8 @@ def build_report(
             "dense": shape.kv_bytes_per_token(dense, 4),
             "subnet": shape.kv_bytes_per_token(plan, 4),
         },
-        "layers": [asdict(layer) for layer in plan],
-        "dense_layer": asdict(shape.layer),
+        "layers": [layer.to_json() for layer in plan],
+        "dense_layer": shape.layer.to_json(),
         "parity": {
             "onnx_vs_transformers": verified.parity,
             "unit": "share of the logits' standard deviation",

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from compressor.report.rounding import rounding
+from compressor.report.widths import channel_count, channels
 
 _BAR = 10
 _CARD = ("target_ms", "dense_ms", "floor_ms")
@@ -105,8 +106,8 @@ def _layers(report: Mapping[str, Any]) -> Table:
             str(layer["query_heads"]),
             str(layer["kv_heads"]),
             _bar(layer["query_heads"], dense["query_heads"]),
-            str(layer["ffn"]),
-            _bar(layer["ffn"], dense["ffn"]),
+            channels(layer),
+            _bar(channel_count(layer), channel_count(dense)),
         )
     return table
 

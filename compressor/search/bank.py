@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from compressor.families import Family
 from compressor.forward import Weights
-from compressor.plan import LayerShape, ModelShape
+from compressor.plan import LayerShape, ModelShape, Width
 from compressor.reform import damped, reform
 from compressor.reform.head_norms import same_size
 from compressor.search.space import Heads, Level
@@ -44,11 +45,12 @@ class Bank:
         self._most, self._kept = most, 0
 
     def block(self, layer: int, kind: str, level: Level) -> Weights:
-        """A block's tensors at a level: (query heads, KV heads) or FFN width."""
+        """A block's tensors at a level of `Space`."""
         key = (layer, kind, level)
         if key in self._blocks:
             return self._blocks[key]
-        made = self._ffn(layer, level) if isinstance(level, int) else self._attention(layer, level)
+        make: Callable[[int, Any], Weights] = self._attention if kind == "attention" else self._ffn
+        made = make(layer, level)
         size = sum(tensor.nbytes for tensor in made.values())
         if self._kept + size <= self._most:
             self._blocks[key] = made
@@ -66,11 +68,12 @@ class Bank:
                 cut = same_size(family, self._shape, self._statistics[layer], selection, cut)
         return cut
 
-    def _ffn(self, layer: int, width: int) -> Weights:
+    def _ffn(self, layer: int, width: Width) -> Weights:
         dense, family = self._layers[layer], self._family
-        selection = select(self._orders[layer], LayerShape(0, 0, width))
+        wanted = LayerShape.of((0, 0), width)
+        selection = select(self._orders[layer], wanted)
         cut = cut_ffn(family, dense, selection)
-        if cut and width < self._shape.layer.ffn:
+        if cut and wanted.ffn < self._shape.layer.ffn:
             self._reform(cut, layer, "ffn", family.down, selection.channels)
         return cut
 

@@ -51,8 +51,8 @@ def _mend(
     while broken := [c for c in constraints if not c.allows(space.plan(indices))]:
 
         def price(block: int, budget: Constraint = broken[0]) -> float:
-            at, levels = indices[block], space.levels(kinds[block])
-            saved = budget.block(levels[at]) - budget.block(levels[at + 1])
+            at, costs = indices[block], budget.costs(space, kinds[block])
+            saved = costs[at] - costs[at + 1]
             return float(damage[block][at + 1] - damage[block][at]) / saved if saved > 0 else float("inf")
 
         free = [b for b, i in enumerate(indices) if i + 1 < len(damage[b])]
@@ -75,7 +75,7 @@ def _surrogate(
     """Costs per block and level in units of the joint limit, and what the blocks may spend of it."""
     shares = [(share / c.limit, c) for share, c in zip(mix, constraints, strict=True)]
     costs = [
-        np.array([sum(share * c.block(level) for share, c in shares) for level in space.levels(kind)])
+        np.sum([np.multiply(share, c.costs(space, kind)) for share, c in shares], axis=0)
         for _, kind in space.blocks
     ]
     return costs, 1.0 - sum(share * c.fixed for share, c in shares)

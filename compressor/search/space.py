@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from compressor.plan import LayerShape, ModelShape, Plan
+from compressor.plan import LayerShape, ModelShape, Plan, Width
 from compressor.rules import FREE, Rules
 
 _FFN_LEVELS = 32
 _MAX_GROUP_LEVELS = 8
+_EXPERT_LEVELS, _EXPERT_COUNTS = 8, 5
 Heads = tuple[int, int]
-Level = Heads | int
+Level = Heads | Width
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,12 @@ class Space:
 
     Args:
         attention: (query heads, KV heads).
-        ffn: channels.
+        ffn: channels, or (experts, channels of each).
         layers: how many there are.
     """
 
     attention: tuple[Heads, ...]
-    ffn: tuple[int, ...]
+    ffn: tuple[Width, ...]
     layers: int
 
     @property
@@ -34,7 +37,12 @@ class Space:
         """(layer, "attention" | "ffn") in the order the model runs them."""
         return ((layer, kind) for layer in range(self.layers) for kind in ("attention", "ffn"))
 
-    def levels(self, kind: str) -> tuple[Heads, ...] | tuple[int, ...]:
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The FFN levels of a model without experts."""
+        return tuple(width for width in self.ffn if isinstance(width, int))
+
+    def levels(self, kind: str) -> tuple[Heads, ...] | tuple[Width, ...]:
         """Those of an `attention` or `ffn` block."""
         return self.attention if kind == "attention" else self.ffn
 
@@ -49,19 +57,20 @@ class Space:
         """From one level index per block."""
         flat = list(indices)
         pairs = zip(flat[::2], flat[1::2], strict=True)
-        return Plan(tuple(LayerShape(*self.attention[a], self.ffn[f]) for a, f in pairs))
+        return Plan(tuple(LayerShape.of(self.attention[a], self.ffn[f]) for a, f in pairs))
 
     def indices(self, plan: Plan) -> list[int]:
         """One level index per block; the inverse of `plan`."""
         flat = []
         for layer in plan:
-            flat += [self.attention.index((layer.query_heads, layer.kv_heads)), self.ffn.index(layer.ffn)]
+            flat += [self.attention.index((layer.query_heads, layer.kv_heads)), self.ffn.index(layer.width)]
         return flat
 
 
 def make_space(shape: ModelShape, rules: Rules = FREE) -> Space:
     """Whole KV groups, the same number of query heads in each, FFN widths in steps of a power of two on each
-    device (at most 32 of them: wide models are cut in whole tiles of any engine), or no block.
+    device (at most 32 of them: wide models are cut in whole tiles of any engine), or no block. Of experts,
+    five numbers and about eight widths of each.
 
     Raises:
         UserError: the dense model itself breaks the rules.
@@ -73,10 +82,25 @@ def make_space(shape: ModelShape, rules: Rules = FREE) -> Space:
     groups = [heads for heads in allowed if heads]
     attention = [heads for group in groups[:: math.ceil(len(groups) / _MAX_GROUP_LEVELS)] for heads in group]
     attention.sort(key=lambda heads: (-(heads[0] + heads[1]), -heads[0]))
-    unit = rules.devices * rules.channels
-    stride = unit << (math.ceil(dense.ffn / (_FFN_LEVELS * unit)) - 1).bit_length()
-    ffn = sorted({dense.ffn, *range(stride, dense.ffn, stride)}, reverse=True)
+    ffn: list[int] | list[tuple[int, int]] = _widths(shape, rules, _FFN_LEVELS)
+    if shape.experts:
+        pairs = itertools.product(_counts(shape), _widths(shape, rules, _EXPERT_LEVELS))
+        ffn = sorted(pairs, key=lambda pair: (-pair[0] * pair[1], -pair[0]))
     return Space((*attention, (0, 0)), (*ffn, 0), shape.num_layers)
+
+
+def _widths(shape: ModelShape, rules: Rules, most: int) -> list[int]:
+    """At most about so many, the dense one first."""
+    dense, unit = shape.layer.ffn, rules.devices * rules.channels
+    stride = unit << (math.ceil(dense / (most * unit)) - 1).bit_length()
+    return sorted({dense, *range(stride, dense, stride)}, reverse=True)
+
+
+def _counts(shape: ModelShape) -> list[int]:
+    """Numbers of experts: all, down to a quarter, but never fewer than a token uses."""
+    least = max(shape.chosen, math.ceil(shape.experts / 4))
+    steps = min(_EXPERT_COUNTS, shape.experts - least + 1) - 1
+    return [shape.experts - round(i * (shape.experts - least) / max(steps, 1)) for i in range(steps + 1)]
 
 
 @dataclass(frozen=True)
@@ -93,16 +117,17 @@ class Constraint:
     limit: float
     fixed: float
     attention: dict[Heads, float]
-    ffn: dict[int, float]
+    ffn: dict[Width, float]
 
-    def block(self, level: Level) -> float:
-        """What one block costs."""
-        return self.ffn[level] if isinstance(level, int) else self.attention[level]
+    def costs(self, space: Space, kind: str) -> list[float]:
+        """Of a block at each of its levels."""
+        of_kind: Mapping[Any, float] = self.attention if kind == "attention" else self.ffn
+        return [of_kind[level] for level in space.levels(kind)]
 
     def cost(self, plan: Plan) -> float:
         """What a whole model costs."""
         return self.fixed + sum(
-            self.attention[layer.query_heads, layer.kv_heads] + self.ffn[layer.ffn] for layer in plan
+            self.attention[layer.query_heads, layer.kv_heads] + self.ffn[layer.width] for layer in plan
         )
 
     def allows(self, plan: Plan) -> bool:
@@ -143,5 +168,5 @@ def _per_block(
     return Constraint(
         name, unit, limit, fixed,
         {(q, kv): float(attention(LayerShape(q, kv, 0))) for q, kv in space.attention},
-        {width: float(ffn(LayerShape(0, 0, width))) for width in space.ffn},
+        {width: float(ffn(LayerShape.of((0, 0), width))) for width in space.ffn},
     )

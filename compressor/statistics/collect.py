@@ -11,6 +11,7 @@ from compressor.forward import BlockRunner, Weights
 from compressor.projection import token_weights
 from compressor.room import Rows
 from compressor.statistics.gram import Gram, HeadSquares
+from compressor.statistics.routes import Routes
 
 BATCH = 8
 LASTING = ("attention", "ffn", "queries", "keys")
@@ -46,6 +47,8 @@ class LayerStatistics:
         ffn_input: [D, D] of what gate and up read.
         queries: [N] the mean square of each head's (norms of all heads together need it).
         keys: [K] the same of KV heads.
+        expert_logits: [S, E] float32 of the router, on a sample of tokens; nothing where an FFN is one.
+        expert_products: [S, E, E] float32 of what experts would add to these (`Routes`).
     """
 
     attention: torch.Tensor
@@ -56,6 +59,8 @@ class LayerStatistics:
     ffn_input: torch.Tensor
     queries: torch.Tensor
     keys: torch.Tensor
+    expert_logits: torch.Tensor
+    expert_products: torch.Tensor
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """By field."""
@@ -76,6 +81,7 @@ def collect_layer(
     attention = {False: Gram(width), True: Gram(width)}
     ffn = {apart: Gram(channels, runner.shape.experts) for apart in (False, True)}
     inputs = {"attention": Gram(d), "ffn": Gram(d)}
+    routes = Routes(runner, weights, int((~heldout).sum()) * hidden_BTD.shape[1])
     heads = {name: HeadSquares(runner.shape.head_dim) for name in (family.q, family.k)}
     for part in batches(heldout):
         apart = bool(heldout[part[0]])
@@ -90,13 +96,15 @@ def collect_layer(
         x = runner.merge("attention", weights, x, projected)
         context = runner.ffn_context(weights, x)
         inputs["ffn"].add_batch(runner.ffn_input(weights, x))
+        if not apart:
+            routes.add_batch(x)
         projected = runner.project(weights, family.down, context)
         ffn[apart].add_batch(context * token_weights(runner, projected))
         hidden_BTD[part] = runner.merge("ffn", weights, x, projected)
     return LayerStatistics(
         attention[False].mean(), attention[True].mean(), inputs["attention"].mean(),
         ffn[False].mean(), ffn[True].mean(), inputs["ffn"].mean(),
-        heads[family.q].mean(), heads[family.k].mean(),
+        heads[family.q].mean(), heads[family.k].mean(), routes.logits(), routes.products(),
     )
 
 

@@ -15,17 +15,18 @@ class MoeDecoder(Decoder):
     rounded = False
 
     def _fed(self, normed: str, residual: str, prefix: str) -> Stream:
-        family, writer, experts = self.family, self.writer, self.shape.experts
-        logits = self._linear(normed, prefix + family.router, [prefix + family.router], False)
+        writer, router = self.writer, prefix + self.family.router
+        weight_ED = self.tensor(f"{router}.weight")
+        experts, logits = len(weight_ED), self.matrices.product(normed, router, weight_ED)
         rows = writer.constant(f"{prefix}router.rows", torch.tensor([-1, experts]))
         added = writer.node(
             "MoE",
             [
                 normed,
                 writer.node("Reshape", [logits, rows], [f"{prefix}router.logits"]),
-                writer.weight(f"{prefix}experts.gate_up", self._gate_up(prefix)),
+                writer.weight(f"{prefix}experts.gate_up", self._gate_up(prefix, experts)),
                 "",
-                writer.weight(f"{prefix}experts.down", self._down(prefix)),
+                writer.weight(f"{prefix}experts.down", self._down(prefix, experts)),
             ],
             [f"{prefix}experts.added"],
             domain=MICROSOFT,
@@ -38,13 +39,13 @@ class MoeDecoder(Decoder):
         )
         return Stream(residual, added)
 
-    def _gate_up(self, prefix: str) -> torch.Tensor:
+    def _gate_up(self, prefix: str, experts: int) -> torch.Tensor:
         """[E, 2F, D]: rows of gate and up in turn, as the operator's CPU kernel reads them."""
         names = (f"{prefix}{name}.weight" for name in (self.family.gate, self.family.up))
-        gate_EFD, up_EFD = (self.tensor(name).unflatten(0, (self.shape.experts, -1)) for name in names)
+        gate_EFD, up_EFD = (self.tensor(name).unflatten(0, (experts, -1)) for name in names)
         return torch.stack([gate_EFD, up_EFD], 2).flatten(1, 2)
 
-    def _down(self, prefix: str) -> torch.Tensor:
+    def _down(self, prefix: str, experts: int) -> torch.Tensor:
         """[E, D, F]."""
         weight = self.tensor(f"{prefix}{self.family.down}.weight")
-        return weight.unflatten(1, (self.shape.experts, -1)).transpose(0, 1)
+        return weight.unflatten(1, (experts, -1)).transpose(0, 1)

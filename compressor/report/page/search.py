@@ -66,7 +66,9 @@ def _plans(trace: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
 
 
 def _kept(layer: Mapping[str, int], block: str) -> Width:
-    return (layer["query_heads"], layer["kv_heads"]) if block == "attention" else (layer["ffn"],)
+    if block == "attention":
+        return layer["query_heads"], layer["kv_heads"]
+    return (layer["experts"], layer["ffn"]) if "experts" in layer else (layer["ffn"],)
 
 
 def _heat(damages: Damages, layers: Sequence[Mapping[str, int]]) -> Markup:

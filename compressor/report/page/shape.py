@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from compressor.report.page.drawing import COLUMNS, LAYERS_TOP, Drawing
 from compressor.report.page.section import Facts, Key, Section, Table, command, percent
+from compressor.report.widths import channel_count, channels
 
 _MANY = 40
 
@@ -30,7 +31,11 @@ def section(facts: Facts) -> Section:
             "Widths of every layer, subnet of dense",
             ("layer", "query heads", "KV heads", "FFN channels"),
             [
-                (str(i), *(f"{layer[n]} of {dense[n]}" for n in ("query_heads", "kv_heads", "ffn")))
+                (
+                    str(i),
+                    *(f"{layer[n]} of {dense[n]}" for n in ("query_heads", "kv_heads")),
+                    f"{channels(layer)} of {channels(dense)}",
+                )
                 for i, layer in enumerate(layers)
             ],
         ),
@@ -45,7 +50,7 @@ def _figure(layers: list[dict[str, int]], dense: Mapping[str, Any]) -> Markup:
         LAYERS_TOP + row * len(layers) + 4,
     )
     drawing.text(COLUMNS["attention"][0], 14, f"attention: {dense['query_heads']} heads")
-    drawing.text(COLUMNS["ffn"][0], 14, f"FFN: {dense['ffn']:,} channels")
+    drawing.text(COLUMNS["ffn"][0], 14, f"FFN: {channels(dense, ',')} channels")
     for index, layer in enumerate(layers):
         top = LAYERS_TOP + row * index
         drawing.text(COLUMNS["attention"][0] - 6, top + row - 4, str(index), "tick", "end")
@@ -72,7 +77,7 @@ def _channels(
     drawing: Drawing, top: float, height: float, layer: Mapping[str, int], dense: Mapping[str, Any]
 ) -> None:
     left, width = COLUMNS["ffn"]
-    tip = f"{layer['ffn']:,} of {dense['ffn']:,} FFN channels"
+    tip = f"{channels(layer, ',')} of {channels(dense, ',')} FFN channels"
     drawing.box("track" if layer["ffn"] else "track dropped", left, top, width, height, tip)
     if layer["ffn"]:
-        drawing.box("ffn", left, top, width * layer["ffn"] / dense["ffn"], height, tip)
+        drawing.box("ffn", left, top, width * channel_count(layer) / channel_count(dense), height, tip)

@@ -90,15 +90,16 @@ def damage_table(problem: Problem, fitness: Fitness) -> np.ndarray:
     """Object array [blocks] of [levels]: KL in nats per token of each block at each level, alone.
 
     Every other FFN width is measured; between them the root of the damage, nearly linear in the channels
-    cut, is interpolated. Made monotone: a narrower level never counts as less harmful than a wider one.
+    cut, is interpolated. Made monotone: a narrower level never counts as less harmful than a wider one. Of
+    levels that are pairs (heads; experts), every one is measured.
     """
     places = list(problem.space.blocks)
     blocks = [(kind, problem.space.levels(kind)) for _, kind in places]
     table = np.empty(len(blocks), dtype=object)
-    total = sum(len(_measured(kind, levels)) for kind, levels in blocks)
+    total = sum(len(_measured(levels)) for _, levels in blocks)
     with problem.progress.stage("search: damage of each block at each level", total) as bar:
         for position, (kind, levels) in enumerate(blocks):
-            keys = {level: f"damage {position} {level}" for level in _measured(kind, levels)}
+            keys = {level: f"damage {position} {level}" for level in _measured(levels)}
             unknown = [level for level, key in keys.items() if not problem.trace.knows(key)]
             found = dict(zip(unknown, fitness.damages(position, unknown), strict=True))
             values = {0: 0.0}
@@ -111,15 +112,20 @@ def damage_table(problem: Problem, fitness: Fitness) -> np.ndarray:
                 bar.advance()
             at, roots = list(values), np.sqrt(list(values.values()))
             table[position] = np.interp(range(len(levels)), at, roots) ** 2
-            if kind == "ffn":
+            if _one_by_one(levels):
                 table[position] = np.maximum.accumulate(table[position])
     return table
 
 
-def _measured(kind: str, levels: Sequence[Level]) -> list[int]:
+def _measured(levels: Sequence[Level]) -> list[int]:
     """Indices of the levels that are judged, the widest aside."""
-    last = len(levels) - 1
-    return [i for i in range(1, last + 1) if kind == "attention" or i % 2 == 0 or i == last]
+    last, step = len(levels) - 1, 2 if _one_by_one(levels) else 1
+    return [i for i in range(1, last + 1) if i % step == 0 or i == last]
+
+
+def _one_by_one(levels: Sequence[Level]) -> bool:
+    """Whether they differ in one number, so that each is within the one before it."""
+    return isinstance(levels[0], int)
 
 
 def stage(problem: Problem, blocks: Block, tokens: int, fitness: type[Fitness] = Fitness) -> Fitness:

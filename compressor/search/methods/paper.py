@@ -80,7 +80,7 @@ class Breeder(Breeding[Candidate]):
         uniform = [
             Plan((LayerShape(*heads, width),) * space.layers)
             for heads in space.attention[:-1]
-            for width in space.ffn[:-1]
+            for width in space.widths[:-1]
         ]
         fitting = [p for p in uniform if self._problem.allows(p)] or [space.smallest]
         dense, cost = self._problem.source.shape.layer, self._problem.constraints[0].cost
@@ -130,7 +130,7 @@ class Breeder(Breeding[Candidate]):
         if heads[0] and self.rng.random() < ratio:
             heads = self._near(space.attention[:-1], heads)
         if width and self.rng.random() < ratio:
-            width = self._near(space.ffn[:-1], width)
+            width = self._near(space.widths[:-1], width)
         return LayerShape(*heads, width)
 
     def _near(self, levels: Sequence[_Level], level: _Level) -> _Level:

@@ -1,0 +1,46 @@
+"""Where tokens go among experts, and what each expert would add, of a sample of tokens."""
+
+from __future__ import annotations
+
+import torch
+
+from compressor.forward import BlockRunner, Weights
+
+TOKENS = 2048
+"""That are kept at most; memory grows with them and with the square of the number of experts."""
+_ROWS = 64
+
+
+class Routes:
+    """Of a sample of `tokens`: logits of the router, and products of what all experts would add, each by
+    itself. Nothing where an FFN is one."""
+
+    def __init__(self, runner: BlockRunner, weights: Weights, tokens: int) -> None:
+        self._runner, self._weights = runner, weights
+        self._stride = -(-tokens // TOKENS) | 1  # odd, so that all places in a window are met
+        self._first = 0
+        self._logits, self._products = [torch.empty(0)], [torch.empty(0)]
+        if runner.shape.experts:
+            self._module = runner.ffn_module(weights)
+            self._down_DEF = weights[f"{runner.family.down}.weight"].unflatten(1, (runner.shape.experts, -1))
+
+    def add_batch(self, state: torch.Tensor) -> None:
+        """state: [B, T, ...], what the block comes after."""
+        if not self._runner.shape.experts:
+            return
+        tokens = self._runner.ffn_input(self._weights, state).flatten(0, -2)
+        sample = tokens[self._first :: self._stride]
+        self._first = (self._first - len(tokens)) % self._stride
+        for part_SD in sample.split(_ROWS):
+            inner_SEF = self._module.inner(part_SD).unflatten(-1, self._down_DEF.shape[1:])
+            added_SED = torch.einsum("sef,def->sed", inner_SEF, self._down_DEF)
+            self._logits.append(self._module.router(part_SD))
+            self._products.append(added_SED @ added_SED.mT)
+
+    def logits(self) -> torch.Tensor:
+        """[S, E]."""
+        return torch.cat(self._logits)
+
+    def products(self) -> torch.Tensor:
+        """[S, E, E]."""
+        return torch.cat(self._products)
