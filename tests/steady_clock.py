@@ -18,7 +18,7 @@ from compressor.latency.table import features
 from compressor.latency.workload import Workload
 from compressor.plan import Plan
 
-TERMS = np.array([1.0, 0.5, 0.1, 0.05, 0.2, 0.01, 0.002])
+TERMS = np.array([1.0, 0.5, 0.1, 0.05, 0.2, 0.01])
 FACTORS = {"tpot": 1.0, "ttft": 7.0}
 
 

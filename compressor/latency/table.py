@@ -1,7 +1,7 @@
 """The latency table: what a block at a level costs inside a whole model, fitted from whole models.
 
 T = step + sum over attention blocks (attention + query_head * q + kv_head * kv)
-         + sum over FFN blocks (ffn + channel * width + expert_channel * experts * width)
+         + sum over FFN blocks (ffn + channel * width, of experts + expert_channel * experts * width)
 
 fitted by least squares (errors relative to T) over whole models whose widths differ on purpose. A
 block timed alone misleads: its weights stay in the processor's caches.
@@ -12,6 +12,7 @@ each: then a level costs what the widest of its tile costs, and a search takes t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -24,7 +25,8 @@ from compressor.plan import LayerShape, Plan, Width
 from compressor.search.space import Constraint, Space
 
 FORMAT = "lathe-latency/2"
-TERMS = ("step", "attention", "query_head", "kv_head", "ffn", "channel", "expert_channel")
+TERMS = ("step", "attention", "query_head", "kv_head", "ffn", "channel")
+EXPERT_TERMS = (*TERMS, "expert_channel")
 TILES = (16, 32, 64, 128, 256)
 _NOISE, _CONVINCING = 0.005, 0.5
 """A tile counts when widths as they are leave a larger relative error than the first, and the tile at most
@@ -64,8 +66,8 @@ class LatencyTable:
 
     def predict(self, plan: Plan) -> float:
         """Milliseconds of a whole model."""
-        values = np.array([self.terms.get(t, 0.0) for t in TERMS])
-        return float(features(plan, self.tile) @ values) * self.correction
+        values = np.array(list(self.terms.values()))
+        return float(features(plan, self.tile, self.terms) @ values) * self.correction
 
     def parts(self, plan: Plan) -> dict[str, Any]:
         """Milliseconds of a whole model by part: the step itself, and every layer's two blocks."""
@@ -110,19 +112,19 @@ class LatencyTable:
         return cls(**{**values, "workload": Workload(**values["workload"])})
 
 
-def features(plan: Plan, tile: int = 1) -> np.ndarray:
-    """How often each term occurs in a plan, in the order of TERMS; channels rounded up to tiles."""
-    return np.array(
-        [
-            1.0,
-            sum(bool(p.kv_heads) for p in plan),
-            sum(p.query_heads for p in plan),
-            sum(p.kv_heads for p in plan),
-            sum(bool(p.ffn) for p in plan),
-            sum(-(-p.ffn // tile) * tile for p in plan),
-            sum(-(-p.ffn // tile) * tile * p.experts for p in plan),
-        ]
-    )
+def features(plan: Plan, tile: int = 1, terms: Iterable[str] = TERMS) -> np.ndarray:
+    """How often each term occurs in a plan, in their order; channels rounded up to tiles."""
+    tiled = [-(-p.ffn // tile) * tile for p in plan]
+    counts = {
+        "step": 1.0,
+        "attention": sum(bool(p.kv_heads) for p in plan),
+        "query_head": sum(p.query_heads for p in plan),
+        "kv_head": sum(p.kv_heads for p in plan),
+        "ffn": sum(bool(p.ffn) for p in plan),
+        "channel": sum(tiled),
+        "expert_channel": sum(p.experts * width for p, width in zip(plan, tiled, strict=True)),
+    }
+    return np.array([counts[term] for term in terms])
 
 
 def fit(plans: list[Plan], milliseconds: list[float]) -> tuple[dict[str, float], int]:
@@ -135,18 +137,18 @@ def fit(plans: list[Plan], milliseconds: list[float]) -> tuple[dict[str, float],
 
 def _terms(plans: list[Plan], milliseconds: list[float], tile: int) -> tuple[dict[str, float], float]:
     """The terms for a tile, and the root mean square of the relative errors they leave."""
-    times = np.array(milliseconds)
-    counts = np.stack([features(p, tile) for p in plans])
+    times, names = np.array(milliseconds), EXPERT_TERMS if any(p.experts for p in plans[0]) else TERMS
+    counts = np.stack([features(p, tile, names) for p in plans])
     design = counts / times[:, None]
-    active = [i for i in range(len(TERMS)) if np.ptp(counts[:, i]) > 0 or i == 0]
+    active = [i for i in range(len(names)) if np.ptp(counts[:, i]) > 0 or i == 0]
     while True:
         values, *_ = np.linalg.lstsq(design[:, active], np.ones(len(times)), rcond=None)
         worst = int(values.argmin())
         if values[worst] >= 0:
             break
         del active[worst]
-    terms = dict.fromkeys(TERMS, 0.0)
-    terms.update({TERMS[i]: float(v) for i, v in zip(active, values, strict=True)})
+    terms = dict.fromkeys(names, 0.0)
+    terms.update({names[i]: float(v) for i, v in zip(active, values, strict=True)})
     return terms, float(np.sqrt(np.mean((design[:, active] @ values - 1) ** 2)))
 
 

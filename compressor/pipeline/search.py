@@ -41,7 +41,10 @@ class Searcher:
         asked, given = self.options, self.card.plan and self.card.plan.to_json()
         name = key(
             self.prepared.key, asked.method, asked.evaluations, asked.seed, given,
-            [asdict(c) | {"attention": [*c.attention.values()]} for c in constraints],
+            [
+                asdict(c) | {"attention": [*c.attention.values()], "ffn": [*c.ffn.values()]}
+                for c in constraints
+            ],
         )
         facts = self.run.json(f"plan-{name}", lambda: self._now(name, constraints))
         saved = self.run.tensors(f"selection-{name}", dict)

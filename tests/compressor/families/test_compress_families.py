@@ -6,19 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from compress_command import Tiny
 from shown import Shows
-from tiny_families import FIRST, STORED, TIED, random_model
-from tiny_server import save_tokenizer
-
-
-def tiny(directory: Path, family: str, tied: str, stored: str) -> Tiny:
-    model, text = directory / "model", directory / "text.txt"
-    settings = {"vocab_size": 320, "bos_token_id": 0, "eos_token_id": 1, "tie_word_embeddings": TIED[tied]}
-    random_model(FIRST[family], **settings).save_pretrained(model, max_shard_size=STORED[stored])
-    save_tokenizer(model)
-    text.write_text("".join(f"The {i}th fox jumps over {i * 7 % 100} lazy dogs. " for i in range(600)))
-    return Tiny(model, text)
+from tiny_families import FIRST
+from tiny_models import tiny
 
 
 @pytest.mark.parametrize(
