@@ -19,7 +19,8 @@ from compressor.source import Source
 
 PLUGIN = "vllm_plugin"
 ACTIVATIONS = {
-    "lathe_llama": "silu", "lathe_gemma": "gelu_pytorch_tanh", "lathe_neox": "gelu", "lathe_opt": "relu",
+    "lathe_llama": "silu", "lathe_gemma": "gelu_pytorch_tanh", "lathe_moe": "silu", "lathe_neox": "gelu",
+    "lathe_opt": "relu",
 }  # fmt: skip
 """Of FFNs, by our model types that vLLM can serve."""
 FOUR_BIT_MULTIPLE = 32
@@ -115,13 +116,27 @@ def check_head_size(head_dim: int, gpu: bool) -> None:
         )
 
 
+def check_rounded(source: Source) -> None:
+    """Whether vLLM can serve subnets of a model with rounded weights.
+
+    Raises:
+        UserError: as `check_served`, or the model has experts: our checkpoints hold them side by side.
+    """
+    if source.shape.experts:
+        raise UserError(
+            f"experts of a `{source.family.model_type}` cannot be rounded for vLLM yet",
+            "Export it to vllm as it is.",
+        )
+    check_served(source)
+
+
 def check_four_bit(source: Source) -> None:
     """Whether vLLM can serve subnets of a model with 4-bit weights (W4A16).
 
     Raises:
-        UserError: as `check_served`, or the hidden size is not one of those that its kernels take.
+        UserError: as `check_rounded`, or the hidden size is not one of those that its kernels take.
     """
-    check_served(source)
+    check_rounded(source)
     if source.shape.hidden_size % FOUR_BIT_MULTIPLE:
         raise UserError(
             f"vLLM has no 4-bit kernels for a hidden size of {source.shape.hidden_size}",
@@ -150,4 +165,4 @@ exporters.add(
     ),
 )
 destinations.add("vllm-w4a16", Destination(check_four_bit, FOUR_BIT_MULTIPLE))
-destinations.add("vllm-w8a8", Destination(check_served))
+destinations.add("vllm-w8a8", Destination(check_rounded))
