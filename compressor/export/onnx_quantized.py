@@ -57,7 +57,7 @@ for _bits in BITS:
         _name,
         Exporter(
             write=partial(export_onnx, matrices=partial(Blockwise, bits=_bits)),
-            types=[kind for kind, decoder in DECODERS.items() if decoder.rounded],
+            types=DECODERS,
             check=partial(check_rounded, name=_name),
             multiple=GROUPS[-1],
             folder=FOLDER,

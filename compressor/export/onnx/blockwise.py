@@ -5,7 +5,7 @@ than plain rounding in groups of 32 would: groups are chosen by what they cost e
 FineQuant, arXiv 2308.09723, Sec. 3), and no matrix is worse than the usual format has it. Embedding and head
 have 8 bits in any case.
 
-Shapes: N outputs, K inputs, G groups of a row, V vocabulary, D model width.
+Shapes: N outputs, K inputs, G groups of a row, V vocabulary, D model width, E experts, F channels of each.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from compressor.export.onnx.matrices import Experts
 from compressor.export.onnx.writer import MICROSOFT, GraphWriter
 from compressor.export.rounding import relative_error, round_matrix
 
@@ -122,6 +123,40 @@ class Blockwise:
         elif self._embedding:
             self._multiply(rows, self._embedding, output)
 
+    def experts(self, experts: Experts, name: str) -> str:
+        """ONNX Runtime's QMoE, whose two products share a group that divides their inputs: experts are filled
+        up with channels of zeros. (Asked not to normalise what experts count, its CPU kernel makes a softmax
+        of the chosen ones anyway, unless it is given what they count.)"""
+        normalised = experts.attributes["normalize_routing_weights"]
+        shares = () if normalised else (self._writer.node("Softmax", [experts.logits], [f"{name}.shares"]),)
+        count, _, width = experts.gate_up.shape
+        channels, zeros = experts.down.shape[-1], torch.nn.functional.pad
+        groups = [group for group in groups_for(channels) if width % group == 0]
+        group = min(self._rounding(w.flatten(0, 1), self._bits, groups).group
+                    for w in (experts.gate_up, experts.down))  # fmt: skip
+        fill = -channels % group
+        gate_up_ENK = zeros(experts.gate_up, (0, 0, 0, 2 * fill))
+        inputs = [experts.value, experts.logits]
+        for part, weight_ENK in (("gate_up", gate_up_ENK), ("down", zeros(experts.down, (0, fill)))):
+            found = self._rounding(weight_ENK.flatten(0, 1), self._bits, [group])
+            self._note(found)
+            dims = (count, len(weight_ENK[0]), -1)
+            inputs += [
+                self._writer.weight(f"{name}.{part}.codes", found.packed.view(dims)),
+                self._writer.weight(f"{name}.{part}.scales", found.scales.view(dims)),
+                "",
+            ]
+        return self._writer.node(
+            "QMoE",
+            [*inputs, *[""] * 6, *shares] if shares else inputs,
+            [f"{name}.added"],
+            domain=MICROSOFT,
+            expert_weight_bits=self._bits,
+            block_size=group,
+            accuracy_level=_INT8_ACTIVATIONS,
+            **experts.attributes,
+        )
+
     def summary(self) -> dict[str, Any]:
         """How many matrices have which group, and how far rounding moved them (`Rounded.error`)."""
         return {
@@ -132,11 +167,14 @@ class Blockwise:
 
     def _store(self, name: str, weight_NK: torch.Tensor, bits: int, waste: float) -> _Stored:
         found = self._rounding(weight_NK, bits, groups_for(weight_NK.shape[1], waste))
-        self._groups[found.group] += 1
-        self._errors.append(found.error)
+        self._note(found)
         codes = self._writer.weight(f"{name}.codes", found.packed)
         scales = self._writer.weight(f"{name}.scales", found.scales)
         return _Stored(codes, scales, weight_NK.shape[0], weight_NK.shape[1], found.group, bits)
+
+    def _note(self, found: Rounded) -> None:
+        self._groups[found.group] += 1
+        self._errors.append(found.error)
 
     def _multiply(self, value: str, stored: _Stored, output: str) -> str:
         blob = stored.group * stored.bits // 8

@@ -33,11 +33,9 @@ class Stream:
 
 
 class Decoder:
-    """Adds the nodes and weights of one decoder to a writer. activations: those that it can compute.
-    rounded: whether its matrices may be others than `Plain` ones."""
+    """Adds the nodes and weights of one decoder to a writer. activations: those that it can compute."""
 
     activations: tuple[str, ...] = ("silu", "swish")
-    rounded = True
 
     def __init__(
         self,

@@ -8,39 +8,33 @@ from __future__ import annotations
 import torch
 
 from compressor.export.onnx.decoder import Decoder, Stream
-from compressor.export.onnx.writer import MICROSOFT
+from compressor.export.onnx.matrices import Experts, Plain
 
 
 class MoeDecoder(Decoder):
-    rounded = False
-
     def _fed(self, normed: str, residual: str, prefix: str) -> Stream:
         writer, router = self.writer, prefix + self.family.router
         weight_ED = self.tensor(f"{router}.weight")
-        experts, logits = len(weight_ED), self.matrices.product(normed, router, weight_ED)
-        rows = writer.constant(f"{prefix}router.rows", torch.tensor([-1, experts]))
-        added = writer.node(
-            "MoE",
-            [
-                normed,
-                writer.node("Reshape", [logits, rows], [f"{prefix}router.logits"]),
-                writer.weight(f"{prefix}experts.gate_up", self._gate_up(prefix, experts)),
-                "",
-                writer.weight(f"{prefix}experts.down", self._down(prefix, experts)),
-            ],
-            [f"{prefix}experts.added"],
-            domain=MICROSOFT,
-            k=self.config["experts_per_token"],
-            normalize_routing_weights=int(self.config["normalised_shares"]),
-            activation_type="swiglu",
-            swiglu_fusion=1,
-            activation_alpha=1.0,
-            activation_beta=0.0,
+        logits = Plain(writer).product(normed, router, weight_ED)
+        rows = writer.constant(f"{prefix}router.rows", torch.tensor([-1, len(weight_ED)]))
+        experts = Experts(
+            normed,
+            writer.node("Reshape", [logits, rows], [f"{prefix}router.logits"]),
+            self._gate_up(prefix, len(weight_ED)),
+            self._down(prefix, len(weight_ED)),
+            {
+                "k": self.config["experts_per_token"],
+                "normalize_routing_weights": int(self.config["normalised_shares"]),
+                "activation_type": "swiglu",
+                "swiglu_fusion": 1,
+                "activation_alpha": 1.0,
+                "activation_beta": 0.0,
+            },
         )
-        return Stream(residual, added)
+        return Stream(residual, self.matrices.experts(experts, f"{prefix}experts"))
 
     def _gate_up(self, prefix: str, experts: int) -> torch.Tensor:
-        """[E, 2F, D]: rows of gate and up in turn, as the operator's CPU kernel reads them."""
+        """[E, 2F, D]: rows of gate and up in turn."""
         names = (f"{prefix}{name}.weight" for name in (self.family.gate, self.family.up))
         gate_EFD, up_EFD = (self.tensor(name).unflatten(0, (experts, -1)) for name in names)
         return torch.stack([gate_EFD, up_EFD], 2).flatten(1, 2)

@@ -1,15 +1,36 @@
 """How a graph keeps its matrices and multiplies by them: here as float32; `blockwise` has them rounded.
 
-Shapes: N outputs, K inputs of a matrix, which checkpoints store as [N, K]; V vocabulary, D model width.
+Shapes: N outputs, K inputs of a matrix, which checkpoints store as [N, K]; V vocabulary, D model width;
+E experts, F channels of each.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
-from compressor.export.onnx.writer import GraphWriter
+from compressor.export.onnx.writer import MICROSOFT, GraphWriter
+
+
+@dataclass(frozen=True)
+class Experts:
+    """What an FFN of experts is made of.
+
+    Args:
+        value: what it reads.
+        logits: of its router, [tokens, E].
+        gate_up: [E, 2F, D] rows of gate and up in turn, as the operators' CPU kernels read them.
+        down: [E, D, F].
+        attributes: of the operator.
+    """
+
+    value: str
+    logits: str
+    gate_up: torch.Tensor
+    down: torch.Tensor
+    attributes: dict[str, Any]
 
 
 class Matrices(Protocol):
@@ -23,6 +44,9 @@ class Matrices(Protocol):
 
     def logits(self, rows: str, output: str, name: str, weight_VD: torch.Tensor | None) -> None:
         """The head's product, as the graph's `output`. Without a weight it is the embedding's, shared."""
+
+    def experts(self, experts: Experts, name: str) -> str:
+        """What an FFN of experts adds."""
 
     def summary(self) -> dict[str, Any]:
         """What rounding did, as JSON; empty where there was none."""
@@ -46,6 +70,12 @@ class Plain:
     def logits(self, rows: str, output: str, name: str, weight_VD: torch.Tensor | None) -> None:
         head = self._embedding if weight_VD is None else self._writer.weight(name, weight_VD)
         self._writer.node("Gemm", [rows, head], [output], transB=1)
+
+    def experts(self, experts: Experts, name: str) -> str:
+        gate_up = self._writer.weight(f"{name}.gate_up", experts.gate_up)
+        down = self._writer.weight(f"{name}.down", experts.down)
+        inputs = [experts.value, experts.logits, gate_up, "", down]
+        return self._writer.node("MoE", inputs, [f"{name}.added"], domain=MICROSOFT, **experts.attributes)
 
     def summary(self) -> dict[str, Any]:
         return {}

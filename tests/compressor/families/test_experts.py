@@ -138,3 +138,12 @@ def test_a_plan_of_experts_that_does_not_fit_is_refused(
     assert done.exit_code == 1
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("steady")
+def test_a_search_for_rounded_experts_keeps_to_widths_of_its_kernels(mixtral: Tiny, tmp_path: Path) -> None:
+    done = mixtral.compress(tmp_path / "out", "--keep", "60%", "--export", "checkpoint,onnx-int4")
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert all(row["ffn"] % 32 == 0 for row in report["layers"])
+    assert report["quantization"]["scheme"] == "int4"

@@ -17,7 +17,6 @@ from family_checks import (
 from shown import Shows
 from tiny_families import FIRST, STORED, TIED, stored_checkpoint
 
-from compressor.export import exporters
 from compressor.source import Source
 
 
@@ -46,6 +45,4 @@ def test_the_graph(source: Source, case: str, tmp_path: Path, shows: Shows) -> N
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_rounded_graphs(source: Source, case: str, tmp_path: Path, bits: int, shows: Shows) -> None:
-    if not exporters.get(f"onnx-int{bits}").knows(source.family):
-        pytest.skip("experts are not rounded")
     assert shows(f"onnx-int{bits}", case)(rounded_difference(tmp_path, source, "mixed", bits)) <= ROUNDED
