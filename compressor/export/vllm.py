@@ -122,6 +122,7 @@ def check_rounded(source: Source) -> None:
     Raises:
         UserError: as `check_served`, or the model has experts: our checkpoints hold them side by side.
     """
+    check_known(source, "vllm")
     if source.shape.experts:
         raise UserError(
             f"experts of a `{source.family.model_type}` cannot be rounded for vLLM yet",

@@ -14,7 +14,9 @@ from compressor.errors import UserError
 from compressor.export import exporters
 from compressor.export.artefact import export_artefact
 from compressor.export.checkpoint import export_checkpoint
+from compressor.export.onnx.graph import DECODERS
 from compressor.export.quantized import export_quantized
+from compressor.export.vllm import ACTIVATIONS
 from compressor.families import families, resolve
 
 OPT = {"ffn_dim": 96}
@@ -74,7 +76,11 @@ def test_a_llama_config_is_read_as_it_is() -> None:
     assert families.get("llama").read(config) == config
 
 
-def test_an_exporter_refuses_a_family_that_it_has_not(tmp_path: Path) -> None:
+def test_an_exporter_refuses_a_family_that_it_has_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for types in (DECODERS, ACTIVATIONS):
+        monkeypatch.delitem(types, "lathe_moe")
     source = family_checkpoint(tmp_path / "dense", "mixtral")
     for name in ("onnx-int8", "vllm"):
         with pytest.raises(UserError, match=r"`mixtral` cannot be exported to \S+ yet.*It takes: gemma2"):
@@ -85,3 +91,13 @@ def test_an_exporter_refuses_a_family_that_it_has_not(tmp_path: Path) -> None:
         export_artefact(tmp_path / "out", tmp_path / "copy", "vllm")
     with pytest.raises(UserError, match="cannot be exported to vllm yet"):
         export_quantized(str(tmp_path / "out"), tmp_path / "copy", scheme="w8a8")
+
+
+def test_experts_are_not_rounded_for_vllm(tmp_path: Path) -> None:
+    source = family_checkpoint(tmp_path / "dense", "mixtral", head_dim=32)
+    export_checkpoint(tmp_path / "out", first_of_each(source, planned(source, "mixed")))
+    (tmp_path / "out" / "plan.json").write_text(json.dumps(planned(source, "mixed").to_json()))
+    for model in (tmp_path / "dense", tmp_path / "out"):
+        with pytest.raises(UserError, match="cannot be rounded for vLLM yet. Export it to vllm as it is"):
+            export_quantized(str(model), tmp_path / "copy", scheme="w4a16")
+    assert not (tmp_path / "copy").exists()
