@@ -23,8 +23,7 @@ def test_the_list_is_complete() -> None:
         assert row["models"] == families.get(name).covers
         assert list(row["exporters"]) == exporters.known()
     assert all(rows["llama"]["exporters"].values())
-    served = [name for name, can in rows["mixtral"]["exporters"].items() if can]
-    assert served == ["checkpoint", "onnx", "vllm"]
+    assert all(rows["mixtral"]["exporters"].values())
 
 
 def test_the_page_of_tests_says_the_same() -> None:
