@@ -8,7 +8,12 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +21,7 @@ from types import FunctionType
 from typing import Any
 
 import pytest
+from compress_command import make_tiny
 
 PAGE = Path(__file__).parents[2] / "docs/reference/api.md"
 METHODS = (FunctionType, classmethod, staticmethod, property, cached_property)
@@ -74,3 +80,20 @@ def test_what_is_not_explained_is_noticed() -> None:
     found = dict(explained(f"{__name__}.Half"))
     assert found == {f"{__name__}.Half": "Explained.", f"{__name__}.Half.silent": None}
     assert dict(explained(f"{__name__}.METHODS")) == {f"{__name__}.METHODS": None}
+
+
+@pytest.mark.slow
+def test_the_example_is_found_by_being_there(tmp_path: Path) -> None:
+    """The page's files, put where they say into a copy of the package, are a method that runs."""
+    files = re.findall(r"```python\n# (compressor/\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert [Path(name).name for name, _ in files] == ["norms.py", "norms.py"]
+    shutil.copytree(PAGE.parents[2] / "compressor", tmp_path / "compressor")
+    for name, text in files:
+        (tmp_path / name).write_text(text)
+    tiny, out = make_tiny(tmp_path), tmp_path / "out"
+    arguments = tiny.arguments(out, "--keep", "60%", "--method", "norms", "--export", "checkpoint")
+    subprocess.run(
+        [sys.executable, "-m", "compressor.cli.main", "compress", *arguments],
+        env=os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}, cwd=tmp_path, check=True,
+    )  # fmt: skip
+    assert json.loads((out / "report.json").read_text())["method"] == "norms"
