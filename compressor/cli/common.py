@@ -13,12 +13,13 @@ import typer
 
 from compressor.errors import UserError
 
+_SERVES_ONLY = "there is no PyTorch here, and without it Lathe only serves and load-tests. Run this elsewhere."
 _DEBUG = Annotated[bool, typer.Option(help="Tracebacks instead of one-line errors.")]
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """A command that prints a UserError as one line on stderr and exits with status 1, and that has a
-    `--debug` option for the traceback."""
+    `--debug` option for the traceback. So it does where PyTorch is missing, as in the image for CPUs."""
 
     @functools.wraps(command)
     def run(*args: Any, debug: bool = False, **options: Any) -> None:
@@ -28,6 +29,11 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             if debug:
                 raise
             typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from None
+        except ModuleNotFoundError as error:
+            if debug or error.name != "torch":
+                raise
+            typer.echo(f"error: {_SERVES_ONLY}", err=True)
             raise typer.Exit(1) from None
         except OSError as error:
             if debug or not error.strerror:

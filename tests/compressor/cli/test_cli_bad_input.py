@@ -199,3 +199,13 @@ def test_the_installed_command_prints_one_line_and_a_traceback_only_when_asked(t
     asked = subprocess.run([*command, "--debug"], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert asked.returncode == 1
     assert "Traceback" in asked.stderr
+
+
+@pytest.mark.parametrize("arguments", [("families",), ("inspect", "out"), ("evaluate", "m", "--text", "t")])
+def test_where_only_the_server_is_installed(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    program = "import sys; sys.modules['torch'] = None; from compressor.cli.main import lathe; lathe()"
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: there is no PyTorch here")
+    assert done.stderr.count("\n") == 1
