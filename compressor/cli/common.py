@@ -13,7 +13,7 @@ import typer
 
 from compressor.errors import UserError
 
-_SERVES_ONLY = "there is no PyTorch here, and without it Lathe only serves and load-tests. Run this elsewhere."
+_SERVES_ONLY = "there is no PyTorch here, and without it Lathe only serves and load-tests. Run this elsewhere"
 _DEBUG = Annotated[bool, typer.Option(help="Tracebacks instead of one-line errors.")]
 
 
