@@ -142,7 +142,7 @@ class BlockRunner:
         )[0]
 
     def ffn_context(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
-        """[B, T, F]: what down_proj reads."""
+        """[B, T, F]: what down_proj reads; behind it what experts count, where they have biases."""
         return functional_call(
             self._ffn,
             _under(weights, self._ffn_path, self.family.down),
@@ -156,7 +156,11 @@ class BlockRunner:
         return module
 
     def project(self, weights: Weights, name: str, context: torch.Tensor) -> torch.Tensor:
-        output = nn.functional.linear(context, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+        weight, shares = weights[f"{name}.weight"], weights.get(f"{self.family.shares}.weight")
+        read, behind = context.tensor_split([weight.shape[1]], -1)
+        output = nn.functional.linear(read, weight, weights.get(f"{name}.bias"))
+        if shares is not None and name == self.family.down:
+            output = output + nn.functional.linear(behind, shares)
         if self._watched is not None:
             self._watched[f"{name}.weight"] = (context, output)
         return output

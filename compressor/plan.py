@@ -139,6 +139,8 @@ class ModelShape:
         experts: of every FFN, each as wide as `layer.ffn`; 0: an FFN is one.
         chosen: how many of them a token uses.
         normalised_shares: whether what these count adds up to 1.
+        router_bias: whether the router of experts has one.
+        attention_sinks: whether every query head has a score that belongs to no token.
     """
 
     hidden_size: int
@@ -161,6 +163,8 @@ class ModelShape:
     experts: int = 0
     chosen: int = 0
     normalised_shares: bool = True
+    router_bias: bool = False
+    attention_sinks: bool = False
 
     @property
     def dense_plan(self) -> Plan:
@@ -184,6 +188,7 @@ class ModelShape:
         q, kv, d = layer.query_heads * self.head_dim, layer.kv_heads * self.head_dim, self.hidden_size
         bias = (q + 2 * kv) if self.attention_bias or self.qkv_bias else 0
         bias += d if self.attention_bias else 0
+        bias += layer.query_heads if self.attention_sinks else 0
         norms = self._block_norms * self.norm_parameters
         if self.qk_norm:
             norms += q + kv if self.qk_norm_whole else 2 * self.head_dim
@@ -194,8 +199,9 @@ class ModelShape:
         if not layer.ffn:
             return 0
         d, inner, channels = self.hidden_size, 2 if self.gate else 1, self.ffn_channels(layer)
-        bias = (inner * channels + d) if self.mlp_bias else 0
-        rest = self._block_norms * self.norm_parameters + self.experts_of(layer) * d
+        experts = self.experts_of(layer)
+        bias = (inner * channels + max(experts, 1) * d) if self.mlp_bias else 0
+        rest = self._block_norms * self.norm_parameters + experts * (d + self.router_bias)
         return (inner + 1) * d * channels + rest + bias
 
     def ffn_channels(self, layer: LayerShape) -> int:

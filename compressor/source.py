@@ -66,14 +66,16 @@ class Source:
 
     def _stored(self, name: str, place: Place, at: torch.Tensor | None = None) -> torch.Tensor:
         """A tensor of the checkpoint, or those of its rows that `place` says, as float32."""
-        entry, rows, period = self.index[name], place.rows, place.period
+        entry, own, period = self.index[name], place.rows, place.period
         try:
             with safe_open(entry.file, framework="pt") as handle:
-                whole = period or rows == slice(None)
-                part = handle.get_tensor(name) if whole else handle.get_slice(name)[rows]
+                whole = period or own == slice(None)
+                part = handle.get_tensor(name) if whole else handle.get_slice(name)[own]
                 if period:
-                    part = part.unflatten(0, (-1, period))[:, rows].flatten(0, 1)
-                value = (part if at is None else part[at]).to(torch.float32, copy=True)
+                    part = part.unflatten(0, (-1, period))[:, own].flatten(0, 1)
+                part = place.stack.taken(part) if place.stack else part
+                rows = part if at is None else part[at]
+                value = rows.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         except (OSError, SafetensorError) as error:
             raise UserError(f"cannot read `{name}` from {entry.file}: {error}") from None
         if not all(torch.isfinite(part).all() for part in value.view(-1).split(_CHECKED)):

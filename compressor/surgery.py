@@ -78,6 +78,8 @@ def cut_attention(
     cut = _whole(weights, family.attention_norm) | _whole(weights, family.attention_after)
     _take_rows(cut, weights, {family.q: q, family.k: kv, family.v: kv})
     _take_columns(cut, weights, family.o, q)
+    if family.sinks in weights:
+        cut[family.sinks] = weights[family.sinks][selection.query_heads].contiguous()
     if shape.qk_norm_whole:
         _take_rows(cut, weights, {family.q_norm: q, family.k_norm: kv})
         return cut
@@ -94,6 +96,8 @@ def cut_ffn(
     own = {family.gate: selection.channels, family.up: selection.channels, family.router: selection.experts}
     _take_rows(cut, weights, own)
     _take_columns(cut, weights, family.down, selection.channels)
+    if f"{family.shares}.weight" in weights:
+        _take_columns(cut, weights, family.shares, selection.experts)
     return cut
 
 

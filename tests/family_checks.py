@@ -81,7 +81,8 @@ def rounded_difference(directory: Path, source: Source, plan: str, bits: int) ->
 
     def rounded(name: str) -> torch.Tensor:
         tensor = job.tensor(name)
-        if tensor.dim() == 1 or name == f"{source.family.positions}.weight" or source.family.router in name:
+        kept = (source.family.positions, source.family.router, source.family.shares)
+        if tensor.dim() == 1 or any(module in name for module in kept):
             return tensor
         apart = [tensor]
         if source.shape.experts and source.family.down in name:

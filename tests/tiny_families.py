@@ -65,6 +65,15 @@ CASES: dict[str, dict[str, Any]] = {
         "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": FFN,
         "norm_topk_prob": True, "attention_bias": True,
     },
+    "gpt_oss": {
+        "model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16,
+        "rope_parameters": {**SCALED_WHERE_FULL["full_attention"], "truncate": False},
+    },
+    "gpt_oss, low limit, unscaled": {
+        "model_type": "gpt_oss", "num_local_experts": 6, "num_experts_per_tok": 3, "sliding_window": 16,
+        "swiglu_limit": 0.5, "swiglu_alpha": 1.2, "layer_types": ["sliding_attention"] * 3 + FULL,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}, "attention_bias": False,
+    },
     "gpt_neox": {"model_type": "gpt_neox", "hidden_size": 256, "head_dim": 32, "rotary_pct": 0.5},
     "gpt_neox, one after the other": {
         "model_type": "gpt_neox", "hidden_size": 256, "head_dim": 32, "rotary_pct": 0.25,
@@ -136,9 +145,7 @@ def zeroed(source: Source, subnet: Plan) -> Any:
             o.weight.mul_(kept.flatten())
             _without_bias(o, shape.kv_heads)
             if source.shape.experts:
-                model.get_submodule(f"{prefix}mlp.experts").down_proj[..., shape.ffn :] = 0
-                router = model.get_submodule(f"{prefix}mlp.gate")
-                router.weight = nn.Parameter(router.weight[: shape.experts or None])  # others: logits of -inf
+                _without_experts(model.get_submodule(f"{prefix}mlp"), shape)
             else:
                 place = stored[f"{prefix}{family.down}.weight"]
                 down = model.get_submodule(place.name.removesuffix(".weight"))
@@ -147,6 +154,18 @@ def zeroed(source: Source, subnet: Plan) -> Any:
             if source.shape.qk_norm_whole and shape.kv_heads:
                 _leave_to(model, family, index, {"q": kept, "k": kept[:, :1]})
     return model
+
+
+def _without_experts(mlp: Any, shape: LayerShape) -> None:
+    """Make an FFN one of the first experts, which have the first channels."""
+    experts = mlp.experts
+    per_channel = experts.down_proj.mT if hasattr(experts, "down_proj_bias") else experts.down_proj
+    per_channel[..., shape.ffn :] = 0
+    if not shape.ffn and hasattr(experts, "down_proj_bias"):
+        experts.down_proj_bias.zero_()
+    router = mlp.router if hasattr(mlp, "router") else mlp.gate
+    for _, parameter in router.named_parameters():
+        parameter.data = parameter.data[: shape.experts or None]  # logits of others are -inf
 
 
 def _without_bias(module: Any, present: int) -> None:

@@ -19,16 +19,18 @@ def cut_tensors(family: Family, shape: ModelShape, plan: Plan) -> Iterator[tuple
         prefix = family.layer_prefix(index)
         absent = absent_modules(family, layer)
         for name, dims in family.block_tensors(replace(shape, layer=layer)):
-            if name.rpartition(".")[0] not in absent:
+            if absent.isdisjoint((name, name.rpartition(".")[0])):
                 yield prefix + name, dims
     yield from family.last_tensors(shape)
 
 
 def absent_modules(family: Family, layer: LayerShape) -> frozenset[str]:
-    """Modules (names relative to the layer) of the blocks that `layer` drops."""
+    """Modules and bare tensors (names relative to the layer) of the blocks that `layer` drops."""
     attention = (
         family.attention_norm, family.q, family.k, family.v, family.q_norm, family.k_norm, family.o,
-        family.attention_after,
+        family.attention_after, family.sinks,
     )  # fmt: skip
-    ffn = (family.ffn_norm, family.router, family.gate, family.up, family.down, family.ffn_after)
+    ffn = (
+        family.ffn_norm, family.router, family.gate, family.up, family.down, family.shares, family.ffn_after,
+    )  # fmt: skip
     return frozenset((() if layer.kv_heads else attention) + (() if layer.ffn else ffn))

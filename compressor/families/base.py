@@ -6,11 +6,43 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from compressor.errors import UserError
 from compressor.families.refusals import refuse_other_maths, refuse_others_settings
 from compressor.families.windows import WINDOW_SETTINGS, Slides, windows
 from compressor.plan import LayerShape, ModelShape
 from compressor.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A tensor `name` of a checkpoint with one of ours for every expert: [E, inputs, outputs], or of biases
+    [E, outputs].
+
+    Args:
+        axis: of ours along which experts lie.
+        first, every: its outputs that are in ours, from which on every so many.
+        matrix: whether it has inputs.
+    """
+
+    name: str
+    axis: int = 0
+    first: int = 0
+    every: int = 1
+    matrix: bool = True
+
+    def dims(self, ours: tuple[int, ...], experts: int) -> tuple[int, ...]:
+        """Its shape, from that of ours."""
+        one = [size // experts if axis == self.axis else size for axis, size in enumerate(ours)]
+        outputs = one[0] * self.every
+        return (experts, one[1], outputs) if self.matrix else (experts, outputs)
+
+    def taken(self, stored: torch.Tensor) -> torch.Tensor:
+        """Ours."""
+        part = stored[..., self.first :: self.every]
+        part = part.mT if self.matrix else part
+        return part.flatten(0, 1) if self.axis == 0 else part.movedim(0, 1).flatten(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +81,7 @@ class Family:
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     interleaved: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     side_by_side: Mapping[str, str] = field(default_factory=dict)
+    stacked: Mapping[str, Stack] = field(default_factory=dict)
     stored: Mapping[str, str] = field(default_factory=dict)
     before: int = 0
     layer: str = "model.layers.{i}"
@@ -65,6 +98,8 @@ class Family:
     up: str = "mlp.up_proj"
     down: str = "mlp.down_proj"
     router: str = "mlp.router"
+    shares: str = "mlp.share_proj"
+    sinks: str = "self_attn.sinks"
     ffn_after: str = "ffn_output_norm"
     embedding: str = "model.embed_tokens"
     positions: str = "model.embed_positions"
@@ -125,6 +160,8 @@ class Family:
                 experts=experts,
                 chosen=int(config.get("experts_per_token") or 0) if experts else 0,
                 normalised_shares=bool(config.get("normalised_shares", True)),
+                router_bias=bool(config.get("router_bias", False)),
+                attention_sinks=bool(config.get("attention_sinks", False)),
             )
         except KeyError as error:
             raise UserError(f"config.json has no {error}", "Is this a complete checkpoint?") from None
@@ -139,7 +176,7 @@ class Family:
         """(name relative to the layer, dense shape) of every tensor of one layer."""
         d = shape.hidden_size
         q, kv = shape.layer.query_heads * shape.head_dim, shape.layer.kv_heads * shape.head_dim
-        ffn = shape.ffn_channels(shape.layer)
+        ffn, experts = shape.ffn_channels(shape.layer), shape.experts_of(shape.layer)
         for present, norms in (
             (shape.norm_before, (self.attention_norm, self.ffn_norm)),
             (shape.norm_after, (self.attention_after, self.ffn_after)),
@@ -151,14 +188,16 @@ class Family:
             (self.q, q, d, qkv_bias), (self.k, kv, d, qkv_bias), (self.v, kv, d, qkv_bias),
             (self.o, d, q, shape.attention_bias),
             *([(self.gate, ffn, d, shape.mlp_bias)] if shape.gate else []), (self.up, ffn, d, shape.mlp_bias),
-            (self.down, d, ffn, shape.mlp_bias),
+            (self.down, d, ffn, shape.mlp_bias and not experts),
+            *([(self.router, experts, d, shape.router_bias)] if experts else []),
+            *([(self.shares, d, experts, False)] if experts and shape.mlp_bias else []),
         ]
         for name, rows, columns, bias in linears:
             yield f"{name}.weight", (rows, columns)
             if bias:
                 yield f"{name}.bias", (rows,)
-        if experts := shape.experts_of(shape.layer):
-            yield f"{self.router}.weight", (experts, d)
+        if shape.attention_sinks:
+            yield self.sinks, (shape.layer.query_heads,)
         if shape.qk_norm:
             yield f"{self.q_norm}.weight", (q if shape.qk_norm_whole else shape.head_dim,)
             yield f"{self.k_norm}.weight", (kv if shape.qk_norm_whole else shape.head_dim,)

@@ -6,13 +6,14 @@ import re
 from itertools import accumulate
 from typing import NamedTuple
 
-from compressor.families.base import Family
+from compressor.families.base import Family, Stack
 from compressor.plan import ModelShape
 
 
 class Place(NamedTuple):
     """Where a checkpoint has one of our tensors: `rows` of every `period` rows of the tensor `name`, whose
     shape is `dims`; no period: of all rows. Or all of `name`, joined along `axis` with `others` of its shape.
+    Or what `stack` takes of it.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Place(NamedTuple):
     period: int = 0
     others: tuple[str, ...] = ()
     axis: int = 0
+    stack: Stack | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,6 +48,11 @@ def places(family: Family, shape: ModelShape) -> dict[str, Place]:
             names = [f"{layer}{stored}.weight".format(e=expert) for expert in range(shape.experts)]
             name, axis = f"{layer}{part}.weight", int(part == family.down)
             found[name] = _joined([_renamed(family, stored) for stored in names], found[name].dims, axis)
+    for ours, stack in family.stacked.items():
+        for layer in layers:
+            name = _renamed(family, layer + stack.name)
+            dims = stack.dims(found[layer + ours].dims, shape.experts)
+            found[layer + ours] = Place(name, dims, stack=stack)
     return found
 
 

@@ -10,6 +10,7 @@ from compressor.errors import UserError
 _OURS = (
     "qkv_bias", "qk_norm", "qk_norm_whole", "no_rope_layers", "norm_bias", "norm_after", "norm_offset",
     "learned_positions", "windows", "window_rope_parameters", "parallel_blocks", "experts",
+    "attention_sinks", "router_bias", "swiglu_alpha", "swiglu_limit",
 )  # fmt: skip
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (1,),

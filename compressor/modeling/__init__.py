@@ -11,11 +11,13 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from compressor.modeling.configuration_lathe_gemma import LatheGemmaConfig
+from compressor.modeling.configuration_lathe_gpt_oss import LatheGptOssConfig
 from compressor.modeling.configuration_lathe_llama import LatheLlamaConfig
 from compressor.modeling.configuration_lathe_moe import LatheMoeConfig
 from compressor.modeling.configuration_lathe_neox import LatheNeoxConfig
 from compressor.modeling.configuration_lathe_opt import LatheOptConfig
 from compressor.modeling.modeling_lathe_gemma import LatheGemmaForCausalLM, LatheGemmaModel
+from compressor.modeling.modeling_lathe_gpt_oss import LatheGptOssForCausalLM, LatheGptOssModel
 from compressor.modeling.modeling_lathe_llama import LatheLlamaForCausalLM, LatheLlamaModel
 from compressor.modeling.modeling_lathe_moe import LatheMoeForCausalLM, LatheMoeModel
 from compressor.modeling.modeling_lathe_neox import LatheNeoxForCausalLM, LatheNeoxModel
@@ -38,6 +40,7 @@ def _files(*names: str) -> tuple[Path, ...]:
 SHIPPED_FILES = {
     "lathe_llama": _files("llama"),
     "lathe_gemma": _files("llama", "gemma"),
+    "lathe_gpt_oss": _files("llama", "moe", "gpt_oss"),
     "lathe_moe": _files("llama", "moe"),
     "lathe_neox": _files("llama", "opt", "neox"),
     "lathe_opt": _files("llama", "opt"),
@@ -47,6 +50,7 @@ PLUGIN_FILES = tuple(sorted([*_HERE.glob("configuration_lathe_*.py"), *_HERE.glo
 _CLASSES: dict[str, tuple[Any, Any, Any]] = {
     "lathe_llama": (LatheLlamaConfig, LatheLlamaModel, LatheLlamaForCausalLM),
     "lathe_gemma": (LatheGemmaConfig, LatheGemmaModel, LatheGemmaForCausalLM),
+    "lathe_gpt_oss": (LatheGptOssConfig, LatheGptOssModel, LatheGptOssForCausalLM),
     "lathe_moe": (LatheMoeConfig, LatheMoeModel, LatheMoeForCausalLM),
     "lathe_neox": (LatheNeoxConfig, LatheNeoxModel, LatheNeoxForCausalLM),
     "lathe_opt": (LatheOptConfig, LatheOptModel, LatheOptForCausalLM),

@@ -44,6 +44,7 @@ class LatheLlamaAttention(LlamaAttention):
 
     norm_class: Any = LlamaRMSNorm
     softcap: float | None = None
+    eager: Any = staticmethod(eager_attention_forward)
     q_norm: nn.Module
     k_norm: nn.Module
 
@@ -83,9 +84,7 @@ class LatheLlamaAttention(LlamaAttention):
             q_BNSH, k_BKSH = apply_rotary_pos_emb(q_BNSH, k_BKSH, *position_embeddings)
         if past_key_values is not None:
             k_BKSH, v_BKSH = past_key_values.update(k_BKSH, v_BKSH, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, self.eager)
         attended_BSNH, shares = attend(
             self,
             q_BNSH,

@@ -32,28 +32,36 @@ def shares_of(logits: torch.Tensor, chosen: int, normalised: bool) -> torch.Tens
 
 
 class LatheMoeMLP(nn.Module):
-    """An FFN of experts. whole: every expert reads every token, so that `down_proj` reads all at once."""
+    """An FFN of experts.
 
+    biased: the router and experts have biases; those of what experts add are the columns of `share_proj`,
+    which reads what they count. whole: every expert reads every token, and given back is what the output
+    projections read, `share_proj` last.
+    """
+
+    biased = False
     whole = False
 
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.chosen, self.normalised = config.experts_per_token, config.normalised_shares
         width, channels = config.hidden_size, config.experts * config.intermediate_size
-        self.router = nn.Linear(width, config.experts, bias=False)
-        self.gate_proj = nn.Linear(width, channels, bias=False)
-        self.up_proj = nn.Linear(width, channels, bias=False)
+        self.router = nn.Linear(width, config.experts, bias=self.biased)
+        self.gate_proj = nn.Linear(width, channels, bias=self.biased)
+        self.up_proj = nn.Linear(width, channels, bias=self.biased)
         self.down_proj = nn.Linear(channels, width, bias=False)
+        if self.biased:
+            self.share_proj = nn.Linear(config.experts, width, bias=False)
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if self.whole:
             shares, inner = self.shares(hidden_states), self.inner(hidden_states)
-            parts = inner.unflatten(-1, (shares.shape[-1], -1)) * shares[..., None]
-            result: torch.Tensor = self.down_proj(parts.flatten(-2))
-            return result
+            parts = (inner.unflatten(-1, (shares.shape[-1], -1)) * shares[..., None]).flatten(-2)
+            return torch.cat([parts, shares], -1) if self.biased else parts
         hidden_TD = hidden_states.flatten(0, -2)
-        shares_TE, added_TD = self.shares(hidden_TD), torch.zeros_like(hidden_TD)
+        shares_TE = self.shares(hidden_TD)
+        added_TD = self.share_proj(shares_TE) if self.biased else torch.zeros_like(hidden_TD)
         width = self.gate_proj.out_features // shares_TE.shape[-1]
         for expert in shares_TE.any(0).nonzero()[:, 0].tolist():
             at, own = shares_TE[:, expert].nonzero()[:, 0], slice(expert * width, (expert + 1) * width)
@@ -66,14 +74,19 @@ class LatheMoeMLP(nn.Module):
 
     def inner(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """[..., E * F]: what all experts make of a token, before `down_proj`."""
-        made: torch.Tensor = self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states)
+        return self.gated(self.gate_proj(hidden_states), self.up_proj(hidden_states))
+
+    def gated(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.act_fn(gate) * up
         return made
 
     def _one(self, own: slice, hidden_TD: torch.Tensor, shares_T1: torch.Tensor) -> torch.Tensor:
         """What the expert of these channels adds."""
-        gate_TF = linear(hidden_TD, self.gate_proj.weight[own])
-        inner_TF = self.act_fn(gate_TF) * linear(hidden_TD, self.up_proj.weight[own])
-        return linear(inner_TF * shares_T1, self.down_proj.weight[:, own])
+        gate_TF, up_TF = (
+            linear(hidden_TD, part.weight[own], part.bias[own] if self.biased else None)
+            for part in (self.gate_proj, self.up_proj)
+        )
+        return linear(self.gated(gate_TF, up_TF) * shares_T1, self.down_proj.weight[:, own])
 
 
 class LatheMoeDecoderLayer(LatheLlamaDecoderLayer):

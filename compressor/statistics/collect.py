@@ -99,7 +99,7 @@ def collect_layer(
         if not apart:
             routes.add_batch(x)
         projected = runner.project(weights, family.down, context)
-        ffn[apart].add_batch(context * token_weights(runner, projected))
+        ffn[apart].add_batch(context[..., :channels] * token_weights(runner, projected))
         hidden_BTD[part] = runner.merge("ffn", weights, x, projected)
     return LayerStatistics(
         attention[False].mean(), attention[True].mean(), inputs["attention"].mean(),

@@ -23,6 +23,8 @@ class Routes:
         if runner.shape.experts:
             self._module = runner.ffn_module(weights)
             self._down_DEF = weights[f"{runner.family.down}.weight"].unflatten(1, (runner.shape.experts, -1))
+            shares = weights.get(f"{runner.family.shares}.weight")
+            self._bias_ED = torch.zeros(1) if shares is None else shares.T
 
     def add_batch(self, state: torch.Tensor) -> None:
         """state: [B, T, ...], what the block comes after."""
@@ -33,7 +35,7 @@ class Routes:
         self._first = (self._first - len(tokens)) % self._stride
         for part_SD in sample.split(_ROWS):
             inner_SEF = self._module.inner(part_SD).unflatten(-1, self._down_DEF.shape[1:])
-            added_SED = torch.einsum("sef,def->sed", inner_SEF, self._down_DEF)
+            added_SED = torch.einsum("sef,def->sed", inner_SEF, self._down_DEF) + self._bias_ED
             self._logits.append(self._module.router(part_SD))
             self._products.append(added_SED @ added_SED.mT)
 

@@ -135,16 +135,19 @@ class Blockwise:
         group = min(self._rounding(w.flatten(0, 1), self._bits, groups).group
                     for w in (experts.gate_up, experts.down))  # fmt: skip
         fill = -channels % group
-        gate_up_ENK = zeros(experts.gate_up, (0, 0, 0, 2 * fill))
+        bias = None if experts.gate_up_bias is None else zeros(experts.gate_up_bias, (0, 2 * fill))
         inputs = [experts.value, experts.logits]
-        for part, weight_ENK in (("gate_up", gate_up_ENK), ("down", zeros(experts.down, (0, fill)))):
+        for part, weight_ENK, bias_EN in (
+            ("gate_up", zeros(experts.gate_up, (0, 0, 0, 2 * fill)), bias),
+            ("down", zeros(experts.down, (0, fill)), experts.down_bias),
+        ):
             found = self._rounding(weight_ENK.flatten(0, 1), self._bits, [group])
             self._note(found)
             dims = (count, len(weight_ENK[0]), -1)
             inputs += [
                 self._writer.weight(f"{name}.{part}.codes", found.packed.view(dims)),
                 self._writer.weight(f"{name}.{part}.scales", found.scales.view(dims)),
-                "",
+                "" if bias_EN is None else self._writer.weight(f"{name}.{part}.bias", bias_EN),
             ]
         return self._writer.node(
             "QMoE",

@@ -21,6 +21,8 @@ from compressor.plan import LayerShape, ModelShape, Plan
 
 Tensors = Callable[[str], torch.Tensor]
 _TABLES, _WINDOW_TABLES = ("cos", "sin"), ("window_cos", "window_sin")
+_SINK = 11
+"""Where GroupQueryAttention has them among its inputs."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,10 @@ class Decoder:
         """Attributes of attention that say how scores are made, where not as usual."""
         return {}
 
+    def _sinks(self, _prefix: str) -> str:
+        """A score more for every query head, that belongs to no token."""
+        return ""
+
     def _attention(self, stream: Stream, index: int, layer: LayerShape) -> Stream:
         family, writer, prefix = self.family, self.writer, self.family.layer_prefix(index)
         normed, residual = self._incoming(stream, prefix + family.attention_norm)
@@ -115,10 +121,11 @@ class Decoder:
         parts = [f"{index}.key", f"{index}.value"]
         past = [writer.input(f"past_key_values.{part}", TensorProto.FLOAT, cache) for part in parts]
         present = [writer.output(f"present.{part}", TensorProto.FLOAT, cache) for part in parts]
-        tables = self._tables(index)
+        tables, sinks = self._tables(index), self._sinks(prefix)
+        inputs = [queries, keys, values, *past, "seqlens_k", "total_sequence_length", *tables]
         attended = writer.node(
             "GroupQueryAttention",
-            [queries, keys, values, *past, "seqlens_k", "total_sequence_length", *tables],
+            [*inputs, *[""] * (_SINK - len(inputs)), sinks] if sinks else inputs,
             [f"{prefix}attended", *present],
             domain=MICROSOFT,
             num_heads=layer.query_heads,

@@ -14,6 +14,7 @@ from compressor.errors import UserError
 from compressor.export.layout import cut_tensors
 from compressor.export.onnx.decoder import Decoder, Tensors
 from compressor.export.onnx.decoder_gemma import GemmaDecoder
+from compressor.export.onnx.decoder_gpt_oss import GptOssDecoder
 from compressor.export.onnx.decoder_moe import MoeDecoder
 from compressor.export.onnx.decoder_neox import NeoxDecoder
 from compressor.export.onnx.decoder_opt import OptDecoder
@@ -25,8 +26,8 @@ from compressor.plan import ModelShape, Plan
 
 FORMAT = "lathe-onnx/1"
 DECODERS: dict[str, type[Decoder]] = {
-    "lathe_llama": Decoder, "lathe_gemma": GemmaDecoder, "lathe_moe": MoeDecoder, "lathe_neox": NeoxDecoder,
-    "lathe_opt": OptDecoder,
+    "lathe_llama": Decoder, "lathe_gemma": GemmaDecoder, "lathe_gpt_oss": GptOssDecoder,
+    "lathe_moe": MoeDecoder, "lathe_neox": NeoxDecoder, "lathe_opt": OptDecoder,
 }  # fmt: skip
 """By our model type."""
 _HEAD_DIM_UNIT = 16

@@ -23,6 +23,8 @@ class Experts:
         logits: of its router, [tokens, E].
         gate_up: [E, 2F, D] rows of gate and up in turn, as the operators' CPU kernels read them.
         down: [E, D, F].
+        gate_up_bias: [E, 2F], likewise, or none.
+        down_bias: [E, D], or none.
         attributes: of the operator.
     """
 
@@ -31,6 +33,8 @@ class Experts:
     gate_up: torch.Tensor
     down: torch.Tensor
     attributes: dict[str, Any]
+    gate_up_bias: torch.Tensor | None = None
+    down_bias: torch.Tensor | None = None
 
 
 class Matrices(Protocol):
@@ -72,9 +76,15 @@ class Plain:
         self._writer.node("Gemm", [rows, head], [output], transB=1)
 
     def experts(self, experts: Experts, name: str) -> str:
-        gate_up = self._writer.weight(f"{name}.gate_up", experts.gate_up)
-        down = self._writer.weight(f"{name}.down", experts.down)
-        inputs = [experts.value, experts.logits, gate_up, "", down]
+        parts = {
+            "gate_up": experts.gate_up, "gate_up_bias": experts.gate_up_bias, "down": experts.down,
+            "down_bias": experts.down_bias,
+        }  # fmt: skip
+        inputs = [experts.value, experts.logits]
+        inputs += [
+            "" if value is None else self._writer.weight(f"{name}.{part}", value)
+            for part, value in parts.items()
+        ]
         return self._writer.node("MoE", inputs, [f"{name}.added"], domain=MICROSOFT, **experts.attributes)
 
     def summary(self) -> dict[str, Any]:

@@ -1,0 +1,16 @@
+"""What a gpt-oss has otherwise than other mixtures of experts: sinks, and bounded gates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compressor.export.onnx.decoder_moe import MoeDecoder
+
+
+class GptOssDecoder(MoeDecoder):
+    def _sinks(self, prefix: str) -> str:
+        return self._weight(prefix + self.family.sinks)
+
+    def _gating(self) -> dict[str, Any]:
+        alpha, limit = self.config["swiglu_alpha"], self.config["swiglu_limit"]
+        return {"activation_alpha": alpha, "activation_beta": 1.0, "swiglu_limit": limit}
