@@ -19,10 +19,12 @@ from compressor.source import Source
 
 PLUGIN = "vllm_plugin"
 ACTIVATIONS = {
-    "lathe_llama": "silu", "lathe_gemma": "gelu_pytorch_tanh", "lathe_moe": "silu", "lathe_neox": "gelu",
-    "lathe_opt": "relu",
+    "lathe_llama": "silu", "lathe_gemma": "gelu_pytorch_tanh", "lathe_gpt_oss": "silu", "lathe_moe": "silu",
+    "lathe_neox": "gelu", "lathe_opt": "relu",
 }  # fmt: skip
 """Of FFNs, by our model types that vLLM can serve."""
+GATES = {"swiglu_alpha": 1.702, "swiglu_limit": 7.0}
+"""Of experts with bounded gates, as its kernels have them."""
 FOUR_BIT_MULTIPLE = 32
 """Of what a projection reads: the columns that share a scale, which lie on one device."""
 _PACKAGE = "lathe_vllm_plugin"
@@ -89,6 +91,10 @@ def check_served(source: Source) -> None:
     activation, known = source.config.get("hidden_act", "silu"), ACTIVATIONS[kind]
     if activation != known:
         raise UserError(f"our `{kind}` for vLLM has no activation `{activation}`", f"It has: {known}.")
+    for setting, value in GATES.items():
+        if source.config.get(setting, value) != value:
+            asked = source.config[setting]
+            raise UserError(f"vLLM has no experts with a `{setting}` of {asked}", f"It has {value}.")
     rope = rope_of(source.config)
     if rope.get("rope_type", rope.get("type")) == "longrope":
         raise UserError(

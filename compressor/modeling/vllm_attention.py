@@ -39,6 +39,15 @@ class WindowedAttention(Attention):
         )
 
 
+def own_part(value: torch.Tensor, first: int) -> nn.Parameter:
+    """A parameter of a device, one part of the checkpoint's, from its row `first` on."""
+    parameter = nn.Parameter(value, requires_grad=False)
+    parameter.weight_loader = lambda own, loaded: own.data.copy_(  # type: ignore[attr-defined]
+        loaded[first : first + len(value)]
+    )
+    return parameter
+
+
 class SharedRMSNorm(nn.Module):
     """RMS normalisation of all heads together, where devices have as many of them each. A device's part of
     the weights is loaded with its part of the projection."""
@@ -46,10 +55,7 @@ class SharedRMSNorm(nn.Module):
     def __init__(self, width: int, eps: float, first: int) -> None:
         super().__init__()
         self.eps, self.devices = eps, get_tensor_model_parallel_world_size()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.weight.weight_loader = lambda parameter, loaded: parameter.data.copy_(  # type: ignore[attr-defined]
-            loaded[first : first + width]
-        )
+        self.weight = own_part(torch.ones(width), first)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         wide = x.float()
@@ -126,6 +132,10 @@ class LatheAttention(nn.Module):
                 rope_parameters=config.rope(index),
                 is_neox_style=True,
             )
+        sinks = {}
+        if getattr(config, "attention_sinks", False):
+            self.sinks = own_part(torch.zeros(own), self.qkv_proj.tp_rank * own)
+            sinks["sinks"] = self.sinks
         self.attn = WindowedAttention(
             own,
             self.head_dim,
@@ -136,6 +146,7 @@ class LatheAttention(nn.Module):
             logits_soft_cap=softcap,
             per_layer_sliding_window=config.window(index) or None,
             prefix=f"{prefix}.attn",
+            **sinks,
         )
 
     def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:

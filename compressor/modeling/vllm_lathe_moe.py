@@ -21,22 +21,27 @@ from .vllm_lathe_llama import LatheLlamaDecoderLayer, LatheLlamaForCausalLM
 class LatheMoeMLP(nn.Module):
     """vLLM's router and experts. Checkpoints have experts side by side: they are loaded one by one."""
 
+    biased = False
+
     def __init__(self, vllm_config: VllmConfig, index: int, prefix: str) -> None:
         super().__init__()
         config: Any = vllm_config.model_config.hf_config
         widths = config.per_layer_config[index]
-        self.count = widths.experts
-        self.router = GateLinear(config.hidden_size, self.count, prefix=f"{prefix}.router")
+        self.count, self.width = widths.experts, widths.intermediate_size
+        self.router = GateLinear(config.hidden_size, self.count, bias=self.biased, prefix=f"{prefix}.router")
         self.experts = FusedMoEFactory(
             num_experts=self.count,
             top_k=config.experts_per_token,
             hidden_size=config.hidden_size,
-            intermediate_size=widths.intermediate_size,
             renormalize=config.normalised_shares,
             quant_config=vllm_config.quant_config,
-            activation=config.hidden_act,
             prefix=f"{prefix}.experts",
+            **self.kind(config),
         )
+
+    def kind(self, config: Any) -> dict[str, Any]:
+        """What experts are, as arguments of vLLM's."""
+        return {"intermediate_size": self.width, "activation": config.hidden_act}
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         logits, _ = self.router(hidden_states)
@@ -50,10 +55,16 @@ class LatheMoeMLP(nn.Module):
             if module == "router":
                 getattr(self.router, kind).data.copy_(value)
                 yield name
-                continue
-            parts = value.chunk(self.count, int(module == "down_proj"))
-            one_by_one = ((f"{expert}.{name}", part) for expert, part in enumerate(parts))
-            yield from (f"experts.{loaded}" for loaded in self.experts.load_weights(one_by_one))
+            else:
+                yield from (f"experts.{loaded}" for loaded in self.load_experts(name, value))
+
+    def load_experts(self, name: str, value: torch.Tensor) -> Iterable[str]:
+        """Names of parameters of vLLM's experts that a tensor of all of them filled."""
+        parts = value.chunk(self.count, int(name.startswith("down_proj")))
+        loaded: Iterable[str] = self.experts.load_weights(
+            (f"{expert}.{name}", part) for expert, part in enumerate(parts)
+        )
+        return loaded
 
 
 class LatheMoeDecoderLayer(LatheLlamaDecoderLayer):

@@ -8,12 +8,15 @@ from __future__ import annotations
 from transformers import AutoConfig
 
 from .configuration_lathe_gemma import LatheGemmaConfig
+from .configuration_lathe_gpt_oss import LatheGptOssConfig
 from .configuration_lathe_llama import LatheLlamaConfig
 from .configuration_lathe_moe import LatheMoeConfig
 from .configuration_lathe_neox import LatheNeoxConfig
 from .configuration_lathe_opt import LatheOptConfig
 
-CONFIGS = (LatheLlamaConfig, LatheGemmaConfig, LatheMoeConfig, LatheNeoxConfig, LatheOptConfig)
+CONFIGS = (
+    LatheLlamaConfig, LatheGemmaConfig, LatheGptOssConfig, LatheMoeConfig, LatheNeoxConfig, LatheOptConfig,
+)  # fmt: skip
 CPU_HEAD_SIZES = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Those for which the attention kernel of vLLM 0.32's CPU build was found to work."""
 
