@@ -14,7 +14,7 @@ from compressor.errors import UserError
 _DTYPE_BYTES = {
     "F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
-_FLOATS = ("F64", "F32", "BF16", "F16")
+FLOATS = ("F64", "F32", "BF16", "F16")
 _MAX_HEADER = 100 * 2**20
 
 
@@ -101,12 +101,15 @@ def check_no_others(path: Path, known: set[str], index: dict[str, TensorEntry]) 
 
 
 def check_tensors(
-    path: Path, tensors: Iterable[tuple[str, tuple[int, ...]]], index: dict[str, TensorEntry]
+    path: Path,
+    tensors: Iterable[tuple[str, tuple[int, ...]]],
+    index: dict[str, TensorEntry],
+    dtypes: tuple[str, ...] = FLOATS,
 ) -> None:
-    """Whether a checkpoint holds these tensors (name, shape) as floats.
+    """Whether a checkpoint holds these tensors (name, shape) in one of these types.
 
     Raises:
-        UserError: one is missing, of another shape, or of integers.
+        UserError: one is missing, of another shape, or of another type.
     """
     for name, expected in tensors:
         if name not in index:
@@ -119,5 +122,5 @@ def check_tensors(
                 f"`{name}` in {path} has shape {list(index[name].shape)}; "
                 f"config.json implies {list(expected)}"
             )
-        if index[name].dtype not in _FLOATS:
+        if index[name].dtype not in dtypes:
             raise UserError(f"`{name}` in {path} holds {index[name].dtype} values", "Use a float checkpoint.")

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 
 from compressor.errors import UserError
 from compressor.families import Family, Place, places, resolve
-from compressor.headers import TensorEntry, check_no_others, check_tensors, read_index
+from compressor.families.experts import PACKED
+from compressor.headers import FLOATS, TensorEntry, check_no_others, check_tensors, read_index
 from compressor.plan import ModelShape
 
 _CHECKED = 2**22
@@ -60,34 +61,54 @@ class Source:
             UserError: the data cannot be read, or holds NaN or infinity.
         """
         place = self._places[name]
+        if place.packed:
+            return self._unpacked(place)
         if not place.others:
             return self._stored(place.name, place, at)
         return torch.cat([self._stored(stored, place) for stored in place.names], place.axis)
 
+    def _unpacked(self, place: Place) -> torch.Tensor:
+        """Of experts that a checkpoint has packed, as float32."""
+        assert place.stack is not None
+        blocks, scales = (self._read(name) for name in place.stored)
+        return self._finite(place.name + PACKED[1], place.stack.unpacked(blocks, scales))
+
     def _stored(self, name: str, place: Place, at: torch.Tensor | None = None) -> torch.Tensor:
         """A tensor of the checkpoint, or those of its rows that `place` says, as float32."""
-        entry, own, period = self.index[name], place.rows, place.period
+        own, period = place.rows, place.period
+        part = self._read(name, slice(None) if period else own)
+        if period:
+            part = part.unflatten(0, (-1, period))[:, own].flatten(0, 1)
+        part = place.stack.taken(part) if place.stack else part
+        rows = part if at is None else part[at]
+        return self._finite(
+            name, rows.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        )
+
+    def _read(self, name: str, rows: slice = slice(None)) -> torch.Tensor:
+        """Rows of a tensor of the checkpoint as they are."""
         try:
-            with safe_open(entry.file, framework="pt") as handle:
-                whole = period or own == slice(None)
-                part = handle.get_tensor(name) if whole else handle.get_slice(name)[own]
-                if period:
-                    part = part.unflatten(0, (-1, period))[:, own].flatten(0, 1)
-                part = place.stack.taken(part) if place.stack else part
-                rows = part if at is None else part[at]
-                value = rows.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+            with safe_open(self.index[name].file, framework="pt") as handle:
+                whole = rows == slice(None)
+                part: torch.Tensor = handle.get_tensor(name) if whole else handle.get_slice(name)[rows]
+                return part
         except (OSError, SafetensorError) as error:
-            raise UserError(f"cannot read `{name}` from {entry.file}: {error}") from None
-        if not all(torch.isfinite(part).all() for part in value.view(-1).split(_CHECKED)):
-            raise UserError(f"`{name}` in {entry.file} holds NaN or infinity", "The checkpoint is damaged.")
-        return value
+            raise UserError(f"cannot read `{name}` from {self.index[name].file}: {error}") from None
+
+    def _finite(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """The values of a tensor of the checkpoint, if they are numbers."""
+        if all(torch.isfinite(part).all() for part in value.view(-1).split(_CHECKED)):
+            return value
+        raise UserError(
+            f"`{name}` in {self.index[name].file} holds NaN or infinity", "The checkpoint is damaged."
+        )
 
     def layer(self, index: int) -> dict[str, torch.Tensor]:
         """All tensors of one decoder layer, float32, by their names relative to the layer; of one that was
         cut those that are left."""
         prefix = self.family.layer_prefix(index)
         names = (name for name, _ in self.family.block_tensors(self.shape))
-        there = (name for name in names if self._places[prefix + name].name in self.index)
+        there = (name for name in names if self._places[prefix + name].stored.keys() <= self.index.keys())
         return {name: self.tensor(prefix + name) for name in there}
 
     def module(self, name: str) -> dict[str, torch.Tensor]:
@@ -97,7 +118,7 @@ class Source:
 
     @cached_property
     def _places(self) -> dict[str, Place]:
-        return places(self.family, self.shape)
+        return places(self.family, self.shape, _packed(self.index))
 
     @property
     def positions(self) -> int:
@@ -138,13 +159,20 @@ def open_source(model: str) -> Source:
     config = family.read(raw)
     shape = family.shape(config)
     index = read_index(path)
-    stored = {name: place.dims for place in places(family, shape).values() for name in place.names}
-    check_tensors(path, stored.items(), index)
-    check_no_others(path, {*stored, f"{family.head}.weight"}, index)
+    found = places(family, shape, _packed(index)).values()
+    for packed, dtypes in ((False, FLOATS), (True, ("U8",))):
+        stored = {n: dims for place in found if place.packed == packed for n, dims in place.stored.items()}
+        check_tensors(path, stored.items(), index, dtypes)
+    check_no_others(path, {f"{family.head}.weight", *(n for place in found for n in place.stored)}, index)
     source = Source(path, Path(model).name or str(path), config, family, shape, index)
     if not source.dtype.is_floating_point:
         raise UserError(f"config.json of {path} asks for `{source.dtype}` weights", "Use a float type.")
     return source
+
+
+def _packed(index: dict[str, TensorEntry]) -> bool:
+    """Whether a checkpoint has experts as MXFP4."""
+    return any(name.endswith(PACKED) for name in index)
 
 
 def open_config(model: str) -> Source:
@@ -187,7 +215,7 @@ def _locate(model: str) -> Path:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """config.json of a checkpoint that is not quantized.
+    """config.json of a checkpoint that is not quantized, or has experts in MXFP4, which are read as floats.
 
     Raises:
         UserError: it cannot be read, or is of a quantized checkpoint.
@@ -203,7 +231,8 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {file}: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"{file} is not a JSON object")
-    if config.get("quantization_config"):
+    quantized = config.pop("quantization_config", None)
+    if quantized and (not isinstance(quantized, dict) or quantized.get("quant_method") != "mxfp4"):
         raise UserError(
             f"{path} is a quantized checkpoint", "Compress the unquantized model and quantize the result."
         )

@@ -109,8 +109,7 @@ def uneven_config(source: Source, plan: Plan) -> dict[str, Any]:
     if len(plan) != source.shape.num_layers:
         raise UserError(f"the plan has {len(plan)} layers; {source.path} has {source.shape.num_layers}")
     overrides = {str(i): _overrides(layer, dense) for i, layer in enumerate(plan.layers)}
-    own = ("dtype", "torch_dtype", "quantization_config")
-    inherited = {key: value for key, value in source.config.items() if key not in own}
+    inherited = {key: value for key, value in source.config.items() if key not in ("dtype", "torch_dtype")}
     return inherited | {
         "model_type": family.exported_type,
         "architectures": [AUTO_MAPS[family.exported_type]["AutoModelForCausalLM"].rpartition(".")[2]],

@@ -6,43 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from compressor.errors import UserError
+from compressor.families.experts import Stack
 from compressor.families.refusals import refuse_other_maths, refuse_others_settings
 from compressor.families.windows import WINDOW_SETTINGS, Slides, windows
 from compressor.plan import LayerShape, ModelShape
 from compressor.registry import Registry
-
-
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """A tensor `name` of a checkpoint with one of ours for every expert: [E, inputs, outputs], or of biases
-    [E, outputs].
-
-    Args:
-        axis: of ours along which experts lie.
-        first, every: its outputs that are in ours, from which on every so many.
-        matrix: whether it has inputs.
-    """
-
-    name: str
-    axis: int = 0
-    first: int = 0
-    every: int = 1
-    matrix: bool = True
-
-    def dims(self, ours: tuple[int, ...], experts: int) -> tuple[int, ...]:
-        """Its shape, from that of ours."""
-        one = [size // experts if axis == self.axis else size for axis, size in enumerate(ours)]
-        outputs = one[0] * self.every
-        return (experts, one[1], outputs) if self.matrix else (experts, outputs)
-
-    def taken(self, stored: torch.Tensor) -> torch.Tensor:
-        """Ours."""
-        part = stored[..., self.first :: self.every]
-        part = part.mT if self.matrix else part
-        return part.flatten(0, 1) if self.axis == 0 else part.movedim(0, 1).flatten(1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ layer."""
 from collections.abc import Mapping
 from typing import Any
 
-from compressor.families.base import Family, Stack, register
+from compressor.families.base import Family, register
+from compressor.families.experts import Stack
 from compressor.families.windows import all_but_every
 
 _YARN = {

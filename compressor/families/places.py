@@ -6,14 +6,15 @@ import re
 from itertools import accumulate
 from typing import NamedTuple
 
-from compressor.families.base import Family, Stack
+from compressor.families.base import Family
+from compressor.families.experts import BLOCK, PACKED, Stack
 from compressor.plan import ModelShape
 
 
 class Place(NamedTuple):
     """Where a checkpoint has one of our tensors: `rows` of every `period` rows of the tensor `name`, whose
     shape is `dims`; no period: of all rows. Or all of `name`, joined along `axis` with `others` of its shape.
-    Or what `stack` takes of it.
+    Or what `stack` takes of it, which is `packed` or is not.
     """
 
     name: str
@@ -23,14 +24,25 @@ class Place(NamedTuple):
     others: tuple[str, ...] = ()
     axis: int = 0
     stack: Stack | None = None
+    packed: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
         return (self.name, *self.others)
 
+    @property
+    def stored(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the checkpoint's tensors, by name."""
+        if not self.packed:
+            return dict.fromkeys(self.names, self.dims)
+        experts, inputs, outputs = self.dims
+        blocks = (experts, outputs, inputs // BLOCK)
+        return {self.name + PACKED[0]: (*blocks, BLOCK // 2), self.name + PACKED[1]: blocks}
 
-def places(family: Family, shape: ModelShape) -> dict[str, Place]:
-    """Where a checkpoint of a family holds each of our tensors."""
+
+def places(family: Family, shape: ModelShape, packed: bool = False) -> dict[str, Place]:
+    """Where a checkpoint of a family holds each of our tensors. packed: whether stacked matrices of experts
+    are."""
     found = {name: Place(_renamed(family, name), dims) for name, dims in family.tensors(shape)}
     positions = f"{family.positions}.weight"
     if positions in found:
@@ -52,7 +64,7 @@ def places(family: Family, shape: ModelShape) -> dict[str, Place]:
         for layer in layers:
             name = _renamed(family, layer + stack.name)
             dims = stack.dims(found[layer + ours].dims, shape.experts)
-            found[layer + ours] = Place(name, dims, stack=stack)
+            found[layer + ours] = Place(name, dims, stack=stack, packed=packed and stack.matrix)
     return found
 
 
