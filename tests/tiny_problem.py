@@ -12,6 +12,7 @@ from tiny_llama import checkpoint, tokens
 from compressor.forward import BlockRunner, Weights
 from compressor.order import orders as registry
 from compressor.progress import Progress
+from compressor.search.errors import level_errors
 from compressor.search.fitness import Head
 from compressor.search.method import Problem
 from compressor.search.space import Constraint, make_space, parameter_constraint
@@ -50,6 +51,10 @@ class Lab:
             "source": source, "runner": self.runner, "head": self.head, "space": space, "layers": self.layers,
             "embedding": self.embedding, "windows": self.windows[~self.heldout],
             "statistics": self.statistics, "orders": orders, "dampings": [(1e-3, 1e-3)] * len(self.layers),
+            "errors": [
+                level_errors(source.family, source.shape, space, *parts, (1e-3, 1e-3))
+                for parts in zip(self.layers, self.statistics, orders, strict=True)
+            ],
             "constraints": [self.keep(0.6)], "trace": Trace(directory / "trace.jsonl"),
             "progress": Progress(quiet=True), "evaluations": 120, "seed": 0,
         }  # fmt: skip

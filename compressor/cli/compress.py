@@ -136,7 +136,11 @@ def compress(
         ),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="`lathe`, or `paper` (arXiv 2409.17372) for comparison.", rich_help_panel=_RUN)
+        str,
+        typer.Option(
+            help="`lathe`; `quick`, without its dearest parts; or `paper` (arXiv 2409.17372) for comparison.",
+            rich_help_panel=_RUN,
+        ),
     ] = "lathe",
     evaluations: Annotated[
         int | None,

@@ -2,7 +2,7 @@
 
 With P = (G')^-1 of the columns still there and W the weights re-solved for them, removing the set S
 and re-solving costs tr(W_S (P_SS)^-1 W_S^T) (optimal brain surgeon for a block, exact for the damped
-least-squares problem). The removal updates W and P by block Gaussian elimination.
+least-squares problem). The removal updates P and W^T W by block Gaussian elimination; W itself is not needed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from compressor.surgery import LayerOrder
 _DAMPING = 1e-3
 _STEPS = 512
 _PANEL = 32
-"""Steps after which their removals are applied to P at once, as one matrix product."""
+"""Steps after which their removals are applied to P and W^T W at once, as one matrix product."""
 
 
 def eliminate(weight: torch.Tensor, gram: torch.Tensor, block: int, per_step: int = 1) -> torch.Tensor:
@@ -34,12 +34,12 @@ def eliminate(weight: torch.Tensor, gram: torch.Tensor, block: int, per_step: in
         block: columns that go together.
         per_step: blocks removed before costs are computed again.
     """
-    alive = torch.arange(len(gram) // block)
+    alive, w = torch.arange(len(gram) // block), weight.double()
     torch.linalg.cholesky(gram, out=gram)
-    w, p = weight.double(), torch.cholesky_inverse(gram, out=gram)
+    p, m = torch.cholesky_inverse(gram, out=gram), w.T @ w
     removed: list[torch.Tensor] = []
     while len(alive):
-        steps, w, p = _panel(w, p, block, per_step)
+        steps, p, m = _panel(p, m, block, per_step)
         removed += [alive[gone] for gone in steps]
         keep = torch.ones(len(alive), dtype=torch.bool)
         keep[torch.cat(steps)] = False
@@ -48,50 +48,53 @@ def eliminate(weight: torch.Tensor, gram: torch.Tensor, block: int, per_step: in
 
 
 def _panel(
-    w: torch.Tensor, p: torch.Tensor, block: int, per_step: int
+    p: torch.Tensor, m: torch.Tensor, block: int, per_step: int
 ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
-    """Some steps: the blocks that each removes, by their place, and W and P of those left.
+    """Some steps: the blocks that each removes, by their place, and P and M = W^T W, [n, n], of those left.
 
-    A step that removes the columns S leaves P - U V and W - W_S V, U = P[:, S] and V = (P_SS)^-1 U^T. Within
-    a panel, U, W_S and V are only collected; what costs are made of, the diagonal blocks of P and of W^T W,
-    is kept up to date.
+    A step that removes the columns S leaves P - U V^T and W - W_S V^T, U = P[:, S] and V = U (P_SS)^-1, so
+    M - E V^T - V E^T with E = M[:, S] - V M_SS / 2. Within a panel, U, V and E are only collected; what costs
+    are made of, the diagonal blocks of P and M, is kept up to date.
     """
     count, columns, most = len(p) // block, torch.arange(block), min(_PANEL * per_step * block, len(p))
-    diagonal, squares = _diagonal(p.view(count, block, -1)), _squares(w, block)
+    diagonal, squares = _diagonal(p, block), _diagonal(m, block)
     here, steps, end = torch.ones(count, dtype=torch.bool), list[torch.Tensor](), 0
-    us, ws, vs = p.new_empty(len(p), most), p.new_empty(len(w), most), p.new_empty(most, len(p))
+    us, vs, es = (p.new_empty(len(p), most) for _ in range(3))
     while here.any() and len(steps) < _PANEL:
-        costs = torch.linalg.solve(diagonal, squares).diagonal(dim1=1, dim2=2).sum(1)
-        gone = costs.masked_fill(~here, torch.inf).argsort(stable=True)[: min(per_step, int(here.sum()))]
+        costs = _costs(diagonal, squares).masked_fill(~here, torch.inf)
+        gone = costs.argsort(stable=True)[: min(per_step, int(here.sum()))]
         at = (gone[:, None] * block + columns).reshape(-1)
-        u, w_s = (now[:, at] - then[:, :end] @ vs[:end, at] for now, then in ((p, us), (w, ws)))
-        v = torch.linalg.solve(u[at], u.T)
-        cross = w_s.T @ w - (w_s.T @ ws[:, :end]) @ vs[:end]
-        parts = v.view(-1, count, block).permute(1, 0, 2)
-        diagonal -= u.view(count, block, -1) @ parts
-        moved = cross.view(-1, count, block).permute(1, 2, 0) @ parts
-        squares += parts.mT @ (cross[:, at] @ parts) - moved - moved.mT
+        u_then, v_then, e_then = (tall[:, :end] for tall in (us, vs, es))
+        u = p[at].T - u_then @ v_then[at].T
+        v = torch.linalg.solve(u[at], u, left=False)
+        cross = m[at].T - e_then @ v_then[at].T - v_then @ e_then[at].T
+        e = cross - v @ cross[at] / 2
+        u_b, v_b, e_b = (tall.view(count, block, -1) for tall in (u, v, e))
+        diagonal -= u_b @ v_b.mT
+        moved = e_b @ v_b.mT
+        squares -= moved + moved.mT
         new, end = slice(end, end + len(at)), end + len(at)
-        us[:, new], ws[:, new], vs[new] = u, w_s, v
+        us[:, new], vs[:, new], es[:, new] = u, v, e
         here[gone] = False
         diagonal[gone] = torch.eye(block, dtype=p.dtype)
         steps.append(gone)
     kept = here.repeat_interleave(block).nonzero()[:, 0]
-    rest = p[kept][:, kept].addmm_(us[kept, :end], vs[:end, kept], alpha=-1)
-    return steps, w[:, kept].addmm_(ws[:, :end], vs[:end, kept], alpha=-1), rest
+    u, v, e = (tall[kept, :end] for tall in (us, vs, es))
+    p = p[kept[:, None], kept].addmm_(u, v.T, alpha=-1)
+    return steps, p, m[kept[:, None], kept].addmm_(e, v.T, alpha=-1).addmm_(v, e.T, alpha=-1)
 
 
-def _diagonal(blocks: torch.Tensor) -> torch.Tensor:
-    """[blocks, b, b]: the diagonal blocks of a matrix [blocks, b, blocks * b]."""
-    count, block, _ = blocks.shape
-    index = torch.arange(count)
-    return blocks.view(count, block, count, block)[index, :, index, :].clone()
+def _costs(diagonal: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+    """[blocks]: of removing each, tr((P_SS)^-1 (W^T W)_SS), from both [blocks, b, b]."""
+    if diagonal.shape[1] == 1:
+        return (squares / diagonal).flatten()
+    return torch.linalg.solve(diagonal, squares).diagonal(dim1=1, dim2=2).sum(1)
 
 
-def _squares(w: torch.Tensor, block: int) -> torch.Tensor:
-    """[blocks, b, b]: the diagonal blocks of W^T W."""
-    columns = w.view(len(w), -1, block).permute(1, 2, 0)
-    return columns @ columns.mT
+def _diagonal(square: torch.Tensor, block: int) -> torch.Tensor:
+    """[blocks, b, b]: the diagonal blocks of a matrix."""
+    index = torch.arange(len(square) // block)
+    return square.view(len(index), block, len(index), block)[index, :, index, :].clone()
 
 
 @orders.register("elimination")

@@ -20,6 +20,7 @@ from compressor.errors import UserError
 from compressor.pipeline.options import WINDOW, Options
 from compressor.reform.whole import ROWS
 from compressor.search.fitness import TOP
+from compressor.search.method import methods
 from compressor.source import Source
 from compressor.statistics.collect import BATCH
 from compressor.statistics.routes import TOKENS as ROUTED
@@ -110,7 +111,7 @@ class _Needs:
             ),
             "verify": head + 2 * self.layer + 2 * self._logits(),
         }
-        if self.options.calibration == SELF or self.options.method != "paper":
+        if self.options.calibration == SELF or methods.get(self.options.method).whole_rounds > 1:
             cached = cache_bytes(self.shape, self.window)
             found["text that the model writes"] = head + self.layer + cached
         if self.options.graph or self.options.timed:

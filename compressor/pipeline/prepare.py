@@ -21,6 +21,7 @@ from compressor.progress import Progress
 from compressor.projection import seen
 from compressor.reform import choose_damping
 from compressor.room import Room, Rows
+from compressor.search.errors import level_errors
 from compressor.statistics import LayerStatistics, collect_layer
 from compressor.statistics.collect import BATCH, LASTING, batches
 from compressor.surgery import LayerOrder, rows, select
@@ -39,6 +40,7 @@ class Prepared:
     statistics: list[SavedStatistics]
     orders: list[LayerOrder]
     dampings: list[tuple[float, float]]
+    errors: list[dict[str, torch.Tensor]]
     room: Room
 
     def embedded(self, windows_BT: torch.Tensor) -> Rows:
@@ -82,7 +84,7 @@ def prepare(options: Options, card: Card, run: RunDirectory, progress: Progress)
     windows, heldout = text["windows"], text["heldout"].bool()
     model = LayeredModel.open(source, room)
     layer_key = key(text_key, card.method.order, asdict(card.space), RANKED)
-    prepared = Prepared(layer_key, model, windows, heldout, [], [], [], room)
+    prepared = Prepared(layer_key, model, windows, heldout, [], [], [], [], room)
     layers, walk = model.layers, _Walk(model, partial(prepared.embedded, windows), heldout)
     with progress.stage("calibrate and order: layers", len(layers)) as bar:
         for index in range(len(layers)):
@@ -92,6 +94,7 @@ def prepare(options: Options, card: Card, run: RunDirectory, progress: Progress)
             prepared.statistics.append(SavedStatistics(saved))
             prepared.orders.append(LayerOrder(*(saved[name] for name in RANKED)))
             prepared.dampings.append((float(saved["damping"][0]), float(saved["damping"][1])))
+            prepared.errors.append({kind: saved[f"errors.{kind}"] for kind in ("attention", "ffn")})
             bar.advance()
     return prepared
 
@@ -150,15 +153,19 @@ def _order(
     widths = [round(shape.layer.ffn * share) for share in (0.75, 0.5, 0.25)]
     channels = [order.channels[..., :width].flatten() for width in widths]
     damping = [
-        choose_damping(seen(family, shape, weights, kind), fit, heldout, kept)
-        for kind, fit, heldout, kept in (
-            ("attention", found.attention, found.attention_heldout, heads),
-            ("ffn", found.ffn, found.ffn_heldout, channels),
+        choose_damping(seen(family, shape, weights, kind), fit, heldout, kept, ranked)
+        for kind, fit, heldout, kept, ranked in (
+            ("attention", found.attention, found.attention_heldout, heads, None),
+            ("ffn", found.ffn, found.ffn_heldout, channels, order.channels),
         )
     ]
+    errors = level_errors(family, shape, card.space, weights, found, order, (damping[0], damping[1]))
     names = LASTING if lasting_only else found.tensors()
     lasting = {name: getattr(found, name) for name in names}
-    return {**lasting, **order.tensors(), "damping": torch.tensor(damping, dtype=torch.float64)}
+    return {
+        **lasting, **order.tensors(), "damping": torch.tensor(damping, dtype=torch.float64),
+        **{f"errors.{kind}": values for kind, values in errors.items()},
+    }  # fmt: skip
 
 
 def _text_key(argument: str) -> str:

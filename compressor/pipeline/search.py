@@ -68,9 +68,9 @@ class Searcher:
         card, p = self.card, self.prepared
         return Problem(
             card.source, p.model.runner, p.model.head, card.space, p.model.layers, p.model.embedding,
-            p.windows[p.heldout], p.statistics, p.orders, p.dampings, constraints, Trace(self.trace_path),
-            self.progress, self.options.evaluations or card.method.default_evaluations, self.options.seed,
-            p.room,
+            p.windows[p.heldout], p.statistics, p.orders, p.dampings, p.errors, constraints,
+            Trace(self.trace_path), self.progress,
+            self.options.evaluations or card.method.default_evaluations, self.options.seed, p.room,
         )  # fmt: skip
 
 

@@ -1,5 +1,13 @@
 """Least-squares correction of kept output projections from the statistics of what was omitted."""
 
-from compressor.reform.closed_form import DAMPINGS, choose_damping, damped, reconstruction_error, reform
+from compressor.reform.closed_form import (
+    DAMPINGS,
+    Reforms,
+    choose_damping,
+    damped,
+    reconstruction_error,
+    reform,
+    sketch,
+)
 
-__all__ = ["DAMPINGS", "choose_damping", "damped", "reconstruction_error", "reform"]
+__all__ = ["DAMPINGS", "Reforms", "choose_damping", "damped", "reconstruction_error", "reform", "sketch"]

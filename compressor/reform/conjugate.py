@@ -76,9 +76,17 @@ def factors_of(
         for kind, grams in (("read", reads), ("give", gives)):
             gram = grams.pop(name).mean()
             scale *= float(gram.diagonal().mean())
-            inverses[f"{kind} {name}"] = torch.linalg.inv(damp(gram, damping)).float()
+            inverses[f"{kind} {name}"] = _inverse(damp(gram, damping))
         ridges[name] = damping * scale
     return inverses, ridges
+
+
+def _inverse(gram: torch.Tensor) -> torch.Tensor:
+    """In float32, which is enough to guide the steps; by float64 where that has no factor."""
+    factor, failed = torch.linalg.cholesky_ex(gram.float())
+    if failed:
+        factor = torch.linalg.cholesky(gram)
+    return torch.cholesky_inverse(factor).float()
 
 
 def iterates(step: Step, count: int, patience: int) -> Iterator[tuple[float, Parts]]:

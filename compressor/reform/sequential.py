@@ -13,6 +13,7 @@ calibration text.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +22,7 @@ import torch
 
 from compressor.forward import BlockRunner, Weights
 from compressor.projection import gains, output, token_weights, wanted
-from compressor.reform.closed_form import damped
+from compressor.reform.closed_form import damped, sketch
 from compressor.room import Room, Rows
 from compressor.statistics.collect import batches
 from compressor.statistics.gram import CrossGram, Gram
@@ -141,15 +142,18 @@ def _solve(
     held, held_cross = grams[True].mean(), crosses[True].mean()
     scale = gram.diagonal().mean().clamp_min(1e-12)
 
-    def solution(damping: float) -> torch.Tensor | None:
-        square = damped(gram, damping)
-        factor, failed = torch.linalg.cholesky_ex(square)
+    def solution(damping: float, cross: torch.Tensor, w0: torch.Tensor) -> torch.Tensor | None:
+        factor, failed = torch.linalg.cholesky_ex(damped(gram, damping))
         if failed:
             return None
         return torch.cholesky_solve((cross + damping * scale * w0).T, factor).T
 
-    def error(w: torch.Tensor) -> float:
-        return float((counts * w * (w @ held - 2 * held_cross)).sum())
+    counted = counts**0.5
+    few = [sketch(counted * rows) for rows in (cross, w0, held_cross)]
 
-    found = (w for w in map(solution, DAMPINGS) if w is not None)
-    return min(found, key=error).to(start.dtype)
+    def error(damping: float) -> float:
+        w = solution(damping, few[0], few[1])
+        return math.inf if w is None else float((w * (w @ held - 2 * few[2])).sum())
+
+    found = solution(min(DAMPINGS, key=error), cross, w0)
+    return start if found is None else found.to(start.dtype)

@@ -10,7 +10,7 @@ import torch
 from compressor.families import Family
 from compressor.forward import Weights
 from compressor.plan import LayerShape, ModelShape, Width
-from compressor.reform import damped, reform
+from compressor.reform import Reforms, damped
 from compressor.reform.head_norms import same_size
 from compressor.search.space import Heads, Level
 from compressor.statistics import LastingStatistics
@@ -40,7 +40,7 @@ class Bank:
     ) -> None:
         self._family, self._shape, self._layers, self._orders = family, shape, layers, orders
         self._statistics, self._dampings = statistics, dampings
-        self._damped: tuple[tuple[int, str], torch.Tensor] | None = None
+        self._reforms: tuple[tuple[int, str], Reforms] | None = None
         self._blocks: dict[tuple[int, str, Level], Weights] = {}
         self._most, self._kept = most, 0
 
@@ -83,11 +83,13 @@ class Bank:
         if self._statistics is None:
             return
         key = (layer, kind)
-        if self._damped is None or self._damped[0] != key:
-            self._damped = None
-            statistics, (attention, ffn) = self._statistics[layer], self._dampings[layer]
-            gram, damping = (
-                (statistics.attention, attention) if kind == "attention" else (statistics.ffn, ffn)
-            )
-            self._damped = key, damped(gram, damping)
-        cut[f"{name}.weight"] = reform(self._layers[layer][f"{name}.weight"], self._damped[1], kept)
+        if self._reforms is None or self._reforms[0] != key:
+            self._reforms = None
+            self._reforms = key, self._solver(self._statistics[layer], layer, kind, name)
+        cut[f"{name}.weight"] = self._reforms[1](kept)
+
+    def _solver(self, statistics: LastingStatistics, layer: int, kind: str, name: str) -> Reforms:
+        weight, (attention, ffn) = self._layers[layer][f"{name}.weight"], self._dampings[layer]
+        if kind == "attention":
+            return Reforms(weight, damped(statistics.attention, attention))
+        return Reforms(weight, damped(statistics.ffn, ffn), self._orders[layer].channels)

@@ -50,6 +50,7 @@ class Problem:
     statistics: Sequence[LastingStatistics]
     orders: list[LayerOrder]
     dampings: list[tuple[float, float]]
+    errors: list[dict[str, torch.Tensor]]
     constraints: list[Constraint]
     trace: Trace
     progress: Progress

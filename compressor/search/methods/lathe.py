@@ -25,6 +25,7 @@ from compressor.search.space import Level
 from compressor.surgery import select
 
 _STAGE_TOKENS = (2048, 8192)
+MEASURED = 5
 _LENGTH = 256
 Judge = Callable[[Plan, int], float]
 
@@ -46,12 +47,14 @@ def search(
     problem: Problem,
     bank: Callable[[Problem], Bank] = reformed_bank,
     fitness: type[Fitness] = Fitness,
+    measured: int = MEASURED,
 ) -> Found:
     """The plan of least summed damage in the budget, or the best that an evolution from it finds, by
-    KL(dense || subnet) with every block reformed, on text that no statistics were taken from."""
+    KL(dense || subnet) with every block reformed, on text that no statistics were taken from. measured: as in
+    `damage_table`."""
     blocks = bank(problem).block
     stages = [stage(problem, blocks, tokens, fitness) for tokens in _STAGE_TOKENS]
-    damage = damage_table(problem, stages[0])
+    damage = damage_table(problem, stages[0], measured)
 
     def judge(plan: Plan, number: int) -> float:
         key = f"plan {number} {json.dumps(problem.space.indices(plan))}"
@@ -81,46 +84,50 @@ def _found(problem: Problem, plan: Plan, value: float) -> Found:
     return Found(plan, selections, value, problem.trace.asked)
 
 
-def table_of_damages(problem: Problem) -> np.ndarray:
+def table_of_damages(problem: Problem, measured: int = MEASURED) -> np.ndarray:
     """The table that `search` makes, by itself: what plans for every budget come from."""
-    return damage_table(problem, stage(problem, reformed_bank(problem).block, _STAGE_TOKENS[0]))
+    return damage_table(problem, stage(problem, reformed_bank(problem).block, _STAGE_TOKENS[0]), measured)
 
 
-def damage_table(problem: Problem, fitness: Fitness) -> np.ndarray:
+def damage_table(problem: Problem, fitness: Fitness, measured: int = MEASURED) -> np.ndarray:
     """Object array [blocks] of [levels]: KL in nats per token of each block at each level, alone.
 
-    Every other FFN width is measured; between them the root of the damage, nearly linear in the channels
-    cut, is interpolated. Made monotone: a narrower level never counts as less harmful than a wider one. Of
-    levels that are pairs (heads; experts), every one is measured.
+    measured: levels of a block that are judged, those at even steps in the root of the squared error of its
+    output, the dropped block among them; of FFNs of experts all. Between them the root of the damage, nearly
+    linear in that, is interpolated. Where levels differ in one number they are made monotone: a narrower one
+    never counts as less harmful than a wider one.
     """
-    places = list(problem.space.blocks)
-    blocks = [(kind, problem.space.levels(kind)) for _, kind in places]
-    table = np.empty(len(blocks), dtype=object)
-    total = sum(len(_measured(levels)) for _, levels in blocks)
-    with problem.progress.stage("search: damage of each block at each level", total) as bar:
-        for position, (kind, levels) in enumerate(blocks):
-            keys = {level: f"damage {position} {level}" for level in _measured(levels)}
+    table = np.empty(2 * problem.space.layers, dtype=object)
+    with problem.progress.stage("search: damage of each block at each level", len(table)) as bar:
+        for position, (layer, kind) in enumerate(problem.space.blocks):
+            levels, roots = problem.space.levels(kind), problem.errors[layer][kind].sqrt().numpy()
+            every = kind == "ffn" and not _one_by_one(levels)
+            at = _judged(roots, len(levels) if every else measured)
+            keys = {level: f"damage {position} {level}" for level in at}
             unknown = [level for level, key in keys.items() if not problem.trace.knows(key)]
             found = dict(zip(unknown, fitness.damages(position, unknown), strict=True))
-            values = {0: 0.0}
-            for level, key in keys.items():
-                value = problem.trace.judge(
-                    key, partial(found.__getitem__, level),
-                    layer=places[position][0], block=kind, kept=levels[level],
-                )  # fmt: skip
-                values[level] = max(0.0, value)
-                bar.advance()
-            at, roots = list(values), np.sqrt(list(values.values()))
-            table[position] = np.interp(range(len(levels)), at, roots) ** 2
+            values = [
+                max(0.0, problem.trace.judge(
+                    key, partial(found.__getitem__, level), layer=layer, block=kind, kept=levels[level]
+                ))
+                for level, key in keys.items()
+            ]  # fmt: skip
+            table[position] = np.interp(roots, [0.0, *roots[at]], np.sqrt([0.0, *values])) ** 2
+            table[position][[0, *at]] = [0.0, *values]
             if _one_by_one(levels):
                 table[position] = np.maximum.accumulate(table[position])
+            bar.advance()
     return table
 
 
-def _measured(levels: Sequence[Level]) -> list[int]:
-    """Indices of the levels that are judged, the widest aside."""
-    last, step = len(levels) - 1, 2 if _one_by_one(levels) else 1
-    return [i for i in range(1, last + 1) if i % step == 0 or i == last]
+def _judged(roots: np.ndarray, count: int) -> list[int]:
+    """Indices of the levels nearest to even steps of these values, all but that of the dense block, by
+    ascending value."""
+    steps = np.linspace(0.0, roots.max(), count + 1)[1:]
+    found = {1 + int(np.abs(roots[1:] - step).argmin()) for step in steps}
+    if count >= len(roots) - 1:
+        found = set(range(1, len(roots)))
+    return sorted(found, key=lambda level: (roots[level], level))
 
 
 def _one_by_one(levels: Sequence[Level]) -> bool:

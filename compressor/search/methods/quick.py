@@ -1,0 +1,20 @@
+"""The default method without what takes most of its time: for a first look, and for big models on few cores.
+
+Two levels of a block are judged instead of five; the last reform mends output projections only; the subnet
+as a whole is not refined. What that costs in quality: docs/method.md.
+"""
+
+from functools import partial
+
+from compressor.search.method import Method, methods
+from compressor.search.methods.lathe import search, table_of_damages
+
+_MEASURED = 2
+
+methods.add(
+    "quick",
+    Method(
+        "quick", order="elimination", reform="sequential", search=partial(search, measured=_MEASURED),
+        default_evaluations=1, damages=partial(table_of_damages, measured=_MEASURED),
+    ),  # fmt: skip
+)
