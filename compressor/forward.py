@@ -14,7 +14,7 @@ Shapes: B windows, T tokens, D model width, N query heads, K KV heads, H head di
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -213,15 +213,22 @@ class BlockRunner:
         return functional_call(self._final_norm, dict(norm), hidden_BTD)
 
     def projections(self, kind: str) -> list[str]:
-        """Weight names of a block's linear layers, the output projection last; none of experts, which keep
-        their closed-form reform."""
+        """Weight names of a block's linear layers, the output projection last; none of experts, whose are in
+        `expert_projections`."""
         if kind == "ffn" and self.shape.experts:
             return []
         return [f"{name}.weight" for name, _ in self._linears(kind)] + [self._output(kind) + ".weight"]
 
+    def expert_projections(self) -> list[str]:
+        """Weight names of the matrices that an FFN holds for all experts."""
+        return [f"{name}.weight" for name in (self.family.gate, self.family.up, self.family.down)]
+
     @contextmanager
-    def watch(self, kind: str) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-        """While a block runs: what each of its `projections` reads and gives, by weight name."""
+    def watch(
+        self, kind: str, names: Collection[str] | None = None
+    ) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+        """While a block runs: what each of its `projections`, or of the matrices of other `names`, reads and
+        gives, by weight name."""
         seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
         def note(name: str) -> Callable[..., None]:
@@ -230,8 +237,8 @@ class BlockRunner:
 
             return hook
 
-        watched = self.projections(kind)
-        linears = self._linears(kind) if watched else []
+        watched = self.projections(kind) if names is None else names
+        linears = [(name, module) for name, module in self._linears(kind) if f"{name}.weight" in watched]
         hooks = [module.register_forward_hook(note(name)) for name, module in linears]
         self._watched = seen if watched else None
         try:

@@ -75,16 +75,16 @@ def factors_of(
         scale = 1.0
         for kind, grams in (("read", reads), ("give", gives)):
             gram = grams.pop(name).mean()
-            scale *= float(gram.diagonal().mean())
+            scale *= float(gram.diagonal(dim1=-2, dim2=-1).mean())
             inverses[f"{kind} {name}"] = _inverse(damp(gram, damping))
         ridges[name] = damping * scale
     return inverses, ridges
 
 
 def _inverse(gram: torch.Tensor) -> torch.Tensor:
-    """In float32, which is enough to guide the steps; by float64 where that has no factor."""
+    """[..., n, n], in float32, which is enough to guide the steps; by float64 where that has no factor."""
     factor, failed = torch.linalg.cholesky_ex(gram.float())
-    if failed:
+    if failed.any():
         factor = torch.linalg.cholesky(gram)
     return torch.cholesky_inverse(factor).float()
 

@@ -6,6 +6,13 @@ a linear least-squares problem,
     min_d  sum_t ||J_t d - (target_t - y_t)||^2 / n + ||d||^2_damping
 
 solved in `conjugate.py`. No loss of the model, no labels.
+
+Of an FFN of experts, all are solved for together, and the router is left as it is: what it chooses depends on
+none of their matrices, so that the block is smooth in them. The preconditioner has a factor for each expert:
+of what its output projection reads, and of the gradients at what its gate and up projections give; what these
+read is taken as the same for all.
+
+Shapes: E experts, F channels of each, D model width.
 """
 
 from __future__ import annotations
@@ -36,10 +43,11 @@ def refine_block(
         kind: "attention" or "ffn". inputs, targets: [B, T, ...] states before and after the block.
         heldout: [B] bool.
     """
-    step = BlockStep(runner, kind, block, inputs, targets, heldout)
+    made = ExpertStep if kind == "ffn" and runner.shape.experts else BlockStep
+    step = made(runner, kind, block, inputs, targets, heldout)
     with torch.enable_grad():
         best = min(iterates(step, iterations, _PATIENCE), key=lambda found: found[0])
-    return {**block, **best[1][0]}
+    return step.block(best[1][0])
 
 
 class BlockStep:
@@ -51,14 +59,26 @@ class BlockStep:
     ) -> None:  # fmt: skip
         self._runner, self._kind = runner, kind
         self._run = runner.attention if kind == "attention" else runner.ffn
-        names = runner.projections(kind)
         self.room = Room()
-        self.start: Parts = [{n: block[n].clone() for n in names}]
-        self._fixed = {n: v for n, v in block.items() if n not in names}
+        self.start: Parts = [self._solved_for(block)]
+        self._fixed = {n: v for n, v in block.items() if n not in self.start[0]}
         self._inputs, self._targets = inputs, targets
         self._fit = [b for b in batches(heldout) if not heldout[b[0]]]
         self._heldout = [b for b in batches(heldout) if heldout[b[0]]]
         self._tokens = sum(len(b) for b in self._fit) * inputs.shape[1]
+
+    def _solved_for(self, block: Weights) -> dict[str, torch.Tensor]:
+        """Matrices [..., out, in], by name."""
+        return {n: block[n].clone() for n in self._runner.projections(self._kind)}
+
+    def block(self, weights: Weights) -> dict[str, torch.Tensor]:
+        """The whole block with these in the place of `start`."""
+        return {**self._fixed, **weights}
+
+    def _grams(self, name: str) -> tuple[Gram, Gram]:
+        """Of what a matrix reads, and of the gradients at what it gives."""
+        give, read = self.start[0][name].shape
+        return Gram(read), Gram(give)
 
     @torch.no_grad()
     def error(self, weights: Parts) -> float:
@@ -83,25 +103,25 @@ class BlockStep:
 
     def factors(self) -> Factors:
         """From random probes of the outputs on a few batches."""
-        reads = {n: Gram(w.shape[1]) for n, w in self.start[0].items()}
-        gives = {n: Gram(w.shape[0]) for n, w in self.start[0].items()}
+        both = {name: self._grams(name) for name in self.start[0]}
+        reads, gives = ({n: grams[i] for n, grams in both.items()} for i in range(2))
         generator = torch.Generator().manual_seed(0)
         leaves = self._leaves()
         for part in self._fit[:_FACTOR_BATCHES]:
-            with self._runner.watch(self._kind) as seen:
+            with self._runner.watch(self._kind, leaves) as seen:
                 y = self._outputs(leaves, part)
             probe = torch.randint(0, 2, y.shape, generator=generator).to(y) * 2 - 1
             made = [output for _, output in seen.values()]
             for (name, (read, _)), gradient in zip(
                 seen.items(), torch.autograd.grad(y, made, probe), strict=True
             ):
-                reads[name].add_batch(read.detach())
+                reads[name].add_batch(read.detach()[..., : reads[name].width])
                 gives[name].add_batch(gradient)
         inverses, ridges = factors_of(reads, gives, _DAMPING)
         return Factors([inverses], [ridges])
 
     def _outputs(self, weights: Weights, part: torch.Tensor) -> torch.Tensor:
-        return self._run({**self._fixed, **weights}, self._inputs[part])
+        return self._run(self.block(weights), self._inputs[part])
 
     def _leaves(self) -> dict[str, torch.Tensor]:
         return {n: w.clone().requires_grad_() for n, w in self.start[0].items()}
@@ -113,3 +133,27 @@ class BlockStep:
             y = self._outputs(leaves, part)
             y.backward(vectors(part, y.detach()) / self._tokens)
         return [{n: leaf.grad for n, leaf in leaves.items() if leaf.grad is not None}]
+
+
+class ExpertStep(BlockStep):
+    """Of an FFN of experts: matrices of gate and up as [E, F, D], of down as [E, D, F]."""
+
+    def _solved_for(self, block: Weights) -> dict[str, torch.Tensor]:
+        family = self._runner.family
+        self._down, experts = f"{family.down}.weight", len(block[f"{family.router}.weight"])
+        *inner, down = self._runner.expert_projections()
+        found = {name: block[name].unflatten(0, (experts, -1)).clone() for name in inner}
+        return {**found, down: block[down].unflatten(1, (experts, -1)).transpose(0, 1).contiguous()}
+
+    def block(self, weights: Weights) -> dict[str, torch.Tensor]:
+        joined = {n: w.transpose(0, 1) if n == self._down else w for n, w in weights.items()}
+        return {
+            **self._fixed,
+            **{n: w.flatten(1) if n == self._down else w.flatten(0, 1) for n, w in joined.items()},
+        }
+
+    def _grams(self, name: str) -> tuple[Gram, Gram]:
+        experts, give, read = self.start[0][name].shape
+        if name == self._down:
+            return Gram(experts * read, experts), Gram(give)
+        return Gram(read), Gram(experts * give, experts)

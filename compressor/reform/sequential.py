@@ -74,8 +74,9 @@ def reform_block(
     after = streams.moved(partial(run, dense), streams.dense, heldout)
     block = dict(cut)
     streams.apart |= not block or block[f"{name}.weight"].shape != dense[f"{name}.weight"].shape
-    if block and streams.apart and runner.projections(kind):
-        block |= _solved(runner, kind, cut, streams, after, heldout)
+    if block and streams.apart:
+        if runner.projections(kind):
+            block |= _solved(runner, kind, cut, streams, after, heldout)
         if refine:
             block = refine(runner, kind, block, streams.subnet, after, heldout)
     if block:

@@ -10,7 +10,7 @@ class Gram:
     each by itself; 0: of the row."""
 
     def __init__(self, width: int, parts: int = 0) -> None:
-        own = width // max(parts, 1)
+        self.width, own = width, width // max(parts, 1)
         self._parts = (parts,) if parts else ()
         self._sum = torch.zeros(*self._parts, own, own, dtype=torch.float64)
         self._rows = 0
