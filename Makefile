@@ -28,7 +28,7 @@ LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-ma
 
 .PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-vllm test-vllm-slow test-browser lint \
 	check-artefact check-deploy lock-deploy bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm \
-	bench-serving bench-scale families-table docs cold-start check-style check-imports hooks clean
+	bench-serving bench-scale bench-ray families-table docs cold-start check-style check-imports hooks clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -248,6 +248,9 @@ bench-serving: $(INSTALLED) $(VLLM_INSTALLED) $(GENAI_INSTALLED) $(LLAMA_INSTALL
 
 bench-scale: $(INSTALLED)  ## seconds and peak memory of every stage as models grow: BENCH='--sizes 0.1b,0.5b,1b,3b'
 	$(BIN)/python -m benchmarks.scale $(BENCH)
+
+bench-ray: $(INSTALLED)  ## one process against two workers of Ray, by stage: MODEL=dir BENCH='--tokens 65536 --rounds 2'
+	$(BIN)/python -m benchmarks.ray --model $(MODEL) $(BENCH)
 
 bench-equal-bytes: $(INSTALLED)  ## subnets and rounded weights at equal bytes: MODEL= TEXT= EVAL= BENCH='--tokens 32768'
 	$(BIN)/python -m benchmarks.quality.equal_bytes --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 
 from compressor.forward import BlockRunner, Embedding, Weights, embedding
-from compressor.room import Room
+from compressor.room import Room, Rows
 from compressor.search.fitness import Head
-from compressor.source import Source, Table
+from compressor.source import Source, Table, opened
 
 
 class Output(NamedTuple):
@@ -21,8 +22,9 @@ class Output(NamedTuple):
 @dataclass(frozen=True)
 class LayeredModel:
     """A model, dense or cut, whose layers are in memory, or read when asked for, as its room says. It can be
-    called as a causal LM of transformers."""
+    called as a causal LM of transformers. Where a dense one travels to, it is opened anew, once."""
 
+    source: Source
     runner: BlockRunner
     head: Head
     embedding: Embedding
@@ -40,11 +42,24 @@ class LayeredModel:
             Table(source, name) if room.bounded else source.tensor(name) for name in names
         ]
         return cls(
+            source,
             runner,
             Head(runner, source.module(family.final_norm), tables[-1], cap),
             embedding(source, tables[0]),
             room.load(source.shape.num_layers, source.layer),
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened, (str(self.source.path),)
+
+    def embedded(
+        self, windows_BT: torch.Tensor, room: Room, parts: Iterable[torch.Tensor]
+    ) -> Rows:
+        """[B, T, D]: what the first layer reads of windows, filled for these parts of them."""
+        hidden = room.rows(*windows_BT.shape, self.runner.shape.hidden_size)
+        for part in parts:
+            hidden[part] = self.embedding[windows_BT[part]]
+        return hidden
 
     def __call__(self, input_ids: torch.Tensor, **_use_cache: Any) -> Output:
         """Logits, float32 [B, T, V], of tokens [B, T]."""
@@ -52,3 +67,9 @@ class LayeredModel:
         for index, layer in enumerate(self.layers):
             hidden = self.runner.at(index).layer(layer, hidden)
         return Output(self.head.logits(hidden))
+
+
+@lru_cache(maxsize=1)
+def _opened(path: str) -> LayeredModel:
+    """A dense model in memory, the last one that was asked for."""
+    return LayeredModel.open(opened(path), Room())

@@ -54,11 +54,14 @@ Rows = torch.Tensor | FileRows
 
 
 class Loaded(Sequence[Tensors]):
-    """Parts made or read when asked for; the last one is kept."""
+    """Parts made or read when asked for; the last one is kept. To another process they travel as a list."""
 
     def __init__(self, count: int, load: Callable[[int], Tensors]) -> None:
         self._count, self._load = count, load
         self._last: tuple[int, Tensors] | None = None
+
+    def __reduce__(self) -> tuple[type, tuple[list[Tensors]]]:
+        return list, ([*self],)
 
     def __len__(self) -> int:
         return self._count

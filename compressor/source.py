@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,10 @@ class Source:
     family: Family
     shape: ModelShape
     index: dict[str, TensorEntry] = field(repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It travels as its place: what it is of is opened again there, once."""
+        return opened, (str(self.path),)
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -173,6 +177,12 @@ def open_source(model: str) -> Source:
 def _packed(index: dict[str, TensorEntry]) -> bool:
     """Whether a checkpoint has experts as MXFP4."""
     return any(name.endswith(PACKED) for name in index)
+
+
+@lru_cache(maxsize=1)
+def opened(path: str) -> Source:
+    """As `open_source`, of a local directory; the last one is kept."""
+    return open_source(path)
 
 
 def open_config(model: str) -> Source:

@@ -10,6 +10,7 @@ import torch
 from tiny_llama import checkpoint, tokens
 
 from compressor.forward import BlockRunner, Weights
+from compressor.layered import LayeredModel
 from compressor.order import orders as registry
 from compressor.progress import Progress
 from compressor.search.errors import level_errors
@@ -19,6 +20,7 @@ from compressor.search.space import Constraint, make_space, parameter_constraint
 from compressor.search.trace import Trace
 from compressor.source import Source
 from compressor.statistics import LayerStatistics, collect_layer
+from compressor.statistics.collect import batches
 
 WINDOWS, LENGTH = 16, 32
 
@@ -37,6 +39,10 @@ class Lab:
     statistics: list[LayerStatistics]
 
     @property
+    def model(self) -> LayeredModel:
+        return LayeredModel(self.source, self.runner, self.head, self.embedding, self.layers)
+
+    @property
     def embedded(self) -> torch.Tensor:
         return self.embedding[self.windows]
 
@@ -48,8 +54,7 @@ class Lab:
             for w, s in zip(self.layers, self.statistics, strict=True)
         ]
         facts: dict[str, Any] = {
-            "source": source, "runner": self.runner, "head": self.head, "space": space, "layers": self.layers,
-            "embedding": self.embedding, "windows": self.windows[~self.heldout],
+            "source": source, "model": self.model, "space": space, "windows": self.windows[~self.heldout],
             "statistics": self.statistics, "orders": orders, "dampings": [(1e-3, 1e-3)] * len(self.layers),
             "errors": [
                 level_errors(source.family, source.shape, space, *parts, (1e-3, 1e-3))
@@ -75,5 +80,5 @@ def make_lab(directory: Path, **changes: Any) -> Lab:
     hidden: torch.Tensor = embedding[windows]
     statistics = []
     for weights in layers:
-        statistics.append(collect_layer(runner, weights, hidden, heldout))
+        statistics.append(collect_layer(runner, weights, hidden, heldout, batches(heldout)).statistics())
     return Lab(source, runner, head, layers, embedding, windows, heldout, statistics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from compressor.search.bank import Bank
 from compressor.search.evolution import Moves, evolve
 from compressor.search.fitness import Fitness
 from compressor.search.method import Found, Problem, methods
-from compressor.search.methods.lathe import reformed_bank, search, stage
+from compressor.search.methods.lathe import Judges, search
 from compressor.search.methods.paper import Breeder
 from compressor.surgery import select
 
@@ -36,17 +37,17 @@ def uniform(problem: Problem) -> Found:
 
 def evolution(problem: Problem) -> Found:
     """Evolution alone: from uniform widths, blocks to change drawn without a damage table."""
-    judged = stage(problem, reformed_bank(problem).block, tokens=2048)
+    judged = Judges(problem).stage(0)
     flat = np.empty(2 * problem.space.layers, dtype=object)
     for block, (_, kind) in enumerate(problem.space.blocks):
         flat[block] = np.zeros(len(problem.space.levels(kind)))
     moves = Moves(problem.space, problem.constraints, flat, random.Random(problem.seed))
     count = 0
 
-    def judge(plan: Plan, _stage: int) -> float:
+    def judge(plans: Sequence[Plan], _stage: int) -> list[float]:
         nonlocal count
-        count += 1
-        return judged.judge(plan)
+        count += len(plans)
+        return [judged.judge(plan) for plan in plans]
 
     start = Breeder(problem).uniform().plan
     (best, plan), *_ = evolve([start], moves, judge, problem.evaluations, lambda _: None)

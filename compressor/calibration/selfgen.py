@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,6 +12,7 @@ from compressor.plan import ModelShape
 from compressor.progress import Progress
 from compressor.room import Room
 from compressor.source import Source
+from compressor.workers import Here, Workers
 
 if TYPE_CHECKING:
     from compressor.layered import LayeredModel
@@ -19,25 +20,28 @@ if TYPE_CHECKING:
 _BATCH, _CACHE_BYTES = 32, 2**30
 """Samples that are written together, and what their keys and values may take."""
 _PASSAGE = 32
+_STRIDE = 0x9E3779B97F4A7C15
+"""Between the seeds of batches."""
 _OWN, _MORE = "calibrate: the model writes its own text", "reform: the model writes more text"
 
 
 def write_samples(
-    source: Source, *, windows: int, length: int, seed: int, progress: Progress, room: Room | None = None
-) -> torch.Tensor:
+    source: Source, *, windows: int, length: int, seed: int, progress: Progress, room: Room | None = None,
+    workers: Workers | None = None,
+) -> torch.Tensor:  # fmt: skip
     """[windows, length] tokens sampled at temperature 1 from the model's own distribution.
 
     A sample that ends (end-of-text) goes on with a new text, as in packed training data. Prompts are
     single tokens: the begin-of-text token where there is one, else tokens drawn uniformly.
     """
-    generator = torch.Generator().manual_seed(seed)
-    prompts = _prompts(source, windows, generator)
-    return _write(source, prompts, length, generator, progress, room, _OWN)
+    prompts = _prompts(source, windows, torch.Generator().manual_seed(seed))
+    return _write(source, prompts, length, seed, progress, room, workers, _OWN)
 
 
 def continue_text(
-    source: Source, windows_BT: torch.Tensor, *, seed: int, progress: Progress, room: Room | None = None
-) -> torch.Tensor:
+    source: Source, windows_BT: torch.Tensor, *, seed: int, progress: Progress, room: Room | None = None,
+    workers: Workers | None = None,
+) -> torch.Tensor:  # fmt: skip
     """[B, T] tokens like those given: a passage from each window, which the model goes on from at
     temperature 1."""
     count, length = windows_BT.shape
@@ -45,7 +49,7 @@ def continue_text(
     generator = torch.Generator().manual_seed(seed)
     starts = torch.randint(length - passage, (count, 1), generator=generator)
     prompts = windows_BT.gather(1, starts + torch.arange(passage))
-    return _write(source, prompts, length, generator, progress, room, _MORE)
+    return _write(source, prompts, length, seed, progress, room, workers, _MORE)
 
 
 def cache_bytes(shape: ModelShape, length: int) -> int:
@@ -59,34 +63,59 @@ def _together(shape: ModelShape, length: int) -> int:
 
 
 def _write(
-    source: Source, prompts: torch.Tensor, length: int, generator: torch.Generator, progress: Progress,
-    room: Room | None, title: str,
+    source: Source, prompts: torch.Tensor, length: int, seed: int, progress: Progress, room: Room | None,
+    workers: Workers | None, title: str,
 ) -> torch.Tensor:  # fmt: skip
+    """What is drawn for a batch depends on the seed and on its place alone, not on who writes it."""
     from compressor.layered import LayeredModel
 
-    dense, batches = LayeredModel.open(source, room or Room()), prompts.split(_together(source.shape, length))
-    with progress.stage(title, len(batches) * (length - prompts.shape[1])) as bar:
-        rows = [_sample(dense, part, length, generator, bar.advance) for part in batches]
+    parts, each, rows = prompts.split(_together(source.shape, length)), length - prompts.shape[1], []
+    batches = [(part, (seed + number * _STRIDE) % 2**63) for number, part in enumerate(parts, 1)]
+    with progress.stage(title, len(batches) * each) as bar:
+        seen = 0
+
+        def advance() -> None:
+            nonlocal seen
+            seen += 1
+            bar.advance()
+
+        writer = _Writer(LayeredModel.open(source, room or Room()), length, advance)
+        for number, written in enumerate((workers or Here()).map(writer, batches), 1):
+            rows.append(written)
+            bar.advance(number * each - seen)
+            seen = number * each
     return torch.cat(rows)
 
 
-@torch.inference_mode()
-def _sample(
-    dense: LayeredModel, tokens: torch.Tensor, length: int, generator: torch.Generator,
-    advance: Callable[[float], None],
-) -> torch.Tensor:  # fmt: skip
-    from transformers import DynamicCache
+class _Writer:
+    """Goes on from prompts up to a length. advance: called after every token of a batch, but not where it
+    travels to."""
 
-    caches, start = [DynamicCache() for _ in dense.layers], 0
-    while (end := tokens.shape[1]) < length:
-        hidden = embed(dense.embedding, tokens[:, start:], start)
-        for index, cache in enumerate(caches):
-            hidden = dense.runner.at(index).layer(dense.layers[index], hidden, (cache, start))
-        likely = dense.head.logprobs(hidden[:, -1:])[:, 0].exp()
-        tokens = torch.cat([tokens, torch.multinomial(likely, 1, generator=generator)], 1)
-        start = end
-        advance(1)
-    return tokens
+    def __init__(
+        self, dense: LayeredModel, length: int, advance: Callable[[], None] = lambda: None
+    ) -> None:
+        self._dense, self._length, self._advance = dense, length, advance
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Writer, (self._dense, self._length)
+
+    @torch.inference_mode()
+    def __call__(self, batch: tuple[torch.Tensor, int]) -> torch.Tensor:
+        """(prompts [B, T], seed) -> [B, length]."""
+        from transformers import DynamicCache
+
+        (tokens, seed), dense = batch, self._dense
+        generator = torch.Generator().manual_seed(seed)
+        caches, start = [DynamicCache() for _ in dense.layers], 0
+        while (end := tokens.shape[1]) < self._length:
+            hidden = embed(dense.embedding, tokens[:, start:], start)
+            for index, cache in enumerate(caches):
+                hidden = dense.runner.at(index).layer(dense.layers[index], hidden, (cache, start))
+            likely = dense.head.logprobs(hidden[:, -1:])[:, 0].exp()
+            tokens = torch.cat([tokens, torch.multinomial(likely, 1, generator=generator)], 1)
+            start = end
+            self._advance()
+        return tokens
 
 
 def _prompts(source: Source, count: int, generator: torch.Generator) -> torch.Tensor:

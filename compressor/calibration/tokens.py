@@ -13,6 +13,7 @@ from compressor.errors import UserError
 from compressor.progress import Progress
 from compressor.room import Room
 from compressor.source import Source
+from compressor.workers import Workers
 
 _HELDOUT_SHARE = 8
 SELF = "self"
@@ -32,10 +33,11 @@ class Calibration:
 
 def load_calibration(
     source: Source, argument: str, *, tokens: int, window: int, seed: int, progress: Progress,
-    room: Room | None = None,
+    room: Room | None = None, workers: Workers | None = None,
 ) -> Calibration:  # fmt: skip
     """Windows from a file, folder, data set or `self`; one in eight is held out. Of several texts, listed
-    with commas, each gives an equal share, or all that it has. room: for a model that writes text.
+    with commas, each gives an equal share, or all that it has. room: for a model that writes text;
+    workers: who has it write.
 
     Raises:
         UserError: no such text, or too little of it for two windows.
@@ -44,7 +46,7 @@ def load_calibration(
     wanted = sum(heldout_windows(tokens, window))
     if argument == SELF:
         windows = write_samples(
-            source, windows=wanted, length=window, seed=seed, progress=progress, room=room
+            source, windows=wanted, length=window, seed=seed, progress=progress, room=room, workers=workers
         )
     else:
         texts = [token_windows(source, part, window) for part in parts_of(argument)]

@@ -179,6 +179,17 @@ def compress(
             rich_help_panel=_RUN,
         ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Spread the work: local:2 (so many workers here), or HOST:PORT of a Ray cluster, or auto.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    worker_threads: Annotated[
+        int | None,
+        typer.Option(help="Threads of each worker. [default: all cores, shared out]", rich_help_panel=_RUN),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -227,6 +238,7 @@ def compress(
         calibration=calibration, calibration_tokens=calibration_tokens, evaluation=evaluation,
         evaluations=evaluations, tolerance=tolerance, seed=seed, force=force, overwrite=overwrite,
         remeasure=remeasure, memory_limit=parse_bytes(memory_limit) if memory_limit else None,
+        ray=ray, worker_threads=worker_threads,
     )
     job = jobs.dry_run if dry_run else jobs.front if front else jobs.run
     raise typer.Exit(job(options, json))

@@ -26,7 +26,7 @@ from compressor.search.evolution import has_attention
 from compressor.search.fitness import DenseTargets
 from compressor.search.knapsack import solve
 from compressor.search.method import Problem
-from compressor.search.methods.lathe import damage_table, reformed_bank, stage
+from compressor.search.methods.lathe import Judges, damage_table, reformed_bank
 from compressor.search.space import parameter_constraint
 
 _FORMATS = (FLOAT16, INT8, INT4)
@@ -114,7 +114,7 @@ class _Advisor:
     def __init__(self, card: Card, task: Problem) -> None:
         self._card, self._task = card, task
         self._bank: Bank = reformed_bank(task)
-        self.damage = damage_table(task, stage(task, self._bank.block, _TABLE_TOKENS))
+        self.damage = damage_table(task, Judges(task, lambda _: self._bank, tokens=(_TABLE_TOKENS,)))
         self._windows = task.windows[: max(1, _JUDGED_TOKENS // task.windows.shape[1])]
         self._targets: DenseTargets = task.head.targets(self._hidden(task.layers))
 

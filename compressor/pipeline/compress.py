@@ -31,6 +31,7 @@ from compressor.progress import Progress
 from compressor.report.document import build_report
 from compressor.report.page import PAGE, write_page
 from compressor.search.methods.lathe import table_of_damages
+from compressor.workers.start import workers_at
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,13 @@ def compress(options: Options, progress: Progress) -> Outcome:
     card = preflight(options, progress)
     if card.already_met and not options.force:
         return Outcome("already-met", options.out, card.to_json())
-    with kept(options.memory_limit), closing(RunDirectory(options.out)) as run:
+    with (
+        kept(options.memory_limit), closing(RunDirectory(options.out)) as run,
+        workers_at(options.place, progress) as workers,
+    ):  # fmt: skip
         if run.resumed:
             progress.say(f"resuming from {run.path}")
-        prepared = prepare(options, card, run, progress)
+        prepared = prepare(options, card, run, progress, workers)
         search = Searcher(options, card, prepared, run, progress)
         solver = Solver(options, card, search, prepared.key, run, progress)
         verify = Verifier(options, card, prepared, run, progress)

@@ -26,6 +26,7 @@ from compressor.search.evolution import has_attention
 from compressor.search.knapsack import solve, total
 from compressor.search.methods.lathe import table_of_damages
 from compressor.search.space import Constraint, parameter_constraint
+from compressor.workers.start import workers_at
 
 FORMAT = "lathe-front/1"
 _POINTS = 24
@@ -61,8 +62,8 @@ def write_front(options: Options, progress: Progress) -> dict[str, Any]:
     card = preflight(options, progress)
     if options.out.exists():
         raise UserError(f"{options.out} exists", "A front goes into a directory of its own.")
-    with closing(RunDirectory(options.out)) as run:
-        prepared = prepare(options, card, run, progress)
+    with closing(RunDirectory(options.out)) as run, workers_at(options.place, progress) as workers:
+        prepared = prepare(options, card, run, progress, workers)
         search = Searcher(options, card, prepared, run, progress)
         table = Solver(options, card, search, prepared.key, run, progress).table
         assert table is not None, "a front is timed"

@@ -18,7 +18,7 @@ from compressor.calibration.selfgen import cache_bytes
 from compressor.calibration.tokens import SELF, heldout_windows, window_length
 from compressor.errors import UserError
 from compressor.pipeline.options import WINDOW, Options
-from compressor.reform.whole import ROWS
+from compressor.reform.passes import ROWS
 from compressor.search.fitness import TOP
 from compressor.search.method import methods
 from compressor.source import Source
@@ -79,6 +79,13 @@ def memory_plan(options: Options, source: Source) -> MemoryPlan:
             f"{_size(plan.peak)}",
             f"{remedy}.",
         )
+    if options.place:
+        count, each = (options.place.workers or 0) + 1, plan.in_memory
+        if count * each > limit:
+            raise UserError(
+                f"each of {count} processes will need {_size(each)}, and {_size(limit)} of memory is free",
+                "Ask for fewer workers, or leave --ray out: a run of one process works from disk.",
+            )
     return plan
 
 

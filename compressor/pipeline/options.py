@@ -10,6 +10,7 @@ from compressor.export import exporters
 from compressor.export.onnx import FOLDER
 from compressor.latency.backend import backends
 from compressor.latency.workload import Workload
+from compressor.workers.place import Place, parse_place
 
 WINDOW = 512
 """Tokens of a calibration or evaluation window, where the model has that many positions."""
@@ -21,7 +22,8 @@ class Options:
     those given all have to hold. perplexity_increase: a share over dense that is not passed, as fast as that
     allows. plan: a file with the widths to make instead. front: plans for every latency, nothing made.
     destinations: where it is to be served besides what is exported, by name. tensor_parallel: the number of
-    devices that are to share every layer. memory_limit: bytes that are to be resident at most."""
+    devices that are to share every layer. memory_limit: bytes that are to be resident at most. ray: where
+    workers are, worker_threads: of each (`workers/place.py`)."""
 
     model: str
     out: Path
@@ -51,6 +53,8 @@ class Options:
     overwrite: bool = False
     remeasure: bool = False
     memory_limit: int | None = None
+    ray: str | None = None
+    worker_threads: int | None = None
 
     def __post_init__(self) -> None:
         targets = [self.target_latency_ms, self.target_speedup, self.target_memory, self.keep]
@@ -97,8 +101,17 @@ class Options:
             raise UserError(f"--seed {self.seed} is not a seed", "Give a whole number from 0.")
         if not 0 <= self.tolerance <= 1:
             raise UserError(f"--tolerance {self.tolerance} is not a share from 0 to 1")
+        if self.worker_threads is not None and self.ray is None:
+            raise UserError("--worker-threads is for workers", "Give --ray, or leave it out.")
+        if self.place and self.memory_limit:
+            raise UserError("--memory-limit is for a run of one process", "Leave it or --ray out.")
         if self.evaluations is not None and self.evaluations < 1:
             raise UserError(f"--evaluations {self.evaluations} is too few", "Give at least 1.")
+
+    @property
+    def place(self) -> Place | None:
+        """Where work is spread to."""
+        return parse_place(self.ray, self.worker_threads) if self.ray is not None else None
 
     @property
     def timed(self) -> bool:

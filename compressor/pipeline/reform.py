@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from compressor.calibration.selfgen import continue_text
 from compressor.errors import UserError
@@ -16,6 +19,7 @@ from compressor.pipeline.rundir import RunDirectory, key
 from compressor.pipeline.solve import Round
 from compressor.progress import Progress
 from compressor.reform.final import Finished, ReformJob, reforms
+from compressor.reform.passes import Text
 from compressor.reform.whole import ITERATIONS, WORTHWHILE, refine_model
 
 
@@ -25,9 +29,8 @@ def reform(card: Card, prepared: Prepared, chosen: Round, run: RunDirectory, pro
         [t.tolist() for t in (s.kv_heads, s.query_heads, s.channels)] for s in chosen.selections
     ])
     job = ReformJob(
-        card.source.family, card.source.shape, prepared.model.runner, prepared.model.layers,
-        chosen.selections, prepared.statistics, prepared.dampings, prepared.embedded(prepared.windows),
-        prepared.heldout, prepared.room,
+        card.source.family, card.source.shape, prepared.model, chosen.selections, prepared.statistics,
+        prepared.dampings, prepared.windows, prepared.heldout, prepared.room, prepared.workers,
     )
     layer = reforms.get(card.method.reform)(job)
     count = len(chosen.selections)
@@ -35,7 +38,7 @@ def reform(card: Card, prepared: Prepared, chosen: Round, run: RunDirectory, pro
         for index in range(count):
             run.saved(
                 f"reformed-{name}-{index:03d}",
-                partial(layer, index, lambda done: finished_layer(run, name, done)),
+                partial(layer, index, FinishedLayers(run.path.absolute(), name)),
             )
             bar.advance()
     if chosen.plan == card.source.shape.dense_plan:
@@ -61,10 +64,8 @@ def _refine(
     windows, heldout = _text(card, prepared, run, progress, number)
     with progress.stage("reform: the whole subnet", ITERATIONS + 1) as bar:
         subnet = p.room.load(count, partial(finished_layer, run, name))
-        layers, before, after = refine_model(
-            p.model.runner, p.model.head, p.model.layers, subnet, p.embedded(windows), heldout, bar.advance,
-            p.room,
-        )  # fmt: skip
+        text = Text(p.model, subnet, windows, heldout, p.room)
+        layers, before, after = refine_model(text, bar.advance, p.workers)
         for index in range(count):
             run.saved(f"reformed-{refined}-{index:03d}", partial(_item, layers, index))
     return {"before": before, "after": after}
@@ -86,15 +87,30 @@ def _text(
         f"written-{prepared.key}-{number}",
         lambda: {
             "windows": continue_text(
-                card.source, windows[~heldout], seed=number, progress=progress, room=prepared.room
+                card.source, windows[~heldout], seed=number, progress=progress, room=prepared.room,
+                workers=prepared.workers,
             )
         },
     )
     return windows.masked_scatter(~heldout[:, None], written["windows"]), heldout
 
 
-def finished_layer(run: RunDirectory, name: str, index: int) -> Finished:
-    def missing() -> Finished:
-        raise UserError(f"{run.path} lost a finished layer", "Remove it and run again.")
+@dataclass(frozen=True)
+class FinishedLayers:
+    """Layers in a run directory under a name, by index."""
 
-    return run.tensors(f"reformed-{name}-{index:03d}", missing)
+    path: Path
+    name: str
+
+    def __call__(self, index: int) -> Finished:
+        """Raises:
+            UserError: it is not there.
+        """
+        file = self.path / f"reformed-{self.name}-{index:03d}.safetensors"
+        if not file.exists():
+            raise UserError(f"{self.path} lost a finished layer", "Remove it and run again.")
+        return load_file(file)
+
+
+def finished_layer(run: RunDirectory, name: str, index: int) -> Finished:
+    return FinishedLayers(run.path, name)(index)

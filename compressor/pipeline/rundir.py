@@ -89,13 +89,17 @@ class RunDirectory:
             write_bytes(path, json.dumps(make()).encode())
         return json.loads(path.read_text())
 
+    def has(self, name: str) -> bool:
+        """Whether the tensors called `name` are there."""
+        return self._file(name).exists()
+
     def tensors(self, name: str, make: Callable[[], Tensors]) -> Tensors:
         """The tensors called `name`, made now if they are not there."""
         return load_file(self.saved(name, make).path)
 
     def saved(self, name: str, make: Callable[[], Tensors]) -> Saved:
         """As `tensors`; each is read when asked for."""
-        path = self.path / f"{name}.safetensors"
+        path = self._file(name)
         if not path.exists():
             temporary = path.with_suffix(".tmp")
             try:
@@ -105,7 +109,10 @@ class RunDirectory:
                 temporary.replace(path)
             except (OSError, SafetensorError) as error:
                 raise UserError(f"cannot write {path}: {error}", "Free some space and run again.") from None
-        return Saved(path)
+        return Saved(path.absolute())
+
+    def _file(self, name: str) -> Path:
+        return self.path / f"{name}.safetensors"
 
     def fresh(self, name: str) -> Path:
         """An empty directory inside the run directory."""

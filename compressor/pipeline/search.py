@@ -67,10 +67,9 @@ class Searcher:
         """What a search is given: candidates are judged on the held-out windows."""
         card, p = self.card, self.prepared
         return Problem(
-            card.source, p.model.runner, p.model.head, card.space, p.model.layers, p.model.embedding,
-            p.windows[p.heldout], p.statistics, p.orders, p.dampings, p.errors, constraints,
-            Trace(self.trace_path), self.progress,
-            self.options.evaluations or card.method.default_evaluations, self.options.seed, p.room,
+            card.source, p.model, card.space, p.windows[p.heldout], p.statistics, p.orders, p.dampings,
+            p.errors, constraints, Trace(self.trace_path), self.progress,
+            self.options.evaluations or card.method.default_evaluations, self.options.seed, p.room, p.workers,
         )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ import torch
 
 from compressor.reform.closed_form import damp
 from compressor.room import Room, Tensors
-from compressor.statistics.gram import Gram
+from compressor.statistics.gram import Grams
 
 Parts = Sequence[Tensors]
 _DIFFERENCE = 1e-3
@@ -66,14 +66,12 @@ class Factors:
             yield {n: ridge[n] * v for n, v in part.items()}
 
 
-def factors_of(
-    reads: dict[str, Gram], gives: dict[str, Gram], damping: float
-) -> tuple[Tensors, dict[str, float]]:
+def factors_of(found: Grams, damping: float) -> tuple[Tensors, dict[str, float]]:
     """A part's inverses and ridges; the Grams are used up. damping: relative to their mean diagonals."""
     inverses, ridges = {}, {}
-    for name in list(reads):
+    for name in list(found.reads):
         scale = 1.0
-        for kind, grams in (("read", reads), ("give", gives)):
+        for kind, grams in (("read", found.reads), ("give", found.gives)):
             gram = grams.pop(name).mean()
             scale *= float(gram.diagonal(dim1=-2, dim2=-1).mean())
             inverses[f"{kind} {name}"] = _inverse(damp(gram, damping))

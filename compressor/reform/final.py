@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
 
 import torch
 
-from compressor.errors import UserError
 from compressor.families import Family
-from compressor.forward import BlockRunner, Weights
+from compressor.layered import LayeredModel
 from compressor.plan import ModelShape
 from compressor.reform.admm import admm
+from compressor.reform.blocks import Ask
 from compressor.reform.closed_form import damped, reform
 from compressor.reform.gauss_newton import refine_block
 from compressor.reform.head_norms import same_size
-from compressor.reform.sequential import Refine, Streams, advance, reform_block
+from compressor.reform.sequential import Refine, reform_block
+from compressor.reform.streams import Course, Spot, Streams
 from compressor.registry import Registry
-from compressor.room import Room, Rows
+from compressor.room import Room
 from compressor.statistics import LastingStatistics
 from compressor.surgery import Selection, cut_attention, cut_ffn, rows
+from compressor.workers import Here, Workers
 
 Finished = dict[str, torch.Tensor]
 Solve = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -31,27 +35,27 @@ class ReformJob:
     """The dense model, what stays of it, and the text to fit on.
 
     Args:
-        layers: dense weights.
         dampings: (attention, FFN) of each layer, chosen on held-out text.
-        embedded: [B, T, D] what the first layer reads.
+        windows: [B, T] tokens.
         heldout: [B] bool, the windows that nothing is fitted on.
         room: for hidden states.
+        workers: who runs blocks on the text.
     """
 
     family: Family
     shape: ModelShape
-    runner: BlockRunner
-    layers: Sequence[Weights]
+    model: LayeredModel
     selections: list[Selection]
     statistics: Sequence[LastingStatistics]
     dampings: list[tuple[float, float]]
-    embedded: Rows
+    windows: torch.Tensor
     heldout: torch.Tensor
     room: Room = field(default_factory=Room)
+    workers: Workers = field(default_factory=Here)
 
     def cut(self, index: int, solve: Solve) -> tuple[Finished, Finished]:
         """A layer's attention and FFN tensors with output projections solved from dense statistics alone."""
-        dense, kept, stats = self.layers[index], self.selections[index], self.statistics[index]
+        dense, kept, stats = self.model.layers[index], self.selections[index], self.statistics[index]
         attention = cut_attention(self.family, self.shape, dense, kept)
         ffn = cut_ffn(self.family, dense, kept)
         columns = rows(kept.query_heads, self.shape.head_dim)
@@ -69,6 +73,15 @@ class ReformJob:
         attention, ffn = self.cut(index, _closed_form)
         stats, kept = self.statistics[index], self.selections[index]
         return same_size(self.family, self.shape, stats, kept, attention), ffn
+
+
+    def apart(self, index: int, kind: str) -> bool:
+        """Whether a block, or one before it, is narrower than dense: until then the streams are the same."""
+        dense, own = self.shape.layer, self.selections[index].shape
+        if any(before.shape != dense for before in self.selections[:index]):
+            return True
+        narrow = (own.query_heads, own.kv_heads) != (dense.query_heads, dense.kv_heads)
+        return narrow or (kind == "ffn" and own.width != dense.width)
 
 
 LayerReform = Callable[[int, Callable[[int], Finished | None]], Finished]
@@ -115,28 +128,25 @@ def gauss_newton(job: ReformJob) -> LayerReform:
 
 
 def _in_order(job: ReformJob, refine: Refine | None) -> LayerReform:
-    streams = Streams(job.room.copy(job.embedded), job.room.copy(job.embedded), room=job.room)
-    at = 0
+    course = Course(job.model, job.windows, job.heldout, job.room)
 
     def layer(index: int, finished: Callable[[int], Finished | None]) -> Finished:
-        nonlocal at
-        while at < index:
-            done = finished(at)
-            if done is None:
-                raise UserError(
-                    f"layer {at} of the reform is missing from the run directory", "Remove it and run again."
-                )
-            advance(job.runner.at(at), job.layers[at], done, streams, job.heldout)
-            at += 1
-        blocks = zip(("attention", "ffn"), job.reformed(index), strict=True)
-        attention, ffn = (
-            reform_block(job.runner.at(index), kind, job.layers[index], cut, streams, job.heldout, refine)
-            for kind, cut in blocks
-        )
-        at += 1
-        return _merge(attention, ffn)
+        done: Finished = {}
+        for kind, cut in zip(("attention", "ffn"), job.reformed(index), strict=True):
+            if cut and job.apart(index, kind):
+                ask = _asking(job.workers, course, Spot(index, kind, finished, done))
+                cut = reform_block(ask, job.model.runner.at(index), kind, cut, refine)
+            done = _merge(done, cut)
+        return done
 
     return layer
+
+
+def _asking(workers: Workers, course: Course, spot: Spot) -> Ask:
+    def ask(method: Callable[..., Iterable[Any]], *args: Any) -> Iterable[Any]:
+        return chain.from_iterable(workers.ask(course, Streams.block, spot, method, *args))
+
+    return ask
 
 
 def _merge(attention: Finished, ffn: Finished) -> Finished:

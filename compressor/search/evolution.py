@@ -12,7 +12,7 @@ from compressor.errors import UserError
 from compressor.plan import Plan
 from compressor.search.space import Constraint, Space
 
-Judge = Callable[[Plan, int], float]
+Judge = Callable[[Sequence[Plan], int], list[float]]
 _OFFSPRING, _SURVIVORS, _PARENTS = 24, 6, 4
 
 
@@ -95,11 +95,11 @@ def evolve(
 ) -> list[tuple[float, Plan]]:
     """The best plans with their full-stage fitness, best first.
 
-    judge: (plan, stage) -> fitness; stage 0 is cheap and ranks offspring, stage 1 decides.
+    judge: (plans, stage) -> the fitness of each; stage 0 is cheap and ranks offspring, stage 1 decides.
     evaluations: stop after about this many judgements, both stages counted.
     """
     rng, spent = moves.rng, 0
-    population = sorted(((judge(p, 1), p) for p in dict.fromkeys(seeds)), key=lambda item: item[0])
+    population = _judged(list(dict.fromkeys(seeds)), 1, judge)
     spent += len(population)
     seen = {p for _, p in population}
     while spent < evaluations:
@@ -115,11 +115,14 @@ def evolve(
                 break
         if not offspring:
             break
-        ranked = sorted(
-            ((judge(p, 0), p) for p in sorted(offspring, key=moves.space.indices)), key=lambda i: i[0]
-        )
-        survivors = [(judge(p, 1), p) for _, p in ranked[:_SURVIVORS]]
+        ranked = _judged(sorted(offspring, key=moves.space.indices), 0, judge)
+        survivors = _judged([p for _, p in ranked[:_SURVIVORS]], 1, judge)
         population = sorted([*population, *survivors], key=lambda item: item[0])[: 2 * _SURVIVORS]
         spent += len(offspring) + len(survivors)
         generation_done(population[0][0])
     return population
+
+
+def _judged(plans: Sequence[Plan], stage: int, judge: Judge) -> list[tuple[float, Plan]]:
+    """Best first."""
+    return sorted(zip(judge(plans, stage), plans, strict=True), key=lambda item: item[0])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 from compressor.forward import BlockRunner, Embedding, Weights
+from compressor.layered import LayeredModel
 from compressor.plan import ModelShape, Plan
 from compressor.progress import Progress
 from compressor.registry import Registry
@@ -19,6 +21,9 @@ from compressor.search.trace import Trace
 from compressor.source import Source
 from compressor.statistics import LastingStatistics
 from compressor.surgery import LayerOrder, Selection
+from compressor.workers import Here, Workers
+
+_STAYS = ("constraints", "trace", "progress", "workers")
 
 
 @dataclass(frozen=True)
@@ -26,26 +31,21 @@ class Problem:
     """What every search is given.
 
     Args:
-        source: the dense model.
-        runner: runs single blocks of it, with any widths.
-        head: its final norm and LM head.
+        source, model: the dense model.
         space: the levels that plans are made of.
-        layers: dense weights.
-        embedding: what the first layer reads, by tokens.
         windows: [n, T] tokens to judge candidates on; the statistics come from others.
         dampings: (attention, FFN) of each layer, chosen on held-out text.
         constraints: all of them have to hold.
         trace: where every judgement goes, so that a killed search replays.
         evaluations: how many plans may be judged whole.
         room: for hidden states.
+        workers: who judges. A problem travels to them without what only the search itself uses: constraints,
+            trace, progress and workers.
     """
 
     source: Source
-    runner: BlockRunner
-    head: Head
+    model: LayeredModel
     space: Space
-    layers: Sequence[Weights]
-    embedding: Embedding
     windows: torch.Tensor
     statistics: Sequence[LastingStatistics]
     orders: list[LayerOrder]
@@ -57,6 +57,30 @@ class Problem:
     evaluations: int
     seed: int
     room: Room = field(default_factory=Room)
+    workers: Workers = field(default_factory=Here)
+
+    @property
+    def runner(self) -> BlockRunner:
+        """Runs single blocks, with any widths."""
+        return self.model.runner
+
+    @property
+    def head(self) -> Head:
+        """Final norm and LM head."""
+        return self.model.head
+
+    @property
+    def layers(self) -> Sequence[Weights]:
+        """Dense weights."""
+        return self.model.layers
+
+    @property
+    def embedding(self) -> Embedding:
+        """What the first layer reads, by tokens."""
+        return self.model.embedding
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in _STAYS}
 
     def allows(self, plan: Plan) -> bool:
         """Whether a plan is within all constraints."""

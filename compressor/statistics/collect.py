@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 
@@ -67,45 +68,74 @@ class LayerStatistics:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-@torch.inference_mode()
+class LayerSums:
+    """What `LayerStatistics` is made of, summed over batches of windows. fitted: tokens, of all such sums."""
+
+    def __init__(self, runner: BlockRunner, weights: Weights, fitted: int) -> None:
+        family, shape = runner.family, runner.shape
+        width, channels = (weights[f"{name}.weight"].shape[1] for name in (family.o, family.down))
+        self._attention = {apart: Gram(width) for apart in (False, True)}
+        self._ffn = {apart: Gram(channels, shape.experts) for apart in (False, True)}
+        self._inputs = {kind: Gram(shape.hidden_size) for kind in ("attention", "ffn")}
+        self._heads = {name: HeadSquares(shape.head_dim) for name in (family.q, family.k)}
+        self._routes = Routes(runner, weights, fitted)
+
+    def add_batch(
+        self, runner: BlockRunner, weights: Weights, x_BTD: torch.Tensor, heldout: bool
+    ) -> torch.Tensor:
+        """Run the layer on a batch, which is held out or not; returns the hidden states after it."""
+        family = runner.family
+        with runner.watch("attention") as made:
+            context = runner.attention_context(weights, x_BTD)
+        for name, squares in self._heads.items():
+            squares.add_batch(made[f"{name}.weight"][1])
+        self._inputs["attention"].add_batch(runner.attention_input(weights, x_BTD))
+        projected = runner.project(weights, family.o, context)
+        self._attention[heldout].add_batch(context * token_weights(runner, projected))
+        x = runner.merge("attention", weights, x_BTD, projected)
+        context = runner.ffn_context(weights, x)
+        self._inputs["ffn"].add_batch(runner.ffn_input(weights, x))
+        if not heldout:
+            self._routes.add_batch(x)
+        projected = runner.project(weights, family.down, context)
+        channels = weights[f"{family.down}.weight"].shape[1]
+        self._ffn[heldout].add_batch(context[..., :channels] * token_weights(runner, projected))
+        return runner.merge("ffn", weights, x, projected)
+
+    def add(self, other: Self) -> None:
+        """What another one has summed."""
+        for apart in (False, True):
+            self._attention[apart].add(other._attention[apart])
+            self._ffn[apart].add(other._ffn[apart])
+        for kind, gram in other._inputs.items():
+            self._inputs[kind].add(gram)
+        for name, squares in other._heads.items():
+            self._heads[name].add(squares)
+        self._routes.add(other._routes)
+
+    def statistics(self) -> LayerStatistics:
+        """The means; the sums are used up."""
+        queries, keys = (squares.mean() for squares in self._heads.values())
+        return LayerStatistics(
+            self._attention[False].mean(), self._attention[True].mean(), self._inputs["attention"].mean(),
+            self._ffn[False].mean(), self._ffn[True].mean(), self._inputs["ffn"].mean(), queries, keys,
+            self._routes.logits(), self._routes.products(),
+        )
+
+
+@torch.no_grad()
 def collect_layer(
-    runner: BlockRunner, weights: Weights, hidden_BTD: Rows, heldout: torch.Tensor
-) -> LayerStatistics:
-    """Statistics of one layer; moves the hidden states past it.
+    runner: BlockRunner, weights: Weights, hidden_BTD: Rows, heldout: torch.Tensor,
+    parts: Iterable[torch.Tensor],
+) -> LayerSums:  # fmt: skip
+    """Of one layer, over some batches of windows; moves their hidden states past it.
 
     heldout: [B] bool, the windows that are kept apart.
     """
-    family = runner.family
-    width, d = weights[f"{family.o}.weight"].shape[1], hidden_BTD.shape[-1]
-    channels = weights[f"{family.down}.weight"].shape[1]
-    attention = {False: Gram(width), True: Gram(width)}
-    ffn = {apart: Gram(channels, runner.shape.experts) for apart in (False, True)}
-    inputs = {"attention": Gram(d), "ffn": Gram(d)}
-    routes = Routes(runner, weights, int((~heldout).sum()) * hidden_BTD.shape[1])
-    heads = {name: HeadSquares(runner.shape.head_dim) for name in (family.q, family.k)}
-    for part in batches(heldout):
-        apart = bool(heldout[part[0]])
-        x = hidden_BTD[part]
-        with runner.watch("attention") as made:
-            context = runner.attention_context(weights, x)
-        for name, squares in heads.items():
-            squares.add_batch(made[f"{name}.weight"][1])
-        inputs["attention"].add_batch(runner.attention_input(weights, x))
-        projected = runner.project(weights, family.o, context)
-        attention[apart].add_batch(context * token_weights(runner, projected))
-        x = runner.merge("attention", weights, x, projected)
-        context = runner.ffn_context(weights, x)
-        inputs["ffn"].add_batch(runner.ffn_input(weights, x))
-        if not apart:
-            routes.add_batch(x)
-        projected = runner.project(weights, family.down, context)
-        ffn[apart].add_batch(context[..., :channels] * token_weights(runner, projected))
-        hidden_BTD[part] = runner.merge("ffn", weights, x, projected)
-    return LayerStatistics(
-        attention[False].mean(), attention[True].mean(), inputs["attention"].mean(),
-        ffn[False].mean(), ffn[True].mean(), inputs["ffn"].mean(),
-        heads[family.q].mean(), heads[family.k].mean(), routes.logits(), routes.products(),
-    )
+    sums = LayerSums(runner, weights, int((~heldout).sum()) * hidden_BTD.shape[1])
+    for part in parts:
+        hidden_BTD[part] = sums.add_batch(runner, weights, hidden_BTD[part], bool(heldout[part[0]]))
+    return sums
 
 
 def batches(heldout: torch.Tensor) -> list[torch.Tensor]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Protocol, Self, TypeVar
+
 import torch
 
 
@@ -23,12 +26,41 @@ class Gram:
             flat = flat.unflatten(-1, (*self._parts, -1)).transpose(0, 1)
         self._sum += flat.mT @ flat
 
+    def add(self, other: Self) -> None:
+        """What another one has accumulated."""
+        self._sum += other._sum
+        self._rows += other._rows
+
     def mean(self) -> torch.Tensor:
         """[width, width] float64; of parts [parts, width / parts, width / parts]. The sum itself becomes
         it."""
         self._sum /= max(self._rows, 1)
         self._rows = min(self._rows, 1)
         return self._sum
+
+
+class Grams:
+    """Of named matrices: what each reads, and the gradients at what it gives."""
+
+    def __init__(self, reads: dict[str, Gram], gives: dict[str, Gram]) -> None:
+        self.reads, self.gives = reads, gives
+
+    @classmethod
+    def of(cls, weights: Mapping[str, torch.Tensor]) -> Grams:
+        """Of nothing yet. weights: [out, in] of each."""
+        reads, gives = ({n: Gram(w.shape[axis]) for n, w in weights.items()} for axis in (1, 0))
+        return cls(reads, gives)
+
+    def add_batch(self, name: str, read: torch.Tensor, gradient: torch.Tensor) -> None:
+        """read: [..., in], or more, which is left out. gradient: [..., out]."""
+        self.reads[name].add_batch(read[..., : self.reads[name].width])
+        self.gives[name].add_batch(gradient)
+
+    def add(self, other: Self) -> None:
+        """What another one has accumulated."""
+        for mine, its in ((self.reads, other.reads), (self.gives, other.gives)):
+            for name, gram in its.items():
+                mine[name].add(gram)
 
 
 class HeadSquares:
@@ -44,6 +76,11 @@ class HeadSquares:
         heads = x.reshape(-1, x.shape[-1] // self._head_dim, self._head_dim)
         self._sum = self._sum + heads.square().mean(-1).double().sum(0)
         self._rows += len(heads)
+
+    def add(self, other: Self) -> None:
+        """What another one has accumulated."""
+        self._sum = self._sum + other._sum
+        self._rows += other._rows
 
     def mean(self) -> torch.Tensor:
         """[heads] float64."""
@@ -62,8 +99,29 @@ class CrossGram:
         self._sum += y.reshape(-1, y.shape[-1]).T @ flat
         self._rows += len(flat)
 
+    def add(self, other: Self) -> None:
+        """What another one has accumulated."""
+        self._sum += other._sum
+        self._rows += other._rows
+
     def mean(self) -> torch.Tensor:
         """[targets, width] float64; the sum itself becomes it."""
         self._sum /= max(self._rows, 1)
         self._rows = min(self._rows, 1)
         return self._sum
+
+
+class Accumulator(Protocol):
+    def add(self, other: Self, /) -> None: ...
+
+
+A = TypeVar("A", bound=Accumulator)
+
+
+def merged(parts: Iterable[A]) -> A:
+    """All of it, added in order as it comes; the first part becomes the sum."""
+    left = iter(parts)
+    whole = next(left)
+    for part in left:
+        whole.add(part)
+    return whole

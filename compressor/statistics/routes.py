@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 import torch
 
 from compressor.forward import BlockRunner, Weights
@@ -13,7 +15,7 @@ _ROWS = 64
 
 class Routes:
     """Of a sample of `tokens`: logits of the router, and products of what all experts would add, each by
-    itself. Nothing where an FFN is one."""
+    itself. Nothing where an FFN is one. tokens: of all that are added together."""
 
     def __init__(self, runner: BlockRunner, weights: Weights, tokens: int) -> None:
         self._runner, self._weights = runner, weights
@@ -38,6 +40,15 @@ class Routes:
             added_SED = torch.einsum("sef,def->sed", inner_SEF, self._down_DEF) + self._bias_ED
             self._logits.append(self._module.router(part_SD))
             self._products.append(added_SED @ added_SED.mT)
+
+    def add(self, other: Self) -> None:
+        """What another one has sampled."""
+        self._logits += other._logits
+        self._products += other._products
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What was sampled travels, what samples does not."""
+        return {name: vars(self)[name] for name in ("_logits", "_products")}
 
     def logits(self) -> torch.Tensor:
         """[S, E]."""

@@ -28,8 +28,8 @@ def test_the_intercept_is_solved_for_and_lessens_the_error(tmp_path: Path) -> No
     problem = lab.problem(tmp_path)
     found = methods.get("lathe-uniform").search(problem)
     job = ReformJob(
-        lab.source.family, lab.source.shape, lab.runner, lab.layers, found.selections, lab.statistics,
-        problem.dampings, lab.embedded, lab.heldout,
+        lab.source.family, lab.source.shape, lab.model, found.selections, lab.statistics, problem.dampings,
+        lab.windows, lab.heldout,
     )  # fmt: skip
     layer = reforms.get("gauss-newton-intercept")(job)(0, lambda _: None)
     assert layer["mlp.down_proj.bias"].abs().max() > 0

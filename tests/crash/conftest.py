@@ -26,7 +26,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     terminalreporter.section("crashes")
     for row in rows:
-        terminalreporter.line(f"{row['crash']:14}{row['at']:28}{row['after']:26}{row['left']}")
+        terminalreporter.line(f"{row['crash']:18}{row['at']:28}{row['after']:36}{row['left']}")
     path = config.rootpath / "build/bench/crash.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(rows, indent=2) + "\n")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 ROOT = Path(__file__).parents[2]
 TIMED = ("report.json", "report.html", "trace.jsonl", "manifest.json")
@@ -52,3 +56,19 @@ def left_behind(out: Path) -> str:
         return "the artefact" if out.exists() else "nothing"
     kinds = Counter(path.name.split("-")[0].split(".")[0] for path in run.iterdir() if path.name != "lock")
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
+
+
+def row(crash: str, at: str, left: str, after: str) -> dict[str, Any]:
+    """Of the table of crashes: what, when, what was left behind, how it ended."""
+    return {"crash": crash, "at": at, "left": left, "after": after}
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Workers of Ray that a run has up."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::_Worker"):
+                    found.append(child)
+    return found

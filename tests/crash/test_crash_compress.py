@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crash_rig import finish, hashes, left_behind, start
+from crash_rig import finish, hashes, left_behind, row, start
 
 pytestmark = pytest.mark.crash
 _POINTS = int(os.environ.get("POINTS", "20"))
@@ -49,7 +49,7 @@ def test_a_run_killed_at_a_random_moment_ends_in_the_same_artefact(
     left = left_behind(out)
     again = finish(out, "--overwrite")
     same = again.returncode == 0 and hashes(out) == expected
-    table.append(_row("kill -9", killed, left, "identical" if same else "DIFFERENT"))
+    table.append(row("kill -9", killed, left, "identical" if same else "DIFFERENT"))
     assert again.returncode == 0, again.stderr
     assert hashes(out) == expected
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -88,7 +88,7 @@ def test_a_disk_that_fills_up_is_said_and_freed_space_lets_the_run_go_on(
     again = finish(out)
     assert again.returncode == 0, again.stderr
     assert hashes(out) == whole[0]
-    table.append(_row("disk full", f"once there is {stage}*", left, "said, resumed, identical"))
+    table.append(row("disk full", f"once there is {stage}*", left, "said, resumed, identical"))
 
 
 def test_a_memory_limit_that_is_hit_is_said_and_a_higher_one_lets_the_run_go_on(
@@ -114,7 +114,7 @@ def test_a_memory_limit_that_is_hit_is_said_and_a_higher_one_lets_the_run_go_on(
     assert "resuming from" in again.stderr
     found = hashes(tmp_path / "out")
     assert found == {name: whole[0][name] for name in found}
-    table.append(_row("memory limit", "reform asks for 4 GiB", left, "said, resumed, identical"))
+    table.append(row("memory limit", "reform asks for 4 GiB", left, "said, resumed, identical"))
 
 
 def _fill(path: Path) -> None:
@@ -126,7 +126,3 @@ def _fill(path: Path) -> None:
                 file.flush()
         except OSError:
             return
-
-
-def _row(crash: str, at: str, left: str, after: str) -> dict[str, Any]:
-    return {"crash": crash, "at": at, "left": left, "after": after}

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +22,12 @@ from compressor.search.evolution import Moves, evolve, has_attention
 from compressor.search.fitness import Block, Fitness
 from compressor.search.knapsack import solve
 from compressor.search.method import Found, Method, Problem, methods
-from compressor.search.space import Level
+from compressor.search.space import Level, Space
 from compressor.surgery import select
 
 _STAGE_TOKENS = (2048, 8192)
 MEASURED = 5
 _LENGTH = 256
-Judge = Callable[[Plan, int], float]
 
 
 def reformed_bank(problem: Problem) -> Bank:
@@ -52,14 +52,17 @@ def search(
     """The plan of least summed damage in the budget, or the best that an evolution from it finds, by
     KL(dense || subnet) with every block reformed, on text that no statistics were taken from. measured: as in
     `damage_table`."""
-    blocks = bank(problem).block
-    stages = [stage(problem, blocks, tokens, fitness) for tokens in _STAGE_TOKENS]
-    damage = damage_table(problem, stages[0], measured)
+    judges = Judges(problem, bank, fitness)
+    damage = damage_table(problem, judges, measured)
 
-    def judge(plan: Plan, number: int) -> float:
-        key = f"plan {number} {json.dumps(problem.space.indices(plan))}"
-        bar.advance()
-        return problem.trace.judge(key, lambda: stages[number].judge(plan), **_facts(problem, plan))
+    def judge(plans: Sequence[Plan], number: int) -> list[float]:
+        keys = [f"plan {number} {json.dumps(problem.space.indices(plan))}" for plan in plans]
+        unknown = [(p, number) for p, k in zip(plans, keys, strict=True) if not problem.trace.knows(k)]
+        found, values = problem.workers.map(judges.judge, unknown), []
+        for plan, key in zip(plans, keys, strict=True):
+            values.append(problem.trace.judge(key, partial(next, found), **_facts(problem, plan)))
+            bar.advance()
+        return values
 
     with problem.progress.stage("search: plans", problem.evaluations) as bar:
         moves = Moves(problem.space, problem.constraints, damage, random.Random(problem.seed))
@@ -74,9 +77,8 @@ def search(
 
 def judged(problem: Problem, plan: Plan) -> Found:
     """A plan that was given, judged as the last stage of a search judges."""
-    fitness = stage(problem, reformed_bank(problem).block, _STAGE_TOKENS[-1])
-    key = f"given {json.dumps(problem.space.indices(plan))}"
-    return _found(problem, plan, problem.trace.judge(key, lambda: fitness.judge(plan)))
+    judges, key = Judges(problem), f"given {json.dumps(problem.space.indices(plan))}"
+    return _found(problem, plan, problem.trace.judge(key, partial(judges.judge, (plan, 1))))
 
 
 def _found(problem: Problem, plan: Plan, value: float) -> Found:
@@ -86,10 +88,10 @@ def _found(problem: Problem, plan: Plan, value: float) -> Found:
 
 def table_of_damages(problem: Problem, measured: int = MEASURED) -> np.ndarray:
     """The table that `search` makes, by itself: what plans for every budget come from."""
-    return damage_table(problem, stage(problem, reformed_bank(problem).block, _STAGE_TOKENS[0]), measured)
+    return damage_table(problem, Judges(problem), measured)
 
 
-def damage_table(problem: Problem, fitness: Fitness, measured: int = MEASURED) -> np.ndarray:
+def damage_table(problem: Problem, judges: Judges, measured: int = MEASURED) -> np.ndarray:
     """Object array [blocks] of [levels]: KL in nats per token of each block at each level, alone.
 
     measured: levels of a block that are judged, those at even steps in the root of the squared error of its
@@ -97,27 +99,43 @@ def damage_table(problem: Problem, fitness: Fitness, measured: int = MEASURED) -
     linear in that, is interpolated. Where levels differ in one number they are made monotone: a narrower one
     never counts as less harmful than a wider one.
     """
-    table = np.empty(2 * problem.space.layers, dtype=object)
+    blocks = [*enumerate(problem.space.blocks)]
+    roots = [problem.errors[layer][kind].sqrt().numpy() for _, (layer, kind) in blocks]
+    at = [_at(problem.space, kind, roots[position], measured) for position, (_, kind) in blocks]
+    unknown = [
+        (position, asked) for position, levels in enumerate(at)
+        if (asked := [level for level in levels if not problem.trace.knows(_key(position, level))])
+    ]
+    answers, computed = problem.workers.map(judges.damages, unknown), dict(unknown)
+    table = np.empty(len(blocks), dtype=object)
     with problem.progress.stage("search: damage of each block at each level", len(table)) as bar:
-        for position, (layer, kind) in enumerate(problem.space.blocks):
-            levels, roots = problem.space.levels(kind), problem.errors[layer][kind].sqrt().numpy()
-            every = kind == "ffn" and not _one_by_one(levels)
-            at = _judged(roots, len(levels) if every else measured)
-            keys = {level: f"damage {position} {level}" for level in at}
-            unknown = [level for level, key in keys.items() if not problem.trace.knows(key)]
-            found = dict(zip(unknown, fitness.damages(position, unknown), strict=True))
+        for position, (layer, kind) in blocks:
+            levels, found = problem.space.levels(kind), next(answers) if position in computed else {}
             values = [
                 max(0.0, problem.trace.judge(
-                    key, partial(found.__getitem__, level), layer=layer, block=kind, kept=levels[level]
+                    _key(position, level), partial(found.__getitem__, level),
+                    layer=layer, block=kind, kept=levels[level],
                 ))
-                for level, key in keys.items()
+                for level in at[position]
             ]  # fmt: skip
-            table[position] = np.interp(roots, [0.0, *roots[at]], np.sqrt([0.0, *values])) ** 2
-            table[position][[0, *at]] = [0.0, *values]
+            own = roots[position]
+            table[position] = np.interp(own, [0.0, *own[at[position]]], np.sqrt([0.0, *values])) ** 2
+            table[position][[0, *at[position]]] = [0.0, *values]
             if _one_by_one(levels):
                 table[position] = np.maximum.accumulate(table[position])
             bar.advance()
     return table
+
+
+def _key(position: int, level: int) -> str:
+    return f"damage {position} {level}"
+
+
+def _at(space: Space, kind: str, roots: np.ndarray, measured: int) -> list[int]:
+    """Indices of a block's levels that are judged."""
+    levels = space.levels(kind)
+    every = kind == "ffn" and not _one_by_one(levels)
+    return _judged(roots, len(levels) if every else measured)
 
 
 def _judged(roots: np.ndarray, count: int) -> list[int]:
@@ -135,22 +153,50 @@ def _one_by_one(levels: Sequence[Level]) -> bool:
     return isinstance(levels[0], int)
 
 
-def stage(problem: Problem, blocks: Block, tokens: int, fitness: type[Fitness] = Fitness) -> Fitness:
-    """A judge on about so many tokens, from windows all over the text: many short ones judge better than
-    few long ones."""
-    length = min(_LENGTH, problem.windows.shape[1])
-    windows = problem.windows.unfold(1, length, length).reshape(-1, length)
-    count = min(len(windows), max(1, tokens // length))
-    windows = windows[torch.linspace(0, len(windows) - 1, count).round().long()]
-    return fitness(
-        problem.runner,
-        problem.head,
-        problem.space,
-        windows,
-        problem.embedding,
-        lambda layer, _kind, _level: problem.layers[layer],
-        blocks,
-    )
+class Judges:
+    """Of a problem's plans, at every stage of a search; made where they are asked. tokens: of each stage."""
+
+    def __init__(
+        self, problem: Problem, bank: Callable[[Problem], Bank] = reformed_bank,
+        fitness: type[Fitness] = Fitness, tokens: Sequence[int] = _STAGE_TOKENS,
+    ) -> None:  # fmt: skip
+        self._problem, self._bank, self._fitness, self._tokens = problem, bank, fitness, tokens
+        self._stages: dict[int, Fitness] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Judges, (self._problem, self._bank, self._fitness, self._tokens)
+
+    def damages(self, asked: tuple[int, list[int]]) -> dict[int, float]:
+        """(block, levels) -> KL by level."""
+        position, levels = asked
+        return dict(zip(levels, self.stage(0).damages(position, levels), strict=True))
+
+    def judge(self, asked: tuple[Plan, int]) -> float:
+        """(plan, number of the stage) -> its fitness."""
+        plan, number = asked
+        return self.stage(number).judge(plan)
+
+    def stage(self, number: int) -> Fitness:
+        """A judge on as many tokens as the stage has, from windows all over the text: many short ones judge
+        better than few long ones."""
+        if number not in self._stages:
+            self._stages[number] = self._made(self._tokens[number])
+        return self._stages[number]
+
+    @cached_property
+    def _blocks(self) -> Block:
+        return self._bank(self._problem).block
+
+    def _made(self, tokens: int) -> Fitness:
+        problem = self._problem
+        length = min(_LENGTH, problem.windows.shape[1])
+        windows = problem.windows.unfold(1, length, length).reshape(-1, length)
+        count = min(len(windows), max(1, tokens // length))
+        windows = windows[torch.linspace(0, len(windows) - 1, count).round().long()]
+        return self._fitness(
+            problem.runner, problem.head, problem.space, windows, problem.embedding,
+            lambda layer, _kind, _level: problem.layers[layer], self._blocks,
+        )  # fmt: skip
 
 
 def _facts(problem: Problem, plan: Plan) -> dict[str, object]:

@@ -19,7 +19,7 @@ SURFACE = {
         "--latency-metric", "--batch-size", "--context", "--output-tokens", "--backend", "--threads",
         "--calibration", "--calibration-tokens", "--evaluation", "--method", "--evaluations", "--tolerance",
         "--seed", "--force", "--no-force", "--overwrite", "--no-overwrite", "--remeasure", "--no-remeasure",
-        "--memory-limit",
+        "--memory-limit", "--ray", "--worker-threads",
         "--dry-run", "--json", "--debug", "--no-debug", "--export", "--profile", "--plan", "--front",
         "--target-throughput", "--max-perplexity-increase", "--for", "--tensor-parallel", "--quantize",
     },

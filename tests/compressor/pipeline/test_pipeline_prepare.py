@@ -9,18 +9,21 @@ import torch
 from tiny_problem import Lab
 
 from compressor.forward import BlockRunner
-from compressor.layered import LayeredModel
-from compressor.pipeline.prepare import _Walk
+from compressor.room import Room
+from compressor.statistics import LayerStatistics
 from compressor.statistics.collect import batches
+from compressor.statistics.gram import merged
+from compressor.statistics.walk import Walk, Walker
+from compressor.workers import Here
 
 
 def test_skipped_layers_run_in_the_same_batches(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    def walk() -> _Walk:
-        model = LayeredModel(lab.runner, lab.head, lab.embedding, lab.layers)
-        return _Walk(model, lambda: lab.embedded, lab.heldout)
+    def collect(walk: Walk, index: int) -> LayerStatistics:
+        (sums,) = Here().ask(walk, Walker.collect, index)
+        return merged(sums).statistics()
 
-    whole, resumed = walk(), walk()
-    collected = [whole.collect(index) for index in range(4)]
+    whole, resumed = (Walk(lab.model, lab.windows, lab.heldout, Room()) for _ in range(2))
+    collected = [collect(whole, index) for index in range(4)]
     sizes: list[int] = []
     attention = BlockRunner.attention
 
@@ -29,7 +32,7 @@ def test_skipped_layers_run_in_the_same_batches(lab: Lab, monkeypatch: pytest.Mo
         return attention(self, weights, hidden, past)
 
     monkeypatch.setattr(BlockRunner, "attention", watched)
-    last = resumed.collect(3)
+    last = collect(resumed, 3)
     assert sizes == 3 * [len(part) for part in batches(lab.heldout)]
     for name, value in last.tensors().items():
         assert torch.equal(value, collected[3].tensors()[name])

@@ -13,8 +13,9 @@ from tiny_llama import tokens
 from compressor.forward import BlockRunner, Weights
 from compressor.layered import LayeredModel
 from compressor.plan import LayerShape
+from compressor.reform.blocks import BlockPasses
 from compressor.reform.conjugate import iterates
-from compressor.reform.gauss_newton import ExpertStep, refine_block
+from compressor.reform.gauss_newton import BlockStep, refine_block
 from compressor.room import Room
 from compressor.surgery import LayerOrder, cut_ffn, select
 
@@ -42,6 +43,12 @@ class Block:
     def run(self, block: Weights) -> torch.Tensor:
         return self.runner.ffn(block, self.inputs)
 
+    def step(self, start: Weights) -> BlockStep:
+        return BlockStep(self.passes(self.target).ask, self.runner, "ffn", start)
+
+    def passes(self, target: torch.Tensor) -> BlockPasses:
+        return BlockPasses(self.runner, "ffn", self.inputs, self.inputs, target, self.heldout)
+
     def error(self, block: Weights) -> float:
         return float((self.run(block) - self.target)[self.heldout].square().mean())
 
@@ -59,7 +66,7 @@ def block(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_comes_nearer_to_dense_on_text_it_was_not_fitted_on(block: Block, shape: str) -> None:
     start = block.cut(shape)
-    found = refine_block(block.runner, "ffn", start, block.inputs, block.target, block.heldout)
+    found = refine_block(block.passes(block.target).ask, block.runner, "ffn", start)
     assert {n: v.shape for n, v in found.items()} == {n: v.shape for n, v in start.items()}
     changed = {n for n in start if not torch.equal(found[n], start[n])}
     assert changed == set(block.runner.expert_projections())
@@ -68,13 +75,13 @@ def test_it_comes_nearer_to_dense_on_text_it_was_not_fitted_on(block: Block, sha
 
 def test_experts_that_are_right_stay_as_they_are(block: Block) -> None:
     start = block.cut("both")
-    found = refine_block(block.runner, "ffn", start, block.inputs, block.run(start), block.heldout)
+    found = refine_block(block.passes(block.run(start)).ask, block.runner, "ffn", start)
     assert all(torch.equal(found[n], start[n]) for n in start)
 
 
 def test_the_block_is_put_together_as_it_was_taken_apart(block: Block) -> None:
     start = block.cut("both")
-    step = ExpertStep(block.runner, "ffn", start, block.inputs, block.target, block.heldout)
+    step = block.step(start)
     again = step.block(step.start[0])
     assert again.keys() == start.keys()
     assert all(torch.equal(again[name], start[name]) for name in start)
@@ -83,9 +90,8 @@ def test_the_block_is_put_together_as_it_was_taken_apart(block: Block) -> None:
 def test_iterations_lead_to_the_damped_least_squares_solution(block: Block) -> None:
     """Of the output projection alone, for which the block is linear."""
     start, down = block.cut("both"), block.runner.expert_projections()[-1]
-    step = ExpertStep(block.runner, "ffn", start, block.inputs, block.target, block.heldout)
+    step = block.step(start)
     step.start = [{down: step.start[0][down]}]
-    step._fixed = {name: value for name, value in start.items() if name != down}
     with torch.enable_grad():
         *_, (_, (last,)) = iterates(step, 200, patience=10_000)
     fit = ~block.heldout

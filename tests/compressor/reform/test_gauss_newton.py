@@ -9,6 +9,7 @@ from tiny_problem import Lab, make_lab
 
 from compressor.forward import Weights
 from compressor.reform import gauss_newton
+from compressor.reform.blocks import BlockPasses
 from compressor.reform.conjugate import iterates
 from compressor.reform.gauss_newton import refine_block
 from compressor.surgery import LayerOrder, cut_attention, cut_ffn, select
@@ -30,6 +31,14 @@ def cut(lab: Lab, kind: str) -> Weights:
     return cut_ffn(lab.source.family, dense, selection)
 
 
+def refined(lab: Lab, kind: str, block: Weights, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    return refine_block(passes(lab, kind, target).ask, lab.runner, kind, block)
+
+
+def passes(lab: Lab, kind: str, target: torch.Tensor) -> BlockPasses:
+    return BlockPasses(lab.runner, kind, lab.embedded, lab.embedded, target, lab.heldout)
+
+
 @torch.no_grad()
 def run(lab: Lab, kind: str, block: Weights) -> torch.Tensor:
     step = lab.runner.attention if kind == "attention" else lab.runner.ffn
@@ -44,7 +53,7 @@ def error(lab: Lab, kind: str, block: Weights, windows: torch.Tensor) -> float:
 @pytest.mark.parametrize("kind", ["attention", "ffn"])
 def test_the_block_comes_nearer_to_dense_on_text_it_was_not_fitted_on(lab: Lab, kind: str) -> None:
     start, target = cut(lab, kind), run(lab, kind, lab.layers[LAYER])
-    found = refine_block(lab.runner, kind, start, lab.embedded, target, lab.heldout)
+    found = refined(lab, kind, start, target)
     assert {n: v.shape for n, v in found.items()} == {n: v.shape for n, v in start.items()}
     changed = {n for n in start if not torch.equal(found[n], start[n])}
     assert changed == set(lab.runner.projections(kind))
@@ -55,7 +64,7 @@ def test_the_block_comes_nearer_to_dense_on_text_it_was_not_fitted_on(lab: Lab, 
 @pytest.mark.parametrize("kind", ["attention", "ffn"])
 def test_a_block_that_is_right_stays_as_it_is(lab: Lab, kind: str) -> None:
     start = cut(lab, kind)
-    found = refine_block(lab.runner, kind, start, lab.embedded, run(lab, kind, start), lab.heldout)
+    found = refined(lab, kind, start, run(lab, kind, start))
     assert all(torch.equal(found[n], start[n]) for n in start)
 
 
@@ -64,7 +73,7 @@ def test_held_out_text_that_disagrees_keeps_the_block(lab: Lab, kind: str) -> No
     start = cut(lab, kind)
     target = run(lab, kind, lab.layers[LAYER])
     target[lab.heldout] = run(lab, kind, start)[lab.heldout]
-    found = refine_block(lab.runner, kind, start, lab.embedded, target, lab.heldout)
+    found = refined(lab, kind, start, target)
     assert all(torch.equal(found[n], start[n]) for n in start)
 
 
@@ -76,7 +85,7 @@ def test_iterations_lead_to_the_damped_gauss_newton_step(
     start["mlp.down_proj.weight"] = start["mlp.down_proj.weight"][:, :3]
     names = lab.runner.projections("ffn")
     target = run(lab, "ffn", lab.layers[LAYER])
-    step = gauss_newton.BlockStep(lab.runner, "ffn", start, lab.embedded, target, lab.heldout)
+    step = gauss_newton.BlockStep(passes(lab, "ffn", target).ask, lab.runner, "ffn", start)
     *_, (_, (last,)) = iterates(step, 60, patience=10_000)
     found = torch.cat([(last[n] - start[n]).flatten() for n in names]).double()
 

@@ -13,9 +13,12 @@ from compressor.order import orders
 from compressor.plan import Plan
 from compressor.reform import choose_damping, damped, reconstruction_error, reform
 from compressor.reform.admm import admm
+from compressor.reform.blocks import BlockPasses
 from compressor.reform.final import Finished, ReformJob, reforms
-from compressor.reform.sequential import DAMPINGS, Streams, reform_block
+from compressor.reform.sequential import DAMPINGS, reform_block
+from compressor.reform.streams import Course, Spot, Streams
 from compressor.surgery import rows, select
+from compressor.workers import SHARDS
 
 KEPT = torch.tensor([0, 3, 4, 8, 11])
 
@@ -95,8 +98,8 @@ def finish(lab: Lab, name: str, plan: Plan) -> list[Finished]:
     ]
     dampings = [(1e-3, 1e-3)] * len(plan)
     job = ReformJob(
-        lab.source.family, lab.source.shape, lab.runner, lab.layers, kept, lab.statistics, dampings,
-        lab.embedded, lab.heldout,
+        lab.source.family, lab.source.shape, lab.model, kept, lab.statistics, dampings, lab.windows,
+        lab.heldout,
     )  # fmt: skip
     layer, done = reforms.get(name)(job), []
     for index in range(len(plan)):
@@ -152,8 +155,8 @@ def test_sequential_reform_goes_on_from_finished_layers_bit_by_bit(lab: Lab) -> 
         for w, s, layer in zip(lab.layers, lab.statistics, HALF, strict=True)
     ]
     job = ReformJob(
-        lab.source.family, lab.source.shape, lab.runner, lab.layers, job_order, lab.statistics,
-        [(1e-3, 1e-3)] * 4, lab.embedded, lab.heldout,
+        lab.source.family, lab.source.shape, lab.model, job_order, lab.statistics, [(1e-3, 1e-3)] * 4,
+        lab.windows, lab.heldout,
     )  # fmt: skip
     resumed = reforms.get("sequential")(job)(2, whole.__getitem__)
     assert all(torch.equal(resumed[name], whole[2][name]) for name in whole[2])
@@ -164,11 +167,12 @@ def test_sequential_reform_goes_on_from_finished_layers_bit_by_bit(lab: Lab) -> 
 @torch.no_grad()
 def test_sequential_reform_aims_at_the_dense_stream_from_the_subnets_own(lab: Lab) -> None:
     noise = torch.randn(lab.embedded.shape, generator=torch.Generator().manual_seed(0))
-    streams = Streams(lab.embedded.clone(), lab.embedded + 0.3 * noise, apart=True)
+    subnet, after = lab.embedded + 0.3 * noise, lab.runner.ffn(lab.layers[0], lab.embedded)
     fit, start = ~lab.heldout, {k: v for k, v in lab.layers[0].items() if k[:3] in ("mlp", "pos")}
-    x = lab.runner.ffn_context(start, streams.subnet[fit]).flatten(0, 1).double()
-    y = (lab.runner.ffn(lab.layers[0], streams.dense) - streams.subnet)[fit].flatten(0, 1).double()
-    block = reform_block(lab.runner, "ffn", lab.layers[0], start, streams, lab.heldout)
+    x = lab.runner.ffn_context(start, subnet[fit]).flatten(0, 1).double()
+    y = (after - subnet)[fit].flatten(0, 1).double()
+    passes = BlockPasses(lab.runner, "ffn", lab.embedded, subnet, after, lab.heldout)
+    block = reform_block(passes.ask, lab.runner, "ffn", start)
     found = block["mlp.down_proj.weight"]
 
     def ridge(damping: float) -> torch.Tensor:
@@ -178,7 +182,30 @@ def test_sequential_reform_aims_at_the_dense_stream_from_the_subnets_own(lab: La
 
     distances = [(found - ridge(damping)).abs().max() for damping in DAMPINGS]
     assert min(distances) < 1e-4
-    torch.testing.assert_close(streams.dense, lab.runner.ffn(lab.layers[0], lab.embedded))
+
+
+def test_streams_go_past_finished_blocks_wherever_they_begin(lab: Lab) -> None:
+    course, done = Course(lab.model, lab.windows, lab.heldout), finish(lab, "closed-form", HALF)
+    attention = {n: w for n, w in done[2].items() if "self_attn" in n or "input" in n}
+    spot = Spot(2, "ffn", done.__getitem__, attention)
+
+    def seen(streams: Streams) -> BlockPasses:
+        ((found,),) = streams.block(spot, lambda passes: [passes])
+        return found
+
+    resumed, walked = Streams(course, range(SHARDS)), Streams(course, range(SHARDS))
+    for index in range(3):
+        for kind in ("attention", "ffn")[: 1 + (index < 2)]:
+            before = Spot(index, kind, done.__getitem__, done[index])
+            assert [*walked.block(before, lambda passes: [passes.kind])] == [[kind]]
+    dense = subnet = lab.embedded
+    with torch.no_grad():
+        for index in range(3):
+            for run in (lab.runner.attention, lab.runner.ffn)[: 1 + (index < 2)]:
+                dense, subnet = run(lab.layers[index], dense), run(done[index], subnet)
+        after = lab.runner.ffn(lab.layers[2], dense)
+    for found in map(seen, (resumed, walked)):
+        torch.testing.assert_close((found.dense, found.inputs, found.targets), (dense, subnet, after))
 
 
 def test_rows_of_heads_are_contiguous() -> None:

@@ -13,9 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compressor.forward import Weights
 from compressor.plan import Plan
+from compressor.reform.passes import Text
 from compressor.reform.whole import ModelStep, refine_model
-from compressor.room import Room
 from compressor.surgery import LayerOrder, cut_attention, cut_ffn, select
+from compressor.workers import Here
 
 Layers = list[dict[str, torch.Tensor]]
 
@@ -38,8 +39,12 @@ def cut(lab: Lab, plan: Plan) -> Layers:
     ]
 
 
+def text(lab: Lab, subnet: Sequence[Weights]) -> Text:
+    return Text(lab.model, subnet, lab.windows, lab.heldout)
+
+
 def step(lab: Lab, subnet: Layers) -> ModelStep:
-    return ModelStep(lab.runner, lab.head, lab.layers, subnet, lab.embedded, lab.heldout, Room())
+    return ModelStep(text(lab, subnet), Here())
 
 
 def moved(subnet: Layers, seed: int) -> Layers:
@@ -81,7 +86,7 @@ def test_the_curvature_is_the_gauss_newton_matrix(lab: Lab) -> None:
     used, model = lab.windows[~lab.heldout], reference(lab.source, PLANS["dense"])
 
     def logits(weights: Layers) -> torch.Tensor:
-        return functional_call(model, named(problem.layers(weights)), (used,)).logits
+        return functional_call(model, named(text(lab, subnet).layers(weights)), (used,)).logits
 
     with sdpa_kernel(SDPBackend.MATH):
         y, pushed = torch.func.jvp(logits, (start,), (direction,))
@@ -96,10 +101,10 @@ def test_the_curvature_is_the_gauss_newton_matrix(lab: Lab) -> None:
 
 @pytest.mark.parametrize("name", ["mixed", "groups", "no ffn last"])
 def test_the_subnet_comes_nearer_to_dense_on_text_it_was_not_fitted_on(lab: Lab, name: str) -> None:
-    subnet, embedded, heldout = cut(lab, PLANS[name]), lab.embedding[tokens(96, 64)], torch.arange(96) >= 84
-    layers, before, after = refine_model(lab.runner, lab.head, lab.layers, subnet, embedded, heldout)
+    subnet, windows, heldout = cut(lab, PLANS[name]), tokens(96, 64), torch.arange(96) >= 84
+    layers, before, after = refine_model(Text(lab.model, subnet, windows, heldout))
     assert after < 0.95 * before
-    again = ModelStep(lab.runner, lab.head, lab.layers, layers, embedded, heldout, Room())
+    again = ModelStep(Text(lab.model, layers, windows, heldout), Here())
     assert again.error(again.start) == pytest.approx(after, rel=1e-4)
     assert [{n: v.shape for n, v in w.items()} for w in layers] == [
         {n: v.shape for n, v in w.items()} for w in subnet
@@ -112,7 +117,7 @@ def test_the_subnet_comes_nearer_to_dense_on_text_it_was_not_fitted_on(lab: Lab,
 
 def test_a_subnet_that_is_right_stays_as_it_is(lab: Lab) -> None:
     dense: list[Weights] = lab.layers
-    layers, before, after = refine_model(lab.runner, lab.head, dense, dense, lab.embedded, lab.heldout)
+    layers, before, after = refine_model(text(lab, dense))
     assert (before, after) == (pytest.approx(0, abs=1e-6), pytest.approx(0, abs=1e-6))
     for mine, was in zip(layers, dense, strict=True):
         for name, value in was.items():
@@ -121,7 +126,5 @@ def test_a_subnet_that_is_right_stays_as_it_is(lab: Lab) -> None:
 
 def test_the_same_again_is_the_same(lab: Lab) -> None:
     subnet = cut(lab, PLANS["groups"])
-    first, again = (
-        refine_model(lab.runner, lab.head, lab.layers, subnet, lab.embedded, lab.heldout)[0] for _ in range(2)
-    )
+    first, again = (refine_model(text(lab, subnet))[0] for _ in range(2))
     assert all(torch.equal(a[n], b[n]) for a, b in zip(first, again, strict=True) for n in a)

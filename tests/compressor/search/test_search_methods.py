@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,8 +56,9 @@ def test_evolution_repeats_by_seed_and_only_improves(lab: Lab) -> None:
         change, best = moves(lab, 0.5, seed), []
         weights = damages(lab)
 
-        def judge(plan: Plan, _stage: int) -> float:
-            return float(sum(weights[b][i] for b, i in enumerate(change.space.indices(plan))))
+        def judge(plans: Sequence[Plan], _stage: int) -> list[float]:
+            indices = map(change.space.indices, plans)
+            return [float(sum(weights[b][i] for b, i in enumerate(chosen))) for chosen in indices]
 
         return evolve([change.mutate(change.space.smallest)], change, judge, 200, best.append), best
 

@@ -1,0 +1,115 @@
+"""The residual streams of the dense model and of the subnet over the same windows, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from compressor.errors import UserError
+from compressor.forward import Weights
+from compressor.layered import LayeredModel
+from compressor.reform.blocks import BlockPasses
+from compressor.room import Room, Rows
+from compressor.statistics.collect import batches
+from compressor.workers import Sharded, shards_of
+
+Finished = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Just before a block. finished: the layers below it, by index. attention: the subnet's block before an
+    FFN in the same layer."""
+
+    index: int
+    kind: str
+    finished: Callable[[int], Finished | None]
+    attention: Finished
+
+    @property
+    def blocks(self) -> int:
+        """That come before it."""
+        return 2 * self.index + (self.kind == "ffn")
+
+    def before(self, block: int) -> Finished:
+        """The subnet's tensors of a block below.
+
+        Raises:
+            UserError: it is not finished.
+        """
+        if block == 2 * self.index:
+            return self.attention
+        done = self.finished(block // 2)
+        if done is None:
+            raise UserError(
+                f"layer {block // 2} of the reform is missing from the run directory",
+                "Remove it and run again.",
+            )
+        return done
+
+
+@dataclass(eq=False)
+class Course(Sharded["Streams"]):
+    """The text of a reform that goes through the layers. model: dense. windows: [B, T] tokens; heldout: [B]
+    bool. room: for hidden states."""
+
+    model: LayeredModel
+    windows: torch.Tensor
+    heldout: torch.Tensor
+    room: Room = field(default_factory=Room)
+
+    def hold(self, shards: range) -> Streams:
+        return Streams(self, shards)
+
+
+class Streams:
+    """Of some shards. They go on from where they are; one who holds them anew begins at the embedding."""
+
+    def __init__(self, course: Course, shards: range) -> None:
+        self._course, self._shards, self._past = course, shards, 0
+        every = batches(course.heldout)
+        self._parts = [
+            part
+            for apart in (False, True)
+            for shard in shards_of([b for b in every if bool(course.heldout[b[0]]) == apart], shards)
+            for part in shard
+        ]
+        self._dense, self._subnet = self._embedded(), self._embedded()
+        self._after: Rows | None = None
+
+    def block(
+        self, spot: Spot, method: Callable[..., Iterable[Any]], *args: Any
+    ) -> Iterable[Iterable[Any]]:
+        """What a method of `BlockPasses` gives of the block at this spot."""
+        yield method(self._at(spot), *args)
+
+    def _at(self, spot: Spot) -> BlockPasses:
+        while self._past < spot.blocks:
+            self._subnet = self._moved(self._subnet, spot.before(self._past))
+            self._dense, self._after = self._ahead(), None
+            self._past += 1
+        self._after = self._ahead()
+        return BlockPasses(
+            self._course.model.runner.at(spot.index), spot.kind, self._dense, self._subnet, self._after,
+            self._course.heldout, self._shards,
+        )  # fmt: skip
+
+    def _ahead(self) -> Rows:
+        """The dense stream past the next block."""
+        if self._after is None:
+            return self._moved(self._dense, self._course.model.layers[self._past // 2])
+        return self._after
+
+    @torch.no_grad()
+    def _moved(self, stream: Rows, weights: Weights) -> Rows:
+        """Past the next block with these weights."""
+        runner = self._course.model.runner.at(self._past // 2)
+        run = runner.ffn if self._past % 2 else runner.attention
+        return self._course.room.mapped(stream, self._parts, partial(run, weights))
+
+    def _embedded(self) -> Rows:
+        return self._course.model.embedded(self._course.windows, self._course.room, self._parts)

@@ -1,0 +1,58 @@
+"""Text in a fixed number of parts, so that a sum over it is the same whoever holds them.
+
+Floating-point sums depend on their order. What is summed over a text is summed over the batches of each
+shard, then over shards, in order: one process that holds all shards and workers that hold some of them do the
+same additions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+
+Tensors = Mapping[str, torch.Tensor]
+Part = TypeVar("Part")
+Batch = TypeVar("Batch")
+
+SHARDS = 8
+"""More workers than this do not make sums over text faster."""
+
+
+class Sharded(Generic[Part]):
+    """A text, and what works on its shards. It travels without that."""
+
+    _holding: tuple[range, Part] | None = None
+
+    def hold(self, shards: range) -> Part:
+        """What works on these shards: its methods yield lists with a value for each that has batches."""
+        raise NotImplementedError
+
+    def held(self, shards: range) -> Part:
+        """As `hold`; the same again for the same shards."""
+        if self._holding is None or self._holding[0] != shards:
+            self._holding = None
+            self._holding = (shards, self.hold(shards))
+        return self._holding[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_holding"}
+
+
+def shards_of(batches: Sequence[Batch], shards: range) -> list[list[Batch]]:
+    """The batches of these shards: each has as many, give or take one, of those that follow one another.
+    Without the shards that have none."""
+    bounds = [len(batches) * shard // SHARDS for shard in range(SHARDS + 1)]
+    parts = (list(batches[bounds[shard] : bounds[shard + 1]]) for shard in shards)
+    return [part for part in parts if part]
+
+
+def summed(parts: Iterable[Tensors]) -> Tensors:
+    """Tensors by name, added in order as they come; the first part becomes the sum."""
+    left = iter(parts)
+    whole = next(left)
+    for part in left:
+        for name, value in part.items():
+            whole[name].add_(value)
+    return whole

@@ -1,0 +1,75 @@
+"""Real workers of a local Ray: the same bits as one process, and what happens when they are lost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_problem import Lab
+from worker_tasks import Deadly, lives, refuse
+
+from compressor.errors import UserError
+from compressor.reform.passes import Text
+from compressor.reform.whole import ModelStep
+from compressor.search.methods.lathe import table_of_damages
+from compressor.workers import Here, Workers
+from compressor.workers.place import Place
+from compressor.workers.ray import RayWorkers
+
+TESTS = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
+        with closing(RayWorkers(Place(2, None, 1))) as found:
+            yield found
+
+
+def test_damages_are_those_of_one_process(lab: Lab, tmp_path: Path, workers: Workers) -> None:
+    tables = []
+    for name, who in (("here", Here()), ("there", workers)):
+        (tmp_path / name).mkdir()
+        tables.append(table_of_damages(lab.problem(tmp_path / name, workers=who)))
+    assert all((a == b).all() for a, b in zip(*tables, strict=True))
+
+
+def test_sums_over_text_are_those_of_one_process_bit_by_bit(lab: Lab, workers: Workers) -> None:
+    generator = torch.Generator().manual_seed(0)
+    subnet = [
+        {n: w + 0.01 * torch.randn(w.shape, generator=generator) for n, w in layer.items()}
+        for layer in lab.layers
+    ]
+    text = Text(lab.model, subnet, lab.windows, lab.heldout)
+    here, there = ModelStep(text, Here()), ModelStep(text, workers)
+    assert here.error(here.start) == there.error(there.start)
+    direction = here.descent()
+    for mine, other in (
+        (direction, there.descent()),
+        (here.curvature(direction), there.curvature(direction)),
+        ([*here.factors().solve(direction)], [*there.factors().solve(direction)]),
+    ):
+        assert all(torch.equal(a[n], b[n]) for a, b in zip(mine, other, strict=True) for n in a)
+
+
+def test_answers_come_in_order_and_refusals_come_through(workers: Workers) -> None:
+    assert [*workers.map(abs, range(-20, 0))] == [*range(20, 0, -1)]
+    with pytest.raises(UserError, match=r"3 will not do. Give another."):
+        [*workers.map(refuse, range(5))]
+
+
+def test_a_lost_workers_piece_is_done_again(workers: Workers, tmp_path: Path) -> None:
+    task = Deadly(2, lives(tmp_path, 1))
+    assert [*workers.map(task, range(6))] == [0, 1, 4, 9, 16, 25]
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_piece_that_takes_every_worker_with_it_is_given_up(workers: Workers, tmp_path: Path) -> None:
+    said = r"worker \d+ \(process \d+ on .*\) was lost, the 3rd in a row on the same piece of work"
+    with pytest.raises(UserError, match=said):
+        [*workers.map(Deadly(2, lives(tmp_path, 9)), range(6))]
