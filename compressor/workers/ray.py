@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -30,8 +31,8 @@ P = ParamSpec("P")
 
 _LIVES = 3
 """Workers that a piece of work may take with it."""
-_START = 120.0
-"""Seconds that a worker has to come up."""
+_START, _FREE = 60.0, 10.0
+"""Seconds that a worker has to come up, and that a lost one's cores have to become free for another."""
 _KNOWN = 2
 """Tasks and texts that a worker keeps open."""
 _STORE = 2**30
@@ -39,6 +40,7 @@ _STORE = 2**30
 _REMEDY = "Run the same command again: what was finished is kept. Fewer workers, or none, need less memory."
 
 
+_JOIN = "Start one (`ray start --head`); set RAY_AUTH_MODE=token where it asks for a token."
 _LOST = (RayActorError, OutOfMemoryError, ObjectLostError)
 
 
@@ -122,7 +124,7 @@ class RayWorkers:
             ray.init(place.address, **quiet)
         except (ConnectionError, RayError, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise UserError(f"there is no Ray cluster at {place.address}: {reason}", "Start one.") from None
+            raise UserError(f"there is no Ray cluster at {place.address}: {reason}", _JOIN) from None
         cores = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
         threads = place.threads or min(c for c in cores if c)
         return threads, sum(c // threads for c in cores)
@@ -206,8 +208,18 @@ class RayWorkers:
             self._names[worker] += f" ({ray.get(worker.hello.remote(), timeout=_START)})"
         except (GetTimeoutError, *_LOST):
             ray.kill(worker)
+            del self._names[worker]
             return False
         return True
+
+    def _room(self) -> bool:
+        """Whether the cluster has cores for one more."""
+        end = time.monotonic() + _FREE
+        while time.monotonic() < end:
+            if ray.available_resources().get("CPU", 0.0) >= self.threads:
+                return True
+            time.sleep(0.2)
+        return False
 
     def _replaced(self, worker: Any, lost: int, error: RayError) -> list[Any]:
         """Who works in place of a worker that was lost: nobody, where no other came up.
@@ -222,8 +234,7 @@ class RayWorkers:
             raise UserError(
                 f"{name} was lost, the {lost}rd in a row on the same piece of work: {_reason(error)}", _REMEDY
             )
-        new = self._start()
-        if self._greeted(new):
+        if self._room() and self._greeted(new := self._start()):
             self._alive[at] = new
             return [new]
         del self._alive[at]
