@@ -124,8 +124,8 @@ def _calibrate(
 
 @dataclass(frozen=True)
 class Ordering:
-    """Ranks a layer's groups and channels, chooses its dampings and tells the errors of its levels. lasting: names of the statistics that are
-    kept; None: all."""
+    """Ranks a layer's groups and channels, chooses its dampings and tells the errors of its levels. lasting:
+    names of the statistics that are kept; None: all."""
 
     model: LayeredModel
     order: str
