@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -28,12 +27,8 @@ TESTS = Path(__file__).parents[2]
 def workers() -> Iterator[Workers]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
-        found = RayWorkers(Place(2, None, 1))
-        yield found
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # Ray does not wait for what it ends
-            found.close()
-            gc.collect()
+        with closing(RayWorkers(Place(2, None, 1))) as found:
+            yield found
 
 
 def test_damages_are_those_of_one_process(lab: Lab, tmp_path: Path, workers: Workers) -> None:
