@@ -1,18 +1,26 @@
-"""The tensors of a checkpoint, from the headers of its safetensors files: no data is read."""
+"""The tensors of a checkpoint, from the headers of its safetensors files, and reading them one by one.
+
+What is read is a copy. safetensors maps whole files into memory that counts as the process's own, each file
+as often as tensors of it are held: under a limit that would be refused.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from compressor.errors import UserError
 
-_DTYPE_BYTES = {
-    "F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "BOOL": torch.bool,
 }  # fmt: skip
 FLOATS = ("F64", "F32", "BF16", "F16")
 _MAX_HEADER = 100 * 2**20
@@ -20,11 +28,34 @@ _MAX_HEADER = 100 * 2**20
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where one tensor lies, read from a safetensors header without touching its data."""
+    """Where one tensor lies, read from a safetensors header without touching its data.
+
+    Args:
+        offset: bytes from the beginning of the file.
+    """
 
     file: Path
     shape: tuple[int, ...]
     dtype: str
+    offset: int
+
+    def read(self, rows: slice = slice(None)) -> torch.Tensor:
+        """These rows of it, one after the other in the file; of a scalar, all.
+
+        Raises:
+            OSError: the file cannot be read, or ends too early.
+        """
+        first, end, _ = rows.indices(self.shape[0] if self.shape else 1)
+        found = torch.empty((end - first, *self.shape[1:]), dtype=_DTYPES[self.dtype])
+        memory = found.view(-1).view(torch.uint8).numpy().data
+        with self.file.open("rb", buffering=0) as handle:
+            handle.seek(self.offset + first * found[:1].nbytes)
+            while memory:
+                count = handle.readinto(memory)
+                if not count:
+                    raise OSError(errno.EIO, "the file ends too early")
+                memory = memory[count:]
+        return found if self.shape else found[0]
 
 
 def read_index(path: Path) -> dict[str, TensorEntry]:
@@ -47,12 +78,16 @@ def read_index(path: Path) -> dict[str, TensorEntry]:
         raise UserError(f"{path} has no model.safetensors and no model.safetensors.index.json.{hint}")
     index: dict[str, TensorEntry] = {}
     for shard in shards:
-        index.update(_read_header(shard))
+        index.update(read_header(shard))
     return index
 
 
-def _read_header(file: Path) -> dict[str, TensorEntry]:
-    """Parse and check a safetensors header: length, JSON, dtypes, and that the data fills the file."""
+def read_header(file: Path) -> dict[str, TensorEntry]:
+    """Parse and check a safetensors header: length, JSON, dtypes, and that the data fills the file.
+
+    Raises:
+        UserError: the file is missing, truncated or damaged.
+    """
     damaged = "The file is truncated or corrupt: download or copy it again."
     try:
         size = file.stat().st_size
@@ -74,17 +109,18 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
             count = 1
             for n in shape:
                 count *= n
-            if dtype in _DTYPE_BYTES and stop - begin != count * _DTYPE_BYTES[dtype]:
+            if dtype in _DTYPES and stop - begin != count * _DTYPES[dtype].itemsize:
                 raise UserError(
                     f"`{name}` in {file} has {stop - begin} bytes for shape {list(shape)}", damaged
                 )
-            entries[name], end = TensorEntry(file, shape, dtype), max(end, stop)
+            entries[name] = TensorEntry(file, shape, dtype, 8 + length + begin)
+            end = max(end, stop)
     except (TypeError, KeyError, ValueError, AttributeError):
         raise UserError(f"the header of {file} is malformed", damaged) from None
     if 8 + length + end != size:
         raise UserError(f"{file} has {size} bytes where its header promises {8 + length + end}", damaged)
     try:
-        with safe_open(file, framework="pt"):
+        with safe_open(file, framework="np"):
             return entries
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read {file}: {error}", damaged) from None

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from compressor.errors import UserError
 from compressor.families import Family, Place, places, resolve
@@ -92,11 +91,8 @@ class Source:
     def _read(self, name: str, rows: slice = slice(None)) -> torch.Tensor:
         """Rows of a tensor of the checkpoint as they are."""
         try:
-            with safe_open(self.index[name].file, framework="pt") as handle:
-                whole = rows == slice(None)
-                part: torch.Tensor = handle.get_tensor(name) if whole else handle.get_slice(name)[rows]
-                return part
-        except (OSError, SafetensorError) as error:
+            return self.index[name].read(rows)
+        except OSError as error:
             raise UserError(f"cannot read `{name}` from {self.index[name].file}: {error}") from None
 
     def _finite(self, name: str, value: torch.Tensor) -> torch.Tensor:

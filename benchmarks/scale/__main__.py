@@ -40,11 +40,16 @@ def main() -> None:
     if args.out.is_file():
         document["rows"] = json.loads(args.out.read_text())["rows"]
     for size in args.sizes.split(","):
-        if not any(row["size"] == size for row in document["rows"]):
+        if not any(_known(row) == (size, args.method, args.layers) for row in document["rows"]):
             document["rows"].append(_row(size, args))
             args.out.parent.mkdir(parents=True, exist_ok=True)
             write_json(args.out, document)
     _print(document["rows"])
+
+
+def _known(row: dict[str, Any]) -> tuple[str, str, int]:
+    """What tells rows apart."""
+    return row["size"], row["method"], row["layers_asked"]
 
 
 def _row(size: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -59,13 +64,13 @@ def _row(size: str, args: argparse.Namespace) -> dict[str, Any]:
     source = open_source(str(model))
     options = Options(
         model=str(model), out=out, keep=0.8, exports=("checkpoint",), calibration=str(text),
-        calibration_tokens=args.tokens, memory_limit=2**60,
+        calibration_tokens=args.tokens, memory_limit=2**60, method=args.method,
     )  # fmt: skip
     limit = max(memory_plan(options, source).stages.values())
     command = [
         sys.executable, "-c", RUN, str(model), "--keep", "80%", "--export", "checkpoint", "--calibration",
         str(text), "--calibration-tokens", str(args.tokens), "--memory-limit", f"{limit}b", "-o", str(out),
-        "--overwrite", "--json",
+        "--overwrite", "--json", "--method", args.method,
     ]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     report = json.loads(done.stdout)
@@ -74,6 +79,8 @@ def _row(size: str, args: argparse.Namespace) -> dict[str, Any]:
     shape = source.shape
     return {
         "size": size,
+        "method": args.method,
+        "layers_asked": args.layers,
         "parameters": shape.parameters(shape.dense_plan),
         "float32_bytes": shape.weight_bytes(shape.dense_plan, 4),
         "layer_bytes": 4 * shape.decoder_parameters([shape.layer]),
@@ -92,8 +99,8 @@ def _print(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         dense, limit, peak = (row[f"{name}_bytes"] / 2**30 for name in ("float32", "limit", "peak"))
         print(
-            f"{row['size']}: {row['layers']} layers, {row['parameters'] / 1e9:.2f} B parameters "
-            f"({dense:.2f} GiB in float32), limit "
+            f"{row['size']}, {row['method']}: {row['layers']} layers, {row['parameters'] / 1e9:.2f} B "
+            f"parameters ({dense:.2f} GiB in float32), limit "
             f"{limit:.2f} GiB, peak {peak:.2f} GiB, {sum(row['seconds'].values()):.0f} s"
         )
         for stage, seconds in row["seconds"].items():
@@ -109,6 +116,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--layers", type=int, default=0, help="of them only: memory is the same, time is by layer [all]"
     )
+    parser.add_argument("--method", default="lathe", help="of compress")
     parser.add_argument("--work", type=Path, default=Path("build/scale"), help="where models and runs lie")
     parser.add_argument("--keep-models", action="store_true", help="do not remove them")
     parser.add_argument("--out", type=Path, default=Path("build/bench/scale.json"))

@@ -17,6 +17,7 @@ import psutil
 from compressor.calibration.selfgen import cache_bytes
 from compressor.calibration.tokens import SELF, heldout_windows, window_length
 from compressor.errors import UserError
+from compressor.memory import give_back_at_once
 from compressor.pipeline.options import WINDOW, Options
 from compressor.reform.passes import ROWS
 from compressor.search.fitness import TOP
@@ -159,6 +160,7 @@ def kept(limit: int | None) -> Iterator[None]:
     if limit is None:
         yield
         return
+    give_back_at_once()
     process, (soft, hard) = psutil.Process(), resource.getrlimit(resource.RLIMIT_DATA)
     spare = limit - process.memory_info().rss
     resource.setrlimit(resource.RLIMIT_DATA, (max(0, process.memory_info().data + spare), hard))

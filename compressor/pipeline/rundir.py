@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from compressor.errors import UserError
 from compressor.export.files import write_bytes
+from compressor.headers import read_header
 from compressor.source import Source
 
 Tensors = dict[str, torch.Tensor]
@@ -48,8 +49,11 @@ class Saved:
     path: Path
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        with safe_open(self.path, framework="pt") as handle:
-            return handle.get_tensor(name)
+        return read_header(self.path)[name].read()
+
+    def all(self) -> Tensors:
+        """Every one, read now."""
+        return {name: entry.read() for name, entry in read_header(self.path).items()}
 
 
 class RunDirectory:
@@ -95,7 +99,7 @@ class RunDirectory:
 
     def tensors(self, name: str, make: Callable[[], Tensors]) -> Tensors:
         """The tensors called `name`, made now if they are not there."""
-        return load_file(self.saved(name, make).path)
+        return self.saved(name, make).all()
 
     def saved(self, name: str, make: Callable[[], Tensors]) -> Saved:
         """As `tensors`; each is read when asked for."""
