@@ -111,11 +111,11 @@ class _Needs:
         head = 3 * self.head // 2  # as it is stored, beside float32
         found = {
             "calibrate and order": self._statistics() + self.layer + self._activations(BATCH),
-            "search": head + 3 * self.layer + 2 * self.square + self._logits() + self._targets(),
+            "search": head + 3 * self.layer + 2 * self.square + self._cross() + self._judging(),
             "reform": self._statistics() + 3 * self.layer + 2 * self._activations(BATCH),
             "reform of the whole": max(
                 self._statistics() + 3 * self.layer + 2 * self._activations(ROWS),
-                head + 2 * self.layer + 2 * self._logits() + self._targets(),
+                head + 2 * self.layer + self._logits() + self._judging(),
             ),
             "verify": head + 2 * self.layer + 2 * self._logits(),
         }
@@ -139,6 +139,11 @@ class _Needs:
         routes = 4 * ROUTED * self.shape.experts * (self.shape.experts + 1)
         return _SQUARES * self.square + inputs + routes
 
+    def _cross(self) -> int:
+        """Of a Gram matrix and the dense projection, [F, D] in float64."""
+        shape = self.shape
+        return 8 * shape.hidden_size * max(self.query, shape.ffn_channels(shape.layer))
+
     def _activations(self, rows: int) -> int:
         d, inner = self.shape.hidden_size, 3 * self.shape.ffn_channels(self.shape.layer) + 4 * self.query
         return 4 * rows * self.window * (8 * d + inner)
@@ -146,8 +151,9 @@ class _Needs:
     def _logits(self) -> int:
         return 3 * 4 * self.window * self.shape.vocab_size
 
-    def _targets(self) -> int:
-        return 12 * TOP * heldout_windows(self.options.calibration_tokens, self.window)[1] * self.window
+    def _judging(self) -> int:
+        """A window's logits, and what the dense model gives for all that are held out."""
+        return self._logits() + 12 * TOP * heldout_windows(self.options.calibration_tokens, self.window)[1] * self.window
 
 
 @contextmanager

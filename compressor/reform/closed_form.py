@@ -63,7 +63,7 @@ class Reforms:
 
         kept: [k] column indices; expert by expert.
         """
-        solved = [part(own) for part, own in self._each(kept) if len(own)]
+        solved = [part(own) for part, own in self._each(kept)]
         return torch.cat(solved).T.to(self._dtype)
 
     def error(self, kept: torch.Tensor) -> float:
@@ -84,7 +84,8 @@ class _Reforms:
         self._gram, self._places = gram, ranked
         if ranked is not None:
             leading, self._places = gram[ranked[:, None], ranked], ranked.argsort()
-            self._gram, self._failed = torch.linalg.cholesky_ex(leading)
+            self._gram, self._failed = leading, torch.empty((), dtype=torch.int32)
+            torch.linalg.cholesky_ex(leading, out=(leading, self._failed))
 
     @property
     def definite(self) -> bool:

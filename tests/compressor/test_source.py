@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny_llama import VARIANTS, checkpoint, dense_model
 
 from compressor.errors import UserError
+from compressor.headers import read_header
 from compressor.source import open_source
 
 WEIGHTS = "model.safetensors"
@@ -50,6 +51,29 @@ def test_bfloat16_is_read_as_float32_and_remembered(tmp_path: Path) -> None:
     source = checkpoint(tmp_path, dtype=torch.bfloat16)
     assert source.dtype == torch.bfloat16
     assert source.tensor("model.norm.weight").dtype == torch.float32
+
+
+def test_what_is_read_is_a_copy_that_holds_no_file(good: Path) -> None:
+    entries, whole = read_header(good / WEIGHTS), load_file(good / WEIGHTS)
+    assert all(torch.equal(entry.read(), whole[name]) for name, entry in entries.items())
+    name = "model.layers.1.mlp.up_proj.weight"
+    assert torch.equal(entries[name].read(slice(3, 9)), whole[name][3:9])
+    assert len(entries[name].read(slice(5, 5))) == 0
+    del whole
+    held = [entry.read() for entry in entries.values()]
+    maps = Path("/proc/self/maps")
+    assert not maps.exists() or str(good) not in maps.read_text(), len(held)
+
+
+def test_scalars_and_every_type_are_read(tmp_path: Path) -> None:
+    tensors = {
+        str(dtype): torch.arange(6).view(2, 3).to(dtype)
+        for dtype in (torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.bool)
+    } | {"scalar": torch.tensor(2.5), "none": torch.empty(0, 3)}
+    save_file(tensors, tmp_path / WEIGHTS)
+    read = {name: entry.read() for name, entry in read_header(tmp_path / WEIGHTS).items()}
+    assert read.keys() == tensors.keys()
+    assert all(v.dtype == tensors[n].dtype and torch.equal(v, tensors[n]) for n, v in read.items())
 
 
 def header(path: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -11,7 +11,7 @@ from compressor.errors import UserError
 from compressor.forward import Weights
 from compressor.order import orders
 from compressor.plan import Plan
-from compressor.reform import choose_damping, damped, reconstruction_error, reform
+from compressor.reform import Reforms, choose_damping, damped, reconstruction_error, reform, sketch
 from compressor.reform.admm import admm
 from compressor.reform.blocks import BlockPasses
 from compressor.reform.final import Finished, ReformJob, reforms
@@ -89,6 +89,50 @@ def test_the_damping_is_the_one_that_errs_least_on_heldout_text() -> None:
 
     assert error(chosen) == min(error(d) for d in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1))
     assert choose_damping(weight, fresh, fresh, [KEPT]) == 1e-5
+
+
+def test_sets_that_lead_a_ranking_share_a_factor_and_are_reformed_as_each_by_itself() -> None:
+    weight, x = problem()
+    gram = damped(x.T @ x / len(x), 1e-3)
+    ranked = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+    shared, alone = Reforms(weight, gram, ranked), Reforms(weight, gram)
+    assert shared.definite
+    for width in (0, 1, 5, 12):
+        kept = ranked[:width].sort().values
+        torch.testing.assert_close(shared(kept), alone(kept), atol=1e-6, rtol=1e-5)
+        assert shared.error(kept) == pytest.approx(alone.error(kept), abs=1e-9)
+    with pytest.raises(ValueError, match="lead"):
+        shared(ranked[1:3])
+
+
+def test_the_error_of_a_reform_is_that_of_its_outputs() -> None:
+    weight, x = problem()
+    gram = damped(x.T @ x / len(x), 1e-12)
+    left = reconstruction_error(weight, reform(weight, gram, KEPT), gram, KEPT)
+    assert Reforms(weight, gram).error(KEPT) == pytest.approx(left, rel=1e-4)
+
+
+def test_experts_of_which_nothing_stays_are_all_error() -> None:
+    weight, x = problem()
+    gram = damped(torch.stack([(part.T @ part) / len(x) for part in x.split(6, 1)]), 1e-3)
+    reforms = Reforms(weight, gram, torch.tensor([[2, 0, 1, 3, 5, 4], [7, 6, 9, 8, 10, 11]]))
+    kept = torch.tensor([6, 7])
+    first, second = (Reforms(w, g) for w, g in zip(weight.split(6, 1), gram, strict=True))
+    torch.testing.assert_close(reforms(kept), second(kept - 6), atol=1e-6, rtol=1e-5)
+    nothing = torch.empty(0, dtype=torch.long)
+    assert reforms.error(kept) == pytest.approx(first.error(nothing) + second.error(kept - 6))
+
+
+def test_a_sketch_has_about_the_squares_of_all_rows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(600, 40, generator=generator) * torch.rand(40, generator=generator)
+    few = sketch(weight)
+    assert len(few) < 600
+    direction = torch.randn(40, generator=generator).double()
+    assert float((few @ direction).square().sum()) == pytest.approx(
+        float((weight.double() @ direction).square().sum()), rel=0.4
+    )
+    assert torch.equal(sketch(weight[:5]), weight[:5].double())
 
 
 def finish(lab: Lab, name: str, plan: Plan) -> list[Finished]:

@@ -139,6 +139,28 @@ def test_attention_that_seems_harmless_is_never_dropped_everywhere(
     assert any(layer.kv_heads for layer in lathe.search(problem).plan)
 
 
+def test_few_judged_levels_give_nearly_the_table_of_all(lab: Lab, tmp_path: Path) -> None:
+    tables = {}
+    for measured in (3, 99):
+        problem = lab.problem(tmp_path / str(measured))
+        (tmp_path / str(measured)).mkdir()
+        judge = lathe.stage(problem, lathe.reformed_bank(problem).block, 2048)
+        tables[measured] = lathe.damage_table(problem, judge, measured)
+        assert problem.trace.asked <= 8 * measured
+    for few, every in zip(tables[3], tables[99], strict=True):
+        assert few[0] == every[0] == 0.0
+        assert few[-1] == every[-1] > 0
+        assert np.abs(np.sqrt(few) - np.sqrt(every)).max() < 0.35 * np.sqrt(every[-1])
+
+
+@pytest.mark.parametrize("method", ["lathe", "quick"])
+def test_a_search_spends_its_budget(lab: Lab, tmp_path: Path, method: str) -> None:
+    problem = lab.problem(tmp_path, evaluations=1)
+    found = methods.get(method).search(problem)
+    assert 0.9 < problem.constraints[0].cost(found.plan) / problem.constraints[0].limit <= 1
+    assert problem.trace.asked <= 8 * (5 if method == "lathe" else 2) + 1
+
+
 def test_masks_of_the_paper_have_the_sizes_that_mutation_chose(lab: Lab, tmp_path: Path) -> None:
     problem = lab.problem(tmp_path, "paper")
     breeder = paper.Breeder(problem)
