@@ -153,7 +153,8 @@ class _Needs:
 
     def _judging(self) -> int:
         """A window's logits, and what the dense model gives for all that are held out."""
-        return self._logits() + 12 * TOP * heldout_windows(self.options.calibration_tokens, self.window)[1] * self.window
+        _, heldout = heldout_windows(self.options.calibration_tokens, self.window)
+        return self._logits() + 12 * TOP * heldout * self.window
 
 
 @contextmanager
