@@ -28,8 +28,9 @@ from compressor.statistics.routes import TOKENS as ROUTED
 
 BASE = 430 * 2**20
 """A process that has imported what a run uses."""
-_SQUARES = 7
-"""Matrices [F, F] in float64 that one layer's order, dampings and factors take at once."""
+_ORDERED, _SOLVED, _FACTORS = 7, 5, 3
+"""Matrices [F, F] in float64 that there are at once: for a layer's order and dampings, for a reform, for the
+preconditioner of a step."""
 _MARGIN = 1.3
 """What allocators hold over what was asked of them, and temporaries."""
 _ENGINE = 2
@@ -110,11 +111,11 @@ class _Needs:
     def stages(self) -> dict[str, int]:
         head = 3 * self.head // 2  # as it is stored, beside float32
         found = {
-            "calibrate and order": self._statistics() + self.layer + self._activations(BATCH),
+            "calibrate and order": self._ordering(),
             "search": head + 3 * self.layer + 2 * self.square + self._cross() + self._judging(),
-            "reform": self._statistics() + 3 * self.layer + 2 * self._activations(BATCH),
+            "reform": self._reform(BATCH),
             "reform of the whole": max(
-                self._statistics() + 3 * self.layer + 2 * self._activations(ROWS),
+                self._reform(ROWS),
                 head + 2 * self.layer + self._logits() + self._judging(),
             ),
             "verify": head + 2 * self.layer + 2 * self._logits(),
@@ -134,10 +135,19 @@ class _Needs:
         measure = self.model * (1 + 2 * _ENGINE) if self.options.graph or self.options.timed else 0
         return BASE + max(whole, measure, max(self.stages().values()) + 2 * self.model)
 
-    def _statistics(self) -> int:
-        inputs = 2 * 8 * self.shape.hidden_size**2
+    def _ordering(self) -> int:
+        return _ORDERED * self.square + self._inputs() + self.layer + self._activations(BATCH)
+
+    def _reform(self, rows: int) -> int:
+        """Solving for a projection; or the step's factors, whose Gram matrices come from activations."""
+        solving = _SOLVED * self.square
+        factors = _FACTORS * self.square + 2 * self._activations(rows)
+        return self._inputs() + 3 * self.layer + max(solving, factors)
+
+    def _inputs(self) -> int:
+        """Gram matrices of what a layer's first projections read, and what experts are ranked by."""
         routes = 4 * ROUTED * self.shape.experts * (self.shape.experts + 1)
-        return _SQUARES * self.square + inputs + routes
+        return 2 * 8 * self.shape.hidden_size**2 + routes
 
     def _cross(self) -> int:
         """Of a Gram matrix and the dense projection, [F, D] in float64."""
