@@ -35,7 +35,8 @@ for case in range(int(sys.argv[2])):
     path = f"{sys.argv[1]}/{case}"
     model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True).eval()
     with torch.no_grad():
-        assert torch.equal(model(torch.load(f"{sys.argv[1]}/ids.pt")).logits, torch.load(path + ".pt")), case
+        found, expected = model(torch.load(f"{sys.argv[1]}/ids.pt")).logits, torch.load(path + ".pt")
+    assert (found - expected).abs().max() <= float(sys.argv[3]), case
 """
 
 
@@ -66,7 +67,7 @@ def test_all_load_without_lathe(tmp_path: Path) -> None:
         model = written(tmp_path / str(number), source, "mixed")
         torch.save(logits(model, ids), tmp_path / f"{number}.pt")
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", LOAD, str(tmp_path), str(len(CASES))]
+    command = [sys.executable, "-c", LOAD, str(tmp_path), str(len(CASES)), str(TORCH)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
@@ -125,7 +126,8 @@ class TestFamily:
         head = "model.embed_tokens.weight" if source.shape.tied_embeddings else "lm_head.weight"
         norm, cap = source.module("model.norm"), source.config.get("final_logit_softcapping")
         found = Head(runner, norm, source.tensor(head), cap).logits(hidden)
-        assert (found - logits(zeroed(source, job.plan), ids)).abs().max() <= TORCH
+        expected = logits(zeroed(source, job.plan), ids)
+        assert (found - expected).abs().max() <= TORCH * max(1.0, float(expected.abs().max()))
 
     @torch.no_grad()
     def test_tokens_that_go_on_from_a_past_are_the_rest_of_the_window(self, source: Source) -> None:

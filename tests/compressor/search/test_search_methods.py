@@ -144,8 +144,7 @@ def test_few_judged_levels_give_nearly_the_table_of_all(lab: Lab, tmp_path: Path
     for measured in (3, 99):
         problem = lab.problem(tmp_path / str(measured))
         (tmp_path / str(measured)).mkdir()
-        judge = lathe.stage(problem, lathe.reformed_bank(problem).block, 2048)
-        tables[measured] = lathe.damage_table(problem, judge, measured)
+        tables[measured] = lathe.damage_table(problem, lathe.Judges(problem), measured)
         assert problem.trace.asked <= 8 * measured
     for few, every in zip(tables[3], tables[99], strict=True):
         assert few[0] == every[0] == 0.0
