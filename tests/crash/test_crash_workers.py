@@ -66,12 +66,14 @@ def test_workers_go_with_a_run_that_is_killed(
 ) -> None:
     process = start(tmp_path / "out", *SPREAD)
     _until("trace-", tmp_path)
-    family = psutil.Process(process.pid).children(recursive=True)
-    assert len(workers_of(process)) == 2
+    family, workers = psutil.Process(process.pid).children(recursive=True), workers_of(process)
+    assert len(workers) == 2
     process.kill()
     process.communicate()
     left = left_behind(tmp_path / "out")
-    _, alive = psutil.wait_procs(family, timeout=60)
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive
+    _, alive = psutil.wait_procs(family, timeout=300)  # agents first try to tell a cluster that is gone
     assert not alive
     again = finish(tmp_path / "out", *SPREAD)
     assert again.returncode == 0, again.stderr
