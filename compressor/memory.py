@@ -10,8 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
 _MMAP_THRESHOLD = -3
 
 

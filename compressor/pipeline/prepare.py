@@ -95,7 +95,8 @@ def prepare(
             saved = run.saved(name, partial(next, found))
             prepared.statistics.append(SavedStatistics(saved))
             prepared.orders.append(LayerOrder(*(saved[name] for name in RANKED)))
-            prepared.dampings.append((float(saved["damping"][0]), float(saved["damping"][1])))
+            attention, ffn = saved["damping"].tolist()
+            prepared.dampings.append((attention, ffn))
             prepared.errors.append({kind: saved[f"errors.{kind}"] for kind in ("attention", "ffn")})
             bar.advance()
     return prepared

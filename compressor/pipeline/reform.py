@@ -8,14 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from compressor.calibration.selfgen import continue_text
 from compressor.errors import UserError
 from compressor.forward import Weights
 from compressor.pipeline.preflight import Card
 from compressor.pipeline.prepare import Prepared
-from compressor.pipeline.rundir import RunDirectory, key
+from compressor.pipeline.rundir import RunDirectory, Saved, key
 from compressor.pipeline.solve import Round
 from compressor.progress import Progress
 from compressor.reform.final import Finished, ReformJob, reforms
@@ -109,7 +108,7 @@ class FinishedLayers:
         file = self.path / f"reformed-{self.name}-{index:03d}.safetensors"
         if not file.exists():
             raise UserError(f"{self.path} lost a finished layer", "Remove it and run again.")
-        return load_file(file)
+        return Saved(file).all()
 
 
 def finished_layer(run: RunDirectory, name: str, index: int) -> Finished:

@@ -23,6 +23,7 @@ from compressor.surgery import Selection
 
 SELECTED = tuple(field.name for field in fields(Selection))
 
+
 @dataclass(frozen=True)
 class Searcher:
     """Finds plans under constraints; the same ones again come from the run directory."""

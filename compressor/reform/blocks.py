@@ -12,9 +12,9 @@ from compressor.forward import BlockRunner, Weights
 from compressor.projection import output, token_weights, wanted
 from compressor.reform.matrices import matrices_of
 from compressor.room import Rows
-from compressor.statistics.collect import batches
+from compressor.statistics.collect import batches_of
 from compressor.statistics.gram import CrossGram, Gram, Grams
-from compressor.workers import SHARDS, shards_of
+from compressor.workers import SHARDS, shards_of, some_of
 
 Ask = Callable[..., Iterable[Any]]
 """(method of BlockPasses, its arguments) -> what it gives by shard, of all shards."""
@@ -110,10 +110,8 @@ class BlockPasses:
 
     def grams(self, block: Weights, names: list[str]) -> Iterator[Grams]:
         """Of what the matrices read and of random probes of the outputs, on a few batches."""
-        every = [part for part in batches(self.heldout) if not self.heldout[part[0]]]
-        chosen = {int(p[0]) for p in every[:: max(1, len(every) // _FACTOR_BATCHES)][:_FACTOR_BATCHES]}
-        shards = [[part for part in shard if int(part[0]) in chosen] for shard in self._parts(False)]
-        return (self._grams(block, names, shard) for shard in shards if shard)
+        chosen = some_of(batches_of(self.heldout, False), self.shards, _FACTOR_BATCHES)
+        return (self._grams(block, names, shard) for shard in chosen)
 
     @torch.enable_grad()
     def _grams(self, block: Weights, names: list[str], shard: Sequence[torch.Tensor]) -> Grams:
@@ -156,5 +154,4 @@ class BlockPasses:
         return {n: taken[n].clone().requires_grad_() for n in names}
 
     def _parts(self, apart: bool) -> list[list[torch.Tensor]]:
-        every = [part for part in batches(self.heldout) if bool(self.heldout[part[0]]) == apart]
-        return shards_of(every, self.shards)
+        return shards_of(batches_of(self.heldout, apart), self.shards)

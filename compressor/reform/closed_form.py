@@ -81,11 +81,10 @@ class _Reforms:
 
     def __init__(self, weight: torch.Tensor, gram: torch.Tensor, ranked: torch.Tensor | None) -> None:
         self._weight, self._target = weight, gram @ weight.double().T
-        self._gram, self._places = gram, ranked
+        self._gram, self._places = gram, None if ranked is None else ranked.argsort()
         if ranked is not None:
-            leading, self._places = gram[ranked[:, None], ranked], ranked.argsort()
-            self._gram, self._failed = leading, torch.empty((), dtype=torch.int32)
-            torch.linalg.cholesky_ex(leading, out=(leading, self._failed))
+            self._gram, self._failed = gram[ranked[:, None], ranked], torch.empty((), dtype=torch.int32)
+            torch.linalg.cholesky_ex(self._gram, out=(self._gram, self._failed))
 
     @property
     def definite(self) -> bool:

@@ -74,7 +74,6 @@ class ReformJob:
         stats, kept = self.statistics[index], self.selections[index]
         return same_size(self.family, self.shape, stats, kept, attention), ffn
 
-
     def apart(self, index: int, kind: str) -> bool:
         """Whether a block, or one before it, is narrower than dense: until then the streams are the same."""
         dense, own = self.shape.layer, self.selections[index].shape

@@ -20,7 +20,7 @@ from compressor.reform.conjugate import Parts
 from compressor.room import Loaded, Room, Rows, Tensors
 from compressor.search.fitness import DenseTargets
 from compressor.statistics.gram import Grams
-from compressor.workers import Sharded, shards_of
+from compressor.workers import Sharded, shards_of, some_of
 
 ROWS = 4
 """Windows of a batch."""
@@ -70,6 +70,7 @@ class Passes:
 
     def __init__(self, text: Text, shards: range) -> None:
         self._text, self._runner, self._head = text, text.model.runner, text.model.head
+        self._shards = shards
         self._fit, self._held = (shards_of(text.batches(apart), shards) for apart in (False, True))
         self._below: list[Rows] = []
         self._targets: list[list[tuple[torch.Tensor, DenseTargets]]] = []
@@ -102,10 +103,7 @@ class Passes:
 
     def grams(self) -> Iterable[Iterable[Grams]]:
         """Of what each layer's projections read and of the gradients at what they give."""
-        every = self._text.batches(False)
-        first = {int(p[0]) for p in every[:: max(1, len(every) // _FACTOR_BATCHES)][:_FACTOR_BATCHES]}
-        chosen = [[part for part in shard if int(part[0]) in first] for shard in self._fit]
-        chosen = [shard for shard in chosen if shard]
+        chosen = some_of(self._text.batches(False), self._shards, _FACTOR_BATCHES)
 
         def drawn(part: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
             return self._head.sampled_gradient(normed, torch.Generator().manual_seed(int(part[0])))

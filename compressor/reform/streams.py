@@ -14,7 +14,7 @@ from compressor.forward import Weights
 from compressor.layered import LayeredModel
 from compressor.reform.blocks import BlockPasses
 from compressor.room import Room, Rows
-from compressor.statistics.collect import batches
+from compressor.statistics.collect import batches_of
 from compressor.workers import Sharded, shards_of
 
 Finished = Mapping[str, torch.Tensor]
@@ -71,11 +71,10 @@ class Streams:
 
     def __init__(self, course: Course, shards: range) -> None:
         self._course, self._shards, self._past = course, shards, 0
-        every = batches(course.heldout)
         self._parts = [
             part
             for apart in (False, True)
-            for shard in shards_of([b for b in every if bool(course.heldout[b[0]]) == apart], shards)
+            for shard in shards_of(batches_of(course.heldout, apart), shards)
             for part in shard
         ]
         self._dense, self._subnet = self._embedded(), self._embedded()

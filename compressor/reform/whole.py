@@ -26,6 +26,8 @@ ITERATIONS = 4
 WORTHWHILE = 0.98
 """A round that leaves more than this share of the divergence is the last."""
 _DAMPING = 1.0
+
+
 def refine_model(
     text: Text, advance: Callable[[], None] = lambda: None, workers: Workers | None = None
 ) -> tuple[Sequence[Tensors], float, float]:

@@ -11,7 +11,7 @@ import torch
 
 from compressor.layered import LayeredModel
 from compressor.room import Room, Rows
-from compressor.statistics.collect import LayerSums, batches, collect_layer
+from compressor.statistics.collect import LayerSums, batches_of, collect_layer
 from compressor.workers import Sharded, shards_of
 
 
@@ -34,8 +34,7 @@ class Walker:
     def __init__(self, walk: Walk, shards: range) -> None:
         self._walk, self._at = walk, 0
         self._hidden: Rows | None = None
-        every = batches(walk.heldout)
-        groups = [[b for b in every if bool(walk.heldout[b[0]]) == apart] for apart in (False, True)]
+        groups = [batches_of(walk.heldout, apart) for apart in (False, True)]
         own = ([b for g in groups for part in shards_of(g, range(s, s + 1)) for b in part] for s in shards)
         self._shards = [parts for parts in own if parts]
 

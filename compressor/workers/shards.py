@@ -48,6 +48,13 @@ def shards_of(batches: Sequence[Batch], shards: range) -> list[list[Batch]]:
     return [part for part in parts if part]
 
 
+def some_of(batches: Sequence[Batch], shards: range, count: int) -> list[list[Batch]]:
+    """As `shards_of`, but only those that are among so many batches from all over the text."""
+    chosen = set(range(0, len(batches), max(1, len(batches) // count))[:count])
+    parts = [[batches[i] for i in part if i in chosen] for part in shards_of(range(len(batches)), shards)]
+    return [part for part in parts if part]
+
+
 def summed(parts: Iterable[Tensors]) -> Tensors:
     """Tensors by name, added in order as they come; the first part becomes the sum."""
     left = iter(parts)
