@@ -13,6 +13,7 @@ from compressor.forward import BlockRunner, Weights
 from compressor.layered import LayeredModel
 from compressor.order import orders as registry
 from compressor.progress import Progress
+from compressor.reform import Reforms, damped
 from compressor.search.errors import level_errors
 from compressor.search.fitness import Head
 from compressor.search.method import Problem
@@ -57,8 +58,11 @@ class Lab:
             "source": source, "model": self.model, "space": space, "windows": self.windows[~self.heldout],
             "statistics": self.statistics, "orders": orders, "dampings": [(1e-3, 1e-3)] * len(self.layers),
             "errors": [
-                level_errors(source.family, source.shape, space, *parts, (1e-3, 1e-3))
-                for parts in zip(self.layers, self.statistics, orders, strict=True)
+                level_errors(source.shape, space, order, {
+                    "attention": Reforms(w[f"{source.family.o}.weight"], damped(s.attention, 1e-3)),
+                    "ffn": Reforms(w[f"{source.family.down}.weight"], damped(s.ffn, 1e-3), order.channels),
+                })
+                for w, s, order in zip(self.layers, self.statistics, orders, strict=True)
             ],
             "constraints": [self.keep(0.6)], "trace": Trace(directory / "trace.jsonl"),
             "progress": Progress(quiet=True), "evaluations": 120, "seed": 0,

@@ -2,7 +2,8 @@
 
 With P = (G')^-1 of the columns still there and W the weights re-solved for them, removing the set S
 and re-solving costs tr(W_S (P_SS)^-1 W_S^T) (optimal brain surgeon for a block, exact for the damped
-least-squares problem). The removal updates P and W^T W by block Gaussian elimination; W itself is not needed.
+least-squares problem). The removal updates P and W by block Gaussian elimination. Of a wide W, random
+combinations of its rows stand for all of them: costs are sums over rows.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from compressor.order.base import orders
 from compressor.order.experts import rank_experts
 from compressor.plan import ModelShape
 from compressor.projection import seen
-from compressor.reform import damped
+from compressor.reform import damped, sketch
 from compressor.statistics import LayerStatistics
 from compressor.surgery import LayerOrder
 
 _DAMPING = 1e-3
-_STEPS = 512
-_PANEL = 32
-"""Steps after which their removals are applied to P and W^T W at once, as one matrix product."""
+_STEPS = 256
+_PANEL = 16
+"""Steps after which their removals are applied to P and W at once, as one matrix product."""
+_ROWS = 512
+"""Of W, at most; costs are then within some 6 %."""
 
 
 def eliminate(weight: torch.Tensor, gram: torch.Tensor, block: int, per_step: int = 1) -> torch.Tensor:
@@ -34,12 +37,12 @@ def eliminate(weight: torch.Tensor, gram: torch.Tensor, block: int, per_step: in
         block: columns that go together.
         per_step: blocks removed before costs are computed again.
     """
-    alive, w = torch.arange(len(gram) // block), weight.double()
+    alive, w = torch.arange(len(gram) // block), sketch(weight, _ROWS)
     torch.linalg.cholesky(gram, out=gram)
-    p, m = torch.cholesky_inverse(gram, out=gram), w.T @ w
+    p = torch.cholesky_inverse(gram, out=gram)
     removed: list[torch.Tensor] = []
     while len(alive):
-        steps, p, m = _panel(p, m, block, per_step)
+        steps, p, w = _panel(p, w, block, per_step)
         removed += [alive[gone] for gone in steps]
         keep = torch.ones(len(alive), dtype=torch.bool)
         keep[torch.cat(steps)] = False
@@ -48,40 +51,40 @@ def eliminate(weight: torch.Tensor, gram: torch.Tensor, block: int, per_step: in
 
 
 def _panel(
-    p: torch.Tensor, m: torch.Tensor, block: int, per_step: int
+    p: torch.Tensor, w: torch.Tensor, block: int, per_step: int
 ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
-    """Some steps: the blocks that each removes, by their place, and P and M = W^T W, [n, n], of those left.
+    """Some steps: the blocks that each removes, by their place, and P [n, n] and W [D, n] of those left.
 
-    A step that removes the columns S leaves P - U V^T and W - W_S V^T, U = P[:, S] and V = U (P_SS)^-1, so
-    M - E V^T - V E^T with E = M[:, S] - V M_SS / 2. Within a panel, U, V and E are only collected; what costs
-    are made of, the diagonal blocks of P and M, is kept up to date.
+    A step that removes the columns S leaves P - U V^T and W - W_S V^T, U = P[:, S] and V = U (P_SS)^-1.
+    Within a panel, U, V and W_S are only collected; what costs are made of, the diagonal blocks of P and
+    M = W^T W, is kept up to date: M becomes M - E V^T - V E^T, E = M[:, S] - V M_SS / 2.
     """
     count, columns, most = len(p) // block, torch.arange(block), min(_PANEL * per_step * block, len(p))
-    diagonal, squares = _diagonal(p, block), _diagonal(m, block)
+    diagonal, squares = _diagonal(p, block), _squares(w, block)
     here, steps, end = torch.ones(count, dtype=torch.bool), list[torch.Tensor](), 0
-    us, vs, es = (p.new_empty(len(p), most) for _ in range(3))
+    us, vs, ws = (p.new_empty(rows, most) for rows in (len(p), len(p), len(w)))
     while here.any() and len(steps) < _PANEL:
         costs = _costs(diagonal, squares).masked_fill(~here, torch.inf)
         gone = costs.argsort(stable=True)[: min(per_step, int(here.sum()))]
         at = (gone[:, None] * block + columns).reshape(-1)
-        u_then, v_then, e_then = (tall[:, :end] for tall in (us, vs, es))
-        u = p[at].T - u_then @ v_then[at].T
+        u_then, v_then, w_then = (tall[:, :end] for tall in (us, vs, ws))
+        u, own = p[at].T - u_then @ v_then[at].T, w[:, at] - w_then @ v_then[at].T
         v = torch.linalg.solve(u[at], u, left=False)
-        cross = m[at].T - e_then @ v_then[at].T - v_then @ e_then[at].T
+        cross = w.T @ own - v_then @ (w_then.T @ own)
         e = cross - v @ cross[at] / 2
         u_b, v_b, e_b = (tall.view(count, block, -1) for tall in (u, v, e))
         diagonal -= u_b @ v_b.mT
         moved = e_b @ v_b.mT
         squares -= moved + moved.mT
         new, end = slice(end, end + len(at)), end + len(at)
-        us[:, new], vs[:, new], es[:, new] = u, v, e
+        us[:, new], vs[:, new], ws[:, new] = u, v, own
         here[gone] = False
         diagonal[gone] = torch.eye(block, dtype=p.dtype)
         steps.append(gone)
     kept = here.repeat_interleave(block).nonzero()[:, 0]
-    u, v, e = (tall[kept, :end] for tall in (us, vs, es))
+    u, v = (tall[kept, :end] for tall in (us, vs))
     p = p[kept[:, None], kept].addmm_(u, v.T, alpha=-1)
-    return steps, p, m[kept[:, None], kept].addmm_(e, v.T, alpha=-1).addmm_(v, e.T, alpha=-1)
+    return steps, p, w[:, kept].addmm_(ws[:, :end], v.T, alpha=-1)
 
 
 def _costs(diagonal: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
@@ -95,6 +98,12 @@ def _diagonal(square: torch.Tensor, block: int) -> torch.Tensor:
     """[blocks, b, b]: the diagonal blocks of a matrix."""
     index = torch.arange(len(square) // block)
     return square.view(len(index), block, len(index), block)[index, :, index, :].clone()
+
+
+def _squares(w: torch.Tensor, block: int) -> torch.Tensor:
+    """[blocks, b, b]: the diagonal blocks of W^T W."""
+    parts = w.T.reshape(-1, block, len(w))
+    return parts @ parts.mT
 
 
 @orders.register("elimination")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -30,6 +31,8 @@ from compressor.statistics.walk import Walk, Walker
 from compressor.surgery import LayerOrder, rows, select
 from compressor.workers import Here, Workers
 
+_SETS = 4
+"""Sets of heads, at most, that a damping is chosen by."""
 RANKED = tuple(field.name for field in fields(LayerOrder))
 
 
@@ -139,20 +142,22 @@ class Ordering:
         weights, runner = self.model.layers[index], self.model.runner
         family, shape = runner.family, runner.shape
         order = orders.get(self.order)(family, shape, weights, found)
+        between = self.space.attention[1:-1]
         heads = [
             rows(select(order, LayerShape(q, kv, 0)).query_heads, shape.head_dim)
-            for q, kv in self.space.attention[1:-1]
+            for q, kv in between[:: math.ceil(len(between) / _SETS) or 1]
         ] or [torch.arange(shape.layer.query_heads * shape.head_dim)]
         widths = [round(shape.layer.ffn * share) for share in (0.75, 0.5, 0.25)]
         channels = [order.channels[..., :width].flatten() for width in widths]
-        damping = [
+        chosen = [
             choose_damping(seen(family, shape, weights, kind), fit, heldout, kept, ranked)
             for kind, fit, heldout, kept, ranked in (
                 ("attention", found.attention, found.attention_heldout, heads, None),
                 ("ffn", found.ffn, found.ffn_heldout, channels, order.channels),
             )
         ]
-        errors = level_errors(family, shape, self.space, weights, found, order, (damping[0], damping[1]))
+        damping, reforms = zip(*chosen, strict=True)
+        errors = level_errors(shape, self.space, order, dict(zip(("attention", "ffn"), reforms, strict=True)))
         lasting = {name: getattr(found, name) for name in self.lasting or found.tensors()}
         return {
             **lasting, **order.tensors(), "damping": torch.tensor(damping, dtype=torch.float64),

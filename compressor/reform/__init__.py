@@ -5,9 +5,19 @@ from compressor.reform.closed_form import (
     Reforms,
     choose_damping,
     damped,
+    least,
     reconstruction_error,
     reform,
     sketch,
 )
 
-__all__ = ["DAMPINGS", "Reforms", "choose_damping", "damped", "reconstruction_error", "reform", "sketch"]
+__all__ = [
+    "DAMPINGS",
+    "Reforms",
+    "choose_damping",
+    "damped",
+    "least",
+    "reconstruction_error",
+    "reform",
+    "sketch",
+]

@@ -12,13 +12,15 @@ makes up for what it loses itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 
 DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 _SKETCH = 128
+Made = TypeVar("Made")
 
 
 def damped(gram: torch.Tensor, damping: float) -> torch.Tensor:
@@ -43,9 +45,7 @@ class Reforms:
             may stay, and share one factor: the leading part of a Cholesky factor is the factor of that part.
     """
 
-    def __init__(
-        self, weight: torch.Tensor, gram: torch.Tensor, ranked: torch.Tensor | None = None
-    ) -> None:
+    def __init__(self, weight: torch.Tensor, gram: torch.Tensor, ranked: torch.Tensor | None = None) -> None:
         self._dtype, grams = weight.dtype, gram if gram.dim() == 3 else gram[None]
         self._width = grams.shape[-1]
         first = torch.arange(len(grams))[:, None] * self._width
@@ -77,12 +77,19 @@ class Reforms:
 
 
 class _Reforms:
-    """Of a projection, or of one expert's columns in it."""
+    """Of a projection, or of one expert's columns in it.
+
+    With K the columns that stay and R the others the solution is W_K^T + G'[K, K]^-1 C, where
+    C = G'[K, R] W_R^T, and leaves tr(W_R G'[R, R] W_R^T) - tr(C^T G'[K, K]^-1 C). With a factor L of the
+    ranked columns, C is L[K, K] (L[R, K]^T W_R^T), and what is left the sum of squares of L^T W^T from row
+    k on.
+    """
 
     def __init__(self, weight: torch.Tensor, gram: torch.Tensor, ranked: torch.Tensor | None) -> None:
-        self._weight, self._target = weight, gram @ weight.double().T
-        self._gram, self._places = gram, None if ranked is None else ranked.argsort()
+        self._weight, self._gram = weight.double(), gram
+        self._places = None if ranked is None else ranked.argsort()
         if ranked is not None:
+            self._weight = self._weight[:, ranked]
             self._gram, self._failed = gram[ranked[:, None], ranked], torch.empty((), dtype=torch.int32)
             torch.linalg.cholesky_ex(self._gram, out=(self._gram, self._failed))
 
@@ -94,33 +101,46 @@ class _Reforms:
     def __call__(self, kept: torch.Tensor) -> torch.Tensor:
         """[k, D]."""
         if self._places is None:
-            factor = torch.linalg.cholesky(self._gram[kept][:, kept])
-            return torch.cholesky_solve(self._target[kept], factor)
-        places, order = self._places[kept].sort()
-        self._check(places)
-        target, factor = self._target[kept[order]], self._gram[: len(kept), : len(kept)]
-        return torch.cholesky_solve(target, factor)[order.argsort()]
+            factor, cross, _ = self._split(kept)
+            return self._weight[:, kept].T + torch.cholesky_solve(cross, factor)
+        count, order = self._leading(kept)
+        factor, below = self._gram[:count, :count], self._gram[count:, :count]
+        moved = torch.linalg.solve_triangular(factor.T, below.T @ self._weight[:, count:].T, upper=True)
+        return (self._weight[:, :count].T + moved)[order.argsort()]
 
     def error(self, kept: torch.Tensor) -> float:
-        """tr(W G' W^T) - tr(W'_K (G' W^T)_K), W' the reformed weights; with a factor L of the ranked columns,
-        that is the sum of squares of L^T W^T from row k on."""
-        if self._places is None:
-            total = float((self._weight.T * self._target).sum())
-            return max(0.0, total - float((self(kept) * self._target[kept]).sum()))
-        self._check(self._places[kept])
-        return float(self._losses[len(kept) :].sum())
+        """What the least squares leave."""
+        if self._places is not None:
+            return float(self._losses[self._leading(kept)[0] :].sum())
+        factor, cross, omitted = self._split(kept)
+        left, rows = self._weight[:, omitted], torch.linalg.solve_triangular(factor, cross, upper=False)
+        total = float(((left @ self._gram[omitted][:, omitted]) * left).sum())
+        return max(0.0, total - float(rows.square().sum()))
+
+    def _split(self, kept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The factor of G'[K, K], C, and which columns R are."""
+        apart = torch.ones(len(self._gram), dtype=torch.bool)
+        apart[kept] = False
+        omitted, rows = apart.nonzero()[:, 0], self._gram[kept]
+        cross = rows[:, omitted] @ self._weight[:, omitted].T
+        return torch.linalg.cholesky(rows[:, kept]), cross, omitted
 
     @cached_property
     def _losses(self) -> torch.Tensor:
         """[n]: what the columns of each rank and all below add to the error."""
-        assert self._places is not None
-        ranked = self._weight.double()[:, self._places.argsort()]
-        return (self._gram.tril().T @ ranked.T).square().sum(1)
+        return (self._gram.tril().T @ self._weight.T).square().sum(1)
 
-    @staticmethod
-    def _check(places: torch.Tensor) -> None:
-        if len(places) and int(places.max()) >= len(places):
+    def _leading(self, kept: torch.Tensor) -> tuple[int, torch.Tensor]:
+        """How many columns stay, and their order by rank.
+
+        Raises:
+            ValueError: they do not lead the ranking.
+        """
+        assert self._places is not None
+        places, order = self._places[kept].sort()
+        if len(places) and int(places[-1]) >= len(places):
             raise ValueError("the columns that stay do not lead the ranking")
+        return len(kept), order
 
 
 def reform(weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
@@ -128,14 +148,15 @@ def reform(weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor) -> torc
     return Reforms(weight, gram)(kept)
 
 
-def sketch(weight: torch.Tensor) -> torch.Tensor:
-    """[at most 128, n] float64: what is linear in a weight's rows, and of which only the sum of squares over
-    rows counts, is about the same of these (products with random signs, the same ones every time)."""
-    if len(weight) <= _SKETCH:
+def sketch(weight: torch.Tensor, most: int = _SKETCH) -> torch.Tensor:
+    """[at most `most`, n] float64: what is linear in a weight's rows, and of which only the sum of squares
+    over rows counts, is about the same of these (products with random signs, the same ones every time); of
+    each column within sqrt(2 / most), one standard deviation."""
+    if len(weight) <= most:
         return weight.double()
     generator = torch.Generator().manual_seed(0)
-    signs = torch.randint(0, 2, (_SKETCH, len(weight)), generator=generator).double() * 2 - 1
-    return signs @ weight.double() / math.sqrt(_SKETCH)
+    signs = torch.randint(0, 2, (most, len(weight)), generator=generator).double() * 2 - 1
+    return signs @ weight.double() / math.sqrt(most)
 
 
 def reconstruction_error(
@@ -149,22 +170,45 @@ def reconstruction_error(
     return sum(float(((d @ g) * d).sum()) for d, g in zip(experts, grams, strict=True))
 
 
+def least(dampings: Sequence[float], attempt: Callable[[float], tuple[float, Made]]) -> tuple[float, Made]:
+    """The damping of least error, and what was made with it: the first low on the way from the middle of
+    ascending ones, as errors fall, then rise along them. Where none could be made, infinity, a larger one may
+    do.
+
+    attempt: damping -> (error, what was made).
+    """
+    at = len(dampings) // 2
+    lowest, made = attempt(dampings[at])
+    for step in (1, -1):
+        start = at
+        while 0 <= at + step < len(dampings):
+            found, other = attempt(dampings[at + step])
+            if math.isfinite(lowest) and found >= lowest:
+                break
+            at, lowest, made = at + step, found, other
+        if at != start:
+            break
+    return dampings[at], made
+
+
 def choose_damping(
     weight: torch.Tensor, fit: torch.Tensor, heldout: torch.Tensor, kept: list[torch.Tensor],
     ranked: torch.Tensor | None = None,
-) -> float:  # fmt: skip
-    """The damping whose reforms, over several kept sets, err least on held-out text. Those that leave a Gram
-    of little text not positive definite, as it was rounded, are none. ranked: as in `Reforms`."""
+) -> tuple[float, Reforms]:  # fmt: skip
+    """The damping whose reforms, over several kept sets, err least on held-out text, and these reforms, of
+    the weight's `sketch`. Those that leave a Gram of little text not positive definite, as it was rounded,
+    are none. ranked: as in `Reforms`."""
     rows = sketch(weight)
     plain = [max(reconstruction_error(rows, rows[:, k], heldout, k), 1e-30) for k in kept]
 
-    def error(damping: float) -> float:
+    def attempt(damping: float) -> tuple[float, Reforms]:
         solved = Reforms(rows, damped(fit, damping), ranked)
         if not solved.definite:
-            return math.inf
-        return sum(
+            return math.inf, solved
+        shares = (
             reconstruction_error(rows, solved(k), heldout, k) / cut
             for k, cut in zip(kept, plain, strict=True)
         )
+        return sum(shares), solved
 
-    return min(DAMPINGS, key=error)
+    return least(DAMPINGS, attempt)

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from compressor.forward import BlockRunner, Weights
 from compressor.projection import gains, output
 from compressor.reform.blocks import Ask, BlockPasses, Moments
-from compressor.reform.closed_form import damped, sketch
+from compressor.reform.closed_form import damped, least, sketch
 
 DAMPINGS = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
@@ -62,27 +63,26 @@ def _solved(ask: Ask, runner: BlockRunner, kind: str, cut: Weights) -> dict[str,
     return {f"{name}.weight": solved[:, :-1].contiguous(), f"{name}.bias": solved[:, -1].contiguous()}
 
 
-def _solve(
-    start: torch.Tensor, sums: dict[bool, Moments], counts: torch.Tensor | float
-) -> torch.Tensor:
+def _solve(start: torch.Tensor, sums: dict[bool, Moments], counts: torch.Tensor | float) -> torch.Tensor:
     """The ridge solution around `start` whose damping errs least on the held-out windows. counts: [D, 1],
     what the square of a row's error counts."""
     gram, cross, w0 = sums[False].gram.mean(), sums[False].cross.mean(), start.double()
     held, held_cross = sums[True].gram.mean(), sums[True].cross.mean()
-    scale = gram.diagonal().mean().clamp_min(1e-12)
-
-    def solution(damping: float, cross: torch.Tensor, w0: torch.Tensor) -> torch.Tensor | None:
-        factor, failed = torch.linalg.cholesky_ex(damped(gram, damping))
-        if failed:
-            return None
-        return torch.cholesky_solve((cross + damping * scale * w0).T, factor).T
+    scale = float(gram.diagonal().mean().clamp_min(1e-12))
 
     counted = counts**0.5
-    few = [sketch(counted * rows) for rows in (cross, w0, held_cross)]
+    few_cross, few_w0, few_held = (sketch(counted * rows) for rows in (cross, w0, held_cross))
 
-    def error(damping: float) -> float:
-        w = solution(damping, few[0], few[1])
-        return math.inf if w is None else float((w * (w @ held - 2 * few[2])).sum())
+    def solution(factor: torch.Tensor, ridge: float, cross: torch.Tensor, w0: torch.Tensor) -> torch.Tensor:
+        return torch.cholesky_solve((cross + ridge * w0).T, factor).T
 
-    found = solution(min(DAMPINGS, key=error), cross, w0)
-    return start if found is None else found.to(start.dtype)
+    def attempt(damping: float) -> tuple[float, Callable[..., torch.Tensor] | None]:
+        factor, failed = torch.linalg.cholesky_ex(damped(gram, damping))
+        if failed:
+            return math.inf, None
+        solve = partial(solution, factor, damping * scale)
+        w = solve(few_cross, few_w0)
+        return float((w * (w @ held - 2 * few_held)).sum()), solve
+
+    _, solve = least(DAMPINGS, attempt)
+    return start if solve is None else solve(cross, w0).to(start.dtype)

@@ -8,35 +8,52 @@ from typing import Protocol, Self, TypeVar
 import torch
 
 
-class Gram:
-    """Accumulates G = X^T X / n over batches of rows, in float64. parts: of so many equal parts of a row,
-    each by itself; 0: of the row."""
+class _Mean:
+    """Accumulates the mean over rows of what is summed over them by batch, in float64; nothing is allocated
+    before the first."""
+
+    def __init__(self, *shape: int) -> None:
+        self._shape = shape
+        self._sum: torch.Tensor | None = None
+        self._rows = 0
+
+    def _add(self, found: torch.Tensor, rows: int) -> None:
+        if self._sum is None:
+            self._sum = found.double()
+        else:
+            self._sum += found
+        self._rows += rows
+
+    def add(self, other: Self) -> None:
+        """What another one has accumulated; it may become part of this one."""
+        if other._sum is not None:
+            self._add(other._sum, other._rows)
+
+    def mean(self) -> torch.Tensor:
+        """In float64. The sum itself becomes it."""
+        if self._sum is None:
+            return torch.zeros(self._shape, dtype=torch.float64)
+        self._sum /= self._rows
+        self._rows = 1
+        return self._sum
+
+
+class Gram(_Mean):
+    """Accumulates G = X^T X / n over batches of rows, [width, width]. parts: of so many equal parts of a row,
+    each by itself, [parts, width / parts, width / parts]; 0: of the row."""
 
     def __init__(self, width: int, parts: int = 0) -> None:
         self.width, own = width, width // max(parts, 1)
         self._parts = (parts,) if parts else ()
-        self._sum = torch.zeros(*self._parts, own, own, dtype=torch.float64)
-        self._rows = 0
+        super().__init__(*self._parts, own, own)
 
     def add_batch(self, x: torch.Tensor) -> None:
         """x: [..., width]."""
         flat = x.reshape(-1, x.shape[-1])
-        self._rows += len(flat)
+        rows = len(flat)
         if self._parts:
             flat = flat.unflatten(-1, (*self._parts, -1)).transpose(0, 1)
-        self._sum += flat.mT @ flat
-
-    def add(self, other: Self) -> None:
-        """What another one has accumulated."""
-        self._sum += other._sum
-        self._rows += other._rows
-
-    def mean(self) -> torch.Tensor:
-        """[width, width] float64; of parts [parts, width / parts, width / parts]. The sum itself becomes
-        it."""
-        self._sum /= max(self._rows, 1)
-        self._rows = min(self._rows, 1)
-        return self._sum
+        self._add(flat.mT @ flat, rows)
 
 
 class Grams:
@@ -87,28 +104,15 @@ class HeadSquares:
         return torch.as_tensor(self._sum) / max(self._rows, 1)
 
 
-class CrossGram:
-    """Accumulates C = Y^T X / n for targets Y [..., d] and inputs X [..., width], in float64."""
+class CrossGram(_Mean):
+    """Accumulates C = Y^T X / n for targets Y [..., d] and inputs X [..., width], [d, width]."""
 
     def __init__(self, targets: int, width: int) -> None:
-        self._sum = torch.zeros(targets, width, dtype=torch.float64)
-        self._rows = 0
+        super().__init__(targets, width)
 
     def add_batch(self, y: torch.Tensor, x: torch.Tensor) -> None:
         flat = x.reshape(-1, x.shape[-1])
-        self._sum += y.reshape(-1, y.shape[-1]).T @ flat
-        self._rows += len(flat)
-
-    def add(self, other: Self) -> None:
-        """What another one has accumulated."""
-        self._sum += other._sum
-        self._rows += other._rows
-
-    def mean(self) -> torch.Tensor:
-        """[targets, width] float64; the sum itself becomes it."""
-        self._sum /= max(self._rows, 1)
-        self._rows = min(self._rows, 1)
-        return self._sum
+        self._add(y.reshape(-1, y.shape[-1]).T @ flat, len(flat))
 
 
 class Accumulator(Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from tiny_llama import HEAD_DIM, PLANS
@@ -11,7 +13,15 @@ from compressor.errors import UserError
 from compressor.forward import Weights
 from compressor.order import orders
 from compressor.plan import Plan
-from compressor.reform import Reforms, choose_damping, damped, reconstruction_error, reform, sketch
+from compressor.reform import (
+    Reforms,
+    choose_damping,
+    damped,
+    least,
+    reconstruction_error,
+    reform,
+    sketch,
+)
 from compressor.reform.admm import admm
 from compressor.reform.blocks import BlockPasses
 from compressor.reform.final import Finished, ReformJob, reforms
@@ -65,7 +75,7 @@ def test_a_damping_that_rounding_outweighs_is_not_chosen() -> None:
     values, vectors = torch.linalg.eigh(gram)
     values[:4] = -1e-4 * gram.diagonal().mean()
     fit = vectors @ values.diag() @ vectors.T
-    assert choose_damping(weight, fit, gram, [KEPT]) in (1e-3, 1e-2, 1e-1)
+    assert choose_damping(weight, fit, gram, [KEPT])[0] in (1e-3, 1e-2, 1e-1)
 
 
 @pytest.mark.parametrize("damping", [1e-5, 1e-2, 1.0])
@@ -82,13 +92,14 @@ def test_the_damping_is_the_one_that_errs_least_on_heldout_text() -> None:
     weight, x = problem()
     few, fresh = x[:13].T @ x[:13] / 13, x[200:].T @ x[200:] / 100
     noisy = few + torch.diag(torch.rand(12, dtype=torch.float64) * few.diagonal().mean())
-    chosen = choose_damping(weight, noisy, fresh, [KEPT])
+    chosen, reforms = choose_damping(weight, noisy, fresh, [KEPT])
 
     def error(damping: float) -> float:
         return reconstruction_error(weight, reform(weight, damped(noisy, damping), KEPT), fresh, KEPT)
 
     assert error(chosen) == min(error(d) for d in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1))
-    assert choose_damping(weight, fresh, fresh, [KEPT]) == 1e-5
+    assert choose_damping(weight, fresh, fresh, [KEPT])[0] == 1e-5
+    torch.testing.assert_close(reforms(KEPT), reform(weight.double(), damped(noisy, chosen), KEPT))
 
 
 def test_sets_that_lead_a_ranking_share_a_factor_and_are_reformed_as_each_by_itself() -> None:
@@ -254,3 +265,22 @@ def test_streams_go_past_finished_blocks_wherever_they_begin(lab: Lab) -> None:
 
 def test_rows_of_heads_are_contiguous() -> None:
     assert rows(torch.tensor([2, 0]), 3).tolist() == [6, 7, 8, 0, 1, 2]
+
+
+@pytest.mark.parametrize("lowest", [0.1, 1.0, 2.0, 4.0, 5.0, 40.0])
+def test_the_least_of_what_falls_and_rises_is_found_and_what_was_made_with_it(lowest: float) -> None:
+    tried: list[float] = []
+
+    def attempt(value: float) -> tuple[float, str]:
+        tried.append(value)
+        return abs(value - lowest), f"with {value}"
+
+    best = min(range(1, 6), key=lambda value: abs(value - lowest))
+    assert least([1, 2, 3, 4, 5], attempt) == (best, f"with {best}")
+    assert len(tried) == len(set(tried))
+
+
+def test_what_cannot_be_had_is_passed_over_upwards() -> None:
+    for able in (1, 3, 4, 5):
+        found = least([1, 2, 3, 4, 5], lambda value, able=able: (math.inf if value < able else value, value))
+        assert found == (able, able)
