@@ -64,12 +64,12 @@ def check_context(workload: Workload, source: Source) -> None:
         )
 
 
-def check_disk(out: Path, source: Source, on_disk: bool) -> None:
-    """Refuse a disk without the room that a run may need."""
+def check_disk(out: Path, needed: int) -> None:
+    """Refuse a disk without the room, in bytes, that a run may need."""
     parent = out.absolute().parent
     while not parent.exists():
         parent = parent.parent
-    needed, free = disk_needed(source, on_disk), shutil.disk_usage(parent).free
+    free = shutil.disk_usage(parent).free
     if free < needed:
         raise UserError(
             f"{parent} has {free / 2**20:.0f} MiB free; this run may need {needed / 2**20:.0f} MiB",
@@ -77,15 +77,15 @@ def check_disk(out: Path, source: Source, on_disk: bool) -> None:
         )
 
 
-def disk_needed(source: Source, on_disk: bool) -> int:
+def disk_needed(source: Source, on_disk: bool, whole: bool) -> int:
     """Bytes that a run may hold on disk: checkpoint, graph, and the run directory with its statistics; where
-    memory does not hold them (`on_disk`), vectors and factors of the whole subnet's reform, too."""
+    memory does not hold them (`on_disk`), vectors and factors of the reform of the `whole` subnet, too."""
     shape = source.shape
     weights, reads = shape.weight_bytes(shape.dense_plan, 4), shape.layer.query_heads * shape.head_dim
     squares = shape.num_layers * (max(1, shape.experts) * shape.layer.ffn**2 + reads**2)
-    if on_disk:
-        return 10 * weights + (8 + 3 * 4) * squares + 64 * 2**20
-    return 3 * weights + 2 * 8 * squares + 64 * 2**20
+    statistics = (8 if on_disk else 2 * 8) * squares
+    step = 7 * weights + 3 * 4 * squares if on_disk and whole else 0
+    return 3 * weights + statistics + step + 64 * 2**20
 
 
 def read_plan(path: Path, space: Space, rules: Rules, experts: int = 0) -> Plan:

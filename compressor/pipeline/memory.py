@@ -114,13 +114,13 @@ class _Needs:
             "calibrate and order": self._ordering(),
             "search": head + 3 * self.layer + 2 * self.square + self._cross() + self._judging(),
             "reform": self._reform(BATCH),
-            "reform of the whole": max(
-                self._reform(ROWS),
-                head + 2 * self.layer + self._logits() + self._judging(),
-            ),
             "verify": head + 2 * self.layer + 2 * self._logits(),
         }
-        if self.options.calibration == SELF or methods.get(self.options.method).whole_rounds > 1:
+        rounds = methods.get(self.options.method).whole_rounds
+        if rounds:
+            judged = head + 2 * self.layer + self._logits() + self._judging()
+            found["reform of the whole"] = max(self._reform(ROWS), judged)
+        if self.options.calibration == SELF or rounds > 1:
             cached = cache_bytes(self.shape, self.window)
             found["text that the model writes"] = head + self.layer + cached
         if self.options.graph or self.options.timed:

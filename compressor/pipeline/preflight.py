@@ -67,6 +67,11 @@ class Card:
         fast = self.target_ms is None or (self.dense_ms is not None and self.dense_ms <= self.target_ms)
         return fast and all(c.allows(dense) for c in self.constraints)
 
+    @property
+    def disk_bytes(self) -> int:
+        """That the run may hold on disk."""
+        return disk_needed(self.source, self.memory.on_disk, self.method.whole_rounds > 0)
+
     def to_json(self) -> dict[str, Any]:
         """The card for people and scripts: milliseconds, bytes, and the range of every other target."""
         shape, smallest = self.source.shape, self.space.smallest
@@ -83,7 +88,7 @@ class Card:
                  "floor": c.cost(smallest)}
                 for c in self.constraints
             ],
-            "disk_bytes": disk_needed(self.source, self.memory.on_disk),
+            "disk_bytes": self.disk_bytes,
             "memory": self.memory.to_json(),
         }
 
@@ -111,7 +116,6 @@ def preflight(options: Options, progress: Progress) -> Card:
         check_context(options.workload, source)
     check_texts(options, source)
     memory = memory_plan(options, source)
-    check_disk(options.out, source, memory.on_disk)
     meter = Meter(source, backend, options.workload, options.threads, progress)
     constraints = _constraints(options, source, space)
     for constraint in constraints:
@@ -121,6 +125,7 @@ def preflight(options: Options, progress: Progress) -> Card:
         f"{source.shape.parameters(source.shape.dense_plan) / 1e6:.1f} M parameters"
     )
     card = Card(source, space, method, meter, constraints, plan=plan, memory=memory)
+    check_disk(options.out, card.disk_bytes)
     if options.profile:
         card = _profiled(options, card, options.profile)
     return _time(options, card) if options.timed else card
