@@ -120,12 +120,12 @@ def preflight(options: Options, progress: Progress) -> Card:
     constraints = _constraints(options, source, space)
     for constraint in constraints:
         _check_floor(constraint, space)
+    card = Card(source, space, method, meter, constraints, plan=plan, memory=memory)
+    check_disk(options.out, card.disk_bytes)
     progress.say(
         f"{source.name}: {source.family.model_type}, {source.shape.num_layers} layers, "
         f"{source.shape.parameters(source.shape.dense_plan) / 1e6:.1f} M parameters"
     )
-    card = Card(source, space, method, meter, constraints, plan=plan, memory=memory)
-    check_disk(options.out, card.disk_bytes)
     if options.profile:
         card = _profiled(options, card, options.profile)
     return _time(options, card) if options.timed else card

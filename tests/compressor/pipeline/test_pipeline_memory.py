@@ -76,6 +76,18 @@ def test_a_graph_is_what_a_limit_may_have_no_room_for(tiny: Tiny, tmp_path: Path
         assert ("measure and verify in ONNX Runtime" in stages) == said
 
 
+def test_a_method_without_the_reform_of_the_whole_is_not_forecast_one(tiny: Tiny, tmp_path: Path) -> None:
+    cards, limit = [], max(needs(tiny, tmp_path)["stages_on_disk_bytes"].values())
+    for method in ("lathe", "quick"):
+        asked = (*TARGET, "--method", method, "--memory-limit", f"{limit}b", "--dry-run", "--json")
+        done = tiny.compress(tmp_path / "out", *asked)
+        cards.append(json.loads(done.stdout))
+    lathe_card, quick = cards
+    assert quick["disk_bytes"] < lathe_card["disk_bytes"]
+    more = lathe_card["memory"]["stages_on_disk_bytes"].keys() - quick["memory"]["stages_on_disk_bytes"]
+    assert more == {"reform of the whole", "text that the model writes"}
+
+
 HIT = """
 import psutil, torch
 from compressor.errors import UserError
