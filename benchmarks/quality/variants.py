@@ -63,12 +63,16 @@ def plain_bank(problem: Problem) -> Bank:
 class ByLoss(Fitness):
     """Judges by the text's own loss, as perplexity does."""
 
+    damages = Fitness.replayed
+
     def measure(self, hidden_BTD: torch.Tensor) -> float:
         return self.head.loss(self.windows, hidden_BTD)
 
 
 class ByRejection(Fitness):
     """Judges by how often the dense model would reject what the subnet drafts."""
+
+    damages = Fitness.replayed
 
     def measure(self, hidden_BTD: torch.Tensor) -> float:
         return 1 - self.head.acceptance(self._targets, hidden_BTD)

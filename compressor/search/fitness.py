@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 
 from compressor.forward import BlockRunner, Embedding, Weights
 from compressor.plan import Plan
 from compressor.room import Room, Rows
+from compressor.search.slopes import ROWS, Slopes
 from compressor.search.space import Level, Space
 from compressor.source import Table
 
 TOP = 1024
 """Tokens whose dense probabilities are kept one by one."""
-_ROWS = 4
+_FAR = 0.05
+"""Squared change of a block's output, beside its square, from which damage is replayed."""
 Block = Callable[[int, str, Level], Weights]
 Shares = tuple[torch.Tensor, torch.Tensor]
 
@@ -165,7 +167,7 @@ class Fitness:
         subnet: Block,
         room: Room | None = None,
     ) -> None:
-        self._runner, self._space, self._subnet = runner, space, subnet
+        self._runner, self._space, self._dense, self._subnet = runner, space, dense, subnet
         self._room = room or Room()
         widest = [0] * (2 * space.layers)
         self.head, self.windows = head, windows
@@ -191,17 +193,35 @@ class Fitness:
         return self.measure(self._stack[-1][:])
 
     def damages(self, position: int, levels: Sequence[int]) -> list[float]:
+        """The measures of one block at some levels and all others dense: to second order, or replayed where
+        the block's output changes by much."""
+        changes = [self._slopes.of(position, hidden) for hidden in self._changed(position, levels)]
+        far = [level for level, change in zip(levels, changes, strict=True) if change.size > _FAR]
+        replayed = dict(zip(far, self.replayed(position, far), strict=True))
+        return [replayed.get(level, change.kl) for level, change in zip(levels, changes, strict=True)]
+
+    def replayed(self, position: int, levels: Sequence[int]) -> list[float]:
         """The measures of one block at some levels and all others dense, replayed from the dense hidden
         states, all levels together: a block above is asked for once."""
         if not levels:
             return []
-        candidates = [
-            self._step(self._dense_states[position], position, level, self._subnet) for level in levels
-        ]
+        candidates = [*self._changed(position, levels)]
         for later in range(position + 1, 2 * self._space.layers):
             weights = self._block(later, 0, self._subnet)
             candidates = [self._run(weights, hidden, later) for hidden in candidates]
         return [self.measure(hidden[:]) for hidden in candidates]
+
+    @cached_property
+    def _slopes(self) -> Slopes:
+        def dense(position: int) -> Weights:
+            return self._block(position, 0, self._dense)
+
+        return Slopes(self._runner, self.head, self._dense_states, dense, self._room)
+
+    def _changed(self, position: int, levels: Sequence[int]) -> Iterator[Rows]:
+        """What a block gives at some levels, from the dense hidden states."""
+        before = self._dense_states[position]
+        return (self._step(before, position, level, self._subnet) for level in levels)
 
     def _states(self, hidden: torch.Tensor, blocks: Block, indices: list[int]) -> list[Rows]:
         states = [self._room.copy(hidden)]
@@ -220,4 +240,4 @@ class Fitness:
     def _run(self, weights: Weights, hidden: Rows, position: int) -> Rows:
         runner = self._runner.at(position // 2)
         run = runner.ffn if position % 2 else runner.attention
-        return self._room.mapped(hidden, torch.arange(len(hidden)).split(_ROWS), partial(run, weights))
+        return self._room.mapped(hidden, torch.arange(len(hidden)).split(ROWS), partial(run, weights))

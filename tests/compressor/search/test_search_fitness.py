@@ -71,7 +71,8 @@ def test_damage_of_a_block_is_the_divergence_with_all_others_dense(lab: Lab, tmp
     for position in range(8):
         indices = [0] * 8
         indices[position] = 3
-        assert judge.damages(position, [5, 3])[1] == pytest.approx(judge.judge(space.plan(indices)), abs=1e-6)
+        alone = judge.judge(space.plan(indices))
+        assert judge.replayed(position, [5, 3])[1] == pytest.approx(alone, abs=1e-6)
 
 
 @torch.no_grad()
