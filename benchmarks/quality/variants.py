@@ -60,19 +60,21 @@ def plain_bank(problem: Problem) -> Bank:
     return Bank(problem.source.family, problem.source.shape, problem.layers, problem.orders)
 
 
-class ByLoss(Fitness):
-    """Judges by the text's own loss, as perplexity does."""
+class ByReplays(Fitness):
+    """Every damage measured through all the layers above."""
 
     damages = Fitness.replayed
+
+
+class ByLoss(ByReplays):
+    """Judges by the text's own loss, as perplexity does."""
 
     def measure(self, hidden_BTD: torch.Tensor) -> float:
         return self.head.loss(self.windows, hidden_BTD)
 
 
-class ByRejection(Fitness):
+class ByRejection(ByReplays):
     """Judges by how often the dense model would reject what the subnet drafts."""
-
-    damages = Fitness.replayed
 
     def measure(self, hidden_BTD: torch.Tensor) -> float:
         return 1 - self.head.acceptance(self._targets, hidden_BTD)
@@ -100,6 +102,7 @@ variant("lathe-evolution", search=evolution, default_evaluations=_EVOLUTION)
 variant("lathe-plus-evolution", default_evaluations=200)
 variant("lathe-paper-order", order="paper")
 variant("lathe-no-loop", search=partial(search, bank=plain_bank))
+variant("lathe-replays", search=partial(search, fitness=ByReplays))
 variant("lathe-perplexity", search=partial(search, fitness=ByLoss))
 variant("lathe-acceptance", search=partial(search, fitness=ByRejection))
 variant("lathe-no-reform", reform="none", whole_rounds=0)

@@ -17,7 +17,7 @@ from compressor.source import Table
 
 TOP = 1024
 """Tokens whose dense probabilities are kept one by one."""
-_FAR = 0.05
+_FAR = 0.1
 """Squared change of a block's output, beside its square, from which damage is replayed."""
 Block = Callable[[int, str, Level], Weights]
 Shares = tuple[torch.Tensor, torch.Tensor]
@@ -207,7 +207,7 @@ class Fitness:
             return []
         candidates = [*self._changed(position, levels)]
         for later in range(position + 1, 2 * self._space.layers):
-            weights = self._block(later, 0, self._subnet)
+            weights = self._block(later, 0, self._dense)
             candidates = [self._run(weights, hidden, later) for hidden in candidates]
         return [self.measure(hidden[:]) for hidden in candidates]
 

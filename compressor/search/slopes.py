@@ -27,6 +27,11 @@ _SAMPLES = 2
 """Ways back, each for other tokens."""
 
 
+_BEYOND = 5.0
+"""Damages are larger than the second order says by so many times the change's size, roughly: from replays of two
+small models (docs/experiments.md)."""
+
+
 class Change(NamedTuple):
     """kl: in nats per token. size: the mean over tokens of |delta|^2 / |stream|^2."""
 
@@ -73,7 +78,8 @@ class Slopes:
             for at in self._samples(part):
                 kl += float((self._after[position][at] * delta).sum(-1).square().sum())
         tokens = self._count * changed.shape[1]
-        return Change(kl / (2 * _SAMPLES * tokens), size / tokens)
+        size /= tokens
+        return Change(kl / (2 * _SAMPLES * tokens) * (1 + _BEYOND * size), size)
 
     def _at_the_head(self, head: Head) -> Rows:
         """[samples * B, T, ...]: after the last block."""
