@@ -28,12 +28,13 @@ _SAMPLES = 2
 
 
 _BEYOND = 5.0
-"""Damages are larger than the second order says by so many times the change's size, roughly: from replays of two
-small models (docs/experiments.md)."""
+"""Damages are larger than the second order says by so many times the change's size, roughly: from replays of
+two small models (docs/experiments.md)."""
 
 
 class Change(NamedTuple):
-    """kl: in nats per token. size: the mean over tokens of |delta|^2 / |stream|^2."""
+    """kl: in nats per token, the second order and `_BEYOND`. size: the mean over tokens of
+    |delta|^2 / |stream|^2."""
 
     kl: float
     size: float
