@@ -31,7 +31,8 @@ class Problem:
     """What every search is given.
 
     Args:
-        source, model: the dense model.
+        source: the dense model's checkpoint.
+        model: its layers, and what comes before and after them.
         space: the levels that plans are made of.
         windows: [n, T] tokens to judge candidates on; the statistics come from others.
         dampings: (attention, FFN) of each layer, chosen on held-out text.
