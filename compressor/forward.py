@@ -30,6 +30,8 @@ Weights = Mapping[str, torch.Tensor]
 Past = tuple[Any, int]
 """A cache of transformers' for one layer, and the position after it."""
 _NOTHING: Past = (None, 0)
+KINDS = ("attention", "ffn")
+"""The blocks of a layer, in order."""
 
 
 class Embedding(Protocol):
@@ -185,6 +187,10 @@ class BlockRunner:
             return self.stream(state)
         projected = self.project(weights, self.family.down, self.ffn_context(weights, state))
         return self.merge("ffn", weights, state, projected)
+
+    def block(self, kind: str, weights: Weights, state: torch.Tensor) -> torch.Tensor:
+        """The state after one block. kind: "attention" or "ffn"."""
+        return self.attention(weights, state) if kind == "attention" else self.ffn(weights, state)
 
     def layer(self, weights: Weights, hidden_BTD: torch.Tensor, past: Past = _NOTHING) -> torch.Tensor:
         """The stream after both blocks. With a past, one token (or the first of all) goes on from it."""

@@ -21,7 +21,7 @@ from compressor.search.space import Constraint, make_space, parameter_constraint
 from compressor.search.trace import Trace
 from compressor.source import Source
 from compressor.statistics import LayerStatistics, collect_layer
-from compressor.statistics.collect import batches
+from compressor.statistics.collect import batches_of
 
 WINDOWS, LENGTH = 16, 32
 
@@ -71,6 +71,11 @@ class Lab:
 
     def keep(self, share: float) -> Constraint:
         return parameter_constraint(make_space(self.source.shape), self.source.shape, share)
+
+
+def batches(heldout: torch.Tensor) -> list[torch.Tensor]:
+    """Index batches of all windows, those to fit first."""
+    return [*batches_of(heldout, False), *batches_of(heldout, True)]
 
 
 def make_lab(directory: Path, **changes: Any) -> Lab:

@@ -145,9 +145,8 @@ class BlockPasses:
 
     def _outputs(self, block: Weights, part: torch.Tensor, other: Weights | None = None) -> torch.Tensor:
         """other: matrices in the place of the block's."""
-        run = self.runner.attention if self.kind == "attention" else self.runner.ffn
         put = matrices_of(self.runner, self.kind).put(other or {})
-        return run({**block, **put}, self.inputs[part])
+        return self.runner.block(self.kind, {**block, **put}, self.inputs[part])
 
     def _leaves(self, block: Weights, names: list[str]) -> dict[str, torch.Tensor]:
         taken = matrices_of(self.runner, self.kind).taken(block)

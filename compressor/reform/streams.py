@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from compressor.errors import UserError
-from compressor.forward import Weights
+from compressor.forward import KINDS, Weights
 from compressor.layered import LayeredModel
 from compressor.reform.blocks import BlockPasses
 from compressor.room import Room, Rows
@@ -106,9 +106,8 @@ class Streams:
     @torch.no_grad()
     def _moved(self, stream: Rows, weights: Weights) -> Rows:
         """Past the next block with these weights."""
-        runner = self._course.model.runner.at(self._past // 2)
-        run = runner.ffn if self._past % 2 else runner.attention
-        return self._course.room.mapped(stream, self._parts, partial(run, weights))
+        runner, kind = self._course.model.runner.at(self._past // 2), KINDS[self._past % 2]
+        return self._course.room.mapped(stream, self._parts, partial(runner.block, kind, weights))
 
     def _embedded(self) -> Rows:
         return self._course.model.embedded(self._course.windows, self._course.room, self._parts)

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 
 import torch
 
-from compressor.forward import BlockRunner, Embedding, Weights
+from compressor.forward import KINDS, BlockRunner, Embedding, Weights
 from compressor.plan import Plan
 from compressor.room import Room, Rows
 from compressor.search.slopes import ROWS, Slopes
@@ -195,17 +195,21 @@ class Fitness:
     def damages(self, position: int, levels: Sequence[int]) -> list[float]:
         """The measures of one block at some levels and all others dense: to second order, or replayed where
         the block's output changes by much."""
-        changes = [self._slopes.of(position, hidden) for hidden in self._changed(position, levels)]
-        far = [level for level, change in zip(levels, changes, strict=True) if change.size > _FAR]
-        replayed = dict(zip(far, self.replayed(position, far), strict=True))
-        return [replayed.get(level, change.kl) for level, change in zip(levels, changes, strict=True)]
+        changed = self._changed(position, levels)
+        changes = [self._slopes.of(position, hidden) for hidden in changed]
+        far = [at for at, change in enumerate(changes) if change.size > _FAR]
+        replayed = dict(zip(far, self._through(position, [changed[at] for at in far]), strict=True))
+        return [replayed.get(at, change.kl) for at, change in enumerate(changes)]
 
     def replayed(self, position: int, levels: Sequence[int]) -> list[float]:
         """The measures of one block at some levels and all others dense, replayed from the dense hidden
-        states, all levels together: a block above is asked for once."""
-        if not levels:
+        states."""
+        return self._through(position, self._changed(position, levels))
+
+    def _through(self, position: int, candidates: list[Rows]) -> list[float]:
+        """The measures of what a block gives, all together: a block above is asked for once."""
+        if not candidates:
             return []
-        candidates = [*self._changed(position, levels)]
         for later in range(position + 1, 2 * self._space.layers):
             weights = self._block(later, 0, self._dense)
             candidates = [self._run(weights, hidden, later) for hidden in candidates]
@@ -218,10 +222,10 @@ class Fitness:
 
         return Slopes(self._runner, self.head, self._dense_states, dense, self._room)
 
-    def _changed(self, position: int, levels: Sequence[int]) -> Iterator[Rows]:
+    def _changed(self, position: int, levels: Sequence[int]) -> list[Rows]:
         """What a block gives at some levels, from the dense hidden states."""
         before = self._dense_states[position]
-        return (self._step(before, position, level, self._subnet) for level in levels)
+        return [self._step(before, position, level, self._subnet) for level in levels]
 
     def _states(self, hidden: torch.Tensor, blocks: Block, indices: list[int]) -> list[Rows]:
         states = [self._room.copy(hidden)]
@@ -233,11 +237,10 @@ class Fitness:
         return self._run(self._block(position, index, blocks), hidden, position)
 
     def _block(self, position: int, index: int, blocks: Block) -> Weights:
-        layer, kind = position // 2, ("attention", "ffn")[position % 2]
+        layer, kind = position // 2, KINDS[position % 2]
         return blocks(layer, kind, self._space.levels(kind)[index])
 
     @torch.inference_mode()
     def _run(self, weights: Weights, hidden: Rows, position: int) -> Rows:
-        runner = self._runner.at(position // 2)
-        run = runner.ffn if position % 2 else runner.attention
-        return self._room.mapped(hidden, torch.arange(len(hidden)).split(ROWS), partial(run, weights))
+        run = partial(self._runner.at(position // 2).block, KINDS[position % 2], weights)
+        return self._room.mapped(hidden, torch.arange(len(hidden)).split(ROWS), run)

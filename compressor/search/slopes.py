@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from compressor.forward import BlockRunner, Weights
+from compressor.forward import KINDS, BlockRunner, Weights
 from compressor.room import Room, Rows
 
 ROWS = 4
@@ -96,13 +96,12 @@ class Slopes:
 
     def _below(self, position: int, weights: Weights, above: Rows) -> Rows:
         """The same before a block, from those after it."""
-        runner = self._runner.at(position // 2)
-        run = runner.ffn if position % 2 else runner.attention
+        runner, kind = self._runner.at(position // 2), KINDS[position % 2]
         found = self._like(self._states[position])
         for part in self._parts:
             before = self._states[position][part].clone().requires_grad_()
             with torch.enable_grad():
-                after = run(weights, before)
+                after = runner.block(kind, weights, before)
             for at in self._samples(part):
                 (found[at],) = torch.autograd.grad(after, [before], above[at], retain_graph=True)
         return found

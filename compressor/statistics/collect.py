@@ -138,11 +138,6 @@ def collect_layer(
     return sums
 
 
-def batches(heldout: torch.Tensor) -> list[torch.Tensor]:
-    """Index batches that never mix fitted and held-out windows."""
-    return [part for apart in (False, True) for part in batches_of(heldout, apart)]
-
-
 def batches_of(heldout: torch.Tensor, apart: bool) -> list[torch.Tensor]:
-    """Those of the windows to fit, or of the held-out ones."""
+    """Index batches of the windows to fit, or of the held-out ones: none mixes them."""
     return [part for part in torch.nonzero(heldout == apart)[:, 0].split(BATCH) if len(part)]

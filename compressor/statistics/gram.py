@@ -80,28 +80,17 @@ class Grams:
                 mine[name].add(gram)
 
 
-class HeadSquares:
-    """Accumulates the mean square of each head over batches of rows, in float64."""
+class HeadSquares(_Mean):
+    """Accumulates the mean square of each head over batches of rows, [heads]."""
 
     def __init__(self, head_dim: int) -> None:
         self._head_dim = head_dim
-        self._sum: torch.Tensor | float = 0.0
-        self._rows = 0
+        super().__init__()
 
     def add_batch(self, x: torch.Tensor) -> None:
         """x: [..., heads * head_dim]."""
         heads = x.reshape(-1, x.shape[-1] // self._head_dim, self._head_dim)
-        self._sum = self._sum + heads.square().mean(-1).double().sum(0)
-        self._rows += len(heads)
-
-    def add(self, other: Self) -> None:
-        """What another one has accumulated."""
-        self._sum = self._sum + other._sum
-        self._rows += other._rows
-
-    def mean(self) -> torch.Tensor:
-        """[heads] float64."""
-        return torch.as_tensor(self._sum) / max(self._rows, 1)
+        self._add(heads.square().mean(-1).double().sum(0), len(heads))
 
 
 class CrossGram(_Mean):

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_problem import Lab
+from tiny_problem import Lab, batches
 
 from compressor.forward import BlockRunner
 from compressor.room import Room
 from compressor.statistics import LayerStatistics
-from compressor.statistics.collect import batches
 from compressor.statistics.gram import merged
 from compressor.statistics.walk import Walk, Walker
 from compressor.workers import Here
