@@ -195,7 +195,7 @@ class Judges:
         windows = windows[torch.linspace(0, len(windows) - 1, count).round().long()]
         return self._fitness(
             problem.runner, problem.head, problem.space, windows, problem.embedding,
-            lambda layer, _kind, _level: problem.layers[layer], self._blocks,
+            lambda layer, _kind, _level: problem.layers[layer], self._blocks, problem.room,
         )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import pytest
 from tiny_problem import Lab
 
 from compressor.plan import Plan
+from compressor.room import Room, Rows
 from compressor.search.evolution import Moves, evolve
 from compressor.search.knapsack import solve
 from compressor.search.method import Found, methods
@@ -150,6 +151,26 @@ def test_few_judged_levels_give_nearly_the_table_of_all(lab: Lab, tmp_path: Path
         assert few[0] == every[0] == 0.0
         assert few[-1] == every[-1] > 0
         assert np.abs(np.sqrt(few) - np.sqrt(every)).max() < 0.35 * np.sqrt(every[-1])
+
+
+class CountedRoom(Room):
+    """Counts the arrays that it makes."""
+
+    made = 0
+
+    def rows(self, *shape: int) -> Rows:
+        self.made += 1
+        return super().rows(*shape)
+
+
+def test_hidden_states_of_a_search_are_where_the_room_says(lab: Lab, tmp_path: Path) -> None:
+    rooms, found = [CountedRoom(), CountedRoom(tmp_path)], []
+    for number, room in enumerate(rooms):
+        (tmp_path / str(number)).mkdir()
+        found.append(lathe.search(lab.problem(tmp_path / str(number), evaluations=1, room=room)))
+    blocks = 2 * len(lab.layers)
+    assert all(room.made > 2 * blocks for room in rooms), "states and gradients of every block"
+    assert found[0].plan == found[1].plan and found[0].fitness == found[1].fitness
 
 
 @pytest.mark.parametrize("method", ["lathe", "quick"])
