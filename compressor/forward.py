@@ -79,7 +79,8 @@ def embedding(source: Source, table: torch.Tensor | Table) -> Embedding:
         return ScaledEmbedding(table, source.shape.hidden_size**0.5)
     if not source.shape.positions:
         return table
-    return PositionedEmbedding(table, source.tensor(f"{source.family.positions}.weight"))
+    positions = source.tensor(f"{source.family.positions}.weight")
+    return PositionedEmbedding(table, positions.to(table.device))
 
 
 class BlockRunner:

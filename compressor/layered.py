@@ -39,12 +39,13 @@ class LayeredModel:
         if not source.shape.tied_embeddings:
             names.append(f"{family.head}.weight")
         tables: list[torch.Tensor | Table] = [
-            Table(source, name) if room.bounded else source.tensor(name) for name in names
+            Table(source, name, room.device) if room.bounded else source.tensor(name).to(room.device)
+            for name in names
         ]
         return cls(
             source,
             runner,
-            Head(runner, source.module(family.final_norm), tables[-1], cap),
+            Head(runner, room.here(source.module(family.final_norm)), tables[-1], cap),
             embedding(source, tables[0]),
             room.load(source.shape.num_layers, source.layer),
         )

@@ -29,8 +29,8 @@ class Positions:
         others = config.get("window_rope_parameters") or usual
         self._rotaries = [rotary(model.config, parameters) for parameters in (usual, others)]
         self._skips_masks = model.config._attn_implementation == "sdpa"
-        self._rotations: dict[tuple[int, int, bool], Rotation] = {}
-        self._masks: dict[tuple[int, int, int], torch.Tensor] = {}
+        self._rotations: dict[tuple[int, int, bool, torch.device], Rotation] = {}
+        self._masks: dict[tuple[int, int, int, torch.device], torch.Tensor] = {}
 
     @property
     def alike(self) -> bool:
@@ -42,11 +42,12 @@ class Positions:
         no positions. They outlive the call, which may be in inference mode; a later one may need gradients
         through them."""
         rotated, window = self._kinds[layer]
-        key = start, start + hidden_BTD.shape[1], bool(window)
+        key = start, start + hidden_BTD.shape[1], bool(window), hidden_BTD.device
         if key not in self._rotations:
             with torch.inference_mode(False):
                 at = torch.arange(*key[:2])[None]
-                self._rotations[key] = self._rotaries[key[2]](torch.empty(0, dtype=hidden_BTD.dtype), at)
+                cos, sin = self._rotaries[key[2]](torch.empty(0, dtype=hidden_BTD.dtype), at)
+                self._rotations[key] = cos.to(key[3]), sin.to(key[3])
         cos, sin = self._rotations[key]
         return (cos, sin) if rotated else (torch.ones_like(cos), torch.zeros_like(sin))
 
@@ -58,12 +59,12 @@ class Positions:
             window = 0
         if self._skips_masks and not window:
             return None
-        key = start, length, window
+        key = start, length, window, hidden_BTD.device
         if key not in self._masks:
             with torch.inference_mode(False):
                 seen = torch.ones(length, start + length, dtype=torch.bool).tril(start)
                 seen = seen.triu(start + 1 - window) if window else seen
                 hidden = torch.zeros(length, start + length, dtype=hidden_BTD.dtype)
                 lowest = torch.finfo(hidden.dtype).min
-                self._masks[key] = hidden.masked_fill(~seen, lowest)[None, None]
+                self._masks[key] = hidden.masked_fill(~seen, lowest)[None, None].to(key[3])
         return self._masks[key]

@@ -17,6 +17,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
+from compressor.device import DeviceMemory
 from compressor.memory import PeakMemory
 
 
@@ -44,6 +45,7 @@ class Progress:
         self.seconds: dict[str, float] = {}
         self.peaks: dict[str, int] = {}
         self.memory = PeakMemory()
+        self.device: DeviceMemory | None = None
 
     def say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, markup=False)
@@ -52,6 +54,8 @@ class Progress:
     def stage(self, name: str, total: float) -> Iterator[Bar]:
         start = time.perf_counter()
         self.memory.start()
+        if self.device:
+            self.device.start()
         if self.console.is_terminal and not self.quiet:
             columns = (
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -64,4 +68,5 @@ class Progress:
         elapsed, peak = time.perf_counter() - start, self.memory.stage
         self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
         self.peaks[name] = max(self.peaks.get(name, 0), peak)
-        self.say(f"  {name}: {elapsed:.1f} s, peak memory {peak / 2**20:.0f} MiB")
+        there = f", {self.device.end(name) / 2**20:.0f} MiB on {self.device.where}" if self.device else ""
+        self.say(f"  {name}: {elapsed:.1f} s, peak memory {peak / 2**20:.0f} MiB{there}")

@@ -17,16 +17,17 @@ from typing import overload
 
 import torch
 
+from compressor.device import CPU
 from compressor.errors import UserError
 
 Tensors = Mapping[str, torch.Tensor]
 
 
 class FileRows:
-    """A float32 array on disk that is read and written by its first axis: [B, ...]."""
+    """A float32 array on disk that is read, to a device, and written by its first axis: [B, ...]."""
 
-    def __init__(self, directory: Path, shape: Sequence[int]) -> None:
-        self.shape = torch.Size(shape)
+    def __init__(self, directory: Path, shape: Sequence[int], device: torch.device = CPU) -> None:
+        self.shape, self._device = torch.Size(shape), device
         self._file = _Unnamed(directory)
         self._row_bytes = 4 * self.shape[1:].numel()
 
@@ -39,10 +40,10 @@ class FileRows:
         found = torch.empty(len(rows), *self.shape[1:])
         for value, row in zip(found, rows, strict=True):
             self._file.read(value, row * self._row_bytes)
-        return found
+        return found.to(self._device)
 
     def __setitem__(self, part: torch.Tensor | slice, values: torch.Tensor) -> None:
-        for value, row in zip(values.detach(), self._indices(part), strict=True):
+        for value, row in zip(values.detach().to(CPU), self._indices(part), strict=True):
             self._file.write(value, row * self._row_bytes)
 
     def _indices(self, part: torch.Tensor | slice) -> list[int]:
@@ -84,10 +85,11 @@ class Loaded(Sequence[Tensors]):
 
 
 class Room:
-    """Makes arrays. directory: for files; None keeps everything in memory."""
+    """Makes arrays. directory: for files; None keeps everything in memory. device: whose memory, and where
+    what is read goes."""
 
-    def __init__(self, directory: Path | None = None) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path | None = None, device: torch.device = CPU) -> None:
+        self._directory, self.device = directory, device
 
     @property
     def bounded(self) -> bool:
@@ -96,7 +98,13 @@ class Room:
 
     def rows(self, *shape: int) -> Rows:
         """An array that is filled row by row."""
-        return torch.empty(shape) if self._directory is None else FileRows(self._directory, shape)
+        if self._directory is None:
+            return torch.empty(shape, device=self.device)
+        return FileRows(self._directory, shape, self.device)
+
+    def here(self, tensors: Tensors) -> Tensors:
+        """On the device."""
+        return {name: value.to(self.device) for name, value in tensors.items()}
 
     def copy(self, rows: Rows) -> Rows:
         if isinstance(rows, torch.Tensor) and self._directory is None:
@@ -120,19 +128,25 @@ class Room:
 
     def load(self, count: int, load: Callable[[int], Tensors]) -> Sequence[Tensors]:
         """Parts that are on disk already: all of them now, or each when asked for."""
-        return Loaded(count, load) if self.bounded else [load(index) for index in range(count)]
+        def loaded(index: int) -> Tensors:
+            return self.here(load(index))
+
+        return Loaded(count, loaded) if self.bounded else [loaded(index) for index in range(count)]
 
     def keep(self, parts: Iterable[Tensors], backwards: bool = False) -> Sequence[Tensors]:
         """Named float32 tensors of each part, in order. backwards: the last part comes first."""
-        kept = list(parts) if self._directory is None else _FileParts(self._directory, parts)
+        if self._directory is None:
+            kept: Sequence[Tensors] = list(parts)
+        else:
+            kept = _FileParts(self._directory, parts, self.device)
         return kept[::-1] if backwards else kept
 
 
 class _FileParts(Sequence[Tensors]):
     """Named float32 tensors by part, one after the other in a file."""
 
-    def __init__(self, directory: Path, parts: Iterable[Tensors]) -> None:
-        self._file = _Unnamed(directory)
+    def __init__(self, directory: Path, parts: Iterable[Tensors], device: torch.device = CPU) -> None:
+        self._file, self._device = _Unnamed(directory), device
         self._places: list[dict[str, tuple[int, torch.Size]]] = []
         end = 0
         for part in parts:
@@ -157,8 +171,9 @@ class _FileParts(Sequence[Tensors]):
             return found
         tensors = {}
         for name, (offset, shape) in self._places[index].items():
-            tensors[name] = torch.empty(shape)
-            self._file.read(tensors[name], offset)
+            value = torch.empty(shape)
+            self._file.read(value, offset)
+            tensors[name] = value.to(self._device)
         return tensors
 
 
@@ -182,7 +197,7 @@ class _Unnamed:
                 memory, offset = memory[count:], offset + count
 
     def write(self, value: torch.Tensor, offset: int) -> None:
-        memory = _memory(value.detach().contiguous())
+        memory = _memory(value.detach().to(CPU).contiguous())
         with self._refusals():
             while memory:
                 count = os.pwrite(self._file.fileno(), memory, offset)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from compressor.device import CPU
 from compressor.errors import UserError
 from compressor.families import Family, Place, places, resolve
 from compressor.families.experts import PACKED
@@ -132,16 +133,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Table:
-    """A matrix [V, D] that stays in the checkpoint: rows by index [...], or all of it, float32."""
+    """A matrix [V, D] that stays in the checkpoint: rows by index [...], or all of it, float32, read to a
+    device."""
 
     source: Source
     name: str
+    device: torch.device = CPU
 
     def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
-        return self.source.tensor(self.name, rows)
+        return self.source.tensor(self.name, rows).to(self.device)
 
     def whole(self) -> torch.Tensor:
-        return self.source.tensor(self.name)
+        return self.source.tensor(self.name).to(self.device)
 
 
 def open_source(model: str) -> Source:

@@ -3,9 +3,10 @@
     make bench-scale BENCH='--sizes 0.1b,0.5b,1b,3b'
 
 Llamas of random weights, compressed on disk under the smallest limit that the forecast allows: calibrate,
-order, search, reform and export a checkpoint, in a process of its own. The text is made up: neither time nor
-memory depends on it. Writes build/bench/scale.json after every model and prints a table; models that the file
-has are not run again.
+order, search, reform and export a checkpoint, in a process of its own. With --device there is no limit: what
+is kept on disk follows from the device's memory. The text is made up: neither time nor memory depends on it.
+Writes build/bench/scale.json after every model and prints a table; models that the file has are not run
+again.
 """
 
 from __future__ import annotations
@@ -40,16 +41,16 @@ def main() -> None:
     if args.out.is_file():
         document["rows"] = json.loads(args.out.read_text())["rows"]
     for size in args.sizes.split(","):
-        if not any(_known(row) == (size, args.method, args.layers) for row in document["rows"]):
+        if not any(_known(row) == (size, args.method, args.layers, args.device) for row in document["rows"]):
             document["rows"].append(_row(size, args))
             args.out.parent.mkdir(parents=True, exist_ok=True)
             write_json(args.out, document)
     _print(document["rows"])
 
 
-def _known(row: dict[str, Any]) -> tuple[str, str, int]:
+def _known(row: dict[str, Any]) -> tuple[str, str, int, str]:
     """What tells rows apart."""
-    return row["size"], row["method"], row["layers_asked"]
+    return row["size"], row["method"], row["layers_asked"], row["device"]["name"]
 
 
 def _row(size: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -66,11 +67,12 @@ def _row(size: str, args: argparse.Namespace) -> dict[str, Any]:
         model=str(model), out=out, keep=0.8, exports=("checkpoint",), calibration=str(text),
         calibration_tokens=args.tokens, memory_limit=2**60, method=args.method,
     )  # fmt: skip
-    limit = max(memory_plan(options, source).stages.values())
+    on_gpu = args.device != "cpu"
+    limit = None if on_gpu else max(memory_plan(options, source).stages.values())
     command = [
         sys.executable, "-c", RUN, str(model), "--keep", "80%", "--export", "checkpoint", "--calibration",
-        str(text), "--calibration-tokens", str(args.tokens), "--memory-limit", f"{limit}b", "-o", str(out),
-        "--overwrite", "--json", "--method", args.method,
+        str(text), "--calibration-tokens", str(args.tokens), "-o", str(out), "--overwrite", "--json",
+        "--method", args.method, *(["--device", args.device] if on_gpu else ["--memory-limit", f"{limit}b"]),
     ]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     report = json.loads(done.stdout)
@@ -92,19 +94,22 @@ def _row(size: str, args: argparse.Namespace) -> dict[str, Any]:
         "seconds": report["seconds"],
         "stage_peak_bytes": report["stage_peak_memory_bytes"],
         "memory": report["memory"],
+        "device": report["device"],
     }
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        dense, limit, peak = (row[f"{name}_bytes"] / 2**30 for name in ("float32", "limit", "peak"))
+        there = row["device"]["stage_peak_memory_bytes"]
+        limit = f"limit {row['limit_bytes'] / 2**30:.2f} GiB, " if row["limit_bytes"] else ""
         print(
-            f"{row['size']}, {row['method']}: {row['layers']} layers, {row['parameters'] / 1e9:.2f} B "
-            f"parameters ({dense:.2f} GiB in float32), limit "
-            f"{limit:.2f} GiB, peak {peak:.2f} GiB, {sum(row['seconds'].values()):.0f} s"
+            f"{row['size']}, {row['method']}, {row['device']['name']}: {row['layers']} layers, "
+            f"{row['parameters'] / 1e9:.2f} B parameters ({row['float32_bytes'] / 2**30:.2f} GiB in float32)"
+            f", {limit}peak {row['peak_bytes'] / 2**30:.2f} GiB, {sum(row['seconds'].values()):.0f} s"
         )
         for stage, seconds in row["seconds"].items():
-            print(f"  {stage:48}{seconds:8.1f} s{row['stage_peak_bytes'][stage] / 2**20:9.0f} MiB")
+            on_device = f"{there[stage] / 2**20:9.0f} MiB of the device" if there else ""
+            print(f"  {stage:48}{seconds:8.1f} s{row['stage_peak_bytes'][stage] / 2**20:9.0f} MiB{on_device}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -117,6 +122,7 @@ def _arguments() -> argparse.Namespace:
         "--layers", type=int, default=0, help="of them only: memory is the same, time is by layer [all]"
     )
     parser.add_argument("--method", default="lathe", help="of compress")
+    parser.add_argument("--device", default="cpu", help="of compress")
     parser.add_argument("--work", type=Path, default=Path("build/scale"), help="where models and runs lie")
     parser.add_argument("--keep-models", action="store_true", help="do not remove them")
     parser.add_argument("--out", type=Path, default=Path("build/bench/scale.json"))

@@ -27,8 +27,13 @@ SHAPES: dict[str, dict[str, int]] = {
            "num_attention_heads": 32, "num_key_value_heads": 4},
     "3b": {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
            "num_attention_heads": 24, "num_key_value_heads": 8},
+    "7b": {"hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32,
+           "num_attention_heads": 32, "num_key_value_heads": 32},
+    "13b": {"hidden_size": 5120, "intermediate_size": 13_824, "num_hidden_layers": 40,
+            "num_attention_heads": 40, "num_key_value_heads": 40},
 }  # fmt: skip
-"""By name, of about so many parameters; 1b is TinyLlama's, 3b Llama 3.2's but for the vocabulary."""
+"""By name, of about so many parameters; 1b is TinyLlama's, 3b Llama 3.2's but for the vocabulary, 7b and 13b
+Llama 2's."""
 
 
 def config_of(name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from compressor.device import CPU
 from compressor.forward import embed
 from compressor.plan import ModelShape
 from compressor.progress import Progress
@@ -111,7 +112,7 @@ class _Writer:
             hidden = embed(dense.embedding, tokens[:, start:], start)
             for index, cache in enumerate(caches):
                 hidden = dense.runner.at(index).layer(dense.layers[index], hidden, (cache, start))
-            likely = dense.head.logprobs(hidden[:, -1:])[:, 0].exp()
+            likely = dense.head.logprobs(hidden[:, -1:])[:, 0].exp().to(CPU)
             tokens = torch.cat([tokens, torch.multinomial(likely, 1, generator=generator)], 1)
             start = end
             self._advance()

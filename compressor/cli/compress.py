@@ -190,6 +190,13 @@ def compress(
         int | None,
         typer.Option(help="Threads of each worker. [default: all cores, shared out]", rich_help_panel=_RUN),
     ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Where search and reform compute: cpu, cuda or cuda:1. Latency is that of --backend.",
+            rich_help_panel=_RUN,
+        ),
+    ] = "cpu",
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -238,7 +245,7 @@ def compress(
         calibration=calibration, calibration_tokens=calibration_tokens, evaluation=evaluation,
         evaluations=evaluations, tolerance=tolerance, seed=seed, force=force, overwrite=overwrite,
         remeasure=remeasure, memory_limit=parse_bytes(memory_limit) if memory_limit else None,
-        ray=ray, worker_threads=worker_threads,
+        ray=ray, worker_threads=worker_threads, device=device,
     )
     job = jobs.dry_run if dry_run else jobs.front if front else jobs.run
     raise typer.Exit(job(options, json))

@@ -47,7 +47,8 @@ def quality(
         for start in range(0, tokens.shape[1] - 1, _SLICE):
             at = slice(start, min(start + _SLICE, tokens.shape[1] - 1))
             mine = torch.log_softmax(logits[:, at].float(), -1)
-            loss -= float(mine.gather(-1, tokens[:, at.start + 1 : at.stop + 1, None]).sum())
+            following = tokens[:, at.start + 1 : at.stop + 1, None].to(mine.device)
+            loss -= float(mine.gather(-1, following).sum())
             if reference is not None:
                 theirs = torch.log_softmax(reference[:, at].float(), -1)
                 kl += float((theirs.exp() * (theirs - mine)).sum())

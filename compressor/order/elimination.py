@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from compressor.device import CPU
 from compressor.families import Family
 from compressor.forward import Weights
 from compressor.order.base import orders
@@ -29,7 +30,7 @@ _ROWS = 512
 
 
 def eliminate(weight: torch.Tensor, gram: torch.Tensor, block: int, per_step: int = 1) -> torch.Tensor:
-    """Ranks the n / block blocks of columns, most valuable first: [n / block].
+    """Ranks the n / block blocks of columns, most valuable first: [n / block], in the machine's memory.
 
     Args:
         weight: [D, n] output projection.
@@ -37,17 +38,17 @@ def eliminate(weight: torch.Tensor, gram: torch.Tensor, block: int, per_step: in
         block: columns that go together.
         per_step: blocks removed before costs are computed again.
     """
-    alive, w = torch.arange(len(gram) // block), sketch(weight, _ROWS)
+    alive, w = torch.arange(len(gram) // block, device=gram.device), sketch(weight, _ROWS)
     torch.linalg.cholesky(gram, out=gram)
     p = torch.cholesky_inverse(gram, out=gram)
     removed: list[torch.Tensor] = []
     while len(alive):
         steps, p, w = _panel(p, w, block, per_step)
         removed += [alive[gone] for gone in steps]
-        keep = torch.ones(len(alive), dtype=torch.bool)
+        keep = torch.ones_like(alive, dtype=torch.bool)
         keep[torch.cat(steps)] = False
         alive = alive[keep]
-    return torch.cat([r.flip(0) for r in reversed(removed)])
+    return torch.cat([r.flip(0) for r in reversed(removed)]).to(CPU)
 
 
 def _panel(
@@ -59,9 +60,10 @@ def _panel(
     Within a panel, U, V and W_S are only collected; what costs are made of, the diagonal blocks of P and
     M = W^T W, is kept up to date: M becomes M - E V^T - V E^T, E = M[:, S] - V M_SS / 2.
     """
-    count, columns, most = len(p) // block, torch.arange(block), min(_PANEL * per_step * block, len(p))
+    count, most = len(p) // block, min(_PANEL * per_step * block, len(p))
+    columns = torch.arange(block, device=p.device)
     diagonal, squares = _diagonal(p, block), _squares(w, block)
-    here, steps, end = torch.ones(count, dtype=torch.bool), list[torch.Tensor](), 0
+    here, steps, end = torch.ones(count, dtype=torch.bool, device=p.device), list[torch.Tensor](), 0
     us, vs, ws = (p.new_empty(rows, most) for rows in (len(p), len(p), len(w)))
     while here.any() and len(steps) < _PANEL:
         costs = _costs(diagonal, squares).masked_fill(~here, torch.inf)
@@ -79,7 +81,7 @@ def _panel(
         new, end = slice(end, end + len(at)), end + len(at)
         us[:, new], vs[:, new], ws[:, new] = u, v, own
         here[gone] = False
-        diagonal[gone] = torch.eye(block, dtype=p.dtype)
+        diagonal[gone] = torch.eye(block, dtype=p.dtype, device=p.device)
         steps.append(gone)
     kept = here.repeat_interleave(block).nonzero()[:, 0]
     u, v = (tall[kept, :end] for tall in (us, vs))
@@ -96,7 +98,7 @@ def _costs(diagonal: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
 
 def _diagonal(square: torch.Tensor, block: int) -> torch.Tensor:
     """[blocks, b, b]: the diagonal blocks of a matrix."""
-    index = torch.arange(len(square) // block)
+    index = torch.arange(len(square) // block, device=square.device)
     return square.view(len(index), block, len(index), block)[index, :, index, :].clone()
 
 

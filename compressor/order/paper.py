@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from compressor.device import CPU
 from compressor.families import Family
 from compressor.forward import Weights
 from compressor.order.base import orders
@@ -39,13 +40,13 @@ class Scores:
 
 
 def unit_scores(family: Family, weights: Weights, statistics: LayerStatistics) -> Scores:
-    """Eq. 2 and 3's sums, the attention's kept apart for query and KV heads."""
+    """Eq. 2 and 3's sums, the attention's kept apart for query and KV heads, in the machine's memory."""
 
     def rows(name: str, gram: torch.Tensor) -> torch.Tensor:
-        return saliency(weights[f"{name}.weight"], gram).sum(1)
+        return saliency(weights[f"{name}.weight"], gram).sum(1).to(CPU)
 
     def columns(name: str, gram: torch.Tensor) -> torch.Tensor:
-        return saliency(weights[f"{name}.weight"], gram).sum(0)
+        return saliency(weights[f"{name}.weight"], gram).sum(0).to(CPU)
 
     attention, ffn = statistics.attention_input, statistics.ffn_input
     channels = rows(family.up, ffn)

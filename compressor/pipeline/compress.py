@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from compressor.device import room_on
 from compressor.errors import UserError
 from compressor.export.files import sync_directory, write_json
 from compressor.export.manifest import write_manifest
@@ -55,7 +56,7 @@ def compress(options: Options, progress: Progress) -> Outcome:
     if card.already_met and not options.force:
         return Outcome("already-met", options.out, card.to_json())
     with (
-        kept(options.memory_limit), closing(RunDirectory(options.out)) as run,
+        kept(options.memory_limit), room_on(options.where), closing(RunDirectory(options.out)) as run,
         workers_at(options.place, progress) as workers,
     ):  # fmt: skip
         if run.resumed:

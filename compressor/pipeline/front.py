@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from compressor.device import room_on
 from compressor.errors import UserError
 from compressor.export.files import sync_directory, write_bytes, write_json
 from compressor.latency.table import LatencyTable
@@ -62,7 +63,10 @@ def write_front(options: Options, progress: Progress) -> dict[str, Any]:
     card = preflight(options, progress)
     if options.out.exists():
         raise UserError(f"{options.out} exists", "A front goes into a directory of its own.")
-    with closing(RunDirectory(options.out)) as run, workers_at(options.place, progress) as workers:
+    with (
+        room_on(options.where), closing(RunDirectory(options.out)) as run,
+        workers_at(options.place, progress) as workers,
+    ):  # fmt: skip
         prepared = prepare(options, card, run, progress, workers)
         search = Searcher(options, card, prepared, run, progress)
         table = Solver(options, card, search, prepared.key, run, progress).table

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import psutil
+import torch
 
 from compressor.calibration.selfgen import cache_bytes
 from compressor.calibration.tokens import SELF, heldout_windows, window_length
+from compressor.device import CPU, free_bytes
 from compressor.errors import UserError
 from compressor.memory import give_back_at_once
 from compressor.pipeline.options import WINDOW, Options
@@ -40,16 +42,18 @@ _ENGINE = 2
 @dataclass(frozen=True)
 class MemoryPlan:
     """Peaks in bytes: of every stage, on disk, and of a run that keeps everything in memory. limit: what was
-    asked for, else what the machine has left."""
+    asked for, else what the machine has left. device: what is free on the device that computes, where it is
+    not the machine's memory."""
 
     stages: dict[str, int]
     in_memory: int
     limit: int
+    device: int | None = None
 
     @property
     def on_disk(self) -> bool:
         """Whether layers, statistics and hidden states stay on disk: where they do not fit."""
-        return self.in_memory > self.limit
+        return self.in_memory > min(self.limit, self.device or self.limit)
 
     @property
     def peak(self) -> int:
@@ -59,6 +63,7 @@ class MemoryPlan:
         return {
             "limit_bytes": self.limit, "peak_bytes": self.peak, "on_disk": self.on_disk,
             "in_memory_bytes": self.in_memory, "stages_on_disk_bytes": self.stages,
+            "device_free_bytes": self.device,
         }  # fmt: skip
 
 
@@ -70,7 +75,10 @@ def memory_plan(options: Options, source: Source) -> MemoryPlan:
     """
     limit = options.memory_limit or psutil.virtual_memory().available
     needs = _Needs(options, source)
-    plan = MemoryPlan(needs.stages(), needs.in_memory(), limit)
+    device = None if options.where == CPU else free_bytes(options.where)
+    plan = MemoryPlan(needs.stages(), needs.in_memory(), limit, device)
+    if device is not None:
+        _check_device(plan, options.where, device)
     if options.memory_limit and plan.peak > limit:
         stage = max(plan.stages, key=plan.stages.__getitem__)
         remedy = f"Give at least {_size(plan.peak)}"
@@ -92,6 +100,17 @@ def memory_plan(options: Options, source: Source) -> MemoryPlan:
 
 
 _MEASURE = "measure and verify in ONNX Runtime"
+
+
+def _check_device(plan: MemoryPlan, where: torch.device, free: int) -> None:
+    """What a stage needs beyond the process itself is on the device, but for ONNX Runtime's."""
+    needs = {stage: size - BASE for stage, size in plan.stages.items() if stage != _MEASURE}
+    stage = max(needs, key=needs.__getitem__)
+    if needs[stage] > free:
+        raise UserError(
+            f"the stage `{stage}` will need {_size(needs[stage])} on {where}, where {_size(free)} are free",
+            "Leave --device out, or free the GPU.",
+        )
 
 
 class _Needs:

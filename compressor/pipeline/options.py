@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
+from compressor.device import CPU, parse_device
 from compressor.errors import UserError
 from compressor.export import exporters
 from compressor.export.onnx import FOLDER
@@ -23,7 +26,7 @@ class Options:
     allows. plan: a file with the widths to make instead. front: plans for every latency, nothing made.
     destinations: where it is to be served besides what is exported, by name. tensor_parallel: the number of
     devices that are to share every layer. memory_limit: bytes that are to be resident at most. ray: where
-    workers are, worker_threads: of each (`workers/place.py`)."""
+    workers are, worker_threads: of each (`workers/place.py`). device: where layers are run (`device.py`)."""
 
     model: str
     out: Path
@@ -55,6 +58,7 @@ class Options:
     memory_limit: int | None = None
     ray: str | None = None
     worker_threads: int | None = None
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         targets = [self.target_latency_ms, self.target_speedup, self.target_memory, self.keep]
@@ -103,6 +107,8 @@ class Options:
             raise UserError(f"--tolerance {self.tolerance} is not a share from 0 to 1")
         if self.worker_threads is not None and self.ray is None:
             raise UserError("--worker-threads is for workers", "Give --ray, or leave it out.")
+        if self.where != CPU and self.ray is not None:
+            raise UserError("--device is for a run of one process", "Leave it or --ray out.")
         if self.place and self.memory_limit:
             raise UserError("--memory-limit is for a run of one process", "Leave it or --ray out.")
         if self.evaluations is not None and self.evaluations < 1:
@@ -112,6 +118,11 @@ class Options:
     def place(self) -> Place | None:
         """Where work is spread to."""
         return parse_place(self.ray, self.worker_threads) if self.ray is not None else None
+
+    @property
+    def where(self) -> torch.device:
+        """Layers are run and matrices solved."""
+        return parse_device(self.device)
 
     @property
     def timed(self) -> bool:

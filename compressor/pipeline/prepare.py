@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from compressor.calibration import Calibration, load_calibration
+from compressor.device import CPU, DeviceMemory
 from compressor.layered import LayeredModel
 from compressor.order import orders
 from compressor.pipeline.options import WINDOW, Options
@@ -55,25 +56,29 @@ class Prepared:
 
 @dataclass(frozen=True)
 class SavedStatistics:
-    """Of one layer, read from the run directory when asked for."""
+    """Of one layer, read from the run directory to a device when asked for."""
 
     saved: Saved
+    device: torch.device
 
     @property
     def attention(self) -> torch.Tensor:
-        return self.saved["attention"]
+        return self._read("attention")
 
     @property
     def ffn(self) -> torch.Tensor:
-        return self.saved["ffn"]
+        return self._read("ffn")
 
     @property
     def queries(self) -> torch.Tensor:
-        return self.saved["queries"]
+        return self._read("queries")
 
     @property
     def keys(self) -> torch.Tensor:
-        return self.saved["keys"]
+        return self._read("keys")
+
+    def _read(self, name: str) -> torch.Tensor:
+        return self.saved[name].to(self.device)
 
 
 def prepare(
@@ -81,7 +86,9 @@ def prepare(
 ) -> Prepared:
     """Run the calibrate and order stages, or take their results from an earlier run."""
     workers = workers or Here()
-    source, room = card.source, Room(run.path if card.memory.on_disk else None)
+    source, room = card.source, Room(run.path if card.memory.on_disk else None, options.where)
+    if room.device != CPU:
+        progress.device = DeviceMemory(room.device)
     text_key = key(
         source_key(source), _text_key(options.calibration), options.calibration_tokens, options.seed
     )
@@ -96,7 +103,7 @@ def prepare(
     with progress.stage("calibrate and order: layers", len(names)) as bar:
         for name in names:
             saved = run.saved(name, partial(next, found))
-            prepared.statistics.append(SavedStatistics(saved))
+            prepared.statistics.append(SavedStatistics(saved, room.device))
             prepared.orders.append(LayerOrder(*(saved[name] for name in RANKED)))
             attention, ffn = saved["damping"].tolist()
             prepared.dampings.append((attention, ffn))

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from compressor.calibration.selfgen import continue_text
+from compressor.device import CPU
 from compressor.errors import UserError
 from compressor.forward import Weights
 from compressor.pipeline.preflight import Card
@@ -37,7 +38,7 @@ def reform(card: Card, prepared: Prepared, chosen: Round, run: RunDirectory, pro
         for index in range(count):
             run.saved(
                 f"reformed-{name}-{index:03d}",
-                partial(layer, index, FinishedLayers(run.path.absolute(), name)),
+                partial(layer, index, FinishedLayers(run.path.absolute(), name, prepared.room.device)),
             )
             bar.advance()
     if chosen.plan == card.source.shape.dense_plan:
@@ -96,10 +97,11 @@ def _text(
 
 @dataclass(frozen=True)
 class FinishedLayers:
-    """Layers in a run directory under a name, by index."""
+    """Layers in a run directory under a name, by index, read to a device."""
 
     path: Path
     name: str
+    device: torch.device = CPU
 
     def __call__(self, index: int) -> Finished:
         """Raises:
@@ -108,7 +110,7 @@ class FinishedLayers:
         file = self.path / f"reformed-{self.name}-{index:03d}.safetensors"
         if not file.exists():
             raise UserError(f"{self.path} lost a finished layer", "Remove it and run again.")
-        return Saved(file).all()
+        return {name: value.to(self.device) for name, value in Saved(file).all().items()}
 
 
 def finished_layer(run: RunDirectory, name: str, index: int) -> Finished:

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from compressor.device import CPU
 from compressor.errors import UserError
 from compressor.export.files import write_bytes
 from compressor.headers import read_header
@@ -107,7 +108,7 @@ class RunDirectory:
         if not path.exists():
             temporary = path.with_suffix(".tmp")
             try:
-                save_file({k: v.contiguous() for k, v in make().items()}, temporary)
+                save_file({k: v.to(CPU).contiguous() for k, v in make().items()}, temporary)
                 with temporary.open("rb") as handle:
                     os.fsync(handle.fileno())
                 temporary.replace(path)

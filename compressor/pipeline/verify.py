@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from compressor.calibration import token_windows
+from compressor.device import CPU
 from compressor.errors import UserError
 from compressor.evaluate import Quality, quality
 from compressor.evaluate.onnx import OnnxModel
@@ -161,7 +162,7 @@ def _parity(model: Any, artefact: Path, window: torch.Tensor) -> float:
     from serving.engines.onnx.runner import OnnxRunner
 
     tokens = window[:_PARITY_TOKENS]
-    expected = model(input_ids=tokens[None]).logits[0].numpy()
+    expected = model(input_ids=tokens[None]).logits[0].to(CPU).numpy()
     runner = OnnxRunner(artefact / GRAPH, max_batch=1, max_length=len(tokens))
     half = len(tokens) // 2
     rows = [runner.prefill(0, tokens[:half].numpy(), "all")]

@@ -19,7 +19,7 @@ def admm(
     """
     n = len(gram)
     penalty = rho * gram.diagonal().mean().clamp_min(1e-12)
-    factor = torch.linalg.cholesky(gram + penalty * torch.eye(n, dtype=gram.dtype))
+    factor = torch.linalg.cholesky(gram + penalty * torch.eye(n, dtype=gram.dtype, device=gram.device))
     target = gram @ weight.double().T
     z = torch.zeros_like(target)
     z[kept] = weight.double().T[kept]

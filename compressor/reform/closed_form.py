@@ -90,7 +90,8 @@ class _Reforms:
         self._places = None if ranked is None else ranked.argsort()
         if ranked is not None:
             self._weight = self._weight[:, ranked]
-            self._gram, self._failed = gram[ranked[:, None], ranked], torch.empty((), dtype=torch.int32)
+            self._gram = gram[ranked[:, None], ranked]
+            self._failed = torch.empty((), dtype=torch.int32, device=gram.device)
             torch.linalg.cholesky_ex(self._gram, out=(self._gram, self._failed))
 
     @property
@@ -156,7 +157,7 @@ def sketch(weight: torch.Tensor, most: int = _SKETCH) -> torch.Tensor:
         return weight.double()
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (most, len(weight)), generator=generator).double() * 2 - 1
-    return signs @ weight.double() / math.sqrt(most)
+    return signs.to(weight.device) @ weight.double() / math.sqrt(most)
 
 
 def reconstruction_error(

@@ -103,6 +103,10 @@ def build_report(
         "peak_memory_bytes": progress.memory.run,
         "stage_peak_memory_bytes": progress.peaks,
         "memory": card.memory.to_json(),
+        "device": {
+            "name": options.device,
+            "stage_peak_memory_bytes": progress.device.peaks if progress.device else None,
+        },
         "seed": options.seed,
     }
 

@@ -106,7 +106,8 @@ class Head:
         """Mean negative log-likelihood in nats per predicted token."""
         total, weight = 0.0, self._weight
         for tokens, part in zip(windows_BT.split(1), hidden_BTD.split(1), strict=True):
-            total -= float(self.logprobs(part, weight)[:, :-1].gather(-1, tokens[:, 1:, None]).sum())
+            following = tokens[:, 1:, None].to(part.device)
+            total -= float(self.logprobs(part, weight)[:, :-1].gather(-1, following).sum())
         return total / windows_BT[:, 1:].numel()
 
     def targets(self, hidden_BTD: torch.Tensor) -> DenseTargets:

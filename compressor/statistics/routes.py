@@ -21,12 +21,12 @@ class Routes:
         self._runner, self._weights = runner, weights
         self._stride = -(-tokens // TOKENS) | 1  # odd, so that all places in a window are met
         self._first = 0
-        self._logits, self._products = [torch.empty(0)], [torch.empty(0)]
+        self._logits, self._products = list[torch.Tensor](), list[torch.Tensor]()
         if runner.shape.experts:
             self._module = runner.ffn_module(weights)
             self._down_DEF = weights[f"{runner.family.down}.weight"].unflatten(1, (runner.shape.experts, -1))
             shares = weights.get(f"{runner.family.shares}.weight")
-            self._bias_ED = torch.zeros(1) if shares is None else shares.T
+            self._bias_ED = torch.zeros(()) if shares is None else shares.T
 
     def add_batch(self, state: torch.Tensor) -> None:
         """state: [B, T, ...], what the block comes after."""
@@ -52,8 +52,13 @@ class Routes:
 
     def logits(self) -> torch.Tensor:
         """[S, E]."""
-        return torch.cat(self._logits)
+        return _together(self._logits)
 
     def products(self) -> torch.Tensor:
         """[S, E, E]."""
-        return torch.cat(self._products)
+        return _together(self._products)
+
+
+def _together(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Nothing of no part."""
+    return torch.cat(parts) if parts else torch.empty(0)

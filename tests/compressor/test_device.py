@@ -1,0 +1,158 @@
+"""compress on another device than the processor: on one that is emulated (`elsewhere.py`), and on a GPU where
+there is one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+from compress_command import Tiny, lathe
+from safetensors.torch import load_file
+from tiny_models import tiny
+
+from compressor import device
+from compressor.device import CPU, parse_device, room_on
+from compressor.errors import UserError
+from compressor.pipeline import memory, options
+
+TESTS = Path(__file__).parents[1]
+OPTIONS = ("--keep", "60%", "--export", "checkpoint", "--calibration-tokens", "2048")
+SLOW = pytest.mark.slow
+
+
+def elsewhere(commands: Sequence[list[str]], free: int = 2**33) -> str:
+    """What the commands print where there is such a device."""
+    words = [word for number, command in enumerate(commands) for word in (["--"] * bool(number) + command)]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]), "ELSEWHERE_FREE": str(free),
+        "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(TESTS / "elsewhere.py"), *words], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def command(model: Tiny, out: Path, *more: str) -> list[str]:
+    return [
+        "compress", str(model.model), "-o", str(out), "--calibration", str(model.text), *OPTIONS, *more,
+        "--json",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [
+        ("llama", "lathe"),
+        *(
+            pytest.param(family, method, marks=SLOW)
+            for family, method in (
+                ("llama", "quick"), ("llama", "paper"), ("gemma2", "lathe"), ("opt", "lathe"),
+                ("gpt_neox", "lathe"), ("olmo2", "lathe"), ("mixtral", "lathe"), ("gpt_oss", "lathe"),
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_a_device_makes_what_the_processor_makes(tmp_path: Path, family: str, method: str) -> None:
+    model, how = tiny(tmp_path, family, "untied", "one file"), ("--method", method, "--evaluations", "20")
+    here, there, on_disk = (tmp_path / name for name in ("here", "there", "on-disk"))
+    said = elsewhere([command(model, here, *how), command(model, there, *how, "--device", "elsewhere")])
+    assert "solved: {'cpu'" in said and "solved: {'elsewhere'" in said, "each solves in its own memory only"
+    elsewhere([command(model, on_disk, *how, "--device", "elsewhere")], free=600 * 2**20)
+    weights = [(out / "model.safetensors").read_bytes() for out in (here, there, on_disk)]
+    assert weights[0] == weights[1] == weights[2]
+    reports = [json.loads((out / "report.json").read_text()) for out in (here, there, on_disk)]
+    assert [report["device"]["name"] for report in reports] == ["cpu", "elsewhere", "elsewhere"]
+    assert [report["memory"]["on_disk"] for report in reports] == [False, False, True]
+    assert reports[0]["device"]["stage_peak_memory_bytes"] is None
+    assert reports[1]["device"]["stage_peak_memory_bytes"].keys() == reports[1]["seconds"].keys()
+
+
+def test_text_that_a_model_writes_on_a_device_is_that_of_the_processor(tmp_path: Path) -> None:
+    model = tiny(tmp_path, "llama", "untied", "one file")
+    runs = [
+        [*command(model, tmp_path / name, "--method", "quick", "--device", name), "--calibration", "self"]
+        for name in ("cpu", "elsewhere")
+    ]
+    elsewhere(runs)
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("cpu", "elsewhere"))
+    assert first == second
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_makes_what_the_processor_makes_nearly(tmp_path: Path) -> None:
+    model = tiny(tmp_path, "llama", "untied", "one file")
+    for name in ("cpu", "cuda"):
+        done = lathe(*command(model, tmp_path / name, "--device", name))
+        assert done.exit_code == 0, done.output
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("cpu", "cuda"))
+    assert {n: w.shape for n, w in first.items()} == {n: w.shape for n, w in second.items()}
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-2, atol=1e-2, msg=name)
+
+
+def refused(tmp_path: Path, *more: str) -> Result:
+    """Before the model is looked at: there is none."""
+    done = lathe("compress", str(tmp_path / "none"), "-o", str(tmp_path / "out"), "--keep", "60%", *more)
+    assert done.exit_code == 1
+    return done
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("gpu", "--device gpu is not a device"),
+        ("meta", "PyTorch .* sees no such GPU here"),
+        ("cuda:99", "sees no such GPU here|counted from 0"),
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_refused_by_name(asked: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        parse_device(asked)
+
+
+def test_the_command_refuses_it_before_the_model_is_read(tmp_path: Path) -> None:
+    assert "is not a device" in refused(tmp_path, "--device", "gpu").output
+
+
+def test_the_processor_has_no_number() -> None:
+    assert parse_device("cpu:0") == parse_device("cpu") == CPU
+
+
+def test_workers_and_a_device_exclude_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "parse_device", lambda _text: torch.device("meta"))
+    assert "Leave it or --ray out" in refused(tmp_path, "--device", "cuda", "--ray", "local:2").output
+
+
+def test_a_device_too_small_for_a_stage_is_refused_with_the_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options, "parse_device", lambda _text: torch.device("meta"))
+    monkeypatch.setattr(memory, "free_bytes", lambda _where: 2**20)
+    model = tiny(tmp_path, "llama", "untied", "one file")
+    done = lathe(*command(model, tmp_path / "out", "--device", "cuda"))
+    assert done.exit_code == 1
+    assert "where 1 MiB are free" in done.output and "Leave --device out" in done.output
+    assert not (tmp_path / "out.run").exists()
+
+
+def test_a_full_device_ends_in_a_sentence() -> None:
+    with pytest.raises(UserError, match="the memory of cuda:0 was full"), room_on(torch.device("cuda:0")):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_peaks_of_a_stage_that_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = iter([3, 7, 5])
+    monkeypatch.setattr(torch.accelerator, "max_memory_allocated", lambda _where: next(peaks))
+    monkeypatch.setattr(torch.accelerator, "reset_peak_memory_stats", lambda _where: None)
+    watched = device.DeviceMemory(torch.device("meta"))
+    assert [watched.end("reform") for _ in range(3)] == [3, 7, 5]
+    assert watched.peaks == {"reform": 7}
