@@ -42,7 +42,7 @@ def parse_device(text: str) -> torch.device:
 
 def free_bytes(device: torch.device) -> int:
     """Of an accelerator's memory."""
-    return torch.accelerator.get_memory_info(device)[0]
+    return int(torch.get_device_module(device).mem_get_info(device)[0])
 
 
 class DeviceMemory:
@@ -54,11 +54,11 @@ class DeviceMemory:
 
     def start(self) -> None:
         """Of a stage."""
-        torch.accelerator.reset_peak_memory_stats(self.where)
+        torch.get_device_module(self.where).reset_peak_memory_stats(self.where)
 
     def end(self, stage: str) -> int:
         """Of it; returns its peak."""
-        peak = torch.accelerator.max_memory_allocated(self.where)
+        peak = int(torch.get_device_module(self.where).max_memory_allocated(self.where))
         self.peaks[stage] = max(self.peaks.get(stage, 0), peak)
         return peak
 

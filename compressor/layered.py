@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from compressor.forward import BlockRunner, Embedding, Weights, embedding
+from compressor.embedding import Embedding, embedding
+from compressor.forward import BlockRunner, Weights
 from compressor.room import Room, Rows
 from compressor.search.fitness import Head
 from compressor.source import Source, Table, opened

@@ -23,17 +23,20 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+from torch.utils.backend_registration import (
+    _DummyBackendModule,
+    _setup_privateuseone_for_python_backend,
+)
 
 NAME = "elsewhere"
 FREE = int(os.environ.get("ELSEWHERE_FREE", 2**33))
 _CPU = torch.device("cpu")
 _ATEN = torch.ops.aten
-_CROSSES = {
-    _ATEN._to_copy.default, _ATEN.copy_.default, _ATEN.index.Tensor, _ATEN.index_put_.default,
-    _ATEN.index_put.default, _ATEN._index_put_impl_.default,
+_COPIES = {_ATEN._to_copy.default, _ATEN.copy_.default}
+_INDEXES = {
+    _ATEN.index.Tensor, _ATEN.index_put_.default, _ATEN.index_put.default, _ATEN._index_put_impl_.default
 }  # fmt: skip
-"""What may read tensors of both; of indices, a GPU takes the processor's."""
+"""A GPU takes the processor's indices; the processor takes its own only."""
 
 
 class There(torch.Tensor):
@@ -55,6 +58,19 @@ class There(torch.Tensor):
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         return _run(func, args, kwargs or {})
+
+
+class Module(_DummyBackendModule):
+    """What PyTorch's module of the device tells."""
+
+    def mem_get_info(self, _where: torch.device) -> tuple[int, int]:
+        return FREE, 2 * FREE
+
+    def max_memory_allocated(self, _where: torch.device) -> int:
+        return 2**20
+
+    def reset_peak_memory_stats(self, _where: torch.device) -> None:
+        pass
 
 
 class Generator(torch.Generator):
@@ -85,9 +101,7 @@ class Elsewhere(TorchDispatchMode):
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor)]
-    places = {tensor.device for tensor in tensors if tensor.dim() and not _undefined(tensor)}
-    if len(places) > 1 and func not in _CROSSES:
-        raise RuntimeError(f"{func} of tensors on {' and '.join(map(str, places))}")
+    _check(func, args, tensors)
     there = any(isinstance(tensor, There) for tensor in tensors)
     asked = next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.device)), None)
     if asked is not None:
@@ -122,19 +136,31 @@ def _here(value: Any) -> Any:
     return value.here if isinstance(value, There) else value
 
 
-def _undefined(tensor: torch.Tensor) -> bool:
-    return tensor.numel() == 0 and tensor.dim() == 1
+def _check(func: Any, args: tuple[Any, ...], tensors: list[torch.Tensor]) -> None:
+    """Whether a GPU would take these: besides its own only numbers of the processor's, and indices."""
+    if func in _INDEXES:
+        tensors = [args[0], *args[2:3]] if isinstance(args[0], There) else tensors
+    places = {tensor.device for tensor in tensors if tensor.dim() or isinstance(tensor, There)}
+    if len(places) > 1 and func not in _COPIES:
+        raise RuntimeError(f"{func} of tensors on {' and '.join(map(str, places))}")
+
+
+_MAKE = torch.tensor
+
+
+def _tensor(data: Any, *args: Any, device: Any = None, **options: Any) -> torch.Tensor:
+    """PyTorch's own goes past what makes the device one."""
+    made = _MAKE(data, *args, **options)
+    return made if device is None else made.to(device)
 
 
 @contextmanager
 def elsewhere() -> Iterator[Elsewhere]:
     """For the rest of the process PyTorch knows the device's name; within this, it is there."""
-    _setup_privateuseone_for_python_backend(NAME)
+    _setup_privateuseone_for_python_backend(NAME, Module())
     with (
         sdpa_kernel(SDPBackend.MATH), patch.object(torch, "Generator", Generator),
-        patch.object(torch.accelerator, "get_memory_info", lambda _where: (FREE, 2 * FREE)),
-        patch.object(torch.accelerator, "reset_peak_memory_stats", lambda _where: None),
-        patch.object(torch.accelerator, "max_memory_allocated", lambda _where: 2**20),
+        patch.object(torch, "tensor", _tensor),
         Elsewhere() as mode,
     ):
         yield mode

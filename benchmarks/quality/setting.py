@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from compressor.embedding import Embedding
 from compressor.families import Family
-from compressor.forward import BlockRunner, Embedding, Weights
+from compressor.forward import BlockRunner, Weights
 from compressor.plan import LayerShape, ModelShape, Plan
 from compressor.progress import Progress
 from compressor.registry import Registry

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from compressor.device import CPU
-from compressor.forward import embed
+from compressor.embedding import embed
 from compressor.plan import ModelShape
 from compressor.progress import Progress
 from compressor.room import Room

@@ -8,7 +8,8 @@ from functools import cached_property, partial
 
 import torch
 
-from compressor.forward import KINDS, BlockRunner, Embedding, Weights
+from compressor.embedding import Embedding
+from compressor.forward import KINDS, BlockRunner, Weights
 from compressor.plan import Plan
 from compressor.room import Room, Rows
 from compressor.search.slopes import ROWS, Slopes

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.forward import BlockRunner, Embedding, Weights
+from compressor.embedding import Embedding
+from compressor.forward import BlockRunner, Weights
 from compressor.layered import LayeredModel
 from compressor.plan import ModelShape, Plan
 from compressor.progress import Progress

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
-import torch
 from ray.exceptions import GetTimeoutError, ObjectLostError, OutOfMemoryError, RayActorError, RayError
 
 from compressor.errors import UserError
-from compressor.workers.parcel import Parcel, pack, unpack
+from compressor.workers.actor import KNOWN, Worker, result_of
+from compressor.workers.parcel import pack
 from compressor.workers.place import Place
 from compressor.workers.shards import SHARDS, Sharded
 
@@ -33,51 +33,11 @@ _LIVES = 3
 """Workers that a piece of work may take with it."""
 _START, _FREE = 60.0, 10.0
 """Seconds that a worker has to come up, and that a lost one's cores have to become free for another."""
-_KNOWN = 2
-"""Tasks and texts that a worker keeps open."""
 _STORE = 2**30
 """Bytes of memory that what travels within this machine may take."""
 _REMEDY = "Run the same command again: what was finished is kept. Fewer workers, or none, need less memory."
-
-
 _JOIN = "Start one (`ray start --head`); set RAY_AUTH_MODE=token where it asks for a token."
 _LOST = (RayActorError, OutOfMemoryError, ObjectLostError)
-
-
-class _Worker:
-    """In a process of its own."""
-
-    def __init__(self, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self._open: OrderedDict[int, Any] = OrderedDict()
-
-    def hello(self) -> str:
-        return f"process {os.getpid()} on {ray.util.get_node_ip_address()}"
-
-    def map(self, number: int, sent: list[Any], item: Parcel) -> Parcel:
-        return _answer(lambda: self._opened(number, sent)(unpack(item)))
-
-    def ask(self, number: int, sent: list[Any], shards: range, question: Parcel) -> Parcel:
-        def found() -> list[Any]:
-            method, args, kwargs = unpack(question)
-            return [[*step] for step in method(self._opened(number, sent).held(shards), *args, **kwargs)]
-
-        return _answer(found)
-
-    def _opened(self, number: int, sent: list[Any]) -> Any:
-        if number not in self._open:
-            while len(self._open) >= _KNOWN:
-                self._open.popitem(last=False)
-            self._open[number] = unpack(ray.get(sent[0]))
-        self._open.move_to_end(number)
-        return self._open[number]
-
-
-def _answer(work: Callable[[], Any]) -> Parcel:
-    try:
-        return pack((work(), None))
-    except UserError as error:
-        return pack((None, error))
 
 
 class RayWorkers:
@@ -146,7 +106,7 @@ class RayWorkers:
             ((ready,), _) = ray.wait(list(running))
             worker, job = running.pop(ready)
             try:
-                done[job[0]] = _result(ready)
+                done[job[0]] = result_of(ready)
                 idle.append(worker)
             except _LOST as error:
                 lost[job[0]] = lost.get(job[0], 0) + 1
@@ -174,7 +134,7 @@ class RayWorkers:
                 break
             for part, (worker, answer) in asked.items():
                 try:
-                    answers[part] = _result(answer)
+                    answers[part] = result_of(answer)
                 except _LOST as error:
                     lost += 1
                     self._replaced(worker, lost, error)
@@ -190,14 +150,14 @@ class RayWorkers:
         """A task's number and, in a list so that it stays where it is, what it is made from."""
         known = self._sent.get(id(task))
         if known is None:
-            while len(self._sent) >= _KNOWN:
+            while len(self._sent) >= KNOWN:
                 self._sent.popitem(last=False)
             self._numbers += 1
             known = self._sent[id(task)] = self._numbers, task, [ray.put(pack(task))]
         return known[0], known[2]
 
     def _start(self) -> Any:
-        worker = ray.remote(_Worker).options(num_cpus=self.threads, max_restarts=0).remote(self.threads)
+        worker = ray.remote(Worker).options(num_cpus=self.threads, max_restarts=0).remote(self.threads)
         self._started += 1
         self._names[worker] = f"worker {self._started}"
         return worker
@@ -241,19 +201,6 @@ class RayWorkers:
         if not self._alive:
             raise UserError(f"{name} was lost, no other came up, and none is left", _REMEDY)
         return []
-
-
-def _result(answer: Any) -> Any:
-    """What a worker found.
-
-    Raises:
-        UserError: what it said was wrong.
-        RayError: it is lost (one of `_LOST`).
-    """
-    found, error = unpack(ray.get(answer))
-    if error is not None:
-        raise error
-    return found
 
 
 def _reason(error: RayError) -> str:

@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,27 +49,38 @@ def command(model: Tiny, out: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+def close(
+    first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor], bound: float = 1e-3
+) -> None:
+    """The same widths, and values but for rounding."""
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=bound, atol=bound, msg=name)
+    assert first.keys() == second.keys()
+
+
 @pytest.mark.parametrize(
     ("family", "method"),
     [
-        ("llama", "lathe"),
+        ("llama", "quick"),
         *(
             pytest.param(family, method, marks=SLOW)
             for family, method in (
-                ("llama", "quick"), ("llama", "paper"), ("gemma2", "lathe"), ("opt", "lathe"),
+                ("llama", "lathe"), ("llama", "paper"), ("gemma2", "lathe"), ("opt", "lathe"),
                 ("gpt_neox", "lathe"), ("olmo2", "lathe"), ("mixtral", "lathe"), ("gpt_oss", "lathe"),
             )
         ),
     ],
 )  # fmt: skip
 def test_a_device_makes_what_the_processor_makes(tmp_path: Path, family: str, method: str) -> None:
-    model, how = tiny(tmp_path, family, "untied", "one file"), ("--method", method, "--evaluations", "20")
+    model, how = tiny(tmp_path, family, "untied", "one file"), ["--method", method]
+    if method == "paper":
+        how += ["--evaluations", "20"]
     here, there, on_disk = (tmp_path / name for name in ("here", "there", "on-disk"))
     said = elsewhere([command(model, here, *how), command(model, there, *how, "--device", "elsewhere")])
     assert "solved: {'cpu'" in said and "solved: {'elsewhere'" in said, "each solves in its own memory only"
     elsewhere([command(model, on_disk, *how, "--device", "elsewhere")], free=600 * 2**20)
-    weights = [(out / "model.safetensors").read_bytes() for out in (here, there, on_disk)]
-    assert weights[0] == weights[1] == weights[2]
+    close(load_file(here / "model.safetensors"), load_file(there / "model.safetensors"))
+    assert (there / "model.safetensors").read_bytes() == (on_disk / "model.safetensors").read_bytes()
     reports = [json.loads((out / "report.json").read_text()) for out in (here, there, on_disk)]
     assert [report["device"]["name"] for report in reports] == ["cpu", "elsewhere", "elsewhere"]
     assert [report["memory"]["on_disk"] for report in reports] == [False, False, True]
@@ -76,6 +88,7 @@ def test_a_device_makes_what_the_processor_makes(tmp_path: Path, family: str, me
     assert reports[1]["device"]["stage_peak_memory_bytes"].keys() == reports[1]["seconds"].keys()
 
 
+@SLOW
 def test_text_that_a_model_writes_on_a_device_is_that_of_the_processor(tmp_path: Path) -> None:
     model = tiny(tmp_path, "llama", "untied", "one file")
     runs = [
@@ -83,8 +96,7 @@ def test_text_that_a_model_writes_on_a_device_is_that_of_the_processor(tmp_path:
         for name in ("cpu", "elsewhere")
     ]
     elsewhere(runs)
-    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("cpu", "elsewhere"))
-    assert first == second
+    close(*(load_file(tmp_path / name / "model.safetensors") for name in ("cpu", "elsewhere")))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -93,10 +105,7 @@ def test_a_gpu_makes_what_the_processor_makes_nearly(tmp_path: Path) -> None:
     for name in ("cpu", "cuda"):
         done = lathe(*command(model, tmp_path / name, "--device", name))
         assert done.exit_code == 0, done.output
-    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("cpu", "cuda"))
-    assert {n: w.shape for n, w in first.items()} == {n: w.shape for n, w in second.items()}
-    for name, value in first.items():
-        torch.testing.assert_close(second[name], value, rtol=1e-2, atol=1e-2, msg=name)
+    close(*(load_file(tmp_path / name / "model.safetensors") for name in ("cpu", "cuda")), bound=1e-2)
 
 
 def refused(tmp_path: Path, *more: str) -> Result:
@@ -151,8 +160,8 @@ def test_a_full_device_ends_in_a_sentence() -> None:
 
 def test_peaks_of_a_stage_that_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
     peaks = iter([3, 7, 5])
-    monkeypatch.setattr(torch.accelerator, "max_memory_allocated", lambda _where: next(peaks))
-    monkeypatch.setattr(torch.accelerator, "reset_peak_memory_stats", lambda _where: None)
+    module = SimpleNamespace(max_memory_allocated=lambda _where: next(peaks))
+    monkeypatch.setattr(torch, "get_device_module", lambda _where: module)
     watched = device.DeviceMemory(torch.device("meta"))
     assert [watched.end("reform") for _ in range(3)] == [3, 7, 5]
     assert watched.peaks == {"reform": 7}

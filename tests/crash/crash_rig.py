@@ -69,6 +69,6 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         for child in psutil.Process(process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::_Worker"):
+                if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::Worker"):
                     found.append(child)
     return found

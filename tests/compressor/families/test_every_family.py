@@ -18,8 +18,9 @@ from tiny_families import CASES, SOME_PLANS, family_checkpoint, first_of_each, p
 from tiny_llama import tokens
 from transformers import AutoConfig, DynamicCache
 
+from compressor.embedding import embed, embedding
 from compressor.families import families
-from compressor.forward import BlockRunner, embed, embedding
+from compressor.forward import BlockRunner
 from compressor.layered import LayeredModel
 from compressor.room import Room
 from compressor.search.fitness import Head
