@@ -47,6 +47,9 @@ def evaluate(
             rich_help_panel=_TASKS,
         ),
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="Where models run: cpu, cuda or cuda:1. ONNX graphs run on the processor.")
+    ] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Perplexity, closeness to the dense model, and task accuracy, in float32. Artefacts that are an ONNX
@@ -61,21 +64,23 @@ def evaluate(
 
       lathe evaluate ./my-llama out --tasks arc_easy,piqa
     """
+    from compressor.device import parse_device
     from compressor.evaluate.compare import check_checkpoint, scores
     from compressor.evaluate.tasks import Tasks
 
     _check(text, against, tasks, task_dir)
+    where = parse_device(device)
     for model in models:
         check_checkpoint(model)
     harness = Tasks.open(tasks, task_dir) if tasks else None
     rows: list[dict[str, Any]] = [{"model": model} for model in models]
     if text:
-        for row, found in zip(rows, scores(models, text, window, windows, against), strict=True):
+        for row, found in zip(rows, scores(models, text, window, windows, against, where), strict=True):
             row |= found
             _say(_quality(row), json)
     if harness:
         for row in rows:
-            row["tasks"] = harness.run(row["model"])
+            row["tasks"] = harness.run(row["model"], where)
             _say(_accuracies(row), json)
     if json:
         emit(rows)

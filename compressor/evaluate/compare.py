@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from compressor.calibration.sources import read_whole
+from compressor.device import CPU
 from compressor.errors import UserError
 from compressor.evaluate.onnx import OnnxModel
 from compressor.evaluate.perplexity import quality
@@ -26,7 +27,8 @@ _LONGEST = 2048
 
 
 def scores(
-    models: Sequence[str], text: str, window: int = 0, most: int = 0, against: str | None = None
+    models: Sequence[str], text: str, window: int = 0, most: int = 0, against: str | None = None,
+    device: torch.device = CPU,
 ) -> Iterator[dict[str, Any]]:
     """One row per model: {"model", "perplexity", "loss", "tokens", "window"}, and {"kl", "agreement",
     "against"} where there is a dense model to compare with.
@@ -34,6 +36,7 @@ def scores(
     Args:
         window: tokens; 0 takes the shortest context of all models, at most 2,048.
         most: windows at most; 0 takes all.
+        device: where models run.
 
     Raises:
         UserError: a model or the text cannot be read, the text is shorter than a window, a window longer
@@ -52,9 +55,9 @@ def scores(
             raise UserError(
                 f"{model} and {against} cut {text} into different tokens", "KL needs one tokenizer."
             )
-    dense = load_model(against) if against else None
+    dense = load_model(against, device) if against else None
     for model in models:
-        result = quality(load_model(model), windows[model], dense=dense)
+        result = quality(load_model(model, device), windows[model], dense=dense)
         row = {
             "model": model, "perplexity": result.perplexity, "loss": result.loss, "tokens": result.tokens,
             "window": length,
@@ -64,9 +67,9 @@ def scores(
         yield row
 
 
-def load_model(model: str) -> Any:
-    """A causal LM in float32, ready to run: by transformers, or, of an artefact that is a graph only, by ONNX
-    Runtime.
+def load_model(model: str, device: torch.device = CPU) -> Any:
+    """A causal LM in float32, ready to run: by transformers on a device, or, of an artefact that is a graph
+    only, by ONNX Runtime on the processor.
 
     Raises:
         UserError: it cannot be loaded.
@@ -77,7 +80,7 @@ def load_model(model: str) -> Any:
 
     register()
     try:
-        return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval().to(device)
     except Exception as error:
         raise UserError(f"cannot load {model}: {error}") from None
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from compressor.device import CPU
+
 _ROWS, _TOKENS = 4, 2048
 _SLICE = 256
 
@@ -42,15 +44,14 @@ def quality(
     loss = kl = agreement = 0.0
     rows = max(1, min(_ROWS, _TOKENS // windows_BT.shape[1]))
     for tokens in windows_BT.split(rows):
-        logits = model(input_ids=tokens, use_cache=False).logits
-        reference = dense(input_ids=tokens, use_cache=False).logits if dense else None
+        logits, reference = _logits(model, tokens), _logits(dense, tokens) if dense else None
         for start in range(0, tokens.shape[1] - 1, _SLICE):
             at = slice(start, min(start + _SLICE, tokens.shape[1] - 1))
             mine = torch.log_softmax(logits[:, at].float(), -1)
             following = tokens[:, at.start + 1 : at.stop + 1, None].to(mine.device)
             loss -= float(mine.gather(-1, following).sum())
             if reference is not None:
-                theirs = torch.log_softmax(reference[:, at].float(), -1)
+                theirs = torch.log_softmax(reference[:, at].to(mine), -1)
                 kl += float((theirs.exp() * (theirs - mine)).sum())
                 agreement += float((theirs.argmax(-1) == mine.argmax(-1)).sum())
         advance()
@@ -58,3 +59,10 @@ def quality(
     if dense is None:
         return Quality(loss / count, count)
     return Quality(loss / count, count, kl / count, agreement / count)
+
+
+def _logits(model: Callable[..., Any], tokens_BT: torch.Tensor) -> torch.Tensor:
+    """[B, T, V], of a model that may be on a device."""
+    there = tokens_BT.to(getattr(model, "device", CPU))
+    found: torch.Tensor = model(input_ids=there, use_cache=False).logits
+    return found

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from compressor.device import CPU
 from compressor.errors import UserError
 from compressor.evaluate.compare import load_model, load_tokenizer
 from compressor.evaluate.onnx import OnnxModel
@@ -57,7 +60,7 @@ class Tasks:
             found += matched
         return cls(found, manager, directory)
 
-    def run(self, model: str) -> dict[str, dict[str, float]]:
+    def run(self, model: str, device: torch.device = CPU) -> dict[str, dict[str, float]]:
         """Metrics by name, their standard errors as NAME_stderr, of each task and group.
 
         Data files that a task names are looked for in its directory.
@@ -68,7 +71,7 @@ class Tasks:
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
-        loaded = load_model(model)
+        loaded = load_model(model, device)
         if isinstance(loaded, OnnxModel):
             raise UserError(
                 f"{model} is an ONNX graph only, which lm-eval cannot load",

@@ -99,6 +99,17 @@ def test_text_that_a_model_writes_on_a_device_is_that_of_the_processor(tmp_path:
     close(*(load_file(tmp_path / name / "model.safetensors") for name in ("cpu", "elsewhere")))
 
 
+@SLOW
+def test_a_model_scores_the_same_on_a_device(tmp_path: Path) -> None:
+    model = tiny(tmp_path, "llama", "untied", "one file")
+    path = str(model.model)
+    scored = ["lathe", "evaluate", path, "--text", str(model.text), "--against", path, "--json"]
+    said = elsewhere([scored, [*scored, "--device", "elsewhere"]])
+    first, second = (json.loads(line) for line in said.splitlines() if line.startswith("["))
+    assert first[0]["loss"] == pytest.approx(second[0]["loss"], rel=1e-5)
+    assert second[0]["kl"] == pytest.approx(0, abs=1e-6) and second[0]["agreement"] == 1
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_makes_what_the_processor_makes_nearly(tmp_path: Path) -> None:
     model = tiny(tmp_path, "llama", "untied", "one file")
