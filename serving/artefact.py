@@ -49,6 +49,11 @@ class Artefact:
     head_dim: int | None
 
     @property
+    def tpot_target_ms(self) -> float | None:
+        """The target, if it is one per output token."""
+        return self.target_ms if self.target_metric == "tpot" else None
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether a tokenizer file brings one."""
         config = read_json(self.path / "tokenizer_config.json", optional=True)

@@ -134,7 +134,7 @@ def _checked(schema: dict[str, Any]) -> str:
             raise GrammarError(f"the schema is nested more than {SCHEMA_DEPTH} deep")
         if key == "x-guidance":
             raise GrammarError("x-guidance is not part of JSON Schema")
-        if key == "multipleOf" and isinstance(value, int | float) and value > 0:
+        if key == "multipleOf" and _is_positive(value):
             multiples.append(value)
     try:
         text = json.dumps(schema, separators=(",", ":"))
@@ -145,6 +145,10 @@ def _checked(schema: dict[str, Any]) -> str:
     if _states(multiples) > LARGEST_MULTIPLE:
         raise GrammarError(f"multipleOf: the least common multiple is more than {LARGEST_MULTIPLE} steps")
     return text
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _states(multiples: list[float]) -> int:

@@ -83,7 +83,7 @@ def _playground(service: Service, options: ServeOptions) -> Playground:
     setup = Setup(
         model=service.name,
         chat=service.tokenizer.has_chat_template,
-        target_ms=service.artefact.target_ms,
+        target_ms=service.artefact.tpot_target_ms,
         context=service.backend.max_length,
         compare=options.compare is not None,
     )

@@ -56,6 +56,22 @@ class Destination:
     multiple: int = 1
 
 
+@dataclass(frozen=True)
+class Stored:
+    """Bytes that a value takes where a model is served: of layers' weights, of embedding and head, and of the
+    KV cache."""
+
+    weight: float
+    table: float
+    cache: float
+
+
+def as_stored(source: Source) -> Stored:
+    """All in the checkpoint's dtype."""
+    size = source.dtype.itemsize
+    return Stored(size, size, size)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Exporter(Destination):
     """One format.
@@ -63,6 +79,7 @@ class Exporter(Destination):
     Args:
         write: puts its files into an artefact directory. Raises UserError where the disk refuses.
         types: our model types that it knows.
+        stored: what its values take, at most.
         folder: where in the artefact the model lies that an engine is given.
         rounds: whether it rounds what the checkpoint stores.
         served_by: the command that serves an artefact `{out}`.
@@ -71,6 +88,7 @@ class Exporter(Destination):
 
     write: Callable[[Path, Export], None]
     types: Collection[str]
+    stored: Callable[[Source], Stored] = as_stored
     folder: str = "."
     rounds: bool = False
     served_by: str = ""

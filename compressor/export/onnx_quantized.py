@@ -8,11 +8,11 @@ from typing import Any
 
 from compressor.errors import UserError
 from compressor.export.artefact import carry_report, open_model
-from compressor.export.base import Exporter, check_known, exporters, quantizers
+from compressor.export.base import Exporter, Stored, check_known, exporters, quantizers
 from compressor.export.dense import staged, write_artefact
 from compressor.export.manifest import write_manifest
 from compressor.export.onnx import FOLDER, check_source, export_onnx
-from compressor.export.onnx.blockwise import BITS, GROUPS, Blockwise
+from compressor.export.onnx.blockwise import BITS, GROUPS, WHOLE_BITS, Blockwise
 from compressor.export.onnx.graph import DECODERS, read_summary
 from compressor.source import Source
 
@@ -30,6 +30,12 @@ def check_rounded(source: Source, name: str) -> None:
             f"a hidden size of {source.shape.hidden_size} cannot be rounded for ONNX",
             f"It takes multiples of {GROUPS[-1]}.",
         )
+
+
+def _stored(_source: Source, bits: int) -> Stored:
+    """Codes with a scale for every smallest group; keys and values stay float32."""
+    scale = 4 / GROUPS[-1]
+    return Stored(bits / 8 + scale, WHOLE_BITS / 8 + scale, 4)
 
 
 def quantize_onnx(model: str, output: Path, _devices: int = 1, *, name: str) -> dict[str, Any]:
@@ -58,6 +64,7 @@ for _bits in BITS:
         Exporter(
             write=partial(export_onnx, matrices=partial(Blockwise, bits=_bits)),
             types=DECODERS,
+            stored=partial(_stored, bits=_bits),
             check=partial(check_rounded, name=_name),
             multiple=GROUPS[-1],
             folder=FOLDER,

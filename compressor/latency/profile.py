@@ -44,8 +44,7 @@ class Profile:
                 "the profile is of a model with other dimensions", "Make one: lathe profile MODEL -o FILE."
             )
         alike = sorted(
-            (t for t in self.tables if replace(t.workload, context=workload.context) == workload),
-            key=lambda t: t.workload.context,
+            (t for t in self.tables if _same(t.workload, workload)), key=lambda t: t.workload.context
         )
         below = [t for t in alike if t.workload.context <= workload.context]
         above = [t for t in alike if t.workload.context >= workload.context]
@@ -94,3 +93,9 @@ def _between(low: LatencyTable, high: LatencyTable, workload: Workload) -> Laten
 def _words(workload: Workload) -> str:
     output = f", output tokens {workload.output_tokens}" if workload.metric == "e2e" else ""
     return f"{workload.metric} at batch size {workload.batch_size}, context {workload.context}{output}"
+
+
+def _same(timed: Workload, asked: Workload) -> bool:
+    """But for the context, and for output tokens where they do not count."""
+    tokens = timed.output_tokens if asked.metric == "e2e" else asked.output_tokens
+    return replace(timed, context=asked.context, output_tokens=tokens) == asked

@@ -145,6 +145,11 @@ class Options:
         return backends.get(self.backend).export in self.exports
 
     @property
+    def served(self) -> str:
+        """The one of `exports` that is measured, or else the last."""
+        return backends.get(self.backend).export if self.runs else self.exports[-1]
+
+    @property
     def open_ended(self) -> bool:
         """Whether latency is what is looked for, not a limit."""
         return self.front or self.perplexity_increase is not None

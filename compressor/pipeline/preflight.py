@@ -137,10 +137,12 @@ def _constraints(options: Options, source: Source, space: Space) -> list[Constra
         constraints.append(parameter_constraint(space, source.shape, options.keep))
     if options.target_memory is not None:
         tokens = options.workload.batch_size * options.workload.context
+        stored = exporters.get(options.served).stored(source)
         constraints.append(
             memory_constraint(
-                space, source.shape, options.target_memory, weight_bytes=4, kv_bytes=4, tokens=tokens
-            )
+                space, source.shape, options.target_memory, weight_bytes=stored.weight,
+                kv_bytes=stored.cache, tokens=tokens, table_bytes=stored.table,
+            )  # fmt: skip
         )
     return constraints
 

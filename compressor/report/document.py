@@ -51,13 +51,16 @@ def build_report(
         },
         "method": card.method.name,
         "served": {
-            "by": [*options.exports, *options.destinations], "tensor_parallel": options.tensor_parallel
+            "by": [*options.exports, *options.destinations], "exports": [*options.exports],
+            "tensor_parallel": options.tensor_parallel,
         },
         "met": met,
         "latency": {
             "metric": options.workload.metric,
             "definition": METRICS[options.workload.metric],
             **{k: v for k, v in asdict(options.workload).items() if k != "metric"},
+            "backend": options.backend,
+            "threads": options.threads,
             "target_ms": _now(solver.target_ms, drift),
             "target_speedup": options.target_speedup,
             "tolerance": options.tolerance,

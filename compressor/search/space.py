@@ -144,14 +144,18 @@ def parameter_constraint(space: Space, shape: ModelShape, keep: float) -> Constr
 
 
 def memory_constraint(
-    space: Space, shape: ModelShape, limit: float, *, weight_bytes: int, kv_bytes: int, tokens: int
-) -> Constraint:
-    """Weights plus KV cache of `tokens` tokens (batch size times context), in bytes."""
-    fixed = weight_bytes * (shape.parameters(()))
+    space: Space, shape: ModelShape, limit: float, *, weight_bytes: float, kv_bytes: float, tokens: int,
+    table_bytes: float | None = None,
+) -> Constraint:  # fmt: skip
+    """Weights plus KV cache of `tokens` tokens (batch size times context), in bytes.
+
+    weight_bytes, kv_bytes: of a value. table_bytes: of one in the embedding and the head, where they differ.
+    """
+    fixed = shape.parameters(()) * (weight_bytes if table_bytes is None else table_bytes)
     return _per_block(
         space, "memory", "bytes", limit, fixed,
         lambda layer: weight_bytes * shape.attention_parameters(layer)
-        + tokens * shape.kv_bytes_per_token((layer,), kv_bytes),
+        + tokens * kv_bytes * shape.kv_bytes_per_token((layer,), 1),
         lambda layer: weight_bytes * shape.ffn_parameters(layer),
     )
 
@@ -162,8 +166,8 @@ def _per_block(
     unit: str,
     limit: float,
     fixed: float,
-    attention: Callable[[LayerShape], int],
-    ffn: Callable[[LayerShape], int],
+    attention: Callable[[LayerShape], float],
+    ffn: Callable[[LayerShape], float],
 ) -> Constraint:
     return Constraint(
         name, unit, limit, fixed,

@@ -15,6 +15,8 @@ from deploy.check.report import Row
 OVERLAYS = DEPLOY / "kustomize/overlays"
 SCHEMAS = Path(__file__).with_name("schemas")
 Manifest = dict[str, Any]
+_SELECTS = {"PodDisruptionBudget": "selector", "NetworkPolicy": "podSelector"}
+"""Where kustomize's labels add no selector that is not there, and schemas ask for none."""
 
 
 def overlays() -> list[str]:
@@ -44,6 +46,9 @@ def complaints(manifest: Manifest) -> list[str]:
     schema = SCHEMAS / f"{manifest['kind'].lower()}.json"
     found = _against(schema, manifest) if schema.exists() else _strict(manifest)
     found += [problem for pod in embedded_pods(manifest) for problem in _strict(pod)]
+    selector = _SELECTS.get(manifest["kind"])
+    if selector and not manifest["spec"].get(selector):
+        found.append(f"spec.{selector} is empty: not our pods alone, or none")
     return [f"{name}: {problem}" for problem in found]
 
 

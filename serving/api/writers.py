@@ -109,7 +109,7 @@ class CompletionWriter(Writer):
         return {
             "index": index,
             "text": "".join(part["text"] for part in parts),
-            "logprobs": {key: sum((p[key] for p in logprobs), []) for key in logprobs[0]}
+            "logprobs": {key: [one for p in logprobs for one in p[key]] for key in logprobs[0]}
             if logprobs
             else None,
             "finish_reason": parts[-1]["finish_reason"],

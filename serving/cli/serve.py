@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal, NoReturn
@@ -159,10 +160,13 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _key(key: str | None, file: Path | None) -> str | None:
-    """Raises UserError: both are given, or the file holds no key."""
+    """Raises UserError: both are given, or one of them is empty: no server is open by mistake."""
     from compressor.errors import UserError
 
     if file is None:
+        given = os.environ.get("LATHE_API_KEY") if key is None else key
+        if given is not None and not given.strip():
+            raise UserError("the API key is empty", "Give one, or neither --api-key nor $LATHE_API_KEY.")
         return key
     if key is not None:
         raise UserError("both an API key and a file with one are given", "Give one of them.")

@@ -15,6 +15,7 @@ from compressor.errors import UserError
 
 from .assignment import Assignment
 from .client import Target, open_client
+from .document import redacted
 from .engines.base import Engine
 from .engines.lathe import Own
 from .load import Load
@@ -55,7 +56,7 @@ class Setup:
             "engine": self.engine.name,
             **load.as_json(),
             **(self.prompts.as_json() if load.trace is None else {}),
-            "serve_options": list(self.serving.extra),
+            "serve_options": redacted(self.serving.extra),
         }
 
 

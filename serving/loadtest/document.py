@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,8 @@ from .measure import DEFINITIONS, LATENCIES, THROUGHPUTS, Round, summary
 from .memory import Memory
 
 FORMAT = "lathe-loadtest/1"
-SECRETS = ("--api-key",)
+SECRETS = ("--api-key", "--compare-api-key")
+_OPTIONS = "--serve-options"
 
 
 def system_json(url: str, model: str, rounds: Sequence[Round], memory: Memory) -> dict[str, Any]:
@@ -114,17 +116,25 @@ def _sample_json(sample: Sample) -> dict[str, Any]:
 
 
 def redacted(command: Sequence[str]) -> list[str]:
-    """The command line without the values of secret options."""
+    """The command line without the values of secret options, also of those that are handed on to servers."""
     shown: list[str] = []
     for word in command:
-        name, equals, _ = word.partition("=")
+        name, equals, value = word.partition("=")
         if shown and shown[-1] in SECRETS:
             shown.append("***")
         elif name in SECRETS and equals:
             shown.append(f"{name}=***")
+        elif shown and shown[-1] == _OPTIONS:
+            shown.append(_redacted_line(word))
+        elif name == _OPTIONS and equals:
+            shown.append(f"{name}={_redacted_line(value)}")
         else:
             shown.append(word)
     return shown
+
+
+def _redacted_line(options: str) -> str:
+    return shlex.join(redacted(shlex.split(options)))
 
 
 def machine() -> dict[str, Any]:

@@ -53,6 +53,12 @@ def test_a_replica_is_not_killed_while_it_drains(name: str):
     assert pod["terminationGracePeriodSeconds"] > needed
 
 
+@pytest.mark.parametrize(("file", "selector"), [("disruption", "selector"), ("network", "podSelector")])
+def test_what_protects_pods_names_them(file: str, selector: str):
+    labels = {"app.kubernetes.io/name": "lathe"}
+    assert load(BASE / f"{file}.yaml")["spec"][selector] == {"matchLabels": labels}
+
+
 def test_ray_workers_outlive_the_drain_of_their_leader():
     leader, worker = (pods()[name] for name in PODS[1:])
     assert pre_stop_s(worker) > pre_stop_s(leader) + drain_s(leader["containers"][0]["args"]) + LAST_WORDS_S

@@ -40,6 +40,7 @@ def test_plan_and_report_tell_what_it_is(copy: Path):
     artefact = open_artefact_unverified(copy)
     assert artefact.compressed
     assert (artefact.target_ms, artefact.target_metric) == (30, "ttft")
+    assert artefact.tpot_target_ms is None, "it is none per output token"
     assert (artefact.dense_weights, artefact.dense_kv) == (1.5, None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from compressor.export.base import Export, Exporter, check_known, exporters
+from compressor.export.base import Export, Exporter, Stored, check_known, exporters
 from compressor.export.onnx.graph import DECODERS, build_onnx, check_config
 from compressor.export.onnx.matrices import Matrices, Plain
 from compressor.export.onnx.writer import GraphWriter
@@ -46,6 +46,7 @@ exporters.add(
     Exporter(
         write=export_onnx,
         types=DECODERS,
+        stored=lambda _source: Stored(4, 4, 4),
         check=check_source,
         folder=FOLDER,
         served_by="lathe serve {out}",

@@ -28,7 +28,7 @@ GROUPS = (256, 128, 64, 32)
 """Inputs that may share a scale: those of ONNX Runtime's kernels that are fast, the fastest first."""
 _NEGLIGIBLE = 0.01
 _WASTE = 0.03
-_WHOLE_BITS = 8
+WHOLE_BITS = 8
 _INT8_ACTIVATIONS = 4
 
 
@@ -105,7 +105,7 @@ class Blockwise:
         return self._multiply(value, self._store(name, weight_NK, self._bits, _WASTE), f"{name}.product")
 
     def embed(self, ids: str, name: str, weight_VD: torch.Tensor) -> str:
-        stored = self._embedding = self._store(name, weight_VD, _WHOLE_BITS, 0)
+        stored = self._embedding = self._store(name, weight_VD, WHOLE_BITS, 0)
         return self._writer.node(
             "GatherBlockQuantized",
             [stored.codes, ids, stored.scales],
@@ -119,7 +119,7 @@ class Blockwise:
 
     def logits(self, rows: str, output: str, name: str, weight_VD: torch.Tensor | None) -> None:
         if weight_VD is not None:
-            self._multiply(rows, self._store(name, weight_VD, _WHOLE_BITS, _WASTE), output)
+            self._multiply(rows, self._store(name, weight_VD, WHOLE_BITS, _WASTE), output)
         elif self._embedding:
             self._multiply(rows, self._embedding, output)
 

@@ -46,7 +46,8 @@ def section(facts: Facts) -> Section | None:
 def _command(facts: Facts, timed: bool) -> str:
     if not timed:
         return str(facts.report["command"])
-    return command("compress", facts.model, "--front", *facts.workload, *facts.text, "-o", "front")
+    asked = (*facts.workload, *facts.exports, *facts.text)
+    return command("compress", facts.model, "--front", *asked, "-o", "front")
 
 
 def _unit(timed: bool) -> str:

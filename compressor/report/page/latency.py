@@ -29,7 +29,10 @@ def section(facts: Facts) -> Section | None:
         "latency",
         "Predicted and measured",
         lead,
-        command("compress", facts.model, "--plan", f"{facts.out}/plan.json", *facts.workload, "-o", "again"),
+        command(
+            "compress", facts.model, "--plan", f"{facts.out}/plan.json", *facts.workload, *facts.exports,
+            "-o", "again",
+        ),
         figures=[_figure(latency)],
         keys=_keys(latency),
         table=_table(latency),

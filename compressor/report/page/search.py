@@ -91,11 +91,11 @@ def _heat(damages: Damages, layers: Sequence[Mapping[str, int]]) -> Markup:
             for number, (kept, value) in enumerate(row.items(), 1):
                 depth = (math.log(value) - low) / (high - low or 1.0) if value > 0 else 0.0
                 css = f"heat-{1 + min(_SHADES - 1, max(0, int(_SHADES * depth)))}"
-                tip = f"layer {index}, {block} of {_name(kept)}: {value:.3g} nats per token"
+                tip = f"layer {index}, {block} of {_name(kept, block)}: {value:.3g} nats per token"
                 drawing.box(css, left + step * number, top, step - 0.8, _ROW - 2, tip)
             kept = _kept(layer, block)
             place = left + step * (_column(list(row), kept) + 0.5)
-            drawing.dot("kept", place, top + _ROW / 2 - 1, 3.2, f"kept: {_name(kept)}")
+            drawing.dot("kept", place, top + _ROW / 2 - 1, 3.2, f"kept: {_name(kept, block)}")
     return drawing.markup
 
 
@@ -107,8 +107,10 @@ def _column(judged: list[Width], kept: Width) -> float:
     return wider + 0.5 if wider else 0.0
 
 
-def _name(kept: Width) -> str:
-    return f"{kept[0]} query and {kept[1]} KV heads" if len(kept) == 2 else f"{kept[0]} channels"
+def _name(kept: Width, block: str) -> str:
+    if block == "attention":
+        return f"{kept[0]} query and {kept[1]} KV heads"
+    return f"{kept[0]} experts of {kept[1]} channels" if len(kept) == 2 else f"{kept[0]} channels"
 
 
 def _progress(plans: Sequence[tuple[float, float]]) -> Markup:

@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 Row = Sequence[str]
+_USUAL = ["checkpoint", "onnx"]
 _METRICS = {
     "tpot": "time per output token", "ttft": "time to first token", "e2e": "time of a whole request"
 }  # fmt: skip
@@ -72,12 +73,23 @@ class Facts:
 
     @property
     def workload(self) -> list[str]:
-        """The options that say what is timed."""
+        """The options that say what is timed, and on what."""
         asked = self.latency
-        return [
+        words = [
             "--latency-metric", asked["metric"], "--batch-size", str(asked["batch_size"]),
             "--context", str(asked["context"]),
         ]  # fmt: skip
+        if asked["metric"] == "e2e":
+            words += ["--output-tokens", str(asked["output_tokens"])]
+        if asked.get("backend", "onnx") != "onnx":
+            words += ["--backend", asked["backend"]]
+        return words + (["--threads", str(asked["threads"])] if asked.get("threads") else [])
+
+    @property
+    def exports(self) -> list[str]:
+        """The option that says what is written, where it is not the usual."""
+        asked = self.report.get("served", {}).get("exports", _USUAL)
+        return [] if asked == _USUAL else ["--export", ",".join(asked)]
 
     @property
     def text(self) -> list[str]:

@@ -104,7 +104,7 @@ def _served(artefact: Artefact, name: str, options: ServeOptions) -> Served:
     setup = Setup(
         model=name,
         chat=artefact.has_chat_template,
-        target_ms=artefact.target_ms,
+        target_ms=artefact.tpot_target_ms,
         context=options.max_length or artefact.context,
         compare=options.compare is not None,
     )

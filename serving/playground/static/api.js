@@ -55,10 +55,11 @@ export async function* stream(path, body, signal) {
   let text = "";
   for await (const part of parts(answer.body.pipeThrough(new TextDecoderStream()))) {
     text += part;
-    const events = text.split("\n\n");
+    const events = text.split(/\r?\n\r?\n/);
     text = events.pop();
     for (const event of events) {
-      const data = event.replace(/^data: ?/, "");
+      const data = dataOf(event);
+      if (data === "") continue; // a comment
       if (data === "[DONE]") return;
       const document = JSON.parse(data);
       if (document.error) throw new ApiError(answer.status, document.error.message);
@@ -66,6 +67,12 @@ export async function* stream(path, body, signal) {
     }
   }
   throw new ApiError(answer.status, "the answer was broken off");
+}
+
+/** What the data lines of an event say together. */
+function dataOf(event) {
+  const lines = event.split(/\r?\n/).filter((line) => line.startsWith("data:"));
+  return lines.map((line) => line.replace(/^data: ?/, "")).join("\n");
 }
 
 async function* parts(readable) {

@@ -19,7 +19,7 @@ SURFACE = {
         "--latency-metric", "--batch-size", "--context", "--output-tokens", "--backend", "--threads",
         "--calibration", "--calibration-tokens", "--evaluation", "--method", "--evaluations", "--tolerance",
         "--seed", "--force", "--no-force", "--overwrite", "--no-overwrite", "--remeasure", "--no-remeasure",
-        "--memory-limit", "--ray", "--worker-threads",
+        "--memory-limit", "--ray", "--worker-threads", "--device",
         "--dry-run", "--json", "--debug", "--no-debug", "--export", "--profile", "--plan", "--front",
         "--target-throughput", "--max-perplexity-increase", "--for", "--tensor-parallel", "--quantize",
     },
@@ -28,7 +28,8 @@ SURFACE = {
         "--no-debug",
     },
     "evaluate": {
-        "models", "--text", "--window", "--windows", "--against", "--tasks", "--task-dir", "--json",
+        "models", "--text", "--window", "--windows", "--against", "--tasks", "--task-dir", "--device",
+        "--json",
         "--debug", "--no-debug",
     },
     "plan": {

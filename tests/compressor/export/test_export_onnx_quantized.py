@@ -30,6 +30,7 @@ from compressor.export.onnx.graph import read_summary
 from compressor.export.onnx.random import random_onnx
 from compressor.export.onnx_quantized import quantize_onnx
 from compressor.families import resolve
+from compressor.search.space import make_space, memory_constraint
 from compressor.source import Source
 from serving.engines.onnx.runner import OnnxRunner
 
@@ -240,3 +241,21 @@ def test_reference_agrees_with_the_shipped_model(tmp_path: Path) -> None:
     with torch.no_grad():
         plain = reference(source, PLANS["mixed"])(ids).logits[0].numpy()
     np.testing.assert_allclose(logits(tmp_path / "out", cut(source, PLANS["mixed"]), ids), plain, atol=2e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", ["onnx", "onnx-int8", "onnx-int4"])
+def test_a_memory_target_counts_what_the_graph_holds(tmp_path: Path, name: str, tied: bool) -> None:
+    source = checkpoint(tmp_path / "dense", tie_word_embeddings=tied)
+    exporters.get(name).write(tmp_path, Export.whole(source))
+    held = sum(
+        numpy_helper.to_array(value, str(tmp_path / "onnx")).nbytes
+        for value in onnx.load(tmp_path / "onnx" / "model.onnx").graph.initializer
+        if "rotary" not in value.name
+    )
+    shape, stored = source.shape, exporters.get(name).stored(source)
+    counted = memory_constraint(
+        make_space(shape), shape, 1e9, weight_bytes=stored.weight, kv_bytes=stored.cache,
+        table_bytes=stored.table, tokens=0,
+    ).cost(shape.dense_plan)
+    assert 0.8 * counted < held <= 1.01 * counted

@@ -11,7 +11,7 @@ import steady_clock
 from tiny_llama import PLANS, checkpoint
 from transformers import DynamicCache
 
-from compressor.latency import bench
+from compressor.latency import bench, measure
 from compressor.latency.backend import backends
 from compressor.latency.bench import Timing, interleave, paired_ratio
 from compressor.latency.cache import cached_comparison, cached_table
@@ -67,6 +67,20 @@ def test_a_request_is_one_prefill_and_the_decode_steps_after_it(tmp_path: Path) 
     for timing, name in ((comparison.dense, "dense"), (comparison.subnet, "mixed")):
         prefill, step = (steady_clock.milliseconds(PLANS[name], m) for m in ("ttft", "tpot"))
         assert timing.median == pytest.approx(prefill + 10 * step)
+
+
+@pytest.mark.usefixtures("steady")
+def test_a_request_is_timed_though_one_of_its_parts_is_precise_sooner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = iter([1.0, 0.001, 1.0, 1.0, 0.001])  # those of the prefill, then of a decode step
+    monkeypatch.setattr(measure, "uncertainty", lambda *_: next(sessions))
+    comparison = meter(tmp_path, Workload("e2e", 1, 24, output_tokens=11)).compare(
+        PLANS["mixed"], Effort(1, 6, 0.01)
+    )
+    assert len(comparison.dense.turns) == len(comparison.subnet.turns) == 6
+    prefill, step = (steady_clock.milliseconds(PLANS["mixed"], m) for m in ("ttft", "tpot"))
+    assert comparison.subnet.median == pytest.approx(prefill + 10 * step)
 
 
 @pytest.mark.usefixtures("steady")

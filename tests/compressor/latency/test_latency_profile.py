@@ -52,6 +52,16 @@ def test_a_profile_needs_no_weights_and_holds_a_table_for_every_workload(tiny: T
     assert table.predict(shape.dense_plan) == pytest.approx(expected)
 
 
+def test_output_tokens_count_for_whole_requests_only(tiny: Tiny, tmp_path: Path) -> None:
+    options = ("--latency-metric", "tpot,e2e", "--context", "32", "--output-tokens", "16")
+    profile = made(tiny, tmp_path / "p.json", *options)
+    shape = shape_of(profile)
+    assert profile.table("onnx", shape, Workload("tpot", 1, 32)) == profile.tables[0]
+    assert profile.table("onnx", shape, Workload("e2e", 1, 32, 16)) == profile.tables[1]
+    with pytest.raises(UserError, match="does not cover e2e at batch size 1, context 32, output tokens 17"):
+        profile.table("onnx", shape, Workload("e2e", 1, 32, 17))
+
+
 def test_between_two_contexts_terms_are_interpolated_and_beyond_them_refused(
     tiny: Tiny, tmp_path: Path
 ) -> None:

@@ -97,6 +97,7 @@ HOSTILE: dict[str, Any] = {
     "look-around": {"type": "string", "pattern": "(?=a)b"},
     "undecidable": {"allOf": [{"type": "string", "pattern": f".*{c}.{{30}}"} for c in "abcdefgh"]},
     "nested-pattern": {"type": "string", "pattern": "(a|" * 5000 + "a" + ")" * 5000},
+    "true": {"type": "integer", "multipleOf": True},
     "null": {"type": None},
     "loop": {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
     "properties": {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(2000)}},

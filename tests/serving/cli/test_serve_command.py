@@ -133,6 +133,16 @@ def test_a_key_file_without_a_key(tmp_path: Path, text: str | None, extra: list[
     assert words in str(result.exception)
 
 
+@pytest.mark.parametrize("given", ["option", "variable"])
+def test_an_empty_key_opens_no_server(given: str, monkeypatch: pytest.MonkeyPatch):
+    """As of a variable that is not set: `--api-key "$KEY"`."""
+    if given == "variable":
+        monkeypatch.setenv("LATHE_API_KEY", "")
+    result = CliRunner().invoke(app, ["out", *(["--api-key", ""] if given == "option" else [])])
+    assert isinstance(result.exception, UserError)
+    assert "the API key is empty" in str(result.exception)
+
+
 def test_a_busy_port_is_a_user_error(artefact_dir: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

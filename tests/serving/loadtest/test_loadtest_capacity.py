@@ -10,9 +10,11 @@ from typer.testing import CliRunner
 
 from compressor.errors import UserError
 from serving.cli.loadtest import loadtest
+from serving.loadtest.bench import Bench
 from serving.loadtest.capacity import most, steady
 from serving.loadtest.client import Sample
 from serving.loadtest.load import Load
+from serving.loadtest.measure import Round
 from serving.loadtest.mock import Mock
 from serving.loadtest.slo import parse_slo
 
@@ -41,6 +43,18 @@ def test_the_most_users_of_two_systems_are_found(serve_mock: ServeMock) -> None:
     assert (level["level"], level["judged"], level["requests"]) == (1, 20, 24)
     assert len(level["rounds"][0]["samples"]) == 12
     assert found["settings"]["slo"] == {"tpot_ms": 50.0, "ttft_ms": 2000.0, "share": 0.8}
+
+
+def test_no_prompt_is_sent_twice(serve_mock: ServeMock, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds, real = [], Bench.round
+
+    async def noted(self: Bench, name: str, load: Load, seed: int) -> Round:
+        seeds.append(seed)
+        return await real(self, name, load, seed)
+
+    monkeypatch.setattr(Bench, "round", noted)
+    most({"server": serve_mock(Mock(most_running=2))}, LOAD, parse_slo("tpot=5s", "99%"), rounds=2)
+    assert len(seeds) == len(set(seeds)) > 2
 
 
 def test_refused_requests_are_a_limit_too(serve_mock: ServeMock) -> None:

@@ -66,6 +66,10 @@ def test_options_are_refused_before_anything_is_asked_of_a_server(wrong: list[st
 def test_secrets_stay_out_of_the_document() -> None:
     command = ["lathe", "--api-key", "s3cret", "--api-key=s3cret", "--seed", "1"]
     assert redacted(command) == ["lathe", "--api-key", "***", "--api-key=***", "--seed", "1"]
+    handed_on = ["--serve-options", "--api-key s3cret --max-batch 2", "--serve-options=--compare-api-key=s3"]
+    assert redacted(handed_on) == [
+        "--serve-options", "--api-key '***' --max-batch 2", "--serve-options='--compare-api-key=***'"
+    ]  # fmt: skip
 
 
 def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
