@@ -77,8 +77,3 @@ def room_on(device: torch.device) -> Iterator[None]:
             f"the memory of {device} was full",
             "Run the command again when it is free, or without --device: what was finished is kept.",
         ) from error
-
-
-def generator_on(device: torch.device, seed: int) -> torch.Generator:
-    """What draws random numbers there."""
-    return torch.Generator(device).manual_seed(seed)

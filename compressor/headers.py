@@ -7,6 +7,7 @@ as often as tensors of it are held: under a limit that would be refused.
 from __future__ import annotations
 
 import errno
+import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -47,15 +48,34 @@ class TensorEntry:
         """
         first, end, _ = rows.indices(self.shape[0] if self.shape else 1)
         found = torch.empty((end - first, *self.shape[1:]), dtype=_DTYPES[self.dtype])
-        memory = found.view(-1).view(torch.uint8).numpy().data
         with self.file.open("rb", buffering=0) as handle:
-            handle.seek(self.offset + first * found[:1].nbytes)
-            while memory:
-                count = handle.readinto(memory)
-                if not count:
-                    raise OSError(errno.EIO, "the file ends too early")
-                memory = memory[count:]
+            self._fill(handle, found, first)
         return found if self.shape else found[0]
+
+    def rows(self, at: torch.Tensor) -> torch.Tensor:
+        """Those with these indices [...], of a matrix: [..., columns]. Each is read once.
+
+        Raises:
+            OSError: as `read`. IndexError: there is no such row.
+        """
+        wanted, places = at.unique(return_inverse=True)
+        if len(wanted) and not 0 <= int(wanted[0]) <= int(wanted[-1]) < self.shape[0]:
+            raise IndexError(f"rows {int(wanted[0])} to {int(wanted[-1])} of {self.shape[0]}")
+        found = torch.empty((len(wanted), *self.shape[1:]), dtype=_DTYPES[self.dtype])
+        with self.file.open("rb", buffering=0) as handle:
+            for number, row in enumerate(wanted.tolist()):
+                self._fill(handle, found[number : number + 1], row)
+        return found[places]
+
+    def _fill(self, handle: io.FileIO, found: torch.Tensor, first: int) -> None:
+        """With rows from one on."""
+        memory = found.view(-1).view(torch.uint8).numpy().data
+        handle.seek(self.offset + first * found[:1].nbytes)
+        while memory:
+            count = handle.readinto(memory)
+            if not count:
+                raise OSError(errno.EIO, "the file ends too early")
+            memory = memory[count:]
 
 
 def read_index(path: Path) -> dict[str, TensorEntry]:

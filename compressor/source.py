@@ -80,6 +80,8 @@ class Source:
     def _stored(self, name: str, place: Place, at: torch.Tensor | None = None) -> torch.Tensor:
         """A tensor of the checkpoint, or those of its rows that `place` says, as float32."""
         own, period = place.rows, place.period
+        if at is not None and place.plain:
+            return self._finite(name, self._read(name, at).float())
         part = self._read(name, slice(None) if period else own)
         if period:
             part = part.unflatten(0, (-1, period))[:, own].flatten(0, 1)
@@ -89,10 +91,11 @@ class Source:
             name, rows.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         )
 
-    def _read(self, name: str, rows: slice = slice(None)) -> torch.Tensor:
+    def _read(self, name: str, rows: slice | torch.Tensor = slice(None)) -> torch.Tensor:
         """Rows of a tensor of the checkpoint as they are."""
+        entry = self.index[name]
         try:
-            return self.index[name].read(rows)
+            return entry.read(rows) if isinstance(rows, slice) else entry.rows(rows)
         except OSError as error:
             raise UserError(f"cannot read `{name}` from {self.index[name].file}: {error}") from None
 
@@ -133,8 +136,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Table:
-    """A matrix [V, D] that stays in the checkpoint: rows by index [...], or all of it, float32, read to a
-    device."""
+    """A matrix [V, D] that stays in the checkpoint: rows by index [...], or all of it, float32, by device."""
 
     source: Source
     name: str

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from compressor.errors import UserError
+from compressor.workers import Sharded
 
 
 class Deadly:
@@ -22,6 +25,25 @@ class Deadly:
         return item**2
 
 
+@dataclass
+class Fragile(Sharded[range]):
+    """Shards 0 to 3 and 4 to 7: each half kills who holds it as often as there are files in its folder."""
+
+    low: Path
+    high: Path
+
+    def hold(self, shards: range) -> range:
+        for file in (self.low if shards.start < 4 else self.high).iterdir():
+            file.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return shards
+
+
+def numbers(held: range) -> Iterator[list[int]]:
+    """Of the shards, in one step."""
+    yield [*held]
+
+
 def refuse(item: int) -> int:
     """All but 3."""
     if item == 3:
@@ -30,7 +52,8 @@ def refuse(item: int) -> int:
 
 
 def lives(folder: Path, count: int) -> Path:
-    """So many files for `Deadly`."""
+    """So many files for `Deadly` and `Fragile`."""
+    folder.mkdir(exist_ok=True)
     for number in range(count):
         (folder / str(number)).touch()
     return folder

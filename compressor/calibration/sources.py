@@ -46,11 +46,16 @@ def read_whole(argument: str) -> str:
 
 def parts_of(argument: str) -> list[str]:
     """The files and folders of a list with commas; anything else is one part."""
-    return argument.split(",") if _is_list(argument) else [argument]
+    return _named(argument) if _is_list(argument) else [argument]
 
 
 def _is_list(argument: str) -> bool:
-    return "," in argument and all(Path(p).exists() for p in argument.split(","))
+    return "," in argument and all(Path(p).exists() for p in _named(argument))
+
+
+def _named(argument: str) -> list[str]:
+    """Between commas; an empty part is not the directory that a program was started in."""
+    return [part for part in argument.split(",") if part]
 
 
 def _read(argument: str) -> list[str]:

@@ -27,6 +27,11 @@ class Place(NamedTuple):
     packed: bool = False
 
     @property
+    def plain(self) -> bool:
+        """Whether it is all of one tensor, as it is."""
+        return self.rows == slice(None) and not (self.period or self.others or self.stack)
+
+    @property
     def names(self) -> tuple[str, ...]:
         return (self.name, *self.others)
 

@@ -14,6 +14,7 @@ import torch
 
 from compressor.forward import Weights
 from compressor.pipeline.forecast import forecast
+from compressor.pipeline.memory import memory_plan
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card, preflight
 from compressor.pipeline.prepare import prepare
@@ -75,7 +76,8 @@ def advise(asked: Options, progress: Progress) -> dict[str, Any]:
             prepared = prepare(options, card, run, progress)
             task = Searcher(options, card, prepared, run, progress).problem([])
             advisor = _Advisor(card, task)
-            ahead = forecast(asked, card, task, advisor.damage)
+            told = replace(card, memory=memory_plan(asked, card.source))
+            ahead = forecast(asked, told, task, advisor.damage)
             budgets = _budgets(task)
             with progress.stage("plan: weights of equal size", len(budgets)) as bar:
                 found = []
@@ -85,7 +87,7 @@ def advise(asked: Options, progress: Progress) -> dict[str, Any]:
     shape = card.source.shape
     decoder = shape.decoder_parameters(shape.dense_plan)
     return {
-        "card": card.to_json(),
+        "card": told.to_json(),
         "forecast": ahead,
         "model": card.source.name,
         "parameters": shape.parameters(shape.dense_plan),

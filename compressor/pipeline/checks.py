@@ -77,15 +77,16 @@ def check_disk(out: Path, needed: int) -> None:
         )
 
 
-def disk_needed(source: Source, on_disk: bool, whole: bool) -> int:
-    """Bytes that a run may hold on disk: checkpoint, graph, and the run directory with its statistics; where
-    memory does not hold them (`on_disk`), vectors and factors of the reform of the `whole` subnet, too."""
+def disk_needed(source: Source, on_disk: bool, rounds: int) -> int:
+    """Bytes that a run of one plan may hold on disk: checkpoint, graph, and the run directory with its
+    statistics and the layers after each reform, of which `rounds` are of the whole subnet; where memory does
+    not hold them (`on_disk`), these rounds' vectors and factors, too."""
     shape = source.shape
     weights, reads = shape.weight_bytes(shape.dense_plan, 4), shape.layer.query_heads * shape.head_dim
     squares = shape.num_layers * (max(1, shape.experts) * shape.layer.ffn**2 + reads**2)
     statistics = (8 if on_disk else 2 * 8) * squares
-    step = 7 * weights + 3 * 4 * squares if on_disk and whole else 0
-    return 3 * weights + statistics + step + 64 * 2**20
+    step = 7 * weights + 3 * 4 * squares if on_disk and rounds else 0
+    return (3 + rounds) * weights + statistics + step + 64 * 2**20
 
 
 def read_plan(path: Path, space: Space, rules: Rules, experts: int = 0) -> Plan:

@@ -100,7 +100,7 @@ def _fastest(
         verified = make(chosen)
         return verified.subnet.loss - verified.dense.loss
 
-    damage = table_of_damages(search.problem(card.constraints))
+    damage = (card.method.damages or table_of_damages)(search.problem(card.constraints))
     assert options.perplexity_increase is not None
     return Fastest(card, solver.table, damage, options.perplexity_increase, choose, increase, progress)
 

@@ -14,6 +14,7 @@ from compressor.device import room_on
 from compressor.errors import UserError
 from compressor.export.files import sync_directory, write_bytes, write_json
 from compressor.latency.table import LatencyTable
+from compressor.pipeline.memory import kept
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card, preflight
 from compressor.pipeline.prepare import prepare
@@ -64,14 +65,14 @@ def write_front(options: Options, progress: Progress) -> dict[str, Any]:
     if options.out.exists():
         raise UserError(f"{options.out} exists", "A front goes into a directory of its own.")
     with (
-        room_on(options.where), closing(RunDirectory(options.out)) as run,
+        kept(options.memory_limit), room_on(options.where), closing(RunDirectory(options.out)) as run,
         workers_at(options.place, progress) as workers,
     ):  # fmt: skip
         prepared = prepare(options, card, run, progress, workers)
         search = Searcher(options, card, prepared, run, progress)
         table = Solver(options, card, search, prepared.key, run, progress).table
         assert table is not None, "a front is timed"
-        damage = table_of_damages(search.problem(card.constraints))
+        damage = (card.method.damages or table_of_damages)(search.problem(card.constraints))
         points = [
             Point(plan, table.predict(plan), total(card.space, damage, plan))
             for plan in plans_along(card, table, damage)

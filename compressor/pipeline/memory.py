@@ -133,7 +133,7 @@ class _Needs:
             "calibrate and order": self._ordering(),
             "search": head + 3 * self.layer + 2 * self.square + self._cross() + self._judging(),
             "reform": self._reform(BATCH),
-            "verify": head + 2 * self.layer + 2 * self._logits(),
+            "verify": head + 2 * self.layer + 3 * self._logits(),
         }
         rounds = methods.get(self.options.method).whole_rounds
         if rounds:

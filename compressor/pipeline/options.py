@@ -84,11 +84,9 @@ class Options:
                 f"an artefact holds one ONNX graph, not {' and '.join(self._graphs)}",
                 "Export one of them, and make the other with `lathe export`.",
             )
-        if self.timed and not self.runs:
-            export = backends.get(self.backend).export
-            raise UserError(
-                f"a latency target on {self.backend} needs that export", f"Add {export} to --export."
-            )
+        if (self.timed or self.front) and not self.runs:
+            export, what = backends.get(self.backend).export, "--front" if self.front else "a latency target"
+            raise UserError(f"{what} on {self.backend} needs that export", f"Add {export} to --export.")
         if self.profile and not self.timed:
             raise UserError("--profile is for a latency target", "Give --target-latency or --target-speedup.")
         if self.threads is not None and self.threads < 1:

@@ -70,7 +70,7 @@ class Card:
     @property
     def disk_bytes(self) -> int:
         """That the run may hold on disk."""
-        return disk_needed(self.source, self.memory.on_disk, self.method.whole_rounds > 0)
+        return disk_needed(self.source, self.memory.on_disk, self.method.whole_rounds)
 
     def to_json(self) -> dict[str, Any]:
         """The card for people and scripts: milliseconds, bytes, and the range of every other target."""

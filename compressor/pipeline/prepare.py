@@ -173,6 +173,6 @@ class Ordering:
 
 
 def _text_key(argument: str) -> str:
-    paths = [Path(part) for part in (argument, *argument.split(","))]
+    paths = [Path(part) for part in (argument, *argument.split(",")) if part]
     files = sorted({p for path in paths for p in (path, *path.rglob("*")) if p.is_file()})
     return key(argument, [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files])

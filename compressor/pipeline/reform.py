@@ -61,6 +61,7 @@ def _refine(
 ) -> dict[str, float]:  # fmt: skip
     """A round over the whole subnet, from the layers called `name` to those called `refined`."""
     p, count = prepared, len(prepared.model.layers)
+    run.forget(f"reformed-{refined}")  # of a step that was killed: another device makes another one
     windows, heldout = _text(card, prepared, run, progress, number)
     with progress.stage("reform: the whole subnet", ITERATIONS + 1) as bar:
         subnet = p.room.load(count, partial(finished_layer, run, name))

@@ -116,6 +116,11 @@ class RunDirectory:
                 raise UserError(f"cannot write {path}: {error}", "Free some space and run again.") from None
         return Saved(path.absolute())
 
+    def forget(self, beginning: str) -> None:
+        """Tensors whose names begin so."""
+        for file in self.path.glob(f"{beginning}-*.safetensors"):
+            file.unlink()
+
     def _file(self, name: str) -> Path:
         return self.path / f"{name}.safetensors"
 

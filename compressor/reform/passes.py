@@ -14,7 +14,6 @@ from itertools import chain
 
 import torch
 
-from compressor.device import generator_on
 from compressor.forward import Weights
 from compressor.layered import LayeredModel
 from compressor.reform.conjugate import Parts
@@ -107,7 +106,7 @@ class Passes:
         chosen = some_of(self._text.batches(False), self._shards, _FACTOR_BATCHES)
 
         def drawn(part: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
-            return self._head.sampled_gradient(normed, generator_on(normed.device, int(part[0])))
+            return self._head.sampled_gradient(normed, torch.Generator().manual_seed(int(part[0])))
 
         gradient = self._at_the_head(chosen, drawn)
         for index in reversed(range(len(self._text.subnet))):

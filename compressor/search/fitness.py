@@ -8,6 +8,7 @@ from functools import cached_property, partial
 
 import torch
 
+from compressor.device import CPU
 from compressor.embedding import Embedding
 from compressor.forward import KINDS, BlockRunner, Weights
 from compressor.plan import Plan
@@ -54,7 +55,8 @@ class Head:
 
     def logits(self, hidden_BTD: torch.Tensor, weight_VD: torch.Tensor | None = None) -> torch.Tensor:
         weight = self._weight if weight_VD is None else weight_VD
-        return self._capped(self.normed(hidden_BTD), weight)[0]
+        logits = self.normed(hidden_BTD) @ weight.T
+        return logits if self._cap is None else logits.div_(self._cap).tanh_().mul_(self._cap)
 
     def logprobs(self, hidden_BTD: torch.Tensor, weight_VD: torch.Tensor | None = None) -> torch.Tensor:
         return torch.log_softmax(self.logits(hidden_BTD, weight_VD), -1)
@@ -77,11 +79,13 @@ class Head:
         return torch.cat(parts)
 
     def sampled_gradient(self, normed_BTD: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """[B, T, D]: the gradient of the loss on tokens drawn from the subnet's own distribution."""
+        """[B, T, D]: the gradient of the loss on tokens drawn from the subnet's own distribution, by the
+        processor, so that they are the same on every device."""
         parts, weight = [], self._weight
         for normed in normed_BTD.split(1):
             q, slope = self._shares(normed, weight)
-            drawn = torch.multinomial(q.flatten(0, 1), 1, generator=generator).view(*q.shape[:2], 1)
+            drawn = torch.multinomial(q.flatten(0, 1).to(CPU), 1, generator=generator).to(q.device)
+            drawn = drawn.view(*q.shape[:2], 1)
             gradient = q.scatter_add(-1, drawn, q.new_full(drawn.shape, -1.0))
             parts.append((gradient * slope) @ weight)
         return torch.cat(parts)

@@ -18,7 +18,6 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from compressor.device import generator_on
 from compressor.forward import KINDS, BlockRunner, Weights
 from compressor.room import Room, Rows
 
@@ -91,7 +90,7 @@ class Slopes:
             with torch.enable_grad():
                 normed = head.normed(last)
             for at in self._samples(part):
-                drawn = head.sampled_gradient(normed.detach(), generator_on(normed.device, int(at[0])))
+                drawn = head.sampled_gradient(normed.detach(), torch.Generator().manual_seed(int(at[0])))
                 (found[at],) = torch.autograd.grad(normed, [last], drawn, retain_graph=True)
         return found
 

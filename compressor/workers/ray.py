@@ -120,8 +120,8 @@ class RayWorkers:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Iterator[Iterable[Result]]:
-        (number, sent), question, lost = self._send(text), ray.put(pack((method, args, kwargs))), 0
-        answers: dict[range, list[list[Result]]] = {}
+        (number, sent), question = self._send(text), ray.put(pack((method, args, kwargs)))
+        answers, lost = dict[range, list[list[Result]]](), dict[range, int]()
         while True:
             crew = self._alive[:SHARDS]
             bounds = [SHARDS * index // len(crew) for index in range(len(crew) + 1)]
@@ -136,8 +136,8 @@ class RayWorkers:
                 try:
                     answers[part] = result_of(answer)
                 except _LOST as error:
-                    lost += 1
-                    self._replaced(worker, lost, error)
+                    lost[part] = lost.get(part, 0) + 1
+                    self._replaced(worker, lost[part], error)
         for step in zip(*(answers[part] for part in parts), strict=True):
             yield [value for part in step for value in part]
 

@@ -33,6 +33,14 @@ def model(good: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(good, tmp_path / "tiny"))
 
 
+def test_rows_are_those_of_the_whole_matrix(good: Path) -> None:
+    source, name = open_source(str(good)), "model.embed_tokens.weight"
+    at = torch.tensor([[5, 0, 5], [1, source.shape.vocab_size - 1, 2]])
+    assert torch.equal(source.tensor(name, at), source.tensor(name)[at])
+    with pytest.raises(IndexError):
+        source.tensor(name, at + 1)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("shard", ["5GB", "60KB"])
 def test_tensors_are_those_that_were_saved(tmp_path: Path, variant: str, shard: str) -> None:

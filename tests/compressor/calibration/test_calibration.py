@@ -11,7 +11,7 @@ from tiny_server import save_checkpoint
 
 from compressor.calibration import Calibration, load_calibration, token_windows
 from compressor.calibration.selfgen import continue_text
-from compressor.calibration.sources import read_documents
+from compressor.calibration.sources import parts_of, read_documents
 from compressor.calibration.tokens import fair_shares, load_tokenizer
 from compressor.errors import UserError
 from compressor.progress import Progress
@@ -38,6 +38,14 @@ def test_files_and_folders_can_be_listed(tmp_path: Path) -> None:
     assert read_documents(f"{tmp_path}/a.txt,{tmp_path}/more") == ["one", "two", "three"]
     with pytest.raises(UserError, match="there is no"):
         read_documents(f"{tmp_path}/a.txt,{tmp_path}/none.txt")
+
+
+def test_a_comma_at_the_end_names_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here.txt").write_text("of the working directory")
+    (tmp_path / "notes.md").write_text("asked for")
+    monkeypatch.chdir(tmp_path)
+    assert parts_of("notes.md,") == ["notes.md"]
+    assert read_documents("notes.md,") == ["asked for"]
 
 
 def test_a_file_holds_documents_between_separators(tmp_path: Path) -> None:

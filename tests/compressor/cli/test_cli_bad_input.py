@@ -52,6 +52,7 @@ def model(tiny: Tiny, tmp_path: Path) -> Path:
         (("--keep", "60%", "--for", "abacus"), "Known: checkpoint, onnx, onnx-int4, onnx-int8, vllm, "),
         (("--keep", "60%", "--quantize", "int3"), "there is no exporter `onnx-int3`"),
         (("--keep", "60%", "--export", "checkpoint,onnx,onnx-int4"), "not onnx and onnx-int4"),
+        (("--front", "--export", "checkpoint"), "--front on onnx needs that export"),
         (("--keep", "60%", "--seed", "-1"), "--seed -1"),
         (("--keep", "60%", "--seed", str(2**70)), "is not a seed"),
         (("--keep", "60%", "--tolerance", "nan"), "--tolerance nan"),

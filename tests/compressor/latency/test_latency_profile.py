@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import steady_clock
-from compress_command import Tiny, lathe
+from compress_command import Tiny, lathe, make_tiny
 from tiny_llama import PLANS
 
 from compressor.errors import UserError
@@ -126,6 +127,16 @@ def test_an_estimate_says_so_wherever_it_appears(tiny: Tiny, tmp_path: Path) -> 
     assert done.exit_code == 0, done.output
     assert "an estimate, roofline of h200" in done.stderr
     assert "estimated tpot" in done.stdout
+    assert "estimated, not measured" in done.stdout
+
+
+@pytest.mark.skipif(bool(find_spec("vllm")), reason="vLLM is here")
+def test_an_estimate_of_an_engine_that_is_not_here_is_searched_with(tmp_path: Path) -> None:
+    tiny, path = make_tiny(tmp_path, head_dim=32), tmp_path / "p.json"
+    made(tiny, path, "--context", "64", "--hardware", "h200", "--backend", "vllm")
+    options = ("--target-speedup", "1.05x", "--profile", str(path), "--backend", "vllm")
+    done = tiny.compress(tmp_path / "out", *options, "--export", "checkpoint,vllm")
+    assert done.exit_code == 0, done.output
     assert "estimated, not measured" in done.stdout
 
 

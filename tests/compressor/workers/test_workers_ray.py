@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_problem import Lab
-from worker_tasks import Deadly, lives, refuse
+from worker_tasks import Deadly, Fragile, lives, numbers, refuse
 
 from compressor.errors import UserError
 from compressor.reform.passes import Text
@@ -67,6 +67,12 @@ def test_a_lost_workers_piece_is_done_again(workers: Workers, tmp_path: Path) ->
     task = Deadly(2, lives(tmp_path, 1))
     assert [*workers.map(task, range(6))] == [0, 1, 4, 9, 16, 25]
     assert not any(tmp_path.iterdir())
+
+
+def test_pieces_that_each_lose_a_worker_are_done_again(workers: Workers, tmp_path: Path) -> None:
+    text = Fragile(lives(tmp_path / "0", 2), lives(tmp_path / "4", 2))
+    assert [list(step) for step in workers.ask(text, numbers)] == [[*range(8)]]
+    assert not any(tmp_path.glob("*/*"))
 
 
 def test_a_piece_that_takes_every_worker_with_it_is_given_up(workers: Workers, tmp_path: Path) -> None:
