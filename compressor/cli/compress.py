@@ -41,7 +41,7 @@ def compress(
     target_memory: Annotated[
         str | None,
         typer.Option(
-            help="Such as 6GiB: weights plus KV cache at the batch size and context.",
+            help="Such as 6GiB: weights plus KV cache, as served, at the batch size and context.",
             rich_help_panel=_TARGETS,
         ),
     ] = None,
@@ -131,7 +131,8 @@ def compress(
     evaluation: Annotated[
         str | None,
         typer.Option(
-            help="Text for the reported perplexities. [default: held-out calibration text]",
+            help="Text for the reported perplexities, 64 windows from all over it. [default: held-out "
+            "calibration text]",
             rich_help_panel=_TEXT,
         ),
     ] = None,

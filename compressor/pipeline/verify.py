@@ -138,7 +138,8 @@ def _evaluation(options: Options, card: Card, prepared: Prepared) -> tuple[torch
         text = f"held-out part of the calibration text ({options.calibration})"
         return prepared.windows[prepared.heldout], text
     windows = token_windows(card.source, options.evaluation, prepared.windows.shape[1])
-    return windows[:_EVALUATION_WINDOWS], options.evaluation
+    some = torch.linspace(0, len(windows) - 1, min(len(windows), _EVALUATION_WINDOWS)).round().long()
+    return windows[some], options.evaluation
 
 
 def _subnet(card: Card, prepared: Prepared, chosen: Round, artefact: Path) -> Any:

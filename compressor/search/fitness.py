@@ -20,7 +20,7 @@ from compressor.source import Table
 TOP = 1024
 """Tokens whose dense probabilities are kept one by one."""
 _FAR = 0.1
-"""Squared change of a block's output, beside its square, from which damage is replayed."""
+"""Squared change of the residual stream after a block, beside its square, from which damage is replayed."""
 Block = Callable[[int, str, Level], Weights]
 Shares = tuple[torch.Tensor, torch.Tensor]
 
