@@ -34,6 +34,10 @@ def parse_device(text: str) -> torch.device:
             f"--device {text}: PyTorch {torch.__version__} sees no such GPU here",
             "Install PyTorch's build for it, or leave --device out.",
         )
+    if not hasattr(torch.get_device_module(asked), "mem_get_info"):
+        raise UserError(
+            f"--device {text}: PyTorch does not tell how much memory is free there", "Leave --device out."
+        )
     index, count = asked.index or 0, torch.accelerator.device_count()
     if index >= count:
         raise UserError(f"--device {text}: this machine has {count}, counted from 0", "Give one of them.")
@@ -63,8 +67,11 @@ class DeviceMemory:
         return peak
 
 
+_AGAIN = "Run the command again when it is free, or without --device: what was finished is kept."
+
+
 @contextmanager
-def room_on(device: torch.device) -> Iterator[None]:
+def room_on(device: torch.device, remedy: str = _AGAIN) -> Iterator[None]:
     """While this runs, a device whose memory is full ends it with a sentence.
 
     Raises:
@@ -73,7 +80,4 @@ def room_on(device: torch.device) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"the memory of {device} was full",
-            "Run the command again when it is free, or without --device: what was finished is kept.",
-        ) from error
+        raise UserError(f"the memory of {device} was full", remedy) from error

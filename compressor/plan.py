@@ -220,10 +220,15 @@ class ModelShape:
         """The share of the dense decoder's parameters that a plan has."""
         return self.decoder_parameters(plan) / self.decoder_parameters(self.dense_plan)
 
+    @property
+    def table_parameters(self) -> int:
+        """Of embedding and head."""
+        return self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+
     def parameters(self, plan: Iterable[LayerShape]) -> int:
         """All of a model, embeddings and head too."""
-        rows = self.vocab_size * (1 if self.tied_embeddings else 2) + self.positions
-        return self.decoder_parameters(plan) + rows * self.hidden_size + self.norm_parameters
+        others = self.positions * self.hidden_size + self.norm_parameters
+        return self.decoder_parameters(plan) + self.table_parameters + others
 
     def weight_bytes(self, plan: Iterable[LayerShape], bytes_per_weight: int) -> int:
         """Bytes of all parameters."""

@@ -33,7 +33,7 @@ class Fragile(Sharded[range]):
     high: Path
 
     def hold(self, shards: range) -> range:
-        for file in (self.low if shards.start < 4 else self.high).iterdir():
+        for file in (self.high if shards.stop > 4 else self.low).iterdir():
             file.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
         return shards

@@ -50,7 +50,7 @@ def main() -> None:
 
 def _known(row: dict[str, Any]) -> tuple[str, str, int, str]:
     """What tells rows apart."""
-    return row["size"], row["method"], row["layers_asked"], row["device"]["name"]
+    return row["size"], row["method"], row["layers_asked"], row.get("device", {"name": "cpu"})["name"]
 
 
 def _row(size: str, args: argparse.Namespace) -> dict[str, Any]:

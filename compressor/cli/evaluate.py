@@ -64,7 +64,7 @@ def evaluate(
 
       lathe evaluate ./my-llama out --tasks arc_easy,piqa
     """
-    from compressor.device import parse_device
+    from compressor.device import parse_device, room_on
     from compressor.evaluate.compare import check_checkpoint, scores
     from compressor.evaluate.tasks import Tasks
 
@@ -74,14 +74,15 @@ def evaluate(
         check_checkpoint(model)
     harness = Tasks.open(tasks, task_dir) if tasks else None
     rows: list[dict[str, Any]] = [{"model": model} for model in models]
-    if text:
-        for row, found in zip(rows, scores(models, text, window, windows, against, where), strict=True):
-            row |= found
-            _say(_quality(row), json)
-    if harness:
-        for row in rows:
-            row["tasks"] = harness.run(row["model"], where)
-            _say(_accuracies(row), json)
+    with room_on(where, "Leave --device out, or free it."):
+        if text:
+            for row, found in zip(rows, scores(models, text, window, windows, against, where), strict=True):
+                row |= found
+                _say(_quality(row), json)
+        if harness:
+            for row in rows:
+                row["tasks"] = harness.run(row["model"], where)
+                _say(_accuracies(row), json)
     if json:
         emit(rows)
 

@@ -12,7 +12,7 @@ import torch
 
 from compressor.errors import UserError
 from compressor.families import Family, families
-from compressor.plan import Plan
+from compressor.plan import ModelShape, Plan
 from compressor.registry import Registry
 from compressor.rules import Rules
 from compressor.source import Source
@@ -58,18 +58,24 @@ class Destination:
 
 @dataclass(frozen=True)
 class Stored:
-    """Bytes that a value takes where a model is served: of layers' weights, of embedding and head, and of the
-    KV cache."""
+    """Bytes that a value takes where a model is served: of layers' weights, of embedding and head, of learned
+    positions and the last norm, and of the KV cache."""
 
     weight: float
     table: float
+    other: float
     cache: float
+
+    def fixed(self, shape: ModelShape) -> float:
+        """Bytes of what is no layer's."""
+        whole, tables = shape.parameters(()), shape.table_parameters
+        return self.table * tables + self.other * (whole - tables)
 
 
 def as_stored(source: Source) -> Stored:
     """All in the checkpoint's dtype."""
     size = source.dtype.itemsize
-    return Stored(size, size, size)
+    return Stored(size, size, size, size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +85,7 @@ class Exporter(Destination):
     Args:
         write: puts its files into an artefact directory. Raises UserError where the disk refuses.
         types: our model types that it knows.
-        stored: what its values take, at most.
+        stored: what its values take; of rounded ones with the most scales.
         folder: where in the artefact the model lies that an engine is given.
         rounds: whether it rounds what the checkpoint stores.
         served_by: the command that serves an artefact `{out}`.

@@ -32,10 +32,11 @@ def check_rounded(source: Source, name: str) -> None:
         )
 
 
-def _stored(_source: Source, bits: int) -> Stored:
-    """Codes with a scale for every smallest group; keys and values stay float32."""
-    scale = 4 / GROUPS[-1]
-    return Stored(bits / 8 + scale, WHOLE_BITS / 8 + scale, 4)
+def _stored(source: Source, bits: int) -> Stored:
+    """Codes with a scale for every smallest group, those of tied embeddings once for each use; positions,
+    keys and values stay float32."""
+    scale, uses = 4 / GROUPS[-1], 2 if source.shape.tied_embeddings else 1
+    return Stored(bits / 8 + scale, uses * WHOLE_BITS / 8 + scale, 4, 4)
 
 
 def quantize_onnx(model: str, output: Path, _devices: int = 1, *, name: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
 
 from compressor.latency.backend import Backend
@@ -166,7 +167,8 @@ class Meter:
 
     def _join(self, parts: list[Timing]) -> Timing:
         weights = [weight for _, weight in self._parts()]
-        turns = zip(*(part.turns for part in parts), strict=False)  # each part ends when it is precise
+        most = max(len(part.turns) for part in parts)  # what was precise sooner goes round again
+        turns = zip(*(islice(cycle(part.turns), most) for part in parts), strict=True)
         return Timing(
             [sum(w * t for w, t in zip(weights, turn, strict=True)) for turn in turns],
             [samples for part in parts for samples in part.samples],

@@ -144,8 +144,9 @@ class Options:
 
     @property
     def served(self) -> str:
-        """The one of `exports` that is measured, or else the last."""
-        return backends.get(self.backend).export if self.runs else self.exports[-1]
+        """The one of `exports` that is measured, else the last besides the checkpoint, else the backend's."""
+        others = [name for name in self.exports if name != "checkpoint"]
+        return backends.get(self.backend).export if self.runs or not others else others[-1]
 
     @property
     def open_ended(self) -> bool:

@@ -137,11 +137,11 @@ def _constraints(options: Options, source: Source, space: Space) -> list[Constra
         constraints.append(parameter_constraint(space, source.shape, options.keep))
     if options.target_memory is not None:
         tokens = options.workload.batch_size * options.workload.context
-        stored = exporters.get(options.served).stored(source)
+        stored, shape = exporters.get(options.served).stored(source), source.shape
         constraints.append(
             memory_constraint(
-                space, source.shape, options.target_memory, weight_bytes=stored.weight,
-                kv_bytes=stored.cache, tokens=tokens, table_bytes=stored.table,
+                space, shape, options.target_memory, weight_bytes=stored.weight, kv_bytes=stored.cache,
+                tokens=tokens, fixed=stored.fixed(shape),
             )  # fmt: skip
         )
     return constraints

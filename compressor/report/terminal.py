@@ -39,7 +39,9 @@ def print_card(card: Mapping[str, Any], console: Console) -> None:
     memory = card["memory"]
     kept = "kept on disk, layer by layer" if memory["on_disk"] else "all of it in memory"
     peak, limit = (f"{memory[f'{name}_bytes'] / 2**20:,.0f}" for name in ("peak", "limit"))
-    console.print(f"memory needed: {peak} of {limit} MiB, {kept}")
+    free = memory["device_free_bytes"]
+    there = "" if free is None else f" ({free / 2**20:,.0f} MiB are free on the device)"
+    console.print(f"memory needed: {peak} of {limit} MiB{there}, {kept}")
     console.print(f"disk needed: {card['disk_bytes'] / 2**20:,.0f} MiB")
 
 

@@ -56,7 +56,10 @@ class Head:
     def logits(self, hidden_BTD: torch.Tensor, weight_VD: torch.Tensor | None = None) -> torch.Tensor:
         weight = self._weight if weight_VD is None else weight_VD
         logits = self.normed(hidden_BTD) @ weight.T
-        return logits if self._cap is None else logits.div_(self._cap).tanh_().mul_(self._cap)
+        if self._cap is None:
+            return logits
+        bounded = logits.div_(self._cap).tanh_()
+        return bounded * self._cap if bounded.requires_grad else bounded.mul_(self._cap)
 
     def logprobs(self, hidden_BTD: torch.Tensor, weight_VD: torch.Tensor | None = None) -> torch.Tensor:
         return torch.log_softmax(self.logits(hidden_BTD, weight_VD), -1)

@@ -145,13 +145,13 @@ def parameter_constraint(space: Space, shape: ModelShape, keep: float) -> Constr
 
 def memory_constraint(
     space: Space, shape: ModelShape, limit: float, *, weight_bytes: float, kv_bytes: float, tokens: int,
-    table_bytes: float | None = None,
+    fixed: float | None = None,
 ) -> Constraint:  # fmt: skip
     """Weights plus KV cache of `tokens` tokens (batch size times context), in bytes.
 
-    weight_bytes, kv_bytes: of a value. table_bytes: of one in the embedding and the head, where they differ.
+    weight_bytes, kv_bytes: of a value. fixed: of what is no layer's; None: its values take as many.
     """
-    fixed = shape.parameters(()) * (weight_bytes if table_bytes is None else table_bytes)
+    fixed = shape.parameters(()) * weight_bytes if fixed is None else fixed
     return _per_block(
         space, "memory", "bytes", limit, fixed,
         lambda layer: weight_bytes * shape.attention_parameters(layer)

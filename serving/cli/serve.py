@@ -167,6 +167,8 @@ def _key(key: str | None, file: Path | None) -> str | None:
         given = os.environ.get("LATHE_API_KEY") if key is None else key
         if given is not None and not given.strip():
             raise UserError("the API key is empty", "Give one, or neither --api-key nor $LATHE_API_KEY.")
+        if os.environ.get("LATHE_API_KEY_FILE") == "":
+            raise UserError("$LATHE_API_KEY_FILE names no file", "Name one, or do not set it.")
         return key
     if key is not None:
         raise UserError("both an API key and a file with one are given", "Give one of them.")

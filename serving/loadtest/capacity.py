@@ -120,7 +120,7 @@ async def _one_level(
     level = Level(asked)
     search.levels.append(level)
     while len(level.rounds) < rounds and not level.attainment.certain:
-        seed = load.seed + sum(len(one.rounds) for one in search.levels)  # never the same prompts again
+        seed = load.seed + sum(len(one.rounds) for one in search.levels)  # other prompts every time
         level.rounds.append(await bench.round(name, at_level(load, asked), seed))
         judged = [sample for one in level.rounds for sample in steady(one.samples, load, asked)]
         level.attainment = slo.judge(judged)

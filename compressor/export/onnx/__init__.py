@@ -46,7 +46,7 @@ exporters.add(
     Exporter(
         write=export_onnx,
         types=DECODERS,
-        stored=lambda _source: Stored(4, 4, 4),
+        stored=lambda _source: Stored(4, 4, 4, 4),
         check=check_source,
         folder=FOLDER,
         served_by="lathe serve {out}",

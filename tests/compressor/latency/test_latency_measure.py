@@ -78,7 +78,7 @@ def test_a_request_is_timed_though_one_of_its_parts_is_precise_sooner(
     comparison = meter(tmp_path, Workload("e2e", 1, 24, output_tokens=11)).compare(
         PLANS["mixed"], Effort(1, 6, 0.01)
     )
-    assert len(comparison.dense.turns) == len(comparison.subnet.turns) == 6
+    assert len(comparison.dense.turns) == len(comparison.subnet.turns) == 9
     prefill, step = (steady_clock.milliseconds(PLANS["mixed"], m) for m in ("ttft", "tpot"))
     assert comparison.subnet.median == pytest.approx(prefill + 10 * step)
 

@@ -41,6 +41,14 @@ def test_every_round_after_the_first_reads_new_text_and_what_gains_is_kept(
     monkeypatch.setattr(reform, "refine_model", watched)
     monkeypatch.setattr(reform, "WORTHWHILE", 2.0)
     name = reform.reform(card, prepared, chosen, run, quiet)
+    first, base = len(seen), name.partition("-")[0]
+    file = run.path / f"reformed-{base}-0-000.safetensors"
+    whole, stale = file.read_bytes(), (run.path / f"reformed-{base}-000.safetensors").read_bytes()
+    file.write_bytes(stale)
+    (run.path / f"whole-{base}-0.json").unlink()
+    assert reform.reform(card, prepared, chosen, run, quiet) == name
+    assert whole == file.read_bytes() != stale, "of a step that did not end nothing stays"
+    del seen[first:]
     run.close()
 
     texts, masks = zip(*seen, strict=True)
@@ -50,7 +58,6 @@ def test_every_round_after_the_first_reads_new_text_and_what_gains_is_kept(
     for other in (0, 1):
         same = (texts[2] == texts[other]).all(1)
         assert same.equal(prepared.heldout)
-    base = name.partition("-")[0]
     expected = base
     for number in range(3):
         round_ = json.loads((run.path / f"whole-{expected}-{number}.json").read_text())

@@ -133,14 +133,23 @@ def test_a_key_file_without_a_key(tmp_path: Path, text: str | None, extra: list[
     assert words in str(result.exception)
 
 
-@pytest.mark.parametrize("given", ["option", "variable"])
-def test_an_empty_key_opens_no_server(given: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("variables", "options", "words"),
+    [
+        ({}, ["--api-key", ""], "the API key is empty"),
+        ({"LATHE_API_KEY": ""}, [], "the API key is empty"),
+        ({"LATHE_API_KEY_FILE": ""}, [], "names no file"),
+    ],
+)
+def test_an_empty_key_opens_no_server(
+    variables: dict[str, str], options: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+):
     """As of a variable that is not set: `--api-key "$KEY"`."""
-    if given == "variable":
-        monkeypatch.setenv("LATHE_API_KEY", "")
-    result = CliRunner().invoke(app, ["out", *(["--api-key", ""] if given == "option" else [])])
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(app, ["out", *options])
     assert isinstance(result.exception, UserError)
-    assert "the API key is empty" in str(result.exception)
+    assert words in str(result.exception)
 
 
 def test_a_busy_port_is_a_user_error(artefact_dir: Path):
