@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from compress_command import Tiny, content, lathe, make_tiny
 from safetensors.torch import load_file, save_file
 
 from compressor.errors import UserError
+from compressor.export import exporters
 from compressor.export.vllm import check_parallel
+from compressor.pipeline.options import Options
 from compressor.plan import LayerShape, Plan
 
 SHARED = {"head_dim": 32, "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 192}
@@ -163,3 +167,17 @@ def test_a_run_goes_on_under_other_rules_as_one_of_its_own(wide: Tiny, tmp_path:
         done = wide.compress(out, *target, "--tensor-parallel", "2")
         assert done.exit_code == 0, done.output
     assert content(tmp_path / "out", same) == content(tmp_path / "fresh", same)
+
+
+@pytest.mark.parametrize(
+    ("exports", "backend", "counted"),
+    [
+        ("checkpoint,onnx", "onnx", 4.0), ("checkpoint", "onnx", 4.0), ("checkpoint,onnx,vllm", "onnx", 4.0),
+        ("checkpoint,vllm", "onnx", 2.0), ("checkpoint,onnx-int4", "onnx-int4", 0.625),
+    ],
+)  # fmt: skip
+def test_a_memory_target_counts_values_as_they_are_served(exports: str, backend: str, counted: float) -> None:
+    written = tuple(exports.split(","))
+    asked = Options("model", Path("out"), target_memory=10**6, exports=written, backend=backend)
+    source: Any = SimpleNamespace(dtype=torch.bfloat16, shape=SimpleNamespace(tied_embeddings=True))
+    assert exporters.get(asked.served).stored(source).weight == counted
