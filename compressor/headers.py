@@ -147,9 +147,10 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
 
 
 def check_no_others(path: Path, known: set[str], index: dict[str, TensorEntry]) -> None:
-    """Refuse weights that the family has no place for: the model would be another without them."""
+    """Refuse weights that the family has no place for: the model would be another without them. What is no
+    number is none: Pythia's checkpoints hold causal masks that are called a bias."""
     for name in sorted(index.keys() - known):
-        if name.endswith((".weight", ".bias")):
+        if name.endswith((".weight", ".bias")) and index[name].dtype in FLOATS:
             raise UserError(
                 f"{path} has a tensor `{name}` that its model type has no place for",
                 "Is config.json another model's?",

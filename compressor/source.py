@@ -18,9 +18,9 @@ from compressor.families.experts import PACKED
 from compressor.headers import FLOATS, TensorEntry, check_no_others, check_tensors, read_index
 from compressor.plan import ModelShape
 
+_COMPANIONS = ("*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*")
 _CHECKED = 2**22
 """Values that are looked at together: temporaries stay small."""
-
 
 @dataclass(frozen=True)
 class Source:
@@ -214,7 +214,7 @@ def _locate(model: str) -> Path:
     try:
         return Path(
             snapshot_download(
-                model, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+                model, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", *_COMPANIONS]
             )
         )
     except Exception as error:

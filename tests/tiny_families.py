@@ -57,6 +57,9 @@ CASES: dict[str, dict[str, Any]] = {
     "gemma3_text": {
         "model_type": "gemma3_text", "sliding_window": 16, "layer_types": ["sliding_attention"] * 3 + FULL,
     },
+    "gemma3_text, window of full length": {
+        "model_type": "gemma3_text", "sliding_window": 512, "layer_types": ["sliding_attention"] * 3 + FULL,
+    },
     "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "sliding_window": 16},
     "qwen3_moe": {
         "model_type": "qwen3_moe", "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": FFN,

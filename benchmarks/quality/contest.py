@@ -73,6 +73,7 @@ class Contest:
             "seed": setting.seed,
             "kept": subnet.parameters / setting.dense_parameters,
             "candidates": subnet.candidates,
+            "evaluations": self._counts.get(method),
             "seconds": round(time.perf_counter() - start, 1),
             "peak_memory_bytes": peak.bytes(),
             **({"weight_bytes": subnet.weight_bytes} if subnet.weight_bytes is not None else {}),
@@ -103,7 +104,8 @@ class Contest:
         return product.subnet(setting, method, keep)
 
     def _has(self, method: str, keep: str, seed: int) -> bool:
-        return any((r["method"], r["keep"], r["seed"]) == (method, keep, seed) for r in self.rows)
+        asked = (method, keep, seed, self._counts.get(method))
+        return any((r["method"], r["keep"], r["seed"], r.get("evaluations")) == asked for r in self.rows)
 
     def _subject(self) -> dict[str, Any]:
         args = self._args

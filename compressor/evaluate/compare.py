@@ -78,9 +78,12 @@ def load_model(model: str, device: torch.device = CPU) -> Any:
         return OnnxModel(Path(model))
     from transformers import AutoModelForCausalLM
 
+    from compressor.modeling.load import unpacking
+
     register()
     try:
-        return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval().to(device)
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, **unpacking(model))
+        return loaded.eval().to(device)
     except Exception as error:
         raise UserError(f"cannot load {model}: {error}") from None
 

@@ -7,15 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from compressor.errors import UserError
 from compressor.export.base import Export, exporters
 from compressor.export.dense import staged
 from compressor.export.files import write_json
 from compressor.export.layout import cut_tensors
 from compressor.export.manifest import write_manifest
-from compressor.export.vllm import PLUGIN, check_head_size, check_parallel, write_plugin
+from compressor.export.vllm import PLUGIN, check_parallel, check_served, write_plugin
 from compressor.families import exported
 from compressor.headers import check_tensors, read_index
 from compressor.modeling import AUTO_MAPS
@@ -42,9 +40,10 @@ def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int 
             f"For {to}, compress the dense model with --export checkpoint,{to}.",
         )
     config = _config(artefact)
-    if not exporters.get(to).knows(exported(config["model_type"])):
+    family = exported(config["model_type"])
+    if not exporters.get(to).knows(family):
         raise UserError(f"{artefact} is a `{config['model_type']}`, which cannot be exported to {to} yet")
-    check_head_size(config["head_dim"], torch.cuda.is_available())
+    check_served(Source(artefact.resolve(), artefact.name, config, family, family.shape(config), {}))
     check_parallel(Plan.load(artefact / "plan.json"), tensor_parallel)
     if output.exists():
         raise UserError(f"{output} exists", "Choose another --output.")

@@ -90,7 +90,7 @@ class Family:
         try:
             own = {**self.derived(whole), **self.settings}
             refuse_other_maths(whole | own, own, self.model_type, self.ropes, self.partial)
-            own |= windows(whole, self.slides)
+            own |= windows(whole | own, self.slides)
             refuse_others_settings(config, own, self.model_type)
         except KeyError as error:
             raise UserError(f"config.json has no {error}", "Is this a complete checkpoint?") from None

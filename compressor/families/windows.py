@@ -13,7 +13,7 @@ Slides = Callable[[Mapping[str, Any], int], bool]
 
 
 def every_layer(_config: Mapping[str, Any], _layer: int) -> bool:
-    """As Mistral."""
+    """As Mistral: transformers' models of these families do not read `layer_types`."""
     return True
 
 
@@ -29,7 +29,7 @@ def all_but_every(nth: int) -> Slides:
 
 def windows(config: Mapping[str, Any], slides: Slides | None) -> dict[str, Any]:
     """Our setting `windows`, by layer the number of tokens that it sees, itself included, and 0 for all;
-    nothing where no layer ever sees less than the whole context.
+    nothing where no layer ever sees less than the whole context, nor has other rotary positions.
 
     Raises:
         UserError: a model has a window that transformers' own of the family would not use.
@@ -37,9 +37,11 @@ def windows(config: Mapping[str, Any], slides: Slides | None) -> dict[str, Any]:
     window = config.get("sliding_window")
     if not window or not config.get("use_sliding_window", True):
         return {}
-    if window >= int(config.get("max_position_embeddings") or 2048):
+    others = config.get("window_rope_parameters")
+    if window >= int(config.get("max_position_embeddings") or 2048) and not others:
         return {}
-    layers, types = range(int(config["num_hidden_layers"])), config.get("layer_types")
+    layers = range(int(config["num_hidden_layers"]))
+    types = None if slides is every_layer else config.get("layer_types")
     if slides is None:
         if types and "sliding_attention" not in types:
             return {}

@@ -47,7 +47,7 @@ class LatheGptOssModel(LatheMoeModel):
     config_class = LatheGptOssConfig
     layer_class = LatheGptOssDecoderLayer
     _no_split_modules = ["LatheGptOssDecoderLayer"]
-    _supports_sdpa = False  # it has no sinks
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = False  # they are not given the sinks
 
 
 class LatheGptOssForCausalLM(LatheMoeForCausalLM):
@@ -56,7 +56,7 @@ class LatheGptOssForCausalLM(LatheMoeForCausalLM):
     config_class = LatheGptOssConfig
     decoder_class = LatheGptOssModel
     _no_split_modules = ["LatheGptOssDecoderLayer"]
-    _supports_sdpa = False
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = False
 
 
 __all__ = ["LatheGptOssForCausalLM", "LatheGptOssModel"]

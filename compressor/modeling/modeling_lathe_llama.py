@@ -151,6 +151,8 @@ class LatheLlamaModel(LlamaModel):
 
     def __init__(self, config: LatheLlamaConfig) -> None:
         super(LlamaModel, self).__init__(config)
+        if config.windows and config._attn_implementation == "vllm":
+            raise ValueError("vLLM's transformers back end has no windows by layer: use this model's plugin")
         self.padding_idx = config.pad_token_id
         self.vocab_size = config.vocab_size
         self.embed_tokens = self.new_embedding(config)

@@ -33,6 +33,16 @@ def model(good: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(good, tmp_path / "tiny"))
 
 
+def test_masks_that_are_called_a_bias_are_no_weights(model: Path) -> None:
+    """As in Pythia's published checkpoints."""
+    tensors, name = load_file(model / WEIGHTS), "model.layers.0.self_attn.bias"
+    save_file({**tensors, name: torch.ones(4, 4, dtype=torch.uint8)}, model / WEIGHTS)
+    assert name not in [*open_source(str(model)).names()]
+    save_file({**tensors, name: torch.ones(4, 4)}, model / WEIGHTS)
+    with pytest.raises(UserError, match="has no place for"):
+        open_source(str(model))
+
+
 def test_rows_are_those_of_the_whole_matrix(good: Path) -> None:
     source, name = open_source(str(good)), "model.embed_tokens.weight"
     at = torch.tensor([[5, 0, 5], [1, source.shape.vocab_size - 1, 2]])

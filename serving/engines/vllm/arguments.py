@@ -9,6 +9,7 @@ from pathlib import Path
 
 from compressor.errors import UserError
 from serving.engines.registry import ServeOptions
+from serving.manifest import read_json
 
 GATE = "serving.engines.vllm.gate.Gate"
 MAX_BATCH = 256
@@ -44,8 +45,9 @@ def arguments(model: Path, names: Sequence[str], port: int, options: ServeOption
         "--middleware", GATE, "--disable-uvicorn-access-log", "--uvicorn-log-level", "warning",
         "--max-num-seqs", str(batch), "--max-num-queued-reqs", str(batch + options.max_queue),
     ]  # fmt: skip
-    if options.max_length is not None:
-        line += ["--max-model-len", str(options.max_length)]
+    longest = options.max_length or _longest(model)
+    if longest is not None:
+        line += ["--max-model-len", str(longest)]
     if options.draft is not None:
         speculation = {
             "method": "draft_model",
@@ -54,6 +56,14 @@ def arguments(model: Path, names: Sequence[str], port: int, options: ServeOption
         }
         line += ["--speculative-config", json.dumps(speculation)]
     return [*line, *options.engine_args]
+
+
+def _longest(model: Path) -> int | None:
+    """The model's positions, where vLLM by itself would allow a multiple of them."""
+    config = read_json(model / "config.json", optional=True)
+    kind = (config.get("rope_parameters") or {}).get("rope_type")
+    scaled = kind == "dynamic" or (kind == "linear" and config.get("model_type") == "lathe_gemma")
+    return int(config["max_position_embeddings"]) if scaled else None
 
 
 def environment(threads: int | None) -> dict[str, str]:

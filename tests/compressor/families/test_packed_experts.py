@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from tiny_llama import tokens
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from compressor.errors import UserError
+from compressor.evaluate import compare
+from compressor.modeling.load import load_model
 from compressor.source import open_source
 
 STACKED = ("gate_up_proj", "down_proj")
@@ -49,6 +53,13 @@ def test_every_tensor_is_what_transformers_unpacks(tmp_path: Path) -> None:
     assert list(ours.names()) == list(theirs.names())
     assert all(torch.equal(ours.tensor(name), theirs.tensor(name)) for name in ours.names())
     assert ours.layer(1).keys() == theirs.layer(1).keys()
+
+
+@pytest.mark.parametrize("load", [load_model, lambda path: compare.load_model(str(path))])
+def test_the_dense_model_is_loaded_as_floats(tmp_path: Path, load: Callable[[Path], Any]) -> None:
+    ours, theirs = packed(tmp_path)
+    ids = tokens(2, 20)
+    assert (logits(load(ours), ids) - logits(load(theirs), ids)).abs().max() <= 2e-5
 
 
 def test_its_subnet_is_that_of_the_unpacked_model(tmp_path: Path) -> None:

@@ -42,6 +42,20 @@ def test_the_queue_is_bounded_and_what_the_user_gives_wins() -> None:
     assert given[-2:] == ["--max-num-seqs", "2"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "rope", "longest"),
+    [("lathe_gemma", "linear", 4096), ("lathe_llama", "linear", None), ("lathe_llama", "dynamic", 4096)],
+)
+def test_positions_are_not_multiplied_that_are_scaled_already(
+    tmp_path: Path, kind: str, rope: str, longest: int | None
+) -> None:
+    config = {"model_type": kind, "max_position_embeddings": 4096, "rope_parameters": {"rope_type": rope}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    given = arguments(tmp_path, ["m"], 8000, OPTIONS)
+    assert ("--max-model-len" in given) == (longest is not None)
+    assert longest is None or given[given.index("--max-model-len") + 1] == str(longest)
+
+
 def test_a_draft_is_a_speculative_config() -> None:
     given = line(draft=Path("small"), draft_tokens=5)
     assert json.loads(given[given.index("--speculative-config") + 1]) == {
