@@ -71,7 +71,7 @@ POINTS ?= 20
 test-crash: $(INSTALLED)  ## kill compress at POINTS=20 random moments, fill its disk, starve it: same artefact after all
 	POINTS=$(POINTS) $(BIN)/pytest -q -m crash tests/crash
 
-$(GUIDELLM_INSTALLED):
+$(GUIDELLM_INSTALLED): Makefile
 	$(PYTHON) -m venv .venv-guidellm
 	.venv-guidellm/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 guidellm==0.8.1
 	touch $@
@@ -79,7 +79,7 @@ $(GUIDELLM_INSTALLED):
 test-guidellm: $(INSTALLED) $(GUIDELLM_INSTALLED)  ## is our load tester right? on known paces, and beside guidellm
 	$(BIN)/python -m benchmarks.loadtest $(BENCH)
 
-$(COMPLY_INSTALLED):
+$(COMPLY_INSTALLED): Makefile
 	$(PYTHON) -m venv .venv-conformance
 	.venv-conformance/bin/pip install --quiet --disable-pip-version-check llm-comply==0.5.0 schemathesis==4.32.5
 	touch $@
@@ -91,7 +91,7 @@ $(OPENAI_TESTS): $(COMPLY_INSTALLED)
 	tar --extract --gzip --file build/tools/openai-3.3.1.tar.gz --directory build/tools
 	touch $@
 
-$(LM_EVAL_INSTALLED):
+$(LM_EVAL_INSTALLED): Makefile
 	$(PYTHON) -m venv .venv-lm-eval
 	.venv-lm-eval/bin/pip install --quiet --disable-pip-version-check 'lm-eval[api]==0.4.13' transformers==5.23.0
 	touch $@
@@ -105,8 +105,9 @@ $(DEPLOY_INSTALLED): deploy/requirements/check.txt deploy/requirements/binaries.
 	touch $@
 
 # What the Dockerfile's cpu target installs, by its own recipe.
-$(IMAGE_INSTALLED): deploy/requirements/cpu.txt deploy/requirements/build.txt pyproject.toml $(shell find compressor serving -name '*.py')
-	rm -rf .venv-image build/wheels
+$(IMAGE_INSTALLED): deploy/requirements/cpu.txt deploy/requirements/build.txt pyproject.toml \
+		$(shell find compressor serving -not -path '*/__pycache__*')
+	rm -rf .venv-image build/wheels build/lib build/bdist.*
 	$(PYTHON) -m venv build/wheels/builder
 	build/wheels/builder/bin/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements/build.txt
 	build/wheels/builder/bin/pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir build/wheels .
@@ -122,7 +123,7 @@ $(BWRAP):
 	cd build/tools && apt-get download -qq bubblewrap && dpkg -x bubblewrap_*.deb . && rm bubblewrap_*.deb
 
 # A subnet with a target, which any machine keeps: the check is of what is reported, not of its speed.
-$(DEPLOY_ARTEFACT): | $(INSTALLED)
+$(DEPLOY_ARTEFACT): $(shell find compressor -name '*.py') | $(INSTALLED)
 	$(BIN)/compress demo/model --keep 60% --target-latency 20ms --calibration demo/heldout.txt \
 		--calibration-tokens 4096 --overwrite -o $(@D)
 
@@ -228,7 +229,7 @@ bench-latency-vllm: $(VLLM_INSTALLED)  ## the same on vLLM: BENCH='--shapes 90m 
 bench-vllm: $(VLLM_INSTALLED)  ## dense against subnet on vLLM servers, our class, drafts: BENCH='--shape 90m'
 	$(VLLM_BIN)/python -m benchmarks.vllm $(BENCH)
 
-$(GENAI_INSTALLED):
+$(GENAI_INSTALLED): Makefile
 	$(PYTHON) -m venv .venv-rivals-genai
 	.venv-rivals-genai/bin/pip install --quiet --disable-pip-version-check onnxruntime-genai==0.18.0 \
 		onnxruntime==1.32.0 onnx==1.23.2 onnx-ir==1.1.0 torch==2.13.0 transformers==5.23.0
@@ -236,7 +237,7 @@ $(GENAI_INSTALLED):
 
 # Built for this very processor. Without the two flags, GCC 12 drops stores that AMX tiles are configured by,
 # and the first matrix product of quantized weights ends the process.
-$(LLAMA_INSTALLED):
+$(LLAMA_INSTALLED): Makefile
 	$(PYTHON) -m venv .venv-rivals-llama
 	CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-fno-tree-dse -fno-dse'" \
 		.venv-rivals-llama/bin/pip install --quiet --disable-pip-version-check \

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,7 +18,11 @@ from compressor.families.experts import PACKED
 from compressor.headers import FLOATS, TensorEntry, check_no_others, check_tensors, read_index
 from compressor.plan import ModelShape
 
-_COMPANIONS = ("*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*")
+_FILES = (
+    "*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.tiktoken", "LICENSE*", "NOTICE*",
+    "USE_POLICY*",
+)  # fmt: skip
+"""Of a checkpoint on the hub."""
 _CHECKED = 2**22
 """Values that are looked at together: temporaries stay small."""
 
@@ -169,7 +173,7 @@ def open_source(model: str) -> Source:
         stored = {n: dims for place in found if place.packed == packed for n, dims in place.stored.items()}
         check_tensors(path, stored.items(), index, dtypes)
     check_no_others(path, {f"{family.head}.weight", *(n for place in found for n in place.stored)}, index)
-    source = Source(path, Path(model).name or str(path), config, family, shape, index)
+    source = Source(path, Path(model).name or path.name, config, family, shape, index)
     if not source.dtype.is_floating_point:
         raise UserError(f"config.json of {path} asks for `{source.dtype}` weights", "Use a float type.")
     return source
@@ -192,14 +196,14 @@ def open_config(model: str) -> Source:
     Raises:
         UserError: there is no such model, or its config will not do.
     """
-    path = _locate(model)
+    path = _locate(model, ["config.json"])
     raw = read_config(path)
     family = resolve(raw)
     config = family.read(raw)
-    return Source(path, Path(model).name or str(path), config, family, family.shape(config), {})
+    return Source(path, Path(model).name or path.name, config, family, family.shape(config), {})
 
 
-def _locate(model: str) -> Path:
+def _locate(model: str, files: Sequence[str] = _FILES) -> Path:
     path = Path(model).expanduser()
     if path.is_dir():
         return path.resolve()
@@ -212,11 +216,7 @@ def _locate(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(
-                model, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", *_COMPANIONS]
-            )
-        )
+        return Path(snapshot_download(model, allow_patterns=[*files]))
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

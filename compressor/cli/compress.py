@@ -233,7 +233,7 @@ def compress(
 
     options = Options(
         model=model,
-        out=output or Path(Path(model).name + "-lathe"),
+        out=output or Path((Path(model).name or Path(model).resolve().name) + "-lathe"),
         target_latency_ms=_milliseconds(target_latency, target_throughput, latency_metric, batch_size),
         target_speedup=parse_factor(target_speedup) if target_speedup else None,
         target_memory=parse_bytes(target_memory) if target_memory else None,

@@ -34,7 +34,7 @@ def dense_artefact(model: str, cache_dir: Path | None = None) -> Path:
     target = cache / "dense" / f"{source.name}-{_key(source)}"
     if (target / MANIFEST).is_file():
         return target
-    with staged(target) as temporary:
+    with staged(target, shared=True) as temporary:
         write_artefact(temporary, Export.whole(source), "onnx")
         write_manifest(temporary)
     return target
@@ -79,7 +79,7 @@ def write_artefact(directory: Path, job: Export, to: str) -> None:
 
 
 @contextmanager
-def staged(target: Path) -> Iterator[Path]:
+def staged(target: Path, shared: bool = False) -> Iterator[Path]:
     """A hidden directory beside `target`, which it becomes when the block succeeds; else it disappears."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -88,16 +88,16 @@ def staged(target: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {target.parent}: {error.strerror or error}") from None
     try:
         yield temporary
-        _publish(temporary, target)
+        _publish(temporary, target, shared)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _publish(temporary: Path, target: Path) -> None:
-    """Rename into place; another process may have been first, with the same content."""
+def _publish(temporary: Path, target: Path, shared: bool) -> None:
+    """Rename into place. shared: another process may have been first, with the same content."""
     try:
         temporary.chmod(0o755)
         temporary.rename(target)
     except OSError as error:
-        if not (target / MANIFEST).is_file():
+        if not (shared and (target / MANIFEST).is_file()):
             raise UserError(f"cannot write {target}: {error.strerror or error}") from None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from compressor.cache import cache_root
 from compressor.errors import UserError
-from compressor.export.files import write_bytes, write_json
+from compressor.export.files import write_json
 from compressor.latency.fingerprint import fingerprint
 from compressor.latency.measure import BUSY, Meter
 from compressor.latency.table import LatencyTable
@@ -30,9 +31,17 @@ def cached_table(meter: Meter, space: Space, refresh: bool) -> LatencyTable:
     table = meter.table(space)
     if table.spread > BUSY:
         return table
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, table.to_json())
+    _keep(path, table.to_json(), meter)
     return table
+
+
+def _keep(path: Path, document: Any, meter: Meter) -> None:
+    """For later runs, if that can be: what was measured is good for this one in any case."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, document)
+    except (OSError, UserError) as error:
+        meter.progress.say(f"  not kept for later runs: {error} ($LATHE_CACHE names another place)")
 
 
 def _cache_path(meter: Meter) -> Path:
@@ -63,6 +72,5 @@ def cached_comparison(meter: Meter, plan: Plan, refresh: bool) -> dict[str, floa
     }
     if result["spread"] > BUSY:
         return result
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, json.dumps(result).encode())
+    _keep(path, result, meter)
     return result

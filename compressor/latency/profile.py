@@ -37,7 +37,8 @@ class Profile:
         """
         if backend != self.backend:
             raise UserError(
-                f"the profile is of {self.backend}, not of {backend}", f"Give --backend {self.backend}."
+                f"the profile is of {self.backend}, not of {backend}",
+                f"Make one: lathe profile MODEL --backend {backend} -o FILE.",
             )
         if asdict(shape) != self.shape:
             raise UserError(

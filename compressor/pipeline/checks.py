@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from compressor.calibration.sources import read_documents
+from compressor.calibration.sources import parts_of, read_documents
 from compressor.calibration.tokens import SELF, load_tokenizer, token_windows, window_length
 from compressor.errors import UserError
 from compressor.export.manifest import MANIFEST
@@ -23,10 +23,11 @@ def check_output(options: Options) -> None:
     out = options.out
     if out.name in ("", ".."):
         raise UserError(f"--output {out} has no name of its own", "Choose another --output.")
+    replaceable = (out / MANIFEST).is_file() and not options.front
+    if out.exists() and not replaceable:
+        raise UserError(f"{out} exists, and is not an artefact to replace", "Choose another --output.")
     if out.exists() and not options.overwrite:
         raise UserError(f"{out} exists", "Choose another --output, or give --overwrite to replace it.")
-    if out.exists() and not (out / MANIFEST).is_file():
-        raise UserError(f"{out} is not an artefact, which --overwrite is for", "Choose another --output.")
     parent = out.absolute().parent
     while not parent.exists():
         parent = parent.parent
@@ -46,8 +47,15 @@ def check_loads(source: Source) -> None:
 
 
 def check_texts(options: Options, source: Source) -> None:
-    """Whether the calibration text can be read, and the evaluation text fills a window."""
+    """Whether the calibration text can be read and is not where the run writes, and the evaluation text
+    fills a window."""
     if options.calibration != SELF:
+        for part in map(Path, parts_of(options.calibration)):
+            if part.is_dir() and options.out.resolve().is_relative_to(part.resolve()):
+                raise UserError(
+                    f"--output {options.out} lies in the folder of the calibration text {part}",
+                    "Choose another --output.",
+                )
         read_documents(options.calibration)
     text, window = options.evaluation, window_length(source, WINDOW)
     if text is not None and not len(token_windows(source, text, window)):
@@ -65,15 +73,16 @@ def check_context(workload: Workload, source: Source) -> None:
 
 
 def check_disk(out: Path, needed: int) -> None:
-    """Refuse a disk without the room, in bytes, that a run may need."""
+    """Refuse a disk without the room, in bytes, that a run may need; what an earlier one left is of that."""
     parent = out.absolute().parent
     while not parent.exists():
         parent = parent.parent
-    free = shutil.disk_usage(parent).free
+    left = out.with_name(out.name + ".run").rglob("*")
+    free = shutil.disk_usage(parent).free + sum(file.stat().st_size for file in left if file.is_file())
     if free < needed:
         raise UserError(
             f"{parent} has {free / 2**20:.0f} MiB free; this run may need {needed / 2**20:.0f} MiB",
-            "Free some space, or put --output on another disk.",
+            "Free some space, or use another disk: --output, and for `lathe plan` $TMPDIR.",
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from compressor.device import room_on
 from compressor.errors import UserError
-from compressor.export.files import sync_directory, write_json
+from compressor.export.files import sync_directory, write_bytes, write_json
 from compressor.export.manifest import write_manifest
 from compressor.latency.measure import Comparison
 from compressor.pipeline.checks import check_output
@@ -82,7 +82,7 @@ def compress(options: Options, progress: Progress) -> Outcome:
             rounds = fastest.rounds
         front = tradeoff(card, search, solver.table_now(verified.timing), chosen.plan)
         report = build_report(options, card, solver, chosen, verified, met, progress, rounds, front)
-        shutil.copyfile(search.trace_path, artefact / "trace.jsonl")
+        write_bytes(artefact / "trace.jsonl", search.trace_path.read_bytes())
         _publish(options, artefact, report, run)
     return Outcome({True: "done", False: "missed", None: "unmeasured"}[met], options.out, report)
 
@@ -115,6 +115,7 @@ def _publish(options: Options, artefact: Path, report: dict[str, Any], run: RunD
     replaced = run.path / "replaced"
     try:
         if options.out.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
             options.out.rename(replaced)
         artefact.rename(options.out)
     except OSError as error:
@@ -123,4 +124,5 @@ def _publish(options: Options, artefact: Path, report: dict[str, Any], run: RunD
         raise UserError(
             f"cannot write {options.out}: {error.strerror}", f"The artefact is at {artefact}."
         ) from None
+    sync_directory(options.out.absolute().parent)
     run.remove()

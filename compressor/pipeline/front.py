@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from compressor.device import room_on
-from compressor.errors import UserError
 from compressor.export.files import sync_directory, write_bytes, write_json
 from compressor.latency.table import LatencyTable
 from compressor.pipeline.memory import kept
@@ -62,8 +61,6 @@ def write_front(options: Options, progress: Progress) -> dict[str, Any]:
         UserError: bad input, before anything is read.
     """
     card = preflight(options, progress)
-    if options.out.exists():
-        raise UserError(f"{options.out} exists", "A front goes into a directory of its own.")
     with (
         kept(options.memory_limit), room_on(options.where), closing(RunDirectory(options.out)) as run,
         workers_at(options.place, progress) as workers,

@@ -136,4 +136,7 @@ class RunDirectory:
         self._lock.close()
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Under another name: what a kill leaves of it is no run directory."""
+        gone = self.path.with_name(f".{self.path.name}.{os.getpid()}.gone")
+        self.path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,24 +45,26 @@ class Asked:
                 raise UserError(
                     f"The directory of {file} does not exist", "Make it, or choose another place."
                 )
+            if file and (file.is_dir() or not os.access(file.absolute().parent, os.W_OK)):
+                raise UserError(f"{file} cannot be written", "Choose another place.")
 
 
 def carry_out(asked: Asked, load: Load, setup: Setup) -> None:
-    """Measure, write the files, print the report.
+    """Measure, print the report, write the files.
 
     Raises:
         UserError: nothing could be measured, or, when all is written, if requests failed.
     """
     shown = report if asked.slo is None else capacity_report
     result = _measured(asked, load, setup)
-    if asked.output:
-        write_document(result, asked.output)
-    if asked.html:
-        write_page(result, asked.html)
     if asked.as_json:
         typer.echo(json.dumps(result, indent=1))
     else:
         shown.print_report(result)
+    if asked.output:
+        write_document(result, asked.output)
+    if asked.html:
+        write_page(result, asked.html)
     if failed := shown.failures(result):
         raise UserError(failed, "The numbers are of the other requests.")
 

@@ -24,6 +24,7 @@ from .memory import Memory
 FORMAT = "lathe-loadtest/1"
 SECRETS = ("--api-key", "--compare-api-key")
 _OPTIONS = "--serve-options"
+_READABLE = 0o644
 
 
 def system_json(url: str, model: str, rounds: Sequence[Round], memory: Memory) -> dict[str, Any]:
@@ -196,6 +197,7 @@ def write_text(text: str, path: Path) -> None:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
+            os.fchmod(stream.fileno(), _READABLE)
         Path(temporary).replace(path)
     except OSError as error:
         raise UserError(f"The report cannot be written to {path}: {error}") from error

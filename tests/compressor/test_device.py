@@ -110,6 +110,7 @@ def test_a_model_scores_the_same_on_a_device(tmp_path: Path) -> None:
     assert second[0]["kl"] == pytest.approx(0, abs=1e-6) and second[0]["agreement"] == 1
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_makes_what_the_processor_makes_nearly(tmp_path: Path) -> None:
     model = tiny(tmp_path, "llama", "untied", "one file")

@@ -40,7 +40,7 @@ def check_installed(device: Device) -> None:
     if device.provider not in ort.get_available_providers():
         raise UserError(
             f"ONNX Runtime {ort.__version__} as installed here has no {device.provider}",
-            "For NVIDIA GPUs: `pip uninstall onnxruntime`, then `pip install onnxruntime-gpu`.",
+            "For NVIDIA GPUs: `pip uninstall onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu`.",
         )
     if device is CUDA:
         ort.preload_dlls()
