@@ -31,11 +31,15 @@ async def _prepare(service: Service, body: CompletionBody, arrived: float) -> Ca
     echoes: list[str] = []
     for prompt in prompts:
         tokens = await _tokens(service, prompt, body.max_tokens)
-        echo = prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)
+        echo = await _echo(service, prompt) if body.echo else ""
         for choice in range(body.n):
             requests.append(_request(body, tokens, len(requests), choice, arrived, grammar))
-            echoes.append(echo if body.echo else "")
+            echoes.append(echo)
     return Call(requests, CompletionWriter(service, requests, body.usage_events, echoes))
+
+
+async def _echo(service: Service, prompt: str | list[int]) -> str:
+    return prompt if isinstance(prompt, str) else await asyncio.to_thread(service.tokenizer.decode, prompt)
 
 
 async def _tokens(service: Service, prompt: str | list[int], generate: int) -> np.ndarray:

@@ -105,7 +105,7 @@ async def _whole(request: Request, generation: Generation, writer: Writer, tally
         chunks = await unless_disconnected(request.receive, _collect(generation))
     finally:
         generation.cancel()
-    response = JSONResponse(writer.whole(chunks))
+    response = await asyncio.to_thread(lambda: JSONResponse(writer.whole(chunks)))
     tally.end("ok")
     return response
 
@@ -146,6 +146,7 @@ class EventStream(Response):
             async with self._limit.running():
                 await unless_disconnected(watched, self._send_events(send))
         except ApiError as error:
+            self._generation.cancel()  # its slots are free while the client reads why
             await self._end_with(send, error)
         except ClientGoneError:
             self._tally.end("client_disconnect")

@@ -28,10 +28,10 @@ HARMLESS = frozenset(
         "service_tier",
         "request_id",
         "priority",
-        "return_token_ids",
     }
 )
 NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "return_token_ids": (False,),
     "best_of": (0, 1),
     "suffix": ("",),
     "tools": ([],),
@@ -77,6 +77,13 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
     include_obfuscation: bool = False
     continuous_usage_stats: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, document: Any) -> Any:
+        if not isinstance(document, dict):
+            return document
+        return {name: value for name, value in document.items() if value is not None}
 
 
 class GenerationBody(BaseModel):

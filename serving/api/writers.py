@@ -93,7 +93,7 @@ class CompletionWriter(Writer):
         super().__init__(service, requests, usage)
         self._echoes = list(echoes)
         self._scored = requests[0].logprobs is not None
-        self._places = [_Place(service.tokenizer) for _ in requests]
+        self._places = [_Place(service.tokenizer, echo) for echo in echoes]
 
     def part(self, chunk: Chunk) -> Json:
         echo, self._echoes[chunk.index] = self._echoes[chunk.index], ""
@@ -179,14 +179,21 @@ class ChatWriter(Writer):
 
 
 class _Place:
-    """Where in a choice's text the next token begins, in characters."""
+    """Where in a choice's text the next token begins, in characters. echo: the prompt as it was sent, which
+    may spell out special tokens, and has no space that sentencepiece puts in front."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, echo: str = "") -> None:
+        self._tokenizer, self._echo = tokenizer, echo
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._at = 0
 
     def advance(self, token: int) -> int:
-        at = self._at
-        self._at += len(self._utf8.decode(self._tokenizer.piece(token)))
+        at, piece = self._at, self._tokenizer.piece(token)
+        text, left = self._utf8.decode(piece), self._echo[at:]
+        if left and not piece:
+            named = self._tokenizer.label(token).decode(errors="replace")
+            text = named if left.startswith(named) else ""
+        elif left and at == 0 and text.startswith(" ") and not left.startswith(" "):
+            text = text[1:]
+        self._at += len(text)
         return at

@@ -26,6 +26,8 @@ from serving.scheduler.slots import Slots
 
 PROMPT_CHUNK = 128
 FAILURES_TO_UNHEALTHY = 3
+_SHORT = 4
+"""What part of a chunk the shortest prompt counts as."""
 FAILED = "the engine failed on this request"
 STOPPED = "the server stopped before the answer was complete"
 
@@ -57,7 +59,7 @@ class Scheduler:
         self._slots = Slots(engine)
         self._outbox = Outbox()
         self._prefixes = prefixes
-        self._failures = 0
+        self._failures = {"prefill": 0, "decode": 0}
         self._thread = threading.Thread(target=self._run, name="lathe-scheduler", daemon=True)
         self.capacity = self._queue.capacity
         self.max_length = engine.max_length
@@ -68,7 +70,7 @@ class Scheduler:
 
     @property
     def healthy(self) -> bool:
-        return self._thread.is_alive() and self._failures < FAILURES_TO_UNHEALTHY
+        return self._thread.is_alive() and max(self._failures.values()) < FAILURES_TO_UNHEALTHY
 
     @property
     def running(self) -> int:
@@ -137,7 +139,8 @@ class Scheduler:
                 self._end(slot)
 
     def _read_prompts(self) -> None:
-        """Whole chunks until one chunk's worth of tokens is read, so that decoding waits no longer."""
+        """Chunks until one chunk's worth of tokens is read, so that decoding waits no longer; a short one
+        counts as a part of a whole one, as a pass over few tokens costs hardly less."""
         budget = self._prompt_chunk
         while budget > 0 and not self._queue.closed:
             if self._slots.free and (waiting := self._queue.next()):
@@ -147,12 +150,12 @@ class Scheduler:
                     self._prefixes.begin(waiting, self._slots.reading_slot)
             if self._slots.reading is None:
                 return
-            budget -= self._read_chunk(self._slots.reading)
+            budget -= max(self._read_chunk(self._slots.reading), self._prompt_chunk // _SHORT)
             self._outbox.send()
 
     def _read_chunk(self, sequence: Sequence) -> int:
         tokens = sequence.prompt_left[: self._prompt_chunk]
-        logits = self._compute([sequence], partial(self._prefill, sequence, tokens))
+        logits = self._compute("prefill", [sequence], partial(self._prefill, sequence, tokens))
         if logits is not None:
             self._advance(sequence, lambda: sequence.take_prompt(tokens, logits, self._observer))
         if sequence.done or sequence.cancelled:
@@ -174,7 +177,7 @@ class Scheduler:
         if not active:
             return
         tokens = np.array([sequence.next_token for sequence in active], dtype=np.int64)
-        logits = self._compute(active, lambda: self._engine.decode(tokens))
+        logits = self._compute("decode", active, lambda: self._engine.decode(tokens))
         if logits is not None:
             for sequence, row in zip(active, logits, strict=True):
                 self._advance(sequence, partial(sequence.take, row, self._observer))
@@ -182,17 +185,20 @@ class Scheduler:
             if active[slot].done:
                 self._end(slot)
 
-    def _compute(self, sequences: Several[Sequence], call: Callable[[], np.ndarray]) -> np.ndarray | None:
-        """The engine's answer; None, and all that took part have failed, when it raises."""
+    def _compute(
+        self, kind: str, sequences: Several[Sequence], call: Callable[[], np.ndarray]
+    ) -> np.ndarray | None:
+        """The engine's answer; None, and all that took part have failed, when it raises. Failures in a row
+        count by kind: before every decode that fails a prefill went well."""
         try:
             logits = call()
         except Exception:
             log.exception("the engine failed with %d sequences", len(sequences))
-            self._failures += 1
+            self._failures[kind] += 1
             for sequence in sequences:
                 sequence.fail(FAILED)
             return None
-        self._failures = 0
+        self._failures[kind] = 0
         return logits
 
     def _advance(self, sequence: Sequence, step: Callable[[], None]) -> None:

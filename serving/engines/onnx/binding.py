@@ -27,17 +27,15 @@ class StepBinding:
         session: ort.InferenceSession,
         caches: Mapping[str, Cache],
         slots: range,
-        vocab_size: int,
         device: Device = CPU,
     ) -> None:
         batch = len(slots)
         self._bound = session.io_binding()
         self._caches = dict(caches)
-        self._vocab_size = vocab_size
         self._device = device
         self.tokens = np.zeros((batch, 0), np.int64)
         self._wanted = np.zeros((0, 2), np.int64)
-        self._logits = np.zeros((0, vocab_size), np.float32)
+        self._logits = np.zeros((0, 0), np.float32)
         self.seqlens_k = np.zeros(batch, np.int32)
         self.total_length = np.zeros((), np.int32)
         self._bind_lengths()
@@ -49,13 +47,14 @@ class StepBinding:
             self._bound.bind_input(name, *place)
             self._bound.bind_output(name.replace("past_key_values", "present"), *place)
 
-    def resize(self, tokens: np.ndarray, wanted: np.ndarray) -> None:
-        """Bind new `tokens` [B, S] and positions [R, 2] of the wanted logits."""
+    def resize(self, tokens: np.ndarray, wanted: np.ndarray, logits: np.ndarray) -> None:
+        """Bind new `tokens` [B, S], positions [R, 2] of the wanted logits, their place, float32 [R, V]."""
         self.tokens, self._wanted = tokens, np.ascontiguousarray(wanted, dtype=np.int64)
         self._bind_tokens()
-        if len(self._wanted) != len(self._logits):
-            self._logits = np.empty((len(self._wanted), self._vocab_size), np.float32)
-            self._output("logits", self._logits)
+        same = logits.ctypes.data == self._logits.ctypes.data and logits.shape == self._logits.shape
+        self._logits = logits
+        if not same:
+            self._output("logits", logits)
 
     def run(self, session: ort.InferenceSession) -> np.ndarray:
         """Run one step; returns a copy of the logits, float32 [R, V]."""

@@ -11,6 +11,8 @@ from onnx import NodeProto, TensorProto, helper
 
 _LOGITS = "logits"
 _WEIGHT_BYTES = "lathe.weight_bytes"
+_TABLES = ("cos", "sin", "window_cos", "window_sin")
+"""Of positions, which are not counted as weights."""
 _SINGLE, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
@@ -27,7 +29,8 @@ def half_graph(path: Path, options: ort.SessionOptions) -> tuple[bytes, list[ort
             continue
         half = _read(tensor, path.parent).astype(np.float16)
         tensor.data_type = _HALF
-        saved += half.nbytes
+        if tensor.name not in _TABLES:
+            saved += half.nbytes
         if tensor.data_location == TensorProto.EXTERNAL:
             weights[tensor.name] = ort.OrtValue.ortvalue_from_numpy(half)
         else:

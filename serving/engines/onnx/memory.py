@@ -5,12 +5,16 @@ Shapes: B slots, K KV heads, M cache length, H head dim.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+import psutil
 from onnx import helper
 
 from compressor.errors import UserError
@@ -130,6 +134,26 @@ class Copier:
         self._session.run_with_iobinding(bound)
 
 
+def _check_room(needed: int) -> None:
+    """The system grants more than there is, and kills who fills it."""
+    if needed > (free := free_bytes()):
+        raise UserError(
+            f"a KV cache of {needed / 2**30:.2f} GiB does not fit into the {free / 2**30:.2f} GiB of memory "
+            "that are free",
+            "Lower --max-batch or --max-length.",
+        )
+
+
+def free_bytes(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Of this machine's memory, and of this container's where it has a limit."""
+    free = int(psutil.virtual_memory().available)
+    with suppress(OSError, ValueError, KeyError):  # no control group, or none with a limit
+        limit = int((group / "memory.max").read_text())
+        used = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        free = min(free, limit - int(used["anon"]))
+    return free
+
+
 def allocate(session: ort.InferenceSession, device: Device, slots: int, length: int) -> dict[str, Cache]:
     """The caches that a graph asks for, by input name.
 
@@ -138,17 +162,20 @@ def allocate(session: ort.InferenceSession, device: Device, slots: int, length: 
     """
     copiers: dict[Float, Copier] = {}
     caches: dict[str, Cache] = {}
-    for node in session.get_inputs():
-        if not node.name.startswith("past_key_values."):
-            continue
-        shape, dtype = (slots, node.shape[1], length, node.shape[3]), TYPES[node.type]
+    wanted = {
+        node.name: ((slots, node.shape[1], length, node.shape[3]), TYPES[node.type])
+        for node in session.get_inputs() if node.name.startswith("past_key_values.")
+    }  # fmt: skip
+    if device.shares_memory:
+        _check_room(sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in wanted.values()))
+    for name, (shape, dtype) in wanted.items():
         try:
             if device.shares_memory:
-                caches[node.name] = HostCache(shape, dtype)
+                caches[name] = HostCache(shape, dtype)
             else:
                 if dtype not in copiers:
                     copiers[dtype] = Copier(device, dtype)
-                caches[node.name] = DeviceCache(shape, dtype, copiers[dtype])
+                caches[name] = DeviceCache(shape, dtype, copiers[dtype])
         except (MemoryError, RuntimeError):
             raise UserError(
                 f"no memory on the {device.name} for a KV cache of {shape}", "Lower max_batch or max_length."

@@ -85,6 +85,8 @@ class OnnxRunner:
         self._caches = allocate(self.session, device, max_batch, max_length)
         self.kv_cache_bytes = sum(cache.nbytes for cache in self._caches.values())
         self.kv_bytes_per_token = self.kv_cache_bytes // (max_batch * max_length)
+        self._prompt_logits = np.empty((1, self.vocab_size), np.float32)
+        self._step_logits = np.empty((max_batch, self.vocab_size), np.float32)
         self._prefills: dict[int, StepBinding] = {}
         self._decodes: dict[int, StepBinding] = {}
 
@@ -106,7 +108,9 @@ class OnnxRunner:
             binding = self._prefills[slot] = self._binding(slot, slot + 1)
         columns = np.arange(count) if logits == "all" else np.array([count - 1])
         wanted = np.stack([np.zeros_like(columns), columns], axis=1)
-        binding.resize(tokens.reshape(1, count), wanted)
+        if len(wanted) > len(self._prompt_logits):
+            self._prompt_logits = np.empty((len(wanted), self.vocab_size), np.float32)
+        binding.resize(tokens.reshape(1, count), wanted, self._prompt_logits[: len(wanted)])
         binding.seqlens_k[0] = binding.total_length[()] = past + count
         binding.seqlens_k[0] -= 1
         result = binding.run(self.session)
@@ -131,7 +135,8 @@ class OnnxRunner:
         if binding is None:
             binding = self._decodes[count] = self._binding(0, count)
             rows = np.arange(count)
-            binding.resize(np.empty((count, 1), np.int64), np.stack([rows, np.zeros_like(rows)], axis=1))
+            places = np.stack([rows, np.zeros_like(rows)], axis=1)
+            binding.resize(np.empty((count, 1), np.int64), places, self._step_logits[:count])
         binding.tokens[:, 0] = tokens
         binding.seqlens_k[:] = lengths
         binding.total_length[()] = longest + 1
@@ -175,7 +180,7 @@ class OnnxRunner:
         self.lengths[slot] = 0
 
     def _binding(self, first: int, stop: int) -> StepBinding:
-        return StepBinding(self.session, self._caches, range(first, stop), self.vocab_size, self.device)
+        return StepBinding(self.session, self._caches, range(first, stop), self.device)
 
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self.max_batch:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import openai
@@ -10,6 +10,10 @@ import pytest
 import torch
 from tiny_server import NAME, Running, running
 from transformers import AutoModelForCausalLM
+
+from serving.api.schemas import StreamOptions
+from serving.api.writers import _Place
+from serving.tokenizer import Tokenizer
 
 PROMPT = "The quick brown fox"
 
@@ -174,3 +178,29 @@ def test_an_engine_failure_is_a_500_and_an_event_in_a_stream(artefact_dir: Path)
             list(client.completions.create(model=NAME, prompt=PROMPT, stream=True))
         assert server.complete()["usage"]["completion_tokens"] == 16
         assert server.counter("lathe_requests_total", endpoint="completions", outcome="error") == 2
+
+
+class Tagged:
+    """Of a tokenizer whose first token has a space in front, and whose second is a tag."""
+
+    PIECES = {0: b" Hello", 1: b"", 2: b" there"}
+    LABELS = {1: b"<|im_end|>"}
+
+    def piece(self, token: int) -> bytes:
+        return self.PIECES[token]
+
+    def label(self, token: int) -> bytes:
+        return self.LABELS.get(token, self.PIECES[token])
+
+
+@pytest.mark.parametrize(
+    ("echo", "offsets"),
+    [("Hello<|im_end|> there", [0, 5, 15]), (" Hello there", [0, 6, 6]), ("", [0, 6, 6])],
+)
+def test_offsets_are_in_the_text_as_it_was_sent(echo: str, offsets: list[int]):
+    place = _Place(cast(Tokenizer, Tagged()), echo)
+    assert [place.advance(token) for token in (0, 1, 2)] == offsets
+
+
+def test_null_is_the_default_in_stream_options_too():
+    assert StreamOptions.model_validate({"include_usage": True, "include_obfuscation": None}).include_usage

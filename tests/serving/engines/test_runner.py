@@ -13,6 +13,7 @@ from tiny_llama import PLANS, VARIANTS, VOCAB, checkpoint, cut, reference, token
 from compressor.errors import UserError
 from compressor.export.onnx import export_onnx
 from compressor.source import Source
+from serving.engines.onnx import memory
 from serving.engines.onnx.runner import OnnxRunner
 
 CASES = [("plain", name) for name in PLANS] + [
@@ -45,6 +46,24 @@ def torch_logits(source: Source, name: str, ids: np.ndarray) -> np.ndarray:
 
 def sequence(length: int, seed: int = 0) -> np.ndarray:
     return tokens(length, seed=seed).numpy()
+
+
+def test_a_cache_that_memory_does_not_hold_is_refused_before_it_is_filled(
+    sources: dict[str, Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant, name = CASES[0]
+    export_onnx(tmp_path, cut(sources[variant], PLANS[name]))
+    monkeypatch.setattr(memory, "free_bytes", lambda: 1000)
+    with pytest.raises(UserError, match="a KV cache of .* does not fit into .* Lower --max-batch"):
+        runner(tmp_path / "onnx" / "model.onnx")
+
+
+def test_a_containers_limit_counts(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.stat").write_text("anon 2000\nfile 700\n")
+    assert memory.free_bytes(tmp_path) == 3000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_bytes(tmp_path) > 2**20
 
 
 @pytest.mark.parametrize(("variant", "name"), CASES)

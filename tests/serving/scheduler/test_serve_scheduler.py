@@ -283,6 +283,7 @@ def test_a_failing_engine_fails_its_requests_and_turns_unhealthy(scheduler: Sche
     for _ in range(3):
         assert Reader(scheduler, request(1)).rest()[-1].error
     assert scheduler.running == 0
+    assert not scheduler.healthy, "every prefill before went well"
     engine.fail_on = 1
     for _ in range(3):
         assert Reader(scheduler, request(1)).rest()[-1].error
