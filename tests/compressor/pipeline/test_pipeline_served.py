@@ -63,7 +63,9 @@ def test_a_plan_for_two_devices_is_exported_for_them(wide: Tiny, tmp_path: Path)
         check_parallel(Plan.load(tmp_path / "free" / "plan.json"), 2)
     done = wide.compress(out, *target, "--tensor-parallel", "2")
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["served"] == {"by": ["checkpoint", "vllm"], "tensor_parallel": 2}
+    assert json.loads(done.stdout)["served"] == {
+        "by": ["checkpoint", "vllm"], "exports": ["checkpoint", "vllm"], "tensor_parallel": 2
+    }  # fmt: skip
     told = wide.compress(out, *target[:-1], "--tensor-parallel", "2", "--overwrite").output
     assert f"vllm serve {out} --tensor-parallel-size 2`" in told.replace("\n", "")
     shared = lathe("export", str(out), "--to", "vllm", "--tensor-parallel", "2", "-o", str(tmp_path / "two"))
@@ -76,7 +78,9 @@ def test_every_width_is_one_that_four_bit_kernels_take(wide: Tiny, tmp_path: Pat
     done = wide.compress(tmp_path / "out", "--keep", "60%", "--export", "checkpoint", *options, "--json")
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
-    assert report["served"] == {"by": ["checkpoint", "vllm-w4a16"], "tensor_parallel": 2}
+    assert report["served"] == {
+        "by": ["checkpoint", "vllm-w4a16"], "exports": ["checkpoint"], "tensor_parallel": 2
+    }  # fmt: skip
     for layer in report["layers"]:
         assert layer["ffn"] % 64 == 0
         assert layer["query_heads"] % 2 == 0
