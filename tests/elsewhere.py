@@ -106,7 +106,7 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     asked = next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.device)), None)
     if asked is not None:
         there = asked.type == NAME
-        args, kwargs = tree_map(lambda v: _CPU if isinstance(v, torch.device) else v, (args, kwargs))
+        args, kwargs = tree_map(_on_processor, (args, kwargs))
     drawn = kwargs.get("generator")
     if isinstance(drawn, Generator) and drawn.there != there:
         raise RuntimeError(f"{func} with a generator of another device")
@@ -126,6 +126,10 @@ def _returned(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: An
     if not written:
         return tree_map(_there, made) if there else made
     return tuple(written) if isinstance(made, tuple) else written[0] if made is not None else None
+
+
+def _on_processor(value: Any) -> Any:
+    return _CPU if isinstance(value, torch.device) and value.type == NAME else value
 
 
 def _there(value: Any) -> Any:
