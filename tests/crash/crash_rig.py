@@ -69,6 +69,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         for child in psutil.Process(process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::Worker"):
+                line = child.cmdline()
+                if line and line[0].startswith("ray::Worker"):
                     found.append(child)
     return found
