@@ -76,14 +76,11 @@ def load_model(model: str, device: torch.device = CPU) -> Any:
     """
     if (Path(model) / GRAPH).is_file() and not any(Path(model).glob("*.safetensors")):
         return OnnxModel(Path(model))
-    from transformers import AutoModelForCausalLM
-
-    from compressor.modeling.load import unpacking
+    from compressor.modeling import load
 
     register()
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, **unpacking(model))
-        return loaded.eval().to(device)
+        return load.load_model(model).to(device)
     except Exception as error:
         raise UserError(f"cannot load {model}: {error}") from None
 

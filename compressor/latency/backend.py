@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from compressor.errors import UserError
 from compressor.latency.workload import Workload
 from compressor.plan import Plan
 from compressor.registry import Registry
@@ -27,6 +28,14 @@ class Backend(Protocol):
 
     def versions(self) -> dict[str, str]:
         """What the figures depend on."""
+
+
+def versions_here(backend: Backend) -> dict[str, str]:
+    """What its figures depend on; nothing where the engine is on other machines only."""
+    try:
+        return backend.versions()
+    except (UserError, ImportError):
+        return {}
 
 
 backends: Registry[Backend] = Registry("backend", "compressor.latency.backends")

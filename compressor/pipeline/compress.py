@@ -31,7 +31,6 @@ from compressor.plan import Plan
 from compressor.progress import Progress
 from compressor.report.document import build_report
 from compressor.report.page import PAGE, write_page
-from compressor.search.methods.lathe import table_of_damages
 from compressor.workers.start import workers_at
 
 
@@ -100,7 +99,7 @@ def _fastest(
         verified = make(chosen)
         return verified.subnet.loss - verified.dense.loss
 
-    damage = (card.method.damages or table_of_damages)(search.problem(card.constraints))
+    damage = search.damages()
     assert options.perplexity_increase is not None
     return Fastest(card, solver.table, damage, options.perplexity_increase, choose, increase, progress)
 

@@ -25,7 +25,6 @@ from compressor.progress import Progress
 from compressor.report.page.front import standalone
 from compressor.search.evolution import has_attention
 from compressor.search.knapsack import solve, total
-from compressor.search.methods.lathe import table_of_damages
 from compressor.search.space import Constraint, parameter_constraint
 from compressor.workers.start import workers_at
 
@@ -69,7 +68,7 @@ def write_front(options: Options, progress: Progress) -> dict[str, Any]:
         search = Searcher(options, card, prepared, run, progress)
         table = Solver(options, card, search, prepared.key, run, progress).table
         assert table is not None, "a front is timed"
-        damage = (card.method.damages or table_of_damages)(search.problem(card.constraints))
+        damage = search.damages()
         points = [
             Point(plan, table.predict(plan), total(card.space, damage, plan))
             for plan in plans_along(card, table, damage)

@@ -8,7 +8,7 @@ from typing import Any
 
 from compressor.errors import UserError
 from compressor.export import destinations, exporters, rules_of
-from compressor.latency.backend import backends
+from compressor.latency.backend import backends, versions_here
 from compressor.latency.fingerprint import fingerprint
 from compressor.latency.measure import Meter
 from compressor.latency.profile import Profile
@@ -161,7 +161,8 @@ def _profiled(options: Options, card: Card, path: Path) -> Card:
     """The card with the table of a profile, and whether it is of this machine."""
     meter, shape = card.meter, card.source.shape
     table = Profile.load(path).table(options.backend, shape, options.workload)
-    here = table.estimate is None and table.fingerprint == _fingerprint(meter)
+    own = fingerprint(versions_here(meter.backend), meter.threads)
+    here = table.estimate is None and table.fingerprint == own
     if not here:
         origin = table.estimate or table.fingerprint.get("processor")
         meter.progress.say(
@@ -169,13 +170,6 @@ def _profiled(options: Options, card: Card, path: Path) -> Card:
             "which the artefact will not be timed"
         )
     return replace(card, table=table, here=here)
-
-
-def _fingerprint(meter: Meter) -> dict[str, object] | None:
-    try:
-        return fingerprint(meter.backend.versions(), meter.threads)
-    except (UserError, ImportError):
-        return None
 
 
 def _time(options: Options, card: Card) -> Card:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from compressor.calibration.selfgen import continue_text
-from compressor.device import CPU
 from compressor.errors import UserError
 from compressor.forward import Weights
 from compressor.pipeline.preflight import Card
@@ -21,6 +20,7 @@ from compressor.progress import Progress
 from compressor.reform.final import Finished, ReformJob, reforms
 from compressor.reform.passes import Text
 from compressor.reform.whole import ITERATIONS, WORTHWHILE, refine_model
+from compressor.room import Room
 
 
 def reform(card: Card, prepared: Prepared, chosen: Round, run: RunDirectory, progress: Progress) -> str:
@@ -38,7 +38,7 @@ def reform(card: Card, prepared: Prepared, chosen: Round, run: RunDirectory, pro
         for index in range(count):
             run.saved(
                 f"reformed-{name}-{index:03d}",
-                partial(layer, index, FinishedLayers(run.path.absolute(), name, prepared.room.device)),
+                partial(layer, index, FinishedLayers(run.path.absolute(), name, prepared.room)),
             )
             bar.advance()
     if chosen.plan == card.source.shape.dense_plan:
@@ -98,11 +98,11 @@ def _text(
 
 @dataclass(frozen=True)
 class FinishedLayers:
-    """Layers in a run directory under a name, by index, read to a device."""
+    """Layers in a run directory under a name, by index, read to where a room is."""
 
     path: Path
     name: str
-    device: torch.device = CPU
+    room: Room = field(default_factory=Room)
 
     def __call__(self, index: int) -> Finished:
         """Raises:
@@ -111,7 +111,7 @@ class FinishedLayers:
         file = self.path / f"reformed-{self.name}-{index:03d}.safetensors"
         if not file.exists():
             raise UserError(f"{self.path} lost a finished layer", "Remove it and run again.")
-        return {name: value.to(self.device) for name, value in Saved(file).all().items()}
+        return dict(self.room.here(Saved(file).all()))
 
 
 def finished_layer(run: RunDirectory, name: str, index: int) -> Finished:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from compressor.errors import UserError
@@ -16,7 +17,7 @@ from compressor.pipeline.rundir import RunDirectory, key
 from compressor.plan import Plan
 from compressor.progress import Progress
 from compressor.search.method import Found, Problem
-from compressor.search.methods.lathe import judged
+from compressor.search.methods.lathe import judged, table_of_damages
 from compressor.search.space import Constraint
 from compressor.search.trace import Trace
 from compressor.surgery import Selection
@@ -63,6 +64,10 @@ class Searcher:
         found = judged(problem, self.card.plan) if self.card.plan else self.card.method.search(problem)
         self.run.tensors(f"selection-{name}", lambda: _selection_tensors(found.selections))
         return {"plan": found.plan.to_json(), "fitness": found.fitness, "evaluations": found.evaluations}
+
+    def damages(self) -> np.ndarray:
+        """The method's table of damages; of one that makes none, the default method's."""
+        return (self.card.method.damages or table_of_damages)(self.problem(self.card.constraints))
 
     def problem(self, constraints: list[Constraint]) -> Problem:
         """What a search is given: candidates are judged on the held-out windows."""

@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from compressor.errors import UserError
 from compressor.evaluate.samples import TOKENS
+from compressor.latency.backend import versions_here
 from compressor.latency.fingerprint import fingerprint
 from compressor.latency.measure import Comparison
 from compressor.latency.table import LatencyTable
@@ -102,7 +102,7 @@ def build_report(
         "front": front,
         "samples": {"tokens": TOKENS, "decoding": "greedy", "rows": verified.samples},
         "calibration": {"text": options.calibration, "tokens": options.calibration_tokens},
-        "machine": fingerprint(_versions(card), options.threads),
+        "machine": fingerprint(versions_here(card.meter.backend), options.threads),
         "seconds": {name: round(s, 3) for name, s in progress.seconds.items()},
         "peak_memory_bytes": progress.memory.run,
         "stage_peak_memory_bytes": progress.peaks,
@@ -113,14 +113,6 @@ def build_report(
         },
         "seed": options.seed,
     }
-
-
-def _versions(card: Card) -> dict[str, str]:
-    """Of the engine; nothing where it is on another machine only."""
-    try:
-        return card.meter.backend.versions()
-    except (UserError, ImportError):
-        return {}
 
 
 def _measured(timing: Comparison | None) -> dict[str, Any]:

@@ -71,12 +71,10 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class Strict(BaseModel):
+    """No other fields. Null stands for the default everywhere."""
 
-    include_usage: bool = False
-    include_obfuscation: bool = False
-    continuous_usage_stats: bool = False
+    model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
@@ -84,6 +82,12 @@ class StreamOptions(BaseModel):
         if not isinstance(document, dict):
             return document
         return {name: value for name, value in document.items() if value is not None}
+
+
+class StreamOptions(Strict):
+    include_usage: bool = False
+    include_obfuscation: bool = False
+    continuous_usage_stats: bool = False
 
 
 class GenerationBody(BaseModel):

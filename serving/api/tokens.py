@@ -6,30 +6,23 @@ import asyncio
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from serving.api.body import read_model
 from serving.api.chat import chat_tokens
 from serving.api.limits import FieldError
-from serving.api.schemas import Message, Token
+from serving.api.schemas import Message, Strict, Token
 from serving.api.service import Service
 
 MAX_TOKENS = 2**18
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+class _Body(Strict):
+    model_config = ConfigDict(protected_namespaces=())
 
     model: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, document: Any) -> Any:
-        if not isinstance(document, dict):
-            return document
-        return {key: value for key, value in document.items() if value is not None}
 
 
 class TokenizeBody(_Body):

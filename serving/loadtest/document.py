@@ -7,7 +7,6 @@ import os
 import platform
 import shlex
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -24,7 +23,6 @@ from .memory import Memory
 FORMAT = "lathe-loadtest/1"
 SECRETS = ("--api-key", "--compare-api-key")
 _OPTIONS = "--serve-options"
-_READABLE = 0o644
 
 
 def system_json(url: str, model: str, rounds: Sequence[Round], memory: Memory) -> dict[str, Any]:
@@ -188,18 +186,14 @@ def write_text(text: str, path: Path) -> None:
     Raises:
         UserError: if the place cannot be written.
     """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise UserError(f"The report cannot be written to {path}: {error}") from error
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        with temporary.open("w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-            os.fchmod(stream.fileno(), _READABLE)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except OSError as error:
         raise UserError(f"The report cannot be written to {path}: {error}") from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
