@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.api.errors import invalid
+from serving.api.messages import Message
 from serving.api.respond import Call, respond
-from serving.api.schemas import ChatBody, Message
+from serving.api.schemas import ChatBody
 from serving.api.service import Service
 from serving.api.writers import ChatWriter
 from serving.engines.base import GenerationRequest

@@ -2,63 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
+from serving.api.fields import check_field
 from serving.api.formats import ResponseFormat
 from serving.api.limits import FieldError, Limits
+from serving.api.messages import Message
 from serving.sampling import Sampling
 
 MAX_CHOICES = 8
 MAX_STOPS = 4
 MAX_BIASES = 1024
 MAX_SALT = 256
-HARMLESS = frozenset(
-    {
-        "user",
-        "store",
-        "metadata",
-        "safety_identifier",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "prediction",
-        "parallel_tool_calls",
-        "service_tier",
-        "request_id",
-        "priority",
-    }
-)
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "return_token_ids": (False,),
-    "best_of": (0, 1),
-    "suffix": ("",),
-    "tools": ([],),
-    "functions": ([],),
-    "tool_choice": ("none", "auto"),
-    "function_call": ("none", "auto"),
-    "modalities": (["text"],),
-    "min_p": (0,),
-    "repetition_penalty": (1,),
-    "length_penalty": (1,),
-    "use_beam_search": (False,),
-    "skip_special_tokens": (True,),
-    "spaces_between_special_tokens": (True,),
-    "add_special_tokens": (True,),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
-    "include_stop_str_in_output": (False,),
-    "stop_token_ids": ([],),
-    "logit_processors": ([],),
-    "bad_words": ([],),
-    "documents": ([],),
-    "detokenize": (True,),
-    "echo": (False,),
-    "chat_template_kwargs": ({},),
-    "reasoning_effort": ("none",),
-    "verbosity": ("medium",),
-}
 
 
 def _as_list(value: Any) -> Any:
@@ -119,8 +76,8 @@ class GenerationBody(BaseModel):
             return document
         given = {name: value for name, value in document.items() if value is not None}
         for name, value in given.items():
-            if name not in cls.model_fields and name not in HARMLESS:
-                _refuse_unless_neutral(name, value, list(cls.model_fields))
+            if name not in cls.model_fields:
+                check_field(name, value, list(cls.model_fields))
         biases = given.get("logit_bias")
         if isinstance(biases, dict) and len(biases) <= MAX_BIASES:
             given["logit_bias"] = {_token(key): bias for key, bias in biases.items()}
@@ -185,34 +142,6 @@ class CompletionBody(GenerationBody):
         return cast("list[str] | list[list[int]]", self.prompt)
 
 
-class TextPart(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    name: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, document: Any) -> Any:
-        if not isinstance(document, dict):
-            return document
-        return {key: value for key, value in document.items() if value is not None and value != []}
-
-    def for_template(self) -> dict[str, str]:
-        """What chat templates expect: plain text, and `system` for OpenAI's newer name of it."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": text} | ({"name": self.name} if self.name else {})
-
-
 class ChatBody(GenerationBody):
     """POST /v1/chat/completions."""
 
@@ -232,16 +161,6 @@ class ChatBody(GenerationBody):
     def limit(self) -> int | None:
         """The most tokens to generate; None: as many as fit."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-
-
-def _refuse_unless_neutral(name: str, value: Any, known: list[str]) -> None:
-    shown = str(name)[:60]
-    if name in NEUTRAL:
-        if any(value == neutral for neutral in NEUTRAL[name]):
-            return
-        raise FieldError(shown, f"{shown} is not supported")
-    near = difflib.get_close_matches(shown, known, 1)
-    raise FieldError(shown, f"unknown field {shown!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
 def _token(key: Any) -> int:

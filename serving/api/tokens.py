@@ -13,7 +13,8 @@ from starlette.responses import JSONResponse, Response
 from serving.api.body import read_model
 from serving.api.chat import chat_tokens
 from serving.api.limits import FieldError
-from serving.api.schemas import Message, Strict, Token
+from serving.api.messages import Message
+from serving.api.schemas import Strict, Token
 from serving.api.service import Service
 
 MAX_TOKENS = 2**18
