@@ -89,7 +89,7 @@ class BlockRunner:
                 "hidden_states": normed,
                 "position_embeddings": self._positions.rotation(self._index, normed, past[1]),
                 "attention_mask": self._positions.mask(self._index, normed, past[1]),
-                "past_key_values": past[0],
+                "cache": past[0],
             },
             args=(),
         )[0]

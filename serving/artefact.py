@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import safe_open
 
 from compressor.errors import UserError
+from compressor.shipped import warn_if_stale
 from serving.manifest import GRAPH, MANIFEST, listed_files, read_json, verify_checkpoint, verify_graph
 
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -112,6 +113,7 @@ def _check_model(path: Path) -> None:
         raise UserError(f"{path} is not a directory", "Give the output directory of `lathe compress`.")
     if not (path / "config.json").is_file():
         raise UserError(f"{path} holds no config.json", "Give the output directory of `lathe compress`.")
+    warn_if_stale(path)
 
 
 def _check_weights(path: Path) -> None:

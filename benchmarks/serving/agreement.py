@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from compressor.modeling import register
+from compressor.modeling.cache import new_cache
 from compressor.modeling.load import load_model
 
 _SAME_MODEL = 0.1
@@ -30,12 +31,12 @@ class Reference:
 def reference(model: Path, prompts: np.ndarray, steps: int) -> Reference:
     """By transformers in float32, `steps` tokens after the first."""
     register()
-    network, cache = load_model(model), None
+    network = load_model(model)
+    past = new_cache()
     tokens, found, leads = torch.from_numpy(prompts), [], []
     with torch.inference_mode():
         for _ in range(1 + steps):
-            result = network(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache = result.past_key_values
+            result = network(tokens, use_cache=True, logits_to_keep=1, **past)
             found.append(result.logits[:, -1].log_softmax(-1))
             best = found[-1].topk(2)
             leads.append(best.values[:, 0] - best.values[:, 1])

@@ -67,11 +67,13 @@ def evaluate(
     from compressor.device import parse_device, room_on
     from compressor.evaluate.compare import check_checkpoint, scores
     from compressor.evaluate.tasks import Tasks
+    from compressor.shipped import warn_if_stale
 
     _check(text, against, tasks, task_dir)
     where = parse_device(device)
     for model in models:
         check_checkpoint(model)
+        warn_if_stale(Path(model))
     harness = Tasks.open(tasks, task_dir) if tasks else None
     rows: list[dict[str, Any]] = [{"model": model} for model in models]
     with room_on(where, "Leave --device out, or free it."):

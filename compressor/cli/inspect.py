@@ -22,7 +22,9 @@ def inspect(
 
     from compressor.report.page import read_report, write_page
     from compressor.report.terminal import print_report
+    from compressor.shipped import warn_if_stale
 
+    warn_if_stale(artefact)
     report = read_report(artefact)
     if html:
         write_page(artefact, html)

@@ -17,6 +17,7 @@ COMMANDS = {
     "export": "compressor.cli.export",
     "evaluate": "compressor.cli.evaluate",
     "inspect": "compressor.cli.inspect",
+    "refresh": "compressor.cli.refresh",
     "families": "compressor.cli.families",
     "serve": "serving.cli.serve",
     "loadtest": "serving.cli.loadtest",

@@ -27,7 +27,7 @@ class OnnxModel:
         self._graph = artefact / GRAPH
         self._runner: OnnxRunner | None = None
 
-    def __call__(self, input_ids: torch.Tensor, **_use_cache: bool) -> Logits:
+    def __call__(self, input_ids: torch.Tensor, use_cache: bool = False) -> Logits:  # noqa: ARG002
         """Logits, float32 [B, T, V], of tokens [B, T], row by row.
 
         Raises:

@@ -9,6 +9,8 @@ from typing import Any
 import jinja2
 import torch
 
+from compressor.modeling.cache import new_cache
+
 QUESTIONS = ("What is a library for? Answer in one sentence.", "Name three uses of water.")
 OPENINGS = ("A library is a place where", "In the morning the children")
 TOKENS = 40
@@ -68,10 +70,10 @@ def continuations(
 @torch.inference_mode()
 def _greedy(model: Callable[..., Any], tokens: list[int], eos: Collection[int]) -> list[int]:
     written: list[int] = []
-    past, inputs = None, torch.tensor([tokens])
+    past, inputs = new_cache(), torch.tensor([tokens])
     while len(written) < TOKENS:
-        out = model(input_ids=inputs, past_key_values=past, use_cache=True, logits_to_keep=1)
-        past, token = out.past_key_values, int(out.logits[0, -1].argmax())
+        out = model(input_ids=inputs, use_cache=True, logits_to_keep=1, **past)
+        token = int(out.logits[0, -1].argmax())
         if token in eos:
             break
         written.append(token)

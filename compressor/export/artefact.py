@@ -13,11 +13,12 @@ from compressor.export.dense import staged
 from compressor.export.files import write_json
 from compressor.export.layout import cut_tensors
 from compressor.export.manifest import write_manifest
-from compressor.export.vllm import PLUGIN, check_parallel, check_served, write_plugin
+from compressor.export.vllm import check_parallel, check_served, write_plugin
 from compressor.families import exported
 from compressor.headers import check_tensors, read_index
 from compressor.modeling import AUTO_MAPS
 from compressor.plan import Plan
+from compressor.shipped import PLUGIN, warn_if_stale
 from compressor.source import Source, open_source, read_config
 
 REPORT = "report.json"
@@ -39,6 +40,7 @@ def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int 
             f"{artefact} is a subnet already, which can only be exported --to vllm",
             f"For {to}, compress the dense model with --export checkpoint,{to}.",
         )
+    warn_if_stale(artefact)
     config = _config(artefact)
     family = exported(config["model_type"])
     if not exporters.get(to).knows(family):
@@ -62,6 +64,7 @@ def open_artefact(path: Path) -> Export:
     Raises:
         UserError: it is quantized, incomplete, or its weights are not those of its plan.
     """
+    warn_if_stale(path)
     config, plan = read_config(path), Plan.load(path / "plan.json")
     family = exported(config["model_type"])
     shape, index = family.shape(config), read_index(path)

@@ -14,8 +14,9 @@ from compressor.export.base import Export, Exporter, check_known, exporters
 from compressor.export.files import atomic_write, sync_directory, write_bytes, write_json
 from compressor.export.layout import cut_tensors
 from compressor.export.safetensors import DTYPE_NAMES, Entry, write_safetensors
-from compressor.modeling import AUTO_MAPS, SHIPPED_FILES
+from compressor.modeling import AUTO_MAPS
 from compressor.plan import LayerShape, Plan
+from compressor.shipped import SHIPPED_FILES
 from compressor.source import Source
 
 MAX_SHARD_BYTES = 4 * 2**30

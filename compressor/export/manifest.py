@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from compressor.errors import UserError
 from compressor.export.files import write_json
@@ -22,9 +23,18 @@ def write_manifest(directory: Path) -> None:
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory)
         if path.is_file() and name != Path(MANIFEST) and not any(part.startswith(".") for part in name.parts):
-            files[name.as_posix()] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
+            files[name.as_posix()] = entry(path)
     document = {"format": FORMAT, "files": files}
     write_json(directory / MANIFEST, document)
+
+
+def entry(path: Path) -> dict[str, Any]:
+    """What the manifest says of a file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return {"sha256": _sha256(path), "bytes": path.stat().st_size}
 
 
 def _sha256(path: Path) -> str:

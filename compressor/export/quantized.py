@@ -19,8 +19,9 @@ from compressor.export.files import write_json
 from compressor.export.layout import cut_tensors
 from compressor.export.manifest import write_manifest
 from compressor.export.safetensors import Entry
-from compressor.export.vllm import PLUGIN, write_plugin
+from compressor.export.vllm import write_plugin
 from compressor.plan import Plan
+from compressor.shipped import PLUGIN
 from compressor.source import Source
 
 

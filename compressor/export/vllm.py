@@ -11,13 +11,12 @@ from compressor.export.base import Destination, Export, Exporter, check_known, d
 from compressor.export.checkpoint import export_checkpoint
 from compressor.export.files import sync_directory, write_bytes
 from compressor.families.refusals import rope_of
-from compressor.modeling import PLUGIN_FILES
 from compressor.modeling.vllm_plugin import CPU_HEAD_SIZES
 from compressor.plan import Plan
 from compressor.rules import Rules
+from compressor.shipped import PLUGIN, PLUGIN_PACKAGE, plugin_files
 from compressor.source import Source
 
-PLUGIN = "vllm_plugin"
 ACTIVATIONS = {
     "lathe_llama": "silu", "lathe_gemma": "gelu_pytorch_tanh", "lathe_gpt_oss": "silu", "lathe_moe": "silu",
     "lathe_neox": "gelu", "lathe_opt": "relu",
@@ -27,24 +26,6 @@ GATES = {"swiglu_alpha": 1.702, "swiglu_limit": 7.0}
 """Of experts with bounded gates, as its kernels have them."""
 FOUR_BIT_MULTIPLE = 32
 """Of what a projection reads: the columns that share a scale, which lie on one device."""
-_PACKAGE = "lathe_vllm_plugin"
-_PROJECT = f"""\
-[build-system]
-requires = ["setuptools>=61"]
-build-backend = "setuptools.build_meta"
-
-[project]
-name = "lathe-vllm-plugin"
-version = "0.1.0"
-description = "Lets vLLM 0.32 serve the checkpoint that this folder came with."
-requires-python = ">=3.10"
-
-[project.entry-points."vllm.general_plugins"]
-{_PACKAGE} = "{_PACKAGE}.vllm_plugin:register"
-
-[tool.setuptools]
-packages = ["{_PACKAGE}"]
-"""
 
 
 def export_vllm(directory: Path, job: Export) -> None:
@@ -67,15 +48,13 @@ def write_plugin(folder: Path) -> None:
     Raises:
         UserError: the file system refuses.
     """
-    package = folder / _PACKAGE
+    package = folder / PLUGIN_PACKAGE
     try:
         package.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {package}: {error.strerror or error}") from None
-    for file in PLUGIN_FILES:
-        write_bytes(package / file.name, file.read_bytes())
-    write_bytes(package / "__init__.py", b'"""Made by Lathe: uneven models for vLLM."""\n')
-    write_bytes(folder / "pyproject.toml", _PROJECT.encode())
+    for name, content in plugin_files().items():
+        write_bytes(folder / name, content)
     sync_directory(package)
 
 

@@ -4,7 +4,6 @@ transformers in every checkpoint, vLLM's in the plugin beside it."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,30 +22,8 @@ from compressor.modeling.modeling_lathe_moe import LatheMoeForCausalLM, LatheMoe
 from compressor.modeling.modeling_lathe_neox import LatheNeoxForCausalLM, LatheNeoxModel
 from compressor.modeling.modeling_lathe_opt import LatheOptForCausalLM, LatheOptModel
 
-__all__ = [
-    "AUTO_MAPS", "PLUGIN_FILES", "SHIPPED_FILES", "LatheLlamaConfig", "LatheLlamaForCausalLM", "new_model",
-    "register",
-]  # fmt: skip
+__all__ = ["AUTO_MAPS", "LatheLlamaConfig", "LatheLlamaForCausalLM", "new_model", "register"]
 
-_HERE = Path(__file__).parent
-
-
-def _files(*names: str) -> tuple[Path, ...]:
-    """The configuration and the model of each of these."""
-    parts = ("configuration", "modeling")
-    return tuple(_HERE / f"{part}_lathe_{name}.py" for name in names for part in parts)
-
-
-SHIPPED_FILES = {
-    "lathe_llama": _files("llama"),
-    "lathe_gemma": _files("llama", "gemma"),
-    "lathe_gpt_oss": _files("llama", "moe", "gpt_oss"),
-    "lathe_moe": _files("llama", "moe"),
-    "lathe_neox": _files("llama", "opt", "neox"),
-    "lathe_opt": _files("llama", "opt"),
-}
-PLUGIN_FILES = tuple(sorted([*_HERE.glob("configuration_lathe_*.py"), *_HERE.glob("vllm_*.py")]))
-"""One plugin serves all our models: installed once, it is not lost when another artefact's is."""
 _CLASSES: dict[str, tuple[Any, Any, Any]] = {
     "lathe_llama": (LatheLlamaConfig, LatheLlamaModel, LatheLlamaForCausalLM),
     "lathe_gemma": (LatheGemmaConfig, LatheGemmaModel, LatheGemmaForCausalLM),

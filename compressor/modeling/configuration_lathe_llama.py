@@ -8,10 +8,27 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Any
 
-from huggingface_hub.dataclasses import strict
+import transformers
 from transformers import LlamaConfig
 
 BLOCKS = ("attention", "ffn")
+OLDEST = (5, 17)
+"""The oldest transformers that these files were tested with."""
+
+
+def check_version(version: str) -> None:
+    """Raises ImportError for a transformers that cannot load this model."""
+    if tuple(map(int, version.split(".")[:2])) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise ImportError(
+            f"this checkpoint needs transformers {oldest} or newer; here is {version}: "
+            f"pip install 'transformers>={oldest}'"
+        )
+
+
+check_version(transformers.__version__)
+
+from huggingface_hub.dataclasses import strict  # noqa: E402  older versions lack it
 
 
 @strict

@@ -8,6 +8,7 @@ This file is shipped inside checkpoints and imports nothing of Lathe.
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import torch
@@ -26,10 +27,31 @@ from transformers.models.llama.modeling_llama import (
     LlamaRMSNorm,
 )
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding, apply_rotary_pos_emb
-from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_lathe_llama import LatheLlamaConfig
+
+CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
+"""What this transformers calls the KV cache; it was renamed in 5.24."""
+_TAKEN = {*TransformersKwargs.__annotations__, "attention_instances", "token_type_ids"}
+"""Arguments beside a model's own that attention kernels or callers know: vLLM hands over its kernels, and
+some tokenizers give segments, which no decoder reads."""
+
+
+def one_cache(cache: Any, past_key_values: Any) -> Any:
+    """The KV cache by whichever of its two names it was given."""
+    return past_key_values if cache is None else cache
+
+
+def check_known(arguments: dict[str, Any]) -> None:
+    """Raises TypeError for an argument that nothing here reads: dropped, it could change the answer."""
+    unknown = sorted(name for name, value in arguments.items() if value is not None and name not in _TAKEN)
+    if unknown:
+        raise TypeError(
+            f"this model takes no argument {unknown[0]!r}: a newer transformers may have renamed one; renew "
+            "the model's files with `lathe refresh`, or install a transformers that they were tested with"
+        )
 
 
 def rotary(config: LatheLlamaConfig, parameters: Any) -> Any:
@@ -70,8 +92,10 @@ class LatheLlamaAttention(LlamaAttention):
         position_embeddings: Any = None,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Any = None,
+        cache: Any = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        cache = one_cache(cache, past_key_values)
         batch, length, _ = hidden_states.shape
         heads = (batch, length, -1, self.head_dim)
         q, k, v = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
@@ -82,8 +106,8 @@ class LatheLlamaAttention(LlamaAttention):
         v_BKSH = v.view(heads).transpose(1, 2)
         if self.rotates:
             q_BNSH, k_BKSH = apply_rotary_pos_emb(q_BNSH, k_BKSH, *position_embeddings)
-        if past_key_values is not None:
-            k_BKSH, v_BKSH = past_key_values.update(k_BKSH, v_BKSH, self.layer_idx)
+        if cache is not None:
+            k_BKSH, v_BKSH = cache.update(k_BKSH, v_BKSH, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, self.eager)
         attended_BSNH, shares = attend(
             self,
@@ -178,6 +202,25 @@ class LatheLlamaModel(LlamaModel):
             return {False: usual, True: usual}
         return {False: usual, True: self.window_rotary_emb(hidden_states, position_ids=position_ids)}
 
+    def masks(
+        self, inputs_embeds: torch.Tensor, attention_mask: Any, position_ids: torch.Tensor, cache: Any
+    ) -> dict[int, Any]:
+        """The attention mask of every width of window that layers have; 0: of those that see all.
+
+        A method, so that tools that trace `forward` (llm-compressor's) take it as one step.
+        """
+        made = {}
+        for window in set(self.config.windows or [0]):
+            made[window] = create_causal_mask(
+                config=self.config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                and_mask_function=sliding_window_overlay(window) if window else None,
+                **{CACHE: cache},
+            )
+        return made
+
     @merge_with_config_defaults  # type: ignore[untyped-decorator]
     @capture_outputs  # type: ignore[untyped-decorator]
     def forward(
@@ -188,28 +231,21 @@ class LatheLlamaModel(LlamaModel):
         past_key_values: Any = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Any = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
+        check_known(kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
+        cache = one_cache(cache, past_key_values)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            past = cache.get_seq_length() if cache is not None else 0
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past)[None]
-        masks = {
-            window: create_causal_mask(
-                config=self.config,
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                past_key_values=past_key_values,
-                position_ids=position_ids,
-                and_mask_function=sliding_window_overlay(window) if window else None,
-            )
-            for window in set(self.config.windows or [0])
-        }
+        masks = self.masks(inputs_embeds, attention_mask, position_ids, cache)
         hidden_states, rotations = inputs_embeds, self.rotations(inputs_embeds, position_ids)
         for index, layer in enumerate(self.layers):
             window = self.config.window(index)
@@ -218,10 +254,10 @@ class LatheLlamaModel(LlamaModel):
                 attention_mask=masks[window],
                 position_embeddings=rotations[bool(window)],
                 position_ids=position_ids,
-                past_key_values=past_key_values,
+                **{CACHE: cache},
                 **kwargs,
             )
-        return BaseModelOutputWithPast(self.norm(hidden_states), past_key_values)
+        return BaseModelOutputWithPast(self.norm(hidden_states), cache)
 
 
 class LatheLlamaForCausalLM(LlamaForCausalLM):

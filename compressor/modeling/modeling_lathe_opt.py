@@ -12,7 +12,13 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from .configuration_lathe_opt import LatheOptConfig
-from .modeling_lathe_llama import LatheLlamaDecoderLayer, LatheLlamaForCausalLM, LatheLlamaModel
+from .modeling_lathe_llama import (
+    CACHE,
+    LatheLlamaDecoderLayer,
+    LatheLlamaForCausalLM,
+    LatheLlamaModel,
+    one_cache,
+)
 
 
 class LatheOptMLP(nn.Module):
@@ -52,13 +58,15 @@ class LatheOptModel(LatheLlamaModel):
         position_ids: torch.Tensor | None = None,
         past_key_values: Any = None,
         inputs_embeds: torch.Tensor | None = None,
+        cache: Any = None,
         **kwargs: Any,
     ) -> Any:
         """Without `position_ids` a token's position is the number of attended ones before it."""
+        cache = one_cache(cache, past_key_values)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         batch, length, _ = inputs_embeds.shape
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        past = cache.get_seq_length() if cache is not None else 0
         if position_ids is None:
             attended = inputs_embeds.new_ones(batch, past + length, dtype=torch.long)
             if attention_mask is not None and attention_mask.dim() == 2:
@@ -67,8 +75,8 @@ class LatheOptModel(LatheLlamaModel):
         return super().forward(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds + self.embed_positions(position_ids),
+            **{CACHE: cache},
             **kwargs,
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.serving.rival import Engine, Job, Rival, cached_values, read_config, rivals
+from compressor.modeling.cache import new_cache
 
 
 class _Torch:
@@ -22,7 +23,7 @@ class _Torch:
         self._model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
         if job.format == "qint8":
             self._model = _quantized(self._model)
-        self._cache: Any = None
+        self._past: dict[str, Any] = {}
         self._next: Any = None
         self.streamed_bytes = _streamed(self._model)
         self.kv_bytes = dtype.itemsize * cached_values(read_config(job.model))
@@ -39,13 +40,12 @@ class _Torch:
         return self._first(prompts).float().numpy()
 
     def _first(self, prompts: np.ndarray) -> Any:
-        self._cache = None
+        self._past = new_cache()
         return self._run(self._torch.from_numpy(prompts))
 
     def _run(self, tokens: Any) -> Any:
         with self._torch.inference_mode():
-            found = self._model(tokens, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
-        self._cache = found.past_key_values
+            found = self._model(tokens, use_cache=True, logits_to_keep=1, **self._past)
         return found.logits[:, -1]
 
 

@@ -42,14 +42,15 @@ class TorchBackend:
         prompt = (torch.arange(workload.context, device=device) % vocabulary)[None]
         if workload.metric == "ttft":
             return _synchronized(device, lambda: model(input_ids=prompt, use_cache=True, logits_to_keep=1))
-        from transformers import DynamicCache
+        from compressor.modeling.cache import new_cache
 
-        cache, token = DynamicCache(), prompt[:, :1].expand(workload.batch_size, 1)
+        past, token = new_cache(), prompt[:, :1].expand(workload.batch_size, 1)
+        (cache,) = past.values()
         with torch.inference_mode():
-            model(input_ids=prompt.expand(workload.batch_size, -1), past_key_values=cache, logits_to_keep=1)
+            model(input_ids=prompt.expand(workload.batch_size, -1), logits_to_keep=1, **past)
 
         def step() -> None:
-            model(input_ids=token, past_key_values=cache, logits_to_keep=1)
+            model(input_ids=token, logits_to_keep=1, **past)
             cache.crop(-1)
 
         return _synchronized(device, step)

@@ -44,6 +44,7 @@ SURFACE = {
         "--debug", "--no-debug",
     },
     "inspect": {"artefact", "--html", "--json", "--debug", "--no-debug"},
+    "refresh": {"artefact", "--overwrite", "--no-overwrite", "--dry-run", "--json", "--debug", "--no-debug"},
     "families": {"--json", "--debug", "--no-debug"},
     "serve": {
         "out", "--host", "--port", "--engine", "--device", "--threads", "--max-batch", "--max-length",

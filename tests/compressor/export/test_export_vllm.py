@@ -17,8 +17,8 @@ from compressor.export import exporters
 from compressor.export.artefact import export_artefact
 from compressor.export.dense import export_dense
 from compressor.export.vllm import check_head_size, check_parallel, check_served
-from compressor.modeling import PLUGIN_FILES
 from compressor.plan import Plan
+from compressor.shipped import PLUGIN_FILES
 from compressor.source import Source
 
 PACKAGE = "lathe_vllm_plugin"

@@ -1,0 +1,85 @@
+"""Today's model files for an artefact that another version of Lathe wrote. Its weights stay as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import UserError
+from compressor.export.files import write_bytes, write_json
+from compressor.export.manifest import FORMAT, MANIFEST, entry
+from compressor.shipped import SHIPPED_FILES, shipped_files, stale_files
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """What a refresh does. replaced: model files by name. edited: those of them that somebody changed after
+    they were exported. manifest: whether there is one to renew."""
+
+    replaced: list[str]
+    edited: list[str]
+    manifest: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan_refresh(directory: Path) -> Refresh:
+    """What there is to do, without doing it.
+
+    Raises:
+        UserError: the directory is no artefact of ours, or its manifest cannot be read.
+    """
+    files = shipped_files(directory)
+    if not files:
+        known = ", ".join(SHIPPED_FILES)
+        raise UserError(
+            f"{directory} holds no checkpoint of ours (config.json's model_type is none of {known})",
+            "Give the output directory of `lathe compress`.",
+        )
+    listed = _listed(directory)
+    stale = stale_files(directory)
+    edited = [name for name in stale if _differs(directory / name, listed.get(name))]
+    outdated = [n for n, content in files.items() if listed and not _same(content, listed.get(n))]
+    return Refresh(stale, edited, bool(outdated))
+
+
+def refresh(directory: Path) -> Refresh:
+    """Replace the artefact's model files by this Lathe's, then renew their entries in its manifest. What the
+    manifest says of all other files stays. One that was interrupted is finished by the next.
+
+    Raises:
+        UserError: as `plan_refresh`, or the file system refuses.
+    """
+    plan, files = plan_refresh(directory), shipped_files(directory)
+    for name in plan.replaced:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(directory / name, files[name])
+    if plan.manifest:
+        listed = _listed(directory) | {name: entry(directory / name) for name in files}
+        write_json(directory / MANIFEST, {"format": FORMAT, "files": dict(sorted(listed.items()))})
+    return plan
+
+
+def _listed(directory: Path) -> dict[str, Any]:
+    """The manifest's entries; none where a checkpoint was copied without it."""
+    file = directory / MANIFEST
+    if not file.exists():
+        return {}
+    try:
+        files = json.loads(file.read_text(encoding="utf-8"))["files"]
+        return dict(files)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"cannot read {file}: {error!r}", "Export the model again.") from None
+
+
+def _differs(file: Path, listed: Any) -> bool:
+    """Whether a file is there and is not what the manifest lists."""
+    return listed is not None and file.is_file() and not _same(file.read_bytes(), listed)
+
+
+def _same(content: bytes, listed: Any) -> bool:
+    return isinstance(listed, dict) and listed.get("sha256") == hashlib.sha256(content).hexdigest()
