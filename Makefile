@@ -28,7 +28,7 @@ LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-ma
 
 .PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-vllm test-vllm-slow test-browser lint \
 	check-artefact check-deploy lock-deploy bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm \
-	bench-serving bench-scale bench-ray families-table docs cold-start check-style check-imports hooks clean
+	bench-serving bench-scale bench-ray families-table check-compat docs cold-start check-style check-imports hooks clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -149,6 +149,33 @@ families-table: $(INSTALLED) $(VLLM_INSTALLED)  ## families x exporters from one
 	-$(BIN)/pytest -q -m '' -o junit_family=xunit1 --junitxml build/families/lathe.xml tests/compressor/families
 	-$(VLLM_BIN)/pytest -q -m '' -o junit_family=xunit1 --junitxml build/families/vllm.xml tests/on_vllm/test_vllm_families.py
 	$(BIN)/python -m benchmarks.families build/families/lathe.xml build/families/vllm.xml
+
+# Environments of what pyproject.toml allows: the oldest, and what is newest today. They hold Lathe's own
+# dependencies; the checks of artefacts run in processes that cannot import Lathe.
+OLDEST := transformers==5.19.0 onnxruntime==1.23.0
+TORCH ?= torch==2.13.0
+TESTERS := pytest pytest-asyncio hypothesis
+.venv-oldest/.installed: pyproject.toml Makefile
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --disable-pip-version-check $(TORCH) $(OLDEST) $(TESTERS) -e .
+	touch $@
+
+COMPAT := build/compat
+COMPAT_TESTS := tests/compressor/families/test_strangers.py tests/compressor/families/test_every_family.py \
+	tests/compressor/families/test_rounded_families.py
+define compat
+	-$(1)/bin/python -m pytest -q -m '' -o junit_family=xunit1 --junitxml $(COMPAT)/$(2).families.xml $(3)
+	$(1)/bin/pip freeze --all --disable-pip-version-check > $(COMPAT)/$(2).versions
+endef
+
+check-compat: $(INSTALLED) .venv-oldest/.installed $(VLLM_INSTALLED)  ## families x versions, oldest and newest: docs/compatibility.md
+	rm -rf $(COMPAT) && mkdir -p $(COMPAT)
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade $(TORCH) $(TESTERS) -e .
+	$(call compat,.venv-oldest,oldest,$(COMPAT_TESTS))
+	$(call compat,.venv-newest,newest,$(COMPAT_TESTS))
+	$(call compat,$(VLLM_VENV),vllm,tests/on_vllm/test_vllm_families.py)
+	$(BIN)/python -m benchmarks.compat $(COMPAT)
 
 test-vllm-slow: $(VLLM_INSTALLED)  ## its slower tests: tensor and pipeline parallel, a target met on vLLM
 	$(VLLM_BIN)/pytest tests/on_vllm -m slow

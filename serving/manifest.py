@@ -68,7 +68,7 @@ def _verify_listed(found: Iterable[Path], prefix: str, files: dict[str, Any]) ->
 
 def _verify_file(root: Path, name: str, entry: Any, *, hashed: bool = True) -> None:
     file = root / name
-    if file.is_symlink() or file.parent.is_symlink() or not file.is_file():
+    if not file.is_file() or not _own(root, file):
         raise UserError(f"{file} is missing or is not a plain file", "Export the model again.")
     if not isinstance(entry, dict) or file.stat().st_size != entry.get("bytes"):
         raise UserError(f"{file} has not the size that manifest.json states", "Copy or export it again.")
@@ -78,6 +78,14 @@ def _verify_file(root: Path, name: str, entry: Any, *, hashed: bool = True) -> N
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != entry.get("sha256"):
         raise UserError(f"{file} has not the hash that manifest.json states", "Copy or export it again.")
+
+
+def _own(root: Path, file: Path) -> bool:
+    """Whether a file is the artefact's own: it is no link, or one of those by which a snapshot in the hub's
+    cache (`snapshots/REVISION`) has its content in `blobs` beside it."""
+    if not file.is_symlink() and not file.parent.is_symlink():
+        return True
+    return file.resolve().parent == root.resolve().parent.parent / "blobs"
 
 
 def read_json(file: Path, *, optional: bool = False) -> dict[str, Any]:

@@ -54,9 +54,14 @@ class GraphWriter:
         domain: str = "",
         **attributes: Any,
     ) -> str:
-        """Add a node, named after its first output, which is returned."""
+        """Add a node, named after its first output, which is returned.
+
+        Inputs that are left out have empty names. At the end of the list none is written: ONNX Runtime takes
+        them there, OpenVINO (2026.4) refuses the model.
+        """
+        last = max((place for place, name in enumerate(inputs, 1) if name), default=0)
         self._nodes.append(
-            helper.make_node(operator, inputs, outputs, name=outputs[0], domain=domain, **attributes)
+            helper.make_node(operator, inputs[:last], outputs, name=outputs[0], domain=domain, **attributes)
         )
         return outputs[0]
 
