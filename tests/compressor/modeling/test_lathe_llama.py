@@ -29,7 +29,7 @@ from transformers import AutoModel, AutoModelForCausalLM, DynamicCache
 from compressor.export.checkpoint import uneven_config
 from compressor.export.layout import cut_tensors
 from compressor.modeling import LatheLlamaConfig, LatheLlamaForCausalLM, register
-from compressor.modeling.modeling_lathe_llama import LatheLlamaModel
+from compressor.modeling.modeling_lathe_llama import CACHE, LatheLlamaModel
 from compressor.plan import Plan
 from compressor.source import Source
 
@@ -99,9 +99,9 @@ def test_cached_generation_equals_uncached(sources: dict[str, Source], name: str
 def test_cache_length_is_right_without_attention_in_the_first_layer(sources: dict[str, Source]) -> None:
     model, ids = uneven(sources["plain"], PLANS["no attention first"]), tokens(1, 9)
     for cache in (DynamicCache(), DynamicCache(config=model.config)):
-        first = logits(model, ids[:, :5], past_key_values=cache)
+        first = logits(model, ids[:, :5], **{CACHE: cache})
         assert cache.get_seq_length() == 5
-        second = logits(model, ids[:, 5:], past_key_values=cache)
+        second = logits(model, ids[:, 5:], **{CACHE: cache})
         torch.testing.assert_close(torch.cat([first, second], 1), logits(model, ids), atol=1e-5, rtol=0)
 
 
