@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from compressor.errors import UserError
+from serving.chat_template import ChatTemplate, Rendering, Scalar, TemplateError
+from serving.control_tokens import ControlTokens, SpellingError
 
 
-class TemplateError(ValueError):
-    """The chat template refused the messages."""
+ASSISTANT_ANSWERS = Rendering()
 
 
 class Tokenizer:
     """A Hugging Face fast tokenizer with an exact map from tokens to bytes. Safe to share by threads."""
 
-    def __init__(self, directory: Path) -> None:
-        """Raises UserError when the files are missing or the decoder is of an unknown kind."""
+    def __init__(self, directory: Path, template_variables: Mapping[str, Scalar] | None = None) -> None:
+        """`template_variables`: what the chat template is given unless a chat says otherwise.
+
+        Raises:
+            UserError: the files are missing, the decoder is of an unknown kind, or the template does not read
+                one of the variables.
+        """
         from transformers import PreTrainedTokenizerFast
 
         try:
@@ -32,22 +39,34 @@ class Tokenizer:
         self._fast.no_padding()
         self._pieces = _piece_table(self._fast)
         self._longest = max((len(piece) for piece in self._fast.get_vocab()), default=1)
-        self.has_chat_template = bool(self._hf.chat_template)
+        self.controls = ControlTokens(self._fast)
+        self.template = ChatTemplate(self._hf, template_variables)
+        self.has_chat_template = self.template.exists
         self.eos_token_id: int | None = self._hf.eos_token_id
 
     def encode(self, text: str, *, special: bool = True) -> np.ndarray:
         """int64 [T]; `special`: with the special tokens that the model expects around plain text."""
         return np.array(self._fast.encode(text, add_special_tokens=special).ids, dtype=np.int64)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """int64 [T], ready for the assistant's answer. Raises TemplateError."""
-        import jinja2
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        how: Rendering = ASSISTANT_ANSWERS,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> np.ndarray:
+        """int64 [T]. Special tokens that messages, tools or variables spell are encoded as plain text.
 
+        Raises TemplateError.
+        """
+        given = [list(messages), list(tools) if tools else None, dict(how.variables)]
+        (messages, tools, variables), marks = self.controls.marked(given)
+        text = self.template.render(messages, replace(how, variables=variables), tools)
+        if marks is None:
+            return self.encode(text, special=how.special)
         try:
-            text = self._hf.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+            return self.controls.encode(text, marks, special=how.special)
+        except SpellingError as error:
             raise TemplateError(str(error)) from None
-        return np.array(self._fast.encode(text, add_special_tokens=False).ids, dtype=np.int64)
 
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """`special`: show special tokens, too."""
@@ -64,6 +83,11 @@ class Tokenizer:
     def piece(self, token: int) -> bytes:
         """The bytes a token adds to the text; none for special tokens and padding of the vocabulary."""
         return self._pieces.get(token, b"")
+
+    def specials(self, stops: Sequence[str], *, shown: bool) -> dict[int, str]:
+        """The special tokens, and their texts, that count in an answer which stops at `stops`: all where they
+        are `shown`."""
+        return self.controls.texts if shown else self.controls.spelled_in("\n".join(stops))
 
     def label(self, token: int) -> bytes:
         """The bytes a token is shown as in log-probabilities: special tokens by their names."""

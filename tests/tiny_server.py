@@ -106,11 +106,13 @@ class Running:
         max_length: int = CONTEXT,
         alias: str | None = None,
         request_timeout: float | None = None,
+        defaults: dict[str, float] | None = None,
+        variables: dict[str, Any] | None = None,
         prefix_cache: int = 0,
         **options: Any,
     ) -> None:
         artefact = open_artefact(artefact_dir)
-        tokenizer = ServedTokenizer(artefact.path)
+        tokenizer = ServedTokenizer(artefact.path, variables)
         self.metrics = Metrics(NAME, target_ms=17.0, alias=alias)
         self.runner = GatedRunner(artefact.graph, max_batch=max_batch, max_length=max_length, threads=1)
         kept = Prefixes(self.runner, self.metrics, PROMPT_CHUNK, prefix_cache) if prefix_cache else None
@@ -124,7 +126,7 @@ class Running:
         )
         self.metrics.watch(self.backend, artefact, "onnx")
         self.service = Service(
-            NAME, self.backend, tokenizer, artefact, self.metrics, request_timeout=request_timeout
+            NAME, self.backend, tokenizer, artefact, self.metrics, request_timeout, defaults=defaults or {}
         )
         self.server = Server(self.service, **options)
         self._listener = listen("127.0.0.1", 0)

@@ -19,7 +19,6 @@ HARMLESS = frozenset(
         "parallel_tool_calls",
         "service_tier",
         "request_id",
-        "priority",
     }
 )
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -31,26 +30,39 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
-    "min_p": (0,),
-    "repetition_penalty": (1,),
     "length_penalty": (1,),
     "use_beam_search": (False,),
-    "skip_special_tokens": (True,),
-    "spaces_between_special_tokens": (True,),
-    "add_special_tokens": (True,),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
-    "include_stop_str_in_output": (False,),
-    "stop_token_ids": ([],),
     "logit_processors": ([],),
     "bad_words": ([],),
     "documents": ([],),
     "detokenize": (True,),
-    "echo": (False,),
+    "priority": (0,),
+    "prompt_logprobs": (0,),
+    "allowed_token_ids": ([],),
+    "logprob_token_ids": ([],),
+    "return_tokens_as_token_ids": (False,),
+    "structured_outputs": ({},),
     "chat_template_kwargs": ({},),
-    "reasoning_effort": ("none",),
+    "echo": (False,),
     "verbosity": ("medium",),
 }
+INSTEAD = {
+    "structured_outputs": "use response_format",
+    "guided_json": "use response_format with type json_schema",
+    "guided_choice": "use response_format with type json_schema and an enum",
+    "guided_regex": "use response_format with type json_schema and a pattern",
+    "guided_grammar": "use response_format with type json_schema",
+    "guided_whitespace_pattern": "use response_format with type json_schema",
+    "structural_tag": "use response_format with type json_schema",
+    "chat_template": "the model's own is used",
+    "truncate_prompt_tokens": "send a prompt that fits",
+    "prompt_embeds": "send prompt",
+    "reasoning_effort": "only chats have it",
+    "chat_template_kwargs": "only chats have them",
+    "add_generation_prompt": "only chats have it",
+    "continue_final_message": "only chats have it",
+}
+"""What to do without a field that others know."""
 
 
 def check_field(name: str, value: Any, known: list[str]) -> None:
@@ -63,8 +75,15 @@ def check_field(name: str, value: Any, known: list[str]) -> None:
         return
     shown = str(name)[:60]
     if name in NEUTRAL:
-        if any(value == neutral for neutral in NEUTRAL[name]):
+        if any(_same(value, neutral) for neutral in NEUTRAL[name]):
             return
-        raise FieldError(shown, f"{shown} is not supported")
+    if name in NEUTRAL or name in INSTEAD:
+        hint = f"; {INSTEAD[name]}" if name in INSTEAD else ""
+        raise FieldError(shown, f"{shown} is not supported" + hint)
     near = difflib.get_close_matches(shown, known, 1)
     raise FieldError(shown, f"unknown field {shown!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def _same(value: Any, neutral: Any) -> bool:
+    """Equal, and not a truth value for a number or the other way round."""
+    return bool(value == neutral) and isinstance(value, bool) == isinstance(neutral, bool)

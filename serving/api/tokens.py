@@ -16,6 +16,7 @@ from serving.api.limits import FieldError
 from serving.api.messages import Message
 from serving.api.schemas import Strict, Token
 from serving.api.service import Service
+from serving.api.template_options import TemplateOptions
 
 MAX_TOKENS = 2**18
 
@@ -26,18 +27,20 @@ class _Body(Strict):
     model: str | None = None
 
 
-class TokenizeBody(_Body):
+class TokenizeBody(_Body, TemplateOptions):
     """POST /tokenize: a prompt, or the messages of a chat."""
 
     prompt: str | None = None
     messages: list[Message] | None = Field(None, min_length=1, max_length=10_000)
-    add_special_tokens: bool = True
     return_token_strs: bool = False
 
     @model_validator(mode="after")
     def _one_of_them(self) -> TokenizeBody:
         if (self.prompt is None) == (self.messages is None):
             raise FieldError("prompt", "give either a prompt or messages")
+        given = self.model_fields_set & (TemplateOptions.model_fields.keys() - {"add_special_tokens"})
+        if given and self.messages is None:
+            raise FieldError(min(given), f"{min(given)} is for messages; this is a prompt")
         return self
 
 
@@ -76,7 +79,7 @@ async def _read(request: Request, kind: type[Any]) -> tuple[Service, Any]:
 
 async def _tokens(service: Service, body: TokenizeBody) -> np.ndarray:
     if body.messages is not None:
-        return await chat_tokens(service, body.messages)
+        return await chat_tokens(service, body.messages, body)
     prompt = body.prompt or ""
     service.check_text(prompt, "prompt")
-    return await asyncio.to_thread(service.tokenizer.encode, prompt, special=body.add_special_tokens)
+    return await asyncio.to_thread(service.tokenizer.encode, prompt, special=body.add_special_tokens is not False)

@@ -8,8 +8,8 @@ Legend: S tokens of one slot, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -24,7 +24,9 @@ class GenerationRequest:
 
     `logprobs` is how many likeliest tokens to report with every token (None: no scores at all);
     `arrived` is the `time.perf_counter()` of its arrival at the server; the answer has to match `grammar`;
-    what was kept of earlier prompts is used where `cache_salt` is the same.
+    what was kept of earlier prompts is used where `cache_salt` is the same. `specials`: special tokens, and
+    their texts, that are part of the answer (`show_specials`) or that a stop string spells; `keep_stop`: the
+    stop string that ends the answer is a part of it.
     """
 
     prompt: np.ndarray
@@ -35,6 +37,10 @@ class GenerationRequest:
     choice: int = 0
     min_tokens: int = 0
     stop: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
+    specials: Mapping[int, str] = field(default_factory=dict)
+    show_specials: bool = False
+    keep_stop: bool = False
     ignore_eos: bool = False
     logprobs: int | None = None
     score_prompt: bool = False
