@@ -129,7 +129,8 @@ def read_variables(text: str | None) -> dict[str, Scalar]:
         raise UserError(f"--default-chat-template-kwargs is not valid JSON: {error}") from None
     if not isinstance(found, dict):
         raise UserError(
-            "--default-chat-template-kwargs is not a JSON object", 'Write it like \'{"enable_thinking": false}\'.'
+            "--default-chat-template-kwargs is not a JSON object",
+            "Write it like '{\"enable_thinking\": false}'.",
         )
     for name, value in found.items():
         if not isinstance(value, str | int | float | bool | None):

@@ -72,7 +72,7 @@ class ControlTokens:
         return {token: content for token, content in self.texts.items() if content in text}
 
     def marked(self, documents: Any) -> tuple[Any, Marks | None]:
-        """The documents with marks around the special tokens that their strings spell, keys excepted; no marks
+        """The documents with marks around the special tokens that their strings (but for keys) spell; no marks
         where they spell none."""
         present = set(json.dumps(documents, ensure_ascii=False))
         start, end, *_ = (chr(code) for code in PRIVATE_USE if chr(code) not in present)
@@ -88,7 +88,7 @@ class ControlTokens:
         return (changed, marks) if found else (documents, None)
 
     def encode(self, rendered: str, marks: Marks, *, special: bool) -> np.ndarray:
-        """int64 [T] of a text rendered from marked documents; `special`: with those that go around plain text.
+        """int64 [T] of a text rendered from marked documents; `special`: with those around plain text.
 
         Raises SpellingError.
         """

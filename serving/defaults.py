@@ -80,7 +80,10 @@ def _is_number(value: Any) -> bool:
 def _tell(found: Mapping[str, float], idle: list[str]) -> None:
     if found:
         values = ", ".join(f"{name} {value:g}" for name, value in found.items())
-        log.warning("%s recommends %s: used where a request leaves them out; not with --generation-config none",
-                    FILE, values)  # fmt: skip
+        log.warning(
+            "%s recommends %s: used where a request leaves them out, but not with --generation-config none",
+            FILE,
+            values,
+        )
     if idle:
         log.warning("%s also sets %s, which this engine does not apply", FILE, ", ".join(idle))

@@ -19,6 +19,9 @@ from typing import Any
 import llguidance
 import numpy as np
 
+from serving.json_schema import definitions, each_schema, rewritten, without_idle
+from serving.pattern_properties import written_out
+from serving.schema_errors import NO_WAY_ON, explained
 from serving.tokenizer import Tokenizer
 
 SCHEMA_BYTES = 64 * 1024
@@ -26,6 +29,8 @@ SCHEMA_DEPTH = 60
 LARGEST_MULTIPLE = 10_000
 """Of the least common multiple of all `multipleOf`: the automaton has as many states."""
 KEPT = 64
+MOST_BLAMED = 64
+"""Parts of a schema that are looked at for the one at fault."""
 WHITESPACE = r"[ \n]{0,16}"
 """Between the parts of a document; without an end, a weak model may never stop writing it."""
 LIMITS = llguidance.LLParserLimits(
@@ -62,7 +67,7 @@ class Constraint:
         self._check()
         allowed_V = np.unpackbits(packed, bitorder="little")[: self._vocab_size].astype(bool)
         if not allowed_V.any():
-            raise GrammarError("the schema leaves no way to go on")
+            raise GrammarError(NO_WAY_ON)
         return allowed_V
 
     def accept(self, token: int) -> None:
@@ -72,7 +77,7 @@ class Constraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise GrammarError(_first_line(self._matcher.get_error()))
+            raise GrammarError(explained(self._matcher.get_error(), {}))
 
 
 class Grammar:
@@ -101,29 +106,68 @@ class Grammars:
         """Raises GrammarError."""
         text = _checked(schema)
         with self._lock:
-            grammar = self._kept.pop(text, None) or self._compiled(text)
+            grammar = self._kept.pop(text, None) or self._compiled(schema)
             self._kept[text] = grammar
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
             return grammar
 
-    def _compiled(self, text: str) -> Grammar:
+    def _compiled(self, schema: dict[str, Any]) -> Grammar:
+        """Checked so far that an answer can begin."""
         if not self._eos:
             raise GrammarError("this model has no end token")
         try:
-            if self._tokens is None:
-                self._tokens = llguidance.LLTokenizer(
-                    self._tokenizer.to_json(), n_vocab=self._vocab_size, eos_token=self._eos
-                )
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(
-                text, overrides={"whitespace_pattern": WHITESPACE}
-            )
-            matcher = llguidance.LLMatcher(self._tokens, grammar, log_level=0, limits=LIMITS)
+            plain = rewritten(rewritten(schema, without_idle), self._written_out)
+            grammar = Grammar(self._matcher(plain), self._vocab_size)
+            self._follows(grammar, '{"')
         except ValueError as error:
-            raise GrammarError(_first_line(str(error))) from None
+            raise GrammarError(self._explained(str(error), schema)) from None
+        return grammar
+
+    def _explained(self, message: str, schema: dict[str, Any]) -> str:
+        """In place of "a required part is unsatisfiable", why that part is."""
+        inner = list(each_schema(schema))[:MOST_BLAMED] if "required" in message else []
+        for pointer, part in reversed(inner[1:]):
+            try:
+                self._matcher(definitions(schema) | part)
+            except ValueError as error:
+                if "Unsatisfiable" in str(error):
+                    return f"{explained(str(error), part)} (in {pointer})"
+        return explained(message, schema)
+
+    def _written_out(self, schema: dict[str, Any]) -> dict[str, Any]:
+        return written_out(schema, self._can_follow)
+
+    def _can_follow(self, schema: dict[str, Any], text: str) -> bool:
+        try:
+            return self._follows(Grammar(self._matcher(schema), self._vocab_size), text)
+        except ValueError:
+            return False
+
+    def _follows(self, grammar: Grammar, text: str) -> bool:
+        """Whether a document may begin with `text`. Raises GrammarError: then nothing may follow."""
+        constraint = grammar.begin()
+        allowed_V = constraint.allowed()
+        for token in self._tokenizer.encode(text, special=False):
+            if not allowed_V[token]:
+                return False
+            constraint.accept(int(token))
+            allowed_V = constraint.allowed()
+        return True
+
+    def _matcher(self, schema: dict[str, Any]) -> llguidance.LLMatcher:
+        """Raises ValueError."""
+        if self._tokens is None:
+            self._tokens = llguidance.LLTokenizer(
+                self._tokenizer.to_json(), n_vocab=self._vocab_size, eos_token=self._eos
+            )
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(
+            _text(schema), overrides={"whitespace_pattern": WHITESPACE}
+        )
+        matcher = llguidance.LLMatcher(self._tokens, grammar, log_level=0, limits=LIMITS)
         if matcher.is_error():
-            raise GrammarError(_first_line(matcher.get_error()))
-        return Grammar(matcher, self._vocab_size)
+            raise ValueError(matcher.get_error())
+        return matcher
 
 
 def _checked(schema: dict[str, Any]) -> str:
@@ -137,7 +181,7 @@ def _checked(schema: dict[str, Any]) -> str:
         if key == "multipleOf" and _is_positive(value):
             multiples.append(value)
     try:
-        text = json.dumps(schema, separators=(",", ":"))
+        text = _text(schema)
     except ValueError as error:  # an integer of thousands of digits
         raise GrammarError(str(error)) from None
     if len(text) > SCHEMA_BYTES:
@@ -145,6 +189,10 @@ def _checked(schema: dict[str, Any]) -> str:
     if _states(multiples) > LARGEST_MULTIPLE:
         raise GrammarError(f"multipleOf: the least common multiple is more than {LARGEST_MULTIPLE} steps")
     return text
+
+
+def _text(schema: dict[str, Any]) -> str:
+    return json.dumps(schema, separators=(",", ":"))
 
 
 def _is_positive(value: Any) -> bool:
@@ -168,7 +216,3 @@ def _walk(document: dict[str, Any]) -> Iterator[tuple[int, str, Any]]:
             yield depth, key, inner
             if isinstance(inner, dict | list):
                 stack.append((depth + 1, inner))
-
-
-def _first_line(message: str) -> str:
-    return message.strip().partition("\n")[0]

@@ -43,7 +43,9 @@ class TokenScore:
 class Sampler:
     """Chooses the tokens of one sequence and remembers what it chose, for the penalties."""
 
-    def __init__(self, sampling: Sampling, choice: int = 0, prompt: Collection[int] | np.ndarray = ()) -> None:
+    def __init__(
+        self, sampling: Sampling, choice: int = 0, prompt: Collection[int] | np.ndarray = ()
+    ) -> None:
         """`choice` separates the streams of the `n` answers to one prompt that share a seed."""
         self._sampling = sampling
         seed = None if sampling.seed is None else (sampling.seed % 2**64, choice)
@@ -76,8 +78,8 @@ class Sampler:
         scores_V = logits_V.astype(np.float64)
         if repeated:
             seen = np.union1d(self._prompt, np.fromiter(self._counts, np.int64))
-            scores = scores_V[seen]
-            scores_V[seen] = np.where(scores < 0, scores * s.repetition_penalty, scores / s.repetition_penalty)
+            penalty = s.repetition_penalty
+            scores_V[seen] = np.where(scores_V[seen] < 0, scores_V[seen] * penalty, scores_V[seen] / penalty)
         for token, count in penalised.items():
             scores_V[token] -= s.presence_penalty + s.frequency_penalty * count
         for token, bias in s.logit_bias.items():
@@ -104,7 +106,7 @@ def _weights(scores_V: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def _truncate(weights_V: np.ndarray, sampling: Sampling) -> tuple[np.ndarray | None, np.ndarray]:
-    """(tokens, weights) that are left after top-k, top-p and min-p in turn; tokens None: the whole vocabulary."""
+    """(tokens, weights) left after top-k, top-p and min-p in turn; tokens None: the whole vocabulary."""
     tokens, weights = None, weights_V
     if sampling.top_k:
         tokens = _likeliest(weights, sampling.top_k)

@@ -14,7 +14,6 @@ from compressor.errors import UserError
 from serving.chat_template import ChatTemplate, Rendering, Scalar, TemplateError
 from serving.control_tokens import ControlTokens, SpellingError
 
-
 ASSISTANT_ANSWERS = Rendering()
 
 

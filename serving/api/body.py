@@ -8,8 +8,9 @@ import pydantic_core
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from serving.api.complaint import complaint
 from serving.api.errors import CLIENT_CLOSED, ApiError, invalid
-from serving.api.limits import FieldError, Limits
+from serving.api.limits import Limits
 
 BODY_LIMIT = 4 * 2**20
 
@@ -30,7 +31,7 @@ async def read_model(request: Request, model: type[Model], limits: Limits | None
     try:
         return model.model_validate(document, context=limits)
     except ValidationError as error:
-        raise _invalid_field(error) from None
+        raise complaint(error, document) from None
 
 
 async def read_json(request: Request) -> bytes:
@@ -54,14 +55,3 @@ async def read_json(request: Request) -> bytes:
 
 def _too_large() -> ApiError:
     return ApiError(413, f"the body is larger than {BODY_LIMIT} bytes", code="request_too_large")
-
-
-def _invalid_field(error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False, include_input=False)[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, FieldError):
-        return invalid(str(cause), cause.field)
-    path = ".".join(str(part) for part in first["loc"])[:100]
-    return invalid(
-        f"{path}: {first['msg']}" if path else first["msg"], str(first["loc"][0]) if path else None
-    )

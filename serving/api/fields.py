@@ -74,9 +74,8 @@ def check_field(name: str, value: Any, known: list[str]) -> None:
     if name in HARMLESS:
         return
     shown = str(name)[:60]
-    if name in NEUTRAL:
-        if any(_same(value, neutral) for neutral in NEUTRAL[name]):
-            return
+    if any(_same(value, neutral) for neutral in NEUTRAL.get(name, ())):
+        return
     if name in NEUTRAL or name in INSTEAD:
         hint = f"; {INSTEAD[name]}" if name in INSTEAD else ""
         raise FieldError(shown, f"{shown} is not supported" + hint)

@@ -30,7 +30,8 @@ class TemplateOptions(BaseModel):
         """
         if self.add_generation_prompt and self.continue_final_message:
             raise FieldError(
-                "continue_final_message", "continue_final_message and add_generation_prompt exclude each other"
+                "continue_final_message",
+                "continue_final_message and add_generation_prompt exclude each other",
             )
         variables = dict(self.chat_template_kwargs)
         if self.reasoning_effort is not None:

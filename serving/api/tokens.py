@@ -82,4 +82,5 @@ async def _tokens(service: Service, body: TokenizeBody) -> np.ndarray:
         return await chat_tokens(service, body.messages, body)
     prompt = body.prompt or ""
     service.check_text(prompt, "prompt")
-    return await asyncio.to_thread(service.tokenizer.encode, prompt, special=body.add_special_tokens is not False)
+    special = body.add_special_tokens is not False
+    return await asyncio.to_thread(service.tokenizer.encode, prompt, special=special)

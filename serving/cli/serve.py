@@ -114,7 +114,8 @@ def serve(
         str | None,
         typer.Option(
             metavar="JSON",
-            help='Variables of the chat template, unless a request sets them: \'{"enable_thinking": false}\'.',
+            help="Variables of the chat template, unless a request sets them, such as "
+            "'{\"enable_thinking\": false}'.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line when ready.")] = False,
