@@ -72,8 +72,8 @@ class ControlTokens:
         return {token: content for token, content in self.texts.items() if content in text}
 
     def marked(self, documents: Any) -> tuple[Any, Marks | None]:
-        """The documents with marks around the special tokens that their strings (but for keys) spell; no marks
-        where they spell none."""
+        """The documents with marks around the special tokens that their strings, but not their keys, spell;
+        no marks where they spell none."""
         present = set(json.dumps(documents, ensure_ascii=False))
         start, end, *_ = (chr(code) for code in PRIVATE_USE if chr(code) not in present)
         marks, found = Marks(start, end), False

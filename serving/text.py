@@ -86,10 +86,9 @@ class TextStream:
 
     def push(self, piece: bytes, token: int = -1, *, may_stop: bool = True) -> str:
         """The text that became certain with one more token, whose bytes are `piece`."""
-        if token in self._symbols:
-            text = self._symbols[token]
-        elif token in self._specials:
-            text = self._utf8.decode(b"", final=True) + self._specials[token]
+        if token in self._specials:
+            name = self._symbols.get(token, self._specials[token])
+            text = self._utf8.decode(b"", final=True) + name
         else:
             text = self._utf8.decode(piece)
         return self._shown(self._matcher.push(text, may_stop=may_stop))
