@@ -39,15 +39,21 @@ class Tokenizer:
         """int64 [T]; `special`: with the special tokens that the model expects around plain text."""
         return np.array(self._fast.encode(text, add_special_tokens=special).ids, dtype=np.int64)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """int64 [T], ready for the assistant's answer. Raises TemplateError."""
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> np.ndarray:
+        """int64 [T], ready for the assistant's answer; `variables` are more that the template is given. Raises
+        TemplateError."""
+        text = self.render_chat(messages, **variables)
+        return np.array(self._fast.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> str:
+        """The text that `encode_chat` encodes. Raises TemplateError."""
         import jinja2
 
+        given = {"tokenize": False, "add_generation_prompt": True} | variables
         try:
-            text = self._hf.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+            return str(self._hf.apply_chat_template(list(messages), **given))
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise TemplateError(str(error)) from None
-        return np.array(self._fast.encode(text, add_special_tokens=False).ids, dtype=np.int64)
 
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """`special`: show special tokens, too."""
@@ -56,6 +62,11 @@ class Tokenizer:
     def to_json(self) -> str:
         """The whole tokenizer, as in tokenizer.json."""
         return str(self._fast.to_str())
+
+    def token_of(self, text: str) -> int | None:
+        """The token that a text is by itself, if there is one."""
+        token = self._fast.token_to_id(text)
+        return None if token is None else int(token)
 
     def surely_longer_than(self, text: str, tokens: int) -> bool:
         """Whether `text` cannot fit into `tokens` tokens, judged without tokenizing it."""

@@ -33,7 +33,7 @@ class Sequence:
         self._eos = eos
         self._sampler = Sampler(request.sampling, request.choice)
         self._constraint = request.grammar.begin() if request.grammar else None
-        self._text = TextStream(request.stop)
+        self._text = TextStream(request.stop, request.verbatim)
         self._prompt_scores: list[TokenScore] = []
         self._generated = 0
         self._unsent: tuple[int, list[TokenScore]] = (0, [])
@@ -73,7 +73,7 @@ class Sequence:
             scores.append(score(logits_V, token, request.logprobs))
         self._unsent = (count + 1, scores)
         ended = token in self._eos
-        text = "" if ended else self._text.push(self._piece(token))
+        text = "" if ended else self._text.push(request.spelled.get(token) or self._piece(token))
         if ended or self._text.stopped or (self._constraint and self._constraint.complete):
             self._finish("stop", observer, text)
         elif self._generated >= request.max_tokens:
