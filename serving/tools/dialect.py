@@ -10,10 +10,9 @@ from serving.tokenizer import TemplateError
 from serving.tools.form import Form
 from serving.tools.registry import form_of
 
-Render = Callable[..., str]
-"""Messages, and variables of the template, to text; raises TemplateError."""
-VARIABLES = ("tools", "xml_tools")
-"""Names under which templates expect tools; SmolLM3 has the second."""
+Messages = Sequence[Mapping[str, Any]]
+Render = Callable[[Messages, Messages], str]
+"""Messages and tools to text; raises TemplateError."""
 
 _NAME, _KEY, _VALUE, _RESULT, _ID = "lathe_probe", "probe_key", "probe_value", "probe_result", "a1b2c3d4e"
 _TOOL = {
@@ -28,17 +27,15 @@ _TOOL = {
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How tools are given to a template, and what it makes of a history with calls.
+    """What a template makes of tools and of a history with calls.
 
     Attributes:
-        variable: the name under which it expects tools.
         form: how the model writes calls; None: in a way that is not known here.
         shows_calls: whether earlier calls are written out; otherwise they have to be words of the assistant.
         shows_results: whether results are.
         text_arguments: whether it expects arguments as JSON text, not as a mapping.
     """
 
-    variable: str
     form: Form | None
     shows_calls: bool
     shows_results: bool
@@ -47,21 +44,13 @@ class Dialect:
 
 def dialect_of(render: Render) -> Dialect | None:
     """None: the template shows no tools."""
-    for variable in VARIABLES:
-        shown = _rendered(render, [_user()], {variable: [_TOOL]})
-        if _NAME in shown:
-            return _with_history(render, variable, shown)
-    return None
-
-
-def _with_history(render: Render, variable: str, shown: str) -> Dialect:
-    chats = {
-        text: _rendered(render, [_user(), *_exchange(text)], {variable: [_TOOL]}) for text in (False, True)
-    }
+    shown = _rendered(render, [_user()])
+    if _NAME not in shown:
+        return None
+    chats = {text: _rendered(render, [_user(), *_exchange(text)]) for text in (False, True)}
     text_arguments = _VALUE not in chats[False] and _VALUE in chats[True]
     chat = chats[text_arguments]
     return Dialect(
-        variable=variable,
         form=form_of(chat or shown),
         shows_calls=_VALUE in chat,
         shows_results=_RESULT in chat,
@@ -69,9 +58,9 @@ def _with_history(render: Render, variable: str, shown: str) -> Dialect:
     )
 
 
-def _rendered(render: Render, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
+def _rendered(render: Render, messages: Messages) -> str:
     try:
-        return render(messages, **variables)
+        return render(messages, [_TOOL])
     except TemplateError:
         return ""
 
