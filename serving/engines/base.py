@@ -8,8 +8,8 @@ Legend: S tokens of one slot, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -24,7 +24,8 @@ class GenerationRequest:
 
     `logprobs` is how many likeliest tokens to report with every token (None: no scores at all);
     `arrived` is the `time.perf_counter()` of its arrival at the server; the answer has to match `grammar`;
-    what was kept of earlier prompts is used where `cache_salt` is the same.
+    what was kept of earlier prompts is used where `cache_salt` is the same; `shown`: special tokens that
+    are part of the text, with their bytes.
     """
 
     prompt: np.ndarray
@@ -40,6 +41,7 @@ class GenerationRequest:
     score_prompt: bool = False
     grammar: Grammar | None = None
     cache_salt: str = ""
+    shown: Mapping[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
