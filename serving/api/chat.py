@@ -54,7 +54,7 @@ async def _prepare(service: Service, body: ChatBody, arrived: float) -> Call:
             logprobs=body.top_logprobs if body.logprobs else None,
             grammar=grammar,
             cache_salt=body.cache_salt,
-            shown=service.thinking.shown,
+            spelled=service.thinking.spelled,
         )
         for choice in range(body.n)
     ]

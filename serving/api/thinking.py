@@ -68,7 +68,7 @@ class Thinking:
     """How the served model thinks, if it does.
 
     Attributes:
-        shown: special tokens that have to be part of the text for its marks to be read, with their bytes.
+        spelled: special tokens that have to be part of the text for its marks to be read, with their bytes.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, ends: Collection[int]) -> None:
@@ -76,7 +76,7 @@ class Thinking:
         self._format = reasoning_format(tokenizer.chat_template)
         marks = {mark: tokenizer.token(mark) for mark in (self._format.marks if self._format else ())}
         self._marks = {mark: token for mark, token in marks.items() if token is not None}
-        self.shown = {token: mark.encode() for mark, token in self._marks.items()}
+        self.spelled = {token: mark.encode() for mark, token in self._marks.items()}
 
     def turn(self, prompt: np.ndarray) -> Turn:
         """For one answer to a chat's prompt."""
@@ -102,4 +102,4 @@ class Thinking:
         return self._tokenizer.decode(prompt[-PROMPT_END:].tolist(), special=True)
 
     def _piece(self, token: int) -> bytes:
-        return self.shown.get(token) or self._tokenizer.piece(token)
+        return self.spelled.get(token) or self._tokenizer.piece(token)

@@ -24,8 +24,8 @@ class GenerationRequest:
 
     `logprobs` is how many likeliest tokens to report with every token (None: no scores at all);
     `arrived` is the `time.perf_counter()` of its arrival at the server; the answer has to match `grammar`;
-    what was kept of earlier prompts is used where `cache_salt` is the same; `shown`: special tokens that
-    are part of the text, with their bytes.
+    what was kept of earlier prompts is used where `cache_salt` is the same; `spelled` are special tokens that
+    are part of the text, and what they add to it.
     """
 
     prompt: np.ndarray
@@ -41,7 +41,7 @@ class GenerationRequest:
     score_prompt: bool = False
     grammar: Grammar | None = None
     cache_salt: str = ""
-    shown: Mapping[int, bytes] = field(default_factory=dict)
+    spelled: Mapping[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

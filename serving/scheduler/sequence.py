@@ -73,7 +73,7 @@ class Sequence:
             scores.append(score(logits_V, token, request.logprobs))
         self._unsent = (count + 1, scores)
         ended = token in self._eos
-        text = "" if ended else self._text.push(request.shown.get(token) or self._piece(token))
+        text = "" if ended else self._text.push(request.spelled.get(token) or self._piece(token))
         if ended or self._text.stopped or (self._constraint and self._constraint.complete):
             self._finish("stop", observer, text)
         elif self._generated >= request.max_tokens:
