@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import llguidance
 import numpy as np
@@ -130,7 +130,7 @@ class Grammars:
 
     def _of_schema(self, text: str, options: dict[str, Any], field: str) -> Grammar:
         return self._compiled(
-            lambda: llguidance.LLMatcher.grammar_from_json_schema(text, overrides=options), field
+            lambda: llguidance.LLMatcher.grammar_from_json_schema(text, overrides=cast(Any, options)), field
         )
 
     def _kept_or(self, text: str, make: Callable[[], Grammar]) -> Grammar:

@@ -33,6 +33,7 @@ class Tokenizer:
         self._pieces = _piece_table(self._fast)
         self._longest = max((len(piece) for piece in self._fast.get_vocab()), default=1)
         self.has_chat_template = bool(self._hf.chat_template)
+        self.chat_template = _default_template(self._hf.chat_template)
         self.eos_token_id: int | None = self._hf.eos_token_id
 
     def encode(self, text: str, *, special: bool = True) -> np.ndarray:
@@ -82,6 +83,11 @@ class Tokenizer:
         """Whether `text` cannot fit into `tokens` tokens, judged without tokenizing it."""
         return len(text) > self._longest * tokens
 
+    def token(self, name: str) -> int | None:
+        """The one token that is spelt so, if there is one."""
+        found: int | None = self._fast.token_to_id(name)
+        return found
+
     def piece(self, token: int) -> bytes:
         """The bytes a token adds to the text; none for special tokens and padding of the vocabulary."""
         return self._pieces.get(token, b"")
@@ -89,6 +95,10 @@ class Tokenizer:
     def label(self, token: int) -> bytes:
         """The bytes a token is shown as in log-probabilities: special tokens by their names."""
         return self._pieces.get(token) or str(self._fast.id_to_token(token) or "").encode()
+
+
+def _default_template(template: str | dict[str, str] | None) -> str:
+    return (template.get("default", "") if isinstance(template, dict) else template) or ""
 
 
 def _piece_table(fast: Any) -> dict[int, bytes]:

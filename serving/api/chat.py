@@ -39,7 +39,7 @@ async def _prepare(service: Service, body: ChatBody, arrived: float) -> Call:
     service.check_room(body.n)
     tokens = await chat_tokens(service, body.messages)
     service.check_tokens(tokens, body.limit or 1, "messages")
-    grammar = await service.grammar(body.schema_demanded)
+    grammar = service.thinking.before(await service.grammar(body.schema_demanded), tokens)
     requests = [
         GenerationRequest(
             prompt=tokens,
@@ -54,6 +54,7 @@ async def _prepare(service: Service, body: ChatBody, arrived: float) -> Call:
             logprobs=body.top_logprobs if body.logprobs else None,
             grammar=grammar,
             cache_salt=body.cache_salt,
+            spelled=service.thinking.spelled,
         )
         for choice in range(body.n)
     ]

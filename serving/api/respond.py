@@ -160,7 +160,8 @@ class EventStream(Response):
         async for chunk in self._generation:
             if chunk.error is not None:
                 raise ApiError(chunk.status, chunk.error)
-            await _send_event(send, self._writer.event(chunk))
+            for event in self._writer.events(chunk):
+                await _send_event(send, event)
         for closing in self._writer.closing():
             await _send_event(send, closing)
         if self._gone:  # what is sent after that is dropped without a word

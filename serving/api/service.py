@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from serving.api.errors import ApiError, invalid
+from serving.api.thinking import Thinking
 from serving.artefact import Artefact
 from serving.engines.base import Backend, DrainingError, NoRoomError
 from serving.grammar import Grammar, GrammarError, Grammars
@@ -34,8 +35,10 @@ class Service:
     ready: bool = False
     draining: bool = False
     grammars: Grammars = field(init=False)
+    thinking: Thinking = field(init=False)
 
     def __post_init__(self) -> None:
+        self.thinking = Thinking(self.tokenizer, self.backend.vocab_size, self.backend.eos)
         self.grammars = Grammars(self.tokenizer, self.backend.vocab_size, self.backend.eos)
 
     @property

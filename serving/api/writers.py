@@ -11,6 +11,7 @@ from typing import Any
 
 from serving.api.schemas import UsageEvents
 from serving.api.service import Service
+from serving.api.thinking import Part
 from serving.engines.base import Chunk, GenerationRequest
 from serving.sampling import TokenScore
 from serving.tokenizer import Tokenizer
@@ -19,7 +20,7 @@ Json = dict[str, Any]
 
 
 class Writer(ABC):
-    """Writes the answer to one call, streamed (`opening`, `event`, `closing`) or `whole`."""
+    """Writes the answer to one call, streamed (`opening`, `events`, `closing`) or `whole`."""
 
     prefix: str
     whole_object: str
@@ -39,8 +40,8 @@ class Writer(ABC):
         }
 
     @abstractmethod
-    def part(self, chunk: Chunk) -> Json:
-        """The choice object of a stream's event."""
+    def parts(self, chunk: Chunk) -> list[Json]:
+        """The choice objects of a stream's events, one an event; the last chunk of a choice has one."""
 
     @abstractmethod
     def fold(self, index: int, parts: list[Json]) -> Json:
@@ -50,9 +51,10 @@ class Writer(ABC):
         """Events before the first chunk."""
         return ()
 
-    def event(self, chunk: Chunk) -> Json:
+    def events(self, chunk: Chunk) -> Iterable[Json]:
         self._completion_tokens += chunk.tokens
-        return self._envelope([self.part(chunk)])
+        for part in self.parts(chunk):
+            yield self._envelope([part])
 
     def closing(self) -> Iterable[Json]:
         """Events after the last chunk."""
@@ -61,7 +63,7 @@ class Writer(ABC):
 
     def whole(self, chunks: Sequence[Chunk]) -> Json:
         self._completion_tokens += sum(chunk.tokens for chunk in chunks)
-        parts = [self.part(chunk) for chunk in chunks]
+        parts = [part for chunk in chunks for part in self.parts(chunk)]
         choices = [self.fold(i, [part for part in parts if part["index"] == i]) for i in range(self._count)]
         return self._head | {"object": self.whole_object, "choices": choices, "usage": self._usage()}
 
@@ -95,14 +97,15 @@ class CompletionWriter(Writer):
         self._scored = requests[0].logprobs is not None
         self._places = [_Place(service.tokenizer, echo) for echo in echoes]
 
-    def part(self, chunk: Chunk) -> Json:
+    def parts(self, chunk: Chunk) -> list[Json]:
         echo, self._echoes[chunk.index] = self._echoes[chunk.index], ""
-        return {
+        part = {
             "index": chunk.index,
             "text": echo + chunk.text,
             "logprobs": self._logprobs(chunk) if self._scored else None,
             "finish_reason": chunk.finish,
         }
+        return [part]
 
     def fold(self, index: int, parts: list[Json]) -> Json:
         logprobs = [part["logprobs"] for part in parts if part["logprobs"]]
@@ -144,30 +147,54 @@ class ChatWriter(Writer):
     def __init__(self, service: Service, requests: Sequence[GenerationRequest], usage: UsageEvents) -> None:
         super().__init__(service, requests, usage)
         self._scored = requests[0].logprobs is not None
+        self._turns = [service.thinking.turn(request.prompt) for request in requests]
 
     def opening(self) -> Iterable[Json]:
         for index in range(self._count):
             delta = {"role": "assistant", "content": "", "refusal": None}
             yield self._envelope([{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}])
 
-    def part(self, chunk: Chunk) -> Json:
-        scored = {"content": [self._scores(score) for score in chunk.scores], "refusal": None}
+    def parts(self, chunk: Chunk) -> list[Json]:
+        said = self._turns[chunk.index].read(chunk)
+        if not said and chunk.last:
+            said = [Part("content", "")]
+        choices = [self._choice(chunk.index, part) for part in said]
+        if choices:
+            choices[-1]["finish_reason"] = chunk.finish
+        return choices
+
+    def _choice(self, index: int, part: Part) -> Json:
+        scored = {"content": [self._scores(score) for score in part.scores], "refusal": None}
         return {
-            "index": chunk.index,
-            "delta": {"content": chunk.text} if chunk.text else {},
+            "index": index,
+            "delta": _delta(part),
             "logprobs": scored if self._scored else None,
-            "finish_reason": chunk.finish,
+            "finish_reason": None,
         }
 
     def fold(self, index: int, parts: list[Json]) -> Json:
-        text = "".join(part["delta"].get("content", "") for part in parts)
         scores = [score for part in parts if part["logprobs"] for score in part["logprobs"]["content"]]
         return {
             "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None, "annotations": []},
+            "message": self._message([part["delta"] for part in parts]),
             "logprobs": {"content": scores, "refusal": None} if self._scored else None,
             "finish_reason": parts[-1]["finish_reason"],
         }
+
+    def _message(self, deltas: Sequence[Json]) -> Json:
+        """Content is null where nothing came after the thinking."""
+        text = "".join(delta.get("content", "") for delta in deltas)
+        thought = "".join(delta.get("reasoning_content", "") for delta in deltas)
+        message: Json = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+        if not thought:
+            return message
+        return message | {"content": text or None} | _reasoning(thought)
+
+    def _usage(self) -> Json:
+        if not any(turn.splits for turn in self._turns):
+            return super()._usage()
+        thought = sum(turn.reasoning_tokens for turn in self._turns)
+        return super()._usage() | {"completion_tokens_details": {"reasoning_tokens": thought}}
 
     def _scores(self, score: TokenScore) -> Json:
         top = [self._entry(token, logprob) for token, logprob in score.top]
@@ -176,6 +203,17 @@ class ChatWriter(Writer):
     def _entry(self, token: int, logprob: float | None) -> Json:
         piece = self._tokenizer.label(token)
         return {"token": piece.decode(errors="replace"), "logprob": logprob, "bytes": list(piece)}
+
+
+def _delta(part: Part) -> Json:
+    if not part.text:
+        return {}
+    return _reasoning(part.text) if part.kind == "reasoning" else {"content": part.text}
+
+
+def _reasoning(text: str) -> Json:
+    """Under the name that most clients read, and under the newer one of vLLM and OpenRouter."""
+    return {"reasoning_content": text, "reasoning": text}
 
 
 class _Place:
