@@ -1,4 +1,5 @@
-"""Answers that have to match a JSON schema, or call tools: a schema becomes a grammar, a grammar masks tokens.
+"""Answers that have to match a JSON schema, or that call tools: what is asked becomes a grammar, a grammar
+masks tokens.
 
 llguidance does the work. Nothing is precomputed for a schema, so that a step of any grammar costs
 microseconds; what a hostile schema could make large is refused before it is compiled or limited inside.
@@ -159,7 +160,7 @@ class Grammars:
 
 
 class Vocabulary:
-    """llguidance's view of a tokenizer, which takes some added tokens for special that the tokenizer does not."""
+    """llguidance's view of a tokenizer. It takes some added tokens for special that are not, `<tool_call>`."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos: Sequence[int]) -> None:
         """Raises GrammarError."""
@@ -173,7 +174,7 @@ class Vocabulary:
 
     def special(self, text: str) -> int | None:
         """The special token that `text` is; None where it is written with ordinary ones."""
-        token = self._tokenizer.token_of(text)
+        token = self._tokenizer.token(text)
         return token if token is not None and self.tokens.is_special_token(token) else None
 
 

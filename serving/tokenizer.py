@@ -74,11 +74,6 @@ class Tokenizer:
         """The whole tokenizer, as in tokenizer.json."""
         return str(self._fast.to_str())
 
-    def token_of(self, text: str) -> int | None:
-        """The token that a text is by itself, if there is one."""
-        token = self._fast.token_to_id(text)
-        return None if token is None else int(token)
-
     def surely_longer_than(self, text: str, tokens: int) -> bool:
         """Whether `text` cannot fit into `tokens` tokens, judged without tokenizing it."""
         return len(text) > self._longest * tokens

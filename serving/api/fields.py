@@ -51,6 +51,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": ("none",),
     "verbosity": ("medium",),
 }
+OLD = {"functions": "tools", "function_call": "tool_choice"}
+"""Fields that others have replaced."""
 
 
 def check_field(name: str, value: Any, known: list[str]) -> None:
@@ -65,6 +67,7 @@ def check_field(name: str, value: Any, known: list[str]) -> None:
     if name in NEUTRAL:
         if any(value == neutral for neutral in NEUTRAL[name]):
             return
-        raise FieldError(shown, f"{shown} is not supported")
+        instead = f"; use {OLD[name]}" if name in OLD and OLD[name] in known else ""
+        raise FieldError(shown, f"{shown} is not supported{instead}")
     near = difflib.get_close_matches(shown, known, 1)
     raise FieldError(shown, f"unknown field {shown!r}" + (f"; did you mean {near[0]!r}?" if near else ""))

@@ -10,6 +10,7 @@ from serving.api.fields import check_field
 from serving.api.formats import ResponseFormat
 from serving.api.limits import FieldError, Limits
 from serving.api.messages import Message
+from serving.api.tool_fields import ToolFields
 from serving.sampling import Sampling
 
 MAX_CHOICES = 8
@@ -142,7 +143,7 @@ class CompletionBody(GenerationBody):
         return cast("list[str] | list[list[int]]", self.prompt)
 
 
-class ChatBody(GenerationBody):
+class ChatBody(GenerationBody, ToolFields):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=10_000)
@@ -155,6 +156,13 @@ class ChatBody(GenerationBody):
     def _scores_asked_for(self) -> ChatBody:
         if self.top_logprobs and not self.logprobs:
             raise FieldError("top_logprobs", "top_logprobs needs logprobs to be true")
+        return self
+
+    @model_validator(mode="after")
+    def _tools_end_the_answer(self) -> ChatBody:
+        if self.tool_use and self.tool_use.choice != "none" and (self.ignore_eos or self.min_tokens):
+            name = "ignore_eos" if self.ignore_eos else "min_tokens"
+            raise FieldError(name, f"{name}: an answer that may call tools ends with its last call")
         return self
 
     @property

@@ -68,6 +68,10 @@ class Form:
         """For a call that the model gave none."""
         return secrets.token_hex(5)[:9] if self.nine else f"call_{secrets.token_hex(12)}"
 
+    def written_head(self, name: str) -> str:
+        """What a call of a tool begins with, behind its opening."""
+        return _written(self.head, name)
+
     def write(self, calls: list[tuple[str, str]]) -> str:
         """Calls, (name, arguments) each, as the model would have written them."""
         texts = [_written(self.head, name) + arguments + _written(self.tails[0]) for name, arguments in calls]

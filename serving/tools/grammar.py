@@ -1,7 +1,7 @@
 """What an answer may be where there are tools, as a grammar in llguidance's dialect of Lark.
 
-Words are free until a call begins; from there on the name is that of a tool and the arguments match its schema.
-Special tokens that are no marks of calls stay as free among words as they are without tools.
+Words are free until a call begins; from there on the name is that of a tool, and the arguments match its
+schema. Special tokens that are no marks of calls stay as free among words as they are without tools.
 """
 
 from __future__ import annotations

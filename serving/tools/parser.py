@@ -38,8 +38,8 @@ Event = Text | Start | Arguments
 class CallParser:
     """What is certain of an answer, piece by piece; what does not become a call is text.
 
-    However a text is cut into pieces, it gives the same words, calls and arguments. White space next to a call
-    is dropped. The arguments of a call are told as they come: where no grammar holds the model to them, they
+    However a text is cut into pieces, it gives the same words, calls and arguments. White space next to a
+    call is dropped. The arguments of a call are told as they come: where no grammar holds the model to them, they
     may be incomplete.
     """
 
@@ -49,7 +49,9 @@ class CallParser:
         self._first = Pattern(form.before + form.head)
         self._bare = Pattern((" ", *form.head))
         self._ends = [Pattern(tail + form.closing) for tail in form.tails]
-        self._nexts = [Pattern((*tail, *form.more, *form.head)) for tail in form.tails if form.more is not None]
+        self._nexts = [
+            Pattern((*tail, *form.more, *form.head)) for tail in form.tails if form.more is not None
+        ]
         self._state = self._beginning if form.bare else self._words
         self._held = self._opened = ""
         self._object = _Object()
@@ -68,8 +70,8 @@ class CallParser:
         return events
 
     def flush(self, *, cut: bool) -> list[Event]:
-        """The rest; call once, at the end. `cut`: the answer had not come to its own end, so that the beginning
-        of a call is no text of it."""
+        """The rest; call once, at the end. `cut`: the answer had not come to its own end, so that the
+        beginning of a call is no text of it."""
         rest, self._held = self._held, ""
         if self._state == self._head:
             self._tell("" if cut and self._first.match(rest).status != "none" else self._opened + rest)

@@ -1,4 +1,4 @@
-"""Pieces of a call, matched against a text that may not be complete yet, or written as a regular expression."""
+"""Pieces of a call, matched against a text that may not be complete, or written as a regular expression."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OPTIONAL_SPACE = "[ \\n]?"
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """`partial`: all fits, and more has to come. `end`: of what matched; `name` and `id` where they are given."""
+    """`partial`: all fits, and more has to come. `end`: of what matched; `name` and `id`, where given."""
 
     status: Literal["full", "partial", "none"]
     end: int = 0

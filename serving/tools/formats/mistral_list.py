@@ -1,4 +1,4 @@
-"""Mistral up to its tokenizer version 7: `[TOOL_CALLS]` and a list of objects, with ids where histories are."""
+"""Mistral up to its tokenizer version 7: `[TOOL_CALLS]` and a list of objects, each perhaps with an id."""
 
 from __future__ import annotations
 
