@@ -23,16 +23,16 @@ async def chat_completions(request: Request) -> Response:
     return await respond(request, "chat", ChatBody, _prepare)
 
 
-async def chat_tokens(service: Service, messages: Sequence[Message]) -> np.ndarray:
+async def chat_tokens(service: Service, messages: Sequence[Message], param: str = "messages") -> np.ndarray:
     """int64 [T]: the messages as the model is given them. Raises ApiError 400."""
     if not service.tokenizer.has_chat_template:
-        raise invalid(f"{service.name} has no chat template; use /v1/completions", "messages")
+        raise invalid(f"{service.name} has no chat template; use /v1/completions", param)
     given = [message.for_template() for message in messages]
-    service.check_text("".join(message["content"] for message in given), "messages")
+    service.check_text("".join(message["content"] for message in given), param)
     try:
         return await asyncio.to_thread(service.tokenizer.encode_chat, given)
     except TemplateError as error:
-        raise invalid(f"the chat template refused the messages: {error}", "messages") from None
+        raise invalid(f"the chat template refused the messages: {error}", param) from None
 
 
 async def _prepare(service: Service, body: ChatBody, arrived: float) -> Call:
@@ -58,4 +58,4 @@ async def _prepare(service: Service, body: ChatBody, arrived: float) -> Call:
         )
         for choice in range(body.n)
     ]
-    return Call(requests, ChatWriter(service, requests, body.usage_events))
+    return Call(requests, ChatWriter(service, requests, body.usage_events, tier=body.service_tier))
