@@ -73,6 +73,7 @@ class DelayedGrammar(Grammar):
         vocab_size: int,
     ) -> None:
         self._answer = answer
+        self.field = answer.field
         self._begin = begin
         self._piece = piece
         self._opening = opening

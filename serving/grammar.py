@@ -1,4 +1,5 @@
-"""Answers that have to match a JSON schema: a schema becomes a grammar, a grammar masks tokens.
+"""Answers that have to match a JSON schema, or that call tools: what is asked becomes a grammar, a grammar
+masks tokens.
 
 llguidance does the work. Nothing is precomputed for a schema, so that a step of any grammar costs
 microseconds; what a hostile schema could make large is refused before it is compiled or limited inside.
@@ -12,21 +13,24 @@ import json
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import llguidance
 import numpy as np
 
 from serving.tokenizer import Tokenizer
+from serving.tools.grammar import Rules, Tool, closed, lark
 
 SCHEMA_BYTES = 64 * 1024
+TOOLS_BYTES = 256 * 1024
 SCHEMA_DEPTH = 60
 LARGEST_MULTIPLE = 10_000
 """Of the least common multiple of all `multipleOf`: the automaton has as many states."""
 KEPT = 64
-WHITESPACE = r"[ \n]{0,16}"
+OPTIONS = {"whitespace_pattern": r"[ \n]{0,16}"}
 """Between the parts of a document; without an end, a weak model may never stop writing it."""
 LIMITS = llguidance.LLParserLimits(
     max_grammar_size=50_000,
@@ -76,11 +80,13 @@ class Constraint:
 
 
 class Grammar:
-    """A compiled schema, shared by all sequences that have to match it."""
+    """A compiled schema or set of rules, shared by all sequences that have to match it. `field`: of requests,
+    that it comes from."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int) -> None:
+    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int, field: str) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
+        self.field = field
 
     def begin(self) -> Constraint:
         return Constraint(self._matcher.deep_copy(), self._vocab_size)
@@ -95,35 +101,90 @@ class Grammars:
         self._eos = sorted(eos)
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Grammar] = OrderedDict()
-        self._tokens: llguidance.LLTokenizer | None = None
+        self._known: Vocabulary | None = None
 
     def compile(self, schema: dict[str, Any]) -> Grammar:
         """Raises GrammarError."""
         text = _checked(schema)
         with self._lock:
-            grammar = self._kept.pop(text, None) or self._compiled(text)
-            self._kept[text] = grammar
-            if len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-            return grammar
+            return self._kept_or(text, lambda: self._of_schema(text, OPTIONS, "response_format"))
 
-    def _compiled(self, text: str) -> Grammar:
-        if not self._eos:
-            raise GrammarError("this model has no end token")
+    def compile_tools(self, rules: Rules) -> Grammar:
+        """Raises GrammarError, which names the tool whose schema cannot be used."""
+        for tool in rules.tools:
+            with _blaming(tool):
+                _checked(tool.parameters)
+        if rules.answer is not None:
+            _checked(rules.answer)
+        with self._lock:
+            text = lark(rules, self._vocabulary(), OPTIONS)
+            if len(text) > TOOLS_BYTES:
+                raise GrammarError(f"the schemas of all tools are larger than {TOOLS_BYTES} bytes")
+            return self._kept_or(text, lambda: self._of_rules(rules, text))
+
+    def _of_rules(self, rules: Rules, text: str) -> Grammar:
+        for tool in rules.tools:
+            with _blaming(tool):
+                options = OPTIONS | {"lenient": not tool.strict}
+                self._of_schema(json.dumps(closed(tool.parameters)), options, "tools")
+        return self._compiled(lambda: llguidance.LLMatcher.grammar_from_lark(text), "tools")
+
+    def _of_schema(self, text: str, options: dict[str, Any], field: str) -> Grammar:
+        return self._compiled(
+            lambda: llguidance.LLMatcher.grammar_from_json_schema(text, overrides=cast(Any, options)), field
+        )
+
+    def _kept_or(self, text: str, make: Callable[[], Grammar]) -> Grammar:
+        grammar = self._kept.pop(text, None) or make()
+        self._kept[text] = grammar
+        if len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return grammar
+
+    def _compiled(self, grammar: Callable[[], str], field: str) -> Grammar:
+        tokens = self._vocabulary().tokens
         try:
-            if self._tokens is None:
-                self._tokens = llguidance.LLTokenizer(
-                    self._tokenizer.to_json(), n_vocab=self._vocab_size, eos_token=self._eos
-                )
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(
-                text, overrides={"whitespace_pattern": WHITESPACE}
-            )
-            matcher = llguidance.LLMatcher(self._tokens, grammar, log_level=0, limits=LIMITS)
+            matcher = llguidance.LLMatcher(tokens, grammar(), log_level=0, limits=LIMITS)
         except ValueError as error:
             raise GrammarError(_first_line(str(error))) from None
         if matcher.is_error():
             raise GrammarError(_first_line(matcher.get_error()))
-        return Grammar(matcher, self._vocab_size)
+        return Grammar(matcher, self._vocab_size, field)
+
+    def _vocabulary(self) -> Vocabulary:
+        if not self._eos:
+            raise GrammarError("this model has no end token")
+        if self._known is None:
+            self._known = Vocabulary(self._tokenizer, self._vocab_size, self._eos)
+        return self._known
+
+
+class Vocabulary:
+    """llguidance's view of a tokenizer. It takes some added tokens for special that are not, `<tool_call>`."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos: Sequence[int]) -> None:
+        """Raises GrammarError."""
+        self._tokenizer = tokenizer
+        try:
+            self.tokens = llguidance.LLTokenizer(tokenizer.to_json(), n_vocab=vocab_size, eos_token=list(eos))
+        except ValueError as error:
+            raise GrammarError(_first_line(str(error))) from None
+        known = (token for token in range(vocab_size) if self.tokens.is_special_token(token))
+        self.specials = [token for token in known if token not in eos and tokenizer.label(token)]
+
+    def special(self, text: str) -> int | None:
+        """The special token that `text` is; None where it is written with ordinary ones."""
+        token = self._tokenizer.token(text)
+        return token if token is not None and self.tokens.is_special_token(token) else None
+
+
+@contextmanager
+def _blaming(tool: Tool) -> Iterator[None]:
+    """Raises GrammarErrors with the tool's name."""
+    try:
+        yield
+    except GrammarError as error:
+        raise GrammarError(f"the parameters of {tool.name!r} cannot be enforced: {error}") from None
 
 
 def _checked(schema: dict[str, Any]) -> str:

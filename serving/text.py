@@ -6,11 +6,22 @@ import codecs
 from collections.abc import Sequence
 
 
-class StopMatcher:
-    """Lets text through until a stop string is complete; holds back what may be the start of one."""
+def longest_start(text: str, words: Sequence[str]) -> int:
+    """Length of the longest end of `text` that is the start of one of `words`, and not all of it."""
+    longest = max((len(word) for word in words), default=1) - 1
+    for length in range(min(longest, len(text)), 0, -1):
+        if any(word.startswith(text[-length:]) for word in words):
+            return length
+    return 0
 
-    def __init__(self, stops: Sequence[str]) -> None:
+
+class StopMatcher:
+    """Lets text through until a stop string is complete; holds back what may be the start of one. From one of
+    `verbatim` on, nothing is a stop string."""
+
+    def __init__(self, stops: Sequence[str], verbatim: Sequence[str] = ()) -> None:
         self._stops = tuple(stops)
+        self._verbatim = tuple(verbatim) if stops else ()
         self._held = ""
         self.stopped = False
 
@@ -20,10 +31,14 @@ class StopMatcher:
             return ""
         text = self._held + text
         found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if any(0 <= text.find(start) < min(found, default=len(text)) for start in self._verbatim):
+            self._stops = self._verbatim = ()
+            self._held = ""
+            return text
         if found:
             self.stopped, self._held = True, ""
             return text[: min(found)]
-        safe = len(text) - self._longest_start(text)
+        safe = len(text) - longest_start(text, self._stops + self._verbatim)
         self._held = text[safe:]
         return text[:safe]
 
@@ -32,21 +47,13 @@ class StopMatcher:
         rest, self._held = self._held, ""
         return rest
 
-    def _longest_start(self, text: str) -> int:
-        """Length of the longest end of `text` that is the start of a stop string."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
-        for length in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-length:]) for stop in self._stops):
-                return length
-        return 0
-
 
 class TextStream:
     """The text of one sequence. Bytes that never become a character are shown as U+FFFD."""
 
-    def __init__(self, stops: Sequence[str] = ()) -> None:
+    def __init__(self, stops: Sequence[str] = (), verbatim: Sequence[str] = ()) -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._matcher = StopMatcher(stops)
+        self._matcher = StopMatcher(stops, verbatim)
 
     @property
     def stopped(self) -> bool:

@@ -40,15 +40,31 @@ class Tokenizer:
         """int64 [T]; `special`: with the special tokens that the model expects around plain text."""
         return np.array(self._fast.encode(text, add_special_tokens=special).ids, dtype=np.int64)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> np.ndarray:
         """int64 [T], ready for the assistant's answer. Raises TemplateError."""
+        text = self.render_chat(messages, tools)
+        return np.array(self._fast.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+
+    def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> str:
+        """The text that `encode_chat` encodes. SmolLM3's template calls its tools xml_tools. Raises
+        TemplateError."""
         import jinja2
 
         try:
-            text = self._hf.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+            text = self._hf.apply_chat_template(
+                list(messages),
+                tools=list(tools) if tools else None,
+                tokenize=False,
+                add_generation_prompt=True,
+                **({"xml_tools": list(tools)} if tools else {}),
+            )
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise TemplateError(str(error)) from None
-        return np.array(self._fast.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+        return str(text)
 
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """`special`: show special tokens, too."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.api.errors import invalid
+from serving.api.history import History
 from serving.api.messages import Message
 from serving.api.respond import Call, respond
 from serving.api.schemas import ChatBody
@@ -23,23 +26,35 @@ async def chat_completions(request: Request) -> Response:
     return await respond(request, "chat", ChatBody, _prepare)
 
 
-async def chat_tokens(service: Service, messages: Sequence[Message], param: str = "messages") -> np.ndarray:
+async def chat_tokens(
+    service: Service, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+) -> np.ndarray:
     """int64 [T]: the messages as the model is given them. Raises ApiError 400."""
     if not service.tokenizer.has_chat_template:
-        raise invalid(f"{service.name} has no chat template; use /v1/completions", param)
-    given = [message.for_template() for message in messages]
-    service.check_text("".join(message["content"] for message in given), param)
+        raise invalid(f"{service.name} has no chat template; use /v1/completions", "messages")
+    dialect = service.tools.dialect
+    if tools and dialect is None:
+        raise invalid("tools: this model's chat template shows no tools", "tools")
+    history = History(dialect, thoughts="reasoning_content" in service.tokenizer.chat_template)
+    given = history.written(messages)
+    service.check_text("".join(message["content"] for message in given), "messages")
+    service.check_text("".join(json.dumps(tool) for tool in tools), "tools")
     try:
-        return await asyncio.to_thread(service.tokenizer.encode_chat, given)
+        return await asyncio.to_thread(service.tokenizer.encode_chat, given, tools)
     except TemplateError as error:
-        raise invalid(f"the chat template refused the messages: {error}", param) from None
+        raise invalid(f"the chat template refused the messages: {error}", "messages") from None
 
 
 async def _prepare(service: Service, body: ChatBody, arrived: float) -> Call:
     service.check_room(body.n)
-    tokens = await chat_tokens(service, body.messages)
+    use = body.tool_use
+    calling = service.tools.calling(use, body.schema_demanded)
+    tokens = await chat_tokens(service, body.messages, use.shown if use else ())
     service.check_tokens(tokens, body.limit or 1, "messages")
-    grammar = service.thinking.before(await service.grammar(body.schema_demanded), tokens)
+    answer = (
+        await service.tool_grammar(calling.rules) if calling else await service.grammar(body.schema_demanded)
+    )
+    grammar = service.thinking.before(answer, tokens)
     requests = [
         GenerationRequest(
             prompt=tokens,
@@ -54,8 +69,9 @@ async def _prepare(service: Service, body: ChatBody, arrived: float) -> Call:
             logprobs=body.top_logprobs if body.logprobs else None,
             grammar=grammar,
             cache_salt=body.cache_salt,
-            spelled=service.thinking.spelled,
+            spelled=service.thinking.spelled | (calling.spelled if calling else {}),
+            verbatim=calling.verbatim if calling else (),
         )
         for choice in range(body.n)
     ]
-    return Call(requests, ChatWriter(service, requests, body.usage_events, tier=body.service_tier))
+    return Call(requests, ChatWriter(service, requests, body.usage_events, calling, body.service_tier))

@@ -88,6 +88,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "web_search_options": (),
 }
+OLD = {"functions": "tools", "function_call": "tool_choice"}
+"""Fields that others have replaced."""
 
 
 def check_field(
@@ -105,7 +107,8 @@ def check_field(
     elif name in neutral:
         if not any(_same(value, usual) for usual in neutral[name]):
             reason = f": {REASONS[name]}" if name in REASONS else ""
-            raise FieldError(shown, f"{shown} is not supported{reason}")
+            instead = f"; use {OLD[name]}" if name in OLD and OLD[name] in known else ""
+            raise FieldError(shown, f"{shown} is not supported{reason}{instead}")
     else:
         near = difflib.get_close_matches(shown, known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

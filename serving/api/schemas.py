@@ -11,6 +11,7 @@ from serving.api.fields import NEUTRAL, check_field
 from serving.api.formats import ResponseFormat
 from serving.api.limits import FieldError, Limits
 from serving.api.messages import Message
+from serving.api.tool_fields import ToolFields
 from serving.sampling import Sampling
 
 MAX_CHOICES = 8
@@ -162,7 +163,18 @@ class CompletionBody(GenerationBody):
         return cast("list[str] | list[list[int]]", self.prompt)
 
 
-class ChatBody(GenerationBody):
+class TalkBody(GenerationBody, ToolFields):
+    """What all requests have in common whose answers may call tools."""
+
+    @model_validator(mode="after")
+    def _tools_end_the_answer(self) -> TalkBody:
+        if self.tool_use and self.tool_use.choice != "none" and (self.ignore_eos or self.min_tokens):
+            name = "ignore_eos" if self.ignore_eos else "min_tokens"
+            raise FieldError(name, f"{name}: an answer that may call tools ends with its last call")
+        return self
+
+
+class ChatBody(TalkBody):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=10_000)

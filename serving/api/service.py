@@ -12,11 +12,13 @@ import numpy as np
 
 from serving.api.errors import ApiError, invalid
 from serving.api.thinking import Thinking
+from serving.api.tools import ServedTools
 from serving.artefact import Artefact
 from serving.engines.base import Backend, DrainingError, NoRoomError
 from serving.grammar import Grammar, GrammarError, Grammars
 from serving.metrics import Metrics
 from serving.tokenizer import Tokenizer
+from serving.tools.grammar import Rules
 
 
 @dataclass(slots=True)
@@ -36,9 +38,11 @@ class Service:
     draining: bool = False
     grammars: Grammars = field(init=False)
     thinking: Thinking = field(init=False)
+    tools: ServedTools = field(init=False)
 
     def __post_init__(self) -> None:
         self.thinking = Thinking(self.tokenizer, self.backend.vocab_size, self.backend.eos)
+        self.tools = ServedTools(self.tokenizer)
         self.grammars = Grammars(self.tokenizer, self.backend.vocab_size, self.backend.eos)
 
     @property
@@ -101,6 +105,13 @@ class Service:
             return await asyncio.to_thread(self.grammars.compile, schema)
         except GrammarError as error:
             raise invalid(f"{param}: {error}", param) from None
+
+    async def tool_grammar(self, rules: Rules) -> Grammar:
+        """What keeps an answer to tools. Raises ApiError 400 when a schema cannot be used."""
+        try:
+            return await asyncio.to_thread(self.grammars.compile_tools, rules)
+        except GrammarError as error:
+            raise invalid(f"tools: {error}", "tools") from None
 
     def _too_long(self, what: str, param: str) -> ApiError:
         message = f"{what} more than this server's {self.backend.max_length} tokens"

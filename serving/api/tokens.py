@@ -16,6 +16,7 @@ from serving.api.limits import FieldError
 from serving.api.messages import Message
 from serving.api.schemas import Strict, Token
 from serving.api.service import Service
+from serving.api.tool_fields import MAX_TOOLS, FunctionTool
 
 MAX_TOKENS = 2**18
 
@@ -27,10 +28,11 @@ class _Body(Strict):
 
 
 class TokenizeBody(_Body):
-    """POST /tokenize: a prompt, or the messages of a chat."""
+    """POST /tokenize: a prompt, or the messages of a chat with its tools."""
 
     prompt: str | None = None
     messages: list[Message] | None = Field(None, min_length=1, max_length=10_000)
+    tools: list[FunctionTool] = Field([], max_length=MAX_TOOLS)
     add_special_tokens: bool = True
     return_token_strs: bool = False
 
@@ -38,6 +40,8 @@ class TokenizeBody(_Body):
     def _one_of_them(self) -> TokenizeBody:
         if (self.prompt is None) == (self.messages is None):
             raise FieldError("prompt", "give either a prompt or messages")
+        if self.tools and self.messages is None:
+            raise FieldError("tools", "tools belong to messages")
         return self
 
 
@@ -76,7 +80,7 @@ async def _read(request: Request, kind: type[Any]) -> tuple[Service, Any]:
 
 async def _tokens(service: Service, body: TokenizeBody) -> np.ndarray:
     if body.messages is not None:
-        return await chat_tokens(service, body.messages)
+        return await chat_tokens(service, body.messages, [tool.for_template() for tool in body.tools])
     prompt = body.prompt or ""
     service.check_text(prompt, "prompt")
     return await asyncio.to_thread(service.tokenizer.encode, prompt, special=body.add_special_tokens)

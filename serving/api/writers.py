@@ -13,6 +13,7 @@ from serving.api.schemas import UsageEvents
 from serving.api.scores import described
 from serving.api.service import Service
 from serving.api.thinking import Part
+from serving.api.tools import Calling, calls_of
 from serving.engines.base import Chunk, GenerationRequest
 from serving.sampling import TokenScore
 from serving.tokenizer import Tokenizer
@@ -143,33 +144,44 @@ class ChatWriter(Writer):
         service: Service,
         requests: Sequence[GenerationRequest],
         usage: UsageEvents,
+        calling: Calling | None = None,
         tier: str | None = None,
     ) -> None:
-        """`tier`: the service tier that was asked for; there is one."""
+        """`calling`: how the answers may call tools; `tier`: the service tier that was asked for, there is
+        one."""
         super().__init__(service, requests, usage)
         self._head |= {"service_tier": "default"} if tier else {}
         self._scored = requests[0].logprobs is not None
+        self._calls = [calling.deltas() if calling else None for _ in requests]
         self._turns = [service.thinking.turn(request.prompt) for request in requests]
 
     def opening(self) -> Iterable[Json]:
         for index in range(self._count):
-            delta = {"role": "assistant", "content": "", "refusal": None}
+            content = "" if self._calls[index] is None else None
+            delta = {"role": "assistant", "content": content, "refusal": None}
             yield self._envelope([{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}])
 
     def parts(self, chunk: Chunk) -> list[Json]:
-        said = self._turns[chunk.index].read(chunk)
-        if not said and chunk.last:
-            said = [Part("content", "")]
-        choices = [self._choice(chunk.index, part) for part in said]
-        if choices:
-            choices[-1]["finish_reason"] = chunk.finish
+        calls, finish = self._calls[chunk.index], chunk.finish
+        deltas: list[tuple[Json, Sequence[TokenScore]]] = []
+        for part in self._turns[chunk.index].read(chunk):
+            spoken = part.kind == "content" and calls is not None
+            deltas += (
+                calls.read(part.text, part.scores) if spoken and calls else [(_delta(part), part.scores)]
+            )
+        if chunk.last:
+            deltas += calls.end(cut=finish == "length") if calls else ()
+            deltas = deltas or [({}, ())]
+        choices = [self._choice(chunk.index, delta, scores) for delta, scores in deltas]
+        if chunk.last:
+            choices[-1]["finish_reason"] = calls.finish(finish) if calls else finish
         return choices
 
-    def _choice(self, index: int, part: Part) -> Json:
-        scored = {"content": [described(self._tokenizer, score) for score in part.scores], "refusal": None}
+    def _choice(self, index: int, delta: Json, scores: Sequence[TokenScore]) -> Json:
+        scored = {"content": [described(self._tokenizer, score) for score in scores], "refusal": None}
         return {
             "index": index,
-            "delta": _delta(part),
+            "delta": delta,
             "logprobs": scored if self._scored else None,
             "finish_reason": None,
         }
@@ -184,13 +196,13 @@ class ChatWriter(Writer):
         }
 
     def _message(self, deltas: Sequence[Json]) -> Json:
-        """Content is null where nothing came after the thinking."""
+        """Content is null where nothing came after the thinking, or nothing but calls."""
         text = "".join(delta.get("content", "") for delta in deltas)
         thought = "".join(delta.get("reasoning_content", "") for delta in deltas)
         message: Json = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
-        if not thought:
-            return message
-        return message | {"content": text or None} | _reasoning(thought)
+        if calls := calls_of(deltas):
+            message |= {"content": text or None, "tool_calls": calls}
+        return message | {"content": text or None} | _reasoning(thought) if thought else message
 
     def _usage(self) -> Json:
         if not any(turn.splits for turn in self._turns):

@@ -25,7 +25,7 @@ class GenerationRequest:
     `logprobs` is how many likeliest tokens to report with every token (None: no scores at all);
     `arrived` is the `time.perf_counter()` of its arrival at the server; the answer has to match `grammar`;
     what was kept of earlier prompts is used where `cache_salt` is the same; `spelled` are special tokens that
-    are part of the text, and what they add to it.
+    are part of the text, and what they add to it; from one of `verbatim` on, nothing is a stop string.
     """
 
     prompt: np.ndarray
@@ -42,6 +42,7 @@ class GenerationRequest:
     grammar: Grammar | None = None
     cache_salt: str = ""
     spelled: Mapping[int, bytes] = field(default_factory=dict)
+    verbatim: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

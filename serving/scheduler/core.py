@@ -205,7 +205,8 @@ class Scheduler:
         try:
             step()
         except GrammarError as error:
-            sequence.fail(f"response_format: {error}", status=400)
+            field = sequence.request.grammar.field if sequence.request.grammar else "response_format"
+            sequence.fail(f"{field}: {error}", status=400)
         except Exception:
             log.exception("a sequence failed while its token was chosen")
             sequence.fail(FAILED)

@@ -33,7 +33,7 @@ class Sequence:
         self._eos = eos
         self._sampler = Sampler(request.sampling, request.choice)
         self._constraint = request.grammar.begin() if request.grammar else None
-        self._text = TextStream(request.stop)
+        self._text = TextStream(request.stop, request.verbatim)
         self._prompt_scores: list[TokenScore] = []
         self._generated = 0
         self._unsent: tuple[int, list[TokenScore]] = (0, [])

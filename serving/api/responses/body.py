@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, StrictBool, StrictStr, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, StrictStr, model_validator
 
 from serving.api.fields import NEUTRAL, Metadata
 from serving.api.formats import NamedSchema, ResponseFormat
 from serving.api.limits import FieldError
 from serving.api.messages import Message
-from serving.api.responses.items import conversation
-from serving.api.schemas import GenerationBody, Strict
+from serving.api.responses.conversation import conversation
+from serving.api.responses.functions import as_chat_choice, as_chat_tools
+from serving.api.schemas import Strict, TalkBody
 
 MAX_ITEMS = 10_000
 STATELESS = "this server stores no responses; send the whole conversation as input"
@@ -91,7 +92,7 @@ class Reasoning(Strict):
         return self
 
 
-class ResponsesBody(GenerationBody):
+class ResponsesBody(TalkBody):
     """POST /v1/responses."""
 
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL | {
@@ -107,7 +108,6 @@ class ResponsesBody(GenerationBody):
     text: TextConfig = Field(default_factory=TextConfig)
     reasoning: Reasoning = Field(default_factory=Reasoning)
     metadata: Metadata = Field(default_factory=dict)
-    parallel_tool_calls: StrictBool = True
     service_tier: Literal["auto", "default"] | None = None
     user: StrictStr | None = None
     safety_identifier: StrictStr | None = None
@@ -119,11 +119,14 @@ class ResponsesBody(GenerationBody):
 
     @model_validator(mode="before")
     @classmethod
-    def _named_otherwise(cls, document: Any) -> Any:
+    def _in_the_form_of_chats(cls, document: Any) -> Any:
         for name, reason in REFUSED.items():
             if isinstance(document, dict) and document.get(name) is not None:
                 raise FieldError(name, f"{name} is not supported: {reason}")
-        return document
+        if not isinstance(document, dict):
+            return document
+        changed = {"tools": as_chat_tools, "tool_choice": as_chat_choice}
+        return document | {name: form(document[name]) for name, form in changed.items() if name in document}
 
     @property
     def schema_demanded(self) -> dict[str, Any] | None:
@@ -141,6 +144,5 @@ class ResponsesBody(GenerationBody):
 
     @model_validator(mode="after")
     def _read_input(self) -> ResponsesBody:
-        given = conversation(self.input, self.instructions)
-        self._messages = [Message.model_validate(message) for message in given]
+        self._messages = conversation(self.input, self.instructions)
         return self

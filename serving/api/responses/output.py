@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 Json = dict[str, Any]
+ARGUMENTS = "response.function_call_arguments"
 Status = Literal["in_progress", "completed", "incomplete"]
 
 
@@ -99,6 +100,33 @@ class MessageItem(TextItem):
 
     def _also(self) -> Json:
         return {"logprobs": list(self.scores)}
+
+
+class FunctionCallItem(Item):
+    prefix = "fc"
+
+    def __init__(self, call_id: str, name: str) -> None:
+        super().__init__()
+        self.call_id, self.name, self.arguments = call_id, name, ""
+
+    def document(self) -> Json:
+        return {
+            "id": self.id,
+            "type": "function_call",
+            "status": self.status,
+            "call_id": self.call_id,
+            "name": self.name,
+            "arguments": self.arguments,
+        }
+
+    def add(self, arguments: str) -> Json:
+        """The event of more arguments."""
+        self.arguments += arguments
+        return {"type": f"{ARGUMENTS}.delta", "item_id": self.id, "delta": arguments}
+
+    def end(self) -> Iterator[Json]:
+        done = {"type": f"{ARGUMENTS}.done", "item_id": self.id, "name": self.name}
+        yield done | {"arguments": self.arguments}
 
 
 class ReasoningItem(TextItem):

@@ -10,11 +10,13 @@ from typing import Any, Literal
 from serving.api.answer import Answer
 from serving.api.errors import ApiError
 from serving.api.responses.body import ResponsesBody
-from serving.api.responses.output import Item, MessageItem, ReasoningItem, Status
+from serving.api.responses.functions import told_choice, told_tool
+from serving.api.responses.output import FunctionCallItem, Item, MessageItem, ReasoningItem, Status
 from serving.api.scores import described
 from serving.api.service import Service
-from serving.api.thinking import Part
+from serving.api.tools import Calling
 from serving.engines.base import Chunk, GenerationRequest
+from serving.sampling import TokenScore
 
 Json = dict[str, Any]
 
@@ -24,9 +26,13 @@ class ResponseWriter(Answer):
 
     last_words = b""
 
-    def __init__(self, service: Service, body: ResponsesBody, request: GenerationRequest) -> None:
+    def __init__(
+        self, service: Service, body: ResponsesBody, request: GenerationRequest, calling: Calling | None
+    ) -> None:
+        """`calling`: how the answer may call tools."""
         self._tokenizer = service.tokenizer
         self._turn = service.thinking.turn(request.prompt)
+        self._calls = calling.deltas() if calling else None
         self._input_tokens, self._output_tokens = len(request.prompt), 0
         self._head = {
             "id": f"resp_{uuid.uuid4().hex}",
@@ -46,10 +52,16 @@ class ResponseWriter(Answer):
     def events(self, chunk: Chunk) -> Iterator[Json]:
         self._output_tokens += chunk.tokens
         for part in self._turn.read(chunk):
-            if part.text or part.scores:
-                yield from self._part(part)
+            if part.kind == "reasoning":
+                yield from self._think(part.text)
+            elif self._calls is None:
+                yield from self._say(part.text, part.scores)
+            else:
+                yield from self._act(self._calls.read(part.text, part.scores))
         if chunk.finish is not None:
-            yield from self._finish(cut=chunk.finish == "length")
+            cut = chunk.finish == "length"
+            yield from self._act(self._calls.end(cut=cut) if self._calls else ())
+            yield from self._finish(cut)
 
     def whole(self, chunks: Sequence[Chunk]) -> Json:
         for chunk in chunks:
@@ -66,17 +78,34 @@ class ResponseWriter(Answer):
     def head_of(self, event: Json) -> str:
         return f"event: {event['type']}\n"
 
-    def _part(self, part: Part) -> Iterator[Json]:
-        wanted = ReasoningItem if part.kind == "reasoning" else MessageItem
-        if not isinstance(self._current, wanted):
-            yield from self._close("completed")
-            yield from self._open(wanted())
-        item, place = self._current, len(self._items) - 1
-        if isinstance(item, MessageItem):
-            scores = [described(self._tokenizer, score) for score in part.scores]
-            yield self._numbered(item.say(part.text, scores), place)
-        elif isinstance(item, ReasoningItem):
-            yield self._numbered(item.add(part.text), place)
+    def _think(self, text: str) -> Iterator[Json]:
+        item = self._current
+        if not isinstance(item, ReasoningItem):
+            item = ReasoningItem()
+            yield from self._open(item)
+        yield self._numbered(item.add(text))
+
+    def _say(self, text: str, scores: Sequence[TokenScore]) -> Iterator[Json]:
+        if not text and not scores:
+            return
+        item = self._current
+        if not isinstance(item, MessageItem):
+            item = MessageItem()
+            yield from self._open(item)
+        yield self._numbered(item.say(text, [described(self._tokenizer, score) for score in scores]))
+
+    def _act(self, deltas: Iterable[tuple[Json, Sequence[TokenScore]]]) -> Iterator[Json]:
+        """Words and calls, in the deltas of a chat. The scores of a call's tokens have no place."""
+        for delta, scores in deltas:
+            calls = delta.get("tool_calls", ())
+            for call in calls:
+                if "id" in call:
+                    yield from self._open(FunctionCallItem(call["id"], call["function"]["name"]))
+                item = self._current
+                if isinstance(item, FunctionCallItem) and call["function"]["arguments"]:
+                    yield self._numbered(item.add(call["function"]["arguments"]))
+            if not calls:
+                yield from self._say(delta.get("content", ""), scores)
 
     @property
     def _current(self) -> Item | None:
@@ -84,24 +113,24 @@ class ResponseWriter(Answer):
         return item if item and item.status == "in_progress" else None
 
     def _open(self, item: Item) -> Iterator[Json]:
+        """Behind what is open still, which ends."""
+        yield from self._close("completed")
         self._items.append(item)
-        place = len(self._items) - 1
-        yield self._event("response.output_item.added", output_index=place, item=item.document())
-        for event in item.begin():
-            yield self._numbered(event, place)
+        added = {"type": "response.output_item.added", "item": item.document()}
+        for event in (added, *item.begin()):
+            yield self._numbered(event)
 
     def _close(self, status: Status) -> Iterator[Json]:
-        item, place = self._current, len(self._items) - 1
-        if item is not None:
-            for event in item.end():
-                yield self._numbered(event, place)
-            item.status = status
-            yield self._event("response.output_item.done", output_index=place, item=item.document())
+        if (item := self._current) is None:
+            return
+        for event in item.end():
+            yield self._numbered(event)
+        item.status = status
+        yield self._numbered({"type": "response.output_item.done", "item": item.document()})
 
     def _finish(self, cut: bool) -> Iterator[Json]:
         """A complete answer has words, if only an empty text; one that was cut may have thoughts only."""
         if not cut and not self._answered or not self._items:
-            yield from self._close("completed")
             yield from self._open(MessageItem())
         status: Status = "incomplete" if cut else "completed"
         yield from self._close(status)
@@ -132,9 +161,9 @@ class ResponseWriter(Answer):
         self._events_written += 1
         return {"type": kind, "sequence_number": self._events_written - 1} | fields
 
-    def _numbered(self, event: Json, place: int) -> Json:
-        """An event of the item at `place`."""
-        return self._event(event["type"]) | event | {"output_index": place}
+    def _numbered(self, event: Json) -> Json:
+        """An event of the last item."""
+        return self._event(event["type"]) | event | {"output_index": len(self._items) - 1}
 
 
 def _settings(body: ResponsesBody, request: GenerationRequest) -> Json:
@@ -155,8 +184,8 @@ def _settings(body: ResponsesBody, request: GenerationRequest) -> Json:
         "store": False,
         "temperature": request.sampling.temperature,
         "text": {"format": text, "verbosity": "medium"},
-        "tool_choice": "auto",
-        "tools": [],
+        "tool_choice": told_choice(body.tool_choice),
+        "tools": [told_tool(tool) for tool in body.tools],
         "top_logprobs": body.top_logprobs,
         "top_p": request.sampling.top_p,
         "truncation": "disabled",
