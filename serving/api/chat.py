@@ -74,4 +74,4 @@ async def _prepare(service: Service, body: ChatBody, arrived: float) -> Call:
         )
         for choice in range(body.n)
     ]
-    return Call(requests, ChatWriter(service, requests, body.usage_events, calling))
+    return Call(requests, ChatWriter(service, requests, body.usage_events, calling, body.service_tier))

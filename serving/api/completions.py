@@ -8,6 +8,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serving.api.best_of import BestOfWriter
 from serving.api.errors import invalid
 from serving.api.respond import Call, respond
 from serving.api.schemas import CompletionBody
@@ -25,16 +26,18 @@ async def _prepare(service: Service, body: CompletionBody, arrived: float) -> Ca
     prompts = body.prompts
     if not prompts:
         raise invalid("prompt is empty", "prompt")
-    service.check_room(len(prompts) * body.n)
+    service.check_room(len(prompts) * body.candidates)
     grammar = await service.grammar(body.schema_demanded)
     requests: list[GenerationRequest] = []
     echoes: list[str] = []
     for prompt in prompts:
         tokens = await _tokens(service, prompt, body.max_tokens)
         echo = await _echo(service, prompt) if body.echo else ""
-        for choice in range(body.n):
+        for choice in range(body.candidates):
             requests.append(_request(body, tokens, len(requests), choice, arrived, grammar))
             echoes.append(echo)
+    if body.candidates > body.n:
+        return Call(requests, BestOfWriter(service, requests, body, echoes))
     return Call(requests, CompletionWriter(service, requests, body.usage_events, echoes))
 
 
@@ -70,7 +73,7 @@ def _request(
         min_tokens=body.min_tokens,
         stop=tuple(body.stop),
         ignore_eos=body.ignore_eos,
-        logprobs=body.logprobs,
+        logprobs=body.logprobs or 0 if body.candidates > body.n else body.logprobs,
         score_prompt=body.echo and body.logprobs is not None,
         grammar=grammar,
         cache_salt=body.cache_salt,

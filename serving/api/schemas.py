@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
-from serving.api.fields import check_field
+from serving.api.fields import NEUTRAL, check_field
 from serving.api.formats import ResponseFormat
 from serving.api.limits import FieldError, Limits
 from serving.api.messages import Message
@@ -53,6 +54,9 @@ class GenerationBody(BaseModel):
 
     model_config = ConfigDict(allow_inf_nan=False, extra="ignore", protected_namespaces=())
 
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL
+    """Fields beside these, and their values that change nothing."""
+
     model: str = Field(min_length=1)
     n: int = Field(1, ge=1, le=MAX_CHOICES)
     stream: bool = False
@@ -78,7 +82,7 @@ class GenerationBody(BaseModel):
         given = {name: value for name, value in document.items() if value is not None}
         for name, value in given.items():
             if name not in cls.model_fields:
-                check_field(name, value, list(cls.model_fields))
+                check_field(name, value, list(cls.model_fields), cls.neutral)
         biases = given.get("logit_bias")
         if isinstance(biases, dict) and len(biases) <= MAX_BIASES:
             given["logit_bias"] = {_token(key): bias for key, bias in biases.items()}
@@ -124,6 +128,7 @@ class CompletionBody(GenerationBody):
     max_tokens: int = Field(16, ge=0)
     echo: bool = False
     logprobs: int | None = Field(None, ge=0, le=5)
+    best_of: int | None = Field(None, ge=0, le=MAX_CHOICES)
 
     @model_validator(mode="before")
     @classmethod
@@ -132,6 +137,21 @@ class CompletionBody(GenerationBody):
         if isinstance(document, dict) and isinstance(info.context, Limits):
             info.context.check(document.get("prompt"))
         return document
+
+    @model_validator(mode="after")
+    def _candidates_enough(self) -> CompletionBody:
+        if self.best_of and self.best_of < self.n:
+            raise FieldError("best_of", f"best_of is {self.best_of}, and n asks for {self.n} of them")
+        if self.stream and self.candidates > self.n:
+            raise FieldError(
+                "best_of", "best_of more than n cannot be streamed: the best is known at the end"
+            )
+        return self
+
+    @property
+    def candidates(self) -> int:
+        """Answers to generate for each prompt; the best `n` of them are given."""
+        return self.best_of or self.n
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:
@@ -143,10 +163,22 @@ class CompletionBody(GenerationBody):
         return cast("list[str] | list[list[int]]", self.prompt)
 
 
-class ChatBody(GenerationBody, ToolFields):
+class TalkBody(GenerationBody, ToolFields):
+    """What all requests have in common whose answers may call tools."""
+
+    @model_validator(mode="after")
+    def _tools_end_the_answer(self) -> TalkBody:
+        if self.tool_use and self.tool_use.choice != "none" and (self.ignore_eos or self.min_tokens):
+            name = "ignore_eos" if self.ignore_eos else "min_tokens"
+            raise FieldError(name, f"{name}: an answer that may call tools ends with its last call")
+        return self
+
+
+class ChatBody(TalkBody):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=10_000)
+    service_tier: Literal["auto", "default"] | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
@@ -156,13 +188,6 @@ class ChatBody(GenerationBody, ToolFields):
     def _scores_asked_for(self) -> ChatBody:
         if self.top_logprobs and not self.logprobs:
             raise FieldError("top_logprobs", "top_logprobs needs logprobs to be true")
-        return self
-
-    @model_validator(mode="after")
-    def _tools_end_the_answer(self) -> ChatBody:
-        if self.tool_use and self.tool_use.choice != "none" and (self.ignore_eos or self.min_tokens):
-            name = "ignore_eos" if self.ignore_eos else "min_tokens"
-            raise FieldError(name, f"{name}: an answer that may call tools ends with its last call")
         return self
 
     @property

@@ -96,14 +96,15 @@ class Service:
         if biases and max(biases) >= self.backend.vocab_size:
             raise invalid(f"token {max(biases)} is outside the vocabulary", "logit_bias")
 
-    async def grammar(self, schema: dict[str, Any] | None) -> Grammar | None:
-        """What keeps an answer to `schema`. Raises ApiError 400 when it cannot be used."""
+    async def grammar(self, schema: dict[str, Any] | None, param: str = "response_format") -> Grammar | None:
+        """What keeps an answer to `schema`. Raises ApiError 400, for the field
+        `param`, when it cannot be used."""
         if schema is None:
             return None
         try:
             return await asyncio.to_thread(self.grammars.compile, schema)
         except GrammarError as error:
-            raise invalid(f"response_format: {error}", "response_format") from None
+            raise invalid(f"{param}: {error}", param) from None
 
     async def tool_grammar(self, rules: Rules) -> Grammar:
         """What keeps an answer to tools. Raises ApiError 400 when a schema cannot be used."""

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictBool,
+    field_validator,
+    model_validator,
+)
 
 from serving.api.limits import FieldError
 from serving.api.messages import HARMLESS, complain
@@ -114,7 +122,7 @@ class ToolFields(BaseModel):
     tool_choice: Annotated[
         Chosen | None, PlainValidator(_chosen, json_schema_input_type=str | dict[str, Any] | None)
     ] = None
-    parallel_tool_calls: bool = True
+    parallel_tool_calls: StrictBool = True
 
     @model_validator(mode="after")
     def _tools_that_exist(self) -> ToolFields:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import codecs
 import time
 import uuid
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any
 
+from serving.api.answer import Answer, Json
 from serving.api.schemas import UsageEvents
+from serving.api.scores import described
 from serving.api.service import Service
 from serving.api.thinking import Part
 from serving.api.tools import Calling, calls_of
@@ -17,11 +18,9 @@ from serving.engines.base import Chunk, GenerationRequest
 from serving.sampling import TokenScore
 from serving.tokenizer import Tokenizer
 
-Json = dict[str, Any]
 
-
-class Writer(ABC):
-    """Writes the answer to one call, streamed (`opening`, `events`, `closing`) or `whole`."""
+class Writer(Answer):
+    """Answers in choices, as completions and chats have them."""
 
     prefix: str
     whole_object: str
@@ -48,17 +47,12 @@ class Writer(ABC):
     def fold(self, index: int, parts: list[Json]) -> Json:
         """The choice object of a whole answer, from the parts of one choice."""
 
-    def opening(self) -> Iterable[Json]:
-        """Events before the first chunk."""
-        return ()
-
     def events(self, chunk: Chunk) -> Iterable[Json]:
         self._completion_tokens += chunk.tokens
         for part in self.parts(chunk):
             yield self._envelope([part])
 
     def closing(self) -> Iterable[Json]:
-        """Events after the last chunk."""
         if self._usage_events != "none":
             yield self._envelope([]) | {"usage": self._usage()}
 
@@ -151,9 +145,12 @@ class ChatWriter(Writer):
         requests: Sequence[GenerationRequest],
         usage: UsageEvents,
         calling: Calling | None = None,
+        tier: str | None = None,
     ) -> None:
-        """`calling`: how the answers may call tools."""
+        """`calling`: how the answers may call tools; `tier`: the service tier that was asked for, there is
+        one."""
         super().__init__(service, requests, usage)
+        self._head |= {"service_tier": "default"} if tier else {}
         self._scored = requests[0].logprobs is not None
         self._calls = [calling.deltas() if calling else None for _ in requests]
         self._turns = [service.thinking.turn(request.prompt) for request in requests]
@@ -181,7 +178,7 @@ class ChatWriter(Writer):
         return choices
 
     def _choice(self, index: int, delta: Json, scores: Sequence[TokenScore]) -> Json:
-        scored = {"content": [self._scores(score) for score in scores], "refusal": None}
+        scored = {"content": [described(self._tokenizer, score) for score in scores], "refusal": None}
         return {
             "index": index,
             "delta": delta,
@@ -212,14 +209,6 @@ class ChatWriter(Writer):
             return super()._usage()
         thought = sum(turn.reasoning_tokens for turn in self._turns)
         return super()._usage() | {"completion_tokens_details": {"reasoning_tokens": thought}}
-
-    def _scores(self, score: TokenScore) -> Json:
-        top = [self._entry(token, logprob) for token, logprob in score.top]
-        return self._entry(score.token, score.logprob) | {"top_logprobs": top}
-
-    def _entry(self, token: int, logprob: float | None) -> Json:
-        piece = self._tokenizer.label(token)
-        return {"token": piece.decode(errors="replace"), "logprob": logprob, "bytes": list(piece)}
 
 
 def _delta(part: Part) -> Json:

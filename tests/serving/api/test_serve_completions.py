@@ -148,7 +148,7 @@ def test_minimum_and_ignored_end(server: Running):
 def test_fields_that_change_nothing_are_accepted(server: Running):
     body = {
         "user": "me",
-        "store": True,
+        "store": False,
         "metadata": {"a": "b"},
         "best_of": 1,
         "suffix": None,
