@@ -11,7 +11,7 @@ from typing import Any
 from compressor.errors import UserError
 
 Scalar = str | int | float | bool | None
-GIVEN = frozenset({"messages", "raise_exception", "strftime_now"})
+GIVEN = frozenset({"messages", "xml_tools", "raise_exception", "strftime_now"})
 """Names that a template may read and that variables may not set, like the arguments of the renderer."""
 SWITCHES = ("enable_thinking", "thinking")
 """Variables that turn thinking on and off, by what templates of known models call them."""
@@ -47,7 +47,9 @@ class ChatTemplate:
             UserError: the template does not read one of them.
         """
         self._hf = hf
-        self.exists = bool(hf.chat_template)
+        template = hf.chat_template
+        self.source = (template.get("default") if isinstance(template, dict) else template) or ""
+        self.exists = bool(template)
         self._names = _names_read(hf) if self.exists else frozenset()
         arguments = set(inspect.signature(hf.apply_chat_template).parameters)
         self.variables = self._names - GIVEN - arguments - set(hf.special_tokens_map)
@@ -73,10 +75,10 @@ class ChatTemplate:
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
         how: Rendering,
-        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """Raises TemplateError."""
+        """SmolLM3's template calls its tools xml_tools. Raises TemplateError."""
         import jinja2
 
         self._check(messages, how)
@@ -87,6 +89,7 @@ class ChatTemplate:
                 tokenize=False,
                 add_generation_prompt=how.generation_prompt and not how.continue_final,
                 continue_final_message=how.continue_final,
+                **({"xml_tools": list(tools)} if tools else {}),
                 **{**self._defaults, **how.variables},
             )
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:

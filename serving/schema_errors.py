@@ -7,6 +7,11 @@ from typing import Any
 
 from serving.json_schema import each_schema
 
+
+class GrammarError(ValueError):
+    """The schema cannot be used, or its grammar became too large on the way; the message tells why."""
+
+
 NO_WAY_ON = "the schema leaves no way to go on"
 TOO_LARGE = "the schema is too large: take fewer properties or choices at one place, or shorter patterns"
 RULES: tuple[tuple[str, str, str], ...] = (

@@ -9,11 +9,22 @@ SURROGATE = 0xD800
 """Lone surrogates never come out of UTF-8: each stands for one special token while the text is searched."""
 
 
-class StopMatcher:
-    """Lets text through until a stop string is complete; holds back what may be the start of one."""
+def longest_start(text: str, words: Sequence[str]) -> int:
+    """Length of the longest end of `text` that is the start of one of `words`, and not all of it."""
+    longest = max((len(word) for word in words), default=1) - 1
+    for length in range(min(longest, len(text)), 0, -1):
+        if any(word.startswith(text[-length:]) for word in words):
+            return length
+    return 0
 
-    def __init__(self, stops: Sequence[str]) -> None:
+
+class StopMatcher:
+    """Lets text through until a stop string is complete; holds back what may be the start of one. From one of
+    `verbatim` on, nothing is a stop string."""
+
+    def __init__(self, stops: Sequence[str], verbatim: Sequence[str] = ()) -> None:
         self._stops = tuple(stops)
+        self._verbatim = tuple(verbatim) if stops else ()
         self._held = ""
         self.found = ""
         """The stop string that is complete."""
@@ -28,10 +39,16 @@ class StopMatcher:
         if self.stopped:
             return ""
         old, text = len(self._held), self._held + text
-        if may_stop and (place := self._first(text, old)):
+        place = self._first(text, old) if may_stop else None
+        end = len(text) if place is None else place[0]
+        if any(0 <= text.find(start) < end for start in self._verbatim):
+            self._stops = self._verbatim = ()
+            self._held = ""
+            return text
+        if place is not None:
             self.found, self._held = text[slice(*place)], ""
-            return text[: place[0]]
-        safe = len(text) - self._longest_start(text)
+            return text[:end]
+        safe = len(text) - longest_start(text, self._stops + self._verbatim)
         self._held = text[safe:]
         return text[:safe]
 
@@ -45,14 +62,6 @@ class StopMatcher:
         starts = [(text.find(stop, max(0, old + 1 - len(stop))), len(stop)) for stop in self._stops]
         return min(((at, at + length) for at, length in starts if at >= 0), default=None)
 
-    def _longest_start(self, text: str) -> int:
-        """Length of the longest end of `text` that is the start of a stop string."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
-        for length in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-length:]) for stop in self._stops):
-                return length
-        return 0
-
 
 class TextStream:
     """The text of one sequence. Bytes that never become a character are shown as U+FFFD.
@@ -63,6 +72,7 @@ class TextStream:
     def __init__(
         self,
         stops: Sequence[str] = (),
+        verbatim: Sequence[str] = (),
         *,
         specials: Mapping[int, str] | None = None,
         show_specials: bool = False,
@@ -77,7 +87,7 @@ class TextStream:
             self._symbols = {token: chr(SURROGATE + i) for i, token in enumerate(self._specials)}
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         written = [self._with_symbols(stop) for stop in stops]
-        self._matcher = StopMatcher([*dict.fromkeys([*stops, *written])])
+        self._matcher = StopMatcher([*dict.fromkeys([*stops, *written])], verbatim)
 
     @property
     def stopped(self) -> bool:

@@ -41,6 +41,7 @@ class Tokenizer:
         self.controls = ControlTokens(self._fast)
         self.template = ChatTemplate(self._hf, template_variables)
         self.has_chat_template = self.template.exists
+        self.chat_template = self.template.source
         self.eos_token_id: int | None = self._hf.eos_token_id
 
     def encode(self, text: str, *, special: bool = True) -> np.ndarray:
@@ -50,8 +51,8 @@ class Tokenizer:
     def encode_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
-        how: Rendering = ASSISTANT_ANSWERS,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        how: Rendering = ASSISTANT_ANSWERS,
     ) -> np.ndarray:
         """int64 [T]. Special tokens that messages, tools or variables spell are encoded as plain text.
 
@@ -59,13 +60,19 @@ class Tokenizer:
         """
         given = [list(messages), list(tools) if tools else None, dict(how.variables)]
         (messages, tools, variables), marks = self.controls.marked(given)
-        text = self.template.render(messages, replace(how, variables=variables), tools)
+        text = self.template.render(messages, tools, replace(how, variables=variables))
         if marks is None:
             return self.encode(text, special=how.special)
         try:
             return self.controls.encode(text, marks, special=how.special)
         except SpellingError as error:
             raise TemplateError(str(error)) from None
+
+    def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> str:
+        """The text of a chat that waits for the assistant's answer. Raises TemplateError."""
+        return self.template.render(messages, tools, ASSISTANT_ANSWERS)
 
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """`special`: show special tokens, too."""
@@ -78,6 +85,11 @@ class Tokenizer:
     def surely_longer_than(self, text: str, tokens: int) -> bool:
         """Whether `text` cannot fit into `tokens` tokens, judged without tokenizing it."""
         return len(text) > self._longest * tokens
+
+    def token(self, name: str) -> int | None:
+        """The one token that is spelt so, if there is one."""
+        found: int | None = self._fast.token_to_id(name)
+        return found
 
     def piece(self, token: int) -> bytes:
         """The bytes a token adds to the text; none for special tokens and padding of the vocabulary."""

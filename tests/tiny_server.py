@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,20 +81,42 @@ def save_artefact(directory: Path, **options: Any) -> Path:
 
 
 class GatedRunner(OnnxRunner):
-    """The real runner, whose decoding can be held up for as long as a test needs."""
+    """The real runner, whose decoding can be held up for as long as a test needs. With a `script`, token i of
+    every answer is the i-th of it, whatever the model thinks."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.gate = threading.Event()
         self.gate.set()
         self.fail_next = False
+        self.script: Sequence[int] = ()
+        self._begun: dict[int, int] = {}
+
+    def prefill(self, slot: int, tokens: Any, logits: Any = "last") -> Any:
+        rows = super().prefill(slot, tokens, logits)
+        self._begun[slot] = int(self.lengths[slot])
+        return self._led(rows, -1, slot)
 
     def decode(self, tokens: Any) -> Any:
         self.gate.wait(30)
         if self.fail_next:
             self.fail_next = False
             raise RuntimeError("injected")
-        return super().decode(tokens)
+        rows = super().decode(tokens)
+        for slot in range(len(rows)):
+            rows = self._led(rows, slot, slot)
+        return rows
+
+    def move(self, source: int, target: int) -> None:
+        super().move(source, target)
+        self._begun[target] = self._begun.get(source, 0)
+
+    def _led(self, rows: Any, row: int, slot: int) -> Any:
+        at = int(self.lengths[slot]) - self._begun.get(slot, 0)
+        if at < len(self.script):
+            rows = rows.copy()
+            rows[row, self.script[at]] = rows[row].max() + 100
+        return rows
 
 
 class Running:

@@ -8,6 +8,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serving.api.best_of import BestOfWriter
 from serving.api.errors import invalid
 from serving.api.prepare import generation_request
 from serving.api.respond import Call, respond
@@ -26,14 +27,15 @@ async def _prepare(service: Service, body: CompletionBody, arrived: float) -> Ca
     if not prompts:
         raise invalid("prompt is empty", "prompt")
     service.check_minimum(body.min_tokens, body.max_tokens)
-    service.check_room(len(prompts) * body.n)
+    service.check_room(len(prompts) * body.candidates)
     grammar = await service.grammar(body.schema_demanded)
+    logprobs = body.logprobs or 0 if body.candidates > body.n else body.logprobs
     requests: list[GenerationRequest] = []
     echoes: list[str] = []
     for prompt in prompts:
         tokens = await _tokens(service, prompt, body)
         echo = await _echo(service, prompt) if body.echo else ""
-        for choice in range(body.n):
+        for choice in range(body.candidates):
             requests.append(
                 generation_request(
                     service,
@@ -41,7 +43,7 @@ async def _prepare(service: Service, body: CompletionBody, arrived: float) -> Ca
                     tokens,
                     arrived=arrived,
                     max_tokens=body.max_tokens,
-                    logprobs=body.logprobs,
+                    logprobs=logprobs,
                     grammar=grammar,
                     index=len(requests),
                     choice=choice,
@@ -49,6 +51,8 @@ async def _prepare(service: Service, body: CompletionBody, arrived: float) -> Ca
                 )
             )
             echoes.append(echo)
+    if body.candidates > body.n:
+        return Call(requests, BestOfWriter(service, requests, body, echoes))
     return Call(requests, CompletionWriter(service, requests, body.usage_events, echoes))
 
 

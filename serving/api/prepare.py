@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 
 from serving.api.schemas import GenerationBody
@@ -22,9 +25,12 @@ def generation_request(
     index: int,
     choice: int,
     score_prompt: bool = False,
+    spelled: Mapping[int, bytes] = MappingProxyType({}),
+    verbatim: tuple[str, ...] = (),
 ) -> GenerationRequest:
-    """One sequence, as the fields say that completions and chats have in common."""
+    """One sequence, as the fields say that all generation requests have in common."""
     shown = not body.skip_special_tokens
+    specials = service.tokenizer.specials(body.stop, shown=shown)
     return GenerationRequest(
         prompt=prompt,
         sampling=body.sampling,
@@ -35,7 +41,7 @@ def generation_request(
         min_tokens=body.min_tokens,
         stop=tuple(body.stop),
         stop_token_ids=frozenset(body.stop_token_ids),
-        specials=service.tokenizer.specials(body.stop, shown=shown),
+        specials={token: text for token, text in specials.items() if token not in spelled},
         show_specials=shown,
         keep_stop=body.include_stop_str_in_output,
         ignore_eos=body.ignore_eos,
@@ -43,4 +49,6 @@ def generation_request(
         score_prompt=score_prompt,
         grammar=grammar,
         cache_salt=body.cache_salt,
+        spelled=spelled,
+        verbatim=verbatim,
     )

@@ -14,13 +14,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from serving.api.answer import Answer
 from serving.api.body import read_model
-from serving.api.errors import CLIENT_CLOSED, ApiError, error_body
+from serving.api.errors import CLIENT_CLOSED, ApiError
 from serving.api.generation import ClientGoneError, Generation, unless_disconnected
 from serving.api.limits import Limits
 from serving.api.schemas import GenerationBody
 from serving.api.service import Service
-from serving.api.writers import Writer
 from serving.engines.base import Chunk, GenerationRequest
 from serving.metrics import Endpoint, Outcome
 
@@ -32,7 +32,7 @@ class Call:
     """A checked call: its sequences and how the answer is written."""
 
     requests: Sequence[GenerationRequest]
-    writer: Writer
+    writer: Answer
 
 
 class Tally:
@@ -102,7 +102,7 @@ async def respond(
         raise
 
 
-async def _whole(request: Request, generation: Generation, writer: Writer, tally: Tally) -> Response:
+async def _whole(request: Request, generation: Generation, writer: Answer, tally: Tally) -> Response:
     try:
         chunks = await unless_disconnected(request.receive, _collect(generation))
     finally:
@@ -122,11 +122,12 @@ async def _collect(generation: Generation) -> list[Chunk]:
 
 
 class EventStream(Response):
-    """Server-sent events. An error after the start is an event, and the stream then ends without [DONE]."""
+    """Server-sent events. An error after the start is told by the answer's own events, and the stream then
+    ends without its usual end."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, generation: Generation, writer: Writer, tally: Tally, limit: TimeLimit) -> None:
+    def __init__(self, generation: Generation, writer: Answer, tally: Tally, limit: TimeLimit) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._generation = generation
@@ -158,22 +159,29 @@ class EventStream(Response):
 
     async def _send_events(self, send: Send) -> None:
         for opening in self._writer.opening():
-            await _send_event(send, opening)
+            await self._send_event(send, opening)
         async for chunk in self._generation:
             if chunk.error is not None:
                 raise ApiError(chunk.status, chunk.error)
-            await _send_event(send, self._writer.event(chunk))
+            for event in self._writer.events(chunk):
+                await self._send_event(send, event)
         for closing in self._writer.closing():
-            await _send_event(send, closing)
+            await self._send_event(send, closing)
         if self._gone:  # what is sent after that is dropped without a word
             raise ClientGoneError
         self._tally.end("ok")
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        await send({"type": "http.response.body", "body": self._writer.last_words})
 
     async def _end_with(self, send: Send, error: ApiError) -> None:
         self._tally.end(_outcome(error.status))
-        await _send_event(send, error_body(error.status, error.message, error.param, error.code))
+        for event in self._writer.failure(error):
+            await self._send_event(send, event)
         await send({"type": "http.response.body", "body": b""})
+
+    async def _send_event(self, send: Send, document: dict[str, Any]) -> None:
+        data = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+        body = f"{self._writer.head_of(document)}data: {data}\n\n"
+        await send({"type": "http.response.body", "body": body.encode(), "more_body": True})
 
 
 def _outcome(status: int) -> Outcome:
@@ -184,8 +192,3 @@ def _outcome(status: int) -> Outcome:
         504: "timeout",
     }
     return named.get(status, "invalid" if status < 500 else "error")
-
-
-async def _send_event(send: Send, document: dict[str, Any]) -> None:
-    data = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-    await send({"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True})

@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 
 from serving.api.errors import ApiError, invalid
+from serving.api.thinking import Thinking
+from serving.api.tools import ServedTools
 from serving.artefact import Artefact
 from serving.engines.base import Backend, DrainingError, NoRoomError
-from serving.grammar import Grammar, GrammarError, Grammars
+from serving.grammar import Grammar, Grammars
 from serving.metrics import Metrics
+from serving.schema_errors import GrammarError
 from serving.tokenizer import Tokenizer
+from serving.tools.grammar import Rules
 
 
 @dataclass(slots=True)
@@ -36,8 +40,12 @@ class Service:
     ready: bool = False
     draining: bool = False
     grammars: Grammars = field(init=False)
+    thinking: Thinking = field(init=False)
+    tools: ServedTools = field(init=False)
 
     def __post_init__(self) -> None:
+        self.thinking = Thinking(self.tokenizer, self.backend.vocab_size, self.backend.eos)
+        self.tools = ServedTools(self.tokenizer)
         self.grammars = Grammars(self.tokenizer, self.backend.vocab_size, self.backend.eos)
 
     @property
@@ -90,19 +98,32 @@ class Service:
                 f"token {max(tokens)} is outside the vocabulary of {self.backend.vocab_size}", param
             )
 
+    def room_after(self, prompt: Sequence[int] | np.ndarray) -> int:
+        """Tokens that an answer may have which is given no limit."""
+        room = self.backend.max_length - len(prompt)
+        return min(room, int(self.defaults.get("max_new_tokens", room)))
+
     def check_minimum(self, minimum: int, most: int) -> None:
         """Raises ApiError 400 when at least `minimum` tokens are asked for, and at most fewer."""
         if minimum > most:
             raise invalid(f"min_tokens is {minimum}, but no more than {most} can come", "min_tokens")
 
-    async def grammar(self, schema: dict[str, Any] | None) -> Grammar | None:
-        """What keeps an answer to `schema`. Raises ApiError 400 when it cannot be used."""
+    async def grammar(self, schema: dict[str, Any] | None, param: str = "response_format") -> Grammar | None:
+        """What keeps an answer to `schema`. Raises ApiError 400, for the field
+        `param`, when it cannot be used."""
         if schema is None:
             return None
         try:
             return await asyncio.to_thread(self.grammars.compile, schema)
         except GrammarError as error:
-            raise invalid(f"response_format: {error}", "response_format") from None
+            raise invalid(f"{param}: {error}", param) from None
+
+    async def tool_grammar(self, rules: Rules) -> Grammar:
+        """What keeps an answer to tools. Raises ApiError 400 when a schema cannot be used."""
+        try:
+            return await asyncio.to_thread(self.grammars.compile_tools, rules)
+        except GrammarError as error:
+            raise invalid(f"tools: {error}", "tools") from None
 
     def _too_long(self, what: str, param: str) -> ApiError:
         message = f"{what} more than this server's {self.backend.max_length} tokens"

@@ -19,7 +19,7 @@ class TemplateOptions(BaseModel):
     continue_final_message: bool = False
     add_special_tokens: bool | None = None
     reasoning_effort: Effort | None = None
-    chat_template_kwargs: dict[str, Scalar] = Field({}, max_length=100)
+    chat_template_kwargs: dict[str, Scalar] = Field(default_factory=dict, max_length=100)
 
     def rendering(self, template: ChatTemplate) -> Rendering:
         """How the messages become a prompt.

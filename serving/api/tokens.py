@@ -17,6 +17,7 @@ from serving.api.messages import Message
 from serving.api.schemas import Strict, Token
 from serving.api.service import Service
 from serving.api.template_options import TemplateOptions
+from serving.api.tool_fields import MAX_TOOLS, FunctionTool
 
 MAX_TOKENS = 2**18
 
@@ -28,10 +29,11 @@ class _Body(Strict):
 
 
 class TokenizeBody(_Body, TemplateOptions):
-    """POST /tokenize: a prompt, or the messages of a chat."""
+    """POST /tokenize: a prompt, or the messages of a chat with its tools."""
 
     prompt: str | None = None
     messages: list[Message] | None = Field(None, min_length=1, max_length=10_000)
+    tools: list[FunctionTool] = Field([], max_length=MAX_TOOLS)
     return_token_strs: bool = False
 
     @model_validator(mode="after")
@@ -41,6 +43,8 @@ class TokenizeBody(_Body, TemplateOptions):
         given = self.model_fields_set & (TemplateOptions.model_fields.keys() - {"add_special_tokens"})
         if given and self.messages is None:
             raise FieldError(min(given), f"{min(given)} is for messages; this is a prompt")
+        if self.tools and self.messages is None:
+            raise FieldError("tools", "tools belong to messages")
         return self
 
 
@@ -79,7 +83,8 @@ async def _read(request: Request, kind: type[Any]) -> tuple[Service, Any]:
 
 async def _tokens(service: Service, body: TokenizeBody) -> np.ndarray:
     if body.messages is not None:
-        return await chat_tokens(service, body.messages, body)
+        tools = [tool.for_template() for tool in body.tools]
+        return await chat_tokens(service, body.messages, tools, body)
     prompt = body.prompt or ""
     service.check_text(prompt, "prompt")
     special = body.add_special_tokens is not False

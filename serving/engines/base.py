@@ -24,9 +24,10 @@ class GenerationRequest:
 
     `logprobs` is how many likeliest tokens to report with every token (None: no scores at all);
     `arrived` is the `time.perf_counter()` of its arrival at the server; the answer has to match `grammar`;
-    what was kept of earlier prompts is used where `cache_salt` is the same. `specials`: special tokens, and
-    their texts, that are part of the answer (`show_specials`) or that a stop string spells; `keep_stop`: the
-    stop string that ends the answer is a part of it.
+    what was kept of earlier prompts is used where `cache_salt` is the same; `spelled` are special tokens that
+    are part of the text, and what they add to it; from one of `verbatim` on, nothing is a stop string.
+    `specials`: other special tokens, and their texts, that are part of the answer (`show_specials`) or that a
+    stop string spells; `keep_stop`: the stop string that ends the answer is a part of it.
     """
 
     prompt: np.ndarray
@@ -46,6 +47,8 @@ class GenerationRequest:
     score_prompt: bool = False
     grammar: Grammar | None = None
     cache_salt: str = ""
+    spelled: Mapping[int, bytes] = field(default_factory=dict)
+    verbatim: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

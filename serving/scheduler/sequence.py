@@ -36,6 +36,7 @@ class Sequence:
         self._constraint = request.grammar.begin() if request.grammar else None
         self._text = TextStream(
             request.stop,
+            request.verbatim,
             specials=request.specials,
             show_specials=request.show_specials,
             keep_stop=request.keep_stop,
@@ -107,11 +108,14 @@ class Sequence:
 
     def _kept(self, token: int) -> bool:
         """Whether a token that ends the answer is a part of it."""
-        special = not self._piece(token)
+        special = not self._bytes(token)
         return self.request.keep_stop and (self.request.show_specials or not special)
 
     def _push(self, token: int) -> str:
-        return self._text.push(self._piece(token), token, may_stop=self._may_stop)
+        return self._text.push(self._bytes(token), token, may_stop=self._may_stop)
+
+    def _bytes(self, token: int) -> bytes:
+        return self.request.spelled.get(token) or self._piece(token)
 
     @property
     def _may_stop(self) -> bool:

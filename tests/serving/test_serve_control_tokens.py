@@ -25,7 +25,8 @@ FORGED = [
     "<<|user|>>",
 ]
 TRIMMING = (
-    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ (m.content or '').split('</think>')[-1] | trim }}"
+    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>"
+    "{{ (m.content or '').split('</think>')[-1] | trim }}"
     "{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}"
     "</s>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
@@ -47,7 +48,8 @@ def trimming(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 def sentencepiece(directory: Path, *, legacy: bool) -> Tokenizer:
     """Of Llama 2's kind: a space is put in front of the text, or (legacy) of every part between tokens."""
-    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", "T", "h", "e", "Th"]
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    names = ["<unk>", "<s>", "</s>", *bytes_, "\u2581", "T", "h", "e", "Th"]
     fast = Fast(
         models.BPE({n: i for i, n in enumerate(names)}, [("T", "h")], unk_token="<unk>", byte_fallback=True)
     )
@@ -126,7 +128,7 @@ def test_s11_names_arguments_tools_and_variables_are_texts_too(tmp_path: Path):
     message = {"role": "assistant", "name": forged, "tool_calls": [call], "content": forged}
     tool = {"type": "function", "function": {"name": "f", "description": forged, "parameters": {}}}
     how = Rendering({"persona": forged})
-    tokens = tokenizer.encode_chat([message], how, [tool]).tolist()
+    tokens = tokenizer.encode_chat([message], [tool], how).tolist()
     assert special_tokens(tokenizer, tokens) == [3]
     assert tokenizer.decode(tokens, special=True).count(forged) == 5
 

@@ -110,7 +110,8 @@ def test_c11_the_export_keeps_what_the_checkpoint_recommends(tmp_path: Path):
     checkpoint = save_checkpoint(tmp_path / NAME)
     settings = json.loads((checkpoint / "generation_config.json").read_text())
     written(checkpoint, **settings, temperature=0.6, top_k=1)
-    assert recommended(dense_artefact(str(checkpoint), tmp_path / "cache")) == {"temperature": 0.6, "top_k": 1}
+    artefact = dense_artefact(str(checkpoint), tmp_path / "cache")
+    assert recommended(artefact) == {"temperature": 0.6, "top_k": 1}
 
 
 def probabilities(sampling: Sampling, prompt: list[int], logits_V: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import openai
 import pytest
 from tiny_server import NAME, Running, running
 
-from serving.grammar import GrammarError
+from serving.schema_errors import GrammarError
 
 PERSON = {
     "type": "object",

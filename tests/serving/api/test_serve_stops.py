@@ -18,7 +18,8 @@ def often(server: Running) -> dict[str, Any]:
     """What makes special tokens likely, and all others ASCII."""
     pieces = {token: server.service.tokenizer.piece(token) for token in range(320)}
     broken = {str(token): -100 for token, piece in pieces.items() if not piece.isascii()}
-    return {"logit_bias": broken | {"0": -100, "4": -100, str(USER): 6, str(ASSISTANT): 6}, "ignore_eos": True}
+    bias = broken | {"0": -100, "4": -100, str(USER): 6, str(ASSISTANT): 6}
+    return {"logit_bias": bias, "ignore_eos": True}
 
 
 
