@@ -22,9 +22,9 @@ PARENT = "LATHE_VLLM_PARENT"
 def main(arguments: list[str]) -> None:
     """Serve until SIGTERM, or until the parent is gone."""
     from vllm.entrypoints.cli.serve import ServeSubcommand
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    from serving.engines.vllm.moved import cli_env_setup, make_arg_parser, validate_parsed_serve_args
 
     board = Board.here()
     if board is None:
