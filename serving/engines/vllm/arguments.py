@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from compressor.errors import UserError
 from serving.engines.registry import ServeOptions
@@ -30,6 +31,20 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
 }
+
+
+GENERATION_CONFIGS = {"auto": "auto", "none": "vllm"}
+"""By our word, vLLM's, for where the sampling of a request that leaves it open comes from: the model's
+generation_config.json, or nowhere (temperature 1, top_p 1, no top_k)."""
+
+
+def request_defaults(generation_config: str, template_variables: Mapping[str, Any]) -> list[str]:
+    """vLLM's arguments for what requests leave open: our `--generation-config`, and variables of the chat
+    template."""
+    line = ["--generation-config", GENERATION_CONFIGS[generation_config]]
+    if template_variables:
+        line += ["--default-chat-template-kwargs", json.dumps(dict(template_variables))]
+    return line
 
 
 def arguments(model: Path, names: Sequence[str], port: int, options: ServeOptions) -> list[str]:

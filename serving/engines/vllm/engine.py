@@ -37,9 +37,9 @@ def serve_vllm(model: Path, options: ServeOptions) -> None:
     Raises:
         UserError: vLLM is not here or of another version, cannot serve this model, or ended by itself.
     """
-    require_vllm()
     check_options(options)
     check_compare(options)
+    require_vllm()
     artefact = open_checkpoint(model)
     check_model(artefact)
     if options.draft is not None:

@@ -12,7 +12,7 @@ import pytest
 from compressor.errors import UserError
 from serving.artefact import open_checkpoint
 from serving.engines.registry import ServeOptions, serve_with
-from serving.engines.vllm.arguments import arguments, environment
+from serving.engines.vllm.arguments import arguments, environment, request_defaults
 from serving.engines.vllm.board import Board, Counts, Served
 from serving.engines.vllm.engine import check_draft, check_model, check_options
 
@@ -61,6 +61,13 @@ def test_a_draft_is_a_speculative_config() -> None:
     assert json.loads(given[given.index("--speculative-config") + 1]) == {
         "method": "draft_model", "model": "small", "num_speculative_tokens": 5,
     }  # fmt: skip
+
+
+def test_c11_defaults_of_requests_are_vllms_words_for_ours() -> None:
+    assert request_defaults("auto", {}) == ["--generation-config", "auto"]
+    given = request_defaults("none", {"enable_thinking": False})
+    assert given[:3] == ["--generation-config", "vllm", "--default-chat-template-kwargs"]
+    assert json.loads(given[3]) == {"enable_thinking": False}
 
 
 @pytest.mark.parametrize("argument", ["--api-key", "--port=1", "--served_model_name", "--allowed-origins"])
