@@ -105,7 +105,7 @@ class File:
 
     def _attribute(self, node: ast.Attribute) -> Iterator[Check]:
         owner = ast.unparse(node.value)
-        if owner == _ROOT and isinstance(node.value, ast.Name):
+        if owner == _ROOT and isinstance(node.value, ast.Name) and node.attr != "__path__":
             yield f"vllm.{node.attr}", self._wheel.find(_ROOT, node.attr) is not None
         elif owner in self._handed:
             cls = self._handed[owner]

@@ -27,7 +27,7 @@ def examine(folder: Path) -> tuple[int, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is installed, without what is compiled."""
-    folder, package = tmp_path_factory.mktemp("wheel"), Path(vllm.__file__).parent
+    folder, package = tmp_path_factory.mktemp("wheel"), Path(vllm.__path__[0])
     keep = shutil.ignore_patterns("*.so", "*.pyc", "__pycache__", "*.json", "*.cuh", "*.h")
     shutil.copytree(package, folder / "vllm", ignore=keep)
     (info,) = package.parent.glob("vllm*.dist-info")
@@ -55,7 +55,7 @@ def test_all_is_there(sources: Path) -> None:
         ("v1/metrics/stats.py", "num_waiting_reqs", "waiting", "SchedulerStats.num_waiting_reqs"),
         ("v1/metrics/stats.py", "num_prompt_tokens", "prompt", "IterationStats.num_prompt_tokens"),
         ("engine/arg_utils.py", "max_num_queued_reqs", "queue_limit", "--max-num-queued-reqs"),
-        ("envs.py", '"VLLM_PLUGINS"', '"VLLM_EXTENSIONS"', "$VLLM_PLUGINS"),
+        ("envs.py", '"VLLM_PLUGINS"', '"EXTENSIONS"', "$VLLM_PLUGINS"),
         ("plugins/__init__.py", "vllm.stat_logger_plugins", "vllm.loggers", "vllm.stat_logger_plugins"),
         ("config/cache.py", "    block_size:", "    page_size:", "CacheConfig.block_size"),
         ("__init__.py", '"ModelRegistry"', '"Registry"', "from vllm import ModelRegistry"),

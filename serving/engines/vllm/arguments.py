@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ OURS = {
     "--shutdown-timeout": "--drain-timeout",
 }
 """Arguments of vLLM that `lathe serve` has to know of, and what to give it instead, before the `--`."""
+PAST_THE_GATE = ["--grpc", "--headless", "--data-parallel-multi-port-external-lb"]
+"""Arguments of vLLM that start something else than its HTTP server, which alone has our gate before it."""
+RUST_FRONTEND = "VLLM_USE_RUST_FRONTEND"
+"""Variable that starts an HTTP server without Python, and so without the gate."""
 ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # vLLM would keep a core of a CPU for itself
     "VLLM_LOGGING_LEVEL": "WARNING",
@@ -89,6 +94,29 @@ def environment(threads: int | None) -> dict[str, str]:
     if "VLLM_PLUGINS" in found:
         found["VLLM_PLUGINS"] += f",{PLUGIN}"
     return found
+
+
+def check_gate(args: Namespace, variables: Mapping[str, str]) -> None:
+    """Whether all requests come by our gate. `args`: as vLLM parsed them, those of a `--config` file too.
+
+    Raises:
+        UserError: some would not.
+    """
+    given = [option for option in PAST_THE_GATE if getattr(args, _dest(option), None)]
+    if variables.get(RUST_FRONTEND, "0") not in ("", "0"):
+        given.append(f"${RUST_FRONTEND}")
+    if given:
+        raise UserError(
+            f"{given[0]} would let requests past the API key, the metrics and the drain of `lathe serve`",
+            "Use `vllm serve` for it.",
+        )
+    for option in ("--api-key", "--uds"):
+        if getattr(args, _dest(option), None):
+            raise UserError(f"{option} is not for vLLM alone", f"Give `lathe serve` {OURS[option]}.")
+
+
+def _dest(option: str) -> str:
+    return option.removeprefix("--").replace("-", "_")
 
 
 def _check(engine_args: Sequence[str]) -> None:

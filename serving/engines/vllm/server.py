@@ -13,6 +13,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from compressor.errors import UserError
+from serving.engines.vllm.arguments import check_gate
 from serving.engines.vllm.board import Board
 
 PARENT = "LATHE_VLLM_PARENT"
@@ -34,6 +35,7 @@ def main(arguments: list[str]) -> None:
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
     try:
         validate_parsed_serve_args(args)
+        check_gate(args, os.environ)
         check_parallel(args)
     except (UserError, ValueError, TypeError) as error:
         board.fail(str(error))

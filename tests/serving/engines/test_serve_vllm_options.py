@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from compressor.errors import UserError
 from serving.artefact import open_checkpoint
 from serving.engines.registry import ServeOptions, serve_with
-from serving.engines.vllm.arguments import arguments, environment, request_defaults
+from serving.engines.vllm.arguments import arguments, check_gate, environment, request_defaults
 from serving.engines.vllm.board import Board, Counts, Served
 from serving.engines.vllm.engine import check_draft, check_model, check_options
 
@@ -68,6 +69,24 @@ def test_c11_defaults_of_requests_are_vllms_words_for_ours() -> None:
     given = request_defaults("none", {"enable_thinking": False})
     assert given[:3] == ["--generation-config", "vllm", "--default-chat-template-kwargs"]
     assert json.loads(given[3]) == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    ("given", "variables", "named"),
+    [
+        ({"grpc": True}, {}, "--grpc would let requests past the API key"),
+        ({"headless": True}, {}, "--headless would"),
+        ({"data_parallel_multi_port_external_lb": True}, {}, "--data-parallel-multi-port-external-lb would"),
+        ({}, {"VLLM_USE_RUST_FRONTEND": "1"}, r"\$VLLM_USE_RUST_FRONTEND would"),
+        ({"api_key": ["k"]}, {}, "--api-key is not for vLLM alone"),
+        ({"uds": "/tmp/s"}, {}, "Give `lathe serve` --host and --port"),
+    ],
+)
+def test_nothing_goes_past_the_gate(given: dict[str, object], variables: dict[str, str], named: str) -> None:
+    usual = {"grpc": False, "headless": False, "api_key": None, "uds": None}
+    check_gate(Namespace(**usual), {"VLLM_USE_RUST_FRONTEND": "0"})
+    with pytest.raises(UserError, match=named):
+        check_gate(Namespace(**usual | given), variables)
 
 
 @pytest.mark.parametrize("argument", ["--api-key", "--port=1", "--served_model_name", "--allowed-origins"])
