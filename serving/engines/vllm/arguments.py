@@ -38,15 +38,15 @@ ENVIRONMENT = {
 }
 
 
-GENERATION_CONFIGS = {"auto": "auto", "none": "vllm"}
-"""By our word, vLLM's, for where the sampling of a request that leaves it open comes from: the model's
-generation_config.json, or nowhere (temperature 1, top_p 1, no top_k)."""
+def request_defaults(sampling: Mapping[str, float], template_variables: Mapping[str, Any]) -> list[str]:
+    """vLLM's arguments for what requests leave open.
 
-
-def request_defaults(generation_config: str, template_variables: Mapping[str, Any]) -> list[str]:
-    """vLLM's arguments for what requests leave open: our `--generation-config`, and variables of the chat
-    template."""
-    line = ["--generation-config", GENERATION_CONFIGS[generation_config]]
+    `sampling`: by the names of generation_config.json; nothing: temperature 1, top_p 1, no top_k. vLLM is not
+    left to read that file: it takes no notice of `do_sample`, nor of values that no request can have.
+    """
+    line = ["--generation-config", "vllm"]
+    if sampling:
+        line += ["--override-generation-config", json.dumps(dict(sampling))]
     if template_variables:
         line += ["--default-chat-template-kwargs", json.dumps(dict(template_variables))]
     return line

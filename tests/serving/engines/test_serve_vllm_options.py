@@ -64,11 +64,13 @@ def test_a_draft_is_a_speculative_config() -> None:
     }  # fmt: skip
 
 
-def test_c11_defaults_of_requests_are_vllms_words_for_ours() -> None:
-    assert request_defaults("auto", {}) == ["--generation-config", "auto"]
-    given = request_defaults("none", {"enable_thinking": False})
-    assert given[:3] == ["--generation-config", "vllm", "--default-chat-template-kwargs"]
-    assert json.loads(given[3]) == {"enable_thinking": False}
+def test_c11_defaults_of_requests_are_given_and_not_left_to_vllm() -> None:
+    assert request_defaults({}, {}) == ["--generation-config", "vllm"]
+    given = request_defaults({"temperature": 0.6, "top_k": 1}, {"enable_thinking": False})
+    assert given[:3] == ["--generation-config", "vllm", "--override-generation-config"]
+    assert json.loads(given[3]) == {"temperature": 0.6, "top_k": 1}
+    assert given[4] == "--default-chat-template-kwargs"
+    assert json.loads(given[5]) == {"enable_thinking": False}
 
 
 @pytest.mark.parametrize(
