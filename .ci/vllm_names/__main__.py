@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from handed import GIVEN, NAMED, REPLACED
+from sources import Wheel
 from uses import Check, File
-from wheel import Wheel
 
 from compressor.modeling.vllm_plugin import refusal
 
@@ -31,7 +31,8 @@ SERVER = "serving/engines/vllm/server.py"
 OURS = {"VLLM_ARGS"}
 """What looks like a variable of vLLM's."""
 _PLACES = ("compressor", "serving", "benchmarks", "tests/on_vllm")
-_PARSERS = ("engine/arg_utils.py", "entrypoints/common/cli_args.py", "entrypoints/launchers/cli_args.py")
+_ENGINE = "engine/arg_utils.py"
+_FRONT_ENDS = ("entrypoints/common/cli_args.py", "entrypoints/launchers/cli_args.py")
 _BUILT = re.compile(r"_total$|_(bucket|sum|count)$")
 _WHOLE_METRIC = re.compile(r"vllm:[a-z0-9_]*[a-z0-9]")
 
@@ -103,8 +104,9 @@ def _counts(path: Path) -> bool:
 
 
 def _options(wheel: Wheel) -> Iterator[Check]:
-    """Options that we give vLLM, or keep from it: fields of its dataclasses, or strings of its parsers."""
-    text = "".join(map(wheel.text, _PARSERS))
+    """Options that we give vLLM, keep from it or read: strings of its parsers, or fields of its front end."""
+    front = "".join(map(wheel.text, _FRONT_ENDS))
+    text = front + wheel.text(_ENGINE)
     tree = ast.parse((ROOT / ARGUMENTS).read_text(encoding="utf-8"))
     parts: list[ast.expr | None] = []
     for node in ast.walk(tree):
@@ -113,7 +115,7 @@ def _options(wheel: Wheel) -> Iterator[Check]:
     read = re.findall(r"\bargs\.([a-z_]+)", (ROOT / SERVER).read_text(encoding="utf-8"))
     for option in sorted({*map(str, options), *("--" + name.replace("_", "-") for name in read)}):
         field = option.removeprefix("--").replace("-", "_")
-        there = f'"{option}"' in text or re.search(rf"^    {field}: ", text, re.MULTILINE) is not None
+        there = f'"{option}"' in text or re.search(rf"^    {field}: ", front, re.MULTILINE) is not None
         yield option, there
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from handed import HANDED
-from wheel import Definition, Found, Wheel, signature
+from sources import Definition, Found, Wheel, signature
 
 Check = tuple[str, bool]
 """What was looked for, and whether it is there."""
