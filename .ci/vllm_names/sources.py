@@ -185,8 +185,13 @@ def signature(node: ast.AST, bound: bool = False) -> Signature:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Those of a body, into `if`, `try` and `with`."""
+    """Those of a body, into `if`, `try` and `with`; of what is for type checkers only what a module declares
+    to have (and makes when it is asked for)."""
     for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from (part for part in node.body if isinstance(part, ast.AnnAssign))
+            yield from _statements(node.orelse)
+            continue
         yield node
         for name in ("body", "orelse", "finalbody"):
             if not isinstance(node, Definition):
