@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from compressor.errors import UserError
 from serving.artefact import open_checkpoint
 from serving.engines.registry import ServeOptions, serve_with
-from serving.engines.vllm.arguments import arguments, environment
+from serving.engines.vllm.arguments import arguments, check_gate, environment, request_defaults
 from serving.engines.vllm.board import Board, Counts, Served
 from serving.engines.vllm.engine import check_draft, check_model, check_options
 
@@ -61,6 +62,33 @@ def test_a_draft_is_a_speculative_config() -> None:
     assert json.loads(given[given.index("--speculative-config") + 1]) == {
         "method": "draft_model", "model": "small", "num_speculative_tokens": 5,
     }  # fmt: skip
+
+
+def test_c11_defaults_of_requests_are_given_and_not_left_to_vllm() -> None:
+    assert request_defaults({}, {}) == ["--generation-config", "vllm"]
+    given = request_defaults({"temperature": 0.6, "top_k": 1}, {"enable_thinking": False})
+    assert given[:3] == ["--generation-config", "vllm", "--override-generation-config"]
+    assert json.loads(given[3]) == {"temperature": 0.6, "top_k": 1}
+    assert given[4] == "--default-chat-template-kwargs"
+    assert json.loads(given[5]) == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    ("given", "variables", "named"),
+    [
+        ({"grpc": True}, {}, "--grpc would let requests past the API key"),
+        ({"headless": True}, {}, "--headless would"),
+        ({"data_parallel_multi_port_external_lb": True}, {}, "--data-parallel-multi-port-external-lb would"),
+        ({}, {"VLLM_USE_RUST_FRONTEND": "1"}, r"\$VLLM_USE_RUST_FRONTEND would"),
+        ({"api_key": ["k"]}, {}, "--api-key is not for vLLM alone"),
+        ({"uds": "/tmp/s"}, {}, "Give `lathe serve` --host and --port"),
+    ],
+)
+def test_nothing_goes_past_the_gate(given: dict[str, object], variables: dict[str, str], named: str) -> None:
+    usual = {"grpc": False, "headless": False, "api_key": None, "uds": None}
+    check_gate(Namespace(**usual), {"VLLM_USE_RUST_FRONTEND": "0"})
+    with pytest.raises(UserError, match=named):
+        check_gate(Namespace(**usual | given), variables)
 
 
 @pytest.mark.parametrize("argument", ["--api-key", "--port=1", "--served_model_name", "--allowed-origins"])
