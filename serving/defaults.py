@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from compressor.errors import UserError
 from serving.manifest import read_json
@@ -50,6 +50,14 @@ IDLE: dict[str, Any] = {
 """Settings that would change answers and are not applied, with the values that change nothing."""
 
 log = logging.getLogger("lathe.serving")
+
+
+def sampling_defaults(model: Path, source: Literal["auto", "none"]) -> dict[str, float]:
+    """What requests get that say nothing: with `auto` what the model recommends, with `none` OpenAI's values.
+
+    Raises UserError.
+    """
+    return recommended(model) if source == "auto" else {}
 
 
 def recommended(model: Path) -> dict[str, float]:

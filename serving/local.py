@@ -10,7 +10,7 @@ from pathlib import Path
 from compressor.errors import UserError
 from serving.api.service import Service
 from serving.artefact import Artefact, open_artefact
-from serving.defaults import recommended
+from serving.defaults import sampling_defaults
 from serving.engines.base import Backend, Observer
 from serving.engines.registry import ServeOptions
 from serving.metrics import Metrics
@@ -65,7 +65,7 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
     )
     with listen(options.host, options.port) as listener:
         tokenizer = Tokenizer(artefact.path, options.template_variables)
-        defaults = recommended(artefact.path) if options.generation_config == "auto" else {}
+        defaults = sampling_defaults(artefact.path, options.generation_config)
         backend = open_backend(artefact, tokenizer, sizes)
         metrics.watch(backend, artefact, engine)
         limit = options.request_timeout or REQUEST_TIMEOUT_S

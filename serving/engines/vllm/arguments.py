@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
+from serving.defaults import sampling_defaults
 from serving.engines.registry import ServeOptions
 from serving.manifest import read_json
 
@@ -75,7 +76,8 @@ def arguments(model: Path, names: Sequence[str], port: int, options: ServeOption
             "num_speculative_tokens": options.draft_tokens,
         }
         line += ["--speculative-config", json.dumps(speculation)]
-    return [*line, *options.engine_args]
+    sampling = sampling_defaults(model, options.generation_config)
+    return [*line, *request_defaults(sampling, options.template_variables), *options.engine_args]
 
 
 def _longest(model: Path) -> int | None:

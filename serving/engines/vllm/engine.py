@@ -25,6 +25,7 @@ from serving.metrics import model_info
 from serving.playground.pages import Setup
 from serving.playground.upstream import COMPARE_KEY, check_compare
 from serving.server import LAST_WORDS_S, listen, url_of
+from serving.tokenizer import Tokenizer
 
 POLL_S = 0.05
 STOP_S = 30.0
@@ -42,6 +43,8 @@ def serve_vllm(model: Path, options: ServeOptions) -> None:
     require_vllm()
     artefact = open_checkpoint(model)
     check_model(artefact)
+    if options.template_variables:
+        Tokenizer(artefact.path, options.template_variables)
     if options.draft is not None:
         check_draft(artefact, open_checkpoint(options.draft))
     names = options.served_model_names or (artefact.name,)

@@ -22,7 +22,8 @@ OPTIONS = ServeOptions(
     prefix_cache=None,
     served_model_names=(), api_key=None, allowed_origins=(), drain_timeout=1.0, request_timeout=None,
     write_timeout=None, metrics_alias=None, playground=True, compare=None, compare_api_key=None, draft=None,
-    draft_tokens=3, engine_args=(), announce=lambda url, model: None,
+    draft_tokens=3, engine_args=(), generation_config="auto", template_variables={},
+    announce=lambda url, model: None,
 )  # fmt: skip
 SERVED = Served(
     "m", 30.0, "tpot", {"model": "m"}, values=10, other_bytes=2, kv_values=4,
@@ -62,6 +63,20 @@ def test_a_draft_is_a_speculative_config() -> None:
     assert json.loads(given[given.index("--speculative-config") + 1]) == {
         "method": "draft_model", "model": "small", "num_speculative_tokens": 5,
     }  # fmt: skip
+
+
+def test_c11_what_the_model_recommends_is_given_to_vllm_unless_told_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"temperature": 0.6, "top_k": 1, "do_sample": true}')
+    given = arguments(tmp_path, ["m"], 8000, OPTIONS)
+    assert json.loads(given[given.index("--override-generation-config") + 1]) == {
+        "temperature": 0.6,
+        "top_k": 1,
+    }
+    plain = replace(OPTIONS, generation_config="none", template_variables={"enable_thinking": False})
+    given = arguments(tmp_path, ["m"], 8000, plain)
+    assert "--override-generation-config" not in given
+    assert given[given.index("--generation-config") + 1] == "vllm"
+    assert given[-2:] == ["--default-chat-template-kwargs", '{"enable_thinking": false}']
 
 
 def test_c11_defaults_of_requests_are_given_and_not_left_to_vllm() -> None:
