@@ -11,8 +11,8 @@ from serving.tools.dialect import dialect_of
 
 def tool_arguments(model: Path) -> list[str]:
     """vLLM's arguments for a model whose template shows tools in a form that we know; for others vLLM refuses
-    tools by itself. It gives none to templates that call them otherwise, and its parsers look for the token of
-    the opening."""
+    tools by itself. It gives none to templates that call them otherwise, and its parsers look for the token
+    of the opening."""
     if not (model / "tokenizer.json").exists():
         return []
     try:
