@@ -160,7 +160,7 @@ class Grammars:
 
 
 class Vocabulary:
-    """llguidance's view of a tokenizer. It takes some added tokens for special that are not, `<tool_call>`."""
+    """llguidance's view of a tokenizer. It takes some added tokens for special that are not."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos: Sequence[int]) -> None:
         """Raises GrammarError."""

@@ -62,13 +62,7 @@ def _locate(error: Any, document: Any) -> _Found:
     branch = ""
     value, last = document, len(error["loc"]) - 1
     for at, part in enumerate(error["loc"]):
-        if (
-            isinstance(value, dict)
-            and part in value
-            or isinstance(value, list)
-            and isinstance(part, int)
-            and part < len(value)
-        ):
+        if _has(value, part):
             value = value[part]
         elif not (at == last and error["type"] == "missing"):
             union, branch = (union, branch) if branch else (path, str(part))

@@ -60,10 +60,7 @@ class History:
         if self._dialect is None or not self._dialect.shows_results:
             raise invalid(f"{where}.role: this model's chat template shows no results of tools", "messages")
         if call not in self._names:
-            raise invalid(
-                f"{where}.tool_call_id: no earlier message has a tool call with the id {call[:60]!r}",
-                "messages",
-            )
+            raise invalid(f"{where}.tool_call_id: no earlier tool call has the id {call[:60]!r}", "messages")
         return {"tool_call_id": self._id(call), "name": message.name or self._names[call]}
 
     def _id(self, given: str) -> str:

@@ -50,9 +50,8 @@ class TextPart(_Lenient):
     @classmethod
     def _refusal_as_text(cls, document: Any) -> Any:
         if isinstance(document, dict) and document.get("type") == "refusal":
-            return {"type": "text"} | {
-                "text" if k == "refusal" else k: v for k, v in document.items() if k != "type"
-            }
+            named = {"text" if name == "refusal" else name: value for name, value in document.items()}
+            return named | {"type": "text"}
         return document
 
     @field_validator("type", mode="before")

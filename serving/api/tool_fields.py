@@ -48,6 +48,7 @@ class FunctionDefinition(_Definition):
         kind = self.parameters.get("type", "object")
         if kind != "object" and kind != ["object"]:
             raise complain("the parameters of {name} have to be of type object", name=repr(self.name))
+        self.parameters = self.parameters or {"type": "object", "properties": {}}
         return self
 
 
@@ -68,10 +69,7 @@ class FunctionTool(_Definition):
         shown: dict[str, Any] = {"name": function.name}
         if function.description is not None:
             shown["description"] = function.description
-        return {"type": "function", "function": shown | {"parameters": function.parameters or EMPTY}}
-
-
-EMPTY = {"type": "object", "properties": {}}
+        return {"type": "function", "function": shown | {"parameters": function.parameters}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +83,8 @@ class Chosen:
 def _named(given: Any) -> str | None:
     """The function that `{"type": "function", "function": {"name": ...}}` names."""
     match given:
-        case {"type": "function", "function": {"name": str(name), **more}, **others} if (
-            not more and not others
-        ):
-            return name
+        case {"type": "function", "function": {"name": str(name), **more}, **others}:
+            return None if more or others else name
     return None
 
 
@@ -96,14 +92,12 @@ def _chosen(given: Any) -> Chosen:
     match given:
         case "none" | "auto" | "required":
             return Chosen(given)
-        case {"type": "function", "function": {"name": str(name)}} if len(given) == 2:
+        case {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [*tools]}}:
+            names = [name for tool in tools if (name := _named(tool))]
+            if mode in ("auto", "required") and names and len(names) == len(tools):
+                return Chosen(mode, tuple(names))
+        case _ if name := _named(given):
             return Chosen("required", (name,))
-        case {
-            "type": "allowed_tools",
-            "allowed_tools": {"mode": "auto" | "required" as mode, "tools": [_, *_] as tools},
-        }:
-            names = [_chosen(tool).names for tool in tools if isinstance(tool, dict)]
-            return Chosen(mode, tuple(name for one in names for name in one or ()))
     raise FieldError(
         "tool_choice",
         "tool_choice is none, auto, required, {'type': 'function', 'function': {'name': ...}} or "

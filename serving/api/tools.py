@@ -73,9 +73,7 @@ class ServedTools:
         if self.dialect is None:
             return "this model's chat template shows no tools"
         known = ", ".join(form.name for form in available_forms())
-        return (
-            f"this model's chat template writes tool calls in a form that is not read here; known are {known}"
-        )
+        return f"this model's chat template writes calls in a form that is not read here; known are {known}"
 
 
 @dataclass(slots=True)

@@ -165,10 +165,10 @@ class ChatWriter(Writer):
         calls, finish = self._calls[chunk.index], chunk.finish
         deltas: list[tuple[Json, Sequence[TokenScore]]] = []
         for part in self._turns[chunk.index].read(chunk):
-            spoken = part.kind == "content" and calls is not None
-            deltas += (
-                calls.read(part.text, part.scores) if spoken and calls else [(_delta(part), part.scores)]
-            )
+            if calls is not None and part.kind == "content":
+                deltas += calls.read(part.text, part.scores)
+            else:
+                deltas.append((_delta(part), part.scores))
         if chunk.last:
             deltas += calls.end(cut=finish == "length") if calls else ()
             deltas = deltas or [({}, ())]

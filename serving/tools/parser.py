@@ -39,8 +39,8 @@ class CallParser:
     """What is certain of an answer, piece by piece; what does not become a call is text.
 
     However a text is cut into pieces, it gives the same words, calls and arguments. White space next to a
-    call is dropped. The arguments of a call are told as they come: where no grammar holds the model to them, they
-    may be incomplete.
+    call is dropped. The arguments of a call are told as they come: where no grammar holds the model to them,
+    they may be incomplete.
     """
 
     def __init__(self, form: Form, names: Collection[str]) -> None:
@@ -49,9 +49,8 @@ class CallParser:
         self._first = Pattern(form.before + form.head)
         self._bare = Pattern((" ", *form.head))
         self._ends = [Pattern(tail + form.closing) for tail in form.tails]
-        self._nexts = [
-            Pattern((*tail, *form.more, *form.head)) for tail in form.tails if form.more is not None
-        ]
+        more = [] if form.more is None else [(*form.more, *form.head)]
+        self._nexts = [Pattern(tail + next_) for tail in form.tails for next_ in more]
         self._state = self._beginning if form.bare else self._words
         self._held = self._opened = ""
         self._object = _Object()
@@ -76,7 +75,8 @@ class CallParser:
         if self._state == self._head:
             self._tell("" if cut and self._first.match(rest).status != "none" else self._opened + rest)
         elif self._state in (self._words, self._beginning):
-            self._tell(rest)
+            again = self._after_call and cut and self._form.opening.startswith(rest.lstrip())
+            self._tell("" if again else rest)
         events, self._events = self._events, []
         return events
 
