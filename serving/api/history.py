@@ -72,8 +72,8 @@ class History:
 
 
 def _in_order(messages: Sequence[Message]) -> Iterator[tuple[int, Message]]:
-    """Messages with their places; results in the order of their calls, as most templates tell which is whose by
-    nothing else. Raises ApiError 400 where some of the calls of a message have results and others none."""
+    """Messages with their places; results in the order of their calls, as most templates tell by nothing else
+    which is whose. Raises ApiError 400 where some of the calls of a message have results and others none."""
     at = 0
     while at < len(messages):
         yield at, messages[at]
