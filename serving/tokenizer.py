@@ -14,6 +14,10 @@ from compressor.errors import UserError
 from serving.chat_template import ChatTemplate, Rendering, Scalar, TemplateError
 from serving.control_tokens import ControlTokens, SpellingError
 
+ABOUT_FILES = frozenset(
+    {"vocab_file", "merges_file", "tokenizer_file", "name_or_path", "is_local", "local_files_only", "backend"}
+)
+"""Arguments that a tokenizer was made with, and that are of no concern elsewhere."""
 ASSISTANT_ANSWERS = Rendering()
 
 
@@ -46,7 +50,7 @@ class Tokenizer:
 
     def encode(self, text: str, *, special: bool = True) -> np.ndarray:
         """int64 [T]; `special`: with the special tokens that the model expects around plain text."""
-        return np.array(self._fast.encode(text, add_special_tokens=special).ids, dtype=np.int64)
+        return self._ids(text, special)
 
     def encode_chat(
         self,
@@ -78,9 +82,26 @@ class Tokenizer:
         """`special`: show special tokens, too."""
         return str(self._fast.decode(list(tokens), skip_special_tokens=not special))
 
+    def info(self) -> dict[str, Any]:
+        """What tokenizer_config.json says, without anything about files; special tokens by their texts."""
+        told = {name: value for name, value in self._hf.init_kwargs.items() if name not in ABOUT_FILES}
+        named = {
+            name: getattr(self._hf, name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")
+        }
+        told |= named | {
+            "tokenizer_class": type(self._hf).__name__,
+            "chat_template": self.chat_template or None,
+        }
+        return {name: _plain(value) for name, value in told.items()}
+
     def to_json(self) -> str:
         """The whole tokenizer, as in tokenizer.json."""
         return str(self._fast.to_str())
+
+    def _ids(self, text: str, special: bool) -> np.ndarray:
+        """As a batch of one: other threads run meanwhile, as they do not while `encode` works."""
+        [encoded] = self._fast.encode_batch_fast([text], add_special_tokens=special)
+        return np.array(encoded.ids, dtype=np.int64)
 
     def surely_longer_than(self, text: str, tokens: int) -> bool:
         """Whether `text` cannot fit into `tokens` tokens, judged without tokenizing it."""
@@ -103,6 +124,17 @@ class Tokenizer:
     def label(self, token: int) -> bytes:
         """The bytes a token is shown as in log-probabilities: special tokens by their names."""
         return self._pieces.get(token) or str(self._fast.id_to_token(token) or "").encode()
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it; an added token is its text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return str(getattr(value, "content", value))
 
 
 def _piece_table(fast: Any) -> dict[int, bytes]:

@@ -19,7 +19,7 @@ from serving.api.models import list_models, retrieve_model
 from serving.api.openapi import show_openapi
 from serving.api.responses.route import create_response, stored_response
 from serving.api.service import Service
-from serving.api.tokens import detokenize, tokenize
+from serving.api.tokens import detokenize, tokenize, tokenizer_info
 from serving.playground.pages import Playground
 
 ROUTES = [
@@ -31,6 +31,7 @@ ROUTES = [
     Route("/v1/models/{id:path}", retrieve_model),
     Route("/tokenize", tokenize, methods=["POST"]),
     Route("/detokenize", detokenize, methods=["POST"]),
+    Route("/tokenizer_info", tokenizer_info),
     Route("/health", status.ready),
     Route("/health/live", status.live),
     Route("/health/ready", status.ready),

@@ -25,6 +25,7 @@ GETS = (
     "/v1/models",
     "/v1/models/{id}",
     "/v1/responses/{id}",
+    "/tokenizer_info",
     "/health",
     "/health/live",
     "/health/ready",

@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize, in vLLM's shapes."""
+"""/tokenize, /detokenize and /tokenizer_info, in vLLM's shapes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from serving.api.body import read_model
 from serving.api.chat import chat_tokens
+from serving.api.errors import ApiError, invalid
 from serving.api.limits import FieldError
 from serving.api.messages import Message
 from serving.api.schemas import Strict, Token
@@ -20,6 +21,8 @@ from serving.api.template_options import TemplateOptions
 from serving.api.tool_fields import MAX_TOOLS, FunctionTool
 
 MAX_TOKENS = 2**18
+CONTEXTS = 64
+"""So many times the context may a text be long: whoever scores documents cuts them into windows later."""
 
 
 class _Body(Strict):
@@ -73,6 +76,11 @@ async def detokenize(request: Request) -> Response:
     return JSONResponse({"prompt": service.tokenizer.decode(body.tokens, special=True)})
 
 
+async def tokenizer_info(request: Request) -> Response:
+    service: Service = request.app.state.service
+    return JSONResponse(await asyncio.to_thread(service.tokenizer.info))
+
+
 async def _read(request: Request, kind: type[Any]) -> tuple[Service, Any]:
     service: Service = request.app.state.service
     body = await read_model(request, kind)
@@ -85,7 +93,16 @@ async def _tokens(service: Service, body: TokenizeBody) -> np.ndarray:
     if body.messages is not None:
         tools = [tool.for_template() for tool in body.tools]
         return await chat_tokens(service, body.messages, tools, body)
-    prompt = body.prompt or ""
-    service.check_text(prompt, "prompt")
+    prompt, limit = body.prompt or "", CONTEXTS * service.backend.max_length
+    if service.tokenizer.surely_longer_than(prompt, limit):
+        raise _too_long("far more", limit)
     special = body.add_special_tokens is not False
-    return await asyncio.to_thread(service.tokenizer.encode, prompt, special=special)
+    tokens = await asyncio.to_thread(service.tokenizer.encode, prompt, special=special)
+    if len(tokens) > limit:
+        raise _too_long(str(len(tokens)), limit)
+    return tokens
+
+
+def _too_long(count: str, limit: int) -> ApiError:
+    message = f"prompt has {count} tokens; this server splits texts of up to {limit}"
+    return invalid(message, "prompt", "context_length_exceeded")

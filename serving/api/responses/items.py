@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 CallId = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class _Strict(BaseModel):
+    """Null stands for nothing: OpenAI's client repeats fields of later versions so."""
+
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, document: Any) -> Any:
+        if not isinstance(document, dict):
+            return document
+        return {name: value for name, value in document.items() if value is not None}
 
 
 class _Item(_Strict):
@@ -25,7 +34,7 @@ class MessageItem(_Item):
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Any] | None
+    content: str | list[Any] | None = None
     phase: Literal["commentary", "final_answer"] | None = None
 
 
@@ -53,7 +62,6 @@ class ReasoningItem(_Item):
     type: Literal["reasoning"]
     summary: list[Thought] = Field(default_factory=list)
     content: list[Thought] | None = None
-    encrypted_content: None = None
 
     @property
     def text(self) -> str:
@@ -69,7 +77,6 @@ class FunctionCallItem(_Item):
     name: str
     arguments: str
     caller: Any = None
-    namespace: None = None
     parsed_arguments: Any = None
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from compressor.errors import UserError
 from serving.defaults import sampling_defaults
 from serving.engines.registry import ServeOptions
+from serving.engines.vllm.tools import tool_arguments
 from serving.manifest import read_json
 
 GATE = "serving.engines.vllm.gate.Gate"
@@ -77,7 +78,8 @@ def arguments(model: Path, names: Sequence[str], port: int, options: ServeOption
         }
         line += ["--speculative-config", json.dumps(speculation)]
     sampling = sampling_defaults(model, options.generation_config)
-    return [*line, *request_defaults(sampling, options.template_variables), *options.engine_args]
+    line += request_defaults(sampling, options.template_variables)
+    return [*line, *tool_arguments(model), *options.engine_args]
 
 
 def _longest(model: Path) -> int | None:
