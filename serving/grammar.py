@@ -114,11 +114,10 @@ class Grammars:
         if rules.answer is not None:
             checked(rules.answer)
         with self._lock:
-            rules = self._settled_rules(rules)
             text = lark(rules, self._vocabulary(), OPTIONS)
             if len(text) > TOOLS_BYTES:
                 raise GrammarError(f"the schemas of all tools are larger than {TOOLS_BYTES} bytes")
-            return self._kept_or(text, lambda: self._of_rules(rules, text))
+            return self._kept_or(text, lambda: self._of_rules(rules))
 
     def _settled_rules(self, rules: Rules) -> Rules:
         tools = [replace(tool, parameters=self._settled(tool.parameters)) for tool in rules.tools]
@@ -129,11 +128,12 @@ class Grammars:
         """The same schema, in a form that leads to no dead end."""
         return rewritten(rewritten(schema, without_idle), partial(written_out, can_follow=self._can_follow))
 
-    def _of_rules(self, rules: Rules, text: str) -> Grammar:
+    def _of_rules(self, rules: Rules) -> Grammar:
         for tool in rules.tools:
             with _blaming(tool):
                 options = OPTIONS | {"lenient": not tool.strict}
                 self._of_schema(closed(tool.parameters), options, "tools")
+        text = lark(self._settled_rules(rules), self._vocabulary(), OPTIONS)
         try:
             grammar = self._compiled(llguidance.LLMatcher.grammar_from_lark(text), "tools")
             grammar.begin().allowed()
