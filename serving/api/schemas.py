@@ -109,6 +109,11 @@ class GenerationBody(BaseModel):
         return "all" if self.stream_options.continuous_usage_stats else "last"
 
     @property
+    def obfuscate(self) -> bool:
+        """Whether a stream's events are to hide how long its parts are."""
+        return self.stream_options is not None and self.stream_options.include_obfuscation
+
+    @property
     def sampling(self) -> Sampling:
         return Sampling(
             temperature=self.temperature,

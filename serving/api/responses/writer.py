@@ -75,6 +75,9 @@ class ResponseWriter(Answer):
         failed = {"code": code, "message": error.message}
         yield self._event("response.failed", response=self._response("failed", error=failed))
 
+    def is_delta(self, event: Json) -> bool:
+        return str(event["type"]).endswith(".delta")
+
     def head_of(self, event: Json) -> str:
         return f"event: {event['type']}\n"
 
