@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tiny_server import save_checkpoint
+from tiny_server import save_checkpoint, save_tokenizer
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from compressor.export.dense import dense_artefact
@@ -88,13 +88,19 @@ TEMPLATES = {
 }
 
 
-def save_calling(directory: Path, template: str, *, marks: bool = True) -> Path:
-    """An artefact with this template; `marks`: its tokenizer has tokens for the marks."""
-    checkpoint = save_checkpoint(directory / "model", vocab_size=328, max_position_embeddings=2048)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint)
+def save_calling_tokenizer(directory: Path, *, template: str = QWEN, marks: bool = True) -> None:
+    """`marks`: it has tokens for the marks, as the families' own have."""
+    save_tokenizer(directory)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
     if marks:
         tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in PLAIN_MARKS])
         tokenizer.add_tokens([AddedToken(mark, special=True, normalized=False) for mark in SPECIAL_MARKS])
     tokenizer.chat_template = template
-    tokenizer.save_pretrained(checkpoint)
+    tokenizer.save_pretrained(directory)
+
+
+def save_calling(directory: Path, template: str, *, marks: bool = True) -> Path:
+    """An artefact with this template."""
+    checkpoint = save_checkpoint(directory / "model", vocab_size=328, max_position_embeddings=2048)
+    save_calling_tokenizer(checkpoint, template=template, marks=marks)
     return dense_artefact(str(checkpoint), directory / "cache")

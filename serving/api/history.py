@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from serving.api.errors import invalid
@@ -25,7 +25,7 @@ class History:
 
     def written(self, messages: Sequence[Message]) -> list[Json]:
         """Raises ApiError 400 for calls and results that the template does not show, or that do not fit."""
-        return [self._message(message, f"messages.{at}") for at, message in enumerate(messages)]
+        return [self._message(message, f"messages.{at}") for at, message in _in_order(messages)]
 
     def _message(self, message: Message, where: str) -> Json:
         role = "system" if message.role == "developer" else message.role
@@ -69,6 +69,24 @@ class History:
         if form is None or not form.nine or re.fullmatch("[a-zA-Z0-9]{9}", given):
             return given
         return hashlib.sha256(given.encode()).hexdigest()[:9]
+
+
+def _in_order(messages: Sequence[Message]) -> Iterator[tuple[int, Message]]:
+    """Messages with their places; results in the order of their calls, as most templates tell by nothing else
+    which is whose. Raises ApiError 400 where some of the calls of a message have results and others none."""
+    at = 0
+    while at < len(messages):
+        yield at, messages[at]
+        calls = [call.id for call in messages[at].tool_calls]
+        end = at + 1
+        while end < len(messages) and messages[end].tool_call_id in calls:
+            end += 1
+        results = {messages[place].tool_call_id for place in range(at + 1, end)}
+        if missing := [call for call in calls if results and call not in results]:
+            raise invalid(f"messages.{at}.tool_calls: there is no result of {missing[0][:60]!r}", "messages")
+        order = sorted(range(at + 1, end), key=lambda place: calls.index(messages[place].tool_call_id or ""))
+        yield from ((place, messages[place]) for place in order)
+        at = end
 
 
 def _json(arguments: Json) -> str:

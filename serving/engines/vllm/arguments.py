@@ -9,6 +9,7 @@ from pathlib import Path
 
 from compressor.errors import UserError
 from serving.engines.registry import ServeOptions
+from serving.engines.vllm.tools import tool_arguments
 from serving.manifest import read_json
 
 GATE = "serving.engines.vllm.gate.Gate"
@@ -55,7 +56,7 @@ def arguments(model: Path, names: Sequence[str], port: int, options: ServeOption
             "num_speculative_tokens": options.draft_tokens,
         }
         line += ["--speculative-config", json.dumps(speculation)]
-    return [*line, *options.engine_args]
+    return [*line, *tool_arguments(model), *options.engine_args]
 
 
 def _longest(model: Path) -> int | None:

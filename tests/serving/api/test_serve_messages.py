@@ -130,12 +130,17 @@ def test_s6_arguments_that_are_no_text_are_none(qwen: Running):
         assert '"arguments": {}}' in prompt(qwen, ASK, CALLS | {"tool_calls": [call]}, RESULT)
 
 
-def test_s6_several_results_in_any_order(qwen: Running):
+def test_s6_results_are_shown_in_the_order_of_their_calls(qwen: Running):
+    """Qwen's template shows no ids: the place alone tells whose result it is."""
     second = CALL | {"id": "call_2", "function": {"name": "g", "arguments": "{}"}}
     calls = CALLS | {"tool_calls": [CALL, second]}
     results = [RESULT | {"tool_call_id": "call_2", "content": "later"}, RESULT]
     text = prompt(qwen, ASK, calls, *results, {"role": "assistant", "content": "So."}, ASK)
-    assert text.index('"f"') < text.index('"g"') < text.index("later") < text.index("two")
+    assert text.index('"f"') < text.index('"g"') < text.index("two") < text.index("later") < text.index("So.")
+    assert prompt(qwen, ASK, calls, *reversed(results), {"role": "assistant", "content": "So."}, ASK) == text
+    assert complaint(qwen, ASK, calls, results[0]) == "messages.1.tool_calls: there is no result of 'call_1'"
+    assert prompt(qwen, ASK, CALLS, RESULT, CALLS, RESULT).count("two") == 2
+    assert "two" not in prompt(qwen, ASK, calls, ASK)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from tiny_server import CHAT_TEMPLATE
+from tool_models import CODER, SMOLLM, TEMPLATES, save_calling_tokenizer
 
 from compressor.errors import UserError
 from serving.artefact import open_checkpoint
@@ -54,6 +56,29 @@ def test_positions_are_not_multiplied_that_are_scaled_already(
     given = arguments(tmp_path, ["m"], 8000, OPTIONS)
     assert ("--max-model-len" in given) == (longest is not None)
     assert longest is None or given[given.index("--max-model-len") + 1] == str(longest)
+
+
+@pytest.mark.parametrize(
+    ("template", "marks", "parser"),
+    [
+        (TEMPLATES["hermes"], True, "hermes"),
+        (TEMPLATES["llama3_json"], True, "llama3_json"),
+        (TEMPLATES["mistral_list"], True, "mistral"),
+        (TEMPLATES["mistral_args"], True, "mistral"),
+        (TEMPLATES["hermes"], False, None),
+        (SMOLLM, True, None),
+        (CODER, True, None),
+        (CHAT_TEMPLATE, True, None),
+    ],
+)
+def test_vllm_is_told_its_parser_of_the_templates_tool_calls(
+    tmp_path: Path, template: str, marks: bool, parser: str | None
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    save_calling_tokenizer(tmp_path, template=template, marks=marks)
+    given = arguments(tmp_path, ["m"], 8000, OPTIONS)
+    assert ("--enable-auto-tool-choice" in given) == (parser is not None)
+    assert parser is None or given[given.index("--tool-call-parser") + 1] == parser
 
 
 def test_a_draft_is_a_speculative_config() -> None:
