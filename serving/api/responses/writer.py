@@ -146,10 +146,10 @@ class ResponseWriter(Answer):
         return bool(self._items) and not isinstance(self._items[-1], ReasoningItem)
 
     def _response(self, status: Status | Literal["failed"], **more: Any) -> Json:
-        ended = {"completed_at": int(time.time())} if status == "completed" else {}
-        blank = {"error": None, "incomplete_details": None, "usage": None}
+        ended = int(time.time()) if status == "completed" else None
+        blank = {"error": None, "incomplete_details": None, "usage": None, "completed_at": ended}
         output = {"status": status, "output": [item.document() for item in self._items]}
-        return self._head | self._settings | blank | output | ended | more
+        return self._head | self._settings | blank | output | more
 
     def _usage(self) -> Json:
         return {
@@ -172,18 +172,21 @@ class ResponseWriter(Answer):
 def _settings(body: ResponsesBody, request: GenerationRequest) -> Json:
     """What a response repeats of its request, with what holds where the request said nothing."""
     text = body.text.format.model_dump(by_alias=True, exclude_none=True)
-    settings: Json = {
+    return {
         "background": False,
         "conversation": None,
+        "frequency_penalty": request.sampling.frequency_penalty,
         "instructions": body.instructions,
         "max_output_tokens": body.max_output_tokens,
         "max_tool_calls": body.max_tool_calls,
         "metadata": body.metadata,
         "parallel_tool_calls": body.parallel_tool_calls,
+        "presence_penalty": request.sampling.presence_penalty,
         "previous_response_id": None,
         "prompt_cache_key": body.prompt_cache_key,
         "reasoning": {"effort": body.reasoning.effort, "summary": None},
         "safety_identifier": body.safety_identifier,
+        "service_tier": "default",
         "store": False,
         "temperature": request.sampling.temperature,
         "text": {"format": text, "verbosity": "medium"},
@@ -194,4 +197,3 @@ def _settings(body: ResponsesBody, request: GenerationRequest) -> Json:
         "truncation": "disabled",
         "user": body.user,
     }
-    return settings | ({"service_tier": "default"} if body.service_tier else {})
