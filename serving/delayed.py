@@ -10,8 +10,9 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from serving.grammar import Constraint, Grammar, GrammarError
+from serving.grammar import Constraint, Grammar
 from serving.reasoning import Splitter
+from serving.schema_errors import GrammarError
 
 
 class DelayedConstraint(Constraint):

@@ -12,7 +12,7 @@ from compressor.export.checkpoint import export_checkpoint
 from compressor.export.files import sync_directory, write_bytes
 from compressor.families.refusals import rope_of
 from compressor.modeling import PLUGIN_FILES
-from compressor.modeling.vllm_plugin import CPU_HEAD_SIZES
+from compressor.modeling.vllm_plugin import CPU_HEAD_SIZES, VERSIONS
 from compressor.plan import Plan
 from compressor.rules import Rules
 from compressor.source import Source
@@ -36,7 +36,7 @@ build-backend = "setuptools.build_meta"
 [project]
 name = "lathe-vllm-plugin"
 version = "0.1.0"
-description = "Lets vLLM 0.32 serve the checkpoint that this folder came with."
+description = "Lets vLLM {" and ".join(VERSIONS)} serve the checkpoint that this folder came with."
 requires-python = ">=3.10"
 
 [project.entry-points."vllm.general_plugins"]

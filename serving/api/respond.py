@@ -84,7 +84,9 @@ async def respond(
             limits = Limits(service.backend.capacity, service.backend.max_length)
             body = await read_model(request, model, limits)
             service.check_model(body.model)
-            service.check_biases(list(body.logit_bias))
+            service.check_known(body.logit_bias, "logit_bias")
+            service.check_known(body.stop_token_ids, "stop_token_ids")
+            body.take_defaults(service.defaults)
             call = await prepare(service, body, tally.arrived)
             generation = Generation(service, call.requests)
             if body.stream:

@@ -11,11 +11,13 @@ from serving.api.fields import NEUTRAL, check_field
 from serving.api.formats import ResponseFormat
 from serving.api.limits import FieldError, Limits
 from serving.api.messages import Message
+from serving.api.template_options import TemplateOptions
 from serving.api.tool_fields import ToolFields
 from serving.sampling import Sampling
 
 MAX_CHOICES = 8
 MAX_STOPS = 4
+MAX_STOP_TOKENS = 256
 MAX_BIASES = 1024
 MAX_SALT = 256
 
@@ -68,7 +70,13 @@ class GenerationBody(BaseModel):
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
     logit_bias: dict[Token, Annotated[float, Field(ge=-100, le=100)]] = Field({}, max_length=MAX_BIASES)
+    min_p: float = Field(0.0, ge=0, le=1, strict=True)
+    repetition_penalty: float = Field(1.0, ge=0.01, le=100, strict=True)
     stop: Annotated[list[Stop], BeforeValidator(_as_list)] = Field([], max_length=MAX_STOPS)
+    stop_token_ids: list[Token] = Field([], max_length=MAX_STOP_TOKENS)
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
     min_tokens: int = Field(0, ge=0)
     ignore_eos: bool = False
     response_format: ResponseFormat | None = None
@@ -108,6 +116,12 @@ class GenerationBody(BaseModel):
             return "none"
         return "all" if self.stream_options.continuous_usage_stats else "last"
 
+    def take_defaults(self, defaults: Mapping[str, float]) -> None:
+        """Give the fields that were left out the values that this server has for them."""
+        for name, value in defaults.items():
+            if name in type(self).model_fields and name not in self.model_fields_set:
+                setattr(self, name, value)
+
     @property
     def obfuscate(self) -> bool:
         """Whether a stream's events are to hide how long its parts are."""
@@ -118,10 +132,12 @@ class GenerationBody(BaseModel):
         return Sampling(
             temperature=self.temperature,
             top_p=self.top_p,
-            top_k=max(self.top_k, 0),
+            top_k=max(int(self.top_k), 0),
+            min_p=self.min_p,
             seed=self.seed,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
             logit_bias=self.logit_bias,
         )
 
@@ -132,6 +148,7 @@ class CompletionBody(GenerationBody):
     prompt: str | list[Token] | list[str] | list[list[Token]]
     max_tokens: int = Field(16, ge=0)
     echo: bool = False
+    add_special_tokens: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=5)
     best_of: int | None = Field(None, ge=0, le=MAX_CHOICES)
 
@@ -179,7 +196,7 @@ class TalkBody(GenerationBody, ToolFields):
         return self
 
 
-class ChatBody(TalkBody):
+class ChatBody(TemplateOptions, TalkBody):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=10_000)

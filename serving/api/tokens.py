@@ -17,6 +17,7 @@ from serving.api.limits import FieldError
 from serving.api.messages import Message
 from serving.api.schemas import Strict, Token
 from serving.api.service import Service
+from serving.api.template_options import TemplateOptions
 from serving.api.tool_fields import MAX_TOOLS, FunctionTool
 
 MAX_TOKENS = 2**18
@@ -30,19 +31,21 @@ class _Body(Strict):
     model: str | None = None
 
 
-class TokenizeBody(_Body):
+class TokenizeBody(_Body, TemplateOptions):
     """POST /tokenize: a prompt, or the messages of a chat with its tools."""
 
     prompt: str | None = None
     messages: list[Message] | None = Field(None, min_length=1, max_length=10_000)
     tools: list[FunctionTool] = Field([], max_length=MAX_TOOLS)
-    add_special_tokens: bool = True
     return_token_strs: bool = False
 
     @model_validator(mode="after")
     def _one_of_them(self) -> TokenizeBody:
         if (self.prompt is None) == (self.messages is None):
             raise FieldError("prompt", "give either a prompt or messages")
+        given = self.model_fields_set & (TemplateOptions.model_fields.keys() - {"add_special_tokens"})
+        if given and self.messages is None:
+            raise FieldError(min(given), f"{min(given)} is for messages; this is a prompt")
         if self.tools and self.messages is None:
             raise FieldError("tools", "tools belong to messages")
         return self
@@ -88,11 +91,13 @@ async def _read(request: Request, kind: type[Any]) -> tuple[Service, Any]:
 
 async def _tokens(service: Service, body: TokenizeBody) -> np.ndarray:
     if body.messages is not None:
-        return await chat_tokens(service, body.messages, [tool.for_template() for tool in body.tools])
+        tools = [tool.for_template() for tool in body.tools]
+        return await chat_tokens(service, body.messages, tools, body)
     prompt, limit = body.prompt or "", CONTEXTS * service.backend.max_length
     if service.tokenizer.surely_longer_than(prompt, limit):
         raise _too_long("far more", limit)
-    tokens = await asyncio.to_thread(service.tokenizer.encode, prompt, special=body.add_special_tokens)
+    special = body.add_special_tokens is not False
+    tokens = await asyncio.to_thread(service.tokenizer.encode, prompt, special=special)
     if len(tokens) > limit:
         raise _too_long(str(len(tokens)), limit)
     return tokens

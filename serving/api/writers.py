@@ -90,7 +90,8 @@ class CompletionWriter(Writer):
         super().__init__(service, requests, usage)
         self._echoes = list(echoes)
         self._scored = requests[0].logprobs is not None
-        self._places = [_Place(service.tokenizer, echo) for echo in echoes]
+        shown = requests[0].show_specials
+        self._places = [_Place(service.tokenizer, echo, shown) for echo in echoes]
 
     def parts(self, chunk: Chunk) -> list[Json]:
         echo, self._echoes[chunk.index] = self._echoes[chunk.index], ""
@@ -224,16 +225,20 @@ def _reasoning(text: str) -> Json:
 
 class _Place:
     """Where in a choice's text the next token begins, in characters. echo: the prompt as it was sent, which
-    may spell out special tokens, and has no space that sentencepiece puts in front."""
+    may spell out special tokens, and has no space that sentencepiece puts in front. specials: whether the
+    answer has special tokens."""
 
-    def __init__(self, tokenizer: Tokenizer, echo: str = "") -> None:
-        self._tokenizer, self._echo = tokenizer, echo
+    def __init__(self, tokenizer: Tokenizer, echo: str = "", specials: bool = False) -> None:
+        self._tokenizer, self._echo, self._specials = tokenizer, echo, specials
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._at = 0
 
     def advance(self, token: int) -> int:
         at, piece = self._at, self._tokenizer.piece(token)
-        text, left = self._utf8.decode(piece), self._echo[at:]
+        left = self._echo[at:]
+        if self._specials and not left:
+            piece = self._tokenizer.label(token)
+        text = self._utf8.decode(piece)
         if left and not piece:
             named = self._tokenizer.label(token).decode(errors="replace")
             text = named if left.startswith(named) else ""

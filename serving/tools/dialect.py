@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serving.tokenizer import TemplateError
+from serving.chat_template import TemplateError
 from serving.tools.form import Form
 from serving.tools.registry import form_of
 

@@ -14,6 +14,7 @@ from serving.api.messages import Message
 from serving.api.responses.conversation import conversation
 from serving.api.responses.functions import as_chat_choice, as_chat_tools
 from serving.api.schemas import Strict, TalkBody
+from serving.api.template_options import Effort
 
 MAX_ITEMS = 10_000
 STATELESS = "this server stores no responses; send the whole conversation as input"
@@ -77,7 +78,7 @@ class TextConfig(Strict):
 class Reasoning(Strict):
     """`reasoning`. What a model thinks is given as it is; no summary is made of it."""
 
-    effort: Any = None
+    effort: Effort | None = None
     summary: Any = None
     generate_summary: Any = None
     context: Literal["auto"] | None = None
@@ -85,8 +86,6 @@ class Reasoning(Strict):
 
     @model_validator(mode="after")
     def _as_the_model_thinks(self) -> Reasoning:
-        if self.effort is not None:
-            raise FieldError("reasoning", "reasoning.effort is not supported")
         if self.summary is not None or self.generate_summary is not None:
             raise FieldError("reasoning", "reasoning.summary is not supported: thinking is given as it is")
         return self

@@ -11,14 +11,16 @@ from starlette.responses import Response
 
 from serving.api.chat import chat_tokens
 from serving.api.errors import ApiError
-from serving.api.messages import Message
+from serving.api.prepare import generation_request
 from serving.api.respond import Call, respond
 from serving.api.responses.body import ResponsesBody
 from serving.api.responses.writer import ResponseWriter
 from serving.api.service import Service
-from serving.engines.base import GenerationRequest
+from serving.api.template_options import TemplateOptions
 
 Json = dict[str, Any]
+CALLED_HERE = {"messages": "input", "reasoning_effort": "reasoning"}
+"""Fields of a chat, by what they are called here."""
 
 
 async def create_response(request: Request) -> Response:
@@ -35,31 +37,33 @@ async def _prepare(service: Service, body: ResponsesBody, arrived: float) -> Cal
     service.check_room(1)
     use, schema = body.tool_use, body.schema_demanded
     calling = service.tools.calling(use, schema)
-    tokens = await _tokens(service, body.messages, use.shown if use else ())
+    tokens = await _tokens(service, body, use.shown if use else ())
     limit = body.max_output_tokens
     service.check_tokens(tokens, limit or 1, "input")
     answer = await (service.tool_grammar(calling.rules) if calling else service.grammar(schema, "text"))
-    request = GenerationRequest(
-        prompt=tokens,
-        sampling=body.sampling,
-        max_tokens=limit or service.backend.max_length - len(tokens),
+    most = limit or service.room_after(tokens)
+    service.check_minimum(body.min_tokens, most)
+    request = generation_request(
+        service,
+        body,
+        tokens,
         arrived=arrived,
-        min_tokens=body.min_tokens,
-        stop=tuple(body.stop),
-        ignore_eos=body.ignore_eos,
+        max_tokens=most,
         logprobs=body.scores,
         grammar=service.thinking.before(answer, tokens),
-        cache_salt=body.cache_salt,
+        index=0,
+        choice=0,
         spelled=service.thinking.spelled | (calling.spelled if calling else {}),
         verbatim=calling.verbatim if calling else (),
     )
     return Call([request], ResponseWriter(service, body, request, calling))
 
 
-async def _tokens(service: Service, messages: Sequence[Message], tools: Sequence[Json]) -> np.ndarray:
+async def _tokens(service: Service, body: ResponsesBody, tools: Sequence[Json]) -> np.ndarray:
     """The conversation as a chat; what is wrong with it is wrong with the input."""
     try:
-        return await chat_tokens(service, messages, tools)
+        options = TemplateOptions(reasoning_effort=body.reasoning.effort)
+        return await chat_tokens(service, body.messages, tools, options)
     except ApiError as error:
-        param = "input" if error.param == "messages" else error.param
+        param = CALLED_HERE.get(str(error.param), error.param)
         raise ApiError(error.status, error.message, param=param, code=error.code) from None

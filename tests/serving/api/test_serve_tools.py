@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import httpx
 import openai
 import pytest
+from pydantic import BaseModel, Field
 from thinking_model import say
 from tiny_server import NAME, Running, running, save_artefact
 from tool_models import CODER, QWEN, SMOLLM, TEMPLATES, save_calling
@@ -425,3 +426,46 @@ def test_unknown_forms_refuse_tools_and_smollm_gets_its_own(tmp_path: Path):
         text = server.service.tokenizer.decode(tokens["tokens"], special=True)
         assert 'Well.\n<tool_call>\n{"name": "ping", "arguments": {}}\n</tool_call><|user|>pong' in text
         assert "get_weather" in text
+
+
+class Look(BaseModel):
+    """Look at the sky."""
+
+    place: Literal["Paris", "Rome"]
+    hours: list[Annotated[int, Field(ge=0, le=23)]] = Field(max_length=3)
+
+
+def test_the_clients_own_helpers_understand_calls(qwen: Running):
+    """Pydantic models as tools, parsed arguments, and the events of its stream."""
+    asked: Any = {
+        "model": NAME, "messages": ASK, "tools": [openai.pydantic_function_tool(Look)], "seed": 3,
+        "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 400, "temperature": 2,
+    }  # fmt: skip
+    with openai.OpenAI(base_url=f"{qwen.url}/v1", api_key="x", max_retries=0) as client:
+        (call,) = client.chat.completions.parse(**asked).choices[0].message.tool_calls
+        assert isinstance(call.function.parsed_arguments, Look)
+        with client.chat.completions.stream(**asked) as stream:
+            events = [event.type for event in stream]
+            final = stream.get_final_completion().choices[0]
+    assert "tool_calls.function.arguments.delta" in events
+    assert "tool_calls.function.arguments.done" in events
+    assert "content.delta" not in events
+    assert final.finish_reason == "tool_calls"
+    assert final.message.tool_calls[0].function.parsed_arguments == call.function.parsed_arguments
+
+
+def test_an_agents_loop_calls_a_tool_twice(qwen: Running):
+    """What the server answers goes back to it as it is, with the client's own fields."""
+    messages: list[Any] = [*ASK]
+    counts = []
+    for turn in range(2):
+        answer = ask(qwen, messages=messages, tool_choice="required", parallel_tool_calls=False, seed=turn)
+        message = answer.choices[0].message
+        counts.append(answer.usage.prompt_tokens)
+        messages.append(message.model_dump())
+        call = message.tool_calls[0]
+        messages.append({"role": "tool", "tool_call_id": call.id, "content": f"result {turn}"})
+    say(qwen, "It is sunny.")
+    last = ask(qwen, messages=messages)
+    assert last.choices[0].message.content == "It is sunny."
+    assert counts[0] < counts[1] < last.usage.prompt_tokens
