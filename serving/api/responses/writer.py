@@ -14,6 +14,7 @@ from serving.api.responses.functions import told_choice, told_tool
 from serving.api.responses.output import FunctionCallItem, Item, MessageItem, ReasoningItem, Status
 from serving.api.scores import described
 from serving.api.service import Service
+from serving.api.thinking import Beginning, Turn
 from serving.api.tools import Calling
 from serving.engines.base import Chunk, GenerationRequest
 from serving.sampling import TokenScore
@@ -27,11 +28,16 @@ class ResponseWriter(Answer):
     last_words = b""
 
     def __init__(
-        self, service: Service, body: ResponsesBody, request: GenerationRequest, calling: Calling | None
+        self,
+        service: Service,
+        body: ResponsesBody,
+        request: GenerationRequest,
+        thinking: Beginning | None,
+        calling: Calling | None,
     ) -> None:
-        """`calling`: how the answer may call tools."""
+        """`thinking`: how the answer begins to think; `calling`: how it may call tools."""
         self._tokenizer = service.tokenizer
-        self._turn = service.thinking.turn(request.prompt)
+        self._turn = Turn(thinking)
         self._calls = calling.deltas() if calling else None
         self._input_tokens, self._output_tokens = len(request.prompt), 0
         self._head = {
