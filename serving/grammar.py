@@ -1,4 +1,5 @@
-"""Answers that have to match a JSON schema: a schema becomes a grammar, a grammar masks tokens.
+"""Answers that have to match a JSON schema, or that call tools: what is asked becomes a grammar, a grammar
+masks tokens.
 
 llguidance does the work. Nothing is precomputed for a schema, so that a step of any grammar costs
 microseconds; what a hostile schema could make large is refused before it is compiled or limited inside.
@@ -8,25 +9,28 @@ Legend: V vocabulary.
 
 from __future__ import annotations
 
-import json
-import math
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
-from fractions import Fraction
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, cast
 
 import llguidance
 import numpy as np
 
+from serving.json_schema import definitions, each_schema, rewritten, without_idle
+from serving.pattern_properties import all_written_out
+from serving.schema_errors import NO_WAY_ON, GrammarError, explained
+from serving.schema_limits import as_text, checked
 from serving.tokenizer import Tokenizer
+from serving.tools.grammar import Rules, Tool, closed, lark
 
-SCHEMA_BYTES = 64 * 1024
-SCHEMA_DEPTH = 60
-LARGEST_MULTIPLE = 10_000
-"""Of the least common multiple of all `multipleOf`: the automaton has as many states."""
+TOOLS_BYTES = 256 * 1024
 KEPT = 64
-WHITESPACE = r"[ \n]{0,16}"
+MOST_BLAMED = 64
+"""Parts of a schema that are looked at for the one at fault."""
+OPTIONS = {"whitespace_pattern": r"[ \n]{0,16}"}
 """Between the parts of a document; without an end, a weak model may never stop writing it."""
 LIMITS = llguidance.LLParserLimits(
     max_grammar_size=50_000,
@@ -38,10 +42,6 @@ LIMITS = llguidance.LLParserLimits(
     verbose_errors=False,
 )
 """At most about 20 MB and 10 ms a step; ordinary schemas need a thousandth of it."""
-
-
-class GrammarError(ValueError):
-    """The schema cannot be used, or its grammar became too large on the way; the message tells why."""
 
 
 class Constraint:
@@ -62,7 +62,7 @@ class Constraint:
         self._check()
         allowed_V = np.unpackbits(packed, bitorder="little")[: self._vocab_size].astype(bool)
         if not allowed_V.any():
-            raise GrammarError("the schema leaves no way to go on")
+            raise GrammarError(NO_WAY_ON)
         return allowed_V
 
     def accept(self, token: int) -> None:
@@ -72,15 +72,17 @@ class Constraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise GrammarError(_first_line(self._matcher.get_error()))
+            raise GrammarError(explained(self._matcher.get_error(), {}))
 
 
 class Grammar:
-    """A compiled schema, shared by all sequences that have to match it."""
+    """A compiled schema or set of rules, shared by all sequences that have to match it. `field`: of requests,
+    that it comes from."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int) -> None:
+    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int, field: str) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
+        self.field = field
 
     def begin(self) -> Constraint:
         return Constraint(self._matcher.deep_copy(), self._vocab_size)
@@ -95,80 +97,136 @@ class Grammars:
         self._eos = sorted(eos)
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Grammar] = OrderedDict()
-        self._tokens: llguidance.LLTokenizer | None = None
+        self._known: Vocabulary | None = None
 
     def compile(self, schema: dict[str, Any]) -> Grammar:
         """Raises GrammarError."""
-        text = _checked(schema)
+        text = checked(schema)
         with self._lock:
-            grammar = self._kept.pop(text, None) or self._compiled(text)
-            self._kept[text] = grammar
-            if len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-            return grammar
+            return self._kept_or(text, lambda: self._of_schema(schema, OPTIONS, "response_format"))
 
-    def _compiled(self, text: str) -> Grammar:
+    def compile_tools(self, rules: Rules) -> Grammar:
+        """Raises GrammarError, which names the tool whose schema cannot be used."""
+        for tool in rules.tools:
+            with _blaming(tool):
+                checked(tool.parameters)
+        if rules.answer is not None:
+            checked(rules.answer)
+        with self._lock:
+            text = lark(rules, self._vocabulary(), OPTIONS)
+            if len(text) > TOOLS_BYTES:
+                raise GrammarError(f"the schemas of all tools are larger than {TOOLS_BYTES} bytes")
+            return self._kept_or(text, lambda: self._of_rules(rules))
+
+    def _settled_rules(self, rules: Rules) -> Rules:
+        tools = [replace(tool, parameters=self._settled(tool.parameters)) for tool in rules.tools]
+        answer = None if rules.answer is None else self._settled(rules.answer)
+        return replace(rules, tools=tools, answer=answer)
+
+    def _settled(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """The same schema, in a form that leads to no dead end."""
+        return all_written_out(rewritten(schema, without_idle), self._can_follow)
+
+    def _of_rules(self, rules: Rules) -> Grammar:
+        for tool in rules.tools:
+            with _blaming(tool):
+                options = OPTIONS | {"lenient": not tool.strict}
+                self._of_schema(closed(tool.parameters), options, "tools")
+        text = lark(self._settled_rules(rules), self._vocabulary(), OPTIONS)
+        try:
+            grammar = self._compiled(llguidance.LLMatcher.grammar_from_lark(text), "tools")
+            grammar.begin().allowed()
+        except ValueError as error:
+            raise GrammarError(explained(str(error), {})) from None
+        return grammar
+
+    def _of_schema(self, schema: dict[str, Any], options: dict[str, Any], field: str) -> Grammar:
+        """Checked so far that an answer can begin. Raises GrammarError."""
+        self._vocabulary()
+        try:
+            grammar = self._compiled(_json_grammar(self._settled(schema), options), field)
+            self._follows(grammar, '{"')
+        except ValueError as error:
+            raise GrammarError(self._explained(str(error), schema, options)) from None
+        return grammar
+
+    def _explained(self, message: str, schema: dict[str, Any], options: dict[str, Any]) -> str:
+        """In place of "a required part is unsatisfiable", why that part is."""
+        inner = list(each_schema(schema))[:MOST_BLAMED] if "required" in message else []
+        for pointer, part in reversed(inner[1:]):
+            try:
+                self._compiled(_json_grammar(definitions(schema) | part, options), "")
+            except ValueError as error:
+                if "Unsatisfiable" in str(error):
+                    return f"{explained(str(error), part)} (in {pointer})"
+        return explained(message, schema)
+
+    def _can_follow(self, schema: dict[str, Any], text: str) -> bool:
+        try:
+            return self._follows(self._compiled(_json_grammar(schema, OPTIONS), ""), text)
+        except ValueError:
+            return False
+
+    def _follows(self, grammar: Grammar, text: str) -> bool:
+        """Whether an answer may begin with `text`. Raises GrammarError: then nothing may follow."""
+        constraint = grammar.begin()
+        allowed_V = constraint.allowed()
+        for token in self._tokenizer.encode(text, special=False):
+            if not allowed_V[token]:
+                return False
+            constraint.accept(int(token))
+            allowed_V = constraint.allowed()
+        return True
+
+    def _kept_or(self, text: str, make: Callable[[], Grammar]) -> Grammar:
+        grammar = self._kept.pop(text, None) or make()
+        self._kept[text] = grammar
+        if len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return grammar
+
+    def _compiled(self, grammar: str, field: str) -> Grammar:
+        """Raises ValueError."""
+        matcher = llguidance.LLMatcher(self._vocabulary().tokens, grammar, log_level=0, limits=LIMITS)
+        if matcher.is_error():
+            raise ValueError(matcher.get_error())
+        return Grammar(matcher, self._vocab_size, field)
+
+    def _vocabulary(self) -> Vocabulary:
         if not self._eos:
             raise GrammarError("this model has no end token")
+        if self._known is None:
+            self._known = Vocabulary(self._tokenizer, self._vocab_size, self._eos)
+        return self._known
+
+
+class Vocabulary:
+    """llguidance's view of a tokenizer. It takes some added tokens for special that are not."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos: Sequence[int]) -> None:
+        """Raises GrammarError."""
+        self._tokenizer = tokenizer
         try:
-            if self._tokens is None:
-                self._tokens = llguidance.LLTokenizer(
-                    self._tokenizer.to_json(), n_vocab=self._vocab_size, eos_token=self._eos
-                )
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(
-                text, overrides={"whitespace_pattern": WHITESPACE}
-            )
-            matcher = llguidance.LLMatcher(self._tokens, grammar, log_level=0, limits=LIMITS)
+            self.tokens = llguidance.LLTokenizer(tokenizer.to_json(), n_vocab=vocab_size, eos_token=list(eos))
         except ValueError as error:
-            raise GrammarError(_first_line(str(error))) from None
-        if matcher.is_error():
-            raise GrammarError(_first_line(matcher.get_error()))
-        return Grammar(matcher, self._vocab_size)
+            raise GrammarError(explained(str(error), {})) from None
+        known = (token for token in range(vocab_size) if self.tokens.is_special_token(token))
+        self.specials = [token for token in known if token not in eos and tokenizer.label(token)]
+
+    def special(self, text: str) -> int | None:
+        """The special token that `text` is; None where it is written with ordinary ones."""
+        token = self._tokenizer.token(text)
+        return token if token is not None and self.tokens.is_special_token(token) else None
 
 
-def _checked(schema: dict[str, Any]) -> str:
-    """The schema as text, within the limits. The order of properties counts: it is that of the answer."""
-    multiples = []
-    for depth, key, value in _walk(schema):
-        if depth > SCHEMA_DEPTH:
-            raise GrammarError(f"the schema is nested more than {SCHEMA_DEPTH} deep")
-        if key == "x-guidance":
-            raise GrammarError("x-guidance is not part of JSON Schema")
-        if key == "multipleOf" and _is_positive(value):
-            multiples.append(value)
+@contextmanager
+def _blaming(tool: Tool) -> Iterator[None]:
+    """Raises GrammarErrors with the tool's name."""
     try:
-        text = json.dumps(schema, separators=(",", ":"))
-    except ValueError as error:  # an integer of thousands of digits
-        raise GrammarError(str(error)) from None
-    if len(text) > SCHEMA_BYTES:
-        raise GrammarError(f"the schema is larger than {SCHEMA_BYTES} bytes")
-    if _states(multiples) > LARGEST_MULTIPLE:
-        raise GrammarError(f"multipleOf: the least common multiple is more than {LARGEST_MULTIPLE} steps")
-    return text
+        yield
+    except GrammarError as error:
+        raise GrammarError(f"the parameters of {tool.name!r} cannot be enforced: {error}") from None
 
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-
-
-def _states(multiples: list[float]) -> int:
-    """How many remainders an automaton has to tell apart that checks all of `multiples`."""
-    exact = [Fraction(str(multiple)) for multiple in multiples]
-    unit = math.lcm(*(multiple.denominator for multiple in exact))
-    return math.lcm(*(int(multiple * unit) for multiple in exact))
-
-
-def _walk(document: dict[str, Any]) -> Iterator[tuple[int, str, Any]]:
-    """(depth, key, value) of everything inside; the key of a list's items is empty."""
-    stack: list[tuple[int, Any]] = [(1, document)]
-    while stack:
-        depth, value = stack.pop()
-        pairs = value.items() if isinstance(value, dict) else (("", item) for item in value)
-        for key, inner in pairs:
-            yield depth, key, inner
-            if isinstance(inner, dict | list):
-                stack.append((depth + 1, inner))
-
-
-def _first_line(message: str) -> str:
-    return message.strip().partition("\n")[0]
+def _json_grammar(schema: dict[str, Any], options: dict[str, Any]) -> str:
+    return str(llguidance.LLMatcher.grammar_from_json_schema(as_text(schema), overrides=cast(Any, options)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from compressor.errors import UserError
 from serving.api.service import Service
 from serving.artefact import Artefact, open_artefact
+from serving.defaults import sampling_defaults
 from serving.engines.base import Backend, Observer
 from serving.engines.registry import ServeOptions
 from serving.metrics import Metrics
@@ -63,11 +64,12 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
         prefix_cache=options.prefix_cache or 0,
     )
     with listen(options.host, options.port) as listener:
-        tokenizer = Tokenizer(artefact.path)
+        tokenizer = Tokenizer(artefact.path, options.template_variables)
+        defaults = sampling_defaults(artefact.path, options.generation_config)
         backend = open_backend(artefact, tokenizer, sizes)
         metrics.watch(backend, artefact, engine)
         limit = options.request_timeout or REQUEST_TIMEOUT_S
-        service = Service(name, backend, tokenizer, artefact, metrics, limit, aliases=tuple(aliases))
+        service = Service(name, backend, tokenizer, artefact, metrics, limit, tuple(aliases), defaults)
         server = Server(
             service,
             api_key=options.api_key,

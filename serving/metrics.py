@@ -55,9 +55,10 @@ GAUGES = {
 }
 """Labelled by model; every engine sets them, those of the dense model where the report tells of it."""
 MODEL_INFO = ("lathe_model_info", "What is served.")
+ENDPOINTS = ("completions", "chat", "responses")
 OUTCOMES = ("ok", "client_disconnect", "rejected", "invalid", "timeout", "error")
 
-Endpoint = Literal["completions", "chat"]
+Endpoint = Literal["completions", "chat", "responses"]
 Outcome = Literal["ok", "client_disconnect", "rejected", "invalid", "timeout", "error"]
 
 
@@ -91,7 +92,7 @@ class SequenceMetrics:
             ("model", "endpoint", "outcome"),
             registry=self.registry,
         )
-        for endpoint in ("completions", "chat"):
+        for endpoint in ENDPOINTS:
             for outcome in OUTCOMES:
                 self._requests.labels(model, endpoint, outcome)
         self._prompt_tokens = self._counter("lathe_prompt_tokens", "Prompt tokens read or found kept.")

@@ -17,14 +17,17 @@ LAST_BIN = 1023
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 switch those cuts off."""
+    """How tokens are chosen. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 switch those cuts
+    off, `repetition_penalty` 1 that penalty, which falls on the tokens of prompt and answer."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
     seed: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
 
@@ -40,12 +43,16 @@ class TokenScore:
 class Sampler:
     """Chooses the tokens of one sequence and remembers what it chose, for the penalties."""
 
-    def __init__(self, sampling: Sampling, choice: int = 0) -> None:
+    def __init__(
+        self, sampling: Sampling, choice: int = 0, prompt: Collection[int] | np.ndarray = ()
+    ) -> None:
         """`choice` separates the streams of the `n` answers to one prompt that share a seed."""
         self._sampling = sampling
         seed = None if sampling.seed is None else (sampling.seed % 2**64, choice)
         self._random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
         self._counts: dict[int, int] = {}
+        repeated = prompt if sampling.repetition_penalty != 1 else ()
+        self._prompt = np.unique(np.asarray(repeated, dtype=np.int64))
 
     def sample(
         self, logits_V: np.ndarray, banned: Collection[int] = (), allowed_V: np.ndarray | None = None
@@ -66,9 +73,14 @@ class Sampler:
     ) -> np.ndarray:
         s = self._sampling
         penalised = self._counts if s.presence_penalty or s.frequency_penalty else {}
-        if not (penalised or s.logit_bias or banned or allowed_V is not None):
+        repeated = s.repetition_penalty != 1
+        if not (repeated or penalised or s.logit_bias or banned or allowed_V is not None):
             return logits_V
         scores_V = logits_V.astype(np.float64)
+        if repeated:
+            seen = np.union1d(self._prompt, np.fromiter(self._counts, np.int64))
+            penalty = s.repetition_penalty
+            scores_V[seen] = np.where(scores_V[seen] < 0, scores_V[seen] * penalty, scores_V[seen] / penalty)
         for token, count in penalised.items():
             scores_V[token] -= s.presence_penalty + s.frequency_penalty * count
         for token, bias in s.logit_bias.items():
@@ -80,7 +92,7 @@ class Sampler:
 
     def _draw(self, scores_V: np.ndarray) -> int:
         weights_V = _weights(scores_V, self._sampling.temperature)
-        tokens, weights = _truncate(weights_V, self._sampling.top_k, self._sampling.top_p)
+        tokens, weights = _truncate(weights_V, self._sampling)
         cumulative = np.cumsum(weights)
         point = min(self._random.random() * cumulative[-1], np.nextafter(cumulative[-1], 0))
         chosen = int(np.searchsorted(cumulative, point, side="right"))
@@ -94,17 +106,23 @@ def _weights(scores_V: np.ndarray, temperature: float) -> np.ndarray:
         return np.exp((scores_V - scores_V.max()) / temperature)
 
 
-def _truncate(weights_V: np.ndarray, top_k: int, top_p: float) -> tuple[np.ndarray | None, np.ndarray]:
-    """(tokens, weights) that are left after top-k and then top-p; tokens None: the whole vocabulary."""
+def _truncate(weights_V: np.ndarray, sampling: Sampling) -> tuple[np.ndarray | None, np.ndarray]:
+    """(tokens, weights) left after top-k, top-p and min-p in turn; tokens None: the whole vocabulary."""
     tokens, weights = None, weights_V
-    if top_k:
-        tokens = _likeliest(weights, top_k)
+    if sampling.top_k:
+        tokens = _likeliest(weights, sampling.top_k)
         weights = weights[tokens]
-    if top_p < 1:
-        kept = _nucleus(weights, top_p)
-        tokens = kept if tokens is None else tokens[kept]
-        weights = weights[kept]
+    if sampling.top_p < 1:
+        tokens, weights = _kept(_nucleus(weights, sampling.top_p), tokens, weights)
+    if sampling.min_p:
+        tokens, weights = _kept(np.flatnonzero(weights >= sampling.min_p), tokens, weights)
     return tokens, weights
+
+
+def _kept(
+    kept: np.ndarray, tokens: np.ndarray | None, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    return kept if tokens is None else tokens[kept], weights[kept]
 
 
 def _nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ TEXT = [
 ]
 
 
-def save_tokenizer(directory: Path, *, chat: bool = True) -> None:
+def save_tokenizer(directory: Path, *, chat: bool = True, template: str = CHAT_TEMPLATE) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -52,11 +52,13 @@ def save_tokenizer(directory: Path, *, chat: bool = True) -> None:
         bos_token="<s>",
         eos_token="</s>",
         additional_special_tokens=special[2:],
-        chat_template=CHAT_TEMPLATE if chat else None,
+        chat_template=template if chat else None,
     ).save_pretrained(directory)
 
 
-def save_checkpoint(directory: Path, *, chat: bool = True, **changes: Any) -> Path:
+def save_checkpoint(
+    directory: Path, *, chat: bool = True, template: str = CHAT_TEMPLATE, **changes: Any
+) -> Path:
     """A dense checkpoint of a random Llama with a byte-level tokenizer; `changes` are of its config."""
     torch.manual_seed(0)
     config: dict[str, Any] = {
@@ -69,29 +71,52 @@ def save_checkpoint(directory: Path, *, chat: bool = True, **changes: Any) -> Pa
         for parameter in model.parameters():
             parameter.mul_(4)
     model.save_pretrained(directory)
-    save_tokenizer(directory, chat=chat)
+    save_tokenizer(directory, chat=chat, template=template)
     return directory
 
 
-def save_artefact(directory: Path, *, chat: bool = True) -> Path:
-    return dense_artefact(str(save_checkpoint(directory / NAME, chat=chat)), directory / "cache")
+def save_artefact(directory: Path, **options: Any) -> Path:
+    """Of the checkpoint that `save_checkpoint` makes with these options."""
+    return dense_artefact(str(save_checkpoint(directory / NAME, **options)), directory / "cache")
 
 
 class GatedRunner(OnnxRunner):
-    """The real runner, whose decoding can be held up for as long as a test needs."""
+    """The real runner, whose decoding can be held up for as long as a test needs. With a `script`, token i of
+    every answer is the i-th of it, whatever the model thinks."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.gate = threading.Event()
         self.gate.set()
         self.fail_next = False
+        self.script: Sequence[int] = ()
+        self._begun: dict[int, int] = {}
+
+    def prefill(self, slot: int, tokens: Any, logits: Any = "last") -> Any:
+        rows = super().prefill(slot, tokens, logits)
+        self._begun[slot] = int(self.lengths[slot])
+        return self._led(rows, -1, slot)
 
     def decode(self, tokens: Any) -> Any:
         self.gate.wait(30)
         if self.fail_next:
             self.fail_next = False
             raise RuntimeError("injected")
-        return super().decode(tokens)
+        rows = super().decode(tokens)
+        for slot in range(len(rows)):
+            rows = self._led(rows, slot, slot)
+        return rows
+
+    def move(self, source: int, target: int) -> None:
+        super().move(source, target)
+        self._begun[target] = self._begun.get(source, 0)
+
+    def _led(self, rows: Any, row: int, slot: int) -> Any:
+        at = int(self.lengths[slot]) - self._begun.get(slot, 0)
+        if at < len(self.script):
+            rows = rows.copy()
+            rows[row, self.script[at]] = rows[row].max() + 100
+        return rows
 
 
 class Running:
@@ -106,11 +131,13 @@ class Running:
         max_length: int = CONTEXT,
         alias: str | None = None,
         request_timeout: float | None = None,
+        defaults: dict[str, float] | None = None,
+        variables: dict[str, Any] | None = None,
         prefix_cache: int = 0,
         **options: Any,
     ) -> None:
         artefact = open_artefact(artefact_dir)
-        tokenizer = ServedTokenizer(artefact.path)
+        tokenizer = ServedTokenizer(artefact.path, variables)
         self.metrics = Metrics(NAME, target_ms=17.0, alias=alias)
         self.runner = GatedRunner(artefact.graph, max_batch=max_batch, max_length=max_length, threads=1)
         kept = Prefixes(self.runner, self.metrics, PROMPT_CHUNK, prefix_cache) if prefix_cache else None
@@ -124,7 +151,7 @@ class Running:
         )
         self.metrics.watch(self.backend, artefact, "onnx")
         self.service = Service(
-            NAME, self.backend, tokenizer, artefact, self.metrics, request_timeout=request_timeout
+            NAME, self.backend, tokenizer, artefact, self.metrics, request_timeout, defaults=defaults or {}
         )
         self.server = Server(self.service, **options)
         self._listener = listen("127.0.0.1", 0)

@@ -17,17 +17,21 @@ from serving.api.cors import cross_origin
 from serving.api.errors import ApiError, on_api_error, on_crash, on_http_error
 from serving.api.models import list_models, retrieve_model
 from serving.api.openapi import show_openapi
+from serving.api.responses.route import create_response, stored_response
 from serving.api.service import Service
-from serving.api.tokens import detokenize, tokenize
+from serving.api.tokens import detokenize, tokenize, tokenizer_info
 from serving.playground.pages import Playground
 
 ROUTES = [
     Route("/v1/completions", completions, methods=["POST"]),
     Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+    Route("/v1/responses", create_response, methods=["POST"]),
+    Route("/v1/responses/{id:path}", stored_response, methods=["GET", "POST", "DELETE"]),
     Route("/v1/models", list_models),
     Route("/v1/models/{id:path}", retrieve_model),
     Route("/tokenize", tokenize, methods=["POST"]),
     Route("/detokenize", detokenize, methods=["POST"]),
+    Route("/tokenizer_info", tokenizer_info),
     Route("/health", status.ready),
     Route("/health/live", status.live),
     Route("/health/ready", status.ready),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pydantic_core
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from serving.api.complaints import complaint
 from serving.api.errors import CLIENT_CLOSED, ApiError, invalid
 from serving.api.limits import FieldError, Limits
 
@@ -30,7 +31,7 @@ async def read_model(request: Request, model: type[Model], limits: Limits | None
     try:
         return model.model_validate(document, context=limits)
     except ValidationError as error:
-        raise _invalid_field(error) from None
+        raise _invalid_field(error, document) from None
 
 
 async def read_json(request: Request) -> bytes:
@@ -56,12 +57,11 @@ def _too_large() -> ApiError:
     return ApiError(413, f"the body is larger than {BODY_LIMIT} bytes", code="request_too_large")
 
 
-def _invalid_field(error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False, include_input=False)[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, FieldError):
-        return invalid(str(cause), cause.field)
-    path = ".".join(str(part) for part in first["loc"])[:100]
+def _invalid_field(error: ValidationError, document: dict[str, Any]) -> ApiError:
+    found = complaint(error, document)
+    if isinstance(found.cause, FieldError):
+        return invalid(str(found.cause), found.cause.field)
+    path = ".".join(str(part) for part in found.path)[:100]
     return invalid(
-        f"{path}: {first['msg']}" if path else first["msg"], str(first["loc"][0]) if path else None
+        f"{path}: {found.message}" if path else found.message, str(found.path[0]) if path else None
     )

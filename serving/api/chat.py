@@ -3,58 +3,85 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.api.errors import invalid
+from serving.api.history import History
+from serving.api.limits import FieldError
 from serving.api.messages import Message
+from serving.api.prepare import generation_request
 from serving.api.respond import Call, respond
 from serving.api.schemas import ChatBody
 from serving.api.service import Service
+from serving.api.template_options import TemplateOptions
 from serving.api.writers import ChatWriter
-from serving.engines.base import GenerationRequest
-from serving.tokenizer import TemplateError
+from serving.chat_template import TemplateError
+
+AS_USUAL = TemplateOptions()
 
 
 async def chat_completions(request: Request) -> Response:
     return await respond(request, "chat", ChatBody, _prepare)
 
 
-async def chat_tokens(service: Service, messages: Sequence[Message]) -> np.ndarray:
+async def chat_tokens(
+    service: Service,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] = (),
+    options: TemplateOptions = AS_USUAL,
+) -> np.ndarray:
     """int64 [T]: the messages as the model is given them. Raises ApiError 400."""
     if not service.tokenizer.has_chat_template:
         raise invalid(f"{service.name} has no chat template; use /v1/completions", "messages")
-    given = [message.for_template() for message in messages]
+    dialect = service.tools.dialect
+    if tools and dialect is None:
+        raise invalid("tools: this model's chat template shows no tools", "tools")
+    history = History(dialect, thoughts="reasoning_content" in service.tokenizer.chat_template)
+    given = history.written(messages)
     service.check_text("".join(message["content"] for message in given), "messages")
+    service.check_text("".join(json.dumps(tool) for tool in tools), "tools")
     try:
-        return await asyncio.to_thread(service.tokenizer.encode_chat, given)
-    except TemplateError as error:
-        raise invalid(f"the chat template refused the messages: {error}", "messages") from None
+        how = options.rendering(service.tokenizer.template)
+        return await asyncio.to_thread(service.tokenizer.encode_chat, given, tools, how)
+    except (TemplateError, FieldError) as error:
+        raise invalid(str(error), error.field) from None
 
 
 async def _prepare(service: Service, body: ChatBody, arrived: float) -> Call:
     service.check_room(body.n)
-    tokens = await chat_tokens(service, body.messages)
+    use = body.tool_use
+    calling = service.tools.calling(use, body.schema_demanded)
+    tokens = await chat_tokens(service, body.messages, use.shown if use else (), body)
     service.check_tokens(tokens, body.limit or 1, "messages")
-    grammar = await service.grammar(body.schema_demanded)
+    most = body.limit or service.room_after(tokens)
+    service.check_minimum(body.min_tokens, most)
+    answer = (
+        await service.tool_grammar(calling.rules) if calling else await service.grammar(body.schema_demanded)
+    )
+    said = body.messages[-1].text if body.continue_final_message else None
+    thinking = service.thinking.beginning(tokens, said)
+    grammar = service.thinking.before(answer, thinking)
     requests = [
-        GenerationRequest(
-            prompt=tokens,
-            sampling=body.sampling,
-            max_tokens=body.limit or service.backend.max_length - len(tokens),
+        generation_request(
+            service,
+            body,
+            tokens,
             arrived=arrived,
-            index=choice,
-            choice=choice,
-            min_tokens=body.min_tokens,
-            stop=tuple(body.stop),
-            ignore_eos=body.ignore_eos,
+            max_tokens=most,
             logprobs=body.top_logprobs if body.logprobs else None,
             grammar=grammar,
-            cache_salt=body.cache_salt,
+            index=choice,
+            choice=choice,
+            spelled=service.thinking.spelled | (calling.spelled if calling else {}),
+            verbatim=calling.verbatim if calling else (),
         )
         for choice in range(body.n)
     ]
-    return Call(requests, ChatWriter(service, requests, body.usage_events))
+    writer = ChatWriter(service, requests, body.usage_events, thinking, calling, body.service_tier)
+    return Call(requests, writer)

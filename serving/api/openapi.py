@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from serving.api.responses.body import ResponsesBody
 from serving.api.schemas import ChatBody, CompletionBody
 from serving.api.tokens import DetokenizeBody, TokenizeBody
 
@@ -16,10 +17,20 @@ Json = dict[str, Any]
 POSTS: dict[str, type[BaseModel]] = {
     "/v1/completions": CompletionBody,
     "/v1/chat/completions": ChatBody,
+    "/v1/responses": ResponsesBody,
     "/tokenize": TokenizeBody,
     "/detokenize": DetokenizeBody,
 }
-GETS = ("/v1/models", "/v1/models/{id}", "/health", "/health/live", "/health/ready", "/version")
+GETS = (
+    "/v1/models",
+    "/v1/models/{id}",
+    "/v1/responses/{id}",
+    "/tokenizer_info",
+    "/health",
+    "/health/live",
+    "/health/ready",
+    "/version",
+)
 ERROR: Json = {
     "type": "object",
     "required": ["error"],

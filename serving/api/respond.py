@@ -14,13 +14,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from serving.api.answer import Answer
 from serving.api.body import read_model
-from serving.api.errors import CLIENT_CLOSED, ApiError, error_body
+from serving.api.errors import CLIENT_CLOSED, ApiError
 from serving.api.generation import ClientGoneError, Generation, unless_disconnected
 from serving.api.limits import Limits
+from serving.api.obfuscation import obfuscated
 from serving.api.schemas import GenerationBody
 from serving.api.service import Service
-from serving.api.writers import Writer
 from serving.engines.base import Chunk, GenerationRequest
 from serving.metrics import Endpoint, Outcome
 
@@ -32,7 +33,7 @@ class Call:
     """A checked call: its sequences and how the answer is written."""
 
     requests: Sequence[GenerationRequest]
-    writer: Writer
+    writer: Answer
 
 
 class Tally:
@@ -83,11 +84,13 @@ async def respond(
             limits = Limits(service.backend.capacity, service.backend.max_length)
             body = await read_model(request, model, limits)
             service.check_model(body.model)
-            service.check_biases(list(body.logit_bias))
+            service.check_known(body.logit_bias, "logit_bias")
+            service.check_known(body.stop_token_ids, "stop_token_ids")
+            body.take_defaults(service.defaults)
             call = await prepare(service, body, tally.arrived)
             generation = Generation(service, call.requests)
             if body.stream:
-                return EventStream(generation, call.writer, tally, limit)
+                return EventStream(generation, call.writer, tally, limit, obfuscate=body.obfuscate)
             return await _whole(request, generation, call.writer, tally)
     except ApiError as error:
         tally.end(_outcome(error.status))
@@ -100,7 +103,7 @@ async def respond(
         raise
 
 
-async def _whole(request: Request, generation: Generation, writer: Writer, tally: Tally) -> Response:
+async def _whole(request: Request, generation: Generation, writer: Answer, tally: Tally) -> Response:
     try:
         chunks = await unless_disconnected(request.receive, _collect(generation))
     finally:
@@ -120,17 +123,22 @@ async def _collect(generation: Generation) -> list[Chunk]:
 
 
 class EventStream(Response):
-    """Server-sent events. An error after the start is an event, and the stream then ends without [DONE]."""
+    """Server-sent events. An error after the start is told by the answer's own events, and the stream then
+    ends without its usual end."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, generation: Generation, writer: Writer, tally: Tally, limit: TimeLimit) -> None:
+    def __init__(
+        self, generation: Generation, writer: Answer, tally: Tally, limit: TimeLimit, *, obfuscate: bool
+    ) -> None:
+        """`obfuscate`: hide the sizes of the answer's parts."""
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._generation = generation
         self._writer = writer
         self._tally = tally
         self._limit = limit
+        self._obfuscate = obfuscate
         self._gone = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
@@ -156,22 +164,31 @@ class EventStream(Response):
 
     async def _send_events(self, send: Send) -> None:
         for opening in self._writer.opening():
-            await _send_event(send, opening)
+            await self._send_event(send, opening)
         async for chunk in self._generation:
             if chunk.error is not None:
                 raise ApiError(chunk.status, chunk.error)
-            await _send_event(send, self._writer.event(chunk))
+            for event in self._writer.events(chunk):
+                await self._send_event(send, event)
         for closing in self._writer.closing():
-            await _send_event(send, closing)
+            await self._send_event(send, closing)
         if self._gone:  # what is sent after that is dropped without a word
             raise ClientGoneError
         self._tally.end("ok")
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        await send({"type": "http.response.body", "body": self._writer.last_words})
 
     async def _end_with(self, send: Send, error: ApiError) -> None:
         self._tally.end(_outcome(error.status))
-        await _send_event(send, error_body(error.status, error.message, error.param, error.code))
+        for event in self._writer.failure(error):
+            await self._send_event(send, event)
         await send({"type": "http.response.body", "body": b""})
+
+    async def _send_event(self, send: Send, document: dict[str, Any]) -> None:
+        if self._obfuscate and self._writer.is_delta(document):
+            document = obfuscated(document)
+        data = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+        body = f"{self._writer.head_of(document)}data: {data}\n\n"
+        await send({"type": "http.response.body", "body": body.encode(), "more_body": True})
 
 
 def _outcome(status: int) -> Outcome:
@@ -182,8 +199,3 @@ def _outcome(status: int) -> Outcome:
         504: "timeout",
     }
     return named.get(status, "invalid" if status < 500 else "error")
-
-
-async def _send_event(send: Send, document: dict[str, Any]) -> None:
-    data = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-    await send({"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True})

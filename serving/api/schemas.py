@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
-from serving.api.fields import check_field
+from serving.api.fields import NEUTRAL, check_field
 from serving.api.formats import ResponseFormat
 from serving.api.limits import FieldError, Limits
 from serving.api.messages import Message
+from serving.api.template_options import TemplateOptions
+from serving.api.tool_fields import ToolFields
 from serving.sampling import Sampling
 
 MAX_CHOICES = 8
 MAX_STOPS = 4
+MAX_STOP_TOKENS = 256
 MAX_BIASES = 1024
 MAX_SALT = 256
 
@@ -52,6 +56,9 @@ class GenerationBody(BaseModel):
 
     model_config = ConfigDict(allow_inf_nan=False, extra="ignore", protected_namespaces=())
 
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL
+    """Fields beside these, and their values that change nothing."""
+
     model: str = Field(min_length=1)
     n: int = Field(1, ge=1, le=MAX_CHOICES)
     stream: bool = False
@@ -63,7 +70,13 @@ class GenerationBody(BaseModel):
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
     logit_bias: dict[Token, Annotated[float, Field(ge=-100, le=100)]] = Field({}, max_length=MAX_BIASES)
+    min_p: float = Field(0.0, ge=0, le=1, strict=True)
+    repetition_penalty: float = Field(1.0, ge=0.01, le=100, strict=True)
     stop: Annotated[list[Stop], BeforeValidator(_as_list)] = Field([], max_length=MAX_STOPS)
+    stop_token_ids: list[Token] = Field([], max_length=MAX_STOP_TOKENS)
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
     min_tokens: int = Field(0, ge=0)
     ignore_eos: bool = False
     response_format: ResponseFormat | None = None
@@ -77,7 +90,7 @@ class GenerationBody(BaseModel):
         given = {name: value for name, value in document.items() if value is not None}
         for name, value in given.items():
             if name not in cls.model_fields:
-                check_field(name, value, list(cls.model_fields))
+                check_field(name, value, list(cls.model_fields), cls.neutral)
         biases = given.get("logit_bias")
         if isinstance(biases, dict) and len(biases) <= MAX_BIASES:
             given["logit_bias"] = {_token(key): bias for key, bias in biases.items()}
@@ -103,15 +116,28 @@ class GenerationBody(BaseModel):
             return "none"
         return "all" if self.stream_options.continuous_usage_stats else "last"
 
+    def take_defaults(self, defaults: Mapping[str, float]) -> None:
+        """Give the fields that were left out the values that this server has for them."""
+        for name, value in defaults.items():
+            if name in type(self).model_fields and name not in self.model_fields_set:
+                setattr(self, name, value)
+
+    @property
+    def obfuscate(self) -> bool:
+        """Whether a stream's events are to hide how long its parts are."""
+        return self.stream_options is not None and self.stream_options.include_obfuscation
+
     @property
     def sampling(self) -> Sampling:
         return Sampling(
             temperature=self.temperature,
             top_p=self.top_p,
-            top_k=max(self.top_k, 0),
+            top_k=max(int(self.top_k), 0),
+            min_p=self.min_p,
             seed=self.seed,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
             logit_bias=self.logit_bias,
         )
 
@@ -122,7 +148,9 @@ class CompletionBody(GenerationBody):
     prompt: str | list[Token] | list[str] | list[list[Token]]
     max_tokens: int = Field(16, ge=0)
     echo: bool = False
+    add_special_tokens: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=5)
+    best_of: int | None = Field(None, ge=0, le=MAX_CHOICES)
 
     @model_validator(mode="before")
     @classmethod
@@ -131,6 +159,21 @@ class CompletionBody(GenerationBody):
         if isinstance(document, dict) and isinstance(info.context, Limits):
             info.context.check(document.get("prompt"))
         return document
+
+    @model_validator(mode="after")
+    def _candidates_enough(self) -> CompletionBody:
+        if self.best_of and self.best_of < self.n:
+            raise FieldError("best_of", f"best_of is {self.best_of}, and n asks for {self.n} of them")
+        if self.stream and self.candidates > self.n:
+            raise FieldError(
+                "best_of", "best_of more than n cannot be streamed: the best is known at the end"
+            )
+        return self
+
+    @property
+    def candidates(self) -> int:
+        """Answers to generate for each prompt; the best `n` of them are given."""
+        return self.best_of or self.n
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:
@@ -142,10 +185,22 @@ class CompletionBody(GenerationBody):
         return cast("list[str] | list[list[int]]", self.prompt)
 
 
-class ChatBody(GenerationBody):
+class TalkBody(GenerationBody, ToolFields):
+    """What all requests have in common whose answers may call tools."""
+
+    @model_validator(mode="after")
+    def _tools_end_the_answer(self) -> TalkBody:
+        if self.tool_use and self.tool_use.choice != "none" and (self.ignore_eos or self.min_tokens):
+            name = "ignore_eos" if self.ignore_eos else "min_tokens"
+            raise FieldError(name, f"{name}: an answer that may call tools ends with its last call")
+        return self
+
+
+class ChatBody(TemplateOptions, TalkBody):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=10_000)
+    service_tier: Literal["auto", "default"] | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False

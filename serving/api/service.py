@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from serving.api.errors import ApiError, invalid
+from serving.api.thinking import Thinking
+from serving.api.tools import ServedTools
 from serving.artefact import Artefact
 from serving.engines.base import Backend, DrainingError, NoRoomError
-from serving.grammar import Grammar, GrammarError, Grammars
+from serving.grammar import Grammar, Grammars
 from serving.metrics import Metrics
+from serving.schema_errors import GrammarError
 from serving.tokenizer import Tokenizer
+from serving.tools.grammar import Rules
 
 
 @dataclass(slots=True)
 class Service:
     """`ready` turns true once a token has been generated, `draining` when the server is told to go;
-    `request_timeout`: seconds that an answer may take; `aliases`: what else the model may be asked for as."""
+    `request_timeout`: seconds that an answer may take; `aliases`: what else the model may be asked for as;
+    `defaults`: values of the fields that requests leave out, where they are not OpenAI's."""
 
     name: str
     backend: Backend
@@ -30,12 +35,17 @@ class Service:
     metrics: Metrics
     request_timeout: float | None = None
     aliases: tuple[str, ...] = ()
+    defaults: Mapping[str, float] = field(default_factory=dict)
     created: int = field(default_factory=lambda: int(time.time()))
     ready: bool = False
     draining: bool = False
     grammars: Grammars = field(init=False)
+    thinking: Thinking = field(init=False)
+    tools: ServedTools = field(init=False)
 
     def __post_init__(self) -> None:
+        self.thinking = Thinking(self.tokenizer, self.backend.vocab_size, self.backend.eos)
+        self.tools = ServedTools(self.tokenizer)
         self.grammars = Grammars(self.tokenizer, self.backend.vocab_size, self.backend.eos)
 
     @property
@@ -77,26 +87,44 @@ class Service:
         """Raises ApiError 400 unless the prompt is not empty, in the vocabulary, and fits."""
         if not len(tokens):
             raise invalid(f"{param} has no tokens", param)
-        if max(tokens) >= self.backend.vocab_size:
-            raise invalid(
-                f"token {max(tokens)} is outside the vocabulary of {self.backend.vocab_size}", param
-            )
+        self.check_known(tokens, param)
         if len(tokens) + generate > self.backend.max_length:
             raise self._too_long(f"{len(tokens)} prompt tokens and {generate} to generate are", param)
 
-    def check_biases(self, biases: Sequence[int]) -> None:
-        """Raises ApiError 400 when a biased token does not exist."""
-        if biases and max(biases) >= self.backend.vocab_size:
-            raise invalid(f"token {max(biases)} is outside the vocabulary", "logit_bias")
+    def check_known(self, tokens: Collection[int] | np.ndarray, param: str) -> None:
+        """Raises ApiError 400 when one of the tokens does not exist."""
+        if len(tokens) and max(tokens) >= self.backend.vocab_size:
+            raise invalid(
+                f"token {max(tokens)} is outside the vocabulary of {self.backend.vocab_size}", param
+            )
 
-    async def grammar(self, schema: dict[str, Any] | None) -> Grammar | None:
-        """What keeps an answer to `schema`. Raises ApiError 400 when it cannot be used."""
+    def room_after(self, prompt: Sequence[int] | np.ndarray) -> int:
+        """Tokens that an answer may have which is given no limit."""
+        room = self.backend.max_length - len(prompt)
+        return min(room, int(self.defaults.get("max_new_tokens", room)))
+
+    def check_minimum(self, minimum: int, most: int) -> None:
+        """Raises ApiError 400 when at least `minimum` tokens are asked for, and at most fewer."""
+        if minimum > most:
+            raise invalid(f"min_tokens is {minimum}, but no more than {most} can come", "min_tokens")
+
+    async def grammar(self, schema: dict[str, Any] | None, param: str = "response_format") -> Grammar | None:
+        """What keeps an answer to `schema`. Raises ApiError 400, for the field
+        `param`, when it cannot be used."""
         if schema is None:
             return None
         try:
             return await asyncio.to_thread(self.grammars.compile, schema)
         except GrammarError as error:
-            raise invalid(f"response_format: {error}", "response_format") from None
+            raise invalid(f"{param}: {error}", param) from None
+
+    async def tool_grammar(self, rules: Rules) -> Grammar:
+        """What keeps an answer to tools. Raises ApiError 400 when a schema cannot be used."""
+        await self.grammar(rules.answer)  # alone, so that it is not blamed on the tools
+        try:
+            return await asyncio.to_thread(self.grammars.compile_tools, rules)
+        except GrammarError as error:
+            raise invalid(f"tools: {error}", "tools") from None
 
     def _too_long(self, what: str, param: str) -> ApiError:
         message = f"{what} more than this server's {self.backend.max_length} tokens"

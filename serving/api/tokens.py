@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize, in vLLM's shapes."""
+"""/tokenize, /detokenize and /tokenizer_info, in vLLM's shapes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from starlette.responses import JSONResponse, Response
 
 from serving.api.body import read_model
 from serving.api.chat import chat_tokens
+from serving.api.errors import ApiError, invalid
 from serving.api.limits import FieldError
 from serving.api.messages import Message
 from serving.api.schemas import Strict, Token
 from serving.api.service import Service
+from serving.api.template_options import TemplateOptions
+from serving.api.tool_fields import MAX_TOOLS, FunctionTool
 
 MAX_TOKENS = 2**18
+CONTEXTS = 64
+"""So many times the context may a text be long: whoever scores documents cuts them into windows later."""
 
 
 class _Body(Strict):
@@ -26,18 +31,23 @@ class _Body(Strict):
     model: str | None = None
 
 
-class TokenizeBody(_Body):
-    """POST /tokenize: a prompt, or the messages of a chat."""
+class TokenizeBody(_Body, TemplateOptions):
+    """POST /tokenize: a prompt, or the messages of a chat with its tools."""
 
     prompt: str | None = None
     messages: list[Message] | None = Field(None, min_length=1, max_length=10_000)
-    add_special_tokens: bool = True
+    tools: list[FunctionTool] = Field([], max_length=MAX_TOOLS)
     return_token_strs: bool = False
 
     @model_validator(mode="after")
     def _one_of_them(self) -> TokenizeBody:
         if (self.prompt is None) == (self.messages is None):
             raise FieldError("prompt", "give either a prompt or messages")
+        given = self.model_fields_set & (TemplateOptions.model_fields.keys() - {"add_special_tokens"})
+        if given and self.messages is None:
+            raise FieldError(min(given), f"{min(given)} is for messages; this is a prompt")
+        if self.tools and self.messages is None:
+            raise FieldError("tools", "tools belong to messages")
         return self
 
 
@@ -66,6 +76,11 @@ async def detokenize(request: Request) -> Response:
     return JSONResponse({"prompt": service.tokenizer.decode(body.tokens, special=True)})
 
 
+async def tokenizer_info(request: Request) -> Response:
+    service: Service = request.app.state.service
+    return JSONResponse(await asyncio.to_thread(service.tokenizer.info))
+
+
 async def _read(request: Request, kind: type[Any]) -> tuple[Service, Any]:
     service: Service = request.app.state.service
     body = await read_model(request, kind)
@@ -76,7 +91,18 @@ async def _read(request: Request, kind: type[Any]) -> tuple[Service, Any]:
 
 async def _tokens(service: Service, body: TokenizeBody) -> np.ndarray:
     if body.messages is not None:
-        return await chat_tokens(service, body.messages)
-    prompt = body.prompt or ""
-    service.check_text(prompt, "prompt")
-    return await asyncio.to_thread(service.tokenizer.encode, prompt, special=body.add_special_tokens)
+        tools = [tool.for_template() for tool in body.tools]
+        return await chat_tokens(service, body.messages, tools, body)
+    prompt, limit = body.prompt or "", CONTEXTS * service.backend.max_length
+    if service.tokenizer.surely_longer_than(prompt, limit):
+        raise _too_long("far more", limit)
+    special = body.add_special_tokens is not False
+    tokens = await asyncio.to_thread(service.tokenizer.encode, prompt, special=special)
+    if len(tokens) > limit:
+        raise _too_long(str(len(tokens)), limit)
+    return tokens
+
+
+def _too_long(count: str, limit: int) -> ApiError:
+    message = f"prompt has {count} tokens; this server splits texts of up to {limit}"
+    return invalid(message, "prompt", "context_length_exceeded")

@@ -5,21 +5,22 @@ from __future__ import annotations
 import codecs
 import time
 import uuid
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any
 
+from serving.api.answer import Answer, Json
 from serving.api.schemas import UsageEvents
+from serving.api.scores import described
 from serving.api.service import Service
+from serving.api.thinking import Beginning, Part, Turn
+from serving.api.tools import Calling, calls_of
 from serving.engines.base import Chunk, GenerationRequest
 from serving.sampling import TokenScore
 from serving.tokenizer import Tokenizer
 
-Json = dict[str, Any]
 
-
-class Writer(ABC):
-    """Writes the answer to one call, streamed (`opening`, `event`, `closing`) or `whole`."""
+class Writer(Answer):
+    """Answers in choices, as completions and chats have them."""
 
     prefix: str
     whole_object: str
@@ -39,29 +40,25 @@ class Writer(ABC):
         }
 
     @abstractmethod
-    def part(self, chunk: Chunk) -> Json:
-        """The choice object of a stream's event."""
+    def parts(self, chunk: Chunk) -> list[Json]:
+        """The choice objects of a stream's events, one an event; the last chunk of a choice has one."""
 
     @abstractmethod
     def fold(self, index: int, parts: list[Json]) -> Json:
         """The choice object of a whole answer, from the parts of one choice."""
 
-    def opening(self) -> Iterable[Json]:
-        """Events before the first chunk."""
-        return ()
-
-    def event(self, chunk: Chunk) -> Json:
+    def events(self, chunk: Chunk) -> Iterable[Json]:
         self._completion_tokens += chunk.tokens
-        return self._envelope([self.part(chunk)])
+        for part in self.parts(chunk):
+            yield self._envelope([part])
 
     def closing(self) -> Iterable[Json]:
-        """Events after the last chunk."""
         if self._usage_events != "none":
             yield self._envelope([]) | {"usage": self._usage()}
 
     def whole(self, chunks: Sequence[Chunk]) -> Json:
         self._completion_tokens += sum(chunk.tokens for chunk in chunks)
-        parts = [self.part(chunk) for chunk in chunks]
+        parts = [part for chunk in chunks for part in self.parts(chunk)]
         choices = [self.fold(i, [part for part in parts if part["index"] == i]) for i in range(self._count)]
         return self._head | {"object": self.whole_object, "choices": choices, "usage": self._usage()}
 
@@ -93,16 +90,18 @@ class CompletionWriter(Writer):
         super().__init__(service, requests, usage)
         self._echoes = list(echoes)
         self._scored = requests[0].logprobs is not None
-        self._places = [_Place(service.tokenizer, echo) for echo in echoes]
+        shown = requests[0].show_specials
+        self._places = [_Place(service.tokenizer, echo, shown) for echo in echoes]
 
-    def part(self, chunk: Chunk) -> Json:
+    def parts(self, chunk: Chunk) -> list[Json]:
         echo, self._echoes[chunk.index] = self._echoes[chunk.index], ""
-        return {
+        part = {
             "index": chunk.index,
             "text": echo + chunk.text,
             "logprobs": self._logprobs(chunk) if self._scored else None,
             "finish_reason": chunk.finish,
         }
+        return [part]
 
     def fold(self, index: int, parts: list[Json]) -> Json:
         logprobs = [part["logprobs"] for part in parts if part["logprobs"]]
@@ -141,55 +140,106 @@ class CompletionWriter(Writer):
 class ChatWriter(Writer):
     prefix, whole_object, part_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def __init__(self, service: Service, requests: Sequence[GenerationRequest], usage: UsageEvents) -> None:
+    def __init__(
+        self,
+        service: Service,
+        requests: Sequence[GenerationRequest],
+        usage: UsageEvents,
+        thinking: Beginning | None = None,
+        calling: Calling | None = None,
+        tier: str | None = None,
+    ) -> None:
+        """`thinking`: how the answers begin to think; `calling`: how they may call tools; `tier`: the
+        service tier that was asked for, there is one."""
         super().__init__(service, requests, usage)
+        self._head |= {"service_tier": "default"} if tier else {}
         self._scored = requests[0].logprobs is not None
+        self._calls = [calling.deltas() if calling else None for _ in requests]
+        self._turns = [Turn(thinking) for _ in requests]
 
     def opening(self) -> Iterable[Json]:
         for index in range(self._count):
-            delta = {"role": "assistant", "content": "", "refusal": None}
+            content = "" if self._calls[index] is None else None
+            delta = {"role": "assistant", "content": content, "refusal": None}
             yield self._envelope([{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}])
 
-    def part(self, chunk: Chunk) -> Json:
-        scored = {"content": [self._scores(score) for score in chunk.scores], "refusal": None}
+    def parts(self, chunk: Chunk) -> list[Json]:
+        calls, finish = self._calls[chunk.index], chunk.finish
+        deltas: list[tuple[Json, Sequence[TokenScore]]] = []
+        for part in self._turns[chunk.index].read(chunk):
+            if calls is not None and part.kind == "content":
+                deltas += calls.read(part.text, part.scores)
+            else:
+                deltas.append((_delta(part), part.scores))
+        if chunk.last:
+            deltas += calls.end(cut=finish == "length") if calls else ()
+            deltas = deltas or [({}, ())]
+        choices = [self._choice(chunk.index, delta, scores) for delta, scores in deltas]
+        if chunk.last:
+            choices[-1]["finish_reason"] = calls.finish(finish) if calls else finish
+        return choices
+
+    def _choice(self, index: int, delta: Json, scores: Sequence[TokenScore]) -> Json:
+        scored = {"content": [described(self._tokenizer, score) for score in scores], "refusal": None}
         return {
-            "index": chunk.index,
-            "delta": {"content": chunk.text} if chunk.text else {},
+            "index": index,
+            "delta": delta,
             "logprobs": scored if self._scored else None,
-            "finish_reason": chunk.finish,
+            "finish_reason": None,
         }
 
     def fold(self, index: int, parts: list[Json]) -> Json:
-        text = "".join(part["delta"].get("content", "") for part in parts)
         scores = [score for part in parts if part["logprobs"] for score in part["logprobs"]["content"]]
         return {
             "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None, "annotations": []},
+            "message": self._message([part["delta"] for part in parts]),
             "logprobs": {"content": scores, "refusal": None} if self._scored else None,
             "finish_reason": parts[-1]["finish_reason"],
         }
 
-    def _scores(self, score: TokenScore) -> Json:
-        top = [self._entry(token, logprob) for token, logprob in score.top]
-        return self._entry(score.token, score.logprob) | {"top_logprobs": top}
+    def _message(self, deltas: Sequence[Json]) -> Json:
+        """Content is null where nothing came after the thinking, or nothing but calls."""
+        text = "".join(delta.get("content", "") for delta in deltas)
+        thought = "".join(delta.get("reasoning_content", "") for delta in deltas)
+        message: Json = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+        if calls := calls_of(deltas):
+            message |= {"content": text or None, "tool_calls": calls}
+        return message | {"content": text or None} | _reasoning(thought) if thought else message
 
-    def _entry(self, token: int, logprob: float | None) -> Json:
-        piece = self._tokenizer.label(token)
-        return {"token": piece.decode(errors="replace"), "logprob": logprob, "bytes": list(piece)}
+    def _usage(self) -> Json:
+        if not any(turn.splits for turn in self._turns):
+            return super()._usage()
+        thought = sum(turn.reasoning_tokens for turn in self._turns)
+        return super()._usage() | {"completion_tokens_details": {"reasoning_tokens": thought}}
+
+
+def _delta(part: Part) -> Json:
+    if not part.text:
+        return {}
+    return _reasoning(part.text) if part.kind == "reasoning" else {"content": part.text}
+
+
+def _reasoning(text: str) -> Json:
+    """Under the name that most clients read, and under the newer one of vLLM and OpenRouter."""
+    return {"reasoning_content": text, "reasoning": text}
 
 
 class _Place:
     """Where in a choice's text the next token begins, in characters. echo: the prompt as it was sent, which
-    may spell out special tokens, and has no space that sentencepiece puts in front."""
+    may spell out special tokens, and has no space that sentencepiece puts in front. specials: whether the
+    answer has special tokens."""
 
-    def __init__(self, tokenizer: Tokenizer, echo: str = "") -> None:
-        self._tokenizer, self._echo = tokenizer, echo
+    def __init__(self, tokenizer: Tokenizer, echo: str = "", specials: bool = False) -> None:
+        self._tokenizer, self._echo, self._specials = tokenizer, echo, specials
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._at = 0
 
     def advance(self, token: int) -> int:
         at, piece = self._at, self._tokenizer.piece(token)
-        text, left = self._utf8.decode(piece), self._echo[at:]
+        left = self._echo[at:]
+        if self._specials and not left:
+            piece = self._tokenizer.label(token)
+        text = self._utf8.decode(piece)
         if left and not piece:
             named = self._tokenizer.label(token).decode(errors="replace")
             text = named if left.startswith(named) else ""

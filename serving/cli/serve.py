@@ -103,6 +103,21 @@ def serve(
     draft_tokens: Annotated[
         int, typer.Option(min=1, max=64, help="Tokens drafted at a time.", rich_help_panel=VLLM)
     ] = 3,
+    generation_config: Annotated[
+        Literal["auto", "none"],
+        typer.Option(
+            help="Sampling for what a request leaves out: auto is what the model's generation_config.json "
+            "recommends, none is OpenAI's."
+        ),
+    ] = "auto",
+    default_chat_template_kwargs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help="Variables of the chat template, unless a request sets them, such as "
+            "'{\"enable_thinking\": false}'.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line when ready.")] = False,
 ) -> None:
     """Serve a model over an OpenAI-compatible API with Prometheus metrics.
@@ -117,6 +132,7 @@ def serve(
     import logging
     import signal
 
+    from serving.chat_template import read_variables
     from serving.engines.registry import ServeOptions, serve_with
 
     # The first process of a container ignores SIGTERM until somebody handles it, and loading takes a while.
@@ -150,6 +166,8 @@ def serve(
         draft=draft,
         draft_tokens=draft_tokens,
         engine_args=tuple(engine_args or ()),
+        generation_config=generation_config,
+        template_variables=read_variables(default_chat_template_kwargs),
         announce=announce,
     )
     serve_with(engine, out, options)

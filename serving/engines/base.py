@@ -8,8 +8,8 @@ Legend: S tokens of one slot, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -24,7 +24,10 @@ class GenerationRequest:
 
     `logprobs` is how many likeliest tokens to report with every token (None: no scores at all);
     `arrived` is the `time.perf_counter()` of its arrival at the server; the answer has to match `grammar`;
-    what was kept of earlier prompts is used where `cache_salt` is the same.
+    what was kept of earlier prompts is used where `cache_salt` is the same; `spelled` are special tokens that
+    are part of the text, and what they add to it; from one of `verbatim` on, nothing is a stop string.
+    `specials`: other special tokens, and their texts, that are part of the answer (`show_specials`) or that a
+    stop string spells; `keep_stop`: the stop string that ends the answer is a part of it.
     """
 
     prompt: np.ndarray
@@ -35,11 +38,17 @@ class GenerationRequest:
     choice: int = 0
     min_tokens: int = 0
     stop: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
+    specials: Mapping[int, str] = field(default_factory=dict)
+    show_specials: bool = False
+    keep_stop: bool = False
     ignore_eos: bool = False
     logprobs: int | None = None
     score_prompt: bool = False
     grammar: Grammar | None = None
     cache_salt: str = ""
+    spelled: Mapping[int, bytes] = field(default_factory=dict)
+    verbatim: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from compressor.errors import UserError
 from serving.api.cors import check_origins
+from serving.chat_template import Scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,9 @@ class ServeOptions:
 
     `playground`: whether there is a page at `/`; `compare`: another server's address, for that page.
     `draft`: a smaller model whose guesses the served one checks, `draft_tokens` at a time. `engine_args`:
-    arguments for an engine that has a command line of its own.
+    arguments for an engine that has a command line of its own. `generation_config`: whether the sampling
+    that the model recommends is the default (auto) or not (none); `template_variables`: what the chat
+    template is given unless a request says otherwise.
     """
 
     host: str
@@ -48,6 +52,8 @@ class ServeOptions:
     draft: Path | None
     draft_tokens: int
     engine_args: tuple[str, ...]
+    generation_config: Literal["auto", "none"]
+    template_variables: Mapping[str, Scalar]
     announce: Callable[[str, str], None]
     """Called with (URL, model) once a token has been generated."""
 

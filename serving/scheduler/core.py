@@ -17,12 +17,12 @@ from typing import Literal
 import numpy as np
 
 from serving.engines.base import GenerationRequest, Mail, Observer, Sink, SlotEngine, deliver
-from serving.grammar import GrammarError
 from serving.scheduler.outbox import Outbox
 from serving.scheduler.prefixes import Prefixes
 from serving.scheduler.queue import AdmissionQueue
 from serving.scheduler.sequence import Sequence
 from serving.scheduler.slots import Slots
+from serving.schema_errors import GrammarError
 
 PROMPT_CHUNK = 128
 FAILURES_TO_UNHEALTHY = 3
@@ -205,7 +205,8 @@ class Scheduler:
         try:
             step()
         except GrammarError as error:
-            sequence.fail(f"response_format: {error}", status=400)
+            field = sequence.request.grammar.field if sequence.request.grammar else "response_format"
+            sequence.fail(f"{field}: {error}", status=400)
         except Exception:
             log.exception("a sequence failed while its token was chosen")
             sequence.fail(FAILED)

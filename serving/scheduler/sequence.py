@@ -30,10 +30,17 @@ class Sequence:
         self.next_token = -1
         self._sink = sink
         self._piece = piece
-        self._eos = eos
-        self._sampler = Sampler(request.sampling, request.choice)
+        self._ends = (set() if request.ignore_eos else set(eos)) | request.stop_token_ids
+        self._never = set(eos) - self._ends
+        self._sampler = Sampler(request.sampling, request.choice, request.prompt)
         self._constraint = request.grammar.begin() if request.grammar else None
-        self._text = TextStream(request.stop)
+        self._text = TextStream(
+            request.stop,
+            request.verbatim,
+            specials=request.specials,
+            show_specials=request.show_specials,
+            keep_stop=request.keep_stop,
+        )
         self._prompt_scores: list[TokenScore] = []
         self._generated = 0
         self._unsent: tuple[int, list[TokenScore]] = (0, [])
@@ -64,16 +71,16 @@ class Sequence:
     def take(self, logits_V: np.ndarray, observer: Observer) -> None:
         """Choose the next token from its logits and tell the sink what became certain."""
         request = self.request
-        banned = self._eos if request.ignore_eos or self._generated < request.min_tokens else ()
-        token = self._choose(logits_V, banned)
+        early = self._generated < request.min_tokens
+        token = self._choose(logits_V, self._never | self._ends if early else self._never)
         self._tick(observer)
         self.next_token = token
         count, scores = self._unsent
         if request.logprobs is not None:
             scores.append(score(logits_V, token, request.logprobs))
         self._unsent = (count + 1, scores)
-        ended = token in self._eos
-        text = "" if ended else self._text.push(self._piece(token))
+        ended = token in self._ends
+        text = "" if ended and not self._kept(token) else self._push(token)
         if ended or self._text.stopped or (self._constraint and self._constraint.complete):
             self._finish("stop", observer, text)
         elif self._generated >= request.max_tokens:
@@ -98,6 +105,22 @@ class Sequence:
         token = self._sampler.sample(logits_V, banned, self._constraint.allowed())
         self._constraint.accept(token)
         return token
+
+    def _kept(self, token: int) -> bool:
+        """Whether a token that ends the answer is a part of it."""
+        special = not self._bytes(token)
+        return self.request.keep_stop and (self.request.show_specials or not special)
+
+    def _push(self, token: int) -> str:
+        return self._text.push(self._bytes(token), token, may_stop=self._may_stop)
+
+    def _bytes(self, token: int) -> bytes:
+        return self.request.spelled.get(token) or self._piece(token)
+
+    @property
+    def _may_stop(self) -> bool:
+        """Whether a stop string may end with the newest token: not within the tokens asked for at least."""
+        return self._generated > self.request.min_tokens
 
     def _score_prompt(self, tokens: np.ndarray, logits: np.ndarray) -> None:
         top = self.request.logprobs or 0
@@ -125,7 +148,7 @@ class Sequence:
     def _finish(self, reason: Literal["stop", "length"], observer: Observer, text: str = "") -> None:
         self.done = True
         if not self._text.stopped:
-            text += self._text.flush()
+            text += self._text.flush(may_stop=self._may_stop)
         later = self._generated - 1
         observer.finished((self._last_at - self._first_at) / later if later > 0 else None)
         self._last_chunk = self._chunk(text, "stop" if self._text.stopped else reason)

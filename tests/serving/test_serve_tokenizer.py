@@ -9,7 +9,8 @@ from tokenizers import decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from compressor.errors import UserError
-from serving.tokenizer import TemplateError, Tokenizer
+from serving.chat_template import TemplateError
+from serving.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

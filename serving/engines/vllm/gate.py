@@ -27,7 +27,11 @@ from serving.metrics import Endpoint, Outcome
 from serving.playground.pages import Playground, Setup
 from serving.playground.upstream import COMPARE_KEY, Upstream
 
-ENDPOINTS: dict[str, Endpoint] = {"/v1/completions": "completions", "/v1/chat/completions": "chat"}
+ENDPOINTS: dict[str, Endpoint] = {
+    "/v1/completions": "completions",
+    "/v1/chat/completions": "chat",
+    "/v1/responses": "responses",
+}
 WARM_UP_TOKENS = 8
 """More than one, so that a draft model runs as well."""
 ENDING_POLL_S = 0.2

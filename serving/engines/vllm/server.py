@@ -13,6 +13,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from compressor.errors import UserError
+from serving.engines.vllm.arguments import check_gate
 from serving.engines.vllm.board import Board
 
 PARENT = "LATHE_VLLM_PARENT"
@@ -22,9 +23,9 @@ PARENT = "LATHE_VLLM_PARENT"
 def main(arguments: list[str]) -> None:
     """Serve until SIGTERM, or until the parent is gone."""
     from vllm.entrypoints.cli.serve import ServeSubcommand
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    from serving.engines.vllm.moved import cli_env_setup, make_arg_parser, validate_parsed_serve_args
 
     board = Board.here()
     if board is None:
@@ -34,6 +35,7 @@ def main(arguments: list[str]) -> None:
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
     try:
         validate_parsed_serve_args(args)
+        check_gate(args, os.environ)
         check_parallel(args)
     except (UserError, ValueError, TypeError) as error:
         board.fail(str(error))

@@ -52,6 +52,7 @@ SURFACE = {
         "--allowed-origins", "--drain-timeout", "--request-timeout", "--write-timeout", "--metrics-alias",
         "--playground", "--no-playground", "--compare", "--compare-api-key", "--draft", "--draft-tokens",
         "engine_args", "--json", "--debug", "--no-debug",
+        "--generation-config", "--default-chat-template-kwargs",
     },
     "loadtest": {
         "target", "--against", "--rate", "--arrival", "--concurrency", "--requests", "--duration", "--warmup",

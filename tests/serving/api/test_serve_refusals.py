@@ -66,7 +66,16 @@ def check_error(response: httpx.Response) -> dict[str, Any]:
         ({"logit_bias": {"-1": 1}}, "logit_bias"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"x": 1}}, "stream_options"),
-        ({"best_of": 2}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
+        ({"best_of": 2, "n": 3}, "best_of"),
+        ({"best_of": 9}, "best_of"),
+        ({"best_of": True, "stream": True, "n": 2}, "best_of"),
+        ({"best_of": -1}, "best_of"),
+        ({"store": True}, "store"),
+        ({"request_id": "x"}, "request_id"),
+        ({"priority": 1}, "priority"),
+        ({"user": 5}, "user"),
+        ({"min_p": False}, "min_p"),
         ({"suffix": "x"}, "suffix"),
         ({"guided_regex": "(a+)+"}, "guided_regex"),
         ({"response_format": {"type": "grammar"}}, "response_format"),
@@ -78,6 +87,26 @@ def test_bad_fields_are_named(server: Running, change: dict[str, Any], param: st
     response = server.post("completions", **({"prompt": "x"} | change))
     assert response.status_code == 400
     assert check_error(response)["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ([1.5], "prompt.0: Input should be a valid integer"),
+        ([1, 2, "x"], "prompt.2: Input should be a valid integer"),
+        (["a", 1], "prompt.1: Input should be a valid string"),
+        (["a", None], "prompt.1: Input should be a valid string"),
+        ([[1], [2, 2.5]], "prompt.1.1: Input should be a valid integer"),
+        ([[1], "a"], "prompt.1: Input should be a valid list"),
+        ([-1], "prompt.0: Input should be greater than or equal to 0"),
+        (5, "prompt: Input should be a valid string or list"),
+        ({"a": 1}, "prompt: Input should be a valid string or list"),
+        (True, "prompt: Input should be a valid string or list"),
+    ],
+)
+def test_s7_the_complaint_is_about_the_kind_of_prompt_that_it_is(server: Running, prompt: Any, words: str):
+    error = check_error(server.post("completions", prompt=prompt))
+    assert (error["param"], error["message"]) == ("prompt", words)
 
 
 def test_misspelt_fields_get_a_suggestion(server: Running):

@@ -11,14 +11,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 import typer
+from tiny_server import save_checkpoint
 from typer.testing import CliRunner
 
 from compressor.errors import UserError
+from compressor.export.dense import dense_artefact
 from serving.cli.serve import serve
 
 COMMAND = "import typer; from serving.cli.serve import serve; a = typer.Typer(); a.command()(serve); a()"
@@ -30,9 +33,11 @@ app.command()(serve)
 
 
 @contextmanager
-def serving(artefact_dir: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(
+    artefact_dir: Path, *options: str, stderr: Any = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     command = [sys.executable, "-c", COMMAND, str(artefact_dir), "--port", "0", "--threads", "1", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     assert process.stdout is not None
     try:
         yield process, process.stdout.readline()
@@ -101,6 +106,9 @@ def test_one_line_names_the_url_and_sigint_ends_it(artefact_dir: Path):
         (["OUT", "--host", "256.0.0.1"], "cannot listen"),
         (["OUT", "--allowed-origins", "https://chat.example.com/"], "is not an origin"),
         (["OUT", "--allowed-origins", "chat.example.com"], "is not an origin"),
+        (["OUT", "--default-chat-template-kwargs", "{"], "is not valid JSON"),
+        (["OUT", "--default-chat-template-kwargs", '{"a": []}'], "a is not a plain value"),
+        (["OUT", "--default-chat-template-kwargs", '{"enable_thinking": false}'], "reads no"),
     ],
 )
 def test_what_the_user_can_mend_is_one_sentence(artefact_dir: Path, options: list[str], words: str):
@@ -108,6 +116,30 @@ def test_what_the_user_can_mend_is_one_sentence(artefact_dir: Path, options: lis
     result = CliRunner().invoke(app, [*arguments, *([] if "--port" in options else ["--port", "0"])])
     assert isinstance(result.exception, UserError)
     assert words in str(result.exception)
+
+
+def test_c11_the_recommended_sampling_is_the_default_and_told(tmp_path: Path):
+    """Off by an option; top_k 1 makes all answers those of temperature 0."""
+    checkpoint = save_checkpoint(tmp_path / "tiny")
+    file = checkpoint / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"temperature": 0.6, "top_k": 1}))
+    artefact = dense_artefact(str(checkpoint), tmp_path / "cache")
+    answers: dict[str, set[str]] = {}
+    for source in ("auto", "none"):
+        log = tmp_path / f"{source}.log"
+        with (
+            log.open("w") as stream,
+            serving(artefact, "--json", "--generation-config", source, stderr=stream) as (
+                _,
+                line,
+            ),
+        ):
+            url = f"{json.loads(line)['url']}/v1/completions"
+            body = {"model": artefact.name, "prompt": "The quick", "n": 4}
+            choices = httpx.post(url, json=body, timeout=30).json()["choices"]
+            answers[source] = {choice["text"] for choice in choices}
+        assert ("temperature 0.6, top_k 1" in log.read_text()) == (source == "auto")
+    assert (len(answers["auto"]), len(answers["none"])) == (1, 4)
 
 
 def test_the_key_comes_from_a_mounted_secret(artefact_dir: Path, tmp_path: Path):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from tiny_server import CHAT_TEMPLATE
+from tool_models import CODER, SMOLLM, TEMPLATES, save_calling_tokenizer
 
 from compressor.errors import UserError
 from serving.artefact import open_checkpoint
 from serving.engines.registry import ServeOptions, serve_with
-from serving.engines.vllm.arguments import arguments, environment
+from serving.engines.vllm.arguments import arguments, check_gate, environment, request_defaults
 from serving.engines.vllm.board import Board, Counts, Served
 from serving.engines.vllm.engine import check_draft, check_model, check_options
 
@@ -21,7 +24,8 @@ OPTIONS = ServeOptions(
     prefix_cache=None,
     served_model_names=(), api_key=None, allowed_origins=(), drain_timeout=1.0, request_timeout=None,
     write_timeout=None, metrics_alias=None, playground=True, compare=None, compare_api_key=None, draft=None,
-    draft_tokens=3, engine_args=(), announce=lambda url, model: None,
+    draft_tokens=3, engine_args=(), generation_config="auto", template_variables={},
+    announce=lambda url, model: None,
 )  # fmt: skip
 SERVED = Served(
     "m", 30.0, "tpot", {"model": "m"}, values=10, other_bytes=2, kv_values=4,
@@ -56,11 +60,75 @@ def test_positions_are_not_multiplied_that_are_scaled_already(
     assert longest is None or given[given.index("--max-model-len") + 1] == str(longest)
 
 
+@pytest.mark.parametrize(
+    ("template", "marks", "parser"),
+    [
+        (TEMPLATES["hermes"], True, "hermes"),
+        (TEMPLATES["llama3_json"], True, "llama3_json"),
+        (TEMPLATES["mistral_list"], True, "mistral"),
+        (TEMPLATES["mistral_args"], True, "mistral"),
+        (TEMPLATES["hermes"], False, None),
+        (SMOLLM, True, None),
+        (CODER, True, None),
+        (CHAT_TEMPLATE, True, None),
+    ],
+)
+def test_vllm_is_told_its_parser_of_the_templates_tool_calls(
+    tmp_path: Path, template: str, marks: bool, parser: str | None
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    save_calling_tokenizer(tmp_path, template=template, marks=marks)
+    given = arguments(tmp_path, ["m"], 8000, OPTIONS)
+    assert ("--enable-auto-tool-choice" in given) == (parser is not None)
+    assert parser is None or given[given.index("--tool-call-parser") + 1] == parser
+
+
 def test_a_draft_is_a_speculative_config() -> None:
     given = line(draft=Path("small"), draft_tokens=5)
     assert json.loads(given[given.index("--speculative-config") + 1]) == {
         "method": "draft_model", "model": "small", "num_speculative_tokens": 5,
     }  # fmt: skip
+
+
+def test_c11_what_the_model_recommends_is_given_to_vllm_unless_told_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"temperature": 0.6, "top_k": 1, "do_sample": true}')
+    given = arguments(tmp_path, ["m"], 8000, OPTIONS)
+    assert json.loads(given[given.index("--override-generation-config") + 1]) == {
+        "temperature": 0.6,
+        "top_k": 1,
+    }
+    plain = replace(OPTIONS, generation_config="none", template_variables={"enable_thinking": False})
+    given = arguments(tmp_path, ["m"], 8000, plain)
+    assert "--override-generation-config" not in given
+    assert given[given.index("--generation-config") + 1] == "vllm"
+    assert given[-2:] == ["--default-chat-template-kwargs", '{"enable_thinking": false}']
+
+
+def test_c11_defaults_of_requests_are_given_and_not_left_to_vllm() -> None:
+    assert request_defaults({}, {}) == ["--generation-config", "vllm"]
+    given = request_defaults({"temperature": 0.6, "top_k": 1}, {"enable_thinking": False})
+    assert given[:3] == ["--generation-config", "vllm", "--override-generation-config"]
+    assert json.loads(given[3]) == {"temperature": 0.6, "top_k": 1}
+    assert given[4] == "--default-chat-template-kwargs"
+    assert json.loads(given[5]) == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    ("given", "variables", "named"),
+    [
+        ({"grpc": True}, {}, "--grpc would let requests past the API key"),
+        ({"headless": True}, {}, "--headless would"),
+        ({"data_parallel_multi_port_external_lb": True}, {}, "--data-parallel-multi-port-external-lb would"),
+        ({}, {"VLLM_USE_RUST_FRONTEND": "1"}, r"\$VLLM_USE_RUST_FRONTEND would"),
+        ({"api_key": ["k"]}, {}, "--api-key is not for vLLM alone"),
+        ({"uds": "/tmp/s"}, {}, "Give `lathe serve` --host and --port"),
+    ],
+)
+def test_nothing_goes_past_the_gate(given: dict[str, object], variables: dict[str, str], named: str) -> None:
+    usual = {"grpc": False, "headless": False, "api_key": None, "uds": None}
+    check_gate(Namespace(**usual), {"VLLM_USE_RUST_FRONTEND": "0"})
+    with pytest.raises(UserError, match=named):
+        check_gate(Namespace(**usual | given), variables)
 
 
 @pytest.mark.parametrize("argument", ["--api-key", "--port=1", "--served_model_name", "--allowed-origins"])

@@ -126,10 +126,12 @@ def test_a_reader_who_leaves_stops_the_other_server_too(pair: Running, server: R
     url = f"{pair.url}/compare/v1/chat/completions"
     with httpx.stream("POST", url, json=body, headers=own(pair), timeout=30) as answer:
         next(answer.iter_raw())
-    server.runner.gate.set()
-    deadline = time.monotonic() + 10
-    while left() == before and time.monotonic() < deadline:
-        time.sleep(0.05)
+    try:
+        deadline = time.monotonic() + 10
+        while left() == before and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        server.runner.gate.set()
     assert left() == before + 1
 
 
@@ -190,9 +192,8 @@ def test_only_four_paths_lead_to_the_other_server(pair: Running) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("engine", ["onnx", "vllm"])
 def test_what_is_no_server_is_refused_before_the_model_is_opened(
-    tmp_path: Path, options: list[str], engine: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, options: list[str], engine: str
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     done = lathe("serve", str(tmp_path / "missing"), "--engine", engine, *options)
     assert done.exit_code == 1
     assert "--compare" in done.output

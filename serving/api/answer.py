@@ -1,0 +1,50 @@
+"""What the answer to a call is: events of a stream, or one document."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from serving.api.errors import ApiError, error_body
+from serving.engines.base import Chunk
+
+Json = dict[str, Any]
+
+
+class Answer(ABC):
+    """Written from chunks as they come, streamed (`opening`, `events`, `closing`) or `whole`.
+
+    Attributes:
+        last_words: what a complete stream ends with.
+    """
+
+    last_words = b"data: [DONE]\n\n"
+
+    @abstractmethod
+    def events(self, chunk: Chunk) -> Iterable[Json]:
+        """Events for one chunk."""
+
+    @abstractmethod
+    def whole(self, chunks: Sequence[Chunk]) -> Json:
+        """The one document, from all chunks."""
+
+    def opening(self) -> Iterable[Json]:
+        """Events before the first chunk."""
+        return ()
+
+    def closing(self) -> Iterable[Json]:
+        """Events after the last chunk."""
+        return ()
+
+    def failure(self, error: ApiError) -> Iterable[Json]:
+        """Events that tell of an error after the stream began."""
+        yield error_body(error.status, error.message, error.param, error.code)
+
+    def is_delta(self, event: Json) -> bool:
+        """Whether an event has a part of the answer."""
+        return bool(event.get("choices"))
+
+    def head_of(self, event: Json) -> str:  # noqa: ARG002
+        """Lines of an event before its data."""
+        return ""

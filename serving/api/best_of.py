@@ -1,0 +1,48 @@
+"""`best_of`: of several answers to a prompt, those with the highest log-probability per token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
+
+from serving.api.answer import Json
+from serving.api.schemas import CompletionBody
+from serving.api.service import Service
+from serving.api.writers import CompletionWriter
+from serving.engines.base import Chunk, GenerationRequest
+
+
+class BestOfWriter(CompletionWriter):
+    """Gives the best `n` of every `best_of` answers, the best first. The tokens of all are counted."""
+
+    def __init__(
+        self,
+        service: Service,
+        requests: Sequence[GenerationRequest],
+        body: CompletionBody,
+        echoes: Sequence[str],
+    ) -> None:
+        """`requests` and `echoes`: of all the answers, those to one prompt side by side."""
+        super().__init__(service, requests, "none", echoes)
+        self._scored = body.logprobs is not None
+        self._candidates, self._kept = body.candidates, body.n
+        self._count = len(requests) // self._candidates * self._kept
+
+    def whole(self, chunks: Sequence[Chunk]) -> Json:
+        kept = self._best(chunks)
+        self._completion_tokens += sum(chunk.tokens for chunk in chunks if chunk.index not in kept)
+        self._echoes = [self._echoes[old] for old in kept]
+        self._places = [self._places[old] for old in kept]
+        places = {old: new for new, old in enumerate(kept)}
+        return super().whole([replace(c, index=places[c.index]) for c in chunks if c.index in places])
+
+    def _best(self, chunks: Sequence[Chunk]) -> list[int]:
+        """The answers to give, in order."""
+        logprobs: dict[int, list[float]] = {index: [] for index in range(len(self._echoes))}
+        for chunk in chunks:
+            logprobs[chunk.index] += [score.logprob or 0.0 for score in chunk.scores]
+        mean = {index: fmean(values or [0.0]) for index, values in logprobs.items()}
+        prompts = range(0, len(mean), self._candidates)
+        ranked = [sorted(range(at, at + self._candidates), key=lambda i: -mean[i]) for at in prompts]
+        return [index for order in ranked for index in order[: self._kept]]

@@ -1,0 +1,93 @@
+"""From the messages of a request to what a chat template takes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from serving.api.errors import invalid
+from serving.api.messages import Message, ToolCall
+from serving.tools.dialect import Dialect
+
+Json = dict[str, Any]
+
+
+class History:
+    """Writes messages for one template. `dialect`: what it makes of tools, if it knows any; `thoughts`:
+    whether it reads what the assistant thought in earlier turns."""
+
+    def __init__(self, dialect: Dialect | None, *, thoughts: bool) -> None:
+        self._dialect, self._thoughts = dialect, thoughts
+        self._names: dict[str, str] = {}
+
+    def written(self, messages: Sequence[Message]) -> list[Json]:
+        """Raises ApiError 400 for calls and results that the template does not show, or that do not fit."""
+        return [self._message(message, f"messages.{at}") for at, message in _in_order(messages)]
+
+    def _message(self, message: Message, where: str) -> Json:
+        role = "system" if message.role == "developer" else message.role
+        document: Json = {"role": role, "content": message.text}
+        if message.name:
+            document["name"] = message.name
+        if message.reasoning_content and self._thoughts:
+            document["reasoning_content"] = message.reasoning_content
+        if message.tool_calls:
+            return document | self._calls(message, where)
+        if message.tool_call_id is not None:
+            return document | self._result(message, message.tool_call_id, where)
+        return document
+
+    def _calls(self, message: Message, where: str) -> Json:
+        dialect = self._dialect
+        if dialect is None or (dialect.form is None and not dialect.shows_calls):
+            raise invalid(f"{where}.tool_calls: this model's chat template shows no tool calls", "messages")
+        self._names |= {call.id: call.function.name for call in message.tool_calls}
+        if dialect.shows_calls or dialect.form is None:
+            return {"tool_calls": [self._call(call, dialect) for call in message.tool_calls]}
+        calls = [(call.function.name, _json(call.function.arguments)) for call in message.tool_calls]
+        return {"content": "\n".join(filter(None, [message.text, dialect.form.write(calls)]))}
+
+    def _call(self, call: ToolCall, dialect: Dialect) -> Json:
+        given = call.function.arguments
+        arguments = _json(given) if dialect.text_arguments else given
+        function = {"name": call.function.name, "arguments": arguments}
+        return {"id": self._id(call.id), "type": "function", "function": function}
+
+    def _result(self, message: Message, call: str, where: str) -> Json:
+        if self._dialect is None or not self._dialect.shows_results:
+            raise invalid(f"{where}.role: this model's chat template shows no results of tools", "messages")
+        if call not in self._names:
+            raise invalid(f"{where}.tool_call_id: no earlier tool call has the id {call[:60]!r}", "messages")
+        return {"tool_call_id": self._id(call), "name": message.name or self._names[call]}
+
+    def _id(self, given: str) -> str:
+        """Templates that want nine letters and digits refuse ids of other models."""
+        form = self._dialect.form if self._dialect else None
+        if form is None or not form.nine or re.fullmatch("[a-zA-Z0-9]{9}", given):
+            return given
+        return hashlib.sha256(given.encode()).hexdigest()[:9]
+
+
+def _in_order(messages: Sequence[Message]) -> Iterator[tuple[int, Message]]:
+    """Messages with their places; results in the order of their calls, as most templates tell by nothing else
+    which is whose. Raises ApiError 400 where some of the calls of a message have results and others none."""
+    at = 0
+    while at < len(messages):
+        yield at, messages[at]
+        calls = [call.id for call in messages[at].tool_calls]
+        end = at + 1
+        while end < len(messages) and messages[end].tool_call_id in calls:
+            end += 1
+        results = {messages[place].tool_call_id for place in range(at + 1, end)}
+        if missing := [call for call in calls if results and call not in results]:
+            raise invalid(f"messages.{at}.tool_calls: there is no result of {missing[0][:60]!r}", "messages")
+        order = sorted(range(at + 1, end), key=lambda place: calls.index(messages[place].tool_call_id or ""))
+        yield from ((place, messages[place]) for place in order)
+        at = end
+
+
+def _json(arguments: Json) -> str:
+    return json.dumps(arguments, ensure_ascii=False)

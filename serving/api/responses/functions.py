@@ -1,0 +1,62 @@
+"""Functions as responses name them, without the level that chats have between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serving.api.limits import FieldError
+from serving.api.tool_fields import Chosen, FunctionTool
+
+Json = dict[str, Any]
+PARTS = ("name", "description", "parameters", "strict")
+
+
+def as_chat_tools(given: Any) -> Any:
+    """`tools` in the form of chats. Raises FieldError for those that a server would have to run itself."""
+    if not isinstance(given, list):
+        return given
+    return [_as_chat_tool(tool, f"tools.{place}") for place, tool in enumerate(given)]
+
+
+def _as_chat_tool(tool: Any, place: str) -> Any:
+    if not isinstance(tool, dict):
+        return tool
+    kind = tool.get("type")
+    if isinstance(kind, str) and kind != "function":
+        raise FieldError(
+            "tools", f"{place}: tools of the type {kind[:60]!r} are not supported, functions are"
+        )
+    if "function" in tool:
+        raise FieldError(
+            "tools", f"{place}: name and parameters stand beside the type here, not in 'function'"
+        )
+    others = {name: value for name, value in tool.items() if name not in PARTS and value is not None}
+    return others | {"function": {name: tool[name] for name in PARTS if name in tool}}
+
+
+def as_chat_choice(given: Any) -> Any:
+    """`tool_choice` in the form of chats."""
+    match given:
+        case {"type": "function", "name": str(name), **others} if not others:
+            return {"type": "function", "function": {"name": name}}
+        case {"type": "allowed_tools", "mode": mode, "tools": [*tools], **others} if not others:
+            allowed = {"mode": mode, "tools": [as_chat_choice(tool) for tool in tools]}
+            return {"type": "allowed_tools", "allowed_tools": allowed}
+    return given
+
+
+def told_tool(tool: FunctionTool) -> Json:
+    """As a response repeats it."""
+    return {"type": "function"} | {name: getattr(tool.function, name) for name in PARTS}
+
+
+def told_choice(chosen: Chosen | None) -> Json | str:
+    """As a response repeats it."""
+    if chosen is None:
+        return "auto"
+    if chosen.names is None:
+        return chosen.choice
+    named = [{"type": "function", "name": name} for name in chosen.names]
+    if chosen.choice == "required" and len(named) == 1:
+        return named[0]
+    return {"type": "allowed_tools", "mode": chosen.choice, "tools": named}

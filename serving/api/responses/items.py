@@ -1,0 +1,87 @@
+"""The items that a response is given: messages, earlier thinking, calls of tools and their results."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+CallId = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class _Strict(BaseModel):
+    """Null stands for nothing: OpenAI's client repeats fields of later versions so."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, document: Any) -> Any:
+        if not isinstance(document, dict):
+            return document
+        return {name: value for name, value in document.items() if value is not None}
+
+
+class _Item(_Strict):
+    """`id` and `status` come back from earlier answers and say nothing to a model."""
+
+    id: str | None = None
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+
+
+class MessageItem(_Item):
+    """`phase` says nothing to a model here."""
+
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Any] | None = None
+    phase: Literal["commentary", "final_answer"] | None = None
+
+
+class TextContent(_Strict):
+    """The other fields come back from earlier answers, `parsed` from OpenAI's client."""
+
+    type: Literal["input_text", "output_text"]
+    text: str
+    annotations: list[Any] | None = None
+    logprobs: list[Any] | None = None
+    parsed: Any = None
+
+
+class RefusalContent(_Strict):
+    type: Literal["refusal"]
+    refusal: str
+
+
+class Thought(_Strict):
+    type: Literal["reasoning_text", "summary_text"]
+    text: str
+
+
+class ReasoningItem(_Item):
+    type: Literal["reasoning"]
+    summary: list[Thought] = Field(default_factory=list)
+    content: list[Thought] | None = None
+
+    @property
+    def text(self) -> str:
+        """What was thought, or at least its summary."""
+        return "".join(thought.text for thought in self.content or self.summary)
+
+
+class FunctionCallItem(_Item):
+    """`parsed_arguments` come from OpenAI's client."""
+
+    type: Literal["function_call"]
+    call_id: CallId
+    name: str
+    arguments: str
+    caller: Any = None
+    parsed_arguments: Any = None
+
+
+class FunctionCallOutput(_Item):
+    type: Literal["function_call_output"]
+    call_id: CallId
+    output: str | list[Any]
+    caller: Any = None

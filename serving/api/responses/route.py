@@ -1,0 +1,70 @@
+"""POST /v1/responses, and the routes of stored responses, of which there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.api.chat import chat_tokens
+from serving.api.errors import ApiError
+from serving.api.prepare import generation_request
+from serving.api.respond import Call, respond
+from serving.api.responses.body import ResponsesBody
+from serving.api.responses.writer import ResponseWriter
+from serving.api.service import Service
+from serving.api.template_options import TemplateOptions
+
+Json = dict[str, Any]
+CALLED_HERE = {"messages": "input", "reasoning_effort": "reasoning"}
+"""Fields of a chat, by what they are called here."""
+
+
+async def create_response(request: Request) -> Response:
+    return await respond(request, "responses", ResponsesBody, _prepare)
+
+
+async def stored_response(request: Request) -> Response:
+    """What reads, cancels or deletes a response."""
+    name = request.path_params["id"].partition("/")[0]
+    raise ApiError(404, f"there is no response {name[:100]!r}: this server stores none", param="response_id")
+
+
+async def _prepare(service: Service, body: ResponsesBody, arrived: float) -> Call:
+    service.check_room(1)
+    use, schema = body.tool_use, body.schema_demanded
+    calling = service.tools.calling(use, schema)
+    tokens = await _tokens(service, body, use.shown if use else ())
+    limit = body.max_output_tokens
+    service.check_tokens(tokens, limit or 1, "input")
+    answer = await (service.tool_grammar(calling.rules) if calling else service.grammar(schema, "text"))
+    most = limit or service.room_after(tokens)
+    service.check_minimum(body.min_tokens, most)
+    thinking = service.thinking.beginning(tokens)
+    request = generation_request(
+        service,
+        body,
+        tokens,
+        arrived=arrived,
+        max_tokens=most,
+        logprobs=body.scores,
+        grammar=service.thinking.before(answer, thinking),
+        index=0,
+        choice=0,
+        spelled=service.thinking.spelled | (calling.spelled if calling else {}),
+        verbatim=calling.verbatim if calling else (),
+    )
+    return Call([request], ResponseWriter(service, body, request, thinking, calling))
+
+
+async def _tokens(service: Service, body: ResponsesBody, tools: Sequence[Json]) -> np.ndarray:
+    """The conversation as a chat; what is wrong with it is wrong with the input."""
+    try:
+        options = TemplateOptions(reasoning_effort=body.reasoning.effort)
+        return await chat_tokens(service, body.messages, tools, options)
+    except ApiError as error:
+        param = CALLED_HERE.get(str(error.param), error.param)
+        raise ApiError(error.status, error.message, param=param, code=error.code) from None

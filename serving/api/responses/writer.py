@@ -1,0 +1,205 @@
+"""A response as it is written: the events of its stream, and the document that they add up to."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+from serving.api.answer import Answer
+from serving.api.errors import ApiError
+from serving.api.responses.body import ResponsesBody
+from serving.api.responses.functions import told_choice, told_tool
+from serving.api.responses.output import FunctionCallItem, Item, MessageItem, ReasoningItem, Status
+from serving.api.scores import described
+from serving.api.service import Service
+from serving.api.thinking import Beginning, Turn
+from serving.api.tools import Calling
+from serving.engines.base import Chunk, GenerationRequest
+from serving.sampling import TokenScore
+
+Json = dict[str, Any]
+
+
+class ResponseWriter(Answer):
+    """One answer, as a list of items."""
+
+    last_words = b""
+
+    def __init__(
+        self,
+        service: Service,
+        body: ResponsesBody,
+        request: GenerationRequest,
+        thinking: Beginning | None,
+        calling: Calling | None,
+    ) -> None:
+        """`thinking`: how the answer begins to think; `calling`: how it may call tools."""
+        self._tokenizer = service.tokenizer
+        self._turn = Turn(thinking)
+        self._calls = calling.deltas() if calling else None
+        self._input_tokens, self._output_tokens = len(request.prompt), 0
+        self._head = {
+            "id": f"resp_{uuid.uuid4().hex}",
+            "object": "response",
+            "created_at": int(time.time()),
+            "model": service.name,
+        }
+        self._settings = _settings(body, request)
+        self._items: list[Item] = []
+        self._events_written = 0
+        self._final: Json = {}
+
+    def opening(self) -> Iterator[Json]:
+        for kind in ("response.created", "response.in_progress"):
+            yield self._event(kind, response=self._response("in_progress"))
+
+    def events(self, chunk: Chunk) -> Iterator[Json]:
+        self._output_tokens += chunk.tokens
+        for part in self._turn.read(chunk):
+            if part.kind == "reasoning":
+                yield from self._think(part.text)
+            elif self._calls is None:
+                yield from self._say(part.text, part.scores)
+            else:
+                yield from self._act(self._calls.read(part.text, part.scores))
+        if chunk.finish is not None:
+            cut = chunk.finish == "length"
+            yield from self._act(self._calls.end(cut=cut) if self._calls else ())
+            yield from self._finish(cut)
+
+    def whole(self, chunks: Sequence[Chunk]) -> Json:
+        for chunk in chunks:
+            for _ in self.events(chunk):
+                pass
+        return self._final
+
+    def failure(self, error: ApiError) -> Iterable[Json]:
+        code = error.code or ("server_error" if error.status >= 500 else "invalid_prompt")
+        yield self._event("error", code=code, message=error.message, param=error.param)
+        failed = {"code": code, "message": error.message}
+        yield self._event("response.failed", response=self._response("failed", error=failed))
+
+    def is_delta(self, event: Json) -> bool:
+        return str(event["type"]).endswith(".delta")
+
+    def head_of(self, event: Json) -> str:
+        return f"event: {event['type']}\n"
+
+    def _think(self, text: str) -> Iterator[Json]:
+        item = self._current
+        if not isinstance(item, ReasoningItem):
+            item = ReasoningItem()
+            yield from self._open(item)
+        yield self._numbered(item.add(text))
+
+    def _say(self, text: str, scores: Sequence[TokenScore]) -> Iterator[Json]:
+        if not text and not scores:
+            return
+        item = self._current
+        if not isinstance(item, MessageItem):
+            item = MessageItem()
+            yield from self._open(item)
+        yield self._numbered(item.say(text, [described(self._tokenizer, score) for score in scores]))
+
+    def _act(self, deltas: Iterable[tuple[Json, Sequence[TokenScore]]]) -> Iterator[Json]:
+        """Words and calls, in the deltas of a chat. The scores of a call's tokens have no place."""
+        for delta, scores in deltas:
+            calls = delta.get("tool_calls", ())
+            for call in calls:
+                if "id" in call:
+                    yield from self._open(FunctionCallItem(call["id"], call["function"]["name"]))
+                item = self._current
+                if isinstance(item, FunctionCallItem) and call["function"]["arguments"]:
+                    yield self._numbered(item.add(call["function"]["arguments"]))
+            if not calls:
+                yield from self._say(delta.get("content", ""), scores)
+
+    @property
+    def _current(self) -> Item | None:
+        item = self._items[-1] if self._items else None
+        return item if item and item.status == "in_progress" else None
+
+    def _open(self, item: Item) -> Iterator[Json]:
+        """Behind what is open still, which ends."""
+        yield from self._close("completed")
+        self._items.append(item)
+        added = {"type": "response.output_item.added", "item": item.document()}
+        for event in (added, *item.begin()):
+            yield self._numbered(event)
+
+    def _close(self, status: Status) -> Iterator[Json]:
+        if (item := self._current) is None:
+            return
+        for event in item.end():
+            yield self._numbered(event)
+        item.status = status
+        yield self._numbered({"type": "response.output_item.done", "item": item.document()})
+
+    def _finish(self, cut: bool) -> Iterator[Json]:
+        """A complete answer has words, if only an empty text; one that was cut may have thoughts only."""
+        if not cut and not self._answered or not self._items:
+            yield from self._open(MessageItem())
+        status: Status = "incomplete" if cut else "completed"
+        yield from self._close(status)
+        details = {"reason": "max_output_tokens"} if cut else None
+        self._final = self._response(status, incomplete_details=details, usage=self._usage())
+        yield self._event(f"response.{status}", response=self._final)
+
+    @property
+    def _answered(self) -> bool:
+        return bool(self._items) and not isinstance(self._items[-1], ReasoningItem)
+
+    def _response(self, status: Status | Literal["failed"], **more: Any) -> Json:
+        ended = int(time.time()) if status == "completed" else None
+        blank = {"error": None, "incomplete_details": None, "usage": None, "completed_at": ended}
+        output = {"status": status, "output": [item.document() for item in self._items]}
+        return self._head | self._settings | blank | output | more
+
+    def _usage(self) -> Json:
+        return {
+            "input_tokens": self._input_tokens,
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens": self._output_tokens,
+            "output_tokens_details": {"reasoning_tokens": self._turn.reasoning_tokens},
+            "total_tokens": self._input_tokens + self._output_tokens,
+        }
+
+    def _event(self, kind: str, **fields: Any) -> Json:
+        self._events_written += 1
+        return {"type": kind, "sequence_number": self._events_written - 1} | fields
+
+    def _numbered(self, event: Json) -> Json:
+        """An event of the last item."""
+        return self._event(event["type"]) | event | {"output_index": len(self._items) - 1}
+
+
+def _settings(body: ResponsesBody, request: GenerationRequest) -> Json:
+    """What a response repeats of its request, with what holds where the request said nothing."""
+    text = body.text.format.model_dump(by_alias=True, exclude_none=True)
+    return {
+        "background": False,
+        "conversation": None,
+        "frequency_penalty": request.sampling.frequency_penalty,
+        "instructions": body.instructions,
+        "max_output_tokens": body.max_output_tokens,
+        "max_tool_calls": body.max_tool_calls,
+        "metadata": body.metadata,
+        "parallel_tool_calls": body.parallel_tool_calls,
+        "presence_penalty": request.sampling.presence_penalty,
+        "previous_response_id": None,
+        "prompt_cache_key": body.prompt_cache_key,
+        "reasoning": {"effort": body.reasoning.effort, "summary": None},
+        "safety_identifier": body.safety_identifier,
+        "service_tier": "default",
+        "store": False,
+        "temperature": request.sampling.temperature,
+        "text": {"format": text, "verbosity": "medium"},
+        "tool_choice": told_choice(body.tool_choice),
+        "tools": [told_tool(tool) for tool in body.tools],
+        "top_logprobs": body.top_logprobs,
+        "top_p": request.sampling.top_p,
+        "truncation": "disabled",
+        "user": body.user,
+    }

@@ -1,0 +1,21 @@
+"""Log-probabilities of tokens, as chats and responses tell them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serving.sampling import TokenScore
+from serving.tokenizer import Tokenizer
+
+Json = dict[str, Any]
+
+
+def described(tokenizer: Tokenizer, score: TokenScore) -> Json:
+    """A token with its log-probability, and the likeliest ones in its place."""
+    top = [_entry(tokenizer, token, logprob) for token, logprob in score.top]
+    return _entry(tokenizer, score.token, score.logprob) | {"top_logprobs": top}
+
+
+def _entry(tokenizer: Tokenizer, token: int, logprob: float | None) -> Json:
+    piece = tokenizer.label(token)
+    return {"token": piece.decode(errors="replace"), "logprob": logprob, "bytes": list(piece)}

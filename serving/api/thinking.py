@@ -1,0 +1,105 @@
+"""Thinking models: what they say before the answer, told apart by the marks of their chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from serving.delayed import DelayedGrammar
+from serving.engines.base import Chunk
+from serving.grammar import Grammar
+from serving.reasoning import Kind, Marked, Splitter, reasoning_format
+from serving.sampling import TokenScore
+from serving.tokenizer import Tokenizer
+
+Beginning = Callable[[], Splitter]
+"""Makes what splits an answer; more than one may begin alike."""
+PROMPT_END = 32
+"""Tokens of a prompt in which its last mark is looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of one answer. The scores of thinking are not kept."""
+
+    kind: Kind
+    text: str
+    scores: tuple[TokenScore, ...] = ()
+
+
+class Turn:
+    """One answer as it comes in, split into parts.
+
+    Attributes:
+        splits: whether the model's template marks thinking.
+        reasoning_tokens: tokens so far that were thinking or its marks.
+    """
+
+    def __init__(self, beginning: Beginning | None) -> None:
+        self._splitter = beginning() if beginning else None
+        self._undecided: tuple[int, tuple[TokenScore, ...]] = (0, ())
+        self._spoken = False
+        self.splits = beginning is not None
+        self.reasoning_tokens = 0
+
+    def read(self, chunk: Chunk) -> list[Part]:
+        """The parts that became certain; none while the answer may still begin with a mark."""
+        if self._splitter is None:
+            return [Part("content", chunk.text, chunk.scores)]
+        pieces = self._splitter.push(chunk.text) + (self._splitter.flush() if chunk.last else [])
+        tokens, scores = self._undecided[0] + chunk.tokens, self._undecided[1] + chunk.scores
+        if self._splitter.undecided:
+            self._undecided = (tokens, scores)
+            return []
+        self._undecided = (0, ())
+        self._spoken = (
+            self._spoken or not self._splitter.thought or any(kind == "content" for kind, _ in pieces)
+        )
+        parts = [Part("reasoning", text) for kind, text in pieces if kind == "reasoning"]
+        if self._spoken:
+            said = "".join(text for kind, text in pieces if kind == "content")
+            return [*parts, Part("content", said, scores)] if said or scores else parts
+        self.reasoning_tokens += tokens
+        return parts
+
+
+class Thinking:
+    """How the served model thinks, if it does.
+
+    Attributes:
+        spelled: special tokens that have to be part of the text for its marks to be read, with their bytes.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, ends: Collection[int]) -> None:
+        self._tokenizer, self._vocab_size, self._ends = tokenizer, vocab_size, ends
+        self._format = reasoning_format(tokenizer.chat_template)
+        marks = {mark: tokenizer.token(mark) for mark in (self._format.marks if self._format else ())}
+        self._marks = {mark: token for mark, token in marks.items() if token is not None}
+        self.spelled = {token: mark.encode() for mark, token in self._marks.items()}
+
+    def beginning(self, prompt: np.ndarray, said: str | None = None) -> Beginning | None:
+        """Of answers to a chat's prompt; `said`: of the one that they continue. None: there are no marks."""
+        if self._format is None:
+            return None
+        if said is not None:
+            return partial(self._format.resume, said)
+        end = self._tokenizer.decode(prompt[-PROMPT_END:].tolist(), special=True)
+        return partial(self._format.begin, end)
+
+    def before(self, answer: Grammar | None, beginning: Beginning | None) -> Grammar | None:
+        """The grammar of an answer that may be thought about first."""
+        splitter = beginning() if beginning else None
+        if answer is None or beginning is None or splitter is None or splitter.answering:
+            return answer
+        opening = None
+        if isinstance(self._format, Marked) and not splitter.thought:
+            opening = self._marks.get(self._format.opening)
+            if opening is None:
+                return answer
+        return DelayedGrammar(answer, beginning, self._piece, opening, self._ends, self._vocab_size)
+
+    def _piece(self, token: int) -> bytes:
+        return self.spelled.get(token) or self._tokenizer.piece(token)

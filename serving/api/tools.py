@@ -1,0 +1,121 @@
+"""Tools of a request and the served model: what it is shown, what it may say, how its calls are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from serving.api.errors import invalid
+from serving.api.tool_fields import ToolUse
+from serving.sampling import TokenScore
+from serving.tokenizer import Tokenizer
+from serving.tools.dialect import Dialect, dialect_of
+from serving.tools.form import Form
+from serving.tools.grammar import Rules
+from serving.tools.parser import CallParser, Event, Start, Text
+from serving.tools.registry import available_forms
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Calling:
+    """How one request's answers may call tools. `spelled`: special tokens that are marks, and their bytes;
+    `verbatim`: what begins a call, within which there are no stop strings."""
+
+    rules: Rules
+    spelled: dict[int, bytes]
+    verbatim: tuple[str, ...]
+
+    def deltas(self) -> CallDeltas | None:
+        """For one answer; None where it calls nothing."""
+        if self.rules.choice == "none":
+            return None
+        return CallDeltas(CallParser(self.rules.form, [tool.name for tool in self.rules.tools]))
+
+
+class ServedTools:
+    """What the served model's chat template makes of tools."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    @cached_property
+    def dialect(self) -> Dialect | None:
+        """None: it knows no tools."""
+        return dialect_of(self._tokenizer.render_chat) if self._tokenizer.has_chat_template else None
+
+    def calling(self, use: ToolUse | None, answer: Json | None) -> Calling | None:
+        """`answer`: the schema of an answer that calls nothing. Raises ApiError 400."""
+        if use is None:
+            return None
+        form = self.dialect.form if self.dialect else None
+        if form is None and use.choice != "none":
+            raise invalid(f"tools: {self._why_not()}", "tools")
+        if form is None or (use.choice == "none" and answer is not None):
+            return None
+        if answer is not None and form.bare:
+            raise invalid(
+                "response_format: with tools, nothing would tell this model's calls from an answer in JSON",
+                "response_format",
+            )
+        rules = Rules(form, use.callable, use.choice, use.several, answer)
+        heads = tuple(form.written_head(tool.name) for tool in use.callable) if form.bare else ()
+        return Calling(rules, self._spelled(form) if use.choice != "none" else {}, (form.opening, *heads))
+
+    def _spelled(self, form: Form) -> dict[int, bytes]:
+        tokens = {mark: self._tokenizer.token(mark) for mark in form.marks}
+        return {token: mark.encode() for mark, token in tokens.items() if token is not None}
+
+    def _why_not(self) -> str:
+        if self.dialect is None:
+            return "this model's chat template shows no tools"
+        known = ", ".join(form.name for form in available_forms())
+        return f"this model's chat template writes calls in a form that is not read here; known are {known}"
+
+
+@dataclass(slots=True)
+class CallDeltas:
+    """One answer as the deltas of a stream, each with the scores of its tokens."""
+
+    _parser: CallParser
+    _index: int = field(default=-1, init=False)
+
+    def read(self, text: str, scores: Sequence[TokenScore]) -> list[tuple[Json, Sequence[TokenScore]]]:
+        """What became certain with more of the answer."""
+        deltas = [self._delta(event) for event in self._parser.push(text)]
+        if not deltas and scores:
+            deltas = [{}]
+        return [(delta, scores if at == 0 else ()) for at, delta in enumerate(deltas)]
+
+    def end(self, *, cut: bool) -> list[tuple[Json, Sequence[TokenScore]]]:
+        """The rest; `cut`: the answer did not come to its own end."""
+        return [(self._delta(event), ()) for event in self._parser.flush(cut=cut)]
+
+    def finish(self, reason: str | None) -> str | None:
+        """The reason for which an answer ended, where it may have called tools."""
+        return "tool_calls" if reason == "stop" and self._parser.called else reason
+
+    def _delta(self, event: Event) -> Json:
+        if isinstance(event, Text):
+            return {"content": event.text}
+        if isinstance(event, Start):
+            self._index += 1
+            function = {"name": event.name, "arguments": ""}
+            call = {"index": self._index, "id": event.id, "type": "function", "function": function}
+            return {"tool_calls": [call]}
+        return {"tool_calls": [{"index": self._index, "function": {"arguments": event.text}}]}
+
+
+def calls_of(deltas: Sequence[Json]) -> list[Json]:
+    """The calls of a whole answer, from the deltas of one."""
+    calls: list[Json] = []
+    for part in (part for delta in deltas for part in delta.get("tool_calls", ())):
+        if part["index"] == len(calls):
+            function = dict(part["function"])
+            calls.append({"id": part["id"], "type": part["type"], "function": function})
+        else:
+            calls[part["index"]]["function"]["arguments"] += part["function"]["arguments"]
+    return calls

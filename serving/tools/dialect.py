@@ -1,0 +1,78 @@
+"""What a chat template does with tools, found out by giving it some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from serving.chat_template import TemplateError
+from serving.tools.form import Form
+from serving.tools.registry import form_of
+
+Messages = Sequence[Mapping[str, Any]]
+Render = Callable[[Messages, Messages], str]
+"""Messages and tools to text; raises TemplateError."""
+
+_NAME, _KEY, _VALUE, _RESULT, _ID = "lathe_probe", "probe_key", "probe_value", "probe_result", "a1b2c3d4e"
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": _NAME,
+        "description": "A probe.",
+        "parameters": {"type": "object", "properties": {_KEY: {"type": "string", "description": "A key."}}},
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What a template makes of tools and of a history with calls.
+
+    Attributes:
+        form: how the model writes calls; None: in a way that is not known here.
+        shows_calls: whether earlier calls are written out; otherwise they have to be words of the assistant.
+        shows_results: whether results are.
+        text_arguments: whether it expects arguments as JSON text, not as a mapping.
+    """
+
+    form: Form | None
+    shows_calls: bool
+    shows_results: bool
+    text_arguments: bool
+
+
+def dialect_of(render: Render) -> Dialect | None:
+    """None: the template shows no tools."""
+    shown = _rendered(render, [_user()])
+    if _NAME not in shown:
+        return None
+    chats = {text: _rendered(render, [_user(), *_exchange(text)]) for text in (False, True)}
+    text_arguments = _VALUE not in chats[False] and _VALUE in chats[True]
+    chat = chats[text_arguments]
+    return Dialect(
+        form=form_of(chat or shown),
+        shows_calls=_VALUE in chat,
+        shows_results=_RESULT in chat,
+        text_arguments=text_arguments,
+    )
+
+
+def _rendered(render: Render, messages: Messages) -> str:
+    try:
+        return render(messages, [_TOOL])
+    except TemplateError:
+        return ""
+
+
+def _user() -> dict[str, Any]:
+    return {"role": "user", "content": "A question."}
+
+
+def _exchange(text_arguments: bool) -> list[dict[str, Any]]:
+    arguments = f'{{"{_KEY}": "{_VALUE}"}}' if text_arguments else {_KEY: _VALUE}
+    call = {"id": _ID, "type": "function", "function": {"name": _NAME, "arguments": arguments}}
+    return [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": _RESULT, "tool_call_id": _ID, "name": _NAME},
+    ]

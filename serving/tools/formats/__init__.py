@@ -1,0 +1,1 @@
+"""One file for each way of writing tool calls; each registers itself."""

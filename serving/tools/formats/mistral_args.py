@@ -1,0 +1,32 @@
+"""Mistral from its tokenizer version 11 on: `[TOOL_CALLS]name[ARGS]{...}` for each call, with its id between
+the two in versions 11 and 12."""
+
+from __future__ import annotations
+
+from serving.tools.form import Form, Mark, Slot
+from serving.tools.registry import register
+
+CALLS, ARGS, CALL_ID = Mark("[TOOL_CALLS]"), Mark("[ARGS]"), Mark("[CALL_ID]")
+
+FORM = register(
+    Form(
+        name="mistral_args",
+        vllm_parser="mistral",
+        fits=lambda chat: CALLS in chat and ARGS in chat and CALL_ID not in chat,
+        opening=CALLS,
+        head=(Slot.NAME, ARGS),
+        tails=((),),
+        nine=True,
+    )
+)
+FORM_WITH_IDS = register(
+    Form(
+        name="mistral_call_id",
+        vllm_parser="mistral",
+        fits=lambda chat: CALLS in chat and ARGS in chat and CALL_ID in chat,
+        opening=CALLS,
+        head=(Slot.NAME, CALL_ID, Slot.ID, ARGS),
+        tails=((),),
+        nine=True,
+    )
+)

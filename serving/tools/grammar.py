@@ -1,0 +1,177 @@
+"""What an answer may be where there are tools, as a grammar in llguidance's dialect of Lark.
+
+Words are free until a call begins; from there on the name is that of a tool, and the arguments match its
+schema. Special tokens that are no marks of calls stay as free among words as they are without tools.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal, Protocol
+
+from serving.tools.form import Form, Mark, Piece, Pieces
+from serving.tools.pattern import as_regex
+
+Json = dict[str, Any]
+Choice = Literal["none", "auto", "required"]
+
+
+class Vocabulary(Protocol):
+    """What a grammar has to know of a tokenizer."""
+
+    def special(self, text: str) -> int | None:
+        """The special token that `text` is; None where it is written with ordinary ones."""
+
+    @property
+    def specials(self) -> Collection[int]:
+        """All special tokens that do not end an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that may be called; `strict`: its schema is enforced whole, or refused."""
+
+    name: str
+    parameters: Json
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What one answer may be. `answer`: the schema of one that calls nothing, if it has to match any."""
+
+    form: Form
+    tools: Sequence[Tool]
+    choice: Choice
+    several: bool
+    answer: Json | None = None
+
+
+def lark(rules: Rules, vocabulary: Vocabulary, json_options: Json) -> str:
+    """The grammar of `rules`; `json_options` are llguidance's, for every schema."""
+    writer = _Writer(rules.form, vocabulary, rules.several and rules.form.several)
+    lines = [f"start: {' | '.join(_starts(rules, writer))}"]
+    if rules.choice != "required":
+        lines += writer.words(rules.tools)
+    if rules.answer is not None:
+        lines.append(_schema("answer", rules.answer, json_options))
+    if rules.choice != "none":
+        lines += writer.calls(rules.tools)
+        for number, tool in enumerate(rules.tools):
+            options = json_options | {"lenient": not tool.strict}
+            lines.append(_schema(f"arguments_{number}", closed(tool.parameters), options))
+    return "\n".join(lines) + "\n"
+
+
+def closed(parameters: Json) -> Json:
+    """The schema of a call's arguments: an object, and where it lists its properties and says nothing of
+    others, with no others."""
+    if "properties" in parameters and not parameters.keys() & _OPENS:
+        parameters = parameters | {"additionalProperties": False}
+    return parameters | {"type": "object"}
+
+
+_OPENS = {
+    "additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames", "minProperties",
+    "allOf", "anyOf", "oneOf", "$ref", "$dynamicRef", "if", "dependentSchemas",
+}  # fmt: skip
+
+
+def _starts(rules: Rules, writer: _Writer) -> Iterator[str]:
+    """The kinds of answer that there may be."""
+    if rules.choice != "required":
+        if rules.answer is not None:
+            yield "answer"
+        elif rules.choice == "none" or writer.opening is None:
+            yield "words?"
+        else:
+            yield f"words? ({writer.opening} opened)?"
+    if rules.choice == "none":
+        return
+    if rules.form.bare:
+        yield "call"
+        if rules.choice == "required" and writer.opening:
+            yield f"{writer.opening} opened"
+    elif rules.choice == "required" or rules.answer is not None:
+        yield f"{writer.opening or writer.spelled((rules.form.opening,))} opened"
+    elif writer.opening is None:
+        yield "leading opened"
+
+
+class _Writer:
+    """Writes the rules of one form for one vocabulary."""
+
+    def __init__(self, form: Form, vocabulary: Vocabulary, several: bool) -> None:
+        self._form, self._several = form, several
+        self._tokens = {mark: vocabulary.special(mark) for mark in form.marks}
+        self._others = _ranges(set(vocabulary.specials) - set(self._tokens.values()))
+        self.opening = self.spelled((form.opening,)) if self._tokens[form.opening] is not None else None
+        """The token that opens calls; None where it is spelled out."""
+
+    def spelled(self, pieces: Pieces, name: str = "") -> str:
+        """Tokens for the marks that are such, regular expressions for the rest."""
+        terms = []
+        for special, group in groupby(pieces, self._token):
+            if special is not None:
+                terms += [f"<[{special}]>"] * len(list(group))
+            else:
+                terms.append(f"/{as_regex(tuple(group), name)}/")
+        return " ".join(terms)
+
+    def words(self, tools: Sequence[Tool]) -> list[str]:
+        """Text that begins no call; `leading`, up to an opening that is spelled out."""
+        mark = as_regex((self._form.opening,))
+        begun = [rf"(.|\n)*{mark}(.|\n)*"]
+        first = f"TEXT: /(.|\\n)+/ & ~/{begun[0]}/"
+        lines = [first]
+        start = "TEXT"
+        if self._form.bare:
+            heads = "|".join(as_regex(self._form.head, tool.name) for tool in tools)
+            lines.append(f"FIRST: TEXT & ~/[ \\n]*({heads})(.|\\n)*/")
+            start = "FIRST"
+        if self._others:
+            lines += [f"other: <[{self._others}]>", f"words: {start} | {start}? other (TEXT | other)*"]
+        else:
+            lines.append(f"words: {start}")
+        if self.opening is None and not self._form.bare:
+            lines.append(f"upto[lazy]: /(.|\\n)*/ /{mark}/")
+            lines.append("leading: upto" + (" | TEXT? other (TEXT | other)* upto" if self._others else ""))
+        return lines
+
+    def calls(self, tools: Sequence[Tool]) -> Iterator[str]:
+        """`opened`: what follows an opening; `call`: one call."""
+        form = self._form
+        before, closing = self.spelled(form.before), self.spelled(form.closing)
+        if not self._several:
+            yield f"opened: {before} call {closing}"
+        elif form.more is not None:
+            yield f"opened: {before} call ({self.spelled(form.more)} call)* {closing}"
+        else:
+            opening = self.opening or self.spelled((form.opening,))
+            yield f"opened: {before} call {closing} (/[ \\n]?/ {opening} {before} call {closing})*"
+        yield "call: " + " | ".join(f"call_{number}" for number in range(len(tools)))
+        tails = [self.spelled(tail) for tail in form.tails]
+        tail = f"({' | '.join(tails)})" if any(tails) else ""
+        for number, tool in enumerate(tools):
+            yield f"call_{number}: {self.spelled(form.head, tool.name)} arguments_{number} {tail}"
+
+    def _token(self, piece: Piece) -> int | None:
+        return self._tokens[piece] if isinstance(piece, Mark) else None
+
+
+def _schema(rule: str, schema: Json, options: Json) -> str:
+    return f"{rule}: %json {json.dumps(schema | {'x-guidance': options}, separators=(',', ':'))}"
+
+
+def _ranges(tokens: Iterable[int | None]) -> str:
+    """`1-3,7`."""
+    ranges: list[list[int]] = []
+    for token in sorted(token for token in tokens if token is not None):
+        if ranges and token == ranges[-1][1] + 1:
+            ranges[-1][1] = token
+        else:
+            ranges.append([token, token])
+    return ",".join(f"{first}-{last}" for first, last in ranges)
