@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from serving.api.body import read_model
 from serving.api.errors import CLIENT_CLOSED, ApiError, error_body
 from serving.api.generation import ClientGoneError, Generation, unless_disconnected
+from serving.api.heartbeat import heartbeat
 from serving.api.limits import Limits
 from serving.api.schemas import GenerationBody
 from serving.api.service import Service
@@ -144,7 +145,8 @@ class EventStream(Response):
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
             )
             async with self._limit.running():
-                await unless_disconnected(watched, self._send_events(send))
+                async with heartbeat(send) as alive:
+                    await unless_disconnected(watched, self._send_events(alive))
         except ApiError as error:
             self._generation.cancel()  # its slots are free while the client reads why
             await self._end_with(send, error)

@@ -50,6 +50,8 @@ class ServeOptions:
     engine_args: tuple[str, ...]
     announce: Callable[[str, str], None]
     """Called with (URL, model) once a token has been generated."""
+    keep_alive: int | None = None
+    """Seconds for which a connection may wait for its next request."""
 
 
 Serve = Callable[[Path, ServeOptions], None]

@@ -10,6 +10,7 @@ from pathlib import Path
 from compressor.errors import UserError
 from serving.engines.registry import ServeOptions
 from serving.manifest import read_json
+from serving.protocol import KEEP_ALIVE_S
 
 GATE = "serving.engines.vllm.gate.Gate"
 MAX_BATCH = 256
@@ -26,6 +27,7 @@ OURS = {
 }
 """Arguments of vLLM that `lathe serve` has to know of, and what to give it instead, before the `--`."""
 ENVIRONMENT = {
+    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_S),
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # vLLM would keep a core of a CPU for itself
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
@@ -66,9 +68,11 @@ def _longest(model: Path) -> int | None:
     return int(config["max_position_embeddings"]) if scaled else None
 
 
-def environment(threads: int | None) -> dict[str, str]:
+def environment(threads: int | None, keep_alive: int | None = None) -> dict[str, str]:
     """This process's own, and what vLLM needs, unless the user has set it."""
     found = {**ENVIRONMENT, **os.environ}
+    if keep_alive is not None:
+        found["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] = str(keep_alive)
     if threads is not None:
         found["OMP_NUM_THREADS"] = str(threads)
     if "VLLM_PLUGINS" in found:

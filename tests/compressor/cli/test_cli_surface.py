@@ -48,7 +48,8 @@ SURFACE = {
     "serve": {
         "out", "--host", "--port", "--engine", "--device", "--threads", "--max-batch", "--max-length",
         "--max-queue", "--prefix-cache", "--served-model-name", "--api-key", "--api-key-file",
-        "--allowed-origins", "--drain-timeout", "--request-timeout", "--write-timeout", "--metrics-alias",
+        "--allowed-origins", "--drain-timeout", "--request-timeout", "--write-timeout", "--keep-alive",
+        "--metrics-alias",
         "--playground", "--no-playground", "--compare", "--compare-api-key", "--draft", "--draft-tokens",
         "engine_args", "--json", "--debug", "--no-debug",
     },
