@@ -20,13 +20,13 @@ def relative_slashes(router: Router) -> None:
 
 def _without_slash(router: Router) -> ASGIApp:
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"].rstrip("/")
+        path = scope["path"].removesuffix("/")
         shorter = {**scope, "path": path}
-        if path == scope["path"] or all(route.matches(shorter)[0] is Match.NONE for route in router.routes):
+        wrong_by_more = path == scope["path"] or path.endswith("/")
+        if wrong_by_more or all(route.matches(shorter)[0] is Match.NONE for route in router.routes):
             raise HTTPException(404)
         query = scope["query_string"].decode("latin-1")
-        up = "../" * (len(scope["path"]) - len(path))
-        place = f"{up}{path.rpartition('/')[2]}{'?' if query else ''}{query}"
+        place = f"../{path.rpartition('/')[2]}{'?' if query else ''}{query}"
         await RedirectResponse(place)(scope, receive, send)
 
     return answer
