@@ -144,9 +144,8 @@ class EventStream(Response):
             await send(
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
             )
-            async with self._limit.running():
-                async with heartbeat(send) as alive:
-                    await unless_disconnected(watched, self._send_events(alive))
+            async with self._limit.running(), heartbeat(send) as alive:
+                await unless_disconnected(watched, self._send_events(alive))
         except ApiError as error:
             self._generation.cancel()  # its slots are free while the client reads why
             await self._end_with(send, error)

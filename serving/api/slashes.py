@@ -1,7 +1,7 @@
 """What answers a path that no route has: 404, or, where only the slash at its end is wrong, the right place.
 
-Starlette's own redirect repeats scheme, host and path as they arrived here, which behind a proxy that ends TLS
-or takes off a path prefix lead elsewhere. A relative one is right whatever stands in front.
+Starlette's own redirect repeats scheme, host and path as they arrived here, which behind a proxy that ends
+TLS or takes off a path prefix lead elsewhere. A relative one is right whatever stands in front.
 """
 
 from __future__ import annotations

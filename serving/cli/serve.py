@@ -79,7 +79,9 @@ def serve(
     ] = None,
     keep_alive: Annotated[
         int | None,
-        typer.Option(min=1, help="Seconds for which a connection may wait for its next request, 75 by default."),
+        typer.Option(
+            min=1, help="Seconds for which a connection may wait for its next request, 75 by default."
+        ),
     ] = None,
     metrics_alias: Annotated[
         Literal["vllm"] | None,

@@ -54,14 +54,18 @@ def gone(client: http.client.HTTPConnection) -> bool:
         return True
 
 
-def test_s4_an_idle_connection_outlives_the_limit_for_slow_requests(client: http.client.HTTPConnection) -> None:
+def test_s4_an_idle_connection_outlives_the_limit_for_slow_requests(
+    client: http.client.HTTPConnection,
+) -> None:
     for _ in range(3):
         assert complete(client) == 200
         time.sleep(0.7)
     assert complete(client) == 200
 
 
-def test_s4_the_clock_of_a_slow_request_starts_with_its_first_byte(client: http.client.HTTPConnection) -> None:
+def test_s4_the_clock_of_a_slow_request_starts_with_its_first_byte(
+    client: http.client.HTTPConnection,
+) -> None:
     assert complete(client) == 200
     time.sleep(0.7)
     client.sock.sendall(b"P")
@@ -76,10 +80,12 @@ def test_s4_a_body_that_does_not_come_is_not_waited_for(client: http.client.HTTP
 
 
 def test_s4_an_idle_connection_is_closed_in_the_end(artefact_dir: Path) -> None:
-    with running(artefact_dir, receive_timeout=30, keep_alive=0.3) as server:
-        with closing(connection(server)) as client:
-            assert complete(client) == 200
-            assert gone(client)
+    with (
+        running(artefact_dir, receive_timeout=30, keep_alive=0.3) as server,
+        closing(connection(server)) as client,
+    ):
+        assert complete(client) == 200
+        assert gone(client)
 
 
 def test_s4_the_default_is_longer_than_that_of_proxies_and_pools(server: Running) -> None:
@@ -90,8 +96,9 @@ def test_s4_the_default_is_longer_than_that_of_proxies_and_pools(server: Running
 def test_s4_a_request_behind_another_in_one_packet_is_timed_and_answered(
     hasty: Running, client: http.client.HTTPConnection
 ) -> None:
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(GOOD)}"
-    whole = f"{head}\r\n\r\n".encode() + GOOD
+    kind = "host: x\r\ncontent-type: application/json\r\n"
+    head = f"POST /v1/completions HTTP/1.1\r\n{kind}content-length: {len(GOOD)}\r\n\r\n"
+    whole = head.encode() + GOOD
     client.sock.sendall(whole + whole + whole[:20])
     for _ in range(2):
         answer = http.client.HTTPResponse(client.sock)
@@ -156,8 +163,15 @@ def test_s4_old_and_careful_clients_are_served(hasty: Running) -> None:
     chunks = b"".join(f"{len(part):x}\r\n".encode() + part + b"\r\n" for part in (GOOD[:9], GOOD[9:], b""))
     sent = [
         b"POST /v1/completions HTTP/1.0\r\n" + kind + length + b"\r\n" + GOOD,
-        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n" + kind + b"\r\n" + chunks,
-        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n" + kind + length + b"\r\n" + GOOD,
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n"
+        + kind
+        + b"\r\n"
+        + chunks,
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n"
+        + kind
+        + length
+        + b"\r\n"
+        + GOOD,
     ]
     for request in sent:
         with socket.create_connection((host, int(port)), timeout=30) as raw:
@@ -171,7 +185,8 @@ def test_s4_old_and_careful_clients_are_served(hasty: Running) -> None:
 def test_s4_a_stream_for_an_http_1_0_client_ends_with_its_connection(hasty: Running) -> None:
     host, port = hasty.url.removeprefix("http://").split(":")
     body = json.dumps(json.loads(GOOD) | {"stream": True}).encode()
-    head = f"POST /v1/completions HTTP/1.0\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    kind = "content-type: application/json\r\n"
+    head = f"POST /v1/completions HTTP/1.0\r\n{kind}content-length: {len(body)}\r\n\r\n"
     with socket.create_connection((host, int(port)), timeout=30) as raw:
         raw.sendall(head.encode() + body)
         with raw.makefile("rb") as answer:

@@ -58,7 +58,7 @@ SURFACE = {
         "--rounds", "--seed", "--timeout", "--endpoint", "--model", "--api-key", "--prompts",
         "--prompt-tokens", "--output-tokens", "--serve-options", "--output", "-o", "--json", "--debug",
         "--no-debug", "--slo", "--slo-share", "--ramp-to", "--trace", "--html",
-        "--engine", "--guidellm",
+        "--engine", "--guidellm", "--extra-body",
     },
 }  # fmt: skip
 

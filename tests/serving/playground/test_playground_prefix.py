@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ PREFIXES = ("/lathe", "/a/b-c")
 
 @contextmanager
 def proxy(behind: str, prefix: str, *, tell: bool) -> Iterator[str]:
-    """A reverse proxy as nginx's `location PREFIX/ { proxy_pass http://behind/; }`; `tell`: by a header, too."""
+    """A reverse proxy as nginx's `location PREFIX/ { proxy_pass http://behind/; }`; `tell`: by headers."""
 
     async def relay(request: Request) -> Response:
         path = request.scope["path"]
@@ -39,7 +40,11 @@ def proxy(behind: str, prefix: str, *, tell: bool) -> Iterator[str]:
         address = f"{behind}{path.removeprefix(prefix) or '/'}"
         async with httpx.AsyncClient(timeout=30) as client:
             answer = await client.request(
-                request.method, address, params=request.query_params, headers=headers, content=await request.body()
+                request.method,
+                address,
+                params=request.query_params,
+                headers=headers,
+                content=await request.body(),
             )
         kept = {k: v for k, v in answer.headers.items() if k in ("content-type", "location")}
         return Response(answer.content, answer.status_code, kept)
@@ -82,7 +87,7 @@ def test_s9_the_page_finds_its_files_under_a_prefix(
 
 
 def check_modules(address: str) -> None:
-    """Every module that a module imports, and what they all ask, which begins where the first one's folder is."""
+    """Every module that a module imports, and what they ask, from above the first one's folder."""
     script = httpx.get(address)
     assert script.status_code == 200, address
     for name in re.findall(r'from "(\./[^"]+)"', script.text):
@@ -96,7 +101,9 @@ def check_modules(address: str) -> None:
 def test_s9_no_file_names_a_path_from_the_root() -> None:
     for file in STATIC.iterdir():
         if file.suffix in (".js", ".html", ".css"):
-            text = re.sub(r"<noscript>.*</noscript>|<code>[^<]*</code>|^ *//.*$", "", file.read_text(), flags=re.M)
+            text = re.sub(
+                r"<noscript>.*</noscript>|<code>[^<]*</code>|^ *//.*$", "", file.read_text(), flags=re.M
+            )
             assert not re.findall(r"""["'`(]/(?:playground|v1|metrics|compare)""", text), file.name
 
 
@@ -117,7 +124,9 @@ def test_s9_a_prefix_that_is_none_is_not_shown(behind: Running, told: str) -> No
         ("GET", "/playground/setup/", "/playground/setup"),
     ],
 )
-def test_s9_redirects_keep_scheme_host_and_prefix(behind: Running, method: str, path: str, place: str) -> None:
+def test_s9_redirects_keep_scheme_host_and_prefix(
+    behind: Running, method: str, path: str, place: str
+) -> None:
     with proxy(behind.url, "/lathe", tell=False) as url:
         answer = httpx.request(method, f"{url}/lathe{path}")
         assert answer.status_code == 307
@@ -132,6 +141,7 @@ def test_s9_what_is_not_there_is_still_not_there(behind: Running) -> None:
         assert answer.json()["error"]["type"] == "not_found_error"
 
 
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
 def test_s9_and_l1_the_scripts_as_a_browser_runs_them(behind: Running, tmp_path: Path) -> None:
     """Node loads the modules from where a proxy would show them, and reads a stream through their reader."""
     copy = tmp_path / "lathe" / "playground"
@@ -154,7 +164,8 @@ for (const delta of [
   { content: "a" }, { content: " " }, { reasoning: "a" }, { reasoning_content: "a", content: "" },
   { refusal: "no" }, { tool_calls: [{ index: 0, function: { arguments: "{" } }] },
   { tool_calls: [{ index: 0, id: "x", type: "function", function: { name: "f", arguments: "" } }] },
-  { function_call: { arguments: "{" } }, { audio: { transcript: "a" } }, { content: [{ type: "text", text: "a" }] },
+  { function_call: { arguments: "{" } }, { audio: { transcript: "a" } },
+  { content: [{ type: "text", text: "a" }] },
   { role: "assistant", content: "a" }, { something_new: "a" },
 ]) assert.equal(carries(delta), true, JSON.stringify(delta));
 for (const delta of [
@@ -165,7 +176,8 @@ for (const delta of [
 assert.equal(pieceOf({ text: "a" }).text, "a");
 assert.equal(pieceOf({ text: "" }).carries, false);
 assert.equal(pieceOf(undefined).carries, false);
-assert.deepEqual(pieceOf({ delta: { reasoning: "hm", content: "so" } }), { text: "so", reasoning: "hm", carries: true });
+const both = pieceOf({ delta: { reasoning: "hm", content: "so" } });
+assert.deepEqual(both, { text: "so", reasoning: "hm", carries: true });
 
 let asked;
 const answerWith = (text) => {
@@ -179,7 +191,8 @@ const all = async () => {
   for await (const event of stream("v1/completions", {}, undefined)) events.push(event);
   return events;
 };
-answerWith(': waiting\n\n: waiting\n\ndata: {"choices":\ndata: []}\r\n\r\nevent: x\ndata: {"a": 1}\n\ndata: [DONE]\n\n');
+answerWith(': waiting\n\n: waiting\n\ndata: {"choices":\ndata: []}\r\n\r\n' +
+  'event: x\ndata: {"a": 1}\n\ndata: [DONE]\n\n');
 assert.deepEqual(await all(), [{ choices: [] }, { a: 1 }]);
 assert.ok(asked.endsWith("/lathe/v1/completions"), asked);
 answerWith('data: {"choices": [{"text": "a", "finish_reason": "stop"}]}\n\n');
