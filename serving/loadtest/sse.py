@@ -24,7 +24,7 @@ class EventReader:
     def __init__(self) -> None:
         self._rest = b""
         self._data: list[str] = []
-        self._started = False
+        self._started = self._after_cr = False
 
     def feed(self, chunk: bytes) -> list[str]:
         """The data of the events that `chunk` completes. Raises MalformedStreamError."""
@@ -39,19 +39,17 @@ class EventReader:
         return events
 
     def _lines(self, chunk: bytes) -> list[bytes]:
-        """The lines that `chunk` completes. A CR at its end stays until it is known what follows."""
+        """The lines that `chunk` completes. A CR at its end completes one; an LF that follows is of the same."""
         text = self._rest + chunk
         if not self._started:
             if BOM.startswith(text):
                 self._rest = text
                 return []
             self._started, text = True, text.removeprefix(BOM)
-        if b"\r" not in text:
-            *lines, self._rest = text.split(b"\n")
-            return lines
-        held = text.endswith(b"\r")
-        *lines, rest = END.split(text[:-1] if held else text)
-        self._rest = rest + b"\r" * held
+        if self._after_cr and text:
+            text = text.removeprefix(b"\n")
+        self._after_cr = text.endswith(b"\r") or (self._after_cr and not text)
+        *lines, self._rest = END.split(text) if b"\r" in text else text.split(b"\n")
         return lines
 
     def _field(self, line: str) -> None:
