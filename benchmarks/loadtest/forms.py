@@ -1,8 +1,8 @@
-"""The forms in which OpenAI-compatible servers stream an answer, written from OpenAI's API reference (object
-chat.completion.chunk, July 2026), vLLM's, SGLang's, DeepSeek's, Mistral's and OpenRouter's documentation.
+"""The forms in which OpenAI-compatible servers stream an answer, written from OpenAI's API reference (the object
+chat.completion.chunk) and, for what others add, from what vLLM, SGLang, DeepSeek, Mistral and OpenRouter say.
 
-A form gives the pieces of an answer of some tokens: how many of them are generated when a piece is sent, and its
-bytes. What is sent before the first token has none.
+A form gives the pieces of an answer of some tokens: how many of them are generated when a piece is sent, and
+its bytes. What is sent before the first token has none.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def every(delta: Delta, opening: Sequence[Delta] = (ROLE,), finish: str = "stop"
 
 def rewritten(change: Callable[[bytes], bytes]) -> Form:
     """The usual stream in other bytes."""
-    return Form(lambda tokens: [(number, change(raw)) for number, raw in answer([{"content": WORD}] * tokens)])
+    return Form(
+        lambda tokens: [(number, change(raw)) for number, raw in answer([{"content": WORD}] * tokens)]
+    )
 
 
 def reasoned(field: str) -> Form:
@@ -90,7 +92,12 @@ def called(tokens: int) -> list[Piece]:
     half = tokens // 2
     deltas: list[Delta] = []
     for index, length in enumerate((half, tokens - half)):
-        named = {"index": index, "id": f"call_{index}", "type": "function", "function": {"name": "f", "arguments": ""}}
+        named = {
+            "index": index,
+            "id": f"call_{index}",
+            "type": "function",
+            "function": {"name": "f", "arguments": ""},
+        }
         more = {"index": index, "function": {"arguments": '"a'}}
         deltas += [{"tool_calls": [named]}, *([{"tool_calls": [more]}] * (length - 1))]
     return answer(deltas, [{"role": "assistant", "content": None}, {"tool_calls": []}], "tool_calls")
@@ -113,7 +120,8 @@ def grouped(size: int, *, running: bool) -> Form:
     def pieces(tokens: int) -> list[Piece]:
         ends = [*range(size, tokens, size), tokens]
         said = [
-            (number, event(chunk({"content": WORD * size}, usage=number if running else None))) for number in ends
+            (number, event(chunk({"content": WORD * size}, usage=number if running else None)))
+            for number in ends
         ]
         return [(0, event(chunk(ROLE))), *said, ended(tokens), counted(tokens), (tokens, DONE)]
 
@@ -198,15 +206,17 @@ def over_lines(raw: bytes) -> bytes:
     return "".join(f"data: {line}\n" for line in lines).encode() + b"\n"
 
 
+THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": WORD}]}
+DETAIL = {"type": "reasoning.text", "text": WORD}
 FORMS: dict[str, Form] = {
     "chat": every({"content": WORD}),
     "completions": Form(legacy),
     "reasoning": reasoned("reasoning"),
     "reasoning_content": reasoned("reasoning_content"),
     "reasoning only": every({"reasoning": WORD}),
-    "reasoning in both fields": every({"reasoning": WORD, "reasoning_content": WORD, "content": None}),
-    "thinking parts": every({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": WORD}]}]}),
-    "reasoning details": every({"content": "", "reasoning_details": [{"type": "reasoning.text", "text": WORD}]}),
+    "reasoning in both fields": every({"reasoning": WORD, "reasoning_content": WORD}),
+    "thinking parts": every({"content": [THOUGHT]}),
+    "reasoning details": every({"content": "", "reasoning_details": [DETAIL]}),
     "tool calls": Form(called),
     "function call": every({"function_call": {"arguments": WORD}}, finish="function_call"),
     "refusal": every({"refusal": WORD}),

@@ -1,7 +1,7 @@
-"""A server that streams in every form and keeps its own time, as `serving.loadtest.servers.served` starts servers.
+"""A server that streams in every form and keeps its own time, started as `serving.loadtest.servers` does.
 
-A model is a form. `GET /clock/MODEL` tells, of every answer of it: seconds from the request to the first chunk
-with tokens, and between two tokens.
+A model is a form. `GET /clock/MODEL` tells, of every answer of it: seconds from the request to the first
+chunk with tokens, and between two tokens.
 
 python -m benchmarks.loadtest.reference TTFT_MS ITL_MS DIRECTORY --port 0 --json
 """

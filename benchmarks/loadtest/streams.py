@@ -2,8 +2,8 @@
 
     python -m benchmarks.loadtest.streams [--out FILE]
 
-TTFT and TPOT, medians of the same answers, have to be within 2 % of what the server's clock says; a form that does
-not tell the time of a token has to have no TPOT. Prints a line per form; exit status 1 when one is off.
+TTFT and TPOT, medians of the same answers, have to be within 2 % of what the server's clock says; a form that
+does not tell the time of a token has to have no TPOT. Prints a line per form; exit status 1 when one is off.
 """
 
 from __future__ import annotations
@@ -73,7 +73,11 @@ def _row(url: str, name: str, form: Form) -> dict[str, Any]:
     for metric in ("ttft", "tpot"):
         read, meant = system[f"{metric}_ms"], 1e3 * median(answer[f"{metric}_s"] for answer in clock)
         apart = read["p50"] / meant - 1 if read else None
-        row |= {f"{metric}_ms": read and read["p50"], f"{metric}_ms_of_server": meant, f"{metric}_apart": apart}
+        row |= {
+            f"{metric}_ms": read and read["p50"],
+            f"{metric}_ms_of_server": meant,
+            f"{metric}_apart": apart,
+        }
     whole = system["succeeded"] == ANSWERS and system["output_tokens"] == ANSWERS * TOKENS
     timed = row["tpot_apart"] is not None and abs(row["tpot_apart"]) <= WITHIN
     silent = row["tpot_ms"] is None and system["untimed"] == ANSWERS

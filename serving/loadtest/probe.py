@@ -53,7 +53,7 @@ async def reach(
 async def _found(
     http: httpx.AsyncClient, address: Address, at: Target
 ) -> tuple[Target, httpx.Response]:
-    """The target under the first version at which models are listed, or else the likeliest, and the answer."""
+    """The target under the first version that lists models, or else the likeliest, and the answer there."""
     tried = []
     for version in address.versions:
         target = _at(at, version, address.query, at.model)

@@ -39,7 +39,7 @@ class EventReader:
         return events
 
     def _lines(self, chunk: bytes) -> list[bytes]:
-        """The lines that `chunk` completes. A CR at its end completes one; an LF that follows is of the same."""
+        """The lines that `chunk` completes. A CR at its end does, and an LF after it is of the same end."""
         text = self._rest + chunk
         if not self._started:
             if BOM.startswith(text):

@@ -51,7 +51,11 @@ CARRY: dict[str, dict[str, Any]] = {
     "text part": {"content": [{"type": "text", "text": "a"}]},
     "refusal": {"refusal": "a", "content": None},
     "arguments": {"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]},
-    "name": {"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}]},
+    "name": {
+        "tool_calls": [
+            {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}
+        ]
+    },
     "custom tool": {"tool_calls": [{"index": 0, "type": "custom", "custom": {"input": "a"}}]},
     "function_call": {"function_call": {"arguments": "a"}},
     "transcript": {"audio": {"id": "x", "transcript": "a"}},
@@ -62,11 +66,19 @@ CARRY_NOT: dict[str, dict[str, Any]] = {
     "empty": {},
     "role": {"role": "assistant"},
     "role and empty content": {"role": "assistant", "content": ""},
-    "role and empty everything": {"role": "assistant", "content": "", "refusal": "", "reasoning": "", "tool_calls": []},
+    "role and empty everything": {
+        "role": "assistant",
+        "content": "",
+        "refusal": "",
+        "reasoning": "",
+        "tool_calls": [],
+    },
     "null content": {"content": None},
     "null all": {"content": None, "tool_calls": None, "function_call": None},
     "empty parts": {"content": [{"type": "text", "text": ""}]},
-    "empty call": {"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": {"arguments": ""}}]},
+    "empty call": {
+        "tool_calls": [{"index": 0, "id": "c", "type": "function", "function": {"arguments": ""}}]
+    },
     "audio without words": {"audio": {"id": "x", "expires_at": 5}},
 }
 
@@ -81,7 +93,9 @@ def test_l1_every_text_but_the_role_stands_for_tokens(name: str) -> None:
 
 @pytest.mark.parametrize("name", CARRY_NOT)
 def test_l2_what_has_no_text_is_no_first_token(name: str) -> None:
-    sample = read(delta(0.01, **CARRY_NOT[name]), delta(0.5, content="a"), delta(0.75, content="b"), usage(1, 2), DONE)
+    sample = read(
+        delta(0.01, **CARRY_NOT[name]), delta(0.5, content="a"), delta(0.75, content="b"), usage(1, 2), DONE
+    )
     assert sample.chunk_s == [0.5, 0.75]
     assert tpot_s(sample) == 0.25
 
@@ -106,14 +120,17 @@ def test_l1_thirty_tokens_of_reasoning_and_ten_of_the_answer() -> None:
 
 
 def test_l1_all_of_it_reasoning() -> None:
-    sample = read(*[delta(0.05 + 0.02 * i, reasoning_content="a") for i in range(40)], end(0.9), usage(0.9, 40), DONE)
+    sample = read(
+        *[delta(0.05 + 0.02 * i, reasoning_content="a") for i in range(40)], end(0.9), usage(0.9, 40), DONE
+    )
     assert sample.answer_s is None
     assert tpot_s(sample) == pytest.approx(0.02)
     assert parse_slo("tpot=5ms").broken(sample) == ["tpot"]
 
 
 HIDDEN: dict[str, list[Timed]] = {
-    "tokens that were never streamed": [delta(0.6 + 0.02 * i, content="a") for i in range(10)] + [usage(1, 40)],
+    "tokens that were never streamed": [delta(0.6 + 0.02 * i, content="a") for i in range(10)]
+    + [usage(1, 40)],
     "as the server says": [delta(0.6 + 0.02 * i, content="a") for i in range(30)]
     + [usage(1, 40, completion_tokens_details={"reasoning_tokens": 10})],
     "one chunk": [delta(0.6, content="all of it"), usage(0.6, 40)],
@@ -164,7 +181,12 @@ def test_l1_few_tokens_more_than_chunks_are_timed() -> None:
 
 
 def test_blanks_stand_for_tokens_only_as_far_as_the_server_counts() -> None:
-    events = [delta(0.1, content=""), delta(0.2, content="a"), delta(0.3, content=""), delta(0.4, content="b")]
+    events = [
+        delta(0.1, content=""),
+        delta(0.2, content="a"),
+        delta(0.3, content=""),
+        delta(0.4, content="b"),
+    ]
     assert read(*events, end(0.5), usage(0.5, 3), DONE).chunk_s == [0.2, 0.3, 0.4]
     assert read(*events, end(0.5), usage(0.5, 4), DONE).chunk_s == [0.2, 0.3, 0.4, 0.5]
     assert read(*events, end(0.5), usage(0.5, 2), DONE).chunk_s == [0.2, 0.4]

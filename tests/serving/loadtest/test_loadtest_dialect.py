@@ -12,16 +12,34 @@ from serving.loadtest.client import request_body
 from serving.loadtest.dialect import Dialect, read_extra_body
 from serving.loadtest.refusals import refused_fields
 
-LOC = {"type": "extra_forbidden", "loc": ["body", "ignore_eos"], "msg": "Extra inputs are not permitted", "input": True}
+LOC = {
+    "type": "extra_forbidden",
+    "loc": ["body", "ignore_eos"],
+    "msg": "Extra inputs are not permitted",
+    "input": True,
+}
 REFUSALS: dict[str, Any] = {
-    "OpenAI, arguments": {"error": {"message": "Unrecognized request argument supplied: ignore_eos", "param": None}},
+    "OpenAI, arguments": {
+        "error": {"message": "Unrecognized request argument supplied: ignore_eos", "param": None}
+    },
     "OpenAI, param": {"error": {"message": "Unknown parameter: 'ignore_eos'.", "param": "ignore_eos"}},
-    "Azure": {"error": {"code": "unknown_parameter", "message": "Unknown parameter: 'ignore_eos'.", "param": "ignore_eos"}},
+    "Azure": {
+        "error": {
+            "code": "unknown_parameter",
+            "message": "Unknown parameter: 'ignore_eos'.",
+            "param": "ignore_eos",
+        }
+    },
     "Azure AI": {"error": {"code": "Invalid input", "message": "invalid input error", "details": [LOC]}},
     "FastAPI": {"detail": [LOC]},
     "FastAPI, a union": {"detail": [LOC | {"loc": ["body", "ChatRequest", "ignore_eos"]}]},
     "Mistral": {"object": "error", "message": {"detail": [LOC]}, "type": "invalid_request_error"},
-    "vLLM": {"object": "error", "message": f"[{LOC | {'loc': ('body', 'ignore_eos')}}]", "param": None, "code": 400},
+    "vLLM": {
+        "object": "error",
+        "message": f"[{LOC | {'loc': ('body', 'ignore_eos')}}]",
+        "param": None,
+        "code": 400,
+    },
     "pydantic": {
         "error": "1 validation error for ChatCompletionRequest\nignore_eos\n  Extra inputs are not permitted "
         "[type=extra_forbidden, input_value=True, input_type=bool]"
@@ -31,11 +49,13 @@ REFUSALS: dict[str, Any] = {
         {"error": {"message": 'Invalid JSON payload received. Unknown name "ignore_eos": Cannot find field.'}}
     ],
     "Groq": {"error": {"message": "property 'ignore_eos' is unsupported"}},
-    "JSON schema": {"error": {"message": "Additional properties are not allowed ('ignore_eos' was unexpected)"}},
+    "JSON schema": {
+        "error": {"message": "Additional properties are not allowed ('ignore_eos' was unexpected)"}
+    },
     "Go": {"error": 'json: unknown field "ignore_eos"'},
     "Rust": {
-        "error": "Failed to deserialize the JSON body into the target type: unknown field `ignore_eos`, expected "
-        "one of `model`, `messages`, `max_tokens`, `temperature`, `stream_options`"
+        "error": "Failed to deserialize the JSON body into the target type: unknown field `ignore_eos`, "
+        "expected one of `model`, `messages`, `max_tokens`, `temperature`, `stream_options`"
     },
     "not supported": {"error": {"message": "ignore_eos is not supported"}},
     "no support": {"message": "This model does not support the parameter `ignore_eos`."},
@@ -115,8 +135,8 @@ def test_l3_what_cannot_be_spared_stays_an_error(message: str) -> None:
 
 def test_l3_a_value_that_is_refused_by_param_can_be_spared() -> None:
     error = {
-        "message": "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value "
-        "is supported.",
+        "message": "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) "
+        "value is supported.",
         "param": "temperature",
     }
     dialect = Dialect()
@@ -128,7 +148,9 @@ def test_l3_a_value_that_is_refused_by_param_can_be_spared() -> None:
 def test_l3_running_counts_are_asked_for_and_given_up() -> None:
     dialect = Dialect(counting=True)
     assert sent(dialect)["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
-    refusal = json.dumps({"error": {"param": "stream_options.continuous_usage_stats", "message": "Unknown parameter"}})
+    refusal = json.dumps(
+        {"error": {"param": "stream_options.continuous_usage_stats", "message": "Unknown parameter"}}
+    )
     assert dialect.learn(request_body("m", "x", 5, "chat"), sent(dialect), refusal)
     assert sent(dialect)["stream_options"] == {"include_usage": True}
     assert dialect.notes == []
@@ -149,8 +171,10 @@ def test_l3_fields_of_the_users_own() -> None:
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [("{", "JSON"), ("[1]", "object"), ('"a"', "object"), ('{"max_tokens": 5}', "max_tokens"), ('{"stream": false}', "stream"),
-     ('{"n": 2}', "sets n"), ('{"messages": []}', "messages")],
+    [
+        ("{", "JSON"), ("[1]", "object"), ('"a"', "object"), ('{"max_tokens": 5}', "max_tokens"),
+        ('{"stream": false}', "stream"), ('{"n": 2}', "sets n"), ('{"messages": []}', "messages"),
+    ],
 )  # fmt: skip
 def test_l3_what_is_no_extra_body(text: str, what: str) -> None:
     with pytest.raises(UserError, match=what):
