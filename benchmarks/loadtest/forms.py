@@ -1,5 +1,5 @@
-"""The forms in which OpenAI-compatible servers stream an answer, written from OpenAI's API reference (the object
-chat.completion.chunk) and, for what others add, from what vLLM, SGLang, DeepSeek, Mistral and OpenRouter say.
+"""The forms in which OpenAI-compatible servers stream an answer, written from OpenAI's API reference (the
+object chat.completion.chunk) and, for what others add, vLLM's, DeepSeek's, Mistral's and OpenRouter's.
 
 A form gives the pieces of an answer of some tokens: how many of them are generated when a piece is sent, and
 its bytes. What is sent before the first token has none.

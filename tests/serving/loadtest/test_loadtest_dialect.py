@@ -135,8 +135,8 @@ def test_l3_what_cannot_be_spared_stays_an_error(message: str) -> None:
 
 def test_l3_a_value_that_is_refused_by_param_can_be_spared() -> None:
     error = {
-        "message": "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) "
-        "value is supported.",
+        "message": "Unsupported value: 'temperature' does not support 0 with this model. Only the default "
+        "(1) value is supported.",
         "param": "temperature",
     }
     dialect = Dialect()
