@@ -2,8 +2,10 @@
 
     python -m benchmarks.loadtest.streams [--out FILE]
 
-TTFT and TPOT, medians of the same answers, have to be within 2 % of what the server's clock says; a form that
-does not tell the time of a token has to have no TPOT. Prints a line per form; exit status 1 when one is off.
+TTFT and TPOT of the same answers have to be within 2 % of what the server's clock says: TPOT by their median,
+TTFT by the quickest answer, as a busy machine only adds to it, more to one clock than to the other. A form
+that does not tell the time of a token has to have no TPOT. Prints a line per form; exit status 1 when one is
+off.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +30,10 @@ from serving.loadtest.servers import served
 
 TTFT_MS, PACE_MS = 400.0, 20.0
 WITHIN = 0.02
+STATISTICS: dict[str, tuple[str, Callable[[Iterable[float]], float]]] = {
+    "ttft": ("min", min),
+    "tpot": ("p50", median),
+}
 TRIES = 3
 """Of a form: what a busy machine adds between the two clocks is no fault of either."""
 USERS, ANSWERS, TOKENS = 3, 6, 48
@@ -71,13 +77,11 @@ def _row(url: str, name: str, form: Form) -> dict[str, Any]:
     if form.error:
         return row | {"held": system["errors"] == {form.error: ANSWERS}}
     for metric in ("ttft", "tpot"):
-        read, meant = system[f"{metric}_ms"], 1e3 * median(answer[f"{metric}_s"] for answer in clock)
-        apart = read["p50"] / meant - 1 if read else None
-        row |= {
-            f"{metric}_ms": read and read["p50"],
-            f"{metric}_ms_of_server": meant,
-            f"{metric}_apart": apart,
-        }
+        statistic, of_clock = STATISTICS[metric]
+        read = (system[f"{metric}_ms"] or {}).get(statistic)
+        meant = 1e3 * of_clock(answer[f"{metric}_s"] for answer in clock)
+        apart = read / meant - 1 if read else None
+        row |= {f"{metric}_ms": read, f"{metric}_ms_of_server": meant, f"{metric}_apart": apart}
     whole = system["succeeded"] == ANSWERS and system["output_tokens"] == ANSWERS * TOKENS
     timed = row["tpot_apart"] is not None and abs(row["tpot_apart"]) <= WITHIN
     silent = row["tpot_ms"] is None and system["untimed"] == ANSWERS

@@ -23,7 +23,7 @@ class AnswerReader:
     def __init__(self, sample: Sample) -> None:
         self._sample = sample
         self._blank_s: list[float] = []
-        self._counts: list[int] = []
+        self._counts: list[tuple[float, int]] = []
         self._reasoned = self._reasoning_told = 0
         self._ended = False
 
@@ -40,7 +40,7 @@ class AnswerReader:
             raise RequestError("error_event", json.dumps(complaint)[:300])
         try:
             carried = [self._choice(choice, arrived) for choice in event.get("choices") or ()]
-            self._usage(event.get("usage") or {}, carries=any(carried))
+            self._usage(event.get("usage") or {}, arrived if any(carried) else None)
         except (AttributeError, TypeError) as error:
             raise MalformedStreamError(f"an event of another shape: {data[:80]!r}") from error
 
@@ -56,8 +56,10 @@ class AnswerReader:
         if not sample.told:
             sample.output_tokens = len(sample.chunk_s)
         self._count_blanks(sample.output_tokens - len(sample.chunk_s))
-        if len(set(self._counts)) > 1:  # running counts: of the first chunk, of the next, ...
-            sample.first_tokens = self._counts[0]
+        if (
+            len({count for _, count in self._counts}) > 1
+        ):  # running counts, and not the whole's in every chunk
+            sample.first_tokens = max(count for at, count in self._counts if at == self._counts[0][0])
         unaccounted = sample.output_tokens - len(sample.chunk_s)
         if not self._reasoned and self._reasoning_told:
             sample.hidden_tokens = min(self._reasoning_told, max(unaccounted, 0))
@@ -79,14 +81,15 @@ class AnswerReader:
         self._sample.chunk_s.append(arrived)
         return True
 
-    def _usage(self, usage: Mapping[str, Any], *, carries: bool) -> None:
+    def _usage(self, usage: Mapping[str, Any], carried: float | None) -> None:
+        """`carried`: when tokens arrived in the same event."""
         told, prompt = usage.get("completion_tokens") or 0, usage.get("prompt_tokens")
         details = usage.get("completion_tokens_details") or {}
         self._reasoning_told = details.get("reasoning_tokens") or self._reasoning_told
         self._sample.output_tokens = max(self._sample.output_tokens, told)
         self._sample.prompt_tokens = self._sample.prompt_tokens if prompt is None else prompt
-        if carries and told:
-            self._counts.append(told)
+        if carried is not None and told:
+            self._counts.append((carried, told))
 
     def _count_blanks(self, missing: int) -> None:
         """Tokens may have no text of their own (a part of a character, the end): chunks without any after

@@ -49,6 +49,8 @@ class Dialect:
         if self.counting and "stream_options" in shaped:
             shaped["stream_options"] = {**shaped["stream_options"], RUNNING_COUNTS: True}
         merged = {**shaped, **self.extra}
+        if "stream" not in body:
+            merged.pop("stream_options", None)
         return {key: value for key, value in merged.items() if key not in self.extra or value is not None}
 
     def learn(self, body: Mapping[str, Any], sent: Mapping[str, Any], refusal: str) -> bool:

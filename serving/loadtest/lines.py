@@ -8,8 +8,8 @@ from compressor.errors import UserError
 
 
 def numbered_lines(path: Path, what: str) -> list[tuple[int, str]]:
-    """The lines that are not blank, with their numbers. Only a line feed ends one: JSON strings may hold other
-    separators. A byte order mark is no text. Raises UserError if the file, `what`, cannot be read."""
+    """The lines that are not blank, with their numbers. Only a line feed ends one: JSON strings may hold
+    other separators. A byte order mark is no text. Raises UserError if the file, `what`, cannot be read."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

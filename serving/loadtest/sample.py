@@ -58,7 +58,7 @@ class Sample:
     @property
     def came_first(self) -> int:
         """Tokens that arrived with the first: one, unless the server counts more, or chunks came together."""
-        return self.first_tokens or (1 if self.ends_only else self.chunk_s.count(self.chunk_s[0]))
+        return max(self.first_tokens or 1, 1 if self.ends_only else self.chunk_s.count(self.chunk_s[0]))
 
     @property
     def untimed(self) -> bool:
@@ -66,8 +66,8 @@ class Sample:
         if not self.ok or not self.chunk_s:
             return False
         tokens, arrivals = self.output_tokens, len(set(self.chunk_s))
-        if tokens < 2:
-            return self.told is False and self.asked_tokens > 1  # one chunk of who knows how many
+        if tokens < 2:  # one chunk of who knows how many, or a count that cannot be
+            return (self.told is False and self.asked_tokens > 1) or arrivals > 1
         if arrivals < 2 or tokens <= self.came_first:
             return True
         if self.ends_only:

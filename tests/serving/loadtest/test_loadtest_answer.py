@@ -139,6 +139,10 @@ HIDDEN: dict[str, list[Timed]] = {
     "in two heaps": [delta(0.6, content="a") for _ in range(20)]
     + [delta(0.6001, content="a") for _ in range(20)]
     + [usage(1, 40)],
+    "a count of each chunk by itself": [
+        (0.6 + 0.02 * i, {"choices": [{"delta": {"content": "a"}}], "usage": {"completion_tokens": 1}})
+        for i in range(40)
+    ],
     "the same count in every chunk": [
         (0.6 + 0.02 * i, {"choices": [{"delta": {"content": "a"}}], "usage": {"completion_tokens": 40}})
         for i in range(10)
@@ -165,6 +169,19 @@ def test_l1_running_counts_time_chunks_of_several_tokens() -> None:
     sample = read(*chunks, end(10), DONE)
     assert (sample.first_tokens, sample.output_tokens) == (4, 40)
     assert tpot_s(sample) == 0.25
+
+
+def test_l1_running_counts_know_of_several_chunks_at_one_moment() -> None:
+    chunks = [
+        (
+            1.0 + max(i - 1, 0),
+            {"choices": [{"delta": {"content": "a"}}], "usage": {"completion_tokens": 2 * i + 2}},
+        )
+        for i in range(12)
+    ]
+    sample = read(*chunks, end(12), DONE)
+    assert (sample.came_first, sample.output_tokens) == (4, 24)
+    assert tpot_s(sample) == 0.5
 
 
 def test_l1_chunks_that_were_read_together_are_not_timed_by_what_follows() -> None:

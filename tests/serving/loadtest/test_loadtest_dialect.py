@@ -181,6 +181,13 @@ def test_l3_what_is_no_extra_body(text: str, what: str) -> None:
         read_extra_body(text)
 
 
+def test_l3_stream_options_of_the_users_own_go_with_streams_only() -> None:
+    dialect = Dialect({"stream_options": {"include_usage": True, "x": 1}})
+    whole = {"model": "m", "prompt": "x", "max_tokens": 1}
+    assert dialect.shaped(whole) == whole
+    assert sent(dialect)["stream_options"] == {"include_usage": True, "x": 1}
+
+
 def test_names_are_read_wherever_an_error_has_them() -> None:
     assert refused_fields("") == set()
     assert refused_fields("null") == set()

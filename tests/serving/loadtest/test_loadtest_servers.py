@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
-import uvicorn
+from other_server import serving
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
@@ -28,7 +26,7 @@ from serving.loadtest.address import read_address
 from serving.loadtest.bench import Setup
 from serving.loadtest.compare import run
 from serving.loadtest.load import Load
-from serving.loadtest.mock import Mock, free_listener
+from serving.loadtest.mock import Mock
 from serving.loadtest.prompts import PromptChoice
 from serving.loadtest.report import notes
 
@@ -36,25 +34,6 @@ app = typer.Typer()
 app.command()(loadtest)
 SMALL = ["--requests", "3", "--warmup", "0", "--output-tokens", "3", "--prompt-tokens", "8"]
 LOAD = Load(concurrency=2, requests=4, warmup=0, output_tokens=3)
-
-
-@contextmanager
-def serving(application: Starlette, **options: Any) -> Iterator[str]:
-    listener = free_listener()
-    server = uvicorn.Server(
-        uvicorn.Config(application, log_level="critical", ws="none", lifespan="off", **options)
-    )
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        scheme = "https" if "ssl_certfile" in options else "http"
-        yield f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()
 
 
 @dataclass
@@ -313,7 +292,7 @@ def test_l3_the_proxy_of_the_environment_is_used_and_told(monkeypatch: pytest.Mo
             scope = {**scope, "path": "/v1" + path.partition("/v1")[2] if "/v1" in path else path}
         await mock(scope, receive, send)
 
-    with serving(proxied) as proxy:  # type: ignore[arg-type]
+    with serving(proxied) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.replace("//", "//user:secret@"))
         told = CliRunner().invoke(app, ["http://model.example", *SMALL, "--json"])
         assert told.exit_code == 0, told.output + str(told.exception)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from urllib.parse import urljoin
 
 import httpx
 import pytest
-import uvicorn
+from other_server import serving
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -21,7 +20,6 @@ from starlette.routing import Route
 from tiny_server import NAME, Running, running
 
 from serving.playground.pages import Playground, Setup
-from serving.server import listen, url_of
 
 STATIC = Path(__file__).parents[3] / "serving" / "playground" / "static"
 PREFIXES = ("/lathe", "/a/b-c")
@@ -50,15 +48,8 @@ def proxy(behind: str, prefix: str, *, tell: bool) -> Iterator[str]:
         return Response(answer.content, answer.status_code, kept)
 
     app = Starlette(routes=[Route("/{path:path}", relay, methods=["GET", "POST"])])
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", lifespan="off"))
-    with listen("127.0.0.1", 0) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield url_of(listener)
-        finally:
-            server.should_exit = True
-            thread.join(10)
+    with serving(app) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
