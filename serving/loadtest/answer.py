@@ -23,6 +23,7 @@ class AnswerReader:
     def __init__(self, sample: Sample) -> None:
         self._sample = sample
         self._blank_s: list[float] = []
+        self._grown_s: list[float] = []
         self._counts: list[tuple[float, int]] = []
         self._reasoned = self._reasoning_told = 0
         self._ended = False
@@ -40,7 +41,7 @@ class AnswerReader:
             raise RequestError("error_event", json.dumps(complaint)[:300])
         try:
             carried = [self._choice(choice, arrived) for choice in event.get("choices") or ()]
-            self._usage(event.get("usage") or {}, arrived if any(carried) else None)
+            self._usage(event.get("usage") or {}, arrived, carried)
         except (AttributeError, TypeError) as error:
             raise MalformedStreamError(f"an event of another shape: {data[:80]!r}") from error
 
@@ -56,13 +57,16 @@ class AnswerReader:
         if not sample.told:
             sample.output_tokens = len(sample.chunk_s)
         self._count_blanks(sample.output_tokens - len(sample.chunk_s))
-        if (
-            len({count for _, count in self._counts}) > 1
-        ):  # running counts, and not the whole's in every chunk
+        if self._running:
             sample.first_tokens = max(count for at, count in self._counts if at == self._counts[0][0])
         unaccounted = sample.output_tokens - len(sample.chunk_s)
         if not self._reasoned and self._reasoning_told:
             sample.hidden_tokens = min(self._reasoning_told, max(unaccounted, 0))
+
+    @property
+    def _running(self) -> bool:
+        """Whether chunks told running counts, and not that of the whole each."""
+        return len({count for _, count in self._counts}) > 1
 
     def _choice(self, choice: Mapping[str, Any], arrived: float) -> bool:
         """Whether this choice of an event carries tokens; noted if so."""
@@ -81,21 +85,25 @@ class AnswerReader:
         self._sample.chunk_s.append(arrived)
         return True
 
-    def _usage(self, usage: Mapping[str, Any], carried: float | None) -> None:
-        """`carried`: when tokens arrived in the same event."""
+    def _usage(self, usage: Mapping[str, Any], arrived: float, carried: list[bool]) -> None:
+        """`carried`: whether each choice of the same event carries tokens."""
         told, prompt = usage.get("completion_tokens") or 0, usage.get("prompt_tokens")
         details = usage.get("completion_tokens_details") or {}
         self._reasoning_told = details.get("reasoning_tokens") or self._reasoning_told
+        if any(carried) and told:
+            self._counts.append((arrived, told))
+        elif carried and told > self._sample.output_tokens:
+            self._grown_s.append(arrived)
         self._sample.output_tokens = max(self._sample.output_tokens, told)
         self._sample.prompt_tokens = self._sample.prompt_tokens if prompt is None else prompt
-        if carried is not None and told:
-            self._counts.append((carried, told))
 
     def _count_blanks(self, missing: int) -> None:
         """Tokens may have no text of their own (a part of a character, the end): chunks without any after
-        the first are taken for so many tokens as the server counts and no text shows."""
+        the first are taken for so many tokens as the server counts and no text shows, or for those with which
+        its running count grew."""
         first = self._sample.chunk_s[0]
-        blanks = [at for at in self._blank_s if at >= first][: max(missing, 0)]
+        candidates = self._grown_s if self._running else self._blank_s
+        blanks = [at for at in candidates if at >= first][: max(missing, 0)]
         self._sample.chunk_s = sorted([*self._sample.chunk_s, *blanks])
 
 
