@@ -12,7 +12,7 @@ from typing import Any
 from .sample import Sample
 
 DEFINITIONS = {
-    "ttft_ms": "time to first token: request sent to first chunk that carries tokens, be they of reasoning",
+    "ttft_ms": "time to first token: request sent to first chunk that carries tokens, of reasoning too",
     "ttfo_ms": "time to first output token: request sent to first chunk of the answer itself, where "
     "reasoning comes before it",
     "tpot_ms": "time per output token after the first: (E2E - TTFT) / (output tokens - 1), per request; "
