@@ -80,9 +80,7 @@ class TimedProtocol(H11Protocol):
             return
         _cancel(self._receiving)
         self._receiving = None
-        if (
-            idle and self.timeout_keep_alive_task is None
-        ):  # the rest of a body that was answered before it came
+        if idle and self.timeout_keep_alive_task is None:  # the rest of a body that was answered early
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
