@@ -16,6 +16,7 @@ from .dialect import REFUSED, Dialect
 from .load import Endpoint
 
 ABSENT = (404, 405, 501)
+OTHER: dict[Endpoint, Endpoint] = {"completions": "chat", "chat": "completions"}
 
 
 async def reach(
@@ -50,9 +51,7 @@ async def reach(
     return _at(target, target.version, target.query, name)
 
 
-async def _found(
-    http: httpx.AsyncClient, address: Address, at: Target
-) -> tuple[Target, httpx.Response]:
+async def _found(http: httpx.AsyncClient, address: Address, at: Target) -> tuple[Target, httpx.Response]:
     """The target under the first version that lists models, or else the likeliest, and the answer there."""
     tried = []
     for version in address.versions:
@@ -115,7 +114,10 @@ def token_counter(
         if answer.status_code != 200:
             raise UserError(
                 f"The server at {target.url} answers {answer.status_code} to a first request: "
-                f"{answer.text[:300]}"
+                f"{answer.text[:300]}",
+                f"It may have the other API: --endpoint {OTHER[endpoint]}."
+                if answer.status_code in ABSENT
+                else "",
             )
         try:
             return int(answer.json()["usage"]["prompt_tokens"])

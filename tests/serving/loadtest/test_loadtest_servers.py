@@ -241,6 +241,15 @@ def test_l3_a_redirect_is_named_and_not_followed(status: int) -> None:
         assert "Load https://other.example/v1 " in str(told.exception)
 
 
+def test_l3_a_server_with_the_other_api_only() -> None:
+    strict = Strict(OPENAI, openais)
+    with serving(Starlette(routes=strict.app().routes[1:])) as url:
+        told = CliRunner().invoke(app, [url, *SMALL, "--model", "m"])
+        assert isinstance(told.exception, UserError)
+        assert "--endpoint chat" in str(told.exception)
+        assert CliRunner().invoke(app, [url, *SMALL, "--model", "m", "--endpoint", "chat"]).exit_code == 0
+
+
 def test_l3_a_bare_list_of_models_is_one() -> None:
     async def listed(_: Request) -> Response:
         return JSONResponse([{"id": "first"}, {"id": "second"}])
