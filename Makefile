@@ -15,6 +15,7 @@ AXE := build/tools/axe.min.js
 GENAI_INSTALLED := .venv-rivals-genai/.installed
 LLAMA_INSTALLED := .venv-rivals-llama/.installed
 GUIDELLM_INSTALLED := .venv-guidellm/.installed
+AIPERF_INSTALLED := .venv-aiperf/.installed
 OPENAI_TESTS := build/tools/openai-3.3.1/.installed
 PROMETHEUS := build/tools/usr/bin/prometheus
 DEPLOY_INSTALLED := .venv-deploy/.installed
@@ -75,6 +76,12 @@ test-crash: $(INSTALLED)  ## kill compress at POINTS=20 random moments, fill its
 $(GUIDELLM_INSTALLED): Makefile
 	$(PYTHON) -m venv .venv-guidellm
 	.venv-guidellm/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 guidellm==0.8.1
+	touch $@
+
+# Without torch, which it does not need.
+$(AIPERF_INSTALLED): Makefile
+	$(PYTHON) -m venv .venv-aiperf
+	.venv-aiperf/bin/pip install --quiet --disable-pip-version-check aiperf==0.13.0
 	touch $@
 
 test-guidellm: $(INSTALLED) $(GUIDELLM_INSTALLED)  ## is our load tester right? on known paces, and beside guidellm
@@ -138,7 +145,8 @@ lock-deploy:  ## renew the hashed requirements of the images and of check-deploy
 		$(LOCK) --upgrade build.in -o build.txt && $(LOCK) --upgrade check.in -o check.txt && \
 		$(LOCK) --upgrade --no-deps binaries.in -o binaries.txt
 
-conformance: $(INSTALLED) $(COMPLY_INSTALLED) $(OPENAI_TESTS) $(LM_EVAL_INSTALLED) $(PROMETHEUS)  ## suites of others on our server
+OF_OTHERS := $(COMPLY_INSTALLED) $(OPENAI_TESTS) $(LM_EVAL_INSTALLED) $(PROMETHEUS) $(AIPERF_INSTALLED) $(GUIDELLM_INSTALLED)
+conformance: $(INSTALLED) $(OF_OTHERS)  ## suites of others on our server
 	$(BIN)/python -m benchmarks.conformance --model $(MODEL) --text $(EVAL) $(CONFORMANCE)
 
 test-vllm: $(VLLM_INSTALLED) $(PROMETHEUS)  ## uneven models on real vLLM (CPU build, an environment of its own)

@@ -16,7 +16,7 @@ from serving.engines.registry import ServeOptions
 from serving.metrics import Metrics
 from serving.playground.pages import Playground, Setup
 from serving.playground.upstream import Upstream, check_compare
-from serving.protocol import WRITE_TIMEOUT_S
+from serving.protocol import KEEP_ALIVE_S, WRITE_TIMEOUT_S
 from serving.server import Server, listen, url_of
 from serving.tokenizer import Tokenizer
 
@@ -77,6 +77,7 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
             playground=_playground(service, options) if options.playground else None,
             drain_timeout=options.drain_timeout,
             write_timeout=options.write_timeout or WRITE_TIMEOUT_S,
+            keep_alive=options.keep_alive or KEEP_ALIVE_S,
         )
         asyncio.run(server.run_on(listener, lambda: options.announce(url_of(listener), name)))
 

@@ -12,14 +12,16 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from serving.api.errors import error_body
 
+KEEP_ALIVE_S = 75
+"""Longer than proxies and pooling clients keep a connection by default (60 s), so that they close first."""
 RECEIVE_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 30.0
 
 
 class TimedProtocol(H11Protocol):
     """Closes a connection whose request is not complete `receive_timeout` seconds after the connection was
-    made, or after the answer before; and one whose reader lets `write_timeout` seconds pass without making
-    room for what is to be sent.
+    made, or after the first byte of a later request; and one whose reader lets `write_timeout` seconds pass
+    without making room for what is to be sent. Between requests uvicorn's own keep-alive timer runs.
 
     Writing pauses as soon as the operating system takes no more for the socket, so that a stalled reader
     costs the server one event.
@@ -35,7 +37,7 @@ class TimedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)
-        self._watch_request()
+        self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -71,13 +73,21 @@ class TimedProtocol(H11Protocol):
         self.transport.close()
 
     def _watch_request(self) -> None:
-        """Keep the clock running unless a request is complete and its answer is not."""
-        if self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
-            if self._receiving is None:
-                self._receiving = self.loop.call_later(self._receive_timeout, self.transport.abort)
-        else:
-            _cancel(self._receiving)
-            self._receiving = None
+        """Keep the clock running while a part of a request is here and its rest is not."""
+        idle = self.conn.their_state is h11.IDLE
+        if self.conn.their_state is h11.SEND_BODY or (idle and self.conn.trailing_data[0]):
+            self._start_clock()
+            return
+        _cancel(self._receiving)
+        self._receiving = None
+        if idle and self.timeout_keep_alive_task is None:  # the rest of a body that was answered early
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _start_clock(self) -> None:
+        if self._receiving is None:
+            self._receiving = self.loop.call_later(self._receive_timeout, self.transport.abort)
 
 
 def timed(receive_timeout: float, write_timeout: float) -> type[TimedProtocol]:

@@ -14,7 +14,7 @@ from compressor.errors import UserError
 from serving.api.app import create_app
 from serving.api.service import Service
 from serving.playground.pages import Playground
-from serving.protocol import RECEIVE_TIMEOUT_S, WRITE_TIMEOUT_S, timed
+from serving.protocol import KEEP_ALIVE_S, RECEIVE_TIMEOUT_S, WRITE_TIMEOUT_S, timed
 
 LAST_WORDS_S = 5
 HEADER_LIMIT = 32 * 1024
@@ -40,8 +40,10 @@ class Server(uvicorn.Server):
         drain_timeout: float = 30.0,
         write_timeout: float = WRITE_TIMEOUT_S,
         receive_timeout: float = RECEIVE_TIMEOUT_S,
+        keep_alive: float = KEEP_ALIVE_S,
     ) -> None:
-        """All in seconds. `drain_timeout`: what running requests get to end by themselves."""
+        """All in seconds. `drain_timeout`: what running requests get to end by themselves; `keep_alive`: how
+        long a connection may wait for its next request."""
         super().__init__(
             uvicorn.Config(
                 create_app(service, api_key, allowed_origins, playground),
@@ -52,6 +54,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # only ever a delay of the event loop
                 h11_max_incomplete_event_size=HEADER_LIMIT,
                 timeout_graceful_shutdown=LAST_WORDS_S,
             )

@@ -14,12 +14,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.conformance import openai_client, perplexity, suites
+from benchmarks.conformance import load_testers, openai_client, perplexity, suites
+from benchmarks.loadtest import streams
 from serving.loadtest.servers import served
 
 NAME = "served"
 TOLERANCE = 1e-3
 TEXT_LIMIT = 40_000
+SUITES = (
+    "comply", "own", "openai", "client", "perplexity", "promtool", "aiperf", "aiperf-completions", "guidellm",
+    "streams",
+)  # fmt: skip
 OPTIONS = ("--served-model-name", NAME, "--max-length", "256", "--max-batch", "16")
 
 
@@ -52,6 +57,12 @@ def _runs(args: argparse.Namespace, url: str, scratch: Path) -> dict:
         "perplexity": lambda: _perplexity(args, url, scratch),
         "client": lambda: _client(args, scratch),
         "promtool": lambda: suites.promtool(args.promtool, url),
+        "aiperf": lambda: load_testers.aiperf(args.aiperf, url, NAME, args.model, "chat", scratch),
+        "aiperf-completions": lambda: load_testers.aiperf(
+            args.aiperf, url, NAME, args.model, "completions", scratch
+        ),
+        "guidellm": lambda: load_testers.guidellm(args.guidellm, url, "chat"),
+        "streams": streams.suite,
     }
 
 
@@ -84,13 +95,15 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Suites of others against our server.")
     parser.add_argument("--model", type=Path, default=Path("demo/model"))
     parser.add_argument("--text", type=Path, default=Path("demo/heldout.txt"))
-    parser.add_argument("--suites", default="comply,responses,own,openai,client,perplexity,promtool")
+    parser.add_argument("--suites", default=",".join(SUITES))
     parser.add_argument("--examples", type=int, default=450, help="of schemathesis, per operation")
     parser.add_argument("--openai-examples", type=int, default=350)
     parser.add_argument("--tools", type=Path, default=Path(".venv-conformance/bin"))
     parser.add_argument("--openai-python", type=Path, default=Path("build/tools/openai-3.3.1"))
     parser.add_argument("--lm-eval", type=Path, default=Path(".venv-lm-eval/bin"))
     parser.add_argument("--promtool", type=Path, default=Path("build/tools/usr/bin/promtool"))
+    parser.add_argument("--aiperf", type=Path, default=Path(".venv-aiperf/bin/aiperf"))
+    parser.add_argument("--guidellm", type=Path, default=Path(".venv-guidellm/bin/guidellm"))
     parser.add_argument("--out", type=Path, default=Path("build/bench/conformance.json"))
     return parser.parse_args()
 

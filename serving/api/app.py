@@ -19,6 +19,7 @@ from serving.api.models import list_models, retrieve_model
 from serving.api.openapi import show_openapi
 from serving.api.responses.route import create_response, stored_response
 from serving.api.service import Service
+from serving.api.slashes import relative_slashes
 from serving.api.tokens import detokenize, tokenize, tokenizer_info
 from serving.playground.pages import Playground
 
@@ -61,5 +62,6 @@ def create_app(
         middleware=middleware,
         exception_handlers={ApiError: on_api_error, HTTPException: on_http_error, Exception: on_crash},
     )
+    relative_slashes(app.router)
     app.state.service = service
     return app

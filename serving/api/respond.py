@@ -18,6 +18,7 @@ from serving.api.answer import Answer
 from serving.api.body import read_model
 from serving.api.errors import CLIENT_CLOSED, ApiError
 from serving.api.generation import ClientGoneError, Generation, unless_disconnected
+from serving.api.heartbeat import heartbeat
 from serving.api.limits import Limits
 from serving.api.obfuscation import obfuscated
 from serving.api.schemas import GenerationBody
@@ -151,8 +152,8 @@ class EventStream(Response):
             await send(
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
             )
-            async with self._limit.running():
-                await unless_disconnected(watched, self._send_events(send))
+            async with self._limit.running(), heartbeat(send) as alive:
+                await unless_disconnected(watched, self._send_events(alive))
         except ApiError as error:
             self._generation.cancel()  # its slots are free while the client reads why
             await self._end_with(send, error)

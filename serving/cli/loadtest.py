@@ -110,8 +110,19 @@ def loadtest(
         ),
     ] = None,
     endpoint: Annotated[
-        Literal["completions", "chat"], typer.Option(help="The API route.", rich_help_panel=PROMPTS)
-    ] = "completions",
+        Literal["completions", "chat"] | None,
+        typer.Option(
+            help="The API route; completions, if the URL does not end in one.", rich_help_panel=PROMPTS
+        ),
+    ] = None,
+    extra_body: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help="Object of fields to add to every request; null leaves one of ours out.",
+            rich_help_panel=PROMPTS,
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -160,7 +171,8 @@ def loadtest(
 ) -> None:
     """Measure time to first token, time per token, throughput and memory of a server.
 
-    Works on any OpenAI-compatible server. With a directory the server is started, and stopped,
+    Works on any OpenAI-compatible server, at https://HOST/v1 or any other version or path; what one refuses
+    by name is left out, and told. With a directory the server is started, and stopped,
     for you; with --against both models are served and loaded in turns, so that a slow moment of the
     machine falls on both, and the report shows them side by side. With --slo the load is doubled, and
     then bisected, until the most is found that keeps the limits. Exits with 1 if a request failed, with
@@ -177,8 +189,10 @@ def loadtest(
     import shlex
 
     from compressor.errors import UserError
-    from serving.loadtest.bench import Serving, Setup
+    from serving.loadtest.address import read_address
+    from serving.loadtest.bench import Serving, Setup, is_url
     from serving.loadtest.command import Asked, carry_out
+    from serving.loadtest.dialect import read_extra_body
     from serving.loadtest.engines.base import find_engine
     from serving.loadtest.load import Load
     from serving.loadtest.progress import Terminal
@@ -203,7 +217,7 @@ def loadtest(
         duration_s=duration,
         warmup=warmup,
         output_tokens=64 if output_tokens is None else output_tokens,
-        endpoint=endpoint,
+        endpoint=endpoint or (read_address(target).endpoint if is_url(target) else None) or "completions",
         seed=seed,
         timeout_s=timeout,
     )
@@ -213,6 +227,7 @@ def loadtest(
         Serving(extra=shlex.split(serve_options)),
         model,
         api_key,
+        read_extra_body(extra_body),
         find_engine(engine, guidellm),
         Terminal(known_rounds),
     )

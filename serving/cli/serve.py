@@ -77,6 +77,12 @@ def serve(
         float | None,
         typer.Option(min=0.001, help="Seconds for which a client may not read, 30 by default; likewise."),
     ] = None,
+    keep_alive: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Seconds for which a connection may wait for its next request, 75 by default."
+        ),
+    ] = None,
     metrics_alias: Annotated[
         Literal["vllm"] | None,
         typer.Option(help="Report the common metrics under vLLM's names, too (with --engine vllm they are)."),
@@ -159,6 +165,7 @@ def serve(
         drain_timeout=drain_timeout,
         request_timeout=request_timeout,
         write_timeout=write_timeout,
+        keep_alive=keep_alive,
         metrics_alias=metrics_alias,
         playground=playground,
         compare=compare,

@@ -56,6 +56,8 @@ class ServeOptions:
     template_variables: Mapping[str, Scalar]
     announce: Callable[[str, str], None]
     """Called with (URL, model) once a token has been generated."""
+    keep_alive: int | None = None
+    """Seconds for which a connection may wait for its next request."""
 
 
 Serve = Callable[[Path, ServeOptions], None]

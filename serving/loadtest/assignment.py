@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import httpx
 
-from .client import Sample, Target
+from .client import Target
 from .load import Load
 from .prompts import Prompts
+from .sample import Sample
 
 
 def _nobody(_: Sample) -> None:

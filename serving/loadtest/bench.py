@@ -13,12 +13,13 @@ import httpx
 
 from compressor.errors import UserError
 
+from .address import is_loopback, read_address
 from .assignment import Assignment
 from .client import Target, open_client
 from .document import redacted
 from .engines.base import Engine
 from .engines.lathe import Own
-from .load import Load
+from .load import Endpoint, Load
 from .measure import Round
 from .memory import Memory, watched
 from .probe import reach, token_counter
@@ -41,12 +42,14 @@ class Serving:
 @dataclass(frozen=True)
 class Setup:
     """What every kind of load test can be told beside the load: the prompts, how directories are
-    served, the name of the model to ask a URL for, the servers' key, who sends, and who listens."""
+    served, the name of the model to ask a URL for, the servers' key, fields for every request's body, who
+    sends, and who listens."""
 
     prompts: PromptChoice = field(default_factory=PromptChoice)
     serving: Serving = field(default_factory=Serving)
     model: str | None = None
     api_key: str | None = field(default=None, repr=False)
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
     engine: Engine = field(default_factory=Own)
     progress: Quiet = field(default_factory=Quiet)
 
@@ -57,6 +60,7 @@ class Setup:
             **load.as_json(),
             **(self.prompts.as_json() if load.trace is None else {}),
             "serve_options": redacted(self.serving.extra),
+            **({"extra_body": dict(self.extra_body)} if self.extra_body else {}),
         }
 
 
@@ -107,16 +111,19 @@ def on_bench(
     setup.engine.check(load)
     setup.prompts.check(load.trace)
     for place in places.values():
-        _check_place(place)
+        _check_place(place, load.endpoint)
     with ExitStack() as stack:
         stack.enter_context(setup.progress)
         systems = {name: _open(stack, name, place, setup) for name, place in places.items()}
 
         async def work() -> T:
-            async with open_client() as http:
+            remote = any(not is_loopback(system.target.url) for system in systems.values())
+            async with open_client(proxies=remote) as http:
                 for system in systems.values():
                     asked = system.target
-                    system.target = await reach(http, asked.url, asked.model or None, setup.api_key)
+                    system.target = await reach(
+                        http, asked.url, asked.model or None, setup.api_key, setup.extra_body
+                    )
                 first = next(iter(systems.values())).target
                 counter = token_counter(http, first, load.endpoint, load.timeout_s)
                 prompts = await setup.prompts.made(load.trace, counter)
@@ -130,7 +137,13 @@ def is_url(place: str | Path) -> bool:
     return str(place).startswith(("http://", "https://"))
 
 
-def _check_place(place: str | Path) -> None:
+def _check_place(place: str | Path, endpoint: Endpoint) -> None:
+    if is_url(place):
+        named = read_address(str(place)).endpoint
+        if named not in (None, endpoint):
+            raise UserError(
+                f"{place} is the address of {named}", f"Add --endpoint {named}, or leave that off."
+            )
     if not is_url(place) and not Path(place).is_dir():
         raise UserError(
             f"{place} is neither a URL nor a directory",

@@ -12,10 +12,10 @@ from compressor.errors import UserError
 from . import slo as slos
 from .bench import Bench, Setup, System, on_bench
 from .bisection import Bisection
-from .client import Sample
 from .document import preamble, round_json
 from .load import Load
 from .measure import Round, summary
+from .sample import Sample
 from .slo import Attainment, Slo
 
 FORMAT = "lathe-loadtest-slo/1"
@@ -169,6 +169,7 @@ def _document(
             name: {
                 "url": system.place,
                 "model": system.target.model,
+                "remarks": list(system.target.dialect.notes),
                 **searches[name].as_json(),
                 "memory": system.memory.as_json(),
             }

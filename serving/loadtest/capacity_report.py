@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .capacity import told
-from .report import BUSY_CLIENT, filled
+from .report import BUSY_CLIENT, filled, untimed_note
 
 
 def failures(whole: Mapping[str, Any]) -> str | None:
@@ -86,9 +86,16 @@ def level_rows(system: Mapping[str, Any], settings: Mapping[str, Any]) -> list[l
 
 
 def notes(whole: Mapping[str, Any]) -> list[str]:
-    """What would mislead a reader of the answer alone: a client that was itself busy at its bounds."""
+    """What would mislead a reader of the answer alone: requests changed for the server, tokens that could
+    not be timed or were not counted, a client that was itself busy at its bounds."""
     found = []
     for name, system in whole["systems"].items():
+        found += [f"{name}: {remark}" for remark in system["remarks"]]
+        if unclear := [level for level in system["levels"] if level["untimed"]]:
+            level = unclear[0]
+            found.append(f"{name}: at {told(level['level'], whole['settings'])} {untimed_note(level)}")
+        if any(level["tokens_counted_by"] == "chunks" for level in system["levels"] if level["succeeded"]):
+            found.append(f"{name}: the server reports no usage; each chunk is counted as one token")
         shares = [
             level["client_cpu_share"] or 0.0
             for level in system["levels"]

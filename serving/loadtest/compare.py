@@ -59,7 +59,9 @@ def _test(places: Mapping[str, str | Path], load: Load, rounds: int, setup: Setu
     return document(
         {**setup.as_json(load), "rounds": rounds},
         {
-            name: system_json(system.place, system.target.model, done[name], system.memory)
+            name: system_json(
+                system.place, system.target.model, done[name], system.memory, system.target.dialect.notes
+            )
             for name, system in systems.items()
         },
         definitions=setup.engine.definitions,

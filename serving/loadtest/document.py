@@ -16,20 +16,24 @@ import psutil
 
 from compressor.errors import UserError
 
-from .client import Sample
 from .measure import DEFINITIONS, LATENCIES, THROUGHPUTS, Round, summary
 from .memory import Memory
+from .sample import Sample
 
 FORMAT = "lathe-loadtest/1"
 SECRETS = ("--api-key", "--compare-api-key")
 _OPTIONS = "--serve-options"
 
 
-def system_json(url: str, model: str, rounds: Sequence[Round], memory: Memory) -> dict[str, Any]:
-    """One system: all rounds summed up, each round apart, and the raw samples."""
+def system_json(
+    url: str, model: str, rounds: Sequence[Round], memory: Memory, remarks: Sequence[str] = ()
+) -> dict[str, Any]:
+    """One system: all rounds summed up, each round apart, and the raw samples. `remarks`: how it was asked
+    otherwise than the settings say."""
     return {
         "url": url,
         "model": model,
+        "remarks": list(remarks),
         **summary(rounds),
         "memory": memory.as_json(),
         "rounds": [round_json(one) for one in rounds],
@@ -109,6 +113,10 @@ def _sample_json(sample: Sample) -> dict[str, Any]:
         "output_tokens": sample.output_tokens,
         "asked_tokens": sample.asked_tokens,
     }
+    if sample.answer_s is not None:
+        raw["answer_ms"] = round(1e3 * sample.answer_s, 3)
+    if sample.untimed:
+        raw["untimed"] = True
     if not sample.ok:
         raw["error"] = {"kind": sample.error_kind, "message": sample.error}
     return raw

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter, process_time
 
 from .assignment import Assignment
-from .client import Sample, request_body, timed_request
+from .client import request_body, timed_request
 from .measure import Round
+from .sample import Sample
 
 DEAD_AFTER = 10
 WARMUP_SEED = 1_000_003
@@ -75,7 +76,8 @@ async def drive(assigned: Assignment) -> Round:
 
 
 async def warm_up(assigned: Assignment) -> None:
-    """Send the requests that are not measured."""
+    """Send the requests that are not measured. They tell whether chunks carry several tokens each, which the
+    server is then asked to count."""
     load = assigned.load
     if not load.warmup:
         return
@@ -90,7 +92,9 @@ async def warm_up(assigned: Assignment) -> None:
         warmup=0,
     )
     seed = assigned.seed + WARMUP_SEED
-    await drive(Assignment(assigned.http, assigned.target, warm, assigned.prompts, seed))
+    warmed = await drive(Assignment(assigned.http, assigned.target, warm, assigned.prompts, seed))
+    if any(sample.ok and sample.output_tokens > len(sample.chunk_s) for sample in warmed.samples):
+        assigned.target.dialect.counting = True
 
 
 async def _open_loop(session: _Session, due_times: Iterator[float]) -> None:

@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from .client import Sample
+from .sample import Sample
 
 DEFINITIONS = {
-    "ttft_ms": "time to first token: request sent to first chunk that carries tokens",
-    "tpot_ms": "time per output token after the first: (E2E - TTFT) / (output tokens - 1), per request",
+    "ttft_ms": "time to first token: request sent to first chunk that carries tokens, of reasoning too",
+    "ttfo_ms": "time to first output token: request sent to first chunk of the answer itself, where "
+    "reasoning comes before it",
+    "tpot_ms": "time per output token after the first: (E2E - TTFT) / (output tokens - 1), per request; "
+    "tokens that came together with the first are left out",
+    "untimed": "answers with more tokens than their chunks can time: no TPOT, and no limit of it is kept",
     "itl_ms": "inter-token latency: gaps between successive chunks that carry tokens, all requests pooled",
     "e2e_ms": "end to end: request sent to last chunk that carries tokens",
     "output_tokens_per_second": "output tokens of successful requests / seconds, first sent to last ended",
@@ -28,7 +32,7 @@ DEFINITIONS = {
 """What every figure of a document means."""
 
 PERCENTILES = (50, 90, 95, 99)
-LATENCIES = ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms")
+LATENCIES = ("ttft_ms", "ttfo_ms", "tpot_ms", "itl_ms", "e2e_ms")
 THROUGHPUTS = ("output_tokens_per_second", "requests_per_second", "total_tokens_per_second")
 
 
@@ -74,10 +78,10 @@ def distribution(values: Iterable[float]) -> dict[str, float] | None:
 
 
 def tpot_s(sample: Sample) -> float | None:
-    """Seconds per output token after the first; None for an answer of one token."""
-    if sample.output_tokens < 2:
+    """Seconds per output token after the first; None for an answer of one token or an untimed one."""
+    if sample.output_tokens < 2 or sample.untimed:
         return None
-    return (sample.chunk_s[-1] - sample.chunk_s[0]) / (sample.output_tokens - 1)
+    return (sample.chunk_s[-1] - sample.chunk_s[0]) / (sample.output_tokens - sample.came_first)
 
 
 def summary(rounds: Sequence[Round]) -> dict[str, Any]:
@@ -96,7 +100,8 @@ def summary(rounds: Sequence[Round]) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "output_tokens": output,
         "asked_tokens": sum(sample.asked_tokens for sample in good),
-        "tokens_counted_by": "server" if all(s.prompt_tokens is not None for s in good) else "chunks",
+        "tokens_counted_by": "server" if all(s.counted for s in good) else "chunks",
+        "untimed": sum(sample.untimed for sample in good),
         "output_tokens_per_second": _per_second(output, seconds),
         "requests_per_second": _per_second(len(good), seconds),
         "total_tokens_per_second": _per_second(output + prompt, seconds),
@@ -108,6 +113,7 @@ def summary(rounds: Sequence[Round]) -> dict[str, Any]:
 def _latencies(good: Sequence[Sample]) -> dict[str, list[float]]:
     return {
         "ttft_ms": [1e3 * s.chunk_s[0] for s in good],
+        "ttfo_ms": [1e3 * s.answer_s for s in good if s.answer_s is not None],
         "tpot_ms": [1e3 * value for s in good if (value := tpot_s(s)) is not None],
         "itl_ms": [1e3 * (b - a) for s in good if not s.ends_only for a, b in pairwise(s.chunk_s)],
         "e2e_ms": [1e3 * s.chunk_s[-1] for s in good],

@@ -2,42 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 
 from compressor.errors import UserError
 
-from .client import PATHS, Target, request_body
+from .address import PATHS, Address, proxy_of, read_address
+from .client import Target, request_body
+from .dialect import REFUSED, Dialect
 from .load import Endpoint
 
+ABSENT = (404, 405, 501)
+OTHER: dict[Endpoint, Endpoint] = {"completions": "chat", "chat": "completions"}
 
-async def reach(http: httpx.AsyncClient, url: str, model: str | None, api_key: str | None) -> Target:
-    """The target at `url`, serving `model` or else the first model it lists.
+
+async def reach(
+    http: httpx.AsyncClient,
+    url: str,
+    model: str | None,
+    api_key: str | None,
+    extra: Mapping[str, Any] | None = None,
+) -> Target:
+    """The target at `url`, serving `model` or else the first model it lists; `extra` goes into every body.
 
     Raises:
-        UserError: if nothing answers there, the key is refused, or no model is listed.
+        UserError: if nothing answers there, it is elsewhere, the key is refused, or no model is listed.
     """
-    base = url.rstrip("/").removesuffix("/v1")
-    target = Target(base, model or "", api_key)
-    try:
-        answer = await http.get(f"{base}/v1/models", headers=target.headers(), timeout=10.0)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise UserError(
-            f"No server answers at {base} ({str(error) or type(error).__name__})",
-            "Start one with `lathe serve DIR`, or correct the URL.",
-        ) from error
-    if answer.status_code in (401, 403):
-        raise UserError(f"The server at {base} refuses the API key", "Give the right one with --api-key.")
+    address = read_address(url)
+    dialect = Dialect(extra or {})
+    if proxy := proxy_of(address.root):
+        dialect.notes.append(
+            f"asked through the proxy {proxy} of the environment, whose time is in all others"
+        )
+    target, answer = await _found(http, address, Target(address.root, model or "", api_key, dialect=dialect))
     if model:
         return target
     try:
-        listed = str(answer.json()["data"][0]["id"])
+        listed = answer.json()
+        name = str((listed if isinstance(listed, list) else listed["data"])[0]["id"])
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(
-            f"{base}/v1/models lists no model (status {answer.status_code})", "Name one with --model."
+            f"{target.place('/models')} lists no model (status {answer.status_code})",
+            "Name one with --model.",
         ) from error
-    return Target(base, listed, api_key)
+    return _at(target, target.version, target.query, name)
+
+
+async def _found(http: httpx.AsyncClient, address: Address, at: Target) -> tuple[Target, httpx.Response]:
+    """The target under the first version that lists models, or else the likeliest, and the answer there."""
+    tried = []
+    for version in address.versions:
+        target = _at(at, version, address.query, at.model)
+        tried.append((target, await _models(http, target)))
+        if tried[-1][1].status_code not in ABSENT:
+            return tried[-1]
+    return tried[0]
+
+
+def _at(target: Target, version: str, query: str, model: str) -> Target:
+    return Target(target.url, model, target.api_key, version, query, target.dialect)
+
+
+async def _models(http: httpx.AsyncClient, target: Target) -> httpx.Response:
+    place = target.place("/models")
+    try:
+        answer = await http.get(place, headers=target.headers(), timeout=10.0)
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        raise UserError(
+            f"No server answers at {target.url}{_through(target.url)} ({str(error) or type(error).__name__})",
+            "Name the file with its CA in SSL_CERT_FILE."
+            if "CERTIFICATE_VERIFY_FAILED" in str(error)
+            else "Start one with `lathe serve DIR`, or correct the URL.",
+        ) from error
+    _not_elsewhere(answer, target, "/models")
+    if answer.status_code in (401, 403):
+        raise UserError(
+            f"The server at {target.url} refuses the API key", "Give the right one with --api-key."
+        )
+    return answer
+
+
+def _through(url: str) -> str:
+    proxy = proxy_of(url)
+    return f" through the proxy {proxy}" if proxy else ""
+
+
+def _not_elsewhere(answer: httpx.Response, target: Target, path: str) -> None:
+    """Raises UserError for a redirect: followed every time, it would be a part of every latency."""
+    if answer.is_redirect:
+        place = urljoin(target.place(path), answer.headers["location"])
+        there = place.partition("?")[0].rstrip("/").removesuffix(path)
+        if there == target.place("").partition("?")[0]:
+            return  # only a slash apart; what is asked of it later tells
+        raise UserError(f"The server at {target.url} redirects to {place}", f"Load {there} if you trust it.")
 
 
 def token_counter(
@@ -48,18 +108,16 @@ def token_counter(
     async def count(text: str) -> int | None:
         body = request_body(target.model, text, 1, endpoint)
         del body["stream"], body["stream_options"]
-        try:
-            answer = await http.post(
-                target.url + PATHS[endpoint], json=body, headers=target.headers(), timeout=limit_s
-            )
-        except httpx.HTTPError as error:
-            raise UserError(
-                f"The server at {target.url} failed on a first request ({str(error) or type(error).__name__})"
-            ) from error
+        answer = await _post(http, target, endpoint, body, limit_s)
+        if answer.status_code in REFUSED and "stream" in answer.text.lower():
+            return None  # a server that only streams
         if answer.status_code != 200:
             raise UserError(
                 f"The server at {target.url} answers {answer.status_code} to a first request: "
-                f"{answer.text[:300]}"
+                f"{answer.text[:300]}",
+                f"It may have the other API: --endpoint {OTHER[endpoint]}."
+                if answer.status_code in ABSENT
+                else "",
             )
         try:
             return int(answer.json()["usage"]["prompt_tokens"])
@@ -67,3 +125,22 @@ def token_counter(
             return None
 
     return count
+
+
+async def _post(
+    http: httpx.AsyncClient, target: Target, endpoint: Endpoint, body: dict[str, Any], limit_s: float
+) -> httpx.Response:
+    """The answer to a body, as the server wants it. Raises UserError if there is none."""
+    while True:
+        shaped = target.dialect.shaped(body)
+        try:
+            answer = await http.post(
+                target.place(PATHS[endpoint]), json=shaped, headers=target.headers(), timeout=limit_s
+            )
+        except httpx.HTTPError as error:
+            raise UserError(
+                f"The server at {target.url} failed on a first request ({str(error) or type(error).__name__})"
+            ) from error
+        _not_elsewhere(answer, target, PATHS[endpoint])
+        if answer.status_code not in REFUSED or not target.dialect.learn(body, shaped, answer.text):
+            return answer

@@ -6,12 +6,13 @@ import json
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, cycle, islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
 
+from .lines import numbered_lines
 from .trace import Trace
 
 Prompts = Callable[[int], Iterator[str]]
@@ -139,12 +140,10 @@ def file_prompts(path: Path) -> Prompts:
     Raises:
         UserError: if the file cannot be read or holds no prompt.
     """
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The prompts file {path} cannot be read: {error}") from error
-    if path.suffix == ".jsonl":
-        lines = [_json_prompt(line, path, number) for number, line in zip(count(1), lines, strict=False)]
+    numbered = numbered_lines(path, "The prompts file")
+    lines = [line for _, line in numbered]
+    if path.suffix.lower() == ".jsonl":
+        lines = [_json_prompt(line, path, number) for number, line in numbered]
     if not lines:
         raise UserError(f"The prompts file {path} holds no prompt", "Write one prompt on each line.")
     return lambda seed: islice(cycle(lines), seed % len(lines), None)
@@ -154,11 +153,11 @@ def _json_prompt(line: str, path: Path, number: int) -> str:
     try:
         value = json.loads(line)
     except ValueError as error:
-        raise UserError(f"Prompt {number} of {path} is not JSON: {error}") from error
+        raise UserError(f"Line {number} of {path} is not JSON: {error}") from error
     if isinstance(value, dict):
         value = value.get("prompt", value.get("text"))
     if not isinstance(value, str):
         raise UserError(
-            f"Prompt {number} of {path} is neither a string nor an object with a string 'prompt' or 'text'"
+            f"Line {number} of {path} is neither a string nor an object with a string 'prompt' or 'text'"
         )
     return value

@@ -14,6 +14,8 @@ ROWS = (
     ("requests/s", "requests_per_second"),
     ("TTFT p50", "ttft_ms.p50"),
     ("TTFT p95", "ttft_ms.p95"),
+    ("TTFO p50", "ttfo_ms.p50"),
+    ("TTFO p95", "ttfo_ms.p95"),
     ("TPOT p50", "tpot_ms.p50"),
     ("TPOT p95", "tpot_ms.p95"),
     ("E2E p50", "e2e_ms.p50"),
@@ -96,7 +98,9 @@ def pattern(settings: Mapping[str, Any]) -> str:
 
 def _definitions(whole: Mapping[str, Any]) -> Text:
     text = whole["definitions"]
-    lines = [f"{name[:-3].upper()} = {text[name]}" for name in ("ttft_ms", "tpot_ms", "e2e_ms")]
+    reasons = any(system["ttfo_ms"] for system in whole["systems"].values())
+    names = ("ttft_ms", *(("ttfo_ms",) if reasons else ()), "tpot_ms", "e2e_ms")
+    lines = [f"{name[:-3].upper()} = {text[name]}" for name in names]
     lines += [f"output tokens/s = {text['output_tokens_per_second']}", f"errors = {text['errors']}"]
     if any("peak_rss_bytes" in system["memory"] for system in whole["systems"].values()):
         lines.append(f"peak RSS = {text['peak_rss_bytes']}")
@@ -109,6 +113,9 @@ def notes(whole: Mapping[str, Any]) -> list[str]:
     """What would mislead a reader of the numbers alone."""
     found = []
     for name, system in whole["systems"].items():
+        found += [f"{name}: {remark}" for remark in system["remarks"]]
+        if system["untimed"]:
+            found.append(f"{name}: {untimed_note(system)}")
         if system["output_tokens"] != system["asked_tokens"]:
             mean, asked = (system[key] / system["succeeded"] for key in ("output_tokens", "asked_tokens"))
             found.append(f"{name}: answers have {mean:.1f} tokens on average, {asked:g} were asked for")
@@ -124,6 +131,14 @@ def notes(whole: Mapping[str, Any]) -> list[str]:
         if spread and spread["min"] < 1 < spread["max"]:
             found.append(f"{label}: the rounds disagree on which is faster; no difference is shown")
     return found
+
+
+def untimed_note(system: Mapping[str, Any]) -> str:
+    """Why some answers have no TPOT. `system`: the summary of their round or rounds."""
+    return (
+        f"{system['untimed']} of {system['succeeded']} answers have more tokens than their chunks can time "
+        "(not streamed, or gathered on the way): they have no TPOT and keep no limit of it"
+    )
 
 
 def _value(system: Mapping[str, Any], path: str) -> float | None:

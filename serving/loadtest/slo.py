@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from typing import Any
 
 from compressor.errors import UserError
 
-from .client import Sample
 from .measure import tpot_s
+from .sample import Sample
 
 SECONDS = {"ms": 1e-3, "s": 1.0}
 LIMIT = re.compile(r"\s*(?P<name>[a-z0-9]+)\s*=\s*(?P<value>[0-9.]+)\s*(?P<unit>ms|s)\s*")
@@ -27,7 +27,7 @@ DEFINITIONS = {
 
 MEASURES: dict[str, Callable[[Sample], float]] = {
     "ttft": lambda sample: sample.chunk_s[0],
-    "tpot": lambda sample: tpot_s(sample) or 0.0,
+    "tpot": lambda sample: inf if sample.untimed else tpot_s(sample) or 0.0,
     "e2e": lambda sample: sample.chunk_s[-1],
 }
 """Seconds of a request that succeeded."""
@@ -37,7 +37,7 @@ MEASURES: dict[str, Callable[[Sample], float]] = {
 class Slo:
     """Seconds that a request may take by `MEASURES`, and the share of requests that has to keep them all.
 
-    An answer of one token keeps any limit of TPOT.
+    An answer of one token keeps any limit of TPOT; one whose chunks cannot time its tokens keeps none.
     """
 
     limits_s: dict[str, float]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+BOM = b"\xef\xbb\xbf"
+END = re.compile(rb"\r\n|\n|\r")
 FIELDS = {"data", "event", "id", "retry"}
 
 
@@ -12,27 +16,41 @@ class MalformedStreamError(Exception):
 class EventReader:
     """Turns chunks of bytes, cut anywhere, into the `data` of complete events.
 
-    Lines may end in LF or CRLF; comments (keep-alives) are skipped; an event that the end of the
-    stream cuts off is never returned. An unknown field, which a browser would ignore, is an error
-    here: a load test should not time a broken stream.
+    Lines may end in LF, CRLF or CR; comments (keep-alives) and a byte order mark at the start are skipped;
+    an event that the end of the stream cuts off is never returned. An unknown field, which a browser would
+    ignore, is an error here: a load test should not time a broken stream.
     """
 
     def __init__(self) -> None:
         self._rest = b""
         self._data: list[str] = []
+        self._started = self._after_cr = False
 
     def feed(self, chunk: bytes) -> list[str]:
         """The data of the events that `chunk` completes. Raises MalformedStreamError."""
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
         events = []
-        for raw in lines:
-            line = _decoded(raw.removesuffix(b"\r"))
+        for raw in self._lines(chunk):
+            line = _decoded(raw)
             if line:
                 self._field(line)
             elif self._data:
                 events.append("\n".join(self._data))
                 self._data = []
         return events
+
+    def _lines(self, chunk: bytes) -> list[bytes]:
+        """The lines that `chunk` completes. A CR at its end does, and an LF after it is of the same end."""
+        text = self._rest + chunk
+        if not self._started:
+            if BOM.startswith(text):
+                self._rest = text
+                return []
+            self._started, text = True, text.removeprefix(BOM)
+        if self._after_cr and text:
+            text = text.removeprefix(b"\n")
+        self._after_cr = text.endswith(b"\r") or (self._after_cr and not text)
+        *lines, self._rest = END.split(text) if b"\r" in text else text.split(b"\n")
+        return lines
 
     def _field(self, line: str) -> None:
         name, _, value = line.partition(":")

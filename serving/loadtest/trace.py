@@ -10,6 +10,8 @@ from typing import Any
 
 from compressor.errors import UserError
 
+from .lines import numbered_lines
+
 FORMATS: tuple[tuple[tuple[str, str, str], float], ...] = (
     (("at_s", "prompt_tokens", "output_tokens"), 1.0),
     (("timestamp", "input_length", "output_length"), 1e-3),
@@ -50,13 +52,10 @@ def read_trace(path: Path) -> Trace:
     Raises:
         UserError: if the file cannot be read, is empty, or a line is not such an object.
     """
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The trace {path} cannot be read: {error}") from error
+    lines = numbered_lines(path, "The trace")
     if not lines:
         raise UserError(f"The trace {path} holds no request", _remedy())
-    found = sorted((_recorded(line, path, i) for i, line in enumerate(lines, 1)), key=lambda r: r.at_s)
+    found = sorted((_recorded(line, path, number) for number, line in lines), key=lambda r: r.at_s)
     first = found[0].at_s
     return Trace(path, tuple(Recorded(r.at_s - first, r.prompt_tokens, r.output_tokens) for r in found))
 

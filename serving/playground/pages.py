@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from serving.api.errors import ApiError, on_api_error, on_http_error
+from serving.api.slashes import relative_slashes
 from serving.playground.upstream import Upstream
 
 INDEX, SETUP, FOLDER = "/", "/playground/setup", "/playground/"
@@ -23,6 +25,8 @@ TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+HERE = b'="playground/'
+PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -63,9 +67,11 @@ class Playground:
     @cached_property
     def app(self) -> Starlette:
         """The routes by themselves, for a server that is not ours."""
-        return Starlette(
+        app = Starlette(
             routes=self.routes, exception_handlers={ApiError: on_api_error, HTTPException: on_http_error}
         )
+        relative_slashes(app.router)
+        return app
 
     @property
     def open_paths(self) -> frozenset[str]:
@@ -85,8 +91,18 @@ class Playground:
 def _file(name: str) -> Callable[[Request], Awaitable[Response]]:
     content = files(__package__).joinpath("static", name).read_bytes()
     kind = TYPES[name[name.rfind(".") :]]
+    is_page = name.endswith(".html")
 
-    async def show(_: Request) -> Response:
-        return Response(content, headers={**HEADERS, "content-type": kind})
+    async def show(request: Request) -> Response:
+        prefix = _prefix(request) if is_page else ""
+        shown = content.replace(HERE, f'="{prefix}{FOLDER}'.encode()) if prefix else content
+        return Response(shown, headers={**HEADERS, "content-type": kind})
 
     return show
+
+
+def _prefix(request: Request) -> str:
+    """The path under which a proxy shows this server, where it tells; its page's own addresses are relative,
+    which is wrong only for a page that is shown without the slash at the end."""
+    told = request.headers.get("x-forwarded-prefix") or str(request.scope.get("root_path", ""))
+    return told.rstrip("/") if PATH.fullmatch(told.rstrip("/")) else ""

@@ -14,6 +14,7 @@ from serving.defaults import sampling_defaults
 from serving.engines.registry import ServeOptions
 from serving.engines.vllm.tools import tool_arguments
 from serving.manifest import read_json
+from serving.protocol import KEEP_ALIVE_S
 
 GATE = "serving.engines.vllm.gate.Gate"
 MAX_BATCH = 256
@@ -34,6 +35,7 @@ PAST_THE_GATE = ["--grpc", "--headless", "--data-parallel-multi-port-external-lb
 RUST_FRONTEND = "VLLM_USE_RUST_FRONTEND"
 """Variable that starts an HTTP server without Python, and so without the gate."""
 ENVIRONMENT = {
+    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_S),
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # vLLM would keep a core of a CPU for itself
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
@@ -90,9 +92,11 @@ def _longest(model: Path) -> int | None:
     return int(config["max_position_embeddings"]) if scaled else None
 
 
-def environment(threads: int | None) -> dict[str, str]:
+def environment(threads: int | None, keep_alive: int | None = None) -> dict[str, str]:
     """This process's own, and what vLLM needs, unless the user has set it."""
     found = {**ENVIRONMENT, **os.environ}
+    if keep_alive is not None:
+        found["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] = str(keep_alive)
     if threads is not None:
         found["OMP_NUM_THREADS"] = str(threads)
     if "VLLM_PLUGINS" in found:

@@ -134,7 +134,10 @@ class _Child:
         self._signals = 0
         read, self._write = os.pipe()
         command = [sys.executable, "-m", "serving.engines.vllm.server", *line]
-        variables = environment(options.threads) | {VARIABLE: str(board.path), PARENT: str(read)}
+        variables = environment(options.threads, options.keep_alive) | {
+            VARIABLE: str(board.path),
+            PARENT: str(read),
+        }
         if options.compare_api_key:
             variables[COMPARE_KEY] = options.compare_api_key
         self._process = subprocess.Popen(

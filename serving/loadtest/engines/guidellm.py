@@ -23,11 +23,13 @@ from typing import Any
 
 from compressor.errors import UserError
 
+from ..address import PATHS
 from ..assignment import Assignment
-from ..client import PATHS, Sample, Target
+from ..client import Target
 from ..drive import warm_up
 from ..load import Load
 from ..measure import Round
+from ..sample import Sample
 
 SERIES = "0.8"
 DEFINITIONS = {
@@ -122,6 +124,10 @@ def make(program: str | None) -> GuideLLM:
 
 def scenario(target: Target, load: Load, seed: int, place: Path) -> dict[str, Any]:
     """The scenario file of a round: our prompts from a file, the same body as our own requests have."""
+    if target.version != "/v1" or target.query:
+        raise UserError(
+            f"--engine guidellm asks under /v1 only, and this is {target.place('')}", "Leave the engine out."
+        )
     profile = (
         {"kind": "concurrent", "streams": [load.concurrency]}
         if load.rate is None
@@ -131,11 +137,11 @@ def scenario(target: Target, load: Load, seed: int, place: Path) -> dict[str, An
         "kind": "openai_http",
         "target": target.url,
         "model": target.model,
-        "request_format": PATHS[load.endpoint],
+        "request_format": f"/v1{PATHS[load.endpoint]}",
         "api_key": target.api_key,
         "timeout": load.timeout_s,
         "validate_backend": False,
-        "extras": {"body": {"temperature": 0}},
+        "extras": {"body": {"temperature": 0, **target.dialect.extra}},
     }
     spec = {
         "backend": backend,

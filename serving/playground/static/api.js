@@ -1,5 +1,7 @@
 // Requests to this server, and through it to the one it is compared with. The key lives here, in memory only.
 
+/** Where the server's paths begin, under whatever prefix a proxy has put it. */
+const ROOT = new URL("..", import.meta.url);
 let key = "";
 
 export function useKey(value) {
@@ -19,7 +21,7 @@ async function ask(path, options = {}) {
   if (key) headers.authorization = `Bearer ${key}`;
   let answer;
   try {
-    answer = await fetch(path, { ...options, headers, cache: "no-store", credentials: "omit" });
+    answer = await fetch(new URL(path, ROOT), { ...options, headers, cache: "no-store", credentials: "omit" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, "the server does not answer");
@@ -44,7 +46,7 @@ export async function getText(path) {
   return (await ask(path)).text();
 }
 
-/** The events of a streamed answer, as objects, until [DONE]. */
+/** The events of a streamed answer, as objects, until [DONE], or its end where all was said. */
 export async function* stream(path, body, signal) {
   const answer = await ask(path, {
     method: "POST",
@@ -53,6 +55,7 @@ export async function* stream(path, body, signal) {
     signal,
   });
   let text = "";
+  let ended = false;
   for await (const part of parts(answer.body.pipeThrough(new TextDecoderStream()))) {
     text += part;
     const events = text.split(/\r?\n\r?\n/);
@@ -63,9 +66,11 @@ export async function* stream(path, body, signal) {
       if (data === "[DONE]") return;
       const document = JSON.parse(data);
       if (document.error) throw new ApiError(answer.status, document.error.message);
+      ended ||= Boolean(document.choices?.[0]?.finish_reason);
       yield document;
     }
   }
+  if (ended) return;
   throw new ApiError(answer.status, "the answer was broken off");
 }
 

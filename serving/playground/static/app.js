@@ -7,8 +7,8 @@ import { Metrics } from "./metrics.js";
 import { tabs } from "./tabs.js";
 import { round } from "./timing.js";
 
-const SETUP = "/playground/setup";
-const COMPARE = "/compare";
+const SETUP = "playground/setup";
+const COMPARE = "compare/";
 let columns = [];
 let stopping = null;
 
@@ -39,7 +39,7 @@ async function columnsOf({ model, chat, compare }) {
   const found = [new Column({ name: model, side: "subnet", prefix: "", chat })];
   if (!compare) return found;
   try {
-    const other = (await getJson(`${COMPARE}/v1/models`)).data[0].id;
+    const other = (await getJson(`${COMPARE}v1/models`)).data[0].id;
     found.push(new Column({ name: other, side: "other", prefix: COMPARE, chat }));
   } catch (error) {
     byId("alone").textContent = `Only one model: ${error.message}. Load this page again to try once more.`;

@@ -2,6 +2,7 @@
 
 import { stream } from "./api.js";
 import { element } from "./dom.js";
+import { pieceOf } from "./piece.js";
 import { Timing } from "./timing.js";
 
 export class Column {
@@ -32,27 +33,30 @@ export class Column {
 
   /** Ask, show the answer as it arrives, give a sentence about it. A failure is shown, not thrown. */
   async answer(text, { maxTokens, temperature, signal }) {
+    const thoughts = element("p", { class: "reasoning" });
+    const thinking = element("details", { class: "quiet", hidden: "" }, element("summary", {}, "Reasoning"), thoughts);
     const answer = element("p", { class: "text" });
     const stats = element("p", { class: "quiet stats" });
-    const turn = element("article", { "aria-busy": "true" }, element("p", { class: "asked" }, text), answer, stats);
+    const turn = element("article", { "aria-busy": "true" }, element("p", { class: "asked" }, text), thinking, answer, stats);
     this.#log.append(turn);
     const timing = new Timing();
     const show = paintedOnce(() => {
+      thoughts.textContent = thought;
+      thinking.hidden = !thought;
       answer.textContent = written;
       stats.textContent = timing.toString();
       this.#log.scrollTop = this.#log.scrollHeight;
     });
+    let thought = "";
     let written = "";
     show();
     try {
       const body = { model: this.name, max_tokens: maxTokens, temperature, stream: true, stream_options: { include_usage: true } };
       for await (const event of stream(this.#path, { ...body, ...this.#question(text) }, signal)) {
-        const choice = event.choices?.[0];
-        const piece = choice?.delta?.content ?? choice?.text;
-        if (piece) {
-          written += piece;
-          timing.piece();
-        }
+        const piece = pieceOf(event.choices?.[0]);
+        thought += piece.reasoning;
+        written += piece.text;
+        if (piece.carries) timing.piece();
         timing.counted(event.usage);
         show();
       }
@@ -70,7 +74,7 @@ export class Column {
   }
 
   get #path() {
-    return `${this.prefix}/v1/${this.chat ? "chat/completions" : "completions"}`;
+    return `${this.prefix}v1/${this.chat ? "chat/completions" : "completions"}`;
   }
 
   #question(text) {

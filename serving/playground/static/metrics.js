@@ -55,7 +55,7 @@ export class Metrics {
   async #read(column) {
     let now;
     try {
-      now = { ...figures(await getText(`${column.prefix}/metrics`)), at: performance.now() };
+      now = { ...figures(await getText(`${column.prefix}metrics`)), at: performance.now() };
     } catch (error) {
       return `${column.name}: ${error.message}`;
     }

@@ -49,7 +49,8 @@ SURFACE = {
     "serve": {
         "out", "--host", "--port", "--engine", "--device", "--threads", "--max-batch", "--max-length",
         "--max-queue", "--prefix-cache", "--served-model-name", "--api-key", "--api-key-file",
-        "--allowed-origins", "--drain-timeout", "--request-timeout", "--write-timeout", "--metrics-alias",
+        "--allowed-origins", "--drain-timeout", "--request-timeout", "--write-timeout", "--keep-alive",
+        "--metrics-alias",
         "--playground", "--no-playground", "--compare", "--compare-api-key", "--draft", "--draft-tokens",
         "engine_args", "--json", "--debug", "--no-debug",
         "--generation-config", "--default-chat-template-kwargs",
@@ -59,7 +60,7 @@ SURFACE = {
         "--rounds", "--seed", "--timeout", "--endpoint", "--model", "--api-key", "--prompts",
         "--prompt-tokens", "--output-tokens", "--serve-options", "--output", "-o", "--json", "--debug",
         "--no-debug", "--slo", "--slo-share", "--ramp-to", "--trace", "--html",
-        "--engine", "--guidellm",
+        "--engine", "--guidellm", "--extra-body",
     },
 }  # fmt: skip
 

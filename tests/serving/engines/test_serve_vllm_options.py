@@ -152,6 +152,15 @@ def test_the_users_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["OMP_NUM_THREADS"] == "3"
 
 
+def test_s4_idle_connections_stay_on_vllm_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
+    monkeypatch.delenv(name, raising=False)
+    assert environment(threads=None)[name] == "75"
+    monkeypatch.setenv(name, "33")
+    assert environment(threads=None)[name] == "33"
+    assert environment(threads=None, keep_alive=120)[name] == "120"
+
+
 def test_the_board(tmp_path: Path) -> None:
     board = Board(tmp_path)
     board.publish(SERVED)

@@ -12,10 +12,10 @@ from compressor.errors import UserError
 from serving.cli.loadtest import loadtest
 from serving.loadtest.bench import Bench
 from serving.loadtest.capacity import most, steady
-from serving.loadtest.client import Sample
 from serving.loadtest.load import Load
 from serving.loadtest.measure import Round
 from serving.loadtest.mock import Mock
+from serving.loadtest.sample import Sample
 from serving.loadtest.slo import parse_slo
 
 ServeMock = Callable[[Mock], str]

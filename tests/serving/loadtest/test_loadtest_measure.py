@@ -3,8 +3,8 @@ import random
 import numpy as np
 import pytest
 
-from serving.loadtest.client import Sample
 from serving.loadtest.measure import Round, distribution, percentile, summary
+from serving.loadtest.sample import Sample
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 100])

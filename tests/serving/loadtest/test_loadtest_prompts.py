@@ -54,3 +54,23 @@ def test_a_file_without_prompts_is_the_users_error(tmp_path: Path, content: str)
         file_prompts(path)
     with pytest.raises(UserError, match="cannot be read"):
         file_prompts(tmp_path / "absent.txt")
+
+
+def test_c5_only_a_line_feed_ends_a_line_and_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    odd = "a\u2028b\u0085c\x0cd"
+    for name, content in (
+        ("p.jsonl", f'"{odd[:3]}"\n\n{{"prompt": "{odd[:5]}"}}\n'),
+        ("P.JSONL", f'"{odd[:3]}"\r\n"{odd[:5]}"\r\n'),
+        ("p.txt", f"{odd}\n\nx\n"),
+    ):
+        path = tmp_path / name
+        path.write_bytes(b"\xef\xbb\xbf" + content.encode())
+        expected = [odd, "x"] if name == "p.txt" else [odd[:3], odd[:5]]
+        assert list(islice(file_prompts(path)(0), 2)) == expected
+
+
+def test_c5_the_line_that_is_wrong_is_the_line_that_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('"a\u2028b"\n\n\n{bad\n')
+    with pytest.raises(UserError, match="Line 4 of"):
+        file_prompts(path)

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from compressor.errors import UserError
 from serving.loadtest.bisection import RESOLUTION, Bisection
-from serving.loadtest.client import Sample
+from serving.loadtest.sample import Sample
 from serving.loadtest.slo import Slo, parse_slo, wilson
 
 

@@ -90,3 +90,13 @@ def test_a_trace_allows_no_other_lengths() -> None:
         run("http://127.0.0.1:9", Load(trace=trace), setup=Setup(PromptChoice(tokens=3)))
     with pytest.raises(UserError, match="Give one of"):
         Load(trace=trace, rate=1.0)
+
+
+def test_c5_lines_of_a_trace_are_those_of_an_editor(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    line = '{"at_s": 1, "prompt_tokens": 2, "output_tokens": 3, "note": "a\u2028b"}'
+    path.write_bytes(b"\xef\xbb\xbf" + f"{line}\r\n\r\n{line}\n".encode())
+    assert len(read_trace(path).requests) == 2
+    path.write_text(f"{line}\n\n\n{{bad\n")
+    with pytest.raises(UserError, match="Line 4 of"):
+        read_trace(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from compress_command import lathe
+from other_server import serving
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -37,21 +36,6 @@ def playing(
     upstream = Upstream(compare, key) if compare else None
     with running(artefact_dir, playground=Playground(SETUP, upstream), **options) as server:
         yield server
-
-
-@contextmanager
-def other_server(*routes: Route) -> Iterator[str]:
-    """A server of anything, in a thread."""
-    config = uvicorn.Config(Starlette(routes=list(routes)), log_level="critical", ws="none", lifespan="off")
-    server = uvicorn.Server(config)
-    with listen("127.0.0.1", 0) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield url_of(listener)
-        finally:
-            server.should_exit = True
-            thread.join(10)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +127,7 @@ def test_keys_do_not_mix(artefact_dir: Path) -> None:
         return JSONResponse({"data": []}, headers={"set-cookie": "a=b", "x-secret": "theirs"})
 
     with (
-        other_server(Route("/v1/models", note)) as url,
+        serving(Starlette(routes=[Route("/v1/models", note)])) as url,
         playing(artefact_dir, f"{url}/v1/", "theirs", api_key="ours") as pair,
     ):
         answer = httpx.get(f"{pair.url}/compare/v1/models", headers=own(pair) | {"cookie": "c=d"})
@@ -157,7 +141,8 @@ def test_redirects_are_not_followed(artefact_dir: Path, server: Running) -> None
     async def elsewhere(_: Request) -> Response:
         return RedirectResponse(f"{server.url}/v1/models")
 
-    with other_server(Route("/v1/models", elsewhere)) as url, playing(artefact_dir, url) as pair:
+    app = Starlette(routes=[Route("/v1/models", elsewhere)])
+    with serving(app) as url, playing(artefact_dir, url) as pair:
         answer = httpx.get(f"{pair.url}/compare/v1/models")
     assert answer.status_code == 502
     assert "redirect" in answer.json()["error"]["message"]

@@ -1,0 +1,32 @@
+"""What answers a path that no route has: 404, or, where only the slash at its end is wrong, the right place.
+
+Starlette's own redirect repeats scheme, host and path as they arrived here, which behind a proxy that ends
+TLS or takes off a path prefix lead elsewhere. A relative one is right whatever stands in front.
+"""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse
+from starlette.routing import Match, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+def relative_slashes(router: Router) -> None:
+    """Make `router` redirect `/path/` to `/path` by a relative address, with 307, and nothing else."""
+    router.redirect_slashes = False
+    router.default = _without_slash(router)
+
+
+def _without_slash(router: Router) -> ASGIApp:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].removesuffix("/")
+        shorter = {**scope, "path": path}
+        wrong_by_more = path == scope["path"] or path.endswith("/")
+        if wrong_by_more or all(route.matches(shorter)[0] is Match.NONE for route in router.routes):
+            raise HTTPException(404)
+        query = scope["query_string"].decode("latin-1")
+        place = f"../{path.rpartition('/')[2]}{'?' if query else ''}{query}"
+        await RedirectResponse(place)(scope, receive, send)
+
+    return answer

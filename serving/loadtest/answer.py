@@ -1,0 +1,135 @@
+"""From the events of one streamed answer to its sample: which chunks carry tokens, how many there were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .sample import RequestError, Sample
+from .sse import MalformedStreamError
+
+LABELS = frozenset(
+    {"role", "type", "id", "index", "format", "object", "status", "annotations", "signature", "logprobs"}
+)
+"""Fields of a delta that no token stands behind. Every other text is made of tokens, whatever its name."""
+REASONING = ("reason", "think", "thought")
+"""In the names and types of what a model says before its answer."""
+
+
+class AnswerReader:
+    """Notes in `sample` what the events bring, and when."""
+
+    def __init__(self, sample: Sample) -> None:
+        self._sample = sample
+        self._blank_s: list[float] = []
+        self._grown_s: list[float] = []
+        self._counts: list[tuple[float, int]] = []
+        self._reasoned = self._reasoning_told = 0
+        self._ended = False
+
+    def event(self, data: str, arrived: float) -> None:
+        """Raises MalformedStreamError, and RequestError for an event that is an error."""
+        if data == "[DONE]":
+            self._ended = True
+            return
+        event = _object(data)
+        complaint = event.get("error") or (event if event.get("object") == "error" else None)
+        if complaint is None and "choices" not in event and "usage" not in event:
+            complaint = event.get("detail") or event.get("message")
+        if complaint:
+            raise RequestError("error_event", json.dumps(complaint)[:300])
+        try:
+            carried = [self._choice(choice, arrived) for choice in event.get("choices") or ()]
+            self._usage(event.get("usage") or {}, arrived, carried)
+        except (AttributeError, TypeError) as error:
+            raise MalformedStreamError(f"an event of another shape: {data[:80]!r}") from error
+
+    def finish(self) -> None:
+        """Settle the sample once the stream is over. Raises RequestError for an answer that is none."""
+        sample = self._sample
+        if not self._ended:
+            raise RequestError("truncated", "the stream ended without [DONE] or a finish reason")
+        if not sample.chunk_s:
+            unseen = f", though usage names {sample.output_tokens}" if sample.output_tokens else ""
+            raise RequestError("no_tokens", f"the stream ended without a token{unseen}")
+        sample.told = sample.output_tokens > 0
+        if not sample.told:
+            sample.output_tokens = len(sample.chunk_s)
+        self._count_blanks(sample.output_tokens - len(sample.chunk_s))
+        if self._running:
+            sample.first_tokens = max(count for at, count in self._counts if at == self._counts[0][0])
+        unaccounted = sample.output_tokens - len(sample.chunk_s)
+        if not self._reasoned and self._reasoning_told:
+            sample.hidden_tokens = min(self._reasoning_told, max(unaccounted, 0))
+
+    @property
+    def _running(self) -> bool:
+        """Whether chunks told running counts, and not that of the whole each."""
+        return len({count for _, count in self._counts}) > 1
+
+    def _choice(self, choice: Mapping[str, Any], arrived: float) -> bool:
+        """Whether this choice of an event carries tokens; noted if so."""
+        self._ended = self._ended or bool(choice.get("finish_reason"))
+        delta = choice.get("delta") or choice.get("message") or {}
+        answers = _says(choice.get("text")) or any(
+            _says(delta[name]) for name in delta if _answers(name, delta)
+        )
+        reasons = not answers and _says(delta)
+        if not (answers or reasons):
+            self._blank_s.append(arrived)
+            return False
+        if answers and self._reasoned and self._sample.answer_s is None:
+            self._sample.answer_s = arrived
+        self._reasoned += reasons
+        self._sample.chunk_s.append(arrived)
+        return True
+
+    def _usage(self, usage: Mapping[str, Any], arrived: float, carried: list[bool]) -> None:
+        """`carried`: whether each choice of the same event carries tokens."""
+        told, prompt = usage.get("completion_tokens") or 0, usage.get("prompt_tokens")
+        details = usage.get("completion_tokens_details") or {}
+        self._reasoning_told = details.get("reasoning_tokens") or self._reasoning_told
+        if any(carried) and told:
+            self._counts.append((arrived, told))
+        elif carried and told > self._sample.output_tokens:
+            self._grown_s.append(arrived)
+        self._sample.output_tokens = max(self._sample.output_tokens, told)
+        self._sample.prompt_tokens = self._sample.prompt_tokens if prompt is None else prompt
+
+    def _count_blanks(self, missing: int) -> None:
+        """Tokens may have no text of their own (a part of a character, the end): chunks without any after
+        the first are taken for so many tokens as the server counts and no text shows, or for those with which
+        its running count grew."""
+        first = self._sample.chunk_s[0]
+        candidates = self._grown_s if self._running else self._blank_s
+        blanks = [at for at in candidates if at >= first][: max(missing, 0)]
+        self._sample.chunk_s = sorted([*self._sample.chunk_s, *blanks])
+
+
+def _object(data: str) -> dict[str, Any]:
+    try:
+        event = json.loads(data)
+    except ValueError as error:
+        raise MalformedStreamError(f"an event that is not JSON: {data[:80]!r}") from error
+    if not isinstance(event, dict):
+        raise MalformedStreamError(f"an event that is not a JSON object: {data[:80]!r}")
+    return event
+
+
+def _answers(name: str, delta: Mapping[str, Any]) -> bool:
+    """Whether a field is of the answer itself, by its name, or by the types of its parts."""
+    if name in LABELS or any(word in name for word in REASONING):
+        return False
+    parts = delta[name] if isinstance(delta[name], list) else []
+    kinds = [str(part.get("type", "")) for part in parts if isinstance(part, dict)]
+    return not (kinds and all(any(word in kind for word in REASONING) for kind in kinds))
+
+
+def _says(value: Any) -> bool:
+    """A text that is not empty, anywhere but under a label; white space is text."""
+    if isinstance(value, str):
+        return value != ""
+    if isinstance(value, Mapping):
+        return any(_says(part) for name, part in value.items() if name not in LABELS)
+    return isinstance(value, list) and any(_says(part) for part in value)
