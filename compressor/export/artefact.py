@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from compressor.config_file import read_config
 from compressor.errors import UserError
 from compressor.export.base import Export, exporters
 from compressor.export.dense import staged
@@ -18,7 +19,7 @@ from compressor.families import exported
 from compressor.headers import check_tensors, read_index
 from compressor.modeling import AUTO_MAPS
 from compressor.plan import Plan
-from compressor.source import Source, open_source, read_config
+from compressor.source import Source, open_source
 
 REPORT = "report.json"
 

@@ -129,6 +129,8 @@ def only_bin(path: Path) -> None:
 
 
 def index(path: Path, text: str) -> None:
+    """Instead of the single file, which would be read."""
+    (path / WEIGHTS).rename(path / "model-00001-of-00001.safetensors")
     (path / "model.safetensors.index.json").write_text(text)
 
 
