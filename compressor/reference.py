@@ -1,0 +1,67 @@
+"""Transformers' own reading of a dense checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor.config_file import read_document
+from compressor.errors import UserError
+
+
+def reference_config(path: str | Path) -> Any:
+    """Its configuration, as `AutoConfig.from_pretrained` gives it, with the data types of `read_document`;
+    packed experts are to be loaded as floats.
+
+    Raises:
+        UserError: config.json cannot be read, or transformers refuses it.
+    """
+    from transformers import AutoConfig
+
+    document = read_document(Path(path))
+    packed = document.get("quantization_config")
+    if isinstance(packed, dict) and packed.get("quant_method") == "mxfp4":
+        document["quantization_config"] = packed | {"dequantize": True}
+    try:
+        if "auto_map" in document or "model_type" not in document:
+            return AutoConfig.from_pretrained(path)
+        kind = type(AutoConfig.for_model(document["model_type"]))
+        return kind.from_dict(document, name_or_path=str(path))
+    except Exception as error:
+        raise UserError(f"transformers refuses the config.json of {path}: {error}") from None
+
+
+def load_reference(path: str | Path | None, config: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """A causal LM in float32, ready to run, and what transformers says of its loading: `missing_keys`,
+    `unexpected_keys`.
+
+    Args:
+        path: the checkpoint; None where options have a `state_dict`.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    with quietly():
+        model, info = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+            path, config=config, dtype=torch.float32, output_loading_info=True, **options
+        )
+    return model.eval(), info
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Our stages tell of progress, and we of what differs; transformers does not."""
+    from transformers.utils import logging
+
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
