@@ -17,7 +17,7 @@ import torch
 from compressor.alongside import Alongside
 from compressor.errors import UserError
 from compressor.families import stored_name
-from compressor.reference import load_reference, reference_config
+from compressor.reference import check_found, load_reference, reference_config
 from compressor.source import Source
 
 _TOKENS = 48
@@ -39,10 +39,10 @@ def check_agreement(source: Source, whole: bool) -> str:
     config = reference_config(source.path)
     source, shortened = _shortened(source, config)
     ids = _ids(source)
-    ours = Alongside(source, config, ids, whole)
     try:
+        ours = Alongside(source, config, ids, whole)
         for first, (model, info) in _whole(source, config) if whole else _by_layer(source, config, ids):
-            _check_found(source, info["missing_keys"])
+            check_found(source.path, info)
             ours.along(model, first)
     except (UserError, MemoryError):
         raise
@@ -50,7 +50,7 @@ def check_agreement(source: Source, whole: bool) -> str:
         return f"not compared with transformers, which needs {error.name} to load it"
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"transformers cannot load {source.path}: {reason}") from error
+        raise UserError(f"{source.path} cannot be run, by transformers or by Lathe: {reason}") from error
     how = "" if whole else ", loaded layer by layer"
     note = f", with sliding windows of {_WINDOW} tokens" if shortened else ""
     return (
@@ -104,11 +104,3 @@ def _by_layer(
             if name.startswith(prefix)
         }
         yield index, load_reference(None, one, state_dict=own | others)
-
-
-def _check_found(source: Source, missing: set[str]) -> None:
-    if missing:
-        raise UserError(
-            f"transformers does not find `{min(missing)}` in {source.path}, and makes up random values for it",
-            "Give the tensors the names that transformers saves them under.",
-        )

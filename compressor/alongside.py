@@ -44,7 +44,8 @@ class Alongside:
     def __init__(self, source: Source, config: Any, ids: torch.Tensor, whole: bool) -> None:
         order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(0))
         self._source, self._config = source, config
-        self._tokens, self._rows = (ids[order], None) if whole else (order, ids)
+        self._tokens = ids[order] if whole else order
+        self._rows = None if whole else ids
         self._ours = LayeredModel.open(source, Room(source.path))  # bounded: a layer is read when asked for
         self._stream = self._ours.embedding[ids[order][None]]
         self.largest = 0.0
@@ -136,5 +137,9 @@ class Alongside:
                 entry = index.get(f"{prefix}.{name}")
                 if entry and not (entry.shape == value.shape and torch.equal(entry.read().float(), value)):
                     return f"its `{prefix}.{name}` is not the one that is stored in {entry.file.name}"
-        given = sorted(self._config.to_diff_dict().keys() - _SEEN)
-        return f"its weights are the same, so a setting is not (config.json has {', '.join(given) or 'none'})"
+        usual = type(self._config)().to_dict()
+        given = {name for name, value in self._config.to_dict().items() if value != usual.get(name, _SEEN)}
+        return (
+            "its weights are the same, so a setting of config.json is read in another way (not as usual: "
+            f"{', '.join(sorted(given - _SEEN)) or 'none'})"
+        )

@@ -10,7 +10,7 @@ from typing import Any
 from compressor.config_file import read_config
 from compressor.errors import UserError
 from compressor.export.base import Export, exporters
-from compressor.export.dense import staged
+from compressor.export.dense import alike, staged
 from compressor.export.files import write_json
 from compressor.export.layout import cut_tensors
 from compressor.export.manifest import write_manifest
@@ -79,7 +79,7 @@ def open_model(model: str) -> Export:
     """
     if is_artefact(Path(model)):
         return open_artefact(Path(model))
-    return Export.whole(open_source(model))
+    return Export.whole(alike(open_source(model)))
 
 
 def carry_report(job: Export, directory: Path, quantization: dict[str, Any]) -> None:
