@@ -20,19 +20,24 @@ def reference_config(path: str | Path) -> Any:
     Raises:
         UserError: config.json cannot be read, or transformers refuses it.
     """
-    from transformers import AutoConfig
-
     document = read_document(Path(path))
     packed = document.get("quantization_config")
     if isinstance(packed, dict) and packed.get("quant_method") == "mxfp4":
         document["quantization_config"] = packed | {"dequantize": True}
     try:
-        if "auto_map" in document or "model_type" not in document:
-            return AutoConfig.from_pretrained(path)
-        kind = type(AutoConfig.for_model(document["model_type"]))
-        return kind.from_dict(document, name_or_path=str(path))
+        with quietly():
+            return _config(path, document)
     except Exception as error:
         raise UserError(f"transformers refuses the config.json of {path}: {error}") from None
+
+
+def _config(path: str | Path, document: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    if "auto_map" in document or "model_type" not in document:
+        return AutoConfig.from_pretrained(path)
+    kind = type(AutoConfig.for_model(document["model_type"]))
+    return kind.from_dict(document, name_or_path=str(path))
 
 
 def load_dense(path: Path) -> Any:

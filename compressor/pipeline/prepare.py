@@ -14,6 +14,7 @@ import torch
 from compressor.agreement import check_agreement
 from compressor.calibration import Calibration, load_calibration
 from compressor.device import CPU, DeviceMemory
+from compressor.errors import UserError
 from compressor.layered import LayeredModel
 from compressor.order import orders
 from compressor.pipeline.options import WINDOW, Options
@@ -125,7 +126,12 @@ def _compare(card: Card, run: RunDirectory, progress: Progress) -> None:
         progress.say(f"{source.name} {found}")
         return found
 
-    run.json(f"agreement-{key(source.config, stats)}", compared)
+    try:
+        run.json(f"agreement-{key(source.config, stats)}", compared)
+    except UserError:
+        if not run.resumed:
+            run.remove()
+        raise
 
 
 def _ordered(ordering: Ordering, prepared: Prepared, missing: Sequence[int]) -> Iterator[Tensors]:
