@@ -49,6 +49,8 @@ def check_agreement(source: Source, whole: bool) -> str:
     except ImportError as error:
         return f"not compared with transformers, which needs {error.name} to load it"
     except Exception as error:
+        if "alloc" in str(error):  # memory was full, which is told where it was limited
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{source.path} cannot be run, by transformers or by Lathe: {reason}") from error
     how = "" if whole else ", loaded layer by layer"

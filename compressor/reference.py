@@ -32,12 +32,11 @@ def reference_config(path: str | Path) -> Any:
 
 
 def _config(path: str | Path, document: dict[str, Any]) -> Any:
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
-    if "auto_map" in document or "model_type" not in document:
+    if document.get("model_type") not in CONFIG_MAPPING:
         return AutoConfig.from_pretrained(path)
-    kind = type(AutoConfig.for_model(document["model_type"]))
-    return kind.from_dict(document, name_or_path=str(path))
+    return CONFIG_MAPPING[document["model_type"]].from_dict(document, name_or_path=str(path))
 
 
 def load_dense(path: Path) -> Any:

@@ -52,9 +52,14 @@ def _named(path: Path, name: str) -> list[Path]:
 
 def _shards(path: Path, index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        document = json.loads(index.read_text())
+        names = sorted(set(document["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"cannot read {index}: {error!r}") from None
+    if "metadata" not in document:
+        raise UserError(
+            f"{index} has no `metadata`, without which transformers does not load it", 'Add `"metadata": {}`.'
+        )
     return [_inside(path, str(name), f"{index.name} names") for name in names]
 
 

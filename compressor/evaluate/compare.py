@@ -29,6 +29,8 @@ from serving.manifest import GRAPH
 
 _LONGEST = 2048
 _log = logging.getLogger(__name__)
+_told: set[str] = set()
+"""Warnings, each given once."""
 
 
 def scores(
@@ -116,15 +118,17 @@ def check_checkpoint(model: str) -> dict[str, Any]:
         UserError: it is not a checkpoint directory, or has an adapter.
     """
     refuse_adapters(Path(model))
-    note = layout_note(Path(model))
-    if note:
-        _log.warning(note)
     try:
-        return dict(json.loads((Path(model) / "config.json").read_text(encoding="utf-8")))
+        config = dict(json.loads((Path(model) / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         raise UserError(
             f"{model} is not a checkpoint directory", "It must hold config.json and safetensors."
         ) from None
+    note = layout_note(Path(model), config.get("transformers_weights"))
+    if note and note not in _told:
+        _told.add(note)
+        _log.warning(note)
+    return config
 
 
 def _context(model: str) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from compressor.cache import cache_root
-from compressor.config_file import read_document
+from compressor.config_file import read_config
 from compressor.errors import UserError
 from compressor.export.base import Export, exporters
 from compressor.export.checkpoint import copy_companions
@@ -98,7 +98,7 @@ def write_artefact(directory: Path, job: Export, to: str) -> None:
     exporter.check(source)
     exporter.write(directory, job)
     if not (directory / "config.json").exists():
-        write_json(directory / "config.json", read_document(source.path))
+        write_json(directory / "config.json", read_config(source.path))
         copy_companions(source.path, directory)
     write_json(directory / "plan.json", job.plan.to_json())
 

@@ -185,3 +185,29 @@ def test_c9_the_prefix_of_names_may_be_missing_or_doubled(tmp_path: Path, family
         assert torch.equal(logits(found), before)
         check_agreement(found, whole=False)
         source = stored(found, {change(n): None for n in names} | names)
+
+
+@pytest.mark.parametrize(
+    ("family", "old", "new"),
+    [("gpt_neox", "embed_out.", "lm_head."), ("mixtral", ".block_sparse_moe.", ".mlp.")],
+)
+def test_c9_newer_names_of_a_family_are_read(tmp_path: Path, family: str, old: str, new: str) -> None:
+    source = family_checkpoint(tmp_path, FIRST[family])
+    before = logits(source)
+    named = {name: entry.read() for name, entry in source.index.items() if old in name}
+    assert named
+    found = stored(source, dict.fromkeys(named) | {n.replace(old, new): v for n, v in named.items()})
+    assert torch.equal(logits(found), before)
+    check_agreement(found, whole=False)
+
+
+def test_c9_a_tensor_under_two_names_is_refused(tmp_path: Path) -> None:
+    source = family_checkpoint(tmp_path, "llama, plain")
+    with pytest.raises(UserError, match="`model.norm.weight` twice, as `.*norm.weight` and"):
+        stored(source, {"norm.weight": source.tensor("model.norm.weight")})
+
+
+def test_c9_a_base_model_without_the_head_that_it_needs_is_refused(tmp_path: Path) -> None:
+    source = family_checkpoint(tmp_path, "llama, plain")
+    with pytest.raises(UserError, match="lacks the tensor `lm_head.weight`"):
+        stored(source, {"lm_head.weight": None})

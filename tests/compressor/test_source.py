@@ -174,7 +174,8 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "index is not JSON": (lambda p: index(p, "{"), "index.json"),
     "index is a list": (lambda p: index(p, "[]"), "index.json"),
     "index maps to lists": (lambda p: index(p, '{"weight_map": {"a": []}}'), "index.json"),
-    "a shard is missing": (lambda p: index(p, '{"weight_map": {"a": "b.safetensors"}}'), "b.safetensors"),
+    "a shard is missing": (
+        lambda p: index(p, '{"metadata": {}, "weight_map": {"a": "b.safetensors"}}'), "b.safetensors"),
 }  # fmt: skip
 
 

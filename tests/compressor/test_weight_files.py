@@ -108,6 +108,8 @@ def weight_map(path: Path, **files: str) -> None:
 
 
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "index without metadata": (
+        lambda p: (p / INDEX).write_text(json.dumps({"weight_map": {}})), "has no `metadata`"),
     "index that leads out": (lambda p: weight_map(p, a="../x.safetensors"), r"`\.\./x.safetensors`.*not in"),
     "index with an absolute path": (lambda p: weight_map(p, a="/x.safetensors"), "is not in the folder"),
     "index of a missing shard": (lambda p: weight_map(p, a="no.safetensors"), "no.safetensors"),

@@ -74,8 +74,10 @@ def test_c1_a_profile_is_of_the_model_with_its_head(headed: Tiny, tmp_path: Path
     assert Profile.load(file).shape["tied_embeddings"] is False
 
 
-def test_c2_the_single_file_is_compressed_and_evaluated(tiny: Tiny, tmp_path: Path) -> None:
-    other = make_tiny(tmp_path / "both", rms_norm_eps=1e-5)
+def test_c2_the_single_file_is_compressed_and_evaluated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = make_tiny(tmp_path / "both")
     shards = load_file(other.model / WEIGHTS)
     shards[HEAD] = shards[HEAD].flip(0).contiguous()
     save_file(shards, other.model / "model-00001-of-00001.safetensors", {"format": "pt"})
@@ -88,6 +90,8 @@ def test_c2_the_single_file_is_compressed_and_evaluated(tiny: Tiny, tmp_path: Pa
     assert torch.equal(subnet[HEAD], dense[HEAD])
     assert not torch.equal(subnet[HEAD], shards[HEAD])
     assert torch.equal(load_model(str(other.model)).lm_head.weight, dense[HEAD])
+    assert lathe("evaluate", str(other.model), "--text", str(other.text), "--windows", "2").exit_code == 0
+    assert "the single file is read and the shards are not" in caplog.text
 
 
 @pytest.mark.parametrize("command", ["compress", "plan", "export", "export --quantize"])
