@@ -12,11 +12,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from compressor.errors import UserError
+from compressor.weight_files import weight_files
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16,
@@ -25,6 +27,8 @@ _DTYPES = {
 }  # fmt: skip
 FLOATS = ("F64", "F32", "BF16", "F16")
 _MAX_HEADER = 100 * 2**20
+_DERIVED = ("rotary_emb.inv_freq", ".masked_bias")
+"""How names of tensors end that older checkpoints hold and models work out themselves."""
 
 
 @dataclass(frozen=True)
@@ -78,27 +82,15 @@ class TensorEntry:
             memory = memory[count:]
 
 
-def read_index(path: Path) -> dict[str, TensorEntry]:
-    """Every tensor of a checkpoint, by name, from its safetensors headers.
+def read_index(path: Path, named: Any = None) -> dict[str, TensorEntry]:
+    """Every tensor of a checkpoint, by name, from the headers of its `weight_files`.
 
     Raises:
         UserError: a file is missing, truncated or damaged.
     """
-    index_file, single = path / "model.safetensors.index.json", path / "model.safetensors"
-    if index_file.exists():
-        try:
-            files = sorted(set(json.loads(index_file.read_text())["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"cannot read {index_file}: {error!r}") from None
-        shards = [path / Path(str(name)).name for name in files]
-    elif single.exists():
-        shards = [single]
-    else:
-        hint = " It has PyTorch .bin files: convert them to safetensors." if list(path.glob("*.bin")) else ""
-        raise UserError(f"{path} has no model.safetensors and no model.safetensors.index.json.{hint}")
     index: dict[str, TensorEntry] = {}
-    for shard in shards:
-        index.update(read_header(shard))
+    for file in weight_files(path, named):
+        index.update(read_header(file))
     return index
 
 
@@ -150,7 +142,7 @@ def check_no_others(path: Path, known: set[str], index: dict[str, TensorEntry]) 
     """Refuse weights that the family has no place for: the model would be another without them. What is no
     number is none: Pythia's checkpoints hold causal masks that are called a bias."""
     for name in sorted(index.keys() - known):
-        if name.endswith((".weight", ".bias")) and index[name].dtype in FLOATS:
+        if index[name].dtype in FLOATS and not name.endswith(_DERIVED):
             raise UserError(
                 f"{path} has a tensor `{name}` that its model type has no place for",
                 "Is config.json another model's?",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -11,12 +10,15 @@ from typing import Any
 
 import torch
 
+from compressor.config_file import read_config, refuse_quantized
 from compressor.device import CPU
 from compressor.errors import UserError
-from compressor.families import Family, Place, places, resolve
+from compressor.families import Family, Place, places, resolve, stored_name
 from compressor.families.experts import PACKED
 from compressor.headers import FLOATS, TensorEntry, check_no_others, check_tensors, read_index
+from compressor.naming import Index, by_family_names, with_head
 from compressor.plan import ModelShape
+from compressor.weight_files import layout_note
 
 _FILES = (
     "*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.tiktoken", "LICENSE*", "NOTICE*",
@@ -36,7 +38,8 @@ class Source:
         config: as one of our model (`Family.read`).
         family: what says where its tensors are.
         shape: its dimensions.
-        index: the checkpoint's own tensors; all other names are ours.
+        index: the checkpoint's own tensors, by the names that the family declares; all other names are ours.
+        notes: warnings about how it was read, one sentence each.
     """
 
     path: Path
@@ -45,6 +48,7 @@ class Source:
     family: Family
     shape: ModelShape
     index: dict[str, TensorEntry] = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """It travels as its place: what it is of is opened again there, once."""
@@ -164,19 +168,42 @@ def open_source(model: str) -> Source:
     """
     path = _locate(model)
     raw = read_config(path)
+    named = raw.pop("transformers_weights", None)
     family = resolve(raw)
     config = family.read(raw)
+    index = read_index(path, named)
+    refuse_quantized(path, index)
+    config, index, apart = _by_family(path, config, family, index)
     shape = family.shape(config)
-    index = read_index(path)
-    found = places(family, shape, _packed(index)).values()
-    for packed, dtypes in ((False, FLOATS), (True, ("U8",))):
-        stored = {n: dims for place in found if place.packed == packed for n, dims in place.stored.items()}
-        check_tensors(path, stored.items(), index, dtypes)
-    check_no_others(path, {f"{family.head}.weight", *(n for place in found for n in place.stored)}, index)
-    source = Source(path, Path(model).name or path.name, config, family, shape, index)
+    _check(path, [*places(family, shape, _packed(index)).values()], index)
+    notes = tuple(note for note in (layout_note(path, named), apart) if note)
+    source = Source(path, Path(model).name or path.name, config, family, shape, index, notes)
     if not source.dtype.is_floating_point:
         raise UserError(f"config.json of {path} asks for `{source.dtype}` weights", "Use a float type.")
     return source
+
+
+def _by_family(
+    path: Path, config: dict[str, Any], family: Family, index: Index
+) -> tuple[dict[str, Any], Index, str | None]:
+    """Config and index as transformers reads the tensors' names, and a note where it goes against config."""
+    shape = family.shape(config)
+    tables = tuple(stored_name(family, f"{name}.weight") for name in (family.head, family.embedding))
+    known = {name for place in places(family, shape, _packed(index)).values() for name in place.stored}
+    index = by_family_names(path, index, family, known | {*tables})
+    refuse_quantized(path, index, known - index.keys())
+    if not shape.tied_embeddings:
+        return config, index, None
+    index, note = with_head(path, index, *tables)
+    return config | {"tie_word_embeddings": note is None}, index, note
+
+
+def _check(path: Path, found: list[Place], index: Index) -> None:
+    """Whether all tensors of a model are there, and no others."""
+    for packed, dtypes in ((False, FLOATS), (True, ("U8",))):
+        stored = {n: dims for place in found if place.packed == packed for n, dims in place.stored.items()}
+        check_tensors(path, stored.items(), index, dtypes)
+    check_no_others(path, {name for place in found for name in place.stored}, index)
 
 
 def _packed(index: dict[str, TensorEntry]) -> bool:
@@ -191,15 +218,19 @@ def opened(path: str) -> Source:
 
 
 def open_config(model: str) -> Source:
-    """As `open_source`, from config.json alone: the dimensions, and no tensors.
+    """As `open_source`, from config.json: the dimensions, and no tensors. Those that are there may say that
+    the head is not tied.
 
     Raises:
         UserError: there is no such model, or its config will not do.
     """
     path = _locate(model, ["config.json"])
     raw = read_config(path)
+    named = raw.pop("transformers_weights", None)
     family = resolve(raw)
     config = family.read(raw)
+    if any(path.glob("*.safetensors")):
+        config, _, _ = _by_family(path, config, family, read_index(path, named))
     return Source(path, Path(model).name or path.name, config, family, family.shape(config), {})
 
 
@@ -223,28 +254,3 @@ def _locate(model: str, files: Sequence[str] = _FILES) -> Path:
             f"`{model}` is neither a local directory nor a model that the hub gave: {reason}",
             "Check the name and the network, or download it and give its directory.",
         ) from None
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """config.json of a checkpoint that is not quantized, or has experts in MXFP4, which are read as floats.
-
-    Raises:
-        UserError: it cannot be read, or is of a quantized checkpoint.
-    """
-    file = path / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} has no config.json", "Is this a Hugging Face checkpoint directory?"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {file}: {error}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{file} is not a JSON object")
-    quantized = config.pop("quantization_config", None)
-    if quantized and (not isinstance(quantized, dict) or quantized.get("quant_method") != "mxfp4"):
-        raise UserError(
-            f"{path} is a quantized checkpoint", "Compress the unquantized model and quantize the result."
-        )
-    return config

@@ -171,9 +171,12 @@ def elsewhere() -> Iterator[Elsewhere]:
 
 
 def main() -> None:
+    """Models are not compared with transformers', which leaves the frequencies of rotary positions as memory
+    was where PyTorch knows such a device."""
     from compressor.cli import main as commands
+    from compressor.pipeline import prepare
 
-    with elsewhere() as mode:
+    with elsewhere() as mode, patch.object(prepare, "check_agreement", lambda *_, **__: "not compared"):
         for program, *arguments in _commands(sys.argv[1:]):
             mode.solved.clear()
             sys.argv = [program, *arguments]

@@ -11,6 +11,7 @@ from compressor.calibration.selfgen import write_samples
 from compressor.calibration.sources import parts_of, read_documents
 from compressor.errors import UserError
 from compressor.progress import Progress
+from compressor.reference import reference_config
 from compressor.room import Room
 from compressor.source import Source
 from compressor.workers import Workers
@@ -102,7 +103,7 @@ def load_tokenizer(source: Source) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source.path)
+        return AutoTokenizer.from_pretrained(source.path, config=reference_config(source.path))
     except Exception as error:
         raise UserError(f"cannot load the tokenizer of {source.path}: {error}") from None
 

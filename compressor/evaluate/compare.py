@@ -9,6 +9,7 @@ last window is left out.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,20 @@ from typing import Any
 import torch
 
 from compressor.calibration.sources import read_whole
+from compressor.config_file import refuse_adapters
 from compressor.device import CPU
 from compressor.errors import UserError
 from compressor.evaluate.onnx import OnnxModel
 from compressor.evaluate.perplexity import quality
 from compressor.modeling import register
+from compressor.reference import load_dense, reference_config
+from compressor.weight_files import layout_note
 from serving.manifest import GRAPH
 
 _LONGEST = 2048
+_log = logging.getLogger(__name__)
+_told: set[str] = set()
+"""Warnings, each given once."""
 
 
 def scores(
@@ -76,11 +83,15 @@ def load_model(model: str, device: torch.device = CPU) -> Any:
     """
     if (Path(model) / GRAPH).is_file() and not any(Path(model).glob("*.safetensors")):
         return OnnxModel(Path(model))
+    from compressor.export.artefact import is_artefact
     from compressor.modeling import load
 
     register()
     try:
-        return load.load_model(model).to(device)
+        loaded = load.load_model(model) if is_artefact(Path(model)) else load_dense(Path(model))
+        return loaded.to(device)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"cannot load {model}: {error}") from None
 
@@ -95,7 +106,7 @@ def load_tokenizer(model: str) -> Any:
 
     register()
     try:
-        return AutoTokenizer.from_pretrained(model)
+        return AutoTokenizer.from_pretrained(model, config=reference_config(model))
     except Exception as error:
         raise UserError(f"cannot load the tokenizer of {model}: {error}") from None
 
@@ -104,14 +115,20 @@ def check_checkpoint(model: str) -> dict[str, Any]:
     """Its config.json.
 
     Raises:
-        UserError: it is not a checkpoint directory.
+        UserError: it is not a checkpoint directory, or has an adapter.
     """
+    refuse_adapters(Path(model))
     try:
-        return dict(json.loads((Path(model) / "config.json").read_text(encoding="utf-8")))
+        config = dict(json.loads((Path(model) / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         raise UserError(
             f"{model} is not a checkpoint directory", "It must hold config.json and safetensors."
         ) from None
+    note = layout_note(Path(model), config.get("transformers_weights"))
+    if note and note not in _told:
+        _told.add(note)
+        _log.warning(note)
+    return config
 
 
 def _context(model: str) -> int:

@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from compressor.config_file import read_config
 from compressor.errors import UserError
 from compressor.export.base import Export, exporters
-from compressor.export.dense import staged
+from compressor.export.dense import alike, staged
 from compressor.export.files import write_json
 from compressor.export.layout import cut_tensors
 from compressor.export.manifest import write_manifest
@@ -19,7 +20,7 @@ from compressor.headers import check_tensors, read_index
 from compressor.modeling import AUTO_MAPS
 from compressor.plan import Plan
 from compressor.shipped import PLUGIN, warn_if_stale
-from compressor.source import Source, open_source, read_config
+from compressor.source import Source, open_source
 
 REPORT = "report.json"
 
@@ -81,7 +82,7 @@ def open_model(model: str) -> Export:
     """
     if is_artefact(Path(model)):
         return open_artefact(Path(model))
-    return Export.whole(open_source(model))
+    return Export.whole(alike(open_source(model)))
 
 
 def carry_report(job: Export, directory: Path, quantization: dict[str, Any]) -> None:

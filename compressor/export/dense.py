@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from compressor.cache import cache_root
+from compressor.config_file import read_config
 from compressor.errors import UserError
 from compressor.export.base import Export, exporters
 from compressor.export.checkpoint import copy_companions
-from compressor.export.files import write_bytes, write_json
+from compressor.export.files import write_json
 from compressor.export.manifest import MANIFEST, write_manifest
 from compressor.export.onnx.graph import FORMAT as GRAPH_FORMAT
 from compressor.source import Source, open_source
+
+_log = logging.getLogger(__name__)
+_COPIES = 3 * 4
+"""Bytes of memory for a parameter with which transformers may load a whole model."""
 
 
 def dense_artefact(model: str, cache_dir: Path | None = None) -> Path:
@@ -34,6 +42,7 @@ def dense_artefact(model: str, cache_dir: Path | None = None) -> Path:
     target = cache / "dense" / f"{source.name}-{_key(source)}"
     if (target / MANIFEST).is_file():
         return target
+    alike(source)
     with staged(target, shared=True) as temporary:
         write_artefact(temporary, Export.whole(source), "onnx")
         write_manifest(temporary)
@@ -50,9 +59,25 @@ def export_dense(model: str, output: Path, to: str, tensor_parallel: int = 1) ->
     source = open_source(model)
     if output.exists():
         raise UserError(f"{output} exists", "Choose another --output.")
+    alike(source)
     with staged(output) as temporary:
         write_artefact(temporary, Export.whole(source, tensor_parallel), to)
         write_manifest(temporary)
+
+
+def alike(source: Source) -> Source:
+    """The model, if transformers reads it as we do; warnings about it are logged.
+
+    Raises:
+        UserError: it does not.
+    """
+    from compressor.agreement import check_agreement
+
+    for note in source.notes:
+        _log.warning(note)
+    whole = _COPIES * source.shape.parameters(source.shape.dense_plan) < psutil.virtual_memory().available
+    _log.info("%s %s", source.name, check_agreement(source, whole))
+    return source
 
 
 def _key(source: Source) -> str:
@@ -73,7 +98,7 @@ def write_artefact(directory: Path, job: Export, to: str) -> None:
     exporter.check(source)
     exporter.write(directory, job)
     if not (directory / "config.json").exists():
-        write_bytes(directory / "config.json", (source.path / "config.json").read_bytes())
+        write_json(directory / "config.json", read_config(source.path))
         copy_companions(source.path, directory)
     write_json(directory / "plan.json", job.plan.to_json())
 

@@ -35,6 +35,8 @@ class Family:
         interleaved: those that hold them head by head.
         side_by_side: modules of ours that its checkpoints hold expert by expert, {e}.
         stored: module paths of ours and of its checkpoints, where they differ.
+        base: the prefix of its checkpoints' names that is left out where the base model was saved.
+        also: what other checkpoints have in names, and what is `stored` instead of it.
         before: rows of its learned positions that come before the first.
     """
 
@@ -52,6 +54,8 @@ class Family:
     side_by_side: Mapping[str, str] = field(default_factory=dict)
     stacked: Mapping[str, Stack] = field(default_factory=dict)
     stored: Mapping[str, str] = field(default_factory=dict)
+    base: str = "model"
+    also: Mapping[str, str] = field(default_factory=dict)
     before: int = 0
     layer: str = "model.layers.{i}"
     attention_norm: str = "input_layernorm"

@@ -50,5 +50,7 @@ GPT_NEOX = register(
             "mlp.up_proj": "mlp.dense_h_to_4h",
             "mlp.down_proj": "mlp.dense_4h_to_h",
         },
+        base="gpt_neox",
+        also={"lm_head.": "embed_out."},
     )
 )  # fmt: skip

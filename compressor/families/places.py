@@ -48,7 +48,7 @@ class Place(NamedTuple):
 def places(family: Family, shape: ModelShape, packed: bool = False) -> dict[str, Place]:
     """Where a checkpoint of a family holds each of our tensors. packed: whether stacked matrices of experts
     are."""
-    found = {name: Place(_renamed(family, name), dims) for name, dims in family.tensors(shape)}
+    found = {name: Place(stored_name(family, name), dims) for name, dims in family.tensors(shape)}
     positions = f"{family.positions}.weight"
     if positions in found:
         rows, *columns = found[positions].dims
@@ -58,16 +58,16 @@ def places(family: Family, shape: ModelShape, packed: bool = False) -> dict[str,
     for modules, period in ((family.fused, 0), (family.interleaved, shape.head_dim)):
         for whole, parts in modules.items():
             for layer in layers:
-                module = _renamed(family, f"{layer}{whole}.").removesuffix(".")
+                module = stored_name(family, f"{layer}{whole}.").removesuffix(".")
                 _share(found, module, [layer + part for part in parts], period)
     for part, stored in family.side_by_side.items():
         for layer in layers:
             names = [f"{layer}{stored}.weight".format(e=expert) for expert in range(shape.experts)]
             name, axis = f"{layer}{part}.weight", int(part == family.down)
-            found[name] = _joined([_renamed(family, stored) for stored in names], found[name].dims, axis)
+            found[name] = _joined([stored_name(family, stored) for stored in names], found[name].dims, axis)
     for ours, stack in family.stacked.items():
         for layer in layers:
-            name = _renamed(family, layer + stack.name)
+            name = stored_name(family, layer + stack.name)
             dims = stack.dims(found[layer + ours].dims, shape.experts)
             found[layer + ours] = Place(name, dims, stack=stack, packed=packed and stack.matrix)
     return found
@@ -93,7 +93,7 @@ def _share(found: dict[str, Place], module: str, parts: list[str], size: int) ->
             found[name] = Place(f"{module}.{kind}", dims, rows, size and ends[-1])
 
 
-def _renamed(family: Family, name: str) -> str:
+def stored_name(family: Family, name: str) -> str:
     """A tensor's name in a checkpoint of a family."""
     if not family.stored:
         return name

@@ -10,7 +10,7 @@ from compressor.errors import UserError
 _OURS = (
     "qkv_bias", "qk_norm", "qk_norm_whole", "no_rope_layers", "norm_bias", "norm_after", "norm_offset",
     "learned_positions", "windows", "window_rope_parameters", "parallel_blocks", "experts",
-    "attention_sinks", "router_bias", "swiglu_alpha", "swiglu_limit",
+    "attention_sinks", "router_bias", "swiglu_alpha", "swiglu_limit", "per_layer_config", "dropped_blocks",
 )  # fmt: skip
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (1,),
@@ -63,8 +63,9 @@ def refuse_other_maths(
 
 
 def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a config's rotary positions, under transformers' old name and its new one."""
-    return {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    """The parameters of a config's rotary positions: as for transformers, its old name goes before its new
+    one."""
+    return dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
 
 
 def refuse_others_settings(config: Mapping[str, Any], own: Mapping[str, Any], model_type: str) -> None:
@@ -74,7 +75,7 @@ def refuse_others_settings(config: Mapping[str, Any], own: Mapping[str, Any], mo
         UserError: names the setting and its value.
     """
     for name in _OURS:
-        if config.get(name) not in (None, False, own.get(name)):
+        if config.get(name) and config[name] != own.get(name):
             raise _unsupported(name, config[name], model_type)
 
 

@@ -13,6 +13,7 @@ from compressor.export.manifest import MANIFEST
 from compressor.latency.workload import Workload
 from compressor.pipeline.options import WINDOW, Options
 from compressor.plan import Plan
+from compressor.reference import reference_config
 from compressor.rules import Rules
 from compressor.search.space import Space
 from compressor.source import Source
@@ -37,12 +38,7 @@ def check_output(options: Options) -> None:
 
 def check_loads(source: Source) -> None:
     """Whether transformers takes the config and the tokenizer."""
-    from transformers import AutoConfig
-
-    try:
-        AutoConfig.from_pretrained(source.path)
-    except Exception as error:
-        raise UserError(f"transformers refuses the config.json of {source.path}: {error}") from None
+    reference_config(source.path)
     load_tokenizer(source)
 
 

@@ -104,6 +104,8 @@ def preflight(options: Options, progress: Progress) -> Card:
     if options.runs and not options.profile:
         backend.versions()  # an engine that is not installed says so
     source = open_source(options.model)
+    for note in source.notes:
+        progress.say(f"warning: {note}")
     check_loads(source)
     method.check(source.shape)
     chosen = [*map(exporters.get, options.exports), *map(destinations.get, options.destinations)]

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import torch
 
+from compressor.agreement import check_agreement
 from compressor.calibration import Calibration, load_calibration
 from compressor.device import CPU, DeviceMemory
+from compressor.errors import UserError
 from compressor.layered import LayeredModel
 from compressor.order import orders
 from compressor.pipeline.options import WINDOW, Options
@@ -89,6 +91,7 @@ def prepare(
     source, room = card.source, Room(run.path if card.memory.on_disk else None, options.where)
     if room.device != CPU:
         progress.device = DeviceMemory(room.device)
+    _compare(card, run, progress)
     text_key = key(
         source_key(source), _text_key(options.calibration), options.calibration_tokens, options.seed
     )
@@ -110,6 +113,25 @@ def prepare(
             prepared.errors.append({kind: saved[f"errors.{kind}"] for kind in ("attention", "ffn")})
             bar.advance()
     return prepared
+
+
+def _compare(card: Card, run: RunDirectory, progress: Progress) -> None:
+    """Whether transformers reads the model as we do; once for its files, also where a run is resumed."""
+    source = card.source
+    files = sorted({entry.file for entry in source.index.values()})
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+    def compared() -> str:
+        found = check_agreement(source, whole=not card.memory.on_disk)
+        progress.say(f"{source.name} {found}")
+        return found
+
+    try:
+        run.json(f"agreement-{key(source.config, stats)}", compared)
+    except UserError:
+        if not run.resumed:
+            run.remove()
+        raise
 
 
 def _ordered(ordering: Ordering, prepared: Prepared, missing: Sequence[int]) -> Iterator[Tensors]:

@@ -31,6 +31,7 @@ from compressor.pipeline.rundir import RunDirectory
 from compressor.pipeline.solve import Round
 from compressor.pipeline.writing import Writing
 from compressor.progress import Progress
+from compressor.reference import load_dense
 from serving.manifest import GRAPH
 
 _EVALUATION_WINDOWS = 64
@@ -101,7 +102,7 @@ class Verifier:
 
     def _score_dense(self, advance: Advance) -> Quality:
         card = self._card
-        model = self._prepared.model if card.memory.on_disk else load_model(card.source.path)
+        model = self._prepared.model if card.memory.on_disk else load_dense(card.source.path)
         found = quality(model, self._windows, advance)
         self._writing.take("dense", model)
         return found

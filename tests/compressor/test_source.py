@@ -129,6 +129,8 @@ def only_bin(path: Path) -> None:
 
 
 def index(path: Path, text: str) -> None:
+    """Instead of the single file, which would be read."""
+    (path / WEIGHTS).rename(path / "model-00001-of-00001.safetensors")
     (path / "model.safetensors.index.json").write_text(text)
 
 
@@ -172,7 +174,8 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "index is not JSON": (lambda p: index(p, "{"), "index.json"),
     "index is a list": (lambda p: index(p, "[]"), "index.json"),
     "index maps to lists": (lambda p: index(p, '{"weight_map": {"a": []}}'), "index.json"),
-    "a shard is missing": (lambda p: index(p, '{"weight_map": {"a": "b.safetensors"}}'), "b.safetensors"),
+    "a shard is missing": (
+        lambda p: index(p, '{"metadata": {}, "weight_map": {"a": "b.safetensors"}}'), "b.safetensors"),
 }  # fmt: skip
 
 
