@@ -67,6 +67,7 @@ def evaluate(
     from compressor.device import parse_device, room_on
     from compressor.evaluate.compare import check_checkpoint, scores
     from compressor.evaluate.tasks import Tasks
+    from compressor.progress import Progress
 
     _check(text, against, tasks, task_dir)
     where = parse_device(device)
@@ -76,7 +77,8 @@ def evaluate(
     rows: list[dict[str, Any]] = [{"model": model} for model in models]
     with room_on(where, "Leave --device out, or free it."):
         if text:
-            for row, found in zip(rows, scores(models, text, window, windows, against, where), strict=True):
+            scored = scores(models, text, window, windows, against, where, Progress(quiet=json))
+            for row, found in zip(rows, scored, strict=True):
                 row |= found
                 _say(_quality(row), json)
         if harness:

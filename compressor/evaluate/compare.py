@@ -9,18 +9,23 @@ last window is left out.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from compressor.calibration.chat import reading, token_ids
 from compressor.calibration.sources import read_whole
 from compressor.device import CPU
 from compressor.errors import UserError
 from compressor.evaluate.onnx import OnnxModel
 from compressor.evaluate.perplexity import quality
 from compressor.modeling import register
+from compressor.outside import reason
+from compressor.texts.documents import ChatText, Nobody, Told
+from compressor.tokenizer import open_tokenizer
 from serving.manifest import GRAPH
 
 _LONGEST = 2048
@@ -28,8 +33,8 @@ _LONGEST = 2048
 
 def scores(
     models: Sequence[str], text: str, window: int = 0, most: int = 0, against: str | None = None,
-    device: torch.device = CPU,
-) -> Iterator[dict[str, Any]]:
+    device: torch.device = CPU, told: Told | None = None,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """One row per model: {"model", "perplexity", "loss", "tokens", "window"}, and {"kl", "agreement",
     "against"} where there is a dense model to compare with.
 
@@ -37,6 +42,7 @@ def scores(
         window: tokens; 0 takes the shortest context of all models, at most 2,048.
         most: windows at most; 0 takes all.
         device: where models run.
+        told: of what was left out of the text, and how much is missing.
 
     Raises:
         UserError: a model or the text cannot be read, the text is shorter than a window, a window longer
@@ -48,8 +54,13 @@ def scores(
     for model, context in contexts.items():
         if length > context:
             raise UserError(f"--window {length} is longer than the context of {model}, {context} tokens")
-    content = read_whole(text)
-    windows = {model: _windows(model, content, length, text)[: most or None] for model in everyone}
+    told = told or Nobody()
+    windows = {model: _windows(model, length, text, told)[: most or None] for model in everyone}
+    for model, found in windows.items():
+        if len(found) < most:
+            told.warn(
+                f"{text} gives {model} {len(found)} windows of {length} tokens; --windows asked for {most}"
+            )
     for model in models if against else ():
         if not torch.equal(windows[model], windows[str(against)]):
             raise UserError(
@@ -82,7 +93,7 @@ def load_model(model: str, device: torch.device = CPU) -> Any:
     try:
         return load.load_model(model).to(device)
     except Exception as error:
-        raise UserError(f"cannot load {model}: {error}") from None
+        raise UserError(f"cannot load {model}: {reason(error)}") from None
 
 
 def load_tokenizer(model: str) -> Any:
@@ -91,13 +102,8 @@ def load_tokenizer(model: str) -> Any:
     Raises:
         UserError: it cannot be loaded.
     """
-    from transformers import AutoTokenizer
-
     register()
-    try:
-        return AutoTokenizer.from_pretrained(model)
-    except Exception as error:
-        raise UserError(f"cannot load the tokenizer of {model}: {error}") from None
+    return open_tokenizer(model)
 
 
 def check_checkpoint(model: str) -> dict[str, Any]:
@@ -118,11 +124,17 @@ def _context(model: str) -> int:
     return int(check_checkpoint(model).get("max_position_embeddings") or _LONGEST)
 
 
-def _windows(model: str, content: str, length: int, text: str) -> torch.Tensor:
-    ids = load_tokenizer(model)(content, verbose=False)["input_ids"]
+def _windows(model: str, length: int, text: str, told: Told) -> torch.Tensor:
+    tokenizer = load_tokenizer(model)
+    documents = read_whole(text, reading(tokenizer, told))
+    whole = ChatText if any(isinstance(d, ChatText) for d in documents) else str
+    ids = token_ids(tokenizer, whole("\n\n".join(documents)))
     if len(ids) < length:
         raise UserError(
             f"{text} is shorter than one window of {length} tokens", "Give more text or a smaller --window."
         )
+    vocabulary = check_checkpoint(model).get("vocab_size") or math.inf
+    if max(ids) >= vocabulary:
+        raise UserError(f"the tokenizer of {model} gives {text} ids beyond the model's {vocabulary:,} tokens")
     count = len(ids) // length
     return torch.tensor(ids[: count * length], dtype=torch.int64).view(count, length)

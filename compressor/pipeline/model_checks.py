@@ -1,0 +1,126 @@
+"""Whether transformers takes a checkpoint: its config, its model class, its tokenizer, its special tokens."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor.errors import UserError
+from compressor.outside import reason
+from compressor.source import Source
+from compressor.tokenizer import beyond, beyond_warning, open_tokenizer
+
+_GENERATION = "generation_config.json"
+_NEVER = 100
+"""A level of logging above all messages."""
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def check_model(source: Source) -> Iterator[str]:
+    """What a user should know of a checkpoint that will do.
+
+    Raises:
+        UserError: transformers refuses a part of it, or it names tokens that it does not have.
+    """
+    with _quiet():
+        _check_builds(source)
+        tokenizer = open_tokenizer(source.path)
+        missing = beyond(tokenizer, source.shape.vocab_size)
+    _check_positions(source)
+    yield from _special(source.config, source.path / "config.json", source.shape.vocab_size)
+    generation = source.path / _GENERATION
+    if generation.is_file():
+        yield from _special(_generation(generation), generation, source.shape.vocab_size)
+    if missing:
+        yield beyond_warning(missing, source.shape.vocab_size)
+
+
+def _check_builds(source: Source) -> None:
+    """Of the config, and of the model without its weights: what is only found when layers are made."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(source.path, trust_remote_code=False)
+    except Exception as error:
+        raise UserError(
+            f"transformers refuses the config.json of {source.path}: {reason(error)}", "Mend it there."
+        ) from None
+    try:
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(config)
+    except Exception as error:
+        raise UserError(
+            f"transformers cannot make a model of the config.json of {source.path}: "
+            f"{_known(config, error) or reason(error)}",
+            "Mend it there.",
+        ) from None
+
+
+def _known(config: Any, error: Exception) -> str | None:
+    """What lies behind messages that name no setting."""
+    pad, vocab = getattr(config, "pad_token_id", None), config.vocab_size
+    if isinstance(pad, int) and not -vocab <= pad < vocab:
+        return f"pad_token_id {pad} is outside the vocabulary of {vocab:,}"
+    for name, value in vars(config).items():
+        if isinstance(value, int) and value < 0 and name not in _SPECIAL:
+            return f"{name} is {value}"
+    if isinstance(error, ZeroDivisionError):
+        zeros = [name for name, value in vars(config).items() if type(value) is int and value == 0]
+        return f"{' and '.join(name for name in zeros if name not in _SPECIAL)} is 0" if zeros else None
+    return None
+
+
+def _check_positions(source: Source) -> None:
+    positions = source.config.get("max_position_embeddings")
+    if positions is not None and positions < 2:
+        raise UserError(
+            f"config.json of {source.path} allows {positions} positions (max_position_embeddings)",
+            "Mend it there.",
+        )
+
+
+def _special(config: Mapping[str, Any], file: Path, vocab: int) -> Iterator[str]:
+    for name in _SPECIAL:
+        value = config.get(name)
+        for token in value if isinstance(value, list) else [value]:
+            if token is None or (type(token) is int and 0 <= token < vocab):
+                continue
+            where = f"{name} {json.dumps(token)} of {file}"
+            if name == "pad_token_id" and type(token) is int and token < 0:
+                yield f"{where} is no token of the model: it is passed over, as transformers does"
+                continue
+            raise UserError(
+                f"{where} is no token of the model, whose vocabulary has {vocab:,}",
+                "Set it to the tokenizer's, or to null.",
+            )
+
+
+def _generation(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {file}: {error}") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{file} is not a JSON object")
+    return document
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Transformers' own remarks say no more than our messages do."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(_NEVER)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(before)
