@@ -21,6 +21,8 @@ _FILES = (
     "*.model",
 )
 """Any of which holds a vocabulary."""
+_READERS = {".model": ("sentencepiece", "sentencepiece protobuf"), ".tiktoken": ("tiktoken", "tiktoken")}
+"""What reads a vocabulary that is not in a tokenizer.json, and how to install it."""
 _USER, _ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 _CHATS = ([_USER], [_USER, _ANSWER, _USER], [{"role": "system", "content": "c"}, _USER])
 
@@ -108,10 +110,22 @@ def _refusal(directory: Path, error: Exception) -> tuple[str, str]:
             "there is no tokenizer.json, tokenizer.model or vocab.json",
             "Copy the tokenizer's files to it.",
         )
-    pieces = next((name for name in present if name.endswith(".model")), None)
-    if pieces and "tokenizer.json" not in present and not find_spec("sentencepiece"):
-        return (
-            f"{pieces} is read by `sentencepiece`, which is not installed",
-            "pip install sentencepiece protobuf, or add the tokenizer.json.",
-        )
+    for suffix, (library, install) in _READERS.items():
+        name = next((name for name in present if name.endswith(suffix)), None)
+        if name and "tokenizer.json" not in present and not find_spec(library):
+            return (
+                f"{name} is read by `{library}`, which is not installed",
+                f"pip install {install}, or add the tokenizer.json.",
+            )
+    for file in map(directory.joinpath, ("tokenizer.json", "tokenizer_config.json")):
+        if isinstance(error, ValueError) and file.is_file() and not _is_json(file):
+            return f"{file.name} is not JSON: {reason(error)}", "Copy it again."
     return reason(error), ""
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True

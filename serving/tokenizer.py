@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from compressor.errors import UserError
+from compressor.outside import reason
+from compressor.tokenizer import beyond, beyond_warning, check_own_code
 
 
 class TemplateError(ValueError):
@@ -23,10 +25,11 @@ class Tokenizer:
         """Raises UserError when the files are missing or the decoder is of an unknown kind."""
         from transformers import PreTrainedTokenizerFast
 
+        check_own_code(directory)
         try:
             self._hf = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
         except Exception as error:
-            raise UserError(f"cannot load the tokenizer in {directory}: {error}") from None
+            raise UserError(f"cannot load the tokenizer in {directory}: {reason(error)}") from None
         self._fast = self._hf.backend_tokenizer
         self._fast.no_truncation()
         self._fast.no_padding()
@@ -52,6 +55,11 @@ class Tokenizer:
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """`special`: show special tokens, too."""
         return str(self._fast.decode(list(tokens), skip_special_tokens=not special))
+
+    def warning(self, vocab_size: int) -> str | None:
+        """What to tell of tokens in use that a model with so many does not have."""
+        missing = beyond(self._hf, vocab_size)
+        return beyond_warning(missing, vocab_size) if missing else None
 
     def to_json(self) -> str:
         """The whole tokenizer, as in tokenizer.json."""

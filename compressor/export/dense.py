@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +18,10 @@ from compressor.export.checkpoint import copy_companions
 from compressor.export.files import write_bytes, write_json
 from compressor.export.manifest import MANIFEST, write_manifest
 from compressor.export.onnx.graph import FORMAT as GRAPH_FORMAT
+from compressor.model_checks import check_config
 from compressor.source import Source, open_source
+
+log = logging.getLogger("lathe.export")
 
 
 def dense_artefact(model: str, cache_dir: Path | None = None) -> Path:
@@ -29,7 +33,7 @@ def dense_artefact(model: str, cache_dir: Path | None = None) -> Path:
     Raises:
         UserError: the model cannot be read or exported, or the cache not be written.
     """
-    source = open_source(model)
+    source = _checked(model)
     cache = cache_dir or cache_root()
     target = cache / "dense" / f"{source.name}-{_key(source)}"
     if (target / MANIFEST).is_file():
@@ -47,12 +51,20 @@ def export_dense(model: str, output: Path, to: str, tensor_parallel: int = 1) ->
         UserError: the model cannot be read, the exporter is unknown, or the output exists.
     """
     exporters.get(to)
-    source = open_source(model)
+    source = _checked(model)
     if output.exists():
         raise UserError(f"{output} exists", "Choose another --output.")
     with staged(output) as temporary:
         write_artefact(temporary, Export.whole(source, tensor_parallel), to)
         write_manifest(temporary)
+
+
+def _checked(model: str) -> Source:
+    """A checkpoint that transformers would make a model of; what else is odd is logged."""
+    source = open_source(model)
+    for line in check_config(source):
+        log.warning(line)
+    return source
 
 
 def _key(source: Source) -> str:

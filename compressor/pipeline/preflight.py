@@ -14,6 +14,7 @@ from compressor.latency.measure import Meter
 from compressor.latency.profile import Profile
 from compressor.latency.table import LatencyTable
 from compressor.latency.workload import USUAL, Workload
+from compressor.model_checks import check_model
 from compressor.pipeline.checks import (
     Texts,
     check_disk,
@@ -23,7 +24,6 @@ from compressor.pipeline.checks import (
     read_plan,
 )
 from compressor.pipeline.memory import MemoryPlan, memory_plan
-from compressor.pipeline.model_checks import check_model
 from compressor.pipeline.options import Options
 from compressor.plan import Plan
 from compressor.progress import Progress

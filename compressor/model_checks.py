@@ -19,26 +19,36 @@ from compressor.tokenizer import beyond, beyond_warning, open_tokenizer
 _GENERATION = "generation_config.json"
 _NEVER = 100
 """A level of logging above all messages."""
-_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+_SPECIAL = {
+    "bos_token_id": None,
+    "eos_token_id": "no text ends with it",
+    "pad_token_id": "it is passed over, as transformers does",
+}
+"""Special tokens, and what comes of one that a model does not have; None where texts would begin with it."""
 
 
 def check_model(source: Source) -> Iterator[str]:
     """What a user should know of a checkpoint that will do.
 
     Raises:
-        UserError: transformers refuses a part of it, or it names tokens that it does not have.
+        UserError: transformers refuses a part of it, or it begins texts with a token that it does not have.
     """
+    yield from check_config(source)
+    with _quiet():
+        missing = beyond(open_tokenizer(source.path), source.shape.vocab_size)
+    if missing:
+        yield beyond_warning(missing, source.shape.vocab_size)
+
+
+def check_config(source: Source) -> Iterator[str]:
+    """As `check_model`, of config.json and generation_config.json."""
     with _quiet():
         _check_builds(source)
-        tokenizer = open_tokenizer(source.path)
-        missing = beyond(tokenizer, source.shape.vocab_size)
     _check_positions(source)
     yield from _special(source.config, source.path / "config.json", source.shape.vocab_size)
     generation = source.path / _GENERATION
     if generation.is_file():
         yield from _special(_generation(generation), generation, source.shape.vocab_size)
-    if missing:
-        yield beyond_warning(missing, source.shape.vocab_size)
 
 
 def _check_builds(source: Source) -> None:
@@ -57,23 +67,24 @@ def _check_builds(source: Source) -> None:
     except Exception as error:
         raise UserError(
             f"transformers cannot make a model of the config.json of {source.path}: "
-            f"{_known(config, error) or reason(error)}",
+            f"{_known(source.config, error) or reason(error)}",
             "Mend it there.",
         ) from None
 
 
-def _known(config: Any, error: Exception) -> str | None:
-    """What lies behind messages that name no setting."""
-    pad, vocab = getattr(config, "pad_token_id", None), config.vocab_size
-    if isinstance(pad, int) and not -vocab <= pad < vocab:
+def _known(settings: Mapping[str, Any], error: Exception) -> str | None:
+    """The setting that lies behind a message which names none."""
+    pad, vocab = settings.get("pad_token_id"), settings.get("vocab_size")
+    if type(pad) is type(vocab) is int and not -vocab <= pad < vocab:
         return f"pad_token_id {pad} is outside the vocabulary of {vocab:,}"
-    for name, value in vars(config).items():
-        if isinstance(value, int) and value < 0 and name not in _SPECIAL:
-            return f"{name} is {value}"
+    numbers = {n: v for n, v in settings.items() if type(v) is int and n not in _SPECIAL}
+    if isinstance(error, KeyError):
+        named = [f"`{name}`" for name, value in settings.items() if value == error.args[0]]
+        return f"{error.args[0]!r} is no {' or '.join(named)} that it knows" if named else None
     if isinstance(error, ZeroDivisionError):
-        zeros = [name for name, value in vars(config).items() if type(value) is int and value == 0]
-        return f"{' and '.join(name for name in zeros if name not in _SPECIAL)} is 0" if zeros else None
-    return None
+        zeros = [f"`{name}`" for name, value in numbers.items() if value == 0]
+        return f"{' or '.join(zeros)} is 0" if zeros else None
+    return next((f"`{name}` is {value}" for name, value in numbers.items() if value < 0), None)
 
 
 def _check_positions(source: Source) -> None:
@@ -86,19 +97,15 @@ def _check_positions(source: Source) -> None:
 
 
 def _special(config: Mapping[str, Any], file: Path, vocab: int) -> Iterator[str]:
-    for name in _SPECIAL:
+    for name, outcome in _SPECIAL.items():
         value = config.get(name)
         for token in value if isinstance(value, list) else [value]:
             if token is None or (type(token) is int and 0 <= token < vocab):
                 continue
-            where = f"{name} {json.dumps(token)} of {file}"
-            if name == "pad_token_id" and type(token) is int and token < 0:
-                yield f"{where} is no token of the model: it is passed over, as transformers does"
-                continue
-            raise UserError(
-                f"{where} is no token of the model, whose vocabulary has {vocab:,}",
-                "Set it to the tokenizer's, or to null.",
-            )
+            wrong = f"{name} {json.dumps(token)} of {file} is no token of the model, which has {vocab:,}"
+            if outcome is None or type(token) is not int:
+                raise UserError(wrong, "Set it to the tokenizer's, or to null.")
+            yield f"{wrong}: {outcome}"
 
 
 def _generation(file: Path) -> dict[str, Any]:
