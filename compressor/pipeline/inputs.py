@@ -23,6 +23,8 @@ _WHOLE = 2**30
 _BLOCK, _BLOCKS = 2**16, 4096
 """Of a longer file: its size, and what is hashed, from all over it."""
 _FILE = "inputs"
+_TEXT, _DRAWN = "the calibration text", {"--seed", "--calibration-tokens"}
+"""A fact, and those that say which windows of the text are drawn."""
 _OPTIONS = {
     "--keep": "keep", "--target-latency": "target_latency_ms", "--target-speedup": "target_speedup",
     "--target-memory": "target_memory", "--max-perplexity-increase": "perplexity_increase",
@@ -64,10 +66,11 @@ def _told(run: RunDirectory, now: Mapping[str, Any], usable: bool) -> str:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    for name in sorted(before.keys() | now.keys()):
+    changed = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+    if changed & _DRAWN:
+        changed.discard(_TEXT)
+    for name in sorted(changed):
         old, new = before.get(name), now.get(name)
-        if old == new:
-            continue
         if name.startswith("--"):
             yield f"{name} was {_shown(old)} and is {_shown(new)}"
         elif old is None or new is None:
@@ -91,7 +94,7 @@ def _facts(options: Options, card: Card) -> dict[str, Any]:
         **{f"--{name.replace('_', '-')}": value for name, value in workload.items()},
         "config.json": key(card.source.config),
         **_weights(card.source),
-        "the calibration text": options.calibration if calibration is None else _digest(calibration),
+        _TEXT: options.calibration if calibration is None else _digest(calibration),
         "the evaluation text": None if evaluation is None else _digest(evaluation),
         "the plan": key(card.plan.to_json()) if card.plan else None,
         "the profile": key(options.profile.read_text()) if options.profile else None,

@@ -99,7 +99,7 @@ def test_c4_structured_text_is_parsed(
         ("x.jsonl", rows({"role": "user", "content": "a"}), "line 1 of .*x.jsonl is one message of a chat"),
         ("x.jsonl", rows({"messages": []}), "line 1 of .*: its chat is empty"),
         ("x.jsonl", rows({"messages": "a"}), "its chat is text, not a list"),
-        ("x.jsonl", rows({"messages": [{"role": "user", "content": 1}]}), "message 1: its content is a num"),
+        ("x.jsonl", rows({"messages": [{"role": "user", "content": 1}]}), "message 1: its content is a n"),
         ("x.jsonl", rows({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}), "not text"),
         ("x.jsonl", rows({"conversations": [{"from": "cat", "value": "a"}]}), "is from `cat`"),
         ("x.jsonl", rows({"messages": CHAT, "tools": "[]"}), "`tools` is text, not a list"),
@@ -164,7 +164,7 @@ def test_c4_a_folder_without_text_names_what_it_holds(tmp_path: Path) -> None:
 def test_c4_columns_chats_and_empty_documents_are_told(tmp_path: Path) -> None:
     told = Told()
     read(tmp_path / "x.jsonl", rows({"body": "a"}, {"text": ""}, {"text": "b"}, {"messages": CHAT}), told)
-    assert told.lines[0].endswith("x.jsonl: rows by their `body`: 1, rows as chats, by the model's template: 1")
+    assert told.lines[0].endswith("rows by their `body`: 1, rows as chats, by the model's template: 1")
     assert f"{tmp_path}/x.jsonl: 1 of 4 documents are empty, left out" in told.lines
 
 

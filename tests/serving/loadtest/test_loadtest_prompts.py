@@ -59,7 +59,8 @@ def test_a_file_without_prompts_is_the_users_error(tmp_path: Path, content: str)
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("p.JSONL", '"one"\n{"prompt": "two"}'), ("p.ndjson", '"one"\n"two"'), ("p.csv", "id,prompt\n1,one\n2,two\n"),
+        ("p.JSONL", '"one"\n{"prompt": "two"}'), ("p.ndjson", '"one"\n"two"'),
+        ("p.csv", "id,prompt\n1,one\n2,two\n"),
         ("p.json", '["one", {"text": "two"}]'), ("p.txt", "\ufeffone\r\n\r\ntwo\r\n"),
         ("p.jsonl", '\ufeff"one"\n"two"'),
     ],
@@ -78,7 +79,8 @@ def test_c5_a_separator_of_unicode_stays_in_a_prompt(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.jsonl", '"a"\n\n{"prompt": null}', "line 3 of .*p.jsonl"), ("p.json", '[{"prompt": ["a"]}]', "item 1 of"),
+        ("p.jsonl", '"a"\n\n{"prompt": null}', "line 3 of .*p.jsonl"),
+        ("p.json", '[{"prompt": ["a"]}]', "item 1 of"),
         ("p.txt", '{"prompt": "a"}', "p.txt holds JSON"), ("p.csv", "question\na\n", "row 1 of"),
         ("p.xlsx", "", "p.xlsx cannot be read as text"),
     ],
