@@ -88,11 +88,13 @@ def test_c6_a_broken_generation_config_is_refused(tiny: Tiny, model: Path) -> No
         ({"pad_token_id": -321}, "pad_token_id -321 is outside the vocabulary"),
         ({"pad_token_id": 1.5}, "pad_token_id"), ({"eos_token_id": ["1"]}, "eos_token_id"),
         ({"head_dim": 0}, "`head_dim` is 0"), ({"rms_norm_eps": "1e-5"}, "rms_norm_eps"),
-        ({"rope_parameters": {"rope_type": "default", "rope_theta": "x"}}, "transformers cannot make a model"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": "x"}}, "cannot make a model of"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "rope_parameters"),
-        ({"max_position_embeddings": -5}, "allows -5 positions"), ({"max_position_embeddings": 0}, "allows 0"),
+        ({"max_position_embeddings": -5}, "allows -5 positions"),
+        ({"max_position_embeddings": 0}, "allows 0 positions"),
         ({"max_position_embeddings": "512"}, "max_position_embeddings"),
-        ({"initializer_range": -1.0}, "initializer_range"), ({"layer_types": ["odd", "odd"]}, "layer_types"),
+        ({"initializer_range": -1.0}, "initializer_range"),
+        ({"layer_types": ["odd", "odd"]}, "layer_types"),
     ],
 )  # fmt: skip
 def test_c7_what_the_model_class_refuses_is_named(
@@ -191,7 +193,8 @@ def test_c15_tokens_beyond_the_vocabulary_that_the_template_uses_are_told(
     chats = widened.parent / "chats.jsonl"
     chats.write_text(json.dumps({"messages": [{"role": "user", "content": "words " * 2000}]}))
     done = lathe("evaluate", str(widened), "--text", str(chats))
-    refused(done, "ids beyond the model's 320 tokens")
+    assert done.exit_code == 1
+    assert "ids beyond the model's 320 tokens" in done.stderr
 
 
 def test_c15_tokens_beyond_it_that_nothing_uses_are_not(tiny: Tiny, widened: Path) -> None:
