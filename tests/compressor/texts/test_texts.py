@@ -100,7 +100,7 @@ def test_c4_structured_text_is_parsed(
         ("x.jsonl", rows({"messages": []}), "line 1 of .*: its chat is empty"),
         ("x.jsonl", rows({"messages": "a"}), "its chat is text, not a list"),
         ("x.jsonl", rows({"messages": [{"role": "user", "content": 1}]}), "message 1: its content is a"),
-        ("x.jsonl", rows({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}), "not text"),
+        ("x.jsonl", rows({"messages": [{"role": "user", "content": [{"type": "image"}]}]}), "not text"),
         ("x.jsonl", rows({"conversations": [{"from": "cat", "value": "a"}]}), "is from `cat`"),
         ("x.jsonl", rows({"messages": CHAT, "tools": "[]"}), "`tools` is text, not a list"),
         ("x.jsonl", rows({"text": "\ud800"}), "half a character"),
