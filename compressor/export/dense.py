@@ -20,6 +20,7 @@ from compressor.export.manifest import MANIFEST, write_manifest
 from compressor.export.onnx.graph import FORMAT as GRAPH_FORMAT
 from compressor.model_checks import check_config
 from compressor.source import Source, open_source
+from compressor.tokenizer import check_own_code
 
 log = logging.getLogger("lathe.export")
 
@@ -60,8 +61,9 @@ def export_dense(model: str, output: Path, to: str, tensor_parallel: int = 1) ->
 
 
 def _checked(model: str) -> Source:
-    """A checkpoint that transformers would make a model of; what else is odd is logged."""
+    """A checkpoint that transformers makes a model of, without code of its own; what is odd is logged."""
     source = open_source(model)
+    check_own_code(source.path)
     for line in check_config(source):
         log.warning(line)
     return source
