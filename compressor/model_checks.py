@@ -15,6 +15,7 @@ from compressor.errors import UserError
 from compressor.outside import reason
 from compressor.source import Source
 from compressor.tokenizer import beyond, beyond_warning, open_tokenizer
+from serving.manifest import read_json
 
 _GENERATION = "generation_config.json"
 _NEVER = 100
@@ -47,8 +48,7 @@ def check_config(source: Source) -> Iterator[str]:
     _check_positions(source)
     yield from _special(source.config, source.path / "config.json", source.shape.vocab_size)
     generation = source.path / _GENERATION
-    if generation.is_file():
-        yield from _special(_generation(generation), generation, source.shape.vocab_size)
+    yield from _special(read_json(generation, optional=True), generation, source.shape.vocab_size)
 
 
 def _check_builds(source: Source) -> None:
@@ -106,16 +106,6 @@ def _special(config: Mapping[str, Any], file: Path, vocab: int) -> Iterator[str]
             if outcome is None or type(token) is not int:
                 raise UserError(wrong, "Set it to the tokenizer's, or to null.")
             yield f"{wrong}: {outcome}"
-
-
-def _generation(file: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {file}: {error}") from None
-    if not isinstance(document, dict):
-        raise UserError(f"{file} is not a JSON object")
-    return document
 
 
 @contextmanager
