@@ -70,6 +70,8 @@ def evaluate(
     from compressor.progress import Progress
 
     _check(text, against, tasks, task_dir)
+    if min(window, windows) < 0:
+        raise UserError("--window and --windows are numbers from 0", "Leave them out, or give more.")
     where = parse_device(device)
     for model in models:
         check_checkpoint(model)

@@ -54,13 +54,7 @@ def scores(
     for model, context in contexts.items():
         if length > context:
             raise UserError(f"--window {length} is longer than the context of {model}, {context} tokens")
-    told = told or Nobody()
-    windows = {model: _windows(model, length, text, told)[: most or None] for model in everyone}
-    for model, found in windows.items():
-        if len(found) < most:
-            told.warn(
-                f"{text} gives {model} {len(found)} windows of {length} tokens; --windows asked for {most}"
-            )
+    windows = {model: _windows(model, length, most, text, told or Nobody()) for model in everyone}
     for model in models if against else ():
         if not torch.equal(windows[model], windows[str(against)]):
             raise UserError(
@@ -124,7 +118,7 @@ def _context(model: str) -> int:
     return int(check_checkpoint(model).get("max_position_embeddings") or _LONGEST)
 
 
-def _windows(model: str, length: int, text: str, told: Told) -> torch.Tensor:
+def _windows(model: str, length: int, most: int, text: str, told: Told) -> torch.Tensor:
     tokenizer = load_tokenizer(model)
     documents = read_whole(text, reading(tokenizer, told))
     whole = ChatText if any(isinstance(d, ChatText) for d in documents) else str
@@ -137,4 +131,7 @@ def _windows(model: str, length: int, text: str, told: Told) -> torch.Tensor:
     if max(ids) >= vocabulary:
         raise UserError(f"the tokenizer of {model} gives {text} ids beyond the model's {vocabulary:,} tokens")
     count = len(ids) // length
+    if count < most:
+        told.warn(f"{text} gives {model} {count} windows of {length} tokens; --windows asked for {most}")
+    count = min(count, most or count)
     return torch.tensor(ids[: count * length], dtype=torch.int64).view(count, length)
