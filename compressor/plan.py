@@ -109,7 +109,7 @@ class Plan:
             UserError: it cannot be read, or holds no plan.
         """
         try:
-            return cls.from_json(json.loads(path.read_text()))
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8-sig")))
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read the plan {path}: {error}") from None
 

@@ -46,6 +46,14 @@ class Progress:
         self.peaks: dict[str, int] = {}
         self.memory = PeakMemory()
         self.device: DeviceMemory | None = None
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        """Something that is not as the user may think: told once, also where progress is not, and kept for
+        the report."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            Console(stderr=True, highlight=False).print(f"warning: {text}", soft_wrap=True, markup=False)
 
     def say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, markup=False)

@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from compressor.config_file import read_document
 from compressor.errors import UserError
+from compressor.outside import reason
 
 
 def reference_config(path: str | Path) -> Any:
@@ -28,7 +27,9 @@ def reference_config(path: str | Path) -> Any:
         with quietly():
             return _config(path, document)
     except Exception as error:
-        raise UserError(f"transformers refuses the config.json of {path}: {error}") from None
+        raise UserError(
+            f"transformers refuses the config.json of {path}: {reason(error)}", "Mend it there."
+        ) from None
 
 
 def _config(path: str | Path, document: dict[str, Any]) -> Any:
@@ -71,6 +72,7 @@ def load_reference(path: str | Path | None, config: Any, **options: Any) -> tupl
     Args:
         path: the checkpoint; None where options have a `state_dict`.
     """
+    import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     if getattr(config, "attn_logit_softcapping", None):

@@ -147,7 +147,7 @@ def _describe(path: Path, name: str) -> Artefact:
     return Artefact(
         path=path,
         name=name,
-        eos=_eos(config) | _eos(generation),
+        eos=frozenset(token for token in _eos(config) | _eos(generation) if 0 <= token < vocab_size),
         context=int(config.get("max_position_embeddings") or DEFAULT_CONTEXT),
         vocab_size=vocab_size,
         compressed=compressed,

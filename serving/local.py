@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from serving.playground.upstream import Upstream, check_compare
 from serving.protocol import KEEP_ALIVE_S, WRITE_TIMEOUT_S
 from serving.server import Server, listen, url_of
 from serving.tokenizer import Tokenizer
+
+log = logging.getLogger("lathe.serving")
 
 MAX_BATCH = 8
 REQUEST_TIMEOUT_S = 600.0
@@ -65,6 +68,8 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
     )
     with listen(options.host, options.port) as listener:
         tokenizer = Tokenizer(artefact.path, options.template_variables)
+        if warning := tokenizer.warning(artefact.vocab_size):
+            log.warning(warning)
         defaults = sampling_defaults(artefact.path, options.generation_config)
         backend = open_backend(artefact, tokenizer, sizes)
         metrics.watch(backend, artefact, engine)

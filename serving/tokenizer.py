@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from compressor.errors import UserError
+from compressor.outside import reason
+from compressor.tokenizer import beyond, beyond_warning, check_own_code
 from serving.chat_template import ChatTemplate, Rendering, Scalar, TemplateError
 from serving.control_tokens import ControlTokens, SpellingError
 
@@ -33,10 +35,11 @@ class Tokenizer:
         """
         from transformers import PreTrainedTokenizerFast
 
+        check_own_code(directory)
         try:
             self._hf = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
         except Exception as error:
-            raise UserError(f"cannot load the tokenizer in {directory}: {error}") from None
+            raise UserError(f"cannot load the tokenizer in {directory}: {reason(error)}") from None
         self._fast = self._hf.backend_tokenizer
         self._fast.no_truncation()
         self._fast.no_padding()
@@ -93,6 +96,11 @@ class Tokenizer:
             "chat_template": self.chat_template or None,
         }
         return {name: _plain(value) for name, value in told.items()}
+
+    def warning(self, vocab_size: int) -> str | None:
+        """What to tell of tokens in use that a model with so many does not have."""
+        missing = beyond(self._hf, vocab_size)
+        return beyond_warning(missing, vocab_size) if missing else None
 
     def to_json(self) -> str:
         """The whole tokenizer, as in tokenizer.json."""

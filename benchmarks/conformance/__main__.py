@@ -22,8 +22,8 @@ NAME = "served"
 TOLERANCE = 1e-3
 TEXT_LIMIT = 40_000
 SUITES = (
-    "comply", "responses", "own", "openai", "client", "perplexity", "promtool", "aiperf", "aiperf-completions", "guidellm",
-    "streams",
+    "comply", "responses", "own", "openai", "client", "perplexity", "promtool", "aiperf",
+    "aiperf-completions", "guidellm", "streams",
 )  # fmt: skip
 OPTIONS = ("--served-model-name", NAME, "--max-length", "256", "--max-batch", "16")
 

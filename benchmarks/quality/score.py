@@ -56,7 +56,10 @@ def windows_of(setting: Setting, text: str, count: int) -> torch.Tensor:
         return write_samples(
             setting.source, windows=count, length=length, seed=_SCORED, progress=setting.progress
         )
-    return spread(token_windows(setting.source, text, WINDOW), count, seed=0)
+    windows = token_windows(setting.source, text, WINDOW, setting.progress)
+    if len(windows) < count:
+        setting.progress.warn(f"{text} fills {len(windows)} windows; {count} were to be scored on")
+    return spread(windows, count, seed=0)
 
 
 def machine() -> dict[str, object]:

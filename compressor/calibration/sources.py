@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
 from compressor.errors import UserError
+from compressor.texts.documents import Reading
+from compressor.texts.files import kind, lines, read_text
+from compressor.texts.rows import Row, format_of, suffixes
 
 DOCUMENT_SEPARATOR = "<|doc|>"
 _MAX_DATASET_ROWS = 20_000
-_TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
+_PROSE = (".txt", ".md")
+_SHOWN = 5
+"""Files that are named of those that a folder holds besides."""
 
-TextSource = Callable[[str], list[str]]
+TextSource = Callable[[str, Reading], list[str]]
 _REGISTRY: list[tuple[Callable[[str], bool], TextSource]] = []
 
 
@@ -26,31 +32,39 @@ def text_source(claims: Callable[[str], bool]) -> Callable[[TextSource], TextSou
     return decorate
 
 
-def read_documents(argument: str) -> list[str]:
+def read_documents(argument: str, reading: Reading | None = None) -> list[str]:
     """Documents of a file, a folder or a data set; those without text are left out.
 
     Raises:
-        UserError: nothing is there, it cannot be read, or it holds no text.
+        UserError: nothing is there, it cannot be read, it holds no text, or a row of it is none.
     """
-    return [d for d in _read(argument) if d.strip()]
+    reading = reading or Reading()
+    found = _read(argument, reading)
+    documents = [d for d in found if d.strip()]
+    if len(documents) < len(found):
+        reading.told.warn(
+            f"{argument}: {len(found) - len(documents)} of {len(found)} documents are empty, left out"
+        )
+    return documents
 
 
-def read_whole(argument: str) -> str:
-    """All documents, empty ones too, as one, with an empty line between: the text of published perplexities.
+def read_whole(argument: str, reading: Reading | None = None) -> list[str]:
+    """All documents, empty ones too.
 
     Raises:
         UserError: as `read_documents`.
     """
-    return "\n\n".join(_read(argument))
+    return _read(argument, reading or Reading())
 
 
 def parts_of(argument: str) -> list[str]:
-    """The files and folders of a list with commas; anything else is one part."""
+    """The texts of a list with commas; anything else is one part."""
     return _named(argument) if _is_list(argument) else [argument]
 
 
 def _is_list(argument: str) -> bool:
-    return "," in argument and all(Path(p).exists() for p in _named(argument))
+    named = _named(argument)
+    return "," in argument and not Path(argument).exists() and any(Path(part).exists() for part in named)
 
 
 def _named(argument: str) -> list[str]:
@@ -58,47 +72,72 @@ def _named(argument: str) -> list[str]:
     return [part for part in argument.split(",") if part]
 
 
-def _read(argument: str) -> list[str]:
+def _read(argument: str, reading: Reading) -> list[str]:
     for claims, source in _REGISTRY:
         if claims(argument):
-            documents = source(argument)
+            documents = source(argument, reading)
             if any(d.strip() for d in documents):
                 return documents
-            raise UserError(f"the text {argument} is empty", "Give a file or folder with plain text in it.")
+            raise UserError(f"the text {argument} is empty", "Give a file or folder with text in it.")
     raise UserError(f"there is no text {argument}", "Give a file, a folder or a data-set name.")
 
 
 @text_source(lambda argument: Path(argument).is_file())
-def from_file(argument: str) -> list[str]:
-    """One document per `<|doc|>` line, or per line of a .jsonl file with a `text` field."""
+def from_file(argument: str, reading: Reading) -> list[str]:
+    """A document of each row of JSON, JSON lines, CSV or Parquet; else prose, parted by `<|doc|>`."""
     path = Path(argument)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path} as UTF-8 text: {error}") from None
-    if path.suffix == ".jsonl":
-        return list(_from_jsonl(path, text))
-    return text.split(DOCUMENT_SEPARATOR)
+    form = format_of(path)
+    if form:
+        return list(reading.documents(form(path), path))
+    text = read_text(path)
+    if _is_json(text):
+        raise UserError(
+            f"{path} holds JSON, which would be read as prose",
+            "Call it .json, or .jsonl if each line is a row.",
+        )
+    return text.replace("\r\n", "\n").replace("\r", "\n").split(DOCUMENT_SEPARATOR)
 
 
 @text_source(_is_list)
-def from_several(argument: str) -> list[str]:
-    """Files and folders, separated by commas, one after another."""
-    return [document for part in parts_of(argument) for document in _read(part)]
+def from_several(argument: str, reading: Reading) -> list[str]:
+    """Files, folders and data sets, separated by commas, one after another."""
+    return [document for part in parts_of(argument) for document in _read(part, reading)]
 
 
 @text_source(lambda argument: Path(argument).is_dir())
-def from_folder(argument: str) -> list[str]:
-    """All .txt, .md and .jsonl files below a folder, in sorted order."""
-    files = sorted(p for p in Path(argument).rglob("*") if p.suffix in _TEXT_SUFFIXES and p.is_file())
-    return [document for file in files for document in from_file(str(file))]
+def from_folder(argument: str, reading: Reading) -> list[str]:
+    """All prose (.txt, .md) and files of rows below a folder, in sorted order. What is passed over is told:
+    other files, and hidden ones."""
+    folder = Path(argument)
+    used: list[Path] = []
+    others: list[Path] = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        inside = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        (used if not hidden and kind(path) in (*_PROSE, *suffixes()) else others).append(path)
+    if others:
+        named = ", ".join(str(path.relative_to(folder)) for path in others[:_SHOWN])
+        more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+        reading.told.warn(f"{argument}: left out {named}{more}")
+    if not used:
+        raise UserError(
+            f"the folder {argument} is empty"
+            if not others
+            else f"the folder {argument} holds no text, but {named}{more}",
+            f"Text is in {', '.join((*_PROSE, *suffixes()))}.",
+        )
+    return [document for file in used for document in from_file(str(file), reading)]
 
 
 @text_source(lambda argument: argument.count("/") <= 2 and not argument.startswith((".", "/", "~")))
-def from_dataset(argument: str) -> list[str]:
-    """A hub data set, `name[:configuration[:split]]`; the `text` of its rows, by default of `train`."""
-    if Path(argument).suffix in _TEXT_SUFFIXES:
+def from_dataset(argument: str, reading: Reading) -> list[str]:
+    """A hub data set, `name[:configuration[:split]]`; its rows as those of a file, by default of `train`."""
+    if kind(Path(argument)) in (*_PROSE, *suffixes()):
         raise UserError(f"there is no file {argument}")
+    return list(reading.documents(_dataset_rows(argument, reading), argument))
+
+
+def _dataset_rows(argument: str, reading: Reading) -> Iterator[Row]:
     try:
         import datasets
     except ImportError:
@@ -109,16 +148,24 @@ def from_dataset(argument: str) -> list[str]:
     name, configuration, split, *_ = (*argument.split(":"), "", "")
     try:
         rows = datasets.load_dataset(name, configuration or None, split=split or "train", streaming=True)
-        return [row["text"] for row in islice(rows, _MAX_DATASET_ROWS)]
+        found = list(islice(rows, _MAX_DATASET_ROWS + 1))
     except Exception as error:
         raise UserError(f"cannot load the data set {argument}: {error}") from None
+    if len(found) > _MAX_DATASET_ROWS:
+        reading.told.warn(f"{argument}: only the first {_MAX_DATASET_ROWS:,} rows are read")
+    for number, value in enumerate(found[:_MAX_DATASET_ROWS], 1):
+        yield Row(value, f"row {number} of the data set {argument}")
 
 
-def _from_jsonl(path: Path, text: str) -> Iterator[str]:
-    import json
-
-    for number, line in enumerate(filter(str.strip, text.splitlines()), 1):
+def _is_json(text: str) -> bool:
+    """Whether a text is an object or a list of JSON, or starts with a line that is an object."""
+    start = text.lstrip()[:1]
+    if start not in ("{", "["):
+        return False
+    first = next(lines(text))[1]
+    for candidate in (first, text) if start == "{" else (text,):
         try:
-            yield str(json.loads(line)["text"])
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f'line {number} of {path} is not a JSON object with a "text" field') from None
+            return isinstance(json.loads(candidate), dict | list)
+        except (ValueError, RecursionError):
+            continue
+    return False

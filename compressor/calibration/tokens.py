@@ -7,16 +7,18 @@ from typing import Any
 
 import torch
 
+from compressor.calibration.amount import Amount, Part, fair_shares, held_out, heldout_windows
+from compressor.calibration.chat import reading, token_ids
 from compressor.calibration.selfgen import write_samples
 from compressor.calibration.sources import parts_of, read_documents
 from compressor.errors import UserError
 from compressor.progress import Progress
-from compressor.reference import reference_config
 from compressor.room import Room
 from compressor.source import Source
+from compressor.texts.documents import Told
+from compressor.tokenizer import open_tokenizer
 from compressor.workers import Workers
 
-_HELDOUT_SHARE = 8
 SELF = "self"
 
 
@@ -32,42 +34,68 @@ class Calibration:
     origin: str
 
 
-def load_calibration(
-    source: Source, argument: str, *, tokens: int, window: int, seed: int, progress: Progress,
-    room: Room | None = None, workers: Workers | None = None,
-) -> Calibration:  # fmt: skip
-    """Windows from a file, folder, data set or `self`; one in eight is held out. Of several texts, listed
-    with commas, each gives an equal share, or all that it has. room: for a model that writes text;
-    workers: who has it write.
+@dataclass(frozen=True)
+class CalibrationText:
+    """What a run calibrates on, by the name that it was asked for. windows: [n, T] of a text; None where the
+    model is to write it."""
+
+    name: str
+    amount: Amount
+    windows: torch.Tensor | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"text": self.name, **self.amount.to_json()}
+
+
+UNREAD = CalibrationText(SELF, Amount(0, 0, ()))
+
+
+def read_calibration(
+    source: Source, argument: str, *, tokens: int, window: int, seed: int, told: Told | None = None
+) -> CalibrationText:
+    """The windows of a file, folder or data set, or how many `self` will write. Of several texts, listed with
+    commas, each gives an equal share, or all that it has.
 
     Raises:
-        UserError: no such text, or too little of it for two windows.
+        UserError: there is no such text, or it cannot be read.
     """
     window = window_length(source, window)
     wanted = sum(heldout_windows(tokens, window))
     if argument == SELF:
+        return CalibrationText(SELF, Amount(tokens, window, (Part(SELF, wanted, wanted),)))
+    names = parts_of(argument)
+    texts = [token_windows(source, name, window, told) for name in names]
+    counts = fair_shares([len(t) for t in texts], wanted)
+    windows = torch.cat([spread(t, n, seed) for t, n in zip(texts, counts, strict=True)])
+    parts = (Part(name, len(t), n) for name, t, n in zip(names, texts, counts, strict=True))
+    return CalibrationText(argument, Amount(tokens, window, tuple(parts)), windows)
+
+
+def load_calibration(
+    source: Source, argument: str, *, tokens: int, window: int, seed: int, progress: Progress,
+    room: Room | None = None, workers: Workers | None = None, text: CalibrationText | None = None,
+) -> Calibration:  # fmt: skip
+    """Windows of a text, or of what the model writes; one in eight is held out. text: where it was read
+    before; room: for a model that writes; workers: who has it write.
+
+    Raises:
+        UserError: no such text, or too little of it for two windows.
+    """
+    text = text or read_calibration(source, argument, tokens=tokens, window=window, seed=seed)
+    windows, amount = text.windows, text.amount
+    if windows is None:
         windows = write_samples(
-            source, windows=wanted, length=window, seed=seed, progress=progress, room=room, workers=workers
-        )
-    else:
-        texts = [token_windows(source, part, window) for part in parts_of(argument)]
-        counts = fair_shares([len(t) for t in texts], wanted)
-        windows = torch.cat([spread(t, n, seed) for t, n in zip(texts, counts, strict=True)])
+            source, windows=amount.windows, length=amount.window, seed=seed, progress=progress, room=room,
+            workers=workers,
+        )  # fmt: skip
     if len(windows) < 2:
         raise UserError(
-            f"the calibration text {argument} gives {len(windows)} windows of {window} tokens, not two",
+            f"the calibration text {argument} gives {len(windows)} windows of {amount.window} tokens, "
+            "not two",
             "Give more text, or `self`.",
         )
-    held = torch.arange(len(windows)) % _HELDOUT_SHARE == _HELDOUT_SHARE - 1
-    if not held.any():
-        held[-1] = True
+    held = held_out(len(windows))
     return Calibration(windows[~held].contiguous(), windows[held].contiguous(), argument)
-
-
-def heldout_windows(tokens: int, window: int) -> tuple[int, int]:
-    """How many windows are fitted on for so many tokens, and how many are held out."""
-    fitted = max(2, -(-tokens // window))
-    return fitted, -(-fitted // (_HELDOUT_SHARE - 1))
 
 
 def window_length(source: Source, window: int) -> int:
@@ -75,21 +103,23 @@ def window_length(source: Source, window: int) -> int:
     return min(window, int(source.config.get("max_position_embeddings") or window))
 
 
-def token_windows(source: Source, argument: str, window: int) -> torch.Tensor:
+def token_windows(source: Source, argument: str, window: int, told: Told | None = None) -> torch.Tensor:
     """All full windows [n, window] of a text, documents joined as the tokenizer marks them."""
-    values = pack_windows(load_tokenizer(source), argument, window)
+    values = pack_windows(load_tokenizer(source), argument, window, told)
     if len(values) and int(values.max()) >= source.shape.vocab_size:
         raise UserError(
-            f"the tokenizer of {source.path} gives ids beyond the model's {source.shape.vocab_size} tokens"
+            f"the tokenizer of {source.path} gives {argument} ids beyond the model's "
+            f"{source.shape.vocab_size} tokens",
+            "Take the tokenizer that belongs to the model, or enlarge its embedding.",
         )
     return values
 
 
-def pack_windows(tokenizer: Any, argument: str, window: int) -> torch.Tensor:
+def pack_windows(tokenizer: Any, argument: str, window: int, told: Told | None = None) -> torch.Tensor:
     """As `token_windows`, with any tokenizer and its ids unchecked."""
     ids: list[int] = []
-    for document in read_documents(argument):
-        ids += tokenizer(document, verbose=False)["input_ids"]
+    for document in read_documents(argument, reading(tokenizer, told)):
+        ids += token_ids(tokenizer, document)
     count = len(ids) // window
     return torch.tensor(ids[: count * window], dtype=torch.int64).view(count, window)
 
@@ -100,12 +130,7 @@ def load_tokenizer(source: Source) -> Any:
     Raises:
         UserError: it is missing or unreadable.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(source.path, config=reference_config(source.path))
-    except Exception as error:
-        raise UserError(f"cannot load the tokenizer of {source.path}: {error}") from None
+    return open_tokenizer(source.path)
 
 
 def spread(windows: torch.Tensor, wanted: int, seed: int) -> torch.Tensor:
@@ -114,11 +139,3 @@ def spread(windows: torch.Tensor, wanted: int, seed: int) -> torch.Tensor:
         return windows
     drawn = torch.rand(wanted, generator=torch.Generator().manual_seed(seed))
     return windows[((torch.arange(wanted) + drawn) * (len(windows) / wanted)).long()]
-
-
-def fair_shares(sizes: list[int], wanted: int) -> list[int]:
-    """`wanted` split evenly, none above its size; what the small ones lack the others give."""
-    shares = [0] * len(sizes)
-    for done, index in enumerate(sorted(range(len(sizes)), key=sizes.__getitem__)):
-        shares[index] = min(sizes[index], (wanted - sum(shares)) // (len(sizes) - done))
-    return shares

@@ -68,14 +68,18 @@ def compress(
         int, typer.Option(help="Sequences decoded together.", rich_help_panel=_WORKLOAD)
     ] = 1,
     context: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="Tokens in the cache (tpot) or in the prompt (ttft, e2e).", rich_help_panel=_WORKLOAD
+            help="Tokens in the cache (tpot) or in the prompt (ttft, e2e). [default: 512, or as many as fit]",
+            rich_help_panel=_WORKLOAD,
         ),
-    ] = 512,
+    ] = None,
     output_tokens: Annotated[
-        int, typer.Option(help="Tokens of an answer (e2e).", rich_help_panel=_WORKLOAD)
-    ] = 128,
+        int | None,
+        typer.Option(
+            help="Tokens of an answer (e2e). [default: 128, or as many as fit]", rich_help_panel=_WORKLOAD
+        ),
+    ] = None,
     backend: Annotated[
         str, typer.Option(help="Engine to measure on: onnx, vllm or torch.", rich_help_panel=_WORKLOAD)
     ] = "onnx",
@@ -228,9 +232,10 @@ def compress(
 
       compress meta-llama/Llama-3.2-1B --keep 70% --calibration notes.txt -o out
     """
-    from compressor.latency.workload import Workload, parse_bytes, parse_factor, parse_share
+    from compressor.latency.workload import asked_for, parse_bytes, parse_factor, parse_share
     from compressor.pipeline.options import Options
 
+    workload, usual = asked_for(latency_metric, batch_size, context, output_tokens)
     options = Options(
         model=model,
         out=output or Path((Path(model).name or Path(model).resolve().name) + "-lathe"),
@@ -239,7 +244,7 @@ def compress(
         target_memory=parse_bytes(target_memory) if target_memory else None,
         keep=parse_share(keep) if keep else None, plan=plan, front=front,
         perplexity_increase=parse_share(max_perplexity_increase) if max_perplexity_increase else None,
-        workload=Workload(latency_metric, batch_size, context, output_tokens),
+        workload=workload, usual=usual,
         backend=quantized(backend, quantize), exports=tuple(quantized(e, quantize) for e in words(export)),
         destinations=tuple(words(serve_for)),
         tensor_parallel=tensor_parallel, method=method, threads=threads, profile=profile,

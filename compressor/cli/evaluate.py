@@ -67,9 +67,12 @@ def evaluate(
     from compressor.device import parse_device, room_on
     from compressor.evaluate.compare import check_checkpoint, scores
     from compressor.evaluate.tasks import Tasks
+    from compressor.progress import Progress
     from compressor.shipped import warn_if_stale
 
     _check(text, against, tasks, task_dir)
+    if min(window, windows) < 0:
+        raise UserError("--window and --windows are numbers from 0", "Leave them out, or give more.")
     where = parse_device(device)
     for model in models:
         check_checkpoint(model)
@@ -78,7 +81,8 @@ def evaluate(
     rows: list[dict[str, Any]] = [{"model": model} for model in models]
     with room_on(where, "Leave --device out, or free it."):
         if text:
-            for row, found in zip(rows, scores(models, text, window, windows, against, where), strict=True):
+            scored = scores(models, text, window, windows, against, where, Progress(quiet=json))
+            for row, found in zip(rows, scored, strict=True):
                 row |= found
                 _say(_quality(row), json)
         if harness:

@@ -19,9 +19,11 @@ def plan(
     latency_metric: Annotated[str, typer.Option(help="tpot, ttft or e2e.")] = "tpot",
     batch_size: Annotated[int, typer.Option(help="Sequences decoded together.")] = 1,
     context: Annotated[
-        int | None, typer.Option(help="Tokens in the cache or prompt. [default: 512, or what the model has]")
+        int | None, typer.Option(help="Tokens in the cache or prompt. [default: 512, or as many as fit]")
     ] = None,
-    output_tokens: Annotated[int, typer.Option(help="Tokens of an answer (e2e).")] = 128,
+    output_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of an answer (e2e). [default: 128, or as many as fit]")
+    ] = None,
     backend: Annotated[str, typer.Option(help="Engine that the latency is measured on.")] = "onnx",
     serve_for: Annotated[str, typer.Option("--for", help="As of `compress`, such as vllm-w4a16.")] = "",
     tensor_parallel: Annotated[int, typer.Option(help="Devices that are to share every layer.")] = 1,
@@ -57,7 +59,7 @@ def plan(
 
     from compressor.latency.backend import backends
     from compressor.latency.workload import (
-        Workload,
+        asked_for,
         parse_bytes,
         parse_factor,
         parse_milliseconds,
@@ -67,10 +69,10 @@ def plan(
     from compressor.pipeline.options import Options
     from compressor.progress import Progress
     from compressor.report import print_advice, print_card, print_forecast
-    from compressor.source import open_source
 
     timed = latency or bool(target_latency or target_speedup)
     exports = tuple(dict.fromkeys(["checkpoint", *([backends.get(backend).export] if timed else [])]))
+    workload, usual = asked_for(latency_metric, batch_size, context, output_tokens)
     options = Options(
         model=model, out=Path("plan"),
         target_latency_ms=parse_milliseconds(target_latency) if target_latency else None,
@@ -78,9 +80,7 @@ def plan(
         target_memory=parse_bytes(target_memory) if target_memory else None,
         keep=parse_share(keep) if keep else None if timed else 1.0,
         front=timed and not (target_latency or target_speedup),
-        workload=Workload(
-            latency_metric, batch_size, context or min(512, open_source(model).positions - 1), output_tokens
-        ),
+        workload=workload, usual=usual,
         exports=exports, destinations=tuple(words(serve_for)), tensor_parallel=tensor_parallel,
         backend=backend, threads=threads, profile=profile, calibration=calibration,
         calibration_tokens=calibration_tokens, seed=seed,

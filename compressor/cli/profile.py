@@ -17,12 +17,16 @@ def profile(
     latency_metric: Annotated[str, typer.Option(help="tpot, ttft or e2e; several with commas.")] = "tpot",
     batch_size: Annotated[str, typer.Option(help="Sequences decoded together; several with commas.")] = "1",
     context: Annotated[
-        str, typer.Option(help="Tokens in the cache or prompt; between several one can interpolate.")
-    ] = "512",
-    output_tokens: Annotated[int, typer.Option(help="Tokens of an answer (e2e).")] = 128,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of the engine. [default: all cores]")
+        str | None,
+        typer.Option(
+            help="Tokens in the cache or prompt; between several one can interpolate. [default: 512, or as "
+            "many as fit]"
+        ),
     ] = None,
+    output_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of an answer (e2e). [default: 128, or as many as fit]")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the engine. [default: all cores]")] = None,
     hardware: Annotated[
         str | None,
         typer.Option(help="Estimate from this device's datasheet instead of measuring, such as h200."),
@@ -47,7 +51,8 @@ def profile(
 
     options = ProfileOptions(
         model, output, backend, words(latency_metric), _numbers(batch_size, "--batch-size"),
-        _numbers(context, "--context"), output_tokens, threads, hardware, dtype, overwrite,
+        None if context is None else _numbers(context, "--context"), output_tokens, threads, hardware, dtype,
+        overwrite,
     )  # fmt: skip
     document = make_profile(options, Progress(quiet=json)).to_json()
     if json:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from compressor.calibration.chat import reading, token_ids
 from compressor.calibration.sources import read_whole
 from compressor.config_file import refuse_adapters
 from compressor.device import CPU
@@ -23,7 +25,10 @@ from compressor.errors import UserError
 from compressor.evaluate.onnx import OnnxModel
 from compressor.evaluate.perplexity import quality
 from compressor.modeling import register
-from compressor.reference import load_dense, reference_config
+from compressor.outside import reason
+from compressor.reference import load_dense
+from compressor.texts.documents import ChatText, Nobody, Told
+from compressor.tokenizer import open_tokenizer
 from compressor.weight_files import layout_note
 from serving.manifest import GRAPH
 
@@ -35,8 +40,8 @@ _told: set[str] = set()
 
 def scores(
     models: Sequence[str], text: str, window: int = 0, most: int = 0, against: str | None = None,
-    device: torch.device = CPU,
-) -> Iterator[dict[str, Any]]:
+    device: torch.device = CPU, told: Told | None = None,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """One row per model: {"model", "perplexity", "loss", "tokens", "window"}, and {"kl", "agreement",
     "against"} where there is a dense model to compare with.
 
@@ -44,6 +49,7 @@ def scores(
         window: tokens; 0 takes the shortest context of all models, at most 2,048.
         most: windows at most; 0 takes all.
         device: where models run.
+        told: of what was left out of the text, and how much is missing.
 
     Raises:
         UserError: a model or the text cannot be read, the text is shorter than a window, a window longer
@@ -55,8 +61,7 @@ def scores(
     for model, context in contexts.items():
         if length > context:
             raise UserError(f"--window {length} is longer than the context of {model}, {context} tokens")
-    content = read_whole(text)
-    windows = {model: _windows(model, content, length, text)[: most or None] for model in everyone}
+    windows = {model: _windows(model, length, most, text, told or Nobody()) for model in everyone}
     for model in models if against else ():
         if not torch.equal(windows[model], windows[str(against)]):
             raise UserError(
@@ -93,7 +98,7 @@ def load_model(model: str, device: torch.device = CPU) -> Any:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"cannot load {model}: {error}") from None
+        raise UserError(f"cannot load {model}: {reason(error)}") from None
 
 
 def load_tokenizer(model: str) -> Any:
@@ -102,13 +107,8 @@ def load_tokenizer(model: str) -> Any:
     Raises:
         UserError: it cannot be loaded.
     """
-    from transformers import AutoTokenizer
-
     register()
-    try:
-        return AutoTokenizer.from_pretrained(model, config=reference_config(model))
-    except Exception as error:
-        raise UserError(f"cannot load the tokenizer of {model}: {error}") from None
+    return open_tokenizer(model)
 
 
 def check_checkpoint(model: str) -> dict[str, Any]:
@@ -135,11 +135,20 @@ def _context(model: str) -> int:
     return int(check_checkpoint(model).get("max_position_embeddings") or _LONGEST)
 
 
-def _windows(model: str, content: str, length: int, text: str) -> torch.Tensor:
-    ids = load_tokenizer(model)(content, verbose=False)["input_ids"]
+def _windows(model: str, length: int, most: int, text: str, told: Told) -> torch.Tensor:
+    tokenizer = load_tokenizer(model)
+    documents = read_whole(text, reading(tokenizer, told))
+    whole = ChatText if any(isinstance(d, ChatText) for d in documents) else str
+    ids = token_ids(tokenizer, whole("\n\n".join(documents)))
     if len(ids) < length:
         raise UserError(
             f"{text} is shorter than one window of {length} tokens", "Give more text or a smaller --window."
         )
+    vocabulary = check_checkpoint(model).get("vocab_size") or math.inf
+    if max(ids) >= vocabulary:
+        raise UserError(f"the tokenizer of {model} gives {text} ids beyond the model's {vocabulary:,} tokens")
     count = len(ids) // length
+    if count < most:
+        told.warn(f"{text} gives {model} {count} windows of {length} tokens; --windows asked for {most}")
+    count = min(count, most or count)
     return torch.tensor(ids[: count * length], dtype=torch.int64).view(count, length)

@@ -21,9 +21,12 @@ from compressor.export.checkpoint import copy_companions
 from compressor.export.files import write_json
 from compressor.export.manifest import MANIFEST, write_manifest
 from compressor.export.onnx.graph import FORMAT as GRAPH_FORMAT
+from compressor.model_checks import check_config
 from compressor.source import Source, open_source
+from compressor.tokenizer import check_own_code
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger("lathe.export")
+
 _COPIES = 3 * 4
 """Bytes of memory for a parameter with which transformers may load a whole model."""
 
@@ -37,7 +40,7 @@ def dense_artefact(model: str, cache_dir: Path | None = None) -> Path:
     Raises:
         UserError: the model cannot be read or exported, or the cache not be written.
     """
-    source = open_source(model)
+    source = _checked(model)
     cache = cache_dir or cache_root()
     target = cache / "dense" / f"{source.name}-{_key(source)}"
     if (target / MANIFEST).is_file():
@@ -56,7 +59,7 @@ def export_dense(model: str, output: Path, to: str, tensor_parallel: int = 1) ->
         UserError: the model cannot be read, the exporter is unknown, or the output exists.
     """
     exporters.get(to)
-    source = open_source(model)
+    source = _checked(model)
     if output.exists():
         raise UserError(f"{output} exists", "Choose another --output.")
     alike(source)
@@ -74,9 +77,18 @@ def alike(source: Source) -> Source:
     from compressor.agreement import check_agreement
 
     for note in source.notes:
-        _log.warning(note)
+        log.warning(note)
     whole = _COPIES * source.shape.parameters(source.shape.dense_plan) < psutil.virtual_memory().available
-    _log.info("%s %s", source.name, check_agreement(source, whole))
+    log.info("%s %s", source.name, check_agreement(source, whole))
+    return source
+
+
+def _checked(model: str) -> Source:
+    """A checkpoint that transformers makes a model of, without code of its own; what is odd is logged."""
+    source = open_source(model)
+    check_own_code(source.path)
+    for line in check_config(source):
+        log.warning(line)
     return source
 
 

@@ -64,7 +64,7 @@ class Profile:
             UserError: the file cannot be read, or is no profile.
         """
         try:
-            document = json.loads(path.read_text())
+            document = json.loads(path.read_text(encoding="utf-8-sig"))
             if document["format"] != FORMAT:
                 raise UserError(f"{path} is not a profile of this version: `format` is not `{FORMAT}`")
             tables = [LatencyTable.from_json(table) for table in document["tables"]]

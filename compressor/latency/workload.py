@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from compressor.errors import UserError
 
@@ -36,6 +37,39 @@ class Workload:
             )
         if min(self.batch_size, self.context, self.output_tokens) < 1:
             raise UserError("batch size, context and output tokens must be at least 1")
+
+
+USUAL = frozenset({"context", "output_tokens"})
+"""Fields of a workload whose defaults are cut to what a model has room for."""
+
+
+def asked_for(
+    metric: str, batch_size: int, context: int | None, output_tokens: int | None
+) -> tuple[Workload, frozenset[str]]:
+    """A workload, and those of its `USUAL` fields that nobody asked for."""
+    asked = {"context": context, "output_tokens": output_tokens}
+    given = {name: value for name, value in asked.items() if value is not None}
+    return Workload(metric, batch_size, **given), USUAL - given.keys()
+
+
+def fitted(workload: Workload, positions: int, usual: Collection[str]) -> Workload:
+    """A workload that a model with so many positions can run. usual: fields that nobody asked for, which are
+    cut to fit.
+
+    Raises:
+        UserError: what was asked for does not fit.
+    """
+    whole = workload.metric == "e2e"
+    context, output = workload.context, workload.output_tokens
+    if whole and "output_tokens" in usual:
+        output = max(1, min(output, positions // 2 if "context" in usual else positions - context))
+    room = positions - (output if whole else 1)
+    if "context" in usual:
+        context = max(1, min(context, room))
+    if context > room:
+        asked = f"--context {context}" + (f" with --output-tokens {output}" if whole else "")
+        raise UserError(f"{asked} does not fit the model's {positions} positions", f"Give at most {room}.")
+    return replace(workload, context=context, output_tokens=output)
 
 
 def parse_milliseconds(text: str) -> float:

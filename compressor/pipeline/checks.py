@@ -1,22 +1,41 @@
-"""Refusals before a weight is read: of output, disk, text, context, a given plan, and by transformers."""
+"""Refusals before a weight is read: of output, disk, text, context and a given plan."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
-from compressor.calibration.sources import parts_of, read_documents
-from compressor.calibration.tokens import SELF, load_tokenizer, token_windows, window_length
+import torch
+
+from compressor.calibration.sources import parts_of
+from compressor.calibration.tokens import (
+    SELF,
+    UNREAD,
+    CalibrationText,
+    read_calibration,
+    token_windows,
+    window_length,
+)
 from compressor.errors import UserError
 from compressor.export.manifest import MANIFEST
-from compressor.latency.workload import Workload
 from compressor.pipeline.options import WINDOW, Options
 from compressor.plan import Plan
-from compressor.reference import reference_config
 from compressor.rules import Rules
 from compressor.search.space import Space
 from compressor.source import Source
+from compressor.texts.documents import Told
+
+_EVALUATION_WINDOWS = 64
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a run reads. evaluation: windows [n, T]; None where the held-out calibration text is meant."""
+
+    calibration: CalibrationText = UNREAD
+    evaluation: torch.Tensor | None = None
 
 
 def check_output(options: Options) -> None:
@@ -36,15 +55,12 @@ def check_output(options: Options) -> None:
         raise UserError(f"cannot write {out}: {parent} is not a writable directory")
 
 
-def check_loads(source: Source) -> None:
-    """Whether transformers takes the config and the tokenizer."""
-    reference_config(source.path)
-    load_tokenizer(source)
+def check_texts(options: Options, source: Source, told: Told) -> Texts:
+    """The texts of a run, read: not where the run writes, and enough of each.
 
-
-def check_texts(options: Options, source: Source) -> None:
-    """Whether the calibration text can be read and is not where the run writes, and the evaluation text
-    fills a window."""
+    Raises:
+        UserError: one of them will not do.
+    """
     if options.calibration != SELF:
         for part in map(Path, parts_of(options.calibration)):
             if part.is_dir() and options.out.resolve().is_relative_to(part.resolve()):
@@ -52,20 +68,36 @@ def check_texts(options: Options, source: Source) -> None:
                     f"--output {options.out} lies in the folder of the calibration text {part}",
                     "Choose another --output.",
                 )
-        read_documents(options.calibration)
-    text, window = options.evaluation, window_length(source, WINDOW)
-    if text is not None and not len(token_windows(source, text, window)):
+    calibration = read_calibration(
+        source,
+        options.calibration,
+        tokens=options.calibration_tokens,
+        window=WINDOW,
+        seed=options.seed,
+        told=told,
+    )
+    calibration.amount.check(options.calibration)
+    widest = max(source.shape.layer.query_heads * source.shape.head_dim, source.shape.layer.ffn)
+    for line in calibration.amount.shortages(options.calibration, widest):
+        told.warn(line)
+    return Texts(calibration, _evaluation(options.evaluation, source, told))
+
+
+def _evaluation(text: str | None, source: Source, told: Told) -> torch.Tensor | None:
+    """Windows from all over a text."""
+    if text is None:
+        return None
+    window = window_length(source, WINDOW)
+    windows = token_windows(source, text, window, told)
+    if not len(windows):
         raise UserError(f"{text} is shorter than one window of {window} tokens", "Give more text.")
-
-
-def check_context(workload: Workload, source: Source) -> None:
-    """Refuse a context that the model has no positions for."""
-    limit = source.positions
-    if workload.context >= limit:
-        raise UserError(
-            f"--context {workload.context} does not fit the model's {limit} positions",
-            f"Give at most {limit - 1}.",
+    if len(windows) < _EVALUATION_WINDOWS:
+        told.warn(
+            f"the evaluation text {text} fills {len(windows)} of {_EVALUATION_WINDOWS} windows of {window} "
+            "tokens: perplexities of so little text are uncertain"
         )
+    some = torch.linspace(0, len(windows) - 1, min(len(windows), _EVALUATION_WINDOWS)).round().long()
+    return windows[some]
 
 
 def check_disk(out: Path, needed: int) -> None:

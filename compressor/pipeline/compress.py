@@ -17,6 +17,7 @@ from compressor.latency.measure import Comparison
 from compressor.pipeline.checks import check_output
 from compressor.pipeline.fastest import Fastest
 from compressor.pipeline.finish import export
+from compressor.pipeline.inputs import resume
 from compressor.pipeline.memory import kept
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card, preflight
@@ -58,8 +59,7 @@ def compress(options: Options, progress: Progress) -> Outcome:
         kept(options.memory_limit), room_on(options.where), closing(RunDirectory(options.out)) as run,
         workers_at(options.place, progress) as workers,
     ):  # fmt: skip
-        if run.resumed:
-            progress.say(f"resuming from {run.path}")
+        resume(options, card, run, progress)
         prepared = prepare(options, card, run, progress, workers)
         search = Searcher(options, card, prepared, run, progress)
         solver = Solver(options, card, search, prepared.key, run, progress)

@@ -13,6 +13,7 @@ import numpy as np
 from compressor.device import room_on
 from compressor.export.files import sync_directory, write_bytes, write_json
 from compressor.latency.table import LatencyTable
+from compressor.pipeline.inputs import resume
 from compressor.pipeline.memory import kept
 from compressor.pipeline.options import Options
 from compressor.pipeline.preflight import Card, preflight
@@ -64,6 +65,7 @@ def write_front(options: Options, progress: Progress) -> dict[str, Any]:
         kept(options.memory_limit), room_on(options.where), closing(RunDirectory(options.out)) as run,
         workers_at(options.place, progress) as workers,
     ):  # fmt: skip
+        resume(options, card, run, progress)
         prepared = prepare(options, card, run, progress, workers)
         search = Searcher(options, card, prepared, run, progress)
         table = Solver(options, card, search, prepared.key, run, progress).table

@@ -15,8 +15,9 @@ from typing import Any
 import psutil
 import torch
 
+from compressor.calibration.amount import heldout_windows
 from compressor.calibration.selfgen import cache_bytes
-from compressor.calibration.tokens import SELF, heldout_windows, window_length
+from compressor.calibration.tokens import SELF, window_length
 from compressor.device import CPU, free_bytes
 from compressor.errors import UserError
 from compressor.memory import give_back_at_once

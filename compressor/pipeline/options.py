@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from compressor.calibration.amount import LEAST
 from compressor.device import CPU, parse_device
 from compressor.errors import UserError
 from compressor.export import exporters
 from compressor.export.onnx import FOLDER
 from compressor.latency.backend import backends
-from compressor.latency.workload import Workload
+from compressor.latency.workload import USUAL, Workload, fitted
 from compressor.workers.place import Place, parse_place
 
 WINDOW = 512
 """Tokens of a calibration or evaluation window, where the model has that many positions."""
+
+_USUAL = Workload()
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Options:
     those given all have to hold. perplexity_increase: a share over dense that is not passed, as fast as that
     allows. plan: a file with the widths to make instead. front: plans for every latency, nothing made.
     destinations: where it is to be served besides what is exported, by name. tensor_parallel: the number of
-    devices that are to share every layer. memory_limit: bytes that are to be resident at most. ray: where
+    devices that are to share every layer. usual: fields of the workload that nobody asked for, which may be
+    cut to the model's positions. memory_limit: bytes that are to be resident at most. ray: where
     workers are, worker_threads: of each (`workers/place.py`). device: where layers are run (`device.py`)."""
 
     model: str
@@ -37,7 +41,8 @@ class Options:
     perplexity_increase: float | None = None
     plan: Path | None = None
     front: bool = False
-    workload: Workload = field(default_factory=Workload)
+    workload: Workload = _USUAL
+    usual: frozenset[str] = frozenset()
     backend: str = "onnx"
     exports: tuple[str, ...] = ("checkpoint", "onnx")
     destinations: tuple[str, ...] = ()
@@ -95,9 +100,9 @@ class Options:
             raise UserError(
                 f"--tensor-parallel {self.tensor_parallel} is not a number of devices", "Give at least 1."
             )
-        if self.calibration_tokens < 2048:
+        if self.calibration_tokens < LEAST:
             raise UserError(
-                f"--calibration-tokens {self.calibration_tokens} is too few", "Give at least 2048."
+                f"--calibration-tokens {self.calibration_tokens} is too few", f"Give at least {LEAST}."
             )
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed {self.seed} is not a seed", "Give a whole number from 0.")
@@ -111,6 +116,16 @@ class Options:
             raise UserError("--memory-limit is for a run of one process", "Leave it or --ray out.")
         if self.evaluations is not None and self.evaluations < 1:
             raise UserError(f"--evaluations {self.evaluations} is too few", "Give at least 1.")
+
+    def workload_on(self, positions: int) -> Workload:
+        """The workload on a model with so many positions.
+
+        Raises:
+            UserError: what was asked for does not fit; of a run that times and counts nothing, nobody asked.
+        """
+        asked = self.runs or self.target_memory is not None
+        usual = self.usual if asked and self.workload is not _USUAL else USUAL
+        return fitted(self.workload, positions, usual)
 
     @property
     def place(self) -> Place | None:

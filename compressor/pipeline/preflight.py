@@ -13,10 +13,11 @@ from compressor.latency.fingerprint import fingerprint
 from compressor.latency.measure import Meter
 from compressor.latency.profile import Profile
 from compressor.latency.table import LatencyTable
+from compressor.latency.workload import USUAL, Workload
+from compressor.model_checks import check_model
 from compressor.pipeline.checks import (
-    check_context,
+    Texts,
     check_disk,
-    check_loads,
     check_output,
     check_texts,
     disk_needed,
@@ -40,7 +41,7 @@ class Card:
     target_ms: the latency target in milliseconds, if there is one. dense_ms, floor_ms: the dense model and
     the smallest subnet, measured quickly or out of the profile. table: of the profile, if one was given.
     here: whether the target is of this machine, so that the artefact can be timed. plan: the one asked for.
-    memory: what it will need.
+    memory: what it will need. texts: what it calibrates on and is judged by.
     """
 
     source: Source
@@ -55,6 +56,7 @@ class Card:
     here: bool = True
     plan: Plan | None = None
     memory: MemoryPlan = field(kw_only=True)
+    texts: Texts = field(default_factory=Texts, kw_only=True)
 
     @property
     def already_met(self) -> bool:
@@ -80,16 +82,26 @@ class Card:
             "model": self.source.name,
             "parameters": shape.parameters(shape.dense_plan),
             "latency": {
-                "metric": self.meter.workload.metric, "target_ms": self.target_ms, "dense_ms": self.dense_ms,
-                "floor_ms": self.floor_ms, "estimate": self.table.estimate if self.table else None,
+                "metric": self.meter.workload.metric,
+                "target_ms": self.target_ms,
+                "dense_ms": self.dense_ms,
+                "floor_ms": self.floor_ms,
+                "estimate": self.table.estimate if self.table else None,
             },
             "targets": [
-                {"name": c.name, "unit": c.unit, "limit": c.limit, "dense": c.cost(shape.dense_plan),
-                 "floor": c.cost(smallest)}
+                {
+                    "name": c.name,
+                    "unit": c.unit,
+                    "limit": c.limit,
+                    "dense": c.cost(shape.dense_plan),
+                    "floor": c.cost(smallest),
+                }
                 for c in self.constraints
             ],
             "disk_bytes": self.disk_bytes,
             "memory": self.memory.to_json(),
+            "calibration": self.texts.calibration.to_json(),
+            "warnings": self.meter.progress.warnings,
         }
 
 
@@ -104,9 +116,8 @@ def preflight(options: Options, progress: Progress) -> Card:
     if options.runs and not options.profile:
         backend.versions()  # an engine that is not installed says so
     source = open_source(options.model)
-    for note in source.notes:
-        progress.say(f"warning: {note}")
-    check_loads(source)
+    for line in (*source.notes, *check_model(source)):
+        progress.warn(line)
     method.check(source.shape)
     chosen = [*map(exporters.get, options.exports), *map(destinations.get, options.destinations)]
     for destination in chosen:
@@ -114,15 +125,14 @@ def preflight(options: Options, progress: Progress) -> Card:
     rules = rules_of(chosen, source.shape.head_dim, options.tensor_parallel)
     space = make_space(source.shape, rules)
     plan = read_plan(options.plan, space, rules, source.shape.experts) if options.plan else None
-    if options.runs or options.target_memory is not None:
-        check_context(options.workload, source)
-    check_texts(options, source)
+    workload = _workload(options, source, progress)
+    texts = check_texts(options, source, progress)
     memory = memory_plan(options, source)
-    meter = Meter(source, backend, options.workload, options.threads, progress)
-    constraints = _constraints(options, source, space)
+    meter = Meter(source, backend, workload, options.threads, progress)
+    constraints = _constraints(options, source, space, workload)
     for constraint in constraints:
         _check_floor(constraint, space)
-    card = Card(source, space, method, meter, constraints, plan=plan, memory=memory)
+    card = Card(source, space, method, meter, constraints, plan=plan, memory=memory, texts=texts)
     check_disk(options.out, card.disk_bytes)
     progress.say(
         f"{source.name}: {source.family.model_type}, {source.shape.num_layers} layers, "
@@ -133,17 +143,36 @@ def preflight(options: Options, progress: Progress) -> Card:
     return _time(options, card) if options.timed else card
 
 
-def _constraints(options: Options, source: Source, space: Space) -> list[Constraint]:
+def _workload(options: Options, source: Source, progress: Progress) -> Workload:
+    """What is timed; where a default was cut to the model's positions, that is told."""
+    found = options.workload_on(source.positions)
+    if options.runs or options.target_memory is not None:
+        for name in sorted(USUAL):
+            usual, now = getattr(options.workload, name), getattr(found, name)
+            if now != usual:
+                progress.warn(
+                    f"--{name.replace('_', '-')} is {now}, not {usual}: the model has {source.positions} "
+                    "positions"
+                )
+    return found
+
+
+def _constraints(options: Options, source: Source, space: Space, workload: Workload) -> list[Constraint]:
     constraints = []
     if options.keep is not None:
         constraints.append(parameter_constraint(space, source.shape, options.keep))
     if options.target_memory is not None:
-        tokens = options.workload.batch_size * options.workload.context
+        tokens = workload.batch_size * workload.context
         stored, shape = exporters.get(options.served).stored(source), source.shape
         constraints.append(
             memory_constraint(
-                space, shape, options.target_memory, weight_bytes=stored.weight, kv_bytes=stored.cache,
-                tokens=tokens, fixed=stored.fixed(shape),
+                space,
+                shape,
+                options.target_memory,
+                weight_bytes=stored.weight,
+                kv_bytes=stored.cache,
+                tokens=tokens,
+                fixed=stored.fixed(shape),
             )  # fmt: skip
         )
     return constraints
@@ -162,7 +191,7 @@ def _check_floor(constraint: Constraint, space: Space) -> None:
 def _profiled(options: Options, card: Card, path: Path) -> Card:
     """The card with the table of a profile, and whether it is of this machine."""
     meter, shape = card.meter, card.source.shape
-    table = Profile.load(path).table(options.backend, shape, options.workload)
+    table = Profile.load(path).table(options.backend, shape, meter.workload)
     own = fingerprint(versions_here(meter.backend), meter.threads)
     here = table.estimate is None and table.fingerprint == own
     if not here:
@@ -187,7 +216,7 @@ def _time(options: Options, card: Card) -> Card:
     if least > target:
         remedy = f"Ask for at least {least:.2g} ms ({dense / least:.3g}x)."
         raise UserError(
-            f"a {options.workload.metric} of {target:.3g} ms is out of reach: dense "
+            f"a {card.meter.workload.metric} of {target:.3g} ms is out of reach: dense "
             f"takes {dense:.3g} ms, the smallest subnet (one narrow attention block) {floor:.3g} ms",
             remedy if least < dense else "Run again when the machine is quieter; cutting gains nothing here.",
         )

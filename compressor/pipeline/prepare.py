@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import chain
-from pathlib import Path
 
 import torch
 
@@ -17,9 +16,10 @@ from compressor.device import CPU, DeviceMemory
 from compressor.errors import UserError
 from compressor.layered import LayeredModel
 from compressor.order import orders
+from compressor.pipeline.inputs import text_key
 from compressor.pipeline.options import WINDOW, Options
 from compressor.pipeline.preflight import Card
-from compressor.pipeline.rundir import RunDirectory, Saved, Tensors, key, source_key
+from compressor.pipeline.rundir import RunDirectory, Saved, Tensors, key
 from compressor.plan import LayerShape
 from compressor.progress import Progress
 from compressor.projection import seen
@@ -92,13 +92,11 @@ def prepare(
     if room.device != CPU:
         progress.device = DeviceMemory(room.device)
     _compare(card, run, progress)
-    text_key = key(
-        source_key(source), _text_key(options.calibration), options.calibration_tokens, options.seed
-    )
-    text = run.tensors(f"calibration-{text_key}", partial(_calibrate, options, card, room, workers, progress))
+    named = text_key(card, options.seed)
+    text = run.tensors(f"calibration-{named}", partial(_calibrate, options, card, room, workers, progress))
     windows, heldout = text["windows"], text["heldout"].bool()
     model = LayeredModel.open(source, room)
-    layer_key = key(text_key, card.method.order, asdict(card.space), RANKED)
+    layer_key = key(named, card.method.order, asdict(card.space), RANKED)
     prepared = Prepared(layer_key, model, windows, heldout, [], [], [], [], room, workers)
     names = [f"layer-{layer_key}-{index:03d}" for index in range(len(model.layers))]
     ordering = Ordering(model, card.method.order, card.space, LASTING if room.bounded else None)
@@ -149,7 +147,7 @@ def _calibrate(
 ) -> dict[str, torch.Tensor]:
     found: Calibration = load_calibration(
         card.source, options.calibration, tokens=options.calibration_tokens, window=WINDOW, seed=options.seed,
-        progress=progress, room=room, workers=workers,
+        progress=progress, room=room, workers=workers, text=card.texts.calibration,
     )  # fmt: skip
     flags = torch.cat([torch.zeros(len(found.fit)), torch.ones(len(found.heldout))])
     return {"windows": torch.cat([found.fit, found.heldout]), "heldout": flags}
@@ -193,8 +191,3 @@ class Ordering:
             **{f"errors.{kind}": values for kind, values in errors.items()},
         }  # fmt: skip
 
-
-def _text_key(argument: str) -> str:
-    paths = [Path(part) for part in (argument, *argument.split(",")) if part]
-    files = sorted({p for path in paths for p in (path, *path.rglob("*")) if p.is_file()})
-    return key(argument, [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files])

@@ -15,8 +15,7 @@ from compressor.latency.measure import Meter
 from compressor.latency.profile import Profile
 from compressor.latency.roofline import estimate
 from compressor.latency.table import LatencyTable
-from compressor.latency.workload import Workload
-from compressor.pipeline.checks import check_context
+from compressor.latency.workload import Workload, asked_for, fitted
 from compressor.progress import Progress
 from compressor.search.space import make_space
 from compressor.source import open_config
@@ -31,16 +30,18 @@ class ProfileOptions:
     backend: str
     metrics: list[str]
     batch_sizes: list[int]
-    contexts: list[int]
-    output_tokens: int
+    contexts: list[int] | None
+    output_tokens: int | None
     threads: int | None
     hardware: str | None
     dtype: str
     overwrite: bool
 
-    def workloads(self) -> list[Workload]:
-        grid = itertools.product(self.metrics, self.batch_sizes, self.contexts)
-        found = [Workload(m, b, c, self.output_tokens) for m, b, c in grid]
+    def asked(self) -> list[tuple[Workload, frozenset[str]]]:
+        """Every workload, and the fields of it that nobody asked for."""
+        contexts = [None] if self.contexts is None else self.contexts
+        grid = itertools.product(self.metrics, self.batch_sizes, contexts)
+        found = [asked_for(m, b, c, self.output_tokens) for m, b, c in grid]
         if not found:
             raise UserError("there is nothing to time", "Give a metric, a batch size and a context.")
         return found
@@ -53,10 +54,9 @@ def make_profile(options: ProfileOptions, progress: Progress) -> Profile:
         UserError: bad input, found before anything is timed; the file exists or cannot be written.
     """
     _check_output(options)
-    backend, workloads = backends.get(options.backend), options.workloads()
+    backend, asked = backends.get(options.backend), options.asked()
     source = open_config(options.model)
-    for workload in workloads:
-        check_context(workload, source)
+    workloads = [fitted(workload, source.positions, usual) for workload, usual in asked]
 
     def table(workload: Workload) -> LatencyTable:
         if options.hardware:

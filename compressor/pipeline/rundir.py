@@ -25,7 +25,6 @@ from compressor.device import CPU
 from compressor.errors import UserError
 from compressor.export.files import write_bytes
 from compressor.headers import read_header
-from compressor.source import Source
 
 Tensors = dict[str, torch.Tensor]
 
@@ -33,14 +32,6 @@ Tensors = dict[str, torch.Tensor]
 def key(*facts: Any) -> str:
     """A content hash of JSON-able facts."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
-def source_key(source: Source) -> str:
-    """Identifies a checkpoint by its config and the name, size and time of its files."""
-    files = [
-        (p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(source.path.iterdir()) if p.is_file()
-    ]
-    return key(source.config, files)
 
 
 @dataclass(frozen=True)

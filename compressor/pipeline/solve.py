@@ -76,7 +76,7 @@ class Solver:
     def _timing_key(self, *facts: Any) -> str:
         """Names what was timed, so that a resumed run goes on from the same milliseconds."""
         asked = self.options
-        return key(self.key, asked.backend, asdict(asked.workload), asked.threads, *facts)
+        return key(self.key, asked.backend, asdict(self.card.meter.workload), asked.threads, *facts)
 
     @property
     def target_ms(self) -> float | None:

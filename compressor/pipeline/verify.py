@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.calibration import token_windows
 from compressor.device import CPU
 from compressor.errors import UserError
 from compressor.evaluate import Quality, quality
@@ -34,7 +33,6 @@ from compressor.progress import Progress
 from compressor.reference import load_dense
 from serving.manifest import GRAPH
 
-_EVALUATION_WINDOWS = 64
 _PARITY_TOKENS = 64
 _PARITY = 2e-4
 
@@ -135,12 +133,10 @@ def _time(card: Card, artefact: Path) -> Comparison:
 
 
 def _evaluation(options: Options, card: Card, prepared: Prepared) -> tuple[torch.Tensor, str]:
-    if options.evaluation is None:
+    if options.evaluation is None or card.texts.evaluation is None:
         text = f"held-out part of the calibration text ({options.calibration})"
         return prepared.windows[prepared.heldout], text
-    windows = token_windows(card.source, options.evaluation, prepared.windows.shape[1])
-    some = torch.linspace(0, len(windows) - 1, min(len(windows), _EVALUATION_WINDOWS)).round().long()
-    return windows[some], options.evaluation
+    return card.texts.evaluation, options.evaluation
 
 
 def _subnet(card: Card, prepared: Prepared, chosen: Round, artefact: Path) -> Any:

@@ -38,7 +38,7 @@ def build_report(
     front: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Everything measured and chosen, as one JSON document; times in milliseconds, sizes in bytes."""
-    shape, timing = card.source.shape, verified.timing
+    shape, timing, workload = card.source.shape, verified.timing, card.meter.workload
     dense, plan = shape.dense_plan, chosen.plan
     width, drift = card.source.dtype.itemsize, solver.drift(timing) if timing else 1.0
     return {
@@ -57,9 +57,9 @@ def build_report(
         },
         "met": met,
         "latency": {
-            "metric": options.workload.metric,
-            "definition": METRICS[options.workload.metric],
-            **{k: v for k, v in asdict(options.workload).items() if k != "metric"},
+            "metric": workload.metric,
+            "definition": METRICS[workload.metric],
+            **{k: v for k, v in asdict(workload).items() if k != "metric"},
             "backend": options.backend,
             "threads": options.threads,
             "target_ms": _now(solver.target_ms, drift),
@@ -101,7 +101,8 @@ def build_report(
         **({"quantization": verified.rounding} if verified.rounding else {}),
         "front": front,
         "samples": {"tokens": TOKENS, "decoding": "greedy", "rows": verified.samples},
-        "calibration": {"text": options.calibration, "tokens": options.calibration_tokens},
+        "calibration": card.texts.calibration.to_json(),
+        "warnings": progress.warnings,
         "machine": fingerprint(versions_here(card.meter.backend), options.threads),
         "seconds": {name: round(s, 3) for name, s in progress.seconds.items()},
         "peak_memory_bytes": progress.memory.run,

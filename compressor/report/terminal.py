@@ -18,8 +18,14 @@ _CARD = ("target_ms", "dense_ms", "floor_ms")
 def print_report(report: Mapping[str, Any], console: Console) -> None:
     console.print(_layers(report))
     console.print(_summary(report))
+    console.print(_calibrated(report["calibration"]), highlight=False)
     if stored := rounding(report):
         console.print(stored)
+
+
+def _calibrated(used: Mapping[str, Any]) -> str:
+    asked = f" ({used['asked_tokens']:,} asked for)" if used.get("asked_tokens") else ""
+    return f"calibrated on {used['tokens']:,} tokens of {used['text']}{asked}"
 
 
 def print_card(card: Mapping[str, Any], console: Console) -> None:
@@ -43,6 +49,7 @@ def print_card(card: Mapping[str, Any], console: Console) -> None:
     there = "" if free is None else f" ({free / 2**20:,.0f} MiB are free on the device)"
     console.print(f"memory needed: {peak} of {limit} MiB{there}, {kept}")
     console.print(f"disk needed: {card['disk_bytes'] / 2**20:,.0f} MiB")
+    console.print(_calibrated(card["calibration"]), highlight=False)
 
 
 def print_forecast(forecast: Mapping[str, Any], console: Console) -> None:

@@ -198,7 +198,7 @@ def _key(key: str | None, file: Path | None) -> str | None:
     if key is not None:
         raise UserError("both an API key and a file with one are given", "Give one of them.")
     try:
-        found = file.read_text(encoding="utf-8").strip()
+        found = file.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the API key in {file}: {error}") from None
     if not found:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
+from compressor.texts.files import lines, read_text
+from compressor.texts.rows import Row, format_of
 
-from .lines import numbered_lines
 from .trace import Trace
 
 Prompts = Callable[[int], Iterator[str]]
@@ -133,31 +134,41 @@ async def traced_prompts(tokens: Sequence[int], count_tokens: CountTokens) -> Pr
 
 
 def file_prompts(path: Path) -> Prompts:
-    """The prompts of a file in turn: text with one on a line, or JSON lines (`.jsonl`).
+    """The prompts of a file in turn: text with one on a line, or rows of JSON lines, JSON, CSV or Parquet.
 
-    A JSON line is a string or an object with a "prompt" or "text".
+    A row is a string or an object with a "prompt" or "text".
 
     Raises:
         UserError: if the file cannot be read or holds no prompt.
     """
-    numbered = numbered_lines(path, "The prompts file")
-    lines = [line for _, line in numbered]
-    if path.suffix.lower() == ".jsonl":
-        lines = [_json_prompt(line, path, number) for number, line in numbered]
-    if not lines:
+    if not path.is_file():
+        raise UserError(f"The prompts file {path} cannot be read: there is no such file")
+    form = format_of(path)
+    if form:
+        prompts = [_prompt(row) for row in form(path)]
+    else:
+        prompts = [line for _, line in lines(read_text(path))]
+        if prompts and _is_object(prompts[0]):
+            raise UserError(f"The prompts file {path} holds JSON", "Call it .jsonl if each line is a prompt.")
+    if not prompts:
         raise UserError(f"The prompts file {path} holds no prompt", "Write one prompt on each line.")
-    return lambda seed: islice(cycle(lines), seed % len(lines), None)
+    return lambda seed: islice(cycle(prompts), seed % len(prompts), None)
 
 
-def _json_prompt(line: str, path: Path, number: int) -> str:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"Line {number} of {path} is not JSON: {error}") from error
+def _prompt(row: Row) -> str:
+    value = row.value
     if isinstance(value, dict):
         value = value.get("prompt", value.get("text"))
     if not isinstance(value, str):
         raise UserError(
-            f"Line {number} of {path} is neither a string nor an object with a string 'prompt' or 'text'"
+            f"{row.place} is neither a string nor an object with a string 'prompt' or 'text'",
+            "Give each prompt as one.",
         )
     return value
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
-
-from .lines import numbered_lines
+from compressor.texts.rows import Row, format_of, from_json_lines
 
 FORMATS: tuple[tuple[tuple[str, str, str], float], ...] = (
     (("at_s", "prompt_tokens", "output_tokens"), 1.0),
@@ -44,7 +43,8 @@ class Trace:
 
 
 def read_trace(path: Path) -> Trace:
-    """The trace in a file of JSON lines, each `{"at_s": 1.5, "prompt_tokens": 128, "output_tokens": 64}`.
+    """The trace in a file of JSON lines (or JSON, Parquet), each row
+    `{"at_s": 1.5, "prompt_tokens": 128, "output_tokens": 64}`.
 
     Mooncake's fields are read too: `timestamp` (milliseconds), `input_length`, `output_length`; other
     fields are ignored.
@@ -52,31 +52,33 @@ def read_trace(path: Path) -> Trace:
     Raises:
         UserError: if the file cannot be read, is empty, or a line is not such an object.
     """
-    lines = numbered_lines(path, "The trace")
-    if not lines:
+    if not path.is_file():
+        raise UserError(f"The trace {path} cannot be read: there is no such file")
+    try:
+        rows = list((format_of(path) or from_json_lines)(path))
+    except UserError as error:
+        raise UserError(str(error), _remedy()) from None
+    found = sorted(map(_recorded, rows), key=lambda r: r.at_s)
+    if not found:
         raise UserError(f"The trace {path} holds no request", _remedy())
-    found = sorted((_recorded(line, path, number) for number, line in lines), key=lambda r: r.at_s)
     first = found[0].at_s
     return Trace(path, tuple(Recorded(r.at_s - first, r.prompt_tokens, r.output_tokens) for r in found))
 
 
-def _recorded(line: str, path: Path, number: int) -> Recorded:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"Line {number} of {path} is not JSON: {error}", _remedy()) from error
+def _recorded(row: Row) -> Recorded:
+    value = row.value
     if isinstance(value, Mapping):
         for names, second in FORMATS:
             if value.keys() >= set(names):
-                return _checked([value[name] for name in names], second, path, number)
-    raise UserError(f"Line {number} of {path} is no recorded request", _remedy())
+                return _checked([value[name] for name in names], second, row.place)
+    raise UserError(f"{row.place} is no recorded request", _remedy())
 
 
-def _checked(values: list[Any], second: float, path: Path, number: int) -> Recorded:
+def _checked(values: list[Any], second: float, place: str) -> Recorded:
     at, prompt, output = values
     numeric = isinstance(at, int | float) and not isinstance(at, bool) and 0 <= at < float("inf")
     if not numeric or any(type(tokens) is not int or tokens < 1 for tokens in (prompt, output)):
-        raise UserError(f"Line {number} of {path} has a time below 0 or lengths below 1", _remedy())
+        raise UserError(f"{place} has a time below 0 or lengths below 1, or no numbers", _remedy())
     return Recorded(at * second, prompt, output)
 
 

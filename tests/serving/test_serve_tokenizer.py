@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,22 @@ def test_unknown_decoders_and_missing_files_are_user_errors(tmp_path: Path):
     PreTrainedTokenizerFast(tokenizer_object=fast).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="WordPiece"):
         Tokenizer(tmp_path)
+
+
+def test_c15_tokens_beyond_the_vocabulary_are_warned_of(artefact_dir: Path, tmp_path: Path):
+    served = Tokenizer(artefact_dir)
+    assert served.warning(320) is None
+    warning = served.warning(3)
+    assert warning is not None
+    assert "<|assistant|>" in warning
+    assert "which the model's vocabulary of 3 has no place for" in warning
+
+
+def test_c12_a_tokenizer_with_code_of_its_own_is_refused(artefact_dir: Path, tmp_path: Path):
+    shutil.copytree(artefact_dir, tmp_path / "odd")
+    config = json.loads((tmp_path / "odd" / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "OddTokenizer", "auto_map": {"AutoTokenizer": ["odd.OddTokenizer", None]}}
+    (tmp_path / "odd" / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"code of its own \(`odd\.OddTokenizer`\)") as refused:
+        Tokenizer(tmp_path / "odd")
+    assert "trust_remote_code" not in str(refused.value)

@@ -95,7 +95,8 @@ class Facts:
     def text(self) -> list[str]:
         """The options that say which text was calibrated on."""
         asked = self.report["calibration"]
-        return ["--calibration", asked["text"], "--calibration-tokens", str(asked["tokens"])]
+        tokens = asked.get("asked_tokens", asked["tokens"])
+        return ["--calibration", asked["text"], "--calibration-tokens", str(tokens)]
 
 
 def command(*words: object) -> str:

@@ -41,6 +41,17 @@ def test_a_trace_is_read_in_order_from_its_first_request(
     assert [(round(r.at_s, 9), r.prompt_tokens, r.output_tokens) for r in found] == EXPECTED
 
 
+def test_c5_a_trace_with_a_byte_order_mark_and_other_line_ends(tmp_path: Path) -> None:
+    lines = [json.dumps(line | {"user": "a\u2028b"}, ensure_ascii=False) for line in OURS]
+    (tmp_path / "t.jsonl").write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
+    (tmp_path / "t.json").write_text(json.dumps(OURS))
+    for name in ("t.jsonl", "t.json"):
+        assert [r.prompt_tokens for r in read_trace(tmp_path / name).requests] == [10, 30, 21]
+    (tmp_path / "t.jsonl").write_text(lines[0] + "\n\n{}\n")
+    with pytest.raises(UserError, match=r"line 3 of .*t\.jsonl is no recorded request"):
+        read_trace(tmp_path / "t.jsonl")
+
+
 @pytest.mark.parametrize(
     "line",
     [

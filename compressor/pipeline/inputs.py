@@ -1,0 +1,126 @@
+"""What a run's results follow from: facts by name, so that a later run can tell what changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor.export.files import write_bytes
+from compressor.pipeline.options import Options
+from compressor.pipeline.preflight import Card
+from compressor.pipeline.rundir import RunDirectory, key
+from compressor.progress import Progress
+from compressor.source import Source
+
+_WHOLE = 2**30
+"""Bytes of a file up to which all of it is hashed."""
+_BLOCK, _BLOCKS = 2**16, 4096
+"""Of a longer file: its size, and what is hashed, from all over it."""
+_FILE = "inputs"
+_TEXT, _DRAWN = "the calibration text", {"--seed", "--calibration-tokens"}
+"""A fact, and those that say which windows of the text are drawn."""
+_OPTIONS = {
+    "--keep": "keep", "--target-latency": "target_latency_ms", "--target-speedup": "target_speedup",
+    "--target-memory": "target_memory", "--max-perplexity-increase": "perplexity_increase",
+    "--backend": "backend", "--export": "exports", "--for": "destinations",
+    "--tensor-parallel": "tensor_parallel", "--method": "method", "--threads": "threads",
+    "--calibration-tokens": "calibration_tokens", "--evaluations": "evaluations",
+    "--tolerance": "tolerance", "--seed": "seed", "--device": "device", "--front": "front",
+}  # fmt: skip
+
+
+def source_key(source: Source) -> str:
+    """Identifies a checkpoint by what is read of it: its config, and its weights by their content."""
+    return key(source.config, _weights(source))
+
+
+def text_key(card: Card, seed: int) -> str:
+    """Identifies the windows that a run calibrates on: by their tokens, or by how the model writes them."""
+    text = card.texts.calibration
+    what = [text.amount.windows, text.amount.window, seed] if text.windows is None else _digest(text.windows)
+    return key(source_key(card.source), what)
+
+
+def resume(options: Options, card: Card, run: RunDirectory, progress: Progress) -> None:
+    """Tell whether an earlier run is gone on with, and what changed since; note what this one is of."""
+    now = json.loads(json.dumps(_facts(options, card)))
+    if run.resumed:
+        progress.say(_told(run, now, run.has(f"calibration-{text_key(card, options.seed)}")))
+    write_bytes(run.path / f"{_FILE}.json", json.dumps(now).encode())
+
+
+def _told(run: RunDirectory, now: Mapping[str, Any], usable: bool) -> str:
+    file = run.path / f"{_FILE}.json"
+    changes = ", ".join(_changes(json.loads(file.read_text()), now)) if file.exists() else ""
+    if not changes:
+        return f"resuming from {run.path}"
+    if usable:
+        return f"resuming from {run.path}, but {changes}: what depends on that is done again"
+    return f"cannot resume from {run.path}: {changes}. Starting again"
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    changed = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+    if changed & _DRAWN:
+        changed.discard(_TEXT)
+    for name in sorted(changed):
+        old, new = before.get(name), now.get(name)
+        if name.startswith("--"):
+            yield f"{name} was {_shown(old)} and is {_shown(new)}"
+        elif old is None or new is None:
+            yield f"{name} {'was added' if old is None else 'is gone'}"
+        else:
+            yield f"{name} changed"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "not given"
+    return "not given" if value is None or value is False else str(value)
+
+
+def _facts(options: Options, card: Card) -> dict[str, Any]:
+    calibration, evaluation = card.texts.calibration.windows, card.texts.evaluation
+    workload = asdict(card.meter.workload)
+    return {
+        **{option: getattr(options, name) for option, name in _OPTIONS.items()},
+        "--latency-metric": workload.pop("metric"),
+        **{f"--{name.replace('_', '-')}": value for name, value in workload.items()},
+        "config.json": key(card.source.config),
+        **_weights(card.source),
+        _TEXT: options.calibration if calibration is None else _digest(calibration),
+        "the evaluation text": None if evaluation is None else _digest(evaluation),
+        "the plan": key(card.plan.to_json()) if card.plan else None,
+        "the profile": key(options.profile.read_text()) if options.profile else None,
+    }
+
+
+def _weights(source: Source) -> dict[str, str]:
+    """The digest of each file of weights that is read, by its name."""
+    return {file.name: file_digest(file) for file in sorted({entry.file for entry in source.index.values()})}
+
+
+def file_digest(file: Path) -> str:
+    """Of all that a file holds; of a long one, of its size and of blocks from all over it."""
+    digest, size = hashlib.blake2b(digest_size=16), file.stat().st_size
+    starts = range(0, size, _BLOCK)
+    step = 1 if size <= _WHOLE else -(-len(starts) // _BLOCKS)
+    digest.update(str(size).encode())
+    with file.open("rb") as handle:
+        for start in starts[::step]:
+            handle.seek(start)
+            digest.update(handle.read(_BLOCK))
+    return digest.hexdigest()
+
+
+def _digest(windows: torch.Tensor) -> str:
+    """Of tokens [n, T]."""
+    digest = hashlib.blake2b(str(tuple(windows.shape)).encode(), digest_size=16)
+    digest.update(windows.contiguous().numpy().tobytes())
+    return digest.hexdigest()
