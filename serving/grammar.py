@@ -14,14 +14,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any, cast
 
 import llguidance
 import numpy as np
 
 from serving.json_schema import definitions, each_schema, rewritten, without_idle
-from serving.pattern_properties import written_out
+from serving.pattern_properties import all_written_out
 from serving.schema_errors import NO_WAY_ON, GrammarError, explained
 from serving.schema_limits import as_text, checked
 from serving.tokenizer import Tokenizer
@@ -114,11 +113,10 @@ class Grammars:
         if rules.answer is not None:
             checked(rules.answer)
         with self._lock:
-            rules = self._settled_rules(rules)
             text = lark(rules, self._vocabulary(), OPTIONS)
             if len(text) > TOOLS_BYTES:
                 raise GrammarError(f"the schemas of all tools are larger than {TOOLS_BYTES} bytes")
-            return self._kept_or(text, lambda: self._of_rules(rules, text))
+            return self._kept_or(text, lambda: self._of_rules(rules))
 
     def _settled_rules(self, rules: Rules) -> Rules:
         tools = [replace(tool, parameters=self._settled(tool.parameters)) for tool in rules.tools]
@@ -127,13 +125,14 @@ class Grammars:
 
     def _settled(self, schema: dict[str, Any]) -> dict[str, Any]:
         """The same schema, in a form that leads to no dead end."""
-        return rewritten(rewritten(schema, without_idle), partial(written_out, can_follow=self._can_follow))
+        return all_written_out(rewritten(schema, without_idle), self._can_follow)
 
-    def _of_rules(self, rules: Rules, text: str) -> Grammar:
+    def _of_rules(self, rules: Rules) -> Grammar:
         for tool in rules.tools:
             with _blaming(tool):
                 options = OPTIONS | {"lenient": not tool.strict}
                 self._of_schema(closed(tool.parameters), options, "tools")
+        text = lark(self._settled_rules(rules), self._vocabulary(), OPTIONS)
         try:
             grammar = self._compiled(llguidance.LLMatcher.grammar_from_lark(text), "tools")
             grammar.begin().allowed()

@@ -77,7 +77,13 @@ CODER = QWEN.replace(
     '{"name": <function-name>, "arguments": <args-json-object>}', "<function=example>\n</function>"
 )
 
-PLAIN_MARKS = ("<tool_call>", "</tool_call>")
+THINKING = QWEN.replace(
+    "<|assistant|>{% endif %}",
+    "<|assistant|>{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n"
+    "{% endif %}{% endif %}",
+)
+
+PLAIN_MARKS = ("<tool_call>", "</tool_call>", "<think>", "</think>")
 SPECIAL_MARKS = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<|python_tag|>")
 TEMPLATES = {
     "hermes": QWEN,

@@ -120,6 +120,7 @@ class Service:
 
     async def tool_grammar(self, rules: Rules) -> Grammar:
         """What keeps an answer to tools. Raises ApiError 400 when a schema cannot be used."""
+        await self.grammar(rules.answer)  # alone, so that it is not blamed on the tools
         try:
             return await asyncio.to_thread(self.grammars.compile_tools, rules)
         except GrammarError as error:

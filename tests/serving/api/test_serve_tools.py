@@ -14,7 +14,7 @@ import pytest
 from pydantic import BaseModel, Field
 from thinking_model import say
 from tiny_server import NAME, Running, running, save_artefact
-from tool_models import CODER, QWEN, SMOLLM, TEMPLATES, save_calling
+from tool_models import CODER, QWEN, SMOLLM, TEMPLATES, THINKING, save_calling
 
 WEATHER: dict[str, Any] = {
     "type": "function",
@@ -276,6 +276,11 @@ def test_an_answer_in_json_or_a_call(qwen: Running):
     assert ask(qwen, response_format=shape).choices[0].finish_reason == "tool_calls"
 
 
+def test_a_bad_answers_schema_is_not_blamed_on_the_tools(qwen: Running):
+    shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "robot"}}}
+    refused(qwen, {"messages": ASK, "tools": TOOLS, "response_format": shape}, "response_format", "robot")
+
+
 def test_json_beside_calls_without_marks_is_refused(family: tuple[str, Running]):
     name, server = family
     if name != "llama3_json":
@@ -426,6 +431,24 @@ def test_unknown_forms_refuse_tools_and_smollm_gets_its_own(tmp_path: Path):
         text = server.service.tokenizer.decode(tokens["tokens"], special=True)
         assert 'Well.\n<tool_call>\n{"name": "ping", "arguments": {}}\n</tool_call><|user|>pong' in text
         assert "get_weather" in text
+
+
+def test_a_model_may_think_before_it_calls(tmp_path: Path):
+    """What it thinks is free and no part of the call, also where a call is required."""
+    call = WRITTEN["hermes"].replace("ARGS", CALL["get_weather"])
+    with running(save_calling(tmp_path, THINKING), max_length=2048) as server:
+        say(server, f"<think>\nRome, {{then}}.\n</think>\n\n{call}")
+        for choice in ("auto", "required"):
+            answer = ask(server, tool_choice=choice, parallel_tool_calls=False).choices[0]
+            assert answer.message.reasoning_content == "Rome, {then}."
+            assert answer.message.content is None
+            assert answer.message.tool_calls[0].function.arguments == CALL["get_weather"]
+            assert answer.finish_reason == "tool_calls"
+        body = {"chat_template_kwargs": {"enable_thinking": False}}
+        say(server, call)
+        direct = ask(server, tool_choice="required", parallel_tool_calls=False, extra_body=body).choices[0]
+        assert direct.message.tool_calls[0].function.arguments == CALL["get_weather"]
+        assert not hasattr(direct.message, "reasoning_content")
 
 
 class Look(BaseModel):
