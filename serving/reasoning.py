@@ -45,6 +45,10 @@ class ReasoningFormat(ABC):
     def begin(self, prompt_end: str) -> Splitter:
         """For an answer to a prompt that ends like this, special tokens shown."""
 
+    @abstractmethod
+    def resume(self, said: str) -> Splitter:
+        """For the rest of an answer that begins with `said`."""
+
 
 @dataclass(frozen=True)
 class Marked(ReasoningFormat):
@@ -63,6 +67,12 @@ class Marked(ReasoningFormat):
     def begin(self, prompt_end: str) -> MarkedSplitter:
         end = prompt_end.rstrip()
         return MarkedSplitter(self, end.endswith(self.opening), end.endswith(self.closing))
+
+    def resume(self, said: str) -> MarkedSplitter:
+        if not said.strip():
+            return MarkedSplitter(self)
+        thinks = said.rfind(self.opening) > said.rfind(self.closing)
+        return MarkedSplitter(self, opened=thinks, closed=not thinks)
 
 
 class MarkedSplitter(Splitter):
@@ -140,6 +150,10 @@ class Harmony(ReasoningFormat):
 
     def begin(self, prompt_end: str) -> HarmonySplitter:
         return HarmonySplitter(prompt_end.rpartition("<|start|>")[2])
+
+    def resume(self, said: str) -> HarmonySplitter:  # noqa: ARG002
+        """Templates write earlier answers into the final channel."""
+        return HarmonySplitter("assistant<|channel|>final<|message|>")
 
 
 class HarmonySplitter(Splitter):

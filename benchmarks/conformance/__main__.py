@@ -45,7 +45,8 @@ def main() -> int:
 def _runs(args: argparse.Namespace, url: str, scratch: Path) -> dict:
     tools = args.tools
     return {
-        "comply": lambda: _comply(args),
+        "comply": lambda: _comply(args, "openai-chat"),
+        "responses": lambda: _comply(args, "open-responses"),
         "own": lambda: suites.own_schema(tools, url, NAME, args.examples),
         "openai": lambda: suites.openai_schema(tools, url, NAME, args.openai_examples, scratch),
         "perplexity": lambda: _perplexity(args, url, scratch),
@@ -54,10 +55,10 @@ def _runs(args: argparse.Namespace, url: str, scratch: Path) -> dict:
     }
 
 
-def _comply(args: argparse.Namespace) -> suites.Row:
+def _comply(args: argparse.Namespace, api: str) -> suites.Row:
     """On a server with the whole context, in which answers have room to end."""
     with served(args.model, extra=("--served-model-name", NAME)) as at:
-        return suites.llm_comply(args.tools, at.url, NAME)
+        return suites.llm_comply(args.tools, at.url, NAME, api)
 
 
 def _client(args: argparse.Namespace, scratch: Path) -> suites.Row:
@@ -83,7 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Suites of others against our server.")
     parser.add_argument("--model", type=Path, default=Path("demo/model"))
     parser.add_argument("--text", type=Path, default=Path("demo/heldout.txt"))
-    parser.add_argument("--suites", default="comply,own,openai,client,perplexity,promtool")
+    parser.add_argument("--suites", default="comply,responses,own,openai,client,perplexity,promtool")
     parser.add_argument("--examples", type=int, default=450, help="of schemathesis, per operation")
     parser.add_argument("--openai-examples", type=int, default=350)
     parser.add_argument("--tools", type=Path, default=Path(".venv-conformance/bin"))

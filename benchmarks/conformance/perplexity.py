@@ -1,4 +1,8 @@
-"""lm-eval asks the served model for the log-probabilities of a text; transformers computes the same here."""
+"""lm-eval asks the served model for the log-probabilities of a text, and its tokenizer for the tokens;
+transformers computes the same here.
+
+lm-eval 0.4.13 takes a tokenizer's beginning-of-text token for missing where its id is 0, so it is named.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +38,8 @@ def _served(programs: Path, url: str, name: str, model: Path, text: str, scratch
     (scratch / "data.jsonl").write_text(json.dumps({"text": text}) + "\n")
     (scratch / "task.yaml").write_text(TASK.format(data=scratch / "data.jsonl"))
     arguments = {
-        "model": name, "base_url": f"{url}/v1/completions", "tokenizer_backend": "huggingface",
-        "tokenizer": model, "max_length": WINDOW + 2, "num_concurrent": 2,
+        "model": name, "base_url": f"{url}/v1/completions", "max_length": WINDOW + 2, "num_concurrent": 2,
+        "custom_prefix_token_id": json.loads((model / "config.json").read_text())["bos_token_id"],
     }  # fmt: skip
     command = [
         programs / "lm-eval", "run", "--model", "local-completions", "--tasks", "lathe_heldout",

@@ -41,6 +41,10 @@ class Answer(ABC):
         """Events that tell of an error after the stream began."""
         yield error_body(error.status, error.message, error.param, error.code)
 
+    def is_delta(self, event: Json) -> bool:
+        """Whether an event has a part of the answer."""
+        return bool(event.get("choices"))
+
     def head_of(self, event: Json) -> str:  # noqa: ARG002
         """Lines of an event before its data."""
         return ""

@@ -64,7 +64,9 @@ async def _prepare(service: Service, body: ChatBody, arrived: float) -> Call:
     answer = (
         await service.tool_grammar(calling.rules) if calling else await service.grammar(body.schema_demanded)
     )
-    grammar = service.thinking.before(answer, tokens)
+    said = body.messages[-1].text if body.continue_final_message else None
+    thinking = service.thinking.beginning(tokens, said)
+    grammar = service.thinking.before(answer, thinking)
     requests = [
         generation_request(
             service,
@@ -81,4 +83,5 @@ async def _prepare(service: Service, body: ChatBody, arrived: float) -> Call:
         )
         for choice in range(body.n)
     ]
-    return Call(requests, ChatWriter(service, requests, body.usage_events, calling, body.service_tier))
+    writer = ChatWriter(service, requests, body.usage_events, thinking, calling, body.service_tier)
+    return Call(requests, writer)

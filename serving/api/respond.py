@@ -19,6 +19,7 @@ from serving.api.body import read_model
 from serving.api.errors import CLIENT_CLOSED, ApiError
 from serving.api.generation import ClientGoneError, Generation, unless_disconnected
 from serving.api.limits import Limits
+from serving.api.obfuscation import obfuscated
 from serving.api.schemas import GenerationBody
 from serving.api.service import Service
 from serving.engines.base import Chunk, GenerationRequest
@@ -89,7 +90,7 @@ async def respond(
             call = await prepare(service, body, tally.arrived)
             generation = Generation(service, call.requests)
             if body.stream:
-                return EventStream(generation, call.writer, tally, limit)
+                return EventStream(generation, call.writer, tally, limit, obfuscate=body.obfuscate)
             return await _whole(request, generation, call.writer, tally)
     except ApiError as error:
         tally.end(_outcome(error.status))
@@ -127,13 +128,17 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, generation: Generation, writer: Answer, tally: Tally, limit: TimeLimit) -> None:
+    def __init__(
+        self, generation: Generation, writer: Answer, tally: Tally, limit: TimeLimit, *, obfuscate: bool
+    ) -> None:
+        """`obfuscate`: hide the sizes of the answer's parts."""
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._generation = generation
         self._writer = writer
         self._tally = tally
         self._limit = limit
+        self._obfuscate = obfuscate
         self._gone = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
@@ -179,6 +184,8 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b""})
 
     async def _send_event(self, send: Send, document: dict[str, Any]) -> None:
+        if self._obfuscate and self._writer.is_delta(document):
+            document = obfuscated(document)
         data = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
         body = f"{self._writer.head_of(document)}data: {data}\n\n"
         await send({"type": "http.response.body", "body": body.encode(), "more_body": True})

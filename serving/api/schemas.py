@@ -111,6 +111,11 @@ class GenerationBody(BaseModel):
                 setattr(self, name, value)
 
     @property
+    def obfuscate(self) -> bool:
+        """Whether a stream's events are to hide how long its parts are."""
+        return self.stream_options is not None and self.stream_options.include_obfuscation
+
+    @property
     def sampling(self) -> Sampling:
         return Sampling(
             temperature=self.temperature,

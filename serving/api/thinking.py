@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,8 @@ from serving.reasoning import Kind, Marked, Splitter, reasoning_format
 from serving.sampling import TokenScore
 from serving.tokenizer import Tokenizer
 
+Beginning = Callable[[], Splitter]
+"""Makes what splits an answer; more than one may begin alike."""
 PROMPT_END = 32
 """Tokens of a prompt in which its last mark is looked for."""
 
@@ -36,11 +38,11 @@ class Turn:
         reasoning_tokens: tokens so far that were thinking or its marks.
     """
 
-    def __init__(self, splitter: Splitter | None) -> None:
-        self._splitter = splitter
+    def __init__(self, beginning: Beginning | None) -> None:
+        self._splitter = beginning() if beginning else None
         self._undecided: tuple[int, tuple[TokenScore, ...]] = (0, ())
         self._spoken = False
-        self.splits = splitter is not None
+        self.splits = beginning is not None
         self.reasoning_tokens = 0
 
     def read(self, chunk: Chunk) -> list[Part]:
@@ -78,28 +80,26 @@ class Thinking:
         self._marks = {mark: token for mark, token in marks.items() if token is not None}
         self.spelled = {token: mark.encode() for mark, token in self._marks.items()}
 
-    def turn(self, prompt: np.ndarray) -> Turn:
-        """For one answer to a chat's prompt."""
-        return Turn(self._begin(prompt))
+    def beginning(self, prompt: np.ndarray, said: str | None = None) -> Beginning | None:
+        """Of answers to a chat's prompt; `said`: of the one that they continue. None: there are no marks."""
+        if self._format is None:
+            return None
+        if said is not None:
+            return partial(self._format.resume, said)
+        end = self._tokenizer.decode(prompt[-PROMPT_END:].tolist(), special=True)
+        return partial(self._format.begin, end)
 
-    def before(self, answer: Grammar | None, prompt: np.ndarray) -> Grammar | None:
+    def before(self, answer: Grammar | None, beginning: Beginning | None) -> Grammar | None:
         """The grammar of an answer that may be thought about first."""
-        splitter = self._begin(prompt)
-        if answer is None or self._format is None or splitter is None or splitter.answering:
+        splitter = beginning() if beginning else None
+        if answer is None or beginning is None or splitter is None or splitter.answering:
             return answer
         opening = None
         if isinstance(self._format, Marked) and not splitter.thought:
             opening = self._marks.get(self._format.opening)
             if opening is None:
                 return answer
-        begin = partial(self._format.begin, self._end(prompt))
-        return DelayedGrammar(answer, begin, self._piece, opening, self._ends, self._vocab_size)
-
-    def _begin(self, prompt: np.ndarray) -> Splitter | None:
-        return None if self._format is None else self._format.begin(self._end(prompt))
-
-    def _end(self, prompt: np.ndarray) -> str:
-        return self._tokenizer.decode(prompt[-PROMPT_END:].tolist(), special=True)
+        return DelayedGrammar(answer, beginning, self._piece, opening, self._ends, self._vocab_size)
 
     def _piece(self, token: int) -> bytes:
         return self.spelled.get(token) or self._tokenizer.piece(token)

@@ -12,7 +12,7 @@ from serving.api.answer import Answer, Json
 from serving.api.schemas import UsageEvents
 from serving.api.scores import described
 from serving.api.service import Service
-from serving.api.thinking import Part
+from serving.api.thinking import Beginning, Part, Turn
 from serving.api.tools import Calling, calls_of
 from serving.engines.base import Chunk, GenerationRequest
 from serving.sampling import TokenScore
@@ -145,16 +145,17 @@ class ChatWriter(Writer):
         service: Service,
         requests: Sequence[GenerationRequest],
         usage: UsageEvents,
+        thinking: Beginning | None = None,
         calling: Calling | None = None,
         tier: str | None = None,
     ) -> None:
-        """`calling`: how the answers may call tools; `tier`: the service tier that was asked for, there is
-        one."""
+        """`thinking`: how the answers begin to think; `calling`: how they may call tools; `tier`: the
+        service tier that was asked for, there is one."""
         super().__init__(service, requests, usage)
         self._head |= {"service_tier": "default"} if tier else {}
         self._scored = requests[0].logprobs is not None
         self._calls = [calling.deltas() if calling else None for _ in requests]
-        self._turns = [service.thinking.turn(request.prompt) for request in requests]
+        self._turns = [Turn(thinking) for _ in requests]
 
     def opening(self) -> Iterable[Json]:
         for index in range(self._count):

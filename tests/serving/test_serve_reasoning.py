@@ -63,6 +63,24 @@ def test_channels_tell_thinking_from_the_answer(text: str, thought: str, answer:
     assert split(HARMONY_TEMPLATE, "<|start|>assistant", text, size) == (thought, answer)
 
 
+@pytest.mark.parametrize(
+    ("said", "text", "thought", "answer"),
+    [
+        ("<think>Hm,", " yes.</think>Yes.", "yes.", "Yes."),
+        ("<think>Hm.</think>Y", "es.", "", "es."),
+        ("Y", "es. <think>", "", "es. <think>"),
+        ("", "<think>Hm.</think>Yes.", "Hm.", "Yes."),
+    ],
+)
+def test_an_answer_goes_on_where_it_was(said: str, text: str, thought: str, answer: str):
+    kind = reasoning_format(THINK_TEMPLATE)
+    assert kind is not None
+    splitter = kind.resume(said)
+    pieces = [*splitter.push(text), *splitter.flush()]
+    assert "".join(text for kind, text in pieces if kind == "reasoning") == thought
+    assert "".join(text for kind, text in pieces if kind == "content") == answer
+
+
 @pytest.mark.parametrize("marks", [kind for kind in FORMATS if isinstance(kind, Marked)])
 def test_every_pair_of_marks_is_known_by_its_template(marks: Marked):
     template = "{{ old.split('" + marks.closing + "') }}"

@@ -43,6 +43,7 @@ async def _prepare(service: Service, body: ResponsesBody, arrived: float) -> Cal
     answer = await (service.tool_grammar(calling.rules) if calling else service.grammar(schema, "text"))
     most = limit or service.room_after(tokens)
     service.check_minimum(body.min_tokens, most)
+    thinking = service.thinking.beginning(tokens)
     request = generation_request(
         service,
         body,
@@ -50,13 +51,13 @@ async def _prepare(service: Service, body: ResponsesBody, arrived: float) -> Cal
         arrived=arrived,
         max_tokens=most,
         logprobs=body.scores,
-        grammar=service.thinking.before(answer, tokens),
+        grammar=service.thinking.before(answer, thinking),
         index=0,
         choice=0,
         spelled=service.thinking.spelled | (calling.spelled if calling else {}),
         verbatim=calling.verbatim if calling else (),
     )
-    return Call([request], ResponseWriter(service, body, request, calling))
+    return Call([request], ResponseWriter(service, body, request, thinking, calling))
 
 
 async def _tokens(service: Service, body: ResponsesBody, tools: Sequence[Json]) -> np.ndarray:

@@ -14,6 +14,7 @@ from serving.api.responses.functions import told_choice, told_tool
 from serving.api.responses.output import FunctionCallItem, Item, MessageItem, ReasoningItem, Status
 from serving.api.scores import described
 from serving.api.service import Service
+from serving.api.thinking import Beginning, Turn
 from serving.api.tools import Calling
 from serving.engines.base import Chunk, GenerationRequest
 from serving.sampling import TokenScore
@@ -27,11 +28,16 @@ class ResponseWriter(Answer):
     last_words = b""
 
     def __init__(
-        self, service: Service, body: ResponsesBody, request: GenerationRequest, calling: Calling | None
+        self,
+        service: Service,
+        body: ResponsesBody,
+        request: GenerationRequest,
+        thinking: Beginning | None,
+        calling: Calling | None,
     ) -> None:
-        """`calling`: how the answer may call tools."""
+        """`thinking`: how the answer begins to think; `calling`: how it may call tools."""
         self._tokenizer = service.tokenizer
-        self._turn = service.thinking.turn(request.prompt)
+        self._turn = Turn(thinking)
         self._calls = calling.deltas() if calling else None
         self._input_tokens, self._output_tokens = len(request.prompt), 0
         self._head = {
@@ -74,6 +80,9 @@ class ResponseWriter(Answer):
         yield self._event("error", code=code, message=error.message, param=error.param)
         failed = {"code": code, "message": error.message}
         yield self._event("response.failed", response=self._response("failed", error=failed))
+
+    def is_delta(self, event: Json) -> bool:
+        return str(event["type"]).endswith(".delta")
 
     def head_of(self, event: Json) -> str:
         return f"event: {event['type']}\n"
@@ -143,10 +152,10 @@ class ResponseWriter(Answer):
         return bool(self._items) and not isinstance(self._items[-1], ReasoningItem)
 
     def _response(self, status: Status | Literal["failed"], **more: Any) -> Json:
-        ended = {"completed_at": int(time.time())} if status == "completed" else {}
-        blank = {"error": None, "incomplete_details": None, "usage": None}
+        ended = int(time.time()) if status == "completed" else None
+        blank = {"error": None, "incomplete_details": None, "usage": None, "completed_at": ended}
         output = {"status": status, "output": [item.document() for item in self._items]}
-        return self._head | self._settings | blank | output | ended | more
+        return self._head | self._settings | blank | output | more
 
     def _usage(self) -> Json:
         return {
@@ -169,18 +178,21 @@ class ResponseWriter(Answer):
 def _settings(body: ResponsesBody, request: GenerationRequest) -> Json:
     """What a response repeats of its request, with what holds where the request said nothing."""
     text = body.text.format.model_dump(by_alias=True, exclude_none=True)
-    settings: Json = {
+    return {
         "background": False,
         "conversation": None,
+        "frequency_penalty": request.sampling.frequency_penalty,
         "instructions": body.instructions,
         "max_output_tokens": body.max_output_tokens,
         "max_tool_calls": body.max_tool_calls,
         "metadata": body.metadata,
         "parallel_tool_calls": body.parallel_tool_calls,
+        "presence_penalty": request.sampling.presence_penalty,
         "previous_response_id": None,
         "prompt_cache_key": body.prompt_cache_key,
         "reasoning": {"effort": body.reasoning.effort, "summary": None},
         "safety_identifier": body.safety_identifier,
+        "service_tier": "default",
         "store": False,
         "temperature": request.sampling.temperature,
         "text": {"format": text, "verbosity": "medium"},
@@ -191,4 +203,3 @@ def _settings(body: ResponsesBody, request: GenerationRequest) -> Json:
         "truncation": "disabled",
         "user": body.user,
     }
-    return settings | ({"service_tier": "default"} if body.service_tier else {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import openai
@@ -126,3 +127,21 @@ def test_scores_that_best_of_needs_are_not_told_unless_asked_for(client: openai.
     assert choice.logprobs is None
     assert choice.text.startswith("The quick")
     assert client.completions.create(**asked | {"best_of": 1}, stream=True)
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "responses"])
+def test_obfuscated_streams_have_parts_of_few_sizes(server: Running, path: str):
+    given: Any = {"chat/completions": {"messages": MESSAGES}, "completions": {"prompt": "x"}}.get(
+        path, {"input": "x"}
+    )
+    asked = given | {"seed": 1, "stream": True, "ignore_eos": True}
+
+    def events(**options: Any) -> list[Any]:
+        lines = server.post(path, **asked, stream_options=options).text.splitlines()
+        data = [line.removeprefix("data: ") for line in lines if line.startswith("data: {")]
+        return [(len(line.encode()) % 64, json.loads(line)) for line in data]
+
+    hidden = [(size, event) for size, event in events(include_obfuscation=True) if "obfuscation" in event]
+    assert len(hidden) > 10
+    assert len({size for size, _ in hidden}) == 1
+    assert not any("obfuscation" in event for _, event in events(include_obfuscation=False))

@@ -89,6 +89,26 @@ def test_bad_fields_are_named(server: Running, change: dict[str, Any], param: st
     assert check_error(response)["param"] == param
 
 
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ([1.5], "prompt.0: Input should be a valid integer"),
+        ([1, 2, "x"], "prompt.2: Input should be a valid integer"),
+        (["a", 1], "prompt.1: Input should be a valid string"),
+        (["a", None], "prompt.1: Input should be a valid string"),
+        ([[1], [2, 2.5]], "prompt.1.1: Input should be a valid integer"),
+        ([[1], "a"], "prompt.1: Input should be a valid list"),
+        ([-1], "prompt.0: Input should be greater than or equal to 0"),
+        (5, "prompt: Input should be a valid string or list"),
+        ({"a": 1}, "prompt: Input should be a valid string or list"),
+        (True, "prompt: Input should be a valid string or list"),
+    ],
+)
+def test_s7_the_complaint_is_about_the_kind_of_prompt_that_it_is(server: Running, prompt: Any, words: str):
+    error = check_error(server.post("completions", prompt=prompt))
+    assert (error["param"], error["message"]) == ("prompt", words)
+
+
 def test_misspelt_fields_get_a_suggestion(server: Running):
     error = check_error(server.post("completions", prompt="x", temprature=0))
     assert "did you mean 'temperature'" in error["message"]
@@ -112,7 +132,7 @@ def test_misspelt_fields_get_a_suggestion(server: Running):
     ],
 )
 def test_bad_bodies(server: Running, body: bytes, status: int):
-    for path in ("completions", "chat/completions"):
+    for path in ("completions", "chat/completions", "responses"):
         headers = {"content-type": "application/json"}
         response = httpx.post(f"{server.url}/v1/{path}", content=body, headers=headers)
         assert response.status_code == status

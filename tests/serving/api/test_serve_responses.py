@@ -195,6 +195,16 @@ def test_thinking_is_an_item_of_its_own(thinker: Running):
     assert (cut.status, cut.output_text) == ("incomplete", "")
 
 
+def test_effort_none_switches_thinking_off(thinker: Running, client: openai.OpenAI):
+    with of(thinker) as api:
+        response = api.responses.create(**GREEDY, input=FOX, reasoning={"effort": "none"})
+    assert {item.type for item in response.output} == {"message"}
+    assert response.reasoning and response.reasoning.effort == "none"
+    with pytest.raises(openai.BadRequestError, match="enable_thinking") as refusal:
+        client.responses.create(**GREEDY, input=FOX, reasoning={"effort": "none"})
+    assert refusal.value.param == "reasoning"
+
+
 def test_a_schema_holds_the_answer_and_not_the_thinking(thinker: Running):
     with of(thinker) as client:
         parsed = client.responses.parse(**GREEDY, input=FOX, text_format=Choice)

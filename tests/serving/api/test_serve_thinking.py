@@ -135,3 +135,21 @@ def test_under_a_schema_the_thinking_cannot_end_the_answer(tmp_path: Path):
         thought, answer, _ = answered(server, response_format=CHOICE)
         assert (thought or "").startswith("Hm.")
         assert json.loads(answer or "") in ("left", "right")
+
+
+def test_a_continued_answer_is_split_where_it_goes_on(tmp_path: Path):
+    plain = QWEN.replace("m['content'].split('</think>')[-1]", "m['content']") + "{# </think> #}"
+    with saying(save_thinking(tmp_path, plain), " yes.</think>Yes.") as server:
+        going_on = {"continue_final_message": True, "add_generation_prompt": False}
+        for said, found in (("<think>Hm,", ("yes.", "Yes.")), ("Well,", (None, " yes.</think>Yes."))):
+            messages = [*ASK["messages"], {"role": "assistant", "content": said}]
+            assert answered(server, messages=messages, extra_body=going_on)[:2] == found
+
+
+@pytest.mark.parametrize(
+    "switch", [{"reasoning_effort": "none"}, {"chat_template_kwargs": {"enable_thinking": False}}]
+)
+def test_thinking_that_is_switched_off_is_over_in_the_prompt(thinker: Running, switch: Any):
+    say(thinker, "Yes. </think>")
+    assert answered(thinker, extra_body=switch) == (None, "Yes. </think>", 0)
+    say(thinker, "<think>\nHm é.\n</think>\n\nYes.")
