@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,6 @@ class ControlTokens:
     """The special tokens of one fast tokenizer. Safe to share by threads."""
 
     def __init__(self, fast: Any) -> None:
-        from tokenizers import AddedToken, Tokenizer
-
         added = fast.get_added_tokens_decoder()
         self.texts: dict[int, str] = {token: entry.content for token, entry in added.items() if entry.special}
         self._normalized = any(entry.special and entry.normalized for entry in added.values())
@@ -62,10 +61,17 @@ class ControlTokens:
         self._spelling = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._fast = fast
         self._anchor = f"\ue000{secrets.token_hex(8)}\ue001"
-        self._plain = Tokenizer.from_str(fast.to_str())
-        self._plain.encode_special_tokens = True
-        self._plain.add_tokens([AddedToken(self._anchor, special=False, normalized=False)])
-        self._anchor_token = self._plain.token_to_id(self._anchor)
+
+    @cached_property
+    def _plain(self) -> Any:
+        """The same tokenizer, but that it knows no special tokens and knows the anchor. It takes memory, and
+        few servers ever need it."""
+        from tokenizers import AddedToken, Tokenizer
+
+        plain = Tokenizer.from_str(self._fast.to_str())
+        plain.encode_special_tokens = True
+        plain.add_tokens([AddedToken(self._anchor, special=False, normalized=False)])
+        return plain
 
     def spelled_in(self, text: str) -> dict[int, str]:
         """The special tokens whose texts are in `text`."""
@@ -107,7 +113,7 @@ class ControlTokens:
         around = np.array(encoding.special_tokens_mask, dtype=bool)
         if wrong := self.texts.keys() & set(tokens[~around].tolist()):
             raise SpellingError(f"this tokenizer cannot write {self.texts[min(wrong)]!r} as plain text")
-        tokens[tokens == self._anchor_token] = kept
+        tokens[tokens == self._plain.token_to_id(self._anchor)] = kept
         return tokens
 
     def _found(self, text: str) -> list[tuple[int, int, int]]:

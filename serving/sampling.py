@@ -51,7 +51,8 @@ class Sampler:
         seed = None if sampling.seed is None else (sampling.seed % 2**64, choice)
         self._random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
         self._counts: dict[int, int] = {}
-        self._prompt = np.unique(np.asarray(prompt, dtype=np.int64))
+        repeated = prompt if sampling.repetition_penalty != 1 else ()
+        self._prompt = np.unique(np.asarray(repeated, dtype=np.int64))
 
     def sample(
         self, logits_V: np.ndarray, banned: Collection[int] = (), allowed_V: np.ndarray | None = None

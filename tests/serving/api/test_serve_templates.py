@@ -88,6 +88,22 @@ def test_s2_what_no_template_variable_stands_for_is_refused(server: Running, thi
     assert response.json()["error"]["param"] == "reasoning_effort"
 
 
+def test_s2_the_effort_of_a_response_is_that_of_a_chat(thinking: Running, server: Running):
+    def tokens(**options: Any) -> int:
+        answer = thinking.post("responses", input="The fox?", max_output_tokens=2, **options)
+        return int(answer.json()["usage"]["input_tokens"])
+
+    def chat(**options: Any) -> int:
+        answer = thinking.post("chat/completions", messages=USER, max_tokens=2, **options)
+        return int(answer.json()["usage"]["prompt_tokens"])
+
+    assert tokens() == chat()
+    assert tokens(reasoning={"effort": "none"}) == chat(reasoning_effort="none") > chat()
+    assert tokens(reasoning={"effort": "low"}) == chat(reasoning_effort="low") > chat()
+    refused = server.post("responses", input="x", reasoning={"effort": "none"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "reasoning")
+
+
 def test_s2_variables_that_the_template_reads_are_taken(thinking: Running):
     off = {"enable_thinking": False}
     assert prompt_of(thinking, chat_template_kwargs=off) == ASKED + "<think></think>"
