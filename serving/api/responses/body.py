@@ -13,7 +13,8 @@ from serving.api.limits import FieldError
 from serving.api.messages import Message
 from serving.api.responses.conversation import conversation
 from serving.api.responses.functions import as_chat_choice, as_chat_tools
-from serving.api.schemas import Strict, TalkBody
+from serving.api.schemas import TalkBody
+from serving.api.strict import Strict
 from serving.api.template_options import Effort, TemplateOptions
 from serving.chat_template import Scalar
 
