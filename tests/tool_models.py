@@ -94,7 +94,9 @@ TEMPLATES = {
 }
 
 
-def save_calling_tokenizer(directory: Path, *, template: str = QWEN, marks: bool = True) -> None:
+def save_calling_tokenizer(
+    directory: Path, *, template: str | dict[str, str] = QWEN, marks: bool = True
+) -> None:
     """`marks`: it has tokens for the marks, as the families' own have."""
     save_tokenizer(directory)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
@@ -105,7 +107,7 @@ def save_calling_tokenizer(directory: Path, *, template: str = QWEN, marks: bool
     tokenizer.save_pretrained(directory)
 
 
-def save_calling(directory: Path, template: str, *, marks: bool = True) -> Path:
+def save_calling(directory: Path, template: str | dict[str, str], *, marks: bool = True) -> Path:
     """An artefact with this template."""
     checkpoint = save_checkpoint(directory / "model", vocab_size=328, max_position_embeddings=2048)
     save_calling_tokenizer(checkpoint, template=template, marks=marks)

@@ -42,15 +42,20 @@ async def chat_tokens(
     dialect = service.tools.dialect
     if tools and dialect is None:
         raise invalid("tools: this model's chat template shows no tools", "tools")
-    history = History(dialect, thoughts="reasoning_content" in service.tokenizer.chat_template)
-    given = history.written(messages)
-    service.check_text("".join(message["content"] for message in given), "messages")
-    service.check_text("".join(json.dumps(tool) for tool in tools), "tools")
+    thoughts = "reasoning_content" in service.tokenizer.chat_template
+    given = History(dialect, tools=bool(tools), thoughts=thoughts).written(messages)
+    calls = [call for message in given for call in message.get("tool_calls", ())]
+    service.check_text("".join(message["content"] for message in given) + _text(calls), "messages")
+    service.check_text(_text(tools), "tools")
     try:
         how = options.rendering(service.tokenizer.template)
         return await asyncio.to_thread(service.tokenizer.encode_chat, given, tools, how)
     except (TemplateError, FieldError) as error:
         raise invalid(str(error), error.field) from None
+
+
+def _text(documents: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(document, ensure_ascii=False) for document in documents)
 
 
 async def _prepare(service: Service, body: ChatBody, arrived: float) -> Call:

@@ -16,11 +16,11 @@ Json = dict[str, Any]
 
 
 class History:
-    """Writes messages for one template. `dialect`: what it makes of tools, if it knows any; `thoughts`:
-    whether it reads what the assistant thought in earlier turns."""
+    """Writes messages for one template. `dialect`: what it makes of tools, if it knows any; `tools`: whether
+    it is given some; `thoughts`: whether it reads what the assistant thought in earlier turns."""
 
-    def __init__(self, dialect: Dialect | None, *, thoughts: bool) -> None:
-        self._dialect, self._thoughts = dialect, thoughts
+    def __init__(self, dialect: Dialect | None, *, tools: bool, thoughts: bool) -> None:
+        self._dialect, self._tools, self._thoughts = dialect, tools, thoughts
         self._names: dict[str, str] = {}
 
     def written(self, messages: Sequence[Message]) -> list[Json]:
@@ -44,6 +44,11 @@ class History:
         dialect = self._dialect
         if dialect is None or (dialect.form is None and not dialect.shows_calls):
             raise invalid(f"{where}.tool_calls: this model's chat template shows no tool calls", "messages")
+        if not dialect.alone and not self._tools:
+            raise invalid(
+                f"{where}.tool_calls: this model's chat template shows calls only where it is given tools",
+                "messages",
+            )
         self._names |= {call.id: call.function.name for call in message.tool_calls}
         if dialect.shows_calls or dialect.form is None:
             return {"tool_calls": [self._call(call, dialect) for call in message.tool_calls]}

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import pydantic_core
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
+
+from serving.api.strict import Strict
 
 MEDIA = ("image", "audio", "video", "file", "document")
 HARMLESS = frozenset(
@@ -27,20 +29,13 @@ def complain(message: str, **values: Any) -> PydanticCustomError:
     return PydanticCustomError("unsupported", message, values)
 
 
-class _Lenient(BaseModel):
-    """Unknown fields are refused, null stands for none, and what is harmless is dropped."""
+class Lenient(Strict):
+    """What is harmless is dropped."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, document: Any) -> Any:
-        if not isinstance(document, dict):
-            return document
-        return {name: value for name, value in document.items() if value is not None and name not in HARMLESS}
+    dropped = HARMLESS
 
 
-class TextPart(_Lenient):
+class TextPart(Lenient):
     """`{"type": "text", "text": ...}`, or an assistant's refusal."""
 
     type: Literal["text"]
@@ -77,7 +72,7 @@ def parsed(arguments: Any) -> Any:
     return found
 
 
-class CalledFunction(_Lenient):
+class CalledFunction(Lenient):
     """What was called; arguments are JSON text as OpenAI gives it, or an object."""
 
     name: str = Field(min_length=1, max_length=64)
@@ -86,7 +81,7 @@ class CalledFunction(_Lenient):
     ] = Field(default_factory=dict)
 
 
-class ToolCall(_Lenient):
+class ToolCall(Lenient):
     """A call in an earlier message of the assistant."""
 
     id: str = Field(min_length=1, max_length=256)
@@ -101,7 +96,7 @@ class ToolCall(_Lenient):
         return given
 
 
-class Message(_Lenient):
+class Message(Lenient):
     """One message. `reasoning_content` is what an assistant thought in an earlier turn."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]

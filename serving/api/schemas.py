@@ -11,6 +11,7 @@ from serving.api.fields import NEUTRAL, check_field
 from serving.api.formats import ResponseFormat
 from serving.api.limits import FieldError, Limits
 from serving.api.messages import Message
+from serving.api.strict import Strict
 from serving.api.template_options import TemplateOptions
 from serving.api.tool_fields import ToolFields
 from serving.sampling import Sampling
@@ -30,19 +31,6 @@ Token = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
 UsageEvents = Literal["none", "last", "all"]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
-
-
-class Strict(BaseModel):
-    """No other fields. Null stands for the default everywhere."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, document: Any) -> Any:
-        if not isinstance(document, dict):
-            return document
-        return {name: value for name, value in document.items() if value is not None}
 
 
 class StreamOptions(Strict):

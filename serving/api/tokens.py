@@ -15,8 +15,9 @@ from serving.api.chat import chat_tokens
 from serving.api.errors import ApiError, invalid
 from serving.api.limits import FieldError
 from serving.api.messages import Message
-from serving.api.schemas import Strict, Token
+from serving.api.schemas import Token
 from serving.api.service import Service
+from serving.api.strict import Strict
 from serving.api.template_options import TemplateOptions
 from serving.api.tool_fields import MAX_TOOLS, FunctionTool
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     PlainValidator,
     StrictBool,
@@ -16,25 +15,14 @@ from pydantic import (
 )
 
 from serving.api.limits import FieldError
-from serving.api.messages import HARMLESS, complain
+from serving.api.messages import Lenient, complain
 from serving.tools.grammar import Choice, Tool
 
 MAX_TOOLS = 128
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 
 
-class _Definition(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, document: Any) -> Any:
-        if not isinstance(document, dict):
-            return document
-        return {name: value for name, value in document.items() if value is not None and name not in HARMLESS}
-
-
-class FunctionDefinition(_Definition):
+class FunctionDefinition(Lenient):
     """A function that the model may call. Without `strict`, keywords of the schema that cannot be enforced
     are left to the caller to check, as at OpenAI."""
 
@@ -52,7 +40,7 @@ class FunctionDefinition(_Definition):
         return self
 
 
-class FunctionTool(_Definition):
+class FunctionTool(Lenient):
     type: Literal["function"]
     function: FunctionDefinition
 

@@ -34,33 +34,38 @@ class Dialect:
         shows_calls: whether earlier calls are written out; otherwise they have to be words of the assistant.
         shows_results: whether results are.
         text_arguments: whether it expects arguments as JSON text, not as a mapping.
+        alone: whether it shows calls and results also where it is given no tools.
     """
 
     form: Form | None
     shows_calls: bool
     shows_results: bool
     text_arguments: bool
+    alone: bool
 
 
 def dialect_of(render: Render) -> Dialect | None:
     """None: the template shows no tools."""
-    shown = _rendered(render, [_user()])
+    tools = [_TOOL]
+    shown = _rendered(render, [_user()], tools)
     if _NAME not in shown:
         return None
-    chats = {text: _rendered(render, [_user(), *_exchange(text)]) for text in (False, True)}
+    chats = {text: _rendered(render, [_user(), *_exchange(text)], tools) for text in (False, True)}
     text_arguments = _VALUE not in chats[False] and _VALUE in chats[True]
     chat = chats[text_arguments]
+    bare = _rendered(render, [_user(), *_exchange(text_arguments)], [])
     return Dialect(
         form=form_of(chat or shown),
         shows_calls=_VALUE in chat,
         shows_results=_RESULT in chat,
         text_arguments=text_arguments,
+        alone=all(word in bare for word in (_VALUE, _RESULT) if word in chat),
     )
 
 
-def _rendered(render: Render, messages: Messages) -> str:
+def _rendered(render: Render, messages: Messages, tools: Messages) -> str:
     try:
-        return render(messages, [_TOOL])
+        return render(messages, tools)
     except TemplateError:
         return ""
 

@@ -1,28 +1,18 @@
-"""The items that a response is given: messages, earlier thinking, calls of tools and their results."""
+"""The items that a response is given: messages, earlier thinking, calls of tools and their results. OpenAI's
+client repeats fields that it knows and did not receive as nulls."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
+
+from serving.api.strict import Strict
 
 CallId = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class _Strict(BaseModel):
-    """Null stands for nothing: OpenAI's client repeats fields of later versions so."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, document: Any) -> Any:
-        if not isinstance(document, dict):
-            return document
-        return {name: value for name, value in document.items() if value is not None}
-
-
-class _Item(_Strict):
+class _Item(Strict):
     """`id` and `status` come back from earlier answers and say nothing to a model."""
 
     id: str | None = None
@@ -38,7 +28,7 @@ class MessageItem(_Item):
     phase: Literal["commentary", "final_answer"] | None = None
 
 
-class TextContent(_Strict):
+class TextContent(Strict):
     """The other fields come back from earlier answers, `parsed` from OpenAI's client."""
 
     type: Literal["input_text", "output_text"]
@@ -48,12 +38,12 @@ class TextContent(_Strict):
     parsed: Any = None
 
 
-class RefusalContent(_Strict):
+class RefusalContent(Strict):
     type: Literal["refusal"]
     refusal: str
 
 
-class Thought(_Strict):
+class Thought(Strict):
     type: Literal["reasoning_text", "summary_text"]
     text: str
 

@@ -132,7 +132,7 @@ def test_misspelt_fields_get_a_suggestion(server: Running):
     ],
 )
 def test_bad_bodies(server: Running, body: bytes, status: int):
-    for path in ("completions", "chat/completions"):
+    for path in ("completions", "chat/completions", "responses"):
         headers = {"content-type": "application/json"}
         response = httpx.post(f"{server.url}/v1/{path}", content=body, headers=headers)
         assert response.status_code == status

@@ -13,7 +13,7 @@ import openai
 import pytest
 from pydantic import BaseModel, Field
 from thinking_model import say
-from tiny_server import NAME, Running, running, save_artefact
+from tiny_server import CHAT_TEMPLATE, NAME, Running, running, save_artefact
 from tool_models import CODER, QWEN, SMOLLM, TEMPLATES, THINKING, save_calling
 
 WEATHER: dict[str, Any] = {
@@ -410,6 +410,27 @@ def test_templates_without_tools_refuse_them(tmp_path: Path):
         response = httpx.post(f"{server.url}/tokenize", json={"messages": ASK, "tools": TOOLS}, timeout=30)
         assert response.status_code == 400
         assert "tools" in response.json()["error"]["message"]
+
+
+def test_a_template_of_its_own_for_tools(tmp_path: Path):
+    """Histories with calls go to it, or are refused where it would not be used."""
+    call = {"id": "a", "type": "function", "function": {"name": "ping", "arguments": "{}"}}
+    history = [
+        *ASK,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "a", "content": "pong"},
+    ]
+    with running(
+        save_calling(tmp_path, {"default": CHAT_TEMPLATE, "tool_use": QWEN}), max_length=2048
+    ) as server:
+        assert ask(server, messages=history, max_tokens=1)
+        assert ask(server, tool_choice="required", parallel_tool_calls=False).choices[0].message.tool_calls
+        refused(
+            server,
+            {"messages": history},
+            "messages",
+            r"messages\.1\.tool_calls: .*only where it is given tools",
+        )
 
 
 def test_unknown_forms_refuse_tools_and_smollm_gets_its_own(tmp_path: Path):

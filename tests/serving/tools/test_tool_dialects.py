@@ -15,7 +15,7 @@ TEXT_ONLY = QWEN.replace("{{ c.function.arguments | tojson }}", "{{ '' + c.funct
 NO_RESULTS = QWEN.replace("{% if m.role == 'tool' %}", "{% if m.role == 'tool' %}{% elif m.role == 'x' %}")
 
 
-def dialect(directory: Path, template: str) -> Dialect | None:
+def dialect(directory: Path, template: str | dict[str, str]) -> Dialect | None:
     save_calling_tokenizer(directory, template=template)
     return dialect_of(Tokenizer(directory).render_chat)
 
@@ -58,6 +58,19 @@ def test_no_tools_and_unknown_forms(tmp_path: Path, template: str, known: bool):
     found = dialect(tmp_path, template)
     assert (found is not None) == known
     assert found is None or found.form is None
+
+
+def test_templates_that_show_calls_beside_tools_only(tmp_path: Path):
+    """A second template for chats with tools, as Hermes 2 Pro has."""
+    for at, (template, alone) in enumerate(
+        [(QWEN, True), ({"default": CHAT_TEMPLATE, "tool_use": QWEN}, False)]
+    ):
+        directory = tmp_path / str(at)
+        directory.mkdir()
+        found = dialect(directory, template)
+        assert found is not None
+        assert found.form is not None
+        assert (found.form.name, found.alone) == ("hermes", alone)
 
 
 def test_one_family_is_not_taken_for_another(tmp_path: Path):
