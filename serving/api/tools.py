@@ -50,7 +50,7 @@ class ServedTools:
     def calling(
         self, use: ToolUse | None, answer: Json | None, param: str = "response_format"
     ) -> Calling | None:
-        """`answer`: the schema of an answer that calls nothing, from the field `param`. Raises ApiError 400."""
+        """`answer`: the schema of an answer that calls nothing, of the field `param`. Raises ApiError 400."""
         if use is None:
             return None
         form = self.dialect.form if self.dialect else None
