@@ -14,14 +14,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any, cast
 
 import llguidance
 import numpy as np
 
 from serving.json_schema import definitions, each_schema, rewritten, without_idle
-from serving.pattern_properties import written_out
+from serving.pattern_properties import all_written_out
 from serving.schema_errors import NO_WAY_ON, GrammarError, explained
 from serving.schema_limits import as_text, checked
 from serving.tokenizer import Tokenizer
@@ -126,7 +125,7 @@ class Grammars:
 
     def _settled(self, schema: dict[str, Any]) -> dict[str, Any]:
         """The same schema, in a form that leads to no dead end."""
-        return rewritten(rewritten(schema, without_idle), partial(written_out, can_follow=self._can_follow))
+        return all_written_out(rewritten(schema, without_idle), self._can_follow)
 
     def _of_rules(self, rules: Rules) -> Grammar:
         for tool in rules.tools:

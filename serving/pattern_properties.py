@@ -8,28 +8,51 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-MOST_PATTERNS = 32
-MOST_KEYS = 32
+from serving.json_schema import each_schema, rewritten
+
+MOST_QUESTIONS = 256
+"""To llguidance about one whole schema; with more, its patterns stay as they are."""
 
 Json = dict[str, Any]
 CanFollow = Callable[[Json, str], bool]
 """Whether a text, and then anything, may begin a document of a schema."""
 
 
-def written_out(schema: Json, can_follow: CanFollow) -> Json:
-    """The same schema, its used-up patterns as properties."""
-    patterns, properties = schema.get("patternProperties"), schema.get("properties", {})
-    required = schema.get("required", [])
-    if not isinstance(patterns, dict) or not isinstance(properties, dict) or not isinstance(required, list):
+def all_written_out(schema: Json, can_follow: CanFollow) -> Json:
+    """The same schema, the used-up patterns in all of its parts as properties."""
+    asked = sum(len(_anchored(part)) * (len(_keys(part)) + 1) for _, part in each_schema(schema))
+    if not 0 < asked <= MOST_QUESTIONS:
         return schema
-    keys = [key for key in dict.fromkeys([*properties, *required]) if isinstance(key, str)]
-    if not keys or len(keys) > MOST_KEYS or len(patterns) > MOST_PATTERNS:
+    return rewritten(schema, partial(_written_out, can_follow=can_follow))
+
+
+def _keys(schema: Json) -> list[str]:
+    """The keys that a schema names."""
+    properties, required = schema.get("properties"), schema.get("required")
+    named = list(properties) if isinstance(properties, dict) else []
+    named += required if isinstance(required, list) else []
+    return list(dict.fromkeys(key for key in named if isinstance(key, str)))
+
+
+def _anchored(schema: Json) -> list[str]:
+    """Patterns that may have only so many keys: the others have endlessly many."""
+    patterns = schema.get("patternProperties")
+    return [name for name in patterns if "^" in name and "$" in name] if isinstance(patterns, dict) else []
+
+
+def _written_out(schema: Json, can_follow: CanFollow) -> Json:
+    keys, anchored = _keys(schema), _anchored(schema)
+    properties = schema.get("properties", {})
+    if not keys or not anchored or not isinstance(properties, dict):
         return schema
+    patterns = schema["patternProperties"]
     properties, left = dict(properties), {}
     for pattern, value in patterns.items():
-        of_it = [key for key in keys if can_follow(_only(pattern), _object([key]))]
+        candidates = keys if pattern in anchored else []
+        of_it = [key for key in candidates if can_follow(_only(pattern), _object([key]))]
         if not of_it or can_follow(_only(pattern, of_it), _object(of_it) + ',"'):
             left[pattern] = value
             continue

@@ -52,7 +52,8 @@ def complaint(error: ValidationError, document: Any) -> Complaint:
         first = max(branches.values(), key=lambda one: one.closeness)
         if first.path == first.union:
             return Complaint(first.path, _choice([one.error["msg"] for one in branches.values()]))
-    return Complaint(first.path, first.error["msg"], first.error.get("ctx", {}).get("error"))
+    message = first.error["msg"].partition(" or instance of ")[0]
+    return Complaint(first.path, message, first.error.get("ctx", {}).get("error"))
 
 
 def _locate(error: Any, document: Any) -> _Found:

@@ -70,3 +70,43 @@ def test_a_stop_that_begins_a_mark_comes_before_it():
     matcher = StopMatcher(["<call>"], ["<call>"])
     assert matcher.push("a <call> b") == "a "
     assert matcher.stopped
+
+
+@given(st.lists(st.text("ab", max_size=3), max_size=20), STOPS, st.integers(0, 12))
+def test_s3_no_stop_string_ends_in_the_first_pieces(pieces: list[str], stops: list[str], early: int):
+    stream, shown = TextStream(stops), ""
+    for i, piece in enumerate(pieces):
+        shown += stream.push(piece.encode(), may_stop=i >= early)
+        if stream.stopped:
+            break
+    else:
+        shown += stream.flush(may_stop=len(pieces) > early)
+    whole, least = "".join(pieces), len("".join(pieces[:early]))
+    found = ((at, stop) for stop in stops for at in range(len(whole)) if whole.startswith(stop, at))
+    places = [(at, at + len(stop)) for at, stop in found]
+    late = [(begin, end) for begin, end in places if end > least]
+    assert stream.stopped == bool(late)
+    assert whole.startswith(shown)
+    if late:
+        assert len(shown) in {begin for begin, _ in late}
+        assert not any(end > least for begin, end in places if end <= len(shown))
+    else:
+        assert shown == whole
+
+
+def test_s1_a_special_token_ends_the_text_where_a_stop_string_spells_it():
+    names = {7: "<end>", 8: "<turn>"}
+
+    def text(*pushed: bytes | int, **options: bool) -> str:
+        stream = TextStream(["x<end>", "<turn><end>"], specials=names, **options)
+        parts = [stream.push(b"", one) if isinstance(one, int) else stream.push(one) for one in pushed]
+        return "".join(parts) + ("|" if stream.stopped else stream.flush())
+
+    assert text(b"ax", 7, b"b") == "a|"
+    assert text(b"a", 7, b"b") == "ab"
+    assert text(b"a", 8, 8, 7) == "a|"
+    assert text(b"x", 8, b"e") == "xe"
+    assert text(b"x<e", b"nd>y") == "|"
+    assert text(b"ax", 7, keep_stop=True) == "ax<end>|"
+    assert text(b"a", 8, b"x", 7, show_specials=True) == "a<turn>|"
+    assert text("é".encode()[:1], 8, b"e") == "\ufffde"

@@ -15,7 +15,8 @@ from serving.api.responses.conversation import conversation
 from serving.api.responses.functions import as_chat_choice, as_chat_tools
 from serving.api.schemas import TalkBody
 from serving.api.strict import Strict
-from serving.api.template_options import Effort
+from serving.api.template_options import Effort, TemplateOptions
+from serving.chat_template import Scalar
 
 MAX_ITEMS = 10_000
 STATELESS = "this server stores no responses; send the whole conversation as input"
@@ -104,6 +105,7 @@ class ResponsesBody(TalkBody):
     input: Annotated[str | list[Any], BeforeValidator(_text_or_items)]
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, ge=1)
+    chat_template_kwargs: dict[str, Scalar] = Field(default_factory=dict, max_length=100)
     max_tool_calls: int | None = Field(None, ge=1)
     text: TextConfig = Field(default_factory=TextConfig)
     reasoning: Reasoning = Field(default_factory=Reasoning)
@@ -136,6 +138,13 @@ class ResponsesBody(TalkBody):
     def scores(self) -> int | None:
         """How many likeliest tokens to tell with every token; None: no scores at all."""
         return self.top_logprobs if LOGPROBS in self.include else None
+
+    @property
+    def template_options(self) -> TemplateOptions:
+        """How the conversation becomes a prompt."""
+        return TemplateOptions(
+            reasoning_effort=self.reasoning.effort, chat_template_kwargs=self.chat_template_kwargs
+        )
 
     @property
     def messages(self) -> list[Message]:

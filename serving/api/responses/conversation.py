@@ -35,6 +35,8 @@ def conversation(given: str | Sequence[Any], instructions: str | None) -> list[M
     else:
         for place, item in enumerate(given):
             reader.read(item, f"input.{place}")
+    if not reader.messages:
+        raise FieldError("input", "input has nothing but earlier thinking")
     reader.instruct(instructions)
     return [checked(Message, message, "input") for message in reader.messages]
 

@@ -35,14 +35,25 @@ def _as_chat_tool(tool: Any, place: str) -> Any:
 
 
 def as_chat_choice(given: Any) -> Any:
-    """`tool_choice` in the form of chats."""
+    """`tool_choice` in the form of chats. Raises FieldError."""
     match given:
+        case None | "none" | "auto" | "required":
+            return given
         case {"type": "function", "name": str(name), **others} if not others:
             return {"type": "function", "function": {"name": name}}
-        case {"type": "allowed_tools", "mode": mode, "tools": [*tools], **others} if not others:
+        case {
+            "type": "allowed_tools",
+            "mode": "auto" | "required" as mode,
+            "tools": [_, *_] as tools,
+            **others,
+        } if not others:
             allowed = {"mode": mode, "tools": [as_chat_choice(tool) for tool in tools]}
             return {"type": "allowed_tools", "allowed_tools": allowed}
-    return given
+    raise FieldError(
+        "tool_choice",
+        "tool_choice is none, auto, required, {'type': 'function', 'name': ...} or "
+        "{'type': 'allowed_tools', 'mode': 'auto' or 'required', 'tools': [...]}",
+    )
 
 
 def told_tool(tool: FunctionTool) -> Json:

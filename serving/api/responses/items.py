@@ -1,4 +1,5 @@
-"""The items that a response is given: messages, earlier thinking, calls of tools and their results."""
+"""The items that a response is given: messages, earlier thinking, calls of tools and their results. OpenAI's
+client repeats fields that it knows and did not receive as nulls."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,6 @@ from serving.api.respond import Call, respond
 from serving.api.responses.body import ResponsesBody
 from serving.api.responses.writer import ResponseWriter
 from serving.api.service import Service
-from serving.api.template_options import TemplateOptions
 
 Json = dict[str, Any]
 CALLED_HERE = {"messages": "input", "reasoning_effort": "reasoning"}
@@ -65,8 +65,8 @@ async def _prepare(service: Service, body: ResponsesBody, arrived: float) -> Cal
 async def _tokens(service: Service, body: ResponsesBody, tools: Sequence[Json]) -> np.ndarray:
     """The conversation as a chat; what is wrong with it is wrong with the input."""
     try:
-        options = TemplateOptions(reasoning_effort=body.reasoning.effort)
-        return await chat_tokens(service, body.messages, tools, options)
+        return await chat_tokens(service, body.messages, tools, body.template_options)
     except ApiError as error:
         param = CALLED_HERE.get(str(error.param), error.param)
-        raise ApiError(error.status, error.message, param=param, code=error.code) from None
+        message = re.sub(r"^messages\.\d+\.\w+: ", "input: ", error.message)
+        raise ApiError(error.status, message, param=param, code=error.code) from None
