@@ -137,7 +137,7 @@ class ResponsesBody(TalkBody):
     @property
     def scores(self) -> int | None:
         """How many likeliest tokens to tell with every token; None: no scores at all."""
-        return self.top_logprobs if LOGPROBS in self.include else None
+        return self.top_logprobs if LOGPROBS in self.include or self.top_logprobs else None
 
     @property
     def template_options(self) -> TemplateOptions:
@@ -150,6 +150,12 @@ class ResponsesBody(TalkBody):
     def messages(self) -> list[Message]:
         """The conversation, as a chat."""
         return self._messages
+
+    @model_validator(mode="after")
+    def _usage_at_the_end(self) -> ResponsesBody:
+        if self.stream_options is not None and self.stream_options.continuous_usage_stats:
+            raise FieldError("stream_options", "stream_options: the usage of a response comes at its end")
+        return self
 
     @model_validator(mode="after")
     def _read_input(self) -> ResponsesBody:

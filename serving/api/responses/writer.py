@@ -76,9 +76,9 @@ class ResponseWriter(Answer):
         return self._final
 
     def failure(self, error: ApiError) -> Iterable[Json]:
-        code = error.code or ("server_error" if error.status >= 500 else "invalid_prompt")
-        yield self._event("error", code=code, message=error.message, param=error.param)
-        failed = {"code": code, "message": error.message}
+        kind = "server_error" if error.status >= 500 else "invalid_prompt"
+        yield self._event("error", code=error.code or kind, message=error.message, param=error.param)
+        failed = {"code": kind, "message": error.message}
         yield self._event("response.failed", response=self._response("failed", error=failed))
 
     def is_delta(self, event: Json) -> bool:

@@ -173,6 +173,8 @@ def test_log_probabilities_come_where_they_are_asked_for(client: openai.OpenAI):
     assert [len(score.top_logprobs) for score in scores] == [3] * len(scores)
     assert b"".join(bytes(score.bytes) for score in scores).decode(errors="replace") == part.text
     events = list(client.responses.create(**GREEDY, **asked, stream=True))
+    without = client.responses.create(**GREEDY, **asked | {"include": []})
+    assert without.output[0].to_dict()["content"] == message.to_dict()["content"]
     streamed = [score.token for e in events if e.type == "response.output_text.delta" for score in e.logprobs]
     assert streamed == [score.token for score in scores]
 
@@ -267,6 +269,7 @@ def test_a_failure_in_a_stream_is_told_by_its_events(artefact_dir: Path):
         ({"user": 5}, "user", "string"),
         ({"parallel_tool_calls": "yes"}, "parallel_tool_calls", "bool"),
         ({"top_logprobs": 21}, "top_logprobs", "20"),
+        ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, "stream_options", "end"),
         ({"instructions": ["x"]}, "instructions", "string"),
         ({"temprature": 0}, "temprature", "temperature"),
         ({"input": None}, "input", "input"),
