@@ -118,9 +118,10 @@ class Service:
         except GrammarError as error:
             raise invalid(f"{param}: {error}", param) from None
 
-    async def tool_grammar(self, rules: Rules) -> Grammar:
-        """What keeps an answer to tools. Raises ApiError 400 when a schema cannot be used."""
-        await self.grammar(rules.answer)  # alone, so that it is not blamed on the tools
+    async def tool_grammar(self, rules: Rules, param: str = "response_format") -> Grammar:
+        """What keeps an answer to tools; `param` is the field of the schema of other answers. Raises ApiError
+        400 when a schema cannot be used."""
+        await self.grammar(rules.answer, param)  # alone, so that it is not blamed on the tools
         try:
             return await asyncio.to_thread(self.grammars.compile_tools, rules)
         except GrammarError as error:

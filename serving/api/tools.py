@@ -47,8 +47,10 @@ class ServedTools:
         """None: it knows no tools."""
         return dialect_of(self._tokenizer.render_chat) if self._tokenizer.has_chat_template else None
 
-    def calling(self, use: ToolUse | None, answer: Json | None) -> Calling | None:
-        """`answer`: the schema of an answer that calls nothing. Raises ApiError 400."""
+    def calling(
+        self, use: ToolUse | None, answer: Json | None, param: str = "response_format"
+    ) -> Calling | None:
+        """`answer`: the schema of an answer that calls nothing, of the field `param`. Raises ApiError 400."""
         if use is None:
             return None
         form = self.dialect.form if self.dialect else None
@@ -58,8 +60,7 @@ class ServedTools:
             return None
         if answer is not None and form.bare:
             raise invalid(
-                "response_format: with tools, nothing would tell this model's calls from an answer in JSON",
-                "response_format",
+                f"{param}: with tools, nothing would tell this model's calls from an answer in JSON", param
             )
         rules = Rules(form, use.callable, use.choice, use.several, answer)
         heads = tuple(form.written_head(tool.name) for tool in use.callable) if form.bare else ()

@@ -69,7 +69,11 @@ def lark(rules: Rules, vocabulary: Vocabulary, json_options: Json) -> str:
 def closed(parameters: Json) -> Json:
     """The schema of a call's arguments: an object, and where it lists its properties and says nothing of
     others, with no others."""
-    if "properties" in parameters and not parameters.keys() & _OPENS:
+    properties, required = parameters.get("properties"), parameters.get("required", [])
+    names = list(properties) if isinstance(properties, dict) else None
+    if names is None or not isinstance(required, list) or parameters.keys() & _OPENS:
+        return parameters | {"type": "object"}
+    if all(name in names for name in required):
         parameters = parameters | {"additionalProperties": False}
     return parameters | {"type": "object"}
 

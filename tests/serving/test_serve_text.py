@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.text import TextStream
+from serving.text import StopMatcher, TextStream
 
 PIECES = st.lists(st.binary(max_size=3), max_size=40)
 STOPS = st.lists(st.text("ab", min_size=1, max_size=4), max_size=4)
@@ -52,6 +53,23 @@ def test_an_incomplete_character_at_the_end_is_replaced():
     stream = TextStream()
     assert stream.push("é".encode()[:1]) == ""
     assert stream.flush() == "\ufffd"
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 50])
+def test_from_the_mark_of_a_call_on_nothing_is_a_stop(step: int):
+    def shown(text: str) -> tuple[str, bool]:
+        matcher = StopMatcher(["END"], ["<call>"])
+        said = "".join(matcher.push(text[at : at + step]) for at in range(0, len(text), step))
+        return said + matcher.flush(), matcher.stopped
+
+    assert shown("a <x <call>END <call> EN") == ("a <x <call>END <call> EN", False)
+    assert shown("a END <call>b") == ("a ", True)
+
+
+def test_a_stop_that_begins_a_mark_comes_before_it():
+    matcher = StopMatcher(["<call>"], ["<call>"])
+    assert matcher.push("a <call> b") == "a "
+    assert matcher.stopped
 
 
 @given(st.lists(st.text("ab", max_size=3), max_size=20), STOPS, st.integers(0, 12))

@@ -36,11 +36,13 @@ async def stored_response(request: Request) -> Response:
 async def _prepare(service: Service, body: ResponsesBody, arrived: float) -> Call:
     service.check_room(1)
     use, schema = body.tool_use, body.schema_demanded
-    calling = service.tools.calling(use, schema)
+    calling = service.tools.calling(use, schema, "text")
     tokens = await _tokens(service, body, use.shown if use else ())
     limit = body.max_output_tokens
     service.check_tokens(tokens, limit or 1, "input")
-    answer = await (service.tool_grammar(calling.rules) if calling else service.grammar(schema, "text"))
+    answer = await (
+        service.tool_grammar(calling.rules, "text") if calling else service.grammar(schema, "text")
+    )
     most = limit or service.room_after(tokens)
     service.check_minimum(body.min_tokens, most)
     thinking = service.thinking.beginning(tokens)

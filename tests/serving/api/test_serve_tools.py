@@ -333,6 +333,10 @@ def tool(**function: Any) -> dict[str, Any]:
         ({"tools": [tool(parameters={"properties": {"a": {"type": "robot"}}})]}, "tools", "'f'.*robot"),
         ({"tools": [tool(parameters={"$ref": "#/$defs/none"})]}, "tools", "'f'"),
         ({"tools": [tool(parameters=[])]}, "tools", r"tools\.0\.function\.parameters"),
+        ({"tools": [tool(parameters={"properties": {"a": {}}, "required": 5})]}, "tools", "'f'"),
+        ({"tools": [tool(parameters={"properties": {"a": {}}, "required": [{}]})]}, "tools", "'f'"),
+        ({"tools": [tool(parameters={"properties": [], "required": ["a"]})]}, "tools", "'f'"),
+        ({"tools": [tool(parameters={"properties": {"a": 5}})]}, "tools", "'f'"),
         ({"tools": [tool(colour=1)]}, "tools", r"tools\.0\.function\.colour"),
         (
             {"tools": [{"type": "web_search"}]},

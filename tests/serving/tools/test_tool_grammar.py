@@ -149,5 +149,6 @@ def test_schemas_of_all_tools_have_a_limit(tokenizer: Tokenizer):
 def test_arguments_that_are_not_described_are_closed_out():
     assert closed(CITY)["additionalProperties"] is False
     assert closed({}) == {"type": "object"}
+    assert closed(CITY | {"required": ["city", "more"]}) == CITY | {"required": ["city", "more"]}
     for opening in ({"additionalProperties": True}, {"patternProperties": {}}, {"allOf": []}):
         assert closed(CITY | opening) == CITY | opening
