@@ -141,16 +141,7 @@ class Wheel:
 
     def members(self, found: Found) -> set[str]:
         """Names that a class defines, and that its methods set on `self`."""
-        have: set[str] = set()
-        for cls in self.lineage(found):
-            for node in ast.walk(cls.node) if cls.node else ():
-                if isinstance(node, Definition):
-                    have.add(node.name)
-                elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-                    have.add(node.attr)
-                elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                    have.add(node.id)
-        return have
+        return set().union(*(defined(cls.node) for cls in self.lineage(found) if cls.node))
 
     def signature(self, found: Found) -> Signature:
         """How a function or a class is called."""
@@ -166,6 +157,19 @@ class Wheel:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
         ]
         return Signature(frozenset(fields), frozenset(), len(fields))
+
+
+def defined(tree: ast.AST) -> set[str]:
+    """Functions, variables and attributes that are defined anywhere in it."""
+    have: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, Definition):
+            have.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            have.add(node.attr)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            have.add(node.id)
+    return have
 
 
 def signature(node: ast.AST, bound: bool = False) -> Signature:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from handed import HANDED
-from sources import Definition, Found, Wheel, signature
+from sources import Definition, Found, Wheel, defined, signature
 
 Check = tuple[str, bool]
 """What was looked for, and whether it is there."""
@@ -126,7 +126,7 @@ class File:
             yield from self._inherited(node, found)
 
     def _inherited(self, node: ast.ClassDef, found: Found) -> Iterator[Check]:
-        have, own = self._wheel.members(found), _ELSEWHERE | _own_names(self._tree)
+        have, own = self._wheel.members(found), _ELSEWHERE | defined(self._tree)
         for part in ast.walk(node):
             owner = ast.unparse(part.value) if isinstance(part, ast.Attribute) else ""
             if owner == "super()" or (owner == "self" and part.attr not in own):
@@ -144,19 +144,6 @@ def _replaces(ours: ast.FunctionDef, theirs: Definition) -> bool:
 def _is_method(node: Definition) -> bool:
     arguments = getattr(node, "args", None)
     return bool(arguments and arguments.args and arguments.args[0].arg in ("self", "cls"))
-
-
-def _own_names(tree: ast.AST) -> set[str]:
-    """Methods and attributes that this file's classes define."""
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            names.add(node.attr)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-    return names
 
 
 def _strings(nodes: list[ast.expr | None] | list[ast.expr]) -> Iterator[str]:
