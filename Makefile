@@ -170,7 +170,7 @@ check-vllm-names: $(INSTALLED)  ## all that we use of vLLM is in its released wh
 
 # Environments of what pyproject.toml allows: the oldest, and what is newest today. They hold Lathe's own
 # dependencies; the checks of artefacts run in processes that cannot import Lathe.
-OLDEST := transformers==5.19.0 onnxruntime==1.23.0
+OLDEST := transformers==5.19.0 onnxruntime==1.24.1
 TORCH ?= torch==2.13.0
 TESTERS := pytest pytest-asyncio hypothesis
 .venv-oldest/.installed: pyproject.toml Makefile

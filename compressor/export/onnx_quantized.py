@@ -24,7 +24,7 @@ def check_rounded(source: Source, name: str) -> None:
         UserError: as `check_source`, or the hidden size is not in groups.
     """
     check_known(source, name)
-    check_source(source)
+    check_source(source, rounded=True)
     if source.shape.hidden_size % GROUPS[-1]:
         raise UserError(
             f"a hidden size of {source.shape.hidden_size} cannot be rounded for ONNX",

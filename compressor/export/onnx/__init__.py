@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from compressor.export.base import Export, Exporter, Stored, check_known, exporters
-from compressor.export.onnx.graph import DECODERS, build_onnx, check_config
+from compressor.export.onnx.graph import DECODERS, build_onnx, check_config, oldest_runtime
 from compressor.export.onnx.matrices import Matrices, Plain
 from compressor.export.onnx.writer import GraphWriter
 from compressor.source import Source
+from serving.engines.onnx.oldest import check_version
 
 __all__ = ["build_onnx", "export_onnx"]
 
@@ -31,14 +32,17 @@ def export_onnx(directory: Path, job: Export, matrices: Callable[[GraphWriter], 
     )
 
 
-def check_source(source: Source) -> None:
-    """Whether the graph can compute what a model does, from its config alone.
+def check_source(source: Source, rounded: bool = False) -> None:
+    """Whether the graph can compute what a model does, from its config alone, on the ONNX Runtime that is
+    installed. rounded: with rounded weights.
 
     Raises:
         UserError: it cannot; names the setting.
     """
     check_known(source, "onnx")
     check_config(source.config, source.shape, source.family)
+    needed = oldest_runtime(source.config, source.shape.experts > 0, rounded)
+    check_version(needed, f"the ONNX graph of {source.name}")
 
 
 exporters.add(

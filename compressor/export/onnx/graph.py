@@ -23,6 +23,7 @@ from compressor.export.onnx.rope import check_rope
 from compressor.export.onnx.writer import MODEL_FILE, GraphWriter, graph_writer
 from compressor.families import Family
 from compressor.plan import ModelShape, Plan
+from serving.engines.onnx.oldest import ENTRY, OLDEST
 
 FORMAT = "lathe-onnx/1"
 DECODERS: dict[str, type[Decoder]] = {
@@ -65,7 +66,17 @@ def build_onnx(
             "lathe.weight_bytes": str(writer.weight_bytes),
             "lathe.plan": json.dumps(plan.to_json()),
             "lathe.quantization": json.dumps(made.summary() | sizes),
+            ENTRY: oldest_runtime(config, shape.experts > 0, bool(made.summary())),
         }
+
+
+def oldest_runtime(config: Mapping[str, Any], experts: bool, rounded: bool) -> str:
+    """The oldest ONNX Runtime that computes a model's graph right. Until 1.32 soft caps of attention scores
+    are rounded, and experts in float32 are normalised whatever the model asks; 1.31 has rounded experts."""
+    shares = experts and not rounded and not config.get("normalised_shares", True)
+    if config.get("attn_logit_softcapping") or shares:
+        return "1.32"
+    return "1.31" if experts and rounded else OLDEST
 
 
 def read_summary(directory: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from serving.engines.onnx.binding import StepBinding
 from serving.engines.onnx.device import CPU, Device, check_installed, check_used
 from serving.engines.onnx.half import half_graph
 from serving.engines.onnx.memory import allocate
+from serving.engines.onnx.oldest import ENTRY, OLDEST, check_version
 
 _FORMAT = "lathe-onnx/1"
 Kept = tuple[int, int, list[Any]]
@@ -72,6 +73,7 @@ class OnnxRunner:
         metadata = self.session.get_modelmeta().custom_metadata_map
         if metadata.get("lathe.format") != _FORMAT:
             raise UserError(f"{model_path} is not a `{_FORMAT}` graph", "Export it with this lathe.")
+        check_version(metadata.get(ENTRY, OLDEST), str(model_path))
         positions = int(metadata["lathe.max_position_embeddings"])
         if max_batch < 1 or not 1 <= max_length <= positions:
             raise UserError(

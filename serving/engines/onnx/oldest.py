@@ -1,0 +1,39 @@
+"""Which ONNX Runtime a graph needs: older ones load it, and some of them give other answers without a word.
+
+Found by `make check-compat` on the CPU's kernels of 1.23 to 1.32.
+"""
+
+from __future__ import annotations
+
+import onnxruntime as ort
+
+from compressor.errors import UserError
+
+OLDEST = "1.24"
+"""Of any graph: 1.23 computes windows of attention wrongly, and has no experts."""
+ENTRY = "lathe.onnxruntime"
+"""What a graph's metadata calls the version that it needs."""
+
+
+INSTALLED = ort.__version__
+
+
+def check_version(needed: str, what: str) -> None:
+    """Whether the ONNX Runtime that is installed computes a graph right.
+
+    Args:
+        needed: the oldest that does. what: the graph or the model, as the user knows it.
+
+    Raises:
+        UserError: it is older.
+    """
+    if _numbers(INSTALLED) < _numbers(needed):
+        raise UserError(
+            f"{what} needs ONNX Runtime {needed} or newer: {INSTALLED}, which is installed, would compute it "
+            "wrongly or not at all",
+            f"pip install --upgrade 'onnxruntime>={needed}'",
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])

@@ -1,0 +1,49 @@
+"""Graphs name the ONNX Runtime that they need: older ones give other answers without a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_families import family_checkpoint, first_of_each, planned
+
+from compressor.errors import UserError
+from compressor.export.onnx import check_source, export_onnx
+from serving.engines.onnx import oldest
+from serving.engines.onnx.runner import OnnxRunner
+
+
+@pytest.mark.parametrize(
+    ("case", "rounded", "needed"),
+    [
+        ("mistral, window", False, "1.24"),
+        ("mixtral", False, "1.24"),
+        ("mixtral", True, "1.31"),
+        ("qwen3_moe", False, "1.32"),
+        ("qwen3_moe", True, "1.31"),
+        ("qwen3_moe, normalised", False, "1.24"),
+        ("gemma2", True, "1.32"),
+        ("gemma3_text", False, "1.24"),
+    ],
+)
+def test_a_runtime_that_computes_a_model_wrongly_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, rounded: bool, needed: str
+) -> None:
+    source = family_checkpoint(tmp_path, case)
+    check_source(source, rounded)
+    before = f"1.{int(needed.split('.')[1]) - 1}.9"
+    monkeypatch.setattr(oldest, "INSTALLED", before)
+    with pytest.raises(UserError, match=rf"needs ONNX Runtime {needed} or newer: {before}"):
+        check_source(source, rounded)
+    monkeypatch.setattr(oldest, "INSTALLED", f"{needed}.0")
+    check_source(source, rounded)
+
+
+def test_a_graph_is_refused_where_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = family_checkpoint(tmp_path / "dense", "gemma2")
+    export_onnx(tmp_path, first_of_each(source, planned(source, "mixed")))
+    graph = tmp_path / "onnx" / "model.onnx"
+    OnnxRunner(graph, max_batch=1, max_length=8, threads=1)
+    monkeypatch.setattr(oldest, "INSTALLED", "1.31.1")
+    with pytest.raises(UserError, match=r"model.onnx needs ONNX Runtime 1.32 or newer"):
+        OnnxRunner(graph, max_batch=1, max_length=8, threads=1)
