@@ -57,9 +57,12 @@ def found(directory: Path, environment: str) -> Iterator[Outcome]:
 
 
 def cell(family: str, column: Column, tests: list[Outcome]) -> dict[str, Any]:
-    """Counts of a family's tests, the largest difference from the reference, and what failed."""
-    mine = [t for t in tests if t.family == family and t.exporter in column.exporters and t.state != NOT_RUN]
+    """Counts of a family's tests, the largest difference from the reference, and what failed. What the
+    package is too old for was refused by name."""
+    every = [test for test in tests if test.family == family and test.exporter in column.exporters]
+    mine = [test for test in every if test.state != NOT_RUN]
     return {
+        "refused": len(every) - len(mine),
         "tests": len(mine),
         "passed": sum(t.state == PASSED for t in mine),
         "largest_difference": max((t.difference for t in mine if t.difference is not None), default=None),
@@ -89,7 +92,8 @@ def document(directory: Path, today: str) -> dict[str, Any]:
 
 
 def shown(cell: dict[str, Any]) -> str:
-    return counted(cell) if right(cell) or not cell["tests"] else f"**wrong** {counted(cell)}"
+    wrong = "**wrong** " if cell["tests"] and not right(cell) else ""
+    return f"{wrong}{counted(cell)}" + (f", {cell['refused']} refused" if cell["refused"] else "")
 
 
 def right(cell: dict[str, Any]) -> bool:

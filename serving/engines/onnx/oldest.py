@@ -5,6 +5,8 @@ Found by `make check-compat` on the CPU's kernels of 1.23 to 1.32.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnxruntime as ort
 
 from compressor.errors import UserError
@@ -33,6 +35,19 @@ def check_version(needed: str, what: str) -> None:
             "wrongly or not at all",
             f"pip install --upgrade 'onnxruntime>={needed}'",
         )
+
+
+def check_graph(path: Path) -> None:
+    """Whether the ONNX Runtime that is installed computes a graph right, from the graph's own words.
+
+    Raises:
+        UserError: it is older than the graph needs.
+    """
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    check_version(entries.get(ENTRY, OLDEST), str(path))
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -5,18 +5,20 @@ Shapes: n slots of a decode step, S new tokens, V vocabulary, K KV heads, M cach
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
+from google.protobuf.message import DecodeError
 
 from compressor.errors import UserError
 from serving.engines.onnx.binding import StepBinding
 from serving.engines.onnx.device import CPU, Device, check_installed, check_used
 from serving.engines.onnx.half import half_graph
 from serving.engines.onnx.memory import allocate
-from serving.engines.onnx.oldest import ENTRY, OLDEST, check_version
+from serving.engines.onnx.oldest import ENTRY, OLDEST, check_graph, check_version
 
 _FORMAT = "lathe-onnx/1"
 Kept = tuple[int, int, list[Any]]
@@ -40,6 +42,8 @@ def open_session(
         model, weights = half_graph(path, options) if device.half else (str(path), [])
         session = ort.InferenceSession(model, options, providers=[device.provider], enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        with contextlib.suppress(OSError, DecodeError):
+            check_graph(path)
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"ONNX Runtime cannot load {path} on the {device.name}: {reason}") from None
     check_used(session, device)

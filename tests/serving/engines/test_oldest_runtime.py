@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+import onnxruntime as ort
 import pytest
 from tiny_families import family_checkpoint, first_of_each, planned
 
 from compressor.errors import UserError
 from compressor.export.onnx import check_source, export_onnx
+from compressor.export.onnx.blockwise import Blockwise
 from serving.engines.onnx import oldest
 from serving.engines.onnx.runner import OnnxRunner
 
@@ -47,3 +50,19 @@ def test_a_graph_is_refused_where_it_is_loaded(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(oldest, "INSTALLED", "1.31.1")
     with pytest.raises(UserError, match=r"model.onnx needs ONNX Runtime 1.32 or newer"):
         OnnxRunner(graph, max_batch=1, max_length=8, threads=1)
+
+
+def no_session(*_: object, **__: object) -> None:
+    raise RuntimeError("INVALID_GRAPH")
+
+
+def test_a_graph_that_an_old_runtime_cannot_load_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ONNX Runtime itself says of operators that it does not know helps nobody."""
+    source = family_checkpoint(tmp_path / "dense", "mixtral")
+    export_onnx(tmp_path, first_of_each(source, planned(source, "mixed")), partial(Blockwise, bits=8))
+    monkeypatch.setattr(oldest, "INSTALLED", "1.30.0")
+    monkeypatch.setattr(ort, "InferenceSession", no_session)
+    with pytest.raises(UserError, match=r"model.onnx needs ONNX Runtime 1.31 or newer: 1.30.0"):
+        OnnxRunner(tmp_path / "onnx" / "model.onnx", max_batch=1, max_length=8, threads=1)
