@@ -12,17 +12,21 @@ import argparse
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from benchmarks.conformance import load_testers, openai_client, perplexity, suites
+from benchmarks.conformance.clients.scripted import COMMAND, with_tools
+from benchmarks.conformance.clients.suites import PACKAGES, client_suite
 from benchmarks.loadtest import streams
 from serving.loadtest.servers import served
 
 NAME = "served"
+DEMO = Path("demo/model")
 TOLERANCE = 1e-3
 TEXT_LIMIT = 40_000
 SUITES = (
-    "comply", "responses", "own", "openai", "client", "perplexity", "promtool", "aiperf",
+    "comply", "responses", "own", "openai", "client", *PACKAGES, "perplexity", "promtool", "aiperf",
     "aiperf-completions", "guidellm", "streams",
 )  # fmt: skip
 OPTIONS = ("--served-model-name", NAME, "--max-length", "256", "--max-batch", "16")
@@ -56,6 +60,7 @@ def _runs(args: argparse.Namespace, url: str, scratch: Path) -> dict:
         "openai": lambda: suites.openai_schema(tools, url, NAME, args.openai_examples, scratch),
         "perplexity": lambda: _perplexity(args, url, scratch),
         "client": lambda: _client(args, scratch),
+        **{package: partial(_package, args, package, scratch) for package in PACKAGES},
         "promtool": lambda: suites.promtool(args.promtool, url),
         "aiperf": lambda: load_testers.aiperf(args.aiperf, url, NAME, args.model, "chat", scratch),
         "aiperf-completions": lambda: load_testers.aiperf(
@@ -79,6 +84,13 @@ def _client(args: argparse.Namespace, scratch: Path) -> suites.Row:
         return openai_client.generated_tests(args.tools, args.openai_python, at.url, scratch)
 
 
+def _package(args: argparse.Namespace, package: str, scratch: Path) -> suites.Row:
+    """On the demo's model, whatever --model is: it has to be told when to call a tool."""
+    model = with_tools(DEMO, scratch / f"model-{package}")
+    with served(model, COMMAND, ("--served-model-name", NAME)) as at:
+        return client_suite(args.clients, package, at.url, NAME, scratch)
+
+
 def _perplexity(args: argparse.Namespace, url: str, scratch: Path) -> suites.Row:
     text = args.text.read_text(encoding="utf-8")[:TEXT_LIMIT]
     found = perplexity.compare(args.lm_eval, url, NAME, args.model, text, scratch)
@@ -93,13 +105,14 @@ def _perplexity(args: argparse.Namespace, url: str, scratch: Path) -> suites.Row
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Suites of others against our server.")
-    parser.add_argument("--model", type=Path, default=Path("demo/model"))
+    parser.add_argument("--model", type=Path, default=DEMO)
     parser.add_argument("--text", type=Path, default=Path("demo/heldout.txt"))
     parser.add_argument("--suites", default=",".join(SUITES))
     parser.add_argument("--examples", type=int, default=450, help="of schemathesis, per operation")
     parser.add_argument("--openai-examples", type=int, default=350)
     parser.add_argument("--tools", type=Path, default=Path(".venv-conformance/bin"))
-    parser.add_argument("--openai-python", type=Path, default=Path("build/tools/openai-3.3.1"))
+    parser.add_argument("--openai-python", type=Path, default=Path("build/tools/openai-3.57.0"))
+    parser.add_argument("--clients", type=Path, default=Path(".venv-clients/bin/python"))
     parser.add_argument("--lm-eval", type=Path, default=Path(".venv-lm-eval/bin"))
     parser.add_argument("--promtool", type=Path, default=Path("build/tools/usr/bin/promtool"))
     parser.add_argument("--aiperf", type=Path, default=Path(".venv-aiperf/bin/aiperf"))
