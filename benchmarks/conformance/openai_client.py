@@ -11,9 +11,12 @@ MODELS = ("gpt-3.5-turbo-instruct", "gpt-6-astra")
 """What the tests ask for."""
 FILES = ("test_completions.py", "chat/test_completions.py", "test_models.py")
 SELECTED = "Completions and create or Models and (list or retrieve) and not path_params"
-"""Creating and listing; tests of path parameters never reach a server. Not run of these files: what is stored
-at OpenAI (retrieve, update, list and delete of chat completions, delete of models). Of test_responses.py none:
-its tests create a response with no model and no input, or retrieve, cancel and compact what is stored at OpenAI."""
+"""Creating and listing; tests of path parameters never reach a server.
+
+Not run of these files: what is about chat completions that the server stored (retrieve, update, list, delete)
+and deleting models. Of test_responses.py none: its tests create a response with no model and no input, or
+with all that OpenAI stores and hosts, or are about stored ones.
+"""
 TESTS = 110
 PREFIX = "tests.api_resources."
 NOT_OURS = {

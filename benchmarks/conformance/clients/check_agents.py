@@ -69,9 +69,7 @@ async def test_an_agent_calls_a_tool_twice(model: Any, script: str, turns: int, 
 
 
 @pytest.mark.parametrize(("script", "turns"), [("weather", 3), ("both", 2)])
-async def test_a_streamed_agent_calls_a_tool_twice(
-    model: Any, script: str, turns: int, count: Count
-) -> None:
+async def test_a_streamed_agent_calls_a_tool_twice(model: Any, script: str, turns: int, count: Count) -> None:
     result = Runner.run_streamed(agent(model, tools=[get_weather]), f"[[{script}]] How is it?")
     kinds, text = [], ""
     async for event in result.stream_events():

@@ -35,7 +35,7 @@ def told(usage: Any, count: Count, requests: int) -> None:
 async def test_an_agent_calls_a_tool_twice(model: Any, script: str, turns: int, count: Count) -> None:
     result = await Agent(model, tools=[get_weather]).run(f"[[{script}]]")
     told(result.usage, count, turns)
-    assert [ROME, PARIS] == sorted(ASKED, key=lambda given: given["city"], reverse=True)
+    assert sorted(ASKED, key=lambda given: given["city"], reverse=True) == [ROME, PARIS]
     assert result.output == WEATHER
 
 

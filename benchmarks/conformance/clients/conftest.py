@@ -44,7 +44,7 @@ TRIP = Trip(city="Rome", days=3, stops=[Stop(name="Forum", hours=2.5)])
 
 @pytest.fixture(scope="session", autouse=True)
 def count() -> Iterator[Count]:
-    """Call it with the tokens of each answer's usage; in the end they are compared with the server's counts."""
+    """Call it with the tokens of each answer's usage; they are compared with the server's counts."""
     total = {"requests": 0, "prompt": 0, "completion": 0}
 
     def add(prompt: int, completion: int, requests: int = 1) -> None:

@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def with_tools(model: Path, directory: Path) -> Path:
     """A copy of a dense Llama whose chat template shows tools, with room for what clients say about them."""
     shutil.copytree(model, directory)
     shutil.copy(HERE / "chat_template.jinja", directory)
-    for name, key in (("config.json", "max_position_embeddings"), ("tokenizer_config.json", "model_max_length")):
+    lengths = {"config.json": "max_position_embeddings", "tokenizer_config.json": "model_max_length"}
+    for name, key in lengths.items():
         file = directory / name
         file.write_text(json.dumps(json.loads(file.read_text()) | {key: CONTEXT}))
     return directory
@@ -88,11 +90,7 @@ def main() -> None:
     plain = engine.open_onnx
 
     def open_scripted(artefact: Artefact, tokenizer: Tokenizer, options: EngineOptions) -> Backend:
-        class Runner(ScriptedRunner):
-            def __init__(self, *args: Any, **sizes: Any) -> None:
-                super().__init__(*args, tokenizer=tokenizer, **sizes)
-
-        runner.OnnxRunner = Runner
+        runner.OnnxRunner = partial(ScriptedRunner, tokenizer=tokenizer)
         return plain(artefact, tokenizer, options)
 
     engine.open_onnx = open_scripted

@@ -29,7 +29,7 @@ OFFLINE = {
 
 
 def client_suite(python: Path, package: str, url: str, model: str, scratch: Path) -> Row:
-    """A row: each test passes, and the server answered as often and counted as many tokens as they were told."""
+    """A row: each test passes; the server answered as often and counted as many tokens as they were told."""
     file, tests = PACKAGES[package]
     usage = scratch / f"{package}.json"
     variables = OFFLINE | {"LATHE_URL": url, "LATHE_MODEL": model, "LATHE_USAGE": str(usage)}
