@@ -54,8 +54,8 @@ def main() -> int:
 def _runs(args: argparse.Namespace, url: str, scratch: Path) -> dict:
     tools = args.tools
     return {
-        "comply": lambda: _comply(args, "openai-chat"),
-        "responses": lambda: _comply(args, "open-responses"),
+        "comply": lambda: _comply(args, "openai-chat", scratch),
+        "responses": lambda: _comply(args, "open-responses", scratch),
         "own": lambda: suites.own_schema(tools, url, NAME, args.examples),
         "openai": lambda: suites.openai_schema(tools, url, NAME, args.openai_examples, scratch),
         "perplexity": lambda: _perplexity(args, url, scratch),
@@ -71,9 +71,10 @@ def _runs(args: argparse.Namespace, url: str, scratch: Path) -> dict:
     }
 
 
-def _comply(args: argparse.Namespace, api: str) -> suites.Row:
-    """On a server with the whole context, in which answers have room to end."""
-    with served(args.model, extra=("--served-model-name", NAME)) as at:
+def _comply(args: argparse.Namespace, api: str, scratch: Path) -> suites.Row:
+    """On a model that is shown tools, with its whole context, in which answers have room to end."""
+    model = with_tools(DEMO, scratch / f"model-{api}")
+    with served(model, extra=("--served-model-name", NAME)) as at:
         return suites.llm_comply(args.tools, at.url, NAME, api)
 
 
@@ -85,7 +86,7 @@ def _client(args: argparse.Namespace, scratch: Path) -> suites.Row:
 
 
 def _package(args: argparse.Namespace, package: str, scratch: Path) -> suites.Row:
-    """On the demo's model, whatever --model is: it has to be told when to call a tool."""
+    """On a server that is told when to call a tool."""
     model = with_tools(DEMO, scratch / f"model-{package}")
     with served(model, COMMAND, ("--served-model-name", NAME)) as at:
         return client_suite(args.clients, package, at.url, NAME, scratch)
@@ -105,7 +106,9 @@ def _perplexity(args: argparse.Namespace, url: str, scratch: Path) -> suites.Row
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Suites of others against our server.")
-    parser.add_argument("--model", type=Path, default=DEMO)
+    parser.add_argument(
+        "--model", type=Path, default=DEMO, help="llm-comply and the clients get the demo's, shown tools"
+    )
     parser.add_argument("--text", type=Path, default=Path("demo/heldout.txt"))
     parser.add_argument("--suites", default=",".join(SUITES))
     parser.add_argument("--examples", type=int, default=450, help="of schemathesis, per operation")

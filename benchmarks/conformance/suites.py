@@ -16,10 +16,8 @@ from benchmarks.conformance.schemas import trimmed
 
 Row = dict[str, Any]
 NOT_OURS = {
-    "chat-tool-calling": "the demo's chat template shows no tools",
     "chat-image-input": "the models are text-only",
     "chat-reasoning-summary": "for OpenAI's reasoning models; the suite skips it",
-    "tool-calling": "the demo's chat template shows no tools",
     "image-input": "the models are text-only",
     "reasoning-summary": "for OpenAI's reasoning models; the suite skips it",
 }
