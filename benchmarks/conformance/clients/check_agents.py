@@ -24,7 +24,7 @@ KINDS = {"chat": OpenAIChatCompletionsModel, "responses": OpenAIResponsesModel}
 
 
 @function_tool
-def get_weather(city: Literal["Rome", "Paris"], days: int) -> str:
+def get_weather(city: Literal["Rome", "Paris"], days: Literal[1, 2, 3]) -> str:
     """The weather of a city.
 
     Args:

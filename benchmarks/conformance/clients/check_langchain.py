@@ -17,7 +17,7 @@ ASKED: list[dict[str, Any]] = []
 
 
 @tool
-def get_weather(city: Literal["Rome", "Paris"], days: int) -> str:
+def get_weather(city: Literal["Rome", "Paris"], days: Literal[1, 2, 3]) -> str:
     """The weather of a city."""
     ASKED.append({"city": city, "days": days})
     return {"Rome": "sunny", "Paris": "wet"}[city]
@@ -100,10 +100,10 @@ def test_streamed_calls(model: ChatOpenAI, count: Count) -> None:
 def test_required_calls_match_the_schema_whatever_the_model_thinks(
     model: ChatOpenAI, choice: str, count: Count
 ) -> None:
-    bound = model.bind_tools([get_weather, Trip], tool_choice=choice, parallel_tool_calls=False)
+    bound = model.bind_tools([get_weather, Place], tool_choice=choice, parallel_tool_calls=False)
     ((name, given),) = calls(told(bound.invoke("Go!", temperature=1.5), count))
     assert choice == "any" or name == choice
-    (get_weather.args_schema if name == "get_weather" else Trip).model_validate(given)
+    (get_weather.args_schema if name == "get_weather" else Place).model_validate(given)
 
 
 def test_tool_choice_none(model: ChatOpenAI, count: Count) -> None:

@@ -11,7 +11,10 @@ from conftest import HELLO, MODEL, PARIS, ROME, TRIP, URL, WEATHER, Count, Place
 
 PARAMETERS = {
     "type": "object",
-    "properties": {"city": {"type": "string", "enum": ["Rome", "Paris"]}, "days": {"type": "integer"}},
+    "properties": {
+        "city": {"type": "string", "enum": ["Rome", "Paris"]},
+        "days": {"type": "integer", "minimum": 1, "maximum": 9},
+    },
     "required": ["city", "days"],
     "additionalProperties": False,
 }
@@ -102,6 +105,7 @@ def test_required_calls_match_the_schema_whatever_the_model_thinks(choice: Any, 
     assert name == "get_weather"
     assert set(given) == {"city", "days"}
     assert given["city"] in ("Rome", "Paris")
+    assert 1 <= given["days"] <= 9
 
 
 def test_a_tool_loop(count: Count) -> None:

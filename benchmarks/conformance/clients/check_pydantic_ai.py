@@ -14,7 +14,7 @@ ASKED: list[dict[str, Any]] = []
 KINDS = {"chat": OpenAIChatModel, "responses": OpenAIResponsesModel}
 
 
-def get_weather(city: Literal["Rome", "Paris"], days: int) -> str:
+def get_weather(city: Literal["Rome", "Paris"], days: Literal[1, 2, 3]) -> str:
     """The weather of a city."""
     ASKED.append({"city": city, "days": days})
     return "sunny"
