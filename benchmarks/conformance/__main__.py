@@ -26,8 +26,8 @@ DEMO = Path("demo/model")
 TOLERANCE = 1e-3
 TEXT_LIMIT = 40_000
 SUITES = (
-    "comply", "responses", "own", "openai", "client", *PACKAGES, "perplexity", "promtool", "aiperf",
-    "aiperf-completions", "guidellm", "streams",
+    "comply", "responses", "own", "openai", "open-responses", "client", *PACKAGES, "perplexity", "promtool",
+    "aiperf", "aiperf-completions", "guidellm", "streams",
 )  # fmt: skip
 OPTIONS = ("--served-model-name", NAME, "--max-length", "256", "--max-batch", "16")
 
@@ -53,11 +53,13 @@ def main() -> int:
 
 def _runs(args: argparse.Namespace, url: str, scratch: Path) -> dict:
     tools = args.tools
+    published = partial(suites.published_schema, tools, url, NAME, args.openai_examples, scratch)
     return {
         "comply": lambda: _comply(args, "openai-chat", scratch),
         "responses": lambda: _comply(args, "open-responses", scratch),
         "own": lambda: suites.own_schema(tools, url, NAME, args.examples),
-        "openai": lambda: suites.openai_schema(tools, url, NAME, args.openai_examples, scratch),
+        "openai": lambda: published("OpenAI"),
+        "open-responses": lambda: published("Open Responses"),
         "perplexity": lambda: _perplexity(args, url, scratch),
         "client": lambda: _client(args, scratch),
         **{package: partial(_package, args, package, scratch) for package in PACKAGES},

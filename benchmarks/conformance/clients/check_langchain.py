@@ -52,6 +52,7 @@ def calls(message: AIMessage) -> list[tuple[str, dict[str, Any]]]:
     assert not message.invalid_tool_calls
     assert len({call["id"] for call in message.tool_calls}) == len(message.tool_calls)
     assert all(call["id"] for call in message.tool_calls)
+    assert message.response_metadata.get("finish_reason", "tool_calls") == "tool_calls"
     return [(call["name"], call["args"]) for call in message.tool_calls]
 
 
