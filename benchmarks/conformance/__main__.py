@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import tempfile
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from benchmarks.conformance import load_testers, openai_client, perplexity, suit
 from benchmarks.conformance.clients.scripted import COMMAND, with_tools
 from benchmarks.conformance.clients.suites import PACKAGES, client_suite
 from benchmarks.loadtest import streams
-from serving.loadtest.servers import served
+from serving.loadtest.servers import RunningServer, served
 
 NAME = "served"
 DEMO = Path("demo/model")
@@ -43,7 +44,7 @@ def main() -> int:
         for name in args.suites.split(","):
             row = run[name]()
             rows.append(row)
-            print(f"{'held' if row['held'] else 'BROKEN':7}{row['suite']:46}{row['result']}", flush=True)
+            print(f"{'held' if row['held'] else 'BROKEN':7}{row['suite']:52}{row['result']}", flush=True)
             for test, reason in dict(row.get("others") or {}).items():
                 print(f"{'':9}{test}: {reason}")
             args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -74,9 +75,7 @@ def _runs(args: argparse.Namespace, url: str, scratch: Path) -> dict:
 
 
 def _comply(args: argparse.Namespace, api: str, scratch: Path) -> suites.Row:
-    """On a model that is shown tools, with its whole context, in which answers have room to end."""
-    model = with_tools(DEMO, scratch / f"model-{api}")
-    with served(model, extra=("--served-model-name", NAME)) as at:
+    with _told(scratch / f"model-{api}") as at:
         return suites.llm_comply(args.tools, at.url, NAME, api)
 
 
@@ -88,10 +87,13 @@ def _client(args: argparse.Namespace, scratch: Path) -> suites.Row:
 
 
 def _package(args: argparse.Namespace, package: str, scratch: Path) -> suites.Row:
-    """On a server that is told when to call a tool."""
-    model = with_tools(DEMO, scratch / f"model-{package}")
-    with served(model, COMMAND, ("--served-model-name", NAME)) as at:
+    with _told(scratch / f"model-{package}") as at:
         return client_suite(args.clients, package, at.url, NAME, scratch)
+
+
+def _told(directory: Path) -> AbstractContextManager[RunningServer]:
+    """A server with the whole context, in which answers have room to end, told when to call a tool."""
+    return served(with_tools(DEMO, directory), COMMAND, ("--served-model-name", NAME))
 
 
 def _perplexity(args: argparse.Namespace, url: str, scratch: Path) -> suites.Row:

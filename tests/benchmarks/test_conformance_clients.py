@@ -89,4 +89,4 @@ def test_the_script_of_a_prompt_is_said_whoever_else_is_served(artefact: Path):
         for one, row in zip(said, rows, strict=True):
             one.append(int(row.argmax()))
     for one, script in zip(said, (0, 2), strict=True):
-        assert tokenizer.decode(one[: one.index(1)]) == scripted.SCRIPTS["weather"][script]
+        assert tokenizer.decode(one[: one.index(1)]) == scripted.SCRIPTS["[[weather]]"][script]

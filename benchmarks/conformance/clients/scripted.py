@@ -1,14 +1,13 @@
 """`lathe serve` on a model too small to choose a tool by itself: it is told what to say.
 
-A prompt with `[[NAME]]` in it gets that script's answer number i, where i results of tools are in the prompt
-already. All of the server is the real one, graph, sampling and grammar included; only the logit of the
-script's next token is raised. Other prompts are answered as the model likes.
+The last phrase of scripts.json in a prompt (`[[weather]]`, or what a suite asks) tells it what: answer number
+i where i results of tools follow the phrase. All of the server is the real one, graph, sampling and grammar
+included; only the logit of the next wanted token is raised. Other prompts are answered as the model likes.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 from functools import partial
@@ -78,11 +77,11 @@ class ScriptedRunner(runner.OnnxRunner):
 
     def _script(self, prompt: list[int]) -> list[int]:
         text = self._tokenizer.decode(prompt, special=True)
-        named = re.findall(r"\[\[([a-z ]+)\]\]", text)
-        if not named:
+        last = max(SCRIPTS, key=text.rfind)
+        if last not in text:
             return []
-        answers = SCRIPTS[named[-1]]
-        said = answers[min(text.rpartition(f"[[{named[-1]}]]")[2].count(RESULT), len(answers) - 1)]
+        answers = SCRIPTS[last]
+        said = answers[min(text.rpartition(last)[2].count(RESULT), len(answers) - 1)]
         return [*self._tokenizer.encode(said, special=False).tolist(), self._tokenizer.eos_token_id]
 
 
