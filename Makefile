@@ -29,7 +29,7 @@ DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
 LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
 .PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-vllm test-vllm-slow test-browser lint \
-	check-artefact check-deploy lock-deploy bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm \
+	check-artefact check-refresh check-deploy lock-deploy bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm \
 	bench-serving bench-scale bench-ray families-table check-compat check-vllm-names docs cold-start check-style \
 	check-imports hooks clean
 
@@ -267,6 +267,9 @@ lint: $(INSTALLED)  ## fix what ruff can fix
 OUT ?= build/demo/artefact
 check-artefact: $(INSTALLED)  ## load OUT=dir without Lathe and compare transformers, caches, batches and ONNX
 	$(BIN)/python benchmarks/artefact/check.py $(OUT)
+
+check-refresh: $(INSTALLED)  ## the same of OUT=dir as an earlier version wrote it, refreshed, and as it is
+	$(BIN)/python -m benchmarks.artefact.refreshed $(OUT)
 
 MODEL ?= demo/model
 TEXT ?= self

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.families import NOT_RUN, PASSED, Outcome, fill, outcomes
+from benchmarks.families import NOT_RUN, PASSED, Outcome, counted, fill, outcomes
 from compressor.families import families
 
 COMMAND = "make check-compat"
@@ -89,11 +89,7 @@ def document(directory: Path, today: str) -> dict[str, Any]:
 
 
 def shown(cell: dict[str, Any]) -> str:
-    if not cell["tests"]:
-        return NOT_RUN
-    largest = cell["largest_difference"]
-    note = "" if largest is None else f", {largest:.0e}"
-    return f"{'' if right(cell) else '**wrong** '}{cell['passed']} of {cell['tests']}{note}"
+    return counted(cell) if right(cell) or not cell["tests"] else f"**wrong** {counted(cell)}"
 
 
 def right(cell: dict[str, Any]) -> bool:

@@ -84,13 +84,16 @@ def document(found: list[Outcome]) -> dict[str, Any]:
 
 
 def cell(column: dict[str, Any]) -> str:
-    if not column["supported"]:
-        return "no"
-    if not column["tests"]:
+    return counted(column) if column["supported"] else "no"
+
+
+def counted(tests: dict[str, Any]) -> str:
+    """How many of some tests passed, and their largest difference from the reference."""
+    if not tests["tests"]:
         return NOT_RUN
-    largest = column["largest_difference"]
+    largest = tests["largest_difference"]
     note = "" if largest is None else f", {largest:.0e}"
-    return f"{column['passed']} of {column['tests']}{note}"
+    return f"{tests['passed']} of {tests['tests']}{note}"
 
 
 def table(rows: dict[str, Any]) -> str:

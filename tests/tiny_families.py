@@ -134,8 +134,10 @@ def planned(source: Source, name: str) -> Plan:
 
 
 def zeroed(source: Source, subnet: Plan) -> Any:
-    """Transformers' own model of a checkpoint, made equal to the subnet by zeroing what that omits."""
-    model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32).eval()
+    """Transformers' own model of a checkpoint, made equal to the subnet by zeroing what that omits. Soft caps
+    need its eager attention, which 5.19 does not choose by itself."""
+    capped = {"attn_implementation": "eager"} if source.config.get("attn_logit_softcapping") else {}
+    model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32, **capped).eval()
     assert type(model).__module__.startswith("transformers.models.")
     family, head_dim = source.family, source.shape.head_dim
     stored = places(family, source.shape)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,11 +70,8 @@ def onnx_difference(artefact: Path, found: dict[str, np.ndarray]) -> float:
     )
 
 
-def main() -> None:
-    if sys.argv[1] == "--stranger":
-        stranger(Path(sys.argv[2]), Path(sys.argv[3]))
-        return
-    artefact = Path(sys.argv[1])
+def checked(artefact: Path) -> dict[str, Any]:
+    """What an artefact is, by loading it in a process of its own and by its graph."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "found.npz"
         subprocess.run(
@@ -81,7 +79,7 @@ def main() -> None:
         )
         found = dict(np.load(out))
     difference = onnx_difference(artefact, found)
-    result = {
+    return {
         "artefact": str(artefact),
         "loads_without_lathe": True,
         "cached_equals_uncached": bool(found["cached"].all()),
@@ -89,8 +87,19 @@ def main() -> None:
         "onnx_difference": difference,
         "onnx_within_rounding": difference < ROUNDING,
     }
+
+
+def right(result: dict[str, Any]) -> bool:
+    return all(value for value in result.values() if isinstance(value, bool))
+
+
+def main() -> None:
+    if sys.argv[1] == "--stranger":
+        stranger(Path(sys.argv[2]), Path(sys.argv[3]))
+        return
+    result = checked(Path(sys.argv[1]))
     print(json.dumps(result, indent=1))
-    sys.exit(not all(value for value in result.values() if isinstance(value, bool)))
+    sys.exit(not right(result))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import onnxruntime as ort
 from compressor.errors import UserError
 
 OLDEST = "1.24"
-"""Of any graph: 1.23 computes windows of attention wrongly, and has no experts."""
+"""Of any graph: 1.23 lets windows of attention see a token more, and has no experts."""
 ENTRY = "lathe.onnxruntime"
 """What a graph's metadata calls the version that it needs."""
 

@@ -72,7 +72,7 @@ def test_c5_only_a_line_feed_ends_a_line_and_a_byte_order_mark_is_no_text(tmp_pa
 def test_c5_the_line_that_is_wrong_is_the_line_that_is_named(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('"a\u2028b"\n\n\n{bad\n')
-    with pytest.raises(UserError, match="Line 4 of"):
+    with pytest.raises(UserError, match="line 4 of"):
         file_prompts(path)
 @pytest.mark.parametrize(
     ("name", "content"),

@@ -109,5 +109,5 @@ def test_c5_lines_of_a_trace_are_those_of_an_editor(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + f"{line}\r\n\r\n{line}\n".encode())
     assert len(read_trace(path).requests) == 2
     path.write_text(f"{line}\n\n\n{{bad\n")
-    with pytest.raises(UserError, match="Line 4 of"):
+    with pytest.raises(UserError, match="line 4 of"):
         read_trace(path)

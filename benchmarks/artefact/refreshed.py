@@ -1,0 +1,60 @@
+"""An artefact as an earlier version wrote it, and after `lathe refresh`: what each is on this transformers.
+
+    python -m benchmarks.artefact.refreshed build/demo/artefact [--revision 6d53d4b]
+
+Gives a copy of the artefact the model files of a revision of this repository, checks it as
+`make check-artefact` does, refreshes the copy, and checks it again. Prints one JSON document; exit status 1
+if the refreshed copy is not right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from benchmarks.artefact import check
+from compressor.export.manifest import write_manifest
+from compressor.export.refresh import refresh
+from compressor.shipped import MODELING, SHIPPED_FILES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def aged(artefact: Path, copy: Path, revision: str) -> None:
+    """Copy an artefact, with the model files that a revision would have shipped."""
+    shutil.copytree(artefact, copy)
+    kind = json.loads((artefact / "config.json").read_text())["model_type"]
+    for file in SHIPPED_FILES[kind]:
+        name = f"{revision}:{MODELING.relative_to(ROOT) / file.name}"
+        shown = subprocess.run(["git", "-C", ROOT, "show", name], check=True, capture_output=True)
+        (copy / file.name).write_bytes(shown.stdout)
+    write_manifest(copy)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("artefact", type=Path)
+    parser.add_argument("--revision", default="6d53d4b", help="whose model files the copy gets first")
+    args = parser.parse_args()
+    result: dict[str, Any] = {"transformers": transformers.__version__, "revision": args.revision}
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "artefact"
+        aged(args.artefact, copy, args.revision)
+        result["before"] = check.checked(copy)
+        result["replaced"] = refresh(copy).replaced
+        result["refreshed"] = check.checked(copy)
+    result["new"] = check.checked(args.artefact)
+    print(json.dumps(result, indent=1))
+    return int(not all(check.right(result[name]) for name in ("refreshed", "new")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
