@@ -16,7 +16,8 @@ GENAI_INSTALLED := .venv-rivals-genai/.installed
 LLAMA_INSTALLED := .venv-rivals-llama/.installed
 GUIDELLM_INSTALLED := .venv-guidellm/.installed
 AIPERF_INSTALLED := .venv-aiperf/.installed
-OPENAI_TESTS := build/tools/openai-3.3.1/.installed
+OPENAI_TESTS := build/tools/openai-3.57.0/.installed
+CLIENTS_INSTALLED := .venv-clients/.installed
 PROMETHEUS := build/tools/usr/bin/prometheus
 DEPLOY_INSTALLED := .venv-deploy/.installed
 DOCS_INSTALLED := .venv-docs/.installed
@@ -94,9 +95,16 @@ $(COMPLY_INSTALLED): Makefile
 
 # The tests of OpenAI's client are in its source distribution only.
 $(OPENAI_TESTS): $(COMPLY_INSTALLED)
-	.venv-conformance/bin/pip install --quiet --disable-pip-version-check openai==3.3.1 pytest-asyncio==1.5.0
-	.venv-conformance/bin/pip download --quiet --no-deps --no-binary openai --dest build/tools openai==3.3.1
-	tar --extract --gzip --file build/tools/openai-3.3.1.tar.gz --directory build/tools
+	.venv-conformance/bin/pip install --quiet --disable-pip-version-check 'openai[aiohttp]==3.57.0' pytest-asyncio==1.5.0
+	.venv-conformance/bin/pip download --quiet --no-deps --no-binary openai --dest build/tools openai==3.57.0
+	tar --extract --gzip --file build/tools/openai-3.57.0.tar.gz --directory build/tools
+	touch $@
+
+# Clients that applications are built with; none of them needs torch.
+$(CLIENTS_INSTALLED): Makefile
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/pip install --quiet --disable-pip-version-check langchain==1.5.2 langchain-openai==1.7.4 \
+		litellm==1.110.2 openai-agents==0.24.0 'pydantic-ai-slim[openai]==2.68.0' pytest==9.0.1 pytest-asyncio==1.5.0
 	touch $@
 
 $(LM_EVAL_INSTALLED): Makefile
@@ -145,7 +153,7 @@ lock-deploy:  ## renew the hashed requirements of the images and of check-deploy
 		$(LOCK) --upgrade build.in -o build.txt && $(LOCK) --upgrade check.in -o check.txt && \
 		$(LOCK) --upgrade --no-deps binaries.in -o binaries.txt
 
-OF_OTHERS := $(COMPLY_INSTALLED) $(OPENAI_TESTS) $(LM_EVAL_INSTALLED) $(PROMETHEUS) $(AIPERF_INSTALLED) $(GUIDELLM_INSTALLED)
+OF_OTHERS := $(COMPLY_INSTALLED) $(OPENAI_TESTS) $(CLIENTS_INSTALLED) $(LM_EVAL_INSTALLED) $(PROMETHEUS) $(AIPERF_INSTALLED) $(GUIDELLM_INSTALLED)
 conformance: $(INSTALLED) $(OF_OTHERS)  ## suites of others on our server
 	$(BIN)/python -m benchmarks.conformance --model $(MODEL) --text $(EVAL) $(CONFORMANCE)
 

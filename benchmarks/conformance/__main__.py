@@ -12,18 +12,23 @@ import argparse
 import json
 import sys
 import tempfile
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 from benchmarks.conformance import load_testers, openai_client, perplexity, suites
+from benchmarks.conformance.clients.scripted import COMMAND, with_tools
+from benchmarks.conformance.clients.suites import PACKAGES, client_suite
 from benchmarks.loadtest import streams
-from serving.loadtest.servers import served
+from serving.loadtest.servers import RunningServer, served
 
 NAME = "served"
+DEMO = Path("demo/model")
 TOLERANCE = 1e-3
 TEXT_LIMIT = 40_000
 SUITES = (
-    "comply", "responses", "own", "openai", "client", "perplexity", "promtool", "aiperf",
-    "aiperf-completions", "guidellm", "streams",
+    "comply", "responses", "own", "openai", "open-responses", "client", *PACKAGES, "perplexity", "promtool",
+    "aiperf", "aiperf-completions", "guidellm", "streams",
 )  # fmt: skip
 OPTIONS = ("--served-model-name", NAME, "--max-length", "256", "--max-batch", "16")
 
@@ -39,7 +44,7 @@ def main() -> int:
         for name in args.suites.split(","):
             row = run[name]()
             rows.append(row)
-            print(f"{'held' if row['held'] else 'BROKEN':7}{row['suite']:46}{row['result']}", flush=True)
+            print(f"{'held' if row['held'] else 'BROKEN':7}{row['suite']:52}{row['result']}", flush=True)
             for test, reason in dict(row.get("others") or {}).items():
                 print(f"{'':9}{test}: {reason}")
             args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -49,13 +54,16 @@ def main() -> int:
 
 def _runs(args: argparse.Namespace, url: str, scratch: Path) -> dict:
     tools = args.tools
+    published = partial(suites.published_schema, tools, url, NAME, args.openai_examples, scratch)
     return {
-        "comply": lambda: _comply(args, "openai-chat"),
-        "responses": lambda: _comply(args, "open-responses"),
+        "comply": lambda: _comply(args, "openai-chat", scratch),
+        "responses": lambda: _comply(args, "open-responses", scratch),
         "own": lambda: suites.own_schema(tools, url, NAME, args.examples),
-        "openai": lambda: suites.openai_schema(tools, url, NAME, args.openai_examples, scratch),
+        "openai": lambda: published("OpenAI"),
+        "open-responses": lambda: published("Open Responses"),
         "perplexity": lambda: _perplexity(args, url, scratch),
         "client": lambda: _client(args, scratch),
+        **{package: partial(_package, args, package, scratch) for package in PACKAGES},
         "promtool": lambda: suites.promtool(args.promtool, url),
         "aiperf": lambda: load_testers.aiperf(args.aiperf, url, NAME, args.model, "chat", scratch),
         "aiperf-completions": lambda: load_testers.aiperf(
@@ -66,9 +74,8 @@ def _runs(args: argparse.Namespace, url: str, scratch: Path) -> dict:
     }
 
 
-def _comply(args: argparse.Namespace, api: str) -> suites.Row:
-    """On a server with the whole context, in which answers have room to end."""
-    with served(args.model, extra=("--served-model-name", NAME)) as at:
+def _comply(args: argparse.Namespace, api: str, scratch: Path) -> suites.Row:
+    with _told(scratch / f"model-{api}") as at:
         return suites.llm_comply(args.tools, at.url, NAME, api)
 
 
@@ -77,6 +84,16 @@ def _client(args: argparse.Namespace, scratch: Path) -> suites.Row:
     names = [word for name in openai_client.MODELS for word in ("--served-model-name", name)]
     with served(args.model, extra=names) as at:
         return openai_client.generated_tests(args.tools, args.openai_python, at.url, scratch)
+
+
+def _package(args: argparse.Namespace, package: str, scratch: Path) -> suites.Row:
+    with _told(scratch / f"model-{package}") as at:
+        return client_suite(args.clients, package, at.url, NAME, scratch)
+
+
+def _told(directory: Path) -> AbstractContextManager[RunningServer]:
+    """A server with the whole context, in which answers have room to end, told when to call a tool."""
+    return served(with_tools(DEMO, directory), COMMAND, ("--served-model-name", NAME))
 
 
 def _perplexity(args: argparse.Namespace, url: str, scratch: Path) -> suites.Row:
@@ -93,13 +110,16 @@ def _perplexity(args: argparse.Namespace, url: str, scratch: Path) -> suites.Row
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Suites of others against our server.")
-    parser.add_argument("--model", type=Path, default=Path("demo/model"))
+    parser.add_argument(
+        "--model", type=Path, default=DEMO, help="llm-comply and the clients get the demo's, shown tools"
+    )
     parser.add_argument("--text", type=Path, default=Path("demo/heldout.txt"))
     parser.add_argument("--suites", default=",".join(SUITES))
     parser.add_argument("--examples", type=int, default=450, help="of schemathesis, per operation")
     parser.add_argument("--openai-examples", type=int, default=350)
     parser.add_argument("--tools", type=Path, default=Path(".venv-conformance/bin"))
-    parser.add_argument("--openai-python", type=Path, default=Path("build/tools/openai-3.3.1"))
+    parser.add_argument("--openai-python", type=Path, default=Path("build/tools/openai-3.57.0"))
+    parser.add_argument("--clients", type=Path, default=Path(".venv-clients/bin/python"))
     parser.add_argument("--lm-eval", type=Path, default=Path(".venv-lm-eval/bin"))
     parser.add_argument("--promtool", type=Path, default=Path("build/tools/usr/bin/promtool"))
     parser.add_argument("--aiperf", type=Path, default=Path(".venv-aiperf/bin/aiperf"))

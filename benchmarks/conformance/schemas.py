@@ -1,6 +1,8 @@
-"""OpenAI's published API description, trimmed to what this server answers.
+"""Published API descriptions, OpenAI's and Open Responses', trimmed to what this server answers.
 
-The file comes with llm-comply, which bundles it (MIT); nothing is fetched.
+The files come with llm-comply, which bundles them (MIT); nothing is fetched. For responses OpenAI's is not
+used: there `user`, which OpenAI's own answers have as null, is a string. Open Responses' names discriminators
+without a mapping of their values, for which the names of schemas would then be taken.
 """
 
 from __future__ import annotations
@@ -9,28 +11,45 @@ import json
 from pathlib import Path
 from typing import Any
 
-PATHS = {
+Paths = dict[str, tuple[str, ...]]
+OPENAI: Paths = {
     "/completions": ("post",),
     "/chat/completions": ("post",),
     "/models": ("get",),
     "/models/{model}": ("get",),
 }
+RESPONSES: Paths = {"/responses": ("post",)}
+ASKED = (
+    "model", "input", "instructions", "temperature", "top_p", "max_output_tokens", "metadata", "stream",
+    "text", "top_logprobs", "truncation",
+)  # fmt: skip
+"""Of a response with a text for input; most other fields are of what OpenAI stores and hosts."""
+REQUESTS = ("CreateCompletionRequest", "CreateChatCompletionRequest", "CreateResponseBody")
 
 
-def trimmed(published: Path, model: str) -> dict[str, Any]:
-    """Four operations and the schemas that they need; every example asks for `model`."""
-    document = json.loads(published.read_text(encoding="utf-8"))
+def trimmed(published: Path, operations: Paths, model: str) -> dict[str, Any]:
+    """These operations and the schemas that they need; every example asks for `model`."""
+    document = json.loads(published.read_text(encoding="utf-8"), object_hook=_without_bare_discriminator)
     paths = {
         path: {method: _operation(document["paths"][path][method]) for method in methods}
-        for path, methods in PATHS.items()
+        for path, methods in operations.items()
     }
     schemas = document["components"]["schemas"]
     kept = {name: schemas[name] for name in _reached(paths, schemas)}
     small = {"openapi": document["openapi"], "info": document["info"], "paths": paths}
     small["components"] = {"schemas": kept}
-    for name in ("CreateCompletionRequest", "CreateChatCompletionRequest"):
+    for name in kept.keys() & set(REQUESTS):
         _serve_only(kept[name], model)
+    if "CreateResponseBody" in kept:
+        _of_text(kept["CreateResponseBody"])
     return small
+
+
+def _without_bare_discriminator(schema: dict[str, Any]) -> dict[str, Any]:
+    named = schema.get("discriminator")
+    if isinstance(named, dict) and "propertyName" in named and not named.get("mapping"):
+        del schema["discriminator"]
+    return schema
 
 
 def _operation(operation: dict[str, Any]) -> dict[str, Any]:
@@ -44,6 +63,13 @@ def _serve_only(schema: Any, model: str) -> None:
     for part in [schema, *schema.get("allOf", [])]:
         if "model" in part.get("properties", {}):
             part["properties"]["model"] = {"type": "string", "enum": [model]}
+
+
+def _of_text(schema: Any) -> None:
+    """The fields ASKED, input among them."""
+    fields = schema["properties"] | {"input": {"type": "string", "minLength": 1, "maxLength": 100}}
+    schema["properties"] = {name: fields[name] for name in ASKED}
+    schema["required"], schema["additionalProperties"] = ["model", "input"], False
 
 
 def _reached(root: Any, schemas: dict[str, Any]) -> list[str]:

@@ -12,14 +12,12 @@ from typing import Any
 
 import httpx
 
-from benchmarks.conformance.schemas import trimmed
+from benchmarks.conformance.schemas import OPENAI, RESPONSES, trimmed
 
 Row = dict[str, Any]
 NOT_OURS = {
-    "chat-tool-calling": "the demo's chat template shows no tools",
     "chat-image-input": "the models are text-only",
     "chat-reasoning-summary": "for OpenAI's reasoning models; the suite skips it",
-    "tool-calling": "the demo's chat template shows no tools",
     "image-input": "the models are text-only",
     "reasoning-summary": "for OpenAI's reasoning models; the suite skips it",
 }
@@ -71,18 +69,25 @@ def own_schema(programs: Path, url: str, name: str, examples: int) -> Row:
     }
 
 
-def openai_schema(programs: Path, url: str, name: str, examples: int, scratch: Path) -> Row:
-    """schemathesis on OpenAI's published description: every answer as it says."""
-    published = next(programs.parent.glob("lib/*/site-packages/llm_comply/specs/openai_chat.json"))
-    small = scratch / "openai.json"
-    small.write_text(json.dumps(trimmed(published, name)))
+PUBLISHED = {
+    "OpenAI": ("openai_chat.json", OPENAI),
+    "Open Responses": ("openresponses.json", RESPONSES),
+}
+
+
+def published_schema(programs: Path, url: str, name: str, examples: int, scratch: Path, whose: str) -> Row:
+    """schemathesis on a published description: every answer as it says."""
+    file, operations = PUBLISHED[whose]
+    published = next(programs.parent.glob(f"lib/*/site-packages/llm_comply/specs/{file}"))
+    small = scratch / file
+    small.write_text(json.dumps(trimmed(published, operations, name)))
     before = _answered(url)
     checks = "not_a_server_error,response_schema_conformance,content_type_conformance"
     options = ["--url", f"{url}/v1", "--phases", "examples,fuzzing", "--checks", checks]
     report = _schemathesis(programs, [str(small), *options, "-n", str(examples)])
     failures, cases = report["test_cases"]["with_failures"], report["test_cases"]["generated"]
     return {
-        "suite": "schemathesis, OpenAI's published description",
+        "suite": f"schemathesis, {whose}'s published description".replace("s's", "s'"),
         "result": f"{cases} cases ({_answered(url) - before} answered with text), {failures} violations",
         "held": not failures and report["complete"] and _ready(url),
     }

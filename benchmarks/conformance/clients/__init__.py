@@ -1,0 +1,1 @@
+"""Clients that applications are built with, on our server."""
