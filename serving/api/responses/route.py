@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -30,9 +31,11 @@ async def create_response(request: Request) -> Response:
 
 async def stored_response(request: Request) -> Response:
     """What reads, cancels or deletes a response."""
-    name = request.path_params["id"].partition("/")[0]
+    name, _, part = request.path_params["id"].partition("/")
     if not name:
         return to_the_shorter(request.scope)
+    if request.method == "POST" and part != "cancel":  # what else OpenAI computes below this path
+        raise HTTPException(404)
     raise ApiError(404, f"there is no response {name[:100]!r}: this server stores none", param="response_id")
 
 

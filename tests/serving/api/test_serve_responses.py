@@ -335,3 +335,10 @@ def test_nothing_is_stored(client: openai.OpenAI):
             ask(response.id)
     with pytest.raises(openai.NotFoundError, match="stores none"):
         client.responses.input_items.list(response.id)
+
+
+@pytest.mark.parametrize("path", ["input_tokens", "compact", "resp_x/continue"])
+def test_what_openai_computes_besides_is_no_route_here(server: Running, path: str):
+    answer = httpx.post(f"{server.url}/v1/responses/{path}", json={"model": NAME, "input": "x"})
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == f"there is no /v1/responses/{path} here"
