@@ -108,6 +108,11 @@ class ChatTemplate:
                 "continue_final_message continues a message of the assistant; the last message is none",
                 "continue_final_message",
             )
+        if how.continue_final and messages[-1].get("tool_calls"):
+            raise TemplateError(
+                "continue_final_message: the last message ends with tool calls, which nothing can continue",
+                "continue_final_message",
+            )
         asked = how.generation_prompt or how.continue_final
         if not asked and "add_generation_prompt" not in self._names:
             raise TemplateError(

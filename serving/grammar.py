@@ -19,6 +19,7 @@ from typing import Any, cast
 import llguidance
 import numpy as np
 
+from serving.hidden_tokens import hidden
 from serving.json_schema import definitions, each_schema, rewritten, without_idle
 from serving.pattern_properties import all_written_out
 from serving.schema_errors import NO_WAY_ON, GrammarError, explained
@@ -206,12 +207,15 @@ class Vocabulary:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos: Sequence[int]) -> None:
         """Raises GrammarError."""
         self._tokenizer = tokenizer
+        document = tokenizer.to_json()
         try:
-            self.tokens = llguidance.LLTokenizer(tokenizer.to_json(), n_vocab=vocab_size, eos_token=list(eos))
+            self.tokens = llguidance.LLTokenizer(document, n_vocab=vocab_size, eos_token=list(eos))
+            known = {token for token in range(vocab_size) if self.tokens.is_special_token(token)}
+            document = hidden(document, known)  # else text that spells a special token has to be that token
+            self.tokens = llguidance.LLTokenizer(document, n_vocab=vocab_size, eos_token=list(eos))
         except ValueError as error:
             raise GrammarError(explained(str(error), {})) from None
-        known = (token for token in range(vocab_size) if self.tokens.is_special_token(token))
-        self.specials = [token for token in known if token not in eos and tokenizer.label(token)]
+        self.specials = sorted(token for token in known if token not in eos and tokenizer.label(token))
 
     def special(self, text: str) -> int | None:
         """The special token that `text` is; None where it is written with ordinary ones."""

@@ -48,6 +48,8 @@ RULES: tuple[tuple[str, str, str], ...] = (
     (r"Unsatisfiable schema: ((\w+) \(.*)", r"\2", r"\1"),
     (r"(\S+) must be (.*)", r"\1", r"it has to be \2"),
     (r"NoExtension", "", NO_WAY_ON),
+    (r"decoder type|prepend decoder|loading tokenizer", "",
+     "no schema can be enforced with this model's tokenizer"),
 )  # fmt: skip
 """(what llguidance says, the keyword at fault, what that means); the first that is found counts."""
 ALSO = {"pattern": ("patternProperties", "format", "maxLength"), "anyOf": ("enum", "type"), "minimum": (

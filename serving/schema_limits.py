@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
+from serving.pattern_length import least_length
 from serving.schema_errors import GrammarError
 
 SCHEMA_BYTES = 64 * 1024
 SCHEMA_DEPTH = 60
 LARGEST_MULTIPLE = 10_000
 """Of the least common multiple of all `multipleOf`: the automaton has as many states."""
+LONGEST_TEXT = 10_000
+"""Characters that a pattern may ask for at least, or a `minLength` beside patterns: each takes a state, and
+all are read again with every token."""
 
 
 def checked(schema: dict[str, Any]) -> str:
@@ -32,9 +36,27 @@ def checked(schema: dict[str, Any]) -> str:
         raise GrammarError(str(error)) from None
     if len(text) > SCHEMA_BYTES:
         raise GrammarError(f"the schema is larger than {SCHEMA_BYTES} bytes")
+    _check_lengths(schema)
     if _states(multiples) > LARGEST_MULTIPLE:
         raise GrammarError(f"multipleOf: the least common multiple is more than {LARGEST_MULTIPLE} steps")
     return text
+
+
+def _check_lengths(schema: dict[str, Any]) -> None:
+    """Raises GrammarError."""
+    found: dict[str, list[float]] = {"pattern": [], "patternProperties": [], "minLength": []}
+    for _, key, value in _walk(schema):
+        if key == "minLength" and _is_positive(value):
+            found[key].append(value)
+        elif key == "pattern" and isinstance(value, str):
+            found[key].append(least_length(value))
+        elif key == "patternProperties" and isinstance(value, dict):
+            found[key] += [least_length(pattern) for pattern in value]
+    if not found["pattern"] and not found["patternProperties"]:
+        return
+    for key, lengths in found.items():
+        if max(lengths, default=0) > LONGEST_TEXT:
+            raise GrammarError(f"{key}: with patterns, no text may need more than {LONGEST_TEXT} characters")
 
 
 def _is_positive(value: Any) -> bool:

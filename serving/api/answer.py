@@ -7,9 +7,28 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from serving.api.errors import ApiError, error_body
-from serving.engines.base import Chunk
+from serving.engines.base import Chunk, GenerationRequest
 
 Json = dict[str, Any]
+
+
+class PromptUsage:
+    """What a call's prompts take; a prompt with several answers counts once.
+
+    Attributes:
+        tokens: of all of them.
+        cached: of these, what was not read again; None: prompts are not kept, or none was read yet.
+    """
+
+    def __init__(self, requests: Sequence[GenerationRequest]) -> None:
+        self._first = {request.index for request in requests if request.choice == 0}
+        self.tokens = sum(len(request.prompt) for request in requests if request.choice == 0)
+        self.cached: int | None = None
+
+    def read(self, chunk: Chunk) -> None:
+        """Take note of what a chunk tells."""
+        if chunk.cached is not None and chunk.index in self._first:
+            self.cached = (self.cached or 0) + chunk.cached
 
 
 class Answer(ABC):

@@ -31,11 +31,14 @@ class BestOfWriter(CompletionWriter):
 
     def whole(self, chunks: Sequence[Chunk]) -> Json:
         kept = self._best(chunks)
+        for chunk in chunks:
+            self._prompt.read(chunk)
         self._completion_tokens += sum(chunk.tokens for chunk in chunks if chunk.index not in kept)
         self._echoes = [self._echoes[old] for old in kept]
         self._places = [self._places[old] for old in kept]
         places = {old: new for new, old in enumerate(kept)}
-        return super().whole([replace(c, index=places[c.index]) for c in chunks if c.index in places])
+        given = [chunk for chunk in chunks if chunk.index in places]
+        return super().whole([replace(chunk, index=places[chunk.index], cached=None) for chunk in given])
 
     def _best(self, chunks: Sequence[Chunk]) -> list[int]:
         """The answers to give, in order."""

@@ -10,6 +10,14 @@ from typing import Any
 from pydantic import ValidationError
 
 MISMATCH = "Input should be a valid "
+WORDS = (
+    ("Value error, ", ""),
+    ("valid dictionary", "valid object"),
+    (" after validation", ""),
+    ("Extra inputs are not permitted", "there is no such field here"),
+    ("Field required", "this field is missing"),
+)
+"""Of the library, and what to say to a client in their place."""
 
 Path = tuple[str | int, ...]
 
@@ -51,9 +59,15 @@ def complaint(error: ValidationError, document: Any) -> Complaint:
                 branches.setdefault(one.branch, one)
         first = max(branches.values(), key=lambda one: one.closeness)
         if first.path == first.union:
-            return Complaint(first.path, _choice([one.error["msg"] for one in branches.values()]))
+            return Complaint(first.path, _worded(_choice([one.error["msg"] for one in branches.values()])))
     message = first.error["msg"].partition(" or instance of ")[0]
-    return Complaint(first.path, message, first.error.get("ctx", {}).get("error"))
+    return Complaint(first.path, _worded(message), first.error.get("ctx", {}).get("error"))
+
+
+def _worded(message: str) -> str:
+    for theirs, ours in WORDS:
+        message = message.replace(theirs, ours)
+    return message
 
 
 def _locate(error: Any, document: Any) -> _Found:

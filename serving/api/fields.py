@@ -42,9 +42,11 @@ HARMLESS: dict[str, TypeAdapter[Any]] = {
     "metadata": TypeAdapter(Metadata),
     "prediction": TypeAdapter(Prediction),
     "parallel_tool_calls": TypeAdapter(StrictBool),
+    "prompt_cache_options": TypeAdapter(dict[str, Any]),
 }
 """Fields that no answer depends on, whatever their value; it has to be of the right type all the same."""
 ONLY_CHATS = "only /v1/chat/completions has it"
+FOR_TEMPLATES = "use chat_template_kwargs, or reasoning_effort"
 REASONS = {
     "store": "this server stores no answers; leave store out or send false",
     "service_tier": "this server has one service tier; leave service_tier out or send auto or default",
@@ -67,6 +69,18 @@ REASONS = {
     "chat_template_kwargs": ONLY_CHATS,
     "add_generation_prompt": ONLY_CHATS,
     "continue_final_message": ONLY_CHATS,
+    "messages": "send them to /v1/chat/completions",
+    "max_completion_tokens": "here it is max_tokens",
+    "tools": ONLY_CHATS,
+    "top_logprobs": "here logprobs is their number",
+    "prompt": "send messages, or use /v1/completions",
+    "input": "send it to /v1/responses",
+    "max_output_tokens": "here it is max_tokens",
+    "reasoning": FOR_TEMPLATES,
+    "thinking": FOR_TEMPLATES,
+    "enable_thinking": FOR_TEMPLATES,
+    "include_reasoning": "thinking is always given, beside the content",
+    "thinking_token_budget": "use max_tokens",
 }
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "return_token_ids": (False,),
@@ -109,6 +123,17 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": (),
     "add_generation_prompt": (),
     "continue_final_message": (),
+    "messages": (),
+    "max_completion_tokens": (),
+    "top_logprobs": (0,),
+    "prompt": (),
+    "input": (),
+    "max_output_tokens": (),
+    "reasoning": (),
+    "thinking": (),
+    "enable_thinking": (),
+    "include_reasoning": (True,),
+    "thinking_token_budget": (),
 }
 OLD = {"functions": "tools", "function_call": "tool_choice"}
 """Fields that others have replaced."""

@@ -16,6 +16,7 @@ HARMLESS = frozenset(
         "annotations",
         "cache_control",
         "index",
+        "prompt_cache_breakpoint",
         "provider_specific_fields",
         "reasoning_details",
         "thinking_blocks",

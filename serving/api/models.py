@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from serving.api.service import Service
+from serving.api.slashes import to_the_shorter
 
 
 async def list_models(request: Request) -> Response:
@@ -16,6 +17,8 @@ async def list_models(request: Request) -> Response:
 async def retrieve_model(request: Request) -> Response:
     service: Service = request.app.state.service
     name = request.path_params["id"]
+    if not name:
+        return to_the_shorter(request.scope)
     service.check_model(name)
     return JSONResponse(_card(service, name))
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from serving.api.prefix import told_prefix
 from serving.api.responses.body import ResponsesBody
 from serving.api.schemas import ChatBody, CompletionBody
 from serving.api.tokens import DetokenizeBody, TokenizeBody
@@ -49,8 +50,9 @@ ERROR: Json = {
 }
 
 
-async def show_openapi(_: Request) -> Response:
-    return JSONResponse(document())
+async def show_openapi(request: Request) -> Response:
+    prefix = told_prefix(request)
+    return JSONResponse(document() | ({"servers": [{"url": prefix}]} if prefix else {}))
 
 
 @cache

@@ -89,7 +89,10 @@ class GenerationBody(BaseModel):
         if self.stream_options is not None and not self.stream:
             raise FieldError("stream_options", "stream_options needs stream to be true")
         if self.schema_demanded is not None and (self.ignore_eos or self.min_tokens):
-            raise FieldError("response_format", "response_format decides where the answer ends")
+            name = "ignore_eos" if self.ignore_eos else "min_tokens"
+            raise FieldError(
+                "response_format", f"response_format decides where the answer ends: leave out {name}"
+            )
         return self
 
     @property

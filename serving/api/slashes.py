@@ -25,8 +25,13 @@ def _without_slash(router: Router) -> ASGIApp:
         wrong_by_more = path == scope["path"] or path.endswith("/")
         if wrong_by_more or all(route.matches(shorter)[0] is Match.NONE for route in router.routes):
             raise HTTPException(404)
-        query = scope["query_string"].decode("latin-1")
-        place = f"../{path.rpartition('/')[2]}{'?' if query else ''}{query}"
-        await RedirectResponse(place)(scope, receive, send)
+        await to_the_shorter(scope)(scope, receive, send)
 
     return answer
+
+
+def to_the_shorter(scope: Scope) -> RedirectResponse:
+    """From `/path/` to `/path`."""
+    query = scope["query_string"].decode("latin-1")
+    name = scope["path"].removesuffix("/").rpartition("/")[2]
+    return RedirectResponse(f"../{name}{'?' if query else ''}{query}")

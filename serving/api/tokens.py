@@ -73,8 +73,11 @@ async def tokenize(request: Request) -> Response:
 
 async def detokenize(request: Request) -> Response:
     service, body = await _read(request, DetokenizeBody)
-    service.check_tokens(body.tokens, 0, "tokens")
-    return JSONResponse({"prompt": service.tokenizer.decode(body.tokens, special=True)})
+    service.check_known(body.tokens, "tokens")
+    if len(body.tokens) > (limit := CONTEXTS * service.backend.max_length):
+        raise invalid(f"{len(body.tokens)} tokens; this server joins up to {limit}", "tokens")
+    text = await asyncio.to_thread(service.tokenizer.decode, body.tokens, special=True)
+    return JSONResponse({"prompt": text})
 
 
 async def tokenizer_info(request: Request) -> Response:

@@ -8,7 +8,7 @@ import uuid
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 
-from serving.api.answer import Answer, Json
+from serving.api.answer import Answer, Json, PromptUsage
 from serving.api.schemas import UsageEvents
 from serving.api.scores import described
 from serving.api.service import Service
@@ -30,7 +30,7 @@ class Writer(Answer):
         self._tokenizer = service.tokenizer
         self._count = len(requests)
         self._usage_events = usage
-        self._prompt_tokens = sum(len(request.prompt) for request in requests if request.choice == 0)
+        self._prompt = PromptUsage(requests)
         self._completion_tokens = 0
         self._head = {
             "id": f"{self.prefix}-{uuid.uuid4().hex}",
@@ -48,7 +48,7 @@ class Writer(Answer):
         """The choice object of a whole answer, from the parts of one choice."""
 
     def events(self, chunk: Chunk) -> Iterable[Json]:
-        self._completion_tokens += chunk.tokens
+        self._count_tokens(chunk)
         for part in self.parts(chunk):
             yield self._envelope([part])
 
@@ -57,7 +57,8 @@ class Writer(Answer):
             yield self._envelope([]) | {"usage": self._usage()}
 
     def whole(self, chunks: Sequence[Chunk]) -> Json:
-        self._completion_tokens += sum(chunk.tokens for chunk in chunks)
+        for chunk in chunks:
+            self._count_tokens(chunk)
         parts = [part for chunk in chunks for part in self.parts(chunk)]
         choices = [self.fold(i, [part for part in parts if part["index"] == i]) for i in range(self._count)]
         return self._head | {"object": self.whole_object, "choices": choices, "usage": self._usage()}
@@ -68,12 +69,19 @@ class Writer(Answer):
             return envelope
         return envelope | {"usage": self._usage() if self._usage_events == "all" else None}
 
+    def _count_tokens(self, chunk: Chunk) -> None:
+        self._prompt.read(chunk)
+        self._completion_tokens += chunk.tokens
+
     def _usage(self) -> Json:
-        return {
-            "prompt_tokens": self._prompt_tokens,
+        usage: Json = {
+            "prompt_tokens": self._prompt.tokens,
             "completion_tokens": self._completion_tokens,
-            "total_tokens": self._prompt_tokens + self._completion_tokens,
+            "total_tokens": self._prompt.tokens + self._completion_tokens,
         }
+        if self._prompt.cached is not None:
+            usage["prompt_tokens_details"] = {"cached_tokens": self._prompt.cached}
+        return usage
 
 
 class CompletionWriter(Writer):

@@ -55,7 +55,8 @@ class GenerationRequest:
 class Chunk:
     """News about one sequence. The last one carries `finish` or `error`, with the HTTP status of its kind.
 
-    `tokens` counts the generated tokens it stands for. `prompt_scores` come once, before any text.
+    `tokens` counts the generated tokens it stands for. `prompt_scores` come once, before any text. `cached`,
+    told once where prompts are kept: how many tokens of the prompt were not read again.
     """
 
     index: int
@@ -63,6 +64,7 @@ class Chunk:
     tokens: int = 0
     scores: tuple[TokenScore, ...] = ()
     prompt_scores: tuple[TokenScore, ...] = ()
+    cached: int | None = None
     finish: Literal["stop", "length"] | None = None
     error: str | None = None
     status: int = 500

@@ -23,6 +23,7 @@ OPTIONAL = {
 PARTS = {"include_usage": "stream_options"}
 LENGTHS = ("max_tokens", "max_completion_tokens")
 RUNNING_COUNTS = "continuous_usage_stats"
+KNOWN = frozenset({*OPTIONAL, *PARTS, *LENGTHS, RUNNING_COUNTS})
 FIXED = ("model", "prompt", "messages", "stream", "n", "best_of", *LENGTHS)
 """Fields that are the load test's own."""
 UNKNOWN = re.compile(
@@ -57,7 +58,7 @@ class Dialect:
         """Whether `body`, sent as `sent` and refused so, is now shaped otherwise."""
         if self.shaped(body) != sent:
             return True  # another request has learned it meanwhile
-        named = refused_fields(refusal)
+        named = refused_fields(refusal, KNOWN)
         if RUNNING_COUNTS in named and self.counting:
             self.counting = False
             return self.shaped(body) != sent

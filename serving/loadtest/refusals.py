@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 NAME = r"[\"'`]?([A-Za-z_][\w.]*)[\"'`]?"
@@ -31,13 +31,21 @@ PATTERNS = tuple(
         rf"does(?: not|n't) (?:support|accept|allow) (?:the )?(?:{THING}\s+)?{NAME}",
     )
 )
+REFUSES = re.compile(
+    rf"{WRONG}|{NOT_TAKEN}|\bnot\s+(?:a\s+)?(?:valid|defined|found|find|be|have)\b|\bno such\b|\bonly\b",
+    re.IGNORECASE,
+)
+"""That something is not taken, however it is put."""
+POINTERS = ("param", "additionalProperty")
+"""Fields of an error that name one of the request: OpenAI's, and that of JSON schema's validators."""
 LOCATION = re.compile(r"[\"']loc[\"']:\s*[(\[]([^)\]]*)[)\]]")
 WORD = re.compile(r"[A-Za-z_]\w*")
 
 
-def refused_fields(body: str) -> set[str]:
+def refused_fields(body: str, known: Collection[str] = ()) -> set[str]:
     """The names that an error body speaks of, parts of a path each by itself: from its fields that are made
-    for that (`param`, `loc`), or else from its words."""
+    for that (`param`, `loc`), or else from its words. Where they are put in no way that is known here, the
+    first word of `known` counts that stands in a text which refuses something."""
     try:
         document = json.loads(body)
     except ValueError:
@@ -49,6 +57,8 @@ def refused_fields(body: str) -> set[str]:
             named.update(WORD.findall(location))
     if not named:
         named = {word for text in texts for pattern in PATTERNS for word in _words(pattern, text)}
+        if known and not named & set(known) and any(REFUSES.search(text) for text in texts):
+            named |= set([word for text in texts for word in WORD.findall(text) if word in known][:1])
     return named
 
 
@@ -58,7 +68,7 @@ def _pointed(value: Any) -> Iterator[str]:
             yield from _pointed(part)
     elif isinstance(value, dict):
         for name, part in value.items():
-            if name == "param" and isinstance(part, str):
+            if name in POINTERS and isinstance(part, str):
                 yield from WORD.findall(part)
             elif name == "loc" and isinstance(part, list):
                 yield from (one for one in part if isinstance(one, str))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from serving.api.errors import ApiError, on_api_error, on_http_error
+from serving.api.prefix import told_prefix
 from serving.api.slashes import relative_slashes
 from serving.playground.upstream import Upstream
 
@@ -26,7 +26,6 @@ TYPES = {
     ".svg": "image/svg+xml",
 }
 HERE = b'="playground/'
-PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -94,15 +93,8 @@ def _file(name: str) -> Callable[[Request], Awaitable[Response]]:
     is_page = name.endswith(".html")
 
     async def show(request: Request) -> Response:
-        prefix = _prefix(request) if is_page else ""
+        prefix = told_prefix(request) if is_page else ""
         shown = content.replace(HERE, f'="{prefix}{FOLDER}'.encode()) if prefix else content
         return Response(shown, headers={**HEADERS, "content-type": kind})
 
     return show
-
-
-def _prefix(request: Request) -> str:
-    """The path under which a proxy shows this server, where it tells; its page's own addresses are relative,
-    which is wrong only for a page that is shown without the slash at the end."""
-    told = request.headers.get("x-forwarded-prefix") or str(request.scope.get("root_path", ""))
-    return told.rstrip("/") if PATH.fullmatch(told.rstrip("/")) else ""

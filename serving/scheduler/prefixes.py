@@ -54,7 +54,7 @@ class Prefixes:
         for key in known:
             self._engine.put_back(slot, self._kept[key])
         self._touch(len(known))
-        sequence.prefilled = len(known) * self._chunk
+        sequence.prefilled = sequence.cached = len(known) * self._chunk
         self._observer.prefix(tokens, sequence.prefilled)
 
     def keep(self, slot: int, stop: int) -> None:

@@ -27,6 +27,7 @@ class Sequence:
         self.cancelled = False
         self.done = False
         self.prefilled = 0
+        self.cached: int | None = None
         self.next_token = -1
         self._sink = sink
         self._piece = piece
@@ -142,8 +143,9 @@ class Sequence:
 
     def _chunk(self, text: str, finish: Literal["stop", "length"] | None = None) -> Chunk:
         count, scores = self._unsent
+        cached, self.cached = self.cached, None
         self._unsent = (0, [])
-        return Chunk(self.request.index, text, count, tuple(scores), finish=finish)
+        return Chunk(self.request.index, text, count, tuple(scores), cached=cached, finish=finish)
 
     def _finish(self, reason: Literal["stop", "length"], observer: Observer, text: str = "") -> None:
         self.done = True

@@ -208,6 +208,21 @@ def test_a_client_that_goes_away_is_counted(server: RunningServer) -> None:
     assert complete(server, max_tokens=3, ignore_eos=True).json()["usage"]["completion_tokens"] == 3
 
 
+def test_s5_a_stream_that_the_engine_leaves_waiting_has_comments(server: RunningServer) -> None:
+    body = {"model": "subnet", "prompt": "x", "max_tokens": 3, "ignore_eos": True, "stream": True}
+    url = f"{server.url}/v1/completions"
+    with (
+        HeldEngine(server.pid) as engine,
+        httpx.stream("POST", url, json=body, headers=AUTHORIZATION, timeout=60) as response,
+    ):
+        lines = response.iter_lines()
+        assert next(lines) == ": waiting"
+        engine.release()
+        said = [line for line in lines if line and line != ": waiting"]
+    assert said[-1] == "data: [DONE]"
+    assert all(line.startswith("data: ") for line in said)
+
+
 def test_the_prefix_cache_is_counted_as_vllm_counts_it(server: RunningServer) -> None:
     before = scrape(server)
     for _ in range(2):

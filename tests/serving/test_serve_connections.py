@@ -16,13 +16,14 @@ from tiny_server import NAME, Running, running
 from serving.protocol import KEEP_ALIVE_S
 
 GOOD = json.dumps({"model": NAME, "prompt": "x", "max_tokens": 1}).encode()
+LONGER_S = 0.9
 HEADERS = {"content-type": "application/json"}
 
 
 @pytest.fixture(scope="module")
 def hasty(artefact_dir: Path) -> Iterator[Running]:
-    """A request has to arrive within 0.3 s, an idle connection may stay."""
-    with running(artefact_dir, receive_timeout=0.3, keep_alive=60) as server:
+    """A request has to arrive within 0.6 s, an idle connection may stay."""
+    with running(artefact_dir, receive_timeout=0.6, keep_alive=60) as server:
         yield server
 
 
@@ -59,7 +60,7 @@ def test_s4_an_idle_connection_outlives_the_limit_for_slow_requests(
 ) -> None:
     for _ in range(3):
         assert complete(client) == 200
-        time.sleep(0.7)
+        time.sleep(LONGER_S)
     assert complete(client) == 200
 
 
@@ -67,7 +68,7 @@ def test_s4_the_clock_of_a_slow_request_starts_with_its_first_byte(
     client: http.client.HTTPConnection,
 ) -> None:
     assert complete(client) == 200
-    time.sleep(0.7)
+    time.sleep(LONGER_S)
     client.sock.sendall(b"P")
     assert gone(client)
 
@@ -125,7 +126,7 @@ def test_s4_a_refusal_leaves_the_connection_usable(
     client: http.client.HTTPConnection, body: bytes, path: str, status: int
 ) -> None:
     assert complete(client, body, path) == status
-    time.sleep(0.7)
+    time.sleep(LONGER_S)
     assert complete(client) == 200
 
 

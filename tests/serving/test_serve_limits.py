@@ -168,7 +168,7 @@ def test_an_answer_that_takes_too_long_is_ended(artefact_dir: Path, stream: bool
         assert ended(server, "timeout") == 1
         server.runner.gate.set()
         until(lambda: server.backend.running == 0)
-        assert server.complete(max_tokens=1)
+        until(lambda: server.post("completions", prompt="x", max_tokens=1).status_code == 200)
 
 
 def test_the_limit_holds_for_one_that_waits_its_turn(artefact_dir: Path):

@@ -29,7 +29,9 @@ class MessageItem(_Item):
 
 
 class TextContent(Strict):
-    """The other fields come back from earlier answers, `parsed` from OpenAI's client."""
+    """The other fields come back from earlier answers, `parsed` from OpenAI's client, or are about caches."""
+
+    dropped = frozenset({"cache_control", "prompt_cache_breakpoint"})
 
     type: Literal["input_text", "output_text"]
     text: str

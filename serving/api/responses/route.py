@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,6 +18,7 @@ from serving.api.respond import Call, respond
 from serving.api.responses.body import ResponsesBody
 from serving.api.responses.writer import ResponseWriter
 from serving.api.service import Service
+from serving.api.slashes import to_the_shorter
 
 Json = dict[str, Any]
 CALLED_HERE = {"messages": "input", "reasoning_effort": "reasoning"}
@@ -29,7 +31,11 @@ async def create_response(request: Request) -> Response:
 
 async def stored_response(request: Request) -> Response:
     """What reads, cancels or deletes a response."""
-    name = request.path_params["id"].partition("/")[0]
+    name, _, part = request.path_params["id"].partition("/")
+    if not name:
+        return to_the_shorter(request.scope)
+    if request.method == "POST" and part != "cancel":  # what else OpenAI computes below this path
+        raise HTTPException(404)
     raise ApiError(404, f"there is no response {name[:100]!r}: this server stores none", param="response_id")
 
 
@@ -68,5 +74,5 @@ async def _tokens(service: Service, body: ResponsesBody, tools: Sequence[Json]) 
         return await chat_tokens(service, body.messages, tools, body.template_options)
     except ApiError as error:
         param = CALLED_HERE.get(str(error.param), error.param)
-        message = re.sub(r"^messages\.\d+\.\w+: ", "input: ", error.message)
+        message = re.sub(r"^messages(\.\d+\.\w+(?=: )|(?= is ))", "input", error.message)
         raise ApiError(error.status, message, param=param, code=error.code) from None

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
-from serving.api.answer import Answer
+from serving.api.answer import Answer, PromptUsage
 from serving.api.errors import ApiError
 from serving.api.responses.body import ResponsesBody
 from serving.api.responses.functions import told_choice, told_tool
@@ -39,7 +39,7 @@ class ResponseWriter(Answer):
         self._tokenizer = service.tokenizer
         self._turn = Turn(thinking)
         self._calls = calling.deltas() if calling else None
-        self._input_tokens, self._output_tokens = len(request.prompt), 0
+        self._prompt, self._output_tokens = PromptUsage([request]), 0
         self._head = {
             "id": f"resp_{uuid.uuid4().hex}",
             "object": "response",
@@ -56,6 +56,7 @@ class ResponseWriter(Answer):
             yield self._event(kind, response=self._response("in_progress"))
 
     def events(self, chunk: Chunk) -> Iterator[Json]:
+        self._prompt.read(chunk)
         self._output_tokens += chunk.tokens
         for part in self._turn.read(chunk):
             if part.kind == "reasoning":
@@ -159,11 +160,11 @@ class ResponseWriter(Answer):
 
     def _usage(self) -> Json:
         return {
-            "input_tokens": self._input_tokens,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "input_tokens": self._prompt.tokens,
+            "input_tokens_details": {"cached_tokens": self._prompt.cached or 0, "cache_write_tokens": 0},
             "output_tokens": self._output_tokens,
             "output_tokens_details": {"reasoning_tokens": self._turn.reasoning_tokens},
-            "total_tokens": self._input_tokens + self._output_tokens,
+            "total_tokens": self._prompt.tokens + self._output_tokens,
         }
 
     def _event(self, kind: str, **fields: Any) -> Json:

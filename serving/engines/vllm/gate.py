@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import MutableMapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving.api.auth import OPEN_PATHS, RequireKey
 from serving.api.cors import cross_origin
 from serving.api.errors import RETRY_AFTER_S, ApiError, error_body, error_response
+from serving.api.heartbeat import heartbeat
 from serving.engines.vllm.board import Board, Counts, Served
 from serving.engines.vllm.metrics import vllm_metrics
 from serving.metrics import Endpoint, Outcome
@@ -162,6 +164,7 @@ class Gate:
                 raise
         finally:
             end.cancel()
+            await answer.close()
             self._counts.end()
             self._count(scope["path"], answer.outcome, time.perf_counter() - arrived)
 
@@ -178,12 +181,14 @@ def _playground(served: Served) -> Playground | None:
 
 
 class Answer:
-    """One answer as it passes through: how it began, whether it was finished, whether anybody still reads."""
+    """One answer as it passes through: how it began, whether it was finished, whether anybody still reads.
+    While a stream says nothing, comments are put between vLLM's events, each of which is one message."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send
         self._status = 0
         self._streams = self._complete = self._broken_off = self._client_gone = False
+        self._beating = AsyncExitStack()
 
     async def receive(self) -> MutableMapping[str, Any]:
         message = await self._receive()
@@ -193,10 +198,18 @@ class Answer:
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            message = self._begin(message)
-        elif not message.get("more_body", False):
+            await self._send(self._begin(message))
+            if self._streams:
+                self._send = await self._beating.enter_async_context(heartbeat(self._send))
+            return
+        if not message.get("more_body", False):
             self._complete = True
+            await self.close()
         await self._send(message)
+
+    async def close(self) -> None:
+        """Put no more comments into it."""
+        await self._beating.aclose()
 
     def _begin(self, message: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         """A full queue is vLLM's 503; clients retry sooner, and load balancers stay calm, on 429."""
@@ -212,11 +225,12 @@ class Answer:
     async def break_off(self, scope: Scope) -> None:
         """End it at the end of the drain: with an error that its reader can see, where that is possible."""
         self._broken_off = True
+        await self.close()
         error = ApiError(503, "the server has stopped before the answer was finished", code="unavailable")
         if not self._status:
             await error_response(error)(scope, self._receive, self._send)
         elif not self._complete:
-            event = json.dumps(error_body(error.status, error.message))
+            event = json.dumps(error_body(error.status, error.message, code=error.code))
             body = f"data: {event}\n\n".encode() if self._streams else b""
             await self._send({"type": "http.response.body", "body": body})
 

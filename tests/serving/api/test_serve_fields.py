@@ -39,6 +39,8 @@ def chat(server: Running, **change: Any) -> Any:
         {"logit_bias": {}},
         {"logprobs": False, "top_logprobs": 0},
         {"n": 1},
+        {"include_reasoning": True},
+        {"prompt_cache_options": {"mode": "implicit", "ttl": "30m"}},
     ],
 )
 def test_neutral_values_leave_a_chat_as_it_is(server: Running, neutral: Any):

@@ -89,6 +89,10 @@ HOSTILE: dict[str, Any] = {
     "large": {"enum": ["x" * 100] * 1000},
     "prime": {"type": "integer", "multipleOf": 999983},
     "primes": {"allOf": [{"type": "integer", "multipleOf": p} for p in (97, 89, 83)]},
+    "long pattern": {"type": "string", "pattern": "^a{1000000}$"},
+    "long pattern of groups": {"type": "string", "pattern": "^((a{100}){100}){100}$"},
+    "long minimum": {"type": "string", "pattern": "^a*$", "minLength": 1_000_000},
+    "long key": {"type": "object", "patternProperties": {"^(ab){99999,}$": {}}},
     "tiny": {"allOf": [{"type": "number", "multipleOf": 1e-300}, {"multipleOf": 7}]},
     "product": {
         "allOf": [{"anyOf": [{"properties": {f"{i}{j}": {}}} for i in range(10)]} for j in range(6)]

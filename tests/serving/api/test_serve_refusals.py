@@ -16,6 +16,8 @@ from tiny_server import CONTEXT, NAME, Running, running
 
 from serving.api.app import ROUTES
 
+MESSAGES = [{"role": "user", "content": "x"}]
+
 
 def check_error(response: httpx.Response) -> dict[str, Any]:
     error = response.json()["error"]
@@ -107,6 +109,58 @@ def test_bad_fields_are_named(server: Running, change: dict[str, Any], param: st
 def test_s7_the_complaint_is_about_the_kind_of_prompt_that_it_is(server: Running, prompt: Any, words: str):
     error = check_error(server.post("completions", prompt=prompt))
     assert (error["param"], error["message"]) == ("prompt", words)
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "words"),
+    [
+        ("completions", {"max_completion_tokens": 5}, "here it is max_tokens"),
+        ("completions", {"messages": []}, "send them to /v1/chat/completions"),
+        ("completions", {"tools": [{}]}, "only /v1/chat/completions has it"),
+        ("completions", {"top_logprobs": 3}, "here logprobs is their number"),
+        ("chat/completions", {"prompt": "x"}, "send messages, or use /v1/completions"),
+        ("chat/completions", {"input": "x"}, "send it to /v1/responses"),
+        ("chat/completions", {"max_output_tokens": 3}, "here it is max_tokens"),
+        ("chat/completions", {"enable_thinking": False}, "use chat_template_kwargs"),
+        ("chat/completions", {"thinking": {"type": "disabled"}}, "use chat_template_kwargs"),
+        ("chat/completions", {"include_reasoning": False}, "thinking is always given"),
+    ],
+)
+def test_fields_of_other_routes_and_servers_get_a_remedy(
+    server: Running, path: str, change: dict[str, Any], words: str
+):
+    start: dict[str, Any] = {"prompt": "x"} if path == "completions" else {"messages": MESSAGES}
+    response = server.post(path, **start | change)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, next(iter(change)))
+    assert words in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"response_format": {"type": "json_schema"}},
+        {"response_format": "json"},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}, "y": 1}}},
+        {"stop": list("abcde")},
+        {"stop": ["a", 5]},
+        {"messages": []},
+        {"messages": ["a"]},
+        {"messages": [{"role": "user", "content": ["a"]}]},
+        {"messages": [{"role": "user", "content": "a", "colour": "red"}]},
+        {"messages": [{"content": "a"}]},
+        {"stream": True, "stream_options": {"colour": "red"}},
+        {"logit_bias": [1]},
+        {"tools": [{"type": "function"}]},
+        {"tools": [{"type": "function", "function": {"name": "f", "colour": "red"}}]},
+    ],
+)
+def test_complaints_are_not_in_the_words_of_a_library(server: Running, change: dict[str, Any]):
+    response = server.post("chat/completions", **{"messages": MESSAGES} | change)
+    message = response.json()["error"]["message"]
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] in change
+    for word in ("Value error", "dictionary", "validation", "Extra inputs", "Field required", "instance"):
+        assert word not in message
 
 
 def test_misspelt_fields_get_a_suggestion(server: Running):

@@ -275,7 +275,7 @@ def test_a_failure_in_a_stream_is_told_by_its_events(artefact_dir: Path):
         ({"input": None}, "input", "input"),
         ({"input": []}, "input", "at least 1"),
         ({"input": [{"type": "reasoning", "id": "x", "summary": []}]}, "input", "nothing but"),
-        ({"text": 5}, "text", "valid dictionary"),
+        ({"text": 5}, "text", "valid object"),
         ({"chat_template_kwargs": {"x": 1}}, "chat_template_kwargs", "reads no 'x'"),
         ({"input": 5}, "input", "input"),
         ({"input": "word " * 3000}, "input", "more than"),
@@ -321,6 +321,13 @@ def test_what_changes_nothing_is_taken(server: Running, neutral: Any):
     assert answer.json()["output"][0]["content"] == plain["output"][0]["content"]
 
 
+def test_a_prompt_that_is_too_long_is_the_input(server: Running):
+    for given in ("The quick " * 300, "The quick " * 30_000):
+        refused = server.post("responses", input=given).json()["error"]
+        assert (refused["param"], refused["code"]) == ("input", "context_length_exceeded")
+        assert "messages" not in refused["message"]
+
+
 def test_nothing_is_stored(client: openai.OpenAI):
     response = client.responses.create(**GREEDY, input=FOX, max_output_tokens=1)
     for ask in (client.responses.retrieve, client.responses.delete, client.responses.cancel):
@@ -328,3 +335,10 @@ def test_nothing_is_stored(client: openai.OpenAI):
             ask(response.id)
     with pytest.raises(openai.NotFoundError, match="stores none"):
         client.responses.input_items.list(response.id)
+
+
+@pytest.mark.parametrize("path", ["input_tokens", "compact", "resp_x/continue"])
+def test_what_openai_computes_besides_is_no_route_here(server: Running, path: str):
+    answer = httpx.post(f"{server.url}/v1/responses/{path}", json={"model": NAME, "input": "x"})
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == f"there is no /v1/responses/{path} here"

@@ -106,6 +106,15 @@ def streamed(server: Running, **options: Any) -> tuple[str | None, list[dict[str
     return content, calls, finish
 
 
+def test_s10_nothing_goes_on_from_a_call(qwen: Running):
+    call = {"id": "a", "type": "function", "function": {"name": "ping", "arguments": "{}"}}
+    for content in (None, "", "Let me see."):
+        messages = [*ASK, {"role": "assistant", "content": content, "tool_calls": [call]}]
+        with pytest.raises(openai.BadRequestError, match="ends with tool calls") as refused:
+            ask(qwen, messages=messages, extra_body={"continue_final_message": True})
+        assert refused.value.param == "continue_final_message"
+
+
 def check_arguments(name: str, arguments: str) -> None:
     found = json.loads(arguments)
     if name == "ping":

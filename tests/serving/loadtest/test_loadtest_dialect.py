@@ -61,6 +61,24 @@ REFUSALS: dict[str, Any] = {
     "no support": {"message": "This model does not support the parameter `ignore_eos`."},
     "a word before": {"message": "Unsupported parameter(s): `ignore_eos`"},
     "text": "Unrecognized field: ignore_eos",
+    "Zod 3": {"error": {"message": "Unrecognized key(s) in object: 'ignore_eos'"}},
+    "Zod, issues": {"issues": [{"code": "unrecognized_keys", "keys": ["ignore_eos"], "path": []}]},
+    "Ajv": {
+        "errors": [
+            {
+                "keyword": "additionalProperties",
+                "params": {"additionalProperty": "ignore_eos"},
+                "message": "must NOT have additional properties",
+            }
+        ]
+    },
+    "Newtonsoft": {"error": "Could not find member 'ignore_eos' on object of type 'Request'"},
+    "Go, openapi": "additionalProperties: ignore_eos not allowed",
+    "not a field": {"error": "ignore_eos is not a valid field"},
+    "no verb": {"error": "parameter `ignore_eos` not supported"},
+    "not recognised": {"error": "field ignore_eos not recognised; known are model, temperature, max_tokens"},
+    "a list": {"error": "The following parameters are not supported: ignore_eos"},
+    "must not": {"detail": "`ignore_eos` must not be set"},
 }
 
 

@@ -113,6 +113,8 @@ def test_s9_a_prefix_that_is_none_is_not_shown(behind: Running, told: str) -> No
         ("GET", "/metrics/?a=1&b=%2F", "/metrics?a=1&b=%2F"),
         ("POST", "/v1/chat/completions/", "/v1/chat/completions"),
         ("GET", "/playground/setup/", "/playground/setup"),
+        ("POST", "/v1/responses/", "/v1/responses"),
+        ("GET", "/v1/models/?a=b", "/v1/models?a=b"),
     ],
 )
 def test_s9_redirects_keep_scheme_host_and_prefix(
@@ -123,6 +125,14 @@ def test_s9_redirects_keep_scheme_host_and_prefix(
         assert answer.status_code == 307
         for shown in (f"{url}/lathe", "https://example.com/lathe"):
             assert urljoin(f"{shown}{path}", answer.headers["location"]) == f"{shown}{place}"
+
+
+def test_s9_the_description_of_the_api_tells_the_prefix(behind: Running) -> None:
+    plain = httpx.get(f"{behind.url}/openapi.json").json()
+    assert "servers" not in plain
+    for told, shown in (("/lathe", "/lathe"), ("/a/b/", "/a/b"), ("//evil.example", None), ("/", None)):
+        document = httpx.get(f"{behind.url}/openapi.json", headers={"x-forwarded-prefix": told}).json()
+        assert document == (plain | {"servers": [{"url": shown}]} if shown else plain)
 
 
 def test_s9_what_is_not_there_is_still_not_there(behind: Running) -> None:

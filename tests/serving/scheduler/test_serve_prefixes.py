@@ -150,6 +150,38 @@ def test_served_answers_are_equal_to_the_bit_and_counted(servers: tuple[Running,
     assert b'vllm:prefix_cache_hits_total{engine="0",model_name="tiny"} 768.0' in keeping.metrics.render()
 
 
+def test_usage_tells_what_was_not_read_again(servers: tuple[Running, Running]) -> None:
+    keeping, plain = servers
+    system = [5 + i * 11 % 300 for i in range(PROMPT_CHUNK + 20)]
+    for prompt, options, cached in (
+        (system, {}, 0),
+        (system, {"n": 3}, PROMPT_CHUNK),
+        ([system, system], {"n": 2, "best_of": 4}, 2 * PROMPT_CHUNK),
+        (system[:40], {}, 0),
+        (system, {"echo": True, "logprobs": 1}, 0),
+        (system, {"cache_salt": "other"}, 0),
+    ):
+        usage = keeping.complete(prompt, max_tokens=2, **options)["usage"]
+        assert usage["prompt_tokens_details"] == {"cached_tokens": cached}
+        assert "prompt_tokens_details" not in plain.complete(prompt, max_tokens=2, **options)["usage"]
+
+
+def test_usage_of_chats_and_responses_does_so_too(servers: tuple[Running, Running]) -> None:
+    keeping, _ = servers
+    text = "y" * (PROMPT_CHUNK + 10)
+    for cached in (0, PROMPT_CHUNK):
+        messages = [{"role": "user", "content": text}]
+        chat = keeping.post("chat/completions", messages=messages, max_tokens=2, cache_salt="s").json()
+        assert chat["usage"]["prompt_tokens_details"] == {"cached_tokens": cached}
+    told = keeping.post("responses", input=text, max_output_tokens=2, cache_salt="s").json()["usage"]
+    assert told["input_tokens_details"] == {"cached_tokens": PROMPT_CHUNK, "cache_write_tokens": 0}
+    stream = keeping.post(
+        "chat/completions", messages=messages, max_tokens=2, cache_salt="s", stream=True,
+        stream_options={"include_usage": True},
+    ).text  # fmt: skip
+    assert f'"prompt_tokens_details":{{"cached_tokens":{PROMPT_CHUNK}}}' in stream
+
+
 def test_a_salt_in_the_body_keeps_clients_apart(servers: tuple[Running, Running]) -> None:
     keeping, _ = servers
     messages = [{"role": "user", "content": "x" * (PROMPT_CHUNK + 10)}]
