@@ -13,6 +13,8 @@ from compressor.export.files import write_bytes, write_json
 from compressor.export.manifest import FORMAT, MANIFEST, entry
 from compressor.shipped import SHIPPED_FILES, shipped_files, stale_files
 
+_GIVE = "Give the output directory of `lathe compress`."
+
 
 @dataclass(frozen=True)
 class Refresh:
@@ -33,12 +35,14 @@ def plan_refresh(directory: Path) -> Refresh:
     Raises:
         UserError: the directory is no artefact of ours, or its manifest cannot be read.
     """
+    if not directory.is_dir():
+        raise UserError(f"there is no directory {directory}", _GIVE)
     files = shipped_files(directory)
     if not files:
         known = ", ".join(SHIPPED_FILES)
         raise UserError(
             f"{directory} holds no checkpoint of ours (config.json's model_type is none of {known})",
-            "Give the output directory of `lathe compress`.",
+            _GIVE,
         )
     listed = _listed(directory)
     stale = stale_files(directory)
