@@ -74,10 +74,13 @@ def _listed(directory: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        files = json.loads(file.read_text(encoding="utf-8"))["files"]
-        return dict(files)
+        document = json.loads(file.read_text(encoding="utf-8"))
+        written, files = document["format"], dict(document["files"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"cannot read {file}: {error!r}", "Export the model again.") from None
+    if written != FORMAT:
+        raise UserError(f"{file} has the format {written!r}, not {FORMAT!r}", "Use the Lathe that wrote it.")
+    return files
 
 
 def _differs(file: Path, listed: Any) -> bool:

@@ -104,6 +104,16 @@ def test_what_is_no_artefact_is_refused(tmp_path: Path) -> None:
         assert words in refused.stderr
 
 
+def test_a_manifest_of_another_format_is_refused(old: Path) -> None:
+    manifest = json.loads((old / "manifest.json").read_text())
+    (old / "manifest.json").write_text(json.dumps(manifest | {"format": "lathe-artefact/2"}))
+    before = contents(old)
+    refused = lathe("refresh", str(old))
+    assert refused.exit_code == 1
+    assert "has the format 'lathe-artefact/2'" in refused.stderr
+    assert contents(old) == before
+
+
 def test_c16_tools_say_that_an_artefact_is_old(
     old: Path, written: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
