@@ -117,6 +117,11 @@ class Alongside:
         cause: Callable[[], str],
     ) -> None:  # fmt: skip
         """part: of ours, what the difference is measured by."""
+        if not (ours.isfinite().all() or theirs.isfinite().all()):
+            raise UserError(
+                f"{self._source.path} computes NaN or infinity, first in {where}",
+                f"Is a setting of config.json wrong (not as usual: {self._unusual()}), or are weights huge?",
+            )
         difference = float((ours - theirs).abs().max())
         spread = max(float(part.square().mean().sqrt()), torch.finfo(torch.float32).tiny)
         if difference <= _TOLERANCE * spread + _ROUNDING * float(ours.abs().max()):
@@ -137,9 +142,13 @@ class Alongside:
                 entry = index.get(f"{prefix}.{name}")
                 if entry and not (entry.shape == value.shape and torch.equal(entry.read().float(), value)):
                     return f"its `{prefix}.{name}` is not the one that is stored in {entry.file.name}"
-        usual = type(self._config)().to_dict()
-        given = {name for name, value in self._config.to_dict().items() if value != usual.get(name, _SEEN)}
         return (
             "its weights are the same, so a setting of config.json is read in another way (not as usual: "
-            f"{', '.join(sorted(given - _SEEN)) or 'none'})"
+            f"{self._unusual()})"
         )
+
+    def _unusual(self) -> str:
+        """The settings that are not transformers' defaults, by name."""
+        usual = type(self._config)().to_dict()
+        given = {name for name, value in self._config.to_dict().items() if value != usual.get(name, _SEEN)}
+        return ", ".join(sorted(given - _SEEN)) or "none"

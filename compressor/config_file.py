@@ -13,6 +13,8 @@ _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.
 _MERGE = (
     "Merge it first: load the model with peft, `merge_and_unload()`, `save_pretrained`, and give that folder."
 )
+_ADAPTED = {"base_layer", "lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
+"""Parts of the names of tensors that peft gives to adapted layers."""
 _QUANTIZED = {
     "qweight": "GPTQ or AWQ", "qzeros": "GPTQ or AWQ", "g_idx": "GPTQ",
     "absmax": "bitsandbytes", "quant_map": "bitsandbytes", "nested_absmax": "bitsandbytes",
@@ -83,6 +85,17 @@ def refuse_adapters(path: Path) -> None:
             f"{_MERGE} Or take the adapter's files out of the folder, to use the model without it.",
         )
     raise UserError(f"{path} is an adapter (LoRA or the like), not a whole model: {found[0]}", _MERGE)
+
+
+def refuse_unmerged(path: Path, names: Iterable[str]) -> None:
+    """Refuse weights that were saved with an adapter still beside the layers that it changes.
+
+    Raises:
+        UserError: names one of its tensors.
+    """
+    for name in names:
+        if not _ADAPTED.isdisjoint(name.split(".")):
+            raise UserError(f"{path} holds an adapter that is not merged (`{name}`)", _MERGE)
 
 
 def refuse_quantized(path: Path, names: Iterable[str], lacking: Collection[str] = ()) -> None:

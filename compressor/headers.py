@@ -162,9 +162,12 @@ def check_tensors(
     """
     for name, expected in tensors:
         if name not in index:
+            other = next((stored for stored in sorted(index) if stored.endswith(f".{name}")), None)
             raise UserError(
                 f"{path} lacks the tensor `{name}`",
-                "The checkpoint is incomplete, or config.json is another model's.",
+                f"It has `{other}`: give its tensors the names that transformers saves them under."
+                if other
+                else "The checkpoint is incomplete, or config.json is another model's.",
             )
         if index[name].shape != expected:
             raise UserError(

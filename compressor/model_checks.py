@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,10 +16,11 @@ from compressor.errors import UserError
 from compressor.outside import reason
 from compressor.reference import reference_config
 from compressor.source import Source
-from compressor.tokenizer import beyond, beyond_warning, open_tokenizer
+from compressor.tokenizer import beyond, beyond_warning, open_tokenizer, own_code
 from serving.manifest import read_json
 
 _GENERATION = "generation_config.json"
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
 _NEVER = 100
 """A level of logging above all messages."""
 _SPECIAL = {
@@ -36,10 +38,27 @@ def check_model(source: Source) -> Iterator[str]:
         UserError: transformers refuses a part of it, or it begins texts with a token that it does not have.
     """
     yield from check_config(source)
+    yield from _own_code(source)
     with _quiet():
         missing = beyond(open_tokenizer(source.path), source.shape.vocab_size)
     if missing:
         yield beyond_warning(missing, source.shape.vocab_size)
+
+
+def _own_code(source: Source) -> Iterator[str]:
+    """Code that came with a checkpoint, which transformers runs only where that is allowed."""
+    named = source.config.get("auto_map")
+    own = {
+        "model": named.get("AutoModelForCausalLM") if isinstance(named, Mapping) else None,
+        "tokenizer": own_code(source.path),
+    }
+    for what, code in own.items():
+        if code:
+            yield (
+                f"{source.path} names code of its own for the {what} (`{code}`), which Lathe does not run: "
+                "it is read as transformers reads it without. If the code computes something else, the "
+                "result is of another model"
+            )
 
 
 def check_config(source: Source) -> Iterator[str]:
@@ -73,6 +92,8 @@ def _known(settings: Mapping[str, Any], error: Exception) -> str | None:
     pad, vocab = settings.get("pad_token_id"), settings.get("vocab_size")
     if type(pad) is type(vocab) is int and not -vocab <= pad < vocab:
         return f"pad_token_id {pad} is outside the vocabulary of {vocab:,}"
+    if isinstance(error, TypeError) and (texts := _numbers_as_text(settings)):
+        return f"{' and '.join(texts)} must be a number, not text"
     numbers = {n: v for n, v in settings.items() if type(v) is int and n not in _SPECIAL}
     if isinstance(error, KeyError):
         named = [f"`{name}`" for name, value in settings.items() if value == error.args[0]]
@@ -81,6 +102,17 @@ def _known(settings: Mapping[str, Any], error: Exception) -> str | None:
         zeros = [f"`{name}`" for name, value in numbers.items() if value == 0]
         return f"{' or '.join(zeros)} is 0" if zeros else None
     return next((f"`{name}` is {value}" for name, value in numbers.items() if value < 0), None)
+
+
+def _numbers_as_text(settings: Mapping[str, Any], within: str = "") -> list[str]:
+    """Settings that are numbers in quotation marks, as `name "1"`; also those of rotary positions."""
+    found = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found += _numbers_as_text(value, f"{within}{name}.")
+        elif isinstance(value, str) and _NUMBER.fullmatch(value):
+            found.append(f'{within}{name} "{value}"')
+    return found
 
 
 def _check_positions(source: Source) -> None:

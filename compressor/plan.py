@@ -35,7 +35,8 @@ class LayerShape:
         if bool(self.query_heads) != bool(self.kv_heads):
             raise UserError(f"query_heads and kv_heads must both be zero or both positive: {self}")
         if self.kv_heads and self.query_heads % self.kv_heads:
-            raise UserError(f"query heads must be a multiple of KV heads: {self}")
+            heads = f"{self.query_heads} are not one of {self.kv_heads}"
+            raise UserError(f"query heads must be a multiple of KV heads: {heads}")
 
     @classmethod
     def of(cls, heads: tuple[int, int], width: Width) -> LayerShape:

@@ -27,7 +27,8 @@ class Positions:
         ]
         usual = model.config.rope_parameters
         others = config.get("window_rope_parameters") or usual
-        self._rotaries = [rotary(model.config, parameters) for parameters in (usual, others)]
+        with torch.inference_mode(False):  # some kinds change their frequencies as contexts grow
+            self._rotaries = [rotary(model.config, parameters) for parameters in (usual, others)]
         self._skips_masks = model.config._attn_implementation == "sdpa"
         self._rotations: dict[tuple[int, int, bool, torch.device], Rotation] = {}
         self._masks: dict[tuple[int, int, int, torch.device], torch.Tensor] = {}

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from compressor.config_file import read_config, refuse_quantized
+from compressor.config_file import read_config, refuse_quantized, refuse_unmerged
 from compressor.device import CPU
 from compressor.errors import UserError
 from compressor.families import Family, Place, places, resolve, stored_name
@@ -63,7 +63,9 @@ class Source:
             asked = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}.get(stored, "float32")
         dtype = getattr(torch, str(asked), None)
         if not isinstance(dtype, torch.dtype):
-            raise UserError(f"config.json of {self.path} asks for an unknown dtype `{asked}`")
+            raise UserError(
+                f"config.json of {self.path} asks for an unknown dtype `{asked}`", "Write such as `bfloat16`."
+            )
         return dtype
 
     def tensor(self, name: str, at: torch.Tensor | None = None) -> torch.Tensor:
@@ -173,6 +175,7 @@ def open_source(model: str) -> Source:
     config = family.read(raw)
     index = read_index(path, named)
     refuse_quantized(path, index)
+    refuse_unmerged(path, index)
     config, index, apart = _by_family(path, config, family, index)
     shape = family.shape(config)
     _check(path, [*places(family, shape, _packed(index)).values()], index)

@@ -58,8 +58,25 @@ def read_whole(argument: str, reading: Reading | None = None) -> list[str]:
 
 
 def parts_of(argument: str) -> list[str]:
-    """The texts of a list with commas; anything else is one part."""
-    return _named(argument) if _is_list(argument) else [argument]
+    """The texts of a list with commas; anything else is one part.
+
+    Raises:
+        UserError: a text is named twice: what is held out of it would be fitted on, too.
+    """
+    if not _is_list(argument):
+        return [argument]
+    named = _named(argument)
+    places = [Path(part).resolve() for part in named]
+    for at, place in enumerate(places):
+        for other in range(len(places)):
+            if other != at and place.is_relative_to(places[other]):
+                first, second = sorted((at, other))
+                raise UserError(
+                    f"the list of texts {argument} has the same text twice, as {named[first]} and as "
+                    f"{named[second]}",
+                    "Name each once.",
+                )
+    return named
 
 
 def _is_list(argument: str) -> bool:

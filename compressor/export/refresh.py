@@ -13,6 +13,8 @@ from compressor.export.files import write_bytes, write_json
 from compressor.export.manifest import FORMAT, MANIFEST, entry
 from compressor.shipped import SHIPPED_FILES, shipped_files, stale_files
 
+_GIVE = "Give the output directory of `lathe compress`."
+
 
 @dataclass(frozen=True)
 class Refresh:
@@ -33,12 +35,14 @@ def plan_refresh(directory: Path) -> Refresh:
     Raises:
         UserError: the directory is no artefact of ours, or its manifest cannot be read.
     """
+    if not directory.is_dir():
+        raise UserError(f"there is no directory {directory}", _GIVE)
     files = shipped_files(directory)
     if not files:
         known = ", ".join(SHIPPED_FILES)
         raise UserError(
             f"{directory} holds no checkpoint of ours (config.json's model_type is none of {known})",
-            "Give the output directory of `lathe compress`.",
+            _GIVE,
         )
     listed = _listed(directory)
     stale = stale_files(directory)
@@ -70,10 +74,13 @@ def _listed(directory: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        files = json.loads(file.read_text(encoding="utf-8"))["files"]
-        return dict(files)
+        document = json.loads(file.read_text(encoding="utf-8"))
+        written, files = document["format"], dict(document["files"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"cannot read {file}: {error!r}", "Export the model again.") from None
+    if written != FORMAT:
+        raise UserError(f"{file} has the format {written!r}, not {FORMAT!r}", "Use the Lathe that wrote it.")
+    return files
 
 
 def _differs(file: Path, listed: Any) -> bool:

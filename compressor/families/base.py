@@ -13,6 +13,8 @@ from compressor.families.windows import WINDOW_SETTINGS, Slides, windows
 from compressor.plan import LayerShape, ModelShape
 from compressor.registry import Registry
 
+_DIMENSIONS = ("hidden_size", "num_attention_heads", "vocab_size", "num_hidden_layers", "intermediate_size")
+
 
 @dataclass(frozen=True, slots=True)
 class Family:
@@ -138,11 +140,16 @@ class Family:
             )
         except KeyError as error:
             raise UserError(f"config.json has no {error}", "Is this a complete checkpoint?") from None
-        except (TypeError, ValueError, ArithmeticError) as error:
+        except (TypeError, ValueError, ArithmeticError, UserError) as error:
             raise UserError(f"config.json has an impossible dimension: {error}") from None
-        sizes = (hidden, heads, shape.vocab_size, shape.head_dim, shape.num_layers, shape.layer.ffn)
-        if min(sizes) < 1:
-            raise UserError(f"config.json has a dimension of {min(sizes)}", "Is this a complete checkpoint?")
+        for name in _DIMENSIONS:
+            if int(config[name]) < 1:
+                raise UserError(
+                    f"config.json has a dimension of {config[name]} (`{name}`)",
+                    "Is this a complete checkpoint?",
+                )
+        if shape.head_dim < 1:
+            raise UserError(f"config.json has heads of {shape.head_dim} dimensions", "Mend it there.")
         return shape
 
     def block_tensors(self, shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:

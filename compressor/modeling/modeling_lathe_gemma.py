@@ -21,6 +21,11 @@ from .modeling_lathe_llama import (
 )
 
 
+def no_caps(model: Any) -> bool:
+    """Whether PyTorch's own attention, which has no soft caps, computes the same."""
+    return model.config.attn_logit_softcapping is None
+
+
 class LatheGemmaAttention(LatheLlamaAttention):
     norm_class = Gemma2RMSNorm
 
@@ -49,7 +54,7 @@ class LatheGemmaModel(LatheLlamaModel):
     config_class = LatheGemmaConfig
     layer_class = LatheGemmaDecoderLayer
     _no_split_modules = ["LatheGemmaDecoderLayer"]
-    _supports_sdpa = False  # it has no soft caps
+    _supports_sdpa = property(no_caps)
 
     def new_embedding(self, config: LatheLlamaConfig) -> nn.Embedding:
         return ScaledEmbedding(config.vocab_size, config.hidden_size, config.pad_token_id)
@@ -73,7 +78,7 @@ class LatheGemmaForCausalLM(LatheLlamaForCausalLM):
     config_class = LatheGemmaConfig
     decoder_class = LatheGemmaModel
     _no_split_modules = ["LatheGemmaDecoderLayer"]
-    _supports_sdpa = False
+    _supports_sdpa = property(no_caps)
 
     def new_head(self, config: Any) -> nn.Linear:
         return CappedHead(config.hidden_size, config.vocab_size, config.final_logit_softcapping)

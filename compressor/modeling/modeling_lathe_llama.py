@@ -34,9 +34,11 @@ from .configuration_lathe_llama import LatheLlamaConfig
 
 CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
 """What this transformers calls the KV cache; it was renamed in 5.24."""
-_TAKEN = {*TransformersKwargs.__annotations__, "attention_instances", "token_type_ids"}
-"""Arguments beside a model's own that attention kernels or callers know: vLLM hands over its kernels, and
-some tokenizers give segments, which no decoder reads."""
+_TAKEN = {*TransformersKwargs.__annotations__, "attention_instances", "token_type_ids", "shift_labels",
+          "ignore_index", "cache_position"}  # fmt: skip
+"""Arguments beside a model's own that attention kernels or callers know: vLLM hands over its kernels, some
+tokenizers give segments, which no decoder reads, the loss has labels of its own, and older callers give
+positions in the cache, which caches count themselves."""
 
 
 def one_cache(cache: Any, past_key_values: Any) -> Any:

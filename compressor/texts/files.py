@@ -59,6 +59,11 @@ def lines(text: str) -> Iterator[tuple[int, str]]:
             yield number, line.removesuffix("\r")
 
 
+def problem(error: json.JSONDecodeError) -> str:
+    """What is wrong with JSON, and where in its line."""
+    return f"{error.msg.removesuffix(' at')} at character {error.colno}"
+
+
 def parse_json(text: str, place: str) -> Any:
     """The value of a JSON text; place: what it is called in a message, such as `line 3 of a.jsonl`.
 
@@ -68,6 +73,6 @@ def parse_json(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{place} is not JSON: {error.msg} at character {error.pos + 1}") from None
+        raise UserError(f"{place} is not JSON: {problem(error)}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place} is not JSON that can be read: {error}") from None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
-from compressor.texts.files import kind, lines, parse_json, read_text
+from compressor.texts.files import kind, lines, parse_json, problem, read_text
 
 _WRAPPERS = ("data", "rows", "examples", "items", "records", "documents", "train", "validation", "test")
 """Names under which a JSON object may hold its list of rows."""
@@ -85,7 +85,7 @@ def from_json(path: Path) -> Iterator[Row]:
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             return _json_lines(path, text)
-        raise UserError(f"line {error.lineno} of {path} is not JSON: {error.msg}") from None
+        raise UserError(f"line {error.lineno} of {path} is not JSON: {problem(error)}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON that can be read: {error}") from None
     return _json_rows(path, document)

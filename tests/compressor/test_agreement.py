@@ -45,6 +45,11 @@ EQUAL: dict[str, tuple[str, dict[str, Any]]] = {
     "yarn": ("llama, plain", {"rope_parameters": {
         "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32,
         "mscale": 0.7, "mscale_all_dim": 0.3}}),
+    "longrope": ("llama, plain", {"rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32,
+        "short_factor": [1.0 + i / 8 for i in range(8)], "long_factor": [2.0 + i for i in range(8)]}}),
+    "dynamic": ("qwen2", {"rope_parameters": {
+        "rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}}),
     "another activation": ("llama, plain", {"hidden_act": "gelu_new"}),
     "a large epsilon": ("qwen3", {"rms_norm_eps": 1e-2}),
     "a short window": ("mistral", {"sliding_window": 8}),
@@ -83,6 +88,9 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         "qwen2", {"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}, "type `mrope`"),
     "widths by layer": ("llama, plain", {"per_layer_config": {"1": {"num_attention_heads": 4}}}, "per_layer"),
     "a layer list that is too short": ("smollm3", {"no_rope_layers": [1]}, "cannot be run"),
+    "positions that are no numbers": (
+        "llama, plain", {"rope_parameters": {"rope_type": "default", "rope_theta": -1.0}},
+        r"computes NaN or infinity, first in layer 0.*rope_parameters"),
     "a multiplier": ("llama, plain", {"attention_multiplier": 3.0}, "attention_multiplier"),
     "a bias that is not there": ("llama, plain", {"mlp_bias": True}, "lacks the tensor.*bias"),
     "a head_dim that is not that of the weights": ("llama, plain", {"head_dim": 8}, "has shape"),
@@ -211,3 +219,19 @@ def test_c9_a_base_model_without_the_head_that_it_needs_is_refused(tmp_path: Pat
     source = family_checkpoint(tmp_path, "llama, plain")
     with pytest.raises(UserError, match="lacks the tensor `lm_head.weight`"):
         stored(source, {"lm_head.weight": None})
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "base_model.model."])
+def test_c9_another_prefix_is_named(tmp_path: Path, prefix: str) -> None:
+    source = family_checkpoint(tmp_path, "llama, plain")
+    named = {prefix + name: entry.read() for name, entry in source.index.items()}
+    with pytest.raises(UserError, match=f"It has `{prefix}model.embed_tokens.weight`: give its tensors"):
+        stored(source, dict.fromkeys(source.index) | named)
+
+
+@pytest.mark.parametrize("part", ["base_layer", "lora_A", "lora_B.default", "lora_embedding_A"])
+def test_c10_weights_with_an_adapter_among_them_are_refused(tmp_path: Path, part: str) -> None:
+    source = family_checkpoint(tmp_path, "llama, plain")
+    name = f"model.layers.1.self_attn.q_proj.{part}.weight"
+    with pytest.raises(UserError, match=f"adapter that is not merged .`{name}`.*merge_and_unload"):
+        stored(source, {name: torch.zeros(4, 4)})

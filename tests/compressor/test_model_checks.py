@@ -90,6 +90,13 @@ def test_c6_a_broken_generation_config_is_refused(tiny: Tiny, model: Path) -> No
         ({"head_dim": 0}, "`head_dim` is 0"), ({"rms_norm_eps": "1e-5"}, "rms_norm_eps"),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": "x"}}, "cannot make a model of"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "rope_parameters"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": "10000.0"}},
+         'rope_parameters.rope_theta "10000.0" must be a number'),
+        ({"rope_scaling": {"rope_type": "linear", "factor": "2"}}, 'factor "2" must be a number'),
+        ({"num_key_value_heads": 3}, "config.json has an impossible dimension: query heads must be"),
+        ({"num_key_value_heads": -2}, "config.json has an impossible dimension"),
+        ({"intermediate_size": 0}, "`intermediate_size`"), ({"num_hidden_layers": -1}, "`num_hidden_layers`"),
+        ({"dtype": "auto"}, "unknown dtype `auto`. Write"),
         ({"max_position_embeddings": -5}, "allows -5 positions"),
         ({"max_position_embeddings": 0}, "allows 0 positions"),
         ({"max_position_embeddings": "512"}, "max_position_embeddings"),
@@ -156,7 +163,11 @@ def test_c12_code_beside_a_tokenizer_of_transformers_is_not_needed(tiny: Tiny, m
     edit(model / "config.json", auto_map={"AutoConfig": "a.B", "AutoModelForCausalLM": "a.C"})
     edit(model / "tokenizer_config.json", auto_map={"AutoTokenizer": ["a.D", None]})
     assert own_code(model) == "a.D"
-    assert compress(model, str(tiny.text)).exit_code == 0
+    done = compress(model, str(tiny.text), "--json")
+    assert done.exit_code == 0
+    of_model, of_tokenizer = json.loads(done.stdout)["warnings"]
+    assert "code of its own for the model (`a.C`), which Lathe does not run" in of_model
+    assert "code of its own for the tokenizer (`a.D`), which Lathe does not run" in of_tokenizer
 
 
 def test_c12_advice_that_no_command_can_take_is_left_out() -> None:

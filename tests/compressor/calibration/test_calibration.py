@@ -48,6 +48,18 @@ def test_a_comma_at_the_end_names_nothing_more(tmp_path: Path, monkeypatch: pyte
     assert read_documents("notes.md,") == ["asked for"]
 
 
+def test_c3_a_text_that_is_listed_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    for name in ("a.txt", "b.txt", "more/c.txt"):
+        (tmp_path / name).write_text("one")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
+    for one, other in (("a.txt", "a.txt"), ("a.txt", "link.txt"), ("a.txt", "more/../a.txt"),
+                       ("more", "more/c.txt"), ("more/c.txt", "more")):  # fmt: skip
+        with pytest.raises(UserError, match=f"the same text twice, as .*{one} and as .*{other}"):
+            parts_of(f"{tmp_path}/b.txt,{tmp_path}/{one},{tmp_path}/{other}")
+    assert len(parts_of(f"{tmp_path}/a.txt,{tmp_path}/b.txt,{tmp_path}/more")) == 3
+
+
 def test_a_file_holds_documents_between_separators(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("one\n<|doc|>\ntwo <|doc|>\n\n<|doc|>三")
     assert [d.strip() for d in read_documents(str(tmp_path / "text.txt"))] == ["one", "two", "三"]

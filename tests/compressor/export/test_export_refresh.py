@@ -98,10 +98,20 @@ def test_a_copy_without_a_manifest_gets_none(old: Path) -> None:
 
 def test_what_is_no_artefact_is_refused(tmp_path: Path) -> None:
     checkpoint(tmp_path / "dense")
-    for directory in (tmp_path / "dense", tmp_path / "nothing"):
-        refused = lathe("refresh", str(directory))
+    for name, words in (("dense", "holds no checkpoint of ours"), ("nothing", "there is no directory")):
+        refused = lathe("refresh", str(tmp_path / name))
         assert refused.exit_code == 1
-        assert "holds no checkpoint of ours" in refused.stderr
+        assert words in refused.stderr
+
+
+def test_a_manifest_of_another_format_is_refused(old: Path) -> None:
+    manifest = json.loads((old / "manifest.json").read_text())
+    (old / "manifest.json").write_text(json.dumps(manifest | {"format": "lathe-artefact/2"}))
+    before = contents(old)
+    refused = lathe("refresh", str(old))
+    assert refused.exit_code == 1
+    assert "has the format 'lathe-artefact/2'" in refused.stderr
+    assert contents(old) == before
 
 
 def test_c16_tools_say_that_an_artefact_is_old(

@@ -194,3 +194,15 @@ class TestFamily:
             types = ["full_attention"] * 13
         expected = [16 if kind == "sliding_attention" else 0 for kind in types]
         assert source.family.read(raw).get("windows", [0] * 13) == expected
+
+
+@pytest.mark.parametrize(("caps", "kernel"), [(None, "sdpa"), (3.0, "eager")])
+def test_a_gemma_without_caps_takes_pytorchs_attention(
+    tmp_path: Path, caps: float | None, kernel: str
+) -> None:
+    source = family_checkpoint(tmp_path / "dense", "gemma2", attn_logit_softcapping=caps)
+    model = written(tmp_path / "out", source, "mixed")
+    assert model.config._attn_implementation == kernel
+    ids, expected = tokens(2, 40), zeroed(source, planned(source, "mixed"))
+    expected.set_attn_implementation("eager")
+    torch.testing.assert_close(logits(model, ids), logits(expected, ids), atol=2e-5, rtol=0)

@@ -139,6 +139,17 @@ def test_beam_search_and_training_run(sources: dict[str, Source]) -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_c16_what_losses_and_older_callers_give_is_taken(sources: dict[str, Source]) -> None:
+    model, ids = uneven(sources["plain"], PLANS["mixed"]), tokens(2, 6)
+    shifted = torch.nn.functional.pad(ids, (0, 1), value=-100)[:, 1:].contiguous()
+    expected = model(ids, labels=ids).loss
+    assert torch.equal(model(ids, labels=ids, shift_labels=shifted).loss, expected)
+    given = model(ids, labels=ids, cache_position=torch.arange(6)).loss
+    assert torch.equal(given, expected)
+    with pytest.raises(TypeError, match="takes no argument 'odd'"):
+        model(ids, odd=1)
+
+
 def test_save_and_load_through_auto_classes(sources: dict[str, Source], tmp_path: Path) -> None:
     register()
     for source in sources.values():
