@@ -205,7 +205,9 @@ def compress(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Check everything, time dense and the floor, and stop.", rich_help_panel=_RUN
+            "--dry-run",
+            help="Check all that reads no weights, time dense and the floor, and stop.",
+            rich_help_panel=_RUN,
         ),
     ] = False,
     json: Annotated[
