@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +85,15 @@ def test_the_dense_model_is_scored_once_for_all_rounds(
 ) -> None:
     loaded: list[Path] = []
 
-    def load_model(path: Path) -> Any:
-        loaded.append(path)
-        return real(path)
+    def watched(load: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        def loading(path: Path) -> Any:
+            loaded.append(path)
+            return load(path)
 
-    real = verify.load_model
-    monkeypatch.setattr(verify, "load_model", load_model)
+        return loading
+
+    for name in ("load_model", "load_dense"):
+        monkeypatch.setattr(verify, name, watched(getattr(verify, name)))
     options = ("--max-perplexity-increase", "30%", "--evaluation", str(tiny.text), "--json")
     done = tiny.compress(tmp_path / "out", *options)
     assert done.exit_code == 0, done.output
