@@ -101,9 +101,17 @@ def right(cell: dict[str, Any]) -> bool:
 
 
 def table(made: dict[str, Any]) -> str:
-    lines = [f"| family | {' | '.join(made['columns'])} |", "|---" * (len(made["columns"]) + 1) + "|"]
+    """Of families; below them, of what was read in wheels, how many of the names that Lathe uses are there."""
+    lines = [
+        f"| {made['date']} | {' | '.join(made['columns'])} |",
+        "|---" * (len(made["columns"]) + 1) + "|",
+    ]
     lines += [f"| {name} | {' | '.join(map(shown, row))} |" for name, row in made["families"].items()]
-    return "\n".join([f"Of {made['date']}.", "", *lines])
+    lines += [
+        f"| source of {wheel['wheel']} | {wheel['checked'] - len(wheel['missing'])} of {wheel['checked']} names |"
+        for wheel in made["wheels"]
+    ]
+    return "\n".join(lines)
 
 
 def holds(made: dict[str, Any]) -> bool:
@@ -121,7 +129,7 @@ def main() -> int:
     made = document(args.directory, datetime.date.today().isoformat())
     args.out.write_text(json.dumps(made, indent=1) + "\n")
     print(table(made))
-    fill(args.page, table(made))
+    fill(args.page, table(made), START)
     return int(not holds(made))
 
 

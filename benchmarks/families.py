@@ -106,10 +106,10 @@ def table(rows: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def fill(page: Path, made: str) -> None:
-    """Put the table in the place of the one that a page has, from `START` to the next empty line."""
-    before, after = page.read_text().split(f"{START}\n", 1)
-    page.write_text(f"{before}{START}\n{made}\n\n{after.split(chr(10) * 2, 1)[1]}")
+def fill(page: Path, made: str, start: str = START) -> None:
+    """Put the table in the place of the one that a page has, from the mark `start` to the next empty line."""
+    before, after = page.read_text().split(f"{start}\n", 1)
+    page.write_text(f"{before}{start}\n{made}\n\n{after.split(chr(10) * 2, 1)[1]}")
 
 
 def holds(rows: dict[str, Any]) -> bool:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from test_families_table import PASSED
 
-from benchmarks.compat import COLUMNS, document, holds, shown, table
+from benchmarks.compat import COLUMNS, START, document, holds, shown, table
+from benchmarks.families import fill
 from compressor.families import families
 
 
@@ -57,5 +58,25 @@ def test_a_family_without_tests_is_not_right(tmp_path: Path) -> None:
 
 def test_a_wheel_that_lacks_a_name_is_told(tmp_path: Path) -> None:
     run(tmp_path)
-    (tmp_path / "wheels.jsonl").write_text(json.dumps({"wheel": "vllm 0.33.0", "missing": ["a.b"]}) + "\n")
-    assert not holds(document(tmp_path, "2026-11-28"))
+    wheel = {"wheel": "vllm 0.33.0", "checked": 3, "missing": ["a.b"]}
+    (tmp_path / "wheels.jsonl").write_text(json.dumps(wheel) + "\n")
+    made = document(tmp_path, "2026-11-28")
+    assert not holds(made)
+    assert "| source of vllm 0.33.0 | 2 of 3 names |" in table(made)
+
+
+def test_the_page_of_versions_takes_the_table(tmp_path: Path) -> None:
+    run(tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text((Path(__file__).parents[2] / "docs" / "compatibility.md").read_text())
+    made = table(document(tmp_path, "2026-11-28"))
+    fill(page, made, START)
+    assert f"{START}\n{made}\n\n## transformers" in page.read_text()
+
+
+def test_what_a_version_is_too_old_for_is_refused_and_not_wrong(tmp_path: Path) -> None:
+    run(tmp_path)
+    junit(tmp_path / "oldest.more.xml", [("onnx", "mixtral, other")], "<skipped/>")
+    made = document(tmp_path, "2026-11-28")
+    assert holds(made)
+    assert shown(made["families"]["mixtral"][2]) == "3 of 3, 2e-06, 1 refused"
