@@ -101,16 +101,15 @@ def right(cell: dict[str, Any]) -> bool:
 
 
 def table(made: dict[str, Any]) -> str:
-    """Of families; below them, of what was read in wheels, how many of the names that Lathe uses are there."""
+    """Of families; below them how many of the names that Lathe uses are in wheels that were read."""
     lines = [
         f"| {made['date']} | {' | '.join(made['columns'])} |",
         "|---" * (len(made["columns"]) + 1) + "|",
     ]
     lines += [f"| {name} | {' | '.join(map(shown, row))} |" for name, row in made["families"].items()]
-    lines += [
-        f"| source of {wheel['wheel']} | {wheel['checked'] - len(wheel['missing'])} of {wheel['checked']} names |"
-        for wheel in made["wheels"]
-    ]
+    for wheel in made["wheels"]:
+        there = wheel["checked"] - len(wheel["missing"])
+        lines.append(f"| source of {wheel['wheel']} | {there} of {wheel['checked']} names |")
     return "\n".join(lines)
 
 
