@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,15 @@ def _weights(source: Source) -> dict[str, str]:
 
 
 def file_digest(file: Path) -> str:
-    """Of all that a file holds; of a long one, of its size and of blocks from all over it."""
-    digest, size = hashlib.blake2b(digest_size=16), file.stat().st_size
-    starts = range(0, size, _BLOCK)
+    """Of all that a file holds; of a long one, of its size and of blocks from all over it. A file that has
+    not changed since is not read again."""
+    status = file.stat()
+    return _content_digest(file, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _content_digest(file: Path, size: int, *_changed: int) -> str:
+    digest, starts = hashlib.blake2b(digest_size=16), range(0, size, _BLOCK)
     step = 1 if size <= _WHOLE else -(-len(starts) // _BLOCKS)
     digest.update(str(size).encode())
     with file.open("rb") as handle:
