@@ -7,29 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
+from importlib.metadata import version
 from pathlib import Path
 
 MODELING = Path(__file__).parent / "modeling"
 PLUGIN = "vllm_plugin"
 PLUGIN_PACKAGE = "lathe_vllm_plugin"
-PLUGIN_PROJECT = f"""\
-[build-system]
-requires = ["setuptools>=61"]
-build-backend = "setuptools.build_meta"
-
-[project]
-name = "lathe-vllm-plugin"
-version = "0.1.0"
-description = "Lets vLLM serve the checkpoint that this folder came with."
-requires-python = ">=3.10"
-
-[project.entry-points."vllm.general_plugins"]
-{PLUGIN_PACKAGE} = "{PLUGIN_PACKAGE}.vllm_plugin:register"
-
-[tool.setuptools]
-packages = ["{PLUGIN_PACKAGE}"]
-"""
-
 log = logging.getLogger("lathe")
 
 
@@ -51,11 +34,32 @@ PLUGIN_FILES = tuple(sorted([*MODELING.glob("configuration_lathe_*.py"), *MODELI
 """One plugin serves all our models: installed once, it is not lost when another artefact's is."""
 
 
+def plugin_project() -> str:
+    """Returns the plugin's pyproject.toml. It has Lathe's version, so pip replaces an older plugin."""
+    return f"""\
+[build-system]
+requires = ["setuptools>=61"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "lathe-vllm-plugin"
+version = "{version("lathe")}"
+description = "Lets vLLM serve the checkpoint that this folder came with."
+requires-python = ">=3.10"
+
+[project.entry-points."vllm.general_plugins"]
+{PLUGIN_PACKAGE} = "{PLUGIN_PACKAGE}.vllm_plugin:register"
+
+[tool.setuptools]
+packages = ["{PLUGIN_PACKAGE}"]
+"""
+
+
 def plugin_files() -> dict[str, bytes]:
     """vLLM's definition of our models: content by path inside the plugin's folder."""
     files = {f"{PLUGIN_PACKAGE}/{file.name}": file.read_bytes() for file in PLUGIN_FILES}
     files[f"{PLUGIN_PACKAGE}/__init__.py"] = b'"""Made by Lathe: uneven models for vLLM."""\n'
-    return files | {"pyproject.toml": PLUGIN_PROJECT.encode()}
+    return files | {"pyproject.toml": plugin_project().encode()}
 
 
 def shipped_files(directory: Path) -> dict[str, bytes]:

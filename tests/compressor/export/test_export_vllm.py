@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ def test_the_plugin_is_an_installable_project_of_our_own_files(tmp_path: Path, s
     plugin = tmp_path / "out" / "vllm_plugin"
     project = tomllib.loads((plugin / "pyproject.toml").read_text())
     assert project["tool"]["setuptools"]["packages"] == [PACKAGE]
+    assert project["project"]["version"] == version("lathe")
     (target,) = project["project"]["entry-points"]["vllm.general_plugins"].values()
     module, function = target.split(":")
     file = (plugin / module.replace(".", "/")).with_suffix(".py")
