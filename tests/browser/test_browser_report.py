@@ -49,3 +49,11 @@ def test_it_fits_is_legible_and_accessible(visit: Visit, artefact: Path, width: 
     assert visit.accessibility() == []
     assert visit.complaints == []
     assert [url for url in visit.asked if not url.startswith("file:")] == []
+
+
+def test_its_top_is_the_picture_of_the_readme(visit: Visit, artefact: Path) -> None:
+    """Reduced to 256 colours, build/browser/readme.png is docs/images/report.png."""
+    visit.page.set_viewport_size({"width": 1200, "height": 1040})
+    visit.page.goto((artefact / "report.html").as_uri())
+    expect(visit.page.get_by_role("heading", name="Quality against latency")).to_be_in_viewport()
+    visit.shoot("readme", whole=False)

@@ -1,4 +1,4 @@
-"""What README and the pages tell a reader to type is there: commands, their options, targets of make."""
+"""What the README and the pages tell a reader to type is there: commands, their options, targets of make."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import typer
 from compressor.cli.main import build
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+AT_THE_ROOT = sorted(ROOT.glob("*.md"))
+PAGES = [*AT_THE_ROOT, *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS: dict[str, Any] = typer.main.get_command(build()).commands  # type: ignore[attr-defined]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
@@ -48,13 +48,16 @@ def test_commands_and_options_are_known(page: Path) -> None:
     assert {line: wrong for line in lines if (wrong := unknown(line))} == {}
 
 
-def test_links_of_the_readme_lead_somewhere() -> None:
-    """Those of the pages are `make docs`'s to check."""
-    for target, anchor in re.findall(r"\]\(([^)#:]+)(?:#([^)]+))?\)", README.read_text()):
+@pytest.mark.parametrize("page", AT_THE_ROOT, ids=lambda page: page.stem)
+def test_links_at_the_root_lead_somewhere(page: Path) -> None:
+    """Those of the pages below docs/ are `make docs`'s to check."""
+    for target, anchor in re.findall(r"\]\(([^)#:]+)(?:#([^)]+))?\)", page.read_text()):
         assert (ROOT / target).exists(), target
+        if not anchor:
+            continue
         headings = re.findall(r"^#+ (.*)", (ROOT / target).read_text(), re.MULTILINE)
         slugs = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-        assert not anchor or anchor in slugs, f"{target}#{anchor}"
+        assert anchor in slugs, f"{target}#{anchor}"
 
 
 def test_what_is_not_there_is_noticed() -> None:
