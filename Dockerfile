@@ -11,6 +11,8 @@ WORKDIR /src
 COPY deploy/requirements/build.txt deploy/requirements/
 RUN pip install --no-cache-dir --require-hashes -r deploy/requirements/build.txt
 COPY pyproject.toml README.md LICENSE ./
+COPY lathe lathe
+COPY artefact artefact
 COPY compressor compressor
 COPY serving serving
 RUN pip wheel --no-cache-dir --no-deps --no-index --no-build-isolation --wheel-dir /wheels .

@@ -122,7 +122,7 @@ $(DEPLOY_INSTALLED): deploy/requirements/check.txt deploy/requirements/binaries.
 
 # What the Dockerfile's cpu target installs, by its own recipe.
 $(IMAGE_INSTALLED): deploy/requirements/cpu.txt deploy/requirements/build.txt pyproject.toml \
-		$(shell find compressor serving -not -path '*/__pycache__*')
+		$(shell find lathe artefact compressor serving -not -path '*/__pycache__*')
 	rm -rf .venv-image build/wheels build/lib build/bdist.*
 	$(PYTHON) -m venv build/wheels/builder
 	build/wheels/builder/bin/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements/build.txt
@@ -139,7 +139,7 @@ $(BWRAP):
 	cd build/tools && apt-get download -qq bubblewrap && dpkg -x bubblewrap_*.deb . && rm bubblewrap_*.deb
 
 # A subnet with a target, which any machine keeps: the check is of what is reported, not of its speed.
-$(DEPLOY_ARTEFACT): $(shell find compressor -name '*.py') | $(INSTALLED)
+$(DEPLOY_ARTEFACT): $(shell find artefact compressor -name '*.py') | $(INSTALLED)
 	$(BIN)/compress demo/model --keep 60% --target-latency 20ms --calibration demo/heldout.txt \
 		--calibration-tokens 4096 --overwrite -o $(@D)
 
@@ -163,7 +163,7 @@ test-vllm: $(VLLM_INSTALLED) $(PROMETHEUS)  ## uneven models on real vLLM (CPU b
 # Each run ends with its table, whatever failed: the last command says whether something did.
 families-table: $(INSTALLED) $(VLLM_INSTALLED)  ## families x exporters from one run of their tests: docs/families.md
 	rm -rf build/families && mkdir -p build/families
-	-$(BIN)/pytest -q -m '' -o junit_family=xunit1 --junitxml build/families/lathe.xml tests/compressor/families
+	-$(BIN)/pytest -q -m '' -o junit_family=xunit1 --junitxml build/families/lathe.xml tests/compressor/model/families
 	-$(VLLM_BIN)/pytest -q -m '' -o junit_family=xunit1 --junitxml build/families/vllm.xml tests/on_vllm/test_vllm_families.py
 	$(BIN)/python -m benchmarks.families build/families/lathe.xml build/families/vllm.xml
 
@@ -187,8 +187,8 @@ TESTERS := pytest pytest-asyncio hypothesis
 	touch $@
 
 COMPAT := build/compat
-COMPAT_TESTS := tests/compressor/families/test_strangers.py tests/compressor/families/test_every_family.py \
-	tests/compressor/families/test_rounded_families.py
+COMPAT_TESTS := tests/compressor/model/families/test_strangers.py tests/compressor/model/families/test_every_family.py \
+	tests/compressor/model/families/test_rounded_families.py
 define compat
 	-$(1)/bin/python -m pytest -q -m '' -o junit_family=xunit1 --junitxml $(COMPAT)/$(2).families.xml $(3)
 	$(1)/bin/pip freeze --all --disable-pip-version-check > $(COMPAT)/$(2).versions

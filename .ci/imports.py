@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 import sys
 
-PACKAGES = ("compressor", "serving")
+PACKAGES = ("lathe",)
 OPTIONAL = {"ray", "vllm"}
 """Modules of others that a module may lack if its own name says that it is for them."""
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.families import NOT_RUN, PASSED, Outcome, counted, fill, outcomes
-from compressor.families import families
+from lathe.compressor.model.families import families
 
 COMMAND = "make check-compat"
 START = "<!-- versions: made by `make check-compat` -->"

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from compressor.export import exporters
-from compressor.families import families
+from lathe.compressor.export import exporters
+from lathe.compressor.model.families import families
 
 COMMAND = "make families-table"
 COMPRESS = "compress"

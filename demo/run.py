@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def lathe(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "compressor.cli.main", *map(str, arguments)]
+    return [sys.executable, "-m", "lathe", *map(str, arguments)]
 
 
 def say(*arguments: object) -> None:
@@ -46,9 +46,19 @@ def compress() -> dict[str, Any]:
     """Compress to SPEEDUP times the dense model's speed: a ratio holds on a machine whose speed drifts, where
     milliseconds that were right a minute ago are not. The report gives the target in milliseconds."""
     arguments: list[object] = [
-        "compress", MODEL, "--target-speedup", SPEEDUP, "--calibration", "self",
-        "--calibration-tokens", 32768, "--evaluation", HELDOUT, "-o", ARTEFACT,
-    ]  # fmt: skip
+        "compress",
+        MODEL,
+        "--target-speedup",
+        SPEEDUP,
+        "--calibration",
+        "self",
+        "--calibration-tokens",
+        32768,
+        "--evaluation",
+        HELDOUT,
+        "-o",
+        ARTEFACT,
+    ]
     for attempt in ([], ["--overwrite", "--remeasure"]):
         say(*arguments, *attempt)
         status = subprocess.run(lathe(*arguments, *attempt), cwd=ROOT, check=False).returncode

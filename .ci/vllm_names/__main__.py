@@ -23,14 +23,14 @@ from handed import GIVEN, NAMED, REPLACED
 from sources import Wheel
 from uses import Check, File
 
-from compressor.modeling.vllm_plugin import refusal
+from lathe.artefact.modeling.vllm_plugin import refusal
 
 ROOT = Path(__file__).resolve().parents[2]
-ARGUMENTS = "serving/engines/vllm/arguments.py"
-SERVER = "serving/engines/vllm/server.py"
+ARGUMENTS = "serving/vllm/arguments.py"
+SERVER = "serving/vllm/server.py"
 OURS = {"VLLM_ARGS"}
 """What looks like a variable of vLLM's."""
-_PLACES = ("compressor", "serving", "benchmarks", "tests/on_vllm")
+_PLACES = ("artefact", "compressor", "serving", "benchmarks", "tests/on_vllm")
 _ENGINE = "engine/arg_utils.py"
 _FRONT_ENDS = ("entrypoints/common/cli_args.py", "entrypoints/launchers/cli_args.py")
 _BUILT = re.compile(r"_total$|_(bucket|sum|count)$")

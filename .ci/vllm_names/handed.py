@@ -6,14 +6,14 @@ _STATS = "vllm.v1.metrics.stats"
 _MODELS = "vllm.model_executor.models"
 
 HANDED = {
-    "serving/engines/vllm/stats.py": {
+    "serving/vllm/stats.py": {
         "self._config": "vllm.config:VllmConfig",
         "self._config.model_config": "vllm.config:ModelConfig",
         "cache": "vllm.config:CacheConfig",
         "scheduler_stats": f"{_STATS}:SchedulerStats",
         "prompts": f"{_STATS}:PrefixCacheStats",
     },
-    "serving/engines/vllm/metrics.py": {
+    "serving/vllm/metrics.py": {
         "stats": f"{_STATS}:IterationStats",
         "sequence": f"{_STATS}:FinishedRequestStats",
     },
@@ -25,27 +25,27 @@ HANDED = {
         "output": "vllm.outputs:RequestOutput",
         "vllm.platforms.current_platform": "vllm.platforms.interface:Platform",
     },
-    "compressor/modeling/vllm_attention.py": {
+    "artefact/modeling/vllm_attention.py": {
         "vllm_config": "vllm.config:VllmConfig",
         "vllm_config.model_config": "vllm.config:ModelConfig",
         "vllm_config.cache_config": "vllm.config:CacheConfig",
         "spec": "vllm.v1.kv_cache_interface:SlidingWindowSpec",
         "self.qkv_proj": "vllm.model_executor.layers.linear:QKVParallelLinear",
     },
-    "compressor/modeling/vllm_lathe_llama.py": {
+    "artefact/modeling/vllm_lathe_llama.py": {
         "vllm_config": "vllm.config:VllmConfig",
         "vllm_config.model_config": "vllm.config:ModelConfig",
         "current_platform": "vllm.platforms.interface:Platform",
     },
-    "compressor/modeling/vllm_lathe_moe.py": {
+    "artefact/modeling/vllm_lathe_moe.py": {
         "vllm_config": "vllm.config:VllmConfig",
         "vllm_config.model_config": "vllm.config:ModelConfig",
         "self.experts": "vllm.model_executor.layers.fused_moe.runner.moe_runner:MoERunner",
     },
-    "compressor/modeling/vllm_lathe_gpt_oss.py": {
+    "artefact/modeling/vllm_lathe_gpt_oss.py": {
         "self.experts": "vllm.model_executor.layers.fused_moe.runner.moe_runner:MoERunner",
     },
-    "compressor/modeling/vllm_plugin.py": {
+    "artefact/modeling/vllm_plugin.py": {
         "ModelRegistry": f"{_MODELS}.registry:_ModelRegistry",
     },
 }
@@ -53,12 +53,15 @@ HANDED = {
 REPLACED = {
     f"{_MODELS}.llama:LlamaModel": ("norm", "embed_input_ids", "embed_tokens", "hf_to_vllm_mapper"),
     f"{_MODELS}.llama:LlamaForCausalLM": (
-        "_init_model", "hf_to_vllm_mapper", "logits_processor", "packed_modules_mapping",
+        "_init_model",
+        "hf_to_vllm_mapper",
+        "logits_processor",
+        "packed_modules_mapping",
     ),
     f"{_MODELS}.llama:LlamaDecoderLayer": ("get_quant_config", "forward"),
     "vllm.model_executor.layers.attention:Attention": ("get_kv_cache_spec",),
     "vllm.v1.metrics.loggers:StatLoggerBase": ("record", "log_engine_initialized"),
-}  # fmt: skip
+}
 """What our classes put in the place of vLLM's own, which would have no effect under another name."""
 GIVEN = {"vllm.model_executor.layers.fused_moe:FusedMoEFactory": ("has_bias",)}
 """Keywords that reach a function of vLLM's from another file than the call's."""
@@ -67,9 +70,12 @@ NAMED = {
     "plugins/__init__.py": ("vllm.general_plugins", "vllm.stat_logger_plugins"),
     "model_executor/layers/fused_moe/activation.py": ("swigluoai", "silu"),
     "model_executor/layers/fused_moe/unquantized_fused_moe_method.py": (
-        "w13_weight", "w2_weight", "w13_bias", "w2_bias",
+        "w13_weight",
+        "w2_weight",
+        "w13_bias",
+        "w2_bias",
     ),
     "config/speculative.py": ("draft_model", "num_speculative_tokens"),
     "config/model.py": ('"auto"', '"vllm"', "generation_config"),
-}  # fmt: skip
+}
 """Strings that mean something in a file of vLLM's."""

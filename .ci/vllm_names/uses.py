@@ -23,9 +23,7 @@ class File:
         self._wheel, self._path = wheel, path
         self._tree = ast.parse((root / path).read_text(encoding="utf-8"))
         self._bound: dict[str, Found] = {}
-        self._handed = {
-            expression: self._found(place) for expression, place in HANDED.get(path, {}).items()
-        }
+        self._handed = {expression: self._found(place) for expression, place in HANDED.get(path, {}).items()}
 
     def checks(self) -> Iterator[Check]:
         yield from self._imports(self._tree.body)

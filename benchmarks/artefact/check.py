@@ -27,7 +27,7 @@ ROUNDING = 1e-4
 
 def stranger(artefact: Path, out: Path) -> None:
     """Runs in a child process, transformers only: saves prompts, their logits and generations."""
-    sys.modules["compressor"] = sys.modules["serving"] = None  # type: ignore[assignment]
+    sys.modules["lathe"] = None  # type: ignore[assignment]
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -54,7 +54,7 @@ def stranger(artefact: Path, out: Path) -> None:
 
 def onnx_difference(artefact: Path, found: dict[str, np.ndarray]) -> float:
     """Largest difference of logits over the logits' standard deviation."""
-    from serving.engines.onnx.runner import OnnxRunner
+    from lathe.artefact.onnx.runner import OnnxRunner
 
     runner = OnnxRunner(artefact / "onnx" / "model.onnx", max_batch=len(LENGTHS), max_length=128)
     tokens = [found[f"tokens{i}"] for i in range(len(LENGTHS))]

@@ -21,9 +21,9 @@ from typing import Any
 import transformers
 
 from benchmarks.artefact import check
-from compressor.export.manifest import write_manifest
-from compressor.export.refresh import refresh
-from compressor.shipped import MODELING, SHIPPED_FILES
+from lathe.artefact.manifest import write_manifest
+from lathe.artefact.shipped_files import MODELING, SHIPPED_FILES
+from lathe.compressor.export.refresh import refresh
 
 ROOT = Path(__file__).resolve().parents[2]
 

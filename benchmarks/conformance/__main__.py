@@ -20,16 +20,27 @@ from benchmarks.conformance import load_testers, openai_client, perplexity, suit
 from benchmarks.conformance.clients.scripted import COMMAND, with_tools
 from benchmarks.conformance.clients.suites import PACKAGES, client_suite
 from benchmarks.loadtest import streams
-from serving.loadtest.servers import RunningServer, served
+from lathe.serving.loadtest.servers import RunningServer, served
 
 NAME = "served"
 DEMO = Path("demo/model")
 TOLERANCE = 1e-3
 TEXT_LIMIT = 40_000
 SUITES = (
-    "comply", "responses", "own", "openai", "open-responses", "client", *PACKAGES, "perplexity", "promtool",
-    "aiperf", "aiperf-completions", "guidellm", "streams",
-)  # fmt: skip
+    "comply",
+    "responses",
+    "own",
+    "openai",
+    "open-responses",
+    "client",
+    *PACKAGES,
+    "perplexity",
+    "promtool",
+    "aiperf",
+    "aiperf-completions",
+    "guidellm",
+    "streams",
+)
 OPTIONS = ("--served-model-name", NAME, "--max-length", "256", "--max-batch", "16")
 
 

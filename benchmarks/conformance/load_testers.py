@@ -8,11 +8,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from serving.loadtest.bench import Setup
-from serving.loadtest.compare import run
-from serving.loadtest.engines.base import find_engine
-from serving.loadtest.load import Endpoint, Load
-from serving.loadtest.prompts import PromptChoice
+from lathe.serving.loadtest.compare import run
+from lathe.serving.loadtest.engines.base import find_engine
+from lathe.serving.loadtest.load import Endpoint, Load
+from lathe.serving.loadtest.prompts import PromptChoice
+from lathe.serving.loadtest.testbed import Setup
 
 REQUESTS, USERS, PROMPT, ANSWER = 8, 2, 32, 24
 RETOKENIZED = 0.02
@@ -29,11 +29,36 @@ def aiperf(
     """
     made = scratch / f"aiperf-{endpoint}"
     command = [
-        program, "profile", "--model", name, "--url", url, "--endpoint-type", endpoint, "--streaming",
-        "--tokenizer", model.absolute(), "--concurrency", str(USERS), "--request-count", str(REQUESTS),
-        "--isl", str(PROMPT), "--osl", str(ANSWER), "--extra-inputs", "ignore_eos:true", "--extra-inputs",
-        "temperature:0", "--random-seed", "1", "--ui", "none", "--artifact-dir", made,
-    ]  # fmt: skip
+        program,
+        "profile",
+        "--model",
+        name,
+        "--url",
+        url,
+        "--endpoint-type",
+        endpoint,
+        "--streaming",
+        "--tokenizer",
+        model.absolute(),
+        "--concurrency",
+        str(USERS),
+        "--request-count",
+        str(REQUESTS),
+        "--isl",
+        str(PROMPT),
+        "--osl",
+        str(ANSWER),
+        "--extra-inputs",
+        "ignore_eos:true",
+        "--extra-inputs",
+        "temperature:0",
+        "--random-seed",
+        "1",
+        "--ui",
+        "none",
+        "--artifact-dir",
+        made,
+    ]
     variables = {key: value for key, value in os.environ.items() if key not in OFFLINE}
     done = subprocess.run(
         command, env=variables, capture_output=True, text=True, check=False, timeout=LIMIT_S

@@ -38,14 +38,26 @@ def _served(programs: Path, url: str, name: str, model: Path, text: str, scratch
     (scratch / "data.jsonl").write_text(json.dumps({"text": text}) + "\n")
     (scratch / "task.yaml").write_text(TASK.format(data=scratch / "data.jsonl"))
     arguments = {
-        "model": name, "base_url": f"{url}/v1/completions", "max_length": WINDOW + 2, "num_concurrent": 2,
+        "model": name,
+        "base_url": f"{url}/v1/completions",
+        "max_length": WINDOW + 2,
+        "num_concurrent": 2,
         "custom_prefix_token_id": json.loads((model / "config.json").read_text())["bos_token_id"],
-    }  # fmt: skip
+    }
     command = [
-        programs / "lm-eval", "run", "--model", "local-completions", "--tasks", "lathe_heldout",
-        "--include_path", scratch, "--output_path", scratch / "results.json",
-        "--model_args", ",".join(f"{key}={value}" for key, value in arguments.items()),
-    ]  # fmt: skip
+        programs / "lm-eval",
+        "run",
+        "--model",
+        "local-completions",
+        "--tasks",
+        "lathe_heldout",
+        "--include_path",
+        scratch,
+        "--output_path",
+        scratch / "results.json",
+        "--model_args",
+        ",".join(f"{key}={value}" for key, value in arguments.items()),
+    ]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(scratch / "hf")}
     done = subprocess.run(command, env=os.environ | offline, capture_output=True, text=True, check=False)
     written = sorted(scratch.glob("results*.json"))

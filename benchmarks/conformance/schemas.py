@@ -20,9 +20,18 @@ OPENAI: Paths = {
 }
 RESPONSES: Paths = {"/responses": ("post",)}
 ASKED = (
-    "model", "input", "instructions", "temperature", "top_p", "max_output_tokens", "metadata", "stream",
-    "text", "top_logprobs", "truncation",
-)  # fmt: skip
+    "model",
+    "input",
+    "instructions",
+    "temperature",
+    "top_p",
+    "max_output_tokens",
+    "metadata",
+    "stream",
+    "text",
+    "top_logprobs",
+    "truncation",
+)
 """Of a response with a text for input; most other fields are of what OpenAI stores and hosts."""
 REQUESTS = ("CreateCompletionRequest", "CreateChatCompletionRequest", "CreateResponseBody")
 

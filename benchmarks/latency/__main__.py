@@ -27,11 +27,11 @@ from typing import Any
 from benchmarks.latency import aware, predictions, targets
 from benchmarks.latency.shapes import SHAPES, write_shape
 from benchmarks.latency.targets import Subject
-from compressor.export.files import write_json
-from compressor.latency.backend import backends
-from compressor.latency.fingerprint import fingerprint
-from compressor.latency.workload import Workload
-from compressor.progress import Progress
+from lathe.artefact.atomic_files import write_json
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.latency.backend import backends
+from lathe.compressor.latency.fingerprint import fingerprint
+from lathe.compressor.latency.workload import Workload
 
 Row = dict[str, Any]
 
@@ -69,7 +69,8 @@ def main() -> None:
                 )
                 wanted = [float(s) for s in args.speedups.split(",") if s]
                 missing = [
-                    s for s in wanted
+                    s
+                    for s in wanted
                     if not book.has("targets", model=shape, backend=backend, speedup=s, **_facts(args))
                 ]
                 book.add("targets", machine, targets.rows(subject, missing, progress))
@@ -80,10 +81,21 @@ def main() -> None:
         facts = {"batch_size": asked.batch_size, "context": asked.context}
         if args.model and not book.has("aware", model=model.name, **facts):
             machine = fingerprint(backends.get("onnx").versions(), args.threads)
-            book.add("aware", machine, aware.rows(
-                model, args.text, args.eval, asked, args.aware_speedup, Path(root), args.tokens,
-                args.windows, progress,
-            ))  # fmt: skip
+            book.add(
+                "aware",
+                machine,
+                aware.rows(
+                    model,
+                    args.text,
+                    args.eval,
+                    asked,
+                    args.aware_speedup,
+                    Path(root),
+                    args.tokens,
+                    args.windows,
+                    progress,
+                ),
+            )
     for title, show in (("targets", _targets), ("predictions", _predictions), ("aware", _aware)):
         _print(title, show, book.sections[title])
 

@@ -9,28 +9,39 @@ from typing import Any
 
 from benchmarks.quality.product import Choice, Product
 from benchmarks.quality.score import score, windows_of
-from compressor.latency.cache import cached_table
-from compressor.latency.measure import Meter
-from compressor.latency.workload import Workload
-from compressor.pipeline.options import Options
-from compressor.pipeline.search import Searcher
-from compressor.pipeline.solve import Round
-from compressor.progress import Progress
-from compressor.search.method import Found
-from compressor.search.space import parameter_constraint
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.latency.cache import cached_table
+from lathe.compressor.latency.measure import LatencyBenchmark
+from lathe.compressor.latency.workload import Workload
+from lathe.compressor.pipeline.latency_loop import Iteration
+from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.search import Searcher
+from lathe.compressor.search.method import SearchResult
+from lathe.compressor.search.space import parameter_constraint
 
 _HALVINGS = 12
 
 
 def rows(
-    model: Path, text: str, heldout: str, workload: Workload, speedup: float, work: Path, tokens: int,
-    windows: int, progress: Progress,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+    model: Path,
+    text: str,
+    heldout: str,
+    workload: Workload,
+    speedup: float,
+    work: Path,
+    tokens: int,
+    windows: int,
+    progress: Progress,
+) -> Iterator[dict[str, Any]]:
     """Two rows: by latency and by parameters, each with its measured milliseconds and its loss."""
     options = Options(
-        model=str(model), out=work / f"{model.name}-aware", target_speedup=speedup, workload=workload,
-        calibration=text, calibration_tokens=tokens,
-    )  # fmt: skip
+        model=str(model),
+        out=work / f"{model.name}-aware",
+        target_speedup=speedup,
+        workload=workload,
+        calibration=text,
+        calibration_tokens=tokens,
+    )
     product = Product.open(options, progress)
     setting, meter = product.setting(), product.card.meter
     table = cached_table(meter, product.card.space, refresh=False)
@@ -42,24 +53,33 @@ def rows(
     dense = setting.subnet(list(setting.layers))
     base = score(setting, dense.logprobs, scored)
     for name, found in (("latency", by_latency), ("parameters", by_parameters)):
-        timing = Meter(meter.source, meter.backend, workload, None, progress).compare(found.plan)
-        made = Round(found.plan, found.selections, found.fitness, found.evaluations)
+        timing = LatencyBenchmark(meter.source, meter.backend, workload, None, progress).compare(found.plan)
+        made = Iteration(found.plan, found.selections, found.fitness, found.evaluations)
         result = score(
-            setting, setting.subnet(product.finish(Choice(product.card, product.prepared, made))).logprobs,
+            setting,
+            setting.subnet(product.finish(Choice(product.card, product.prepared, made))).logprobs,
             scored,
-        )  # fmt: skip
+        )
         yield {
-            "model": model.name, "plan_by": name, "metric": workload.metric,
-            "batch_size": workload.batch_size, "context": workload.context, "speedup_asked": speedup,
-            "speedup_measured": 1 / timing.ratio, "measured_ms": timing.subnet.median,
-            "dense_ms": timing.dense.median, "kept": meter.source.shape.kept(found.plan),
-            "increase": result.loss - base.loss, "kl": result.kl, "text": Path(heldout).name,
+            "model": model.name,
+            "plan_by": name,
+            "metric": workload.metric,
+            "batch_size": workload.batch_size,
+            "context": workload.context,
+            "speedup_asked": speedup,
+            "speedup_measured": 1 / timing.ratio,
+            "measured_ms": timing.subnet.median,
+            "dense_ms": timing.dense.median,
+            "kept": meter.source.shape.kept(found.plan),
+            "increase": result.loss - base.loss,
+            "kl": result.kl,
+            "text": Path(heldout).name,
             "plan": found.plan.to_json()["layers"],
-        }  # fmt: skip
+        }
     product.run.close()
 
 
-def _as_fast(search: Searcher, predict: Any, milliseconds: float, product: Product) -> Found:
+def _as_fast(search: Searcher, predict: Any, milliseconds: float, product: Product) -> SearchResult:
     """The largest share of parameters whose plan takes no longer, by halving."""
     low, high = 0.05, 1.0
     space, shape, best = product.card.space, product.card.source.shape, None

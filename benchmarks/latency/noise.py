@@ -16,14 +16,14 @@ import sys
 import time
 from collections.abc import Callable
 
-from compressor.latency.backend import backends
-from compressor.latency.bench import interleave, paired_ratio
-from compressor.latency.fingerprint import fingerprint
-from compressor.latency.measure import Meter
-from compressor.latency.workload import Workload
-from compressor.plan import LayerShape, Plan
-from compressor.progress import Progress
-from compressor.source import open_source
+from lathe.artefact.plan import LayerShape, Plan
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.latency.backend import backends
+from lathe.compressor.latency.bench import interleave, paired_ratio
+from lathe.compressor.latency.fingerprint import fingerprint
+from lathe.compressor.latency.measure import LatencyBenchmark
+from lathe.compressor.latency.workload import Workload
+from lathe.compressor.model.checkpoint import open_checkpoint
 
 LOADS, TURNS, SWITCHES, TENTHS = 8, 3, 6, 8
 
@@ -41,11 +41,11 @@ def settling(steps: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    source = open_source(sys.argv[1])
+    source = open_checkpoint(sys.argv[1])
     dense = source.shape.layer
     kv = max(1, dense.kv_heads // 2)
     half = Plan((LayerShape(kv * dense.heads_per_group, kv, dense.ffn // 2),) * source.shape.num_layers)
-    meter = Meter(source, backends.get("onnx"), Workload(), None, Progress(quiet=True))
+    meter = LatencyBenchmark(source, backends.get("onnx"), Workload(), None, Progress(quiet=True))
     rows = []
     with meter.models([source.shape.dense_plan, half]) as directories:
         for _ in range(LOADS):

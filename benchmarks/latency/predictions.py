@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.latency.targets import Subject
-from compressor.latency.bench import paired_ratio
-from compressor.latency.cache import cached_table
-from compressor.latency.measure import Effort
-from compressor.plan import LayerShape, Plan
-from compressor.progress import Progress
-from compressor.search.space import Space, make_space
+from lathe.artefact.plan import LayerShape, Plan
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.latency.bench import paired_ratio
+from lathe.compressor.latency.cache import cached_table
+from lathe.compressor.latency.measure import Effort
+from lathe.compressor.search.space import Space, make_space
 
 _AT_ONCE = 5
 _EFFORT = Effort(sessions=4, most=8, precision=0.01)
@@ -43,8 +43,13 @@ def rows(subject: Subject, count: int, progress: Progress) -> Iterator[dict[str,
             measured = table.dense_ms * paired_ratio(timing, base)
             predicted = table.predict(plan)
             yield {
-                "model": subject.name, "backend": subject.backend, "metric": subject.workload.metric,
-                "batch_size": subject.workload.batch_size, "context": subject.workload.context,
-                "predicted_ms": predicted, "measured_ms": measured, "error": predicted / measured - 1,
+                "model": subject.name,
+                "backend": subject.backend,
+                "metric": subject.workload.metric,
+                "batch_size": subject.workload.batch_size,
+                "context": subject.workload.context,
+                "predicted_ms": predicted,
+                "measured_ms": measured,
+                "error": predicted / measured - 1,
                 "tile": table.tile,
-            }  # fmt: skip
+            }

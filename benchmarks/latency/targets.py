@@ -11,21 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from compressor.errors import UserError
-from compressor.latency.backend import backends
-from compressor.latency.measure import Comparison, Meter
-from compressor.latency.workload import Workload
-from compressor.pipeline.memory import memory_plan
-from compressor.pipeline.options import Options
-from compressor.pipeline.preflight import Card
-from compressor.pipeline.rundir import RunDirectory
-from compressor.pipeline.solve import Round, Solver
-from compressor.plan import Plan
-from compressor.progress import Progress
-from compressor.search.knapsack import solve
-from compressor.search.method import Found, methods
-from compressor.search.space import Constraint, Space, make_space, parameter_constraint
-from compressor.source import Source, open_config
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import Plan
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.latency.backend import backends
+from lathe.compressor.latency.measure import Comparison, LatencyBenchmark
+from lathe.compressor.latency.workload import Workload
+from lathe.compressor.model.checkpoint import Checkpoint, open_config
+from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
+from lathe.compressor.pipeline.memory_estimate import memory_plan
+from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.run_directory import RunDirectory
+from lathe.compressor.search.knapsack import solve
+from lathe.compressor.search.method import SearchResult, methods
+from lathe.compressor.search.space import Constraint, Space, make_space, parameter_constraint
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Subject:
     threads: int | None
     work: Path
 
-    def meter(self, progress: Progress) -> Meter:
-        return Meter(
+    def meter(self, progress: Progress) -> LatencyBenchmark:
+        return LatencyBenchmark(
             open_config(str(self.model)), backends.get(self.backend), self.workload, self.threads, progress
         )
 
@@ -56,7 +56,7 @@ def damages(space: Space, seed: int = 0) -> np.ndarray:
     return table
 
 
-def made_up_plan(source: Source, keep: float) -> Plan:
+def made_up_plan(source: Checkpoint, keep: float) -> Plan:
     """An uneven plan that keeps a share of the decoder's parameters, by made-up damages: a random model's own
     mean nothing.
 
@@ -76,33 +76,37 @@ def rows(subject: Subject, speedups: list[float], progress: Progress) -> Iterato
     space = make_space(meter.source.shape)
     table = damages(space)
 
-    def search(constraints: list[Constraint]) -> Found:
+    def search(constraints: list[Constraint]) -> SearchResult:
         plan = solve(space, table, constraints)
         if plan is None:
             raise UserError("the floor of this shape is above the target")
-        return Found(plan, [], 0.0, 0)
+        return SearchResult(plan, [], 0.0, 0)
 
     for speedup in speedups:
         options = Options(
-            model=str(subject.model), out=subject.work / f"{subject.name}-{subject.backend}",
-            target_speedup=speedup, workload=subject.workload, backend=subject.backend,
-            exports=("checkpoint", meter.backend.export), threads=subject.threads,
-        )  # fmt: skip
+            model=str(subject.model),
+            out=subject.work / f"{subject.name}-{subject.backend}",
+            target_speedup=speedup,
+            workload=subject.workload,
+            backend=subject.backend,
+            exports=("checkpoint", meter.backend.export),
+            threads=subject.threads,
+        )
         memory = memory_plan(options, meter.source)
-        card = Card(meter.source, space, methods.get("lathe"), meter, [], memory=memory)
+        card = PreflightResult(meter.source, space, methods.get("lathe"), meter, [], memory=memory)
         with closing(RunDirectory(options.out)) as run:
-            solver = Solver(options, card, search, f"bench {speedup}", run, progress)
+            solver = LatencyLoop(options, card, search, f"bench {speedup}", run, progress)
             timing, chosen, met = solver.until_met(lambda chosen: _artefact(meter, chosen.plan))
         yield _row(subject, solver, chosen, timing, speedup, bool(met))
 
 
-def _artefact(meter: Meter, plan: Plan) -> tuple[Comparison, Comparison]:
+def _artefact(meter: LatencyBenchmark, plan: Plan) -> tuple[Comparison, Comparison]:
     timing = meter.compare(plan, title="verify: the artefact against dense")
     return timing, timing
 
 
 def _row(
-    subject: Subject, solver: Solver, chosen: Round, timing: Comparison, speedup: float, met: bool
+    subject: Subject, solver: LatencyLoop, chosen: Iteration, timing: Comparison, speedup: float, met: bool
 ) -> dict[str, Any]:
     """Milliseconds as of the artefact's own measurement: the target is what dense takes there, divided."""
     dense = timing.dense.median

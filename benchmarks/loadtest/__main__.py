@@ -19,13 +19,13 @@ from statistics import median
 from typing import Any
 
 from benchmarks.serving.models import dense_model, subnet
-from serving.loadtest.bench import Setup
-from serving.loadtest.compare import run
-from serving.loadtest.document import machine
-from serving.loadtest.engines.base import Engine, find_engine
-from serving.loadtest.load import Load
-from serving.loadtest.prompts import PromptChoice
-from serving.loadtest.servers import served
+from lathe.serving.loadtest.compare import run
+from lathe.serving.loadtest.document import machine
+from lathe.serving.loadtest.engines.base import Engine, find_engine
+from lathe.serving.loadtest.load import Load
+from lathe.serving.loadtest.prompts import PromptChoice
+from lathe.serving.loadtest.servers import served
+from lathe.serving.loadtest.testbed import Setup
 
 MODEL_SHAPE = "90m"
 PACES_MS = (5.0, 20.0, 50.0)
@@ -77,9 +77,7 @@ def _side_by_side(url: str, load: Load, engines: dict[str, Engine], rounds: int)
 
 def _row(what: str, read: float, expected: float, tolerance: float) -> dict[str, Any]:
     apart = read / expected - 1
-    return {
-        "what": what, "read": read, "expected": expected, "apart": apart, "held": abs(apart) <= tolerance
-    }  # fmt: skip
+    return {"what": what, "read": read, "expected": expected, "apart": apart, "held": abs(apart) <= tolerance}
 
 
 def _read(url: str, load: Load, engine: Engine) -> dict[str, float]:

@@ -44,9 +44,11 @@ def chunk(delta: Delta, finish: str | None = None, usage: int | None = None) -> 
 def told(tokens: int, reasoning: int = 0) -> dict[str, Any]:
     details = {"reasoning_tokens": reasoning}
     return {
-        "prompt_tokens": 9, "completion_tokens": tokens, "total_tokens": tokens + 9,
+        "prompt_tokens": 9,
+        "completion_tokens": tokens,
+        "total_tokens": tokens + 9,
         "completion_tokens_details": details,
-    }  # fmt: skip
+    }
 
 
 def counted(tokens: int, reasoning: int = 0) -> Piece:
@@ -189,8 +191,13 @@ def at_once(tokens: int) -> list[Piece]:
 
 
 def in_one_chunk(tokens: int) -> list[Piece]:
-    return [(0, event(chunk(ROLE))), (tokens, event(chunk({"content": WORD * tokens}))), ended(tokens),
-            counted(tokens), (tokens, DONE)]  # fmt: skip
+    return [
+        (0, event(chunk(ROLE))),
+        (tokens, event(chunk({"content": WORD * tokens}))),
+        ended(tokens),
+        counted(tokens),
+        (tokens, DONE),
+    ]
 
 
 def broken(tokens: int) -> list[Piece]:
@@ -246,4 +253,4 @@ FORMS: dict[str, Form] = {
     "one chunk": Form(in_one_chunk, timed=False),
     "kept by a proxy": Form(at_once, timed=False),
     "an error in the stream": Form(broken, error="error_event"),
-}  # fmt: skip
+}

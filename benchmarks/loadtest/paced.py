@@ -1,4 +1,4 @@
-"""Serves the mock at a set pace, as `serving.loadtest.servers.served` starts servers.
+"""Serves the mock at a set pace, as `lathe.serving.loadtest.servers.served` starts servers.
 
 python -m benchmarks.loadtest.paced TTFT_MS ITL_MS DIRECTORY --port 0 --json
 """
@@ -10,7 +10,7 @@ import sys
 
 import uvicorn
 
-from serving.loadtest.mock import Mock, free_listener
+from lathe.serving.loadtest.mock import Mock, free_listener
 
 
 def main() -> None:

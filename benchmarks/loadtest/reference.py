@@ -1,4 +1,4 @@
-"""A server that streams in every form and keeps its own time, started as `serving.loadtest.servers` does.
+"""A server that streams in every form and keeps its own time, started as `serving/loadtest/servers.py` does.
 
 A model is a form. `GET /clock/MODEL` tells, of every answer of it: seconds from the request to the first
 chunk with tokens, and between two tokens.
@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from benchmarks.loadtest.forms import FORMS
-from serving.loadtest.mock import free_listener
+from lathe.serving.loadtest.mock import free_listener
 
 
 @dataclass

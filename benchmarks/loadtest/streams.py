@@ -21,12 +21,12 @@ from typing import Any
 import httpx
 
 from benchmarks.loadtest.forms import FORMS, Form
-from serving.loadtest.bench import Setup
-from serving.loadtest.compare import run
-from serving.loadtest.document import machine
-from serving.loadtest.load import Load
-from serving.loadtest.prompts import PromptChoice
-from serving.loadtest.servers import served
+from lathe.serving.loadtest.compare import run
+from lathe.serving.loadtest.document import machine
+from lathe.serving.loadtest.load import Load
+from lathe.serving.loadtest.prompts import PromptChoice
+from lathe.serving.loadtest.servers import served
+from lathe.serving.loadtest.testbed import Setup
 
 TTFT_MS, PACE_MS = 400.0, 20.0
 WITHIN = 0.02

@@ -16,7 +16,7 @@ from benchmarks.quality import variants  # noqa: F401  registers variants of the
 from benchmarks.quality.contest import Contest
 from benchmarks.quality.setting import baselines
 from benchmarks.quality.table import OURS, table
-from compressor.pipeline.options import WINDOW
+from lathe.compressor.pipeline.options import WINDOW
 
 
 def main() -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.quality.setting import Setting
-from compressor.forward import Weights
-from compressor.statistics import Gram
-from compressor.surgery import Selection, cut_attention, cut_ffn, rows
+from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.pruning import Selection, cut_attention, cut_ffn, rows
+from lathe.compressor.statistics import Gram
 
 KINDS = ("attention", "ffn")
 _ROWS = 8

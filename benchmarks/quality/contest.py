@@ -17,10 +17,10 @@ from benchmarks.quality.memory import Peak
 from benchmarks.quality.product import Product, options_for
 from benchmarks.quality.score import Score, machine, score, windows_of
 from benchmarks.quality.setting import Setting, Subnet, baselines
-from compressor.export.files import write_json
-from compressor.latency.workload import parse_share
-from compressor.progress import Progress
-from compressor.search.method import methods
+from lathe.artefact.atomic_files import write_json
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.latency.workload import parse_share
+from lathe.compressor.search.method import methods
 
 
 class Contest:

@@ -22,11 +22,11 @@ from typing import Any
 from benchmarks.quality.product import Product, options_for
 from benchmarks.quality.score import machine, score, windows_of
 from benchmarks.quality.setting import Setting
-from compressor.export.files import write_json
-from compressor.forward import Weights
-from compressor.pipeline.options import WINDOW
-from compressor.progress import Progress
-from compressor.quantize import FLOAT16, INT4, INT8, Format
+from lathe.artefact.atomic_files import write_json
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.quantize import FLOAT16, INT4, INT8, Format
+from lathe.compressor.pipeline.options import WINDOW
 
 NARROWER = [Format(bits, group) for bits in range(7, 1, -1) for group in (32, 64, 128, None)]
 

@@ -9,8 +9,8 @@ from os.path import commonprefix
 import torch
 
 from benchmarks.quality.setting import Setting
-from compressor.forward import Weights
-from compressor.search.fitness import DenseTargets
+from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.lm_head import DenseTargets
 
 _ROWS = 4
 Levels = tuple[int, ...]

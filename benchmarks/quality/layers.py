@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from benchmarks.quality.setting import Setting, Subnet
-from compressor.forward import Weights
-from compressor.plan import LayerShape, Plan
+from lathe.artefact.plan import LayerShape, Plan
+from lathe.compressor.model.block_runner import Weights
 
 
 def layers_to_drop(setting: Setting, keep: float) -> int:

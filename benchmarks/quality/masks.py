@@ -16,11 +16,11 @@ from functools import cached_property
 
 import torch
 
-from compressor.families import Family
-from compressor.forward import Weights
-from compressor.plan import ModelShape
-from compressor.reform.admm import admm
-from compressor.statistics import LayerStatistics
+from lathe.artefact.plan import ModelShape
+from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.families import Family
+from lathe.compressor.reconstruction.admm import admm
+from lathe.compressor.statistics import LayerStatistics
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.quality.setting import Setting
 from benchmarks.quality.walk import ROWS
-from compressor.forward import Weights
+from lathe.compressor.model.block_runner import Weights
 
 
 class Moments:

@@ -6,26 +6,26 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from benchmarks.quality.setting import Setting, Subnet
-from compressor.forward import Weights
-from compressor.latency.workload import Workload
-from compressor.pipeline.options import Options
-from compressor.pipeline.preflight import Card, preflight
-from compressor.pipeline.prepare import Prepared, prepare
-from compressor.pipeline.reform import finished_layer, reform
-from compressor.pipeline.rundir import RunDirectory
-from compressor.pipeline.search import Searcher
-from compressor.pipeline.solve import Round, Solver
-from compressor.progress import Progress
-from compressor.statistics import LayerStatistics
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.latency.workload import Workload
+from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.pipeline.calibrate import CalibrationResult, prepare
+from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
+from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.preflight import PreflightResult, preflight
+from lathe.compressor.pipeline.reconstruct import finished_layer, reform
+from lathe.compressor.pipeline.run_directory import RunDirectory
+from lathe.compressor.pipeline.search import Searcher
+from lathe.compressor.statistics import LayerStatistics
 
 
 @dataclass(frozen=True)
 class Choice:
     """The winner of a search with what its reform needs."""
 
-    card: Card
-    prepared: Prepared
-    chosen: Round
+    card: PreflightResult
+    prepared: CalibrationResult
+    chosen: Iteration
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Product:
     """A run of `compress` that stops before it exports."""
 
     options: Options
-    card: Card
-    prepared: Prepared
+    card: PreflightResult
+    prepared: CalibrationResult
     run: RunDirectory
     progress: Progress
 
@@ -50,9 +50,17 @@ class Product:
             for found in p.statistics
         ]
         return Setting(
-            self.card.source, p.model.runner, p.model.head, p.model.embedding, p.model.layers,
-            p.windows[~p.heldout], p.windows[p.heldout], statistics, self.options.seed, self.progress,
-        )  # fmt: skip
+            self.card.source,
+            p.model.runner,
+            p.model.head,
+            p.model.embedding,
+            p.model.layers,
+            p.windows[~p.heldout],
+            p.windows[p.heldout],
+            statistics,
+            self.options.seed,
+            self.progress,
+        )
 
     def subnet(self, setting: Setting, method: str, keep: float) -> Subnet:
         """What `compress --method METHOD --keep KEEP` makes."""
@@ -67,7 +75,7 @@ class Product:
         if card.method.order != self.card.method.order:
             prepared = prepare(options, card, self.run, self.progress)
         search = Searcher(options, card, prepared, self.run, self.progress)
-        solver = Solver(options, card, search, prepared.key, self.run, self.progress)
+        solver = LatencyLoop(options, card, search, prepared.key, self.run, self.progress)
         return Choice(card, prepared, solver.solve())
 
     def finish(self, choice: Choice) -> list[Weights]:

@@ -20,9 +20,9 @@ import torch
 
 from benchmarks.quality.product import Product, options_for
 from benchmarks.quality.setting import Setting
-from compressor.progress import Progress
-from compressor.reform import damped
-from compressor.surgery import rows
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.model.pruning import rows
+from lathe.compressor.reconstruction import damped
 
 _DAMPING = 1e-4
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.quality.setting import Setting
-from compressor.calibration import token_windows
-from compressor.calibration.selfgen import write_samples
-from compressor.calibration.tokens import SELF, spread, window_length
-from compressor.latency.fingerprint import fingerprint
-from compressor.pipeline.options import WINDOW
+from lathe.compressor.calibration import token_windows
+from lathe.compressor.calibration.selfgen import write_samples
+from lathe.compressor.calibration.tokens import SELF, spread, window_length
+from lathe.compressor.latency.fingerprint import fingerprint
+from lathe.compressor.pipeline.options import WINDOW
 
 _ROWS = 4
 _SCORED = 2**32

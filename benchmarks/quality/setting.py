@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from compressor.embedding import Embedding
-from compressor.families import Family
-from compressor.forward import BlockRunner, Weights
-from compressor.plan import LayerShape, ModelShape, Plan
-from compressor.progress import Progress
-from compressor.registry import Registry
-from compressor.search.fitness import Head
-from compressor.source import Source
-from compressor.statistics import LayerStatistics
-from compressor.surgery import Selection, cut_attention, cut_ffn
+from lathe.artefact.plan import LayerShape, ModelShape, Plan
+from lathe.artefact.registry import Registry
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.model.block_runner import BlockRunner, Weights
+from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.embedding import Embedding
+from lathe.compressor.model.families import Family
+from lathe.compressor.model.lm_head import LMHead
+from lathe.compressor.model.pruning import Selection, cut_attention, cut_ffn
+from lathe.compressor.statistics import LayerStatistics
 
 _ROWS = 4
 
@@ -34,9 +34,9 @@ class Setting:
     judge; None leaves that to the method.
     """
 
-    source: Source
+    source: Checkpoint
     runner: BlockRunner
-    head: Head
+    head: LMHead
     embedding: Embedding
     layers: list[Weights]
     fit: torch.Tensor

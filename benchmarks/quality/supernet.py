@@ -20,9 +20,9 @@ import torch
 from benchmarks.quality.blocks import Kind, Stream, cut_block, kinds, widened
 from benchmarks.quality.obs import removal_costs, remove
 from benchmarks.quality.setting import Setting
-from compressor.forward import Weights
-from compressor.reform import damped, reform
-from compressor.surgery import rows
+from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.pruning import rows
+from lathe.compressor.reconstruction import damped, reform
 
 _DAMPING = 1e-2
 _STEP = 16 / 11008

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-from compressor.latency.workload import parse_share
+from lathe.compressor.latency.workload import parse_share
 
 OURS = "lathe"
 ROUNDED = ("int8", "int4")
@@ -42,9 +42,7 @@ def _of_text(rows: list[dict[str, Any]], text: str) -> str:
     return "\n".join([*lines, *_margins(names, keeps, cells)])
 
 
-def _margins(
-    names: list[str], keeps: list[str], cells: dict[tuple[str, str], list[float]]
-) -> Iterator[str]:
+def _margins(names: list[str], keeps: list[str], cells: dict[tuple[str, str], list[float]]) -> Iterator[str]:
     """How our loss increase compares with the best rival's, and with the paper's."""
     rivals = [n for n in names if n not in (OURS, *ROUNDED) and not n.startswith(f"{OURS}-")]
     for title, others in (("the best of the others", rivals), ("the paper", ["paper"])):

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from compressor.families import Family
-from compressor.plan import LayerShape, ModelShape
-from compressor.surgery import Selection
+from lathe.artefact.plan import LayerShape, ModelShape
+from lathe.compressor.model.families import Family
+from lathe.compressor.model.pruning import Selection
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.plan import Plan
-from compressor.reform.final import Finished, LayerReform, ReformJob, Solve, reforms
-from compressor.search.bank import Bank
-from compressor.search.evolution import Moves, evolve
-from compressor.search.fitness import Fitness
-from compressor.search.method import Found, Problem, methods
-from compressor.search.methods.lathe import Judges, search
-from compressor.search.methods.paper import Breeder
-from compressor.surgery import select
+from lathe.artefact.plan import Plan
+from lathe.compressor.model.pruning import select
+from lathe.compressor.reconstruction.variants import (
+    Finished,
+    LayerReconstruction,
+    ReconstructionTask,
+    Solve,
+    reforms,
+)
+from lathe.compressor.search.block_library import BlockLibrary
+from lathe.compressor.search.evolution import Moves, evolve
+from lathe.compressor.search.fitness import Fitness
+from lathe.compressor.search.method import Problem, SearchResult, methods
+from lathe.compressor.search.methods.lathe import PlanEvaluator, search
+from lathe.compressor.search.methods.paper import Breeder
 
 _LATHE = methods.get("lathe")
 _EVOLUTION = 258
@@ -29,15 +35,15 @@ def variant(name: str, **changes: Any) -> None:
     methods.add(name, replace(_LATHE, name=name, **changes))
 
 
-def uniform(problem: Problem) -> Found:
+def uniform(problem: Problem) -> SearchResult:
     """No search: the same widths in every layer, the largest that fit, heads and channels kept alike."""
     candidate = Breeder(problem).uniform()
-    return Found(candidate.plan, list(candidate.selections), float("nan"), 0)
+    return SearchResult(candidate.plan, list(candidate.selections), float("nan"), 0)
 
 
-def evolution(problem: Problem) -> Found:
+def evolution(problem: Problem) -> SearchResult:
     """Evolution alone: from uniform widths, blocks to change drawn without a damage table."""
-    judged = Judges(problem).stage(0)
+    judged = PlanEvaluator(problem).stage(0)
     flat = np.empty(2 * problem.space.layers, dtype=object)
     for block, (_, kind) in enumerate(problem.space.blocks):
         flat[block] = np.zeros(len(problem.space.levels(kind)))
@@ -52,12 +58,12 @@ def evolution(problem: Problem) -> Found:
     start = Breeder(problem).uniform().plan
     (best, plan), *_ = evolve([start], moves, judge, problem.evaluations, lambda _: None)
     selections = [select(order, layer) for order, layer in zip(problem.orders, plan, strict=True)]
-    return Found(plan, selections, best, count)
+    return SearchResult(plan, selections, best, count)
 
 
-def plain_bank(problem: Problem) -> Bank:
+def plain_bank(problem: Problem) -> BlockLibrary:
     """Cut blocks as they are: no reform in the loop."""
-    return Bank(problem.source.family, problem.source.shape, problem.layers, problem.orders)
+    return BlockLibrary(problem.source.family, problem.source.shape, problem.layers, problem.orders)
 
 
 class ByReplays(Fitness):
@@ -81,7 +87,7 @@ class ByRejection(ByReplays):
 
 
 @dataclass(frozen=True)
-class WithIntercept(ReformJob):
+class WithIntercept(ReconstructionTask):
     """Gives every cut block an output bias to be solved for."""
 
     def cut(self, index: int, solve: Solve) -> tuple[Finished, Finished]:
@@ -93,7 +99,7 @@ class WithIntercept(ReformJob):
 
 
 @reforms.register("gauss-newton-intercept")
-def intercept(job: ReformJob) -> LayerReform:
+def intercept(job: ReconstructionTask) -> LayerReconstruction:
     return reforms.get("gauss-newton")(WithIntercept(**vars(job)))
 
 

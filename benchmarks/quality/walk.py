@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.quality.setting import Setting
-from compressor.forward import Weights
+from lathe.compressor.model.block_runner import Weights
 
 ROWS = 4
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from compressor.export.files import write_json
-from serving.loadtest.document import machine
+from lathe.artefact.atomic_files import write_json
+from lathe.serving.loadtest.document import machine
 
-RUN = "from compressor.cli.main import compress; compress()"
+RUN = "from lathe.cli import compress; compress()"
 TIMED = {"report.json", "report.html", "trace.jsonl", "manifest.json"}
 """Files of an artefact that tell times."""
 
@@ -39,10 +39,12 @@ def main() -> None:
             runs.append({"setup": name} | _run(args, setups[name]))
             _print(runs, list(setups))
     document = {
-        "command": shlex.join(["python", "-m", "benchmarks.ray", *sys.argv[1:]]), "machine": machine(),
-        "runs": runs, "identical": len({run["artefact"] for run in runs}) == 1,
+        "command": shlex.join(["python", "-m", "benchmarks.ray", *sys.argv[1:]]),
+        "machine": machine(),
+        "runs": runs,
+        "identical": len({run["artefact"] for run in runs}) == 1,
         "wall_ratio": _wall(runs, f"{args.workers} workers") / _wall(runs, "one process"),
-    }  # fmt: skip
+    }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.out, document)
     print(f"artefacts {'identical' if document['identical'] else 'DIFFERENT'}")
@@ -54,25 +56,46 @@ def _run(args: argparse.Namespace, options: list[str]) -> dict[str, Any]:
     out = args.work / "out"
     shutil.rmtree(args.work, ignore_errors=True)
     command = [
-        sys.executable, "-c", RUN, args.model, "--keep", args.keep, "--export", "checkpoint",
-        "--context", "64", "--calibration", args.text, "--calibration-tokens", str(args.tokens),
-        "-o", str(out), "--json", *options,
-    ]  # fmt: skip
+        sys.executable,
+        "-c",
+        RUN,
+        args.model,
+        "--keep",
+        args.keep,
+        "--export",
+        "checkpoint",
+        "--context",
+        "64",
+        "--calibration",
+        args.text,
+        "--calibration-tokens",
+        str(args.tokens),
+        "-o",
+        str(out),
+        "--json",
+        *options,
+    ]
     cores = sorted(os.sched_getaffinity(0))[: args.workers if options else 1]
     start = time.perf_counter()
     done = subprocess.run(
-        ["taskset", "--cpu-list", ",".join(map(str, cores)), *command], stdout=subprocess.PIPE, text=True,
-        check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        ["taskset", "--cpu-list", ",".join(map(str, cores)), *command],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     wall = time.perf_counter() - start
     report = json.loads(done.stdout)
     digest = hashlib.sha256()
     for file in sorted(path for path in out.rglob("*") if path.is_file() and path.name not in TIMED):
         digest.update(file.relative_to(out).as_posix().encode() + file.read_bytes())
     return {
-        "wall_seconds": round(wall, 2), "seconds": report["seconds"], "artefact": digest.hexdigest()[:16],
-        "peak_memory_bytes": report["peak_memory_bytes"], "load_average": os.getloadavg()[0],
-    }  # fmt: skip
+        "wall_seconds": round(wall, 2),
+        "seconds": report["seconds"],
+        "artefact": digest.hexdigest()[:16],
+        "peak_memory_bytes": report["peak_memory_bytes"],
+        "load_average": os.getloadavg()[0],
+    }
 
 
 def _wall(runs: list[dict[str, Any]], setup: str) -> float:

@@ -22,22 +22,23 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scale.models import SHAPES, config_of, write_random
-from compressor.export.files import write_json
-from compressor.pipeline.memory import memory_plan
-from compressor.pipeline.options import Options
-from compressor.source import open_source
-from serving.loadtest.document import machine
+from lathe.artefact.atomic_files import write_json
+from lathe.compressor.model.checkpoint import open_checkpoint
+from lathe.compressor.pipeline.memory_estimate import memory_plan
+from lathe.compressor.pipeline.options import Options
+from lathe.serving.loadtest.document import machine
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-RUN = "from compressor.cli.main import compress; compress()"
+RUN = "from lathe.cli import compress; compress()"
 
 
 def main() -> None:
     args = _arguments()
     document: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "benchmarks.scale", *sys.argv[1:]]), "machine": machine(),
+        "command": shlex.join(["python", "-m", "benchmarks.scale", *sys.argv[1:]]),
+        "machine": machine(),
         "rows": [],
-    }  # fmt: skip
+    }
     if args.out.is_file():
         document["rows"] = json.loads(args.out.read_text())["rows"]
     for size in args.sizes.split(","):
@@ -62,18 +63,40 @@ def _row(size: str, args: argparse.Namespace) -> dict[str, Any]:
         write_random(model, config_of(size) | layers)
     drawn = random.Random(0)
     text.write_text(" ".join("".join(drawn.choices(LETTERS, k=5)) for _ in range(4 * args.tokens)))
-    source = open_source(str(model))
+    source = open_checkpoint(str(model))
     options = Options(
-        model=str(model), out=out, keep=0.8, exports=("checkpoint",), calibration=str(text),
-        calibration_tokens=args.tokens, memory_limit=2**60, method=args.method,
-    )  # fmt: skip
+        model=str(model),
+        out=out,
+        keep=0.8,
+        exports=("checkpoint",),
+        calibration=str(text),
+        calibration_tokens=args.tokens,
+        memory_limit=2**60,
+        method=args.method,
+    )
     on_gpu = args.device != "cpu"
     limit = None if on_gpu else max(memory_plan(options, source).stages.values())
     command = [
-        sys.executable, "-c", RUN, str(model), "--keep", "80%", "--export", "checkpoint", "--calibration",
-        str(text), "--calibration-tokens", str(args.tokens), "-o", str(out), "--overwrite", "--json",
-        "--method", args.method, *(["--device", args.device] if on_gpu else ["--memory-limit", f"{limit}b"]),
-    ]  # fmt: skip
+        sys.executable,
+        "-c",
+        RUN,
+        str(model),
+        "--keep",
+        "80%",
+        "--export",
+        "checkpoint",
+        "--calibration",
+        str(text),
+        "--calibration-tokens",
+        str(args.tokens),
+        "-o",
+        str(out),
+        "--overwrite",
+        "--json",
+        "--method",
+        args.method,
+        *(["--device", args.device] if on_gpu else ["--memory-limit", f"{limit}b"]),
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     report = json.loads(done.stdout)
     if not args.keep_models:

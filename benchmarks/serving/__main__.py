@@ -34,9 +34,9 @@ from benchmarks.serving.profile import by_operator
 from benchmarks.serving.rival import COLUMNS, read_config, rivals
 from benchmarks.serving.served import served
 from benchmarks.serving.summary import summarize, table
-from compressor.export.files import write_json
-from serving.loadtest.document import machine
-from serving.manifest import GRAPH
+from lathe.artefact.atomic_files import write_json
+from lathe.artefact.manifest import GRAPH
+from lathe.serving.loadtest.document import machine
 
 OURS, SUBNET = "lathe", "lathe subnet"
 _CHECKED, _CHECKED_STEPS = 4, 16
@@ -74,9 +74,17 @@ def _setting(args: argparse.Namespace, work: Path) -> Setting:
     checked = {name: reference(path, prompts[:_CHECKED], _CHECKED_STEPS) for name, path in models.items()}
     pythons = dict(pair.split("=", 1) for pair in args.python)
     return Setting(
-        models, checked, prompts, batches, args.steps, args.rounds, args.threads, args.rivals.split(","),
-        pythons, work,
-    )  # fmt: skip
+        models,
+        checked,
+        prompts,
+        batches,
+        args.steps,
+        args.rounds,
+        args.threads,
+        args.rivals.split(","),
+        pythons,
+        work,
+    )
 
 
 def _conditions(args: argparse.Namespace, setting: Setting, reader: Reader) -> dict[str, Any]:
@@ -105,9 +113,14 @@ def _ours(args: argparse.Namespace, column: dict[str, Any], setting: Setting) ->
         print(f"our step at batch {found['batch']}, {found['step_us']:.0f} us: {', '.join(shares)}")
     if args.served_rounds and "failed" not in systems[SUBNET]:
         column["served"] = served(
-            systems[OURS], systems[SUBNET], batches, prompt=args.prompt, output=args.output,
-            rounds=args.served_rounds, threads=args.threads,
-        )  # fmt: skip
+            systems[OURS],
+            systems[SUBNET],
+            batches,
+            prompt=args.prompt,
+            output=args.output,
+            rounds=args.served_rounds,
+            threads=args.threads,
+        )
         for row in column["served"]:
             print(
                 f"subnet as served, {row['in_flight']} in flight: {row['speedup']:.2f}x faster; "

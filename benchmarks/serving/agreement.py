@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.modeling import register
-from compressor.modeling.cache import new_cache
-from compressor.modeling.load import load_model
+from lathe.artefact.modeling import register
+from lathe.artefact.modeling.cache import new_cache
+from lathe.artefact.modeling.load import load_model
 
 _SAME_MODEL = 0.1
 """Relative error where weights are not rounded; unrelated models are 1.4 apart. Rounded random weights go far

@@ -66,8 +66,9 @@ def run_column(column: str, setting: Setting, reader: Reader) -> dict[str, Any]:
     """Facts of every system, those that could not run too, and the raw samples of every round."""
     entrants = [
         Entrant(name if model == "dense" else f"{name} {model}", name, model)
-        for name in setting.names for model in rivals.get(name).models
-    ]  # fmt: skip
+        for name in setting.names
+        for model in rivals.get(name).models
+    ]
     with _closing(entrants):
         for entrant in entrants:
             _attempt(entrant, lambda one: _open(one, column, setting))
@@ -76,8 +77,9 @@ def run_column(column: str, setting: Setting, reader: Reader) -> dict[str, Any]:
         _watch_idle(entrants)
         rounds = [
             _round(index, batch, entrants, setting, reader)
-            for index in range(setting.rounds) for batch in setting.batches
-        ]  # fmt: skip
+            for index in range(setting.rounds)
+            for batch in setting.batches
+        ]
     return {"systems": {entrant.name: entrant.facts for entrant in entrants}, "rounds": rounds}
 
 
@@ -111,10 +113,14 @@ def _open(entrant: Entrant, column: str, setting: Setting) -> None:
     entrant.worker = Worker(entrant.rival, rival, python, setting.threads, log)
     start = time.monotonic()
     entrant.facts |= entrant.worker.ask(
-        "open", model=str(setting.models[entrant.model].resolve()), format=rival.formats[column],
-        out=str((setting.work / stem).resolve()), threads=setting.threads, batch=len(setting.prompts),
+        "open",
+        model=str(setting.models[entrant.model].resolve()),
+        format=rival.formats[column],
+        out=str((setting.work / stem).resolve()),
+        threads=setting.threads,
+        batch=len(setting.prompts),
         length=setting.length,
-    )  # fmt: skip
+    )
     entrant.facts["resident_bytes"] = entrant.worker.resident_bytes()
     print(f"  {entrant.name}: loaded in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
 

@@ -9,12 +9,12 @@ from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
 
 from benchmarks.latency.shapes import write_shape
 from benchmarks.latency.targets import made_up_plan
-from compressor.export import Export, exporters
-from compressor.export.files import write_json
-from compressor.export.layout import cut_tensors
-from compressor.export.manifest import write_manifest
-from compressor.plan import Plan
-from compressor.source import open_source
+from lathe.artefact.atomic_files import write_json
+from lathe.artefact.manifest import write_manifest
+from lathe.artefact.plan import Plan
+from lathe.compressor.export import Export, exporters
+from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.model.checkpoint import open_checkpoint
 
 _TOKENIZER = "demo/model"
 _SPREAD = 1.4
@@ -40,7 +40,7 @@ def subnet(dense: Path, keep: float, directory: Path) -> Path:
     out = directory / f"{dense.name}-keep-{keep:g}"
     if (out / "manifest.json").is_file():
         return out
-    source = open_source(str(dense))
+    source = open_checkpoint(str(dense))
     plan = made_up_plan(source, keep)
     sizes = dict(cut_tensors(source.family, source.shape, plan))
     job = Export(source, plan, lambda name: _first(source.tensor(name), sizes[name]))
@@ -55,7 +55,7 @@ def subnet(dense: Path, keep: float, directory: Path) -> Path:
 def plan_of(model: Path) -> Plan:
     """The plan of a subnet, or of a dense model."""
     path = model / "plan.json"
-    return Plan.load(path) if path.is_file() else open_source(str(model)).shape.dense_plan
+    return Plan.load(path) if path.is_file() else open_checkpoint(str(model)).shape.dense_plan
 
 
 def _first(tensor: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:

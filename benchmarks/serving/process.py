@@ -39,9 +39,14 @@ class Worker:
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
                 [interpreter, "-m", "benchmarks.serving.worker", name],
-                cwd=ROOT, env=environment, text=True, bufsize=1,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream,
-            )  # fmt: skip
+                cwd=ROOT,
+                env=environment,
+                text=True,
+                bufsize=1,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+            )
 
     def ask(self, do: str, **what: Any) -> dict[str, Any]:
         """What the worker answers.

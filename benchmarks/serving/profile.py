@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from serving.engines.onnx.runner import OnnxRunner
+from lathe.artefact.onnx.runner import OnnxRunner
 
 _WARM_UP, _STEPS = 4, 32
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from compressor.registry import Registry
+from lathe.artefact.registry import Registry
 
 COLUMNS = ("fp32", "bf16", "int8", "int4")
 """What is compared: systems that store weights alike."""

@@ -43,17 +43,19 @@ def _row(
         "share_of_read": [turn["read_bytes_per_second"] for turn in turns],
     }
     return {
-        "batch": batch, "system": name, "model": facts["model"], "format": facts["format"],
-        "weight_bytes_a_step": facts["streamed_bytes"], "kv_bytes_a_step": round(cache),
+        "batch": batch,
+        "system": name,
+        "model": facts["model"],
+        "format": facts["format"],
+        "weight_bytes_a_step": facts["streamed_bytes"],
+        "kv_bytes_a_step": round(cache),
         "decode": {"tokens_per_second": batch * 1e3 / median(steps), "step_ms": median(steps)},
-        "prefill": {
-            "tokens_per_second": median(batch * prompt * 1e3 / turn["prefill_ms"] for turn in turns)
-        },
+        "prefill": {"tokens_per_second": median(batch * prompt * 1e3 / turn["prefill_ms"] for turn in turns)},
         **{
             label: median(bytes_read / rate * 1e3 / ms for rate, ms in zip(rates, steps, strict=True))
             for label, rates in shares.items()
         },
-    }  # fmt: skip
+    }
 
 
 def _step(turn: Mapping[str, Any]) -> float:

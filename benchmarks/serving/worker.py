@@ -74,8 +74,10 @@ def main() -> None:
         os.dup2(2, 1)
         system = System(rivals.get(sys.argv[1]))
         commands: dict[str, Callable[..., Answer]] = {
-            "open": system.open, "turn": system.turn, "logits": system.logits,
-        }  # fmt: skip
+            "open": system.open,
+            "turn": system.turn,
+            "logits": system.logits,
+        }
         for line in sys.stdin:
             request = json.loads(line)
             try:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.tutorial.document import TUTORIAL, read
 from benchmarks.tutorial.session import MismatchError, Session, environment
-from compressor.latency.fingerprint import fingerprint
+from lathe.compressor.latency.fingerprint import fingerprint
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,9 +39,12 @@ def main() -> int:
         print(f"{section:32} {taken:7.1f} s")
     print(f"{'in all':32} {sum(seconds.values()):7.1f} s")
     document = {
-        "seconds": seconds, "served_after_s": _until_served(seconds), "failure": failure,
-        "pip_cache": not args.no_pip_cache, "machine": fingerprint({}, None),
-    }  # fmt: skip
+        "seconds": seconds,
+        "served_after_s": _until_served(seconds),
+        "failure": failure,
+        "pip_cache": not args.no_pip_cache,
+        "machine": fingerprint({}, None),
+    }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(document, indent=1) + "\n")
     if failure:

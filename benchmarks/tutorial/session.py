@@ -29,9 +29,15 @@ class Session:
 
     def __init__(self, directory: Path, environment: Mapping[str, str], limit_s: float = LIMIT_S) -> None:
         self._bash = subprocess.Popen(
-            ["bash", "--norc"], cwd=directory, env=dict(environment), stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
+            ["bash", "--norc"],
+            cwd=directory,
+            env=dict(environment),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
         self._watch = threading.Timer(limit_s, self._end)
         self._log = directory / "serve.log"
 

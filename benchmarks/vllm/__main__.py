@@ -26,14 +26,14 @@ from typing import Any
 
 from benchmarks.vllm.duel import Duel
 from benchmarks.vllm.models import control, idle_layers, random_model, trained_subnet, uneven_subnet
-from compressor.export.files import write_json
-from compressor.latency.backend import backends
-from compressor.latency.measure import PROOF, Meter
-from compressor.latency.workload import Workload
-from compressor.progress import Progress
-from compressor.source import open_config
-from serving.loadtest.document import machine
-from serving.loadtest.load import Load
+from lathe.artefact.atomic_files import write_json
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.latency.backend import backends
+from lathe.compressor.latency.measure import PROOF, LatencyBenchmark
+from lathe.compressor.latency.workload import Workload
+from lathe.compressor.model.checkpoint import open_config
+from lathe.serving.loadtest.document import machine
+from lathe.serving.loadtest.load import Load
 
 Part = dict[str, Any]
 
@@ -46,8 +46,11 @@ def main() -> None:
     if args.out.is_file():
         document["parts"] = json.loads(args.out.read_text())["parts"]
     parts: dict[str, Callable[[argparse.Namespace, Path], Part]] = {
-        "subnet": _subnet, "class": _class, "draft": _draft, "bound": _bound,
-    }  # fmt: skip
+        "subnet": _subnet,
+        "class": _class,
+        "draft": _draft,
+        "bound": _bound,
+    }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="lathe-bench-") as work:
         for name in args.parts.split(","):
@@ -77,13 +80,21 @@ def _class(args: argparse.Namespace, work: Path) -> Part:
     dense = random_model(args.shape, work)
     ours, rows = control(dense, work), []
     for workload in (Workload("tpot", 8, 256), Workload("ttft", 1, 256)):
-        meter = Meter(open_config(str(dense)), backends.get("vllm"), workload, args.threads, Progress())
+        meter = LatencyBenchmark(
+            open_config(str(dense)), backends.get("vllm"), workload, args.threads, Progress()
+        )
         timing = meter.compare_built(dense, ours, PROOF, "our class against vLLM's")
-        rows.append({
-            "metric": workload.metric, "batch_size": workload.batch_size, "context": workload.context,
-            "vllm_ms": timing.dense.median, "ours_ms": timing.subnet.median, "ratio": timing.ratio,
-            "turns_ms": {"vllm": timing.dense.turns, "ours": timing.subnet.turns},
-        })  # fmt: skip
+        rows.append(
+            {
+                "metric": workload.metric,
+                "batch_size": workload.batch_size,
+                "context": workload.context,
+                "vllm_ms": timing.dense.median,
+                "ours_ms": timing.subnet.median,
+                "ratio": timing.ratio,
+                "turns_ms": {"vllm": timing.dense.turns, "ours": timing.subnet.turns},
+            }
+        )
     return {"model": args.shape, "races": [], "engine": rows}
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.loadtest.bench import Setup
-from serving.loadtest.compare import compare
-from serving.loadtest.load import Load
-from serving.loadtest.prompts import PromptChoice
-from serving.loadtest.servers import RunningServer, served
+from lathe.serving.loadtest.compare import compare
+from lathe.serving.loadtest.load import Load
+from lathe.serving.loadtest.prompts import PromptChoice
+from lathe.serving.loadtest.servers import RunningServer, served
+from lathe.serving.loadtest.testbed import Setup
 
 SHOWN = ("output_tokens_per_second", "ttft_ms.p50", "itl_ms.p50", "tpot_ms.p50")
 SIZES = ("lathe_model_weight_bytes", "lathe_kv_cache_bytes_per_token", "lathe_resident_memory_bytes")
@@ -45,12 +45,15 @@ class Duel:
         found = compare(second, first, load, rounds=rounds, setup=Setup(PromptChoice(prompt_tokens)))
         both = {"first": found["systems"]["dense"], "second": found["systems"]["subnet"]}
         return {
-            "concurrency": load.concurrency, "prompt_tokens": prompt_tokens,
-            "output_tokens": load.output_tokens, "requests": load.requests, "rounds": rounds,
+            "concurrency": load.concurrency,
+            "prompt_tokens": prompt_tokens,
+            "output_tokens": load.output_tokens,
+            "requests": load.requests,
+            "rounds": rounds,
             "failed": sum(system["failed"] for system in both.values()),
             "ratios": {name: found["ratios"][name] for name in SHOWN},
             **{name: {label: _pick(system, label) for label in SHOWN} for name, system in both.items()},
-        }  # fmt: skip
+        }
 
     def sizes(self) -> list[dict[str, float]]:
         """Of each server: bytes, and the tokens that its KV cache holds."""

@@ -12,11 +12,11 @@ from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
 
 from benchmarks.latency.shapes import write_shape
 from benchmarks.latency.targets import made_up_plan
-from compressor.export import Export
-from compressor.export.layout import cut_tensors
-from compressor.export.vllm import export_vllm
-from compressor.plan import LayerShape, Plan
-from compressor.source import open_config, open_source
+from lathe.artefact.plan import LayerShape, Plan
+from lathe.compressor.export import Export
+from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.export.vllm import export_vllm
+from lathe.compressor.model.checkpoint import open_checkpoint, open_config
 
 HELD_OUT = "demo/heldout.txt"
 DEMO = "demo/model"
@@ -46,8 +46,20 @@ def uneven_subnet(model: Path, keep: float, directory: Path) -> Path:
 def trained_subnet(model: Path, keep: str, directory: Path, tokens: int) -> Path:
     """What `compress` makes of a model."""
     out = directory / f"{model.name}-subnet"
-    _lathe("compress", str(model), "-o", str(out), "--keep", keep, "--export", "checkpoint,vllm",
-           "--calibration", HELD_OUT, "--calibration-tokens", str(tokens))  # fmt: skip
+    _lathe(
+        "compress",
+        str(model),
+        "-o",
+        str(out),
+        "--keep",
+        keep,
+        "--export",
+        "checkpoint,vllm",
+        "--calibration",
+        HELD_OUT,
+        "--calibration-tokens",
+        str(tokens),
+    )
     return out
 
 
@@ -61,7 +73,7 @@ def idle_layers(shape: str, share: float, directory: Path) -> tuple[Path, Path]:
         layer.self_attn.o_proj.weight.data.zero_()
         layer.mlp.down_proj.weight.data.zero_()
     model.save_pretrained(path)
-    source = open_source(str(path))
+    source = open_checkpoint(str(path))
     dense = source.shape.dense_plan
     plan = Plan((*dense.layers[:kept], *[LayerShape(0, 0, 0)] * (len(dense) - kept)))
     out = directory / f"{shape}-draft"
@@ -77,5 +89,5 @@ def control(model: Path, directory: Path) -> Path:
 
 
 def _lathe(*arguments: str) -> None:
-    command: Sequence[str] = [sys.executable, "-m", "compressor.cli.main", *arguments]
+    command: Sequence[str] = [sys.executable, "-m", "lathe", *arguments]
     subprocess.run(command, check=True, stdout=sys.stderr)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from compressor.errors import UserError
+from lathe.artefact.errors import UserError
 
 HELDOUT_SHARE = 8
 LEAST = 1024
@@ -89,10 +89,12 @@ class Amount:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "asked_tokens": self.asked, "tokens": self.tokens,
-            "heldout_tokens": self.heldout * self.window, "window": self.window,
+            "asked_tokens": self.asked,
+            "tokens": self.tokens,
+            "heldout_tokens": self.heldout * self.window,
+            "window": self.window,
             "parts": [{"text": part.name, "tokens": part.used * self.window} for part in self.parts],
-        }  # fmt: skip
+        }
 
 
 def held_out(count: int) -> torch.Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compressor.errors import UserError
-from compressor.texts.documents import ChatText, Nobody, Reading, Render, Told
+from lathe.artefact.errors import UserError
+from lathe.compressor.calibration.documents import ChatText, Nobody, Reading, Render, Told
 
 
 def reading(tokenizer: Any, told: Told | None = None) -> Reading:

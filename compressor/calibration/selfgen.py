@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from compressor.device import CPU
-from compressor.embedding import embed
-from compressor.plan import ModelShape
-from compressor.progress import Progress
-from compressor.room import Room
-from compressor.source import Source
-from compressor.workers import Here, Workers
+from lathe.artefact.plan import ModelShape
+from lathe.compressor.compute.array_store import ArrayStore
+from lathe.compressor.compute.device import CPU
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.compute.workers import LocalWorkers, Workers
+from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.embedding import embed
 
 if TYPE_CHECKING:
-    from compressor.layered import LayeredModel
+    from lathe.compressor.model.decoder import LayeredModel
 
 _BATCH, _CACHE_BYTES = 32, 2**30
 """Samples that are written together, and what their keys and values may take."""
@@ -27,9 +27,15 @@ _OWN, _MORE = "calibrate: the model writes its own text", "reform: the model wri
 
 
 def write_samples(
-    source: Source, *, windows: int, length: int, seed: int, progress: Progress, room: Room | None = None,
+    source: Checkpoint,
+    *,
+    windows: int,
+    length: int,
+    seed: int,
+    progress: Progress,
+    room: ArrayStore | None = None,
     workers: Workers | None = None,
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     """[windows, length] tokens sampled at temperature 1 from the model's own distribution.
 
     A sample that ends (end-of-text) goes on with a new text, as in packed training data. Prompts are
@@ -40,9 +46,14 @@ def write_samples(
 
 
 def continue_text(
-    source: Source, windows_BT: torch.Tensor, *, seed: int, progress: Progress, room: Room | None = None,
+    source: Checkpoint,
+    windows_BT: torch.Tensor,
+    *,
+    seed: int,
+    progress: Progress,
+    room: ArrayStore | None = None,
     workers: Workers | None = None,
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     """[B, T] tokens like those given: a passage from each window, which the model goes on from at
     temperature 1."""
     count, length = windows_BT.shape
@@ -64,11 +75,17 @@ def _together(shape: ModelShape, length: int) -> int:
 
 
 def _write(
-    source: Source, prompts: torch.Tensor, length: int, seed: int, progress: Progress, room: Room | None,
-    workers: Workers | None, title: str,
-) -> torch.Tensor:  # fmt: skip
+    source: Checkpoint,
+    prompts: torch.Tensor,
+    length: int,
+    seed: int,
+    progress: Progress,
+    room: ArrayStore | None,
+    workers: Workers | None,
+    title: str,
+) -> torch.Tensor:
     """What is drawn for a batch depends on the seed and on its place alone, not on who writes it."""
-    from compressor.layered import LayeredModel
+    from lathe.compressor.model.decoder import LayeredModel
 
     parts, each, rows = prompts.split(_together(source.shape, length)), length - prompts.shape[1], []
     batches = [(part, (seed + number * _STRIDE) % 2**63) for number, part in enumerate(parts, 1)]
@@ -80,8 +97,8 @@ def _write(
             seen += 1
             bar.advance()
 
-        writer = _Writer(LayeredModel.open(source, room or Room()), length, advance)
-        for number, written in enumerate((workers or Here()).map(writer, batches), 1):
+        writer = _Writer(LayeredModel.open(source, room or ArrayStore()), length, advance)
+        for number, written in enumerate((workers or LocalWorkers()).map(writer, batches), 1):
             rows.append(written)
             bar.advance(number * each - seen)
             seen = number * each
@@ -92,9 +109,7 @@ class _Writer:
     """Goes on from prompts up to a length. advance: called after every token of a batch, but not where it
     travels to."""
 
-    def __init__(
-        self, dense: LayeredModel, length: int, advance: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, dense: LayeredModel, length: int, advance: Callable[[], None] = lambda: None) -> None:
         self._dense, self._length, self._advance = dense, length, advance
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -119,7 +134,7 @@ class _Writer:
         return tokens
 
 
-def _prompts(source: Source, count: int, generator: torch.Generator) -> torch.Tensor:
+def _prompts(source: Checkpoint, count: int, generator: torch.Generator) -> torch.Tensor:
     bos = source.config.get("bos_token_id")
     if isinstance(bos, int):
         return torch.full((count, 1), bos)

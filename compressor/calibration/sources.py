@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from compressor.errors import UserError
-from compressor.texts.documents import Reading
-from compressor.texts.files import kind, lines, read_text
-from compressor.texts.rows import Row, format_of, suffixes
+from lathe.artefact.errors import UserError
+from lathe.artefact.texts.files import kind, lines, read_text
+from lathe.artefact.texts.rows import Row, format_of, suffixes
+from lathe.compressor.calibration.documents import Reading
 
 DOCUMENT_SEPARATOR = "<|doc|>"
 _MAX_DATASET_ROWS = 20_000

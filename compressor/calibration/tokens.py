@@ -7,17 +7,17 @@ from typing import Any
 
 import torch
 
-from compressor.calibration.amount import Amount, Part, fair_shares, held_out, heldout_windows
-from compressor.calibration.chat import reading, token_ids
-from compressor.calibration.selfgen import write_samples
-from compressor.calibration.sources import parts_of, read_documents
-from compressor.errors import UserError
-from compressor.progress import Progress
-from compressor.room import Room
-from compressor.source import Source
-from compressor.texts.documents import Told
-from compressor.tokenizer import open_tokenizer
-from compressor.workers import Workers
+from lathe.artefact.errors import UserError
+from lathe.artefact.tokenizer import open_tokenizer
+from lathe.compressor.calibration.amount import Amount, Part, fair_shares, held_out, heldout_windows
+from lathe.compressor.calibration.chat import reading, token_ids
+from lathe.compressor.calibration.documents import Told
+from lathe.compressor.calibration.selfgen import write_samples
+from lathe.compressor.calibration.sources import parts_of, read_documents
+from lathe.compressor.compute.array_store import ArrayStore
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.compute.workers import Workers
+from lathe.compressor.model.checkpoint import Checkpoint
 
 SELF = "self"
 
@@ -51,7 +51,7 @@ UNREAD = CalibrationText(SELF, Amount(0, 0, ()))
 
 
 def read_calibration(
-    source: Source, argument: str, *, tokens: int, window: int, seed: int, told: Told | None = None
+    source: Checkpoint, argument: str, *, tokens: int, window: int, seed: int, told: Told | None = None
 ) -> CalibrationText:
     """The windows of a file, folder or data set, or how many `self` will write. Of several texts, listed with
     commas, each gives an equal share, or all that it has.
@@ -72,9 +72,17 @@ def read_calibration(
 
 
 def load_calibration(
-    source: Source, argument: str, *, tokens: int, window: int, seed: int, progress: Progress,
-    room: Room | None = None, workers: Workers | None = None, text: CalibrationText | None = None,
-) -> Calibration:  # fmt: skip
+    source: Checkpoint,
+    argument: str,
+    *,
+    tokens: int,
+    window: int,
+    seed: int,
+    progress: Progress,
+    room: ArrayStore | None = None,
+    workers: Workers | None = None,
+    text: CalibrationText | None = None,
+) -> Calibration:
     """Windows of a text, or of what the model writes; one in eight is held out. text: where it was read
     before; room: for a model that writes; workers: who has it write.
 
@@ -85,9 +93,14 @@ def load_calibration(
     windows, amount = text.windows, text.amount
     if windows is None:
         windows = write_samples(
-            source, windows=amount.windows, length=amount.window, seed=seed, progress=progress, room=room,
+            source,
+            windows=amount.windows,
+            length=amount.window,
+            seed=seed,
+            progress=progress,
+            room=room,
             workers=workers,
-        )  # fmt: skip
+        )
     if len(windows) < 2:
         raise UserError(
             f"the calibration text {argument} gives {len(windows)} windows of {amount.window} tokens, "
@@ -98,12 +111,12 @@ def load_calibration(
     return Calibration(windows[~held].contiguous(), windows[held].contiguous(), argument)
 
 
-def window_length(source: Source, window: int) -> int:
+def window_length(source: Checkpoint, window: int) -> int:
     """`window`, or the model's positions where it has fewer."""
     return min(window, int(source.config.get("max_position_embeddings") or window))
 
 
-def token_windows(source: Source, argument: str, window: int, told: Told | None = None) -> torch.Tensor:
+def token_windows(source: Checkpoint, argument: str, window: int, told: Told | None = None) -> torch.Tensor:
     """All full windows [n, window] of a text, documents joined as the tokenizer marks them."""
     values = pack_windows(load_tokenizer(source), argument, window, told)
     if len(values) and int(values.max()) >= source.shape.vocab_size:
@@ -124,7 +137,7 @@ def pack_windows(tokenizer: Any, argument: str, window: int, told: Told | None =
     return torch.tensor(ids[: count * window], dtype=torch.int64).view(count, window)
 
 
-def load_tokenizer(source: Source) -> Any:
+def load_tokenizer(source: Checkpoint) -> Any:
     """The checkpoint's own tokenizer.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from compressor.errors import UserError
+from lathe.artefact.errors import UserError
 
 _SERVES_ONLY = "there is no PyTorch here, and without it Lathe only serves and load-tests. Run this elsewhere"
 _DEBUG = Annotated[bool, typer.Option(help="Tracebacks instead of one-line errors.")]

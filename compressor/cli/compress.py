@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from compressor.cli import jobs
-from compressor.cli.common import quantized, words
+from lathe.compressor.cli import jobs
+from lathe.compressor.cli.common import quantized, words
 
 _TARGETS, _WORKLOAD, _TEXT, _RUN = "Targets", "Workload that latency is measured on", "Text", "Run"
 
@@ -234,8 +234,8 @@ def compress(
 
       compress meta-llama/Llama-3.2-1B --keep 70% --calibration notes.txt -o out
     """
-    from compressor.latency.workload import asked_for, parse_bytes, parse_factor, parse_share
-    from compressor.pipeline.options import Options
+    from lathe.compressor.latency.workload import asked_for, parse_bytes, parse_factor, parse_share
+    from lathe.compressor.pipeline.options import Options
 
     workload, usual = asked_for(latency_metric, batch_size, context, output_tokens)
     options = Options(
@@ -244,16 +244,32 @@ def compress(
         target_latency_ms=_milliseconds(target_latency, target_throughput, latency_metric, batch_size),
         target_speedup=parse_factor(target_speedup) if target_speedup else None,
         target_memory=parse_bytes(target_memory) if target_memory else None,
-        keep=parse_share(keep) if keep else None, plan=plan, front=front,
+        keep=parse_share(keep) if keep else None,
+        plan=plan,
+        front=front,
         perplexity_increase=parse_share(max_perplexity_increase) if max_perplexity_increase else None,
-        workload=workload, usual=usual,
-        backend=quantized(backend, quantize), exports=tuple(quantized(e, quantize) for e in words(export)),
+        workload=workload,
+        usual=usual,
+        backend=quantized(backend, quantize),
+        exports=tuple(quantized(e, quantize) for e in words(export)),
         destinations=tuple(words(serve_for)),
-        tensor_parallel=tensor_parallel, method=method, threads=threads, profile=profile,
-        calibration=calibration, calibration_tokens=calibration_tokens, evaluation=evaluation,
-        evaluations=evaluations, tolerance=tolerance, seed=seed, force=force, overwrite=overwrite,
-        remeasure=remeasure, memory_limit=parse_bytes(memory_limit) if memory_limit else None,
-        ray=ray, worker_threads=worker_threads, device=device,
+        tensor_parallel=tensor_parallel,
+        method=method,
+        threads=threads,
+        profile=profile,
+        calibration=calibration,
+        calibration_tokens=calibration_tokens,
+        evaluation=evaluation,
+        evaluations=evaluations,
+        tolerance=tolerance,
+        seed=seed,
+        force=force,
+        overwrite=overwrite,
+        remeasure=remeasure,
+        memory_limit=parse_bytes(memory_limit) if memory_limit else None,
+        ray=ray,
+        worker_threads=worker_threads,
+        device=device,
     )
     job = jobs.dry_run if dry_run else jobs.front if front else jobs.run
     raise typer.Exit(job(options, json))
@@ -261,8 +277,8 @@ def compress(
 
 def _milliseconds(latency: str | None, throughput: str | None, metric: str, batch_size: int) -> float | None:
     """The latency target; a throughput is one of TPOT: every step of the batch gives a token a sequence."""
-    from compressor.errors import UserError
-    from compressor.latency.workload import parse_milliseconds, parse_rate
+    from lathe.artefact.errors import UserError
+    from lathe.compressor.latency.workload import parse_milliseconds, parse_rate
 
     if throughput is None:
         return parse_milliseconds(latency) if latency else None

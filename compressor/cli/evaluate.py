@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from compressor.cli.common import emit
-from compressor.errors import UserError
+from lathe.artefact.errors import UserError
+from lathe.compressor.cli.common import emit
 
 _TEXT, _TASKS = "Perplexity", "Tasks"
 
@@ -64,11 +64,11 @@ def evaluate(
 
       lathe evaluate ./my-llama out --tasks arc_easy,piqa
     """
-    from compressor.device import parse_device, room_on
-    from compressor.evaluate.compare import check_checkpoint, scores
-    from compressor.evaluate.tasks import Tasks
-    from compressor.progress import Progress
-    from compressor.shipped import warn_if_stale
+    from lathe.artefact.shipped_files import warn_if_stale
+    from lathe.compressor.compute.device import out_of_memory_as_user_error, parse_device
+    from lathe.compressor.compute.progress import Progress
+    from lathe.compressor.evaluate.compare import check_checkpoint, scores
+    from lathe.compressor.evaluate.tasks import Tasks
 
     _check(text, against, tasks, task_dir)
     if min(window, windows) < 0:
@@ -79,7 +79,7 @@ def evaluate(
         warn_if_stale(Path(model))
     harness = Tasks.open(tasks, task_dir) if tasks else None
     rows: list[dict[str, Any]] = [{"model": model} for model in models]
-    with room_on(where, "Leave --device out, or free it."):
+    with out_of_memory_as_user_error(where, "Leave --device out, or free it."):
         if text:
             scored = scores(models, text, window, windows, against, where, Progress(quiet=json))
             for row, found in zip(rows, scored, strict=True):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from compressor.cli.common import emit
+from lathe.compressor.cli.common import emit
 
 
 def export(
@@ -15,8 +15,15 @@ def export(
         str, typer.Argument(help="A checkpoint directory, a hub name, or an artefact (vllm, quantized).")
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The directory to write; it must not exist.")
-    ],
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The directory to write; it must not exist. Without it, a dense model's ONNX graph goes to "
+            "Lathe's cache, where `lathe serve` looks for it.",
+            show_default=False,
+        ),
+    ] = None,
     to: Annotated[str, typer.Option(help="Exporter: onnx, checkpoint or vllm.")] = "onnx",
     tensor_parallel: Annotated[
         int, typer.Option(help="Devices that share every layer (vllm): refuse widths that they cannot share.")
@@ -43,17 +50,23 @@ def export(
 
       lathe export out --to vllm --quantize w4a16 -o out-w4a16
     """
-    from compressor.errors import UserError
-    from compressor.export import quantizers
-    from compressor.export.artefact import export_artefact, is_artefact
-    from compressor.export.dense import export_dense
+    from lathe.artefact.errors import UserError
+    from lathe.compressor.export import quantizers
+    from lathe.compressor.export.artefact import export_artefact, is_artefact
+    from lathe.compressor.export.dense import dense_artefact, export_dense
 
     if tensor_parallel < 1:
         raise UserError(f"--tensor-parallel {tensor_parallel} is not a number of devices", "Give at least 1.")
     if tensor_parallel > 1 and to != "vllm":
         raise UserError(f"--tensor-parallel does not go with --to {to}", "It is for --to vllm.")
     quantization: dict[str, Any] = {}
-    if quantize:
+    if output is None:
+        if to != "onnx" or quantize or is_artefact(Path(model)):
+            raise UserError(
+                "there is no --output", "Only the ONNX graph of a dense model is kept in the cache."
+            )
+        output = dense_artefact(model)
+    elif quantize:
         quantization = quantizers.get(f"{to}-{quantize}")(model, output, tensor_parallel)
     elif is_artefact(Path(model)):
         export_artefact(Path(model), output, to, tensor_parallel)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from compressor.cli.common import emit
+from lathe.compressor.cli.common import emit
 
 
 def families(
@@ -17,8 +17,8 @@ def families(
     from rich.console import Console
     from rich.table import Table
 
-    from compressor.export import exporters
-    from compressor.families import families as declared
+    from lathe.compressor.export import exporters
+    from lathe.compressor.model.families import families as declared
 
     formats = {name: exporters.get(name) for name in exporters.known()}
     table = Table("family", "models", *formats)

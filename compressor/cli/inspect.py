@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from compressor.cli.common import emit
+from lathe.compressor.cli.common import emit
 
 
 def inspect(
@@ -20,9 +20,9 @@ def inspect(
     """Show what an artefact is: widths layer by layer, and dense against subnet as they were measured."""
     from rich.console import Console
 
-    from compressor.report.page import read_report, write_page
-    from compressor.report.terminal import print_report
-    from compressor.shipped import warn_if_stale
+    from lathe.artefact.shipped_files import warn_if_stale
+    from lathe.compressor.report.page import read_report, write_page
+    from lathe.compressor.report.terminal import print_report
 
     warn_if_stale(artefact)
     report = read_report(artefact)

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from compressor.cli.common import emit
+from lathe.compressor.cli.common import emit
 
 if TYPE_CHECKING:
-    from compressor.pipeline.options import Options
+    from lathe.compressor.pipeline.options import Options
 
 
 def front(options: Options, as_json: bool) -> int:
     """Write the front; print it."""
     from rich.console import Console
 
-    from compressor.pipeline.front import write_front
-    from compressor.progress import Progress
-    from compressor.report import print_front
+    from lathe.compressor.compute.progress import Progress
+    from lathe.compressor.pipeline.pareto import write_front
+    from lathe.compressor.report import print_front
 
     document = write_front(options, Progress(quiet=as_json))
     if as_json:
@@ -33,9 +33,9 @@ def dry_run(options: Options, as_json: bool) -> int:
     """Check everything, print the card, write nothing."""
     from rich.console import Console
 
-    from compressor.pipeline.preflight import preflight
-    from compressor.progress import Progress
-    from compressor.report import print_card
+    from lathe.compressor.compute.progress import Progress
+    from lathe.compressor.pipeline.preflight import preflight
+    from lathe.compressor.report import print_card
 
     card = preflight(options, Progress(quiet=as_json))
     if as_json:
@@ -49,11 +49,11 @@ def run(options: Options, as_json: bool) -> int:
     """Compress; print the report and how to serve the artefact."""
     from rich.console import Console
 
-    from compressor.export import exporters
-    from compressor.pipeline.compress import compress
-    from compressor.progress import Progress
-    from compressor.report import print_report
-    from compressor.report.page import PAGE
+    from lathe.compressor.compute.progress import Progress
+    from lathe.compressor.export import exporters
+    from lathe.compressor.pipeline.compress import compress
+    from lathe.compressor.report import print_report
+    from lathe.compressor.report.page import PAGE
 
     outcome = compress(options, Progress(quiet=as_json))
     if as_json:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from compressor.cli.common import emit, words
+from lathe.compressor.cli.common import emit, words
 
 
 def plan(
@@ -27,9 +27,7 @@ def plan(
     backend: Annotated[str, typer.Option(help="Engine that the latency is measured on.")] = "onnx",
     serve_for: Annotated[str, typer.Option("--for", help="As of `compress`, such as vllm-w4a16.")] = "",
     tensor_parallel: Annotated[int, typer.Option(help="Devices that are to share every layer.")] = 1,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of the engine. [default: all cores]")
-    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the engine. [default: all cores]")] = None,
     profile: Annotated[
         Path | None, typer.Option(help="Milliseconds of another machine (`lathe profile`).")
     ] = None,
@@ -57,34 +55,42 @@ def plan(
     """
     from rich.console import Console
 
-    from compressor.latency.backend import backends
-    from compressor.latency.workload import (
+    from lathe.compressor.compute.progress import Progress
+    from lathe.compressor.latency.backend import backends
+    from lathe.compressor.latency.workload import (
         asked_for,
         parse_bytes,
         parse_factor,
         parse_milliseconds,
         parse_share,
     )
-    from compressor.pipeline.advise import advise
-    from compressor.pipeline.options import Options
-    from compressor.progress import Progress
-    from compressor.report import print_advice, print_card, print_forecast
+    from lathe.compressor.pipeline.advise import advise
+    from lathe.compressor.pipeline.options import Options
+    from lathe.compressor.report import print_advice, print_card, print_forecast
 
     timed = latency or bool(target_latency or target_speedup)
     exports = tuple(dict.fromkeys(["checkpoint", *([backends.get(backend).export] if timed else [])]))
     workload, usual = asked_for(latency_metric, batch_size, context, output_tokens)
     options = Options(
-        model=model, out=Path("plan"),
+        model=model,
+        out=Path("plan"),
         target_latency_ms=parse_milliseconds(target_latency) if target_latency else None,
         target_speedup=parse_factor(target_speedup) if target_speedup else None,
         target_memory=parse_bytes(target_memory) if target_memory else None,
         keep=parse_share(keep) if keep else None if timed else 1.0,
         front=timed and not (target_latency or target_speedup),
-        workload=workload, usual=usual,
-        exports=exports, destinations=tuple(words(serve_for)), tensor_parallel=tensor_parallel,
-        backend=backend, threads=threads, profile=profile, calibration=calibration,
-        calibration_tokens=calibration_tokens, seed=seed,
-    )  # fmt: skip
+        workload=workload,
+        usual=usual,
+        exports=exports,
+        destinations=tuple(words(serve_for)),
+        tensor_parallel=tensor_parallel,
+        backend=backend,
+        threads=threads,
+        profile=profile,
+        calibration=calibration,
+        calibration_tokens=calibration_tokens,
+        seed=seed,
+    )
     advice = advise(options, Progress(quiet=json))
     if json:
         emit(advice)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from compressor.cli.common import emit, words
+from lathe.compressor.cli.common import emit, words
 
 
 def profile(
@@ -46,14 +46,22 @@ def profile(
 
       lathe profile ./my-llama --hardware h200 -o h200.json
     """
-    from compressor.pipeline.profile import ProfileOptions, make_profile
-    from compressor.progress import Progress
+    from lathe.compressor.compute.progress import Progress
+    from lathe.compressor.pipeline.profile import ProfileOptions, make_profile
 
     options = ProfileOptions(
-        model, output, backend, words(latency_metric), _numbers(batch_size, "--batch-size"),
-        None if context is None else _numbers(context, "--context"), output_tokens, threads, hardware, dtype,
+        model,
+        output,
+        backend,
+        words(latency_metric),
+        _numbers(batch_size, "--batch-size"),
+        None if context is None else _numbers(context, "--context"),
+        output_tokens,
+        threads,
+        hardware,
+        dtype,
         overwrite,
-    )  # fmt: skip
+    )
     document = make_profile(options, Progress(quiet=json)).to_json()
     if json:
         emit(document)
@@ -62,7 +70,7 @@ def profile(
 
 
 def _numbers(text: str, option: str) -> list[int]:
-    from compressor.errors import UserError
+    from lathe.artefact.errors import UserError
 
     try:
         return [int(part) for part in words(text)]

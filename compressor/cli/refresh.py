@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from compressor.cli.common import emit
+from lathe.compressor.cli.common import emit
 
 
 def refresh(
@@ -28,9 +28,9 @@ def refresh(
 
       lathe refresh out
     """
-    from compressor.errors import UserError
-    from compressor.export.refresh import plan_refresh
-    from compressor.export.refresh import refresh as renew
+    from lathe.artefact.errors import UserError
+    from lathe.compressor.export.refresh import plan_refresh
+    from lathe.compressor.export.refresh import refresh as renew
 
     plan = plan_refresh(artefact)
     if plan.edited and not overwrite and not dry_run:

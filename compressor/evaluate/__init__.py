@@ -1,5 +1,5 @@
 """Quality of a model as any user would load it."""
 
-from compressor.evaluate.perplexity import Quality, quality
+from lathe.compressor.evaluate.perplexity import Quality, quality
 
 __all__ = ["Quality", "quality"]

@@ -17,20 +17,20 @@ from typing import Any
 
 import torch
 
-from compressor.calibration.chat import reading, token_ids
-from compressor.calibration.sources import read_whole
-from compressor.config_file import refuse_adapters
-from compressor.device import CPU
-from compressor.errors import UserError
-from compressor.evaluate.onnx import OnnxModel
-from compressor.evaluate.perplexity import quality
-from compressor.modeling import register
-from compressor.outside import reason
-from compressor.reference import load_dense
-from compressor.texts.documents import ChatText, Nobody, Told
-from compressor.tokenizer import open_tokenizer
-from compressor.weight_files import layout_note
-from serving.manifest import GRAPH
+from lathe.artefact.config_file import refuse_adapters
+from lathe.artefact.errors import UserError
+from lathe.artefact.library_errors import reason
+from lathe.artefact.manifest import GRAPH
+from lathe.artefact.modeling import register
+from lathe.artefact.tokenizer import open_tokenizer
+from lathe.compressor.calibration.chat import reading, token_ids
+from lathe.compressor.calibration.documents import ChatText, Nobody, Told
+from lathe.compressor.calibration.sources import read_whole
+from lathe.compressor.compute.device import CPU
+from lathe.compressor.evaluate.onnx import OnnxModel
+from lathe.compressor.evaluate.perplexity import quality
+from lathe.compressor.model.reference import load_dense
+from lathe.compressor.model.weight_files import layout_note
 
 _LONGEST = 2048
 _log = logging.getLogger(__name__)
@@ -39,9 +39,14 @@ _told: set[str] = set()
 
 
 def scores(
-    models: Sequence[str], text: str, window: int = 0, most: int = 0, against: str | None = None,
-    device: torch.device = CPU, told: Told | None = None,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+    models: Sequence[str],
+    text: str,
+    window: int = 0,
+    most: int = 0,
+    against: str | None = None,
+    device: torch.device = CPU,
+    told: Told | None = None,
+) -> Iterator[dict[str, Any]]:
     """One row per model: {"model", "perplexity", "loss", "tokens", "window"}, and {"kl", "agreement",
     "against"} where there is a dense model to compare with.
 
@@ -71,9 +76,12 @@ def scores(
     for model in models:
         result = quality(load_model(model, device), windows[model], dense=dense)
         row = {
-            "model": model, "perplexity": result.perplexity, "loss": result.loss, "tokens": result.tokens,
+            "model": model,
+            "perplexity": result.perplexity,
+            "loss": result.loss,
+            "tokens": result.tokens,
             "window": length,
-        }  # fmt: skip
+        }
         if against:
             row |= {"against": against, "kl": result.kl, "agreement": result.agreement}
         yield row
@@ -88,8 +96,8 @@ def load_model(model: str, device: torch.device = CPU) -> Any:
     """
     if (Path(model) / GRAPH).is_file() and not any(Path(model).glob("*.safetensors")):
         return OnnxModel(Path(model))
-    from compressor.export.artefact import is_artefact
-    from compressor.modeling import load
+    from lathe.artefact.modeling import load
+    from lathe.compressor.export.artefact import is_artefact
 
     register()
     try:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from serving.manifest import GRAPH
+from lathe.artefact.manifest import GRAPH
 
 if TYPE_CHECKING:
-    from serving.engines.onnx.runner import OnnxRunner
+    from lathe.artefact.onnx.runner import OnnxRunner
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class OnnxModel:
         Raises:
             UserError: the graph cannot be loaded, or T is more than its positions.
         """
-        from serving.engines.onnx.runner import OnnxRunner
+        from lathe.artefact.onnx.runner import OnnxRunner
 
         length = input_ids.shape[1]
         if self._runner is None or self._runner.max_length < length:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from compressor.device import CPU
+from lathe.compressor.compute.device import CPU
 
 _ROWS, _TOKENS = 4, 2048
 _SLICE = 256

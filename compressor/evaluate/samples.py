@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import torch
 
-from compressor.modeling.cache import new_cache
+from lathe.artefact.modeling.cache import new_cache
 
 QUESTIONS = ("What is a library for? Answer in one sentence.", "Name three uses of water.")
 OPENINGS = ("A library is a place where", "In the morning the children")
@@ -33,9 +33,10 @@ def prompts(tokenizer: Any, windows_BT: torch.Tensor, vocab_size: int) -> list[P
 
     What the model has no embedding for is left out.
     """
-    found = [_question(tokenizer, text) or _opening(tokenizer, opening) for text, opening in zip(
-        QUESTIONS, OPENINGS, strict=True
-    )]  # fmt: skip
+    found = [
+        _question(tokenizer, text) or _opening(tokenizer, opening)
+        for text, opening in zip(QUESTIONS, OPENINGS, strict=True)
+    ]
     for window in windows_BT[:: max(1, len(windows_BT) // 2)][:2]:
         head = window[:_HEAD].tolist()
         found.append(Prompt(tokenizer.decode(head, skip_special_tokens=True), head))

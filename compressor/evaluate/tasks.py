@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from compressor.device import CPU
-from compressor.errors import UserError
-from compressor.evaluate.compare import load_model, load_tokenizer
-from compressor.evaluate.onnx import OnnxModel
+from lathe.artefact.errors import UserError
+from lathe.compressor.compute.device import CPU
+from lathe.compressor.evaluate.compare import load_model, load_tokenizer
+from lathe.compressor.evaluate.onnx import OnnxModel
 
 _ROWS = 4
 _BOOTSTRAP = 1000
@@ -81,9 +81,12 @@ class Tasks:
         try:
             with redirect_stdout(sys.stderr), chdir(self.directory or "."):
                 results = simple_evaluate(
-                    harness, tasks=self.names, task_manager=self.manager, bootstrap_iters=_BOOTSTRAP,
+                    harness,
+                    tasks=self.names,
+                    task_manager=self.manager,
+                    bootstrap_iters=_BOOTSTRAP,
                     log_samples=False,
-                )  # fmt: skip
+                )
         except Exception as error:
             reason = str(error).strip() or type(error).__name__
             raise UserError(f"lm-eval cannot run {', '.join(self.names)} on {model}: {reason}") from error

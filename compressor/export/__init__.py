@@ -3,6 +3,6 @@
 An exporter is one module (or package) beside this one that registers itself; it is found by being there.
 """
 
-from compressor.export.base import Export, Exporter, destinations, exporters, quantizers, rules_of
+from lathe.compressor.export.base import Export, Exporter, destinations, exporters, quantizers, rules_of
 
 __all__ = ["Export", "Exporter", "destinations", "exporters", "quantizers", "rules_of"]

@@ -7,20 +7,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from compressor.config_file import read_config
-from compressor.errors import UserError
-from compressor.export.base import Export, exporters
-from compressor.export.dense import alike, staged
-from compressor.export.files import write_json
-from compressor.export.layout import cut_tensors
-from compressor.export.manifest import write_manifest
-from compressor.export.vllm import check_parallel, check_served, write_plugin
-from compressor.families import exported
-from compressor.headers import check_tensors, read_index
-from compressor.modeling import AUTO_MAPS
-from compressor.plan import Plan
-from compressor.shipped import PLUGIN, warn_if_stale
-from compressor.source import Source, open_source
+from lathe.artefact.atomic_files import write_json
+from lathe.artefact.config_file import read_config
+from lathe.artefact.errors import UserError
+from lathe.artefact.manifest import write_manifest
+from lathe.artefact.modeling import AUTO_MAPS
+from lathe.artefact.plan import Plan
+from lathe.artefact.shipped_files import PLUGIN, warn_if_stale
+from lathe.artefact.vllm.limits import check_parallel
+from lathe.compressor.export.base import Export, exporters
+from lathe.compressor.export.dense import alike, staged
+from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.export.vllm import check_served, write_plugin
+from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
+from lathe.compressor.model.families import exported
+from lathe.compressor.model.safetensors_index import check_tensors, read_index
 
 REPORT = "report.json"
 
@@ -46,7 +47,7 @@ def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int 
     family = exported(config["model_type"])
     if not exporters.get(to).knows(family):
         raise UserError(f"{artefact} is a `{config['model_type']}`, which cannot be exported to {to} yet")
-    check_served(Source(artefact.resolve(), artefact.name, config, family, family.shape(config), {}))
+    check_served(Checkpoint(artefact.resolve(), artefact.name, config, family, family.shape(config), {}))
     check_parallel(Plan.load(artefact / "plan.json"), tensor_parallel)
     if output.exists():
         raise UserError(f"{output} exists", "Choose another --output.")
@@ -70,7 +71,7 @@ def open_artefact(path: Path) -> Export:
     family = exported(config["model_type"])
     shape, index = family.shape(config), read_index(path)
     check_tensors(path, cut_tensors(family, shape, plan), index)
-    source = Source(path.resolve(), path.resolve().name, config, family, shape, index)
+    source = Checkpoint(path.resolve(), path.resolve().name, config, family, shape, index)
     return Export(source, plan, source.tensor)
 
 
@@ -82,7 +83,7 @@ def open_model(model: str) -> Export:
     """
     if is_artefact(Path(model)):
         return open_artefact(Path(model))
-    return Export.whole(alike(open_source(model)))
+    return Export.whole(alike(open_checkpoint(model)))
 
 
 def carry_report(job: Export, directory: Path, quantization: dict[str, Any]) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from compressor.errors import UserError
-from compressor.families import Family, families
-from compressor.plan import ModelShape, Plan
-from compressor.registry import Registry
-from compressor.rules import Rules
-from compressor.source import Source
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import ModelShape, Plan
+from lathe.artefact.registry import Registry
+from lathe.artefact.width_rules import WidthRules
+from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.families import Family, families
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Export:
         tensor_parallel: the number of devices that are to share every layer.
     """
 
-    source: Source
+    source: Checkpoint
     plan: Plan
     tensor: Callable[[str], torch.Tensor]
     tensor_parallel: int = 1
 
     @classmethod
-    def whole(cls, source: Source, tensor_parallel: int = 1) -> Export:
+    def whole(cls, source: Checkpoint, tensor_parallel: int = 1) -> Export:
         """The dense model as it is."""
         return cls(source, source.shape.dense_plan, source.tensor, tensor_parallel)
 
@@ -52,7 +52,7 @@ class Destination:
         multiple: what a projection reads on a device, its columns, comes in multiples of this.
     """
 
-    check: Callable[[Source], None] = lambda _source: None
+    check: Callable[[Checkpoint], None] = lambda _source: None
     multiple: int = 1
 
 
@@ -72,7 +72,7 @@ class Stored:
         return self.table * tables + self.other * (whole - tables)
 
 
-def as_stored(source: Source) -> Stored:
+def as_stored(source: Checkpoint) -> Stored:
     """All in the checkpoint's dtype."""
     size = source.dtype.itemsize
     return Stored(size, size, size, size)
@@ -94,7 +94,7 @@ class Exporter(Destination):
 
     write: Callable[[Path, Export], None]
     types: Collection[str]
-    stored: Callable[[Source], Stored] = as_stored
+    stored: Callable[[Checkpoint], Stored] = as_stored
     folder: str = "."
     rounds: bool = False
     served_by: str = ""
@@ -126,17 +126,17 @@ Raises:
     UserError: the model cannot be read or rounded so, or the directory exists.
 """
 
-destinations: Registry[Destination] = Registry("destination", "compressor.export")
+destinations: Registry[Destination] = Registry("destination", "lathe.compressor.export")
 """Every way to serve that plans can be made for, by the name that `--for` takes."""
 
-exporters = _Exporters("exporter", "compressor.export")
+exporters = _Exporters("exporter", "lathe.compressor.export")
 """Every exporter by the name that `--export` takes."""
 
-quantizers: Registry[Quantizer] = Registry("quantized export", "compressor.export")
+quantizers: Registry[Quantizer] = Registry("quantized export", "lathe.compressor.export")
 """Every rounded format, by `FORMAT-SCHEME` of `lathe export --to FORMAT --quantize SCHEME`."""
 
 
-def check_known(source: Source, name: str) -> None:
+def check_known(source: Checkpoint, name: str) -> None:
     """Whether the exporter called `name` knows the family of a model.
 
     Raises:
@@ -151,6 +151,6 @@ def check_known(source: Source, name: str) -> None:
         )
 
 
-def rules_of(chosen: Iterable[Destination], head_dim: int, devices: int) -> Rules:
+def rules_of(chosen: Iterable[Destination], head_dim: int, devices: int) -> WidthRules:
     """What plans keep to that all of these serve, `devices` sharing every layer."""
-    return Rules.of(devices, math.lcm(*(destination.multiple for destination in chosen)), head_dim)
+    return WidthRules.of(devices, math.lcm(*(destination.multiple for destination in chosen)), head_dim)

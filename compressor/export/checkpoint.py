@@ -9,23 +9,35 @@ from typing import Any
 
 import torch
 
-from compressor.errors import UserError
-from compressor.export.base import Export, Exporter, check_known, exporters
-from compressor.export.files import atomic_write, sync_directory, write_bytes, write_json
-from compressor.export.layout import cut_tensors
-from compressor.export.safetensors import DTYPE_NAMES, Entry, write_safetensors
-from compressor.modeling import AUTO_MAPS
-from compressor.plan import LayerShape, Plan
-from compressor.shipped import SHIPPED_FILES
-from compressor.source import Source
+from lathe.artefact.atomic_files import atomic_write, sync_directory, write_bytes, write_json
+from lathe.artefact.errors import UserError
+from lathe.artefact.modeling import AUTO_MAPS
+from lathe.artefact.plan import LayerShape, Plan
+from lathe.artefact.shipped_files import SHIPPED_FILES
+from lathe.compressor.export.base import Export, Exporter, check_known, exporters
+from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.export.safetensors import DTYPE_NAMES, Entry, write_safetensors
+from lathe.compressor.model.checkpoint import Checkpoint
 
 MAX_SHARD_BYTES = 4 * 2**30
 _WEIGHTS = "model.safetensors"
 _COMPANIONS = (
-    "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "vocab.txt", "merges.txt", "*.model", "*.tiktoken", "*.jinja", "chat_template*",
-    "additional_chat_templates/*.jinja", "LICENSE*", "NOTICE*", "USE_POLICY*",
-)  # fmt: skip
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "*.jinja",
+    "chat_template*",
+    "additional_chat_templates/*.jinja",
+    "LICENSE*",
+    "NOTICE*",
+    "USE_POLICY*",
+)
 
 
 def export_checkpoint(directory: Path, job: Export) -> None:
@@ -43,7 +55,7 @@ exporters.add(
 
 def write_checkpoint(
     directory: Path,
-    source: Source,
+    source: Checkpoint,
     plan: Plan,
     tensor: Callable[[str], torch.Tensor],
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -63,7 +75,7 @@ def write_checkpoint(
 
 def write_model(
     directory: Path,
-    source: Source,
+    source: Checkpoint,
     config: dict[str, Any],
     entries: Mapping[str, Entry],
     tensor: Callable[[str], torch.Tensor],
@@ -100,7 +112,7 @@ def _clear(directory: Path) -> None:
         raise UserError(f"cannot write {directory}: {error.strerror or error}") from None
 
 
-def uneven_config(source: Source, plan: Plan) -> dict[str, Any]:
+def uneven_config(source: Checkpoint, plan: Plan) -> dict[str, Any]:
     """The subnet's config.json: the dense one, `per_layer_config` and `dropped_blocks`.
 
     Raises:

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import psutil
 
-from compressor.cache import cache_root
-from compressor.config_file import read_config
-from compressor.errors import UserError
-from compressor.export.base import Export, exporters
-from compressor.export.checkpoint import copy_companions
-from compressor.export.files import write_json
-from compressor.export.manifest import MANIFEST, write_manifest
-from compressor.export.onnx.graph import FORMAT as GRAPH_FORMAT
-from compressor.model_checks import check_config
-from compressor.source import Source, open_source
-from compressor.tokenizer import check_own_code
+from lathe.artefact.atomic_files import write_json
+from lathe.artefact.cache_dir import cache_root
+from lathe.artefact.config_file import read_config
+from lathe.artefact.errors import UserError
+from lathe.artefact.manifest import MANIFEST, write_manifest
+from lathe.artefact.onnx.graph_format import GRAPH_FORMAT
+from lathe.artefact.tokenizer import check_own_code
+from lathe.compressor.agreement.model_checks import check_config
+from lathe.compressor.export.base import Export, exporters
+from lathe.compressor.export.checkpoint import copy_companions
+from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
 
 log = logging.getLogger("lathe.export")
 
@@ -68,13 +68,13 @@ def export_dense(model: str, output: Path, to: str, tensor_parallel: int = 1) ->
         write_manifest(temporary)
 
 
-def alike(source: Source) -> Source:
+def alike(source: Checkpoint) -> Checkpoint:
     """The model, if transformers reads it as we do; warnings about it are logged.
 
     Raises:
         UserError: it does not.
     """
-    from compressor.agreement import check_agreement
+    from lathe.compressor.agreement.check import check_agreement
 
     for note in source.notes:
         log.warning(note)
@@ -83,16 +83,16 @@ def alike(source: Source) -> Source:
     return source
 
 
-def _checked(model: str) -> Source:
+def _checked(model: str) -> Checkpoint:
     """A checkpoint that transformers makes a model of, without code of its own; what is odd is logged."""
-    source = open_source(model)
+    source = open_checkpoint(model)
     check_own_code(source.path)
     for line in check_config(source):
         log.warning(line)
     return source
 
 
-def _key(source: Source) -> str:
+def _key(source: Checkpoint) -> str:
     digest = hashlib.sha256(f"{GRAPH_FORMAT} {json.dumps(source.config, sort_keys=True)}".encode())
     for file in sorted(file for file in source.path.iterdir() if file.is_file()):
         status = file.stat()

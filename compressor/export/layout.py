@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from compressor.families import Family
-from compressor.plan import LayerShape, ModelShape, Plan
+from lathe.artefact.plan import LayerShape, ModelShape, Plan
+from lathe.compressor.model.families import Family
 
 
 def cut_tensors(family: Family, shape: ModelShape, plan: Plan) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -27,10 +27,23 @@ def cut_tensors(family: Family, shape: ModelShape, plan: Plan) -> Iterator[tuple
 def absent_modules(family: Family, layer: LayerShape) -> frozenset[str]:
     """Modules and bare tensors (names relative to the layer) of the blocks that `layer` drops."""
     attention = (
-        family.attention_norm, family.q, family.k, family.v, family.q_norm, family.k_norm, family.o,
-        family.attention_after, family.sinks,
-    )  # fmt: skip
+        family.attention_norm,
+        family.q,
+        family.k,
+        family.v,
+        family.q_norm,
+        family.k_norm,
+        family.o,
+        family.attention_after,
+        family.sinks,
+    )
     ffn = (
-        family.ffn_norm, family.router, family.gate, family.up, family.down, family.shares, family.ffn_after,
-    )  # fmt: skip
+        family.ffn_norm,
+        family.router,
+        family.gate,
+        family.up,
+        family.down,
+        family.shares,
+        family.ffn_after,
+    )
     return frozenset((() if layer.kv_heads else attention) + (() if layer.ffn else ffn))

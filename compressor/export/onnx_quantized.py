@@ -6,18 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import UserError
-from compressor.export.artefact import carry_report, open_model
-from compressor.export.base import Exporter, Stored, check_known, exporters, quantizers
-from compressor.export.dense import staged, write_artefact
-from compressor.export.manifest import write_manifest
-from compressor.export.onnx import FOLDER, check_source, export_onnx
-from compressor.export.onnx.blockwise import BITS, GROUPS, WHOLE_BITS, Blockwise
-from compressor.export.onnx.graph import DECODERS, read_summary
-from compressor.source import Source
+from lathe.artefact.errors import UserError
+from lathe.artefact.manifest import write_manifest
+from lathe.compressor.export.artefact import carry_report, open_model
+from lathe.compressor.export.base import Exporter, Stored, check_known, exporters, quantizers
+from lathe.compressor.export.dense import staged, write_artefact
+from lathe.compressor.export.onnx import FOLDER, check_source, export_onnx
+from lathe.compressor.export.onnx.blockwise import BITS, GROUPS, WHOLE_BITS, Blockwise
+from lathe.compressor.export.onnx.graph import DECODERS, read_summary
+from lathe.compressor.model.checkpoint import Checkpoint
 
 
-def check_rounded(source: Source, name: str) -> None:
+def check_rounded(source: Checkpoint, name: str) -> None:
     """Whether a model has a graph of rounded weights, as the exporter `name` makes it, from its config alone.
 
     Raises:
@@ -32,7 +32,7 @@ def check_rounded(source: Source, name: str) -> None:
         )
 
 
-def _stored(source: Source, bits: int) -> Stored:
+def _stored(source: Checkpoint, bits: int) -> Stored:
     """Codes with a scale for every smallest group, those of tied embeddings once for each use; positions,
     keys and values stay float32."""
     scale, uses = 4 / GROUPS[-1], 2 if source.shape.tied_embeddings else 1

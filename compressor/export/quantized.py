@@ -9,20 +9,20 @@ from typing import Any
 
 import torch
 
-from compressor.errors import UserError
-from compressor.export.artefact import carry_report, open_model
-from compressor.export.base import Export, destinations, quantizers, rules_of
-from compressor.export.checkpoint import uneven_config, write_model
-from compressor.export.compressed_tensors import SCHEMES, Scheme
-from compressor.export.dense import staged
-from compressor.export.files import write_json
-from compressor.export.layout import cut_tensors
-from compressor.export.manifest import write_manifest
-from compressor.export.safetensors import Entry
-from compressor.export.vllm import write_plugin
-from compressor.plan import Plan
-from compressor.shipped import PLUGIN
-from compressor.source import Source
+from lathe.artefact.atomic_files import write_json
+from lathe.artefact.errors import UserError
+from lathe.artefact.manifest import write_manifest
+from lathe.artefact.plan import Plan
+from lathe.artefact.shipped_files import PLUGIN
+from lathe.compressor.export.artefact import carry_report, open_model
+from lathe.compressor.export.base import Export, destinations, quantizers, rules_of
+from lathe.compressor.export.checkpoint import uneven_config, write_model
+from lathe.compressor.export.compressed_tensors import SCHEMES, Scheme
+from lathe.compressor.export.dense import staged
+from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.export.safetensors import Entry
+from lathe.compressor.export.vllm import write_plugin
+from lathe.compressor.model.checkpoint import Checkpoint
 
 
 def export_quantized(model: str, output: Path, tensor_parallel: int = 1, *, scheme: str) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def export_quantized(model: str, output: Path, tensor_parallel: int = 1, *, sche
     return tensors.summary()
 
 
-def check_quantized(source: Source, plan: Plan, scheme: str, tensor_parallel: int = 1) -> None:
+def check_quantized(source: Checkpoint, plan: Plan, scheme: str, tensor_parallel: int = 1) -> None:
     """Whether vLLM has kernels for a quantized plan, by the rules that a search keeps to with
     `--for vllm-w4a16`. (vLLM's CPU build wants outputs in multiples of 32 too, which they then are for every
     head size that it serves.)

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import UserError
-from compressor.export.files import write_bytes, write_json
-from compressor.export.manifest import FORMAT, MANIFEST, entry
-from compressor.shipped import SHIPPED_FILES, shipped_files, stale_files
+from lathe.artefact.atomic_files import write_bytes, write_json
+from lathe.artefact.errors import UserError
+from lathe.artefact.manifest import FORMAT, MANIFEST, entry
+from lathe.artefact.shipped_files import SHIPPED_FILES, shipped_files, stale_files
 
 _GIVE = "Give the output directory of `lathe compress`."
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from compressor.export.files import atomic_write
+from lathe.artefact.atomic_files import atomic_write
 
 DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _NAMES = DTYPE_NAMES | {torch.int64: "I64", torch.int32: "I32", torch.int8: "I8"}

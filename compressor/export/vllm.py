@@ -6,21 +6,23 @@ from pathlib import Path
 
 import torch
 
-from compressor.errors import UserError
-from compressor.export.base import Destination, Export, Exporter, check_known, destinations, exporters
-from compressor.export.checkpoint import export_checkpoint
-from compressor.export.files import sync_directory, write_bytes
-from compressor.families.refusals import rope_of
-from compressor.modeling.vllm_plugin import CPU_HEAD_SIZES
-from compressor.plan import Plan
-from compressor.rules import Rules
-from compressor.shipped import PLUGIN, PLUGIN_PACKAGE, plugin_files
-from compressor.source import Source
+from lathe.artefact.atomic_files import sync_directory, write_bytes
+from lathe.artefact.errors import UserError
+from lathe.artefact.shipped_files import PLUGIN, PLUGIN_PACKAGE, plugin_files
+from lathe.artefact.vllm.limits import check_head_size, check_parallel
+from lathe.compressor.export.base import Destination, Export, Exporter, check_known, destinations, exporters
+from lathe.compressor.export.checkpoint import export_checkpoint
+from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.families.refusals import rope_of
 
 ACTIVATIONS = {
-    "lathe_llama": "silu", "lathe_gemma": "gelu_pytorch_tanh", "lathe_gpt_oss": "silu", "lathe_moe": "silu",
-    "lathe_neox": "gelu", "lathe_opt": "relu",
-}  # fmt: skip
+    "lathe_llama": "silu",
+    "lathe_gemma": "gelu_pytorch_tanh",
+    "lathe_gpt_oss": "silu",
+    "lathe_moe": "silu",
+    "lathe_neox": "gelu",
+    "lathe_opt": "relu",
+}
 """Of FFNs, by our model types that vLLM can serve."""
 GATES = {"swiglu_alpha": 1.702, "swiglu_limit": 7.0}
 """Of experts with bounded gates, as its kernels have them."""
@@ -58,7 +60,7 @@ def write_plugin(folder: Path) -> None:
     sync_directory(package)
 
 
-def check_served(source: Source) -> None:
+def check_served(source: Checkpoint) -> None:
     """Whether vLLM can serve subnets of a model, from its config alone. Head sizes are those of the hardware
     at hand: vLLM itself may start with another, and dies on the first request.
 
@@ -83,25 +85,7 @@ def check_served(source: Source) -> None:
     check_head_size(source.shape.head_dim, torch.cuda.is_available())
 
 
-def check_head_size(head_dim: int, gpu: bool) -> None:
-    """Whether vLLM has an attention kernel for this head size, on a GPU or on a CPU.
-
-    Raises:
-        UserError: it has none; names the sizes that it has.
-    """
-    if gpu and not (head_dim % 8 == 0 and head_dim <= 256 or head_dim == 512):
-        raise UserError(
-            f"vLLM has no GPU attention kernel for heads of size {head_dim}",
-            "It has them for the multiples of 8 up to 256, and for 512.",
-        )
-    if not gpu and head_dim not in CPU_HEAD_SIZES:
-        sizes = ", ".join(map(str, CPU_HEAD_SIZES))
-        raise UserError(
-            f"vLLM has no CPU attention kernel for heads of size {head_dim}", f"It has them for {sizes}."
-        )
-
-
-def check_rounded(source: Source) -> None:
+def check_rounded(source: Checkpoint) -> None:
     """Whether vLLM can serve subnets of a model with rounded weights.
 
     Raises:
@@ -116,7 +100,7 @@ def check_rounded(source: Source) -> None:
     check_served(source)
 
 
-def check_four_bit(source: Source) -> None:
+def check_four_bit(source: Checkpoint) -> None:
     """Whether vLLM can serve subnets of a model with 4-bit weights (W4A16).
 
     Raises:
@@ -128,15 +112,6 @@ def check_four_bit(source: Source) -> None:
             f"vLLM has no 4-bit kernels for a hidden size of {source.shape.hidden_size}",
             f"They take multiples of {FOUR_BIT_MULTIPLE}.",
         )
-
-
-def check_parallel(plan: Plan, devices: int) -> None:
-    """Whether `devices` can share every layer as vLLM does.
-
-    Raises:
-        UserError: as `Rules.check`.
-    """
-    Rules(devices).check(plan)
 
 
 _SERVED_BY = f"pip install {{out}}/{PLUGIN} && vllm serve {{out}}"

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from compressor.errors import UserError
-from compressor.latency.workload import Workload
-from compressor.plan import Plan
-from compressor.registry import Registry
-from compressor.source import Source
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import Plan
+from lathe.artefact.registry import Registry
+from lathe.compressor.latency.workload import Workload
+from lathe.compressor.model.checkpoint import Checkpoint
 
 
 class Backend(Protocol):
@@ -19,7 +19,7 @@ class Backend(Protocol):
     name: str
     export: str
 
-    def build(self, directory: Path, source: Source, plan: Plan, layers: int) -> None:
+    def build(self, directory: Path, source: Checkpoint, plan: Plan, layers: int) -> None:
         """Write a model of this plan with random weights; `layers` is the length of the plan."""
 
     def prepare(self, directory: Path, workload: Workload, threads: int | None) -> Callable[[], None]:
@@ -38,5 +38,5 @@ def versions_here(backend: Backend) -> dict[str, str]:
         return {}
 
 
-backends: Registry[Backend] = Registry("backend", "compressor.latency.backends")
+backends: Registry[Backend] = Registry("backend", "lathe.compressor.latency.backends")
 """Every engine that can be timed, by name."""

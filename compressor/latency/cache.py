@@ -7,17 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from compressor.cache import cache_root
-from compressor.errors import UserError
-from compressor.export.files import write_json
-from compressor.latency.fingerprint import fingerprint
-from compressor.latency.measure import BUSY, Meter
-from compressor.latency.table import LatencyTable
-from compressor.plan import Plan
-from compressor.search.space import Space
+from lathe.artefact.atomic_files import write_json
+from lathe.artefact.cache_dir import cache_root
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import Plan
+from lathe.compressor.latency.fingerprint import fingerprint
+from lathe.compressor.latency.measure import BUSY, LatencyBenchmark
+from lathe.compressor.latency.table import LatencyTable
+from lathe.compressor.search.space import Space
 
 
-def cached_table(meter: Meter, space: Space, refresh: bool) -> LatencyTable:
+def cached_table(meter: LatencyBenchmark, space: Space, refresh: bool) -> LatencyTable:
     """The table of this machine, model shape and workload; measured once, then kept in the cache
     (`$LATHE_CACHE`, else ~/.cache/lathe), so that runs with the same inputs search the same table."""
     path = _cache_path(meter)
@@ -35,7 +35,7 @@ def cached_table(meter: Meter, space: Space, refresh: bool) -> LatencyTable:
     return table
 
 
-def _keep(path: Path, document: Any, meter: Meter) -> None:
+def _keep(path: Path, document: Any, meter: LatencyBenchmark) -> None:
     """For later runs, if that can be: what was measured is good for this one in any case."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,14 +44,14 @@ def _keep(path: Path, document: Any, meter: Meter) -> None:
         meter.progress.say(f"  not kept for later runs: {error} ($LATHE_CACHE names another place)")
 
 
-def _cache_path(meter: Meter) -> Path:
+def _cache_path(meter: LatencyBenchmark) -> Path:
     root = cache_root()
     facts = [meter.source.config, repr(meter.workload), fingerprint(meter.backend.versions(), meter.threads)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
     return root / "latency" / f"{meter.backend.name}-{digest}.json"
 
 
-def cached_comparison(meter: Meter, plan: Plan, refresh: bool) -> dict[str, float]:
+def cached_comparison(meter: LatencyBenchmark, plan: Plan, refresh: bool) -> dict[str, float]:
     """What a plan takes beside the dense model on this machine: {"dense_ms", "subnet_ms", "ratio", "spread"}.
 
     Kept in the cache when the machine was quiet, so that the same plan is not judged twice.

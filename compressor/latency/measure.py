@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 
-from compressor.latency.backend import Backend
-from compressor.latency.bench import Timing, interleave, paired_ratio, seconds_per_turn, uncertainty
-from compressor.latency.fingerprint import fingerprint
-from compressor.latency.table import LatencyTable, designs, fit
-from compressor.latency.workload import Workload
-from compressor.plan import Plan
-from compressor.progress import Progress
-from compressor.search.space import Space
-from compressor.source import Source
+from lathe.artefact.plan import Plan
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.latency.backend import Backend
+from lathe.compressor.latency.bench import Timing, interleave, paired_ratio, seconds_per_turn, uncertainty
+from lathe.compressor.latency.fingerprint import fingerprint
+from lathe.compressor.latency.table import LatencyTable, designs, fit
+from lathe.compressor.latency.workload import Workload
+from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.search.space import Space
 
 _TURNS = 3
 BUSY = 0.2
@@ -51,10 +51,10 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Meter:
+class LatencyBenchmark:
     """Times plans of one model on one backend."""
 
-    source: Source
+    source: Checkpoint
     backend: Backend
     workload: Workload
     threads: int | None

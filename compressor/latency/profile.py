@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import UserError
-from compressor.latency.table import LatencyTable
-from compressor.latency.workload import Workload
-from compressor.plan import ModelShape
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import ModelShape
+from lathe.compressor.latency.table import LatencyTable
+from lathe.compressor.latency.workload import Workload
 
 FORMAT = "lathe-profile/1"
 
@@ -25,9 +25,11 @@ class Profile:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "format": FORMAT, "backend": self.backend, "shape": self.shape,
+            "format": FORMAT,
+            "backend": self.backend,
+            "shape": self.shape,
             "tables": [table.to_json() for table in self.tables],
-        }  # fmt: skip
+        }
 
     def table(self, backend: str, shape: ModelShape, workload: Workload) -> LatencyTable:
         """The table of a workload; between two contexts that were timed, interpolated.

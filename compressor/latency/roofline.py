@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compressor.errors import UserError
-from compressor.latency.table import LatencyTable
-from compressor.latency.workload import Workload
-from compressor.plan import ModelShape
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import ModelShape
+from lathe.compressor.latency.table import LatencyTable
+from lathe.compressor.latency.workload import Workload
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _BANDWIDTH_SHARE, _PEAK_SHARE = 0.8, 0.6

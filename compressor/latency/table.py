@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from compressor.errors import UserError
-from compressor.latency.bench import Timing
-from compressor.latency.workload import Workload
-from compressor.plan import LayerShape, Plan, Width
-from compressor.search.space import Constraint, Space
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import LayerShape, Plan, Width
+from lathe.compressor.latency.bench import Timing
+from lathe.compressor.latency.workload import Workload
+from lathe.compressor.search.space import Constraint, Space
 
 FORMAT = "lathe-latency/2"
 TERMS = ("step", "attention", "query_head", "kv_head", "ffn", "channel")
@@ -90,7 +90,10 @@ class LatencyTable:
         """At most so many milliseconds, as a search takes it."""
         fixed = self.terms["step"] * self.correction
         return Constraint(
-            "latency", "ms", limit_ms, fixed,
+            "latency",
+            "ms",
+            limit_ms,
+            fixed,
             {h: self.predict(Plan((LayerShape(*h, 0),))) - fixed for h in space.attention},
             {w: self.predict(Plan((LayerShape.of((0, 0), w),))) - fixed for w in space.ffn},
         )
@@ -175,10 +178,14 @@ def designs(space: Space, dense: Plan, layers: int, seed: int = 0) -> list[Plan]
     plans = [Plan((swap,) * layers) for swap in swaps]
     plans[3] = Plan((top, *[swaps[3]] * (layers - 1)))
     for _ in range(3):
-        plans.append(Plan(tuple(
-            LayerShape.of(space.attention[rng.integers(len(head))], fed[rng.integers(len(fed))])
-            for _ in range(layers)
-        )))
+        plans.append(
+            Plan(
+                tuple(
+                    LayerShape.of(space.attention[rng.integers(len(head))], fed[rng.integers(len(fed))])
+                    for _ in range(layers)
+                )
+            )
+        )
     return list(dict.fromkeys(plans))
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from compressor.errors import UserError
+from lathe.artefact.errors import UserError
 
 METRICS = {
     "tpot": "time per output token after the first: one decode step of the batch at the context",

@@ -12,23 +12,23 @@ from typing import Any
 
 import torch
 
-from compressor.forward import Weights
-from compressor.pipeline.forecast import forecast
-from compressor.pipeline.memory import memory_plan
-from compressor.pipeline.options import Options
-from compressor.pipeline.preflight import Card, preflight
-from compressor.pipeline.prepare import prepare
-from compressor.pipeline.rundir import RunDirectory
-from compressor.pipeline.search import Searcher
-from compressor.progress import Progress
-from compressor.quantize import FLOAT16, INT4, INT8, UNQUANTIZED_BYTES, Format
-from compressor.search.bank import Bank
-from compressor.search.evolution import has_attention
-from compressor.search.fitness import DenseTargets
-from compressor.search.knapsack import solve
-from compressor.search.method import Problem
-from compressor.search.methods.lathe import Judges, damage_table, reformed_bank
-from compressor.search.space import parameter_constraint
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.lm_head import DenseTargets
+from lathe.compressor.model.quantize import FLOAT16, INT4, INT8, UNQUANTIZED_BYTES, Format
+from lathe.compressor.pipeline.calibrate import prepare
+from lathe.compressor.pipeline.forecast import forecast
+from lathe.compressor.pipeline.memory_estimate import memory_plan
+from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.preflight import PreflightResult, preflight
+from lathe.compressor.pipeline.run_directory import RunDirectory
+from lathe.compressor.pipeline.search import Searcher
+from lathe.compressor.search.block_library import BlockLibrary
+from lathe.compressor.search.evolution import has_attention
+from lathe.compressor.search.knapsack import solve
+from lathe.compressor.search.method import Problem
+from lathe.compressor.search.methods.lathe import PlanEvaluator, damage_table, reformed_bank
+from lathe.compressor.search.space import parameter_constraint
 
 _FORMATS = (FLOAT16, INT8, INT4)
 _SHARES = (0.75, 0.4, 0.2)
@@ -54,8 +54,13 @@ class Choice:
         return cut if self.format == FLOAT16 else f"{cut}, quantize: {self.format}"
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "format": str(self.format), "keep": self.keep,
-                "decoder_bytes": self.bytes, "kl": self.kl}  # fmt: skip
+        return {
+            "name": self.name,
+            "format": str(self.format),
+            "keep": self.keep,
+            "decoder_bytes": self.bytes,
+            "kl": self.kl,
+        }
 
 
 def advise(asked: Options, progress: Progress) -> dict[str, Any]:
@@ -113,10 +118,10 @@ def _budgets(task: Problem) -> dict[str, int]:
 class _Advisor:
     """Judges cut and rounded decoders against dense on held-out windows."""
 
-    def __init__(self, card: Card, task: Problem) -> None:
+    def __init__(self, card: PreflightResult, task: Problem) -> None:
         self._card, self._task = card, task
-        self._bank: Bank = reformed_bank(task)
-        self.damage = damage_table(task, Judges(task, lambda _: self._bank, tokens=(_TABLE_TOKENS,)))
+        self._bank: BlockLibrary = reformed_bank(task)
+        self.damage = damage_table(task, PlanEvaluator(task, lambda _: self._bank, tokens=(_TABLE_TOKENS,)))
         self._windows = task.windows[: max(1, _JUDGED_TOKENS // task.windows.shape[1])]
         self._targets: DenseTargets = task.head.targets(self._hidden(task.layers))
 
@@ -137,10 +142,12 @@ class _Advisor:
             if plan is None or not has_attention(plan):
                 return None
             cut = [
-                {**self._bank.block(i, "attention", (layer.query_heads, layer.kv_heads)),
-                 **self._bank.block(i, "ffn", layer.width)}
+                {
+                    **self._bank.block(i, "attention", (layer.query_heads, layer.kv_heads)),
+                    **self._bank.block(i, "ffn", layer.width),
+                }
                 for i, layer in enumerate(plan)
-            ]  # fmt: skip
+            ]
             stored, size = form.store(cut)
             keep *= min(0.99, budget / size) if size > budget else 1.0
         kl = self._task.head.kl(self._targets, self._hidden(stored))

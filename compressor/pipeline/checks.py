@@ -9,8 +9,13 @@ from pathlib import Path
 
 import torch
 
-from compressor.calibration.sources import parts_of
-from compressor.calibration.tokens import (
+from lathe.artefact.errors import UserError
+from lathe.artefact.manifest import MANIFEST
+from lathe.artefact.plan import Plan
+from lathe.artefact.width_rules import WidthRules
+from lathe.compressor.calibration.documents import Told
+from lathe.compressor.calibration.sources import parts_of
+from lathe.compressor.calibration.tokens import (
     SELF,
     UNREAD,
     CalibrationText,
@@ -18,14 +23,9 @@ from compressor.calibration.tokens import (
     token_windows,
     window_length,
 )
-from compressor.errors import UserError
-from compressor.export.manifest import MANIFEST
-from compressor.pipeline.options import WINDOW, Options
-from compressor.plan import Plan
-from compressor.rules import Rules
-from compressor.search.space import Space
-from compressor.source import Source
-from compressor.texts.documents import Told
+from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.pipeline.options import WINDOW, Options
+from lathe.compressor.search.space import Space
 
 _EVALUATION_WINDOWS = 64
 
@@ -55,7 +55,7 @@ def check_output(options: Options) -> None:
         raise UserError(f"cannot write {out}: {parent} is not a writable directory")
 
 
-def check_texts(options: Options, source: Source, told: Told) -> Texts:
+def check_texts(options: Options, source: Checkpoint, told: Told) -> Texts:
     """The texts of a run, read: not where the run writes, and enough of each.
 
     Raises:
@@ -83,7 +83,7 @@ def check_texts(options: Options, source: Source, told: Told) -> Texts:
     return Texts(calibration, _evaluation(options.evaluation, source, told))
 
 
-def _evaluation(text: str | None, source: Source, told: Told) -> torch.Tensor | None:
+def _evaluation(text: str | None, source: Checkpoint, told: Told) -> torch.Tensor | None:
     """Windows from all over a text."""
     if text is None:
         return None
@@ -114,7 +114,7 @@ def check_disk(out: Path, needed: int) -> None:
         )
 
 
-def disk_needed(source: Source, on_disk: bool, rounds: int) -> int:
+def disk_needed(source: Checkpoint, on_disk: bool, rounds: int) -> int:
     """Bytes that a run of one plan may hold on disk: checkpoint, graph, and the run directory with its
     statistics and the layers after each reform, of which `rounds` are of the whole subnet; where memory does
     not hold them (`on_disk`), these rounds' vectors and factors, too."""
@@ -126,7 +126,7 @@ def disk_needed(source: Source, on_disk: bool, rounds: int) -> int:
     return (3 + rounds) * weights + statistics + step + 64 * 2**20
 
 
-def read_plan(path: Path, space: Space, rules: Rules, experts: int = 0) -> Plan:
+def read_plan(path: Path, space: Space, rules: WidthRules, experts: int = 0) -> Plan:
     """A plan that keeps to the rules and is made of the space's levels. experts: that the dense model has in
     a layer, and where the plan does not say how many."""
     plan = Plan.load(path).with_experts(experts)

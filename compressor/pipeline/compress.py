@@ -9,30 +9,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compressor.device import room_on
-from compressor.errors import UserError
-from compressor.export.files import sync_directory, write_bytes, write_json
-from compressor.export.manifest import write_manifest
-from compressor.latency.measure import Comparison
-from compressor.pipeline.checks import check_output
-from compressor.pipeline.fastest import Fastest
-from compressor.pipeline.finish import export
-from compressor.pipeline.inputs import resume
-from compressor.pipeline.memory import kept
-from compressor.pipeline.options import Options
-from compressor.pipeline.preflight import Card, preflight
-from compressor.pipeline.prepare import prepare
-from compressor.pipeline.reform import reform
-from compressor.pipeline.rundir import RunDirectory
-from compressor.pipeline.search import Searcher
-from compressor.pipeline.solve import Round, Solver
-from compressor.pipeline.tradeoff import tradeoff
-from compressor.pipeline.verify import Verified, Verifier
-from compressor.plan import Plan
-from compressor.progress import Progress
-from compressor.report.document import build_report
-from compressor.report.page import PAGE, write_page
-from compressor.workers.start import workers_at
+from lathe.artefact.atomic_files import sync_directory, write_bytes, write_json
+from lathe.artefact.errors import UserError
+from lathe.artefact.manifest import write_manifest
+from lathe.artefact.plan import Plan
+from lathe.compressor.compute.device import out_of_memory_as_user_error
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.compute.workers.start import workers_at
+from lathe.compressor.latency.measure import Comparison
+from lathe.compressor.pipeline.calibrate import prepare
+from lathe.compressor.pipeline.checks import check_output
+from lathe.compressor.pipeline.export import export
+from lathe.compressor.pipeline.inputs import resume
+from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
+from lathe.compressor.pipeline.memory_estimate import kept
+from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.preflight import PreflightResult, preflight
+from lathe.compressor.pipeline.quality_loop import QualityLoop
+from lathe.compressor.pipeline.reconstruct import reform
+from lathe.compressor.pipeline.report import build_report
+from lathe.compressor.pipeline.run_directory import RunDirectory
+from lathe.compressor.pipeline.search import Searcher
+from lathe.compressor.pipeline.tradeoff import tradeoff
+from lathe.compressor.pipeline.verify import Verified, Verifier
+from lathe.compressor.report.page import PAGE, write_page
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,18 @@ def compress(options: Options, progress: Progress) -> Outcome:
     if card.already_met and not options.force:
         return Outcome("already-met", options.out, card.to_json())
     with (
-        kept(options.memory_limit), room_on(options.where), closing(RunDirectory(options.out)) as run,
+        kept(options.memory_limit),
+        out_of_memory_as_user_error(options.where),
+        closing(RunDirectory(options.out)) as run,
         workers_at(options.place, progress) as workers,
-    ):  # fmt: skip
+    ):
         resume(options, card, run, progress)
         prepared = prepare(options, card, run, progress, workers)
         search = Searcher(options, card, prepared, run, progress)
-        solver = Solver(options, card, search, prepared.key, run, progress)
+        solver = LatencyLoop(options, card, search, prepared.key, run, progress)
         verify = Verifier(options, card, prepared, run, progress)
 
-        def make(chosen: Round) -> tuple[tuple[Path, Verified], Comparison | None]:
+        def make(chosen: Iteration) -> tuple[tuple[Path, Verified], Comparison | None]:
             name = reform(card, prepared, chosen, run, progress)
             artefact = export(options, card, chosen, name, run, progress)
             verified = verify(chosen, artefact)
@@ -87,21 +89,25 @@ def compress(options: Options, progress: Progress) -> Outcome:
 
 
 def _fastest(
-    options: Options, card: Card, search: Searcher, solver: Solver, make: Callable[[Round], Verified],
+    options: Options,
+    card: PreflightResult,
+    search: Searcher,
+    solver: LatencyLoop,
+    make: Callable[[Iteration], Verified],
     progress: Progress,
-) -> Fastest:  # fmt: skip
-    def choose(plan: Plan) -> Round:
+) -> QualityLoop:
+    def choose(plan: Plan) -> Iteration:
         found = replace(search, card=replace(card, plan=plan))(card.constraints)
         predicted = solver.table.predict(plan) if solver.table else None
-        return Round(plan, found.selections, found.fitness, found.evaluations, predicted_ms=predicted)
+        return Iteration(plan, found.selections, found.fitness, found.evaluations, predicted_ms=predicted)
 
-    def increase(chosen: Round) -> float:
+    def increase(chosen: Iteration) -> float:
         verified = make(chosen)
         return verified.subnet.loss - verified.dense.loss
 
     damage = search.damages()
     assert options.perplexity_increase is not None
-    return Fastest(card, solver.table, damage, options.perplexity_increase, choose, increase, progress)
+    return QualityLoop(card, solver.table, damage, options.perplexity_increase, choose, increase, progress)
 
 
 def _publish(options: Options, artefact: Path, report: dict[str, Any], run: RunDirectory) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.pipeline.options import Options
-from compressor.pipeline.preflight import Card
-from compressor.search.evolution import has_attention
-from compressor.search.knapsack import solve, total
-from compressor.search.method import Problem
-from compressor.search.space import Constraint, parameter_constraint
+from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.search.evolution import has_attention
+from lathe.compressor.search.knapsack import solve, total
+from lathe.compressor.search.method import Problem
+from lathe.compressor.search.space import Constraint, parameter_constraint
 
 _LEFT_BY_REFORM = 0.25
 """The share of the damages' sum that the last reform may leave (0.25 to 0.6 on ref-7m and stories260k)."""
@@ -22,7 +22,7 @@ _FORWARDS = (45.0, 110.0)
 _ROWS = 4
 
 
-def forecast(options: Options, card: Card, task: Problem, damage: np.ndarray) -> dict[str, Any]:
+def forecast(options: Options, card: PreflightResult, task: Problem, damage: np.ndarray) -> dict[str, Any]:
     """The plan that the targets would lead to, roughly: its size, and KL and perplexity as a band from what
     the last reform may leave to the plain sum of damages; memory and seconds of the run."""
     shape = card.source.shape
@@ -37,14 +37,15 @@ def forecast(options: Options, card: Card, task: Problem, damage: np.ndarray) ->
         "plan": plan.to_json(),
         "decoder_parameters_kept": shape.kept(plan),
         "weight_bytes": {
-            "dense": shape.weight_bytes(shape.dense_plan, width), "subnet": shape.weight_bytes(plan, width),
+            "dense": shape.weight_bytes(shape.dense_plan, width),
+            "subnet": shape.weight_bytes(plan, width),
         },
         "kl": {"least": _LEFT_BY_REFORM * worst, "most": worst, "unit": "nats per token"},
         "perplexity_factor": {"least": float(np.exp(_LEFT_BY_REFORM * worst)), "most": float(np.exp(worst))},
-    }  # fmt: skip
+    }
 
 
-def _latency(card: Card) -> list[Constraint]:
+def _latency(card: PreflightResult) -> list[Constraint]:
     """The latency target: by the profile's table, else as a share of parameters between floor and dense."""
     if card.target_ms is None or card.dense_ms is None or card.floor_ms is None:
         return []

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from compressor.export.files import write_bytes
-from compressor.pipeline.options import Options
-from compressor.pipeline.preflight import Card
-from compressor.pipeline.rundir import RunDirectory, key
-from compressor.progress import Progress
-from compressor.source import Source
+from lathe.artefact.atomic_files import write_bytes
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.run_directory import RunDirectory, key
 
 _WHOLE = 2**30
 """Bytes of a file up to which all of it is hashed."""
@@ -27,28 +27,39 @@ _FILE = "inputs"
 _TEXT, _DRAWN = "the calibration text", {"--seed", "--calibration-tokens"}
 """A fact, and those that say which windows of the text are drawn."""
 _OPTIONS = {
-    "--keep": "keep", "--target-latency": "target_latency_ms", "--target-speedup": "target_speedup",
-    "--target-memory": "target_memory", "--max-perplexity-increase": "perplexity_increase",
-    "--backend": "backend", "--export": "exports", "--for": "destinations",
-    "--tensor-parallel": "tensor_parallel", "--method": "method", "--threads": "threads",
-    "--calibration-tokens": "calibration_tokens", "--evaluations": "evaluations",
-    "--tolerance": "tolerance", "--seed": "seed", "--device": "device", "--front": "front",
-}  # fmt: skip
+    "--keep": "keep",
+    "--target-latency": "target_latency_ms",
+    "--target-speedup": "target_speedup",
+    "--target-memory": "target_memory",
+    "--max-perplexity-increase": "perplexity_increase",
+    "--backend": "backend",
+    "--export": "exports",
+    "--for": "destinations",
+    "--tensor-parallel": "tensor_parallel",
+    "--method": "method",
+    "--threads": "threads",
+    "--calibration-tokens": "calibration_tokens",
+    "--evaluations": "evaluations",
+    "--tolerance": "tolerance",
+    "--seed": "seed",
+    "--device": "device",
+    "--front": "front",
+}
 
 
-def source_key(source: Source) -> str:
+def source_key(source: Checkpoint) -> str:
     """Identifies a checkpoint by what is read of it: its config, and its weights by their content."""
     return key(source.config, _weights(source))
 
 
-def text_key(card: Card, seed: int) -> str:
+def text_key(card: PreflightResult, seed: int) -> str:
     """Identifies the windows that a run calibrates on: by their tokens, or by how the model writes them."""
     text = card.texts.calibration
     what = [text.amount.windows, text.amount.window, seed] if text.windows is None else _digest(text.windows)
     return key(source_key(card.source), what)
 
 
-def resume(options: Options, card: Card, run: RunDirectory, progress: Progress) -> None:
+def resume(options: Options, card: PreflightResult, run: RunDirectory, progress: Progress) -> None:
     """Tell whether an earlier run is gone on with, and what changed since; note what this one is of."""
     now = json.loads(json.dumps(_facts(options, card)))
     if run.resumed:
@@ -86,7 +97,7 @@ def _shown(value: Any) -> str:
     return "not given" if value is None or value is False else str(value)
 
 
-def _facts(options: Options, card: Card) -> dict[str, Any]:
+def _facts(options: Options, card: PreflightResult) -> dict[str, Any]:
     calibration, evaluation = card.texts.calibration.windows, card.texts.evaluation
     workload = asdict(card.meter.workload)
     return {
@@ -102,7 +113,7 @@ def _facts(options: Options, card: Card) -> dict[str, Any]:
     }
 
 
-def _weights(source: Source) -> dict[str, str]:
+def _weights(source: Checkpoint) -> dict[str, str]:
     """The digest of each file of weights that is read, by its name."""
     return {file.name: file_digest(file) for file in sorted({entry.file for entry in source.index.values()})}
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from compressor.calibration.amount import LEAST
-from compressor.device import CPU, parse_device
-from compressor.errors import UserError
-from compressor.export import exporters
-from compressor.export.onnx import FOLDER
-from compressor.latency.backend import backends
-from compressor.latency.workload import USUAL, Workload, fitted
-from compressor.workers.place import Place, parse_place
+from lathe.artefact.errors import UserError
+from lathe.compressor.calibration.amount import LEAST
+from lathe.compressor.compute.device import CPU, parse_device
+from lathe.compressor.compute.workers.ray_config import RayConfig, parse_place
+from lathe.compressor.export import exporters
+from lathe.compressor.export.onnx import FOLDER
+from lathe.compressor.latency.backend import backends
+from lathe.compressor.latency.workload import USUAL, Workload, fitted
 
 WINDOW = 512
 """Tokens of a calibration or evaluation window, where the model has that many positions."""
@@ -128,7 +128,7 @@ class Options:
         return fitted(self.workload, positions, usual)
 
     @property
-    def place(self) -> Place | None:
+    def place(self) -> RayConfig | None:
         """Where work is spread to."""
         return parse_place(self.ray, self.worker_threads) if self.ray is not None else None
 

@@ -6,16 +6,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import UserError
-from compressor.export import destinations, exporters, rules_of
-from compressor.latency.backend import backends, versions_here
-from compressor.latency.fingerprint import fingerprint
-from compressor.latency.measure import Meter
-from compressor.latency.profile import Profile
-from compressor.latency.table import LatencyTable
-from compressor.latency.workload import USUAL, Workload
-from compressor.model_checks import check_model
-from compressor.pipeline.checks import (
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import Plan
+from lathe.compressor.agreement.model_checks import check_model
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.export import destinations, exporters, rules_of
+from lathe.compressor.latency.backend import backends, versions_here
+from lathe.compressor.latency.fingerprint import fingerprint
+from lathe.compressor.latency.measure import LatencyBenchmark
+from lathe.compressor.latency.profile import Profile
+from lathe.compressor.latency.table import LatencyTable
+from lathe.compressor.latency.workload import USUAL, Workload
+from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
+from lathe.compressor.pipeline.checks import (
     Texts,
     check_disk,
     check_output,
@@ -23,19 +26,22 @@ from compressor.pipeline.checks import (
     disk_needed,
     read_plan,
 )
-from compressor.pipeline.memory import MemoryPlan, memory_plan
-from compressor.pipeline.options import Options
-from compressor.plan import Plan
-from compressor.progress import Progress
-from compressor.search.method import Method, methods
-from compressor.search.space import Constraint, Space, make_space, memory_constraint, parameter_constraint
-from compressor.source import Source, open_source
+from lathe.compressor.pipeline.memory_estimate import MemoryPlan, memory_plan
+from lathe.compressor.pipeline.options import Options
+from lathe.compressor.search.method import Method, methods
+from lathe.compressor.search.space import (
+    Constraint,
+    Space,
+    make_space,
+    memory_constraint,
+    parameter_constraint,
+)
 
 _FLOOR_MARGIN = 1.1
 
 
 @dataclass(frozen=True)
-class Card:
+class PreflightResult:
     """What preflight found.
 
     target_ms: the latency target in milliseconds, if there is one. dense_ms, floor_ms: the dense model and
@@ -44,10 +50,10 @@ class Card:
     memory: what it will need. texts: what it calibrates on and is judged by.
     """
 
-    source: Source
+    source: Checkpoint
     space: Space
     method: Method
-    meter: Meter
+    meter: LatencyBenchmark
     constraints: list[Constraint]
     dense_ms: float | None = None
     floor_ms: float | None = None
@@ -105,7 +111,7 @@ class Card:
         }
 
 
-def preflight(options: Options, progress: Progress) -> Card:
+def preflight(options: Options, progress: Progress) -> PreflightResult:
     """Check the model, the text, the output, the disk and that the target can be reached here.
 
     Raises:
@@ -115,7 +121,7 @@ def preflight(options: Options, progress: Progress) -> Card:
     method, backend = methods.get(options.method), backends.get(options.backend)
     if options.runs and not options.profile:
         backend.versions()  # an engine that is not installed says so
-    source = open_source(options.model)
+    source = open_checkpoint(options.model)
     for line in (*source.notes, *check_model(source)):
         progress.warn(line)
     method.check(source.shape)
@@ -128,11 +134,11 @@ def preflight(options: Options, progress: Progress) -> Card:
     workload = _workload(options, source, progress)
     texts = check_texts(options, source, progress)
     memory = memory_plan(options, source)
-    meter = Meter(source, backend, workload, options.threads, progress)
+    meter = LatencyBenchmark(source, backend, workload, options.threads, progress)
     constraints = _constraints(options, source, space, workload)
     for constraint in constraints:
         _check_floor(constraint, space)
-    card = Card(source, space, method, meter, constraints, plan=plan, memory=memory, texts=texts)
+    card = PreflightResult(source, space, method, meter, constraints, plan=plan, memory=memory, texts=texts)
     check_disk(options.out, card.disk_bytes)
     progress.say(
         f"{source.name}: {source.family.model_type}, {source.shape.num_layers} layers, "
@@ -143,7 +149,7 @@ def preflight(options: Options, progress: Progress) -> Card:
     return _time(options, card) if options.timed else card
 
 
-def _workload(options: Options, source: Source, progress: Progress) -> Workload:
+def _workload(options: Options, source: Checkpoint, progress: Progress) -> Workload:
     """What is timed; where a default was cut to the model's positions, that is told."""
     found = options.workload_on(source.positions)
     if options.runs or options.target_memory is not None:
@@ -157,7 +163,7 @@ def _workload(options: Options, source: Source, progress: Progress) -> Workload:
     return found
 
 
-def _constraints(options: Options, source: Source, space: Space, workload: Workload) -> list[Constraint]:
+def _constraints(options: Options, source: Checkpoint, space: Space, workload: Workload) -> list[Constraint]:
     constraints = []
     if options.keep is not None:
         constraints.append(parameter_constraint(space, source.shape, options.keep))
@@ -173,7 +179,7 @@ def _constraints(options: Options, source: Source, space: Space, workload: Workl
                 kv_bytes=stored.cache,
                 tokens=tokens,
                 fixed=stored.fixed(shape),
-            )  # fmt: skip
+            )
         )
     return constraints
 
@@ -188,7 +194,7 @@ def _check_floor(constraint: Constraint, space: Space) -> None:
         )
 
 
-def _profiled(options: Options, card: Card, path: Path) -> Card:
+def _profiled(options: Options, card: PreflightResult, path: Path) -> PreflightResult:
     """The card with the table of a profile, and whether it is of this machine."""
     meter, shape = card.meter, card.source.shape
     table = Profile.load(path).table(options.backend, shape, meter.workload)
@@ -203,7 +209,7 @@ def _profiled(options: Options, card: Card, path: Path) -> Card:
     return replace(card, table=table, here=here)
 
 
-def _time(options: Options, card: Card) -> Card:
+def _time(options: Options, card: PreflightResult) -> PreflightResult:
     if card.table:
         dense, floor = (card.table.predict(p) for p in (card.source.shape.dense_plan, card.space.smallest))
     else:

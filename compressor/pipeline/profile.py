@@ -7,18 +7,18 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from compressor.errors import UserError
-from compressor.export.files import write_json
-from compressor.latency.backend import backends
-from compressor.latency.cache import cached_table
-from compressor.latency.measure import Meter
-from compressor.latency.profile import Profile
-from compressor.latency.roofline import estimate
-from compressor.latency.table import LatencyTable
-from compressor.latency.workload import Workload, asked_for, fitted
-from compressor.progress import Progress
-from compressor.search.space import make_space
-from compressor.source import open_config
+from lathe.artefact.atomic_files import write_json
+from lathe.artefact.errors import UserError
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.latency.backend import backends
+from lathe.compressor.latency.cache import cached_table
+from lathe.compressor.latency.measure import LatencyBenchmark
+from lathe.compressor.latency.profile import Profile
+from lathe.compressor.latency.roofline import estimate
+from lathe.compressor.latency.table import LatencyTable
+from lathe.compressor.latency.workload import Workload, asked_for, fitted
+from lathe.compressor.model.checkpoint import open_config
+from lathe.compressor.search.space import make_space
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def make_profile(options: ProfileOptions, progress: Progress) -> Profile:
     def table(workload: Workload) -> LatencyTable:
         if options.hardware:
             return estimate(source.shape, workload, options.hardware, options.dtype)
-        meter = Meter(source, backend, workload, options.threads, progress)
+        meter = LatencyBenchmark(source, backend, workload, options.threads, progress)
         return cached_table(meter, make_space(source.shape), refresh=False)
 
     tables = []

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.errors import UserError
-from compressor.pipeline.options import Options
-from compressor.pipeline.preflight import Card
-from compressor.pipeline.prepare import Prepared
-from compressor.pipeline.rundir import RunDirectory, key
-from compressor.plan import Plan
-from compressor.progress import Progress
-from compressor.search.method import Found, Problem
-from compressor.search.methods.lathe import judged, table_of_damages
-from compressor.search.space import Constraint
-from compressor.search.trace import Trace
-from compressor.surgery import Selection
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import Plan
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.model.pruning import Selection
+from lathe.compressor.pipeline.calibrate import CalibrationResult
+from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.run_directory import RunDirectory, key
+from lathe.compressor.search.method import Problem, SearchResult
+from lathe.compressor.search.methods.lathe import judged, table_of_damages
+from lathe.compressor.search.space import Constraint
+from lathe.compressor.search.trace import Trace
 
 SELECTED = tuple(field.name for field in fields(Selection))
 
@@ -30,8 +30,8 @@ class Searcher:
     """Finds plans under constraints; the same ones again come from the run directory."""
 
     options: Options
-    card: Card
-    prepared: Prepared
+    card: PreflightResult
+    prepared: CalibrationResult
     run: RunDirectory
     progress: Progress
 
@@ -39,10 +39,14 @@ class Searcher:
     def trace_path(self) -> Path:
         return self.run.path / f"trace-{self.options.method}-{self.prepared.key}.jsonl"
 
-    def __call__(self, constraints: list[Constraint]) -> Found:
+    def __call__(self, constraints: list[Constraint]) -> SearchResult:
         asked, given = self.options, self.card.plan and self.card.plan.to_json()
         name = key(
-            self.prepared.key, asked.method, asked.evaluations, asked.seed, given,
+            self.prepared.key,
+            asked.method,
+            asked.evaluations,
+            asked.seed,
+            given,
             [
                 asdict(c) | {"attention": [*c.attention.values()], "ffn": [*c.ffn.values()]}
                 for c in constraints
@@ -54,7 +58,7 @@ class Searcher:
             Selection(*(saved[f"{part}.{i}"] for part in SELECTED))
             for i in range(len(self.card.source.shape.dense_plan))
         ]
-        return Found(Plan.from_json(facts["plan"]), selections, facts["fitness"], facts["evaluations"])
+        return SearchResult(Plan.from_json(facts["plan"]), selections, facts["fitness"], facts["evaluations"])
 
     def _now(self, name: str, constraints: list[Constraint]) -> dict[str, Any]:
         smallest = self.card.space.smallest
@@ -73,15 +77,25 @@ class Searcher:
         """What a search is given: candidates are judged on the held-out windows."""
         card, p = self.card, self.prepared
         return Problem(
-            card.source, p.model, card.space, p.windows[p.heldout], p.statistics, p.orders, p.dampings,
-            p.errors, constraints, Trace(self.trace_path), self.progress,
-            self.options.evaluations or card.method.default_evaluations, self.options.seed, p.room, p.workers,
-        )  # fmt: skip
+            card.source,
+            p.model,
+            card.space,
+            p.windows[p.heldout],
+            p.statistics,
+            p.orders,
+            p.dampings,
+            p.errors,
+            constraints,
+            Trace(self.trace_path),
+            self.progress,
+            self.options.evaluations or card.method.default_evaluations,
+            self.options.seed,
+            p.room,
+            p.workers,
+        )
 
 
 def _selection_tensors(selections: list[Selection]) -> dict[str, torch.Tensor]:
     return {
-        f"{name}.{i}": getattr(selection, name)
-        for i, selection in enumerate(selections)
-        for name in SELECTED
+        f"{name}.{i}": getattr(selection, name) for i, selection in enumerate(selections) for name in SELECTED
     }

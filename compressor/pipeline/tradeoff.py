@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from compressor.latency.table import LatencyTable
-from compressor.pipeline.front import plans_along
-from compressor.pipeline.preflight import Card
-from compressor.pipeline.search import Searcher
-from compressor.plan import Plan
-from compressor.progress import Progress
-from compressor.search.knapsack import total
+from lathe.artefact.plan import Plan
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.latency.table import LatencyTable
+from lathe.compressor.pipeline.pareto import plans_along
+from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.search import Searcher
+from lathe.compressor.search.knapsack import total
 
 
-def tradeoff(card: Card, search: Searcher, table: LatencyTable | None, chosen: Plan) -> dict[str, Any] | None:
+def tradeoff(
+    card: PreflightResult, search: Searcher, table: LatencyTable | None, chosen: Plan
+) -> dict[str, Any] | None:
     """Costs and damages along the front and of the chosen plan; None where the search made no damages.
 
     A cost is milliseconds by the table, or, without one, a share of the decoder's parameters. All damages

@@ -11,27 +11,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.device import CPU
-from compressor.errors import UserError
-from compressor.evaluate import Quality, quality
-from compressor.evaluate.onnx import OnnxModel
-from compressor.export.artefact import open_artefact
-from compressor.export.base import Export, exporters
-from compressor.export.onnx import FOLDER
-from compressor.export.onnx.graph import read_summary
-from compressor.latency.measure import Comparison
-from compressor.layered import LayeredModel
-from compressor.modeling import register
-from compressor.modeling.load import load_model
-from compressor.pipeline.options import Options
-from compressor.pipeline.preflight import Card
-from compressor.pipeline.prepare import Prepared
-from compressor.pipeline.rundir import RunDirectory
-from compressor.pipeline.solve import Round
-from compressor.pipeline.writing import Writing
-from compressor.progress import Progress
-from compressor.reference import load_dense
-from serving.manifest import GRAPH
+from lathe.artefact.errors import UserError
+from lathe.artefact.manifest import GRAPH
+from lathe.artefact.modeling import register
+from lathe.artefact.modeling.load import load_model
+from lathe.compressor.compute.device import CPU
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.evaluate import Quality, quality
+from lathe.compressor.evaluate.onnx import OnnxModel
+from lathe.compressor.export.artefact import open_artefact
+from lathe.compressor.export.base import Export, exporters
+from lathe.compressor.export.onnx import FOLDER
+from lathe.compressor.export.onnx.graph import read_summary
+from lathe.compressor.latency.measure import Comparison
+from lathe.compressor.model.decoder import LayeredModel
+from lathe.compressor.model.reference import load_dense
+from lathe.compressor.pipeline.calibrate import CalibrationResult
+from lathe.compressor.pipeline.latency_loop import Iteration
+from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.run_directory import RunDirectory
+from lathe.compressor.pipeline.writing import SampleCollector
 
 _PARITY_TOKENS = 64
 _PARITY = 2e-4
@@ -63,18 +63,23 @@ class Verifier:
     all: what it does does not change."""
 
     def __init__(
-        self, options: Options, card: Card, prepared: Prepared, run: RunDirectory, progress: Progress
+        self,
+        options: Options,
+        card: PreflightResult,
+        prepared: CalibrationResult,
+        run: RunDirectory,
+        progress: Progress,
     ) -> None:
         self._options, self._card, self._prepared = options, card, prepared
         self._run, self._progress = run, progress
         self._windows, self._text = _evaluation(options, card, prepared)
-        self._writing = Writing.about(card, self._windows)
+        self._writing = SampleCollector.about(card, self._windows)
         self._batches = -(-len(self._windows) // 4)
         self._rounded = options.graph if options.graph and exporters.get(options.graph).rounds else None
         self._dense: Quality | None = None
         self._rounded_dense: Quality | None = None
 
-    def __call__(self, chosen: Round, artefact: Path) -> Verified:
+    def __call__(self, chosen: Iteration, artefact: Path) -> Verified:
         """Reload the artefact in both runtimes, compare them, time it beside dense, and score both models.
         Models that memory does not hold are read layer by layer instead of loaded by transformers.
 
@@ -127,19 +132,21 @@ class Verifier:
         return found
 
 
-def _time(card: Card, artefact: Path) -> Comparison:
+def _time(card: PreflightResult, artefact: Path) -> Comparison:
     with card.meter.models([card.source.shape.dense_plan]) as (dense,):
         return card.meter.compare_built(dense, artefact / exporters.get(card.meter.backend.export).folder)
 
 
-def _evaluation(options: Options, card: Card, prepared: Prepared) -> tuple[torch.Tensor, str]:
+def _evaluation(
+    options: Options, card: PreflightResult, prepared: CalibrationResult
+) -> tuple[torch.Tensor, str]:
     if options.evaluation is None or card.texts.evaluation is None:
         text = f"held-out part of the calibration text ({options.calibration})"
         return prepared.windows[prepared.heldout], text
     return card.texts.evaluation, options.evaluation
 
 
-def _subnet(card: Card, prepared: Prepared, chosen: Round, artefact: Path) -> Any:
+def _subnet(card: PreflightResult, prepared: CalibrationResult, chosen: Iteration, artefact: Path) -> Any:
     """The artefact's checkpoint, loaded, of as many parameters as the plan has."""
     model: Any
     if card.memory.on_disk:
@@ -157,7 +164,7 @@ def _subnet(card: Card, prepared: Prepared, chosen: Round, artefact: Path) -> An
 
 @torch.inference_mode()
 def _parity(model: Any, artefact: Path, window: torch.Tensor) -> float:
-    from serving.engines.onnx.runner import OnnxRunner
+    from lathe.artefact.onnx.runner import OnnxRunner
 
     tokens = window[:_PARITY_TOKENS]
     expected = model(input_ids=tokens[None]).logits[0].to(CPU).numpy()
@@ -167,7 +174,5 @@ def _parity(model: Any, artefact: Path, window: torch.Tensor) -> float:
     rows += [runner.decode(token[None].numpy()) for token in tokens[half:]]
     difference = float(np.abs(np.concatenate(rows) - expected).max() / expected.std())
     if difference > _PARITY:
-        raise UserError(
-            f"ONNX Runtime and transformers disagree by {difference:.2g} of the logits' spread"
-        )
+        raise UserError(f"ONNX Runtime and transformers disagree by {difference:.2g} of the logits' spread")
     return difference

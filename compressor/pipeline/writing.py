@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from compressor.calibration.tokens import load_tokenizer
-from compressor.errors import UserError
-from compressor.evaluate.samples import Prompt, continuations, prompts
-from compressor.pipeline.preflight import Card
+from lathe.artefact.errors import UserError
+from lathe.compressor.calibration.tokens import load_tokenizer
+from lathe.compressor.evaluate.samples import Prompt, continuations, prompts
+from lathe.compressor.pipeline.preflight import PreflightResult
 
 
 @dataclass
-class Writing:
+class SampleCollector:
     """Collects continuations model by model, so that only one has to be in memory."""
 
     tokenizer: Any
@@ -24,7 +24,7 @@ class Writing:
     written: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def about(cls, card: Card, windows_BT: torch.Tensor) -> Writing:
+    def about(cls, card: PreflightResult, windows_BT: torch.Tensor) -> SampleCollector:
         """Prompts for a model; none where it has no tokenizer, or is read anew for every token."""
         if card.memory.on_disk:
             return cls(None, [], frozenset())

@@ -1,7 +1,6 @@
 """What a run tells: report.json for scripts, a table for people."""
 
-from compressor.report.document import build_report
-from compressor.report.terminal import (
+from lathe.compressor.report.terminal import (
     print_advice,
     print_card,
     print_forecast,
@@ -9,4 +8,4 @@ from compressor.report.terminal import (
     print_report,
 )
 
-__all__ = ["build_report", "print_advice", "print_card", "print_forecast", "print_front", "print_report"]
+__all__ = ["print_advice", "print_card", "print_forecast", "print_front", "print_report"]

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from compressor.report.rounding import rounding
-from compressor.report.widths import channel_count, channels
+from lathe.compressor.report.rounding import rounding
+from lathe.compressor.report.widths import channel_count, channels
 
 _BAR = 10
 _CARD = ("target_ms", "dense_ms", "floor_ms")
@@ -81,9 +81,12 @@ def print_front(front: Mapping[str, Any], console: Console) -> None:
     for row in front["points"]:
         speedup = front["dense_ms"] / row["predicted_ms"]
         table.add_row(
-            row["plan"], f"{row['predicted_ms']:.4g}", f"{speedup:.2f}x",
-            f"{row['decoder_parameters_kept']:.1%}", f"{row['damage']:.4f}",
-        )  # fmt: skip
+            row["plan"],
+            f"{row['predicted_ms']:.4g}",
+            f"{speedup:.2f}x",
+            f"{row['decoder_parameters_kept']:.1%}",
+            f"{row['damage']:.4f}",
+        )
     console.print(table)
 
 
@@ -138,8 +141,10 @@ def _summary(report: Mapping[str, Any]) -> Table:
         table.add_row(f"{name} {latency['metric']} (ms)", "", f"{latency['predicted_ms']:.4g}", "")
     if latency["measured_ms"] is not None:
         table.add_row(
-            f"measured {latency['metric']} (ms)", f"{latency['dense_ms']:.4g}",
-            f"{latency['measured_ms']:.4g}", f"{latency['speedup']:.2f}x faster",
+            f"measured {latency['metric']} (ms)",
+            f"{latency['dense_ms']:.4g}",
+            f"{latency['measured_ms']:.4g}",
+            f"{latency['speedup']:.2f}x faster",
         )
     quality, weights = report["perplexity"], report["weight_bytes"]
     table.add_row("perplexity", f"{quality['dense']:.2f}", f"{quality['subnet']:.2f}", _change(quality))

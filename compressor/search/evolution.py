@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compressor.errors import UserError
-from compressor.plan import Plan
-from compressor.search.space import Constraint, Space
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import Plan
+from lathe.compressor.search.space import Constraint, Space
 
 Judge = Callable[[Sequence[Plan], int], list[float]]
 _OFFSPRING, _SURVIVORS, _PARENTS = 24, 6, 4

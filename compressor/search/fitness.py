@@ -2,159 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 
 import torch
 
-from compressor.device import CPU
-from compressor.embedding import Embedding
-from compressor.forward import KINDS, BlockRunner, Weights
-from compressor.plan import Plan
-from compressor.room import Room, Rows
-from compressor.search.slopes import ROWS, Slopes
-from compressor.search.space import Level, Space
-from compressor.source import Table
+from lathe.artefact.plan import Plan
+from lathe.compressor.compute.array_store import ArrayLike, ArrayStore
+from lathe.compressor.model.block_runner import KINDS, BlockRunner, Weights
+from lathe.compressor.model.embedding import Embedding
+from lathe.compressor.model.lm_head import LMHead
+from lathe.compressor.search.sensitivity import ROWS, FisherSensitivity
+from lathe.compressor.search.space import Level, Space
 
-TOP = 1024
-"""Tokens whose dense probabilities are kept one by one."""
 _FAR = 0.1
 """Squared change of the residual stream after a block, beside its square, from which damage is replayed."""
 Block = Callable[[int, str, Level], Weights]
-Shares = tuple[torch.Tensor, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class DenseTargets:
-    """The dense model's most likely tokens: indices and log-probabilities [rows, k], and the log of
-    what is left for all others [rows, 1]."""
-
-    indices: torch.Tensor
-    logprobs: torch.Tensor
-    rest: torch.Tensor
-
-
-class Head:
-    """Final norm and LM head, applied window by window so that logits are never all in memory. A weight that
-    stays in the checkpoint is read for every batch. cap: what logits are bounded by, softly, if by
-    anything."""
-
-    def __init__(
-        self, runner: BlockRunner, norm: Weights, weight_VD: torch.Tensor | Table, cap: float | None = None
-    ) -> None:
-        self._runner, self._norm, self._stored, self._cap = runner, norm, weight_VD, cap
-
-    @property
-    def _weight(self) -> torch.Tensor:
-        return self._stored.whole() if isinstance(self._stored, Table) else self._stored
-
-    def normed(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
-        """What the LM head reads."""
-        return self._runner.final_norm(self._norm, hidden_BTD)
-
-    def logits(self, hidden_BTD: torch.Tensor, weight_VD: torch.Tensor | None = None) -> torch.Tensor:
-        weight = self._weight if weight_VD is None else weight_VD
-        logits = self.normed(hidden_BTD) @ weight.T
-        if self._cap is None:
-            return logits
-        bounded = logits.div_(self._cap).tanh_()
-        return bounded * self._cap if bounded.requires_grad else bounded.mul_(self._cap)
-
-    def logprobs(self, hidden_BTD: torch.Tensor, weight_VD: torch.Tensor | None = None) -> torch.Tensor:
-        return torch.log_softmax(self.logits(hidden_BTD, weight_VD), -1)
-
-    def difference(self, dense_BTD: torch.Tensor, normed_BTD: torch.Tensor) -> torch.Tensor:
-        """[B, T, D]: minus the gradient of KL(dense || subnet) by what the subnet's head reads."""
-        parts, weight = [], self._weight
-        for dense, normed in zip(dense_BTD.split(1), normed_BTD.split(1), strict=True):
-            (p, _), (q, slope) = self._shares(dense, weight), self._shares(normed, weight)
-            parts.append(((p - q) * slope) @ weight)
-        return torch.cat(parts)
-
-    def curvature(self, normed_BTD: torch.Tensor, change_BTD: torch.Tensor) -> torch.Tensor:
-        """[B, T, D]: the KL's curvature (Gauss-Newton) by what the head reads, times a change of that."""
-        parts, weight = [], self._weight
-        for normed, change in zip(normed_BTD.split(1), change_BTD.split(1), strict=True):
-            q, slope = self._shares(normed, weight)
-            moved = slope * (change @ weight.T)
-            parts.append((slope * q * (moved - (q * moved).sum(-1, keepdim=True))) @ weight)
-        return torch.cat(parts)
-
-    def sampled_gradient(self, normed_BTD: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """[B, T, D]: the gradient of the loss on tokens drawn from the subnet's own distribution, by the
-        processor, so that they are the same on every device."""
-        parts, weight = [], self._weight
-        for normed in normed_BTD.split(1):
-            q, slope = self._shares(normed, weight)
-            drawn = torch.multinomial(q.flatten(0, 1).to(CPU), 1, generator=generator).to(q.device)
-            drawn = drawn.view(*q.shape[:2], 1)
-            gradient = q.scatter_add(-1, drawn, q.new_full(drawn.shape, -1.0))
-            parts.append((gradient * slope) @ weight)
-        return torch.cat(parts)
-
-    def _shares(
-        self, normed_BTD: torch.Tensor, weight_VD: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | float]:
-        """Probabilities [B, T, V], and the slope of the logits as `_capped`."""
-        logits, slope = self._capped(normed_BTD, weight_VD)
-        return torch.softmax(logits, -1), slope
-
-    def _capped(
-        self, normed_BTD: torch.Tensor, weight_VD: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | float]:
-        """[B, T, V], and their derivative by what they are before the cap."""
-        logits = normed_BTD @ weight_VD.T
-        if self._cap is None:
-            return logits, 1.0
-        bounded = torch.tanh(logits / self._cap)
-        return bounded * self._cap, 1 - bounded.square()
-
-    def loss(self, windows_BT: torch.Tensor, hidden_BTD: torch.Tensor) -> float:
-        """Mean negative log-likelihood in nats per predicted token."""
-        total, weight = 0.0, self._weight
-        for tokens, part in zip(windows_BT.split(1), hidden_BTD.split(1), strict=True):
-            following = tokens[:, 1:, None].to(part.device)
-            total -= float(self.logprobs(part, weight)[:, :-1].gather(-1, following).sum())
-        return total / windows_BT[:, 1:].numel()
-
-    def targets(self, hidden_BTD: torch.Tensor) -> DenseTargets:
-        parts, weight = [], self._weight
-        for part in hidden_BTD.split(1):
-            logprobs = self.logprobs(part, weight).flatten(0, 1)
-            top = logprobs.topk(min(TOP, logprobs.shape[-1]), -1)
-            parts.append((top.indices, top.values, _rest(top.values)))
-        return DenseTargets(*(torch.cat(p) for p in zip(*parts, strict=True)))
-
-    def kl(self, targets: DenseTargets, hidden_BTD: torch.Tensor) -> float:
-        """Mean KL over tokens, all outside the dense top-k taken as one (a lower bound of the full KL)."""
-        total = 0.0
-        for dense, mine in self._beside(targets, hidden_BTD):
-            total += float(sum((d.exp() * (d - m)).sum() for d, m in zip(dense, mine, strict=True)))
-        return total / len(targets.rest)
-
-    def acceptance(self, targets: DenseTargets, hidden_BTD: torch.Tensor) -> float:
-        """Share of the subnet's drafts that the dense model would accept: the mean over tokens of the sum of
-        min(p, q) (Leviathan et al., arXiv 2211.17192, Corollary 3.6), all outside the dense top-k taken as
-        one (an upper bound)."""
-        total = 0.0
-        for dense, mine in self._beside(targets, hidden_BTD):
-            total += float(sum(torch.minimum(d, m).exp().sum() for d, m in zip(dense, mine, strict=True)))
-        return total / len(targets.rest)
-
-    def _beside(self, targets: DenseTargets, hidden_BTD: torch.Tensor) -> Iterator[tuple[Shares, Shares]]:
-        """Dense and subnet in slices: log-probabilities of the dense top-k, and of all others as one."""
-        row, weight = 0, self._weight
-        for part in hidden_BTD.split(1):
-            logprobs = self.logprobs(part, weight).flatten(0, 1)
-            at = slice(row, row + len(logprobs))
-            mine = logprobs.gather(-1, targets.indices[at])
-            yield (targets.logprobs[at], targets.rest[at]), (mine, _rest(mine))
-            row = at.stop
-
-
-def _rest(logprobs: torch.Tensor) -> torch.Tensor:
-    return (1 - logprobs.exp().sum(-1, keepdim=True)).clamp_min(1e-6).log()
 
 
 class Fitness:
@@ -168,16 +31,16 @@ class Fitness:
     def __init__(
         self,
         runner: BlockRunner,
-        head: Head,
+        head: LMHead,
         space: Space,
         windows: torch.Tensor,
         embedding: Embedding,
         dense: Block,
         subnet: Block,
-        room: Room | None = None,
+        room: ArrayStore | None = None,
     ) -> None:
         self._runner, self._space, self._dense, self._subnet = runner, space, dense, subnet
-        self._room = room or Room()
+        self._room = room or ArrayStore()
         widest = [0] * (2 * space.layers)
         self.head, self.windows = head, windows
         self._dense_states = self._states(embedding[windows], dense, widest)
@@ -215,7 +78,7 @@ class Fitness:
         states."""
         return self._through(position, self._changed(position, levels))
 
-    def _through(self, position: int, candidates: list[Rows]) -> list[float]:
+    def _through(self, position: int, candidates: list[ArrayLike]) -> list[float]:
         """The measures of what a block gives, all together: a block above is asked for once."""
         if not candidates:
             return []
@@ -225,24 +88,24 @@ class Fitness:
         return [self.measure(hidden[:]) for hidden in candidates]
 
     @cached_property
-    def _slopes(self) -> Slopes:
+    def _slopes(self) -> FisherSensitivity:
         def dense(position: int) -> Weights:
             return self._block(position, 0, self._dense)
 
-        return Slopes(self._runner, self.head, self._dense_states, dense, self._room)
+        return FisherSensitivity(self._runner, self.head, self._dense_states, dense, self._room)
 
-    def _changed(self, position: int, levels: Sequence[int]) -> list[Rows]:
+    def _changed(self, position: int, levels: Sequence[int]) -> list[ArrayLike]:
         """What a block gives at some levels, from the dense hidden states."""
         before = self._dense_states[position]
         return [self._step(before, position, level, self._subnet) for level in levels]
 
-    def _states(self, hidden: torch.Tensor, blocks: Block, indices: list[int]) -> list[Rows]:
+    def _states(self, hidden: torch.Tensor, blocks: Block, indices: list[int]) -> list[ArrayLike]:
         states = [self._room.copy(hidden)]
         for position, level in enumerate(indices):
             states.append(self._step(states[-1], position, level, blocks))
         return states
 
-    def _step(self, hidden: Rows, position: int, index: int, blocks: Block) -> Rows:
+    def _step(self, hidden: ArrayLike, position: int, index: int, blocks: Block) -> ArrayLike:
         return self._run(self._block(position, index, blocks), hidden, position)
 
     def _block(self, position: int, index: int, blocks: Block) -> Weights:
@@ -250,6 +113,6 @@ class Fitness:
         return blocks(layer, kind, self._space.levels(kind)[index])
 
     @torch.inference_mode()
-    def _run(self, weights: Weights, hidden: Rows, position: int) -> Rows:
+    def _run(self, weights: Weights, hidden: ArrayLike, position: int) -> ArrayLike:
         run = partial(self._runner.at(position // 2).block, KINDS[position % 2], weights)
         return self._room.mapped(hidden, torch.arange(len(hidden)).split(ROWS), run)

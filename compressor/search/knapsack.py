@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compressor.plan import Plan
-from compressor.search.space import Constraint, Space
+from lathe.artefact.plan import Plan
+from lathe.compressor.search.space import Constraint, Space
 
 _BINS = 4096
 _MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.embedding import Embedding
-from compressor.forward import BlockRunner, Weights
-from compressor.layered import LayeredModel
-from compressor.plan import ModelShape, Plan
-from compressor.progress import Progress
-from compressor.registry import Registry
-from compressor.room import Room
-from compressor.search.fitness import Head
-from compressor.search.space import Constraint, Space
-from compressor.search.trace import Trace
-from compressor.source import Source
-from compressor.statistics import LastingStatistics
-from compressor.surgery import LayerOrder, Selection
-from compressor.workers import Here, Workers
+from lathe.artefact.plan import ModelShape, Plan
+from lathe.artefact.registry import Registry
+from lathe.compressor.compute.array_store import ArrayStore
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.compute.workers import LocalWorkers, Workers
+from lathe.compressor.model.block_runner import BlockRunner, Weights
+from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.decoder import LayeredModel
+from lathe.compressor.model.embedding import Embedding
+from lathe.compressor.model.lm_head import LMHead
+from lathe.compressor.model.pruning import ImportanceRanking, Selection
+from lathe.compressor.search.space import Constraint, Space
+from lathe.compressor.search.trace import Trace
+from lathe.compressor.statistics import LastingStatistics
 
 _STAYS = ("constraints", "trace", "progress", "workers")
 
@@ -45,12 +45,12 @@ class Problem:
             trace, progress and workers.
     """
 
-    source: Source
+    source: Checkpoint
     model: LayeredModel
     space: Space
     windows: torch.Tensor
     statistics: Sequence[LastingStatistics]
-    orders: list[LayerOrder]
+    orders: list[ImportanceRanking]
     dampings: list[tuple[float, float]]
     errors: list[dict[str, torch.Tensor]]
     constraints: list[Constraint]
@@ -58,8 +58,8 @@ class Problem:
     progress: Progress
     evaluations: int
     seed: int
-    room: Room = field(default_factory=Room)
-    workers: Workers = field(default_factory=Here)
+    room: ArrayStore = field(default_factory=ArrayStore)
+    workers: Workers = field(default_factory=LocalWorkers)
 
     @property
     def runner(self) -> BlockRunner:
@@ -67,7 +67,7 @@ class Problem:
         return self.model.runner
 
     @property
-    def head(self) -> Head:
+    def head(self) -> LMHead:
         """Final norm and LM head."""
         return self.model.head
 
@@ -90,7 +90,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The winner.
 
     Args:
@@ -123,12 +123,12 @@ class Method:
     name: str
     order: str
     reform: str
-    search: Callable[[Problem], Found]
+    search: Callable[[Problem], SearchResult]
     default_evaluations: int
     whole_rounds: int = 0
     damages: Callable[[Problem], np.ndarray] | None = None
     check: Callable[[ModelShape], None] = lambda _shape: None
 
 
-methods: Registry[Method] = Registry("method", "compressor.search.methods")
+methods: Registry[Method] = Registry("method", "lathe.compressor.search.methods")
 """Every search by name."""

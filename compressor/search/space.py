@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compressor.plan import LayerShape, ModelShape, Plan, Width
-from compressor.rules import FREE, Rules
+from lathe.artefact.plan import LayerShape, ModelShape, Plan, Width
+from lathe.artefact.width_rules import FREE, WidthRules
 
 _FFN_LEVELS = 32
 _MAX_GROUP_LEVELS = 8
@@ -67,7 +67,7 @@ class Space:
         return flat
 
 
-def make_space(shape: ModelShape, rules: Rules = FREE) -> Space:
+def make_space(shape: ModelShape, rules: WidthRules = FREE) -> Space:
     """Whole KV groups, the same number of query heads in each, FFN widths in steps of a power of two on each
     device (at most 32 of them: wide models are cut in whole tiles of any engine), or no block. Of experts,
     five numbers and about eight widths of each.
@@ -89,7 +89,7 @@ def make_space(shape: ModelShape, rules: Rules = FREE) -> Space:
     return Space((*attention, (0, 0)), (*ffn, 0), shape.num_layers)
 
 
-def _widths(shape: ModelShape, rules: Rules, most: int) -> list[int]:
+def _widths(shape: ModelShape, rules: WidthRules, most: int) -> list[int]:
     """At most about so many, the dense one first."""
     dense, unit = shape.layer.ffn, rules.devices * rules.channels
     stride = unit << (math.ceil(dense / (most * unit)) - 1).bit_length()
@@ -138,24 +138,41 @@ class Constraint:
 def parameter_constraint(space: Space, shape: ModelShape, keep: float) -> Constraint:
     """At most the share `keep` of the decoder's parameters."""
     return _per_block(
-        space, "parameters", "parameters", keep * shape.decoder_parameters(shape.dense_plan), 0.0,
-        shape.attention_parameters, shape.ffn_parameters,
+        space,
+        "parameters",
+        "parameters",
+        keep * shape.decoder_parameters(shape.dense_plan),
+        0.0,
+        shape.attention_parameters,
+        shape.ffn_parameters,
     )
 
 
 def memory_constraint(
-    space: Space, shape: ModelShape, limit: float, *, weight_bytes: float, kv_bytes: float, tokens: int,
+    space: Space,
+    shape: ModelShape,
+    limit: float,
+    *,
+    weight_bytes: float,
+    kv_bytes: float,
+    tokens: int,
     fixed: float | None = None,
-) -> Constraint:  # fmt: skip
+) -> Constraint:
     """Weights plus KV cache of `tokens` tokens (batch size times context), in bytes.
 
     weight_bytes, kv_bytes: of a value. fixed: of what is no layer's; None: its values take as many.
     """
     fixed = shape.parameters(()) * weight_bytes if fixed is None else fixed
     return _per_block(
-        space, "memory", "bytes", limit, fixed,
-        lambda layer: weight_bytes * shape.attention_parameters(layer)
-        + tokens * kv_bytes * shape.kv_bytes_per_token((layer,), 1),
+        space,
+        "memory",
+        "bytes",
+        limit,
+        fixed,
+        lambda layer: (
+            weight_bytes * shape.attention_parameters(layer)
+            + tokens * kv_bytes * shape.kv_bytes_per_token((layer,), 1)
+        ),
         lambda layer: weight_bytes * shape.ffn_parameters(layer),
     )
 
@@ -170,7 +187,10 @@ def _per_block(
     ffn: Callable[[LayerShape], float],
 ) -> Constraint:
     return Constraint(
-        name, unit, limit, fixed,
+        name,
+        unit,
+        limit,
+        fixed,
         {(q, kv): float(attention(LayerShape(q, kv, 0))) for q, kv in space.attention},
         {width: float(ffn(LayerShape.of((0, 0), width))) for width in space.ffn},
     )

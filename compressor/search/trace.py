@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from compressor.export.files import write_bytes
+from lathe.artefact.atomic_files import write_bytes
 
 
 class Trace:

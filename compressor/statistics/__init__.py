@@ -1,6 +1,6 @@
 """Second moments of what the output projections read, layer by layer."""
 
-from compressor.statistics.collect import LastingStatistics, LayerStatistics, collect_layer
-from compressor.statistics.gram import Gram
+from lathe.compressor.statistics.collect import LastingStatistics, LayerStatistics, collect_layer
+from lathe.compressor.statistics.gram import Gram
 
 __all__ = ["Gram", "LastingStatistics", "LayerStatistics", "collect_layer"]

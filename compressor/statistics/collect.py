@@ -8,11 +8,11 @@ from typing import Protocol, Self
 
 import torch
 
-from compressor.forward import BlockRunner, Weights
-from compressor.projection import token_weights
-from compressor.room import Rows
-from compressor.statistics.gram import Gram, HeadSquares
-from compressor.statistics.routes import Routes
+from lathe.compressor.compute.array_store import ArrayLike
+from lathe.compressor.model.block_runner import BlockRunner, Weights
+from lathe.compressor.model.output_projection import token_weights
+from lathe.compressor.statistics.gram import Gram, HeadSquares
+from lathe.compressor.statistics.router_sample import RouterSample
 
 BATCH = 8
 LASTING = ("attention", "ffn", "queries", "keys")
@@ -49,7 +49,7 @@ class LayerStatistics:
         queries: [N] the mean square of each head's (norms of all heads together need it).
         keys: [K] the same of KV heads.
         expert_logits: [S, E] float32 of the router, on a sample of tokens; nothing where an FFN is one.
-        expert_products: [S, E, E] float32 of what experts would add to these (`Routes`).
+        expert_products: [S, E, E] float32 of what experts would add to these (`RouterSample`).
     """
 
     attention: torch.Tensor
@@ -68,7 +68,7 @@ class LayerStatistics:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-class LayerSums:
+class LayerAccumulators:
     """What `LayerStatistics` is made of, summed over batches of windows. fitted: tokens, of all such sums."""
 
     def __init__(self, runner: BlockRunner, weights: Weights, fitted: int) -> None:
@@ -78,7 +78,7 @@ class LayerSums:
         self._ffn = {apart: Gram(channels, shape.experts) for apart in (False, True)}
         self._inputs = {kind: Gram(shape.hidden_size) for kind in ("attention", "ffn")}
         self._heads = {name: HeadSquares(shape.head_dim) for name in (family.q, family.k)}
-        self._routes = Routes(runner, weights, fitted)
+        self._routes = RouterSample(runner, weights, fitted)
 
     def add_batch(
         self, runner: BlockRunner, weights: Weights, x_BTD: torch.Tensor, heldout: bool
@@ -117,22 +117,32 @@ class LayerSums:
         """The means; the sums are used up."""
         queries, keys = (squares.mean() for squares in self._heads.values())
         return LayerStatistics(
-            self._attention[False].mean(), self._attention[True].mean(), self._inputs["attention"].mean(),
-            self._ffn[False].mean(), self._ffn[True].mean(), self._inputs["ffn"].mean(), queries, keys,
-            self._routes.logits(), self._routes.products(),
+            self._attention[False].mean(),
+            self._attention[True].mean(),
+            self._inputs["attention"].mean(),
+            self._ffn[False].mean(),
+            self._ffn[True].mean(),
+            self._inputs["ffn"].mean(),
+            queries,
+            keys,
+            self._routes.logits(),
+            self._routes.products(),
         )
 
 
 @torch.no_grad()
 def collect_layer(
-    runner: BlockRunner, weights: Weights, hidden_BTD: Rows, heldout: torch.Tensor,
+    runner: BlockRunner,
+    weights: Weights,
+    hidden_BTD: ArrayLike,
+    heldout: torch.Tensor,
     parts: Iterable[torch.Tensor],
-) -> LayerSums:  # fmt: skip
+) -> LayerAccumulators:
     """Of one layer, over some batches of windows; moves their hidden states past it.
 
     heldout: [B] bool, the windows that are kept apart.
     """
-    sums = LayerSums(runner, weights, int((~heldout).sum()) * hidden_BTD.shape[1])
+    sums = LayerAccumulators(runner, weights, int((~heldout).sum()) * hidden_BTD.shape[1])
     for part in parts:
         hidden_BTD[part] = sums.add_batch(runner, weights, hidden_BTD[part], bool(heldout[part[0]]))
     return sums

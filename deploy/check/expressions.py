@@ -77,7 +77,7 @@ def compared(alert: str) -> list[str]:
 
 
 def gpu_metrics() -> set[str]:
-    """The names in serving/gpu.py, which is read and not imported: it needs the server's environment."""
-    tree = ast.parse((ROOT / "serving/gpu.py").read_text())
+    """The names in serving/metrics/gpu.py, which is read, not imported: it needs the server's environment."""
+    tree = ast.parse((ROOT / "serving/metrics/gpu.py").read_text())
     strings = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
     return {text for text in strings if isinstance(text, str) and text.startswith("lathe_gpu_")}

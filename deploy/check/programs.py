@@ -20,9 +20,13 @@ KUBECTL = ROOT / "build/tools/kubectl"
 def run(*command: str | Path, cwd: Path = ROOT) -> tuple[int, str]:
     """Exit status, and what it printed to either stream."""
     done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [str(part) for part in command],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     return done.returncode, done.stdout
 
 

@@ -49,10 +49,13 @@ def prometheus(directory: Path, targets: Sequence[str], key: Path) -> Iterator[P
     config.write_text(yaml.safe_dump(configuration(targets, key, directory / "rules.yml")))
     process = subprocess.Popen(
         [
-            DEBIAN / "prometheus", f"--config.file={config}", f"--storage.tsdb.path={directory / 'data'}",
-            f"--web.listen-address={address}", "--log.level=warn",
+            DEBIAN / "prometheus",
+            f"--config.file={config}",
+            f"--storage.tsdb.path={directory / 'data'}",
+            f"--web.listen-address={address}",
+            "--log.level=warn",
         ]
-    )  # fmt: skip
+    )
     try:
         _wait_until_it_answers(address, process)
         yield Prometheus(f"http://{address}")

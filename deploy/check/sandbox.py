@@ -91,12 +91,41 @@ def container(model: Path, key: Path, overlaid: Path | None = None) -> Iterator[
 def _bubblewrap(user: str, binds: Mapping[Path, Path], variables: Mapping[str, str]) -> list[str]:
     uid, _, gid = user.partition(":")
     line = [
-        str(DEBIAN / "bwrap"), "--unshare-all", "--share-net", "--as-pid-1", "--die-with-parent",
-        "--new-session", "--uid", uid, "--gid", gid, "--cap-drop", "ALL", "--clearenv",
-        "--ro-bind", "/usr", "/usr", "--ro-bind", "/etc", "/etc", "--symlink", "usr/bin", "/bin",
-        "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64", "--proc", "/proc",
-        "--dev", "/dev", "--tmpfs", "/tmp",
-    ]  # fmt: skip
+        str(DEBIAN / "bwrap"),
+        "--unshare-all",
+        "--share-net",
+        "--as-pid-1",
+        "--die-with-parent",
+        "--new-session",
+        "--uid",
+        uid,
+        "--gid",
+        gid,
+        "--cap-drop",
+        "ALL",
+        "--clearenv",
+        "--ro-bind",
+        "/usr",
+        "/usr",
+        "--ro-bind",
+        "/etc",
+        "/etc",
+        "--symlink",
+        "usr/bin",
+        "/bin",
+        "--symlink",
+        "usr/lib",
+        "/lib",
+        "--symlink",
+        "usr/lib64",
+        "/lib64",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--tmpfs",
+        "/tmp",
+    ]
     python = Path(sys.base_prefix)
     for source, target in {**({} if python.is_relative_to("/usr") else {python: python}), **binds}.items():
         line += ["--ro-bind", str(source), str(target)]

@@ -28,7 +28,7 @@ PROGRAMS = ("lathe ", "compress ")
 
 def page() -> str:
     """Markdown of every command: what it does, its examples, its arguments and options."""
-    from compressor.cli.main import build
+    from lathe.cli import build
 
     group: Any = typer.main.get_command(build())
     parts = (part for name, command in group.commands.items() for part in _command(name, command))

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from serving.api.errors import ApiError, error_body
-from serving.engines.base import Chunk, GenerationRequest
+from lathe.serving.backend import GenerationRequest, RequestOutput
+from lathe.serving.http.errors import ApiError, error_body
 
 Json = dict[str, Any]
 
@@ -25,7 +25,7 @@ class PromptUsage:
         self.tokens = sum(len(request.prompt) for request in requests if request.choice == 0)
         self.cached: int | None = None
 
-    def read(self, chunk: Chunk) -> None:
+    def read(self, chunk: RequestOutput) -> None:
         """Take note of what a chunk tells."""
         if chunk.cached is not None and chunk.index in self._first:
             self.cached = (self.cached or 0) + chunk.cached
@@ -41,11 +41,11 @@ class Answer(ABC):
     last_words = b"data: [DONE]\n\n"
 
     @abstractmethod
-    def events(self, chunk: Chunk) -> Iterable[Json]:
+    def events(self, chunk: RequestOutput) -> Iterable[Json]:
         """Events for one chunk."""
 
     @abstractmethod
-    def whole(self, chunks: Sequence[Chunk]) -> Json:
+    def whole(self, chunks: Sequence[RequestOutput]) -> Json:
         """The one document, from all chunks."""
 
     def opening(self) -> Iterable[Json]:

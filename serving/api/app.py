@@ -9,19 +9,19 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from serving.api import status
-from serving.api.auth import OPEN_PATHS, RequireKey, key_digest
-from serving.api.chat import chat_completions
-from serving.api.completions import completions
-from serving.api.cors import cross_origin
-from serving.api.errors import ApiError, on_api_error, on_crash, on_http_error
-from serving.api.models import list_models, retrieve_model
-from serving.api.openapi import show_openapi
-from serving.api.responses.route import create_response, stored_response
-from serving.api.service import Service
-from serving.api.slashes import relative_slashes
-from serving.api.tokens import detokenize, tokenize, tokenizer_info
-from serving.playground.pages import Playground
+from lathe.serving.api import status
+from lathe.serving.api.chat import chat_completions
+from lathe.serving.api.completions import completions
+from lathe.serving.api.models import list_models, retrieve_model
+from lathe.serving.api.openapi import show_openapi
+from lathe.serving.api.responses.route import create_response, stored_response
+from lathe.serving.api.service import Service
+from lathe.serving.api.tokens import detokenize, tokenize, tokenizer_info
+from lathe.serving.http.auth import OPEN_PATHS, RequireKey, key_digest
+from lathe.serving.http.cors import cross_origin
+from lathe.serving.http.errors import ApiError, on_api_error, on_crash, on_http_error
+from lathe.serving.http.slashes import relative_slashes
+from lathe.serving.playground.pages import Playground
 
 ROUTES = [
     Route("/v1/completions", completions, methods=["POST"]),

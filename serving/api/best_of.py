@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from serving.api.answer import Json
-from serving.api.schemas import CompletionBody
-from serving.api.service import Service
-from serving.api.writers import CompletionWriter
-from serving.engines.base import Chunk, GenerationRequest
+from lathe.serving.api.answer import Json
+from lathe.serving.api.response_builder import CompletionWriter
+from lathe.serving.api.schemas import CompletionBody
+from lathe.serving.api.service import Service
+from lathe.serving.backend import GenerationRequest, RequestOutput
 
 
 class BestOfWriter(CompletionWriter):
@@ -29,7 +29,7 @@ class BestOfWriter(CompletionWriter):
         self._candidates, self._kept = body.candidates, body.n
         self._count = len(requests) // self._candidates * self._kept
 
-    def whole(self, chunks: Sequence[Chunk]) -> Json:
+    def whole(self, chunks: Sequence[RequestOutput]) -> Json:
         kept = self._best(chunks)
         for chunk in chunks:
             self._prompt.read(chunk)
@@ -40,7 +40,7 @@ class BestOfWriter(CompletionWriter):
         given = [chunk for chunk in chunks if chunk.index in places]
         return super().whole([replace(chunk, index=places[chunk.index], cached=None) for chunk in given])
 
-    def _best(self, chunks: Sequence[Chunk]) -> list[int]:
+    def _best(self, chunks: Sequence[RequestOutput]) -> list[int]:
         """The answers to give, in order."""
         logprobs: dict[int, list[float]] = {index: [] for index in range(len(self._echoes))}
         for chunk in chunks:

@@ -11,17 +11,17 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.api.errors import invalid
-from serving.api.history import History
-from serving.api.limits import FieldError
-from serving.api.messages import Message
-from serving.api.prepare import generation_request
-from serving.api.respond import Call, respond
-from serving.api.schemas import ChatBody
-from serving.api.service import Service
-from serving.api.template_options import TemplateOptions
-from serving.api.writers import ChatWriter
-from serving.chat_template import TemplateError
+from lathe.serving.api.handler import PreparedRequest, respond
+from lathe.serving.api.history import History
+from lathe.serving.api.messages import Message
+from lathe.serving.api.prepared_request import generation_request
+from lathe.serving.api.response_builder import ChatWriter
+from lathe.serving.api.schemas import ChatBody
+from lathe.serving.api.service import Service
+from lathe.serving.api.template_options import TemplateOptions
+from lathe.serving.decoding.chat_template import TemplateError
+from lathe.serving.http.errors import invalid
+from lathe.serving.http.limits import FieldError
 
 AS_USUAL = TemplateOptions()
 
@@ -58,7 +58,7 @@ def _text(documents: Sequence[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(document, ensure_ascii=False) for document in documents)
 
 
-async def _prepare(service: Service, body: ChatBody, arrived: float) -> Call:
+async def _prepare(service: Service, body: ChatBody, arrived: float) -> PreparedRequest:
     service.check_room(body.n)
     use = body.tool_use
     calling = service.tools.calling(use, body.schema_demanded)
@@ -89,4 +89,4 @@ async def _prepare(service: Service, body: ChatBody, arrived: float) -> Call:
         for choice in range(body.n)
     ]
     writer = ChatWriter(service, requests, body.usage_events, thinking, calling, body.service_tier)
-    return Call(requests, writer)
+    return PreparedRequest(requests, writer)

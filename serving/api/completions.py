@@ -8,21 +8,21 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.api.best_of import BestOfWriter
-from serving.api.errors import invalid
-from serving.api.prepare import generation_request
-from serving.api.respond import Call, respond
-from serving.api.schemas import CompletionBody
-from serving.api.service import Service
-from serving.api.writers import CompletionWriter
-from serving.engines.base import GenerationRequest
+from lathe.serving.api.best_of import BestOfWriter
+from lathe.serving.api.handler import PreparedRequest, respond
+from lathe.serving.api.prepared_request import generation_request
+from lathe.serving.api.response_builder import CompletionWriter
+from lathe.serving.api.schemas import CompletionBody
+from lathe.serving.api.service import Service
+from lathe.serving.backend import GenerationRequest
+from lathe.serving.http.errors import invalid
 
 
 async def completions(request: Request) -> Response:
     return await respond(request, "completions", CompletionBody, _prepare)
 
 
-async def _prepare(service: Service, body: CompletionBody, arrived: float) -> Call:
+async def _prepare(service: Service, body: CompletionBody, arrived: float) -> PreparedRequest:
     prompts = body.prompts
     if not prompts:
         raise invalid("prompt is empty", "prompt")
@@ -52,8 +52,8 @@ async def _prepare(service: Service, body: CompletionBody, arrived: float) -> Ca
             )
             echoes.append(echo)
     if body.candidates > body.n:
-        return Call(requests, BestOfWriter(service, requests, body, echoes))
-    return Call(requests, CompletionWriter(service, requests, body.usage_events, echoes))
+        return PreparedRequest(requests, BestOfWriter(service, requests, body, echoes))
+    return PreparedRequest(requests, CompletionWriter(service, requests, body.usage_events, echoes))
 
 
 async def _echo(service: Service, prompt: str | list[int]) -> str:

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
-from starlette.types import Receive
-
-from serving.api.service import Service, refused
-from serving.engines.base import Chunk, DrainingError, GenerationRequest, Mail, NoRoomError, deliver
-
-T = TypeVar("T")
-
-
-class ClientGoneError(Exception):
-    """Nobody waits for the answer any more."""
+from lathe.serving.api.service import Service, refused
+from lathe.serving.backend import (
+    DrainingError,
+    GenerationRequest,
+    OutputBatch,
+    QueueFullError,
+    RequestOutput,
+    deliver,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Hop:
+class EventLoopDispatcher:
     """From the engine's thread to that of an event loop, once for a step of the engine: each time the loop is
     woken it takes the interpreter, and the engine waits."""
 
     loop: asyncio.AbstractEventLoop
 
-    def __call__(self, mail: Mail) -> None:
+    def __call__(self, mail: OutputBatch) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
             self.loop.call_soon_threadsafe(deliver, mail)
 
@@ -38,40 +36,20 @@ class Generation:
     def __init__(self, service: Service, requests: Sequence[GenerationRequest]) -> None:
         """Raises ApiError 429 or 503 when the backend takes nothing now."""
         self.requests = requests
-        self._chunks: asyncio.Queue[Chunk] = asyncio.Queue()
-        over = Hop(asyncio.get_running_loop())
+        self._chunks: asyncio.Queue[RequestOutput] = asyncio.Queue()
+        over = EventLoopDispatcher(asyncio.get_running_loop())
         try:
             self._ticket = service.backend.submit(requests, self._chunks.put_nowait, over)
-        except (NoRoomError, DrainingError) as error:
+        except (QueueFullError, DrainingError) as error:
             raise refused(error) from None
 
     def cancel(self) -> None:
         """Free the slots at once; harmless at the end."""
         self._ticket.cancel()
 
-    async def __aiter__(self) -> AsyncIterator[Chunk]:
+    async def __aiter__(self) -> AsyncIterator[RequestOutput]:
         open_sequences = len(self.requests)
         while open_sequences:
             chunk = await self._chunks.get()
             open_sequences -= chunk.last
             yield chunk
-
-
-async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, or ClientGoneError as soon as the client hangs up."""
-    task = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(_disconnect(receive))
-    try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGoneError
-    finally:
-        for pending in (task, watcher):
-            pending.cancel()
-        await asyncio.gather(task, watcher, return_exceptions=True)
-
-
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from serving.api.errors import invalid
-from serving.api.messages import Message, ToolCall
-from serving.tools.dialect import Dialect
+from lathe.serving.api.messages import Message, ToolCall
+from lathe.serving.http.errors import invalid
+from lathe.serving.tools.dialect import Dialect
 
 Json = dict[str, Any]
 

@@ -8,7 +8,7 @@ import pydantic_core
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from serving.api.strict import Strict
+from lathe.serving.api.strict import Strict
 
 MEDIA = ("image", "audio", "video", "file", "document")
 HARMLESS = frozenset(

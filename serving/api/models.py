@@ -5,8 +5,8 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from serving.api.service import Service
-from serving.api.slashes import to_the_shorter
+from lathe.serving.api.service import Service
+from lathe.serving.http.slashes import to_the_shorter
 
 
 async def list_models(request: Request) -> Response:

@@ -6,7 +6,7 @@ import json
 import secrets
 import string
 
-from serving.api.answer import Json
+from lathe.serving.api.answer import Json
 
 STEP = 64
 """Sizes of events, in bytes, are multiples of it and some constant."""

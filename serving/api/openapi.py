@@ -9,10 +9,10 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from serving.api.prefix import told_prefix
-from serving.api.responses.body import ResponsesBody
-from serving.api.schemas import ChatBody, CompletionBody
-from serving.api.tokens import DetokenizeBody, TokenizeBody
+from lathe.serving.api.responses.body import ResponsesBody
+from lathe.serving.api.schemas import ChatBody, CompletionBody
+from lathe.serving.api.tokens import DetokenizeBody, TokenizeBody
+from lathe.serving.http.prefix import told_prefix
 
 Json = dict[str, Any]
 POSTS: dict[str, type[BaseModel]] = {

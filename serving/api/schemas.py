@@ -7,14 +7,14 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
-from serving.api.fields import NEUTRAL, check_field
-from serving.api.formats import ResponseFormat
-from serving.api.limits import FieldError, Limits
-from serving.api.messages import Message
-from serving.api.strict import Strict
-from serving.api.template_options import TemplateOptions
-from serving.api.tool_fields import ToolFields
-from serving.sampling import Sampling
+from lathe.serving.api.fields import NEUTRAL, check_field
+from lathe.serving.api.formats import ResponseFormat
+from lathe.serving.api.messages import Message
+from lathe.serving.api.strict import Strict
+from lathe.serving.api.template_options import TemplateOptions
+from lathe.serving.api.tool_fields import ToolFields
+from lathe.serving.decoding.sampling import SamplingParams
+from lathe.serving.http.limits import FieldError, Limits
 
 MAX_CHOICES = 8
 MAX_STOPS = 4
@@ -119,8 +119,8 @@ class GenerationBody(BaseModel):
         return self.stream_options is not None and self.stream_options.include_obfuscation
 
     @property
-    def sampling(self) -> Sampling:
-        return Sampling(
+    def sampling(self) -> SamplingParams:
+        return SamplingParams(
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=max(int(self.top_k), 0),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from serving.sampling import TokenScore
-from serving.tokenizer import Tokenizer
+from lathe.serving.decoding.sampling import TokenLogprob
+from lathe.serving.decoding.tokenizer import Tokenizer
 
 Json = dict[str, Any]
 
 
-def described(tokenizer: Tokenizer, score: TokenScore) -> Json:
+def described(tokenizer: Tokenizer, score: TokenLogprob) -> Json:
     """A token with its log-probability, and the likeliest ones in its place."""
     top = [_entry(tokenizer, token, logprob) for token, logprob in score.top]
     return _entry(tokenizer, score.token, score.logprob) | {"top_logprobs": top}

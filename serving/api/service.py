@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from serving.api.errors import ApiError, invalid
-from serving.api.thinking import Thinking
-from serving.api.tools import ServedTools
-from serving.artefact import Artefact
-from serving.engines.base import Backend, DrainingError, NoRoomError
-from serving.grammar import Grammar, Grammars
-from serving.metrics import Metrics
-from serving.schema_errors import GrammarError
-from serving.tokenizer import Tokenizer
-from serving.tools.grammar import Rules
+from lathe.serving.api.thinking import Thinking
+from lathe.serving.api.tools import ServedTools
+from lathe.serving.backend import Backend, DrainingError, QueueFullError
+from lathe.serving.decoding.tokenizer import Tokenizer
+from lathe.serving.http.errors import ApiError, invalid
+from lathe.serving.metrics.registry import Metrics
+from lathe.serving.served_model import Artefact
+from lathe.serving.structured_output.grammar import Grammar, Grammars
+from lathe.serving.structured_output.schema_errors import GrammarError
+from lathe.serving.tools.grammar import Rules
 
 
 @dataclass(slots=True)
@@ -75,7 +75,7 @@ class Service:
             )
         try:
             self.backend.check_room(count)
-        except (NoRoomError, DrainingError) as error:
+        except (QueueFullError, DrainingError) as error:
             raise refused(error) from None
 
     def check_text(self, text: str, param: str) -> None:
@@ -132,8 +132,8 @@ class Service:
         return invalid(message, param, "context_length_exceeded")
 
 
-def refused(error: NoRoomError | DrainingError) -> ApiError:
+def refused(error: QueueFullError | DrainingError) -> ApiError:
     """The answer to a client that has to come back later, or to go elsewhere."""
-    if isinstance(error, NoRoomError):
+    if isinstance(error, QueueFullError):
         return ApiError(429, str(error), code="queue_full")
     return ApiError(503, str(error), code="unavailable")

@@ -9,8 +9,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from serving.api.errors import ApiError
-from serving.api.service import Service
+from lathe.serving.api.service import Service
+from lathe.serving.http.errors import ApiError
 
 
 async def live(request: Request) -> Response:

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from serving.api.limits import FieldError
-from serving.chat_template import ChatTemplate, Rendering, Scalar
+from lathe.serving.decoding.chat_template import ChatTemplate, Rendering, Scalar
+from lathe.serving.http.limits import FieldError
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 

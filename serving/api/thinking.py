@@ -8,12 +8,12 @@ from functools import partial
 
 import numpy as np
 
-from serving.delayed import DelayedGrammar
-from serving.engines.base import Chunk
-from serving.grammar import Grammar
-from serving.reasoning import Kind, Marked, Splitter, reasoning_format
-from serving.sampling import TokenScore
-from serving.tokenizer import Tokenizer
+from lathe.serving.backend import RequestOutput
+from lathe.serving.decoding.reasoning import Kind, Marked, Splitter, reasoning_format
+from lathe.serving.decoding.sampling import TokenLogprob
+from lathe.serving.decoding.tokenizer import Tokenizer
+from lathe.serving.structured_output.delayed import DelayedGrammar
+from lathe.serving.structured_output.grammar import Grammar
 
 Beginning = Callable[[], Splitter]
 """Makes what splits an answer; more than one may begin alike."""
@@ -27,7 +27,7 @@ class Part:
 
     kind: Kind
     text: str
-    scores: tuple[TokenScore, ...] = ()
+    scores: tuple[TokenLogprob, ...] = ()
 
 
 class Turn:
@@ -40,12 +40,12 @@ class Turn:
 
     def __init__(self, beginning: Beginning | None) -> None:
         self._splitter = beginning() if beginning else None
-        self._undecided: tuple[int, tuple[TokenScore, ...]] = (0, ())
+        self._undecided: tuple[int, tuple[TokenLogprob, ...]] = (0, ())
         self._spoken = False
         self.splits = beginning is not None
         self.reasoning_tokens = 0
 
-    def read(self, chunk: Chunk) -> list[Part]:
+    def read(self, chunk: RequestOutput) -> list[Part]:
         """The parts that became certain; none while the answer may still begin with a mark."""
         if self._splitter is None:
             return [Part("content", chunk.text, chunk.scores)]

@@ -10,16 +10,16 @@ from pydantic import ConfigDict, Field, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from serving.api.body import read_model
-from serving.api.chat import chat_tokens
-from serving.api.errors import ApiError, invalid
-from serving.api.limits import FieldError
-from serving.api.messages import Message
-from serving.api.schemas import Token
-from serving.api.service import Service
-from serving.api.strict import Strict
-from serving.api.template_options import TemplateOptions
-from serving.api.tool_fields import MAX_TOOLS, FunctionTool
+from lathe.serving.api.chat import chat_tokens
+from lathe.serving.api.messages import Message
+from lathe.serving.api.schemas import Token
+from lathe.serving.api.service import Service
+from lathe.serving.api.strict import Strict
+from lathe.serving.api.template_options import TemplateOptions
+from lathe.serving.api.tool_fields import MAX_TOOLS, FunctionTool
+from lathe.serving.http.body import read_model
+from lathe.serving.http.errors import ApiError, invalid
+from lathe.serving.http.limits import FieldError
 
 MAX_TOKENS = 2**18
 CONTEXTS = 64

@@ -14,9 +14,9 @@ from pydantic import (
     model_validator,
 )
 
-from serving.api.limits import FieldError
-from serving.api.messages import Lenient, complain
-from serving.tools.grammar import Choice, Tool
+from lathe.serving.api.messages import Lenient, complain
+from lathe.serving.http.limits import FieldError
+from lathe.serving.tools.grammar import Choice, Tool
 
 MAX_TOOLS = 128
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from serving.api.errors import invalid
-from serving.api.tool_fields import ToolUse
-from serving.sampling import TokenScore
-from serving.tokenizer import Tokenizer
-from serving.tools.dialect import Dialect, dialect_of
-from serving.tools.form import Form
-from serving.tools.grammar import Rules
-from serving.tools.parser import CallParser, Event, Start, Text
-from serving.tools.registry import available_forms
+from lathe.serving.api.tool_fields import ToolUse
+from lathe.serving.decoding.sampling import TokenLogprob
+from lathe.serving.decoding.tokenizer import Tokenizer
+from lathe.serving.http.errors import invalid
+from lathe.serving.tools.dialect import Dialect, dialect_of
+from lathe.serving.tools.form import Form
+from lathe.serving.tools.grammar import Rules
+from lathe.serving.tools.parser import CallParser, Event, Start, Text
+from lathe.serving.tools.registry import available_forms
 
 Json = dict[str, Any]
 
@@ -84,14 +84,14 @@ class CallDeltas:
     _parser: CallParser
     _index: int = field(default=-1, init=False)
 
-    def read(self, text: str, scores: Sequence[TokenScore]) -> list[tuple[Json, Sequence[TokenScore]]]:
+    def read(self, text: str, scores: Sequence[TokenLogprob]) -> list[tuple[Json, Sequence[TokenLogprob]]]:
         """What became certain with more of the answer."""
         deltas = [self._delta(event) for event in self._parser.push(text)]
         if not deltas and scores:
             deltas = [{}]
         return [(delta, scores if at == 0 else ()) for at, delta in enumerate(deltas)]
 
-    def end(self, *, cut: bool) -> list[tuple[Json, Sequence[TokenScore]]]:
+    def end(self, *, cut: bool) -> list[tuple[Json, Sequence[TokenLogprob]]]:
         """The rest; `cut`: the answer did not come to its own end."""
         return [(self._delta(event), ()) for event in self._parser.flush(cut=cut)]
 

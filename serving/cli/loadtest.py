@@ -188,20 +188,20 @@ def loadtest(
     """
     import shlex
 
-    from compressor.errors import UserError
-    from serving.loadtest.address import read_address
-    from serving.loadtest.bench import Serving, Setup, is_url
-    from serving.loadtest.command import Asked, carry_out
-    from serving.loadtest.dialect import read_extra_body
-    from serving.loadtest.engines.base import find_engine
-    from serving.loadtest.load import Load
-    from serving.loadtest.progress import Terminal
-    from serving.loadtest.prompts import PromptChoice
-    from serving.loadtest.trace import read_trace
+    from lathe.artefact.errors import UserError
+    from lathe.serving.loadtest.address import read_address
+    from lathe.serving.loadtest.command import LoadTestOptions, carry_out
+    from lathe.serving.loadtest.dialect import read_extra_body
+    from lathe.serving.loadtest.engines.base import find_engine
+    from lathe.serving.loadtest.load import Load
+    from lathe.serving.loadtest.progress import Terminal
+    from lathe.serving.loadtest.prompts import PromptChoice
+    from lathe.serving.loadtest.testbed import Serving, Setup, is_url
+    from lathe.serving.loadtest.trace import read_trace
 
     if rounds is None:
         rounds = 1 if against is None and slo is None else 3
-    asked = Asked(target, against, slo, slo_share, rounds, output, html, json_)
+    asked = LoadTestOptions(target, against, slo, slo_share, rounds, output, html, json_)
     asked.check(model)
     if trace and output_tokens is not None:
         raise UserError("A trace has the lengths of its answers", "Drop --output-tokens, or --trace.")

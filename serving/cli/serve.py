@@ -138,8 +138,9 @@ def serve(
     import logging
     import signal
 
-    from serving.chat_template import read_variables
-    from serving.engines.registry import ServeOptions, serve_with
+    from lathe.serving.decoding.chat_template import read_variables
+    from lathe.serving.launch.registry import serve_with
+    from lathe.serving.options import ServeOptions
 
     # The first process of a container ignores SIGTERM until somebody handles it, and loading takes a while.
     signal.signal(signal.SIGTERM, _leave)
@@ -186,7 +187,7 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
 
 def _key(key: str | None, file: Path | None) -> str | None:
     """Raises UserError: both are given, or one of them is empty: no server is open by mistake."""
-    from compressor.errors import UserError
+    from lathe.artefact.errors import UserError
 
     if file is None:
         given = os.environ.get("LATHE_API_KEY") if key is None else key

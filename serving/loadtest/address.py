@@ -8,9 +8,8 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from compressor.errors import UserError
-
-from .load import Endpoint
+from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.load import Endpoint
 
 PATHS: dict[Endpoint, str] = {"chat": "/chat/completions", "completions": "/completions"}
 VERSION = re.compile(r"v\d+[a-z]*\d*")

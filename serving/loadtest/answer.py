@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .sample import RequestError, Sample
-from .sse import MalformedStreamError
+from lathe.serving.loadtest.sample import RequestError, Sample
+from lathe.serving.loadtest.sse import MalformedStreamError
 
 LABELS = frozenset(
     {"role", "type", "id", "index", "format", "object", "status", "annotations", "signature", "logprobs"}

@@ -9,8 +9,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .capacity import told
-from .report import BUSY_CLIENT, filled, untimed_note
+from lathe.serving.loadtest.find_capacity import told
+from lathe.serving.loadtest.report import BUSY_CLIENT, filled, untimed_note
 
 
 def failures(whole: Mapping[str, Any]) -> str | None:
@@ -75,13 +75,15 @@ def level_rows(system: Mapping[str, Any], settings: Mapping[str, Any]) -> list[l
     for level in system["levels"]:
         low, high = level["interval"]
         errors = f", {level['failed']} of {level['requests']} with an error" if level["failed"] else ""
-        rows.append([
-            f"{level['level']:.4g}",
-            f"{level['within']:.1%} ({100 * low:.0f}-{high:.0%})",
-            *(_kept(level, limit) for limit in limits),
-            f"{level['output_tokens_per_second']:,.0f}",
-            ("passed" if level["passed"] else "failed") + errors,
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"{level['level']:.4g}",
+                f"{level['within']:.1%} ({100 * low:.0f}-{high:.0%})",
+                *(_kept(level, limit) for limit in limits),
+                f"{level['output_tokens_per_second']:,.0f}",
+                ("passed" if level["passed"] else "failed") + errors,
+            ]
+        )
     return rows
 
 

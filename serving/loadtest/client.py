@@ -9,14 +9,13 @@ from typing import Any
 
 import httpx
 
-from compressor.errors import UserError
-
-from .address import PATHS
-from .answer import AnswerReader
-from .dialect import REFUSED, Dialect
-from .load import Endpoint
-from .sample import RequestError, Sample
-from .sse import EventReader, MalformedStreamError
+from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.address import PATHS
+from lathe.serving.loadtest.answer import AnswerReader
+from lathe.serving.loadtest.dialect import REFUSED, Dialect
+from lathe.serving.loadtest.load import Endpoint
+from lathe.serving.loadtest.sample import RequestError, Sample
+from lathe.serving.loadtest.sse import EventReader, MalformedStreamError
 
 
 @dataclass(frozen=True)

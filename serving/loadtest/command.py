@@ -10,20 +10,19 @@ from typing import Any
 
 import typer
 
-from compressor.errors import UserError
-
-from . import capacity_report, report
-from .bench import Setup, is_url
-from .capacity import most
-from .compare import compare, run
-from .document import write_document
-from .load import Load
-from .page.html import write_page
-from .slo import parse_slo
+from lathe.artefact.errors import UserError
+from lathe.serving.loadtest import capacity_report, report
+from lathe.serving.loadtest.compare import compare, run
+from lathe.serving.loadtest.document import write_document
+from lathe.serving.loadtest.find_capacity import most
+from lathe.serving.loadtest.load import Load
+from lathe.serving.loadtest.page.html import write_page
+from lathe.serving.loadtest.slo import parse_slo
+from lathe.serving.loadtest.testbed import Setup, is_url
 
 
 @dataclass(frozen=True)
-class Asked:
+class LoadTestOptions:
     """What is loaded (URLs or directories; `against`: the dense model), with which limits, and where the
     result goes: files, and stdout as tables or as JSON."""
 
@@ -49,7 +48,7 @@ class Asked:
                 raise UserError(f"{file} cannot be written", "Choose another place.")
 
 
-def carry_out(asked: Asked, load: Load, setup: Setup) -> None:
+def carry_out(asked: LoadTestOptions, load: Load, setup: Setup) -> None:
     """Measure, print the report, write the files.
 
     Raises:
@@ -69,7 +68,7 @@ def carry_out(asked: Asked, load: Load, setup: Setup) -> None:
         raise UserError(failed, "The numbers are of the other requests.")
 
 
-def _measured(asked: Asked, load: Load, setup: Setup) -> dict[str, Any]:
+def _measured(asked: LoadTestOptions, load: Load, setup: Setup) -> dict[str, Any]:
     rounds, target, dense = asked.rounds, asked.target, asked.against
     if asked.slo is not None:
         places = {"server": target} if dense is None else {"dense": dense, "subnet": target}

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import UserError
-
-from .bench import Bench, Setup, on_bench
-from .document import document, system_json
-from .load import Load
-from .measure import Round
+from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.document import document, system_json
+from lathe.serving.loadtest.load import Load
+from lathe.serving.loadtest.measure import Round
+from lathe.serving.loadtest.testbed import Bench, Setup, on_bench
 
 
 def run(target: str | Path, load: Load, *, rounds: int = 1, setup: Setup | None = None) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from compressor.errors import UserError
-
-from .refusals import refused_fields
+from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.refusals import refused_fields
 
 REFUSED = (400, 422)
 """Statuses of an answer that may name a field."""

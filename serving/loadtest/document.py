@@ -14,11 +14,10 @@ from typing import Any
 
 import psutil
 
-from compressor.errors import UserError
-
-from .measure import DEFINITIONS, LATENCIES, THROUGHPUTS, Round, summary
-from .memory import Memory
-from .sample import Sample
+from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.measure import DEFINITIONS, LATENCIES, THROUGHPUTS, Round, summary
+from lathe.serving.loadtest.memory import Memory
+from lathe.serving.loadtest.sample import Sample
 
 FORMAT = "lathe-loadtest/1"
 SECRETS = ("--api-key", "--compare-api-key")

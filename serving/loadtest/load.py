@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from compressor.errors import UserError
-
-from .arrival import Arrival, arrival_times
-from .trace import Trace
+from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.arrival import Arrival, arrival_times
+from lathe.serving.loadtest.trace import Trace
 
 Endpoint = Literal["completions", "chat"]
 

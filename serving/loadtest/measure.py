@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from .sample import Sample
+from lathe.serving.loadtest.sample import Sample
 
 DEFINITIONS = {
     "ttft_ms": "time to first token: request sent to first chunk that carries tokens, of reasoning too",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import httpx
 import psutil
 
-from .client import Target
+from lathe.serving.loadtest.client import Target
 
 SAMPLE_SECONDS = 0.25
 SCRAPE_SECONDS = 1.0

@@ -8,12 +8,11 @@ from urllib.parse import urljoin
 
 import httpx
 
-from compressor.errors import UserError
-
-from .address import PATHS, Address, proxy_of, read_address
-from .client import Target, request_body
-from .dialect import REFUSED, Dialect
-from .load import Endpoint
+from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.address import PATHS, Address, proxy_of, read_address
+from lathe.serving.loadtest.client import Target, request_body
+from lathe.serving.loadtest.dialect import REFUSED, Dialect
+from lathe.serving.loadtest.load import Endpoint
 
 ABSENT = (404, 405, 501)
 OTHER: dict[Endpoint, Endpoint] = {"completions": "chat", "chat": "completions"}

@@ -17,8 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .load import Load
-from .measure import Round, summary
+from lathe.serving.loadtest.load import Load
+from lathe.serving.loadtest.measure import Round, summary
 
 
 class Quiet:

@@ -10,11 +10,10 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import UserError
-from compressor.texts.files import lines, read_text
-from compressor.texts.rows import Row, format_of
-
-from .trace import Trace
+from lathe.artefact.errors import UserError
+from lathe.artefact.texts.files import lines, read_text
+from lathe.artefact.texts.rows import Row, format_of
+from lathe.serving.loadtest.trace import Trace
 
 Prompts = Callable[[int], Iterator[str]]
 """Endless prompts for a seed."""

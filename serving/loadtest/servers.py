@@ -17,9 +17,9 @@ from time import monotonic
 from types import FrameType
 from typing import IO, NoReturn
 
-from compressor.errors import UserError
+from lathe.artefact.errors import UserError
 
-SERVE = (sys.executable, "-m", "compressor.cli.main", "serve")
+SERVE = (sys.executable, "-m", "lathe", "serve")
 STOP_SECONDS = 40.0
 
 

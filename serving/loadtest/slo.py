@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from math import inf, sqrt
 from typing import Any
 
-from compressor.errors import UserError
-
-from .measure import tpot_s
-from .sample import Sample
+from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.measure import tpot_s
+from lathe.serving.loadtest.sample import Sample
 
 SECONDS = {"ms": 1e-3, "s": 1.0}
 LIMIT = re.compile(r"\s*(?P<name>[a-z0-9]+)\s*=\s*(?P<value>[0-9.]+)\s*(?P<unit>ms|s)\s*")

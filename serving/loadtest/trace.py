@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import UserError
-from compressor.texts.rows import Row, format_of, from_json_lines
+from lathe.artefact.errors import UserError
+from lathe.artefact.texts.rows import Row, format_of, from_json_lines
 
 FORMATS: tuple[tuple[tuple[str, str, str], float], ...] = (
     (("at_s", "prompt_tokens", "output_tokens"), 1.0),

@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from serving.api.errors import ApiError, on_api_error, on_http_error
-from serving.api.prefix import told_prefix
-from serving.api.slashes import relative_slashes
-from serving.playground.upstream import Upstream
+from lathe.serving.http.errors import ApiError, on_api_error, on_http_error
+from lathe.serving.http.prefix import told_prefix
+from lathe.serving.http.slashes import relative_slashes
+from lathe.serving.playground.upstream import Upstream
 
 INDEX, SETUP, FOLDER = "/", "/playground/setup", "/playground/"
 TYPES = {

@@ -14,11 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from compressor.errors import UserError
-from serving.api.body import read_json
-from serving.api.errors import CLIENT_CLOSED, ApiError
-from serving.api.generation import ClientGoneError, unless_disconnected
-from serving.engines.registry import ServeOptions
+from lathe.artefact.errors import UserError
+from lathe.serving.http.body import read_json
+from lathe.serving.http.disconnect import ClientGoneError, unless_disconnected
+from lathe.serving.http.errors import CLIENT_CLOSED, ApiError
+from lathe.serving.options import ServeOptions
 
 PREFIX = "/compare"
 COMPARE_KEY = "LATHE_COMPARE_API_KEY"

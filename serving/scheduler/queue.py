@@ -6,8 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
-from serving.engines.base import DrainingError, NoRoomError
-from serving.scheduler.sequence import Sequence as Running
+from lathe.serving.backend import DrainingError, QueueFullError
+from lathe.serving.scheduler.sequence import Sequence as Running
 
 
 class AdmissionQueue:
@@ -28,7 +28,7 @@ class AdmissionQueue:
         if self._draining:
             raise DrainingError("the server is shutting down")
         if self._inside + count > self.capacity:
-            raise NoRoomError(f"the server already holds {self._inside} of {self.capacity} sequences")
+            raise QueueFullError(f"the server already holds {self._inside} of {self.capacity} sequences")
 
     def enter(self, sequences: Sequence[Running]) -> None:
         """All or none. Raises NoRoomError or DrainingError."""

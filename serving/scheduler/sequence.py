@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from serving.engines.base import Chunk, GenerationRequest, Observer
-from serving.sampling import Sampler, TokenScore, score
-from serving.text import TextStream
+from lathe.serving.backend import GenerationRequest, Observer, RequestOutput
+from lathe.serving.decoding.detokenizer import TextStream
+from lathe.serving.decoding.sampling import Sampler, TokenLogprob, score
 
 
 class Sequence:
@@ -19,7 +19,7 @@ class Sequence:
     def __init__(
         self,
         request: GenerationRequest,
-        sink: Callable[[Chunk], None],
+        sink: Callable[[RequestOutput], None],
         piece: Callable[[int], bytes],
         eos: Collection[int],
     ) -> None:
@@ -42,11 +42,11 @@ class Sequence:
             show_specials=request.show_specials,
             keep_stop=request.keep_stop,
         )
-        self._prompt_scores: list[TokenScore] = []
+        self._prompt_scores: list[TokenLogprob] = []
         self._generated = 0
-        self._unsent: tuple[int, list[TokenScore]] = (0, [])
+        self._unsent: tuple[int, list[TokenLogprob]] = (0, [])
         self._first_at = self._last_at = 0.0
-        self._last_chunk: Chunk | None = None
+        self._last_chunk: RequestOutput | None = None
 
     @property
     def prompt_left(self) -> np.ndarray:
@@ -63,7 +63,7 @@ class Sequence:
         if self.request.choice == 0:
             observer.prompt(len(self.request.prompt))
         if self._prompt_scores:
-            self._sink(Chunk(self.request.index, prompt_scores=tuple(self._prompt_scores)))
+            self._sink(RequestOutput(self.request.index, prompt_scores=tuple(self._prompt_scores)))
         if self.request.max_tokens == 0:
             self._finish("length", observer)
         else:
@@ -93,7 +93,7 @@ class Sequence:
         """End with an error, unless it had already ended."""
         if not self.done:
             self.done = True
-            self._last_chunk = Chunk(self.request.index, error=message, status=status)
+            self._last_chunk = RequestOutput(self.request.index, error=message, status=status)
 
     def conclude(self) -> None:
         """Tell the end; called once the slot is free again."""
@@ -126,7 +126,7 @@ class Sequence:
     def _score_prompt(self, tokens: np.ndarray, logits: np.ndarray) -> None:
         top = self.request.logprobs or 0
         if not self._prompt_scores:
-            self._prompt_scores.append(TokenScore(int(tokens[0]), None))
+            self._prompt_scores.append(TokenLogprob(int(tokens[0]), None))
         following = self.request.prompt[self.prefilled + 1 : self.prefilled + len(tokens) + 1]
         rows = zip(logits, following, strict=False)
         self._prompt_scores += [score(row, int(token), top) for row, token in rows]
@@ -141,11 +141,11 @@ class Sequence:
             observer.next_token(now - self._last_at)
         self._last_at = now
 
-    def _chunk(self, text: str, finish: Literal["stop", "length"] | None = None) -> Chunk:
+    def _chunk(self, text: str, finish: Literal["stop", "length"] | None = None) -> RequestOutput:
         count, scores = self._unsent
         cached, self.cached = self.cached, None
         self._unsent = (0, [])
-        return Chunk(self.request.index, text, count, tuple(scores), cached=cached, finish=finish)
+        return RequestOutput(self.request.index, text, count, tuple(scores), cached=cached, finish=finish)
 
     def _finish(self, reason: Literal["stop", "length"], observer: Observer, text: str = "") -> None:
         self.done = True

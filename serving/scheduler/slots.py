@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from serving.engines.base import SlotEngine
-from serving.scheduler.sequence import Sequence
+from lathe.serving.backend import SlotEngine
+from lathe.serving.scheduler.sequence import Sequence
 
 
 class Slots:

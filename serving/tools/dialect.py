@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serving.chat_template import TemplateError
-from serving.tools.form import Form
-from serving.tools.registry import form_of
+from lathe.serving.decoding.chat_template import TemplateError
+from lathe.serving.tools.form import Form
+from lathe.serving.tools.registry import form_of
 
 Messages = Sequence[Mapping[str, Any]]
 Render = Callable[[Messages, Messages], str]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, Protocol
 
-from serving.tools.form import Form, Mark, Piece, Pieces
-from serving.tools.pattern import as_regex
+from lathe.serving.tools.form import Form, Mark, Piece, Pieces
+from lathe.serving.tools.pattern import as_regex
 
 Json = dict[str, Any]
 Choice = Literal["none", "auto", "required"]
@@ -79,9 +79,19 @@ def closed(parameters: Json) -> Json:
 
 
 _OPENS = {
-    "additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames", "minProperties",
-    "allOf", "anyOf", "oneOf", "$ref", "$dynamicRef", "if", "dependentSchemas",
-}  # fmt: skip
+    "additionalProperties",
+    "patternProperties",
+    "unevaluatedProperties",
+    "propertyNames",
+    "minProperties",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "$ref",
+    "$dynamicRef",
+    "if",
+    "dependentSchemas",
+}
 
 
 def _starts(rules: Rules, writer: _Writer) -> Iterator[str]:

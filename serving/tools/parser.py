@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from serving.text import longest_start
-from serving.tools.form import Form
-from serving.tools.pattern import Match, Pattern
+from lathe.serving.decoding.detokenizer import longest_start
+from lathe.serving.tools.form import Form
+from lathe.serving.tools.pattern import Match, Pattern
 
 
 @dataclass(frozen=True, slots=True)

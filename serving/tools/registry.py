@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from serving.tools.form import Form
+from lathe.serving.tools.form import Form
 
 _forms: dict[str, Form] = {}
 
@@ -18,7 +18,7 @@ def register(form: Form) -> Form:
 
 def available_forms() -> list[Form]:
     """All of them, by name."""
-    import serving.tools.formats as formats
+    import lathe.serving.tools.formats as formats
 
     for module in pkgutil.iter_modules(formats.__path__):
         importlib.import_module(f"{formats.__name__}.{module.name}")

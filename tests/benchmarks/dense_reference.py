@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from tiny_llama import PLANS, reference
+from support.tiny_llama import PLANS, reference
 from transformers import LlamaForCausalLM
 
 from benchmarks.quality.setting import Setting, Subnet

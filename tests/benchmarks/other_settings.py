@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_problem import make_lab
+from support.tiny_problem import make_lab
 
 from benchmarks.quality.setting import Baseline, Setting
-from compressor.forward import Weights
-from compressor.progress import Progress
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.model.block_runner import Weights
 
 KINDS: dict[str, dict[str, Any]] = {
     "biased": {"attention_bias": True, "mlp_bias": True},
@@ -21,9 +21,17 @@ KINDS: dict[str, dict[str, Any]] = {
 def make_setting(directory: Path, **changes: Any) -> Setting:
     lab = make_lab(directory, **changes)
     return Setting(
-        lab.source, lab.runner, lab.head, lab.embedding, lab.layers, lab.windows[~lab.heldout],
-        lab.windows[lab.heldout], lab.statistics, 0, Progress(quiet=True),
-    )  # fmt: skip
+        lab.source,
+        lab.runner,
+        lab.head,
+        lab.embedding,
+        lab.layers,
+        lab.windows[~lab.heldout],
+        lab.windows[lab.heldout],
+        lab.statistics,
+        0,
+        Progress(quiet=True),
+    )
 
 
 def is_deterministic(baseline: Baseline, setting: Setting, keep: float) -> bool:

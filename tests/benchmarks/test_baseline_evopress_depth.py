@@ -13,7 +13,7 @@ from other_settings import KINDS, direct_kl, is_deterministic, make_setting
 from benchmarks.quality.baselines import evopress_depth as method
 from benchmarks.quality.baselines.evopress_depth import Depth, evopress_depth, search
 from benchmarks.quality.setting import Setting
-from compressor.plan import Plan
+from lathe.artefact.plan import Plan
 
 
 def flags_of(plan: Plan) -> tuple[int, ...]:

@@ -14,8 +14,8 @@ from other_settings import KINDS, is_deterministic, make_setting
 from benchmarks.quality.baselines.osscar import osscar, prune, shapes, swap
 from benchmarks.quality.obs import removal_costs, remove, return_gains, solve
 from benchmarks.quality.setting import Setting
-from compressor.order.elimination import eliminate
-from compressor.plan import Plan
+from lathe.artefact.plan import Plan
+from lathe.compressor.importance.elimination import eliminate
 
 
 def problem(seed: int, inputs: int = 12, outputs: int = 5) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_llama import LLAMA3_ROPE, tokens
-from tiny_problem import Lab, make_lab
+from support.tiny_llama import LLAMA3_ROPE, tokens
+from support.tiny_problem import Lab, make_lab
 from torch.nn.functional import linear, rms_norm, silu
 from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -18,7 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from benchmarks.quality.baselines import paper
 from benchmarks.quality.masks import LayerMask, Masks
 from benchmarks.quality.setting import Setting, Subnet, baselines
-from compressor.forward import Weights
+from lathe.compressor.model.block_runner import Weights
 
 N, K, H, F, D = 8, 4, 16, 96, 64
 

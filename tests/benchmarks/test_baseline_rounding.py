@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.quality.score import score
 from benchmarks.quality.setting import Setting, baselines
-from compressor.quantize import round_to_nearest
+from lathe.compressor.model.quantize import round_to_nearest
 
 
 def test_bytes_and_parameters_are_counted(setting: Setting) -> None:

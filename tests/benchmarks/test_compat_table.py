@@ -9,7 +9,7 @@ from test_families_table import PASSED
 
 from benchmarks.compat import COLUMNS, START, document, holds, shown, table
 from benchmarks.families import fill
-from compressor.families import families
+from lathe.compressor.model.families import families
 
 
 def junit(file: Path, cases: list[tuple[str, str]], state: str = "") -> None:

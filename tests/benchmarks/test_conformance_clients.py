@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_server import NAME, Running, running, save_artefact
+from support.tiny_server import NAME, Running, running, save_artefact
 
 from benchmarks.conformance.clients import scripted, suites
-from serving.artefact import open_artefact
-from serving.tokenizer import Tokenizer
+from lathe.serving.decoding.tokenizer import Tokenizer
+from lathe.serving.served_model import open_artefact
 
 CLIENT = """
 import json, os, urllib.request

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.families import START, cell, document, fill, holds, outcomes, table
-from compressor.export.vllm import ACTIVATIONS
+from lathe.compressor.export.vllm import ACTIVATIONS
 
 PASSED = """
 <testcase classname="a" name="b"><properties>

@@ -9,7 +9,7 @@ from other_settings import direct_kl
 
 from benchmarks.quality.judge import Judge, Levels
 from benchmarks.quality.setting import Setting
-from compressor.forward import Weights
+from lathe.compressor.model.block_runner import Weights
 
 
 def dropping(setting: Setting, levels: Levels) -> list[Weights]:
@@ -22,9 +22,12 @@ def dropping(setting: Setting, levels: Levels) -> list[Weights]:
 
 
 CANDIDATES: list[Levels] = [
-    (1, 1, 1, 1, 1, 1, 1, 1), (1, 1, 1, 1, 0, 1, 1, 1), (1, 1, 1, 1, 0, 1, 1, 0), (0, 1, 1, 1, 1, 1, 1, 1),
+    (1, 1, 1, 1, 1, 1, 1, 1),
+    (1, 1, 1, 1, 0, 1, 1, 1),
+    (1, 1, 1, 1, 0, 1, 1, 0),
+    (0, 1, 1, 1, 1, 1, 1, 1),
     (1, 0, 1, 1, 0, 1, 0, 1),
-]  # fmt: skip
+]
 
 
 @pytest.fixture

@@ -7,17 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
-import steady_clock
-from compress_command import make_tiny
+from support import steady_clock
+from support.compress_command import make_tiny
 
 from benchmarks.latency import __main__ as bench
 from benchmarks.latency import predictions, shapes, targets
 from benchmarks.latency.targets import Subject
-from compressor.latency.workload import Workload
-from compressor.plan import LayerShape, Plan
-from compressor.progress import Progress
-from compressor.search.space import make_space
-from compressor.source import open_config
+from lathe.artefact.plan import LayerShape, Plan
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.latency.workload import Workload
+from lathe.compressor.model.checkpoint import open_config
+from lathe.compressor.search.space import make_space
 
 
 @pytest.fixture(autouse=True)
@@ -70,8 +70,10 @@ def test_the_command_writes_a_row_each_and_goes_on_from_them(
     bench.main()
     sections = json.loads(out.read_text())["sections"]
     assert {name: len(rows) for name, rows in sections.items()} == {
-        "targets": 1, "predictions": 4, "aware": 2,
-    }  # fmt: skip
+        "targets": 1,
+        "predictions": 4,
+        "aware": 2,
+    }
     by_latency, by_parameters = sections["aware"]
     assert by_parameters["measured_ms"] <= by_latency["measured_ms"] * 1.001
     assert by_latency["speedup_measured"] == pytest.approx(1.3, rel=0.1)

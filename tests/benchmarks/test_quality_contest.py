@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from compress_command import Tiny, make_tiny
+from support.compress_command import Tiny, make_tiny
 
 from benchmarks.quality.contest import Contest
 from benchmarks.quality.setting import Setting, Subnet, baselines
@@ -34,9 +34,16 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int | None]]:
 
 def contest(tiny: Tiny, out: Path, **changes: object) -> Contest:
     arguments = {
-        "model": str(tiny.model), "text": str(tiny.text), "eval": str(tiny.text), "tokens": 2048,
-        "windows": 1, "keeps": "80%,50%", "methods": "dense-again", "evaluations": "", "out": out,
-    }  # fmt: skip
+        "model": str(tiny.model),
+        "text": str(tiny.text),
+        "eval": str(tiny.text),
+        "tokens": 2048,
+        "windows": 1,
+        "keeps": "80%,50%",
+        "methods": "dense-again",
+        "evaluations": "",
+        "out": out,
+    }
     return Contest(argparse.Namespace(**arguments | changes))
 
 
@@ -46,9 +53,12 @@ def test_baselines_and_product_are_told_how_many_candidates_to_judge(
     judged = []
     for number, out in ((1, "q.json"), (40, "r.json")):
         asked = contest(
-            tiny, tmp_path / out, methods="dense-again,lathe", keeps="50%",
+            tiny,
+            tmp_path / out,
+            methods="dense-again,lathe",
+            keeps="50%",
             evaluations=f"dense-again={number},lathe={number}",
-        )  # fmt: skip
+        )
         asked.run(0)
         counts = {row["method"]: row["candidates"] for row in asked.rows}
         assert counts["dense-again"] == number

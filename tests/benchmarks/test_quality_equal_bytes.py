@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from compress_command import make_tiny
+from support.compress_command import make_tiny
 
 from benchmarks.quality import equal_bytes
 from benchmarks.quality.equal_bytes import FLOAT16, INT4, INT8, budgets, contenders, table
 from benchmarks.quality.product import Product, options_for
-from compressor.progress import Progress
+from lathe.compressor.compute.progress import Progress
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,11 @@ def test_the_command_writes_its_rows_and_a_table(
     equal_bytes.main()
     rows = json.loads(out.read_text())["rows"]
     assert {row["budget"] for row in rows} == {
-        "int8 dense", "1.5 x int4 dense", "int4 dense", "0.75 x int4 dense"
-    }  # fmt: skip
+        "int8 dense",
+        "1.5 x int4 dense",
+        "int4 dense",
+        "0.75 x int4 dense",
+    }
     assert all(row["weight_bytes"] <= row["budget_bytes"] + 1 for row in rows)
     int8 = next(row for row in rows if row["contender"] == "dense int8 per channel")
     assert abs(int8["increase"]) < 0.05

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_problem import make_lab
+from support.tiny_problem import make_lab
 
 from benchmarks.quality.variants import ABLATIONS, WithIntercept
-from compressor.reform.final import ReformJob, reforms
-from compressor.search.method import methods
+from lathe.compressor.reconstruction.variants import ReconstructionTask, reforms
+from lathe.compressor.search.method import methods
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
@@ -27,10 +27,16 @@ def test_the_intercept_is_solved_for_and_lessens_the_error(tmp_path: Path) -> No
     lab = make_lab(tmp_path / "dense")
     problem = lab.problem(tmp_path)
     found = methods.get("lathe-uniform").search(problem)
-    job = ReformJob(
-        lab.source.family, lab.source.shape, lab.model, found.selections, lab.statistics, problem.dampings,
-        lab.windows, lab.heldout,
-    )  # fmt: skip
+    job = ReconstructionTask(
+        lab.source.family,
+        lab.source.shape,
+        lab.model,
+        found.selections,
+        lab.statistics,
+        problem.dampings,
+        lab.windows,
+        lab.heldout,
+    )
     layer = reforms.get("gauss-newton-intercept")(job)(0, lambda _: None)
     assert layer["mlp.down_proj.bias"].abs().max() > 0
     assert torch.isfinite(layer["self_attn.o_proj.bias"]).all()

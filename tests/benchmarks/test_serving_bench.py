@@ -18,8 +18,22 @@ from benchmarks.serving.rival import rivals
 from benchmarks.serving.summary import summarize
 
 _HERE = ["--python", f"lathe={sys.executable}", "--python", f"torch={sys.executable}"]
-_SMALL = ["--shape", "tiny", "--rounds", "1", "--batches", "1,2", "--prompt", "16", "--steps", "8",
-          "--threads", "1", "--served-rounds", "0"]  # fmt: skip
+_SMALL = [
+    "--shape",
+    "tiny",
+    "--rounds",
+    "1",
+    "--batches",
+    "1,2",
+    "--prompt",
+    "16",
+    "--steps",
+    "8",
+    "--threads",
+    "1",
+    "--served-rounds",
+    "0",
+]
 
 
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict[str, Any]:
@@ -97,14 +111,16 @@ def test_figures_follow_from_samples() -> None:
 
     rounds = [
         {
-            "round": index, "batch": 2, "memory_bytes_per_second": 1e9 / slower,
+            "round": index,
+            "batch": 2,
+            "memory_bytes_per_second": 1e9 / slower,
             "turns": {
                 "a": turn(4 * slower, 40 * slower, 2e9 / slower),
                 "b": turn(8 * slower, 20 * slower, 1e9 / slower),
             },
         }
         for index, slower in enumerate((1, 2))
-    ]  # fmt: skip
+    ]
     facts = {"model": "dense", "format": "f", "streamed_bytes": 2_000_000, "kv_bytes": 5_000}
     column = {"systems": {"a": facts, "b": facts, "gone": {"failed": "why"}}, "rounds": rounds}
     first, second = summarize(column, prompt=94)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.loadtest.forms import FORMS
-from serving.loadtest.answer import AnswerReader
-from serving.loadtest.measure import Round, summary
-from serving.loadtest.sample import RequestError, Sample
-from serving.loadtest.slo import parse_slo
-from serving.loadtest.sse import EventReader
+from lathe.serving.loadtest.answer import AnswerReader
+from lathe.serving.loadtest.measure import Round, summary
+from lathe.serving.loadtest.sample import RequestError, Sample
+from lathe.serving.loadtest.slo import parse_slo
+from lathe.serving.loadtest.sse import EventReader
 
 TTFT_S, PACE_S, TOKENS = 0.4, 0.02, 64
 

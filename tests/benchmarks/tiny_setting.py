@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tiny_llama import VARIANTS
-from tiny_problem import make_lab
+from support.tiny_llama import VARIANTS
+from support.tiny_problem import make_lab
 
 from benchmarks.quality.setting import Setting
-from compressor.progress import Progress
+from lathe.compressor.compute.progress import Progress
 
 KINDS: dict[str, dict[str, Any]] = {
     "grouped heads": {},
@@ -20,6 +20,14 @@ KINDS: dict[str, dict[str, Any]] = {
 def make_setting(directory: Path, kind: str) -> Setting:
     lab = make_lab(directory, **KINDS[kind])
     return Setting(
-        lab.source, lab.runner, lab.head, lab.embedding, lab.layers, lab.windows[~lab.heldout],
-        lab.windows[lab.heldout], lab.statistics, 0, Progress(quiet=True),
-    )  # fmt: skip
+        lab.source,
+        lab.runner,
+        lab.head,
+        lab.embedding,
+        lab.layers,
+        lab.windows[~lab.heldout],
+        lab.windows[lab.heldout],
+        lab.statistics,
+        0,
+        Progress(quiet=True),
+    )

@@ -24,7 +24,7 @@ TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
 def lathe(*arguments: object) -> list[str]:
-    return [PYTHON, "-m", "compressor.cli.main", *map(str, arguments)]
+    return [PYTHON, "-m", "lathe", *map(str, arguments)]
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -39,9 +39,20 @@ def artefact() -> Path:
         return Path(given).resolve()
     out, heldout = SHOTS / "artefact", ROOT / "demo" / "heldout.txt"
     options = [
-        "--target-speedup", "1.4x", "--tolerance", 0.3, "-o", out, "--overwrite",
-        "--calibration", heldout, "--calibration-tokens", 8192, "--quantize", "int4",
-    ]  # fmt: skip
+        "--target-speedup",
+        "1.4x",
+        "--tolerance",
+        0.3,
+        "-o",
+        out,
+        "--overwrite",
+        "--calibration",
+        heldout,
+        "--calibration-tokens",
+        8192,
+        "--quantize",
+        "int4",
+    ]
     command = lathe("compress", MODEL, *options)
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1800)
     assert done.returncode in (0, 3), done.stderr  # 3: written, but slower than asked, on a busy machine
@@ -110,8 +121,9 @@ class Visit:
         assert len(found["passes"]) > 10  # it really looked
         return [
             f"{v['id']}: {v['nodes'][0]['html'][:200]} {v['nodes'][0]['failureSummary']}"
-            for v in found["violations"] if v["impact"] in ("serious", "critical")
-        ]  # fmt: skip
+            for v in found["violations"]
+            if v["impact"] in ("serious", "critical")
+        ]
 
 
 @pytest.fixture(scope="session")

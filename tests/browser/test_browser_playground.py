@@ -45,9 +45,11 @@ def answered(visit: Visit) -> Locator:
 def from_api(url: str, tokens: int = 64) -> str:
     model = json.load(urlopen(f"{url}/v1/models"))["data"][0]["id"]
     body = {
-        "model": model, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": tokens,
+        "model": model,
+        "messages": [{"role": "user", "content": QUESTION}],
+        "max_tokens": tokens,
         "temperature": 0,
-    }  # fmt: skip
+    }
     headers = {"content-type": "application/json"}
     request = Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), headers)
     answer: dict[str, Any] = json.load(urlopen(request))

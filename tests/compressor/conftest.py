@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import steady_clock
-from compress_command import Tiny, make_tiny
 from hypothesis import settings
-from tiny_problem import Lab, make_lab
+from support import steady_clock
+from support.compress_command import Tiny, make_tiny
+from support.tiny_problem import Lab, make_lab
 
 settings.register_profile("lathe", deadline=None)  # a busy machine is no failure
 settings.load_profile("lathe")

@@ -20,10 +20,22 @@ TIMED = ("report.json", "report.html", "trace.jsonl", "manifest.json")
 
 def command(out: Path, *options: str) -> list[str]:
     return [
-        sys.executable, "-c", "from compressor.cli.main import compress; compress()", "demo/model",
-        "--keep", "70%", "--calibration", "demo/heldout.txt", "--calibration-tokens", "2048",
-        "--context", "64", "-o", str(out), *options,
-    ]  # fmt: skip
+        sys.executable,
+        "-c",
+        "from lathe.cli import compress; compress()",
+        "demo/model",
+        "--keep",
+        "70%",
+        "--calibration",
+        "demo/heldout.txt",
+        "--calibration-tokens",
+        "2048",
+        "--context",
+        "64",
+        "-o",
+        str(out),
+        *options,
+    ]
 
 
 def environment(threads: int = 1) -> dict[str, str]:
@@ -32,9 +44,13 @@ def environment(threads: int = 1) -> dict[str, str]:
 
 def start(out: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(out, *options), cwd=ROOT, env=environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        command(out, *options),
+        cwd=ROOT,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def finish(out: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -99,7 +99,7 @@ def test_a_memory_limit_that_is_hit_is_said_and_a_higher_one_lets_the_run_go_on(
 
     lying = command(tmp_path / "out", "--export", "checkpoint", "--memory-limit", "2GiB")
     lying[2] = (
-        "from compressor.pipeline import memory; from compressor.reform import final\n"
+        "from lathe.compressor.pipeline import memory; from lathe.compressor.reconstruction import final\n"
         "import torch, psutil\n"
         "reform = final.reform\n"
         "def hungry(*given): torch.ones(2**30); return reform(*given)\n"

@@ -61,9 +61,7 @@ def test_workers_that_cannot_be_replaced_are_said_and_the_run_goes_on_later(
     table.append(row("lost workers", "all, again and again", left, "said, resumed, identical"))
 
 
-def test_workers_go_with_a_run_that_is_killed(
-    whole: dict[str, str], tmp_path: Path, table: _TABLE
-) -> None:
+def test_workers_go_with_a_run_that_is_killed(whole: dict[str, str], tmp_path: Path, table: _TABLE) -> None:
     process = start(tmp_path / "out", *SPREAD)
     _until("trace-", tmp_path)
     family, workers = psutil.Process(process.pid).children(recursive=True), workers_of(process)

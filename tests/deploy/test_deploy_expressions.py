@@ -8,13 +8,14 @@ import pytest
 import yaml
 
 from deploy.check import expressions, rules
-from serving.gpu import GPU_MEMORY, GPU_TOTAL
-from serving.metrics import GAUGES, MODEL_INFO, Metrics
+from lathe.serving.metrics.gpu import GPU_MEMORY, GPU_TOTAL
+from lathe.serving.metrics.registry import GAUGES, MODEL_INFO, Metrics
 
 OF_GPU = {
-    "panel GPU memory by component, per replica", "record lathe:gpu_memory_used:ratio",
+    "panel GPU memory by component, per replica",
+    "record lathe:gpu_memory_used:ratio",
     "alert LatheGpuMemoryFull",
-}  # fmt: skip
+}
 
 
 def every() -> list[expressions.Expression]:

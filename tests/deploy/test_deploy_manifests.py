@@ -12,8 +12,8 @@ import yaml
 from deploy.check.dockerfile import DOCKERFILE, health_command, last, stages, started
 from deploy.check.programs import DEPLOY
 from deploy.check.rules import alerts, groups
-from serving.engines.vllm.engine import STOP_S
-from serving.server import LAST_WORDS_S
+from lathe.serving.http.socket import LAST_WORDS_S
+from lathe.serving.launch.engines.vllm import STOP_S
 
 BASE = DEPLOY / "kustomize/base"
 RAY = DEPLOY / "kustomize/overlays/ray/leaderworkerset.yaml"
@@ -79,8 +79,10 @@ def test_pods_are_confined(pod: dict[str, Any]):
     assert pod["securityContext"]["runAsUser"] == int(last(stages(DOCKERFILE.read_text())["cpu"], "USER")[:5])
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}
-    }  # fmt: skip
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
     assert not pod["automountServiceAccountToken"]
     assert all(m.get("readOnly") for m in container["volumeMounts"] if m["name"] in ("model", "key"))
 

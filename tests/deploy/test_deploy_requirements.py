@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from compressor.modeling.vllm_plugin import refusal
 from deploy.check.programs import DEPLOY, ROOT
+from lathe.artefact.modeling.vllm_plugin import refusal
 
 FILES = sorted((DEPLOY / "requirements").glob("*.txt"))
 

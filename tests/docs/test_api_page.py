@@ -21,7 +21,7 @@ from types import FunctionType
 from typing import Any
 
 import pytest
-from compress_command import make_tiny
+from support.compress_command import make_tiny
 
 PAGE = Path(__file__).parents[2] / "docs/reference/api.md"
 METHODS = (FunctionType, classmethod, staticmethod, property, cached_property)
@@ -93,7 +93,9 @@ def test_the_example_is_found_by_being_there(tmp_path: Path) -> None:
     tiny, out = make_tiny(tmp_path), tmp_path / "out"
     arguments = tiny.arguments(out, "--keep", "60%", "--method", "norms", "--export", "checkpoint")
     subprocess.run(
-        [sys.executable, "-m", "compressor.cli.main", "compress", *arguments],
-        env=os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}, cwd=tmp_path, check=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "lathe", "compress", *arguments],
+        env=os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+        check=True,
+    )
     assert json.loads((out / "report.json").read_text())["method"] == "norms"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from compressor.cli.main import COMMANDS, build
 from docs.tools import cli
+from lathe.cli import COMMANDS, build
 
 
 def test_the_page_is_not_stale() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 
-from compressor.cli.main import build
+from lathe.cli import build
 
 ROOT = Path(__file__).parents[2]
 AT_THE_ROOT = sorted(ROOT.glob("*.md"))

@@ -21,9 +21,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 NAME = "tiny"
 ENDLESS = {
-    "model": NAME, "prompt": "The dog", "max_tokens": 400, "ignore_eos": True, "stream": True,
+    "model": NAME,
+    "prompt": "The dog",
+    "max_tokens": 400,
+    "ignore_eos": True,
+    "stream": True,
     "logit_bias": {"70": 100},
-}  # fmt: skip
+}
 """Every event of its stream stands for one token."""
 MIB = 2**20
 
@@ -113,8 +117,11 @@ def served(artefact: Path, *options: str, pace_ms: float = 0) -> Iterator[Served
     variables = os.environ | {"PACE_MS": str(pace_ms), "PYTHONPATH": str(script.parents[2])}
     process = subprocess.Popen(
         [*command, "--served-model-name", NAME, *options],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=variables,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=variables,
+    )
     assert process.stdout is not None
     try:
         yield Served(json.loads(process.stdout.readline())["url"], process)

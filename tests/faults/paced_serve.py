@@ -13,8 +13,8 @@ from typing import Any
 
 import typer
 
-from serving.cli.serve import serve
-from serving.engines.onnx import runner
+from lathe.artefact.onnx import runner
+from lathe.serving.cli.serve import serve
 
 PACE_S = float(os.environ.get("PACE_MS", "0")) / 1000
 failures: list[BaseException] = []

@@ -128,9 +128,15 @@ def test_slow_loris(artefact_dir: Path, figures: Figures):
 
 
 HEAVY = {
-    "model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 490, "n": 2,
-    "logprobs": True, "top_logprobs": 20, "stream": True, "ignore_eos": True,
-}  # fmt: skip
+    "model": "tiny",
+    "messages": [{"role": "user", "content": "x"}],
+    "max_tokens": 490,
+    "n": 2,
+    "logprobs": True,
+    "top_logprobs": 20,
+    "stream": True,
+    "ignore_eos": True,
+}
 """More than the socket's buffers hold."""
 
 

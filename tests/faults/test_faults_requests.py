@@ -15,12 +15,12 @@ from statistics import median
 import httpx
 import pytest
 from fault_rig import ENDLESS, MIB, Figures, percentile, seconds_until, served, stream, together
-from tiny_server import save_checkpoint
+from support.tiny_server import save_checkpoint
 
-from compressor.errors import UserError
-from compressor.export.manifest import write_manifest
-from serving.api.body import BODY_LIMIT
-from serving.artefact import open_artefact, open_checkpoint
+from lathe.artefact.errors import UserError
+from lathe.artefact.manifest import write_manifest
+from lathe.serving.http.body import BODY_LIMIT
+from lathe.serving.served_model import open_artefact, open_checkpoint
 
 pytestmark = pytest.mark.faults
 
@@ -30,9 +30,7 @@ def body(**changes: object) -> bytes:
 
 
 def schema(definition: object) -> bytes:
-    return body(
-        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": definition}}
-    )
+    return body(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": definition}})
 
 
 BAD = {

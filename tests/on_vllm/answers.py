@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_llama import VOCAB
+from support.tiny_llama import VOCAB
 from torch import nn
 from vllm import LLM, SamplingParams
 
 ENGINE: dict[str, Any] = {
-    "dtype": "float32", "enforce_eager": True, "skip_tokenizer_init": True, "max_model_len": 512,
-    "num_gpu_blocks_override": 64, "enable_prefix_caching": False, "disable_log_stats": False,
-}  # fmt: skip
+    "dtype": "float32",
+    "enforce_eager": True,
+    "skip_tokenizer_init": True,
+    "max_model_len": 512,
+    "num_gpu_blocks_override": 64,
+    "enable_prefix_caching": False,
+    "disable_log_stats": False,
+}
 LENGTHS = (2, 17, 129, 33, 300, 64)
 NEW = 24
 Logprobs = dict[int, float]
@@ -64,9 +69,13 @@ def engine(checkpoint: Path, **options: Any) -> Iterator[LLM]:
 def ask(llm: LLM, asked: list[list[int]], score_prompts: bool = True, **options: Any) -> list[Answer]:
     """Greedy answers to all prompts in one batch; `options` are those of `LLM.generate`."""
     sampling = SamplingParams(
-        max_tokens=NEW, temperature=0, logprobs=5, prompt_logprobs=5 if score_prompts else None,
-        detokenize=False, ignore_eos=True,
-    )  # fmt: skip
+        max_tokens=NEW,
+        temperature=0,
+        logprobs=5,
+        prompt_logprobs=5 if score_prompts else None,
+        detokenize=False,
+        ignore_eos=True,
+    )
     questions = [{"prompt_token_ids": prompt} for prompt in asked]
     outputs = llm.generate(questions, sampling, use_tqdm=False, **options)
     answers = []

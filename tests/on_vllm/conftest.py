@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from shown import shows
+from support.shown import shows
 
 __all__ = ["shows"]
 DEMO = Path(__file__).parents[2] / "demo"
@@ -29,10 +29,21 @@ def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The trained demo model, compressed by the command and exported for vLLM."""
     out = tmp_path_factory.mktemp("artefact") / "out"
     command = [
-        str(Path(sys.executable).parent / "compress"), str(DEMO / "model"), "-o", str(out), "--keep", "60%",
-        "--export", "checkpoint,vllm", "--calibration", str(DEMO / "heldout.txt"),
-        "--calibration-tokens", "2048", "--evaluations", "1",
-    ]  # fmt: skip
+        str(Path(sys.executable).parent / "compress"),
+        str(DEMO / "model"),
+        "-o",
+        str(out),
+        "--keep",
+        "60%",
+        "--export",
+        "checkpoint,vllm",
+        "--calibration",
+        str(DEMO / "heldout.txt"),
+        "--calibration-tokens",
+        "2048",
+        "--evaluations",
+        "1",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert f"serve it with `pip install {out}/vllm_plugin && vllm serve {out}`" in done.stdout

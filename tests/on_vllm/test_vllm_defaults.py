@@ -10,8 +10,8 @@ import pytest
 from vllm import EngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from serving.engines.vllm.arguments import request_defaults
-from serving.engines.vllm.moved import make_arg_parser
+from lathe.serving.vllm.arguments import request_defaults
+from lathe.serving.vllm.moved import make_arg_parser
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from answers import NEW, ask, engine, prompts
 from conftest import DEMO
+from support.tiny_llama import PLANS, checkpoint, cut
 from test_vllm_parity import TINY
-from tiny_llama import PLANS, checkpoint, cut
 from transformers import AutoTokenizer
 from vllm import LLM
 
-from compressor.export.checkpoint import export_checkpoint
+from lathe.compressor.export.checkpoint import export_checkpoint
 
 TEXTS = (
     "The boy went to the",

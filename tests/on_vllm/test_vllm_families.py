@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from answers import ask, distance, engine, prompts
-from shown import Shows
-from tiny_families import (
+from support.shown import Shows
+from support.tiny_families import (
     CASES,
     FIRST,
     PLANS,
@@ -21,18 +21,16 @@ from tiny_families import (
     zeroed,
 )
 
-from compressor.errors import UserError
-from compressor.export import exporters
-from compressor.export.vllm import check_served, export_vllm
-from compressor.families import families
+from lathe.artefact.errors import UserError
+from lathe.compressor.export import exporters
+from lathe.compressor.export.vllm import check_served, export_vllm
+from lathe.compressor.model.families import families
 
 EXACT, CAPPED = 1e-4, 2e-2
 """The second where scores of attention have a soft cap: vLLM's CPU kernel rounds there."""
 KNOWN = {name for name in families.known() if exporters.get("vllm").knows(families.get(name))}
 OTHER_GATES = "gpt_oss, low limit, unscaled"
-OTHERS = [
-    case for case, settings in CASES.items() if settings["model_type"] in KNOWN and case != OTHER_GATES
-]
+OTHERS = [case for case, settings in CASES.items() if settings["model_type"] in KNOWN and case != OTHER_GATES]
 
 
 @pytest.mark.parametrize("plan", ["dense", "mixed"])

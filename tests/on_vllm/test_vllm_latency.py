@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import torch
 from conftest import DEMO
+from support.tiny_llama import PLANS, checkpoint
 from test_vllm_parity import TINY
-from tiny_llama import PLANS, checkpoint
 
-from compressor.latency import bench
-from compressor.latency.backend import backends
-from compressor.latency.measure import QUICK, Meter
-from compressor.latency.workload import Workload
-from compressor.progress import Progress
-from compressor.source import Source
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.latency import bench
+from lathe.compressor.latency.backend import backends
+from lathe.compressor.latency.measure import QUICK, LatencyBenchmark
+from lathe.compressor.latency.workload import Workload
+from lathe.compressor.model.checkpoint import Checkpoint
 
 CONTEXT = 100
 MEMORY = 7 * 2**30
@@ -28,11 +28,11 @@ MEMORY = 7 * 2**30
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Source:
+def source(tmp_path: Path) -> Checkpoint:
     return checkpoint(tmp_path / "source", **TINY)
 
 
-def build(directory: Path, source: Source, plan: str) -> Path:
+def build(directory: Path, source: Checkpoint, plan: str) -> Path:
     directory.mkdir()
     backends.get("vllm").build(directory, source, PLANS[plan], 4)
     return directory
@@ -48,7 +48,7 @@ def requests(step: Any) -> list[Any]:
 
 
 def test_a_decode_step_adds_one_token_to_each_request_around_the_context(
-    tmp_path: Path, source: Source
+    tmp_path: Path, source: Checkpoint
 ) -> None:
     model = build(tmp_path / "mixed", source, "mixed")
     step = backends.get("vllm").prepare(model, Workload("tpot", 3, CONTEXT), 1)
@@ -64,21 +64,21 @@ def test_a_decode_step_adds_one_token_to_each_request_around_the_context(
     assert CONTEXT - 16 <= min(seen) < CONTEXT < max(seen) <= CONTEXT + 16
 
 
-def test_the_context_may_reach_the_models_last_position(tmp_path: Path, source: Source) -> None:
+def test_the_context_may_reach_the_models_last_position(tmp_path: Path, source: Checkpoint) -> None:
     step = backends.get("vllm").prepare(build(tmp_path / "m", source, "dense"), Workload("tpot", 1, 511), 1)
     for _ in range(70):
         step()
     assert max(lengths(step)) < 512
 
 
-def test_a_prefill_leaves_nothing_behind(tmp_path: Path, source: Source) -> None:
+def test_a_prefill_leaves_nothing_behind(tmp_path: Path, source: Checkpoint) -> None:
     step = backends.get("vllm").prepare(build(tmp_path / "m", source, "mixed"), Workload("ttft", 4, 511), 1)
     for _ in range(2):
         step()
         assert requests(step) == []
 
 
-def test_engines_live_side_by_side_and_are_replaced(tmp_path: Path, source: Source) -> None:
+def test_engines_live_side_by_side_and_are_replaced(tmp_path: Path, source: Checkpoint) -> None:
     models = [build(tmp_path / name, source, name) for name in ("dense", "mixed", "groups")]
     set_num_threads = torch.set_num_threads
     for _ in range(2):
@@ -88,10 +88,10 @@ def test_engines_live_side_by_side_and_are_replaced(tmp_path: Path, source: Sour
     assert torch.set_num_threads is set_num_threads  # vLLM would leave one that does nothing
 
 
-def test_a_meter_compares_plans(tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_meter_compares_plans(tmp_path: Path, source: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "_TURN_SECONDS", 0.05)
     monkeypatch.setattr(bench, "_SETTLE_SECONDS", 0.0)
-    meter = Meter(source, backends.get("vllm"), Workload("e2e", 2, 24, 8), 1, Progress(quiet=True))
+    meter = LatencyBenchmark(source, backends.get("vllm"), Workload("e2e", 2, 24, 8), 1, Progress(quiet=True))
     found = meter.compare(PLANS["whole layers"], QUICK)
     assert len(found.dense.turns) == len(found.subnet.turns) == 3
     assert min(found.subnet.turns) > 0
@@ -104,10 +104,23 @@ def limit_memory() -> None:
 def compress(out: Path, *options: str) -> dict[str, Any]:
     text = ["--calibration", str(DEMO / "heldout.txt"), "--calibration-tokens", "2048", "--evaluations", "1"]
     command = [
-        str(Path(sys.executable).parent / "compress"), str(DEMO / "model"), "-o", str(out), *text,
-        "--target-speedup", "1.3x", "--latency-metric", "ttft", "--backend", "vllm",
-        "--export", "checkpoint,vllm", "--json", "--debug", *options,
-    ]  # fmt: skip
+        str(Path(sys.executable).parent / "compress"),
+        str(DEMO / "model"),
+        "-o",
+        str(out),
+        *text,
+        "--target-speedup",
+        "1.3x",
+        "--latency-metric",
+        "ttft",
+        "--backend",
+        "vllm",
+        "--export",
+        "checkpoint,vllm",
+        "--json",
+        "--debug",
+        *options,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, preexec_fn=limit_memory)
     assert done.returncode in (0, 3), done.stderr
     document: dict[str, Any] = json.loads(done.stdout)

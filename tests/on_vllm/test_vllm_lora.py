@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from answers import ask, distance, engine, prompts
 from safetensors.torch import save_file
+from support.tiny_llama import PLANS, checkpoint, cut
 from test_vllm_parity import EXACT, TINY
-from tiny_llama import PLANS, checkpoint, cut
 from torch import nn
 from transformers import AutoModelForCausalLM
 from vllm.lora.request import LoRARequest
 
-from compressor.export.checkpoint import export_checkpoint
-from compressor.modeling import register
+from lathe.artefact.modeling import register
+from lathe.compressor.export.checkpoint import export_checkpoint
 
 RANK, ALPHA = 8, 16
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -35,9 +35,13 @@ def save_and_merge(model: nn.Module, directory: Path) -> None:
     directory.mkdir()
     save_file(tensors, directory / "adapter_model.safetensors")
     config = {
-        "peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "target_modules": [*PROJECTIONS], "bias": "none",
+        "peft_type": "LORA",
+        "r": RANK,
+        "lora_alpha": ALPHA,
+        "target_modules": [*PROJECTIONS],
+        "bias": "none",
         "base_model_name_or_path": None,
-    }  # fmt: skip
+    }
     (directory / "adapter_config.json").write_text(json.dumps(config))
 
 

@@ -7,24 +7,24 @@ from pathlib import Path
 import pytest
 import torch
 from answers import NEW, Distance, ask, distance, engine, prompts
-from tiny_llama import PLANS, VARIANTS, checkpoint, cut, reference
+from support.tiny_llama import PLANS, VARIANTS, checkpoint, cut, reference
 
-from compressor.export.checkpoint import export_checkpoint
-from compressor.source import Source
+from lathe.compressor.export.checkpoint import export_checkpoint
+from lathe.compressor.model.checkpoint import Checkpoint
 
 TINY = {"head_dim": 32, "max_position_embeddings": 512}
 EXACT = 1e-4
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
     return {
         name: checkpoint(tmp_path_factory.mktemp("dense"), **TINY | changes)
         for name, changes in VARIANTS.items()
     }
 
 
-def served(directory: Path, source: Source, plan: str, **options: object) -> Distance:
+def served(directory: Path, source: Checkpoint, plan: str, **options: object) -> Distance:
     """A batch of ragged prompts: what vLLM makes of the checkpoint, against the zeroed dense model."""
     export_checkpoint(directory, cut(source, PLANS[plan]))
     with engine(directory, **options) as llm:
@@ -34,14 +34,14 @@ def served(directory: Path, source: Source, plan: str, **options: object) -> Dis
 
 
 @pytest.mark.parametrize("plan", PLANS)
-def test_every_plan(tmp_path: Path, sources: dict[str, Source], plan: str) -> None:
+def test_every_plan(tmp_path: Path, sources: dict[str, Checkpoint], plan: str) -> None:
     found = served(tmp_path, sources["plain"], plan)
     assert found.misses == []
     assert found.largest < EXACT
 
 
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "plain"])
-def test_every_variant(tmp_path: Path, sources: dict[str, Source], variant: str) -> None:
+def test_every_variant(tmp_path: Path, sources: dict[str, Checkpoint], variant: str) -> None:
     found = served(tmp_path, sources[variant], "mixed")
     assert found.misses == []
     assert found.largest < EXACT
@@ -54,7 +54,7 @@ def test_other_head_sizes(tmp_path: Path, head_dim: int) -> None:
     assert found.largest < EXACT
 
 
-def test_the_comparison_notices_one_wrong_layer(tmp_path: Path, sources: dict[str, Source]) -> None:
+def test_the_comparison_notices_one_wrong_layer(tmp_path: Path, sources: dict[str, Checkpoint]) -> None:
     export_checkpoint(tmp_path, cut(sources["plain"], PLANS["ffn"]))
     with engine(tmp_path) as llm:
         found = distance(reference(sources["plain"], PLANS["dense"]), ask(llm, prompts()))

@@ -20,7 +20,7 @@ from conftest import ENVIRONMENT
 from openai import OpenAI
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from compressor.modeling import register, vllm_plugin
+from lathe.artefact.modeling import register, vllm_plugin
 
 PROMPT = "The boy went to the"
 START_SECONDS = 240
@@ -36,9 +36,17 @@ def plain_vllm(tmp_path: Path, artefact: Path) -> Path:
             (packages / entry.name).symlink_to(entry)
     python = tmp_path / "plain" / "bin" / "python"
     install = [
-        sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-index",
-        "--no-build-isolation", str(artefact / "vllm_plugin"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python),
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-build-isolation",
+        str(artefact / "vllm_plugin"),
+    ]
     subprocess.run(install, check=True)
     return python
 
@@ -52,10 +60,23 @@ def serving(python: Path, model: Path, log: Path) -> Iterator[str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | ENVIRONMENT
     environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
     command = [
-        str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
-        "--served-model-name", "subnet", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32",
-        "--enforce-eager", "--max-model-len", "256",
-    ]  # fmt: skip
+        str(python),
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(model),
+        "--served-model-name",
+        "subnet",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+        "--max-model-len",
+        "256",
+    ]
     with log.open("w") as output:
         server = subprocess.Popen(
             command, cwd=log.parent, env=environment, stdout=output, stderr=subprocess.STDOUT

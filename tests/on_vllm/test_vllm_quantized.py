@@ -14,20 +14,20 @@ from answers import NEW, Answer, Distance, ask, distance, engine, prompts
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32
 from compressed_tensors.quantization import QuantizationConfig
 from safetensors.torch import load_file
+from support.tiny_llama import DENSE, VARIANTS, checkpoint, cut, plan
 from test_vllm_parity import TINY
 from test_vllm_trained import answers
-from tiny_llama import DENSE, VARIANTS, checkpoint, cut, plan
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from compressor.errors import UserError
-from compressor.export.artefact import is_artefact
-from compressor.export.checkpoint import export_checkpoint
-from compressor.export.compressed_tensors import SCHEMES, pack, round_matrix
-from compressor.export.files import write_json
-from compressor.export.quantized import export_quantized
-from compressor.modeling import LatheLlamaConfig, LatheLlamaForCausalLM, register
-from compressor.plan import Plan
+from lathe.artefact.atomic_files import write_json
+from lathe.artefact.errors import UserError
+from lathe.artefact.modeling import LatheLlamaConfig, LatheLlamaForCausalLM, register
+from lathe.artefact.plan import Plan
+from lathe.compressor.export.artefact import is_artefact
+from lathe.compressor.export.checkpoint import export_checkpoint
+from lathe.compressor.export.compressed_tensors import SCHEMES, pack, round_matrix
+from lathe.compressor.export.quantized import export_quantized
 
 EVEN = plan(DENSE, DENSE, DENSE, DENSE)
 UNEVEN = plan((0, 0, 32), (3, 3, 64), (0, 0, 0), (4, 2, 0))

@@ -22,8 +22,8 @@ from held_engine import HeldEngine, until
 from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
-from compressor.export.manifest import write_manifest
-from serving.loadtest.servers import RunningServer, served
+from lathe.artefact.manifest import write_manifest
+from lathe.serving.loadtest.servers import RunningServer, served
 
 TARGET_MS = 17.0
 KEY = "sesame"
@@ -65,11 +65,13 @@ def server(aimed: Path) -> Iterator[RunningServer]:
 def scrape(server: RunningServer) -> dict[str, float]:
     text = httpx.get(f"{server.url}/metrics", headers=AUTHORIZATION).text
     return {
-        sample.name + "".join(f" {v}" for k, v in sorted(sample.labels.items()) if not k.startswith("model"))
-        : sample.value
+        sample.name
+        + "".join(
+            f" {v}" for k, v in sorted(sample.labels.items()) if not k.startswith("model")
+        ): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-    }  # fmt: skip
+    }
 
 
 def complete(server: RunningServer, **body: Any) -> httpx.Response:
@@ -80,9 +82,13 @@ def complete(server: RunningServer, **body: Any) -> httpx.Response:
 
 def stream(server: RunningServer, tokens: int, lines: list[str], begun: threading.Event) -> None:
     body = {
-        "model": server.model, "prompt": "The boy", "max_tokens": tokens, "ignore_eos": True, "stream": True,
+        "model": server.model,
+        "prompt": "The boy",
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "stream": True,
         "stream_options": {"include_usage": True},
-    }  # fmt: skip
+    }
     url = f"{server.url}/v1/completions"
     with httpx.stream("POST", url, json=body, headers=AUTHORIZATION, timeout=300) as response:
         assert response.status_code == 200
@@ -131,9 +137,9 @@ def test_the_playground_stands_before_vllm(server: RunningServer) -> None:
         assert httpx.get(server.url + path).status_code == 401
         assert httpx.get(server.url + path, headers=AUTHORIZATION).status_code == status
     setup = httpx.get(f"{server.url}/playground/setup", headers=AUTHORIZATION).json()
-    assert setup == {
-        "model": "subnet", "chat": True, "target_ms": TARGET_MS, "context": 512, "compare": True
-    }  # fmt: skip
+    assert setup == {"model": "subnet", "chat": True, "target_ms": TARGET_MS, "context": 512, "compare": True}
+
+
 def test_a_page_of_a_named_origin_asks_without_a_key_and_calls_with_it(server: RunningServer) -> None:
     asked = {"origin": PAGE, "access-control-request-method": "POST"}
     allowed = httpx.options(f"{server.url}/v1/completions", headers=asked)
@@ -266,9 +272,11 @@ def prometheus(url: str, directory: Path) -> Iterator[Any]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
-        str(PROMETHEUS), f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data",
+        str(PROMETHEUS),
+        f"--config.file={directory}/prometheus.yml",
+        f"--storage.tsdb.path={directory}/data",
         f"--web.listen-address=127.0.0.1:{port}",
-    ]  # fmt: skip
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def query(expression: str) -> list[dict[str, Any]]:

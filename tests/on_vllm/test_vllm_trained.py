@@ -12,8 +12,8 @@ from test_vllm_parity import EXACT
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from compressor.modeling import LatheLlamaForCausalLM, register
-from compressor.plan import Plan
+from lathe.artefact.modeling import LatheLlamaForCausalLM, register
+from lathe.artefact.plan import Plan
 
 
 def answers(artefact: Path, dtype: str) -> list[Answer]:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from answers import NEW, Answer, distance, prompts
 from conftest import ENVIRONMENT
+from support.tiny_llama import PLANS, checkpoint, cut, reference
 from test_vllm_parity import EXACT, TINY
-from tiny_llama import PLANS, checkpoint, cut, reference
 
-from compressor.export.checkpoint import export_checkpoint
-from compressor.source import Source
+from lathe.compressor.export.checkpoint import export_checkpoint
+from lathe.compressor.model.checkpoint import Checkpoint
 
 SERVED, REFUSED = ["ffn", "groups", "no ffn last"], "no attention middle"
 SCRIPT = """
@@ -31,22 +31,27 @@ for directory in sys.argv[1:]:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return checkpoint(tmp_path_factory.mktemp("dense"), **TINY)
 
 
 @pytest.fixture(scope="module")
-def given(source: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def given(source: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """What a process without our plugin prints for each plan."""
     root, names = tmp_path_factory.mktemp("plans"), [*SERVED, REFUSED]
     directories = {name: root / name.replace(" ", "_") for name in names}
     for name, directory in directories.items():
         export_checkpoint(directory, cut(source, PLANS[name]))
     paths = [Path(__file__).parent, Path(__file__).parents[1], Path(__file__).parents[2]]
-    environment = os.environ | ENVIRONMENT | {
-        "VLLM_PLUGINS": "", "HF_MODULES_CACHE": str(root / "modules"),
-        "PYTHONPATH": os.pathsep.join(map(str, paths)),
-    }  # fmt: skip
+    environment = (
+        os.environ
+        | ENVIRONMENT
+        | {
+            "VLLM_PLUGINS": "",
+            "HF_MODULES_CACHE": str(root / "modules"),
+            "PYTHONPATH": os.pathsep.join(map(str, paths)),
+        }
+    )
     command = [sys.executable, "-c", SCRIPT, *map(str, directories.values())]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(("[", '"'))]
@@ -55,7 +60,7 @@ def given(source: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @pytest.mark.parametrize("name", SERVED)
-def test_layers_with_attention_are_served(given: dict[str, object], source: Source, name: str) -> None:
+def test_layers_with_attention_are_served(given: dict[str, object], source: Checkpoint, name: str) -> None:
     answers = [
         Answer(prompt, new, {int(i): {int(t): p for t, p in row.items()} for i, row in scored.items()}, 0)
         for prompt, (new, scored) in zip(prompts(), given[name], strict=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import openai
 import pytest
-from tiny_server import Running, running, save_artefact
+from support.tiny_server import Running, running, save_artefact
 
 
 @pytest.fixture(scope="session")

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from compressor.cli.main import lathe
-from serving.artefact import Artefact
-from serving.engines.base import Backend
-from serving.engines.onnx import engine, runner
-from serving.local import EngineOptions
-from serving.tokenizer import Tokenizer
+from lathe.artefact.onnx import runner
+from lathe.cli import lathe
+from lathe.serving.backend import Backend
+from lathe.serving.decoding.tokenizer import Tokenizer
+from lathe.serving.launch.engines import onnx as engine
+from lathe.serving.launch.local import EngineOptions
+from lathe.serving.served_model import Artefact
 
 HERE = Path(__file__).parent
 COMMAND = (sys.executable, "-m", "benchmarks.conformance.clients.scripted", "serve")

@@ -18,8 +18,8 @@ import random
 
 from benchmarks.quality.judge import Judge, Levels
 from benchmarks.quality.setting import Setting, Subnet, baselines
-from compressor.forward import Weights
-from compressor.plan import LayerShape, Plan
+from lathe.artefact.plan import LayerShape, Plan
+from lathe.compressor.model.block_runner import Weights
 
 _FIRST = 64
 _OFFSPRING = 32

@@ -26,9 +26,9 @@ import torch
 from benchmarks.quality.moments import LayerMoments, Moments, layer_moments
 from benchmarks.quality.setting import Setting, Subnet, baselines
 from benchmarks.quality.units import UnitScores, best, by_group, selection
-from compressor.forward import Weights
-from compressor.plan import LayerShape, ModelShape, Plan
-from compressor.surgery import Selection, rows
+from lathe.artefact.plan import LayerShape, ModelShape, Plan
+from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.pruning import Selection, rows
 
 METRICS: dict[str, Callable[[torch.Tensor, Moments], torch.Tensor]] = {
     "WIFV": lambda weight, inputs: inputs.variance * weight.square().sum(0),

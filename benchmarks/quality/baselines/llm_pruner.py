@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.quality.setting import Setting, Subnet, baselines
 from benchmarks.quality.units import UnitScores, best, owned
-from compressor.plan import LayerShape, Plan
+from lathe.artefact.plan import LayerShape, Plan
 
 _SAMPLES = 10
 

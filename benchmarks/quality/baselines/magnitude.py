@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from benchmarks.quality.setting import Setting, Subnet, baselines
 from benchmarks.quality.units import best, owned
-from compressor.forward import Weights
-from compressor.plan import Plan
+from lathe.artefact.plan import Plan
+from lathe.compressor.model.block_runner import Weights
 
 
 @baselines.register("magnitude")

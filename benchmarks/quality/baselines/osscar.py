@@ -24,11 +24,11 @@ import torch
 from benchmarks.quality.blocks import Stream, cut_block, kinds, widened
 from benchmarks.quality.obs import removal_costs, return_gains, solve
 from benchmarks.quality.setting import Setting, Subnet, baselines
-from compressor.forward import Weights
-from compressor.order.elimination import eliminate
-from compressor.plan import LayerShape, Plan
-from compressor.reform import damped, reform
-from compressor.surgery import rows
+from lathe.artefact.plan import LayerShape, Plan
+from lathe.compressor.importance.elimination import eliminate
+from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.pruning import rows
+from lathe.compressor.reconstruction import damped, reform
 
 _DAMPING = 1e-2
 _STEPS = 512

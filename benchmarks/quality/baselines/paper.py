@@ -29,8 +29,8 @@ import torch
 
 from benchmarks.quality.masks import LayerMask, Masks
 from benchmarks.quality.setting import Setting, Subnet, baselines
-from compressor.order.paper import unit_scores
-from compressor.search.published import EVALUATIONS, SIMILARITY, Breeding, Effort, evolve, resample
+from lathe.compressor.importance.paper import unit_scores
+from lathe.compressor.search.published import EVALUATIONS, SIMILARITY, Breeding, Effort, evolve, resample
 
 KEEPS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 LOWEST_ATTENTION = (0.0, 0.6, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -114,7 +114,7 @@ def _facts(masks: Masks, fitness: float) -> dict[str, object]:
         "fitness": fitness,
         "head_dims": [[2 * len(p) for p in m.pairs] if m.alive else [] for m in masks.layers],
         "ffn": [len(m.channels) if m.alive else 0 for m in masks.layers],
-            }
+    }
 
 
 class Breeder(Breeding[Masks]):

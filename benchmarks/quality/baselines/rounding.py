@@ -8,7 +8,7 @@ dequantized weights; embeddings and head stay as they are, like everybody's.
 from __future__ import annotations
 
 from benchmarks.quality.setting import Setting, Subnet, baselines
-from compressor.quantize import quantize_layer
+from lathe.compressor.model.quantize import quantize_layer
 
 INT4_GROUP = 32
 

@@ -27,7 +27,7 @@ from benchmarks.quality.blocks import kinds
 from benchmarks.quality.judge import Block, Judge, Levels
 from benchmarks.quality.setting import Setting, Subnet, baselines
 from benchmarks.quality.supernet import Structure, layers, supernet, widths_around
-from compressor.plan import LayerShape, ModelShape, Plan
+from lathe.artefact.plan import LayerShape, ModelShape, Plan
 
 _CANDIDATES = 1500
 _ROUNDS = 4

@@ -14,8 +14,8 @@ from benchmarks.quality.moments import LayerMoments, layer_moments
 from benchmarks.quality.setting import Setting, Subnet, baselines
 from benchmarks.quality.units import UnitScores, best, by_group
 from benchmarks.quality.walk import step
-from compressor.forward import Weights
-from compressor.plan import Plan
+from lathe.artefact.plan import Plan
+from lathe.compressor.model.block_runner import Weights
 
 
 @baselines.register("wanda-sp")

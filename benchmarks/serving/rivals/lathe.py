@@ -9,12 +9,12 @@ import numpy as np
 
 from benchmarks.serving.graph_bytes import streamed_bytes
 from benchmarks.serving.rival import Engine, Job, Rival, rivals, run
-from serving.manifest import GRAPH
+from lathe.artefact.manifest import GRAPH
 
 
 class _Lathe:
     def __init__(self, directory: Path, job: Job) -> None:
-        from serving.engines.onnx.runner import OnnxRunner
+        from lathe.artefact.onnx.runner import OnnxRunner
 
         path = directory / GRAPH
         self._runner = OnnxRunner(path, max_batch=job.batch, max_length=job.length, threads=job.threads)
@@ -43,7 +43,7 @@ def _make(job: Job) -> Path:
         return job.model
     if not job.out.exists():
         quantize = [] if plain else ["--quantize", job.format]
-        command = (sys.executable, "-m", "compressor.cli.main", "export", str(job.model), "--to", "onnx")
+        command = (sys.executable, "-m", "lathe", "export", str(job.model), "--to", "onnx")
         run(*command, *quantize, "-o", str(job.out))
     return job.out
 

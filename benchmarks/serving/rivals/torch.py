@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.serving.rival import Engine, Job, Rival, cached_values, read_config, rivals
-from compressor.modeling.cache import new_cache
+from lathe.artefact.modeling.cache import new_cache
 
 
 class _Torch:

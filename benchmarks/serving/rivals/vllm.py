@@ -29,12 +29,21 @@ class _Vllm:
         self.streamed_bytes = _streamed(directory, config, None if job.format.startswith("w") else width)
         self._api, self._vocabulary = vllm, config["vocab_size"]
         blocks = job.batch * -(-job.length // _BLOCK) + 2
-        self._engine = vllm.LLMEngine.from_engine_args(vllm.EngineArgs(
-            model=str(directory), skip_tokenizer_init=True, dtype="float32" if width == 4 else "bfloat16",
-            max_model_len=job.length, max_num_seqs=job.batch, max_num_batched_tokens=job.batch * job.length,
-            kv_cache_memory_bytes=blocks * _BLOCK * self.kv_bytes, enable_prefix_caching=False,
-            max_logprobs=-1, disable_log_stats=True, use_tqdm_on_load=False,
-        ))  # fmt: skip
+        self._engine = vllm.LLMEngine.from_engine_args(
+            vllm.EngineArgs(
+                model=str(directory),
+                skip_tokenizer_init=True,
+                dtype="float32" if width == 4 else "bfloat16",
+                max_model_len=job.length,
+                max_num_seqs=job.batch,
+                max_num_batched_tokens=job.batch * job.length,
+                kv_cache_memory_bytes=blocks * _BLOCK * self.kv_bytes,
+                enable_prefix_caching=False,
+                max_logprobs=-1,
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+            )
+        )
         self._length = job.length
         self._names = count()
         self._running: list[str] = []
@@ -78,7 +87,7 @@ def _make(job: Job) -> Path:
     if job.format in ("float32", "bfloat16"):
         return job.model
     if not job.out.exists():
-        command = (sys.executable, "-m", "compressor.cli.main", "export", str(job.model), "--to", "vllm")
+        command = (sys.executable, "-m", "lathe", "export", str(job.model), "--to", "vllm")
         run(*command, "--quantize", job.format, "-o", str(job.out))
         rounded = read_config(job.out)["quantization_config"]
         config = read_config(job.model) | {"quantization_config": rounded}
@@ -114,8 +123,10 @@ rivals.add(
         make=_make,
         load=_load,
         environment={
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_NO_USAGE_STATS": "1",
+            "HF_HUB_OFFLINE": "1",
         },
     ),
-)  # fmt: skip
+)

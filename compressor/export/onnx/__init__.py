@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from compressor.export.base import Export, Exporter, Stored, check_known, exporters
-from compressor.export.onnx.graph import DECODERS, build_onnx, check_config, oldest_runtime
-from compressor.export.onnx.matrices import Matrices, Plain
-from compressor.export.onnx.writer import GraphWriter
-from compressor.source import Source
-from serving.engines.onnx.oldest import check_version
+from lathe.artefact.onnx.minimum_version import check_version
+from lathe.compressor.export.base import Export, Exporter, Stored, check_known, exporters
+from lathe.compressor.export.onnx.graph import DECODERS, build_onnx, check_config, oldest_runtime
+from lathe.compressor.export.onnx.matrices import Matrices, Plain
+from lathe.compressor.export.onnx.writer import GraphWriter
+from lathe.compressor.model.checkpoint import Checkpoint
 
 __all__ = ["build_onnx", "export_onnx"]
 
@@ -32,7 +32,7 @@ def export_onnx(directory: Path, job: Export, matrices: Callable[[GraphWriter], 
     )
 
 
-def check_source(source: Source, rounded: bool = False) -> None:
+def check_source(source: Checkpoint, rounded: bool = False) -> None:
     """Whether the graph can compute what a model does, from its config alone, on the ONNX Runtime that is
     installed. rounded: with rounded weights.
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from compressor.export.onnx.matrices import Experts
-from compressor.export.onnx.writer import MICROSOFT, GraphWriter
-from compressor.export.rounding import relative_error, round_matrix
+from lathe.compressor.export.onnx.matrices import Experts
+from lathe.compressor.export.onnx.writer import MICROSOFT, GraphWriter
+from lathe.compressor.model.rounding import relative_error, round_matrix
 
 BITS = (8, 4)
 GROUPS = (256, 128, 64, 32)
@@ -132,8 +132,9 @@ class Blockwise:
         count, _, width = experts.gate_up.shape
         channels, zeros = experts.down.shape[-1], torch.nn.functional.pad
         groups = [group for group in groups_for(channels) if width % group == 0]
-        group = min(self._rounding(w.flatten(0, 1), self._bits, groups).group
-                    for w in (experts.gate_up, experts.down))  # fmt: skip
+        group = min(
+            self._rounding(w.flatten(0, 1), self._bits, groups).group for w in (experts.gate_up, experts.down)
+        )
         fill = -channels % group
         bias = None if experts.gate_up_bias is None else zeros(experts.gate_up_bias, (0, 2 * fill))
         inputs = [experts.value, experts.logits]

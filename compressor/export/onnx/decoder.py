@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from onnx import TensorProto
 
-from compressor.export.onnx.matrices import Matrices
-from compressor.export.onnx.rope import rotary_tables, rotated_first
-from compressor.export.onnx.writer import MICROSOFT, GraphWriter
-from compressor.families import Family
-from compressor.plan import LayerShape, ModelShape, Plan
+from lathe.artefact.plan import LayerShape, ModelShape, Plan
+from lathe.compressor.export.onnx.matrices import Matrices
+from lathe.compressor.export.onnx.rope import rotary_tables, rotated_first
+from lathe.compressor.export.onnx.writer import MICROSOFT, GraphWriter
+from lathe.compressor.model.families import Family
 
 Tensors = Callable[[str], torch.Tensor]
 _TABLES, _WINDOW_TABLES = ("cos", "sin"), ("window_cos", "window_sin")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from compressor.export.onnx.decoder import Decoder
+from lathe.compressor.export.onnx.decoder import Decoder
 
 
 class GemmaDecoder(Decoder):

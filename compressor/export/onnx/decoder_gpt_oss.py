@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from compressor.export.onnx.decoder_moe import MoeDecoder
+from lathe.compressor.export.onnx.decoder_moe import MoeDecoder
 
 
 class GptOssDecoder(MoeDecoder):

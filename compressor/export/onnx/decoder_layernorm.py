@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from compressor.export.onnx.decoder import Decoder, Stream
-from compressor.export.onnx.writer import MICROSOFT
+from lathe.compressor.export.onnx.decoder import Decoder, Stream
+from lathe.compressor.export.onnx.writer import MICROSOFT
 
 
 class LayerNormDecoder(Decoder):

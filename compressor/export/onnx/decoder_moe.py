@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from compressor.export.onnx.decoder import Decoder, Stream
-from compressor.export.onnx.matrices import Experts, Plain
+from lathe.compressor.export.onnx.decoder import Decoder, Stream
+from lathe.compressor.export.onnx.matrices import Experts, Plain
 
 
 class MoeDecoder(Decoder):

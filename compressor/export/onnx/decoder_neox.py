@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from compressor.export.onnx.decoder import Stream
-from compressor.export.onnx.decoder_layernorm import LayerNormDecoder
-from compressor.plan import LayerShape
+from lathe.artefact.plan import LayerShape
+from lathe.compressor.export.onnx.decoder import Stream
+from lathe.compressor.export.onnx.decoder_layernorm import LayerNormDecoder
 
 
 class NeoxDecoder(LayerNormDecoder):

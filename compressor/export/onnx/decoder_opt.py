@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from onnx import TensorProto
 
-from compressor.export.onnx.decoder_layernorm import LayerNormDecoder
+from lathe.compressor.export.onnx.decoder_layernorm import LayerNormDecoder
 
 
 class OptDecoder(LayerNormDecoder):

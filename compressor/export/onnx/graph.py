@@ -10,26 +10,30 @@ from typing import Any
 import onnx
 import torch
 
-from compressor.errors import UserError
-from compressor.export.layout import cut_tensors
-from compressor.export.onnx.decoder import Decoder, Tensors
-from compressor.export.onnx.decoder_gemma import GemmaDecoder
-from compressor.export.onnx.decoder_gpt_oss import GptOssDecoder
-from compressor.export.onnx.decoder_moe import MoeDecoder
-from compressor.export.onnx.decoder_neox import NeoxDecoder
-from compressor.export.onnx.decoder_opt import OptDecoder
-from compressor.export.onnx.matrices import Matrices, Plain
-from compressor.export.onnx.rope import check_rope
-from compressor.export.onnx.writer import MODEL_FILE, GraphWriter, graph_writer
-from compressor.families import Family
-from compressor.plan import ModelShape, Plan
-from serving.engines.onnx.oldest import ENTRY, OLDEST
+from lathe.artefact.errors import UserError
+from lathe.artefact.onnx.graph_format import GRAPH_FORMAT
+from lathe.artefact.onnx.minimum_version import ENTRY, OLDEST
+from lathe.artefact.plan import ModelShape, Plan
+from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.export.onnx.decoder import Decoder, Tensors
+from lathe.compressor.export.onnx.decoder_gemma import GemmaDecoder
+from lathe.compressor.export.onnx.decoder_gpt_oss import GptOssDecoder
+from lathe.compressor.export.onnx.decoder_moe import MoeDecoder
+from lathe.compressor.export.onnx.decoder_neox import NeoxDecoder
+from lathe.compressor.export.onnx.decoder_opt import OptDecoder
+from lathe.compressor.export.onnx.matrices import Matrices, Plain
+from lathe.compressor.export.onnx.rope import check_rope
+from lathe.compressor.export.onnx.writer import MODEL_FILE, GraphWriter, graph_writer
+from lathe.compressor.model.families import Family
 
-FORMAT = "lathe-onnx/1"
 DECODERS: dict[str, type[Decoder]] = {
-    "lathe_llama": Decoder, "lathe_gemma": GemmaDecoder, "lathe_gpt_oss": GptOssDecoder,
-    "lathe_moe": MoeDecoder, "lathe_neox": NeoxDecoder, "lathe_opt": OptDecoder,
-}  # fmt: skip
+    "lathe_llama": Decoder,
+    "lathe_gemma": GemmaDecoder,
+    "lathe_gpt_oss": GptOssDecoder,
+    "lathe_moe": MoeDecoder,
+    "lathe_neox": NeoxDecoder,
+    "lathe_opt": OptDecoder,
+}
 """By our model type."""
 _HEAD_DIM_UNIT = 16
 
@@ -60,7 +64,7 @@ def build_onnx(
         DECODERS[family.exported_type](writer, config, family, shape, tensor, made).build(plan)
         sizes = {"weight_bytes": {"before": 4 * count, "after": writer.weight_bytes}}
         writer.metadata |= {
-            "lathe.format": FORMAT,
+            "lathe.format": GRAPH_FORMAT,
             "lathe.family": family.model_type,
             "lathe.max_position_embeddings": str(int(config.get("max_position_embeddings") or 2048)),
             "lathe.weight_bytes": str(writer.weight_bytes),

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from compressor.export.onnx.writer import MICROSOFT, GraphWriter
+from lathe.compressor.export.onnx.writer import MICROSOFT, GraphWriter
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,11 @@ class Plain:
 
     def experts(self, experts: Experts, name: str) -> str:
         parts = {
-            "gate_up": experts.gate_up, "gate_up_bias": experts.gate_up_bias, "down": experts.down,
+            "gate_up": experts.gate_up,
+            "gate_up_bias": experts.gate_up_bias,
+            "down": experts.down,
             "down_bias": experts.down_bias,
-        }  # fmt: skip
+        }
         inputs = [experts.value, experts.logits]
         inputs += [
             "" if value is None else self._writer.weight(f"{name}.{part}", value)

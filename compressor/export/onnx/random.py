@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from compressor.export.layout import cut_tensors
-from compressor.export.onnx.graph import build_onnx
-from compressor.export.onnx.matrices import Matrices, Plain
-from compressor.export.onnx.writer import GraphWriter
-from compressor.families import Family
-from compressor.plan import Plan
+from lathe.artefact.plan import Plan
+from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.export.onnx.graph import build_onnx
+from lathe.compressor.export.onnx.matrices import Matrices, Plain
+from lathe.compressor.export.onnx.writer import GraphWriter
+from lathe.compressor.model.families import Family
 
 _POOL = 1 << 22
 _SCALE = 0.02

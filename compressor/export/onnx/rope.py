@@ -7,13 +7,17 @@ from typing import Any
 
 import torch
 
-from compressor.errors import UserError
-from compressor.families.refusals import rope_of
+from lathe.artefact.errors import UserError
+from lathe.compressor.model.families.refusals import rope_of
 
 _POSITIONAL = (
-    "rope_parameters", "rope_theta", "rope_scaling", "original_max_position_embeddings",
-    "partial_rotary_factor", "window_rope_parameters",
-)  # fmt: skip
+    "rope_parameters",
+    "rope_theta",
+    "rope_scaling",
+    "original_max_position_embeddings",
+    "partial_rotary_factor",
+    "window_rope_parameters",
+)
 _FIXED_TYPES = ("default", "linear", "llama3", "yarn")
 
 
@@ -41,8 +45,8 @@ def rotary_tables(
 
     `config` must pass `check_rope`.
     """
-    from compressor.modeling import LatheLlamaConfig
-    from compressor.modeling.modeling_lathe_llama import rotary
+    from lathe.artefact.modeling import LatheLlamaConfig
+    from lathe.artefact.modeling.modeling_lathe_llama import rotary
 
     positions = int(config.get("max_position_embeddings") or 2048)
     ours = LatheLlamaConfig(

@@ -11,7 +11,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper
 
-from compressor.export.files import atomic_write, sync_directory, write_bytes
+from lathe.artefact.atomic_files import atomic_write, sync_directory, write_bytes
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"

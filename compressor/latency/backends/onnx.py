@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from compressor.export.onnx.blockwise import BITS, Blockwise, arbitrary
-from compressor.export.onnx.matrices import Matrices, Plain
-from compressor.export.onnx.random import random_onnx
-from compressor.export.onnx.writer import GraphWriter
-from compressor.latency.backend import backends
-from compressor.latency.workload import Workload
-from compressor.plan import Plan
-from compressor.source import Source
+from lathe.artefact.plan import Plan
+from lathe.compressor.export.onnx.blockwise import BITS, Blockwise, arbitrary
+from lathe.compressor.export.onnx.matrices import Matrices, Plain
+from lathe.compressor.export.onnx.random import random_onnx
+from lathe.compressor.export.onnx.writer import GraphWriter
+from lathe.compressor.latency.backend import backends
+from lathe.compressor.latency.workload import Workload
+from lathe.compressor.model.checkpoint import Checkpoint
 
 
 class OnnxBackend:
@@ -25,12 +25,12 @@ class OnnxBackend:
         self.name = self.export = name
         self._matrices = matrices
 
-    def build(self, directory: Path, source: Source, plan: Plan, layers: int) -> None:
+    def build(self, directory: Path, source: Checkpoint, plan: Plan, layers: int) -> None:
         config = {**source.config, "num_hidden_layers": layers}
         random_onnx(directory, config, source.family, plan, matrices=self._matrices)
 
     def prepare(self, directory: Path, workload: Workload, threads: int | None) -> Callable[[], None]:
-        from serving.engines.onnx.runner import OnnxRunner
+        from lathe.artefact.onnx.runner import OnnxRunner
 
         runner = OnnxRunner(
             directory / "model.onnx",

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from compressor.export.checkpoint import uneven_config
-from compressor.export.files import write_json
-from compressor.latency.backend import backends
-from compressor.latency.workload import Workload
-from compressor.plan import Plan
-from compressor.source import Source
+from lathe.artefact.atomic_files import write_json
+from lathe.artefact.plan import Plan
+from lathe.compressor.export.checkpoint import uneven_config
+from lathe.compressor.latency.backend import backends
+from lathe.compressor.latency.workload import Workload
+from lathe.compressor.model.checkpoint import Checkpoint
 
 
 class TorchBackend:
@@ -27,7 +27,7 @@ class TorchBackend:
     name = "torch"
     export = "checkpoint"
 
-    def build(self, directory: Path, source: Source, plan: Plan, layers: int) -> None:
+    def build(self, directory: Path, source: Checkpoint, plan: Plan, layers: int) -> None:
         config = {**source.config, "num_hidden_layers": layers}
         shape = source.family.shape(config)
         write_json(
@@ -42,7 +42,7 @@ class TorchBackend:
         prompt = (torch.arange(workload.context, device=device) % vocabulary)[None]
         if workload.metric == "ttft":
             return _synchronized(device, lambda: model(input_ids=prompt, use_cache=True, logits_to_keep=1))
-        from compressor.modeling.cache import new_cache
+        from lathe.artefact.modeling.cache import new_cache
 
         past, token = new_cache(), prompt[:, :1].expand(workload.batch_size, 1)
         (cache,) = past.values()
@@ -66,8 +66,8 @@ def _load(directory: Path) -> tuple[Any, int]:
     """A checkpoint with its weights, or with random ones where it has a config only; and its vocabulary."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from compressor.modeling import register
-    from compressor.modeling.load import load_model
+    from lathe.artefact.modeling import register
+    from lathe.artefact.modeling.load import load_model
 
     register()
     config = AutoConfig.from_pretrained(directory)

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from compressor.errors import UserError
-from compressor.export.checkpoint import uneven_config
-from compressor.export.files import write_json
-from compressor.installed_vllm import INSTALL, require_vllm
-from compressor.latency.backend import backends
-from compressor.latency.workload import Workload
-from compressor.plan import Plan
-from compressor.source import Source
+from lathe.artefact.atomic_files import write_json
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import Plan
+from lathe.artefact.vllm.installed import INSTALL, require_vllm
+from lathe.compressor.export.checkpoint import uneven_config
+from lathe.compressor.latency.backend import backends
+from lathe.compressor.latency.workload import Workload
+from lathe.compressor.model.checkpoint import Checkpoint
 
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -47,7 +47,7 @@ class VllmBackend:
     name = "vllm"
     export = "vllm"
 
-    def build(self, directory: Path, source: Source, plan: Plan, layers: int) -> None:
+    def build(self, directory: Path, source: Checkpoint, plan: Plan, layers: int) -> None:
         config = {**source.config, "num_hidden_layers": layers}
         model = replace(source, config=config, shape=source.family.shape(config))
         write_json(directory / "config.json", uneven_config(model, plan))

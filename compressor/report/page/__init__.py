@@ -8,11 +8,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from compressor.errors import UserError
-from compressor.export.files import write_bytes
-from compressor.report.page import front, latency, parts, search, shape, stored
-from compressor.report.page.result import result
-from compressor.report.page.section import Facts
+from lathe.artefact.atomic_files import write_bytes
+from lathe.artefact.errors import UserError
+from lathe.compressor.report.page import front, latency, parts, search, shape, stored
+from lathe.compressor.report.page.result import result
+from lathe.compressor.report.page.section import Facts
 
 PAGE = "report.html"
 _SECTIONS = (shape.section, front.section, latency.section, parts.section, search.section, stored.section)
@@ -38,7 +38,7 @@ def write_page(artefact: Path, page: Path, out: str | None = None) -> None:
 def render(facts: Facts) -> str:
     """The page. Whatever a report holds is escaped: names of models and texts are not ours."""
     environment = Environment(
-        loader=PackageLoader("compressor.report.page"),
+        loader=PackageLoader("lathe.compressor.report.page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from compressor.report.page.drawing import Drawing, Plot
-from compressor.report.page.section import Facts, Key, Section, Table, command, percent
+from lathe.compressor.report.page.drawing import Drawing, Plot
+from lathe.compressor.report.page.section import Facts, Key, Section, Table, command, percent
 
 Point = tuple[float, float]
 
@@ -27,7 +27,8 @@ def section(facts: Facts) -> Section | None:
         _command(facts, timed),
         figures=[_figure(front, facts.latency.get("target_ms") if timed else None, timed)],
         keys=[
-            Key("front", "best plans"), Key("chosen", "the plan made"),
+            Key("front", "best plans"),
+            Key("chosen", "the plan made"),
             *([Key("target", "target")] if timed and facts.latency.get("target_ms") else []),
         ],
         table=Table(
@@ -36,11 +37,12 @@ def section(facts: Facts) -> Section | None:
             [
                 (name, _cost(row["cost"], timed), f"{row['damage']:.4f}", percent(row["kept"]))
                 for name, row in [
-                    *((str(i), row) for i, row in enumerate(front["points"], 1)), ("made", front["chosen"])
+                    *((str(i), row) for i, row in enumerate(front["points"], 1)),
+                    ("made", front["chosen"]),
                 ]
             ],
         ),
-    )  # fmt: skip
+    )
 
 
 def _command(facts: Facts, timed: bool) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from compressor.report.page.drawing import WIDTH, Drawing, share, ticks
-from compressor.report.page.section import Facts, Key, Section, Table, command, ms, percent
+from lathe.compressor.report.page.drawing import WIDTH, Drawing, share, ticks
+from lathe.compressor.report.page.section import Facts, Key, Section, Table, command, ms, percent
 
 _LEFT, _RIGHT, _ROW = 74.0, 14.0, 44.0
 
@@ -30,8 +30,14 @@ def section(facts: Facts) -> Section | None:
         "Predicted and measured",
         lead,
         command(
-            "compress", facts.model, "--plan", f"{facts.out}/plan.json", *facts.workload, *facts.exports,
-            "-o", "again",
+            "compress",
+            facts.model,
+            "--plan",
+            f"{facts.out}/plan.json",
+            *facts.workload,
+            *facts.exports,
+            "-o",
+            "again",
         ),
         figures=[_figure(latency)],
         keys=_keys(latency),
@@ -85,10 +91,16 @@ def _figure(latency: Mapping[str, Any]) -> Markup:
 def _table(latency: Mapping[str, Any]) -> Table:
     rounds = latency.get("rounds") or []
     rows = [
-        (str(number), ms(row["limit_ms"]), ms(row["predicted_ms"]), ms(row["measured_ms"]),
-         ms(row.get("artefact_ms")), f"{row['fitness']:.4f}")
+        (
+            str(number),
+            ms(row["limit_ms"]),
+            ms(row["predicted_ms"]),
+            ms(row["measured_ms"]),
+            ms(row.get("artefact_ms")),
+            f"{row['fitness']:.4f}",
+        )
         for number, row in enumerate(rounds, 1)
-    ]  # fmt: skip
+    ]
     head = ("round", "limit", "predicted", "measured as a plan", "as an artefact", "KL, nats per token")
     return Table("Rounds of search and measurement", head, rows)
 

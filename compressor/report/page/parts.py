@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from compressor.report.page.drawing import Drawing, Plot
-from compressor.report.page.section import Facts, Key, Section, Table, command
+from lathe.compressor.report.page.drawing import Drawing, Plot
+from lathe.compressor.report.page.section import Facts, Key, Section, Table, command
 
 _KINDS = (("step", "everything else"), ("attention", "attention"), ("ffn", "FFN"))
 _LEFT, _WIDTH = 62.0, 266.0
@@ -32,12 +32,16 @@ def section(facts: Facts) -> Section | None:
             "Milliseconds by part",
             ("part", "dense", "subnet", "saved"),
             [
-                (name, f"{sums['dense'][kind]:.3f}", f"{sums['subnet'][kind]:.3f}",
-                 f"{sums['dense'][kind] - sums['subnet'][kind]:.3f}")
+                (
+                    name,
+                    f"{sums['dense'][kind]:.3f}",
+                    f"{sums['subnet'][kind]:.3f}",
+                    f"{sums['dense'][kind] - sums['subnet'][kind]:.3f}",
+                )
                 for kind, name in (*_KINDS, ("total", "total"))
             ],
         ),
-    )  # fmt: skip
+    )
 
 
 def _sums(part: Mapping[str, Any]) -> dict[str, float]:
@@ -80,9 +84,10 @@ def _layers(parts: Mapping[str, Any]) -> Markup:
         x, floor = plot.at(index, 0)
         left, tip = x - width / 2, f"layer {index}: attention {attention:.3g} ms, FFN {ffn:.3g} ms"
         for css, value, height in (
-            ("outline", whole[index], whole[index]), ("ffn", attention + ffn, ffn),
+            ("outline", whole[index], whole[index]),
+            ("ffn", attention + ffn, ffn),
             ("attention", attention, attention),
-        ):  # fmt: skip
+        ):
             top = plot.at(index, value)[1]
             drawing.box(css, left, top, width, floor - plot.at(index, height)[1], tip)
     return drawing.markup

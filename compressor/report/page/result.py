@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compressor.report.page.section import Facts, ms, percent
-from compressor.report.rounding import rounding
+from lathe.compressor.report.page.section import Facts, ms, percent
+from lathe.compressor.report.rounding import rounding
 
 
 @dataclass(frozen=True)

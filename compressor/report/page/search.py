@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from compressor.report.page.drawing import COLUMNS, LAYERS_TOP, Drawing, Plot
-from compressor.report.page.section import Facts, Key, Section, Table
+from lathe.compressor.report.page.drawing import COLUMNS, LAYERS_TOP, Drawing, Plot
+from lathe.compressor.report.page.section import Facts, Key, Section, Table
 
 Width = tuple[int, ...]
 Damages = dict[tuple[int, str], dict[Width, float]]
@@ -61,8 +61,9 @@ def _plans(trace: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
     """(seconds, value) of the judgements of whole plans."""
     return [
         (float(row.get("seconds", i)), float(row["value"]))
-        for i, row in enumerate(trace) if not str(row["key"]).startswith("damage ")
-    ]  # fmt: skip
+        for i, row in enumerate(trace)
+        if not str(row["key"]).startswith("damage ")
+    ]
 
 
 def _kept(layer: Mapping[str, int], block: str) -> Width:
@@ -135,14 +136,17 @@ def _table(damages: Damages, layers: Sequence[Mapping[str, int]]) -> Table:
         "Damage in nats per token: of what was chosen where it was judged, and of dropping the block",
         ("layer", "attention chosen", "attention dropped", "FFN chosen", "FFN dropped"),
         [
-            (str(index), *(
-                _value(damages.get((index, block), {}), width)
-                for block, dropped in (("attention", (0, 0)), ("ffn", (0,)))
-                for width in (_kept(layer, block), dropped)
-            ))
+            (
+                str(index),
+                *(
+                    _value(damages.get((index, block), {}), width)
+                    for block, dropped in (("attention", (0, 0)), ("ffn", (0,)))
+                    for width in (_kept(layer, block), dropped)
+                ),
+            )
             for index, layer in enumerate(layers)
         ],
-    )  # fmt: skip
+    )
 
 
 def _value(row: Mapping[Width, float], width: Width) -> str:

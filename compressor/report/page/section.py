@@ -11,9 +11,7 @@ from markupsafe import Markup
 
 Row = Sequence[str]
 _USUAL = ["checkpoint", "onnx"]
-_METRICS = {
-    "tpot": "time per output token", "ttft": "time to first token", "e2e": "time of a whole request"
-}  # fmt: skip
+_METRICS = {"tpot": "time per output token", "ttft": "time to first token", "e2e": "time of a whole request"}
 
 
 @dataclass(frozen=True)
@@ -76,9 +74,13 @@ class Facts:
         """The options that say what is timed, and on what."""
         asked = self.latency
         words = [
-            "--latency-metric", asked["metric"], "--batch-size", str(asked["batch_size"]),
-            "--context", str(asked["context"]),
-        ]  # fmt: skip
+            "--latency-metric",
+            asked["metric"],
+            "--batch-size",
+            str(asked["batch_size"]),
+            "--context",
+            str(asked["context"]),
+        ]
         if asked["metric"] == "e2e":
             words += ["--output-tokens", str(asked["output_tokens"])]
         if asked.get("backend", "onnx") != "onnx":

@@ -7,9 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from compressor.report.page.drawing import COLUMNS, LAYERS_TOP, Drawing
-from compressor.report.page.section import Facts, Key, Section, Table, command, percent
-from compressor.report.widths import channel_count, channels
+from lathe.compressor.report.page.drawing import COLUMNS, LAYERS_TOP, Drawing
+from lathe.compressor.report.page.section import Facts, Key, Section, Table, command, percent
+from lathe.compressor.report.widths import channel_count, channels
 
 _MANY = 40
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from compressor.report.page.drawing import Drawing
-from compressor.report.page.section import Facts, Key, Section, Table, percent
+from lathe.compressor.report.page.drawing import Drawing
+from lathe.compressor.report.page.section import Facts, Key, Section, Table, percent
 
 _MODELS = ("dense", "subnet")
 _LEFT, _WIDTH, _ROW = 112.0, 214.0, 30.0
@@ -34,8 +34,12 @@ def section(facts: Facts) -> Section | None:
             f"Perplexity before and after {scheme}",
             ("model", "before", "after", "change"),
             [
-                (model, f"{before[model]:.3f}", f"{after[model]:.3f}",
-                 f"{100 * (after[model] / before[model] - 1):+.1f} %")
+                (
+                    model,
+                    f"{before[model]:.3f}",
+                    f"{after[model]:.3f}",
+                    f"{100 * (after[model] / before[model] - 1):+.1f} %",
+                )
                 for model in _MODELS
             ],
         ),
@@ -44,7 +48,7 @@ def section(facts: Facts) -> Section | None:
             f"float32. Rounding moved its matrices by {percent(error['median'])} of their norm (median) to "
             f"{percent(error['max'])}."
         ],
-    )  # fmt: skip
+    )
 
 
 def _bars(before: Mapping[str, Any], after: Mapping[str, Any], scheme: str) -> Markup:

@@ -16,23 +16,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.plan import Plan
-from compressor.search.bank import MOST, Bank
-from compressor.search.evolution import Moves, evolve, has_attention
-from compressor.search.fitness import Block, Fitness
-from compressor.search.knapsack import solve
-from compressor.search.method import Found, Method, Problem, methods
-from compressor.search.space import Level, Space
-from compressor.surgery import select
+from lathe.artefact.plan import Plan
+from lathe.compressor.model.pruning import select
+from lathe.compressor.search.block_library import MOST, BlockLibrary
+from lathe.compressor.search.evolution import Moves, evolve, has_attention
+from lathe.compressor.search.fitness import Block, Fitness
+from lathe.compressor.search.knapsack import solve
+from lathe.compressor.search.method import Method, Problem, SearchResult, methods
+from lathe.compressor.search.space import Level, Space
 
 _STAGE_TOKENS = (2048, 8192)
 MEASURED = 5
 _LENGTH = 256
 
 
-def reformed_bank(problem: Problem) -> Bank:
+def reformed_bank(problem: Problem) -> BlockLibrary:
     """Cut blocks with the closed-form reform."""
-    return Bank(
+    return BlockLibrary(
         problem.source.family,
         problem.source.shape,
         problem.layers,
@@ -45,14 +45,14 @@ def reformed_bank(problem: Problem) -> Bank:
 
 def search(
     problem: Problem,
-    bank: Callable[[Problem], Bank] = reformed_bank,
+    bank: Callable[[Problem], BlockLibrary] = reformed_bank,
     fitness: type[Fitness] = Fitness,
     measured: int = MEASURED,
-) -> Found:
+) -> SearchResult:
     """The plan of least summed damage in the budget, or the best that an evolution from it finds, by
     KL(dense || subnet) with every block reformed, on text that no statistics were taken from. measured: as in
     `damage_table`."""
-    judges = Judges(problem, bank, fitness)
+    judges = PlanEvaluator(problem, bank, fitness)
     damage = damage_table(problem, judges, measured)
 
     def judge(plans: Sequence[Plan], number: int) -> list[float]:
@@ -75,23 +75,23 @@ def search(
     return _found(problem, plan, best)
 
 
-def judged(problem: Problem, plan: Plan) -> Found:
+def judged(problem: Problem, plan: Plan) -> SearchResult:
     """A plan that was given, judged as the last stage of a search judges."""
-    judges, key = Judges(problem), f"given {json.dumps(problem.space.indices(plan))}"
+    judges, key = PlanEvaluator(problem), f"given {json.dumps(problem.space.indices(plan))}"
     return _found(problem, plan, problem.trace.judge(key, partial(judges.judge, (plan, 1))))
 
 
-def _found(problem: Problem, plan: Plan, value: float) -> Found:
+def _found(problem: Problem, plan: Plan, value: float) -> SearchResult:
     selections = [select(order, layer) for order, layer in zip(problem.orders, plan, strict=True)]
-    return Found(plan, selections, value, problem.trace.asked)
+    return SearchResult(plan, selections, value, problem.trace.asked)
 
 
 def table_of_damages(problem: Problem, measured: int = MEASURED) -> np.ndarray:
     """The table that `search` makes, by itself: what plans for every budget come from."""
-    return damage_table(problem, Judges(problem), measured)
+    return damage_table(problem, PlanEvaluator(problem), measured)
 
 
-def damage_table(problem: Problem, judges: Judges, measured: int = MEASURED) -> np.ndarray:
+def damage_table(problem: Problem, judges: PlanEvaluator, measured: int = MEASURED) -> np.ndarray:
     """Object array [blocks] of [levels]: KL in nats per token of each block at each level, alone.
 
     measured: levels of a block that are judged, those at even steps in the root of the squared error of its
@@ -103,7 +103,8 @@ def damage_table(problem: Problem, judges: Judges, measured: int = MEASURED) -> 
     roots = [problem.errors[layer][kind].sqrt().numpy() for _, (layer, kind) in blocks]
     at = [_at(problem.space, kind, roots[position], measured) for position, (_, kind) in blocks]
     unknown = [
-        (position, asked) for position, levels in enumerate(at)
+        (position, asked)
+        for position, levels in enumerate(at)
         if (asked := [level for level in levels if not problem.trace.knows(_key(position, level))])
     ]
     answers, computed = problem.workers.map(judges.damages, unknown), dict(unknown)
@@ -112,12 +113,18 @@ def damage_table(problem: Problem, judges: Judges, measured: int = MEASURED) -> 
         for position, (layer, kind) in blocks:
             levels, found = problem.space.levels(kind), next(answers) if position in computed else {}
             values = [
-                max(0.0, problem.trace.judge(
-                    _key(position, level), partial(found.__getitem__, level),
-                    layer=layer, block=kind, kept=levels[level],
-                ))
+                max(
+                    0.0,
+                    problem.trace.judge(
+                        _key(position, level),
+                        partial(found.__getitem__, level),
+                        layer=layer,
+                        block=kind,
+                        kept=levels[level],
+                    ),
+                )
                 for level in at[position]
-            ]  # fmt: skip
+            ]
             own = roots[position]
             table[position] = np.interp(own, [0.0, *own[at[position]]], np.sqrt([0.0, *values])) ** 2
             table[position][[0, *at[position]]] = [0.0, *values]
@@ -153,18 +160,21 @@ def _one_by_one(levels: Sequence[Level]) -> bool:
     return isinstance(levels[0], int)
 
 
-class Judges:
+class PlanEvaluator:
     """Of a problem's plans, at every stage of a search; made where they are asked. tokens: of each stage."""
 
     def __init__(
-        self, problem: Problem, bank: Callable[[Problem], Bank] = reformed_bank,
-        fitness: type[Fitness] = Fitness, tokens: Sequence[int] = _STAGE_TOKENS,
-    ) -> None:  # fmt: skip
+        self,
+        problem: Problem,
+        bank: Callable[[Problem], BlockLibrary] = reformed_bank,
+        fitness: type[Fitness] = Fitness,
+        tokens: Sequence[int] = _STAGE_TOKENS,
+    ) -> None:
         self._problem, self._bank, self._fitness, self._tokens = problem, bank, fitness, tokens
         self._stages: dict[int, Fitness] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Judges, (self._problem, self._bank, self._fitness, self._tokens)
+        return PlanEvaluator, (self._problem, self._bank, self._fitness, self._tokens)
 
     def damages(self, asked: tuple[int, list[int]]) -> dict[int, float]:
         """(block, levels) -> KL by level."""
@@ -194,9 +204,15 @@ class Judges:
         count = min(len(windows), max(1, tokens // length))
         windows = windows[torch.linspace(0, len(windows) - 1, count).round().long()]
         return self._fitness(
-            problem.runner, problem.head, problem.space, windows, problem.embedding,
-            lambda layer, _kind, _level: problem.layers[layer], self._blocks, problem.room,
-        )  # fmt: skip
+            problem.runner,
+            problem.head,
+            problem.space,
+            windows,
+            problem.embedding,
+            lambda layer, _kind, _level: problem.layers[layer],
+            self._blocks,
+            problem.room,
+        )
 
 
 def _facts(problem: Problem, plan: Plan) -> dict[str, object]:
@@ -206,7 +222,12 @@ def _facts(problem: Problem, plan: Plan) -> dict[str, object]:
 methods.add(
     "lathe",
     Method(
-        "lathe", order="elimination", reform="gauss-newton", search=search, default_evaluations=1,
-        whole_rounds=3, damages=table_of_damages,
-    ),  # fmt: skip
+        "lathe",
+        order="elimination",
+        reform="gauss-newton",
+        search=search,
+        default_evaluations=1,
+        whole_rounds=3,
+        damages=table_of_damages,
+    ),
 )

@@ -20,11 +20,11 @@ from typing import TypeVar
 
 import torch
 
-from compressor.errors import UserError
-from compressor.plan import LayerShape, ModelShape, Plan
-from compressor.search.method import Found, Method, Problem, methods
-from compressor.search.published import EVALUATIONS, SIMILARITY, Breeding, Effort, evolve, resample
-from compressor.surgery import Selection, cut_attention, cut_ffn, select
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import LayerShape, ModelShape, Plan
+from lathe.compressor.model.pruning import Selection, cut_attention, cut_ffn, select
+from lathe.compressor.search.method import Method, Problem, SearchResult, methods
+from lathe.compressor.search.published import EVALUATIONS, SIMILARITY, Breeding, Effort, evolve, resample
 
 _FLOOR = 0.95
 _TOKENS = 2048
@@ -50,7 +50,7 @@ class Candidate:
         return f"mask {digest.hexdigest()[:24]}"
 
 
-def search(problem: Problem) -> Found:
+def search(problem: Problem) -> SearchResult:
     """The mask of least perplexity within the budget."""
     breeder, effort = Breeder(problem), Effort.of(problem.evaluations)
 
@@ -61,7 +61,7 @@ def search(problem: Problem) -> Found:
         best = evolve(
             breeder, effort, judge, bar.advance, lambda loss: bar.note(f"loss {loss:.4f} nats/token")
         )
-    return Found(best.candidate.plan, list(best.candidate.selections), best.fitness, best.judged)
+    return SearchResult(best.candidate.plan, list(best.candidate.selections), best.fitness, best.judged)
 
 
 class Breeder(Breeding[Candidate]):

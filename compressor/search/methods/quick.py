@@ -6,15 +6,19 @@ as a whole is not refined.
 
 from functools import partial
 
-from compressor.search.method import Method, methods
-from compressor.search.methods.lathe import search, table_of_damages
+from lathe.compressor.search.method import Method, methods
+from lathe.compressor.search.methods.lathe import search, table_of_damages
 
 _MEASURED = 2
 
 methods.add(
     "quick",
     Method(
-        "quick", order="elimination", reform="sequential", search=partial(search, measured=_MEASURED),
-        default_evaluations=1, damages=partial(table_of_damages, measured=_MEASURED),
-    ),  # fmt: skip
+        "quick",
+        order="elimination",
+        reform="sequential",
+        search=partial(search, measured=_MEASURED),
+        default_evaluations=1,
+        damages=partial(table_of_damages, measured=_MEASURED),
+    ),
 )

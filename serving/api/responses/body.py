@@ -7,16 +7,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, StrictStr, model_validator
 
-from serving.api.fields import NEUTRAL, Metadata
-from serving.api.formats import NamedSchema, ResponseFormat
-from serving.api.limits import FieldError
-from serving.api.messages import Message
-from serving.api.responses.conversation import conversation
-from serving.api.responses.functions import as_chat_choice, as_chat_tools
-from serving.api.schemas import TalkBody
-from serving.api.strict import Strict
-from serving.api.template_options import Effort, TemplateOptions
-from serving.chat_template import Scalar
+from lathe.serving.api.fields import NEUTRAL, Metadata
+from lathe.serving.api.formats import NamedSchema, ResponseFormat
+from lathe.serving.api.messages import Message
+from lathe.serving.api.responses.conversation import conversation
+from lathe.serving.api.responses.functions import as_chat_choice, as_chat_tools
+from lathe.serving.api.schemas import TalkBody
+from lathe.serving.api.strict import Strict
+from lathe.serving.api.template_options import Effort, TemplateOptions
+from lathe.serving.decoding.chat_template import Scalar
+from lathe.serving.http.limits import FieldError
 
 MAX_ITEMS = 10_000
 STATELESS = "this server stores no responses; send the whole conversation as input"

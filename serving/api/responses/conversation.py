@@ -7,10 +7,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from serving.api.complaints import complaint
-from serving.api.limits import FieldError
-from serving.api.messages import Message
-from serving.api.responses.items import (
+from lathe.serving.api.messages import Message
+from lathe.serving.api.responses.items import (
     FunctionCallItem,
     FunctionCallOutput,
     MessageItem,
@@ -18,6 +16,8 @@ from serving.api.responses.items import (
     RefusalContent,
     TextContent,
 )
+from lathe.serving.http.complaints import complaint
+from lathe.serving.http.limits import FieldError
 
 Json = dict[str, Any]
 Model = TypeVar("Model", bound=BaseModel)

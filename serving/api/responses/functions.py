@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from serving.api.limits import FieldError
-from serving.api.tool_fields import Chosen, FunctionTool
+from lathe.serving.api.tool_fields import Chosen, FunctionTool
+from lathe.serving.http.limits import FieldError
 
 Json = dict[str, Any]
 PARTS = ("name", "description", "parameters", "strict")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from serving.api.strict import Strict
+from lathe.serving.api.strict import Strict
 
 CallId = Annotated[str, Field(min_length=1, max_length=256)]
 

@@ -11,14 +11,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.api.chat import chat_tokens
-from serving.api.errors import ApiError
-from serving.api.prepare import generation_request
-from serving.api.respond import Call, respond
-from serving.api.responses.body import ResponsesBody
-from serving.api.responses.writer import ResponseWriter
-from serving.api.service import Service
-from serving.api.slashes import to_the_shorter
+from lathe.serving.api.chat import chat_tokens
+from lathe.serving.api.handler import PreparedRequest, respond
+from lathe.serving.api.prepared_request import generation_request
+from lathe.serving.api.responses.body import ResponsesBody
+from lathe.serving.api.responses.writer import ResponseWriter
+from lathe.serving.api.service import Service
+from lathe.serving.http.errors import ApiError
+from lathe.serving.http.slashes import to_the_shorter
 
 Json = dict[str, Any]
 CALLED_HERE = {"messages": "input", "reasoning_effort": "reasoning"}
@@ -39,7 +39,7 @@ async def stored_response(request: Request) -> Response:
     raise ApiError(404, f"there is no response {name[:100]!r}: this server stores none", param="response_id")
 
 
-async def _prepare(service: Service, body: ResponsesBody, arrived: float) -> Call:
+async def _prepare(service: Service, body: ResponsesBody, arrived: float) -> PreparedRequest:
     service.check_room(1)
     use, schema = body.tool_use, body.schema_demanded
     calling = service.tools.calling(use, schema, "text")
@@ -65,7 +65,7 @@ async def _prepare(service: Service, body: ResponsesBody, arrived: float) -> Cal
         spelled=service.thinking.spelled | (calling.spelled if calling else {}),
         verbatim=calling.verbatim if calling else (),
     )
-    return Call([request], ResponseWriter(service, body, request, thinking, calling))
+    return PreparedRequest([request], ResponseWriter(service, body, request, thinking, calling))
 
 
 async def _tokens(service: Service, body: ResponsesBody, tools: Sequence[Json]) -> np.ndarray:

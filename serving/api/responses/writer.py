@@ -7,17 +7,17 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
-from serving.api.answer import Answer, PromptUsage
-from serving.api.errors import ApiError
-from serving.api.responses.body import ResponsesBody
-from serving.api.responses.functions import told_choice, told_tool
-from serving.api.responses.output import FunctionCallItem, Item, MessageItem, ReasoningItem, Status
-from serving.api.scores import described
-from serving.api.service import Service
-from serving.api.thinking import Beginning, Turn
-from serving.api.tools import Calling
-from serving.engines.base import Chunk, GenerationRequest
-from serving.sampling import TokenScore
+from lathe.serving.api.answer import Answer, PromptUsage
+from lathe.serving.api.responses.body import ResponsesBody
+from lathe.serving.api.responses.functions import told_choice, told_tool
+from lathe.serving.api.responses.output import FunctionCallItem, Item, MessageItem, ReasoningItem, Status
+from lathe.serving.api.scores import described
+from lathe.serving.api.service import Service
+from lathe.serving.api.thinking import Beginning, Turn
+from lathe.serving.api.tools import Calling
+from lathe.serving.backend import GenerationRequest, RequestOutput
+from lathe.serving.decoding.sampling import TokenLogprob
+from lathe.serving.http.errors import ApiError
 
 Json = dict[str, Any]
 
@@ -55,7 +55,7 @@ class ResponseWriter(Answer):
         for kind in ("response.created", "response.in_progress"):
             yield self._event(kind, response=self._response("in_progress"))
 
-    def events(self, chunk: Chunk) -> Iterator[Json]:
+    def events(self, chunk: RequestOutput) -> Iterator[Json]:
         self._prompt.read(chunk)
         self._output_tokens += chunk.tokens
         for part in self._turn.read(chunk):
@@ -70,7 +70,7 @@ class ResponseWriter(Answer):
             yield from self._act(self._calls.end(cut=cut) if self._calls else ())
             yield from self._finish(cut)
 
-    def whole(self, chunks: Sequence[Chunk]) -> Json:
+    def whole(self, chunks: Sequence[RequestOutput]) -> Json:
         for chunk in chunks:
             for _ in self.events(chunk):
                 pass
@@ -95,7 +95,7 @@ class ResponseWriter(Answer):
             yield from self._open(item)
         yield self._numbered(item.add(text))
 
-    def _say(self, text: str, scores: Sequence[TokenScore]) -> Iterator[Json]:
+    def _say(self, text: str, scores: Sequence[TokenLogprob]) -> Iterator[Json]:
         if not text and not scores:
             return
         item = self._current
@@ -104,7 +104,7 @@ class ResponseWriter(Answer):
             yield from self._open(item)
         yield self._numbered(item.say(text, [described(self._tokenizer, score) for score in scores]))
 
-    def _act(self, deltas: Iterable[tuple[Json, Sequence[TokenScore]]]) -> Iterator[Json]:
+    def _act(self, deltas: Iterable[tuple[Json, Sequence[TokenLogprob]]]) -> Iterator[Json]:
         """Words and calls, in the deltas of a chat. The scores of a call's tokens have no place."""
         for delta, scores in deltas:
             calls = delta.get("tool_calls", ())

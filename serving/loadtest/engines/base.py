@@ -7,11 +7,10 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Protocol
 
-from compressor.errors import UserError
-
-from ..assignment import Assignment
-from ..load import Load
-from ..measure import Round
+from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.load import Load
+from lathe.serving.loadtest.measure import Round
+from lathe.serving.loadtest.round_spec import Assignment
 
 
 class Engine(Protocol):
@@ -37,7 +36,7 @@ class Engine(Protocol):
 
 def available_engines() -> list[str]:
     """Names of the engines; imports none of them."""
-    package = importlib.import_module("serving.loadtest.engines")
+    package = importlib.import_module("lathe.serving.loadtest.engines")
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base")
 
 
@@ -50,5 +49,5 @@ def find_engine(name: str, program: str | None = None) -> Engine:
     """
     if name not in available_engines():
         raise UserError(f"There is no load tester {name!r}", f"Known: {', '.join(available_engines())}.")
-    made: Engine = importlib.import_module(f"serving.loadtest.engines.{name}").make(program)
+    made: Engine = importlib.import_module(f"lathe.serving.loadtest.engines.{name}").make(program)
     return made

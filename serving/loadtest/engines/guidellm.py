@@ -21,15 +21,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import UserError
-
-from ..address import PATHS
-from ..assignment import Assignment
-from ..client import Target
-from ..drive import warm_up
-from ..load import Load
-from ..measure import Round
-from ..sample import Sample
+from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.address import PATHS
+from lathe.serving.loadtest.client import Target
+from lathe.serving.loadtest.load import Load
+from lathe.serving.loadtest.measure import Round
+from lathe.serving.loadtest.round_spec import Assignment
+from lathe.serving.loadtest.runner import warm_up
+from lathe.serving.loadtest.sample import Sample
 
 SERIES = "0.8"
 DEFINITIONS = {
@@ -43,9 +42,12 @@ DEFINITIONS = {
     "request by its tokens",
 }
 SUMMARIES = (
-    "time_to_first_token_ms", "inter_token_latency_ms", "time_per_output_token_ms", "request_latency",
+    "time_to_first_token_ms",
+    "inter_token_latency_ms",
+    "time_per_output_token_ms",
+    "request_latency",
     "output_tokens_per_second",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

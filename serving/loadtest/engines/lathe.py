@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from compressor.errors import UserError
-
-from ..assignment import Assignment
-from ..drive import drive
-from ..load import Load
-from ..measure import Round
+from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.load import Load
+from lathe.serving.loadtest.measure import Round
+from lathe.serving.loadtest.round_spec import Assignment
+from lathe.serving.loadtest.runner import drive
 
 
 @dataclass(frozen=True)
-class Own:
+class BuiltinEngine:
     """Requests sent and timed by this process."""
 
     name: str = "lathe"
@@ -27,7 +26,7 @@ class Own:
         return await drive(assigned)
 
 
-def make(program: str | None) -> Own:
+def make(program: str | None) -> BuiltinEngine:
     if program is not None:
         raise UserError("--guidellm is the program of another load tester", "Add --engine guidellm.")
-    return Own()
+    return BuiltinEngine()

@@ -8,10 +8,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from .. import capacity, document
-from ..document import write_text
-from . import levels, rounds
-from .svg import Plot
+from lathe.serving.loadtest import document
+from lathe.serving.loadtest import find_capacity as capacity
+from lathe.serving.loadtest.document import write_text
+from lathe.serving.loadtest.page import levels, rounds
+from lathe.serving.loadtest.page.svg import Plot
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --soft: #57606a; --rule: #d0d7de;

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..capacity_report import answers, level_rows, notes, title, unit
-from .svg import Plot
-from .table import paragraphs, table
+from lathe.serving.loadtest.capacity_report import answers, level_rows, notes, title, unit
+from lathe.serving.loadtest.page.svg import Plot
+from lathe.serving.loadtest.page.table import paragraphs, table
 
 
 def body(whole: Mapping[str, Any]) -> list[str | Plot]:

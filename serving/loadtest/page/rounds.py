@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..measure import percentile
-from ..report import notes, summary_rows, title
-from .svg import Plot
-from .table import paragraphs, table
+from lathe.serving.loadtest.measure import percentile
+from lathe.serving.loadtest.page.svg import Plot
+from lathe.serving.loadtest.page.table import paragraphs, table
+from lathe.serving.loadtest.report import notes, summary_rows, title
 
 SHARES = range(0, 101)
 Samples = Sequence[Mapping[str, Any]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from serving.tools.form import Form, Mark, Slot
-from serving.tools.registry import register
+from lathe.serving.tools.form import Form, Mark, Slot
+from lathe.serving.tools.registry import register
 
 _CALL = re.compile(r'\{"name": "\w+", "parameters": \{')
 

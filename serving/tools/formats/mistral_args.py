@@ -3,8 +3,8 @@ the two in versions 11 and 12."""
 
 from __future__ import annotations
 
-from serving.tools.form import Form, Mark, Slot
-from serving.tools.registry import register
+from lathe.serving.tools.form import Form, Mark, Slot
+from lathe.serving.tools.registry import register
 
 CALLS, ARGS, CALL_ID = Mark("[TOOL_CALLS]"), Mark("[ARGS]"), Mark("[CALL_ID]")
 

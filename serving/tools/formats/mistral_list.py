@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from serving.tools.form import Form, Mark, Slot
-from serving.tools.registry import register
+from lathe.serving.tools.form import Form, Mark, Slot
+from lathe.serving.tools.registry import register
 
 FORM = register(
     Form(

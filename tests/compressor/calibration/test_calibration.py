@@ -7,25 +7,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_server import save_checkpoint
+from support.tiny_server import save_checkpoint
 
-from compressor.calibration import Calibration, load_calibration, token_windows
-from compressor.calibration.selfgen import continue_text
-from compressor.calibration.sources import parts_of, read_documents
-from compressor.calibration.tokens import fair_shares, load_tokenizer
-from compressor.errors import UserError
-from compressor.progress import Progress
-from compressor.source import Source, open_source
+from lathe.artefact.errors import UserError
+from lathe.compressor.calibration import Calibration, load_calibration, token_windows
+from lathe.compressor.calibration.selfgen import continue_text
+from lathe.compressor.calibration.sources import parts_of, read_documents
+from lathe.compressor.calibration.tokens import fair_shares, load_tokenizer
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
 
 WORDS = "The quick brown fox jumps over the lazy dog. " * 40
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return open_source(str(save_checkpoint(tmp_path_factory.mktemp("model") / "tiny")))
+def source(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return open_checkpoint(str(save_checkpoint(tmp_path_factory.mktemp("model") / "tiny")))
 
 
-def load(source: Source, argument: str, tokens: int = 200, window: int = 32, seed: int = 0) -> Calibration:
+def load(
+    source: Checkpoint, argument: str, tokens: int = 200, window: int = 32, seed: int = 0
+) -> Calibration:
     return load_calibration(
         source, argument, tokens=tokens, window=window, seed=seed, progress=Progress(quiet=True)
     )
@@ -53,8 +55,13 @@ def test_c3_a_text_that_is_listed_twice_is_refused(tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt", "more/c.txt"):
         (tmp_path / name).write_text("one")
     (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
-    for one, other in (("a.txt", "a.txt"), ("a.txt", "link.txt"), ("a.txt", "more/../a.txt"),
-                       ("more", "more/c.txt"), ("more/c.txt", "more")):  # fmt: skip
+    for one, other in (
+        ("a.txt", "a.txt"),
+        ("a.txt", "link.txt"),
+        ("a.txt", "more/../a.txt"),
+        ("more", "more/c.txt"),
+        ("more/c.txt", "more"),
+    ):
         with pytest.raises(UserError, match=f"the same text twice, as .*{one} and as .*{other}"):
             parts_of(f"{tmp_path}/b.txt,{tmp_path}/{one},{tmp_path}/{other}")
     assert len(parts_of(f"{tmp_path}/a.txt,{tmp_path}/b.txt,{tmp_path}/more")) == 3
@@ -83,12 +90,14 @@ def test_a_folder_is_read_in_order_and_only_its_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("empty.txt", b"", "empty.txt is empty"), ("blank.txt", b" \n\n<|doc|> ", "blank.txt is empty"),
+        ("empty.txt", b"", "empty.txt is empty"),
+        ("blank.txt", b" \n\n<|doc|> ", "blank.txt is empty"),
         ("binary.txt", b"\xff\xfe\x00\x80", "cannot read .*binary.txt as UTF-8"),
         ("bad.jsonl", b'{"text": "a"}\n{"words": 1}', "line 2 of .*bad.jsonl"),
-        ("list.jsonl", b"[1]", "line 1 of .*list.jsonl"), ("torn.jsonl", b'{"text": "a', "line 1 of"),
+        ("list.jsonl", b"[1]", "line 1 of .*list.jsonl"),
+        ("torn.jsonl", b'{"text": "a', "line 1 of"),
     ],
-)  # fmt: skip
+)
 def test_files_without_text_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
@@ -106,7 +115,7 @@ def test_an_empty_folder_is_named(tmp_path: Path) -> None:
         read_documents(str(tmp_path))
 
 
-def test_windows_are_the_tokens_of_the_text_in_order(tmp_path: Path, source: Source) -> None:
+def test_windows_are_the_tokens_of_the_text_in_order(tmp_path: Path, source: Checkpoint) -> None:
     (tmp_path / "text.txt").write_text(WORDS + "<|doc|>" + WORDS)
     windows = token_windows(source, str(tmp_path / "text.txt"), 32)
     tokenizer = load_tokenizer(source)
@@ -114,7 +123,7 @@ def test_windows_are_the_tokens_of_the_text_in_order(tmp_path: Path, source: Sou
     assert windows.flatten().tolist() == ids[: len(ids) // 32 * 32]
 
 
-def test_one_window_in_eight_is_held_out_and_none_is_in_both(tmp_path: Path, source: Source) -> None:
+def test_one_window_in_eight_is_held_out_and_none_is_in_both(tmp_path: Path, source: Checkpoint) -> None:
     (tmp_path / "text.txt").write_text("".join(f"{i} is followed by {i + 1}. " for i in range(2000)))
     found = load(source, str(tmp_path / "text.txt"), tokens=32 * 14)
     assert found.fit.shape == (14, 32)
@@ -122,7 +131,7 @@ def test_one_window_in_eight_is_held_out_and_none_is_in_both(tmp_path: Path, sou
     assert not {tuple(row) for row in found.fit.tolist()} & {tuple(row) for row in found.heldout.tolist()}
 
 
-def test_several_texts_give_equal_shares_whatever_their_sizes(tmp_path: Path, source: Source) -> None:
+def test_several_texts_give_equal_shares_whatever_their_sizes(tmp_path: Path, source: Checkpoint) -> None:
     (tmp_path / "long.txt").write_text("".join(f"{i} comes before {i + 1}. " for i in range(4000)))
     (tmp_path / "short.txt").write_text("".join(f"fox {i} and dog {i}. " for i in range(400)))
     found = load(source, f"{tmp_path}/long.txt,{tmp_path}/short.txt", tokens=32 * 14)
@@ -140,18 +149,18 @@ def test_what_a_small_text_lacks_the_others_give(sizes: list[int], wanted: int, 
     assert all(share <= size for share, size in zip(fair_shares(sizes, wanted), sizes, strict=True))
 
 
-def test_windows_are_no_longer_than_the_models_positions(source: Source, tmp_path: Path) -> None:
+def test_windows_are_no_longer_than_the_models_positions(source: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(WORDS * 20)
     assert load(source, str(tmp_path / "text.txt"), tokens=2000, window=4096).fit.shape[1] == 512
 
 
-def test_too_little_text_is_named(tmp_path: Path, source: Source) -> None:
+def test_too_little_text_is_named(tmp_path: Path, source: Checkpoint) -> None:
     (tmp_path / "short.txt").write_text("Just a few words.")
     with pytest.raises(UserError, match=r"short\.txt gives 0 windows of 32 tokens"):
         load(source, str(tmp_path / "short.txt"))
 
 
-def test_the_models_own_text_repeats_by_seed_and_is_in_its_vocabulary(source: Source) -> None:
+def test_the_models_own_text_repeats_by_seed_and_is_in_its_vocabulary(source: Checkpoint) -> None:
     first, again, other = load(source, "self"), load(source, "self"), load(source, "self", seed=1)
     assert torch.equal(first.fit, again.fit)
     assert torch.equal(first.heldout, again.heldout)
@@ -161,7 +170,7 @@ def test_the_models_own_text_repeats_by_seed_and_is_in_its_vocabulary(source: So
     assert first.fit[:, 0].tolist() == [0] * 7
 
 
-def test_the_model_goes_on_from_passages_of_the_windows(source: Source) -> None:
+def test_the_model_goes_on_from_passages_of_the_windows(source: Checkpoint) -> None:
     windows = torch.arange(3 * 40).view(3, 40) % source.shape.vocab_size
 
     def go_on(seed: int) -> list[list[int]]:
@@ -174,9 +183,9 @@ def test_the_model_goes_on_from_passages_of_the_windows(source: Source) -> None:
         assert any(written[:10] == window[at : at + 10] for at in range(30))
 
 
-def test_a_checkpoint_without_a_tokenizer_is_named(tmp_path: Path, source: Source) -> None:
+def test_a_checkpoint_without_a_tokenizer_is_named(tmp_path: Path, source: Checkpoint) -> None:
     for file in source.path.iterdir():
         if "token" not in file.name and "chat" not in file.name:
             (tmp_path / file.name).write_bytes(file.read_bytes())
     with pytest.raises(UserError, match="tokenizer"):
-        load_tokenizer(open_source(str(tmp_path)))
+        load_tokenizer(open_checkpoint(str(tmp_path)))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from compress_command import Tiny, lathe, make_tiny
+from support.compress_command import Tiny, lathe, make_tiny
 
 pytestmark = pytest.mark.usefixtures("steady")
 QUICK = ("--keep", "70%", "--method", "quick", "--export", "checkpoint")
@@ -55,9 +55,15 @@ def test_c3_a_short_part_of_a_list_is_named(tiny: Tiny, tmp_path: Path) -> None:
     short = words(tmp_path / "short.txt", 45)
     texts = f"{tiny.text},{short}"
     done = compress(
-        tiny.model, tmp_path / "out", "--calibration", texts, "--calibration-tokens", "4096", "--dry-run",
+        tiny.model,
+        tmp_path / "out",
+        "--calibration",
+        texts,
+        "--calibration-tokens",
+        "4096",
+        "--dry-run",
         "--json",
-    )  # fmt: skip
+    )
     card = json.loads(done.stdout)
     assert [part["tokens"] for part in card["calibration"]["parts"]] == [9 * 512, 512]
     assert any(f"{short} has only 512 tokens" in line for line in card["warnings"])
@@ -160,7 +166,17 @@ def test_c14_a_whole_request_fits(tmp_path: Path) -> None:
         "--output-tokens is 64, not 128: the model has 128 positions",
     ]
     done = lathe(
-        "compress", str(model.model), "--keep", "70%", "-o", str(tmp_path / "out"), "--latency-metric", "e2e",
-        "--context", "100", "--output-tokens", "29",
-    )  # fmt: skip
+        "compress",
+        str(model.model),
+        "--keep",
+        "70%",
+        "-o",
+        str(tmp_path / "out"),
+        "--latency-metric",
+        "e2e",
+        "--context",
+        "100",
+        "--output-tokens",
+        "29",
+    )
     refused(done, "--context 100 with --output-tokens 29 does not fit the model's 128 positions")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from compress_command import Tiny, lathe
 from safetensors.torch import load_file, save_file
+from support.compress_command import Tiny, lathe
 
 pytestmark = pytest.mark.usefixtures("steady")
 
@@ -38,10 +38,14 @@ def model(tiny: Tiny, tmp_path: Path) -> Path:
     [
         (("--target-latency", "banana"), "`banana` is not a time"),
         (("--target-latency", "30"), "the unit is missing"),
-        (("--target-latency", "-1ms"), "`-1ms` is not a time"), (("--target-latency", ""), "no target"),
+        (("--target-latency", "-1ms"), "`-1ms` is not a time"),
+        (("--target-latency", ""), "no target"),
         (("--target-speedup", "warp"), "`warp` is not a speed-up"),
-        (("--target-speedup", "0.5x"), "at least 1x"), (("--target-memory", "6"), "not a memory size"),
-        (("--keep", "0%"), "not a share"), (("--keep", "140%"), "not a share"), ((), "no target is given"),
+        (("--target-speedup", "0.5x"), "at least 1x"),
+        (("--target-memory", "6"), "not a memory size"),
+        (("--keep", "0%"), "not a share"),
+        (("--keep", "140%"), "not a share"),
+        ((), "no target is given"),
         (("--target-latency", "3ms", "--target-speedup", "2x"), "exclude each other"),
         (("--keep", "60%", "--method", "magic"), "there is no method `magic`"),
         (("--keep", "60%", "--backend", "abacus"), "there is no backend `abacus`"),
@@ -62,9 +66,10 @@ def model(tiny: Tiny, tmp_path: Path) -> Path:
         (("--keep", "60%", "--batch-size", "0"), "at least 1"),
         (("--keep", "60%", "--calibration", "nowhere.txt"), "nowhere.txt"),
         (("--keep", "60%", "--evaluation", "nowhere.txt"), "nowhere.txt"),
-        (("--keep", "1%"), "below the floor"), (("--target-memory", "10kB"), "below the floor"),
+        (("--keep", "1%"), "below the floor"),
+        (("--target-memory", "10kB"), "below the floor"),
     ],
-)  # fmt: skip
+)
 def test_options(tiny: Tiny, tmp_path: Path, options: tuple[str, ...], words: str) -> None:
     one_sentence(tiny.compress(tmp_path / "out", *options), words)
     assert not list(tmp_path.iterdir())
@@ -125,9 +130,10 @@ def test_outputs_that_cannot_be_written(tiny: Tiny, model: Path, tmp_path: Path,
     [
         (("--target-latency", "1.5ms"), "the smallest subnet (one narrow attention block) 1.65 ms"),
         (("--target-speedup", "50x"), "Ask for at least 1.8 ms"),
-        (("--target-memory", "83kB"), "the smallest subnet has"), (("--keep", "2%"), "Ask for at least"),
+        (("--target-memory", "83kB"), "the smallest subnet has"),
+        (("--keep", "2%"), "Ask for at least"),
     ],
-)  # fmt: skip
+)
 def test_impossible_targets_name_the_floor_before_a_weight_is_read(
     tiny: Tiny, model: Path, tmp_path: Path, options: tuple[str, ...], floor: str
 ) -> None:
@@ -204,7 +210,7 @@ def test_the_installed_command_prints_one_line_and_a_traceback_only_when_asked(t
 
 @pytest.mark.parametrize("arguments", [("families",), ("inspect", "out"), ("evaluate", "m", "--text", "t")])
 def test_where_only_the_server_is_installed(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    program = "import sys; sys.modules['torch'] = None; from compressor.cli.main import lathe; lathe()"
+    program = "import sys; sys.modules['torch'] = None; from lathe.cli import lathe; lathe()"
     command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert (done.returncode, done.stdout) == (1, "")

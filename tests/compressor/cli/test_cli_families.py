@@ -6,10 +6,10 @@ import json
 import re
 from pathlib import Path
 
-from compress_command import lathe
+from support.compress_command import lathe
 
-from compressor.export import exporters
-from compressor.families import families
+from lathe.compressor.export import exporters
+from lathe.compressor.model.families import families
 
 PAGE = Path(__file__).parents[3] / "docs" / "families.md"
 

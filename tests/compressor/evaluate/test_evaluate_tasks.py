@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compress_command import Tiny, lathe
+from support.compress_command import Tiny, lathe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TASK = """

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from compress_command import Tiny, lathe
+from support.compress_command import Tiny, lathe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from compressor.errors import UserError
-from compressor.evaluate.compare import scores
+from lathe.artefact.errors import UserError
+from lathe.compressor.evaluate.compare import scores
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from family_checks import written
-from tiny_families import FIRST, family_checkpoint
-from tiny_llama import tokens
+from support.family_checks import written
+from support.tiny_families import FIRST, family_checkpoint
+from support.tiny_llama import tokens
 
-from compressor.evaluate.samples import TOKENS, Prompt, continuations
-from compressor.reference import load_dense
+from lathe.compressor.evaluate.samples import TOKENS, Prompt, continuations
+from lathe.compressor.model.reference import load_dense
 
 
 class Spelled:

@@ -12,19 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from tiny_llama import DENSE, PLANS, VARIANTS, checkpoint, cut, plan, reference, tokens
+from support.tiny_llama import DENSE, PLANS, VARIANTS, checkpoint, cut, plan, reference, tokens
 from transformers import AutoModelForCausalLM
 
-from compressor.errors import UserError
-from compressor.export import Export, exporters
-from compressor.export.checkpoint import write_checkpoint
-from compressor.export.layout import cut_tensors
-from compressor.modeling import register
-from compressor.source import Source
+from lathe.artefact.errors import UserError
+from lathe.artefact.modeling import register
+from lathe.compressor.export import Export, exporters
+from lathe.compressor.export.checkpoint import write_checkpoint
+from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.model.checkpoint import Checkpoint
 
 LOAD = """
 import sys
-sys.modules["compressor"] = None
+sys.modules["lathe"] = None
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 path, ids, out = sys.argv[1:]
@@ -42,11 +42,11 @@ model.save_pretrained(sys.argv[1] + "-again")
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Source:
+def source(tmp_path: Path) -> Checkpoint:
     return checkpoint(tmp_path / "dense")
 
 
-def write(directory: Path, source: Source, name: str, **options: int) -> Path:
+def write(directory: Path, source: Checkpoint, name: str, **options: int) -> Path:
     job = cut(source, PLANS[name])
     write_checkpoint(directory, source, job.plan, job.tensor, **options)
     return directory
@@ -70,18 +70,22 @@ def test_checkpoint_loads_and_equals_the_zeroed_dense_model(tmp_path: Path, vari
     torch.testing.assert_close(logits(model, ids), expected, atol=2e-5, rtol=0)
 
 
-def test_files_hold_the_planned_shapes(tmp_path: Path, source: Source) -> None:
+def test_files_hold_the_planned_shapes(tmp_path: Path, source: Checkpoint) -> None:
     out = write(tmp_path / "out", source, "mixed")
     with safe_open(out / "model.safetensors", framework="pt") as handle:
         stored = {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
     assert stored == dict(cut_tensors(source.family, source.shape, PLANS["mixed"]))
     assert {file.name for file in out.iterdir()} == {
-        "config.json", "configuration_lathe_llama.py", "generation_config.json", "model.safetensors",
-        "modeling_lathe_llama.py", "tokenizer.json",
-    }  # fmt: skip
+        "config.json",
+        "configuration_lathe_llama.py",
+        "generation_config.json",
+        "model.safetensors",
+        "modeling_lathe_llama.py",
+        "tokenizer.json",
+    }
 
 
-def test_config_is_sparse_and_names_dropped_blocks(tmp_path: Path, source: Source) -> None:
+def test_config_is_sparse_and_names_dropped_blocks(tmp_path: Path, source: Checkpoint) -> None:
     config = json.loads((write(tmp_path / "out", source, "mixed") / "config.json").read_text())
     assert config["per_layer_config"] == {
         "0": {"intermediate_size": 33},
@@ -92,7 +96,7 @@ def test_config_is_sparse_and_names_dropped_blocks(tmp_path: Path, source: Sourc
     assert (config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]) == (8, 4, 16)
 
 
-def test_loads_without_lathe(tmp_path: Path, source: Source) -> None:
+def test_loads_without_lathe(tmp_path: Path, source: Checkpoint) -> None:
     out, ids = write(tmp_path / "out", source, "mixed"), tokens(2, 20)
     torch.save(ids, tmp_path / "ids.pt")
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
@@ -104,7 +108,7 @@ def test_loads_without_lathe(tmp_path: Path, source: Source) -> None:
     assert torch.equal(logits(load(Path(f"{out}-again")), ids), expected)
 
 
-def test_shards_split_between_tensors_and_load(tmp_path: Path, source: Source) -> None:
+def test_shards_split_between_tensors_and_load(tmp_path: Path, source: Checkpoint) -> None:
     whole, limit = write(tmp_path / "whole", source, "mixed"), 40_000
     sharded = write(tmp_path / "sharded", source, "mixed", max_shard_bytes=limit)
     index = json.loads((sharded / "model.safetensors.index.json").read_text())
@@ -132,7 +136,7 @@ def test_values_are_rounded_to_the_dtype_of_the_source(tmp_path: Path) -> None:
     assert load(tmp_path / "out").dtype == torch.bfloat16
 
 
-def test_companions_travel(tmp_path: Path, source: Source) -> None:
+def test_companions_travel(tmp_path: Path, source: Checkpoint) -> None:
     for name in ("tokenizer_config.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "LICENSE"):
         (source.path / name).write_text(name)
     (source.path / "additional_chat_templates").mkdir()
@@ -146,7 +150,7 @@ def test_companions_travel(tmp_path: Path, source: Source) -> None:
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(
-    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, source: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -157,25 +161,25 @@ def test_a_full_disk_is_named_and_leaves_nothing(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_tensor_of_another_shape_is_never_written(tmp_path: Path, source: Source) -> None:
+def test_a_tensor_of_another_shape_is_never_written(tmp_path: Path, source: Checkpoint) -> None:
     job = Export(source, PLANS["mixed"], source.tensor)
     with pytest.raises(ValueError, match=r"layers\.0\.mlp\.gate_proj"):
         write_checkpoint(tmp_path / "out", source, job.plan, job.tensor)
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_the_dense_model_is_never_overwritten(source: Source) -> None:
+def test_the_dense_model_is_never_overwritten(source: Checkpoint) -> None:
     with pytest.raises(UserError, match="holds the dense model"):
         write(source.path, source, "mixed")
     assert (source.path / "config.json").exists()
 
 
-def test_a_plan_of_another_depth_is_refused(tmp_path: Path, source: Source) -> None:
+def test_a_plan_of_another_depth_is_refused(tmp_path: Path, source: Checkpoint) -> None:
     with pytest.raises(UserError, match="the plan has 1 layers"):
         write_checkpoint(tmp_path / "out", source, plan(DENSE), source.tensor)
 
 
-def test_exporters_are_found_by_name(tmp_path: Path, source: Source) -> None:
+def test_exporters_are_found_by_name(tmp_path: Path, source: Checkpoint) -> None:
     assert {"checkpoint", "onnx"} <= set(exporters.known())
     for name in ("checkpoint", "onnx"):
         exporters.get(name).write(tmp_path / "out", cut(source, PLANS["mixed"]))

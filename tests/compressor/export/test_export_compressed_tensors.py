@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compressor.export import rounding
-from compressor.export.compressed_tensors import SCHEMES, Scheme, pack
-from compressor.export.rounding import round_matrix
+from lathe.compressor.export.compressed_tensors import SCHEMES, Scheme, pack
+from lathe.compressor.model import rounding
+from lathe.compressor.model.rounding import round_matrix
 
 
 def matrix(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -104,14 +104,22 @@ def test_the_config_entry() -> None:
     assert four["format"] == "pack-quantized"
     assert eight["format"] == "int-quantized"
     assert four["config_groups"]["group_0"]["weights"] == {
-        "num_bits": 4, "type": "int", "symmetric": True, "dynamic": False, "strategy": "group",
+        "num_bits": 4,
+        "type": "int",
+        "symmetric": True,
+        "dynamic": False,
+        "strategy": "group",
         "group_size": 32,
-    }  # fmt: skip
+    }
     assert four["config_groups"]["group_0"]["input_activations"] is None
     assert eight["config_groups"]["group_0"]["weights"]["strategy"] == "channel"
     assert eight["config_groups"]["group_0"]["input_activations"] == {
-        "num_bits": 8, "type": "int", "symmetric": True, "dynamic": True, "strategy": "token",
-    }  # fmt: skip
+        "num_bits": 8,
+        "type": "int",
+        "symmetric": True,
+        "dynamic": True,
+        "strategy": "token",
+    }
     for config in (four, eight):
         assert config["quant_method"] == "compressed-tensors"
         assert config["ignore"] == ["lm_head"]

@@ -9,22 +9,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_llama import PLANS, checkpoint, reference, tokens
+from support.tiny_llama import PLANS, checkpoint, reference, tokens
 
-from compressor.errors import UserError
-from compressor.export.dense import dense_artefact, export_dense
-from compressor.export.manifest import write_manifest
-from compressor.plan import Plan
-from serving.engines.onnx.runner import OnnxRunner
+from lathe.artefact.errors import UserError
+from lathe.artefact.manifest import write_manifest
+from lathe.artefact.onnx.runner import OnnxRunner
+from lathe.artefact.plan import Plan
+from lathe.compressor.export.dense import dense_artefact, export_dense
 
 
 def test_dense_artefact_is_complete_and_made_once(tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "model")
     artefact = dense_artefact(str(source.path), tmp_path / "cache")
     assert {str(file.relative_to(artefact)) for file in artefact.rglob("*") if file.is_file()} == {
-        "config.json", "generation_config.json", "manifest.json", "onnx/model.onnx", "onnx/model.onnx.data",
-        "plan.json", "tokenizer.json",
-    }  # fmt: skip
+        "config.json",
+        "generation_config.json",
+        "manifest.json",
+        "onnx/model.onnx",
+        "onnx/model.onnx.data",
+        "plan.json",
+        "tokenizer.json",
+    }
     assert Plan.load(artefact / "plan.json") == source.shape.dense_plan
     made = (artefact / "manifest.json").stat().st_mtime_ns
     assert dense_artefact(str(source.path), tmp_path / "cache") == artefact

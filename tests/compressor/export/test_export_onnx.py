@@ -11,20 +11,30 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tiny_llama import CONFIG, HEAD_DIM, LLAMA3_ROPE, PLANS, VARIANTS, checkpoint, cut, reference, tokens
+from support.tiny_llama import (
+    CONFIG,
+    HEAD_DIM,
+    LLAMA3_ROPE,
+    PLANS,
+    VARIANTS,
+    checkpoint,
+    cut,
+    reference,
+    tokens,
+)
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from compressor.errors import UserError
-from compressor.export import Export
-from compressor.export.checkpoint import write_checkpoint
-from compressor.export.onnx import export_onnx
-from compressor.export.onnx.random import random_onnx
-from compressor.export.onnx.rope import rotary_tables
-from compressor.families import resolve
-from compressor.plan import Plan
-from compressor.source import open_source
-from serving.engines.onnx.runner import OnnxRunner
+from lathe.artefact.errors import UserError
+from lathe.artefact.onnx.runner import OnnxRunner
+from lathe.artefact.plan import Plan
+from lathe.compressor.export import Export
+from lathe.compressor.export.checkpoint import write_checkpoint
+from lathe.compressor.export.onnx import export_onnx
+from lathe.compressor.export.onnx.random import random_onnx
+from lathe.compressor.export.onnx.rope import rotary_tables
+from lathe.compressor.model.checkpoint import open_checkpoint
+from lathe.compressor.model.families import resolve
 
 
 def export(directory: Path, name: str, **changes: Any) -> onnx.ModelProto:
@@ -55,10 +65,16 @@ def test_the_graph_is_valid_and_lists_the_plan(tmp_path: Path, variant: str) -> 
 def test_a_layer_is_ten_nodes(tmp_path: Path) -> None:
     operators = Counter(node.op_type for node in export(tmp_path, "dense").graph.node)
     assert operators == {
-        "Gather": 1, "RMSNormalization": 1, "GatherND": 1, "Gemm": 1,
-        "MatMul": 20, "GroupQueryAttention": 4, "QuickGelu": 4, "Mul": 4,
+        "Gather": 1,
+        "RMSNormalization": 1,
+        "GatherND": 1,
+        "Gemm": 1,
+        "MatMul": 20,
+        "GroupQueryAttention": 4,
+        "QuickGelu": 4,
+        "Mul": 4,
         "SkipSimplifiedLayerNormalization": 8,
-    }  # fmt: skip
+    }
 
 
 def test_tied_embeddings_are_stored_once(tmp_path: Path) -> None:
@@ -76,9 +92,15 @@ ROPES: list[dict[str, Any]] = [
     {"rope_scaling": {"type": "linear", "factor": 4.0}},
     {"rope_theta": 1e4, "rope_scaling": LLAMA3_ROPE},
     {"rope_parameters": LLAMA3_ROPE},
-    {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0,
-                         "original_max_position_embeddings": 32}},
-]  # fmt: skip
+    {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 4.0,
+            "original_max_position_embeddings": 32,
+        }
+    },
+]
 
 
 @pytest.mark.parametrize("rope", ROPES, ids=str)
@@ -126,7 +148,7 @@ def open_source_as_llama(path: Path) -> Any:
     for key in ("auto_map", "per_layer_config", "dropped_blocks", "allow_global_per_layer_attribute_access"):
         config.pop(key)
     (path / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
-    return open_source(str(path))
+    return open_checkpoint(str(path))
 
 
 def test_random_graphs_run_and_differ_by_seed(tmp_path: Path) -> None:

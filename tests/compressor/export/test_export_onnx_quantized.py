@@ -11,28 +11,28 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from compress_command import lathe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
-from tiny_llama import CONFIG, PLANS, VARIANTS, checkpoint, cut, plan, reference, tokens
+from support.compress_command import lathe
+from support.tiny_llama import CONFIG, PLANS, VARIANTS, checkpoint, cut, plan, reference, tokens
 from torch.testing import assert_close
 
-from compressor.errors import UserError
-from compressor.export import Export, exporters
-from compressor.export.artefact import open_model
-from compressor.export.checkpoint import export_checkpoint
-from compressor.export.files import write_json
-from compressor.export.onnx import export_onnx
-from compressor.export.onnx.blockwise import GROUPS, Blockwise, Rounded, arbitrary, groups_for
-from compressor.export.onnx.blockwise import fitted as fitted_of
-from compressor.export.onnx.graph import read_summary
-from compressor.export.onnx.random import random_onnx
-from compressor.export.onnx_quantized import quantize_onnx
-from compressor.families import resolve
-from compressor.search.space import make_space, memory_constraint
-from compressor.source import Source
-from serving.engines.onnx.runner import OnnxRunner
+from lathe.artefact.atomic_files import write_json
+from lathe.artefact.errors import UserError
+from lathe.artefact.onnx.runner import OnnxRunner
+from lathe.compressor.export import Export, exporters
+from lathe.compressor.export.artefact import open_model
+from lathe.compressor.export.checkpoint import export_checkpoint
+from lathe.compressor.export.onnx import export_onnx
+from lathe.compressor.export.onnx.blockwise import GROUPS, Blockwise, Rounded, arbitrary, groups_for
+from lathe.compressor.export.onnx.blockwise import fitted as fitted_of
+from lathe.compressor.export.onnx.graph import read_summary
+from lathe.compressor.export.onnx.random import random_onnx
+from lathe.compressor.export.onnx_quantized import quantize_onnx
+from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.families import resolve
+from lathe.compressor.search.space import make_space, memory_constraint
 
 BITS = pytest.mark.parametrize("bits", [8, 4])
 EVEN = plan((0, 0, 32), (2, 2, 64), (0, 0, 0), (4, 2, 0))
@@ -82,8 +82,8 @@ def test_the_graph_computes_with_the_rounded_values(tmp_path: Path, bits: int, v
 
 
 def logits(directory: Path, job: Export, ids: torch.Tensor) -> Any:
-    from compressor.modeling import register
-    from compressor.modeling.load import load_model
+    from lathe.artefact.modeling import register
+    from lathe.artefact.modeling.load import load_model
 
     register()
     export_checkpoint(directory, job)
@@ -185,7 +185,7 @@ def test_random_graphs_have_the_shapes_of_rounded_ones(tmp_path: Path, bits: int
 
 
 @pytest.fixture
-def artefact(tmp_path: Path) -> tuple[Path, Source]:
+def artefact(tmp_path: Path) -> tuple[Path, Checkpoint]:
     source, out = checkpoint(tmp_path / "dense"), tmp_path / "artefact"
     export_checkpoint(out, cut(source, EVEN))
     write_json(out / "plan.json", EVEN.to_json())
@@ -193,15 +193,21 @@ def artefact(tmp_path: Path) -> tuple[Path, Source]:
     return out, source
 
 
-def test_an_artefact_of_a_graph_alone(artefact: tuple[Path, Source], tmp_path: Path) -> None:
-    from serving.artefact import open_artefact
+def test_an_artefact_of_a_graph_alone(artefact: tuple[Path, Checkpoint], tmp_path: Path) -> None:
+    from lathe.serving.served_model import open_artefact
 
     given, out = artefact[0], tmp_path / "out"
     summary = quantize_onnx(str(given), out, name="onnx-int4")
     assert {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()} == {
-        "config.json", "generation_config.json", "manifest.json", "onnx/model.onnx", "onnx/model.onnx.data",
-        "plan.json", "report.json", "tokenizer.json",
-    }  # fmt: skip
+        "config.json",
+        "generation_config.json",
+        "manifest.json",
+        "onnx/model.onnx",
+        "onnx/model.onnx.data",
+        "plan.json",
+        "report.json",
+        "tokenizer.json",
+    }
     report = json.loads((out / "report.json").read_text())
     assert report["quantization"].items() >= summary.items()
     assert summary["scheme"] == "int4"
@@ -214,7 +220,7 @@ def test_an_artefact_of_a_graph_alone(artefact: tuple[Path, Source], tmp_path: P
     assert open_model(str(given)).plan == EVEN
 
 
-def test_the_command(artefact: tuple[Path, Source], tmp_path: Path) -> None:
+def test_the_command(artefact: tuple[Path, Checkpoint], tmp_path: Path) -> None:
     given, source = artefact
     for model in (given, source.path):
         out = tmp_path / f"{model.name}-int8"
@@ -255,7 +261,12 @@ def test_a_memory_target_counts_what_the_graph_holds(tmp_path: Path, name: str, 
     )
     shape, stored = source.shape, exporters.get(name).stored(source)
     counted = memory_constraint(
-        make_space(shape), shape, 1e9, weight_bytes=stored.weight, kv_bytes=stored.cache, tokens=0,
+        make_space(shape),
+        shape,
+        1e9,
+        weight_bytes=stored.weight,
+        kv_bytes=stored.cache,
+        tokens=0,
         fixed=stored.fixed(shape),
     ).cost(shape.dense_plan)
     assert 0.8 * counted < held <= 1.01 * counted

@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 import torch
-from compress_command import lathe
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_llama import DENSE, checkpoint, cut, plan
+from support.compress_command import lathe
+from support.tiny_llama import DENSE, checkpoint, cut, plan
 
-from compressor.errors import UserError
-from compressor.export import quantized
-from compressor.export.checkpoint import export_checkpoint, write_model
-from compressor.export.files import write_json
-from compressor.export.layout import cut_tensors
-from compressor.export.quantized import check_quantized, export_quantized
-from compressor.plan import Plan
-from compressor.source import Source
+from lathe.artefact.atomic_files import write_json
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import Plan
+from lathe.compressor.export import quantized
+from lathe.compressor.export.checkpoint import export_checkpoint, write_model
+from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.export.quantized import check_quantized, export_quantized
+from lathe.compressor.model.checkpoint import Checkpoint
 
 EVEN = plan(DENSE, DENSE, DENSE, DENSE)
 UNEVEN = plan((0, 0, 32), (3, 3, 64), (0, 0, 0), (4, 2, 0))
@@ -37,11 +37,11 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Source:
+def source(tmp_path: Path) -> Checkpoint:
     return checkpoint(tmp_path / "dense", head_dim=32)
 
 
-def artefact(directory: Path, source: Source, subnet: Plan) -> Path:
+def artefact(directory: Path, source: Checkpoint, subnet: Plan) -> Path:
     export_checkpoint(directory, cut(source, subnet))
     write_json(directory / "plan.json", subnet.to_json())
     write_json(directory / "report.json", REPORT)
@@ -54,14 +54,21 @@ def read(file: Path) -> Any:
     return json.loads(file.read_text())
 
 
-def test_an_artefact(tmp_path: Path, source: Source) -> None:
+def test_an_artefact(tmp_path: Path, source: Checkpoint) -> None:
     given, out = artefact(tmp_path / "artefact", source, UNEVEN), tmp_path / "out"
     summary = export_quantized(str(given), out, scheme="w4a16")
     assert {file.name for file in out.iterdir()} == {
-        "config.json", "configuration_lathe_llama.py", "generation_config.json", "manifest.json",
-        "model.safetensors", "modeling_lathe_llama.py", "plan.json", "report.json", "tokenizer.json",
+        "config.json",
+        "configuration_lathe_llama.py",
+        "generation_config.json",
+        "manifest.json",
+        "model.safetensors",
+        "modeling_lathe_llama.py",
+        "plan.json",
+        "report.json",
+        "tokenizer.json",
         "vllm_plugin",
-    }  # fmt: skip
+    }
     before, after = read(given / "config.json"), read(out / "config.json")
     assert after.pop("quantization_config")["format"] == "pack-quantized"
     assert after == before
@@ -84,7 +91,7 @@ def test_an_artefact(tmp_path: Path, source: Source) -> None:
             assert weights[f"{name}_shape"].tolist() == list(tensor.shape)
 
 
-def test_odd_widths_in_int8(tmp_path: Path, source: Source) -> None:
+def test_odd_widths_in_int8(tmp_path: Path, source: Checkpoint) -> None:
     given = artefact(tmp_path / "artefact", source, ODD)
     export_quantized(str(given), tmp_path / "out", scheme="w8a8")
     weights, dense = load_file(tmp_path / "out" / "model.safetensors"), load_file(given / "model.safetensors")
@@ -111,7 +118,7 @@ def test_a_dense_model(tmp_path: Path) -> None:
     assert dtypes["lm_head.weight"] == dtypes["model.norm.weight"] == torch.bfloat16
 
 
-def test_shards(tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards(tmp_path: Path, source: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     given = str(artefact(tmp_path / "artefact", source, UNEVEN))
     export_quantized(given, tmp_path / "whole", scheme="w4a16")
     monkeypatch.setattr(quantized, "write_model", partial(write_model, max_shard_bytes=6000))
@@ -126,17 +133,17 @@ def test_shards(tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_every_tensor_is_read_once_in_order(
-    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, source: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given, names, tensor = artefact(tmp_path / "artefact", source, UNEVEN), [], Source.tensor
-    monkeypatch.setattr(Source, "tensor", lambda self, name: names.append(name) or tensor(self, name))
+    given, names, tensor = artefact(tmp_path / "artefact", source, UNEVEN), [], Checkpoint.tensor
+    monkeypatch.setattr(Checkpoint, "tensor", lambda self, name: names.append(name) or tensor(self, name))
     export_quantized(str(given), tmp_path / "out", scheme="w4a16")
     assert names == [name for name, _ in cut_tensors(source.family, source.shape, UNEVEN)]
 
 
 @pytest.mark.parametrize("failure", ["full", "damaged"])
 def test_a_write_that_fails_leaves_nothing(
-    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch, failure: str
+    tmp_path: Path, source: Checkpoint, monkeypatch: pytest.MonkeyPatch, failure: str
 ) -> None:
     given = artefact(tmp_path / "artefact", source, UNEVEN)
     if failure == "full":
@@ -156,7 +163,7 @@ def test_a_write_that_fails_leaves_nothing(
     assert {file.name for file in tmp_path.iterdir()} == {"dense", "artefact"}
 
 
-def test_codes_are_aligned_in_the_file(tmp_path: Path, source: Source) -> None:
+def test_codes_are_aligned_in_the_file(tmp_path: Path, source: Checkpoint) -> None:
     """Readers map the file: a float must not begin where an odd number of int8 codes ends."""
     export_quantized(str(artefact(tmp_path / "artefact", source, ODD)), tmp_path / "out", scheme="w8a8")
     raw = (tmp_path / "out" / "model.safetensors").read_bytes()
@@ -181,7 +188,7 @@ def test_codes_are_aligned_in_the_file(tmp_path: Path, source: Source) -> None:
     ],
 )
 def test_widths_that_groups_divide(
-    source: Source, layer: tuple[int, int, int], devices: int, message: str | None
+    source: Checkpoint, layer: tuple[int, int, int], devices: int, message: str | None
 ) -> None:
     subnet = plan((0, 0, 0), layer)
     if message is None:
@@ -191,7 +198,7 @@ def test_widths_that_groups_divide(
         check_quantized(source, subnet, "w4a16", devices)
 
 
-def test_refusals(tmp_path: Path, source: Source) -> None:
+def test_refusals(tmp_path: Path, source: Checkpoint) -> None:
     """One sentence, and not a byte written."""
     odd, done = artefact(tmp_path / "odd", source, ODD), tmp_path / "done"
     export_quantized(str(odd), done, scheme="w8a8")

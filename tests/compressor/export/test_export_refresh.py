@@ -8,17 +8,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from compress_command import lathe
-from tiny_llama import PLANS, checkpoint, cut
+from support.compress_command import lathe
+from support.tiny_llama import PLANS, checkpoint, cut
 
-from compressor.errors import UserError
-from compressor.export.checkpoint import export_checkpoint
-from compressor.export.manifest import write_manifest
-from compressor.export.refresh import plan_refresh, refresh
-from compressor.export.vllm import write_plugin
-from compressor.modeling.configuration_lathe_llama import check_version
-from compressor.shipped import shipped_files, stale_files, warn_if_stale
-from serving.manifest import listed_files, verify_checkpoint
+from lathe.artefact.errors import UserError
+from lathe.artefact.manifest import listed_files, verify_checkpoint, write_manifest
+from lathe.artefact.modeling.configuration_lathe_llama import check_version
+from lathe.artefact.shipped_files import shipped_files, stale_files, warn_if_stale
+from lathe.compressor.export.checkpoint import export_checkpoint
+from lathe.compressor.export.refresh import plan_refresh, refresh
+from lathe.compressor.export.vllm import write_plugin
 
 MODELING, PLUGIN = "modeling_lathe_llama.py", "vllm_plugin/lathe_vllm_plugin/vllm_lathe_llama.py"
 OLD = b'"""Of a version before this one."""\n'

@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from compress_command import Tiny, lathe
-from tiny_llama import DENSE, PLANS, checkpoint, cut, plan
+from support.compress_command import Tiny, lathe
+from support.tiny_llama import DENSE, PLANS, checkpoint, cut, plan
 
-from compressor.errors import UserError
-from compressor.export import exporters
-from compressor.export.artefact import export_artefact
-from compressor.export.dense import export_dense
-from compressor.export.vllm import check_head_size, check_parallel, check_served
-from compressor.plan import Plan
-from compressor.shipped import PLUGIN_FILES
-from compressor.source import Source
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import Plan
+from lathe.artefact.shipped_files import PLUGIN_FILES
+from lathe.artefact.vllm.limits import check_head_size, check_parallel
+from lathe.compressor.export import exporters
+from lathe.compressor.export.artefact import export_artefact
+from lathe.compressor.export.dense import export_dense
+from lathe.compressor.export.vllm import check_served
+from lathe.compressor.model.checkpoint import Checkpoint
 
 PACKAGE = "lathe_vllm_plugin"
 
@@ -31,11 +32,11 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Source:
+def source(tmp_path: Path) -> Checkpoint:
     return checkpoint(tmp_path / "dense", head_dim=32)
 
 
-def test_the_plugin_is_an_installable_project_of_our_own_files(tmp_path: Path, source: Source) -> None:
+def test_the_plugin_is_an_installable_project_of_our_own_files(tmp_path: Path, source: Checkpoint) -> None:
     exporters.get("vllm").write(tmp_path / "out", cut(source, PLANS["mixed"]))
     plugin = tmp_path / "out" / "vllm_plugin"
     project = tomllib.loads((plugin / "pyproject.toml").read_text())
@@ -60,10 +61,10 @@ def test_shipped_files_import_nothing_of_lathe(file: Path) -> None:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and not node.level:
             names = [str(node.module)]
-        assert not [name for name in names if name.split(".")[0] in ("compressor", "serving")]
+        assert not [name for name in names if name.split(".")[0] == "lathe"]
 
 
-def test_a_checkpoint_is_written_once(tmp_path: Path, source: Source) -> None:
+def test_a_checkpoint_is_written_once(tmp_path: Path, source: Checkpoint) -> None:
     job = cut(source, PLANS["mixed"])
     exporters.get("vllm").write(tmp_path / "alone", job)
     assert (tmp_path / "alone" / "model.safetensors").exists()
@@ -75,9 +76,18 @@ def test_a_checkpoint_is_written_once(tmp_path: Path, source: Source) -> None:
 
 @pytest.mark.parametrize(
     ("head_dim", "gpu", "served"),
-    [(16, False, False), (32, False, True), (72, False, False), (72, True, True), (100, True, False),
-     (256, True, True), (264, True, False), (512, True, True), (512, False, True)],
-)  # fmt: skip
+    [
+        (16, False, False),
+        (32, False, True),
+        (72, False, False),
+        (72, True, True),
+        (100, True, False),
+        (256, True, True),
+        (264, True, False),
+        (512, True, True),
+        (512, False, True),
+    ],
+)
 def test_head_sizes(head_dim: int, gpu: bool, served: bool) -> None:
     if served:
         check_head_size(head_dim, gpu)
@@ -124,7 +134,7 @@ def test_devices_that_can_share_a_plan(subnet: Plan, devices: tuple[int, ...]) -
                 check_parallel(subnet, number)
 
 
-def test_an_artefact_is_copied_with_its_plugin(tmp_path: Path, source: Source) -> None:
+def test_an_artefact_is_copied_with_its_plugin(tmp_path: Path, source: Checkpoint) -> None:
     export_dense(str(source.path), tmp_path / "artefact", "checkpoint")
     export_artefact(tmp_path / "artefact", tmp_path / "out", "vllm", 2)
     before = {file.name for file in (tmp_path / "artefact").iterdir()}
@@ -135,7 +145,7 @@ def test_an_artefact_is_copied_with_its_plugin(tmp_path: Path, source: Source) -
         export_artefact(tmp_path / "artefact", tmp_path / "out", "vllm")
 
 
-def test_the_export_command_takes_dense_models_and_artefacts(tmp_path: Path, source: Source) -> None:
+def test_the_export_command_takes_dense_models_and_artefacts(tmp_path: Path, source: Checkpoint) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     assert lathe("export", str(source.path), "--to", "vllm", "-o", str(first)).exit_code == 0
     assert lathe("export", str(first), "--to", "vllm", "-o", str(second)).exit_code == 0

@@ -7,22 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import steady_clock
-from tiny_llama import PLANS, checkpoint
+from support import steady_clock
+from support.tiny_llama import PLANS, checkpoint
 from transformers import DynamicCache
 
-from compressor.latency import bench, measure
-from compressor.latency.backend import backends
-from compressor.latency.bench import Timing, interleave, paired_ratio
-from compressor.latency.cache import cached_comparison, cached_table
-from compressor.latency.measure import Effort, Meter
-from compressor.latency.workload import Workload
-from compressor.progress import Progress
-from compressor.search.space import make_space
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.latency import bench, measure
+from lathe.compressor.latency.backend import backends
+from lathe.compressor.latency.bench import Timing, interleave, paired_ratio
+from lathe.compressor.latency.cache import cached_comparison, cached_table
+from lathe.compressor.latency.measure import Effort, LatencyBenchmark
+from lathe.compressor.latency.workload import Workload
+from lathe.compressor.search.space import make_space
 
 
-def meter(path: Path, workload: Workload, **model: int) -> Meter:
-    return Meter(checkpoint(path, **model), backends.get("onnx"), workload, 1, Progress(quiet=True))
+def meter(path: Path, workload: Workload, **model: int) -> LatencyBenchmark:
+    return LatencyBenchmark(
+        checkpoint(path, **model), backends.get("onnx"), workload, 1, Progress(quiet=True)
+    )
 
 
 def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +97,7 @@ def test_a_measured_table_predicts_models_that_it_never_saw(
         assert table.predict(PLANS[name]) == pytest.approx(steady_clock.milliseconds(PLANS[name]))
     assert table.dense_ms == pytest.approx(steady_clock.milliseconds(PLANS["dense"]))
 
-    monkeypatch.setattr(Meter, "table", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(LatencyBenchmark, "table", lambda *_: pytest.fail("measured again"))
     assert cached_table(timer, space, refresh=False) == table
     other = meter(tmp_path / "model", Workload("tpot", 1, 25))
     for again in ((timer, True), (other, False)):
@@ -123,7 +125,7 @@ def test_a_comparison_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     first = cached_comparison(timer, PLANS["mixed"], refresh=False)
     dense, subnet = (steady_clock.milliseconds(PLANS[name]) for name in ("dense", "mixed"))
     assert first == {"dense_ms": dense, "subnet_ms": subnet, "ratio": subnet / dense, "spread": 0.0}
-    monkeypatch.setattr(Meter, "compare", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(LatencyBenchmark, "compare", lambda *_: pytest.fail("measured again"))
     assert cached_comparison(timer, PLANS["mixed"], refresh=False) == first
 
 

@@ -8,15 +8,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import steady_clock
-from compress_command import Tiny, lathe, make_tiny
-from tiny_llama import PLANS
+from support import steady_clock
+from support.compress_command import Tiny, lathe, make_tiny
+from support.tiny_llama import PLANS
 
-from compressor.errors import UserError
-from compressor.latency.profile import Profile
-from compressor.latency.roofline import DEVICES, estimate
-from compressor.latency.workload import Workload
-from compressor.plan import LayerShape, ModelShape, Plan
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import LayerShape, ModelShape, Plan
+from lathe.compressor.latency.profile import Profile
+from lathe.compressor.latency.roofline import DEVICES, estimate
+from lathe.compressor.latency.workload import Workload
 
 LLAMA_7B = ModelShape(4096, 32_000, 128, False, 32, LayerShape(32, 32, 11_008))
 
@@ -41,9 +41,15 @@ def test_a_profile_needs_no_weights_and_holds_a_table_for_every_workload(tiny: T
     bare.mkdir()
     (bare / "config.json").write_bytes((tiny.model / "config.json").read_bytes())
     profile = made(
-        Tiny(bare, tiny.text), tmp_path / "p.json", "--latency-metric", "tpot,ttft", "--batch-size", "1,4",
-        "--context", "32,64",
-    )  # fmt: skip
+        Tiny(bare, tiny.text),
+        tmp_path / "p.json",
+        "--latency-metric",
+        "tpot,ttft",
+        "--batch-size",
+        "1,4",
+        "--context",
+        "32,64",
+    )
     assert [t.workload for t in profile.tables] == [
         Workload(m, b, c) for m in ("tpot", "ttft") for b in (1, 4) for c in (32, 64)
     ]
@@ -160,8 +166,20 @@ def test_bad_grids_are_refused_before_anything_is_timed(tiny: Tiny, tmp_path: Pa
             ("-o", str(tmp_path / "p.json"), "--context", "64", "--hardware", "abacus"),
             "no datasheet for `abacus`",
         ),
-        (("-o", str(tmp_path / "none" / "p.json"),), "is not a writable directory"),
-        (("-o", str(taken),), "exists"),
+        (
+            (
+                "-o",
+                str(tmp_path / "none" / "p.json"),
+            ),
+            "is not a writable directory",
+        ),
+        (
+            (
+                "-o",
+                str(taken),
+            ),
+            "exists",
+        ),
     ):
         done = lathe("profile", str(tiny.model), *options)
         assert done.exit_code == 1

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_llama import PLANS
+from support.tiny_llama import PLANS
 
-from compressor.errors import UserError
-from compressor.latency.table import TERMS, LatencyTable, designs, features, fit
-from compressor.latency.workload import Workload
-from compressor.plan import LayerShape, ModelShape, Plan
-from compressor.search.space import make_space
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import LayerShape, ModelShape, Plan
+from lathe.compressor.latency.table import TERMS, LatencyTable, designs, features, fit
+from lathe.compressor.latency.workload import Workload
+from lathe.compressor.search.space import make_space
 
 GQA = ModelShape(64, 120, 16, False, 4, LayerShape(8, 4, 96))
 BIG = ModelShape(4096, 32_000, 128, False, 8, LayerShape(32, 8, 11_008))
@@ -77,9 +77,10 @@ def test_a_cliff_is_found_and_no_level_is_dearer_than_a_wider_one(tile: int) -> 
     costs = table(terms=terms, tile=found).constraint(space, 5.0).ffn
     wide_to_narrow = [costs[w] for w in space.ffn]
     assert wide_to_narrow == sorted(wide_to_narrow, reverse=True)
-    assert [fit(plans, [t * n for t, n in zip(measured, noise, strict=True)])[1] for noise in (
-        np.random.default_rng(0).normal(1, 0.001, (2, len(plans)))
-    )] == [found] * 2
+    assert [
+        fit(plans, [t * n for t, n in zip(measured, noise, strict=True)])[1]
+        for noise in (np.random.default_rng(0).normal(1, 0.001, (2, len(plans))))
+    ] == [found] * 2
 
 
 def table(**changes: object) -> LatencyTable:

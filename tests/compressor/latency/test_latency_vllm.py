@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from compress_command import lathe
-from tiny_llama import PLANS, checkpoint
+from support.compress_command import lathe
+from support.tiny_llama import PLANS, checkpoint
 
-from compressor.errors import UserError
-from compressor.latency.backend import backends
-from compressor.latency.workload import Workload
+from lathe.artefact.errors import UserError
+from lathe.compressor.latency.backend import backends
+from lathe.compressor.latency.workload import Workload
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.errors import UserError
-from compressor.latency.workload import (
+from lathe.artefact.errors import UserError
+from lathe.compressor.latency.workload import (
     Workload,
     parse_bytes,
     parse_factor,
@@ -24,14 +24,25 @@ PARSERS = MS, FACTOR, SHARE, BYTES = parse_milliseconds, parse_factor, parse_sha
 @pytest.mark.parametrize(
     ("parse", "text", "value"),
     [
-        (MS, "30ms", 30), (MS, "0.5s", 500), (MS, "250us", 0.25),
-        (MS, "250µs", 0.25), (MS, " 7 MS ", 7), (MS, ".5ms", 0.5),
-        (FACTOR, "1.5x", 1.5), (FACTOR, "2", 2), (FACTOR, "1X", 1),
-        (SHARE, "80%", 0.8), (SHARE, "0.8", 0.8), (SHARE, "100%", 1), (SHARE, "1", 1),
-        (BYTES, "6GiB", 6 * 2**30), (BYTES, "500MB", 500 * 10**6), (BYTES, "1.5 kib", 1536),
+        (MS, "30ms", 30),
+        (MS, "0.5s", 500),
+        (MS, "250us", 0.25),
+        (MS, "250µs", 0.25),
+        (MS, " 7 MS ", 7),
+        (MS, ".5ms", 0.5),
+        (FACTOR, "1.5x", 1.5),
+        (FACTOR, "2", 2),
+        (FACTOR, "1X", 1),
+        (SHARE, "80%", 0.8),
+        (SHARE, "0.8", 0.8),
+        (SHARE, "100%", 1),
+        (SHARE, "1", 1),
+        (BYTES, "6GiB", 6 * 2**30),
+        (BYTES, "500MB", 500 * 10**6),
+        (BYTES, "1.5 kib", 1536),
         (BYTES, "100b", 100),
     ],
-)  # fmt: skip
+)
 def test_good_values(parse: Callable[[str], float], text: str, value: float) -> None:
     assert parse(text) == pytest.approx(value)
 
@@ -39,16 +50,25 @@ def test_good_values(parse: Callable[[str], float], text: str, value: float) -> 
 @pytest.mark.parametrize(
     ("parse", "text", "message"),
     [
-        (MS, "banana", "`banana` is not a time"), (MS, "30", "the unit is missing"),
-        (MS, "-1ms", "not a time"), (MS, "0ms", "not a positive time"),
-        (MS, "3min", "unit `min` is unknown"), (MS, "", "not a time"),
-        (MS, "1e3ms", "not a time"), (MS, "nanms", "not a time"),
-        (FACTOR, "0.9x", "not a speed-up"), (FACTOR, "fast", "not a speed-up"),
-        (SHARE, "0%", "not a share"), (SHARE, "101%", "not a share"), (SHARE, "80", "not a share"),
-        (BYTES, "6", "not a memory size"), (BYTES, "0GB", "not a memory size"),
-        (BYTES, "-1GB", "not a memory size"), (BYTES, "6 elephants", "not a memory size"),
+        (MS, "banana", "`banana` is not a time"),
+        (MS, "30", "the unit is missing"),
+        (MS, "-1ms", "not a time"),
+        (MS, "0ms", "not a positive time"),
+        (MS, "3min", "unit `min` is unknown"),
+        (MS, "", "not a time"),
+        (MS, "1e3ms", "not a time"),
+        (MS, "nanms", "not a time"),
+        (FACTOR, "0.9x", "not a speed-up"),
+        (FACTOR, "fast", "not a speed-up"),
+        (SHARE, "0%", "not a share"),
+        (SHARE, "101%", "not a share"),
+        (SHARE, "80", "not a share"),
+        (BYTES, "6", "not a memory size"),
+        (BYTES, "0GB", "not a memory size"),
+        (BYTES, "-1GB", "not a memory size"),
+        (BYTES, "6 elephants", "not a memory size"),
     ],
-)  # fmt: skip
+)
 def test_bad_values_are_quoted(parse: Callable[[str], float], text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse(text)

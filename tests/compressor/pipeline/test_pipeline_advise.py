@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import steady_clock
-from compress_command import Tiny, lathe
+from support import steady_clock
+from support.compress_command import Tiny, lathe
 
 pytestmark = pytest.mark.usefixtures("steady")
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from compress_command import Tiny, lathe
 from safetensors.torch import load_file
+from support.compress_command import Tiny, lathe
 from transformers import AutoModelForCausalLM
 
-from compressor.latency import measure
-from compressor.modeling import register
-from compressor.pipeline import solve
-from compressor.plan import Plan
-from serving.artefact import open_artefact
+from lathe.artefact.modeling import register
+from lathe.artefact.plan import Plan
+from lathe.compressor.latency import measure
+from lathe.compressor.pipeline import latency_loop as solve
+from lathe.serving.served_model import open_artefact
 
 pytestmark = pytest.mark.usefixtures("steady", "own_cache")
 
@@ -45,9 +45,17 @@ def test_keep_writes_a_whole_artefact_of_the_planned_shapes(tiny: Tiny, tmp_path
     assert "kept widths, layer by layer" in done.stdout
     assert names(tmp_path) <= {"out", "cache"}
     assert {
-        "config.json", "model.safetensors", "onnx", "plan.json", "report.json", "manifest.json",
-        "trace.jsonl", "tokenizer.json", "modeling_lathe_llama.py", "configuration_lathe_llama.py",
-    } <= names(out)  # fmt: skip
+        "config.json",
+        "model.safetensors",
+        "onnx",
+        "plan.json",
+        "report.json",
+        "manifest.json",
+        "trace.jsonl",
+        "tokenizer.json",
+        "modeling_lathe_llama.py",
+        "configuration_lathe_llama.py",
+    } <= names(out)
 
     report, plan = read(out / "report.json"), Plan.load(out / "plan.json")
     assert {"target_ms", "dense_ms", "predicted_ms", "measured_ms"} <= report["latency"].keys()
@@ -192,7 +200,7 @@ def test_an_output_that_exists_stays_until_its_replacement_is_whole(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as broken:
-        broken.setattr(sys.modules["compressor.pipeline.compress"].Verifier, "__call__", full)
+        broken.setattr(sys.modules["lathe.compressor.pipeline.compress"].Verifier, "__call__", full)
         assert tiny.compress(out, "--keep", "50%", "--overwrite").exit_code == 1
     assert (out / "manifest.json").read_bytes() == before
     assert tiny.compress(out, "--keep", "50%", "--overwrite").exit_code == 0

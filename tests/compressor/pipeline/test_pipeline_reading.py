@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from compress_command import Tiny, lathe, make_tiny
 from safetensors.torch import load_file, save_file
-from tiny_models import tiny as tiny_of
+from support.compress_command import Tiny, lathe, make_tiny
+from support.tiny_models import tiny as tiny_of
 
-from compressor.evaluate.compare import load_model
-from compressor.latency.profile import Profile
+from lathe.compressor.evaluate.compare import load_model
+from lathe.compressor.latency.profile import Profile
 
 QUICK = ("--keep", "70%", "--export", "checkpoint", "--method", "quick")
 HEAD, TABLE, WEIGHTS = "lm_head.weight", "model.embed_tokens.weight", "model.safetensors"
@@ -67,9 +67,17 @@ def test_c1_exports_of_a_tied_config_compute_what_transformers_does(
 def test_c1_a_profile_is_of_the_model_with_its_head(headed: Tiny, tmp_path: Path) -> None:
     file = tmp_path / "profile.json"
     done = lathe(
-        "profile", str(headed.model), "--hardware", "h200", "--latency-metric", "ttft", "--context", "64",
-        "-o", str(file),
-    )  # fmt: skip
+        "profile",
+        str(headed.model),
+        "--hardware",
+        "h200",
+        "--latency-metric",
+        "ttft",
+        "--context",
+        "64",
+        "-o",
+        str(file),
+    )
     assert done.exit_code == 0, done.output
     assert Profile.load(file).shape["tied_embeddings"] is False
 

@@ -7,9 +7,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from compress_command import Tiny, content
+from support.compress_command import Tiny, content
 
-from compressor.pipeline import solve
+from lathe.compressor.pipeline import latency_loop as solve
 
 SAME = ("config.json", "plan.json", "model.safetensors", "onnx/model.onnx", "onnx/model.onnx.data")
 TARGET = ("--keep", "60%", "--seed", "0")

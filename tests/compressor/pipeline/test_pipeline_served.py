@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from compress_command import Tiny, content, lathe, make_tiny
 from safetensors.torch import load_file, save_file
+from support.compress_command import Tiny, content, lathe, make_tiny
 
-from compressor.errors import UserError
-from compressor.export import exporters
-from compressor.export.vllm import check_parallel
-from compressor.pipeline.options import Options
-from compressor.plan import LayerShape, Plan
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import LayerShape, Plan
+from lathe.artefact.vllm.limits import check_parallel
+from lathe.compressor.export import exporters
+from lathe.compressor.pipeline.options import Options
 
 SHARED = {"head_dim": 32, "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 192}
 
@@ -45,8 +45,9 @@ def unreadable(tmp_path: Path, wide: Tiny) -> Tiny:
     """The same, refused as soon as a weight is read."""
     made = make_tiny(tmp_path / "unreadable", **SHARED)
     weights = load_file(made.model / "model.safetensors")
-    save_file({name: value * float("nan") for name, value in weights.items()},
-              made.model / "model.safetensors")
+    save_file(
+        {name: value * float("nan") for name, value in weights.items()}, made.model / "model.safetensors"
+    )
     return made
 
 
@@ -64,8 +65,10 @@ def test_a_plan_for_two_devices_is_exported_for_them(wide: Tiny, tmp_path: Path)
     done = wide.compress(out, *target, "--tensor-parallel", "2")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["served"] == {
-        "by": ["checkpoint", "vllm"], "exports": ["checkpoint", "vllm"], "tensor_parallel": 2
-    }  # fmt: skip
+        "by": ["checkpoint", "vllm"],
+        "exports": ["checkpoint", "vllm"],
+        "tensor_parallel": 2,
+    }
     told = wide.compress(out, *target[:-1], "--tensor-parallel", "2", "--overwrite").output
     assert f"vllm serve {out} --tensor-parallel-size 2`" in told.replace("\n", "")
     shared = lathe("export", str(out), "--to", "vllm", "--tensor-parallel", "2", "-o", str(tmp_path / "two"))
@@ -79,8 +82,10 @@ def test_every_width_is_one_that_four_bit_kernels_take(wide: Tiny, tmp_path: Pat
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
     assert report["served"] == {
-        "by": ["checkpoint", "vllm-w4a16"], "exports": ["checkpoint"], "tensor_parallel": 2
-    }  # fmt: skip
+        "by": ["checkpoint", "vllm-w4a16"],
+        "exports": ["checkpoint"],
+        "tensor_parallel": 2,
+    }
     for layer in report["layers"]:
         assert layer["ffn"] % 64 == 0
         assert layer["query_heads"] % 2 == 0
@@ -102,12 +107,17 @@ def test_a_front_is_of_plans_that_can_be_shared(wide: Tiny, tmp_path: Path) -> N
 
 
 REFUSED = [
-    (("--tensor-parallel", "3"), "3 devices cannot share layer 0 (8 query heads, 8 KV heads, 192 FFN "
-     "channels). The dense model can be served with --tensor-parallel 1, 2, 4, 8."),
-    (("--for", "vllm-w4a16", "--tensor-parallel", "4"), "in sizes that quantized kernels take. The dense "
-     "model can be served with --tensor-parallel 1, 2."),
+    (
+        ("--tensor-parallel", "3"),
+        "3 devices cannot share layer 0 (8 query heads, 8 KV heads, 192 FFN "
+        "channels). The dense model can be served with --tensor-parallel 1, 2, 4, 8.",
+    ),
+    (
+        ("--for", "vllm-w4a16", "--tensor-parallel", "4"),
+        "in sizes that quantized kernels take. The dense model can be served with --tensor-parallel 1, 2.",
+    ),
     (("--for", "vllm-w4a15"), "Known: checkpoint, onnx, onnx-int4, onnx-int8, vllm, vllm-w4a16, vllm-w8a8."),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("options", "message"), REFUSED)
@@ -176,10 +186,13 @@ def test_a_run_goes_on_under_other_rules_as_one_of_its_own(wide: Tiny, tmp_path:
 @pytest.mark.parametrize(
     ("exports", "backend", "counted"),
     [
-        ("checkpoint,onnx", "onnx", 4.0), ("checkpoint", "onnx", 4.0), ("checkpoint,onnx,vllm", "onnx", 4.0),
-        ("checkpoint,vllm", "onnx", 2.0), ("checkpoint,onnx-int4", "onnx-int4", 0.625),
+        ("checkpoint,onnx", "onnx", 4.0),
+        ("checkpoint", "onnx", 4.0),
+        ("checkpoint,onnx,vllm", "onnx", 4.0),
+        ("checkpoint,vllm", "onnx", 2.0),
+        ("checkpoint,onnx-int4", "onnx-int4", 0.625),
     ],
-)  # fmt: skip
+)
 def test_a_memory_target_counts_values_as_they_are_served(exports: str, backend: str, counted: float) -> None:
     written = tuple(exports.split(","))
     asked = Options("model", Path("out"), target_memory=10**6, exports=written, backend=backend)

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import steady_clock
-from compress_command import Tiny, lathe
+from support import steady_clock
+from support.compress_command import Tiny, lathe
 
-from compressor.report.page import write_page
-from serving.artefact import open_artefact
+from lathe.compressor.report.page import write_page
+from lathe.serving.served_model import open_artefact
 
 pytestmark = pytest.mark.usefixtures("steady")
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
-HOSTILE = '</title><script>alert(1)</script><img src="http://evil.test/x" onerror=\'x\'>'
+HOSTILE = "</title><script>alert(1)</script><img src=\"http://evil.test/x\" onerror='x'>"
 VOID = {"meta", "link", "img", "br"}
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_llama import PLANS, reference
-from tiny_problem import Lab
+from support.tiny_llama import PLANS, reference
+from support.tiny_problem import Lab
 
-from compressor.forward import Weights
-from compressor.plan import Plan
-from compressor.search.bank import Bank
-from compressor.search.fitness import Fitness
-from compressor.search.space import make_space
-from compressor.surgery import LayerOrder
+from lathe.artefact.plan import Plan
+from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.pruning import ImportanceRanking
+from lathe.compressor.search.block_library import BlockLibrary
+from lathe.compressor.search.fitness import Fitness
+from lathe.compressor.search.space import make_space
 
 
 def fitness(lab: Lab, path: Path, reformed: bool = True) -> Fitness:
@@ -23,18 +23,16 @@ def fitness(lab: Lab, path: Path, reformed: bool = True) -> Fitness:
 
     ranks = problem.orders
     if not reformed:
-        ranks = [LayerOrder(torch.arange(4), torch.arange(8).view(4, 2), torch.arange(96))] * 4
-    bank = Bank(lab.source.family, lab.source.shape, lab.layers, ranks)
+        ranks = [ImportanceRanking(torch.arange(4), torch.arange(8).view(4, 2), torch.arange(96))] * 4
+    bank = BlockLibrary(lab.source.family, lab.source.shape, lab.layers, ranks)
     if reformed:
         fitted = lab.statistics, problem.dampings
-        bank = Bank(lab.source.family, lab.source.shape, lab.layers, ranks, *fitted)
+        bank = BlockLibrary(lab.source.family, lab.source.shape, lab.layers, ranks, *fitted)
 
     def dense(layer: int, _kind: str, _level: object) -> Weights:
         return lab.layers[layer]
 
-    return Fitness(
-        lab.runner, lab.head, problem.space, lab.windows[:6], lab.embedding, dense, bank.block
-    )
+    return Fitness(lab.runner, lab.head, problem.space, lab.windows[:6], lab.embedding, dense, bank.block)
 
 
 def plans(lab: Lab, count: int) -> list[Plan]:

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from compressor.search.knapsack import solve
-from compressor.search.space import Constraint, Space
+from lathe.compressor.search.knapsack import solve
+from lathe.compressor.search.space import Constraint, Space
 
 SPACE = Space(((4, 2), (2, 1), (0, 0)), (32, 16, 0), 2)
 BLOCKS = list(SPACE.blocks)

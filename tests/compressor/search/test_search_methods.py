@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_problem import Lab
+from support.tiny_problem import Lab
 
-from compressor.plan import Plan
-from compressor.room import Room, Rows
-from compressor.search.evolution import Moves, evolve
-from compressor.search.knapsack import solve
-from compressor.search.method import Found, methods
-from compressor.search.methods import lathe, paper
-from compressor.search.space import make_space, memory_constraint
-from compressor.search.trace import Trace
+from lathe.artefact.plan import Plan
+from lathe.compressor.compute.array_store import ArrayLike, ArrayStore
+from lathe.compressor.search.evolution import Moves, evolve
+from lathe.compressor.search.knapsack import solve
+from lathe.compressor.search.method import SearchResult, methods
+from lathe.compressor.search.methods import lathe, paper
+from lathe.compressor.search.space import make_space, memory_constraint
+from lathe.compressor.search.trace import Trace
 
 
 def damages(lab: Lab) -> np.ndarray:
@@ -75,7 +75,7 @@ def test_evolution_repeats_by_seed_and_only_improves(lab: Lab) -> None:
 def test_a_search_keeps_its_budget_and_repeats_by_seed(lab: Lab, tmp_path: Path, name: str) -> None:
     method = methods.get(name)
 
-    def run(folder: str) -> Found:
+    def run(folder: str) -> SearchResult:
         (tmp_path / folder).mkdir()
         return method.search(lab.problem(tmp_path / folder, method.order))
 
@@ -97,8 +97,8 @@ def test_a_search_that_starts_again_computes_nothing_twice(
     def refuse(*_: object) -> float:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("compressor.search.fitness.Fitness.judge", refuse)
-    monkeypatch.setattr("compressor.search.fitness.Fitness.measure", refuse)
+    monkeypatch.setattr("lathe.compressor.search.fitness.Fitness.judge", refuse)
+    monkeypatch.setattr("lathe.compressor.search.fitness.Fitness.measure", refuse)
     monkeypatch.setattr(paper.Breeder, "loss", refuse)
     second = method.search(lab.problem(tmp_path, method.order))
     assert (second.plan, second.fitness) == (first.plan, first.fitness)
@@ -153,12 +153,12 @@ def test_few_judged_levels_give_nearly_the_table_of_all(lab: Lab, tmp_path: Path
         assert np.abs(np.sqrt(few) - np.sqrt(every)).max() < 0.35 * np.sqrt(every[-1])
 
 
-class CountedRoom(Room):
+class CountedRoom(ArrayStore):
     """Counts the arrays that it makes."""
 
     made = 0
 
-    def rows(self, *shape: int) -> Rows:
+    def rows(self, *shape: int) -> ArrayLike:
         self.made += 1
         return super().rows(*shape)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from compressor.search.published import Breeding, Effort, evolve, resample
+from lathe.compressor.search.published import Breeding, Effort, evolve, resample
 
 
 @dataclass(frozen=True)

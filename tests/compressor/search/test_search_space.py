@@ -6,11 +6,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from compressor.errors import UserError
-from compressor.export.vllm import check_parallel
-from compressor.plan import LayerShape, ModelShape, Plan
-from compressor.rules import Rules
-from compressor.search.space import Space, make_space, memory_constraint, parameter_constraint
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import LayerShape, ModelShape, Plan
+from lathe.artefact.vllm.limits import check_parallel
+from lathe.artefact.width_rules import WidthRules
+from lathe.compressor.search.space import Space, make_space, memory_constraint, parameter_constraint
 
 
 @st.composite
@@ -18,9 +18,15 @@ def shapes(draw: st.DrawFn) -> ModelShape:
     kv = draw(st.integers(1, 40))
     layer = LayerShape(kv * draw(st.integers(1, 8)), kv, draw(st.integers(1, 20_000)))
     return ModelShape(
-        64, 1000, 16, draw(st.booleans()), draw(st.integers(1, 6)), layer,
-        attention_bias=draw(st.booleans()), mlp_bias=draw(st.booleans()),
-    )  # fmt: skip
+        64,
+        1000,
+        16,
+        draw(st.booleans()),
+        draw(st.integers(1, 6)),
+        layer,
+        attention_bias=draw(st.booleans()),
+        mlp_bias=draw(st.booleans()),
+    )
 
 
 @given(shapes())
@@ -45,21 +51,21 @@ def test_levels_are_legal_widest_first_and_end_with_the_dropped_block(shape: Mod
 
 
 @st.composite
-def spaces_under_rules(draw: st.DrawFn) -> tuple[ModelShape, Rules, int, int, Space]:
+def spaces_under_rules(draw: st.DrawFn) -> tuple[ModelShape, WidthRules, int, int, Space]:
     """A model that some devices can share in multiples of a size, and its space."""
     devices, multiple = draw(st.sampled_from((1, 2, 3, 4, 8))), draw(st.sampled_from((1, 8, 32)))
     head_dim = draw(st.sampled_from((16, 32, 48, 64, 128)))
     kv = draw(st.integers(1, 40))
     layer = LayerShape(kv * draw(st.integers(1, 8)), kv, devices * multiple * draw(st.integers(1, 600)))
     shape = ModelShape(64, 1000, head_dim, True, draw(st.integers(1, 4)), layer)
-    rules = Rules.of(devices, multiple, head_dim)
+    rules = WidthRules.of(devices, multiple, head_dim)
     assume(rules.allow(layer))
     return shape, rules, devices, multiple, make_space(shape, rules)
 
 
 @given(spaces_under_rules(), st.data())
 def test_every_plan_of_a_space_keeps_its_rules(
-    made: tuple[ModelShape, Rules, int, int, Space], data: st.DataObject
+    made: tuple[ModelShape, WidthRules, int, int, Space], data: st.DataObject
 ) -> None:
     shape, rules, devices, multiple, space = made
     levels = [len(space.levels(kind)) for _, kind in space.blocks]
@@ -72,13 +78,18 @@ def test_every_plan_of_a_space_keeps_its_rules(
 
 
 @given(spaces_under_rules())
-def test_rules_leave_as_many_levels_as_there_are(made: tuple[ModelShape, Rules, int, int, Space]) -> None:
+def test_rules_leave_as_many_levels_as_there_are(
+    made: tuple[ModelShape, WidthRules, int, int, Space],
+) -> None:
     shape, rules, devices, multiple, space = made
     dense = shape.layer
     assert space.attention[0] == (dense.query_heads, dense.kv_heads)
     assert space.ffn[0] == dense.ffn
-    allowed = [kv for kv in range(1, dense.kv_heads + 1)
-               if any(rules.allow_attention(kv * h, kv) for h in range(1, dense.heads_per_group + 1))]
+    allowed = [
+        kv
+        for kv in range(1, dense.kv_heads + 1)
+        if any(rules.allow_attention(kv * h, kv) for h in range(1, dense.heads_per_group + 1))
+    ]
     kept = {kv for _, kv in space.attention if kv}
     assert kept <= set(allowed)
     assert len(kept) >= min(len(allowed), 5)
@@ -88,15 +99,27 @@ def test_rules_leave_as_many_levels_as_there_are(made: tuple[ModelShape, Rules, 
 @pytest.mark.parametrize(
     ("layer", "rules", "message"),
     [
-        (LayerShape(9, 3, 96), Rules(2), "2 devices cannot share layer 0 .* with --tensor-parallel 1, 3."),
-        (LayerShape(8, 4, 96), Rules(16), "The dense model can be served with --tensor-parallel 1, 2, 4, 8."),
-        (LayerShape(8, 4, 96), Rules.of(2, 32, 32), "in sizes that quantized kernels take. .* 1."),
-        (LayerShape(8, 4, 100), Rules.of(1, 32, 32), "layer 0 .* They take FFN channels in multiples of 32."),
-        (LayerShape(3, 3, 96), Rules.of(1, 32, 16), "query heads in multiples of 2, FFN .* of 32."),
+        (
+            LayerShape(9, 3, 96),
+            WidthRules(2),
+            "2 devices cannot share layer 0 .* with --tensor-parallel 1, 3.",
+        ),
+        (
+            LayerShape(8, 4, 96),
+            WidthRules(16),
+            "The dense model can be served with --tensor-parallel 1, 2, 4, 8.",
+        ),
+        (LayerShape(8, 4, 96), WidthRules.of(2, 32, 32), "in sizes that quantized kernels take. .* 1."),
+        (
+            LayerShape(8, 4, 100),
+            WidthRules.of(1, 32, 32),
+            "layer 0 .* They take FFN channels in multiples of 32.",
+        ),
+        (LayerShape(3, 3, 96), WidthRules.of(1, 32, 16), "query heads in multiples of 2, FFN .* of 32."),
     ],
 )
 def test_a_dense_model_that_breaks_the_rules_is_refused(
-    layer: LayerShape, rules: Rules, message: str
+    layer: LayerShape, rules: WidthRules, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
         make_space(ModelShape(64, 1000, 16, True, 2, layer), rules)
@@ -122,7 +145,8 @@ def test_a_budget_may_be_spent_to_the_last(limit: int, allowed: bool) -> None:
     shape = ModelShape(4, 10, 2, True, 1, LayerShape(2, 2, 8))
     constraint = parameter_constraint(make_space(shape), shape, 1.0)
     scaled = constraint.cost(shape.dense_plan) * limit / 100
-    assert type(constraint)(
-        "x", "y", scaled, 0.0, constraint.attention, constraint.ffn
-    ).allows(shape.dense_plan) == allowed
+    assert (
+        type(constraint)("x", "y", scaled, 0.0, constraint.attention, constraint.ffn).allows(shape.dense_plan)
+        == allowed
+    )
     assert Plan(()).uneven is False

@@ -8,12 +8,12 @@ import numpy as np
 import openai
 import pytest
 import torch
-from tiny_server import NAME, Running, running
+from support.tiny_server import NAME, Running, running
 from transformers import AutoModelForCausalLM
 
-from serving.api.schemas import StreamOptions
-from serving.api.writers import _Place
-from serving.tokenizer import Tokenizer
+from lathe.serving.api.response_builder import _Place
+from lathe.serving.api.schemas import StreamOptions
+from lathe.serving.decoding.tokenizer import Tokenizer
 
 PROMPT = "The quick brown fox"
 
@@ -32,9 +32,12 @@ def test_greedy_text_is_that_of_transformers(server: Running, client: openai.Ope
     tokens = server.service.tokenizer.encode(PROMPT)
     with torch.no_grad():
         expected = model.generate(
-            torch.tensor(tokens)[None], attention_mask=torch.ones(1, len(tokens)), max_new_tokens=40,
-            do_sample=False, pad_token_id=1,
-        )[0, len(tokens) :]  # fmt: skip
+            torch.tensor(tokens)[None],
+            attention_mask=torch.ones(1, len(tokens)),
+            max_new_tokens=40,
+            do_sample=False,
+            pad_token_id=1,
+        )[0, len(tokens) :]
     answer = client.completions.create(model=NAME, prompt=PROMPT, max_tokens=40, temperature=0)
     pieces = b"".join(map(server.service.tokenizer.piece, expected.tolist()))
     assert answer.choices[0].text == pieces.decode(errors="replace")
@@ -118,11 +121,15 @@ def test_every_event_can_tell_the_usage_so_far(client: openai.OpenAI):
 def test_concurrent_answers_equal_those_given_one_by_one(server: Running):
     jobs = [
         {
-            "prompt": PROMPT * (1 + i * 5 % 9), "max_tokens": 5 + i * 11 % 40, "seed": i,
-            "temperature": [0, 1, 1.8][i % 3], "logprobs": 2, "n": 1 + i % 2,
+            "prompt": PROMPT * (1 + i * 5 % 9),
+            "max_tokens": 5 + i * 11 % 40,
+            "seed": i,
+            "temperature": [0, 1, 1.8][i % 3],
+            "logprobs": 2,
+            "n": 1 + i % 2,
         }
         for i in range(12)
-    ]  # fmt: skip
+    ]
     alone = [server.complete(**job)["choices"] for job in jobs]
     with ThreadPoolExecutor(6) as pool:
         together = list(pool.map(lambda job: server.complete(**job)["choices"], jobs))

@@ -7,7 +7,7 @@ from typing import Any
 
 import openai
 import pytest
-from tiny_server import NAME, Running
+from support.tiny_server import NAME, Running
 
 MESSAGES: Any = [{"role": "user", "content": "The fox?"}]
 CONTENT = {"type": "content", "content": "The lazy dog."}

@@ -10,9 +10,9 @@ from typing import Any
 
 import openai
 import pytest
-from tiny_server import NAME, Running, running
+from support.tiny_server import NAME, Running, running
 
-from serving.schema_errors import GrammarError
+from lathe.serving.structured_output.schema_errors import GrammarError
 
 PERSON = {
     "type": "object",
@@ -54,9 +54,13 @@ def test_every_answer_matches_its_schema(client: openai.OpenAI, options: dict[st
 def test_any_object_will_do_for_json_object(client: openai.OpenAI):
     for seed in range(5):
         answer = client.chat.completions.create(
-            model=NAME, messages=MESSAGES, seed=seed, max_tokens=400, response_format={"type": "json_object"},
+            model=NAME,
+            messages=MESSAGES,
+            seed=seed,
+            max_tokens=400,
+            response_format={"type": "json_object"},
             logit_bias={str(ord("}") - ord("!") + 5): 5},
-        )  # fmt: skip
+        )
         choice = answer.choices[0]
         assert choice.message.content.lstrip().startswith("{")
         if choice.finish_reason == "stop":
@@ -94,9 +98,7 @@ HOSTILE: dict[str, Any] = {
     "long minimum": {"type": "string", "pattern": "^a*$", "minLength": 1_000_000},
     "long key": {"type": "object", "patternProperties": {"^(ab){99999,}$": {}}},
     "tiny": {"allOf": [{"type": "number", "multipleOf": 1e-300}, {"multipleOf": 7}]},
-    "product": {
-        "allOf": [{"anyOf": [{"properties": {f"{i}{j}": {}}} for i in range(10)]} for j in range(6)]
-    },
+    "product": {"allOf": [{"anyOf": [{"properties": {f"{i}{j}": {}}} for i in range(10)]} for j in range(6)]},
     "bad-pattern": {"type": "string", "pattern": "("},
     "look-around": {"type": "string", "pattern": "(?=a)b"},
     "undecidable": {"allOf": [{"type": "string", "pattern": f".*{c}.{{30}}"} for c in "abcdefgh"]},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tiny_server import NAME, Running, running
+from support.tiny_server import NAME, Running, running
 
 ENDLESS = {
     "model": NAME,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_server import Running, running
-from tool_models import QWEN, save_calling
+from support.tiny_server import Running, running
+from support.tool_models import QWEN, save_calling
 
 ASK: Any = {"role": "user", "content": "The fox?"}
 CALL: Any = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
@@ -41,8 +41,8 @@ def prompt(server: Running, *messages: Any) -> str:
     assert response.status_code == 200, response.text
     import asyncio
 
-    from serving.api.chat import chat_tokens
-    from serving.api.messages import Message
+    from lathe.serving.api.chat import chat_tokens
+    from lathe.serving.api.messages import Message
 
     parsed = [Message.model_validate(message) for message in messages]
     tokens = asyncio.run(chat_tokens(server.service, parsed))

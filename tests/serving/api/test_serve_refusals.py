@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from tiny_server import CONTEXT, NAME, Running, running
+from support.tiny_server import CONTEXT, NAME, Running, running
 
-from serving.api.app import ROUTES
+from lathe.serving.api.app import ROUTES
 
 MESSAGES = [{"role": "user", "content": "x"}]
 

@@ -11,8 +11,8 @@ import httpx
 import openai
 import pydantic
 import pytest
-from thinking_model import QWEN, save_thinking, saying
-from tiny_server import NAME, Running, running
+from support.thinking_model import QWEN, save_thinking, saying
+from support.tiny_server import NAME, Running, running
 
 FOX = "The fox?"
 MESSAGES: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": FOX}]
@@ -49,27 +49,51 @@ def chat_text(client: openai.OpenAI, messages: Any) -> str | None:
         (MESSAGES, None, MESSAGES),
         ([{"role": "developer", "content": "Be brief."}, MESSAGES[1]], None, MESSAGES),
         (
-            [{"type": "message", "role": "user", "content": [
-                {"type": "input_text", "text": "The "}, {"type": "input_text", "text": "fox?"}]}],
-            "Be brief.", MESSAGES,
+            [
+                {
+                    "type": "message",
+                    "role": "user",
+                    "content": [
+                        {"type": "input_text", "text": "The "},
+                        {"type": "input_text", "text": "fox?"},
+                    ],
+                }
+            ],
+            "Be brief.",
+            MESSAGES,
         ),
         (
-            [{"role": "system", "content": "Be nice."}, MESSAGES[1]], "Be brief.",
+            [{"role": "system", "content": "Be nice."}, MESSAGES[1]],
+            "Be brief.",
             [{"role": "system", "content": "Be brief.\n\nBe nice."}, MESSAGES[1]],
         ),
         (
-            [MESSAGES[1], {"type": "reasoning", "id": "rs_1", "summary": []},
-             {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [
-                {"type": "output_text", "text": "No.", "annotations": [], "logprobs": []}]},
-             {"role": "user", "content": "Why?"}], None,
+            [
+                MESSAGES[1],
+                {"type": "reasoning", "id": "rs_1", "summary": []},
+                {
+                    "type": "message",
+                    "id": "msg_1",
+                    "role": "assistant",
+                    "status": "completed",
+                    "content": [{"type": "output_text", "text": "No.", "annotations": [], "logprobs": []}],
+                },
+                {"role": "user", "content": "Why?"},
+            ],
+            None,
             [MESSAGES[1], {"role": "assistant", "content": "No."}, {"role": "user", "content": "Why?"}],
         ),
         (
-            [MESSAGES[1], {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
-             MESSAGES[1]], None, [MESSAGES[1], {"role": "assistant", "content": "No."}, MESSAGES[1]],
+            [
+                MESSAGES[1],
+                {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+                MESSAGES[1],
+            ],
+            None,
+            [MESSAGES[1], {"role": "assistant", "content": "No."}, MESSAGES[1]],
         ),
     ],
-)  # fmt: skip
+)
 def test_a_response_is_the_chat_of_its_items(
     client: openai.OpenAI, given: Any, instructions: Any, messages: Any
 ):
@@ -103,10 +127,16 @@ def test_the_document_is_as_described(server: Running, client: openai.OpenAI):
 
 
 ORDER = [
-    "response.created", "response.in_progress", "response.output_item.added", "response.content_part.added",
-    "response.output_text.delta", "response.output_text.done", "response.content_part.done",
-    "response.output_item.done", "response.completed",
-]  # fmt: skip
+    "response.created",
+    "response.in_progress",
+    "response.output_item.added",
+    "response.content_part.added",
+    "response.output_text.delta",
+    "response.output_text.done",
+    "response.content_part.done",
+    "response.output_item.done",
+    "response.completed",
+]
 
 
 def shape(events: list[Any]) -> list[str]:
@@ -288,11 +318,14 @@ def test_a_failure_in_a_stream_is_told_by_its_events(artefact_dir: Path):
         ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input", "content.0.text"),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input", "item_reference"),
         ({"input": [{"type": "computer_call_output", "output": {}}]}, "input", "computer_call_output"),
-        ({"input": [{"type": "reasoning", "id": "x", "summary": [], "encrypted_content": "x"}]}, "input",
-         "encrypted_content"),
+        (
+            {"input": [{"type": "reasoning", "id": "x", "summary": [], "encrypted_content": "x"}]},
+            "input",
+            "encrypted_content",
+        ),
         ({"input": [MESSAGES[1], MESSAGES[0]]}, "input", "must come first"),
     ],
-)  # fmt: skip
+)
 def test_what_a_stateless_server_cannot_do_is_named(server: Running, change: Any, param: str, words: str):
     response = server.post("responses", **({"input": FOX, "max_output_tokens": 2} | change))
     assert response.status_code == 400, response.text
@@ -304,15 +337,26 @@ def test_what_a_stateless_server_cannot_do_is_named(server: Running, change: Any
 @pytest.mark.parametrize(
     "neutral",
     [
-        {"store": False}, {"background": False}, {"truncation": "disabled"}, {"tools": []},
-        {"tool_choice": "auto"}, {"tool_choice": "none"}, {"include": []}, {"parallel_tool_calls": False},
-        {"service_tier": "default"}, {"reasoning": {}}, {"reasoning": {"effort": None}}, {"text": {}},
-        {"text": {"format": {"type": "text"}, "verbosity": "medium"}}, {"metadata": {}},
+        {"store": False},
+        {"background": False},
+        {"truncation": "disabled"},
+        {"tools": []},
+        {"tool_choice": "auto"},
+        {"tool_choice": "none"},
+        {"include": []},
+        {"parallel_tool_calls": False},
+        {"service_tier": "default"},
+        {"reasoning": {}},
+        {"reasoning": {"effort": None}},
+        {"text": {}},
+        {"text": {"format": {"type": "text"}, "verbosity": "medium"}},
+        {"metadata": {}},
         {"max_tool_calls": 3},
         {"safety_identifier": "x", "prompt_cache_key": "y", "prompt_cache_retention": "24h"},
-        {"previous_response_id": None, "conversation": None}, {"stream_options": None},
+        {"previous_response_id": None, "conversation": None},
+        {"stream_options": None},
     ],
-)  # fmt: skip
+)
 def test_what_changes_nothing_is_taken(server: Running, neutral: Any):
     asked = {"input": FOX, "max_output_tokens": 5, "temperature": 0}
     plain, answer = server.post("responses", **asked).json(), server.post("responses", **asked, **neutral)

@@ -10,9 +10,9 @@ from typing import Any
 import openai
 import pydantic
 import pytest
-from thinking_model import say
-from tiny_server import NAME, Running, running, save_artefact
-from tool_models import QWEN, save_calling
+from support.thinking_model import say
+from support.tiny_server import NAME, Running, running, save_artefact
+from support.tool_models import QWEN, save_calling
 
 WEATHER: Any = {
     "type": "function",
@@ -239,10 +239,11 @@ CALLED = {"type": "function_call", "call_id": "x", "name": "y", "arguments": "{}
         ({"input": [{"type": "function_call_output", "call_id": "x"}]}, "input", "output"),
         (
             {"input": [{"type": "function_call_output", "call_id": "x", "output": [{"type": "input_file"}]}]},
-            "input", "input_file",
+            "input",
+            "input_file",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_called_is_named(server: Running, change: Any, param: str, words: str):
     response = server.post("responses", **(ASK | change))
     assert response.status_code == 400, response.text

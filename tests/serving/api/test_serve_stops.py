@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tiny_server import NAME, Running
+from support.tiny_server import NAME, Running
 
 USER, ASSISTANT, EOS = 2, 3, 1
 MESSAGES = [{"role": "user", "content": "The fox?"}]
@@ -20,7 +20,6 @@ def often(server: Running) -> dict[str, Any]:
     broken = {str(token): -100 for token, piece in pieces.items() if not piece.isascii()}
     bias = broken | {"0": -100, "4": -100, str(USER): 6, str(ASSISTANT): 6}
     return {"logit_bias": bias, "ignore_eos": True}
-
 
 
 def answer(server: Running, endpoint: str, stream: bool = False, **body: Any) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import openai
 import pytest
-from thinking_model import CLOSED, HARMONY, HARMONY_MARKS, OPENED, QWEN, save_thinking, say, saying
-from tiny_server import NAME, Running
+from support.thinking_model import CLOSED, HARMONY, HARMONY_MARKS, OPENED, QWEN, save_thinking, say, saying
+from support.tiny_server import NAME, Running
 
 ASK: Any = {"model": NAME, "messages": [{"role": "user", "content": "The fox?"}], "temperature": 0}
 CHOICE = {"type": "json_schema", "json_schema": {"name": "choice", "schema": {"enum": ["left", "right"]}}}

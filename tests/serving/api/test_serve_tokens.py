@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tiny_server import CHAT_TEMPLATE, CONTEXT, NAME, Running
+from support.tiny_server import CHAT_TEMPLATE, CONTEXT, NAME, Running
 
 TEXT = "naïve 東京 fox"
 

@@ -12,9 +12,9 @@ import httpx
 import openai
 import pytest
 from pydantic import BaseModel, Field
-from thinking_model import say
-from tiny_server import CHAT_TEMPLATE, NAME, Running, running, save_artefact
-from tool_models import CODER, QWEN, SMOLLM, TEMPLATES, THINKING, save_calling
+from support.thinking_model import say
+from support.tiny_server import CHAT_TEMPLATE, NAME, Running, running, save_artefact
+from support.tool_models import CODER, QWEN, SMOLLM, TEMPLATES, THINKING, save_calling
 
 WEATHER: dict[str, Any] = {
     "type": "function",
@@ -495,9 +495,15 @@ class Look(BaseModel):
 def test_the_clients_own_helpers_understand_calls(qwen: Running):
     """Pydantic models as tools, parsed arguments, and the events of its stream."""
     asked: Any = {
-        "model": NAME, "messages": ASK, "tools": [openai.pydantic_function_tool(Look)], "seed": 3,
-        "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 400, "temperature": 2,
-    }  # fmt: skip
+        "model": NAME,
+        "messages": ASK,
+        "tools": [openai.pydantic_function_tool(Look)],
+        "seed": 3,
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "max_tokens": 400,
+        "temperature": 2,
+    }
     with openai.OpenAI(base_url=f"{qwen.url}/v1", api_key="x", max_retries=0) as client:
         (call,) = client.chat.completions.parse(**asked).choices[0].message.tool_calls
         assert isinstance(call.function.parsed_arguments, Look)

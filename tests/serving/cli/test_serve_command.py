@@ -17,14 +17,16 @@ import httpx
 import psutil
 import pytest
 import typer
-from tiny_server import save_checkpoint
+from support.tiny_server import save_checkpoint
 from typer.testing import CliRunner
 
-from compressor.errors import UserError
-from compressor.export.dense import dense_artefact
-from serving.cli.serve import serve
+from lathe.artefact.errors import UserError
+from lathe.compressor.export.dense import dense_artefact
+from lathe.serving.cli.serve import serve
 
-COMMAND = "import typer; from serving.cli.serve import serve; a = typer.Typer(); a.command()(serve); a()"
+COMMAND = (
+    "import typer; from lathe.serving.cli.serve import serve; a = typer.Typer(); a.command()(serve); a()"
+)
 
 KEYS = ("open sesame", "open")
 
@@ -194,5 +196,6 @@ def test_a_busy_port_is_a_user_error(artefact_dir: Path):
 
 
 def test_help_imports_no_engine():
-    code = "import sys, serving.cli.serve; assert not {'torch', 'onnxruntime', 'uvicorn'} & set(sys.modules)"
+    heavy = "{'torch', 'onnxruntime', 'uvicorn'}"
+    code = f"import sys, lathe.serving.cli.serve; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(Path.cwd())})

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from other_server import serving
+from support.other_server import serving
 
-from serving.loadtest.mock import Mock
+from lathe.serving.loadtest.mock import Mock
 
 ServeMock = Callable[[Mock], str]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvicorn
 
-from serving.loadtest.mock import Mock, free_listener
+from lathe.serving.loadtest.mock import Mock, free_listener
 
 
 def main() -> None:

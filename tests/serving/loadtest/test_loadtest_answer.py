@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from serving.loadtest.answer import AnswerReader
-from serving.loadtest.measure import Round, summary, tpot_s
-from serving.loadtest.sample import RequestError, Sample
-from serving.loadtest.slo import parse_slo
+from lathe.serving.loadtest.answer import AnswerReader
+from lathe.serving.loadtest.measure import Round, summary, tpot_s
+from lathe.serving.loadtest.sample import RequestError, Sample
+from lathe.serving.loadtest.slo import parse_slo
 
 Timed = tuple[float, dict[str, Any] | str]
 
@@ -102,8 +102,10 @@ def test_l2_what_has_no_text_is_no_first_token(name: str) -> None:
 
 @pytest.mark.parametrize("empty", ["", None])
 def test_l2_in_plain_completions_too(empty: str | None) -> None:
-    events = [(0.01 * i, {"choices": [{"text": text, "finish_reason": None}]}) for i, text in
-              enumerate([empty, empty, " a", "b"], 1)]  # fmt: skip
+    events = [
+        (0.01 * i, {"choices": [{"text": text, "finish_reason": None}]})
+        for i, text in enumerate([empty, empty, " a", "b"], 1)
+    ]
     assert read(*events, usage(1, 2), DONE).chunk_s == [0.03, 0.04]
 
 

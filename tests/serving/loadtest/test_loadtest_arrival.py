@@ -2,9 +2,9 @@ from itertools import islice, pairwise
 
 import pytest
 
-from compressor.errors import UserError
-from serving.loadtest.arrival import Arrival, arrival_times
-from serving.loadtest.load import Load
+from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.arrival import Arrival, arrival_times
+from lathe.serving.loadtest.load import Load
 
 
 def test_constant_arrivals_are_evenly_spaced() -> None:

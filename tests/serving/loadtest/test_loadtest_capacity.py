@@ -8,15 +8,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from compressor.errors import UserError
-from serving.cli.loadtest import loadtest
-from serving.loadtest.bench import Bench
-from serving.loadtest.capacity import most, steady
-from serving.loadtest.load import Load
-from serving.loadtest.measure import Round
-from serving.loadtest.mock import Mock
-from serving.loadtest.sample import Sample
-from serving.loadtest.slo import parse_slo
+from lathe.artefact.errors import UserError
+from lathe.serving.cli.loadtest import loadtest
+from lathe.serving.loadtest.find_capacity import most, steady
+from lathe.serving.loadtest.load import Load
+from lathe.serving.loadtest.measure import Round
+from lathe.serving.loadtest.mock import Mock
+from lathe.serving.loadtest.sample import Sample
+from lathe.serving.loadtest.slo import parse_slo
+from lathe.serving.loadtest.testbed import Bench
 
 ServeMock = Callable[[Mock], str]
 

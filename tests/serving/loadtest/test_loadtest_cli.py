@@ -8,10 +8,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from compressor.errors import UserError
-from serving.cli.loadtest import loadtest
-from serving.loadtest.document import redacted, write_document
-from serving.loadtest.mock import Mock
+from lathe.artefact.errors import UserError
+from lathe.serving.cli.loadtest import loadtest
+from lathe.serving.loadtest.document import redacted, write_document
+from lathe.serving.loadtest.mock import Mock
 
 ServeMock = Callable[[Mock], str]
 
@@ -68,8 +68,10 @@ def test_secrets_stay_out_of_the_document() -> None:
     assert redacted(command) == ["lathe", "--api-key", "***", "--api-key=***", "--seed", "1"]
     handed_on = ["--serve-options", "--api-key s3cret --max-batch 2", "--serve-options=--compare-api-key=s3"]
     assert redacted(handed_on) == [
-        "--serve-options", "--api-key '***' --max-batch 2", "--serve-options='--compare-api-key=***'"
-    ]  # fmt: skip
+        "--serve-options",
+        "--api-key '***' --max-batch 2",
+        "--serve-options='--compare-api-key=***'",
+    ]
 
 
 def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
@@ -84,5 +86,6 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> N
 
 
 def test_the_load_test_needs_no_torch() -> None:
-    code = "import sys, serving.loadtest.compare, serving.loadtest.report; sys.exit('torch' in sys.modules)"
+    modules = "lathe.serving.loadtest.compare, lathe.serving.loadtest.report"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,14 +12,14 @@ from typing import Any
 import psutil
 import pytest
 
-from compressor.errors import UserError
-from serving.loadtest import servers
-from serving.loadtest.bench import Serving, Setup
-from serving.loadtest.compare import compare
-from serving.loadtest.load import Load
-from serving.loadtest.measure import Round
-from serving.loadtest.progress import Quiet
-from serving.loadtest.prompts import PromptChoice
+from lathe.artefact.errors import UserError
+from lathe.serving.loadtest import servers
+from lathe.serving.loadtest.compare import compare
+from lathe.serving.loadtest.load import Load
+from lathe.serving.loadtest.measure import Round
+from lathe.serving.loadtest.progress import Quiet
+from lathe.serving.loadtest.prompts import PromptChoice
+from lathe.serving.loadtest.testbed import Serving, Setup
 
 FAKE = (sys.executable, str(Path(__file__).parent / "fake_serve.py"))
 LOAD = Load(concurrency=2, requests=4, warmup=1, output_tokens=3)
@@ -101,7 +101,7 @@ def test_an_interrupted_test_leaves_no_server(tmp_path: Path, number: signal.Sig
     subnet = place(tmp_path, "subnet", metrics="", ttft_s=0.05)
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"  # ignored under nohup
-        "from serving.loadtest.bench import *; from serving.loadtest.compare import *;"
+        "from lathe.serving.loadtest.testbed import *; from lathe.serving.loadtest.compare import *;"
         f"compare({str(subnet)!r}, {str(dense)!r}, Load(concurrency=1, duration_s=60),"
         f"setup=Setup(serving=Serving({FAKE!r})))"
     )

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from compressor.errors import UserError
-from serving.loadtest.client import request_body
-from serving.loadtest.dialect import Dialect, read_extra_body
-from serving.loadtest.refusals import refused_fields
+from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.client import request_body
+from lathe.serving.loadtest.dialect import Dialect, read_extra_body
+from lathe.serving.loadtest.refusals import refused_fields
 
 LOC = {
     "type": "extra_forbidden",
@@ -190,10 +190,15 @@ def test_l3_fields_of_the_users_own() -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("{", "JSON"), ("[1]", "object"), ('"a"', "object"), ('{"max_tokens": 5}', "max_tokens"),
-        ('{"stream": false}', "stream"), ('{"n": 2}', "sets n"), ('{"messages": []}', "messages"),
+        ("{", "JSON"),
+        ("[1]", "object"),
+        ('"a"', "object"),
+        ('{"max_tokens": 5}', "max_tokens"),
+        ('{"stream": false}', "stream"),
+        ('{"n": 2}', "sets n"),
+        ('{"messages": []}', "messages"),
     ],
-)  # fmt: skip
+)
 def test_l3_what_is_no_extra_body(text: str, what: str) -> None:
     with pytest.raises(UserError, match=what):
         read_extra_body(text)

@@ -8,15 +8,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from compressor.errors import UserError
-from serving.cli.loadtest import loadtest
-from serving.loadtest.client import Target
-from serving.loadtest.engines.base import available_engines, find_engine
-from serving.loadtest.engines.guidellm import GuideLLM, read_report, scenario
-from serving.loadtest.load import Load
-from serving.loadtest.measure import summary
-from serving.loadtest.mock import Mock
-from serving.loadtest.trace import Recorded, Trace
+from lathe.artefact.errors import UserError
+from lathe.serving.cli.loadtest import loadtest
+from lathe.serving.loadtest.client import Target
+from lathe.serving.loadtest.engines.base import available_engines, find_engine
+from lathe.serving.loadtest.engines.guidellm import GuideLLM, read_report, scenario
+from lathe.serving.loadtest.load import Load
+from lathe.serving.loadtest.measure import summary
+from lathe.serving.loadtest.mock import Mock
+from lathe.serving.loadtest.trace import Recorded, Trace
 
 ServeMock = Callable[[Mock], str]
 REPORT = Path(__file__).parent / "guidellm_report.json"

@@ -3,8 +3,8 @@ import random
 import numpy as np
 import pytest
 
-from serving.loadtest.measure import Round, distribution, percentile, summary
-from serving.loadtest.sample import Sample
+from lathe.serving.loadtest.measure import Round, distribution, percentile, summary
+from lathe.serving.loadtest.sample import Sample
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 100])

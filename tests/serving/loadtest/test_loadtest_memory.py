@@ -1,6 +1,6 @@
 import os
 
-from serving.loadtest.memory import process_tree, read_metrics, resident_bytes
+from lathe.serving.loadtest.memory import process_tree, read_metrics, resident_bytes
 
 PAGE = """# HELP process_resident_memory_bytes Resident memory size in bytes.
 process_resident_memory_bytes 1.5e+06

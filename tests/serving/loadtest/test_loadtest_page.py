@@ -10,14 +10,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from serving.cli.loadtest import loadtest
-from serving.loadtest.capacity import most
-from serving.loadtest.compare import compare
-from serving.loadtest.load import Load
-from serving.loadtest.mock import Mock
-from serving.loadtest.page.html import STYLE, page
-from serving.loadtest.page.svg import Plot, ticks
-from serving.loadtest.slo import parse_slo
+from lathe.serving.cli.loadtest import loadtest
+from lathe.serving.loadtest.compare import compare
+from lathe.serving.loadtest.find_capacity import most
+from lathe.serving.loadtest.load import Load
+from lathe.serving.loadtest.mock import Mock
+from lathe.serving.loadtest.page.html import STYLE, page
+from lathe.serving.loadtest.page.svg import Plot, ticks
+from lathe.serving.loadtest.slo import parse_slo
 
 ServeMock = Callable[[Mock], str]
 VOID = {"meta", "br", "path", "circle"}

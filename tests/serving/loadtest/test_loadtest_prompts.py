@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from compressor.errors import UserError
-from serving.loadtest.prompts import PromptChoice, file_prompts, word_prompts
+from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.prompts import PromptChoice, file_prompts, word_prompts
 
 
 def test_prompts_repeat_with_the_seed_and_share_their_words() -> None:
@@ -74,15 +74,19 @@ def test_c5_the_line_that_is_wrong_is_the_line_that_is_named(tmp_path: Path) -> 
     path.write_text('"a\u2028b"\n\n\n{bad\n')
     with pytest.raises(UserError, match="line 4 of"):
         file_prompts(path)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("p.JSONL", '"one"\n{"prompt": "two"}'), ("p.ndjson", '"one"\n"two"'),
+        ("p.JSONL", '"one"\n{"prompt": "two"}'),
+        ("p.ndjson", '"one"\n"two"'),
         ("p.csv", "id,prompt\n1,one\n2,two\n"),
-        ("p.json", '["one", {"text": "two"}]'), ("p.txt", "\ufeffone\r\n\r\ntwo\r\n"),
+        ("p.json", '["one", {"text": "two"}]'),
+        ("p.txt", "\ufeffone\r\n\r\ntwo\r\n"),
         ("p.jsonl", '\ufeff"one"\n"two"'),
     ],
-)  # fmt: skip
+)
 def test_c4_c5_prompts_of_every_form(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_bytes(content.encode())
     assert list(islice(file_prompts(tmp_path / name)(0), 3)) == ["one", "two", "one"]
@@ -99,10 +103,11 @@ def test_c5_a_separator_of_unicode_stays_in_a_prompt(tmp_path: Path) -> None:
     [
         ("p.jsonl", '"a"\n\n{"prompt": null}', "line 3 of .*p.jsonl"),
         ("p.json", '[{"prompt": ["a"]}]', "item 1 of"),
-        ("p.txt", '{"prompt": "a"}', "p.txt holds JSON"), ("p.csv", "question\na\n", "row 1 of"),
+        ("p.txt", '{"prompt": "a"}', "p.txt holds JSON"),
+        ("p.csv", "question\na\n", "row 1 of"),
         ("p.xlsx", "", "p.xlsx cannot be read as text"),
     ],
-)  # fmt: skip
+)
 def test_c4_what_is_no_prompt_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):

@@ -2,11 +2,11 @@ from typing import Any
 
 import pytest
 
-from serving.loadtest.document import document, system_json
-from serving.loadtest.measure import Round
-from serving.loadtest.memory import Memory
-from serving.loadtest.report import failures, notes
-from serving.loadtest.sample import Sample
+from lathe.serving.loadtest.document import document, system_json
+from lathe.serving.loadtest.measure import Round
+from lathe.serving.loadtest.memory import Memory
+from lathe.serving.loadtest.report import failures, notes
+from lathe.serving.loadtest.sample import Sample
 
 
 def answer(gap_s: float, tokens: int = 3, prompt: int | None = 4) -> Sample:

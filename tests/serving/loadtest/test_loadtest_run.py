@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
-from compressor.errors import UserError
-from serving.loadtest.bench import Setup
-from serving.loadtest.compare import run
-from serving.loadtest.load import Load
-from serving.loadtest.mock import Fault, Mock
-from serving.loadtest.prompts import PromptChoice
+from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.compare import run
+from lathe.serving.loadtest.load import Load
+from lathe.serving.loadtest.mock import Fault, Mock
+from lathe.serving.loadtest.prompts import PromptChoice
+from lathe.serving.loadtest.testbed import Setup
 
 ServeMock = Callable[[Mock], str]
 

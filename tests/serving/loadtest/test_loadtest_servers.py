@@ -13,22 +13,22 @@ from typing import Any
 
 import pytest
 import typer
-from other_server import serving
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
+from support.other_server import serving
 from typer.testing import CliRunner
 
-from compressor.errors import UserError
-from serving.cli.loadtest import loadtest
-from serving.loadtest.address import read_address
-from serving.loadtest.bench import Setup
-from serving.loadtest.compare import run
-from serving.loadtest.load import Load
-from serving.loadtest.mock import Mock
-from serving.loadtest.prompts import PromptChoice
-from serving.loadtest.report import notes
+from lathe.artefact.errors import UserError
+from lathe.serving.cli.loadtest import loadtest
+from lathe.serving.loadtest.address import read_address
+from lathe.serving.loadtest.compare import run
+from lathe.serving.loadtest.load import Load
+from lathe.serving.loadtest.mock import Mock
+from lathe.serving.loadtest.prompts import PromptChoice
+from lathe.serving.loadtest.report import notes
+from lathe.serving.loadtest.testbed import Setup
 
 app = typer.Typer()
 app.command()(loadtest)
@@ -161,10 +161,22 @@ def site() -> Iterator[str]:
 @pytest.mark.parametrize(
     "place",
     [
-        "", "/", "/v1", "/v1/", "//v1//", "/v1/completions", "/v1/models", "/proxy/8000", "/proxy/8000/v1/",
-        "/api/v3", "/api/v3/", "/api/v3/completions", "/v1beta/openai", "/v1beta/openai/",
+        "",
+        "/",
+        "/v1",
+        "/v1/",
+        "//v1//",
+        "/v1/completions",
+        "/v1/models",
+        "/proxy/8000",
+        "/proxy/8000/v1/",
+        "/api/v3",
+        "/api/v3/",
+        "/api/v3/completions",
+        "/v1beta/openai",
+        "/v1beta/openai/",
     ],
-)  # fmt: skip
+)
 def test_l3_the_api_is_found(site: str, place: str) -> None:
     told = CliRunner().invoke(app, [site + place, *SMALL, "--json"])
     assert told.exit_code == 0, told.output + str(told.exception)
@@ -263,9 +275,23 @@ def test_l3_a_bare_list_of_models_is_one() -> None:
 def test_l3_the_ca_of_the_environment_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     command = [
-        "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate,
-        "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
-    ]  # fmt: skip
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        key,
+        "-out",
+        certificate,
+        "-days",
+        "2",
+        "-subj",
+        "/CN=127.0.0.1",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+    ]
     subprocess.run(command, check=True, capture_output=True)
     with serving(Mock().app(), ssl_certfile=certificate, ssl_keyfile=key) as url:
         told = CliRunner().invoke(app, [url, *SMALL])

@@ -2,10 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.errors import UserError
-from serving.loadtest.bisection import RESOLUTION, Bisection
-from serving.loadtest.sample import Sample
-from serving.loadtest.slo import Slo, parse_slo, wilson
+from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.bisection import RESOLUTION, Bisection
+from lathe.serving.loadtest.sample import Sample
+from lathe.serving.loadtest.slo import Slo, parse_slo, wilson
 
 
 def answer(ttft_s: float, gap_s: float) -> Sample:

@@ -1,6 +1,6 @@
 import pytest
 
-from serving.loadtest.sse import EventReader, MalformedStreamError
+from lathe.serving.loadtest.sse import EventReader, MalformedStreamError
 
 STREAM = (
     b': keep-alive\n\ndata: {"a": "\xc3\xa9"}\r\n\r\n'

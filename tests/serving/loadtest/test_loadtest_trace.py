@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from compressor.errors import UserError
-from serving.loadtest.bench import Setup
-from serving.loadtest.compare import run
-from serving.loadtest.load import Load
-from serving.loadtest.mock import Mock
-from serving.loadtest.prompts import PromptChoice
-from serving.loadtest.trace import Recorded, Trace, read_trace
+from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.compare import run
+from lathe.serving.loadtest.load import Load
+from lathe.serving.loadtest.mock import Mock
+from lathe.serving.loadtest.prompts import PromptChoice
+from lathe.serving.loadtest.testbed import Setup
+from lathe.serving.loadtest.trace import Recorded, Trace, read_trace
 
 ServeMock = Callable[[Mock], str]
 

@@ -13,17 +13,17 @@ from typing import Any
 
 import httpx
 import pytest
-from compress_command import lathe
-from other_server import serving
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
-from tiny_server import NAME, Running, running
+from support.compress_command import lathe
+from support.other_server import serving
+from support.tiny_server import NAME, Running, running
 
-from serving.playground.pages import Playground, Setup
-from serving.playground.upstream import POSTS, Upstream
-from serving.server import listen, url_of
+from lathe.serving.http.socket import listen, url_of
+from lathe.serving.playground.pages import Playground, Setup
+from lathe.serving.playground.upstream import POSTS, Upstream
 
 SETUP = Setup(model=NAME, chat=True, target_ms=17.0, context=512, compare=True)
 QUESTION: dict[str, Any] = {"model": NAME, "messages": [{"role": "user", "content": "x"}], "max_tokens": 5}
@@ -73,7 +73,7 @@ def test_no_other_file_is_reached(pair: Running, path: str) -> None:
 
 
 def test_files_name_no_other_host() -> None:
-    for file in files("serving.playground").joinpath("static").iterdir():
+    for file in files("lathe.serving.playground").joinpath("static").iterdir():
         text = file.read_text()
         assert set(re.findall(r"https?://[^\s\"'`]+", text)) <= {"http://www.w3.org/2000/svg"}
         assert "innerHTML" not in text and "eval(" not in text
@@ -159,7 +159,13 @@ def test_a_server_that_is_not_there_is_an_error_of_its_own(artefact_dir: Path) -
 
 
 def test_only_four_paths_lead_to_the_other_server(pair: Running) -> None:
-    for path in ("/compare", "/compare/", "/compare/health", "/compare/v1/models/x", "/compare/http://127.0.0.1/"):
+    for path in (
+        "/compare",
+        "/compare/",
+        "/compare/health",
+        "/compare/v1/models/x",
+        "/compare/http://127.0.0.1/",
+    ):
         assert httpx.get(pair.url + path, headers=own(pair)).status_code == 404
     url = f"{pair.url}/compare/v1/chat/completions"
     for kind, body, status in (("text/plain", b"{}", 415), ("application/json", b" " * (4 * 2**20 + 1), 413)):
@@ -170,11 +176,14 @@ def test_only_four_paths_lead_to_the_other_server(pair: Running) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ["--compare", "localhost:8001"], ["--compare", "file:///etc/passwd"], ["--compare", "http://"],
-        ["--compare", "http://user:pass@host"], ["--compare", "http://host/?x=1"],
+        ["--compare", "localhost:8001"],
+        ["--compare", "file:///etc/passwd"],
+        ["--compare", "http://"],
+        ["--compare", "http://user:pass@host"],
+        ["--compare", "http://host/?x=1"],
         ["--compare", "http://host:1", "--no-playground"],
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("engine", ["onnx", "vllm"])
 def test_what_is_no_server_is_refused_before_the_model_is_opened(
     tmp_path: Path, options: list[str], engine: str

@@ -12,14 +12,14 @@ from urllib.parse import urljoin
 
 import httpx
 import pytest
-from other_server import serving
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from tiny_server import NAME, Running, running
+from support.other_server import serving
+from support.tiny_server import NAME, Running, running
 
-from serving.playground.pages import Playground, Setup
+from lathe.serving.playground.pages import Playground, Setup
 
 STATIC = Path(__file__).parents[3] / "serving" / "playground" / "static"
 PREFIXES = ("/lathe", "/a/b-c")
@@ -151,8 +151,11 @@ def test_s9_and_l1_the_scripts_as_a_browser_runs_them(behind: Running, tmp_path:
         (copy / file.name.replace(".js", ".mjs")).write_text(file.read_text().replace('.js"', '.mjs"'))
     done = subprocess.run(
         ["node", "--input-type=module", "-e", CHECK.replace("COPY", copy.as_uri())],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.tiny_server import Running, running
 from test_serve_scheduler import EOS, HistoryEngine, Reader, request
-from tiny_server import Running, running
 
-from serving.scheduler.core import PROMPT_CHUNK, Scheduler
-from serving.scheduler.prefixes import Prefixes
+from lathe.serving.scheduler.prefix_cache import PrefixCache
+from lathe.serving.scheduler.scheduler import PROMPT_CHUNK, Scheduler
 
 CHUNK = 4
 
@@ -56,9 +56,14 @@ class Seen:
 def scheduling(room: int) -> Iterator[tuple[Scheduler, KeepingEngine, Seen]]:
     engine, seen = KeepingEngine(), Seen()
     scheduler = Scheduler(
-        engine, lambda t: b"%d " % t, eos=[EOS], max_queue=30, observer=seen, prompt_chunk=CHUNK,
-        prefixes=Prefixes(engine, seen, CHUNK, room) if room else None,
-    )  # fmt: skip
+        engine,
+        lambda t: b"%d " % t,
+        eos=[EOS],
+        max_queue=30,
+        observer=seen,
+        prompt_chunk=CHUNK,
+        prefixes=PrefixCache(engine, seen, CHUNK, room) if room else None,
+    )
     scheduler.warm_up()
     engine.read = 0
     yield scheduler, engine, seen
@@ -176,9 +181,13 @@ def test_usage_of_chats_and_responses_does_so_too(servers: tuple[Running, Runnin
     told = keeping.post("responses", input=text, max_output_tokens=2, cache_salt="s").json()["usage"]
     assert told["input_tokens_details"] == {"cached_tokens": PROMPT_CHUNK, "cache_write_tokens": 0}
     stream = keeping.post(
-        "chat/completions", messages=messages, max_tokens=2, cache_salt="s", stream=True,
+        "chat/completions",
+        messages=messages,
+        max_tokens=2,
+        cache_salt="s",
+        stream=True,
         stream_options={"include_usage": True},
-    ).text  # fmt: skip
+    ).text
     assert f'"prompt_tokens_details":{{"cached_tokens":{PROMPT_CHUNK}}}' in stream
 
 

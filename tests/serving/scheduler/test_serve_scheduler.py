@@ -11,9 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.engines.base import Chunk, DrainingError, GenerationRequest, Mail, NoRoomError, deliver
-from serving.sampling import Sampling
-from serving.scheduler.core import Scheduler
+from lathe.serving.backend import (
+    DrainingError,
+    GenerationRequest,
+    OutputBatch,
+    QueueFullError,
+    RequestOutput,
+    deliver,
+)
+from lathe.serving.decoding.sampling import SamplingParams
+from lathe.serving.scheduler.scheduler import Scheduler
 
 V = 64
 EOS = 0
@@ -76,15 +83,15 @@ class Reader:
     """Collects the chunks of some sequences."""
 
     def __init__(self, scheduler: Scheduler, *requests: GenerationRequest) -> None:
-        self._chunks: queue.Queue[Chunk] = queue.Queue()
+        self._chunks: queue.Queue[RequestOutput] = queue.Queue()
         self._count = len(requests)
         self.ticket = scheduler.submit(requests, self._chunks.put)
 
-    def next(self) -> Chunk:
+    def next(self) -> RequestOutput:
         return self._chunks.get(timeout=10)
 
-    def rest(self) -> list[Chunk]:
-        chunks: list[Chunk] = []
+    def rest(self) -> list[RequestOutput]:
+        chunks: list[RequestOutput] = []
         while sum(chunk.last for chunk in chunks) < self._count:
             chunks.append(self.next())
         return chunks
@@ -110,7 +117,7 @@ def scheduler(engine: HistoryEngine) -> Iterator[Scheduler]:
 
 
 def request(*prompt: int, max_tokens: int = 8, **options: Any) -> GenerationRequest:
-    options.setdefault("sampling", Sampling(seed=sum(prompt)))
+    options.setdefault("sampling", SamplingParams(seed=sum(prompt)))
     return GenerationRequest(
         np.array(prompt or (1,)), max_tokens=max_tokens, arrived=time.perf_counter(), **options
     )
@@ -150,7 +157,7 @@ def test_limits_stops_and_end_tokens(scheduler: Scheduler):
     stopped = Reader(scheduler, request(5, max_tokens=7, stop=(word,))).rest()
     assert "".join(chunk.text for chunk in stopped) == before
     assert stopped[-1].finish == "stop"
-    ending = Sampling(temperature=0, logit_bias={EOS: 100})
+    ending = SamplingParams(temperature=0, logit_bias={EOS: 100})
     assert [c.finish for c in Reader(scheduler, request(5, sampling=ending)).rest()] == ["stop"]
     late = Reader(scheduler, request(5, sampling=ending, min_tokens=3)).rest()
     assert sum(chunk.tokens for chunk in late) == 4
@@ -213,10 +220,10 @@ def test_what_a_step_gives_is_handed_over_at_once(scheduler: Scheduler, engine: 
     """But to each carrier by itself, and in order."""
     engine.gate.clear()
     sizes: dict[str, list[int]] = {"one": [], "other": []}
-    chunks: queue.Queue[Chunk] = queue.Queue()
+    chunks: queue.Queue[RequestOutput] = queue.Queue()
 
-    def carrier(name: str) -> Callable[[Mail], None]:
-        def carry(mail: Mail) -> None:
+    def carrier(name: str) -> Callable[[OutputBatch], None]:
+        def carry(mail: OutputBatch) -> None:
             sizes[name].append(len(mail))
             deliver(mail)
 
@@ -238,12 +245,12 @@ def test_what_a_step_gives_is_handed_over_at_once(scheduler: Scheduler, engine: 
 def test_the_queue_is_bounded_and_admits_all_or_none(scheduler: Scheduler, engine: HistoryEngine):
     engine.gate.clear()
     readers = [Reader(scheduler, *[request(i + 1, index=j) for j in range(11)]) for i in range(3)]
-    with pytest.raises(NoRoomError):
+    with pytest.raises(QueueFullError):
         scheduler.submit([request(1)], lambda _: None)
     engine.gate.set()
     for reader in readers:
         reader.rest()
-    with pytest.raises(NoRoomError):
+    with pytest.raises(QueueFullError):
         scheduler.submit([request(1)] * 34, lambda _: None)
     assert Reader(scheduler, request(1)).text()
 
@@ -253,7 +260,7 @@ def test_a_finished_request_has_left_before_its_end_is_told():
     scheduler.warm_up()
     room: queue.Queue[int] = queue.Queue()
 
-    def on_chunk(chunk: Chunk) -> None:
+    def on_chunk(chunk: RequestOutput) -> None:
         if chunk.last:
             scheduler.check_room(1)
             room.put(scheduler.running)
@@ -270,7 +277,7 @@ def test_one_bad_request_harms_no_other(scheduler: Scheduler, engine: HistoryEng
     good = Reader(scheduler, job)
     engine.fail_on = 13
     bad_prompt = Reader(scheduler, request(1, 2, 3, 4, 13))
-    bad_sampling = Reader(scheduler, request(4, sampling=Sampling(logit_bias={10**6: 1.0})))
+    bad_sampling = Reader(scheduler, request(4, sampling=SamplingParams(logit_bias={10**6: 1.0})))
     engine.gate.set()
     assert [chunk.error is None for chunk in bad_prompt.rest()] == [False]
     assert [chunk.error is None for chunk in bad_sampling.rest()] == [False]

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.tools.form import Form
-from serving.tools.parser import Arguments, CallParser, Event, Start, Text
-from serving.tools.registry import available_forms
+from lathe.serving.tools.form import Form
+from lathe.serving.tools.parser import Arguments, CallParser, Event, Start, Text
+from lathe.serving.tools.registry import available_forms
 
 NAMES = ["get_weather", "do-it"]
 FORMS = {form.name: form for form in available_forms()}

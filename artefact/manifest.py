@@ -1,0 +1,131 @@
+"""The list of an artefact's files, their sizes and hashes: written by exporters, checked before a file is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from lathe.artefact.atomic_files import write_json
+from lathe.artefact.errors import UserError
+
+FORMAT = "lathe-artefact/1"
+MANIFEST = "manifest.json"
+GRAPH = "onnx/model.onnx"
+ONNX_FILES = (GRAPH, "onnx/model.onnx.data")
+CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pt", ".json", ".model", ".jinja", ".py")
+"""Of files that loading a checkpoint may read."""
+UNREAD = ("report.html",)
+"""For people: an artefact is served without it, too."""
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
+
+
+def write_manifest(directory: Path) -> None:
+    """Write `manifest.json` over every file of `directory` and its folders, hidden ones excepted.
+
+    Raises:
+        UserError: a file cannot be read, or the manifest not be written.
+    """
+    files = {}
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory)
+        if path.is_file() and name != Path(MANIFEST) and not any(part.startswith(".") for part in name.parts):
+            files[name.as_posix()] = entry(path)
+    document = {"format": FORMAT, "files": files}
+    write_json(directory / MANIFEST, document)
+
+
+def entry(path: Path) -> dict[str, Any]:
+    """What the manifest says of a file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return {"sha256": sha256(path), "bytes": path.stat().st_size}
+
+
+def sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def listed_files(path: Path) -> dict[str, Any]:
+    """Name to size and hash. Raises UserError."""
+    manifest = read_json(path / MANIFEST)
+    files = manifest.get("files")
+    if manifest.get("format") != FORMAT or not isinstance(files, dict):
+        raise UserError(f"{path / MANIFEST} is not a {FORMAT} manifest", "Export the model again.")
+    return files
+
+
+def verify_graph(path: Path, files: dict[str, Any]) -> None:
+    """Sizes and hashes of the graph, its weights, and what lies beside them; the checkpoint's weights, which
+    are not read, by size alone. Raises UserError at the first difference.
+    """
+    if GRAPH not in files:
+        raise UserError(
+            f"{path} holds no ONNX export",
+            "Compress with --export checkpoint,onnx; one exported for vLLM is served with --engine vllm.",
+        )
+    for name in ONNX_FILES:
+        if name in files:
+            _verify_file(path, name, files[name])
+    _verify_listed((path / "onnx").iterdir(), "onnx/", files)
+    _verify_folder(path, files, by_size=WEIGHT_SUFFIXES)
+
+
+def verify_checkpoint(path: Path, files: dict[str, Any]) -> None:
+    """Sizes and hashes of what lies with the weights. Raises UserError at the first difference."""
+    _verify_folder(path, files)
+
+
+def _verify_folder(path: Path, files: dict[str, Any], by_size: Collection[str] = ()) -> None:
+    root = path.resolve()
+    for name in files:
+        if "/" not in name and name not in UNREAD:
+            _verify_file(root, name, files[name], hashed=Path(name).suffix not in by_size)
+    read = (file for file in root.iterdir() if file.suffix in CHECKPOINT_SUFFIXES and file.name != MANIFEST)
+    _verify_listed(read, "", files)
+
+
+def _verify_listed(found: Iterable[Path], prefix: str, files: dict[str, Any]) -> None:
+    for file in found:
+        if prefix + file.name not in files:
+            raise UserError(f"{file} is not listed in manifest.json", "Remove it or export the model again.")
+
+
+def _verify_file(root: Path, name: str, entry: Any, *, hashed: bool = True) -> None:
+    file = root / name
+    if not file.is_file() or not _own(root, file):
+        raise UserError(f"{file} is missing or is not a plain file", "Export the model again.")
+    if not isinstance(entry, dict) or file.stat().st_size != entry.get("bytes"):
+        raise UserError(f"{file} has not the size that manifest.json states", "Copy or export it again.")
+    if not hashed:
+        return
+    if sha256(file) != entry.get("sha256"):
+        raise UserError(f"{file} has not the hash that manifest.json states", "Copy or export it again.")
+
+
+def _own(root: Path, file: Path) -> bool:
+    """Whether a file is the artefact's own: it is no link, or one of those by which a snapshot in the hub's
+    cache (`snapshots/REVISION`) has its content in `blobs` beside it."""
+    if not file.is_symlink() and not file.parent.is_symlink():
+        return True
+    return file.resolve().parent == root.resolve().parent.parent / "blobs"
+
+
+def read_json(file: Path, *, optional: bool = False) -> dict[str, Any]:
+    if optional and not file.exists():
+        return {}
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {file}: {error}") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{file} is not a JSON object")
+    return document

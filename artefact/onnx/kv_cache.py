@@ -1,0 +1,184 @@
+"""Where a layer's keys or values are kept: in this process's memory, or in a device's.
+
+Shapes: B slots, K KV heads, M cache length, H head dim.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import psutil
+from onnx import helper
+
+from lathe.artefact.errors import UserError
+from lathe.artefact.onnx.device import Device
+
+Float = type[np.float32] | type[np.float16]
+
+TYPES: dict[str, Float] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_IDENTITY_IR, _IDENTITY_OPSET = 10, 21
+
+
+class Cache(ABC):
+    """[B, K, M, H], all zeros at first."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Float) -> None:
+        self.shape = shape
+        self.dtype = np.dtype(dtype)
+        self.slot_bytes = int(np.prod(shape[1:])) * self.dtype.itemsize
+        self.nbytes = shape[0] * self.slot_bytes
+
+    @property
+    @abstractmethod
+    def address(self) -> int:
+        """Of the first slot; the others follow."""
+
+    @abstractmethod
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy at least the first `length` positions of a slot to another."""
+
+    @abstractmethod
+    def read(self, slot: int, start: int, stop: int) -> Any:
+        """A copy of some positions, kept where the cache is."""
+
+    @abstractmethod
+    def write(self, slot: int, start: int, part: Any) -> None:
+        """Put back what was read, from position `start` on."""
+
+
+class HostCache(Cache):
+    """Filled, not `np.zeros`: untouched pages would make early reads look cheap."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Float) -> None:
+        super().__init__(shape, dtype)
+        self._array = np.full(shape, 0, dtype)
+
+    @property
+    def address(self) -> int:
+        return self._array.ctypes.data
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        self._array[target, :, :length] = self._array[source, :, :length]
+
+    def read(self, slot: int, start: int, stop: int) -> np.ndarray:
+        return self._array[slot, :, start:stop].copy()
+
+    def write(self, slot: int, start: int, part: np.ndarray) -> None:
+        self._array[slot, :, start : start + part.shape[1]] = part
+
+
+class DeviceCache(Cache):
+    """Slots are copied whole, by the device: they are contiguous there, parts of them are not."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Float, copier: Copier) -> None:
+        super().__init__(shape, dtype)
+        self._copier = copier
+        self._value = ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, copier.device.name)
+        self._value.update_inplace(np.zeros(shape, dtype))
+
+    @property
+    def address(self) -> int:
+        return int(self._value.data_ptr())
+
+    def copy(self, source: int, target: int, length: int) -> None:  # noqa: ARG002
+        first, other = (self.address + slot * self.slot_bytes for slot in (source, target))
+        self._copier.copy(first, other, self.shape[1:], self.dtype)
+
+    def read(self, slot: int, start: int, stop: int) -> ort.OrtValue:
+        _, heads, _, head_dim = self.shape
+        part = ort.OrtValue.ortvalue_from_shape_and_type(
+            (heads, stop - start, head_dim), self.dtype.type, self._copier.device.name
+        )
+        for inside, outside, shape in self._heads(slot, start, part):
+            self._copier.copy(inside, outside, shape, self.dtype)
+        return part
+
+    def write(self, slot: int, start: int, part: ort.OrtValue) -> None:
+        for inside, outside, shape in self._heads(slot, start, part):
+            self._copier.copy(outside, inside, shape, self.dtype)
+
+    def _heads(self, slot: int, start: int, part: ort.OrtValue) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+        """Where the positions of each head lie, here and in `part`; only those of one head are contiguous."""
+        heads, count, head_dim = part.shape()
+        position = head_dim * self.dtype.itemsize
+        here = self.address + slot * self.slot_bytes + start * position
+        for head in range(heads):
+            at = head * position
+            yield here + at * self.shape[2], int(part.data_ptr()) + at * count, (count, head_dim)
+
+
+class Copier:
+    """Copies within a device's memory: a graph of one node, whose input and output are bound in place."""
+
+    def __init__(self, device: Device, dtype: Float) -> None:
+        self.device = device
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        node = helper.make_node("Identity", ["source"], ["target"])
+        values = [helper.make_tensor_value_info(name, kind, None) for name in ("source", "target")]
+        graph = helper.make_graph([node], "copy", values[:1], values[1:])
+        opset = [helper.make_opsetid("", _IDENTITY_OPSET)]
+        model = helper.make_model(graph, opset_imports=opset, ir_version=_IDENTITY_IR)
+        self._session = ort.InferenceSession(model.SerializeToString(), providers=[device.provider])
+
+    def copy(self, source: int, target: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        bound = self._session.io_binding()
+        bound.bind_input("source", self.device.name, 0, dtype, shape, source)
+        bound.bind_output("target", self.device.name, 0, dtype, shape, target)
+        self._session.run_with_iobinding(bound)
+
+
+def _check_room(needed: int) -> None:
+    """The system grants more than there is, and kills who fills it."""
+    if needed > (free := free_bytes()):
+        raise UserError(
+            f"a KV cache of {needed / 2**30:.2f} GiB does not fit into the {free / 2**30:.2f} GiB of memory "
+            "that are free",
+            "Lower --max-batch or --max-length.",
+        )
+
+
+def free_bytes(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Of this machine's memory, and of this container's where it has a limit."""
+    free = int(psutil.virtual_memory().available)
+    with suppress(OSError, ValueError, KeyError):  # no control group, or none with a limit
+        limit = int((group / "memory.max").read_text())
+        used = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        free = min(free, limit - int(used["anon"]))
+    return free
+
+
+def allocate(session: ort.InferenceSession, device: Device, slots: int, length: int) -> dict[str, Cache]:
+    """The caches that a graph asks for, by input name.
+
+    Raises:
+        UserError: there is too little memory.
+    """
+    copiers: dict[Float, Copier] = {}
+    caches: dict[str, Cache] = {}
+    wanted = {
+        node.name: ((slots, node.shape[1], length, node.shape[3]), TYPES[node.type])
+        for node in session.get_inputs()
+        if node.name.startswith("past_key_values.")
+    }
+    if device.shares_memory:
+        _check_room(sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in wanted.values()))
+    for name, (shape, dtype) in wanted.items():
+        try:
+            if device.shares_memory:
+                caches[name] = HostCache(shape, dtype)
+            else:
+                if dtype not in copiers:
+                    copiers[dtype] = Copier(device, dtype)
+                caches[name] = DeviceCache(shape, dtype, copiers[dtype])
+        except (MemoryError, RuntimeError):
+            raise UserError(
+                f"no memory on the {device.name} for a KV cache of {shape}", "Lower max_batch or max_length."
+            ) from None
+    return caches

@@ -1,0 +1,202 @@
+"""Prefill and decode on one ONNX Runtime session, the KV cache updated in place.
+
+Shapes: n slots of a decode step, S new tokens, V vocabulary, K KV heads, M cache length, H head dim.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime as ort
+from google.protobuf.message import DecodeError
+
+from lathe.artefact.errors import UserError
+from lathe.artefact.onnx.binding import StepBinding
+from lathe.artefact.onnx.device import CPU, Device, check_installed, check_used
+from lathe.artefact.onnx.float16 import half_graph
+from lathe.artefact.onnx.graph_format import GRAPH_FORMAT
+from lathe.artefact.onnx.kv_cache import allocate
+from lathe.artefact.onnx.minimum_version import ENTRY, OLDEST, check_graph, check_version
+
+Kept = tuple[int, int, list[Any]]
+"""Start and stop, and what each cache holds between them."""
+
+
+def open_session(
+    path: Path, threads: int | None, device: Device = CPU
+) -> tuple[ort.InferenceSession, list[ort.OrtValue]]:
+    """A session on one device, and what has to live as long. `threads` None: ONNX Runtime's choice.
+
+    Raises:
+        UserError: the file is missing, damaged or not an ONNX model, or the device cannot be used.
+    """
+    check_installed(device)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        model, weights = half_graph(path, options) if device.half else (str(path), [])
+        session = ort.InferenceSession(model, options, providers=[device.provider], enable_fallback=0)
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        with contextlib.suppress(OSError, DecodeError):
+            check_graph(path)
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"ONNX Runtime cannot load {path} on the {device.name}: {reason}") from None
+    check_used(session, device)
+    return session, weights
+
+
+class OnnxRunner:
+    """One ONNX Runtime session with a slot-major KV cache in place.
+
+    Each attention layer has a key and a value cache [max_batch, K, max_length, H], K its own. A slot is one
+    sequence; `lengths[slot]` tokens of it are cached. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        model_path: Path,
+        *,
+        max_batch: int,
+        max_length: int,
+        threads: int | None = None,
+        device: Device = CPU,
+    ) -> None:
+        """Load `model_path` and allocate the whole cache.
+
+        Raises:
+            UserError: not a graph of Lathe's exporter, a size that it cannot run, too little memory, or a
+                device that cannot be used.
+        """
+        self.device = device
+        self.session, self._weights = open_session(model_path, threads, device)
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        if metadata.get("lathe.format") != GRAPH_FORMAT:
+            raise UserError(f"{model_path} is not a `{GRAPH_FORMAT}` graph", "Export it with this lathe.")
+        check_version(metadata.get(ENTRY, OLDEST), str(model_path))
+        positions = int(metadata["lathe.max_position_embeddings"])
+        if max_batch < 1 or not 1 <= max_length <= positions:
+            raise UserError(
+                f"max_batch {max_batch} and max_length {max_length} are impossible",
+                f"{model_path} takes up to {positions} positions and a batch of at least 1.",
+            )
+        self.max_batch, self.max_length = max_batch, max_length
+        self.vocab_size = int(self.session.get_outputs()[0].shape[1])
+        self.weight_bytes = int(metadata["lathe.weight_bytes"])
+        self.lengths = np.zeros(max_batch, dtype=np.int64)
+        self._caches = allocate(self.session, device, max_batch, max_length)
+        self.kv_cache_bytes = sum(cache.nbytes for cache in self._caches.values())
+        self.kv_bytes_per_token = self.kv_cache_bytes // (max_batch * max_length)
+        self._prompt_logits = np.empty((1, self.vocab_size), np.float32)
+        self._step_logits = np.empty((max_batch, self.vocab_size), np.float32)
+        self._prefills: dict[int, StepBinding] = {}
+        self._decodes: dict[int, StepBinding] = {}
+
+    def prefill(self, slot: int, tokens: np.ndarray, logits: Literal["last", "all"] = "last") -> np.ndarray:
+        """Append `tokens` [S] to a slot; several calls make a chunked prefill.
+
+        Returns float32 logits [1, V] after the last token, or [S, V] after each.
+
+        Raises:
+            UserError: no such slot, no tokens, a token outside the vocabulary, or more than `max_length`.
+        """
+        self._check_slot(slot)
+        tokens = self._checked(tokens)
+        past, count = int(self.lengths[slot]), len(tokens)
+        if past + count > self.max_length:
+            raise UserError(f"{past} cached and {count} new tokens exceed the slot's {self.max_length}")
+        binding = self._prefills.get(slot)
+        if binding is None:
+            binding = self._prefills[slot] = self._binding(slot, slot + 1)
+        columns = np.arange(count) if logits == "all" else np.array([count - 1])
+        wanted = np.stack([np.zeros_like(columns), columns], axis=1)
+        if len(wanted) > len(self._prompt_logits):
+            self._prompt_logits = np.empty((len(wanted), self.vocab_size), np.float32)
+        binding.resize(tokens.reshape(1, count), wanted, self._prompt_logits[: len(wanted)])
+        binding.seqlens_k[0] = binding.total_length[()] = past + count
+        binding.seqlens_k[0] -= 1
+        result = binding.run(self.session)
+        self.lengths[slot] = past + count
+        return result
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """Append one token to each of slots 0..n-1, n = len(tokens); returns float32 logits [n, V].
+
+        Raises:
+            UserError: more tokens than slots, a token outside the vocabulary, or a slot that is full.
+        """
+        tokens = self._checked(tokens)
+        count = len(tokens)
+        if count > self.max_batch:
+            raise UserError(f"{count} tokens for {self.max_batch} slots")
+        lengths = self.lengths[:count]
+        longest = int(lengths.max())
+        if longest >= self.max_length:
+            raise UserError(f"slot {int(lengths.argmax())} is full: {longest} of {self.max_length} tokens")
+        binding = self._decodes.get(count)
+        if binding is None:
+            binding = self._decodes[count] = self._binding(0, count)
+            rows = np.arange(count)
+            places = np.stack([rows, np.zeros_like(rows)], axis=1)
+            binding.resize(np.empty((count, 1), np.int64), places, self._step_logits[:count])
+        binding.tokens[:, 0] = tokens
+        binding.seqlens_k[:] = lengths
+        binding.total_length[()] = longest + 1
+        result = binding.run(self.session)
+        lengths += 1
+        return result
+
+    def move(self, source: int, target: int) -> None:
+        """Move a slot's cached tokens to another slot, whose own are lost; `source` is left empty."""
+        self._check_slot(source)
+        self._check_slot(target)
+        if source == target:
+            return
+        length = int(self.lengths[source])
+        for cache in self._caches.values():
+            cache.copy(source, target, length)
+        self.lengths[target], self.lengths[source] = length, 0
+
+    def keep(self, slot: int, start: int, stop: int) -> Kept:
+        """A copy of what is cached of tokens `start` to `stop` of a slot."""
+        self._check_slot(slot)
+        return start, stop, [cache.read(slot, start, stop) for cache in self._caches.values()]
+
+    def put_back(self, slot: int, kept: Kept) -> None:
+        """Append to a slot what was kept of tokens at the same place.
+
+        Raises:
+            UserError: no such slot, or it does not end where the tokens belong.
+        """
+        self._check_slot(slot)
+        start, stop, parts = kept
+        if self.lengths[slot] != start:
+            raise UserError(f"tokens kept from {start} on do not follow {self.lengths[slot]} cached ones")
+        for cache, part in zip(self._caches.values(), parts, strict=True):
+            cache.write(slot, start, part)
+        self.lengths[slot] = stop
+
+    def reset(self, slot: int) -> None:
+        """Forget a slot's tokens."""
+        self._check_slot(slot)
+        self.lengths[slot] = 0
+
+    def _binding(self, first: int, stop: int) -> StepBinding:
+        return StepBinding(self.session, self._caches, range(first, stop), self.device)
+
+    def _check_slot(self, slot: int) -> None:
+        if not 0 <= slot < self.max_batch:
+            raise UserError(f"there is no slot {slot}: the runner has {self.max_batch}")
+
+    def _checked(self, tokens: np.ndarray) -> np.ndarray:
+        tokens = np.asarray(tokens)
+        if tokens.ndim != 1 or not tokens.size or tokens.dtype.kind not in "iu":
+            raise UserError(f"tokens must be a non-empty row of integers, not {tokens.dtype} {tokens.shape}")
+        outside = [int(end) for end in (tokens.min(), tokens.max()) if not 0 <= end < self.vocab_size]
+        if outside:
+            raise UserError(f"token {outside[0]} is outside the vocabulary of {self.vocab_size}")
+        return np.ascontiguousarray(tokens, dtype=np.int64)

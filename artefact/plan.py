@@ -1,0 +1,243 @@
+"""What a subnet looks like: widths per layer, as data, and the arithmetic that follows from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lathe.artefact.errors import UserError
+
+Width = int | tuple[int, int]
+"""Channels of an FFN; of one of experts, (experts, channels of each); 0: no FFN block."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """Widths of one decoder layer. `kv_heads == 0`: no attention block; `ffn == 0`: no FFN block.
+
+    Args:
+        experts: how many the FFN has, each of `ffn` channels; 0: all of the dense model's, if that has any.
+    """
+
+    query_heads: int
+    kv_heads: int
+    ffn: int
+    experts: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.query_heads, self.kv_heads, self.ffn, self.experts) < 0:
+            raise UserError(f"a layer has a negative width: {self}")
+        if self.experts and not self.ffn:
+            raise UserError(f"experts have no channels: {self}")
+        if bool(self.query_heads) != bool(self.kv_heads):
+            raise UserError(f"query_heads and kv_heads must both be zero or both positive: {self}")
+        if self.kv_heads and self.query_heads % self.kv_heads:
+            heads = f"{self.query_heads} are not one of {self.kv_heads}"
+            raise UserError(f"query heads must be a multiple of KV heads: {heads}")
+
+    @classmethod
+    def of(cls, heads: tuple[int, int], width: Width) -> LayerShape:
+        """From (query heads, KV heads) and what its FFN has."""
+        experts, ffn = (0, width) if isinstance(width, int) else width
+        return cls(*heads, ffn, experts)
+
+    @property
+    def width(self) -> Width:
+        """What its FFN has."""
+        return (self.experts, self.ffn) if self.experts else self.ffn
+
+    def to_json(self) -> dict[str, int]:
+        """`experts` only where an FFN has some."""
+        return {name: value for name, value in asdict(self).items() if value or name != "experts"}
+
+    @property
+    def heads_per_group(self) -> int:
+        """Query heads that read one KV head; 0 without attention."""
+        return self.query_heads // self.kv_heads if self.kv_heads else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The shape of a subnet, layer by layer."""
+
+    layers: tuple[LayerShape, ...]
+
+    def __iter__(self) -> Any:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, index: int) -> LayerShape:
+        return self.layers[index]
+
+    def with_experts(self, experts: int) -> Plan:
+        """With so many where a layer does not say how many it has."""
+        return Plan(
+            tuple(
+                replace(layer, experts=layer.experts or experts) if layer.ffn else layer
+                for layer in self.layers
+            )
+        )
+
+    def replace(self, index: int, layer: LayerShape) -> Plan:
+        """The same but for one layer."""
+        return Plan((*self.layers[:index], layer, *self.layers[index + 1 :]))
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `plan.json`."""
+        return {"format": "lathe-plan/1", "layers": [layer.to_json() for layer in self.layers]}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Plan:
+        """The inverse of `to_json`.
+
+        Raises:
+            UserError: it is no such document.
+        """
+        if not isinstance(document, dict) or document.get("format") != "lathe-plan/1":
+            raise UserError("not a lathe plan: `format` must be `lathe-plan/1`")
+        try:
+            return cls(tuple(LayerShape(**layer) for layer in document["layers"]))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"the plan's layers are malformed: {error}") from None
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """From a file such as `plan.json`.
+
+        Raises:
+            UserError: it cannot be read, or holds no plan.
+        """
+        try:
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8-sig")))
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read the plan {path}: {error}") from None
+
+    @property
+    def uneven(self) -> bool:
+        """Whether layers differ."""
+        return len(set(self.layers)) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """The dimensions of a dense decoder that parameters, bytes and levels follow from.
+
+    Args:
+        layer: widths of each of its layers.
+        attention_bias: of all four projections of an attention block.
+        mlp_bias: of all projections of an FFN.
+        qkv_bias: of q, k and v at least.
+        qk_norm: whether queries and keys are normalised, head by head.
+        qk_norm_whole: whether they are so all heads together.
+        gate: whether an FFN has one.
+        norm_bias: whether norms have biases.
+        norm_before: whether a norm makes what a block reads.
+        norm_after: whether a norm makes what a block adds.
+        norm_offset: what is added to a norm's weights.
+        positions: how many are learned.
+        experts: of every FFN, each as wide as `layer.ffn`; 0: an FFN is one.
+        chosen: how many of them a token uses.
+        normalised_shares: whether what these count adds up to 1.
+        router_bias: whether the router of experts has one.
+        attention_sinks: whether every query head has a score that belongs to no token.
+    """
+
+    hidden_size: int
+    vocab_size: int
+    head_dim: int
+    tied_embeddings: bool
+    num_layers: int
+    layer: LayerShape
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    qk_norm_whole: bool = False
+    gate: bool = True
+    norm_bias: bool = False
+    norm_before: bool = True
+    norm_after: bool = False
+    norm_offset: float = 0.0
+    positions: int = 0
+    experts: int = 0
+    chosen: int = 0
+    normalised_shares: bool = True
+    router_bias: bool = False
+    attention_sinks: bool = False
+
+    @property
+    def dense_plan(self) -> Plan:
+        """The plan that keeps all."""
+        return Plan((self.layer,) * self.num_layers)
+
+    @property
+    def norm_parameters(self) -> int:
+        """Of one norm over the hidden size."""
+        return self.hidden_size * (2 if self.norm_bias else 1)
+
+    @property
+    def _block_norms(self) -> int:
+        """Norms over the hidden size that a block has."""
+        return self.norm_before + self.norm_after
+
+    def attention_parameters(self, layer: LayerShape) -> int:
+        """q, k, v, o projections and the block's norms."""
+        if not layer.kv_heads:
+            return 0
+        q, kv, d = layer.query_heads * self.head_dim, layer.kv_heads * self.head_dim, self.hidden_size
+        bias = (q + 2 * kv) if self.attention_bias or self.qkv_bias else 0
+        bias += d if self.attention_bias else 0
+        bias += layer.query_heads if self.attention_sinks else 0
+        norms = self._block_norms * self.norm_parameters
+        if self.qk_norm:
+            norms += q + kv if self.qk_norm_whole else 2 * self.head_dim
+        return 2 * d * q + 2 * d * kv + norms + bias
+
+    def ffn_parameters(self, layer: LayerShape) -> int:
+        """gate (if there is one), up, down projections, the router of experts, and the block's norms."""
+        if not layer.ffn:
+            return 0
+        d, inner, channels = self.hidden_size, 2 if self.gate else 1, self.ffn_channels(layer)
+        experts = self.experts_of(layer)
+        bias = (inner * channels + max(experts, 1) * d) if self.mlp_bias else 0
+        rest = self._block_norms * self.norm_parameters + experts * (d + self.router_bias)
+        return (inner + 1) * d * channels + rest + bias
+
+    def ffn_channels(self, layer: LayerShape) -> int:
+        """Of an FFN, all its experts together."""
+        return layer.ffn * max(self.experts_of(layer), 1)
+
+    def experts_of(self, layer: LayerShape) -> int:
+        """How many experts the FFN of a layer has; 0 where an FFN is one."""
+        return layer.experts or self.experts
+
+    def decoder_parameters(self, plan: Iterable[LayerShape]) -> int:
+        """Parameters of the decoder layers: what `--keep` is a share of."""
+        return sum(self.attention_parameters(layer) + self.ffn_parameters(layer) for layer in plan)
+
+    def kept(self, plan: Iterable[LayerShape]) -> float:
+        """The share of the dense decoder's parameters that a plan has."""
+        return self.decoder_parameters(plan) / self.decoder_parameters(self.dense_plan)
+
+    @property
+    def table_parameters(self) -> int:
+        """Of embedding and head."""
+        return self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+
+    def parameters(self, plan: Iterable[LayerShape]) -> int:
+        """All of a model, embeddings and head too."""
+        others = self.positions * self.hidden_size + self.norm_parameters
+        return self.decoder_parameters(plan) + self.table_parameters + others
+
+    def weight_bytes(self, plan: Iterable[LayerShape], bytes_per_weight: int) -> int:
+        """Bytes of all parameters."""
+        return self.parameters(plan) * bytes_per_weight
+
+    def kv_bytes_per_token(self, plan: Iterable[LayerShape], bytes_per_value: int) -> int:
+        """Bytes that a token of a sequence takes in the KV cache."""
+        return sum(2 * layer.kv_heads * self.head_dim for layer in plan) * bytes_per_value

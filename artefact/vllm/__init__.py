@@ -1,0 +1,1 @@
+"""What vLLM can serve, and whether it is installed."""

@@ -1,0 +1,1 @@
+"""Whether transformers reads a checkpoint as we do."""

@@ -1,0 +1,1 @@
+"""Where arrays live and work runs: devices, stores on disk, workers, progress."""

@@ -1,0 +1,83 @@
+"""Where layers are run and matrices solved: on the processor, or on a GPU of this machine.
+
+What is on a device are layers, Gram matrices, hidden states and all that is worked out of them; tokens,
+rankings and indices of what stays are in the machine's memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from lathe.artefact.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def parse_device(text: str) -> torch.device:
+    """`cpu`, or an accelerator that PyTorch sees (`cuda`), with or without its number.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    try:
+        asked = torch.device(text)
+    except RuntimeError:
+        raise UserError(f"--device {text} is not a device", "Give cpu, cuda or cuda:1.") from None
+    if asked.type == "cpu":
+        return CPU
+    here = torch.accelerator.current_accelerator(check_available=True)
+    if here is None or here.type != asked.type:
+        raise UserError(
+            f"--device {text}: PyTorch {torch.__version__} sees no such GPU here",
+            "Install PyTorch's build for it, or leave --device out.",
+        )
+    if not hasattr(torch.get_device_module(asked), "mem_get_info"):
+        raise UserError(
+            f"--device {text}: PyTorch does not tell how much memory is free there", "Leave --device out."
+        )
+    index, count = asked.index or 0, torch.accelerator.device_count()
+    if index >= count:
+        raise UserError(f"--device {text}: this machine has {count}, counted from 0", "Give one of them.")
+    return torch.device(asked.type, index)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Of an accelerator's memory."""
+    return int(torch.get_device_module(device).mem_get_info(device)[0])
+
+
+class DeviceMemory:
+    """The most of an accelerator's memory that tensors took, by stage, in bytes."""
+
+    def __init__(self, where: torch.device) -> None:
+        self.where = where
+        self.peaks: dict[str, int] = {}
+
+    def start(self) -> None:
+        """Of a stage."""
+        torch.get_device_module(self.where).reset_peak_memory_stats(self.where)
+
+    def end(self, stage: str) -> int:
+        """Of it; returns its peak."""
+        peak = int(torch.get_device_module(self.where).max_memory_allocated(self.where))
+        self.peaks[stage] = max(self.peaks.get(stage, 0), peak)
+        return peak
+
+
+_AGAIN = "Run the command again when it is free, or without --device: what was finished is kept."
+
+
+@contextmanager
+def out_of_memory_as_user_error(device: torch.device, remedy: str = _AGAIN) -> Iterator[None]:
+    """While this runs, a device whose memory is full ends it with a sentence.
+
+    Raises:
+        UserError: it was full.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"the memory of {device} was full", remedy) from error

@@ -1,0 +1,69 @@
+"""The contract of workers, and doing everything in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+from lathe.compressor.compute.workers.shards import SHARDS, Sharded
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Part = TypeVar("Part")
+P = ParamSpec("P")
+
+
+class Workers(Protocol):
+    """Does pieces of work. What comes out does not depend on who did them.
+
+    Tasks, sharded texts, items and results may travel: they are picklable, and a task or a text that opens
+    what it needs only when it is asked is opened once by a worker.
+
+    Raises:
+        UserError: a piece of work did, or workers were lost and nobody is left.
+    """
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+
+    def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """What a task makes of every item, in their order; an item goes to whoever is free."""
+
+    def ask(
+        self,
+        text: Sharded[Part],
+        method: Callable[Concatenate[Part, P], Iterable[Iterable[Result]]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Iterator[Iterable[Result]]:
+        """What a method gives of every shard of a text, in their order, step by step.
+
+        method: of what holds shards; it yields values by shard, to be taken before the next step is asked
+        for. Who holds which shards stays the same from one question to the next as long as nobody is lost, so
+        that a holder may keep what it worked out.
+        """
+
+    def close(self) -> None:
+        """Let the workers go."""
+
+
+class LocalWorkers:
+    """All of it in this process, piece by piece, when it is asked for."""
+
+    count = 1
+
+    def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        return map(task, items)
+
+    def ask(
+        self,
+        text: Sharded[Part],
+        method: Callable[Concatenate[Part, P], Iterable[Iterable[Result]]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Iterator[Iterable[Result]]:
+        return iter(method(text.held(range(SHARDS)), *args, **kwargs))
+
+    def close(self) -> None:
+        pass

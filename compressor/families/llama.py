@@ -1,5 +1,0 @@
-"""Llama 1, 2, 3 and everything that loads as `llama` (Vicuna, TinyLlama, ...)."""
-
-from compressor.families.base import Family, register
-
-LLAMA = register(Family(model_type="llama", covers="Llama 1, 2 and 3, Vicuna, TinyLlama, SmolLM 1 and 2, Yi"))

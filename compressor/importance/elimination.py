@@ -1,0 +1,135 @@
+"""Backward elimination: remove what costs least after everything else is re-solved; repeat.
+
+With P = (G')^-1 of the columns still there and W the weights re-solved for them, removing the set S
+and re-solving costs tr(W_S (P_SS)^-1 W_S^T) (optimal brain surgeon for a block, exact for the damped
+least-squares problem). The removal updates P and W by block Gaussian elimination. Of a wide W, random
+combinations of its rows stand for all of them: costs are sums over rows.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from lathe.artefact.plan import ModelShape
+from lathe.compressor.compute.device import CPU
+from lathe.compressor.importance.base import orders
+from lathe.compressor.importance.experts import rank_experts
+from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.families import Family
+from lathe.compressor.model.output_projection import seen
+from lathe.compressor.model.pruning import ImportanceRanking
+from lathe.compressor.reconstruction import damped, sketch
+from lathe.compressor.statistics import LayerStatistics
+
+_DAMPING = 1e-3
+_STEPS = 256
+_PANEL = 16
+"""Steps after which their removals are applied to P and W at once, as one matrix product."""
+_ROWS = 512
+"""Of W, at most; costs are then within some 6 %."""
+
+
+def eliminate(weight: torch.Tensor, gram: torch.Tensor, block: int, per_step: int = 1) -> torch.Tensor:
+    """Ranks the n / block blocks of columns, most valuable first: [n / block], in the machine's memory.
+
+    Args:
+        weight: [D, n] output projection.
+        gram: [n, n] float64 of its input, damped; it is overwritten.
+        block: columns that go together.
+        per_step: blocks removed before costs are computed again.
+    """
+    alive, w = torch.arange(len(gram) // block, device=gram.device), sketch(weight, _ROWS)
+    torch.linalg.cholesky(gram, out=gram)
+    p = torch.cholesky_inverse(gram, out=gram)
+    removed: list[torch.Tensor] = []
+    while len(alive):
+        steps, p, w = _panel(p, w, block, per_step)
+        removed += [alive[gone] for gone in steps]
+        keep = torch.ones_like(alive, dtype=torch.bool)
+        keep[torch.cat(steps)] = False
+        alive = alive[keep]
+    return torch.cat([r.flip(0) for r in reversed(removed)]).to(CPU)
+
+
+def _panel(
+    p: torch.Tensor, w: torch.Tensor, block: int, per_step: int
+) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Some steps: the blocks that each removes, by their place, and P [n, n] and W [D, n] of those left.
+
+    A step that removes the columns S leaves P - U V^T and W - W_S V^T, U = P[:, S] and V = U (P_SS)^-1.
+    Within a panel, U, V and W_S are only collected; what costs are made of, the diagonal blocks of P and
+    M = W^T W, is kept up to date: M becomes M - E V^T - V E^T, E = M[:, S] - V M_SS / 2.
+    """
+    count, most = len(p) // block, min(_PANEL * per_step * block, len(p))
+    columns = torch.arange(block, device=p.device)
+    diagonal, squares = _diagonal(p, block), _squares(w, block)
+    here, steps, end = torch.ones(count, dtype=torch.bool, device=p.device), list[torch.Tensor](), 0
+    us, vs, ws = (p.new_empty(rows, most) for rows in (len(p), len(p), len(w)))
+    while here.any() and len(steps) < _PANEL:
+        costs = _costs(diagonal, squares).masked_fill(~here, torch.inf)
+        gone = costs.argsort(stable=True)[: min(per_step, int(here.sum()))]
+        at = (gone[:, None] * block + columns).reshape(-1)
+        u_then, v_then, w_then = (tall[:, :end] for tall in (us, vs, ws))
+        u, own = p[at].T - u_then @ v_then[at].T, w[:, at] - w_then @ v_then[at].T
+        v = torch.linalg.solve(u[at], u, left=False)
+        cross = w.T @ own - v_then @ (w_then.T @ own)
+        e = cross - v @ cross[at] / 2
+        u_b, v_b, e_b = (tall.view(count, block, -1) for tall in (u, v, e))
+        diagonal -= u_b @ v_b.mT
+        moved = e_b @ v_b.mT
+        squares -= moved + moved.mT
+        new, end = slice(end, end + len(at)), end + len(at)
+        us[:, new], vs[:, new], ws[:, new] = u, v, own
+        here[gone] = False
+        diagonal[gone] = torch.eye(block, dtype=p.dtype, device=p.device)
+        steps.append(gone)
+    kept = here.repeat_interleave(block).nonzero()[:, 0]
+    u, v = (tall[kept, :end] for tall in (us, vs))
+    p = p[kept[:, None], kept].addmm_(u, v.T, alpha=-1)
+    return steps, p, w[:, kept].addmm_(ws[:, :end], v.T, alpha=-1)
+
+
+def _costs(diagonal: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+    """[blocks]: of removing each, tr((P_SS)^-1 (W^T W)_SS), from both [blocks, b, b]."""
+    if diagonal.shape[1] == 1:
+        return (squares / diagonal).flatten()
+    return torch.linalg.solve(diagonal, squares).diagonal(dim1=1, dim2=2).sum(1)
+
+
+def _diagonal(square: torch.Tensor, block: int) -> torch.Tensor:
+    """[blocks, b, b]: the diagonal blocks of a matrix."""
+    index = torch.arange(len(square) // block, device=square.device)
+    return square.view(len(index), block, len(index), block)[index, :, index, :].clone()
+
+
+def _squares(w: torch.Tensor, block: int) -> torch.Tensor:
+    """[blocks, b, b]: the diagonal blocks of W^T W."""
+    parts = w.T.reshape(-1, block, len(w))
+    return parts @ parts.mT
+
+
+@orders.register("elimination")
+def elimination(
+    family: Family, shape: ModelShape, weights: Weights, statistics: LayerStatistics
+) -> ImportanceRanking:
+    o, down = (seen(family, shape, weights, kind) for kind in ("attention", "ffn"))
+    per_group = shape.layer.heads_per_group
+    groups = eliminate(o, damped(statistics.attention, _DAMPING), shape.head_dim * per_group)
+    rank = eliminate(o, damped(statistics.attention, _DAMPING), shape.head_dim).argsort()
+    rank = rank.view(-1, per_group)
+    first = torch.arange(len(groups))[:, None] * per_group
+    channels = _channels(down, damped(statistics.ffn, _DAMPING))
+    if not shape.experts:
+        return ImportanceRanking(groups, first + rank.argsort(1), channels)
+    routes = statistics.expert_logits, statistics.expert_products
+    experts = rank_experts(*routes, shape.chosen, shape.normalised_shares)
+    return ImportanceRanking(groups, first + rank.argsort(1), channels, experts)
+
+
+def _channels(down: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
+    """Channels ranked, [F]; of experts, each by itself, [E, F]."""
+    width = gram.shape[-1]
+    if gram.dim() == 2:
+        return eliminate(down, gram, 1, max(1, width // _STEPS))
+    parts = enumerate(zip(down.split(width, 1), gram, strict=True))
+    return torch.stack([expert * width + _channels(own, own_gram) for expert, (own, own_gram) in parts])

@@ -1,0 +1,224 @@
+"""Running single blocks of a decoder with any widths.
+
+The modules are those of our exported model; their weights are passed in, so one skeleton layer serves every
+layer, dense or cut; `at` makes a runner for one layer where they differ in more than weights. A block is
+split where reform works: `*_context` gives the input of the output projection (o_proj, down_proj), `project`
+applies that projection, `merge` adds what the block makes of it to the residual stream.
+
+Between the blocks of a layer whose blocks are parallel, a state is the residual stream and, beside it, what
+came into the layer: [B, T, 2D]. `stream` takes the first, blocks read the last.
+
+Shapes: B windows, T tokens, D model width, N query heads, K KV heads, H head dim, F FFN channels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.positions import Positions
+
+Weights = Mapping[str, torch.Tensor]
+Past = tuple[Any, int]
+"""A cache of transformers' for one layer, and the position after it."""
+_NOTHING: Past = (None, 0)
+KINDS = ("attention", "ffn")
+"""The blocks of a layer, in order."""
+
+
+class BlockRunner:
+    """Runs attention and FFN blocks of one model from weights named relative to their layer."""
+
+    def __init__(self, source: Checkpoint) -> None:
+        from lathe.artefact.modeling import new_model
+
+        config = {**source.config, "num_hidden_layers": 1, "no_rope_layers": None, "windows": None}
+        model = new_model(source.family.exported_type, config | {"head_dim": source.shape.head_dim})
+        self.family, self.shape = source.family, source.shape
+        self._parallel = bool(source.config.get("parallel_blocks"))
+        layer = model.get_submodule(self.family.layer.format(i=0))
+        self._attention_path, o_name = self.family.o.rsplit(".", 1)
+        self._ffn_path, down_name = self.family.down.rsplit(".", 1)
+        self._attention = layer.get_submodule(self._attention_path)
+        self._ffn = layer.get_submodule(self._ffn_path)
+        setattr(self._attention, o_name, nn.Identity())
+        setattr(self._ffn, down_name, nn.Identity())
+        self._ffn.whole = True  # of experts: all read every token
+        self._layer = layer
+        self._final_norm = model.get_submodule(self.family.final_norm)
+        self._positions = Positions(source, model)
+        self._watched: dict[str, tuple[torch.Tensor, torch.Tensor]] | None = None
+        self._index: int | None = 0 if self._positions.alike else None
+
+    def at(self, layer: int) -> BlockRunner:
+        """A runner for the blocks of one layer; this one where all layers are alike."""
+        if self._positions.alike:
+            return self
+        runner = copy.copy(self)
+        runner._index = layer
+        return runner
+
+    def stream(self, state: torch.Tensor) -> torch.Tensor:
+        """[B, T, D]: the residual stream of a state."""
+        return state[..., : self.shape.hidden_size]
+
+    def attention_input(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
+        return self._norm(weights, self.family.attention_norm, self._incoming(state))
+
+    def ffn_input(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
+        return self._norm(weights, self.family.ffn_norm, self._incoming(state))
+
+    def attention_context(self, weights: Weights, state: torch.Tensor, past: Past = _NOTHING) -> torch.Tensor:
+        """[B, T, N*H]: what o_proj reads, for as many heads as the weights have."""
+        if self._index is None:
+            raise ValueError("layers differ in their positions: ask `at` for the runner of one")
+        normed = self.attention_input(weights, state)
+        queries = weights[f"{self.family.q}.weight"].shape[0]
+        self._attention.num_key_value_groups = queries // weights[f"{self.family.k}.weight"].shape[0]
+        return functional_call(
+            self._attention,
+            _under(weights, self._attention_path, self.family.o),
+            kwargs={
+                "hidden_states": normed,
+                "position_embeddings": self._positions.rotation(self._index, normed, past[1]),
+                "attention_mask": self._positions.mask(self._index, normed, past[1]),
+                "cache": past[0],
+            },
+            args=(),
+        )[0]
+
+    def ffn_context(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
+        """[B, T, F]: what down_proj reads; behind it what experts count, where they have biases."""
+        return functional_call(
+            self._ffn,
+            _under(weights, self._ffn_path, self.family.down),
+            (self.ffn_input(weights, state),),
+        )
+
+    def ffn_module(self, weights: Weights) -> Any:
+        """The dense FFN's module with its weights, but for the output projection."""
+        module: Any = copy.deepcopy(self._ffn)
+        module.load_state_dict(_under(weights, self._ffn_path, self.family.down), assign=True)
+        return module
+
+    def project(self, weights: Weights, name: str, context: torch.Tensor) -> torch.Tensor:
+        weight, shares = weights[f"{name}.weight"], weights.get(f"{self.family.shares}.weight")
+        read, behind = context.tensor_split([weight.shape[1]], -1)
+        output = nn.functional.linear(read, weight, weights.get(f"{name}.bias"))
+        if shares is not None and name == self.family.down:
+            output = output + nn.functional.linear(behind, shares)
+        if self._watched is not None:
+            self._watched[f"{name}.weight"] = (context, output)
+        return output
+
+    def merge(
+        self, kind: str, weights: Weights, state: torch.Tensor, projected: torch.Tensor
+    ) -> torch.Tensor:
+        """The state after a block, from what its output projection gives."""
+        after = self.stream(state) + self._norm(weights, self.after(kind), projected)
+        return self._between(after, state) if kind == "attention" else after
+
+    def attention(self, weights: Weights, state: torch.Tensor, past: Past = _NOTHING) -> torch.Tensor:
+        """The state after an attention block; the stream is unchanged where the block was dropped."""
+        if f"{self.family.o}.weight" not in weights:
+            return self._between(state, state)
+        projected = self.project(weights, self.family.o, self.attention_context(weights, state, past))
+        return self.merge("attention", weights, state, projected)
+
+    def ffn(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
+        """The residual stream after an FFN block; unchanged where the block was dropped."""
+        if f"{self.family.down}.weight" not in weights:
+            return self.stream(state)
+        projected = self.project(weights, self.family.down, self.ffn_context(weights, state))
+        return self.merge("ffn", weights, state, projected)
+
+    def block(self, kind: str, weights: Weights, state: torch.Tensor) -> torch.Tensor:
+        """The state after one block. kind: "attention" or "ffn"."""
+        return self.attention(weights, state) if kind == "attention" else self.ffn(weights, state)
+
+    def layer(self, weights: Weights, hidden_BTD: torch.Tensor, past: Past = _NOTHING) -> torch.Tensor:
+        """The stream after both blocks. With a past, one token (or the first of all) goes on from it."""
+        return self.ffn(weights, self.attention(weights, hidden_BTD, past))
+
+    def after(self, kind: str) -> str:
+        """The norm of what a block adds, where there is one."""
+        return self.family.attention_after if kind == "attention" else self.family.ffn_after
+
+    def _incoming(self, state: torch.Tensor) -> torch.Tensor:
+        """[B, T, D]: what a block reads, before its norm."""
+        return state[..., -self.shape.hidden_size :]
+
+    def _between(self, stream_BTD: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """The state between the blocks of a layer that `state` came into."""
+        return torch.cat([stream_BTD, state], -1) if self._parallel else stream_BTD
+
+    def _norm(self, weights: Weights, name: str, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """As it is where the model has no such norm."""
+        if f"{name}.weight" not in weights:
+            return hidden_BTD
+        return functional_call(self._layer.get_submodule(name), _under(weights, name), hidden_BTD)
+
+    def final_norm(self, norm: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """norm: its tensors, `weight` and perhaps `bias`."""
+        return functional_call(self._final_norm, dict(norm), hidden_BTD)
+
+    def projections(self, kind: str) -> list[str]:
+        """Weight names of a block's linear layers, the output projection last; none of experts, whose are in
+        `expert_projections`."""
+        if kind == "ffn" and self.shape.experts:
+            return []
+        return [f"{name}.weight" for name, _ in self._linears(kind)] + [self._output(kind) + ".weight"]
+
+    def expert_projections(self) -> list[str]:
+        """Weight names of the matrices that an FFN holds for all experts."""
+        return [f"{name}.weight" for name in (self.family.gate, self.family.up, self.family.down)]
+
+    @contextmanager
+    def watch(
+        self, kind: str, names: Collection[str] | None = None
+    ) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+        """While a block runs: what each of its `projections`, or of the matrices of other `names`, reads and
+        gives, by weight name."""
+        seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+        def note(name: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+                seen[f"{name}.weight"] = (inputs[0], output)
+
+            return hook
+
+        watched = self.projections(kind) if names is None else names
+        linears = [(name, module) for name, module in self._linears(kind) if f"{name}.weight" in watched]
+        hooks = [module.register_forward_hook(note(name)) for name, module in linears]
+        self._watched = seen if watched else None
+        try:
+            yield seen
+        finally:
+            self._watched = None
+            for hook in hooks:
+                hook.remove()
+
+    def _linears(self, kind: str) -> list[tuple[str, nn.Module]]:
+        path, module = (
+            (self._attention_path, self._attention) if kind == "attention" else (self._ffn_path, self._ffn)
+        )
+        return [(f"{path}.{n}", m) for n, m in module.named_modules() if isinstance(m, nn.Linear)]
+
+    def _output(self, kind: str) -> str:
+        return self.family.o if kind == "attention" else self.family.down
+
+
+def _under(weights: Weights, path: str, but: str = " ") -> dict[str, torch.Tensor]:
+    prefix = path + "."
+    return {
+        name[len(prefix) :]: value
+        for name, value in weights.items()
+        if name.startswith(prefix) and not name.startswith(but + ".")
+    }

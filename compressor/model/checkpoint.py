@@ -1,0 +1,271 @@
+"""A dense checkpoint on disk: its config, its tensor index, and its tensors one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lathe.artefact.config_file import read_config, refuse_quantized, refuse_unmerged
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import ModelShape
+from lathe.compressor.compute.device import CPU
+from lathe.compressor.model.families import Family, TensorLocation, places, resolve, stored_name
+from lathe.compressor.model.families.experts import PACKED
+from lathe.compressor.model.safetensors_index import (
+    FLOATS,
+    TensorEntry,
+    check_no_others,
+    check_tensors,
+    read_index,
+)
+from lathe.compressor.model.tensor_names import Index, by_family_names, with_head
+from lathe.compressor.model.weight_files import layout_note
+
+_FILES = (
+    "*.json",
+    "*.safetensors",
+    "*.model",
+    "*.jinja",
+    "*.txt",
+    "*.tiktoken",
+    "LICENSE*",
+    "NOTICE*",
+    "USE_POLICY*",
+)
+"""Of a checkpoint on the hub."""
+_CHECKED = 2**22
+"""Values that are looked at together: temporaries stay small."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint directory whose config and headers have been checked; weights are read lazily.
+
+    Args:
+        path: the directory.
+        name: what it was called by.
+        config: as one of our model (`Family.read`).
+        family: what says where its tensors are.
+        shape: its dimensions.
+        index: the checkpoint's own tensors, by the names that the family declares; all other names are ours.
+        notes: warnings about how it was read, one sentence each.
+    """
+
+    path: Path
+    name: str
+    config: dict[str, Any]
+    family: Family
+    shape: ModelShape
+    index: dict[str, TensorEntry] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It travels as its place: what it is of is opened again there, once."""
+        return opened, (str(self.path),)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the config asks loaders to compute in; else the stored one."""
+        asked = self.config.get("dtype") or self.config.get("torch_dtype")
+        if asked is None:
+            stored = self.index[self._places[f"{self.family.embedding}.weight"].name].dtype
+            asked = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}.get(stored, "float32")
+        dtype = getattr(torch, str(asked), None)
+        if not isinstance(dtype, torch.dtype):
+            raise UserError(
+                f"config.json of {self.path} asks for an unknown dtype `{asked}`", "Write such as `bfloat16`."
+            )
+        return dtype
+
+    def tensor(self, name: str, at: torch.Tensor | None = None) -> torch.Tensor:
+        """One tensor as float32, a copy; with `at`, those of its rows: only they are read.
+
+        Raises:
+            UserError: the data cannot be read, or holds NaN or infinity.
+        """
+        place = self._places[name]
+        if place.packed:
+            return self._unpacked(place)
+        if not place.others:
+            return self._stored(place.name, place, at)
+        return torch.cat([self._stored(stored, place) for stored in place.names], place.axis)
+
+    def _unpacked(self, place: TensorLocation) -> torch.Tensor:
+        """Of experts that a checkpoint has packed, as float32."""
+        assert place.stack is not None
+        blocks, scales = (self._read(name) for name in place.stored)
+        return self._finite(place.name + PACKED[1], place.stack.unpacked(blocks, scales))
+
+    def _stored(self, name: str, place: TensorLocation, at: torch.Tensor | None = None) -> torch.Tensor:
+        """A tensor of the checkpoint, or those of its rows that `place` says, as float32."""
+        own, period = place.rows, place.period
+        if at is not None and place.plain:
+            return self._finite(name, self._read(name, at).float())
+        part = self._read(name, slice(None) if period else own)
+        if period:
+            part = part.unflatten(0, (-1, period))[:, own].flatten(0, 1)
+        part = place.stack.taken(part) if place.stack else part
+        rows = part if at is None else part[at]
+        return self._finite(name, rows.to(torch.float32, copy=True, memory_format=torch.contiguous_format))
+
+    def _read(self, name: str, rows: slice | torch.Tensor = slice(None)) -> torch.Tensor:
+        """Rows of a tensor of the checkpoint as they are."""
+        entry = self.index[name]
+        try:
+            return entry.read(rows) if isinstance(rows, slice) else entry.rows(rows)
+        except OSError as error:
+            raise UserError(f"cannot read `{name}` from {self.index[name].file}: {error}") from None
+
+    def _finite(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """The values of a tensor of the checkpoint, if they are numbers."""
+        if all(torch.isfinite(part).all() for part in value.view(-1).split(_CHECKED)):
+            return value
+        raise UserError(
+            f"`{name}` in {self.index[name].file} holds NaN or infinity", "The checkpoint is damaged."
+        )
+
+    def layer(self, index: int) -> dict[str, torch.Tensor]:
+        """All tensors of one decoder layer, float32, by their names relative to the layer; of one that was
+        cut those that are left."""
+        prefix = self.family.layer_prefix(index)
+        names = (name for name, _ in self.family.block_tensors(self.shape))
+        there = (name for name in names if self._places[prefix + name].stored.keys() <= self.index.keys())
+        return {name: self.tensor(prefix + name) for name in there}
+
+    def module(self, name: str) -> dict[str, torch.Tensor]:
+        """A module's `weight` and, where it has one, its `bias`."""
+        kinds = (kind for kind in ("weight", "bias") if f"{name}.{kind}" in self._places)
+        return {kind: self.tensor(f"{name}.{kind}") for kind in kinds}
+
+    @cached_property
+    def _places(self) -> dict[str, TensorLocation]:
+        return places(self.family, self.shape, _packed(self.index))
+
+    @property
+    def positions(self) -> int:
+        """The longest context that the config allows."""
+        return int(self.config.get("max_position_embeddings") or 2048)
+
+    def names(self) -> Iterator[str]:
+        """Of all tensors."""
+        return (name for name, _ in self.family.tensors(self.shape))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A matrix [V, D] that stays in the checkpoint: rows by index [...], or all of it, float32, by device."""
+
+    source: Checkpoint
+    name: str
+    device: torch.device = CPU
+
+    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.source.tensor(self.name, rows).to(self.device)
+
+    def whole(self) -> torch.Tensor:
+        return self.source.tensor(self.name).to(self.device)
+
+
+def open_checkpoint(model: str) -> Checkpoint:
+    """Open a local checkpoint directory, or a hub name (fetched through huggingface_hub's cache).
+
+    Checks the config, every safetensors header, and that each tensor of the family is there in its
+    shape. Reads no weights.
+
+    Raises:
+        UserError: anything that would make a later stage fail.
+    """
+    path = _locate(model)
+    raw = read_config(path)
+    named = raw.pop("transformers_weights", None)
+    family = resolve(raw)
+    config = family.read(raw)
+    index = read_index(path, named)
+    refuse_quantized(path, index)
+    refuse_unmerged(path, index)
+    config, index, apart = _by_family(path, config, family, index)
+    shape = family.shape(config)
+    _check(path, [*places(family, shape, _packed(index)).values()], index)
+    notes = tuple(note for note in (layout_note(path, named), apart) if note)
+    source = Checkpoint(path, Path(model).name or path.name, config, family, shape, index, notes)
+    if not source.dtype.is_floating_point:
+        raise UserError(f"config.json of {path} asks for `{source.dtype}` weights", "Use a float type.")
+    return source
+
+
+def _by_family(
+    path: Path, config: dict[str, Any], family: Family, index: Index
+) -> tuple[dict[str, Any], Index, str | None]:
+    """Config and index as transformers reads the tensors' names, and a note where it goes against config."""
+    shape = family.shape(config)
+    tables = tuple(stored_name(family, f"{name}.weight") for name in (family.head, family.embedding))
+    known = {name for place in places(family, shape, _packed(index)).values() for name in place.stored}
+    index = by_family_names(path, index, family, known | {*tables})
+    refuse_quantized(path, index, known - index.keys())
+    if not shape.tied_embeddings:
+        return config, index, None
+    index, note = with_head(path, index, *tables)
+    return config | {"tie_word_embeddings": note is None}, index, note
+
+
+def _check(path: Path, found: list[TensorLocation], index: Index) -> None:
+    """Whether all tensors of a model are there, and no others."""
+    for packed, dtypes in ((False, FLOATS), (True, ("U8",))):
+        stored = {n: dims for place in found if place.packed == packed for n, dims in place.stored.items()}
+        check_tensors(path, stored.items(), index, dtypes)
+    check_no_others(path, {name for place in found for name in place.stored}, index)
+
+
+def _packed(index: dict[str, TensorEntry]) -> bool:
+    """Whether a checkpoint has experts as MXFP4."""
+    return any(name.endswith(PACKED) for name in index)
+
+
+@lru_cache(maxsize=1)
+def opened(path: str) -> Checkpoint:
+    """As `open_checkpoint`, of a local directory; the last one is kept."""
+    return open_checkpoint(path)
+
+
+def open_config(model: str) -> Checkpoint:
+    """As `open_checkpoint`, from config.json: the dimensions, and no tensors. Those that are there may say
+    that the head is not tied.
+
+    Raises:
+        UserError: there is no such model, or its config will not do.
+    """
+    path = _locate(model, ["config.json"])
+    raw = read_config(path)
+    named = raw.pop("transformers_weights", None)
+    family = resolve(raw)
+    config = family.read(raw)
+    if any(path.glob("*.safetensors")):
+        config, _, _ = _by_family(path, config, family, read_index(path, named))
+    return Checkpoint(path, Path(model).name or path.name, config, family, family.shape(config), {})
+
+
+def _locate(model: str, files: Sequence[str] = _FILES) -> Path:
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if path.exists():
+        raise UserError(f"{path} is a file", "Give the checkpoint's directory.")
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise UserError(
+            f"there is no model directory {model}", "Give a local directory or a hub name such as org/name."
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=[*files]))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"`{model}` is neither a local directory nor a model that the hub gave: {reason}",
+            "Check the name and the network, or download it and give its directory.",
+        ) from None

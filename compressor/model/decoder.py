@@ -1,0 +1,77 @@
+"""A model as the stages read it: layers, and what comes before and after them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+
+from lathe.compressor.compute.array_store import ArrayLike, ArrayStore
+from lathe.compressor.model.block_runner import BlockRunner, Weights
+from lathe.compressor.model.checkpoint import Checkpoint, Table, opened
+from lathe.compressor.model.embedding import Embedding, embedding
+from lathe.compressor.model.lm_head import LMHead
+
+
+class Output(NamedTuple):
+    logits: torch.Tensor
+
+
+@dataclass(frozen=True)
+class LayeredModel:
+    """A model, dense or cut, whose layers are in memory, or read when asked for, as its room says. It can be
+    called as a causal LM of transformers. Where a dense one travels to, it is opened anew, once."""
+
+    source: Checkpoint
+    runner: BlockRunner
+    head: LMHead
+    embedding: Embedding
+    layers: Sequence[Weights]
+
+    @classmethod
+    def open(cls, source: Checkpoint, room: ArrayStore, runner: BlockRunner | None = None) -> LayeredModel:
+        """runner: of the dense model, for a subnet of it."""
+        runner, family = runner or BlockRunner(source), source.family
+        cap = source.config.get("final_logit_softcapping")
+        names = [f"{family.embedding}.weight"]
+        if not source.shape.tied_embeddings:
+            names.append(f"{family.head}.weight")
+        tables: list[torch.Tensor | Table] = [
+            Table(source, name, room.device) if room.bounded else source.tensor(name).to(room.device)
+            for name in names
+        ]
+        return cls(
+            source,
+            runner,
+            LMHead(runner, room.here(source.module(family.final_norm)), tables[-1], cap),
+            embedding(source, tables[0]),
+            room.load(source.shape.num_layers, source.layer),
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened, (str(self.source.path),)
+
+    def embedded(
+        self, windows_BT: torch.Tensor, room: ArrayStore, parts: Iterable[torch.Tensor]
+    ) -> ArrayLike:
+        """[B, T, D]: what the first layer reads of windows, filled for these parts of them."""
+        hidden = room.rows(*windows_BT.shape, self.runner.shape.hidden_size)
+        for part in parts:
+            hidden[part] = self.embedding[windows_BT[part]]
+        return hidden
+
+    def __call__(self, input_ids: torch.Tensor, **_use_cache: Any) -> Output:
+        """Logits, float32 [B, T, V], of tokens [B, T]."""
+        hidden = self.embedding[input_ids]
+        for index, layer in enumerate(self.layers):
+            hidden = self.runner.at(index).layer(layer, hidden)
+        return Output(self.head.logits(hidden))
+
+
+@lru_cache(maxsize=1)
+def _opened(path: str) -> LayeredModel:
+    """A dense model in memory, the last one that was asked for."""
+    return LayeredModel.open(opened(path), ArrayStore())

@@ -1,0 +1,62 @@
+"""What the first layer reads: tokens from a table, scaled or with learned positions, as the family has it.
+
+Shapes: V vocabulary, D model width, B windows, T tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from lathe.compressor.model.checkpoint import Checkpoint, Table
+
+
+class Embedding(Protocol):
+    """What the first layer reads, by tokens [B, T]; a plain table [V, D] is one."""
+
+    def __getitem__(self, tokens_BT: torch.Tensor, /) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class ScaledEmbedding:
+    """Tokens from a table [V, D], times `scale`."""
+
+    table: torch.Tensor | Table
+    scale: float
+
+    def __getitem__(self, tokens_BT: torch.Tensor) -> torch.Tensor:
+        return self.table[tokens_BT] * self.scale
+
+
+@dataclass(frozen=True)
+class PositionedEmbedding:
+    """Tokens and learned positions. table: [V, D]. positions: one row for each."""
+
+    table: torch.Tensor | Table
+    positions: torch.Tensor
+
+    def __getitem__(self, tokens_BT: torch.Tensor, /) -> torch.Tensor:
+        return self.after(tokens_BT, 0)
+
+    def after(self, tokens_BT: torch.Tensor, start: int) -> torch.Tensor:
+        """For tokens that begin at a position."""
+        return self.table[tokens_BT] + self.positions[start : start + tokens_BT.shape[-1]]
+
+
+def embed(embedding: Embedding, tokens_BT: torch.Tensor, start: int) -> torch.Tensor:
+    """What the first layer reads of tokens that begin at a position."""
+    if isinstance(embedding, PositionedEmbedding):
+        return embedding.after(tokens_BT, start)
+    return embedding[tokens_BT]
+
+
+def embedding(source: Checkpoint, table: torch.Tensor | Table) -> Embedding:
+    """The embedding of a dense model whose table of tokens is given."""
+    if source.config.get("scaled_embedding"):
+        return ScaledEmbedding(table, source.shape.hidden_size**0.5)
+    if not source.shape.positions:
+        return table
+    positions = source.tensor(f"{source.family.positions}.weight")
+    return PositionedEmbedding(table, positions.to(table.device))

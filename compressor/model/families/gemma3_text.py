@@ -1,0 +1,36 @@
+"""Gemma 3 without pictures: normalised queries and keys, five layers of six with a window and with rotary
+positions of their own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lathe.compressor.model.families.base import Family, register
+from lathe.compressor.model.families.gemma2 import DEFAULTS, NORMS, SETTINGS, settings
+from lathe.compressor.model.families.windows import all_but_every, ropes_by_window
+
+_ropes = ropes_by_window("rope_local_base_freq")
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    return settings(config) | _ropes(config)
+
+
+GEMMA3 = register(
+    Family(
+        model_type="gemma3_text",
+        covers="Gemma 3 270M and 1B, the language models of others saved by themselves",
+        exported_type="lathe_gemma",
+        defaults={
+            **DEFAULTS,
+            "max_position_embeddings": 131072,
+            "rope_theta": 1e6,
+            "rope_local_base_freq": 1e4,
+            "sliding_window_pattern": 6,
+        },
+        derived=_settings,
+        settings={**SETTINGS, "qk_norm": True},
+        slides=lambda config, layer: all_but_every(int(config["sliding_window_pattern"]))(config, layer),
+        ropes=("default", "linear"),
+        stored=NORMS,
+    )
+)

@@ -1,0 +1,101 @@
+"""Where a family's checkpoints hold our tensors: under other names, several in one, or one in several."""
+
+from __future__ import annotations
+
+import re
+from itertools import accumulate
+from typing import NamedTuple
+
+from lathe.artefact.plan import ModelShape
+from lathe.compressor.model.families.base import Family
+from lathe.compressor.model.families.experts import BLOCK, PACKED, Stack
+
+
+class TensorLocation(NamedTuple):
+    """Where a checkpoint has one of our tensors: `rows` of every `period` rows of the tensor `name`, whose
+    shape is `dims`; no period: of all rows. Or all of `name`, joined along `axis` with `others` of its shape.
+    Or what `stack` takes of it, which is `packed` or is not.
+    """
+
+    name: str
+    dims: tuple[int, ...]
+    rows: slice = slice(None)
+    period: int = 0
+    others: tuple[str, ...] = ()
+    axis: int = 0
+    stack: Stack | None = None
+    packed: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is all of one tensor, as it is."""
+        return self.rows == slice(None) and not (self.period or self.others or self.stack)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.others)
+
+    @property
+    def stored(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the checkpoint's tensors, by name."""
+        if not self.packed:
+            return dict.fromkeys(self.names, self.dims)
+        experts, inputs, outputs = self.dims
+        blocks = (experts, outputs, inputs // BLOCK)
+        return {self.name + PACKED[0]: (*blocks, BLOCK // 2), self.name + PACKED[1]: blocks}
+
+
+def places(family: Family, shape: ModelShape, packed: bool = False) -> dict[str, TensorLocation]:
+    """Where a checkpoint of a family holds each of our tensors. packed: whether stacked matrices of experts
+    are."""
+    found = {name: TensorLocation(stored_name(family, name), dims) for name, dims in family.tensors(shape)}
+    positions = f"{family.positions}.weight"
+    if positions in found:
+        rows, *columns = found[positions].dims
+        every = slice(family.before, family.before + rows)
+        found[positions] = TensorLocation(found[positions].name, (family.before + rows, *columns), every)
+    layers = [family.layer_prefix(i) for i in range(shape.num_layers)]
+    for modules, period in ((family.fused, 0), (family.interleaved, shape.head_dim)):
+        for whole, parts in modules.items():
+            for layer in layers:
+                module = stored_name(family, f"{layer}{whole}.").removesuffix(".")
+                _share(found, module, [layer + part for part in parts], period)
+    for part, stored in family.side_by_side.items():
+        for layer in layers:
+            names = [f"{layer}{stored}.weight".format(e=expert) for expert in range(shape.experts)]
+            name, axis = f"{layer}{part}.weight", int(part == family.down)
+            found[name] = _joined([stored_name(family, stored) for stored in names], found[name].dims, axis)
+    for ours, stack in family.stacked.items():
+        for layer in layers:
+            name = stored_name(family, layer + stack.name)
+            dims = stack.dims(found[layer + ours].dims, shape.experts)
+            found[layer + ours] = TensorLocation(name, dims, stack=stack, packed=packed and stack.matrix)
+    return found
+
+
+def _joined(names: list[str], dims: tuple[int, ...], axis: int) -> TensorLocation:
+    """Our tensor of shape `dims`, of which a checkpoint has equal parts."""
+    own = list(dims)
+    own[axis] //= len(names)
+    return TensorLocation(names[0], tuple(own), others=tuple(names[1:]), axis=axis)
+
+
+def _share(found: dict[str, TensorLocation], module: str, parts: list[str], size: int) -> None:
+    """Put our modules `parts` into the checkpoint's `module`: one below the other, or `size` rows of each in
+    turn."""
+    for kind in ("weight", "bias"):
+        names = [f"{part}.{kind}" for part in parts if f"{part}.{kind}" in found]
+        counts = [found[name].dims[0] for name in names]
+        ends = list(accumulate([size] * len(names) if size else counts))
+        for name, end, count in zip(names, ends, counts, strict=True):
+            dims = (sum(counts), *found[name].dims[1:])
+            rows = slice(end - (size or count), end)
+            found[name] = TensorLocation(f"{module}.{kind}", dims, rows, size and ends[-1])
+
+
+def stored_name(family: Family, name: str) -> str:
+    """A tensor's name in a checkpoint of a family."""
+    if not family.stored:
+        return name
+    ours = "|".join(map(re.escape, sorted(family.stored, key=len, reverse=True)))
+    return re.sub(rf"\b({ours})(?=\.)", lambda found: family.stored[found[1]], name)

@@ -1,0 +1,185 @@
+"""The tensors of a checkpoint, from the headers of its safetensors files, and reading them one by one.
+
+What is read is a copy. safetensors maps whole files into memory that counts as the process's own, each file
+as often as tensors of it are held: under a limit that would be refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from lathe.artefact.errors import UserError
+from lathe.compressor.model.weight_files import weight_files
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+FLOATS = ("F64", "F32", "BF16", "F16")
+_MAX_HEADER = 100 * 2**20
+_DERIVED = ("rotary_emb.inv_freq", ".masked_bias")
+"""How names of tensors end that older checkpoints hold and models work out themselves."""
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where one tensor lies, read from a safetensors header without touching its data.
+
+    Args:
+        offset: bytes from the beginning of the file.
+    """
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int
+
+    def read(self, rows: slice = slice(None)) -> torch.Tensor:
+        """These rows of it, one after the other in the file; of a scalar, all.
+
+        Raises:
+            OSError: the file cannot be read, or ends too early.
+        """
+        first, end, _ = rows.indices(self.shape[0] if self.shape else 1)
+        found = torch.empty((end - first, *self.shape[1:]), dtype=_DTYPES[self.dtype])
+        with self.file.open("rb", buffering=0) as handle:
+            self._fill(handle, found, first)
+        return found if self.shape else found[0]
+
+    def rows(self, at: torch.Tensor) -> torch.Tensor:
+        """Those with these indices [...], of a matrix: [..., columns]. Each is read once.
+
+        Raises:
+            OSError: as `read`. IndexError: there is no such row.
+        """
+        wanted, places = at.unique(return_inverse=True)
+        if len(wanted) and not 0 <= int(wanted[0]) <= int(wanted[-1]) < self.shape[0]:
+            raise IndexError(f"rows {int(wanted[0])} to {int(wanted[-1])} of {self.shape[0]}")
+        found = torch.empty((len(wanted), *self.shape[1:]), dtype=_DTYPES[self.dtype])
+        with self.file.open("rb", buffering=0) as handle:
+            for number, row in enumerate(wanted.tolist()):
+                self._fill(handle, found[number : number + 1], row)
+        return found[places]
+
+    def _fill(self, handle: io.FileIO, found: torch.Tensor, first: int) -> None:
+        """With rows from one on."""
+        memory = found.view(-1).view(torch.uint8).numpy().data
+        handle.seek(self.offset + first * found[:1].nbytes)
+        while memory:
+            count = handle.readinto(memory)
+            if not count:
+                raise OSError(errno.EIO, "the file ends too early")
+            memory = memory[count:]
+
+
+def read_index(path: Path, named: Any = None) -> dict[str, TensorEntry]:
+    """Every tensor of a checkpoint, by name, from the headers of its `weight_files`.
+
+    Raises:
+        UserError: a file is missing, truncated or damaged.
+    """
+    index: dict[str, TensorEntry] = {}
+    for file in weight_files(path, named):
+        index.update(read_header(file))
+    return index
+
+
+def read_header(file: Path) -> dict[str, TensorEntry]:
+    """Parse and check a safetensors header: length, JSON, dtypes, and that the data fills the file.
+
+    Raises:
+        UserError: the file is missing, truncated or damaged.
+    """
+    damaged = "The file is truncated or corrupt: download or copy it again."
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            if size < 8 or not 2 <= length <= min(_MAX_HEADER, size - 8):
+                raise UserError(f"{file} is not a complete safetensors file", damaged)
+            header = json.loads(handle.read(length))
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"the header of {file} is not valid JSON", damaged) from None
+    entries, end = {}, 0
+    try:
+        for name, item in header.items():
+            if name == "__metadata__":
+                continue
+            shape, dtype, (begin, stop) = tuple(item["shape"]), item["dtype"], item["data_offsets"]
+            count = 1
+            for n in shape:
+                count *= n
+            if dtype in _DTYPES and stop - begin != count * _DTYPES[dtype].itemsize:
+                raise UserError(
+                    f"`{name}` in {file} has {stop - begin} bytes for shape {list(shape)}", damaged
+                )
+            entries[name] = TensorEntry(file, shape, dtype, 8 + length + begin)
+            end = max(end, stop)
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise UserError(f"the header of {file} is malformed", damaged) from None
+    if 8 + length + end != size:
+        raise UserError(f"{file} has {size} bytes where its header promises {8 + length + end}", damaged)
+    try:
+        with safe_open(file, framework="np"):
+            return entries
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read {file}: {error}", damaged) from None
+
+
+def check_no_others(path: Path, known: set[str], index: dict[str, TensorEntry]) -> None:
+    """Refuse weights that the family has no place for: the model would be another without them. What is no
+    number is none: Pythia's checkpoints hold causal masks that are called a bias."""
+    for name in sorted(index.keys() - known):
+        if index[name].dtype in FLOATS and not name.endswith(_DERIVED):
+            raise UserError(
+                f"{path} has a tensor `{name}` that its model type has no place for",
+                "Is config.json another model's?",
+            )
+
+
+def check_tensors(
+    path: Path,
+    tensors: Iterable[tuple[str, tuple[int, ...]]],
+    index: dict[str, TensorEntry],
+    dtypes: tuple[str, ...] = FLOATS,
+) -> None:
+    """Whether a checkpoint holds these tensors (name, shape) in one of these types.
+
+    Raises:
+        UserError: one is missing, of another shape, or of another type.
+    """
+    for name, expected in tensors:
+        if name not in index:
+            other = next((stored for stored in sorted(index) if stored.endswith(f".{name}")), None)
+            raise UserError(
+                f"{path} lacks the tensor `{name}`",
+                f"It has `{other}`: give its tensors the names that transformers saves them under."
+                if other
+                else "The checkpoint is incomplete, or config.json is another model's.",
+            )
+        if index[name].shape != expected:
+            raise UserError(
+                f"`{name}` in {path} has shape {list(index[name].shape)}; "
+                f"config.json implies {list(expected)}"
+            )
+        if index[name].dtype not in dtypes:
+            raise UserError(f"`{name}` in {path} holds {index[name].dtype} values", "Use a float checkpoint.")

@@ -1,0 +1,221 @@
+"""How much memory a run will need, told from shapes, and keeping to a limit while it runs.
+
+A run goes one of two ways. *In memory*: the model, what is worked out about it and the text's hidden states
+are all there. *On disk*: only what one layer needs is. Both give the same artefact.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from lathe.artefact.errors import UserError
+from lathe.compressor.calibration.amount import heldout_windows
+from lathe.compressor.calibration.selfgen import cache_bytes
+from lathe.compressor.calibration.tokens import SELF, window_length
+from lathe.compressor.compute.device import CPU, free_bytes
+from lathe.compressor.compute.peak_memory import give_back_at_once
+from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.lm_head import TOP
+from lathe.compressor.pipeline.options import WINDOW, Options
+from lathe.compressor.reconstruction.passes import ROWS
+from lathe.compressor.search.method import methods
+from lathe.compressor.statistics.collect import BATCH
+from lathe.compressor.statistics.router_sample import TOKENS as ROUTED
+
+BASE = 430 * 2**20
+"""A process that has imported what a run uses."""
+_ORDERED, _SOLVED, _FACTORS = 7, 5, 3
+"""Matrices [F, F] in float64 that there are at once: for a layer's order and dampings, for a reform, for the
+preconditioner of a step."""
+_MARGIN = 1.3
+"""What allocators hold over what was asked of them, and temporaries."""
+_ENGINE = 2
+"""What ONNX Runtime holds of a graph, over its weights."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Peaks in bytes: of every stage, on disk, and of a run that keeps everything in memory. limit: what was
+    asked for, else what the machine has left. device: what is free on the device that computes, where it is
+    not the machine's memory."""
+
+    stages: dict[str, int]
+    in_memory: int
+    limit: int
+    device: int | None = None
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether layers, statistics and hidden states stay on disk: where they do not fit."""
+        return self.in_memory > min(self.limit, self.device or self.limit)
+
+    @property
+    def peak(self) -> int:
+        return max(self.stages.values()) if self.on_disk else self.in_memory
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "limit_bytes": self.limit,
+            "peak_bytes": self.peak,
+            "on_disk": self.on_disk,
+            "in_memory_bytes": self.in_memory,
+            "stages_on_disk_bytes": self.stages,
+            "device_free_bytes": self.device,
+        }
+
+
+def memory_plan(options: Options, source: Checkpoint) -> MemoryPlan:
+    """The peaks of a run, and which way it will go.
+
+    Raises:
+        UserError: a limit was given that cannot be kept.
+    """
+    limit = options.memory_limit or psutil.virtual_memory().available
+    needs = _Needs(options, source)
+    device = None if options.where == CPU else free_bytes(options.where)
+    plan = MemoryPlan(needs.stages(), needs.in_memory(), limit, device)
+    if device is not None:
+        _check_device(plan, options.where, device)
+    if options.memory_limit and plan.peak > limit:
+        stage = max(plan.stages, key=plan.stages.__getitem__)
+        remedy = f"Give at least {_size(plan.peak)}"
+        if stage == _MEASURE:
+            remedy += ", or leave the graph out: `--export checkpoint` with --keep"
+        raise UserError(
+            f"a memory limit of {_size(limit)} cannot be kept: the stage `{stage}` will need "
+            f"{_size(plan.peak)}",
+            f"{remedy}.",
+        )
+    if options.place:
+        count, each = (options.place.workers or 0) + 1, plan.in_memory
+        if count * each > limit:
+            raise UserError(
+                f"each of {count} processes will need {_size(each)}, and {_size(limit)} of memory is free",
+                "Ask for fewer workers, or leave --ray out: a run of one process works from disk.",
+            )
+    return plan
+
+
+_MEASURE = "measure and verify in ONNX Runtime"
+
+
+def _check_device(plan: MemoryPlan, where: torch.device, free: int) -> None:
+    """What a stage needs beyond the process itself is on the device, but for ONNX Runtime's."""
+    needs = {stage: size - BASE for stage, size in plan.stages.items() if stage != _MEASURE}
+    stage = max(needs, key=needs.__getitem__)
+    if needs[stage] > free:
+        raise UserError(
+            f"the stage `{stage}` will need {_size(needs[stage])} on {where}, where {_size(free)} are free",
+            "Leave --device out, or free the GPU.",
+        )
+
+
+class _Needs:
+    """Bytes that the parts of a run take."""
+
+    def __init__(self, options: Options, source: Checkpoint) -> None:
+        shape = self.shape = source.shape
+        self.options, self.layers = options, shape.num_layers
+        self.window = window_length(source, WINDOW)
+        self.windows = sum(heldout_windows(options.calibration_tokens, self.window))
+        self.query = shape.layer.query_heads * shape.head_dim
+        self.layer = 4 * shape.decoder_parameters([shape.layer])
+        self.head = 4 * shape.vocab_size * shape.hidden_size
+        self.square = max(8 * self.query**2, 8 * max(1, shape.experts) * shape.layer.ffn**2)
+        self.model = 4 * shape.parameters(shape.dense_plan)
+
+    def stages(self) -> dict[str, int]:
+        head = 3 * self.head // 2  # as it is stored, beside float32
+        found = {
+            "calibrate and order": self._ordering(),
+            "search": head + 3 * self.layer + 2 * self.square + self._cross() + self._judging(),
+            "reform": self._reform(BATCH),
+            "verify": head + 2 * self.layer + 3 * self._logits(),
+        }
+        rounds = methods.get(self.options.method).whole_rounds
+        if rounds:
+            judged = head + 2 * self.layer + self._logits() + self._judging()
+            found["reform of the whole"] = max(self._reform(ROWS), judged)
+        if self.options.calibration == SELF or rounds > 1:
+            cached = cache_bytes(self.shape, self.window)
+            found["text that the model writes"] = head + self.layer + cached
+        if self.options.graph or self.options.timed:
+            found[_MEASURE] = 2 * _ENGINE * self.model
+        return {name: BASE + int(_MARGIN * size) for name, size in found.items()}
+
+    def in_memory(self) -> int:
+        """Dense, subnet and a step's vectors and factors; hidden states at every layer; one batch."""
+        states = 4 * self.windows * self.window * self.shape.hidden_size
+        factors = self.layers * self.square * 2
+        whole = 8 * self.model + factors + (self.layers + 4) * states + self._logits()
+        measure = self.model * (1 + 2 * _ENGINE) if self.options.graph or self.options.timed else 0
+        return BASE + max(whole, measure, max(self.stages().values()) + 2 * self.model)
+
+    def _ordering(self) -> int:
+        return _ORDERED * self.square + self._inputs() + self.layer + self._activations(BATCH)
+
+    def _reform(self, rows: int) -> int:
+        """Solving for a projection; or the step's factors, whose Gram matrices come from activations."""
+        solving = _SOLVED * self.square
+        factors = _FACTORS * self.square + 2 * self._activations(rows)
+        return self._inputs() + 3 * self.layer + max(solving, factors)
+
+    def _inputs(self) -> int:
+        """Gram matrices of what a layer's first projections read, and what experts are ranked by."""
+        routes = 4 * ROUTED * self.shape.experts * (self.shape.experts + 1)
+        return 2 * 8 * self.shape.hidden_size**2 + routes
+
+    def _cross(self) -> int:
+        """Of a Gram matrix and the dense projection, [F, D] in float64."""
+        shape = self.shape
+        return 8 * shape.hidden_size * max(self.query, shape.ffn_channels(shape.layer))
+
+    def _activations(self, rows: int) -> int:
+        d, inner = self.shape.hidden_size, 3 * self.shape.ffn_channels(self.shape.layer) + 4 * self.query
+        return 4 * rows * self.window * (8 * d + inner)
+
+    def _logits(self) -> int:
+        return 3 * 4 * self.window * self.shape.vocab_size
+
+    def _judging(self) -> int:
+        """A window's logits, and what the dense model gives for all that are held out."""
+        _, heldout = heldout_windows(self.options.calibration_tokens, self.window)
+        return self._logits() + 12 * TOP * heldout * self.window
+
+
+@contextmanager
+def kept(limit: int | None) -> Iterator[None]:
+    """While this runs, the system refuses what would pass the limit.
+
+    Raises:
+        UserError: it had to.
+    """
+    if limit is None:
+        yield
+        return
+    give_back_at_once()
+    process, (soft, hard) = psutil.Process(), resource.getrlimit(resource.RLIMIT_DATA)
+    spare = limit - process.memory_info().rss
+    resource.setrlimit(resource.RLIMIT_DATA, (max(0, process.memory_info().data + spare), hard))
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "alloc" in str(error):
+            raise UserError(
+                f"the memory limit of {_size(limit)} was hit",
+                "Run the same command with a higher --memory-limit: what was finished is kept.",
+            ) from error
+        raise
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,126 @@
+"""One damped Gauss-Newton step over named weight matrices, by preconditioned conjugate gradients.
+
+With outputs y(theta) ~ y(theta0) + J d and a loss of curvature H in them, the best change d solves
+
+    (J^T H J / n + ridge) d = -(gradient of the loss)
+
+J^T v is a backward pass, J p a difference of two forward ones. The preconditioner is Kronecker-factored
+(K-FAC, arXiv 1503.05671): for every matrix, the Gram of what it reads and that of the gradients at what it
+gives. Stopping where held-out text errs least is the regularisation.
+
+A vector is a sequence of parts (blocks, or layers), each by weight name; only a part need be in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+
+from lathe.compressor.compute.array_store import ArrayStore, Tensors
+from lathe.compressor.reconstruction.closed_form import damp
+from lathe.compressor.statistics.gram import Grams
+
+Parts = Sequence[Tensors]
+_DIFFERENCE = 1e-3
+
+
+class Step(Protocol):
+    """What is solved for: weights by name, and how the loss and its curvature look around them. room: where
+    vectors are kept."""
+
+    room: ArrayStore
+
+    @property
+    def start(self) -> Parts: ...
+
+    def error(self, weights: Parts) -> float:
+        """Of held-out windows."""
+
+    def descent(self) -> Parts:
+        """Minus the gradient per token, on the windows to fit."""
+
+    def curvature(self, direction: Parts) -> Parts:
+        """J^T H J direction per token."""
+
+    def factors(self) -> Factors:
+        """The preconditioner, and the ridge that goes with it."""
+
+
+class Factors:
+    """Kronecker factors of the curvature, damped, by part.
+
+    inverses: of the damped Grams, `read NAME` [in, in] and `give NAME` [out, out]. ridges: by weight name.
+    """
+
+    def __init__(self, inverses: Parts, ridges: Sequence[dict[str, float]]) -> None:
+        self._inverses, self._ridges = inverses, ridges
+
+    def solve(self, residual: Parts) -> Iterator[Tensors]:
+        for part, inverse in zip(residual, self._inverses, strict=True):
+            yield {n: inverse[f"give {n}"] @ r @ inverse[f"read {n}"] for n, r in part.items()}
+
+    def ridge(self, p: Parts) -> Iterator[Tensors]:
+        for part, ridge in zip(p, self._ridges, strict=True):
+            yield {n: ridge[n] * v for n, v in part.items()}
+
+
+def factors_of(found: Grams, damping: float) -> tuple[Tensors, dict[str, float]]:
+    """A part's inverses and ridges; the Grams are used up. damping: relative to their mean diagonals."""
+    inverses, ridges = {}, {}
+    for name in list(found.reads):
+        scale = 1.0
+        for kind, grams in (("read", found.reads), ("give", found.gives)):
+            gram = grams.pop(name).mean()
+            scale *= float(gram.diagonal(dim1=-2, dim2=-1).mean())
+            inverses[f"{kind} {name}"] = _inverse(damp(gram, damping))
+        ridges[name] = damping * scale
+    return inverses, ridges
+
+
+def _inverse(gram: torch.Tensor) -> torch.Tensor:
+    """[..., n, n], in float32, which is enough to guide the steps; by float64 where that has no factor."""
+    factor, failed = torch.linalg.cholesky_ex(gram.float())
+    if failed.any():
+        factor = torch.linalg.cholesky(gram)
+    return torch.cholesky_inverse(factor).float()
+
+
+def iterates(step: Step, count: int, patience: int) -> Iterator[tuple[float, Parts]]:
+    """(held-out error, weights): as they are, then after every iteration; `patience` worse ones in a row
+    end it."""
+    best, keep = step.error(step.start), step.room.keep
+    yield best, step.start
+    factors = step.factors()
+    change = keep({n: torch.zeros_like(w) for n, w in part.items()} for part in step.start)
+    left = step.descent()
+    direction = solved = keep(factors.solve(left))
+    worse, slope = 0, dot(left, solved)
+    for _ in range(count):
+        if slope <= 0 or worse == patience:
+            return
+        image = keep(add(step.curvature(direction), factors.ridge(direction)))
+        length = slope / dot(direction, image)
+        change, left = keep(add(change, direction, length)), keep(add(left, image, -length))
+        weights = keep(add(step.start, change))
+        error = step.error(weights)
+        best, worse = (error, 0) if error < best else (best, worse + 1)
+        yield error, weights
+        solved = keep(factors.solve(left))
+        slope, before = dot(left, solved), slope
+        direction = keep(add(solved, direction, slope / before))
+
+
+def small_step(start: Parts, direction: Parts) -> float:
+    """The factor of a direction at which a difference quotient is taken."""
+    return dot(start, start) ** 0.5 / max(dot(direction, direction) ** 0.5, 1e-30) * _DIFFERENCE
+
+
+def dot(a: Iterable[Tensors], b: Iterable[Tensors]) -> float:
+    return sum(float((p[n].double() * q[n].double()).sum()) for p, q in zip(a, b, strict=True) for n in p)
+
+
+def add(a: Iterable[Tensors], b: Iterable[Tensors], factor: float = 1.0) -> Iterator[Tensors]:
+    for p, q in zip(a, b, strict=True):
+        yield {n: p[n] + factor * q[n] for n in p}

@@ -1,0 +1,111 @@
+"""What a change in one block does at the end, to second order: for all blocks from one way back.
+
+With tokens drawn from the dense model's own distribution and g_t the gradient of their loss, summed over a
+window, by the residual stream at token t after a block, changes delta_t of that stream leave
+
+    KL(dense || changed) = sum_t (g_t . delta_t)^2 / 2
+
+of the window in expectation, to second order and with different tokens' changes taken as independent (Fisher
+information: Martens, arXiv 1412.1193). Replaying a change of each block through all layers above takes a time
+that grows with the square of their number; this grows with the number. It holds where changes are small
+beside the stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+
+from lathe.compressor.compute.array_store import ArrayLike, ArrayStore
+from lathe.compressor.model.block_runner import KINDS, BlockRunner, Weights
+from lathe.compressor.model.lm_head import LMHead
+
+ROWS = 4
+"""Windows of a batch."""
+_SAMPLES = 2
+"""Ways back, each for other tokens."""
+
+
+_BEYOND = 5.0
+"""Damages are larger than the second order says by so many times the change's size, roughly: from replays of
+two small models (docs/experiments.md)."""
+
+
+class SensitivityEstimate(NamedTuple):
+    """kl: in nats per token, the second order and `_BEYOND`. size: the mean over tokens of
+    |delta|^2 / |stream|^2."""
+
+    kl: float
+    size: float
+
+
+class FisherSensitivity:
+    """The gradients at every block.
+
+    Args:
+        states: [B, T, ...] of the dense model, before each block and after the last.
+        dense: the blocks, by position.
+        room: for gradients.
+    """
+
+    def __init__(
+        self,
+        runner: BlockRunner,
+        head: LMHead,
+        states: Sequence[ArrayLike],
+        dense: Callable[[int], Weights],
+        room: ArrayStore,
+    ) -> None:
+        self._runner, self._states, self._room = runner, states, room
+        self._count = len(states[0])
+        self._parts = torch.arange(self._count).split(ROWS)
+        self._after = [self._at_the_head(head)]
+        for position in reversed(range(1, len(states) - 1)):
+            self._after.append(self._below(position, dense(position), self._after[-1]))
+        self._after.reverse()
+
+    def of(self, position: int, changed: ArrayLike) -> SensitivityEstimate:
+        """What it does if a block gives this, [B, T, ...], in place of what the dense one does."""
+        kl = size = 0.0
+        for part in self._parts:
+            dense = self._states[position + 1][part]
+            delta = changed[part] - dense
+            size += float((delta.square().sum(-1) / dense.square().sum(-1).clamp_min(1e-12)).sum())
+            for at in self._samples(part):
+                kl += float((self._after[position][at] * delta).sum(-1).square().sum())
+        tokens = self._count * changed.shape[1]
+        size /= tokens
+        return SensitivityEstimate(kl / (2 * _SAMPLES * tokens) * (1 + _BEYOND * size), size)
+
+    def _at_the_head(self, head: LMHead) -> ArrayLike:
+        """[samples * B, T, ...]: after the last block."""
+        found = self._like(self._states[-1])
+        for part in self._parts:
+            last = self._states[-1][part].clone().requires_grad_()
+            with torch.enable_grad():
+                normed = head.normed(last)
+            for at in self._samples(part):
+                drawn = head.sampled_gradient(normed.detach(), torch.Generator().manual_seed(int(at[0])))
+                (found[at],) = torch.autograd.grad(normed, [last], drawn, retain_graph=True)
+        return found
+
+    def _below(self, position: int, weights: Weights, above: ArrayLike) -> ArrayLike:
+        """The same before a block, from those after it."""
+        runner, kind = self._runner.at(position // 2), KINDS[position % 2]
+        found = self._like(self._states[position])
+        for part in self._parts:
+            before = self._states[position][part].clone().requires_grad_()
+            with torch.enable_grad():
+                after = runner.block(kind, weights, before)
+            for at in self._samples(part):
+                (found[at],) = torch.autograd.grad(after, [before], above[at], retain_graph=True)
+        return found
+
+    def _like(self, states: ArrayLike) -> ArrayLike:
+        return self._room.rows(_SAMPLES * len(states), *states.shape[1:])
+
+    def _samples(self, part: torch.Tensor) -> list[torch.Tensor]:
+        """Where the gradients of some windows are, one after the other way back."""
+        return [number * self._count + part for number in range(_SAMPLES)]

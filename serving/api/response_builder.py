@@ -1,0 +1,257 @@
+"""Chunks in OpenAI's shapes. A whole answer is the fold of the parts that a stream would have sent."""
+
+from __future__ import annotations
+
+import codecs
+import time
+import uuid
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+
+from lathe.serving.api.answer import Answer, Json, PromptUsage
+from lathe.serving.api.schemas import UsageEvents
+from lathe.serving.api.scores import described
+from lathe.serving.api.service import Service
+from lathe.serving.api.thinking import Beginning, Part, Turn
+from lathe.serving.api.tools import Calling, calls_of
+from lathe.serving.backend import GenerationRequest, RequestOutput
+from lathe.serving.decoding.sampling import TokenLogprob
+from lathe.serving.decoding.tokenizer import Tokenizer
+
+
+class ResponseBuilder(Answer):
+    """Answers in choices, as completions and chats have them."""
+
+    prefix: str
+    whole_object: str
+    part_object: str
+
+    def __init__(self, service: Service, requests: Sequence[GenerationRequest], usage: UsageEvents) -> None:
+        self._tokenizer = service.tokenizer
+        self._count = len(requests)
+        self._usage_events = usage
+        self._prompt = PromptUsage(requests)
+        self._completion_tokens = 0
+        self._head = {
+            "id": f"{self.prefix}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": service.name,
+            "system_fingerprint": f"lathe-{service.artefact.digest}",
+        }
+
+    @abstractmethod
+    def parts(self, chunk: RequestOutput) -> list[Json]:
+        """The choice objects of a stream's events, one an event; the last chunk of a choice has one."""
+
+    @abstractmethod
+    def fold(self, index: int, parts: list[Json]) -> Json:
+        """The choice object of a whole answer, from the parts of one choice."""
+
+    def events(self, chunk: RequestOutput) -> Iterable[Json]:
+        self._count_tokens(chunk)
+        for part in self.parts(chunk):
+            yield self._envelope([part])
+
+    def closing(self) -> Iterable[Json]:
+        if self._usage_events != "none":
+            yield self._envelope([]) | {"usage": self._usage()}
+
+    def whole(self, chunks: Sequence[RequestOutput]) -> Json:
+        for chunk in chunks:
+            self._count_tokens(chunk)
+        parts = [part for chunk in chunks for part in self.parts(chunk)]
+        choices = [self.fold(i, [part for part in parts if part["index"] == i]) for i in range(self._count)]
+        return self._head | {"object": self.whole_object, "choices": choices, "usage": self._usage()}
+
+    def _envelope(self, choices: list[Json]) -> Json:
+        envelope = self._head | {"object": self.part_object, "choices": choices}
+        if self._usage_events == "none":
+            return envelope
+        return envelope | {"usage": self._usage() if self._usage_events == "all" else None}
+
+    def _count_tokens(self, chunk: RequestOutput) -> None:
+        self._prompt.read(chunk)
+        self._completion_tokens += chunk.tokens
+
+    def _usage(self) -> Json:
+        usage: Json = {
+            "prompt_tokens": self._prompt.tokens,
+            "completion_tokens": self._completion_tokens,
+            "total_tokens": self._prompt.tokens + self._completion_tokens,
+        }
+        if self._prompt.cached is not None:
+            usage["prompt_tokens_details"] = {"cached_tokens": self._prompt.cached}
+        return usage
+
+
+class CompletionWriter(ResponseBuilder):
+    prefix, whole_object, part_object = "cmpl", "text_completion", "text_completion"
+
+    def __init__(
+        self,
+        service: Service,
+        requests: Sequence[GenerationRequest],
+        usage: UsageEvents,
+        echoes: Sequence[str],
+    ) -> None:
+        """`echoes`: per choice, the prompt to repeat before the answer, or nothing."""
+        super().__init__(service, requests, usage)
+        self._echoes = list(echoes)
+        self._scored = requests[0].logprobs is not None
+        shown = requests[0].show_specials
+        self._places = [_Place(service.tokenizer, echo, shown) for echo in echoes]
+
+    def parts(self, chunk: RequestOutput) -> list[Json]:
+        echo, self._echoes[chunk.index] = self._echoes[chunk.index], ""
+        part = {
+            "index": chunk.index,
+            "text": echo + chunk.text,
+            "logprobs": self._logprobs(chunk) if self._scored else None,
+            "finish_reason": chunk.finish,
+        }
+        return [part]
+
+    def fold(self, index: int, parts: list[Json]) -> Json:
+        logprobs = [part["logprobs"] for part in parts if part["logprobs"]]
+        return {
+            "index": index,
+            "text": "".join(part["text"] for part in parts),
+            "logprobs": {key: [one for p in logprobs for one in p[key]] for key in logprobs[0]}
+            if logprobs
+            else None,
+            "finish_reason": parts[-1]["finish_reason"],
+        }
+
+    def _logprobs(self, chunk: RequestOutput) -> Json:
+        scores = chunk.prompt_scores + chunk.scores
+        return {
+            "tokens": [self._label(score.token) for score in scores],
+            "token_logprobs": [score.logprob for score in scores],
+            "top_logprobs": [self._top(score) for score in scores],
+            "text_offset": [self._places[chunk.index].advance(score.token) for score in scores],
+        }
+
+    def _top(self, score: TokenLogprob) -> Json | None:
+        if score.logprob is None:
+            return None
+        ranked = {self._label(token): logprob for token, logprob in reversed(score.top)}
+        return {self._label(score.token): score.logprob} | dict(reversed(ranked.items()))
+
+    def _label(self, token: int) -> str:
+        piece = self._tokenizer.label(token)
+        try:
+            return piece.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
+
+
+class ChatWriter(ResponseBuilder):
+    prefix, whole_object, part_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def __init__(
+        self,
+        service: Service,
+        requests: Sequence[GenerationRequest],
+        usage: UsageEvents,
+        thinking: Beginning | None = None,
+        calling: Calling | None = None,
+        tier: str | None = None,
+    ) -> None:
+        """`thinking`: how the answers begin to think; `calling`: how they may call tools; `tier`: the
+        service tier that was asked for, there is one."""
+        super().__init__(service, requests, usage)
+        self._head |= {"service_tier": "default"} if tier else {}
+        self._scored = requests[0].logprobs is not None
+        self._calls = [calling.deltas() if calling else None for _ in requests]
+        self._turns = [Turn(thinking) for _ in requests]
+
+    def opening(self) -> Iterable[Json]:
+        for index in range(self._count):
+            content = "" if self._calls[index] is None else None
+            delta = {"role": "assistant", "content": content, "refusal": None}
+            yield self._envelope([{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}])
+
+    def parts(self, chunk: RequestOutput) -> list[Json]:
+        calls, finish = self._calls[chunk.index], chunk.finish
+        deltas: list[tuple[Json, Sequence[TokenLogprob]]] = []
+        for part in self._turns[chunk.index].read(chunk):
+            if calls is not None and part.kind == "content":
+                deltas += calls.read(part.text, part.scores)
+            else:
+                deltas.append((_delta(part), part.scores))
+        if chunk.last:
+            deltas += calls.end(cut=finish == "length") if calls else ()
+            deltas = deltas or [({}, ())]
+        choices = [self._choice(chunk.index, delta, scores) for delta, scores in deltas]
+        if chunk.last:
+            choices[-1]["finish_reason"] = calls.finish(finish) if calls else finish
+        return choices
+
+    def _choice(self, index: int, delta: Json, scores: Sequence[TokenLogprob]) -> Json:
+        scored = {"content": [described(self._tokenizer, score) for score in scores], "refusal": None}
+        return {
+            "index": index,
+            "delta": delta,
+            "logprobs": scored if self._scored else None,
+            "finish_reason": None,
+        }
+
+    def fold(self, index: int, parts: list[Json]) -> Json:
+        scores = [score for part in parts if part["logprobs"] for score in part["logprobs"]["content"]]
+        return {
+            "index": index,
+            "message": self._message([part["delta"] for part in parts]),
+            "logprobs": {"content": scores, "refusal": None} if self._scored else None,
+            "finish_reason": parts[-1]["finish_reason"],
+        }
+
+    def _message(self, deltas: Sequence[Json]) -> Json:
+        """Content is null where nothing came after the thinking, or nothing but calls."""
+        text = "".join(delta.get("content", "") for delta in deltas)
+        thought = "".join(delta.get("reasoning_content", "") for delta in deltas)
+        message: Json = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+        if calls := calls_of(deltas):
+            message |= {"content": text or None, "tool_calls": calls}
+        return message | {"content": text or None} | _reasoning(thought) if thought else message
+
+    def _usage(self) -> Json:
+        if not any(turn.splits for turn in self._turns):
+            return super()._usage()
+        thought = sum(turn.reasoning_tokens for turn in self._turns)
+        return super()._usage() | {"completion_tokens_details": {"reasoning_tokens": thought}}
+
+
+def _delta(part: Part) -> Json:
+    if not part.text:
+        return {}
+    return _reasoning(part.text) if part.kind == "reasoning" else {"content": part.text}
+
+
+def _reasoning(text: str) -> Json:
+    """Under the name that most clients read, and under the newer one of vLLM and OpenRouter."""
+    return {"reasoning_content": text, "reasoning": text}
+
+
+class _Place:
+    """Where in a choice's text the next token begins, in characters. echo: the prompt as it was sent, which
+    may spell out special tokens, and has no space that sentencepiece puts in front. specials: whether the
+    answer has special tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, echo: str = "", specials: bool = False) -> None:
+        self._tokenizer, self._echo, self._specials = tokenizer, echo, specials
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._at = 0
+
+    def advance(self, token: int) -> int:
+        at, piece = self._at, self._tokenizer.piece(token)
+        left = self._echo[at:]
+        if self._specials and not left:
+            piece = self._tokenizer.label(token)
+        text = self._utf8.decode(piece)
+        if left and not piece:
+            named = self._tokenizer.label(token).decode(errors="replace")
+            text = named if left.startswith(named) else ""
+        elif left and at == 0 and text.startswith(" ") and not left.startswith(" "):
+            text = text[1:]
+        self._at += len(text)
+        return at

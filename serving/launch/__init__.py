@@ -1,0 +1,1 @@
+"""The one place that puts API, scheduler and engines together."""

@@ -1,0 +1,82 @@
+"""The ONNX Runtime engine: our scheduler over slots of one session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lathe.artefact.errors import UserError
+from lathe.artefact.manifest import ONNX_FILES
+from lathe.artefact.onnx.device import CPU, DEVICES, Device, check_installed
+from lathe.serving.backend import Backend
+from lathe.serving.decoding.tokenizer import Tokenizer
+from lathe.serving.launch.local import EngineOptions, serve_locally
+from lathe.serving.launch.registry import register
+from lathe.serving.options import ServeOptions
+from lathe.serving.scheduler.prefix_cache import PrefixCache
+from lathe.serving.scheduler.scheduler import PROMPT_CHUNK, Scheduler
+from lathe.serving.served_model import Artefact
+
+
+@register("onnx")
+def serve_onnx(model: Path, options: ServeOptions) -> None:
+    """Serve until told to stop. Raises UserError."""
+    check_installed(_device(options.device))
+    serve_locally("onnx", open_onnx, model, options)
+
+
+def open_onnx(artefact: Artefact, tokenizer: Tokenizer, options: EngineOptions) -> Backend:
+    """Load the graph and start the scheduler's thread. Raises UserError."""
+    from lathe.artefact.onnx.runner import OnnxRunner
+
+    check_external_data(artefact)
+    max_length = options.max_length or artefact.context
+    if max_length > artefact.context:
+        raise UserError(
+            f"--max-length {max_length} is more than the model's {artefact.context} positions",
+            "Give a smaller one.",
+        )
+    try:
+        runner = OnnxRunner(
+            artefact.graph,
+            max_batch=options.max_batch,
+            max_length=max_length,
+            threads=options.threads,
+            device=_device(options.device),
+        )
+    except MemoryError:
+        raise UserError(
+            f"no memory for {options.max_batch} sequences of {max_length} tokens",
+            "Lower --max-batch or --max-length.",
+        ) from None
+    eos = artefact.eos | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
+    kept = options.prefix_cache
+    return Scheduler(
+        runner,
+        tokenizer.piece,
+        eos=eos,
+        max_queue=options.max_queue,
+        observer=options.observer,
+        prefixes=PrefixCache(runner, options.observer, PROMPT_CHUNK, kept) if kept else None,
+    )
+
+
+def _device(name: str | None) -> Device:
+    return CPU if name is None else DEVICES[name]
+
+
+def check_external_data(artefact: Artefact) -> None:
+    """The graph may read weights from its one data file only, whatever it says. Raises UserError."""
+    import onnx
+
+    expected = ONNX_FILES[1].rpartition("/")[2]
+    try:
+        model = onnx.load(artefact.graph, load_external_data=False)
+    except Exception as error:
+        raise UserError(f"{artefact.graph} is not an ONNX model: {error}", "Export it again.") from None
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value != expected:
+                raise UserError(
+                    f"{artefact.graph} reads weights from {entry.value[:80]!r}, which is not {expected}",
+                    "Export it again.",
+                )

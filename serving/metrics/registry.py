@@ -1,0 +1,216 @@
+"""Prometheus metrics of one server: names that begin with `lathe_`, bounded labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import psutil
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from lathe.serving.backend import Backend
+from lathe.serving.metrics.gpu import GpuMemory
+from lathe.serving.metrics.rate import RATE_WINDOW_S, TokenRate
+from lathe.serving.metrics.target import Target
+from lathe.serving.metrics.vllm_names import Alias
+from lathe.serving.served_model import Artefact
+
+TOKEN_EDGES_MS = (
+    1,
+    2,
+    3,
+    5,
+    7.5,
+    10,
+    12.5,
+    15,
+    20,
+    25,
+    30,
+    35,
+    40,
+    50,
+    75,
+    100,
+    150,
+    200,
+    300,
+    500,
+    1000,
+    2500,
+)
+REQUEST_EDGES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300)
+GAUGES = {
+    "lathe_requests_running": "Sequences that are computed.",
+    "lathe_requests_waiting": "Sequences admitted, not computed yet.",
+    "lathe_kv_cache_usage_ratio": "Share of the KV cache in use.",
+    "lathe_backend_up": "1 while the engine answers.",
+    "lathe_model_weight_bytes": "Bytes of the weights.",
+    "lathe_dense_weight_bytes": "Bytes that the dense model's weights would take in the same types.",
+    "lathe_kv_cache_bytes": "Bytes set aside for the KV cache.",
+    "lathe_kv_cache_bytes_per_token": "Bytes that a token takes in the KV cache.",
+    "lathe_dense_kv_cache_bytes_per_token": "Bytes that a token of the dense model would take there.",
+    "lathe_resident_memory_bytes": "Resident memory of all processes of this server.",
+    "lathe_generation_tokens_per_second": f"Tokens generated a second, over {RATE_WINDOW_S} s.",
+}
+"""Labelled by model; every engine sets them, those of the dense model where the report tells of it."""
+MODEL_INFO = ("lathe_model_info", "What is served.")
+ENDPOINTS = ("completions", "chat", "responses")
+OUTCOMES = ("ok", "client_disconnect", "rejected", "invalid", "timeout", "error")
+
+Endpoint = Literal["completions", "chat", "responses"]
+Outcome = Literal["ok", "client_disconnect", "rejected", "invalid", "timeout", "error"]
+
+
+def model_info(model: str, engine: str, artefact: Artefact) -> dict[str, str]:
+    """The labels of `lathe_model_info`."""
+    return {
+        "model": model,
+        "backend": engine,
+        "variant": "compressed" if artefact.compressed else "dense",
+        "target_latency_ms": "" if artefact.target_ms is None else f"{artefact.target_ms:g}",
+        "digest": artefact.digest,
+    }
+
+
+class SequenceMetrics:
+    """Counters and histograms of requests and of the sequences they ask for: the observer of an engine.
+    Thread-safe."""
+
+    def __init__(
+        self, model: str, target_ms: float | None, registry: CollectorRegistry, target_metric: str = "tpot"
+    ) -> None:
+        """`target_ms` becomes a bucket edge of the histograms of its metric, so that it can be verified."""
+        self.registry = registry
+        self.rate = TokenRate()
+        self.model = model
+        self._target = Target(model, target_metric, target_ms, registry)
+        token_edges_s = {*(edge / 1000 for edge in TOKEN_EDGES_MS), *self._target.edge("tpot")}
+        self._requests = Counter(
+            "lathe_requests",
+            "Requests by how they ended.",
+            ("model", "endpoint", "outcome"),
+            registry=self.registry,
+        )
+        for endpoint in ENDPOINTS:
+            for outcome in OUTCOMES:
+                self._requests.labels(model, endpoint, outcome)
+        self._prompt_tokens = self._counter("lathe_prompt_tokens", "Prompt tokens read or found kept.")
+        self._generation_tokens = self._counter("lathe_generation_tokens", "Tokens generated.")
+        self._asked = self._counter("lathe_prefix_cache_queried_tokens", "Prompt tokens looked up there.")
+        self._found = self._counter("lathe_prefix_cache_hit_tokens", "Prompt tokens not read again.")
+        self._ttft = self._histogram(
+            "lathe_time_to_first_token_seconds",
+            "Arrival to first token.",
+            {*REQUEST_EDGES_S, *self._target.edge("ttft")},
+        )
+        self._itl = self._histogram(
+            "lathe_inter_token_latency_seconds", "Gaps between tokens of a sequence.", token_edges_s
+        )
+        self._tpot = self._histogram(
+            "lathe_time_per_output_token_seconds",
+            "Mean time per token after the first, by sequence.",
+            token_edges_s,
+        )
+        self._duration = self._histogram(
+            "lathe_request_duration_seconds",
+            "Arrival to end of the answer.",
+            {*REQUEST_EDGES_S, *self._target.edge("e2e")},
+        )
+        self._queued = self._histogram(
+            "lathe_queue_seconds", "Arrival to first prompt token.", REQUEST_EDGES_S
+        )
+
+    def admitted(self, queued: float) -> None:
+        self._queued.observe(queued)
+
+    def prompt(self, tokens: int) -> None:
+        self._prompt_tokens.inc(tokens)
+
+    def prefix(self, asked: int, found: int) -> None:
+        self._asked.inc(asked)
+        self._found.inc(found)
+
+    def first_token(self, since_arrival: float) -> None:
+        self.began(since_arrival)
+        self._token()
+
+    def began(self, since_arrival: float) -> None:
+        """A sequence has its first token, which is counted elsewhere."""
+        self._ttft.observe(since_arrival)
+        self._target.observe("ttft", since_arrival)
+
+    def next_token(self, since_last: float) -> None:
+        self._itl.observe(since_last)
+        self._token()
+
+    def finished(self, per_token: float | None) -> None:
+        if per_token is not None:
+            self._tpot.observe(per_token)
+            self._target.observe("tpot", per_token)
+
+    def request(self, endpoint: Endpoint, outcome: Outcome, seconds: float) -> None:
+        """A request has ended; durations are kept for answered ones only."""
+        self._requests.labels(self.model, endpoint, outcome).inc()
+        if outcome == "ok":
+            self._duration.observe(seconds)
+            self._target.observe("e2e", seconds)
+
+    def _token(self) -> None:
+        self._generation_tokens.inc()
+        self.rate.add()
+
+    def _counter(self, name: str, help_text: str) -> Any:
+        return Counter(name, help_text, ("model",), registry=self.registry).labels(self.model)
+
+    def _histogram(self, name: str, help_text: str, edges_s: Iterable[float]) -> Any:
+        family = Histogram(name, help_text, ("model",), registry=self.registry, buckets=sorted(edges_s))
+        return family.labels(self.model)
+
+
+class Metrics(SequenceMetrics):
+    """Everything that one server of ours reports, in a registry of its own."""
+
+    def __init__(
+        self,
+        model: str,
+        target_ms: float | None = None,
+        alias: str | None = None,
+        target_metric: str = "tpot",
+    ) -> None:
+        """`alias`: another server under whose names the common ones are reported, too."""
+        super().__init__(model, target_ms, CollectorRegistry(), target_metric)
+        self._aliases = CollectorRegistry()
+        if alias is not None:
+            self._aliases.register(Alias(self.registry, alias))
+        self._read_at_scrape("lathe_generation_tokens_per_second", self.rate.per_second)
+        self.registry.register(GpuMemory())
+        ProcessCollector(registry=self.registry)
+
+    def watch(self, backend: Backend, artefact: Artefact, engine: str) -> None:
+        """Export the state of the backend, read at every scrape."""
+        self._read_at_scrape("lathe_requests_running", lambda: backend.running)
+        self._read_at_scrape("lathe_requests_waiting", lambda: backend.waiting)
+        self._read_at_scrape("lathe_kv_cache_usage_ratio", lambda: backend.kv_cache_usage)
+        self._read_at_scrape("lathe_backend_up", lambda: backend.healthy)
+        self._read_at_scrape("lathe_model_weight_bytes", lambda: backend.weight_bytes)
+        self._read_at_scrape("lathe_kv_cache_bytes", lambda: backend.kv_cache_bytes)
+        self._read_at_scrape("lathe_kv_cache_bytes_per_token", lambda: backend.kv_bytes_per_token)
+        if (times := artefact.dense_weights) is not None:
+            self._read_at_scrape("lathe_dense_weight_bytes", lambda: times * backend.weight_bytes)
+        if (more := artefact.dense_kv) is not None:
+            self._read_at_scrape(
+                "lathe_dense_kv_cache_bytes_per_token", lambda: more * backend.kv_bytes_per_token
+            )
+        process = psutil.Process()
+        self._read_at_scrape("lathe_resident_memory_bytes", lambda: process.memory_info().rss)
+        labels = model_info(self.model, engine, artefact)
+        Gauge(*MODEL_INFO, tuple(labels), registry=self.registry).labels(**labels).set(1)
+
+    def render(self) -> bytes:
+        """The text exposition format."""
+        return generate_latest(self.registry) + generate_latest(self._aliases)
+
+    def _read_at_scrape(self, name: str, read: Callable[[], float]) -> None:
+        gauge = Gauge(name, GAUGES[name], ("model",), registry=self.registry)
+        gauge.labels(self.model).set_function(read)

@@ -1,0 +1,202 @@
+"""What `lathe serve` is given: find the artefact, check it before anything is opened, describe it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from lathe.artefact.errors import UserError
+from lathe.artefact.manifest import GRAPH, MANIFEST, listed_files, read_json, verify_checkpoint, verify_graph
+from lathe.artefact.shipped_files import warn_if_stale
+from lathe.serving.dense_export import export_dense
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+INTEGER_BYTES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
+DEFAULT_CONTEXT = 2048
+
+log = logging.getLogger("lathe.serving")
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """A verified artefact directory.
+
+    `context` is the longest sequence in tokens; `kv_values` how many values a token keeps in the KV cache;
+    `target_ms` the milliseconds it was compressed for, if any, of `target_metric` (tpot, ttft, e2e); `digest`
+    the first 12 digits of the manifest's SHA-256 (of the config's, for a model that no manifest lists).
+    `dense_weights` and `dense_kv`: how many times the bytes of weights and of a token in the KV cache the
+    dense model takes; None where no report tells.
+    """
+
+    path: Path
+    name: str
+    eos: frozenset[int]
+    context: int
+    vocab_size: int
+    compressed: bool
+    target_ms: float | None
+    target_metric: str
+    dense_weights: float | None
+    dense_kv: float | None
+    digest: str
+    kv_values: int
+    head_dim: int | None
+
+    @property
+    def tpot_target_ms(self) -> float | None:
+        """The target, if it is one per output token."""
+        return self.target_ms if self.target_metric == "tpot" else None
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether a tokenizer file brings one."""
+        config = read_json(self.path / "tokenizer_config.json", optional=True)
+        return (self.path / "chat_template.jinja").exists() or bool(config.get("chat_template"))
+
+    @property
+    def graph(self) -> Path:
+        return self.path / GRAPH
+
+    def weights(self) -> tuple[int, int]:
+        """Of the checkpoint: how many floating-point values, and the bytes of all others (packed ones)."""
+        values = other = 0
+        for file in self.path.glob("*.safetensors"):
+            with safe_open(file, "numpy") as tensors:
+                for name in tensors.keys():  # noqa: SIM118  it is not a mapping
+                    part = tensors.get_slice(name)
+                    count = math.prod(part.get_shape())
+                    if part.get_dtype() in FLOATS:
+                        values += count
+                    else:
+                        other += count * INTEGER_BYTES[part.get_dtype()]
+        return values, other
+
+
+def open_artefact(path: Path) -> Artefact:
+    """The artefact at `path`, every file verified that serving the graph reads; a plain dense checkpoint is
+    exported first.
+
+    Raises UserError.
+    """
+    _check_model(path)
+    if (path / MANIFEST).exists():
+        verify_graph(path, listed_files(path))
+        return _describe(path, path.resolve().name)
+    if (path / "onnx").exists():
+        raise UserError(f"{path} has an onnx folder but no manifest.json", "Export it again.")
+    _check_weights(path)
+    return _describe(export_dense(path), path.resolve().name)
+
+
+def open_checkpoint(path: Path) -> Artefact:
+    """The artefact at `path`, every file verified that loading the checkpoint reads; or a plain dense
+    checkpoint, as it is.
+
+    Raises UserError.
+    """
+    _check_model(path)
+    _check_weights(path)
+    if (path / MANIFEST).exists():
+        verify_checkpoint(path, listed_files(path))
+    return _describe(path, path.resolve().name)
+
+
+def _check_model(path: Path) -> None:
+    if not path.is_dir():
+        raise UserError(f"{path} is not a directory", "Give the output directory of `lathe compress`.")
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path} holds no config.json", "Give the output directory of `lathe compress`.")
+    warn_if_stale(path)
+
+
+def _check_weights(path: Path) -> None:
+    if not any(path.glob("*.safetensors")):
+        raise UserError(f"{path} holds no weights (*.safetensors)", "Give the directory of a whole model.")
+
+
+def _describe(path: Path, name: str) -> Artefact:
+    config = read_json(path / "config.json")
+    generation = read_json(path / "generation_config.json", optional=True)
+    report = read_json(path / "report.json", optional=True)
+    plan = read_json(path / "plan.json", optional=True)
+    vocab_size = config.get("vocab_size")
+    if not isinstance(vocab_size, int):
+        raise UserError(f"{path / 'config.json'} states no vocab_size")
+    identity = path / (MANIFEST if (path / MANIFEST).exists() else "config.json")
+    compressed = _compressed(config, plan)
+    return Artefact(
+        path=path,
+        name=name,
+        eos=frozenset(token for token in _eos(config) | _eos(generation) if 0 <= token < vocab_size),
+        context=int(config.get("max_position_embeddings") or DEFAULT_CONTEXT),
+        vocab_size=vocab_size,
+        compressed=compressed,
+        target_ms=_target_ms(report),
+        target_metric=str(_entry(report, "latency").get("metric", "tpot")),
+        dense_weights=_dense_over_subnet(report, "weight_bytes") if compressed else 1.0,
+        dense_kv=_dense_over_subnet(report, "kv_bytes_per_token") if compressed else 1.0,
+        digest=hashlib.sha256(identity.read_bytes()).hexdigest()[:12],
+        kv_values=_kv_values(config),
+        head_dim=_head_dim(config),
+    )
+
+
+def _eos(config: dict[str, Any]) -> frozenset[int]:
+    value = config.get("eos_token_id")
+    values = value if isinstance(value, list) else [value]
+    return frozenset(token for token in values if isinstance(token, int))
+
+
+def _compressed(config: dict[str, Any], plan: dict[str, Any]) -> bool:
+    """Whether the plan takes anything away from the widths in the config."""
+    layers = plan.get("layers", [])
+    heads = config.get("num_attention_heads")
+    experts = config.get("num_experts", config.get("num_local_experts"))
+    dense = {
+        "query_heads": heads,
+        "kv_heads": config.get("num_key_value_heads", heads),
+        "ffn": config.get("moe_intermediate_size", config.get("intermediate_size", config.get("ffn_dim"))),
+        **({"experts": experts} if experts else {}),
+    }
+    return str(config.get("model_type", "")).startswith("lathe_") or any(layer != dense for layer in layers)
+
+
+def _kv_values(config: dict[str, Any]) -> int:
+    """Keys and values of one token in all layers."""
+    dense = config.get("num_key_value_heads") or config.get("num_attention_heads", 0)
+    uneven = config.get("per_layer_config", {})
+    dropped = config.get("dropped_blocks", {}).get("attention", [])
+    heads = [
+        uneven.get(str(layer), {}).get("num_key_value_heads", dense)
+        for layer in range(config.get("num_hidden_layers", 0))
+        if layer not in dropped
+    ]
+    return 2 * sum(heads) * (_head_dim(config) or 0)
+
+
+def _head_dim(config: dict[str, Any]) -> int | None:
+    width, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    return config.get("head_dim") or (width // heads if width and heads else None)
+
+
+def _target_ms(report: dict[str, Any]) -> float | None:
+    target = _entry(report, "latency").get("target_ms")
+    return float(target) if isinstance(target, int | float) and target > 0 else None
+
+
+def _dense_over_subnet(report: dict[str, Any], key: str) -> float | None:
+    dense, subnet = (_entry(report, key).get(name) for name in ("dense", "subnet"))
+    if not isinstance(dense, int | float) or not isinstance(subnet, int | float) or subnet <= 0:
+        return None
+    return dense / subnet
+
+
+def _entry(report: dict[str, Any], key: str) -> dict[str, Any]:
+    value = report.get(key)
+    return value if isinstance(value, dict) else {}

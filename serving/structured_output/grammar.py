@@ -1,0 +1,236 @@
+"""Answers that have to match a JSON schema, or that call tools: what is asked becomes a grammar, a grammar
+masks tokens.
+
+llguidance does the work. Nothing is precomputed for a schema, so that a step of any grammar costs
+microseconds; what a hostile schema could make large is refused before it is compiled or limited inside.
+
+Legend: V vocabulary.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, cast
+
+import llguidance
+import numpy as np
+
+from lathe.serving.decoding.hidden_tokens import hidden
+from lathe.serving.decoding.tokenizer import Tokenizer
+from lathe.serving.structured_output.json_schema import definitions, each_schema, rewritten, without_idle
+from lathe.serving.structured_output.pattern_properties import all_written_out
+from lathe.serving.structured_output.schema_errors import NO_WAY_ON, GrammarError, explained
+from lathe.serving.structured_output.schema_limits import as_text, checked
+from lathe.serving.tools.grammar import Rules, Tool, closed, lark
+
+TOOLS_BYTES = 256 * 1024
+KEPT = 64
+MOST_BLAMED = 64
+"""Parts of a schema that are looked at for the one at fault."""
+OPTIONS = {"whitespace_pattern": r"[ \n]{0,16}"}
+"""Between the parts of a document; without an end, a weak model may never stop writing it."""
+LIMITS = llguidance.LLParserLimits(
+    max_grammar_size=50_000,
+    max_lexer_states=10_000,
+    initial_lexer_fuel=200_000,
+    step_lexer_fuel=100_000,
+    step_max_items=20_000,
+    precompute_large_lexemes=False,
+    verbose_errors=False,
+)
+"""At most about 20 MB and 10 ms a step; ordinary schemas need a thousandth of it."""
+
+
+class Constraint:
+    """What one sequence may say next. Used from one thread."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int) -> None:
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing may follow."""
+        return bool(self._matcher.is_stopped())
+
+    def allowed(self) -> np.ndarray:
+        """bool [V]; the end tokens are allowed where the document may end. Raises GrammarError."""
+        packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()
+        allowed_V = np.unpackbits(packed, bitorder="little")[: self._vocab_size].astype(bool)
+        if not allowed_V.any():
+            raise GrammarError(NO_WAY_ON)
+        return allowed_V
+
+    def accept(self, token: int) -> None:
+        """`token` was chosen. Raises GrammarError."""
+        self._matcher.consume_token(token)
+        self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise GrammarError(explained(self._matcher.get_error(), {}))
+
+
+class Grammar:
+    """A compiled schema or set of rules, shared by all sequences that have to match it. `field`: of requests,
+    that it comes from."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int, field: str) -> None:
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+        self.field = field
+
+    def begin(self) -> Constraint:
+        return Constraint(self._matcher.deep_copy(), self._vocab_size)
+
+
+class Grammars:
+    """Compiles schemas for one model and keeps the last `KEPT`, in memory. Thread-safe; one at a time."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos: Collection[int]) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._eos = sorted(eos)
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, Grammar] = OrderedDict()
+        self._known: Vocabulary | None = None
+
+    def compile(self, schema: dict[str, Any]) -> Grammar:
+        """Raises GrammarError."""
+        text = checked(schema)
+        with self._lock:
+            return self._kept_or(text, lambda: self._of_schema(schema, OPTIONS, "response_format"))
+
+    def compile_tools(self, rules: Rules) -> Grammar:
+        """Raises GrammarError, which names the tool whose schema cannot be used."""
+        for tool in rules.tools:
+            with _blaming(tool):
+                checked(tool.parameters)
+        if rules.answer is not None:
+            checked(rules.answer)
+        with self._lock:
+            text = lark(rules, self._vocabulary(), OPTIONS)
+            if len(text) > TOOLS_BYTES:
+                raise GrammarError(f"the schemas of all tools are larger than {TOOLS_BYTES} bytes")
+            return self._kept_or(text, lambda: self._of_rules(rules))
+
+    def _settled_rules(self, rules: Rules) -> Rules:
+        tools = [replace(tool, parameters=self._settled(tool.parameters)) for tool in rules.tools]
+        answer = None if rules.answer is None else self._settled(rules.answer)
+        return replace(rules, tools=tools, answer=answer)
+
+    def _settled(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """The same schema, in a form that leads to no dead end."""
+        return all_written_out(rewritten(schema, without_idle), self._can_follow)
+
+    def _of_rules(self, rules: Rules) -> Grammar:
+        for tool in rules.tools:
+            with _blaming(tool):
+                options = OPTIONS | {"lenient": not tool.strict}
+                self._of_schema(closed(tool.parameters), options, "tools")
+        text = lark(self._settled_rules(rules), self._vocabulary(), OPTIONS)
+        try:
+            grammar = self._compiled(llguidance.LLMatcher.grammar_from_lark(text), "tools")
+            grammar.begin().allowed()
+        except ValueError as error:
+            raise GrammarError(explained(str(error), {})) from None
+        return grammar
+
+    def _of_schema(self, schema: dict[str, Any], options: dict[str, Any], field: str) -> Grammar:
+        """Checked so far that an answer can begin. Raises GrammarError."""
+        self._vocabulary()
+        try:
+            grammar = self._compiled(_json_grammar(self._settled(schema), options), field)
+            self._follows(grammar, '{"')
+        except ValueError as error:
+            raise GrammarError(self._explained(str(error), schema, options)) from None
+        return grammar
+
+    def _explained(self, message: str, schema: dict[str, Any], options: dict[str, Any]) -> str:
+        """In place of "a required part is unsatisfiable", why that part is."""
+        inner = list(each_schema(schema))[:MOST_BLAMED] if "required" in message else []
+        for pointer, part in reversed(inner[1:]):
+            try:
+                self._compiled(_json_grammar(definitions(schema) | part, options), "")
+            except ValueError as error:
+                if "Unsatisfiable" in str(error):
+                    return f"{explained(str(error), part)} (in {pointer})"
+        return explained(message, schema)
+
+    def _can_follow(self, schema: dict[str, Any], text: str) -> bool:
+        try:
+            return self._follows(self._compiled(_json_grammar(schema, OPTIONS), ""), text)
+        except ValueError:
+            return False
+
+    def _follows(self, grammar: Grammar, text: str) -> bool:
+        """Whether an answer may begin with `text`. Raises GrammarError: then nothing may follow."""
+        constraint = grammar.begin()
+        allowed_V = constraint.allowed()
+        for token in self._tokenizer.encode(text, special=False):
+            if not allowed_V[token]:
+                return False
+            constraint.accept(int(token))
+            allowed_V = constraint.allowed()
+        return True
+
+    def _kept_or(self, text: str, make: Callable[[], Grammar]) -> Grammar:
+        grammar = self._kept.pop(text, None) or make()
+        self._kept[text] = grammar
+        if len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return grammar
+
+    def _compiled(self, grammar: str, field: str) -> Grammar:
+        """Raises ValueError."""
+        matcher = llguidance.LLMatcher(self._vocabulary().tokens, grammar, log_level=0, limits=LIMITS)
+        if matcher.is_error():
+            raise ValueError(matcher.get_error())
+        return Grammar(matcher, self._vocab_size, field)
+
+    def _vocabulary(self) -> Vocabulary:
+        if not self._eos:
+            raise GrammarError("this model has no end token")
+        if self._known is None:
+            self._known = Vocabulary(self._tokenizer, self._vocab_size, self._eos)
+        return self._known
+
+
+class Vocabulary:
+    """llguidance's view of a tokenizer. It takes some added tokens for special that are not."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos: Sequence[int]) -> None:
+        """Raises GrammarError."""
+        self._tokenizer = tokenizer
+        document = tokenizer.to_json()
+        try:
+            self.tokens = llguidance.LLTokenizer(document, n_vocab=vocab_size, eos_token=list(eos))
+            known = {token for token in range(vocab_size) if self.tokens.is_special_token(token)}
+            document = hidden(document, known)  # else text that spells a special token has to be that token
+            self.tokens = llguidance.LLTokenizer(document, n_vocab=vocab_size, eos_token=list(eos))
+        except ValueError as error:
+            raise GrammarError(explained(str(error), {})) from None
+        self.specials = sorted(token for token in known if token not in eos and tokenizer.label(token))
+
+    def special(self, text: str) -> int | None:
+        """The special token that `text` is; None where it is written with ordinary ones."""
+        token = self._tokenizer.token(text)
+        return token if token is not None and self.tokens.is_special_token(token) else None
+
+
+@contextmanager
+def _blaming(tool: Tool) -> Iterator[None]:
+    """Raises GrammarErrors with the tool's name."""
+    try:
+        yield
+    except GrammarError as error:
+        raise GrammarError(f"the parameters of {tool.name!r} cannot be enforced: {error}") from None
+
+
+def _json_grammar(schema: dict[str, Any], options: dict[str, Any]) -> str:
+    return str(llguidance.LLMatcher.grammar_from_json_schema(as_text(schema), overrides=cast(Any, options)))

@@ -1,0 +1,136 @@
+"""What the processes of one vLLM server tell each other: `lathe serve` and one or more API servers.
+
+A private directory. `lathe serve` writes what is served, and says when to stop; every API server keeps a
+file of two numbers. None of it is on the path of a token.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lathe.artefact.atomic_files import write_json
+
+VARIABLE = "LATHE_VLLM_BOARD"
+"""Where a vLLM process finds the board; unset in a vLLM that `lathe serve` did not start."""
+_COUNTS = struct.Struct("qq")
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModelInfo:
+    """What is served. `info`: labels of `lathe_model_info`; `values`: floating-point ones of the weights;
+    `other_bytes`: of weights of other types; `kv_values`: of one token; `dense_weights` and `dense_kv`: as in
+    `Artefact`; `key`: the API key's SHA-256, hex; `origins`: of web pages that may call from a browser;
+    `setup`: of the playground, if there is one; `compare`: the address of the server beside it."""
+
+    model: str
+    target_ms: float | None
+    target_metric: str
+    info: dict[str, str]
+    values: int
+    other_bytes: int
+    kv_values: int
+    dense_weights: float | None
+    dense_kv: float | None
+    key: str | None
+    origins: list[str]
+    setup: dict[str, Any] | None = None
+    compare: str | None = None
+
+
+class SharedState:
+    """Seen from any of the processes."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    @classmethod
+    def here(cls) -> SharedState | None:
+        """The board of the server that this process belongs to."""
+        directory = os.environ.get(VARIABLE)
+        return cls(Path(directory)) if directory else None
+
+    @property
+    def path(self) -> Path:
+        return self._directory
+
+    def publish(self, served: ServedModelInfo) -> None:
+        write_json(self._directory / "served.json", asdict(served))
+
+    def served(self) -> ServedModelInfo:
+        document: dict[str, Any] = json.loads((self._directory / "served.json").read_text())
+        return ServedModelInfo(**document)
+
+    def expect(self, servers: int) -> None:
+        """How many API servers there will be."""
+        write_json(self._directory / "expected.json", servers)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every API server has generated a token."""
+        file = self._directory / "expected.json"
+        expected = json.loads(file.read_text()) if file.exists() else 1
+        return sum(ready for ready, _ in self._counts()) >= expected
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being answered."""
+        return sum(requests for _, requests in self._counts())
+
+    def fail(self, message: str) -> None:
+        """Say why the server cannot become ready."""
+        write_json(self._directory / "failure.json", message)
+
+    @property
+    def failure(self) -> str | None:
+        file = self._directory / "failure.json"
+        return str(json.loads(file.read_text())) if file.exists() else None
+
+    def stop_accepting(self) -> None:
+        (self._directory / "draining").touch()
+
+    @property
+    def draining(self) -> bool:
+        return (self._directory / "draining").exists()
+
+    def end_answers(self) -> None:
+        """Tell the API servers to end what is not finished."""
+        (self._directory / "ending").touch()
+
+    @property
+    def ending(self) -> bool:
+        return (self._directory / "ending").exists()
+
+    def _counts(self) -> list[tuple[int, int]]:
+        files = self._directory.glob("server-*")
+        return [_COUNTS.unpack(data) for file in files if len(data := file.read_bytes()) == _COUNTS.size]
+
+
+class Counts:
+    """This API server's own two numbers."""
+
+    def __init__(self, board: SharedState) -> None:
+        with (board.path / f"server-{os.getpid()}").open("w+b") as file:
+            file.truncate(_COUNTS.size)
+            self._memory = mmap.mmap(file.fileno(), _COUNTS.size)
+        self._ready = self._in_flight = 0
+
+    def set_ready(self) -> None:
+        self._ready = 1
+        self._write()
+
+    def begin(self) -> None:
+        self._in_flight += 1
+        self._write()
+
+    def end(self) -> None:
+        self._in_flight -= 1
+        self._write()
+
+    def _write(self) -> None:
+        _COUNTS.pack_into(self._memory, 0, self._ready, self._in_flight)

@@ -1,3 +1,0 @@
-from shown import shows
-
-__all__ = ["shows"]

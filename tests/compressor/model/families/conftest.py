@@ -1,0 +1,3 @@
+from support.shown import shows
+
+__all__ = ["shows"]

@@ -1,0 +1,298 @@
+"""Reforms against plain least squares, and what they must never make worse."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from support.tiny_llama import HEAD_DIM, PLANS
+from support.tiny_problem import Lab
+
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import Plan
+from lathe.compressor.compute.workers import SHARDS
+from lathe.compressor.importance import orders
+from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.pruning import rows, select
+from lathe.compressor.reconstruction import (
+    Reforms,
+    choose_damping,
+    damped,
+    least,
+    reconstruction_error,
+    reform,
+    sketch,
+)
+from lathe.compressor.reconstruction.admm import admm
+from lathe.compressor.reconstruction.block_moments import BlockPasses
+from lathe.compressor.reconstruction.sequential import DAMPINGS, reform_block
+from lathe.compressor.reconstruction.streams import BlockPosition, ResidualStreams, SequentialPass
+from lathe.compressor.reconstruction.variants import Finished, ReconstructionTask, reforms
+
+KEPT = torch.tensor([0, 3, 4, 8, 11])
+
+
+def problem(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """A projection [7, 12] and correlated inputs [300, 12]."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(12, 12, generator=generator, dtype=torch.float64)
+    x = torch.randn(300, 12, generator=generator, dtype=torch.float64) @ mix
+    return torch.randn(7, 12, generator=generator), x
+
+
+def test_the_closed_form_is_least_squares() -> None:
+    weight, x = problem()
+    expected = torch.linalg.lstsq(x[:, KEPT], x @ weight.double().T).solution.T
+    found = reform(weight, damped(x.T @ x / len(x), 1e-12), KEPT)
+    torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=1e-5)
+
+
+def test_damping_draws_towards_the_original_weights() -> None:
+    weight, x = problem()
+    found = reform(weight, damped(x.T @ x / len(x), 1e9), KEPT)
+    torch.testing.assert_close(found, weight[:, KEPT], atol=1e-5, rtol=1e-5)
+
+
+def test_many_rounds_of_admm_reach_the_closed_form() -> None:
+    weight, x = problem()
+    gram = x.T @ x / len(x)
+    target = reform(weight, damped(gram, 1e-12), KEPT)
+    few, many = (admm(weight, gram, KEPT, iterations=n) for n in (3, 5000))
+    assert (many - target).abs().max() < 1e-3 < (few - target).abs().max()
+
+
+def test_the_error_is_that_of_the_outputs() -> None:
+    weight, x = problem()
+    kept = weight[:, KEPT] * 1.5
+    direct = (x[:, KEPT] @ kept.double().T - x @ weight.double().T).square().sum() / len(x)
+    assert reconstruction_error(weight, kept, x.T @ x / len(x), KEPT) == pytest.approx(float(direct))
+
+
+def test_a_damping_that_rounding_outweighs_is_not_chosen() -> None:
+    weight, x = problem()
+    gram = x.T @ x / len(x)
+    values, vectors = torch.linalg.eigh(gram)
+    values[:4] = -1e-4 * gram.diagonal().mean()
+    fit = vectors @ values.diag() @ vectors.T
+    assert choose_damping(weight, fit, gram, [KEPT])[0] in (1e-3, 1e-2, 1e-1)
+
+
+@pytest.mark.parametrize("damping", [1e-5, 1e-2, 1.0])
+def test_reform_never_errs_more_than_the_plain_cut(damping: float) -> None:
+    for seed in range(10):
+        weight, x = problem(seed)
+        gram = x.T @ x / len(x)
+        reformed = reform(weight, damped(gram, damping), KEPT)
+        cut = reconstruction_error(weight, weight[:, KEPT], gram, KEPT)
+        assert reconstruction_error(weight, reformed, gram, KEPT) < cut
+
+
+def test_the_damping_is_the_one_that_errs_least_on_heldout_text() -> None:
+    weight, x = problem()
+    few, fresh = x[:13].T @ x[:13] / 13, x[200:].T @ x[200:] / 100
+    noisy = few + torch.diag(torch.rand(12, dtype=torch.float64) * few.diagonal().mean())
+    chosen, reforms = choose_damping(weight, noisy, fresh, [KEPT])
+
+    def error(damping: float) -> float:
+        return reconstruction_error(weight, reform(weight, damped(noisy, damping), KEPT), fresh, KEPT)
+
+    assert error(chosen) == min(error(d) for d in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1))
+    assert choose_damping(weight, fresh, fresh, [KEPT])[0] == 1e-5
+    torch.testing.assert_close(reforms(KEPT), reform(weight.double(), damped(noisy, chosen), KEPT))
+
+
+def test_sets_that_lead_a_ranking_share_a_factor_and_are_reformed_as_each_by_itself() -> None:
+    weight, x = problem()
+    gram = damped(x.T @ x / len(x), 1e-3)
+    ranked = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+    shared, alone = Reforms(weight, gram, ranked), Reforms(weight, gram)
+    assert shared.definite
+    for width in (0, 1, 5, 12):
+        kept = ranked[:width].sort().values
+        torch.testing.assert_close(shared(kept), alone(kept), atol=1e-6, rtol=1e-5)
+        assert shared.error(kept) == pytest.approx(alone.error(kept), abs=1e-9)
+    with pytest.raises(ValueError, match="lead"):
+        shared(ranked[1:3])
+
+
+def test_the_error_of_a_reform_is_that_of_its_outputs() -> None:
+    weight, x = problem()
+    gram = damped(x.T @ x / len(x), 1e-12)
+    left = reconstruction_error(weight, reform(weight, gram, KEPT), gram, KEPT)
+    assert Reforms(weight, gram).error(KEPT) == pytest.approx(left, rel=1e-4)
+
+
+def test_experts_of_which_nothing_stays_are_all_error() -> None:
+    weight, x = problem()
+    gram = damped(torch.stack([(part.T @ part) / len(x) for part in x.split(6, 1)]), 1e-3)
+    reforms = Reforms(weight, gram, torch.tensor([[2, 0, 1, 3, 5, 4], [7, 6, 9, 8, 10, 11]]))
+    kept = torch.tensor([6, 7])
+    first, second = (Reforms(w, g) for w, g in zip(weight.split(6, 1), gram, strict=True))
+    torch.testing.assert_close(reforms(kept), second(kept - 6), atol=1e-6, rtol=1e-5)
+    nothing = torch.empty(0, dtype=torch.long)
+    assert reforms.error(kept) == pytest.approx(first.error(nothing) + second.error(kept - 6))
+
+
+def test_a_sketch_has_about_the_squares_of_all_rows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(600, 40, generator=generator) * torch.rand(40, generator=generator)
+    few = sketch(weight)
+    assert len(few) < 600
+    direction = torch.randn(40, generator=generator).double()
+    assert float((few @ direction).square().sum()) == pytest.approx(
+        float((weight.double() @ direction).square().sum()), rel=0.4
+    )
+    assert torch.equal(sketch(weight[:5]), weight[:5].double())
+
+
+def finish(lab: Lab, name: str, plan: Plan) -> list[Finished]:
+    kept = [
+        select(orders.get("elimination")(lab.source.family, lab.source.shape, w, s), layer)
+        for w, s, layer in zip(lab.layers, lab.statistics, plan, strict=True)
+    ]
+    dampings = [(1e-3, 1e-3)] * len(plan)
+    job = ReconstructionTask(
+        lab.source.family,
+        lab.source.shape,
+        lab.model,
+        kept,
+        lab.statistics,
+        dampings,
+        lab.windows,
+        lab.heldout,
+    )
+    layer, done = reforms.get(name)(job), []
+    for index in range(len(plan)):
+        done.append(layer(index, done.__getitem__))
+    return done
+
+
+@torch.no_grad()
+def final_error(lab: Lab, layers: list[Finished]) -> float:
+    """Mean squared distance of the last hidden states from the dense model's, on the fitted text."""
+
+    def states(weights: list[Weights]) -> torch.Tensor:
+        hidden = lab.embedded[~lab.heldout]
+        for layer in weights:
+            hidden = lab.runner.ffn(layer, lab.runner.attention(layer, hidden))
+        return hidden
+
+    return float((states(list(layers)) - states(lab.layers)).square().mean())
+
+
+HALF = Plan((PLANS["groups"][3],) * 4).replace(3, PLANS["ffn"][1])
+
+
+def test_each_reform_errs_less_than_the_one_before(lab: Lab) -> None:
+    names = ("none", "admm", "closed-form", "sequential")
+    errors = {name: final_error(lab, finish(lab, name, HALF)) for name in names}
+    assert errors["closed-form"] < 0.9 * errors["none"]
+    assert errors["admm"] < errors["none"]
+    assert errors["sequential"] < 0.9 * errors["closed-form"]
+
+
+@pytest.mark.parametrize("name", ["none", "admm", "closed-form", "sequential"])
+def test_a_dense_plan_stays_dense(lab: Lab, name: str) -> None:
+    for done, dense in zip(finish(lab, name, PLANS["dense"]), lab.layers, strict=True):
+        assert done.keys() == dense.keys()
+        for part in dense:
+            torch.testing.assert_close(done[part], dense[part], atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["closed-form", "sequential"])
+def test_tensors_have_the_planned_shapes_and_dropped_blocks_have_none(lab: Lab, name: str) -> None:
+    plan = PLANS["mixed"]
+    for done, layer in zip(finish(lab, name, plan), plan, strict=True):
+        o, down = (done.get(f"{module}.weight") for module in ("self_attn.o_proj", "mlp.down_proj"))
+        assert o is None if not layer.kv_heads else o.shape == (64, layer.query_heads * HEAD_DIM)
+        assert down is None if not layer.ffn else down.shape == (64, layer.ffn)
+
+
+def test_sequential_reform_goes_on_from_finished_layers_bit_by_bit(lab: Lab) -> None:
+    whole = finish(lab, "sequential", HALF)
+    job_order = [
+        select(orders.get("elimination")(lab.source.family, lab.source.shape, w, s), layer)
+        for w, s, layer in zip(lab.layers, lab.statistics, HALF, strict=True)
+    ]
+    job = ReconstructionTask(
+        lab.source.family,
+        lab.source.shape,
+        lab.model,
+        job_order,
+        lab.statistics,
+        [(1e-3, 1e-3)] * 4,
+        lab.windows,
+        lab.heldout,
+    )
+    resumed = reforms.get("sequential")(job)(2, whole.__getitem__)
+    assert all(torch.equal(resumed[name], whole[2][name]) for name in whole[2])
+    with pytest.raises(UserError, match="layer 0 of the reform is missing"):
+        reforms.get("sequential")(job)(2, lambda _: None)
+
+
+@torch.no_grad()
+def test_sequential_reform_aims_at_the_dense_stream_from_the_subnets_own(lab: Lab) -> None:
+    noise = torch.randn(lab.embedded.shape, generator=torch.Generator().manual_seed(0))
+    subnet, after = lab.embedded + 0.3 * noise, lab.runner.ffn(lab.layers[0], lab.embedded)
+    fit, start = ~lab.heldout, {k: v for k, v in lab.layers[0].items() if k[:3] in ("mlp", "pos")}
+    x = lab.runner.ffn_context(start, subnet[fit]).flatten(0, 1).double()
+    y = (after - subnet)[fit].flatten(0, 1).double()
+    passes = BlockPasses(lab.runner, "ffn", lab.embedded, subnet, after, lab.heldout)
+    block = reform_block(passes.ask, lab.runner, "ffn", start)
+    found = block["mlp.down_proj.weight"]
+
+    def ridge(damping: float) -> torch.Tensor:
+        scale = damping * (x.T @ x / len(x)).diagonal().mean()
+        left = x.T @ x / len(x) + scale * torch.eye(96, dtype=torch.float64)
+        return torch.linalg.solve(left, x.T @ y / len(x) + scale * start["mlp.down_proj.weight"].double().T).T
+
+    distances = [(found - ridge(damping)).abs().max() for damping in DAMPINGS]
+    assert min(distances) < 1e-4
+
+
+def test_streams_go_past_finished_blocks_wherever_they_begin(lab: Lab) -> None:
+    course, done = SequentialPass(lab.model, lab.windows, lab.heldout), finish(lab, "closed-form", HALF)
+    attention = {n: w for n, w in done[2].items() if "self_attn" in n or "input" in n}
+    spot = BlockPosition(2, "ffn", done.__getitem__, attention)
+
+    def seen(streams: ResidualStreams) -> BlockPasses:
+        ((found,),) = streams.block(spot, lambda passes: [passes])
+        return found
+
+    resumed, walked = ResidualStreams(course, range(SHARDS)), ResidualStreams(course, range(SHARDS))
+    for index in range(3):
+        for kind in ("attention", "ffn")[: 1 + (index < 2)]:
+            before = BlockPosition(index, kind, done.__getitem__, done[index])
+            assert [*walked.block(before, lambda passes: [passes.kind])] == [[kind]]
+    dense = subnet = lab.embedded
+    with torch.no_grad():
+        for index in range(3):
+            for run in (lab.runner.attention, lab.runner.ffn)[: 1 + (index < 2)]:
+                dense, subnet = run(lab.layers[index], dense), run(done[index], subnet)
+        after = lab.runner.ffn(lab.layers[2], dense)
+    for found in map(seen, (resumed, walked)):
+        torch.testing.assert_close((found.dense, found.inputs, found.targets), (dense, subnet, after))
+
+
+def test_rows_of_heads_are_contiguous() -> None:
+    assert rows(torch.tensor([2, 0]), 3).tolist() == [6, 7, 8, 0, 1, 2]
+
+
+@pytest.mark.parametrize("lowest", [0.1, 1.0, 2.0, 4.0, 5.0, 40.0])
+def test_the_least_of_what_falls_and_rises_is_found_and_what_was_made_with_it(lowest: float) -> None:
+    tried: list[float] = []
+
+    def attempt(value: float) -> tuple[float, str]:
+        tried.append(value)
+        return abs(value - lowest), f"with {value}"
+
+    best = min(range(1, 6), key=lambda value: abs(value - lowest))
+    assert least([1, 2, 3, 4, 5], attempt) == (best, f"with {best}")
+    assert len(tried) == len(set(tried))
+
+
+def test_what_cannot_be_had_is_passed_over_upwards() -> None:
+    for able in (1, 3, 4, 5):
+        found = least([1, 2, 3, 4, 5], lambda value, able=able: (math.inf if value < able else value, value))
+        assert found == (able, able)
