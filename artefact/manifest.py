@@ -1,4 +1,4 @@
-"""The list of an artefact's files, their sizes and hashes: written by exporters, checked before a file is opened."""
+"""The list of an artefact's files, with size and hash; written by exporters, checked before files are read."""
 
 from __future__ import annotations
 

@@ -25,6 +25,9 @@ Raises:
 """
 
 
+_ENGINES = "lathe.serving.launch.engines"
+
+
 @dataclass(slots=True)
 class _Registry:
     functions: dict[str, Serve] = field(default_factory=dict)
@@ -45,9 +48,8 @@ def register(name: str) -> Callable[[Serve], Serve]:
 
 def available_engines() -> list[str]:
     """Names of the installed engines; imports none of them."""
-    from lathe.serving.launch import engines
-
-    return sorted(module.name for module in pkgutil.iter_modules(engines.__path__))
+    folder = importlib.import_module(_ENGINES).__path__
+    return sorted(module.name for module in pkgutil.iter_modules(folder))
 
 
 def serve_with(name: str, model: Path, options: ServeOptions) -> None:
@@ -59,5 +61,5 @@ def serve_with(name: str, model: Path, options: ServeOptions) -> None:
     if name not in available_engines():
         raise UserError(f"there is no engine {name!r}", f"Engines: {', '.join(available_engines())}.")
     check_origins(options.allowed_origins)
-    importlib.import_module(f"lathe.serving.launch.engines.{name}")
+    importlib.import_module(f"{_ENGINES}.{name}")
     _registry.functions[name](model, options)

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
+from lathe.artefact.registry import Registry
 from lathe.serving.tools.form import Form
 
-_forms: dict[str, Form] = {}
+forms: Registry[Form] = Registry("form of tool calls", "lathe.serving.tools.formats")
 
 
 def register(form: Form) -> Form:
     """Add a form."""
-    _forms[form.name] = form
-    return form
+    return forms.add(form.name, form)
 
 
 def available_forms() -> list[Form]:
     """All of them, by name."""
-    import lathe.serving.tools.formats as formats
-
-    for module in pkgutil.iter_modules(formats.__path__):
-        importlib.import_module(f"{formats.__name__}.{module.name}")
-    return [_forms[name] for name in sorted(_forms)]
+    return [forms.get(name) for name in forms.known()]
 
 
 def form_of(rendered: str) -> Form | None:
