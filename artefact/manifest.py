@@ -1,4 +1,4 @@
-"""The list of an artefact's files, with size and hash; written by exporters, checked before files are read."""
+"""The list of an artefact's files, size and hash: written by exporters, checked before files are read."""
 
 from __future__ import annotations
 
