@@ -15,8 +15,7 @@ from lathe.artefact.plan import LayerShape, Plan
 from lathe.compressor.export import Export
 from lathe.compressor.export.layout import cut_tensors
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
-from lathe.compressor.model.families import Family
-from lathe.compressor.model.families import tensor_locations as places
+from lathe.compressor.model.families import Family, places
 from lathe.compressor.model.pruning import ImportanceRanking, cut_attention, cut_ffn, select
 
 FULL = ["full_attention"]

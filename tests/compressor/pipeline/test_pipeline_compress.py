@@ -141,15 +141,15 @@ def test_a_latency_target_is_met_as_measured(tiny: Tiny, tmp_path: Path, method:
 def test_an_artefact_slower_than_its_plan_is_searched_again(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built = measure.Meter.compare_built
+    built = measure.LatencyBenchmark.compare_built
 
-    def slower(self: measure.Meter, dense: Path, subnet: Path, *args: Any, **options: Any) -> Any:
+    def slower(self: measure.LatencyBenchmark, dense: Path, subnet: Path, *args: Any, **options: Any) -> Any:
         found = built(self, dense, subnet, *args, **options)
         slow = 1.15 if subnet.name == "onnx" else 1.0
         found.subnet.turns[:] = [slow * turn for turn in found.subnet.turns]
         return found
 
-    monkeypatch.setattr(measure.Meter, "compare_built", slower)
+    monkeypatch.setattr(measure.LatencyBenchmark, "compare_built", slower)
     done = tiny.compress(tmp_path / "out", "--target-latency", "4.5ms", "--json")
     assert done.exit_code == 0, done.output
     latency = json.loads(done.stdout)["latency"]
