@@ -113,7 +113,8 @@ def _verify_file(root: Path, name: str, entry: Any, *, hashed: bool = True) -> N
 
 def _own(root: Path, file: Path) -> bool:
     """Whether a file is the artefact's own: it is no link, or one of those by which a snapshot in the hub's
-    cache (`snapshots/REVISION`) has its content in `blobs` beside it."""
+    cache (`snapshots/REVISION`) has its content in `blobs` beside it.
+    """
     if not file.is_symlink() and not file.parent.is_symlink():
         return True
     return file.resolve().parent == root.resolve().parent.parent / "blobs"

@@ -199,7 +199,7 @@ class ModelShape:
         return 2 * d * q + 2 * d * kv + norms + bias
 
     def ffn_parameters(self, layer: LayerShape) -> int:
-        """gate (if there is one), up, down projections, the router of experts, and the block's norms."""
+        """Gate (if there is one), up, down projections, the router of experts, and the block's norms."""
         if not layer.ffn:
             return 0
         d, inner, channels = self.hidden_size, 2 if self.gate else 1, self.ffn_channels(layer)

@@ -15,7 +15,8 @@ T = TypeVar("T")
 
 class Registry(Generic[T]):
     """Values by name. `package` is the dotted package whose modules register themselves when imported;
-    it is imported on the first look-up."""
+    it is imported on the first look-up.
+    """
 
     def __init__(self, kind: str, package: str) -> None:
         self._kind, self._package = kind, package

@@ -56,7 +56,7 @@ packages = ["{PLUGIN_PACKAGE}"]
 
 
 def plugin_files() -> dict[str, bytes]:
-    """vLLM's definition of our models: content by path inside the plugin's folder."""
+    """VLLM's definition of our models: content by path inside the plugin's folder."""
     files = {f"{PLUGIN_PACKAGE}/{file.name}": file.read_bytes() for file in PLUGIN_FILES}
     files[f"{PLUGIN_PACKAGE}/__init__.py"] = b'"""Made by Lathe: uneven models for vLLM."""\n'
     return files | {"pyproject.toml": plugin_project().encode()}
@@ -78,7 +78,8 @@ def stale_files(directory: Path) -> list[str]:
 
 def warn_if_stale(directory: Path) -> None:
     """Say in the log that an artefact carries model files of another Lathe. Those are what transformers and
-    vLLM run where there is no Lathe; here our own are used."""
+    vLLM run where there is no Lathe; here our own are used.
+    """
     stale = stale_files(directory)
     if stale:
         log.warning(

@@ -66,7 +66,8 @@ def own_code(directory: Path) -> str | None:
 
 def beyond(tokenizer: Any, vocab_size: int) -> list[str]:
     """Tokens that plain text or the chat template uses though the model has none of their number: every
-    request that has one is refused."""
+    request that has one is refused.
+    """
     missing = {token: i for token, i in tokenizer.get_vocab().items() if i >= vocab_size}
     if not missing:
         return []

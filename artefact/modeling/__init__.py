@@ -1,5 +1,6 @@
 """The uneven models, for transformers and for vLLM. Their files are also shipped inside artefacts: those for
-transformers in every checkpoint, vLLM's in the plugin beside it."""
+transformers in every checkpoint, vLLM's in the plugin beside it.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from .configuration_lathe_llama import LatheLlamaConfig
 class LatheGemmaConfig(LatheLlamaConfig):
     """A Gemma in the settings of an uneven Llama: norms before and after each block, whose weights are stored
     less 1 (`norm_offset`); embeddings times the root of the hidden size; `query_pre_attn_scalar` in place of
-    the head size; `attn_logit_softcapping` and `final_logit_softcapping`, or null."""
+    the head size; `attn_logit_softcapping` and `final_logit_softcapping`, or null.
+    """
 
     model_type = "lathe_gemma"
 

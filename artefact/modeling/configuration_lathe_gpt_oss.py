@@ -14,7 +14,8 @@ from .configuration_lathe_moe import LatheMoeConfig
 class LatheGptOssConfig(LatheMoeConfig):
     """A gpt-oss in the settings of an uneven mixture of experts: a sink beside every query head's scores,
     biases of the router and of experts, whose gates are bounded by `swiglu_limit` and sharpened by
-    `swiglu_alpha`."""
+    `swiglu_alpha`.
+    """
 
     model_type = "lathe_gpt_oss"
 

@@ -14,7 +14,8 @@ from .configuration_lathe_llama import LatheLlamaConfig
 class LatheMoeConfig(LatheLlamaConfig):
     """A mixture of experts in the settings of an uneven Llama: every FFN is `experts` of them (by layer, as
     widths are), each as wide as the layer's `intermediate_size`, of which a token uses `experts_per_token`;
-    with `normalised_shares` their shares add up to 1."""
+    with `normalised_shares` their shares add up to 1.
+    """
 
     model_type = "lathe_moe"
 

@@ -13,7 +13,8 @@ from .configuration_lathe_llama import LatheLlamaConfig
 @strict
 class LatheNeoxConfig(LatheLlamaConfig):
     """A GPT-NeoX in the settings of an uneven Llama: LayerNorms (`rms_norm_eps` is theirs), FFNs without a
-    gate, and with `parallel_blocks` both blocks of a layer read what comes into it."""
+    gate, and with `parallel_blocks` both blocks of a layer read what comes into it.
+    """
 
     model_type = "lathe_neox"
 

@@ -13,7 +13,8 @@ from .configuration_lathe_llama import LatheLlamaConfig
 @strict
 class LatheOptConfig(LatheLlamaConfig):
     """An OPT in the settings of an uneven Llama: LayerNorms (`rms_norm_eps` is theirs), `learned_positions`
-    in place of rotated ones, FFNs without a gate."""
+    in place of rotated ones, FFNs without a gate.
+    """
 
     model_type = "lathe_opt"
 

@@ -23,7 +23,8 @@ from .modeling_lathe_llama import LatheLlamaDecoderLayer, LatheLlamaForCausalLM,
 
 def shares_of(logits: torch.Tensor, chosen: int, normalised: bool) -> torch.Tensor:
     """[..., E]: what each expert counts for a token whose router gives these logits; 0 for all but the
-    chosen ones."""
+    chosen ones.
+    """
     likely = logits.float().softmax(-1)
     values, experts = likely.topk(chosen, -1)
     if normalised:

@@ -22,7 +22,8 @@ COMPILED = {"input_ids": 0, "positions": 0, "intermediate_tensors": 0, "inputs_e
 
 class WindowedAttention(Attention):
     """Attention that keeps what its window has passed by. Layers of different widths have pages of different
-    sizes, which vLLM shares out only among layers of one kind."""
+    sizes, which vLLM shares out only among layers of one kind.
+    """
 
     def get_kv_cache_spec(self, vllm_config: VllmConfig) -> KVCacheSpec | None:
         spec = super().get_kv_cache_spec(vllm_config)
@@ -52,7 +53,8 @@ def own_part(value: torch.Tensor, first: int) -> nn.Parameter:
 
 class SharedRMSNorm(nn.Module):
     """RMS normalisation of all heads together, where devices have as many of them each. A device's part of
-    the weights is loaded with its part of the projection."""
+    the weights is loaded with its part of the projection.
+    """
 
     def __init__(self, width: int, eps: float, first: int) -> None:
         super().__init__()

@@ -22,7 +22,8 @@ _TILE = 32
 
 class LatheGptOssMLP(LatheMoeMLP):
     """Experts with biases, rows of gate and up in turn as vLLM's kernels want them, filled up with channels
-    of zeros. (Its gates are sharpened by 1.702 and bounded by 7, whatever it is told.)"""
+    of zeros. (Its gates are sharpened by 1.702 and bounded by 7, whatever it is told.)
+    """
 
     biased = True
 

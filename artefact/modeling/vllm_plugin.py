@@ -33,7 +33,8 @@ CPU_HEAD_SIZES = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 def refusal(version: str) -> str | None:
     """Why a vLLM of this version does not serve our models, which use parts of it that others have elsewhere
-    or not at all; None where it does."""
+    or not at all; None where it does.
+    """
     release = re.match(r"\d+\.\d+", version)
     if release is not None and release[0] in VERSIONS:
         return None

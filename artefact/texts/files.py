@@ -53,7 +53,8 @@ def read_text(path: Path) -> str:
 
 def lines(text: str) -> Iterator[tuple[int, str]]:
     """Every line that is not blank, with its number from 1. Only a line feed ends a line: other separators
-    of Unicode, such as U+2028, may stand inside a JSON string."""
+    of Unicode, such as U+2028, may stand inside a JSON string.
+    """
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield number, line.removesuffix("\r")

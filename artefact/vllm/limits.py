@@ -14,7 +14,7 @@ def check_head_size(head_dim: int, gpu: bool) -> None:
     Raises:
         UserError: it has none; names the sizes that it has.
     """
-    if gpu and not (head_dim % 8 == 0 and head_dim <= 256 or head_dim == 512):
+    if gpu and not ((head_dim % 8 == 0 and head_dim <= 256) or head_dim == 512):
         raise UserError(
             f"vLLM has no GPU attention kernel for heads of size {head_dim}",
             "It has them for the multiples of 8 up to 256, and for 512.",

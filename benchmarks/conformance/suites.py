@@ -55,7 +55,7 @@ def llm_comply(programs: Path, url: str, name: str, api: str = "openai-chat") ->
 
 
 def own_schema(programs: Path, url: str, name: str, examples: int) -> Row:
-    """schemathesis on the server's own /openapi.json, while good streams run; no 5xx, none of them lost."""
+    """Schemathesis on the server's own /openapi.json, while good streams run; no 5xx, none of them lost."""
     good = _GoodStreams(url, name)
     options = ["--phases", "coverage,fuzzing", "--checks", "not_a_server_error"]
     report = _schemathesis(programs, [f"{url}/openapi.json", *options, "-n", str(examples)])
@@ -76,7 +76,7 @@ PUBLISHED = {
 
 
 def published_schema(programs: Path, url: str, name: str, examples: int, scratch: Path, whose: str) -> Row:
-    """schemathesis on a published description: every answer as it says."""
+    """Schemathesis on a published description: every answer as it says."""
     file, operations = PUBLISHED[whose]
     published = next(programs.parent.glob(f"lib/*/site-packages/llm_comply/specs/{file}"))
     small = scratch / file

@@ -47,7 +47,8 @@ class Subject:
 
 def damages(space: Space, seed: int = 0) -> np.ndarray:
     """Made-up damage, object array [blocks] of [levels]: blocks of unequal worth, growing faster than what is
-    cut, so that plans are uneven as real ones are."""
+    cut, so that plans are uneven as real ones are.
+    """
     rng = random.Random(seed)
     table = np.empty(2 * space.layers, dtype=object)
     for block, (_, kind) in enumerate(space.blocks):

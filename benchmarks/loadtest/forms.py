@@ -23,7 +23,8 @@ WORD = " word"
 @dataclass(frozen=True)
 class Form:
     """`pieces` for a number of tokens. `timed`: whether they tell the time of a token; `error`: the kind of
-    error that the answer ends in."""
+    error that the answer ends in.
+    """
 
     pieces: Callable[[int], list[Piece]]
     timed: bool = True

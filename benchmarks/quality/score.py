@@ -23,7 +23,8 @@ _SCORED = 2**32
 class Score:
     """Means over predicted tokens: loss (nats), kl = KL(dense || subnet) over the whole vocabulary (nats),
     agreement = share of tokens whose likeliest successor is the dense model's, acceptance = share of the
-    subnet's drafts that the dense model would accept, sampling: the sum of min(p, q)."""
+    subnet's drafts that the dense model would accept, sampling: the sum of min(p, q).
+    """
 
     loss: float
     kl: float
@@ -50,7 +51,8 @@ def score(
 
 def windows_of(setting: Setting, text: str, count: int) -> torch.Tensor:
     """[count, T] tokens to score on, from all over a text, or samples of the model that nothing was fitted
-    on."""
+    on.
+    """
     if text == SELF:
         length = window_length(setting.source, WINDOW)
         return write_samples(

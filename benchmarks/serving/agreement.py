@@ -21,7 +21,8 @@ astray, 4-bit ones by up to 1.0, which says little about trained ones."""
 @dataclass(frozen=True)
 class Reference:
     """Log-probabilities after prompts [B, V], greedy tokens [B, T], and by how many nats each of them was
-    ahead of the second [B, T]."""
+    ahead of the second [B, T].
+    """
 
     logprobs: torch.Tensor
     tokens: np.ndarray
@@ -49,7 +50,8 @@ def agreement(logits: np.ndarray, tokens: np.ndarray, wanted: Reference, rounded
     """After the prompts: KL(reference || system) in nats, and the spread of the differences of
     log-probabilities over the spread of these. Then how many greedy tokens are the reference's, up to the
     first that is not, and by how much the reference preferred its own there (much: rounding is not why).
-    same_model: the verdict, on weights that are not rounded."""
+    same_model: the verdict, on weights that are not rounded.
+    """
     found = torch.from_numpy(logits).float().log_softmax(-1)
     kl = (wanted.logprobs.exp() * (wanted.logprobs - found)).sum(-1).mean().item()
     relative = ((found - wanted.logprobs).std() / wanted.logprobs.std(-1).mean()).item()

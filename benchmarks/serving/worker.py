@@ -44,7 +44,8 @@ class System:
 
     def turn(self, prompts: list[list[int]], steps: int) -> Answer:
         """Read prompts and go on for some steps; milliseconds of either, and the tokens [B, 1 + steps]. The
-        first prompt is read once before, unmeasured."""
+        first prompt is read once before, unmeasured.
+        """
         engine, tokens = self._loaded(), np.array(prompts, np.int64)
         engine.prefill(tokens[:1])
         first, prefill = _timed(lambda: engine.prefill(tokens))

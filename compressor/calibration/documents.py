@@ -1,5 +1,6 @@
 """From a row to a document: its text, or its chat as the model's chat template writes it. Nothing else is
-made into text."""
+made into text.
+"""
 
 from __future__ import annotations
 

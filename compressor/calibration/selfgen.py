@@ -55,7 +55,8 @@ def continue_text(
     workers: Workers | None = None,
 ) -> torch.Tensor:
     """[B, T] tokens like those given: a passage from each window, which the model goes on from at
-    temperature 1."""
+    temperature 1.
+    """
     count, length = windows_BT.shape
     passage = min(_PASSAGE, length // 4)
     generator = torch.Generator().manual_seed(seed)
@@ -107,7 +108,8 @@ def _write(
 
 class _Writer:
     """Goes on from prompts up to a length. advance: called after every token of a batch, but not where it
-    travels to."""
+    travels to.
+    """
 
     def __init__(self, dense: LayeredModel, length: int, advance: Callable[[], None] = lambda: None) -> None:
         self._dense, self._length, self._advance = dense, length, advance

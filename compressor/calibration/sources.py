@@ -124,7 +124,8 @@ def from_several(argument: str, reading: Reading) -> list[str]:
 @text_source(lambda argument: Path(argument).is_dir())
 def from_folder(argument: str, reading: Reading) -> list[str]:
     """All prose (.txt, .md) and files of rows below a folder, in sorted order. What is passed over is told:
-    other files, and hidden ones."""
+    other files, and hidden ones.
+    """
     folder = Path(argument)
     used: list[Path] = []
     others: list[Path] = []

@@ -37,7 +37,8 @@ class Calibration:
 @dataclass(frozen=True)
 class CalibrationText:
     """What a run calibrates on, by the name that it was asked for. windows: [n, T] of a text; None where the
-    model is to write it."""
+    model is to write it.
+    """
 
     name: str
     amount: Amount

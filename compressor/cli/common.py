@@ -19,7 +19,8 @@ _DEBUG = Annotated[bool, typer.Option(help="Tracebacks instead of one-line error
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """A command that prints a UserError as one line on stderr and exits with status 1, and that has a
-    `--debug` option for the traceback. So it does where PyTorch is missing, as in the image for CPUs."""
+    `--debug` option for the traceback. So it does where PyTorch is missing, as in the image for CPUs.
+    """
 
     @functools.wraps(command)
     def run(*args: Any, debug: bool = False, **options: Any) -> None:

@@ -225,7 +225,6 @@ def compress(
     given again.
 
     Examples:
-
       compress ./my-llama --target-latency 30ms -o out
 
       compress ./my-llama --target-speedup 1.5x --calibration corpus/ -o out

@@ -59,7 +59,6 @@ def evaluate(
     windows without overlap, the mean over all predicted tokens.
 
     Examples:
-
       lathe evaluate ./my-llama out --text heldout.txt --against ./my-llama
 
       lathe evaluate ./my-llama out --tasks arc_easy,piqa

@@ -41,7 +41,6 @@ def export(
     can be quantized.
 
     Examples:
-
       lathe export ./my-llama --to onnx -o my-llama-onnx
 
       lathe export out --to onnx --quantize int4 -o out-int4

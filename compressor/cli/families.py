@@ -13,7 +13,8 @@ def families(
     json: Annotated[bool, typer.Option("--json", help="The list as one JSON document on stdout.")] = False,
 ) -> None:
     """List the model families that can be compressed (`model_type` of config.json), the models that each
-    covers, and what it can be exported to."""
+    covers, and what it can be exported to.
+    """
     from rich.console import Console
     from rich.table import Table
 

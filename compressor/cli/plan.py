@@ -48,7 +48,6 @@ def plan(
     getting there is tried on the model and judged by KL to dense, best first; weights are rounded to nearest.
 
     Examples:
-
       lathe plan ./my-llama --target-speedup 1.5x --calibration notes.txt
 
       lathe plan ./my-llama --no-latency

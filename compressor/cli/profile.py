@@ -41,7 +41,6 @@ def profile(
     --hardware nothing runs: milliseconds follow from the datasheet, and are called an estimate everywhere.
 
     Examples:
-
       lathe profile ./my-llama --batch-size 1,8 --context 512,4096 -o here.json
 
       lathe profile ./my-llama --hardware h200 -o h200.json

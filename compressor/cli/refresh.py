@@ -25,7 +25,6 @@ def refresh(
     wrongly; refreshed, they are right on every version that Lathe supports.
 
     Example:
-
       lathe refresh out
     """
     from lathe.artefact.errors import UserError

@@ -86,7 +86,8 @@ class Loaded(Sequence[Tensors]):
 
 class ArrayStore:
     """Makes arrays. directory: for files; None keeps everything in memory. device: whose memory, and where
-    what is read goes."""
+    what is read goes.
+    """
 
     def __init__(self, directory: Path | None = None, device: torch.device = CPU) -> None:
         self._directory, self.device = directory, device
@@ -118,7 +119,8 @@ class ArrayStore:
         self, rows: ArrayLike, parts: Iterable[torch.Tensor], step: Callable[[torch.Tensor], torch.Tensor]
     ) -> ArrayLike:
         """[B, T, width of what it makes]: what a step makes of rows [B, T, ...], part by part. The rows
-        themselves where there is no part."""
+        themselves where there is no part.
+        """
         made: ArrayLike | None = None
         for part in parts:
             found = step(rows[part])

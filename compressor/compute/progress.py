@@ -50,7 +50,8 @@ class Progress:
 
     def warn(self, text: str) -> None:
         """Something that is not as the user may think: told once, also where progress is not, and kept for
-        the report."""
+        the report.
+        """
         if text not in self.warnings:
             self.warnings.append(text)
             Console(stderr=True, highlight=False).print(f"warning: {text}", soft_wrap=True, markup=False)

@@ -21,7 +21,8 @@ _HEAD = 24
 @dataclass(frozen=True)
 class Prompt:
     """text: as it is shown. tokens: as the model is given them. chat: whether the chat template is around
-    the text."""
+    the text.
+    """
 
     text: str
     tokens: list[int]

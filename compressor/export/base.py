@@ -59,7 +59,8 @@ class Destination:
 @dataclass(frozen=True)
 class Stored:
     """Bytes that a value takes where a model is served: of layers' weights, of embedding and head, of learned
-    positions and the last norm, and of the KV cache."""
+    positions and the last norm, and of the KV cache.
+    """
 
     weight: float
     table: float

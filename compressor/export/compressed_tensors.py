@@ -23,7 +23,8 @@ _PER_WORD = 8
 @dataclass(frozen=True)
 class Scheme:
     """How the matrices of decoder layers are stored. group: inputs that share a scale; None: all of a row.
-    Codes of 4 bits are packed into words and multiplied as floats; int8 meets int8 activations."""
+    Codes of 4 bits are packed into words and multiplied as floats; int8 meets int8 activations.
+    """
 
     name: str
     bits: int

@@ -34,7 +34,8 @@ def check_rounded(source: Checkpoint, name: str) -> None:
 
 def _stored(source: Checkpoint, bits: int) -> Stored:
     """Codes with a scale for every smallest group, those of tied embeddings once for each use; positions,
-    keys and values stay float32."""
+    keys and values stay float32.
+    """
     scale, uses = 4 / GROUPS[-1], 2 if source.shape.tied_embeddings else 1
     return Stored(bits / 8 + scale, uses * WHOLE_BITS / 8 + scale, 4, 4)
 

@@ -63,7 +63,8 @@ def check_quantized(source: Checkpoint, plan: Plan, scheme: str, tensor_parallel
 
 class _Quantized:
     """Tensors as they are stored, by name: a matrix is rounded when the first of its tensors is asked for.
-    What is not a matrix of a layer stays as it is."""
+    What is not a matrix of a layer stays as it is.
+    """
 
     def __init__(self, job: Export, scheme: Scheme) -> None:
         self._job, self._scheme = job, scheme
@@ -96,7 +97,8 @@ class _Quantized:
 
     def summary(self) -> dict[str, Any]:
         """Once all were asked for: bytes, and how much rounding changed each matrix (norm of the difference
-        over norm of the matrix)."""
+        over norm of the matrix).
+        """
         after = sum(entry.bytes for entry in self.entries.values())
         return {
             "scheme": self._scheme.name,

@@ -19,7 +19,8 @@ _GIVE = "Give the output directory of `lathe compress`."
 @dataclass(frozen=True)
 class Refresh:
     """What a refresh does. replaced: model files by name. edited: those of them that somebody changed after
-    they were exported. manifest: whether there is one to renew."""
+    they were exported. manifest: whether there is one to renew.
+    """
 
     replaced: list[str]
     edited: list[str]

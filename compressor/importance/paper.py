@@ -32,7 +32,8 @@ def saliency(weight: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
 @dataclass(frozen=True)
 class Scores:
     """Float64 scores of one layer's units. query: [N*H], rows of q with columns of o. kv: [K*H], rows of
-    k and v. channels: [F]."""
+    k and v. channels: [F].
+    """
 
     query: torch.Tensor
     kv: torch.Tensor

@@ -24,7 +24,8 @@ class Backend(Protocol):
 
     def prepare(self, directory: Path, workload: Workload, threads: int | None) -> Callable[[], None]:
         """A decode step (tpot) or a prefill (ttft) of a built or exported model: a function that does it once
-        and returns when it is done."""
+        and returns when it is done.
+        """
 
     def versions(self) -> dict[str, str]:
         """What the figures depend on."""

@@ -38,7 +38,8 @@ def interleave(
     systems: Mapping[str, Step], *, turns: int, advance: Callable[[], None] = lambda: None
 ) -> dict[str, Timing]:
     """Time each system `turns` times, in alternating order. A turn begins unmeasured: for about 0.1 s after
-    another model ran, steps are slower than they then stay (docs/experiments.md)."""
+    another model ran, steps are slower than they then stay (docs/experiments.md).
+    """
     timings = {name: Timing() for name in systems}
     names = list(systems)
     for turn in range(turns):
@@ -68,7 +69,8 @@ def _steps(step: Step, seconds: float) -> list[float]:
 
 def uncertainty(timing: Timing, reference: Timing, turns: int) -> float:
     """Standard error of timing / reference, relative: from the medians of sessions of `turns` turns each, as
-    turns of one session share what loading a model gave it (docs/experiments.md)."""
+    turns of one session share what loading a model gave it (docs/experiments.md).
+    """
     ratios = [a / b for a, b in zip(timing.turns, reference.turns, strict=True)]
     sessions = [statistics.median(ratios[i : i + turns]) for i in range(0, len(ratios), turns)]
     if len(sessions) < 2:

@@ -19,7 +19,8 @@ from lathe.compressor.search.space import Space
 
 def cached_table(meter: LatencyBenchmark, space: Space, refresh: bool) -> LatencyTable:
     """The table of this machine, model shape and workload; measured once, then kept in the cache
-    (`$LATHE_CACHE`, else ~/.cache/lathe), so that runs with the same inputs search the same table."""
+    (`$LATHE_CACHE`, else ~/.cache/lathe), so that runs with the same inputs search the same table.
+    """
     path = _cache_path(meter)
     if path.exists() and not refresh:
         try:

@@ -28,7 +28,8 @@ _MAX_DECODER_BYTES = 512 * 2**20
 @dataclass(frozen=True)
 class Effort:
     """How often models are loaded and timed: at least `sessions`, and on until the standard error of every
-    ratio to the first model is within `precision`, or there were `most`."""
+    ratio to the first model is within `precision`, or there were `most`.
+    """
 
     sessions: int
     most: int
@@ -81,7 +82,8 @@ class LatencyBenchmark:
 
     def table(self, space: Space) -> LatencyTable:
         """Fit the table from about a dozen whole models, timed in turns. Deep or wide models are
-        measured with fewer layers: what a layer adds does not depend on how many there are."""
+        measured with fewer layers: what a layer adds does not depend on how many there are.
+        """
         shape = self.source.shape
         per_layer = 4 * shape.decoder_parameters(shape.dense_plan) // shape.num_layers
         layers = min(shape.num_layers, max(2, _MAX_DECODER_BYTES // per_layer))

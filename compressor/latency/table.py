@@ -157,7 +157,8 @@ def _terms(plans: list[Plan], milliseconds: list[float], tile: int) -> tuple[dic
 
 def designs(space: Space, dense: Plan, layers: int, seed: int = 0) -> list[Plan]:
     """Whole models that tell the terms apart: dense first, the floor, each kind of block swapped
-    everywhere or dropped, and mixtures. All have `layers` layers."""
+    everywhere or dropped, and mixtures. All have `layers` layers.
+    """
     top = dense[0]
     head, groups = space.attention[:-1], sorted({kv for _, kv in space.attention[:-1]})
     half_kv = groups[len(groups) // 2 - 1] if len(groups) > 1 else groups[0]
@@ -191,7 +192,8 @@ def designs(space: Space, dense: Plan, layers: int, seed: int = 0) -> list[Plan]
 
 def _across_a_tile(widths: tuple[int, ...]) -> tuple[int, ...]:
     """The level that is the roundest number in the middle half, and the next wider one: between them is
-    a cliff if there is any."""
+    a cliff if there is any.
+    """
     inner = [i for i in range(len(widths)) if widths[0] // 4 <= widths[i] <= 3 * widths[0] // 4]
     if not inner or inner[0] == 0:
         return ()

@@ -171,7 +171,8 @@ class BlockRunner:
 
     def projections(self, kind: str) -> list[str]:
         """Weight names of a block's linear layers, the output projection last; none of experts, whose are in
-        `expert_projections`."""
+        `expert_projections`.
+        """
         if kind == "ffn" and self.shape.experts:
             return []
         return [f"{name}.weight" for name, _ in self._linears(kind)] + [self._output(kind) + ".weight"]
@@ -185,7 +186,8 @@ class BlockRunner:
         self, kind: str, names: Collection[str] | None = None
     ) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
         """While a block runs: what each of its `projections`, or of the matrices of other `names`, reads and
-        gives, by weight name."""
+        gives, by weight name.
+        """
         seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
         def note(name: str) -> Callable[..., None]:

@@ -131,7 +131,8 @@ class Checkpoint:
 
     def layer(self, index: int) -> dict[str, torch.Tensor]:
         """All tensors of one decoder layer, float32, by their names relative to the layer; of one that was
-        cut those that are left."""
+        cut those that are left.
+        """
         prefix = self.family.layer_prefix(index)
         names = (name for name, _ in self.family.block_tensors(self.shape))
         there = (name for name in names if self._places[prefix + name].stored.keys() <= self.index.keys())

@@ -23,7 +23,8 @@ class Output(NamedTuple):
 @dataclass(frozen=True)
 class LayeredModel:
     """A model, dense or cut, whose layers are in memory, or read when asked for, as its room says. It can be
-    called as a causal LM of transformers. Where a dense one travels to, it is opened anew, once."""
+    called as a causal LM of transformers. Where a dense one travels to, it is opened anew, once.
+    """
 
     source: Checkpoint
     runner: BlockRunner

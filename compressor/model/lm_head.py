@@ -19,7 +19,8 @@ Shares = tuple[torch.Tensor, torch.Tensor]
 @dataclass(frozen=True)
 class DenseTargets:
     """The dense model's most likely tokens: indices and log-probabilities [rows, k], and the log of
-    what is left for all others [rows, 1]."""
+    what is left for all others [rows, 1].
+    """
 
     indices: torch.Tensor
     logprobs: torch.Tensor
@@ -29,7 +30,8 @@ class DenseTargets:
 class LMHead:
     """Final norm and LM head, applied window by window so that logits are never all in memory. A weight that
     stays in the checkpoint is read for every batch. cap: what logits are bounded by, softly, if by
-    anything."""
+    anything.
+    """
 
     def __init__(
         self, runner: BlockRunner, norm: Weights, weight_VD: torch.Tensor | Table, cap: float | None = None
@@ -74,7 +76,8 @@ class LMHead:
 
     def sampled_gradient(self, normed_BTD: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """[B, T, D]: the gradient of the loss on tokens drawn from the subnet's own distribution, by the
-        processor, so that they are the same on every device."""
+        processor, so that they are the same on every device.
+        """
         parts, weight = [], self._weight
         for normed in normed_BTD.split(1):
             q, slope = self._shares(normed, weight)
@@ -127,7 +130,8 @@ class LMHead:
     def acceptance(self, targets: DenseTargets, hidden_BTD: torch.Tensor) -> float:
         """Share of the subnet's drafts that the dense model would accept: the mean over tokens of the sum of
         min(p, q) (Leviathan et al., arXiv 2211.17192, Corollary 3.6), all outside the dense top-k taken as
-        one (an upper bound)."""
+        one (an upper bound).
+        """
         total = 0.0
         for dense, mine in self._beside(targets, hidden_BTD):
             total += float(sum(torch.minimum(d, m).exp().sum() for d, m in zip(dense, mine, strict=True)))

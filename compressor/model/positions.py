@@ -39,7 +39,8 @@ class Positions:
     def rotation(self, layer: int, hidden_BTD: torch.Tensor, start: int = 0) -> Rotation:
         """Cosines and sines [1, T, rotated part of H] from a position on; of no rotation where the layer has
         no positions. They outlive the call, which may be in inference mode; a later one may need gradients
-        through them."""
+        through them.
+        """
         rotated, window = self._kinds[layer]
         key = start, start + hidden_BTD.shape[1], bool(window), hidden_BTD.device
         if key not in self._rotations:
@@ -52,7 +53,8 @@ class Positions:
 
     def mask(self, layer: int, hidden_BTD: torch.Tensor, start: int = 0) -> torch.Tensor | None:
         """[1, 1, T, start + T] to add to scores; None where attention itself looks back only, and at all. T
-        is 1 where there is a start."""
+        is 1 where there is a start.
+        """
         length, window = hidden_BTD.shape[1], self._kinds[layer][1]
         if window >= start + length:
             window = 0

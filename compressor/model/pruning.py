@@ -37,7 +37,8 @@ class ImportanceRanking:
 @dataclass(frozen=True)
 class Selection:
     """What stays of one layer, as dense indices in ascending order, query heads grouped by KV head, channels
-    by expert where there are any."""
+    by expert where there are any.
+    """
 
     kv_heads: torch.Tensor
     query_heads: torch.Tensor

@@ -147,7 +147,8 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
 
 def check_no_others(path: Path, known: set[str], index: dict[str, TensorEntry]) -> None:
     """Refuse weights that the family has no place for: the model would be another without them. What is no
-    number is none: Pythia's checkpoints hold causal masks that are called a bias."""
+    number is none: Pythia's checkpoints hold causal masks that are called a bias.
+    """
     for name in sorted(index.keys() - known):
         if index[name].dtype in FLOATS and not name.endswith(_DERIVED):
             raise UserError(

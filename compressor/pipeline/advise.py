@@ -1,5 +1,6 @@
 """The dry run: what the targets would lead to, and when to cut, when to quantize, when both, from choices of
-equal weight bytes, judged on the model itself."""
+equal weight bytes, judged on the model itself.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ _ROWS = 4
 @dataclass(frozen=True)
 class Choice:
     """One way to store the decoder in a budget. keep: share of its parameters, 1 for dense. kl: KL(dense ||
-    this) in nats per token."""
+    this) in nats per token.
+    """
 
     format: Format
     keep: float

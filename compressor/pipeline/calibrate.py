@@ -42,7 +42,8 @@ RANKED = tuple(field.name for field in fields(ImportanceRanking))
 @dataclass(frozen=True)
 class CalibrationResult:
     """All that searches and reforms read. key: names it and the space. windows: [n, T] fitted and held-out;
-    heldout: [n] bool. room: where big arrays are kept. workers: who does what can be spread."""
+    heldout: [n] bool. room: where big arrays are kept. workers: who does what can be spread.
+    """
 
     key: str
     model: LayeredModel
@@ -167,7 +168,8 @@ def _calibrate(
 @dataclass(frozen=True)
 class Ordering:
     """Ranks a layer's groups and channels, chooses its dampings and tells the errors of its levels. lasting:
-    names of the statistics that are kept; None: all."""
+    names of the statistics that are kept; None: all.
+    """
 
     model: LayeredModel
     order: str

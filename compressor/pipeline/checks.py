@@ -117,7 +117,8 @@ def check_disk(out: Path, needed: int) -> None:
 def disk_needed(source: Checkpoint, on_disk: bool, rounds: int) -> int:
     """Bytes that a run of one plan may hold on disk: checkpoint, graph, and the run directory with its
     statistics and the layers after each reform, of which `rounds` are of the whole subnet; where memory does
-    not hold them (`on_disk`), these rounds' vectors and factors, too."""
+    not hold them (`on_disk`), these rounds' vectors and factors, too.
+    """
     shape = source.shape
     weights, reads = shape.weight_bytes(shape.dense_plan, 4), shape.layer.query_heads * shape.head_dim
     squares = shape.num_layers * (max(1, shape.experts) * shape.layer.ffn**2 + reads**2)
@@ -128,7 +129,8 @@ def disk_needed(source: Checkpoint, on_disk: bool, rounds: int) -> int:
 
 def read_plan(path: Path, space: Space, rules: WidthRules, experts: int = 0) -> Plan:
     """A plan that keeps to the rules and is made of the space's levels. experts: that the dense model has in
-    a layer, and where the plan does not say how many."""
+    a layer, and where the plan does not say how many.
+    """
     plan = Plan.load(path).with_experts(experts)
     if len(plan) != space.layers:
         raise UserError(f"{path} has {len(plan)} layers; the model has {space.layers}")

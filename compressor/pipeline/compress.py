@@ -38,7 +38,8 @@ from lathe.compressor.report.page import PAGE, write_page
 @dataclass(frozen=True)
 class Outcome:
     """What a run ended with. status: "done", "missed" (written, but slower than the target), "unmeasured"
-    (the target is of another machine) or "already-met" (nothing written)."""
+    (the target is of another machine) or "already-met" (nothing written).
+    """
 
     status: str
     out: Path

@@ -24,7 +24,8 @@ _ROWS = 4
 
 def forecast(options: Options, card: PreflightResult, task: Problem, damage: np.ndarray) -> dict[str, Any]:
     """The plan that the targets would lead to, roughly: its size, and KL and perplexity as a band from what
-    the last reform may leave to the plain sum of damages; memory and seconds of the run."""
+    the last reform may leave to the plain sum of damages; memory and seconds of the run.
+    """
     shape = card.source.shape
     plan = solve(card.space, damage, [*card.constraints, *_latency(card)])
     needs = {"memory_bytes": card.memory.peak, "seconds": _seconds(options, task)}

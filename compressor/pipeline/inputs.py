@@ -120,7 +120,8 @@ def _weights(source: Checkpoint) -> dict[str, str]:
 
 def file_digest(file: Path) -> str:
     """Of all that a file holds; of a long one, of its size and of blocks from all over it. A file that has
-    not changed since is not read again."""
+    not changed since is not read again.
+    """
     status = file.stat()
     return _content_digest(file, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 

@@ -27,7 +27,8 @@ _SLACK = 0.97
 @dataclass
 class Iteration:
     """One turn of the loop: the limit that was searched, the prediction, the measurement of the plan, and
-    that of its artefact where it missed the target."""
+    that of its artefact where it missed the target.
+    """
 
     plan: Plan
     selections: list[Selection]
@@ -87,7 +88,8 @@ class LatencyLoop:
 
     def drift(self, timing: Comparison) -> float:
         """How much slower dense ran in a measurement than in the table. Only a speed-up, a ratio, is carried
-        over to the machine's speed of the moment; milliseconds are milliseconds."""
+        over to the machine's speed of the moment; milliseconds are milliseconds.
+        """
         if self.options.target_speedup and self.table:
             return timing.dense.median / self.table.dense_ms
         return 1.0
@@ -168,7 +170,8 @@ class LatencyLoop:
 
     def _measure(self, plan: Plan) -> float:
         """Milliseconds of the plan. For a speed-up: as the table's dense model divided by what was gained
-        side by side, so that a machine that drifted since does not count."""
+        side by side, so that a machine that drifted since does not count.
+        """
         name = f"proof-{len(self.rounds)}-{self._timing_key(plan.to_json())}"
         comparison = self.run.json(
             name, lambda: cached_comparison(self.card.meter, plan, self.options.remeasure)

@@ -44,7 +44,8 @@ _ENGINE = 2
 class MemoryPlan:
     """Peaks in bytes: of every stage, on disk, and of a run that keeps everything in memory. limit: what was
     asked for, else what the machine has left. device: what is free on the device that computes, where it is
-    not the machine's memory."""
+    not the machine's memory.
+    """
 
     stages: dict[str, int]
     in_memory: int

@@ -30,7 +30,8 @@ class Options:
     destinations: where it is to be served besides what is exported, by name. tensor_parallel: the number of
     devices that are to share every layer. usual: fields of the workload that nobody asked for, which may be
     cut to the model's positions. memory_limit: bytes that are to be resident at most. ray: where
-    workers are, worker_threads: of each (`workers/place.py`). device: where layers are run (`device.py`)."""
+    workers are, worker_threads: of each (`workers/place.py`). device: where layers are run (`device.py`).
+    """
 
     model: str
     out: Path

@@ -36,7 +36,8 @@ _POINTS = 24
 @dataclass(frozen=True)
 class Point:
     """A plan, what the table says it takes, and the sum of its blocks' damages, each alone: KL in nats per
-    token before the last reform."""
+    token before the last reform.
+    """
 
     plan: Plan
     predicted_ms: float
@@ -86,7 +87,8 @@ def write_front(options: Options, progress: Progress) -> dict[str, Any]:
 
 def plans_along(card: PreflightResult, table: LatencyTable | None, damage: np.ndarray) -> Iterator[Plan]:
     """The best plans of evenly spaced latencies (without a table: shares of the decoder's parameters),
-    cheapest first; of equal ones the first."""
+    cheapest first; of equal ones the first.
+    """
     ends = (card.space.smallest, card.source.shape.dense_plan)
     floor, dense = map(table.predict if table else card.source.shape.kept, ends)
     seen: set[Plan] = set()

@@ -102,7 +102,8 @@ def _text(
     card: PreflightResult, prepared: CalibrationResult, run: RunDirectory, progress: Progress, number: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """[B, T] windows of a round, and which are held out. The first has the calibration text, later ones as
-    much again that the dense model goes on to write; the held-out windows are the same for all."""
+    much again that the dense model goes on to write; the held-out windows are the same for all.
+    """
     windows, heldout = prepared.windows, prepared.heldout
     if number == 0:
         return windows, heldout

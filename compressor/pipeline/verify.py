@@ -60,7 +60,8 @@ class Verified:
 
 class Verifier:
     """Verifies the artefacts of a run, one after the other. The dense model is scored beside the first, for
-    all: what it does does not change."""
+    all: what it does does not change.
+    """
 
     def __init__(
         self,
@@ -112,7 +113,8 @@ class Verifier:
 
     def _rounding(self, artefact: Path) -> dict[str, Any]:
         """Of both models: the dense one is rounded in the same way, so that what cutting costs is not taken
-        for rounding."""
+        for rounding.
+        """
         title = f"verify: what {self._rounded} costs"
         with self._progress.stage(title, self._steps(self._rounded_dense)) as bar:
             dense = self._rounded_dense = self._rounded_dense or self._score_rounded_dense(bar.advance)

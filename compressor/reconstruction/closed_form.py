@@ -152,7 +152,8 @@ def reform(weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor) -> torc
 def sketch(weight: torch.Tensor, most: int = _SKETCH) -> torch.Tensor:
     """[at most `most`, n] float64: what is linear in a weight's rows, and of which only the sum of squares
     over rows counts, is about the same of these (products with random signs, the same ones every time); of
-    each column within sqrt(2 / most), one standard deviation."""
+    each column within sqrt(2 / most), one standard deviation.
+    """
     if len(weight) <= most:
         return weight.double()
     generator = torch.Generator().manual_seed(0)
@@ -201,7 +202,8 @@ def choose_damping(
 ) -> tuple[float, Reforms]:
     """The damping whose reforms, over several kept sets, err least on held-out text, and these reforms, of
     the weight's `sketch`. Those that leave a Gram of little text not positive definite, as it was rounded,
-    are none. ranked: as in `Reforms`."""
+    are none. ranked: as in `Reforms`.
+    """
     rows = sketch(weight)
     plain = [max(reconstruction_error(rows, rows[:, k], heldout, k), 1e-30) for k in kept]
 

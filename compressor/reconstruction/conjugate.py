@@ -28,7 +28,8 @@ _DIFFERENCE = 1e-3
 
 class Step(Protocol):
     """What is solved for: weights by name, and how the loss and its curvature look around them. room: where
-    vectors are kept."""
+    vectors are kept.
+    """
 
     room: ArrayStore
 
@@ -89,7 +90,8 @@ def _inverse(gram: torch.Tensor) -> torch.Tensor:
 
 def iterates(step: Step, count: int, patience: int) -> Iterator[tuple[float, Parts]]:
     """(held-out error, weights): as they are, then after every iteration; `patience` worse ones in a row
-    end it."""
+    end it.
+    """
     best, keep = step.error(step.start), step.room.keep
     yield best, step.start
     factors = step.factors()

@@ -34,7 +34,8 @@ Vectors = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 @dataclass(eq=False)
 class KLProblem(Sharded["KLPasses"]):
     """What a round is about. model: dense. subnet: its layers' present weights. windows: [B, T] tokens;
-    heldout: [B] bool. room: for hidden states and vectors."""
+    heldout: [B] bool. room: for hidden states and vectors.
+    """
 
     model: LayeredModel
     subnet: Sequence[Weights]
@@ -66,7 +67,8 @@ class KLProblem(Sharded["KLPasses"]):
 
 class KLPasses:
     """Of some shards of the text, forward and back. What is summed over batches comes by shard; what comes
-    layer by layer comes from the last layer down."""
+    layer by layer comes from the last layer down.
+    """
 
     def __init__(self, text: KLProblem, shards: range) -> None:
         self._text, self._runner, self._head = text, text.model.runner, text.model.head

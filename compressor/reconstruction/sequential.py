@@ -65,7 +65,8 @@ def _solved(ask: Ask, runner: BlockRunner, kind: str, cut: Weights) -> dict[str,
 
 def _solve(start: torch.Tensor, sums: dict[bool, Moments], counts: torch.Tensor | float) -> torch.Tensor:
     """The ridge solution around `start` whose damping errs least on the held-out windows. counts: [D, 1],
-    what the square of a row's error counts."""
+    what the square of a row's error counts.
+    """
     gram, cross, w0 = sums[False].gram.mean(), sums[False].cross.mean(), start.double()
     held, held_cross = sums[True].gram.mean(), sums[True].cross.mean()
     scale = float(gram.diagonal().mean().clamp_min(1e-12))

@@ -23,7 +23,8 @@ Finished = Mapping[str, torch.Tensor]
 @dataclass(frozen=True)
 class BlockPosition:
     """Just before a block. finished: the layers below it, by index. attention: the subnet's block before an
-    FFN in the same layer."""
+    FFN in the same layer.
+    """
 
     index: int
     kind: str
@@ -55,7 +56,8 @@ class BlockPosition:
 @dataclass(eq=False)
 class SequentialPass(Sharded["ResidualStreams"]):
     """The text of a reform that goes through the layers. model: dense. windows: [B, T] tokens; heldout: [B]
-    bool. room: for hidden states."""
+    bool. room: for hidden states.
+    """
 
     model: LayeredModel
     windows: torch.Tensor

@@ -19,7 +19,8 @@ _OFFSPRING, _SURVIVORS, _PARENTS = 24, 6, 4
 @dataclass(frozen=True)
 class Moves:
     """Changes of one block by one level. `damage` (object array [blocks] of [levels]) biases which block
-    moves: of a few drawn at random, the one that the table likes best."""
+    moves: of a few drawn at random, the one that the table likes best.
+    """
 
     space: Space
     constraints: Sequence[Constraint]

@@ -66,7 +66,8 @@ class Fitness:
 
     def damages(self, position: int, levels: Sequence[int]) -> list[float]:
         """The measures of one block at some levels and all others dense: to second order, or replayed where
-        the block's output changes by much."""
+        the block's output changes by much.
+        """
         changed = self._changed(position, levels)
         changes = [self._slopes.of(position, hidden) for hidden in changed]
         far = [at for at, change in enumerate(changes) if change.size > _FAR]
@@ -75,7 +76,8 @@ class Fitness:
 
     def replayed(self, position: int, levels: Sequence[int]) -> list[float]:
         """The measures of one block at some levels and all others dense, replayed from the dense hidden
-        states."""
+        states.
+        """
         return self._through(position, self._changed(position, levels))
 
     def _through(self, position: int, candidates: list[ArrayLike]) -> list[float]:

@@ -16,7 +16,8 @@ def level_errors(
     shape: ModelShape, space: Space, order: ImportanceRanking, reforms: Mapping[str, Reforms]
 ) -> dict[str, torch.Tensor]:
     """By "attention" and "ffn", [levels] float64: the mean squared error per token of the block's output at
-    each level, widest first, with these closed-form reforms of a layer's output projections."""
+    each level, widest first, with these closed-form reforms of a layer's output projections.
+    """
     heads = [
         rows(select(order, LayerShape(q, kv, 0)).query_heads, shape.head_dim) for q, kv in space.attention
     ]

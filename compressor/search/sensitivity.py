@@ -35,7 +35,8 @@ two small models (docs/experiments.md)."""
 
 class SensitivityEstimate(NamedTuple):
     """kl: in nats per token, the second order and `_BEYOND`. size: the mean over tokens of
-    |delta|^2 / |stream|^2."""
+    |delta|^2 / |stream|^2.
+    """
 
     kl: float
     size: float

@@ -15,7 +15,8 @@ class Trace:
     """Appends judgements and remembers them. A search that starts again with the same seed asks for the
     same candidates, and gets the answers that are already on disk without computing them.
 
-    `asked` counts all judgements, `replayed` those that were on disk."""
+    `asked` counts all judgements, `replayed` those that were on disk.
+    """
 
     def __init__(self, path: Path) -> None:
         self._known: dict[str, float] = {}

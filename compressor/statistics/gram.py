@@ -10,7 +10,8 @@ import torch
 
 class _Mean:
     """Accumulates the mean over rows of what is summed over them by batch, in float64; nothing is allocated
-    before the first."""
+    before the first.
+    """
 
     def __init__(self, *shape: int) -> None:
         self._shape = shape
@@ -40,7 +41,8 @@ class _Mean:
 
 class Gram(_Mean):
     """Accumulates G = X^T X / n over batches of rows, [width, width]. parts: of so many equal parts of a row,
-    each by itself, [parts, width / parts, width / parts]; 0: of the row."""
+    each by itself, [parts, width / parts, width / parts]; 0: of the row.
+    """
 
     def __init__(self, width: int, parts: int = 0) -> None:
         self.width, own = width, width // max(parts, 1)

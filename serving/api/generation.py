@@ -21,7 +21,8 @@ from lathe.serving.backend import (
 @dataclass(frozen=True, slots=True)
 class EventLoopDispatcher:
     """From the engine's thread to that of an event loop, once for a step of the engine: each time the loop is
-    woken it takes the interpreter, and the engine waits."""
+    woken it takes the interpreter, and the engine waits.
+    """
 
     loop: asyncio.AbstractEventLoop
 

@@ -128,7 +128,8 @@ async def _collect(generation: Generation) -> list[RequestOutput]:
 
 class EventStream(Response):
     """Server-sent events. An error after the start is told by the answer's own events, and the stream then
-    ends without its usual end."""
+    ends without its usual end.
+    """
 
     media_type = "text/event-stream"
 

@@ -17,7 +17,8 @@ Json = dict[str, Any]
 
 class History:
     """Writes messages for one template. `dialect`: what it makes of tools, if it knows any; `tools`: whether
-    it is given some; `thoughts`: whether it reads what the assistant thought in earlier turns."""
+    it is given some; `thoughts`: whether it reads what the assistant thought in earlier turns.
+    """
 
     def __init__(self, dialect: Dialect | None, *, tools: bool, thoughts: bool) -> None:
         self._dialect, self._tools, self._thoughts = dialect, tools, thoughts
@@ -78,7 +79,8 @@ class History:
 
 def _in_order(messages: Sequence[Message]) -> Iterator[tuple[int, Message]]:
     """Messages with their places; results in the order of their calls, as most templates tell by nothing else
-    which is whose. Raises ApiError 400 where some of the calls of a message have results and others none."""
+    which is whose. Raises ApiError 400 where some of the calls of a message have results and others none.
+    """
     at = 0
     while at < len(messages):
         yield at, messages[at]

@@ -158,7 +158,8 @@ class ChatWriter(ResponseBuilder):
         tier: str | None = None,
     ) -> None:
         """`thinking`: how the answers begin to think; `calling`: how they may call tools; `tier`: the
-        service tier that was asked for, there is one."""
+        service tier that was asked for, there is one.
+        """
         super().__init__(service, requests, usage)
         self._head |= {"service_tier": "default"} if tier else {}
         self._scored = requests[0].logprobs is not None
@@ -235,7 +236,8 @@ def _reasoning(text: str) -> Json:
 class _Place:
     """Where in a choice's text the next token begins, in characters. echo: the prompt as it was sent, which
     may spell out special tokens, and has no space that sentencepiece puts in front. specials: whether the
-    answer has special tokens."""
+    answer has special tokens.
+    """
 
     def __init__(self, tokenizer: Tokenizer, echo: str = "", specials: bool = False) -> None:
         self._tokenizer, self._echo, self._specials = tokenizer, echo, specials

@@ -26,7 +26,8 @@ from lathe.serving.tools.grammar import Rules
 class Service:
     """`ready` turns true once a token has been generated, `draining` when the server is told to go;
     `request_timeout`: seconds that an answer may take; `aliases`: what else the model may be asked for as;
-    `defaults`: values of the fields that requests leave out, where they are not OpenAI's."""
+    `defaults`: values of the fields that requests leave out, where they are not OpenAI's.
+    """
 
     name: str
     backend: Backend
@@ -110,7 +111,8 @@ class Service:
 
     async def grammar(self, schema: dict[str, Any] | None, param: str = "response_format") -> Grammar | None:
         """What keeps an answer to `schema`. Raises ApiError 400, for the field
-        `param`, when it cannot be used."""
+        `param`, when it cannot be used.
+        """
         if schema is None:
             return None
         try:
@@ -120,7 +122,8 @@ class Service:
 
     async def tool_grammar(self, rules: Rules, param: str = "response_format") -> Grammar:
         """What keeps an answer to tools; `param` is the field of the schema of other answers. Raises ApiError
-        400 when a schema cannot be used."""
+        400 when a schema cannot be used.
+        """
         await self.grammar(rules.answer, param)  # alone, so that it is not blamed on the tools
         try:
             return await asyncio.to_thread(self.grammars.compile_tools, rules)

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 class Strict(BaseModel):
     """No other fields. Null stands for the default everywhere: OpenAI's client repeats fields of later
-    versions so. `dropped`: fields that say nothing to a model."""
+    versions so. `dropped`: fields that say nothing to a model.
+    """
 
     model_config = ConfigDict(extra="forbid")
     dropped: ClassVar[frozenset[str]] = frozenset()

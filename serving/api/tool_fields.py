@@ -24,7 +24,8 @@ NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 
 class FunctionDefinition(Lenient):
     """A function that the model may call. Without `strict`, keywords of the schema that cannot be enforced
-    are left to the caller to check, as at OpenAI."""
+    are left to the caller to check, as at OpenAI.
+    """
 
     name: str = Field(pattern=NAME)
     description: str | None = None

@@ -23,7 +23,8 @@ Json = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Calling:
     """How one request's answers may call tools. `spelled`: special tokens that are marks, and their bytes;
-    `verbatim`: what begins a call, within which there are no stop strings."""
+    `verbatim`: what begins a call, within which there are no stop strings.
+    """
 
     rules: Rules
     spelled: dict[int, bytes]

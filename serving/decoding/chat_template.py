@@ -29,7 +29,8 @@ class TemplateError(ValueError):
 class Rendering:
     """How a chat becomes a prompt: `variables` of the template; whether the answer gets a header
     (`generation_prompt`) or continues the last message; whether the special tokens that go around plain text
-    are added to the template's own."""
+    are added to the template's own.
+    """
 
     variables: Mapping[str, Scalar] = field(default_factory=dict)
     generation_prompt: bool = True

@@ -65,7 +65,8 @@ class ControlTokens:
     @cached_property
     def _plain(self) -> Any:
         """The same tokenizer, but that it knows no special tokens and knows the anchor. It takes memory, and
-        few servers ever need it."""
+        few servers ever need it.
+        """
         from tokenizers import AddedToken, Tokenizer
 
         plain = Tokenizer.from_str(self._fast.to_str())
@@ -79,7 +80,8 @@ class ControlTokens:
 
     def marked(self, documents: Any) -> tuple[Any, Marks | None]:
         """The documents with marks around the special tokens that their strings, but not their keys, spell;
-        no marks where they spell none."""
+        no marks where they spell none.
+        """
         present = set(json.dumps(documents, ensure_ascii=False))
         start, end, *_ = (chr(code) for code in PRIVATE_USE if chr(code) not in present)
         marks, found = Marks(start, end), False

@@ -20,7 +20,8 @@ def longest_start(text: str, words: Sequence[str]) -> int:
 
 class StopMatcher:
     """Lets text through until a stop string is complete; holds back what may be the start of one. From one of
-    `verbatim` on, nothing is a stop string."""
+    `verbatim` on, nothing is a stop string.
+    """
 
     def __init__(self, stops: Sequence[str], verbatim: Sequence[str] = ()) -> None:
         self._stops = tuple(stops)
@@ -79,7 +80,8 @@ class TextStream:
         keep_stop: bool = False,
     ) -> None:
         """`specials`: the special tokens that count here, and their texts; `keep_stop`: the stop string that
-        ends the text is a part of it."""
+        ends the text is a part of it.
+        """
         self._specials = specials or {}
         self._keep_stop = keep_stop
         self._symbols: dict[int, str] = {}

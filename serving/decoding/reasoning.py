@@ -158,7 +158,8 @@ class Harmony(ReasoningFormat):
 
 class HarmonySplitter(Splitter):
     """Between `<|channel|>` and `<|message|>` stands a message's header, up to the next mark its text.
-    A header that is not complete at the end is no text."""
+    A header that is not complete at the end is no text.
+    """
 
     def __init__(self, header: str = "") -> None:
         """`header`: what the prompt has of the first message's."""

@@ -18,7 +18,8 @@ LAST_BIN = 1023
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How tokens are chosen. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 switch those cuts
-    off, `repetition_penalty` 1 that penalty, which falls on the tokens of prompt and answer."""
+    off, `repetition_penalty` 1 that penalty, which falls on the tokens of prompt and answer.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0

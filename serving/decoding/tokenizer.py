@@ -126,7 +126,8 @@ class Tokenizer:
 
     def specials(self, stops: Sequence[str], *, shown: bool) -> dict[int, str]:
         """The special tokens, and their texts, that count in an answer which stops at `stops`: all where they
-        are `shown`."""
+        are `shown`.
+        """
         return self.controls.texts if shown else self.controls.spelled_in("\n".join(stops))
 
     def label(self, token: int) -> bytes:

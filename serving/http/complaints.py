@@ -1,5 +1,6 @@
 """What is wrong with a request, in one sentence. Of a field that may be one of several things, the complaint
-is about the one that the value comes closest to."""
+is about the one that the value comes closest to.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class Complaint:
 @dataclass(frozen=True, slots=True)
 class _Found:
     """An error, and how it was reached: `union` is the path of the value that may be one of several things,
-    and `branch` the one that was tried; both are empty where there is no choice."""
+    and `branch` the one that was tried; both are empty where there is no choice.
+    """
 
     path: Path
     union: Path

@@ -1,5 +1,6 @@
 """Comment lines in a stream of server-sent events that has nothing to say, so that whoever waits, and every
-proxy between, knows that it is alive."""
+proxy between, knows that it is alive.
+"""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 def told_prefix(request: Request) -> str:
     """Empty where there is none; without a slash at its end. Addresses that are relative to a request's own
-    need it only where that may be shown without the slash at the end."""
+    need it only where that may be shown without the slash at the end.
+    """
     told = request.headers.get("x-forwarded-prefix") or str(request.scope.get("root_path", ""))
     return told.rstrip("/") if PATH.fullmatch(told.rstrip("/")) else ""

@@ -31,7 +31,8 @@ REQUEST_TIMEOUT_S = 600.0
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """How an engine is sized, and on what it computes. `max_length` None: the model's own; `threads` None:
-    the engine's choice; `device` None: the CPU. `prefix_cache`: prompt tokens to keep for later prompts."""
+    the engine's choice; `device` None: the CPU. `prefix_cache`: prompt tokens to keep for later prompts.
+    """
 
     observer: Observer
     max_batch: int

@@ -41,7 +41,8 @@ class Server(uvicorn.Server):
         keep_alive: float = KEEP_ALIVE_S,
     ) -> None:
         """All in seconds. `drain_timeout`: what running requests get to end by themselves; `keep_alive`: how
-        long a connection may wait for its next request."""
+        long a connection may wait for its next request.
+        """
         super().__init__(
             uvicorn.Config(
                 create_app(service, api_key, allowed_origins, playground),

@@ -19,7 +19,8 @@ LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
 @dataclass(frozen=True)
 class Address:
     """`root`: scheme, host and path as far as the version; `versions`: what may follow, the likeliest first;
-    `query`: what was given behind a question mark. `endpoint`: the one that the address names, if it does."""
+    `query`: what was given behind a question mark. `endpoint`: the one that the address names, if it does.
+    """
 
     root: str
     versions: tuple[str, ...]

@@ -100,7 +100,8 @@ class AnswerReader:
     def _count_blanks(self, missing: int) -> None:
         """Tokens may have no text of their own (a part of a character, the end): chunks without any after
         the first are taken for so many tokens as the server counts and no text shows, or for those with which
-        its running count grew."""
+        its running count grew.
+        """
         first = self._sample.chunk_s[0]
         candidates = self._grown_s if self._running else self._blank_s
         blanks = [at for at in candidates if at >= first][: max(missing, 0)]

@@ -89,7 +89,8 @@ def level_rows(system: Mapping[str, Any], settings: Mapping[str, Any]) -> list[l
 
 def notes(whole: Mapping[str, Any]) -> list[str]:
     """What would mislead a reader of the answer alone: requests changed for the server, tokens that could
-    not be timed or were not counted, a client that was itself busy at its bounds."""
+    not be timed or were not counted, a client that was itself busy at its bounds.
+    """
     found = []
     for name, system in whole["systems"].items():
         found += [f"{name}: {remark}" for remark in system["remarks"]]

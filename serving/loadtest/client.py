@@ -21,7 +21,8 @@ from lathe.serving.loadtest.sse import EventReader, MalformedStreamError
 @dataclass(frozen=True)
 class Target:
     """A server under test: base URL without the version of its API, the model's name, the key it asks for,
-    and what it takes."""
+    and what it takes.
+    """
 
     url: str
     model: str

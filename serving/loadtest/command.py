@@ -24,7 +24,8 @@ from lathe.serving.loadtest.testbed import Setup, is_url
 @dataclass(frozen=True)
 class LoadTestOptions:
     """What is loaded (URLs or directories; `against`: the dense model), with which limits, and where the
-    result goes: files, and stdout as tables or as JSON."""
+    result goes: files, and stdout as tables or as JSON.
+    """
 
     target: str
     against: str | None

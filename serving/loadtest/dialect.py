@@ -34,7 +34,8 @@ UNKNOWN = re.compile(
 class Dialect:
     """How bodies are changed for a server: `extra` is the user's, the rest was learned. `notes` tell a reader
     of the numbers, a sentence each. With `counting` the server is asked for running token counts, which
-    vLLM, SGLang and Lathe have: they tell how many tokens a chunk carries."""
+    vLLM, SGLang and Lathe have: they tell how many tokens a chunk carries.
+    """
 
     extra: Mapping[str, Any] = field(default_factory=dict)
     length_field: str = LENGTHS[0]

@@ -28,7 +28,8 @@ def system_json(
     url: str, model: str, rounds: Sequence[Round], memory: Memory, remarks: Sequence[str] = ()
 ) -> dict[str, Any]:
     """One system: all rounds summed up, each round apart, and the raw samples. `remarks`: how it was asked
-    otherwise than the settings say."""
+    otherwise than the settings say.
+    """
     return {
         "url": url,
         "model": model,
@@ -55,7 +56,8 @@ def document(
     definitions: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The whole document; with a dense and a subnet system, their ratios too. `definitions` are added
-    to the usual ones, or stand in their place."""
+    to the usual ones, or stand in their place.
+    """
     whole = {
         **preamble(FORMAT, definitions or {}),
         "settings": dict(settings),

@@ -137,7 +137,8 @@ def at_level(load: Load, level: float) -> Load:
 
 def steady(samples: Sequence[Sample], load: Load, level: float) -> Sequence[Sample]:
     """Of a round's samples, in the order sent, those that are judged: with n users without the first n,
-    which come all at once, and the last n, beside which some users have finished."""
+    which come all at once, and the last n, beside which some users have finished.
+    """
     if load.rate is not None:
         return samples
     users = int(level)

@@ -86,7 +86,8 @@ class Load:
 
     def join_times(self) -> list[float]:
         """Seconds after the start at which each user of a closed loop sends the first request: all of
-        `concurrency` at once; with `ramp_to` the others so that every number of users lasts equally long."""
+        `concurrency` at once; with `ramp_to` the others so that every number of users lasts equally long.
+        """
         first = self.concurrency or 1
         more = int(self.ramp_to or first) - first
         return [0.0] * first + [(self.duration_s or 0.0) * i / (more + 1) for i in range(1, more + 1)]

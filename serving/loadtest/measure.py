@@ -39,7 +39,8 @@ THROUGHPUTS = ("output_tokens_per_second", "requests_per_second", "total_tokens_
 @dataclass(frozen=True)
 class Round:
     """One measured round: its samples, the processor time that this client itself used, if known, and
-    what another load tester that sent it says itself (`Engine.definitions` tells what that means)."""
+    what another load tester that sent it says itself (`Engine.definitions` tells what that means).
+    """
 
     samples: list[Sample]
     client_cpu_s: float | None

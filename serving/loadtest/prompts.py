@@ -124,7 +124,8 @@ async def fitted_words(tokens: int, count_tokens: CountTokens) -> int:
 
 async def traced_prompts(tokens: Sequence[int], count_tokens: CountTokens) -> Prompts:
     """Word prompts of about so many tokens each, in turn: the shortest and the longest are fitted,
-    the others lie on the line between them."""
+    the others lie on the line between them.
+    """
     least, most = min(tokens), max(tokens)
     few = await fitted_words(least, count_tokens)
     many = few if most == least else await fitted_words(most, count_tokens)

@@ -45,7 +45,8 @@ WORD = re.compile(r"[A-Za-z_]\w*")
 def refused_fields(body: str, known: Collection[str] = ()) -> set[str]:
     """The names that an error body speaks of, parts of a path each by itself: from its fields that are made
     for that (`param`, `loc`), or else from its words. Where they are put in no way that is known here, the
-    first word of `known` counts that stands in a text which refuses something."""
+    first word of `known` counts that stands in a text which refuses something.
+    """
     try:
         document = json.loads(body)
     except ValueError:

@@ -20,7 +20,8 @@ def _nobody(_: Sample) -> None:
 @dataclass(frozen=True)
 class Assignment:
     """Send `load` to `target` once; the seed sets the prompts and the arrival times. `on_done` hears of every
-    measured request."""
+    measured request.
+    """
 
     http: httpx.AsyncClient
     target: Target

@@ -77,7 +77,8 @@ async def drive(assigned: Assignment) -> Round:
 
 async def warm_up(assigned: Assignment) -> None:
     """Send the requests that are not measured. They tell whether chunks carry several tokens each, which the
-    server is then asked to count."""
+    server is then asked to count.
+    """
     load = assigned.load
     if not load.warmup:
         return

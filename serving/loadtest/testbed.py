@@ -42,7 +42,8 @@ class Serving:
 class Setup:
     """What every kind of load test can be told beside the load: the prompts, how directories are
     served, the name of the model to ask a URL for, the servers' key, fields for every request's body, who
-    sends, and who listens."""
+    sends, and who listens.
+    """
 
     prompts: PromptChoice = field(default_factory=PromptChoice)
     serving: Serving = field(default_factory=Serving)

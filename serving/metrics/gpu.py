@@ -18,7 +18,8 @@ GPU_TOTAL_HELP = "Memory of the GPU."
 
 class Nvml:
     """Nothing to report where there is no GPU, no driver or no permission. A container that hides the
-    processes of others from NVML has no figures of scope "process"."""
+    processes of others from NVML has no figures of scope "process".
+    """
 
     def __init__(self) -> None:
         self._nvml: Any = None

@@ -75,7 +75,8 @@ def model_info(model: str, engine: str, artefact: Artefact) -> dict[str, str]:
 
 class SequenceMetrics:
     """Counters and histograms of requests and of the sequences they ask for: the observer of an engine.
-    Thread-safe."""
+    Thread-safe.
+    """
 
     def __init__(
         self, model: str, target_ms: float | None, registry: CollectorRegistry, target_metric: str = "tpot"

@@ -41,7 +41,8 @@ HEADERS = {
 @dataclass(frozen=True)
 class Setup:
     """What the page has to know. chat: whether the model has a chat template. target_ms: per output token.
-    context: tokens. compare: whether a second server is beside it."""
+    context: tokens. compare: whether a second server is beside it.
+    """
 
     model: str
     chat: bool

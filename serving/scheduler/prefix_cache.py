@@ -46,7 +46,8 @@ class PrefixCache:
 
     def begin(self, sequence: Sequence, slot: int) -> None:
         """Put into an empty slot what is known of a prompt, but its last token: its logits are wanted. Of a
-        prompt that is to be scored, all logits are."""
+        prompt that is to be scored, all logits are.
+        """
         self._keys = self._keys_of(sequence)
         tokens = len(sequence.request.prompt)
         usable = 0 if sequence.request.score_prompt else (tokens - 1) // self._chunk

@@ -12,7 +12,8 @@ from lathe.serving.scheduler.sequence import Sequence as Running
 
 class AdmissionQueue:
     """At most `capacity` sequences inside, waiting and running together. Calls take turns, one sequence each,
-    in the order in which they came: a call of many does not hold up those after it."""
+    in the order in which they came: a call of many does not hold up those after it.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity

@@ -49,7 +49,8 @@ class Scheduler:
         prefixes: PrefixCache | None = None,
     ) -> None:
         """`piece` gives the bytes of a token; `prompt_chunk` is the most prompt tokens read at a time;
-        `prefixes`, of such chunks, what is kept for later prompts."""
+        `prefixes`, of such chunks, what is kept for later prompts.
+        """
         self._engine = engine
         self._piece = piece
         self.eos = eos
@@ -140,7 +141,8 @@ class Scheduler:
 
     def _read_prompts(self) -> None:
         """Chunks until one chunk's worth of tokens is read, so that decoding waits no longer; a short one
-        counts as a part of a whole one, as a pass over few tokens costs hardly less."""
+        counts as a part of a whole one, as a pass over few tokens costs hardly less.
+        """
         budget = self._prompt_chunk
         while budget > 0 and not self._queue.closed:
             if self._slots.free and (waiting := self._queue.next()):
@@ -189,7 +191,8 @@ class Scheduler:
         self, kind: str, sequences: Several[Sequence], call: Callable[[], np.ndarray]
     ) -> np.ndarray | None:
         """The engine's answer; None, and all that took part have failed, when it raises. Failures in a row
-        count by kind: before every decode that fails a prefill went well."""
+        count by kind: before every decode that fails a prefill went well.
+        """
         try:
             logits = call()
         except Exception:

@@ -27,7 +27,8 @@ class DelayedConstraint(Constraint):
         free_V: np.ndarray,
     ) -> None:
         """`opening`: the token that begins to think, where the prompt leaves that to the model;
-        `free_V` bool [V]: what may be said while thinking."""
+        `free_V` bool [V]: what may be said while thinking.
+        """
         self._answer = answer
         self._splitter = splitter
         self._piece = piece

@@ -58,7 +58,7 @@ class Constraint:
         return bool(self._matcher.is_stopped())
 
     def allowed(self) -> np.ndarray:
-        """bool [V]; the end tokens are allowed where the document may end. Raises GrammarError."""
+        """Bool [V]; the end tokens are allowed where the document may end. Raises GrammarError."""
         packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         allowed_V = np.unpackbits(packed, bitorder="little")[: self._vocab_size].astype(bool)
@@ -78,7 +78,8 @@ class Constraint:
 
 class Grammar:
     """A compiled schema or set of rules, shared by all sequences that have to match it. `field`: of requests,
-    that it comes from."""
+    that it comes from.
+    """
 
     def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int, field: str) -> None:
         self._matcher = matcher

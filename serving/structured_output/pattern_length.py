@@ -10,7 +10,8 @@ MOST_DIGITS = 9
 
 def least_length(pattern: str) -> int:
     """At least as much as the length of the shortest text that matches: all choices count, and what may be
-    left out does, too."""
+    left out does, too.
+    """
     open_groups = [[0, 0]]
     """For each, (length up to the last atom, length of that atom)."""
     for found in TOKEN.finditer(pattern):

@@ -68,7 +68,8 @@ def lark(rules: Rules, vocabulary: Vocabulary, json_options: Json) -> str:
 
 def closed(parameters: Json) -> Json:
     """The schema of a call's arguments: an object, and where it lists its properties and says nothing of
-    others, with no others."""
+    others, with no others.
+    """
     properties, required = parameters.get("properties"), parameters.get("required", [])
     names = list(properties) if isinstance(properties, dict) else None
     if names is None or not isinstance(required, list) or parameters.keys() & _OPENS:

@@ -70,7 +70,8 @@ class CallParser:
 
     def flush(self, *, cut: bool) -> list[Event]:
         """The rest; call once, at the end. `cut`: the answer had not come to its own end, so that the
-        beginning of a call is no text of it."""
+        beginning of a call is no text of it.
+        """
         rest, self._held = self._held, ""
         if self._state == self._head:
             self._tell("" if cut and self._first.match(rest).status != "none" else self._opened + rest)

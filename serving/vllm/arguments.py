@@ -43,7 +43,7 @@ ENVIRONMENT = {
 
 
 def request_defaults(sampling: Mapping[str, float], template_variables: Mapping[str, Any]) -> list[str]:
-    """vLLM's arguments for what requests leave open.
+    """VLLM's arguments for what requests leave open.
 
     `sampling`: by the names of generation_config.json; nothing: temperature 1, top_p 1, no top_k. vLLM is not
     left to read that file: it takes no notice of `do_sample`, nor of values that no request can have.
@@ -57,7 +57,7 @@ def request_defaults(sampling: Mapping[str, float], template_variables: Mapping[
 
 
 def arguments(model: Path, names: Sequence[str], port: int, options: ServeOptions) -> list[str]:
-    """vLLM's command line; what the user gave after `--` comes last and so wins.
+    """VLLM's command line; what the user gave after `--` comes last and so wins.
 
     Raises:
         UserError: an argument belongs to `lathe serve`.

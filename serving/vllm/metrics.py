@@ -62,7 +62,8 @@ class VllmMetrics(SequenceMetrics):
 
     def sizes(self, weight_itemsize: int, cache_itemsize: int, cache_tokens: int) -> None:
         """Bytes of a floating-point value, in the weights and in the KV cache, as vLLM keeps them, and the
-        tokens that the cache has room for."""
+        tokens that the cache has room for.
+        """
         served = self._served
         weights = served.values * weight_itemsize + served.other_bytes
         per_token = served.kv_values * cache_itemsize

@@ -185,7 +185,8 @@ def _playground(served: ServedModelInfo) -> Playground | None:
 
 class Answer:
     """One answer as it passes through: how it began, whether it was finished, whether anybody still reads.
-    While a stream says nothing, comments are put between vLLM's events, each of which is one message."""
+    While a stream says nothing, comments are put between vLLM's events, each of which is one message.
+    """
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send

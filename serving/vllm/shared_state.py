@@ -26,7 +26,8 @@ class ServedModelInfo:
     """What is served. `info`: labels of `lathe_model_info`; `values`: floating-point ones of the weights;
     `other_bytes`: of weights of other types; `kv_values`: of one token; `dense_weights` and `dense_kv`: as in
     `Artefact`; `key`: the API key's SHA-256, hex; `origins`: of web pages that may call from a browser;
-    `setup`: of the playground, if there is one; `compare`: the address of the server beside it."""
+    `setup`: of the playground, if there is one; `compare`: the address of the server beside it.
+    """
 
     model: str
     target_ms: float | None

@@ -10,9 +10,10 @@ from lathe.serving.tools.dialect import dialect_of
 
 
 def tool_arguments(model: Path) -> list[str]:
-    """vLLM's arguments for a model whose template shows tools in a form that we know; for others vLLM refuses
+    """VLLM's arguments for a model whose template shows tools in a form that we know; for others vLLM refuses
     tools by itself. It gives none to templates that call them otherwise, and its parsers look for the token
-    of the opening."""
+    of the opening.
+    """
     if not (model / "tokenizer.json").exists():
         return []
     try:

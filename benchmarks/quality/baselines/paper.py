@@ -61,7 +61,8 @@ def literal(setting: Setting, keep: float) -> Subnet:
 
 class RejectionSampler:
     """Alg. 1 as printed. The overlap of a random subset with the kept set is hypergeometric, so that the
-    tries are drawn as overlaps, and only the one that succeeds as a set."""
+    tries are drawn as overlaps, and only the one that succeeds as a set.
+    """
 
     def __init__(self, seed: int) -> None:
         self._random = np.random.default_rng(seed)
@@ -109,7 +110,8 @@ def _search(setting: Setting, keep: float, sampler: Sampler) -> Subnet:
 
 def _facts(masks: Masks, fitness: float) -> dict[str, object]:
     """Fitness in nats per token; kept dims of every KV head, and channels, layer by layer, none for a layer
-    left out."""
+    left out.
+    """
     return {
         "fitness": fitness,
         "head_dims": [[2 * len(p) for p in m.pairs] if m.alive else [] for m in masks.layers],

@@ -14,7 +14,8 @@ from lathe.artefact.errors import UserError
 @dataclass(frozen=True)
 class RayConfig:
     """A cluster of this run's own with so many workers, or the address of one that is there. threads: of each
-    worker; None: the cores shared out."""
+    worker; None: the cores shared out.
+    """
 
     workers: int | None
     address: str | None

@@ -42,7 +42,8 @@ class Sharded(Generic[Part]):
 
 def shards_of(batches: Sequence[Batch], shards: range) -> list[list[Batch]]:
     """The batches of these shards: each has as many, give or take one, of those that follow one another.
-    Without the shards that have none."""
+    Without the shards that have none.
+    """
     bounds = [len(batches) * shard // SHARDS for shard in range(SHARDS + 1)]
     parts = (list(batches[bounds[shard] : bounds[shard + 1]]) for shard in shards)
     return [part for part in parts if part]

@@ -35,7 +35,8 @@ _INT8_ACTIVATIONS = 4
 @dataclass(frozen=True)
 class Rounded:
     """A matrix as codes, int8 [N, G * group], the last group filled up with zeros, times scales, float32
-    [N, G]. columns: K. error: norm of the difference over norm of the matrix."""
+    [N, G]. columns: K. error: norm of the difference over norm of the matrix.
+    """
 
     codes: torch.Tensor
     scales: torch.Tensor
@@ -62,7 +63,8 @@ def groups_for(columns: int, waste: float = _WASTE) -> list[int]:
 
 def fitted(weight_NK: torch.Tensor, bits: int, groups: Sequence[int]) -> Rounded:
     """With the largest group that moves the matrix by 1 % at most, or no more than plain rounding in groups
-    of 32."""
+    of 32.
+    """
     rounded = partial(_rounded, weight_NK, bits)
     allowed = max(_NEGLIGIBLE, rounded(GROUPS[-1], clip=False, signed=False).error)
     for group in groups[:-1]:
@@ -73,7 +75,8 @@ def fitted(weight_NK: torch.Tensor, bits: int, groups: Sequence[int]) -> Rounded
 
 def arbitrary(weight_NK: torch.Tensor, bits: int, groups: Sequence[int]) -> Rounded:
     """With codes that mean nothing, at once: for models of random weights, of which only speed is asked.
-    The group is the one that normally distributed values get."""
+    The group is the one that normally distributed values get.
+    """
     rows, columns = weight_NK.shape
     group = next(group for group in groups if bits == 8 or group <= 128)
     scales = torch.full((rows, -(-columns // group)), 4e-3)
@@ -93,7 +96,8 @@ def _rounded(
 class Blockwise:
     """Matrices of layers in `bits`, embedding and head in 8. ONNX Runtime's MatMulNBits rounds what it
     multiplies by to int8, every row by itself: no row depends on who shares its batch, but for the order of
-    sums, which is another one for a single row."""
+    sums, which is another one for a single row.
+    """
 
     def __init__(self, writer: GraphWriter, bits: int, rounding: Rounding = fitted) -> None:
         self._writer, self._bits, self._rounding = writer, bits, rounding
@@ -126,7 +130,8 @@ class Blockwise:
     def experts(self, experts: Experts, name: str) -> str:
         """ONNX Runtime's QMoE, whose two products share a group that divides their inputs: experts are filled
         up with channels of zeros. (Asked not to normalise what experts count, its CPU kernel makes a softmax
-        of the chosen ones anyway, unless it is given what they count.)"""
+        of the chosen ones anyway, unless it is given what they count.)
+        """
         normalised = experts.attributes["normalize_routing_weights"]
         shares = () if normalised else (self._writer.node("Softmax", [experts.logits], [f"{name}.shares"]),)
         count, _, width = experts.gate_up.shape

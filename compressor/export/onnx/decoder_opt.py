@@ -16,7 +16,8 @@ class OptDecoder(LayerNormDecoder):
 
     def _positioned(self, embedded: str, _ids: str) -> str:
         """Of a row that is decoded the tokens end at `seqlens_k`. Where a batch of prompts is read, shorter
-        ones are filled up, and each begins at 0."""
+        ones are filled up, and each begins at 0.
+        """
         writer = self.writer
         table = self._weight(f"{self.family.positions}.weight")
         one = writer.constant("positions.one", torch.ones((), dtype=torch.int64))

@@ -76,7 +76,8 @@ def build_onnx(
 
 def oldest_runtime(config: Mapping[str, Any], experts: bool, rounded: bool) -> str:
     """The oldest ONNX Runtime that computes a model's graph right. Until 1.32 experts in float32 whose shares
-    are not normalised write over what they still have to read; rounded experts are there since 1.31."""
+    are not normalised write over what they still have to read; rounded experts are there since 1.31.
+    """
     if experts and not rounded and not config.get("normalised_shares", True):
         return "1.32"
     return "1.31" if experts and rounded else OLDEST

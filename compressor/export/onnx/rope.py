@@ -69,7 +69,8 @@ def rotary_tables(
 def rotated_first(config: Mapping[str, Any], head_dim: int) -> torch.Tensor | None:
     """[head_dim]: the order of a head's values in which the whole head is rotated, in pairs half of it apart,
     and those that a model does not rotate by no angle; None where it rotates all of them. (The operator
-    wants rotated parts of multiples of 16; not every model has these.)"""
+    wants rotated parts of multiples of 16; not every model has these.)
+    """
     share = rope_of(config).get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1
     rotated = int(head_dim * share)
     if rotated == head_dim:

@@ -42,7 +42,8 @@ _NAMES = count()
 
 class VllmBackend:
     """Models that are built have a config only: vLLM makes their weights up. Weights and cache have the dtype
-    that vLLM serves in by default."""
+    that vLLM serves in by default.
+    """
 
     name = "vllm"
     export = "vllm"

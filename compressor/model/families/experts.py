@@ -47,7 +47,8 @@ class Stack:
         """Ours, from a matrix of MXFP4 (OCP Microscaling Formats, 1.0): blocks, uint8 [E, outputs, inputs/32,
         16], two values of a sign, two bits of an exponent and one of a mantissa in each byte, the first in
         the lower half; scales, uint8 [E, outputs, inputs / 32], the power of two that a block is multiplied
-        by, plus 127."""
+        by, plus 127.
+        """
         blocks, scales = (part[:, self.first :: self.every] for part in (blocks, scales))
         codes = torch.stack([blocks & 15, blocks >> 4], -1).flatten(-2).int()
         values = torch.cat([_FP4, -_FP4])[codes]

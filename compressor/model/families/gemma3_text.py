@@ -1,5 +1,6 @@
 """Gemma 3 without pictures: normalised queries and keys, five layers of six with a window and with rotary
-positions of their own."""
+positions of their own.
+"""
 
 from collections.abc import Mapping
 from typing import Any

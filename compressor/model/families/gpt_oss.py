@@ -1,5 +1,6 @@
 """gpt-oss: experts with biases and bounded gates, a sink beside every head's scores, a window in every other
-layer."""
+layer.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -47,7 +47,8 @@ class TensorLocation(NamedTuple):
 
 def places(family: Family, shape: ModelShape, packed: bool = False) -> dict[str, TensorLocation]:
     """Where a checkpoint of a family holds each of our tensors. packed: whether stacked matrices of experts
-    are."""
+    are.
+    """
     found = {name: TensorLocation(stored_name(family, name), dims) for name, dims in family.tensors(shape)}
     positions = f"{family.positions}.weight"
     if positions in found:
@@ -82,7 +83,8 @@ def _joined(names: list[str], dims: tuple[int, ...], axis: int) -> TensorLocatio
 
 def _share(found: dict[str, TensorLocation], module: str, parts: list[str], size: int) -> None:
     """Put our modules `parts` into the checkpoint's `module`: one below the other, or `size` rows of each in
-    turn."""
+    turn.
+    """
     for kind in ("weight", "bias"):
         names = [f"{part}.{kind}" for part in parts if f"{part}.{kind}" in found]
         counts = [found[name].dims[0] for name in names]

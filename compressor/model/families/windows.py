@@ -58,7 +58,8 @@ def windows(config: Mapping[str, Any], slides: Slides | None) -> dict[str, Any]:
 def ropes_by_window(window_theta: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """What derives the rotary positions of layers without and with a window where a config has them by kind
     of layer, or in the older way: `rope_scaling` is of layers without one, and the base of the others is
-    called `window_theta`."""
+    called `window_theta`.
+    """
 
     def rope(given: Mapping[str, Any] | None, theta: float) -> dict[str, Any]:
         given = given or {}

@@ -48,7 +48,8 @@ class Section:
 @dataclass(frozen=True)
 class Facts:
     """What sections read. report: report.json. trace: the search's judgements, oldest first. out: the
-    artefact's place, as commands name it."""
+    artefact's place, as commands name it.
+    """
 
     report: Mapping[str, Any]
     trace: Sequence[Mapping[str, Any]]

@@ -51,7 +51,8 @@ def search(
 ) -> SearchResult:
     """The plan of least summed damage in the budget, or the best that an evolution from it finds, by
     KL(dense || subnet) with every block reformed, on text that no statistics were taken from. measured: as in
-    `damage_table`."""
+    `damage_table`.
+    """
     judges = PlanEvaluator(problem, bank, fitness)
     damage = damage_table(problem, judges, measured)
 
@@ -147,7 +148,8 @@ def _at(space: Space, kind: str, roots: np.ndarray, measured: int) -> list[int]:
 
 def _judged(roots: np.ndarray, count: int) -> list[int]:
     """Indices of the levels nearest to even steps of these values, all but that of the dense block, by
-    ascending value."""
+    ascending value.
+    """
     steps = np.linspace(0.0, roots.max(), count + 1)[1:]
     found = {1 + int(np.abs(roots[1:] - step).argmin()) for step in steps}
     if count >= len(roots) - 1:
@@ -188,7 +190,8 @@ class PlanEvaluator:
 
     def stage(self, number: int) -> Fitness:
         """A judge on as many tokens as the stage has, from windows all over the text: many short ones judge
-        better than few long ones."""
+        better than few long ones.
+        """
         if number not in self._stages:
             self._stages[number] = self._made(self._tokens[number])
         return self._stages[number]

@@ -1,5 +1,6 @@
 """The items that a response is given: messages, earlier thinking, calls of tools and their results. OpenAI's
-client repeats fields that it knows and did not receive as nulls."""
+client repeats fields that it knows and did not receive as nulls.
+"""
 
 from __future__ import annotations
 

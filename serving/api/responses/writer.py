@@ -140,7 +140,7 @@ class ResponseWriter(Answer):
 
     def _finish(self, cut: bool) -> Iterator[Json]:
         """A complete answer has words, if only an empty text; one that was cut may have thoughts only."""
-        if not cut and not self._answered or not self._items:
+        if (not cut and not self._answered) or not self._items:
             yield from self._open(MessageItem())
         status: Status = "incomplete" if cut else "completed"
         yield from self._close(status)

@@ -30,7 +30,8 @@ class Engine(Protocol):
 
     async def round(self, assigned: Assignment) -> Round:
         """Warm up, send one round and wait for its last answer. Failed requests are samples; UserError
-        only if nothing could be measured."""
+        only if nothing could be measured.
+        """
         ...
 
 
