@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lathe.serving.loadtest.compare import run
-from lathe.serving.loadtest.engines.base import find_engine
+from lathe.serving.loadtest.engine import find_engine
 from lathe.serving.loadtest.load import Endpoint, Load
 from lathe.serving.loadtest.prompts import PromptChoice
 from lathe.serving.loadtest.testbed import Setup

@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.serving.models import dense_model, subnet
 from lathe.serving.loadtest.compare import run
 from lathe.serving.loadtest.document import machine
-from lathe.serving.loadtest.engines.base import Engine, find_engine
+from lathe.serving.loadtest.engine import Engine, find_engine
 from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.prompts import PromptChoice
 from lathe.serving.loadtest.servers import served

@@ -127,10 +127,20 @@ Raises:
     UserError: the model cannot be read or rounded so, or the directory exists.
 """
 
-destinations: Registry[Destination] = Registry("destination", "lathe.compressor.export")
+destinations: Registry[Destination] = Registry(
+    "destination",
+    "lathe.compressor.export",
+    "lathe.exporters",
+    lambda _name, value: isinstance(value, Exporter),
+)
 """Every way to serve that plans can be made for, by the name that `--for` takes."""
 
-exporters = _Exporters("exporter", "lathe.compressor.export")
+exporters = _Exporters(
+    "exporter",
+    "lathe.compressor.export",
+    "lathe.exporters",
+    lambda _name, value: isinstance(value, Exporter),
+)
 """Every exporter by the name that `--export` takes."""
 
 quantizers: Registry[Quantizer] = Registry("quantized export", "lathe.compressor.export")

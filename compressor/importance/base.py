@@ -14,5 +14,7 @@ from lathe.compressor.statistics import LayerStatistics
 Order = Callable[[Family, ModelShape, Weights, LayerStatistics], ImportanceRanking]
 """Ranks one layer's groups, heads and channels, from its dense weights by their names relative to it."""
 
-orders: Registry[Order] = Registry("order", "lathe.compressor.importance")
+orders: Registry[Order] = Registry(
+    "order", "lathe.compressor.importance", "lathe.rankings", lambda _name, value: callable(value)
+)
 """Every order by name; a search method says which one it wants."""

@@ -39,5 +39,10 @@ def versions_here(backend: Backend) -> dict[str, str]:
         return {}
 
 
-backends: Registry[Backend] = Registry("backend", "lathe.compressor.latency.backends")
+backends: Registry[Backend] = Registry(
+    "backend",
+    "lathe.compressor.latency.backends",
+    "lathe.backends",
+    lambda _name, value: hasattr(value, "prepare"),
+)
 """Every engine that can be timed, by name."""

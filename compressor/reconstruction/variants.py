@@ -87,7 +87,7 @@ LayerReconstruction = Callable[[int, Callable[[int], Finished | None]], Finished
 """(layer index, what is already finished) -> the layer's finished tensors; layers come in order."""
 
 reforms: Registry[Callable[[ReconstructionTask], LayerReconstruction]] = Registry(
-    "reform", "lathe.compressor.reconstruction"
+    "reform", "lathe.compressor.reconstruction", "lathe.reconstructions", lambda _name, value: callable(value)
 )
 """Every last reform by name; a search method says which one it wants."""
 

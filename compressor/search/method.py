@@ -130,5 +130,10 @@ class Method:
     check: Callable[[ModelShape], None] = lambda _shape: None
 
 
-methods: Registry[Method] = Registry("method", "lathe.compressor.search.methods")
+methods: Registry[Method] = Registry(
+    "method",
+    "lathe.compressor.search.methods",
+    "lathe.methods",
+    lambda _name, value: isinstance(value, Method),
+)
 """Every search by name."""

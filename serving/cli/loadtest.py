@@ -192,7 +192,7 @@ def loadtest(
     from lathe.serving.loadtest.address import read_address
     from lathe.serving.loadtest.command import LoadTestOptions, carry_out
     from lathe.serving.loadtest.dialect import read_extra_body
-    from lathe.serving.loadtest.engines.base import find_engine
+    from lathe.serving.loadtest.engine import find_engine
     from lathe.serving.loadtest.load import Load
     from lathe.serving.loadtest.progress import Terminal
     from lathe.serving.loadtest.prompts import PromptChoice

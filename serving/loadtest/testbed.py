@@ -15,7 +15,7 @@ from lathe.artefact.errors import UserError
 from lathe.serving.loadtest.address import is_loopback, read_address
 from lathe.serving.loadtest.client import Target, open_client
 from lathe.serving.loadtest.document import redacted
-from lathe.serving.loadtest.engines.base import Engine
+from lathe.serving.loadtest.engine import Engine
 from lathe.serving.loadtest.engines.lathe import BuiltinEngine
 from lathe.serving.loadtest.load import Endpoint, Load
 from lathe.serving.loadtest.measure import Round

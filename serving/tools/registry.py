@@ -5,7 +5,12 @@ from __future__ import annotations
 from lathe.artefact.registry import Registry
 from lathe.serving.tools.form import Form
 
-forms: Registry[Form] = Registry("form of tool calls", "lathe.serving.tools.formats")
+forms: Registry[Form] = Registry(
+    "form of tool calls",
+    "lathe.serving.tools.formats",
+    "lathe.tool_call_forms",
+    lambda _name, value: isinstance(value, Form),
+)
 
 
 def register(form: Form) -> Form:

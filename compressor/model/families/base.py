@@ -210,7 +210,13 @@ class Family:
             yield f"{module}.{kind}", (shape.hidden_size,)
 
 
-families: Registry[Family] = Registry("family", "lathe.compressor.model.families")
+families: Registry[Family] = Registry(
+    "family",
+    "lathe.compressor.model.families",
+    "lathe.families",
+    lambda name, value: isinstance(value, Family) and value.model_type == name,
+)
+"""Every family by its model type."""
 
 
 def exported(model_type: str) -> Family:

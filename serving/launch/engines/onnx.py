@@ -10,14 +10,14 @@ from lathe.artefact.onnx.device import CPU, DEVICES, Device, check_installed
 from lathe.serving.backend import Backend
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.launch.local import EngineOptions, serve_locally
-from lathe.serving.launch.registry import register
+from lathe.serving.launch.registry import engines
 from lathe.serving.options import ServeOptions
 from lathe.serving.scheduler.prefix_cache import PrefixCache
 from lathe.serving.scheduler.scheduler import PROMPT_CHUNK, Scheduler
 from lathe.serving.served_model import Artefact
 
 
-@register("onnx")
+@engines.register("onnx")
 def serve_onnx(model: Path, options: ServeOptions) -> None:
     """Serve until told to stop. Raises UserError."""
     check_installed(_device(options.device))

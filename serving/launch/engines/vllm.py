@@ -18,7 +18,7 @@ from lathe.artefact.vllm.installed import require_vllm
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.http.auth import key_digest
 from lathe.serving.http.socket import LAST_WORDS_S, listen, url_of
-from lathe.serving.launch.registry import register
+from lathe.serving.launch.registry import engines
 from lathe.serving.metrics.registry import model_info
 from lathe.serving.options import ServeOptions
 from lathe.serving.playground.pages import Setup
@@ -32,7 +32,7 @@ POLL_S = 0.05
 STOP_S = 30.0
 
 
-@register("vllm")
+@engines.register("vllm")
 def serve_vllm(model: Path, options: ServeOptions) -> None:
     """Serve until told to stop.
 

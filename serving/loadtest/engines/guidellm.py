@@ -24,6 +24,7 @@ from typing import Any
 from lathe.artefact.errors import UserError
 from lathe.serving.loadtest.address import PATHS
 from lathe.serving.loadtest.client import Target
+from lathe.serving.loadtest.engine import engines
 from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.measure import Round
 from lathe.serving.loadtest.round_spec import Assignment
@@ -107,8 +108,13 @@ class GuideLLM:
             raise UserError(f"{self.name} ended with status {status}: {_last_words(place / 'log')}")
 
 
+@engines.register("guidellm")
 def make(program: str | None) -> GuideLLM:
-    """The guidellm at `program`, or on PATH. Raises UserError if there is none, or not of SERIES."""
+    """Returns the guidellm at `program`, or the one on PATH.
+
+    Raises:
+        UserError: there is none, or it is not of SERIES.
+    """
     found = shutil.which(program or "guidellm")
     if found is None:
         raise UserError(f"guidellm is not {f'at {program}' if program else 'on PATH'}", _remedy())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.engine import engines
 from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.measure import Round
 from lathe.serving.loadtest.round_spec import Assignment
@@ -26,7 +27,13 @@ class BuiltinEngine:
         return await drive(assigned)
 
 
+@engines.register("lathe")
 def make(program: str | None) -> BuiltinEngine:
+    """Returns our load tester, which has no program of its own.
+
+    Raises:
+        UserError: one is given.
+    """
     if program is not None:
         raise UserError("--guidellm is the program of another load tester", "Add --engine guidellm.")
     return BuiltinEngine()

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from lathe.artefact.errors import UserError
 from lathe.serving.cli.loadtest import loadtest
 from lathe.serving.loadtest.client import Target
-from lathe.serving.loadtest.engines.base import available_engines, find_engine
+from lathe.serving.loadtest.engine import engines, find_engine
 from lathe.serving.loadtest.engines.guidellm import GuideLLM, read_report, scenario
 from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.measure import summary
@@ -99,9 +99,9 @@ def test_guidellm_has_to_be_there_and_of_the_known_series(tmp_path: Path) -> Non
     assert find_engine("guidellm", new).name == "guidellm 0.8.3"
     with pytest.raises(UserError, match="Add --engine guidellm"):
         find_engine("lathe", new)
-    with pytest.raises(UserError, match="no load tester 'x'"):
+    with pytest.raises(UserError, match="there is no load tester `x`"):
         find_engine("x")
-    assert available_engines() == ["guidellm", "lathe"]
+    assert engines.known() == ["guidellm", "lathe"]
 
 
 def test_a_guidellm_that_fails_is_quoted(serve_mock: ServeMock, tmp_path: Path) -> None:

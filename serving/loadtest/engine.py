@@ -1,13 +1,11 @@
-"""What a load tester has to do, and how one is found."""
+"""The load testers: what one has to do, and the registry that finds it by name."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from lathe.artefact.errors import UserError
+from lathe.artefact.registry import LazyRegistry
 from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.measure import Round
 from lathe.serving.loadtest.round_spec import Assignment
@@ -35,20 +33,23 @@ class Engine(Protocol):
         ...
 
 
-def available_engines() -> list[str]:
-    """Names of the engines; imports none of them."""
-    package = importlib.import_module("lathe.serving.loadtest.engines")
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base")
+engines: LazyRegistry[Callable[[str | None], Engine]] = LazyRegistry(
+    "load tester",
+    "lathe.serving.loadtest.engines",
+    "lathe.load_testers",
+    lambda _name, value: callable(value),
+)
+"""Every load tester by the name that `loadtest --engine` takes, as a function of the path of its program."""
 
 
 def find_engine(name: str, program: str | None = None) -> Engine:
-    """The engine `name`: what `make(program)` in its module gives. `program` is the path of the engine's
-    own program, for one that has one.
+    """Returns the load tester of a name.
+
+    Args:
+        name: one of `engines`.
+        program: the path of its own program, if it has one; None: the one on PATH.
 
     Raises:
-        UserError: there is no such engine, or its program is not found.
+        UserError: there is no such load tester, or its program is not found.
     """
-    if name not in available_engines():
-        raise UserError(f"There is no load tester {name!r}", f"Known: {', '.join(available_engines())}.")
-    made: Engine = importlib.import_module(f"lathe.serving.loadtest.engines.{name}").make(program)
-    return made
+    return engines.get(name)(program)
