@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.quality.setting import Setting
 from lathe.compressor.model.block_runner import Weights
-from lathe.compressor.model.pruning import Selection, cut_attention, cut_ffn, rows
+from lathe.compressor.model.pruning import Selection, prune_attention, prune_ffn, rows
 from lathe.compressor.statistics import Gram
 
 KINDS = ("attention", "ffn")
@@ -51,9 +51,9 @@ def cut_block(setting: Setting, index: int, kind: Kind, kept: torch.Tensor) -> d
     """A block's tensors for the units that stay [k], weights as they were; empty when none stays."""
     kept, none = kept.sort().values, kept[:0]
     if kind.name == "ffn":
-        return cut_ffn(setting.family, setting.layers[index], Selection(none, none, kept))
+        return prune_ffn(setting.family, setting.layers[index], Selection(none, none, kept))
     heads = rows(kept, setting.shape.layer.heads_per_group)
-    return cut_attention(setting.family, setting.shape, setting.layers[index], Selection(kept, heads, none))
+    return prune_attention(setting.family, setting.shape, setting.layers[index], Selection(kept, heads, none))
 
 
 def widened(weight: torch.Tensor, kept: torch.Tensor, kind: Kind) -> torch.Tensor:

@@ -72,7 +72,7 @@ class Product:
         """A method's winner, not reformed yet."""
         options = replace(self.options, keep=keep, method=method, evaluations=evaluations)
         card, prepared = preflight(options, Progress(quiet=True)), self.prepared
-        if card.method.order != self.card.method.order:
+        if card.method.importance != self.card.method.importance:
             prepared = prepare(options, card, self.run, self.progress)
         search = Searcher(options, card, prepared, self.run, self.progress)
         solver = LatencyLoop(options, card, search, prepared.key, self.run, self.progress)

@@ -48,7 +48,7 @@ def turned(setting: Setting, layer: int, width: int) -> torch.Tensor:
 
 def dropped(setting: Setting, product: Product, layer: int, groups: int) -> torch.Tensor:
     """[n, columns kept] of the first `groups` groups of the elimination order."""
-    shape, order = setting.shape, product.prepared.orders[layer]
+    shape, order = setting.shape, product.prepared.rankings[layer]
     heads = order.heads[order.groups[:groups].sort().values].sort(1).values.reshape(-1)
     gram = setting.statistics[layer].attention
     return torch.eye(len(gram), dtype=torch.float64)[:, rows(heads, shape.head_dim)]

@@ -16,7 +16,7 @@ from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.embedding import Embedding
 from lathe.compressor.model.families import Family
 from lathe.compressor.model.lm_head import LMHead
-from lathe.compressor.model.pruning import Selection, cut_attention, cut_ffn
+from lathe.compressor.model.pruning import Selection, prune_attention, prune_ffn
 from lathe.compressor.statistics import LayerStatistics
 
 _ROWS = 4
@@ -81,8 +81,8 @@ class Setting:
         """A layer's tensors for a selection, weights as they were."""
         dense = self.layers[index]
         return {
-            **cut_attention(self.family, self.shape, dense, selection),
-            **cut_ffn(self.family, dense, selection),
+            **prune_attention(self.family, self.shape, dense, selection),
+            **prune_ffn(self.family, dense, selection),
         }
 
     def uniform(self, keep: float) -> LayerShape:

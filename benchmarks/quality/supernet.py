@@ -22,7 +22,7 @@ from benchmarks.quality.obs import removal_costs, remove
 from benchmarks.quality.setting import Setting
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.pruning import rows
-from lathe.compressor.reconstruction import damped, reform
+from lathe.compressor.reconstruction import damped, reconstruct
 
 _DAMPING = 1e-2
 _STEP = 16 / 11008
@@ -64,7 +64,7 @@ def local_pruning(
         kept = order[:count].sort().values
         fitted = weight if count == kind.units else weight[:, :0]
         if 0 < count < kind.units:
-            fitted = reform(weight, gram, rows(kept, kind.columns))
+            fitted = reconstruct(weight, gram, rows(kept, kind.columns))
         found[count] = Structure(kept, fitted)
     return found
 

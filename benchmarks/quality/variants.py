@@ -18,7 +18,7 @@ from lathe.compressor.reconstruction.variants import (
     LayerReconstruction,
     ReconstructionTask,
     Solve,
-    reforms,
+    reconstructions,
 )
 from lathe.compressor.search.block_library import BlockLibrary
 from lathe.compressor.search.evolution import Moves, evolve
@@ -43,33 +43,33 @@ def uniform(problem: Problem) -> SearchResult:
 
 def evolution(problem: Problem) -> SearchResult:
     """Evolution alone: from uniform widths, blocks to change drawn without a damage table."""
-    judged = PlanEvaluator(problem).stage(0)
+    evaluator = PlanEvaluator(problem).stage(0)
     flat = np.empty(2 * problem.space.layers, dtype=object)
     for block, (_, kind) in enumerate(problem.space.blocks):
         flat[block] = np.zeros(len(problem.space.levels(kind)))
     moves = Moves(problem.space, problem.constraints, flat, random.Random(problem.seed))
     count = 0
 
-    def judge(plans: Sequence[Plan], _stage: int) -> list[float]:
+    def evaluate(plans: Sequence[Plan], _stage: int) -> list[float]:
         nonlocal count
         count += len(plans)
-        return [judged.judge(plan) for plan in plans]
+        return [evaluator.evaluate(plan) for plan in plans]
 
     start = Breeder(problem).uniform().plan
-    (best, plan), *_ = evolve([start], moves, judge, problem.evaluations, lambda _: None)
-    selections = [select(order, layer) for order, layer in zip(problem.orders, plan, strict=True)]
+    (best, plan), *_ = evolve([start], moves, evaluate, problem.evaluations, lambda _: None)
+    selections = [select(order, layer) for order, layer in zip(problem.rankings, plan, strict=True)]
     return SearchResult(plan, selections, best, count)
 
 
-def plain_bank(problem: Problem) -> BlockLibrary:
+def make_pruned_library(problem: Problem) -> BlockLibrary:
     """Cut blocks as they are: no reform in the loop."""
-    return BlockLibrary(problem.source.family, problem.source.shape, problem.layers, problem.orders)
+    return BlockLibrary(problem.source.family, problem.source.shape, problem.layers, problem.rankings)
 
 
 class ByReplays(Fitness):
     """Every damage measured through all the layers above."""
 
-    damages = Fitness.replayed
+    sensitivities = Fitness.replayed
 
 
 class ByLoss(ByReplays):
@@ -98,23 +98,23 @@ class WithIntercept(ReconstructionTask):
         return blocks
 
 
-@reforms.register("gauss-newton-intercept")
+@reconstructions.register("gauss-newton-intercept")
 def intercept(job: ReconstructionTask) -> LayerReconstruction:
-    return reforms.get("gauss-newton")(WithIntercept(**vars(job)))
+    return reconstructions.get("gauss-newton")(WithIntercept(**vars(job)))
 
 
 variant("lathe-uniform", search=uniform)
 variant("lathe-evolution", search=evolution, default_evaluations=_EVOLUTION)
 variant("lathe-plus-evolution", default_evaluations=200)
-variant("lathe-paper-order", order="paper")
-variant("lathe-no-loop", search=partial(search, bank=plain_bank))
+variant("lathe-paper-order", importance="paper")
+variant("lathe-no-loop", search=partial(search, library=make_pruned_library))
 variant("lathe-replays", search=partial(search, fitness=ByReplays))
 variant("lathe-perplexity", search=partial(search, fitness=ByLoss))
 variant("lathe-acceptance", search=partial(search, fitness=ByRejection))
-variant("lathe-no-reform", reform="none", whole_rounds=0)
-variant("lathe-no-accumulation", reform="closed-form", whole_rounds=0)
-variant("lathe-output-only", reform="sequential", whole_rounds=0)
+variant("lathe-no-reform", reconstruction="none", whole_rounds=0)
+variant("lathe-no-accumulation", reconstruction="closed-form", whole_rounds=0)
+variant("lathe-output-only", reconstruction="sequential", whole_rounds=0)
 variant("lathe-blocks-only", whole_rounds=0)
-variant("lathe-whole-only", reform="sequential")
-variant("lathe-intercept", reform="gauss-newton-intercept")
+variant("lathe-whole-only", reconstruction="sequential")
+variant("lathe-intercept", reconstruction="gauss-newton-intercept")
 ABLATIONS = [name for name in methods.known() if name.startswith("lathe-")]

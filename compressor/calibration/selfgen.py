@@ -33,7 +33,7 @@ def write_samples(
     length: int,
     seed: int,
     progress: Progress,
-    room: ArrayStore | None = None,
+    store: ArrayStore | None = None,
     workers: Workers | None = None,
 ) -> torch.Tensor:
     """[windows, length] tokens sampled at temperature 1 from the model's own distribution.
@@ -42,7 +42,7 @@ def write_samples(
     single tokens: the begin-of-text token where there is one, else tokens drawn uniformly.
     """
     prompts = _prompts(source, windows, torch.Generator().manual_seed(seed))
-    return _write(source, prompts, length, seed, progress, room, workers, _OWN)
+    return _write(source, prompts, length, seed, progress, store, workers, _OWN)
 
 
 def continue_text(
@@ -51,7 +51,7 @@ def continue_text(
     *,
     seed: int,
     progress: Progress,
-    room: ArrayStore | None = None,
+    store: ArrayStore | None = None,
     workers: Workers | None = None,
 ) -> torch.Tensor:
     """[B, T] tokens like those given: a passage from each window, which the model goes on from at
@@ -62,7 +62,7 @@ def continue_text(
     generator = torch.Generator().manual_seed(seed)
     starts = torch.randint(length - passage, (count, 1), generator=generator)
     prompts = windows_BT.gather(1, starts + torch.arange(passage))
-    return _write(source, prompts, length, seed, progress, room, workers, _MORE)
+    return _write(source, prompts, length, seed, progress, store, workers, _MORE)
 
 
 def cache_bytes(shape: ModelShape, length: int) -> int:
@@ -81,7 +81,7 @@ def _write(
     length: int,
     seed: int,
     progress: Progress,
-    room: ArrayStore | None,
+    store: ArrayStore | None,
     workers: Workers | None,
     title: str,
 ) -> torch.Tensor:
@@ -98,7 +98,7 @@ def _write(
             seen += 1
             bar.advance()
 
-        writer = _Writer(LayeredModel.open(source, room or ArrayStore()), length, advance)
+        writer = _Writer(LayeredModel.open(source, store or ArrayStore()), length, advance)
         for number, written in enumerate((workers or LocalWorkers()).map(writer, batches), 1):
             rows.append(written)
             bar.advance(number * each - seen)

@@ -80,12 +80,12 @@ def load_calibration(
     window: int,
     seed: int,
     progress: Progress,
-    room: ArrayStore | None = None,
+    store: ArrayStore | None = None,
     workers: Workers | None = None,
     text: CalibrationText | None = None,
 ) -> Calibration:
     """Windows of a text, or of what the model writes; one in eight is held out. text: where it was read
-    before; room: for a model that writes; workers: who has it write.
+    before; store: for a model that writes; workers: who has it write.
 
     Raises:
         UserError: no such text, or too little of it for two windows.
@@ -99,7 +99,7 @@ def load_calibration(
             length=amount.window,
             seed=seed,
             progress=progress,
-            room=room,
+            store=store,
             workers=workers,
         )
     if len(windows) < 2:

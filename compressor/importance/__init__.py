@@ -1,5 +1,5 @@
-"""Importance orders, one registered file each."""
+"""Importance methods, one registered file each."""
 
-from lathe.compressor.importance.base import Order, orders
+from lathe.compressor.importance.base import ImportanceMethod, importance_methods
 
-__all__ = ["Order", "orders"]
+__all__ = ["ImportanceMethod", "importance_methods"]

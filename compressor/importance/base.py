@@ -1,4 +1,4 @@
-"""The registry of orders."""
+"""The registry of importance methods."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from lathe.compressor.model.families import Family
 from lathe.compressor.model.pruning import ImportanceRanking
 from lathe.compressor.statistics import LayerStatistics
 
-Order = Callable[[Family, ModelShape, Weights, LayerStatistics], ImportanceRanking]
+ImportanceMethod = Callable[[Family, ModelShape, Weights, LayerStatistics], ImportanceRanking]
 """Ranks one layer's groups, heads and channels, from its dense weights by their names relative to it."""
 
-orders: Registry[Order] = Registry(
-    "order", "lathe.compressor.importance", "lathe.rankings", lambda _name, value: callable(value)
+importance_methods: Registry[ImportanceMethod] = Registry(
+    "importance method",
+    "lathe.compressor.importance",
+    "lathe.importance_methods",
+    lambda _name, value: callable(value),
 )
-"""Every order by name; a search method says which one it wants."""
+"""Every importance method by name; a search method names the one it uses."""

@@ -12,13 +12,13 @@ import torch
 
 from lathe.artefact.plan import ModelShape
 from lathe.compressor.compute.device import CPU
-from lathe.compressor.importance.base import orders
+from lathe.compressor.importance.base import importance_methods
 from lathe.compressor.importance.experts import rank_experts
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.families import Family
-from lathe.compressor.model.output_projection import seen
+from lathe.compressor.model.output_projection import norm_scaled_weight
 from lathe.compressor.model.pruning import ImportanceRanking
-from lathe.compressor.reconstruction import damped, sketch
+from lathe.compressor.reconstruction import damped, random_projection
 from lathe.compressor.statistics import LayerStatistics
 
 _DAMPING = 1e-3
@@ -38,7 +38,7 @@ def eliminate(weight: torch.Tensor, gram: torch.Tensor, block: int, per_step: in
         block: columns that go together.
         per_step: blocks removed before costs are computed again.
     """
-    alive, w = torch.arange(len(gram) // block, device=gram.device), sketch(weight, _ROWS)
+    alive, w = torch.arange(len(gram) // block, device=gram.device), random_projection(weight, _ROWS)
     torch.linalg.cholesky(gram, out=gram)
     p = torch.cholesky_inverse(gram, out=gram)
     removed: list[torch.Tensor] = []
@@ -108,11 +108,11 @@ def _squares(w: torch.Tensor, block: int) -> torch.Tensor:
     return parts @ parts.mT
 
 
-@orders.register("elimination")
+@importance_methods.register("elimination")
 def elimination(
     family: Family, shape: ModelShape, weights: Weights, statistics: LayerStatistics
 ) -> ImportanceRanking:
-    o, down = (seen(family, shape, weights, kind) for kind in ("attention", "ffn"))
+    o, down = (norm_scaled_weight(family, shape, weights, kind) for kind in ("attention", "ffn"))
     per_group = shape.layer.heads_per_group
     groups = eliminate(o, damped(statistics.attention, _DAMPING), shape.head_dim * per_group)
     rank = eliminate(o, damped(statistics.attention, _DAMPING), shape.head_dim).argsort()

@@ -13,7 +13,7 @@ import torch
 
 from lathe.artefact.plan import ModelShape
 from lathe.compressor.compute.device import CPU
-from lathe.compressor.importance.base import orders
+from lathe.compressor.importance.base import importance_methods
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.families import Family
 from lathe.compressor.model.pruning import ImportanceRanking
@@ -60,7 +60,7 @@ def unit_scores(family: Family, weights: Weights, statistics: LayerStatistics) -
     )
 
 
-@orders.register("paper")
+@importance_methods.register("paper")
 def paper(
     family: Family, shape: ModelShape, weights: Weights, statistics: LayerStatistics
 ) -> ImportanceRanking:

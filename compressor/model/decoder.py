@@ -22,7 +22,7 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True)
 class LayeredModel:
-    """A model, dense or cut, whose layers are in memory, or read when asked for, as its room says. It can be
+    """A model, dense or cut, whose layers are in memory, or read when asked for, as its store says. It can be
     called as a causal LM of transformers. Where a dense one travels to, it is opened anew, once.
     """
 
@@ -33,7 +33,7 @@ class LayeredModel:
     layers: Sequence[Weights]
 
     @classmethod
-    def open(cls, source: Checkpoint, room: ArrayStore, runner: BlockRunner | None = None) -> LayeredModel:
+    def open(cls, source: Checkpoint, store: ArrayStore, runner: BlockRunner | None = None) -> LayeredModel:
         """runner: of the dense model, for a subnet of it."""
         runner, family = runner or BlockRunner(source), source.family
         cap = source.config.get("final_logit_softcapping")
@@ -41,25 +41,25 @@ class LayeredModel:
         if not source.shape.tied_embeddings:
             names.append(f"{family.head}.weight")
         tables: list[torch.Tensor | Table] = [
-            Table(source, name, room.device) if room.bounded else source.tensor(name).to(room.device)
+            Table(source, name, store.device) if store.bounded else source.tensor(name).to(store.device)
             for name in names
         ]
         return cls(
             source,
             runner,
-            LMHead(runner, room.here(source.module(family.final_norm)), tables[-1], cap),
+            LMHead(runner, store.here(source.module(family.final_norm)), tables[-1], cap),
             embedding(source, tables[0]),
-            room.load(source.shape.num_layers, source.layer),
+            store.load(source.shape.num_layers, source.layer),
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _opened, (str(self.source.path),)
 
     def embedded(
-        self, windows_BT: torch.Tensor, room: ArrayStore, parts: Iterable[torch.Tensor]
+        self, windows_BT: torch.Tensor, store: ArrayStore, parts: Iterable[torch.Tensor]
     ) -> ArrayLike:
         """[B, T, D]: what the first layer reads of windows, filled for these parts of them."""
-        hidden = room.rows(*windows_BT.shape, self.runner.shape.hidden_size)
+        hidden = store.rows(*windows_BT.shape, self.runner.shape.hidden_size)
         for part in parts:
             hidden[part] = self.embedding[windows_BT[part]]
         return hidden

@@ -24,15 +24,15 @@ def output(family: Family, kind: str) -> str:
     return family.o if kind == "attention" else family.down
 
 
-def gains(family: Family, shape: ModelShape, weights: Weights, kind: str) -> torch.Tensor | None:
+def norm_gain(family: Family, shape: ModelShape, weights: Weights, kind: str) -> torch.Tensor | None:
     """[D]: of the norm that follows; None without one."""
     norm = family.attention_after if kind == "attention" else family.ffn_after
     return weights[f"{norm}.weight"] + shape.norm_offset if shape.norm_after else None
 
 
-def seen(family: Family, shape: ModelShape, weights: Weights, kind: str) -> torch.Tensor:
+def norm_scaled_weight(family: Family, shape: ModelShape, weights: Weights, kind: str) -> torch.Tensor:
     """[D, n]: the output projection, every row as much as it counts."""
-    weight, gain = weights[f"{output(family, kind)}.weight"], gains(family, shape, weights, kind)
+    weight, gain = weights[f"{output(family, kind)}.weight"], norm_gain(family, shape, weights, kind)
     return weight if gain is None else gain[:, None] * weight
 
 
@@ -43,7 +43,7 @@ def token_weights(runner: BlockRunner, projected: torch.Tensor) -> torch.Tensor:
     return projected.square().mean(-1, keepdim=True).clamp_min(_FLOOR).rsqrt()
 
 
-def wanted(
+def target_output(
     runner: BlockRunner, weights: Weights, kind: str, dense: torch.Tensor, missing: torch.Tensor
 ) -> torch.Tensor:
     """[..., T, D]: what the projection has to give, times `token_weights`, so that the block adds `missing`
@@ -52,7 +52,7 @@ def wanted(
     With a norm, that is the u that minimises |w u - missing|^2 + k |u - u_dense|^2: no row is asked for much
     by a small gain.
     """
-    gain = gains(runner.family, runner.shape, weights, kind)
+    gain = norm_gain(runner.family, runner.shape, weights, kind)
     if gain is None:
         return missing
     square = gain.square()

@@ -69,7 +69,7 @@ def rows(heads: torch.Tensor, head_dim: int) -> torch.Tensor:
     return (heads[:, None] * head_dim + torch.arange(head_dim)).reshape(-1)
 
 
-def cut_attention(
+def prune_attention(
     family: Family, shape: ModelShape, weights: Mapping[str, torch.Tensor], selection: Selection
 ) -> dict[str, torch.Tensor]:
     """The attention block's tensors for a selection; empty when no head is left."""
@@ -87,7 +87,7 @@ def cut_attention(
     return cut | _whole(weights, family.q_norm) | _whole(weights, family.k_norm)
 
 
-def cut_ffn(
+def prune_ffn(
     family: Family, weights: Mapping[str, torch.Tensor], selection: Selection
 ) -> dict[str, torch.Tensor]:
     """The FFN block's tensors for a selection; empty when no channel is left."""

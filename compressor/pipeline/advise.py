@@ -28,7 +28,7 @@ from lathe.compressor.search.block_library import BlockLibrary
 from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.knapsack import solve
 from lathe.compressor.search.method import Problem
-from lathe.compressor.search.methods.lathe import PlanEvaluator, damage_table, reformed_bank
+from lathe.compressor.search.methods.lathe import PlanEvaluator, make_block_library, sensitivity_table
 from lathe.compressor.search.space import parameter_constraint
 
 _FORMATS = (FLOAT16, INT8, INT4)
@@ -122,8 +122,10 @@ class _Advisor:
 
     def __init__(self, card: PreflightResult, task: Problem) -> None:
         self._card, self._task = card, task
-        self._bank: BlockLibrary = reformed_bank(task)
-        self.damage = damage_table(task, PlanEvaluator(task, lambda _: self._bank, tokens=(_TABLE_TOKENS,)))
+        self._bank: BlockLibrary = make_block_library(task)
+        self.damage = sensitivity_table(
+            task, PlanEvaluator(task, lambda _: self._bank, tokens=(_TABLE_TOKENS,))
+        )
         self._windows = task.windows[: max(1, _JUDGED_TOKENS // task.windows.shape[1])]
         self._targets: DenseTargets = task.head.targets(self._hidden(task.layers))
 

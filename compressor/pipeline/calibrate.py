@@ -18,9 +18,9 @@ from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.device import CPU, DeviceMemory
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.compute.workers import LocalWorkers, Workers
-from lathe.compressor.importance import orders
+from lathe.compressor.importance import importance_methods
 from lathe.compressor.model.decoder import LayeredModel
-from lathe.compressor.model.output_projection import seen
+from lathe.compressor.model.output_projection import norm_scaled_weight
 from lathe.compressor.model.pruning import ImportanceRanking, rows, select
 from lathe.compressor.pipeline.inputs import text_key
 from lathe.compressor.pipeline.options import WINDOW, Options
@@ -41,8 +41,8 @@ RANKED = tuple(field.name for field in fields(ImportanceRanking))
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """All that searches and reforms read. key: names it and the space. windows: [n, T] fitted and held-out;
-    heldout: [n] bool. room: where big arrays are kept. workers: who does what can be spread.
+    """All that search and reconstruction read. key: of it and the space. windows: [n, T] fitted and held-out;
+    heldout: [n] bool. store: where big arrays are kept. workers: who does what can be spread.
     """
 
     key: str
@@ -50,10 +50,10 @@ class CalibrationResult:
     windows: torch.Tensor
     heldout: torch.Tensor
     statistics: list[SavedStatistics]
-    orders: list[ImportanceRanking]
+    rankings: list[ImportanceRanking]
     dampings: list[tuple[float, float]]
     errors: list[dict[str, torch.Tensor]]
-    room: ArrayStore
+    store: ArrayStore
     workers: Workers
 
 
@@ -93,24 +93,24 @@ def prepare(
 ) -> CalibrationResult:
     """Run the calibrate and order stages, or take their results from an earlier run."""
     workers = workers or LocalWorkers()
-    source, room = card.source, ArrayStore(run.path if card.memory.on_disk else None, options.where)
-    if room.device != CPU:
-        progress.device = DeviceMemory(room.device)
+    source, store = card.source, ArrayStore(run.path if card.memory.on_disk else None, options.where)
+    if store.device != CPU:
+        progress.device = DeviceMemory(store.device)
     _compare(card, run, progress)
     named = text_key(card, options.seed)
-    text = run.tensors(f"calibration-{named}", partial(_calibrate, options, card, room, workers, progress))
+    text = run.tensors(f"calibration-{named}", partial(_calibrate, options, card, store, workers, progress))
     windows, heldout = text["windows"], text["heldout"].bool()
-    model = LayeredModel.open(source, room)
-    layer_key = key(named, card.method.order, asdict(card.space), RANKED)
-    prepared = CalibrationResult(layer_key, model, windows, heldout, [], [], [], [], room, workers)
+    model = LayeredModel.open(source, store)
+    layer_key = key(named, card.method.importance, asdict(card.space), RANKED)
+    prepared = CalibrationResult(layer_key, model, windows, heldout, [], [], [], [], store, workers)
     names = [f"layer-{layer_key}-{index:03d}" for index in range(len(model.layers))]
-    ordering = Ordering(model, card.method.order, card.space, LASTING if room.bounded else None)
+    ordering = Ordering(model, card.method.importance, card.space, LASTING if store.bounded else None)
     found = _ordered(ordering, prepared, [i for i, name in enumerate(names) if not run.has(name)])
     with progress.stage("calibrate and order: layers", len(names)) as bar:
         for name in names:
             saved = run.saved(name, partial(next, found))
-            prepared.statistics.append(SavedStatistics(saved, room.device))
-            prepared.orders.append(ImportanceRanking(*(saved[name] for name in RANKED)))
+            prepared.statistics.append(SavedStatistics(saved, store.device))
+            prepared.rankings.append(ImportanceRanking(*(saved[name] for name in RANKED)))
             attention, ffn = saved["damping"].tolist()
             prepared.dampings.append((attention, ffn))
             prepared.errors.append({kind: saved[f"errors.{kind}"] for kind in ("attention", "ffn")})
@@ -140,7 +140,7 @@ def _compare(card: PreflightResult, run: RunDirectory, progress: Progress) -> No
 def _ordered(ordering: Ordering, prepared: CalibrationResult, missing: Sequence[int]) -> Iterator[Tensors]:
     """Of some layers, in order: as many at a time as there are workers."""
     p, workers, together = prepared, prepared.workers, prepared.workers.count
-    walk = CalibrationPass(p.model, p.windows, p.heldout, p.room)
+    walk = CalibrationPass(p.model, p.windows, p.heldout, p.store)
     for start in range(0, len(missing), together):
         layers = missing[start : start + together]
         sums = [merged(chain(*workers.ask(walk, LayerCollector.collect, index))) for index in layers]
@@ -148,7 +148,7 @@ def _ordered(ordering: Ordering, prepared: CalibrationResult, missing: Sequence[
 
 
 def _calibrate(
-    options: Options, card: PreflightResult, room: ArrayStore, workers: Workers, progress: Progress
+    options: Options, card: PreflightResult, store: ArrayStore, workers: Workers, progress: Progress
 ) -> dict[str, torch.Tensor]:
     found: Calibration = load_calibration(
         card.source,
@@ -157,7 +157,7 @@ def _calibrate(
         window=WINDOW,
         seed=options.seed,
         progress=progress,
-        room=room,
+        store=store,
         workers=workers,
         text=card.texts.calibration,
     )
@@ -172,7 +172,7 @@ class Ordering:
     """
 
     model: LayeredModel
-    order: str
+    importance: str
     space: Space
     lasting: Sequence[str] | None
 
@@ -181,27 +181,29 @@ class Ordering:
         index, found = asked
         weights, runner = self.model.layers[index], self.model.runner
         family, shape = runner.family, runner.shape
-        order = orders.get(self.order)(family, shape, weights, found)
+        ranking = importance_methods.get(self.importance)(family, shape, weights, found)
         between = self.space.attention[1:-1]
         heads = [
-            rows(select(order, LayerShape(q, kv, 0)).query_heads, shape.head_dim)
+            rows(select(ranking, LayerShape(q, kv, 0)).query_heads, shape.head_dim)
             for q, kv in between[:: math.ceil(len(between) / _SETS) or 1]
         ] or [torch.arange(shape.layer.query_heads * shape.head_dim)]
         widths = [round(shape.layer.ffn * share) for share in (0.75, 0.5, 0.25)]
-        channels = [order.channels[..., :width].flatten() for width in widths]
+        channels = [ranking.channels[..., :width].flatten() for width in widths]
         chosen = [
-            choose_damping(seen(family, shape, weights, kind), fit, heldout, kept, ranked)
+            choose_damping(norm_scaled_weight(family, shape, weights, kind), fit, heldout, kept, ranked)
             for kind, fit, heldout, kept, ranked in (
                 ("attention", found.attention, found.attention_heldout, heads, None),
-                ("ffn", found.ffn, found.ffn_heldout, channels, order.channels),
+                ("ffn", found.ffn, found.ffn_heldout, channels, ranking.channels),
             )
         ]
-        damping, reforms = zip(*chosen, strict=True)
-        errors = level_errors(shape, self.space, order, dict(zip(("attention", "ffn"), reforms, strict=True)))
+        damping, pruners = zip(*chosen, strict=True)
+        errors = level_errors(
+            shape, self.space, ranking, dict(zip(("attention", "ffn"), pruners, strict=True))
+        )
         lasting = {name: getattr(found, name) for name in self.lasting or found.tensors()}
         return {
             **lasting,
-            **order.tensors(),
+            **ranking.tensors(),
             "damping": torch.tensor(damping, dtype=torch.float64),
             **{f"errors.{kind}": values for kind, values in errors.items()},
         }

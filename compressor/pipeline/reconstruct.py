@@ -19,7 +19,7 @@ from lathe.compressor.pipeline.latency_loop import Iteration
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.run_directory import RunDirectory, Saved, key
 from lathe.compressor.reconstruction.passes import KLProblem
-from lathe.compressor.reconstruction.variants import Finished, ReconstructionTask, reforms
+from lathe.compressor.reconstruction.variants import Finished, ReconstructionTask, reconstructions
 from lathe.compressor.reconstruction.whole import ITERATIONS, WORTHWHILE, refine_model
 
 
@@ -33,7 +33,7 @@ def reform(
     """Finish every layer's tensors in the run directory; returns the name they are under."""
     name = key(
         prepared.key,
-        card.method.reform,
+        card.method.reconstruction,
         [s.shape for s in chosen.selections],
         [[t.tolist() for t in (s.kv_heads, s.query_heads, s.channels)] for s in chosen.selections],
     )
@@ -46,16 +46,16 @@ def reform(
         prepared.dampings,
         prepared.windows,
         prepared.heldout,
-        prepared.room,
+        prepared.store,
         prepared.workers,
     )
-    layer = reforms.get(card.method.reform)(job)
+    layer = reconstructions.get(card.method.reconstruction)(job)
     count = len(chosen.selections)
     with progress.stage("reform: layers", count) as bar:
         for index in range(count):
             run.saved(
                 f"reformed-{name}-{index:03d}",
-                partial(layer, index, FinishedLayers(run.path.absolute(), name, prepared.room)),
+                partial(layer, index, FinishedLayers(run.path.absolute(), name, prepared.store)),
             )
             bar.advance()
     if chosen.plan == card.source.shape.dense_plan:
@@ -86,8 +86,8 @@ def _refine(
     run.forget(f"reformed-{refined}")  # of a step that was killed: another device makes another one
     windows, heldout = _text(card, prepared, run, progress, number)
     with progress.stage("reform: the whole subnet", ITERATIONS + 1) as bar:
-        subnet = p.room.load(count, partial(finished_layer, run, name))
-        text = KLProblem(p.model, subnet, windows, heldout, p.room)
+        subnet = p.store.load(count, partial(finished_layer, run, name))
+        text = KLProblem(p.model, subnet, windows, heldout, p.store)
         layers, before, after = refine_model(text, bar.advance, p.workers)
         for index in range(count):
             run.saved(f"reformed-{refined}-{index:03d}", partial(_item, layers, index))
@@ -115,7 +115,7 @@ def _text(
                 windows[~heldout],
                 seed=number,
                 progress=progress,
-                room=prepared.room,
+                store=prepared.store,
                 workers=prepared.workers,
             )
         },
@@ -125,11 +125,11 @@ def _text(
 
 @dataclass(frozen=True)
 class FinishedLayers:
-    """Layers in a run directory under a name, by index, read to where a room is."""
+    """Layers in a run directory under a name, by index, read to the device of a store."""
 
     path: Path
     name: str
-    room: ArrayStore = field(default_factory=ArrayStore)
+    store: ArrayStore = field(default_factory=ArrayStore)
 
     def __call__(self, index: int) -> Finished:
         """Raises:
@@ -138,7 +138,7 @@ class FinishedLayers:
         file = self.path / f"reformed-{self.name}-{index:03d}.safetensors"
         if not file.exists():
             raise UserError(f"{self.path} lost a finished layer", "Remove it and run again.")
-        return dict(self.room.here(Saved(file).all()))
+        return dict(self.store.here(Saved(file).all()))
 
 
 def finished_layer(run: RunDirectory, name: str, index: int) -> Finished:

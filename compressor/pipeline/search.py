@@ -18,7 +18,7 @@ from lathe.compressor.pipeline.options import Options
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.run_directory import RunDirectory, key
 from lathe.compressor.search.method import Problem, SearchResult
-from lathe.compressor.search.methods.lathe import judged, table_of_damages
+from lathe.compressor.search.methods.lathe import evaluate_given_plan, measure_sensitivities
 from lathe.compressor.search.space import Constraint
 from lathe.compressor.search.trace import Trace
 
@@ -65,13 +65,17 @@ class Searcher:
         if not all(c.allows(smallest) for c in constraints):
             raise UserError("the targets together leave no plan", "Relax one of them.")
         problem = self.problem(constraints)
-        found = judged(problem, self.card.plan) if self.card.plan else self.card.method.search(problem)
+        found = (
+            evaluate_given_plan(problem, self.card.plan)
+            if self.card.plan
+            else self.card.method.search(problem)
+        )
         self.run.tensors(f"selection-{name}", lambda: _selection_tensors(found.selections))
         return {"plan": found.plan.to_json(), "fitness": found.fitness, "evaluations": found.evaluations}
 
     def damages(self) -> np.ndarray:
         """The method's table of damages; of one that makes none, the default method's."""
-        return (self.card.method.damages or table_of_damages)(self.problem(self.card.constraints))
+        return (self.card.method.sensitivities or measure_sensitivities)(self.problem(self.card.constraints))
 
     def problem(self, constraints: list[Constraint]) -> Problem:
         """What a search is given: candidates are judged on the held-out windows."""
@@ -82,7 +86,7 @@ class Searcher:
             card.space,
             p.windows[p.heldout],
             p.statistics,
-            p.orders,
+            p.rankings,
             p.dampings,
             p.errors,
             constraints,
@@ -90,7 +94,7 @@ class Searcher:
             self.progress,
             self.options.evaluations or card.method.default_evaluations,
             self.options.seed,
-            p.room,
+            p.store,
             p.workers,
         )
 

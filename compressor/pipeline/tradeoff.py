@@ -22,10 +22,10 @@ def tradeoff(
     A cost is milliseconds by the table, or, without one, a share of the decoder's parameters. All damages
     are in the trace already, so that nothing is judged again.
     """
-    if card.plan is not None or card.method.damages is None:
+    if card.plan is not None or card.method.sensitivities is None:
         return None
     problem = replace(search.problem(card.constraints), progress=Progress(quiet=True))
-    damage = card.method.damages(problem)
+    damage = card.method.sensitivities(problem)
     shape = card.source.shape
 
     def row(plan: Plan) -> dict[str, float]:

@@ -154,7 +154,7 @@ def _subnet(card: PreflightResult, prepared: CalibrationResult, chosen: Iteratio
     if card.memory.on_disk:
         source = open_artefact(artefact).source
         loaded = sum(torch.Size(entry.shape).numel() for entry in source.index.values())
-        model = LayeredModel.open(source, prepared.room, prepared.model.runner)
+        model = LayeredModel.open(source, prepared.store, prepared.model.runner)
     else:
         model = load_model(artefact)
         loaded = sum(p.numel() for p in model.parameters())

@@ -2,22 +2,22 @@
 
 from lathe.compressor.reconstruction.closed_form import (
     DAMPINGS,
-    Reforms,
+    ProjectionPruner,
+    best_damping,
     choose_damping,
     damped,
-    least,
+    random_projection,
+    reconstruct,
     reconstruction_error,
-    reform,
-    sketch,
 )
 
 __all__ = [
     "DAMPINGS",
-    "Reforms",
+    "ProjectionPruner",
     "choose_damping",
     "damped",
-    "least",
+    "best_damping",
     "reconstruction_error",
-    "reform",
-    "sketch",
+    "reconstruct",
+    "random_projection",
 ]

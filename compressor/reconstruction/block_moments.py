@@ -11,7 +11,7 @@ import torch
 from lathe.compressor.compute.array_store import ArrayLike
 from lathe.compressor.compute.workers import SHARDS, shards_of, some_of
 from lathe.compressor.model.block_runner import BlockRunner, Weights
-from lathe.compressor.model.output_projection import output, token_weights, wanted
+from lathe.compressor.model.output_projection import output, target_output, token_weights
 from lathe.compressor.reconstruction.matrices import matrices_of
 from lathe.compressor.statistics.collect import batches_of
 from lathe.compressor.statistics.gram import CrossGram, Gram, Grams
@@ -82,7 +82,7 @@ class BlockPasses:
                 runner.stream(self.targets[part]) - runner.stream(before[part])
                 for before in (self.dense, self.inputs)
             )
-            found.cross.add_batch(wanted(runner, cut, self.kind, added, missing), read * weighed)
+            found.cross.add_batch(target_output(runner, cut, self.kind, added, missing), read * weighed)
         return found
 
     def errors(self, block: Weights) -> Iterator[list[tuple[float, int]]]:

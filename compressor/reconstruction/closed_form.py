@@ -35,7 +35,7 @@ def damp(gram: torch.Tensor, damping: float) -> torch.Tensor:
     return gram
 
 
-class Reforms:
+class ProjectionPruner:
     """The reforms of one output projection, for whichever columns stay.
 
     Args:
@@ -144,12 +144,12 @@ class _Reforms:
         return len(kept), order
 
 
-def reform(weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+def reconstruct(weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """`Reforms` for one set of columns."""
-    return Reforms(weight, gram)(kept)
+    return ProjectionPruner(weight, gram)(kept)
 
 
-def sketch(weight: torch.Tensor, most: int = _SKETCH) -> torch.Tensor:
+def random_projection(weight: torch.Tensor, most: int = _SKETCH) -> torch.Tensor:
     """[at most `most`, n] float64: what is linear in a weight's rows, and of which only the sum of squares
     over rows counts, is about the same of these (products with random signs, the same ones every time); of
     each column within sqrt(2 / most), one standard deviation.
@@ -172,7 +172,9 @@ def reconstruction_error(
     return sum(float(((d @ g) * d).sum()) for d, g in zip(experts, grams, strict=True))
 
 
-def least(dampings: Sequence[float], attempt: Callable[[float], tuple[float, Made]]) -> tuple[float, Made]:
+def best_damping(
+    dampings: Sequence[float], attempt: Callable[[float], tuple[float, Made]]
+) -> tuple[float, Made]:
     """The damping of least error, and what was made with it: the first low on the way from the middle of
     ascending ones, as errors fall, then rise along them. Where none could be made, infinity, a larger one may
     do.
@@ -199,16 +201,16 @@ def choose_damping(
     heldout: torch.Tensor,
     kept: list[torch.Tensor],
     ranked: torch.Tensor | None = None,
-) -> tuple[float, Reforms]:
+) -> tuple[float, ProjectionPruner]:
     """The damping whose reforms, over several kept sets, err least on held-out text, and these reforms, of
     the weight's `sketch`. Those that leave a Gram of little text not positive definite, as it was rounded,
     are none. ranked: as in `Reforms`.
     """
-    rows = sketch(weight)
+    rows = random_projection(weight)
     plain = [max(reconstruction_error(rows, rows[:, k], heldout, k), 1e-30) for k in kept]
 
-    def attempt(damping: float) -> tuple[float, Reforms]:
-        solved = Reforms(rows, damped(fit, damping), ranked)
+    def attempt(damping: float) -> tuple[float, ProjectionPruner]:
+        solved = ProjectionPruner(rows, damped(fit, damping), ranked)
         if not solved.definite:
             return math.inf, solved
         shares = (
@@ -217,4 +219,4 @@ def choose_damping(
         )
         return sum(shares), solved
 
-    return least(DAMPINGS, attempt)
+    return best_damping(DAMPINGS, attempt)

@@ -27,11 +27,11 @@ _DIFFERENCE = 1e-3
 
 
 class Step(Protocol):
-    """What is solved for: weights by name, and how the loss and its curvature look around them. room: where
+    """What is solved for: weights by name, and how the loss and its curvature look around them. store: where
     vectors are kept.
     """
 
-    room: ArrayStore
+    store: ArrayStore
 
     @property
     def start(self) -> Parts: ...
@@ -92,7 +92,7 @@ def iterates(step: Step, count: int, patience: int) -> Iterator[tuple[float, Par
     """(held-out error, weights): as they are, then after every iteration; `patience` worse ones in a row
     end it.
     """
-    best, keep = step.error(step.start), step.room.keep
+    best, keep = step.error(step.start), step.store.keep
     yield best, step.start
     factors = step.factors()
     change = keep({n: torch.zeros_like(w) for n, w in part.items()} for part in step.start)

@@ -47,7 +47,7 @@ class BlockStep:
     """The least-squares problem of one block around its present weights; arguments as `refine_block`."""
 
     def __init__(self, ask: Ask, runner: BlockRunner, kind: str, block: Weights) -> None:
-        self._ask, self._block, self.room = ask, block, ArrayStore()
+        self._ask, self._block, self.store = ask, block, ArrayStore()
         self._matrices = matrices_of(runner, kind)
         self.start: Parts = [{n: w.clone() for n, w in self._matrices.taken(block).items()}]
 

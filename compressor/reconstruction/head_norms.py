@@ -16,7 +16,7 @@ from lathe.compressor.model.pruning import Selection
 from lathe.compressor.statistics import LastingStatistics
 
 
-def same_size(
+def rescale_qk_norm(
     family: Family,
     shape: ModelShape,
     statistics: LastingStatistics,

@@ -34,14 +34,14 @@ Vectors = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 @dataclass(eq=False)
 class KLProblem(Sharded["KLPasses"]):
     """What a round is about. model: dense. subnet: its layers' present weights. windows: [B, T] tokens;
-    heldout: [B] bool. room: for hidden states and vectors.
+    heldout: [B] bool. store: for hidden states and vectors.
     """
 
     model: LayeredModel
     subnet: Sequence[Weights]
     windows: torch.Tensor
     heldout: torch.Tensor
-    room: ArrayStore = field(default_factory=ArrayStore)
+    store: ArrayStore = field(default_factory=ArrayStore)
 
     def batches(self, heldout: bool) -> Sequence[torch.Tensor]:
         return torch.nonzero(self.heldout == heldout)[:, 0].split(ROWS)
@@ -189,10 +189,10 @@ class KLPasses:
             after[part] = runner.layer(layer, before[part])
 
     def _embedded(self, shards: Shards) -> ArrayLike:
-        return self._text.model.embedded(self._text.windows, self._text.room, chain(*shards))
+        return self._text.model.embedded(self._text.windows, self._text.store, chain(*shards))
 
     def _rows(self) -> ArrayLike:
-        return self._text.room.rows(*self._text.windows.shape, self._runner.shape.hidden_size)
+        return self._text.store.rows(*self._text.windows.shape, self._runner.shape.hidden_size)
 
     @torch.no_grad()
     def _normed(self, hidden: ArrayLike, part: torch.Tensor) -> torch.Tensor:

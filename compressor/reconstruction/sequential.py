@@ -20,9 +20,9 @@ from functools import partial
 import torch
 
 from lathe.compressor.model.block_runner import BlockRunner, Weights
-from lathe.compressor.model.output_projection import gains, output
+from lathe.compressor.model.output_projection import norm_gain, output
 from lathe.compressor.reconstruction.block_moments import Ask, BlockPasses, Moments
-from lathe.compressor.reconstruction.closed_form import damped, least, sketch
+from lathe.compressor.reconstruction.closed_form import best_damping, damped, random_projection
 
 DAMPINGS = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
@@ -30,7 +30,7 @@ Refine = Callable[[Ask, BlockRunner, str, Weights], dict[str, torch.Tensor]]
 """(who runs the block, its runner and kind, block) -> the block, better."""
 
 
-def reform_block(
+def reconstruct_block(
     ask: Ask, runner: BlockRunner, kind: str, cut: Weights, refine: Refine | None = None
 ) -> dict[str, torch.Tensor]:
     """A block's tensors with the output projection re-solved, but of experts.
@@ -56,7 +56,7 @@ def _solved(ask: Ask, runner: BlockRunner, kind: str, cut: Weights) -> dict[str,
     start, bias = cut[f"{name}.weight"], cut.get(f"{name}.bias")
     if bias is not None:
         start = torch.cat([start, bias[:, None]], 1)
-    gain = gains(runner.family, runner.shape, cut, kind)
+    gain = norm_gain(runner.family, runner.shape, cut, kind)
     solved = _solve(start, sums, 1.0 if gain is None else gain.double().square()[:, None])
     if bias is None:
         return {f"{name}.weight": solved}
@@ -72,7 +72,7 @@ def _solve(start: torch.Tensor, sums: dict[bool, Moments], counts: torch.Tensor 
     scale = float(gram.diagonal().mean().clamp_min(1e-12))
 
     counted = counts**0.5
-    few_cross, few_w0, few_held = (sketch(counted * rows) for rows in (cross, w0, held_cross))
+    few_cross, few_w0, few_held = (random_projection(counted * rows) for rows in (cross, w0, held_cross))
 
     def solution(factor: torch.Tensor, ridge: float, cross: torch.Tensor, w0: torch.Tensor) -> torch.Tensor:
         return torch.cholesky_solve((cross + ridge * w0).T, factor).T
@@ -85,5 +85,5 @@ def _solve(start: torch.Tensor, sums: dict[bool, Moments], counts: torch.Tensor 
         w = solve(few_cross, few_w0)
         return float((w * (w @ held - 2 * few_held)).sum()), solve
 
-    _, solve = least(DAMPINGS, attempt)
+    _, solve = best_damping(DAMPINGS, attempt)
     return start if solve is None else solve(cross, w0).to(start.dtype)

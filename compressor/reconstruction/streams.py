@@ -56,13 +56,13 @@ class BlockPosition:
 @dataclass(eq=False)
 class SequentialPass(Sharded["ResidualStreams"]):
     """The text of a reform that goes through the layers. model: dense. windows: [B, T] tokens; heldout: [B]
-    bool. room: for hidden states.
+    bool. store: for hidden states.
     """
 
     model: LayeredModel
     windows: torch.Tensor
     heldout: torch.Tensor
-    room: ArrayStore = field(default_factory=ArrayStore)
+    store: ArrayStore = field(default_factory=ArrayStore)
 
     def hold(self, shards: range) -> ResidualStreams:
         return ResidualStreams(self, shards)
@@ -114,7 +114,7 @@ class ResidualStreams:
     def _moved(self, stream: ArrayLike, weights: Weights) -> ArrayLike:
         """Past the next block with these weights."""
         runner, kind = self._course.model.runner.at(self._past // 2), KINDS[self._past % 2]
-        return self._course.room.mapped(stream, self._parts, partial(runner.block, kind, weights))
+        return self._course.store.mapped(stream, self._parts, partial(runner.block, kind, weights))
 
     def _embedded(self) -> ArrayLike:
-        return self._course.model.embedded(self._course.windows, self._course.room, self._parts)
+        return self._course.model.embedded(self._course.windows, self._course.store, self._parts)

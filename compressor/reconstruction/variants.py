@@ -15,13 +15,13 @@ from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.workers import LocalWorkers, Workers
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.families import Family
-from lathe.compressor.model.pruning import Selection, cut_attention, cut_ffn, rows
+from lathe.compressor.model.pruning import Selection, prune_attention, prune_ffn, rows
 from lathe.compressor.reconstruction.admm import admm
 from lathe.compressor.reconstruction.block_moments import Ask
-from lathe.compressor.reconstruction.closed_form import damped, reform
+from lathe.compressor.reconstruction.closed_form import damped, reconstruct
 from lathe.compressor.reconstruction.gauss_newton import refine_block
-from lathe.compressor.reconstruction.head_norms import same_size
-from lathe.compressor.reconstruction.sequential import Refine, reform_block
+from lathe.compressor.reconstruction.head_norms import rescale_qk_norm
+from lathe.compressor.reconstruction.sequential import Refine, reconstruct_block
 from lathe.compressor.reconstruction.streams import BlockPosition, ResidualStreams, SequentialPass
 from lathe.compressor.statistics import LastingStatistics
 
@@ -38,7 +38,7 @@ class ReconstructionTask:
         dampings: (attention, FFN) of each layer, chosen on held-out text.
         windows: [B, T] tokens.
         heldout: [B] bool, the windows that nothing is fitted on.
-        room: for hidden states.
+        store: for hidden states.
         workers: who runs blocks on the text.
     """
 
@@ -50,14 +50,14 @@ class ReconstructionTask:
     dampings: list[tuple[float, float]]
     windows: torch.Tensor
     heldout: torch.Tensor
-    room: ArrayStore = field(default_factory=ArrayStore)
+    store: ArrayStore = field(default_factory=ArrayStore)
     workers: Workers = field(default_factory=LocalWorkers)
 
     def cut(self, index: int, solve: Solve) -> tuple[Finished, Finished]:
         """A layer's attention and FFN tensors with output projections solved from dense statistics alone."""
         dense, kept, stats = self.model.layers[index], self.selections[index], self.statistics[index]
-        attention = cut_attention(self.family, self.shape, dense, kept)
-        ffn = cut_ffn(self.family, dense, kept)
+        attention = prune_attention(self.family, self.shape, dense, kept)
+        ffn = prune_ffn(self.family, dense, kept)
         columns = rows(kept.query_heads, self.shape.head_dim)
         for block, name, kind, chosen, damping in (
             (attention, self.family.o, "attention", columns, self.dampings[index][0]),
@@ -72,7 +72,7 @@ class ReconstructionTask:
         """A layer's attention and FFN tensors after the closed-form reform."""
         attention, ffn = self.cut(index, _closed_form)
         stats, kept = self.statistics[index], self.selections[index]
-        return same_size(self.family, self.shape, stats, kept, attention), ffn
+        return rescale_qk_norm(self.family, self.shape, stats, kept, attention), ffn
 
     def apart(self, index: int, kind: str) -> bool:
         """Whether a block, or one before it, is narrower than dense: until then the streams are the same."""
@@ -86,8 +86,11 @@ class ReconstructionTask:
 LayerReconstruction = Callable[[int, Callable[[int], Finished | None]], Finished]
 """(layer index, what is already finished) -> the layer's finished tensors; layers come in order."""
 
-reforms: Registry[Callable[[ReconstructionTask], LayerReconstruction]] = Registry(
-    "reform", "lathe.compressor.reconstruction", "lathe.reconstructions", lambda _name, value: callable(value)
+reconstructions: Registry[Callable[[ReconstructionTask], LayerReconstruction]] = Registry(
+    "reconstruction",
+    "lathe.compressor.reconstruction",
+    "lathe.reconstructions",
+    lambda _name, value: callable(value),
 )
 """Every last reform by name; a search method says which one it wants."""
 
@@ -95,48 +98,48 @@ reforms: Registry[Callable[[ReconstructionTask], LayerReconstruction]] = Registr
 def _closed_form(
     weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor, damping: float
 ) -> torch.Tensor:
-    return reform(weight, damped(gram, damping), kept)
+    return reconstruct(weight, damped(gram, damping), kept)
 
 
-@reforms.register("none")
+@reconstructions.register("none")
 def none(job: ReconstructionTask) -> LayerReconstruction:
     """Weights as they were."""
     return lambda i, _: _merge(*job.cut(i, lambda weight, _gram, kept, _damping: weight[:, kept]))
 
 
-@reforms.register("closed-form")
+@reconstructions.register("closed-form")
 def closed_form(job: ReconstructionTask) -> LayerReconstruction:
     """Each block by itself, from dense statistics."""
     return lambda i, _: _merge(*job.reformed(i))
 
 
-@reforms.register("admm")
+@reconstructions.register("admm")
 def paper(job: ReconstructionTask) -> LayerReconstruction:
     """The paper's: each block by itself, ADMM with rho 1 and 30 iterations."""
     return lambda i, _: _merge(*job.cut(i, lambda weight, gram, kept, _damping: admm(weight, gram, kept)))
 
 
-@reforms.register("sequential")
+@reconstructions.register("sequential")
 def sequential(job: ReconstructionTask) -> LayerReconstruction:
     """Block after block, each mending with its output projection what the ones before it left."""
     return _in_order(job, None)
 
 
-@reforms.register("gauss-newton")
+@reconstructions.register("gauss-newton")
 def gauss_newton(job: ReconstructionTask) -> LayerReconstruction:
     """As `sequential`, each block then refined with all of its projections."""
     return _in_order(job, refine_block)
 
 
 def _in_order(job: ReconstructionTask, refine: Refine | None) -> LayerReconstruction:
-    course = SequentialPass(job.model, job.windows, job.heldout, job.room)
+    course = SequentialPass(job.model, job.windows, job.heldout, job.store)
 
     def layer(index: int, finished: Callable[[int], Finished | None]) -> Finished:
         done: Finished = {}
         for kind, cut in zip(("attention", "ffn"), job.reformed(index), strict=True):
             if cut and job.apart(index, kind):
                 ask = _asking(job.workers, course, BlockPosition(index, kind, finished, done))
-                cut = reform_block(ask, job.model.runner.at(index), kind, cut, refine)
+                cut = reconstruct_block(ask, job.model.runner.at(index), kind, cut, refine)
             done = _merge(done, cut)
         return done
 

@@ -51,7 +51,7 @@ class ModelStep:
     """The problem of one round around the subnet's present weights."""
 
     def __init__(self, text: KLProblem, workers: Workers) -> None:
-        self._text, self._workers, self.room = text, workers, text.room
+        self._text, self._workers, self.store = text, workers, text.store
 
     @property
     def start(self) -> Parts:
@@ -68,7 +68,7 @@ class ModelStep:
 
     def curvature(self, direction: Parts) -> Parts:
         length = small_step(self.start, direction)
-        moved = self.room.keep(add(self.start, direction, length))
+        moved = self.store.keep(add(self.start, direction, length))
         return self._summed(self._workers.ask(self._text, KLPasses.curvature, moved, length))
 
     def factors(self) -> Factors:
@@ -81,7 +81,7 @@ class ModelStep:
                 ridges.insert(0, ridge)
                 yield found
 
-        return Factors(self.room.keep(inverses(), backwards=True), ridges)
+        return Factors(self.store.keep(inverses(), backwards=True), ridges)
 
     def _summed(self, answers: Iterable[Iterable[Tensors]]) -> Parts:
-        return self.room.keep(map(summed, answers), backwards=True)
+        return self.store.keep(map(summed, answers), backwards=True)

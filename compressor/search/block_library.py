@@ -10,9 +10,9 @@ import torch
 from lathe.artefact.plan import LayerShape, ModelShape, Width
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.families import Family
-from lathe.compressor.model.pruning import ImportanceRanking, cut_attention, cut_ffn, rows, select
-from lathe.compressor.reconstruction import Reforms, damped
-from lathe.compressor.reconstruction.head_norms import same_size
+from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, rows, select
+from lathe.compressor.reconstruction import ProjectionPruner, damped
+from lathe.compressor.reconstruction.head_norms import rescale_qk_norm
 from lathe.compressor.search.space import Heads, Level
 from lathe.compressor.statistics import LastingStatistics
 
@@ -33,14 +33,14 @@ class BlockLibrary:
         family: Family,
         shape: ModelShape,
         layers: Sequence[Weights],
-        orders: list[ImportanceRanking],
+        rankings: list[ImportanceRanking],
         statistics: Sequence[LastingStatistics] | None = None,
         dampings: Sequence[tuple[float, float]] = (),
         most: int = MOST,
     ) -> None:
-        self._family, self._shape, self._layers, self._orders = family, shape, layers, orders
+        self._family, self._shape, self._layers, self._orders = family, shape, layers, rankings
         self._statistics, self._dampings = statistics, dampings
-        self._reforms: tuple[tuple[int, str], Reforms] | None = None
+        self._reforms: tuple[tuple[int, str], ProjectionPruner] | None = None
         self._blocks: dict[tuple[int, str, Level], Weights] = {}
         self._most, self._kept = most, 0
 
@@ -60,19 +60,19 @@ class BlockLibrary:
     def _attention(self, layer: int, heads: Heads) -> Weights:
         dense, family = self._layers[layer], self._family
         selection = select(self._orders[layer], LayerShape(*heads, 0))
-        cut = cut_attention(family, self._shape, dense, selection)
+        cut = prune_attention(family, self._shape, dense, selection)
         if cut and heads[0] < self._shape.layer.query_heads:
             kept = rows(selection.query_heads, self._shape.head_dim)
             self._reform(cut, layer, "attention", family.o, kept)
             if self._statistics:
-                cut = same_size(family, self._shape, self._statistics[layer], selection, cut)
+                cut = rescale_qk_norm(family, self._shape, self._statistics[layer], selection, cut)
         return cut
 
     def _ffn(self, layer: int, width: Width) -> Weights:
         dense, family = self._layers[layer], self._family
         wanted = LayerShape.of((0, 0), width)
         selection = select(self._orders[layer], wanted)
-        cut = cut_ffn(family, dense, selection)
+        cut = prune_ffn(family, dense, selection)
         if cut and wanted.ffn < self._shape.layer.ffn:
             self._reform(cut, layer, "ffn", family.down, selection.channels)
         return cut
@@ -88,8 +88,8 @@ class BlockLibrary:
             self._reforms = key, self._solver(self._statistics[layer], layer, kind, name)
         cut[f"{name}.weight"] = self._reforms[1](kept)
 
-    def _solver(self, statistics: LastingStatistics, layer: int, kind: str, name: str) -> Reforms:
+    def _solver(self, statistics: LastingStatistics, layer: int, kind: str, name: str) -> ProjectionPruner:
         weight, (attention, ffn) = self._layers[layer][f"{name}.weight"], self._dampings[layer]
         if kind == "attention":
-            return Reforms(weight, damped(statistics.attention, attention))
-        return Reforms(weight, damped(statistics.ffn, ffn), self._orders[layer].channels)
+            return ProjectionPruner(weight, damped(statistics.attention, attention))
+        return ProjectionPruner(weight, damped(statistics.ffn, ffn), self._orders[layer].channels)

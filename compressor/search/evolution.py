@@ -12,7 +12,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
 from lathe.compressor.search.space import Constraint, Space
 
-Judge = Callable[[Sequence[Plan], int], list[float]]
+Evaluate = Callable[[Sequence[Plan], int], list[float]]
 _OFFSPRING, _SURVIVORS, _PARENTS = 24, 6, 4
 
 
@@ -24,7 +24,7 @@ class Moves:
 
     space: Space
     constraints: Sequence[Constraint]
-    damage: np.ndarray
+    sensitivities: np.ndarray
     rng: random.Random
 
     def mutate(self, plan: Plan) -> Plan:
@@ -51,13 +51,15 @@ class Moves:
 
     def _down(self, indices: list[int]) -> None:
         """One block a level down; the last attention block of the model is never dropped."""
-        free = [b for b, i in enumerate(indices) if i + 1 < len(self.damage[b])]
-        dropping = [b for b in free if b % 2 == 0 and indices[b] + 2 == len(self.damage[b])]
+        free = [b for b, i in enumerate(indices) if i + 1 < len(self.sensitivities[b])]
+        dropping = [b for b in free if b % 2 == 0 and indices[b] + 2 == len(self.sensitivities[b])]
         if sum(i + 1 < len(self.space.attention) for i in indices[::2]) == 1:
             free = [b for b in free if b not in dropping]
         if free:
             drawn = self.rng.sample(free, min(3, len(free)))
-            block = min(drawn, key=lambda b: self.damage[b][indices[b] + 1] - self.damage[b][indices[b]])
+            block = min(
+                drawn, key=lambda b: self.sensitivities[b][indices[b] + 1] - self.sensitivities[b][indices[b]]
+            )
             indices[block] += 1
         elif not self._fits(indices):
             raise UserError("the targets leave no plan with an attention block", "Relax one of them.")
@@ -90,7 +92,7 @@ def has_attention(plan: Plan) -> bool:
 def evolve(
     seeds: Sequence[Plan],
     moves: Moves,
-    judge: Judge,
+    evaluate: Evaluate,
     evaluations: int,
     generation_done: Callable[[float], None],
 ) -> list[tuple[float, Plan]]:
@@ -100,7 +102,7 @@ def evolve(
     evaluations: stop after about this many judgements, both stages counted.
     """
     rng, spent = moves.rng, 0
-    population = _judged(list(dict.fromkeys(seeds)), 1, judge)
+    population = _evaluated(list(dict.fromkeys(seeds)), 1, evaluate)
     spent += len(population)
     seen = {p for _, p in population}
     while spent < evaluations:
@@ -116,14 +118,14 @@ def evolve(
                 break
         if not offspring:
             break
-        ranked = _judged(sorted(offspring, key=moves.space.indices), 0, judge)
-        survivors = _judged([p for _, p in ranked[:_SURVIVORS]], 1, judge)
+        ranked = _evaluated(sorted(offspring, key=moves.space.indices), 0, evaluate)
+        survivors = _evaluated([p for _, p in ranked[:_SURVIVORS]], 1, evaluate)
         population = sorted([*population, *survivors], key=lambda item: item[0])[: 2 * _SURVIVORS]
         spent += len(offspring) + len(survivors)
         generation_done(population[0][0])
     return population
 
 
-def _judged(plans: Sequence[Plan], stage: int, judge: Judge) -> list[tuple[float, Plan]]:
+def _evaluated(plans: Sequence[Plan], stage: int, evaluate: Evaluate) -> list[tuple[float, Plan]]:
     """Best first."""
-    return sorted(zip(judge(plans, stage), plans, strict=True), key=lambda item: item[0])
+    return sorted(zip(evaluate(plans, stage), plans, strict=True), key=lambda item: item[0])

@@ -25,7 +25,7 @@ class Fitness:
 
     Args:
         windows: [B, T] tokens.
-        dense: the dense blocks. subnet: the blocks of candidates. room: for hidden states.
+        dense: the dense blocks. subnet: the blocks of candidates. store: for hidden states.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class Fitness:
         embedding: Embedding,
         dense: Block,
         subnet: Block,
-        room: ArrayStore | None = None,
+        store: ArrayStore | None = None,
     ) -> None:
         self._runner, self._space, self._dense, self._subnet = runner, space, dense, subnet
-        self._room = room or ArrayStore()
+        self._store = store or ArrayStore()
         widest = [0] * (2 * space.layers)
         self.head, self.windows = head, windows
         self._dense_states = self._states(embedding[windows], dense, widest)
@@ -52,7 +52,7 @@ class Fitness:
         """KL(dense || subnet) in nats per token from the subnet's last hidden states."""
         return self.head.kl(self._targets, hidden_BTD)
 
-    def judge(self, plan: Plan) -> float:
+    def evaluate(self, plan: Plan) -> float:
         """The measure of a plan."""
         indices = self._space.indices(plan)
         shared = next(
@@ -64,7 +64,7 @@ class Fitness:
         self._path = indices
         return self.measure(self._stack[-1][:])
 
-    def damages(self, position: int, levels: Sequence[int]) -> list[float]:
+    def sensitivities(self, position: int, levels: Sequence[int]) -> list[float]:
         """The measures of one block at some levels and all others dense: to second order, or replayed where
         the block's output changes by much.
         """
@@ -94,7 +94,7 @@ class Fitness:
         def dense(position: int) -> Weights:
             return self._block(position, 0, self._dense)
 
-        return FisherSensitivity(self._runner, self.head, self._dense_states, dense, self._room)
+        return FisherSensitivity(self._runner, self.head, self._dense_states, dense, self._store)
 
     def _changed(self, position: int, levels: Sequence[int]) -> list[ArrayLike]:
         """What a block gives at some levels, from the dense hidden states."""
@@ -102,7 +102,7 @@ class Fitness:
         return [self._step(before, position, level, self._subnet) for level in levels]
 
     def _states(self, hidden: torch.Tensor, blocks: Block, indices: list[int]) -> list[ArrayLike]:
-        states = [self._room.copy(hidden)]
+        states = [self._store.copy(hidden)]
         for position, level in enumerate(indices):
             states.append(self._step(states[-1], position, level, blocks))
         return states
@@ -117,4 +117,4 @@ class Fitness:
     @torch.inference_mode()
     def _run(self, weights: Weights, hidden: ArrayLike, position: int) -> ArrayLike:
         run = partial(self._runner.at(position // 2).block, KINDS[position % 2], weights)
-        return self._room.mapped(hidden, torch.arange(len(hidden)).split(ROWS), run)
+        return self._store.mapped(hidden, torch.arange(len(hidden)).split(ROWS), run)

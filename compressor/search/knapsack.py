@@ -19,32 +19,32 @@ _BINS = 4096
 _MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def solve(space: Space, damage: np.ndarray, constraints: Sequence[Constraint]) -> Plan | None:
+def solve(space: Space, sensitivities: np.ndarray, constraints: Sequence[Constraint]) -> Plan | None:
     """The plan of least summed damage, or None when even the smallest is too big.
 
     Args:
         damage: object array [blocks] of float arrays [levels of that block], nats per token.
     """
-    dense = space.plan([0] * len(damage))
+    dense = space.plan([0] * len(sensitivities))
     if all(c.allows(dense) for c in constraints):
         return dense
     plans = []
     for mix in _mixes(len(constraints)):
         costs, limit = _surrogate(space, constraints, mix)
-        start = _dynamic_program(damage, costs, limit) or [0] * len(damage)
-        indices = _mend(space, damage, constraints, start)
+        start = _dynamic_program(sensitivities, costs, limit) or [0] * len(sensitivities)
+        indices = _mend(space, sensitivities, constraints, start)
         if indices is not None:
-            plans.append((sum(damage[b][i] for b, i in enumerate(indices)), indices))
+            plans.append((sum(sensitivities[b][i] for b, i in enumerate(indices)), indices))
     return space.plan(min(plans)[1]) if plans else None
 
 
-def total(space: Space, damage: np.ndarray, plan: Plan) -> float:
+def total(space: Space, sensitivities: np.ndarray, plan: Plan) -> float:
     """The summed damage of a plan's blocks, nats per token."""
-    return float(sum(damage[block][level] for block, level in enumerate(space.indices(plan))))
+    return float(sum(sensitivities[block][level] for block, level in enumerate(space.indices(plan))))
 
 
 def _mend(
-    space: Space, damage: np.ndarray, constraints: Sequence[Constraint], indices: list[int]
+    space: Space, sensitivities: np.ndarray, constraints: Sequence[Constraint], indices: list[int]
 ) -> list[int] | None:
     """Blocks down, those that save most of a broken budget for their damage first, until all are kept."""
     kinds = [kind for _, kind in space.blocks]
@@ -53,9 +53,13 @@ def _mend(
         def price(block: int, budget: Constraint = broken[0]) -> float:
             at, costs = indices[block], budget.costs(space, kinds[block])
             saved = costs[at] - costs[at + 1]
-            return float(damage[block][at + 1] - damage[block][at]) / saved if saved > 0 else float("inf")
+            return (
+                float(sensitivities[block][at + 1] - sensitivities[block][at]) / saved
+                if saved > 0
+                else float("inf")
+            )
 
-        free = [b for b, i in enumerate(indices) if i + 1 < len(damage[b])]
+        free = [b for b, i in enumerate(indices) if i + 1 < len(sensitivities[b])]
         if not free:
             return None
         indices[min(free, key=price)] += 1
@@ -81,16 +85,16 @@ def _surrogate(
     return costs, 1.0 - sum(share * c.fixed for share, c in shares)
 
 
-def _dynamic_program(damage: np.ndarray, costs: list[np.ndarray], limit: float) -> list[int] | None:
+def _dynamic_program(sensitivities: np.ndarray, costs: list[np.ndarray], limit: float) -> list[int] | None:
     if limit <= 0:
         return None
     best, choices = np.zeros(_BINS + 1), []
-    for block_damage, block_cost in zip(damage, costs, strict=True):
+    for block_sensitivities, block_cost in zip(sensitivities, costs, strict=True):
         bins = np.ceil(np.maximum(block_cost, 0) / limit * _BINS - 1e-6).astype(int)
         options = np.full((len(bins), _BINS + 1), np.inf)
         for level, used in enumerate(bins):
             if used <= _BINS:
-                options[level, used:] = best[: _BINS + 1 - used] + block_damage[level]
+                options[level, used:] = best[: _BINS + 1 - used] + block_sensitivities[level]
         choices.append((options.argmin(0), bins))
         best = options.min(0)
     if not np.isfinite(best[-1]):

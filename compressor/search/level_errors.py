@@ -8,12 +8,12 @@ import torch
 
 from lathe.artefact.plan import LayerShape, ModelShape
 from lathe.compressor.model.pruning import ImportanceRanking, rows, select
-from lathe.compressor.reconstruction import Reforms
+from lathe.compressor.reconstruction import ProjectionPruner
 from lathe.compressor.search.space import Space
 
 
 def level_errors(
-    shape: ModelShape, space: Space, order: ImportanceRanking, reforms: Mapping[str, Reforms]
+    shape: ModelShape, space: Space, order: ImportanceRanking, reforms: Mapping[str, ProjectionPruner]
 ) -> dict[str, torch.Tensor]:
     """By "attention" and "ffn", [levels] float64: the mean squared error per token of the block's output at
     each level, widest first, with these closed-form reforms of a layer's output projections.

@@ -40,7 +40,7 @@ class Problem:
         constraints: all of them have to hold.
         trace: where every judgement goes, so that a killed search replays.
         evaluations: how many plans may be judged whole.
-        room: for hidden states.
+        store: for hidden states.
         workers: who judges. A problem travels to them without what only the search itself uses: constraints,
             trace, progress and workers.
     """
@@ -50,7 +50,7 @@ class Problem:
     space: Space
     windows: torch.Tensor
     statistics: Sequence[LastingStatistics]
-    orders: list[ImportanceRanking]
+    rankings: list[ImportanceRanking]
     dampings: list[tuple[float, float]]
     errors: list[dict[str, torch.Tensor]]
     constraints: list[Constraint]
@@ -58,7 +58,7 @@ class Problem:
     progress: Progress
     evaluations: int
     seed: int
-    room: ArrayStore = field(default_factory=ArrayStore)
+    store: ArrayStore = field(default_factory=ArrayStore)
     workers: Workers = field(default_factory=LocalWorkers)
 
     @property
@@ -111,22 +111,22 @@ class Method:
 
     Args:
         name: what `--method` calls it.
-        order: of `orders`.
-        reform: of `reforms`.
+        importance: the name of an importance method, of `importance_methods`.
+        reconstruction: the name of a reconstruction, of `reconstructions`.
         search: finds the plan.
         default_evaluations: of whole plans, where `--evaluations` is not given.
-        whole_rounds: at most so many of `reform/whole.py` after the reform.
-        damages: the table of each block's damage at each level, where the search makes one.
+        whole_rounds: the most rounds of `reconstruction/whole.py` after the reconstruction of the blocks.
+        sensitivities: computes the sensitivity of each block at each level, where the search needs it.
         check: raises UserError where it is not for a model of these dimensions.
     """
 
     name: str
-    order: str
-    reform: str
+    importance: str
+    reconstruction: str
     search: Callable[[Problem], SearchResult]
     default_evaluations: int
     whole_rounds: int = 0
-    damages: Callable[[Problem], np.ndarray] | None = None
+    sensitivities: Callable[[Problem], np.ndarray] | None = None
     check: Callable[[ModelShape], None] = lambda _shape: None
 
 

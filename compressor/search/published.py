@@ -103,13 +103,13 @@ class Winner(Generic[Candidate]):
 
     candidate: Candidate
     fitness: float
-    judged: int
+    evaluated: int
 
 
 def evolve(
     breeding: Breeding[Candidate],
     effort: Effort,
-    judge: Callable[[Candidate, int], float],
+    evaluate: Callable[[Candidate, int], float],
     advance: Callable[[], None],
     epoch_done: Callable[[float], None],
 ) -> Winner[Candidate]:
@@ -121,7 +121,7 @@ def evolve(
     for epoch in range(effort.epochs):
         for candidate in pool:
             if candidate.key not in scores:
-                scores[candidate.key] = judge(candidate, epoch)
+                scores[candidate.key] = evaluate(candidate, epoch)
             advance()
         different = {c.key: c for c in (*parents, *pool)}.values()
         parents = sorted(different, key=lambda c: scores[c.key])[: max(2, effort.share(_PARENTS))]

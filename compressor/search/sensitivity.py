@@ -48,7 +48,7 @@ class FisherSensitivity:
     Args:
         states: [B, T, ...] of the dense model, before each block and after the last.
         dense: the blocks, by position.
-        room: for gradients.
+        store: for gradients.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class FisherSensitivity:
         head: LMHead,
         states: Sequence[ArrayLike],
         dense: Callable[[int], Weights],
-        room: ArrayStore,
+        store: ArrayStore,
     ) -> None:
-        self._runner, self._states, self._room = runner, states, room
+        self._runner, self._states, self._store = runner, states, store
         self._count = len(states[0])
         self._parts = torch.arange(self._count).split(ROWS)
         self._after = [self._at_the_head(head)]
@@ -105,7 +105,7 @@ class FisherSensitivity:
         return found
 
     def _like(self, states: ArrayLike) -> ArrayLike:
-        return self._room.rows(_SAMPLES * len(states), *states.shape[1:])
+        return self._store.rows(_SAMPLES * len(states), *states.shape[1:])
 
     def _samples(self, part: torch.Tensor) -> list[torch.Tensor]:
         """Where the gradients of some windows are, one after the other way back."""

@@ -42,7 +42,7 @@ class Trace:
         """Whether the value under `key` is on disk."""
         return key in self._known
 
-    def judge(self, key: str, compute: Callable[[], float], **facts: Any) -> float:
+    def evaluate(self, key: str, compute: Callable[[], float], **facts: Any) -> float:
         """The value under `key`, computed now or found on disk."""
         self.asked += 1
         if key in self._known:

@@ -17,12 +17,12 @@ from lathe.compressor.statistics.collect import LayerAccumulators, batches_of, c
 
 @dataclass(eq=False)
 class CalibrationPass(Sharded["LayerCollector"]):
-    """model: dense. windows: [B, T] tokens; heldout: [B] bool. room: for hidden states."""
+    """model: dense. windows: [B, T] tokens; heldout: [B] bool. store: for hidden states."""
 
     model: LayeredModel
     windows: torch.Tensor
     heldout: torch.Tensor
-    room: ArrayStore
+    store: ArrayStore
 
     def hold(self, shards: range) -> LayerCollector:
         return LayerCollector(self, shards)
@@ -53,7 +53,7 @@ class LayerCollector:
         """The hidden states that a layer reads."""
         model, parts = self._walk.model, [*chain(*self._shards)]
         if self._hidden is None or self._at > index:
-            self._at, self._hidden = 0, model.embedded(self._walk.windows, self._walk.room, parts)
+            self._at, self._hidden = 0, model.embedded(self._walk.windows, self._walk.store, parts)
         for layer in range(self._at, index):
             for part in parts:
                 self._hidden[part] = model.runner.at(layer).layer(model.layers[layer], self._hidden[part])

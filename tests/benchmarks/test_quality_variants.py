@@ -10,7 +10,7 @@ import torch
 from support.tiny_problem import make_lab
 
 from benchmarks.quality.variants import ABLATIONS, WithIntercept
-from lathe.compressor.reconstruction.variants import ReconstructionTask, reforms
+from lathe.compressor.reconstruction.variants import ReconstructionTask, reconstructions
 from lathe.compressor.search.method import methods
 
 
@@ -19,7 +19,7 @@ def test_each_differs_from_the_default_in_one_thing_and_keeps_the_budget(name: s
     default, method = asdict(methods.get("lathe")), asdict(methods.get(name))
     assert len([k for k in default if k != "name" and default[k] != method[k]]) <= 2
     lab = make_lab(tmp_path / "dense")
-    found = methods.get(name).search(lab.problem(tmp_path, order=method["order"], evaluations=6))
+    found = methods.get(name).search(lab.problem(tmp_path, order=method["importance"], evaluations=6))
     assert lab.keep(0.6).allows(found.plan)
 
 
@@ -37,7 +37,7 @@ def test_the_intercept_is_solved_for_and_lessens_the_error(tmp_path: Path) -> No
         lab.windows,
         lab.heldout,
     )
-    layer = reforms.get("gauss-newton-intercept")(job)(0, lambda _: None)
+    layer = reconstructions.get("gauss-newton-intercept")(job)(0, lambda _: None)
     assert layer["mlp.down_proj.bias"].abs().max() > 0
     assert torch.isfinite(layer["self_attn.o_proj.bias"]).all()
     assert "mlp.down_proj.bias" in WithIntercept(**vars(job)).cut(0, lambda w, _g, kept, _d: w[:, kept])[1]

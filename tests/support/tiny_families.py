@@ -16,7 +16,7 @@ from lathe.compressor.export import Export
 from lathe.compressor.export.layout import cut_tensors
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
 from lathe.compressor.model.families import Family, places
-from lathe.compressor.model.pruning import ImportanceRanking, cut_attention, cut_ffn, select
+from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
 
 FULL = ["full_attention"]
 SCALED_WHERE_FULL = {
@@ -244,7 +244,9 @@ def first_of_each(source: Checkpoint, subnet: Plan) -> Export:
     tensors = {}
     for index, shape in enumerate(subnet):
         dense, kept = source.layer(index), select(order, shape)
-        layer = cut_attention(source.family, source.shape, dense, kept) | cut_ffn(source.family, dense, kept)
+        layer = prune_attention(source.family, source.shape, dense, kept) | prune_ffn(
+            source.family, dense, kept
+        )
         tensors |= {source.family.layer_prefix(index) + name: value for name, value in layer.items()}
     return Export(source, subnet, lambda name: tensors[name] if name in tensors else source.tensor(name))
 

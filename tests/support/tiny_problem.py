@@ -1,4 +1,4 @@
-"""A tiny random Llama with what the stages after calibration read: statistics, orders, a search problem."""
+"""A tiny random Llama with what the stages after calibration read: statistics, rankings, a search problem."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from support.tiny_llama import checkpoint, tokens
 
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.importance import orders as registry
+from lathe.compressor.importance import importance_methods
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.lm_head import LMHead
-from lathe.compressor.reconstruction import Reforms, damped
+from lathe.compressor.reconstruction import ProjectionPruner, damped
 from lathe.compressor.search.level_errors import level_errors
 from lathe.compressor.search.method import Problem
 from lathe.compressor.search.space import Constraint, make_space, parameter_constraint
@@ -47,11 +47,11 @@ class Lab:
     def embedded(self) -> torch.Tensor:
         return self.embedding[self.windows]
 
-    def problem(self, directory: Path, order: str = "elimination", **changes: Any) -> Problem:
+    def problem(self, directory: Path, importance: str = "elimination", **changes: Any) -> Problem:
         """A search at 60 % of the parameters."""
         source, space = self.source, make_space(self.source.shape)
-        orders = [
-            registry.get(order)(source.family, source.shape, w, s)
+        rankings = [
+            importance_methods.get(importance)(source.family, source.shape, w, s)
             for w, s in zip(self.layers, self.statistics, strict=True)
         ]
         facts: dict[str, Any] = {
@@ -60,21 +60,23 @@ class Lab:
             "space": space,
             "windows": self.windows[~self.heldout],
             "statistics": self.statistics,
-            "orders": orders,
+            "rankings": rankings,
             "dampings": [(1e-3, 1e-3)] * len(self.layers),
             "errors": [
                 level_errors(
                     source.shape,
                     space,
-                    order,
+                    ranking,
                     {
-                        "attention": Reforms(w[f"{source.family.o}.weight"], damped(s.attention, 1e-3)),
-                        "ffn": Reforms(
-                            w[f"{source.family.down}.weight"], damped(s.ffn, 1e-3), order.channels
+                        "attention": ProjectionPruner(
+                            w[f"{source.family.o}.weight"], damped(s.attention, 1e-3)
+                        ),
+                        "ffn": ProjectionPruner(
+                            w[f"{source.family.down}.weight"], damped(s.ffn, 1e-3), ranking.channels
                         ),
                     },
                 )
-                for w, s, order in zip(self.layers, self.statistics, orders, strict=True)
+                for w, s, ranking in zip(self.layers, self.statistics, rankings, strict=True)
             ],
             "constraints": [self.keep(0.6)],
             "trace": Trace(directory / "trace.jsonl"),

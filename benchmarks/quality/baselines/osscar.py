@@ -28,7 +28,7 @@ from lathe.artefact.plan import LayerShape, Plan
 from lathe.compressor.importance.elimination import eliminate
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.pruning import rows
-from lathe.compressor.reconstruction import damped, reform
+from lathe.compressor.reconstruction import damped, reconstruct
 
 _DAMPING = 1e-2
 _STEPS = 512
@@ -70,7 +70,7 @@ def prune(setting: Setting, shape: LayerShape) -> list[Weights]:
                 steps = max(1, kind.units // _STEPS)
                 kept = eliminate(weight, gram.clone(), kind.columns, steps)[:count].sort().values
                 kept = swap(weight, gram, kind.columns, kept, _SWAPS[kind.name])
-                weight = reform(weight, gram, rows(kept, kind.columns))
+                weight = reconstruct(weight, gram, rows(kept, kind.columns))
             stream.advance(dense, kind, widened(weight, kept, kind))
             finished |= cut_block(setting, index, kind, kept) | {f"{kind.output}.weight": weight}
         layers.append(finished)

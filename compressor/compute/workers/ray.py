@@ -178,7 +178,7 @@ class RayWorkers:
             return False
         return True
 
-    def _room(self) -> bool:
+    def _store(self) -> bool:
         """Whether the cluster has cores for one more."""
         end = time.monotonic() + _FREE
         while time.monotonic() < end:
@@ -200,7 +200,7 @@ class RayWorkers:
             raise UserError(
                 f"{name} was lost, the {lost}rd in a row on the same piece of work: {_reason(error)}", _REMEDY
             )
-        if self._room() and self._greeted(new := self._start()):
+        if self._store() and self._greeted(new := self._start()):
             self._alive[at] = new
             return [new]
         del self._alive[at]

@@ -30,69 +30,69 @@ MEASURED = 5
 _LENGTH = 256
 
 
-def reformed_bank(problem: Problem) -> BlockLibrary:
+def make_block_library(problem: Problem) -> BlockLibrary:
     """Cut blocks with the closed-form reform."""
     return BlockLibrary(
         problem.source.family,
         problem.source.shape,
         problem.layers,
-        problem.orders,
+        problem.rankings,
         problem.statistics,
         problem.dampings,
-        0 if problem.room.bounded else MOST,
+        0 if problem.store.bounded else MOST,
     )
 
 
 def search(
     problem: Problem,
-    bank: Callable[[Problem], BlockLibrary] = reformed_bank,
+    library: Callable[[Problem], BlockLibrary] = make_block_library,
     fitness: type[Fitness] = Fitness,
     measured: int = MEASURED,
 ) -> SearchResult:
     """The plan of least summed damage in the budget, or the best that an evolution from it finds, by
     KL(dense || subnet) with every block reformed, on text that no statistics were taken from. measured: as in
-    `damage_table`.
+    `sensitivity_table`.
     """
-    judges = PlanEvaluator(problem, bank, fitness)
-    damage = damage_table(problem, judges, measured)
+    evaluator = PlanEvaluator(problem, library, fitness)
+    sensitivities = sensitivity_table(problem, evaluator, measured)
 
-    def judge(plans: Sequence[Plan], number: int) -> list[float]:
+    def evaluate(plans: Sequence[Plan], number: int) -> list[float]:
         keys = [f"plan {number} {json.dumps(problem.space.indices(plan))}" for plan in plans]
         unknown = [(p, number) for p, k in zip(plans, keys, strict=True) if not problem.trace.knows(k)]
-        found, values = problem.workers.map(judges.judge, unknown), []
+        found, values = problem.workers.map(evaluator.evaluate, unknown), []
         for plan, key in zip(plans, keys, strict=True):
-            values.append(problem.trace.judge(key, partial(next, found), **_facts(problem, plan)))
+            values.append(problem.trace.evaluate(key, partial(next, found), **_facts(problem, plan)))
             bar.advance()
         return values
 
     with problem.progress.stage("search: plans", problem.evaluations) as bar:
-        moves = Moves(problem.space, problem.constraints, damage, random.Random(problem.seed))
-        plan = solve(problem.space, damage, problem.constraints)
+        moves = Moves(problem.space, problem.constraints, sensitivities, random.Random(problem.seed))
+        plan = solve(problem.space, sensitivities, problem.constraints)
         start = plan if plan and has_attention(plan) else moves.mutate(problem.space.smallest)
         ranked = evolve(
-            [start], moves, judge, problem.evaluations, lambda best: bar.note(f"KL {best:.4f} nats/token")
+            [start], moves, evaluate, problem.evaluations, lambda best: bar.note(f"KL {best:.4f} nats/token")
         )
     best, plan = ranked[0]
     return _found(problem, plan, best)
 
 
-def judged(problem: Problem, plan: Plan) -> SearchResult:
+def evaluate_given_plan(problem: Problem, plan: Plan) -> SearchResult:
     """A plan that was given, judged as the last stage of a search judges."""
-    judges, key = PlanEvaluator(problem), f"given {json.dumps(problem.space.indices(plan))}"
-    return _found(problem, plan, problem.trace.judge(key, partial(judges.judge, (plan, 1))))
+    evaluator, key = PlanEvaluator(problem), f"given {json.dumps(problem.space.indices(plan))}"
+    return _found(problem, plan, problem.trace.evaluate(key, partial(evaluator.evaluate, (plan, 1))))
 
 
 def _found(problem: Problem, plan: Plan, value: float) -> SearchResult:
-    selections = [select(order, layer) for order, layer in zip(problem.orders, plan, strict=True)]
+    selections = [select(order, layer) for order, layer in zip(problem.rankings, plan, strict=True)]
     return SearchResult(plan, selections, value, problem.trace.asked)
 
 
-def table_of_damages(problem: Problem, measured: int = MEASURED) -> np.ndarray:
+def measure_sensitivities(problem: Problem, measured: int = MEASURED) -> np.ndarray:
     """The table that `search` makes, by itself: what plans for every budget come from."""
-    return damage_table(problem, PlanEvaluator(problem), measured)
+    return sensitivity_table(problem, PlanEvaluator(problem), measured)
 
 
-def damage_table(problem: Problem, judges: PlanEvaluator, measured: int = MEASURED) -> np.ndarray:
+def sensitivity_table(problem: Problem, evaluator: PlanEvaluator, measured: int = MEASURED) -> np.ndarray:
     """Object array [blocks] of [levels]: KL in nats per token of each block at each level, alone.
 
     measured: levels of a block that are judged, those at even steps in the root of the squared error of its
@@ -108,7 +108,7 @@ def damage_table(problem: Problem, judges: PlanEvaluator, measured: int = MEASUR
         for position, levels in enumerate(at)
         if (asked := [level for level in levels if not problem.trace.knows(_key(position, level))])
     ]
-    answers, computed = problem.workers.map(judges.damages, unknown), dict(unknown)
+    answers, computed = problem.workers.map(evaluator.sensitivities, unknown), dict(unknown)
     table = np.empty(len(blocks), dtype=object)
     with problem.progress.stage("search: damage of each block at each level", len(table)) as bar:
         for position, (layer, kind) in blocks:
@@ -116,7 +116,7 @@ def damage_table(problem: Problem, judges: PlanEvaluator, measured: int = MEASUR
             values = [
                 max(
                     0.0,
-                    problem.trace.judge(
+                    problem.trace.evaluate(
                         _key(position, level),
                         partial(found.__getitem__, level),
                         layer=layer,
@@ -143,10 +143,10 @@ def _at(space: Space, kind: str, roots: np.ndarray, measured: int) -> list[int]:
     """Indices of a block's levels that are judged."""
     levels = space.levels(kind)
     every = kind == "ffn" and not _one_by_one(levels)
-    return _judged(roots, len(levels) if every else measured)
+    return _evaluated(roots, len(levels) if every else measured)
 
 
-def _judged(roots: np.ndarray, count: int) -> list[int]:
+def _evaluated(roots: np.ndarray, count: int) -> list[int]:
     """Indices of the levels nearest to even steps of these values, all but that of the dense block, by
     ascending value.
     """
@@ -168,25 +168,25 @@ class PlanEvaluator:
     def __init__(
         self,
         problem: Problem,
-        bank: Callable[[Problem], BlockLibrary] = reformed_bank,
+        library: Callable[[Problem], BlockLibrary] = make_block_library,
         fitness: type[Fitness] = Fitness,
         tokens: Sequence[int] = _STAGE_TOKENS,
     ) -> None:
-        self._problem, self._bank, self._fitness, self._tokens = problem, bank, fitness, tokens
+        self._problem, self._bank, self._fitness, self._tokens = problem, library, fitness, tokens
         self._stages: dict[int, Fitness] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PlanEvaluator, (self._problem, self._bank, self._fitness, self._tokens)
 
-    def damages(self, asked: tuple[int, list[int]]) -> dict[int, float]:
+    def sensitivities(self, asked: tuple[int, list[int]]) -> dict[int, float]:
         """(block, levels) -> KL by level."""
         position, levels = asked
-        return dict(zip(levels, self.stage(0).damages(position, levels), strict=True))
+        return dict(zip(levels, self.stage(0).sensitivities(position, levels), strict=True))
 
-    def judge(self, asked: tuple[Plan, int]) -> float:
+    def evaluate(self, asked: tuple[Plan, int]) -> float:
         """(plan, number of the stage) -> its fitness."""
         plan, number = asked
-        return self.stage(number).judge(plan)
+        return self.stage(number).evaluate(plan)
 
     def stage(self, number: int) -> Fitness:
         """A judge on as many tokens as the stage has, from windows all over the text: many short ones judge
@@ -214,7 +214,7 @@ class PlanEvaluator:
             problem.embedding,
             lambda layer, _kind, _level: problem.layers[layer],
             self._blocks,
-            problem.room,
+            problem.store,
         )
 
 
@@ -226,11 +226,11 @@ methods.add(
     "lathe",
     Method(
         "lathe",
-        order="elimination",
-        reform="gauss-newton",
+        importance="elimination",
+        reconstruction="gauss-newton",
         search=search,
         default_evaluations=1,
         whole_rounds=3,
-        damages=table_of_damages,
+        sensitivities=measure_sensitivities,
     ),
 )

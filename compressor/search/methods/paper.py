@@ -22,7 +22,7 @@ import torch
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import LayerShape, ModelShape, Plan
-from lathe.compressor.model.pruning import Selection, cut_attention, cut_ffn, select
+from lathe.compressor.model.pruning import Selection, prune_attention, prune_ffn, select
 from lathe.compressor.search.method import Method, Problem, SearchResult, methods
 from lathe.compressor.search.published import EVALUATIONS, SIMILARITY, Breeding, Effort, evolve, resample
 
@@ -54,14 +54,14 @@ def search(problem: Problem) -> SearchResult:
     """The mask of least perplexity within the budget."""
     breeder, effort = Breeder(problem), Effort.of(problem.evaluations)
 
-    def judge(candidate: Candidate, epoch: int) -> float:
-        return problem.trace.judge(candidate.key, partial(breeder.loss, candidate), epoch=epoch)
+    def evaluate(candidate: Candidate, epoch: int) -> float:
+        return problem.trace.evaluate(candidate.key, partial(breeder.loss, candidate), epoch=epoch)
 
     with problem.progress.stage("search: the paper's evolution", effort.total) as bar:
         best = evolve(
-            breeder, effort, judge, bar.advance, lambda loss: bar.note(f"loss {loss:.4f} nats/token")
+            breeder, effort, evaluate, bar.advance, lambda loss: bar.note(f"loss {loss:.4f} nats/token")
         )
-    return SearchResult(best.candidate.plan, list(best.candidate.selections), best.fitness, best.judged)
+    return SearchResult(best.candidate.plan, list(best.candidate.selections), best.fitness, best.evaluated)
 
 
 class Breeder(Breeding[Candidate]):
@@ -76,7 +76,7 @@ class Breeder(Breeding[Candidate]):
 
     def uniform(self) -> Candidate:
         """The score's best units at the widest uniform widths that fit."""
-        space, orders = self._problem.space, self._problem.orders
+        space, rankings = self._problem.space, self._problem.rankings
         uniform = [
             Plan((LayerShape(*heads, width),) * space.layers)
             for heads in space.attention[:-1]
@@ -90,7 +90,7 @@ class Breeder(Breeding[Candidate]):
             return cost(plan) * (1 - 0.25 * unevenness)
 
         plan = max(fitting, key=value)
-        return Candidate(tuple(select(o, layer) for o, layer in zip(orders, plan, strict=True)))
+        return Candidate(tuple(select(o, layer) for o, layer in zip(rankings, plan, strict=True)))
 
     def cross(self, first: Candidate, second: Candidate) -> Candidate:
         pairs = zip(first.selections, second.selections, strict=True)
@@ -103,7 +103,7 @@ class Breeder(Breeding[Candidate]):
         hidden = problem.embedding[self._windows]
         family, shape = problem.source.family, problem.source.shape
         for index, (weights, kept) in enumerate(zip(problem.layers, candidate.selections, strict=True)):
-            cut = cut_attention(family, shape, weights, kept) | cut_ffn(family, weights, kept)
+            cut = prune_attention(family, shape, weights, kept) | prune_ffn(family, weights, kept)
             hidden = problem.runner.at(index).layer(cut, hidden)
         return problem.head.loss(self._windows, hidden)
 
@@ -138,7 +138,7 @@ class Breeder(Breeding[Candidate]):
         return levels[min(max(at, 0), len(levels) - 1)]
 
     def _new_mask(self, index: int, selection: Selection, shape: LayerShape, mask: float) -> Selection:
-        order, dense = self._problem.orders[index], self._problem.source.shape.layer
+        order, dense = self._problem.rankings[index], self._problem.source.shape.layer
         redraw = self.rng.random() < mask
         if not redraw and shape == selection.shape:
             return selection
@@ -166,6 +166,11 @@ def check(shape: ModelShape) -> None:
 methods.add(
     "paper",
     Method(
-        "paper", order="paper", reform="admm", search=search, default_evaluations=EVALUATIONS, check=check
+        "paper",
+        importance="paper",
+        reconstruction="admm",
+        search=search,
+        default_evaluations=EVALUATIONS,
+        check=check,
     ),
 )

@@ -7,7 +7,7 @@ as a whole is not refined.
 from functools import partial
 
 from lathe.compressor.search.method import Method, methods
-from lathe.compressor.search.methods.lathe import search, table_of_damages
+from lathe.compressor.search.methods.lathe import measure_sensitivities, search
 
 _MEASURED = 2
 
@@ -15,10 +15,10 @@ methods.add(
     "quick",
     Method(
         "quick",
-        order="elimination",
-        reform="sequential",
+        importance="elimination",
+        reconstruction="sequential",
         search=partial(search, measured=_MEASURED),
         default_evaluations=1,
-        damages=partial(table_of_damages, measured=_MEASURED),
+        sensitivities=partial(measure_sensitivities, measured=_MEASURED),
     ),
 )

@@ -14,31 +14,31 @@ from lathe.compressor.compute.array_store import ArrayStore, Loaded
 
 
 @pytest.fixture(params=["memory", "disk"])
-def room(request: pytest.FixtureRequest, tmp_path: Path) -> ArrayStore:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArrayStore:
     return ArrayStore(tmp_path if request.param == "disk" else None)
 
 
-def test_rows_are_read_as_they_were_written(room: ArrayStore, tmp_path: Path) -> None:
-    values, rows = torch.randn(7, 3, 5), room.rows(7, 3, 5)
+def test_rows_are_read_as_they_were_written(store: ArrayStore, tmp_path: Path) -> None:
+    values, rows = torch.randn(7, 3, 5), store.rows(7, 3, 5)
     for part in (torch.tensor([4, 0, 6]), torch.tensor([1]), torch.tensor([2, 3, 5])):
         rows[part] = values[part]
     rows[torch.tensor([1])] = values[torch.tensor([2])]
     values[1] = values[2]
     assert torch.equal(rows[:], values)
-    assert torch.equal(room.copy(rows)[torch.tensor([6, 2])], values[[6, 2]])
+    assert torch.equal(store.copy(rows)[torch.tensor([6, 2])], values[[6, 2]])
     assert (len(rows), tuple(rows.shape)) == (7, (7, 3, 5))
     assert not [*tmp_path.iterdir()]
 
 
-def test_what_is_read_is_a_copy(room: ArrayStore) -> None:
-    rows = room.copy(torch.zeros(2, 2))
+def test_what_is_read_is_a_copy(store: ArrayStore) -> None:
+    rows = store.copy(torch.zeros(2, 2))
     rows[torch.tensor([0])].add_(1)
     assert not rows[:].any()
 
 
-def test_parts_are_read_as_they_were_kept(room: ArrayStore) -> None:
+def test_parts_are_read_as_they_were_kept(store: ArrayStore) -> None:
     parts = [{"a": torch.randn(2, 3), "b": torch.randn(4)}, {}, {"a": torch.randn(3, 2).T}]
-    for kept in (room.keep(iter(parts)), room.keep(reversed(parts), backwards=True)):
+    for kept in (store.keep(iter(parts)), store.keep(reversed(parts), backwards=True)):
         assert [list(part) for part in kept] == [["a", "b"], [], ["a"]]
         assert all(torch.equal(kept[i][n], v) for i, part in enumerate(parts) for n, v in part.items())
 

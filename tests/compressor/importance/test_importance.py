@@ -9,7 +9,7 @@ import torch
 from support.tiny_problem import Lab, make_lab
 
 from lathe.artefact.errors import UserError
-from lathe.compressor.importance import orders
+from lathe.compressor.importance import importance_methods
 from lathe.compressor.importance.elimination import eliminate
 from lathe.compressor.importance.paper import saliency
 from lathe.compressor.reconstruction import damped
@@ -75,7 +75,7 @@ def test_zero_and_doubled_channels_go_first() -> None:
 def test_orders_of_a_layer_are_permutations_and_keep_heads_in_their_groups(lab: Lab) -> None:
     shape = lab.source.shape
     for name in ("elimination", "paper"):
-        order = orders.get(name)(lab.source.family, shape, lab.layers[1], lab.statistics[1])
+        order = importance_methods.get(name)(lab.source.family, shape, lab.layers[1], lab.statistics[1])
         assert sorted(order.groups.tolist()) == list(range(4))
         assert sorted(order.channels.tolist()) == list(range(96))
         assert [sorted(row) for row in order.heads.tolist()] == [[2 * k, 2 * k + 1] for k in range(4)]
@@ -86,7 +86,9 @@ def test_a_group_that_writes_nothing_is_the_first_to_go(tmp_path: Path) -> None:
     weights = dict(lab.layers[0])
     weights["self_attn.o_proj.weight"] = weights["self_attn.o_proj.weight"].clone()
     weights["self_attn.o_proj.weight"][:, 2 * 16 : 4 * 16] = 0
-    order = orders.get("elimination")(lab.source.family, lab.source.shape, weights, lab.statistics[0])
+    order = importance_methods.get("elimination")(
+        lab.source.family, lab.source.shape, weights, lab.statistics[0]
+    )
     assert order.groups[-1] == 1
 
 
@@ -101,7 +103,7 @@ def test_saliency_is_the_printed_formula() -> None:
 
 def test_the_papers_order_adds_the_rows_and_columns_that_share_a_mask(lab: Lab) -> None:
     weights, found = lab.layers[2], lab.statistics[2]
-    order = orders.get("paper")(lab.source.family, lab.source.shape, weights, found)
+    order = importance_methods.get("paper")(lab.source.family, lab.source.shape, weights, found)
     reads = {"gate": found.ffn_input, "up": found.ffn_input}
     score = sum(saliency(weights[f"mlp.{m}_proj.weight"], gram).sum(1) for m, gram in reads.items())
     score = score + saliency(weights["mlp.down_proj.weight"], found.ffn).sum(0)
@@ -116,4 +118,4 @@ def test_the_papers_order_adds_the_rows_and_columns_that_share_a_mask(lab: Lab) 
 
 def test_unknown_orders_are_named() -> None:
     with pytest.raises(UserError, match=r"`alphabetical`.*elimination.*paper"):
-        orders.get("alphabetical")
+        importance_methods.get("alphabetical")

@@ -14,7 +14,7 @@ from torch import nn
 
 from lathe.compressor.model.block_runner import BlockRunner
 from lathe.compressor.model.checkpoint import Checkpoint
-from lathe.compressor.model.pruning import ImportanceRanking, cut_attention, cut_ffn, select
+from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
 
 SHAPES: dict[str, dict[str, Any]] = VARIANTS | {"mha": {"num_key_value_heads": 8}}
 
@@ -48,7 +48,7 @@ def test_cut_blocks_are_the_dense_model_with_the_omitted_parts_zeroed(tmp_path: 
         dense, kept = source.layer(index), select(order, shape)
         assert kept.shape == shape
         layers.append(
-            cut_attention(source.family, source.shape, dense, kept) | cut_ffn(source.family, dense, kept)
+            prune_attention(source.family, source.shape, dense, kept) | prune_ffn(source.family, dense, kept)
         )
     expected = reference(source, plan)(ids).logits
     torch.testing.assert_close(run(source, layers, ids), expected, atol=2e-5, rtol=0)
@@ -59,10 +59,10 @@ def test_cut_blocks_are_the_dense_model_with_the_omitted_parts_zeroed(tmp_path: 
 
 
 def test_keeping_everything_changes_nothing(lab: Lab, tmp_path: Path) -> None:
-    for order, dense in zip(lab.problem(tmp_path).orders, lab.layers, strict=True):
+    for order, dense in zip(lab.problem(tmp_path).rankings, lab.layers, strict=True):
         kept = select(order, lab.source.shape.layer)
-        whole = cut_attention(lab.source.family, lab.source.shape, dense, kept)
-        whole |= cut_ffn(lab.source.family, dense, kept)
+        whole = prune_attention(lab.source.family, lab.source.shape, dense, kept)
+        whole |= prune_ffn(lab.source.family, dense, kept)
         assert whole.keys() == dense.keys()
         assert all(torch.equal(whole[name], dense[name]) for name in dense)
 

@@ -14,7 +14,7 @@ from lathe.artefact.plan import LayerShape
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.decoder import LayeredModel
-from lathe.compressor.model.pruning import ImportanceRanking, cut_ffn, select
+from lathe.compressor.model.pruning import ImportanceRanking, prune_ffn, select
 from lathe.compressor.reconstruction.block_moments import BlockPasses
 from lathe.compressor.reconstruction.conjugate import iterates
 from lathe.compressor.reconstruction.gauss_newton import BlockStep, refine_block
@@ -37,7 +37,7 @@ class Block:
         width, experts = SHAPES[shape]
         channels = torch.arange(4 * 96).view(4, 96)
         order = ImportanceRanking(torch.arange(4), torch.arange(8).view(4, 2), channels, torch.arange(4))
-        return cut_ffn(self.runner.family, self.dense, select(order, LayerShape(8, 4, width, experts)))
+        return prune_ffn(self.runner.family, self.dense, select(order, LayerShape(8, 4, width, experts)))
 
     @torch.no_grad()
     def run(self, block: Weights) -> torch.Tensor:

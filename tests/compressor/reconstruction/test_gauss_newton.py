@@ -8,7 +8,7 @@ from support.tiny_llama import PLANS
 from support.tiny_problem import Lab, make_lab
 
 from lathe.compressor.model.block_runner import Weights
-from lathe.compressor.model.pruning import ImportanceRanking, cut_attention, cut_ffn, select
+from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
 from lathe.compressor.reconstruction import gauss_newton
 from lathe.compressor.reconstruction.block_moments import BlockPasses
 from lathe.compressor.reconstruction.conjugate import iterates
@@ -27,8 +27,8 @@ def cut(lab: Lab, kind: str) -> Weights:
     order = ImportanceRanking(torch.arange(4), torch.arange(8).view(4, 2), torch.arange(96))
     selection, dense = select(order, PLANS["mixed"][LAYER]), lab.layers[LAYER]
     if kind == "attention":
-        return cut_attention(lab.source.family, lab.source.shape, dense, selection)
-    return cut_ffn(lab.source.family, dense, selection)
+        return prune_attention(lab.source.family, lab.source.shape, dense, selection)
+    return prune_ffn(lab.source.family, dense, selection)
 
 
 def refined(lab: Lab, kind: str, block: Weights, target: torch.Tensor) -> dict[str, torch.Tensor]:

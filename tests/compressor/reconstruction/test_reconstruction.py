@@ -12,23 +12,23 @@ from support.tiny_problem import Lab
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
 from lathe.compressor.compute.workers import SHARDS
-from lathe.compressor.importance import orders
+from lathe.compressor.importance import importance_methods
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.pruning import rows, select
 from lathe.compressor.reconstruction import (
-    Reforms,
+    ProjectionPruner,
+    best_damping,
     choose_damping,
     damped,
-    least,
+    random_projection,
+    reconstruct,
     reconstruction_error,
-    reform,
-    sketch,
 )
 from lathe.compressor.reconstruction.admm import admm
 from lathe.compressor.reconstruction.block_moments import BlockPasses
-from lathe.compressor.reconstruction.sequential import DAMPINGS, reform_block
+from lathe.compressor.reconstruction.sequential import DAMPINGS, reconstruct_block
 from lathe.compressor.reconstruction.streams import BlockPosition, ResidualStreams, SequentialPass
-from lathe.compressor.reconstruction.variants import Finished, ReconstructionTask, reforms
+from lathe.compressor.reconstruction.variants import Finished, ReconstructionTask, reconstructions
 
 KEPT = torch.tensor([0, 3, 4, 8, 11])
 
@@ -44,20 +44,20 @@ def problem(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_closed_form_is_least_squares() -> None:
     weight, x = problem()
     expected = torch.linalg.lstsq(x[:, KEPT], x @ weight.double().T).solution.T
-    found = reform(weight, damped(x.T @ x / len(x), 1e-12), KEPT)
+    found = reconstruct(weight, damped(x.T @ x / len(x), 1e-12), KEPT)
     torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=1e-5)
 
 
 def test_damping_draws_towards_the_original_weights() -> None:
     weight, x = problem()
-    found = reform(weight, damped(x.T @ x / len(x), 1e9), KEPT)
+    found = reconstruct(weight, damped(x.T @ x / len(x), 1e9), KEPT)
     torch.testing.assert_close(found, weight[:, KEPT], atol=1e-5, rtol=1e-5)
 
 
 def test_many_rounds_of_admm_reach_the_closed_form() -> None:
     weight, x = problem()
     gram = x.T @ x / len(x)
-    target = reform(weight, damped(gram, 1e-12), KEPT)
+    target = reconstruct(weight, damped(gram, 1e-12), KEPT)
     few, many = (admm(weight, gram, KEPT, iterations=n) for n in (3, 5000))
     assert (many - target).abs().max() < 1e-3 < (few - target).abs().max()
 
@@ -83,7 +83,7 @@ def test_reform_never_errs_more_than_the_plain_cut(damping: float) -> None:
     for seed in range(10):
         weight, x = problem(seed)
         gram = x.T @ x / len(x)
-        reformed = reform(weight, damped(gram, damping), KEPT)
+        reformed = reconstruct(weight, damped(gram, damping), KEPT)
         cut = reconstruction_error(weight, weight[:, KEPT], gram, KEPT)
         assert reconstruction_error(weight, reformed, gram, KEPT) < cut
 
@@ -95,18 +95,18 @@ def test_the_damping_is_the_one_that_errs_least_on_heldout_text() -> None:
     chosen, reforms = choose_damping(weight, noisy, fresh, [KEPT])
 
     def error(damping: float) -> float:
-        return reconstruction_error(weight, reform(weight, damped(noisy, damping), KEPT), fresh, KEPT)
+        return reconstruction_error(weight, reconstruct(weight, damped(noisy, damping), KEPT), fresh, KEPT)
 
     assert error(chosen) == min(error(d) for d in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1))
     assert choose_damping(weight, fresh, fresh, [KEPT])[0] == 1e-5
-    torch.testing.assert_close(reforms(KEPT), reform(weight.double(), damped(noisy, chosen), KEPT))
+    torch.testing.assert_close(reforms(KEPT), reconstruct(weight.double(), damped(noisy, chosen), KEPT))
 
 
 def test_sets_that_lead_a_ranking_share_a_factor_and_are_reformed_as_each_by_itself() -> None:
     weight, x = problem()
     gram = damped(x.T @ x / len(x), 1e-3)
     ranked = torch.randperm(12, generator=torch.Generator().manual_seed(1))
-    shared, alone = Reforms(weight, gram, ranked), Reforms(weight, gram)
+    shared, alone = ProjectionPruner(weight, gram, ranked), ProjectionPruner(weight, gram)
     assert shared.definite
     for width in (0, 1, 5, 12):
         kept = ranked[:width].sort().values
@@ -119,16 +119,16 @@ def test_sets_that_lead_a_ranking_share_a_factor_and_are_reformed_as_each_by_its
 def test_the_error_of_a_reform_is_that_of_its_outputs() -> None:
     weight, x = problem()
     gram = damped(x.T @ x / len(x), 1e-12)
-    left = reconstruction_error(weight, reform(weight, gram, KEPT), gram, KEPT)
-    assert Reforms(weight, gram).error(KEPT) == pytest.approx(left, rel=1e-4)
+    left = reconstruction_error(weight, reconstruct(weight, gram, KEPT), gram, KEPT)
+    assert ProjectionPruner(weight, gram).error(KEPT) == pytest.approx(left, rel=1e-4)
 
 
 def test_experts_of_which_nothing_stays_are_all_error() -> None:
     weight, x = problem()
     gram = damped(torch.stack([(part.T @ part) / len(x) for part in x.split(6, 1)]), 1e-3)
-    reforms = Reforms(weight, gram, torch.tensor([[2, 0, 1, 3, 5, 4], [7, 6, 9, 8, 10, 11]]))
+    reforms = ProjectionPruner(weight, gram, torch.tensor([[2, 0, 1, 3, 5, 4], [7, 6, 9, 8, 10, 11]]))
     kept = torch.tensor([6, 7])
-    first, second = (Reforms(w, g) for w, g in zip(weight.split(6, 1), gram, strict=True))
+    first, second = (ProjectionPruner(w, g) for w, g in zip(weight.split(6, 1), gram, strict=True))
     torch.testing.assert_close(reforms(kept), second(kept - 6), atol=1e-6, rtol=1e-5)
     nothing = torch.empty(0, dtype=torch.long)
     assert reforms.error(kept) == pytest.approx(first.error(nothing) + second.error(kept - 6))
@@ -137,18 +137,18 @@ def test_experts_of_which_nothing_stays_are_all_error() -> None:
 def test_a_sketch_has_about_the_squares_of_all_rows() -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(600, 40, generator=generator) * torch.rand(40, generator=generator)
-    few = sketch(weight)
+    few = random_projection(weight)
     assert len(few) < 600
     direction = torch.randn(40, generator=generator).double()
     assert float((few @ direction).square().sum()) == pytest.approx(
         float((weight.double() @ direction).square().sum()), rel=0.4
     )
-    assert torch.equal(sketch(weight[:5]), weight[:5].double())
+    assert torch.equal(random_projection(weight[:5]), weight[:5].double())
 
 
 def finish(lab: Lab, name: str, plan: Plan) -> list[Finished]:
     kept = [
-        select(orders.get("elimination")(lab.source.family, lab.source.shape, w, s), layer)
+        select(importance_methods.get("elimination")(lab.source.family, lab.source.shape, w, s), layer)
         for w, s, layer in zip(lab.layers, lab.statistics, plan, strict=True)
     ]
     dampings = [(1e-3, 1e-3)] * len(plan)
@@ -162,7 +162,7 @@ def finish(lab: Lab, name: str, plan: Plan) -> list[Finished]:
         lab.windows,
         lab.heldout,
     )
-    layer, done = reforms.get(name)(job), []
+    layer, done = reconstructions.get(name)(job), []
     for index in range(len(plan)):
         done.append(layer(index, done.__getitem__))
     return done
@@ -212,7 +212,7 @@ def test_tensors_have_the_planned_shapes_and_dropped_blocks_have_none(lab: Lab, 
 def test_sequential_reform_goes_on_from_finished_layers_bit_by_bit(lab: Lab) -> None:
     whole = finish(lab, "sequential", HALF)
     job_order = [
-        select(orders.get("elimination")(lab.source.family, lab.source.shape, w, s), layer)
+        select(importance_methods.get("elimination")(lab.source.family, lab.source.shape, w, s), layer)
         for w, s, layer in zip(lab.layers, lab.statistics, HALF, strict=True)
     ]
     job = ReconstructionTask(
@@ -225,10 +225,10 @@ def test_sequential_reform_goes_on_from_finished_layers_bit_by_bit(lab: Lab) -> 
         lab.windows,
         lab.heldout,
     )
-    resumed = reforms.get("sequential")(job)(2, whole.__getitem__)
+    resumed = reconstructions.get("sequential")(job)(2, whole.__getitem__)
     assert all(torch.equal(resumed[name], whole[2][name]) for name in whole[2])
     with pytest.raises(UserError, match="layer 0 of the reform is missing"):
-        reforms.get("sequential")(job)(2, lambda _: None)
+        reconstructions.get("sequential")(job)(2, lambda _: None)
 
 
 @torch.no_grad()
@@ -239,7 +239,7 @@ def test_sequential_reform_aims_at_the_dense_stream_from_the_subnets_own(lab: La
     x = lab.runner.ffn_context(start, subnet[fit]).flatten(0, 1).double()
     y = (after - subnet)[fit].flatten(0, 1).double()
     passes = BlockPasses(lab.runner, "ffn", lab.embedded, subnet, after, lab.heldout)
-    block = reform_block(passes.ask, lab.runner, "ffn", start)
+    block = reconstruct_block(passes.ask, lab.runner, "ffn", start)
     found = block["mlp.down_proj.weight"]
 
     def ridge(damping: float) -> torch.Tensor:
@@ -288,11 +288,13 @@ def test_the_least_of_what_falls_and_rises_is_found_and_what_was_made_with_it(lo
         return abs(value - lowest), f"with {value}"
 
     best = min(range(1, 6), key=lambda value: abs(value - lowest))
-    assert least([1, 2, 3, 4, 5], attempt) == (best, f"with {best}")
+    assert best_damping([1, 2, 3, 4, 5], attempt) == (best, f"with {best}")
     assert len(tried) == len(set(tried))
 
 
 def test_what_cannot_be_had_is_passed_over_upwards() -> None:
     for able in (1, 3, 4, 5):
-        found = least([1, 2, 3, 4, 5], lambda value, able=able: (math.inf if value < able else value, value))
+        found = best_damping(
+            [1, 2, 3, 4, 5], lambda value, able=able: (math.inf if value < able else value, value)
+        )
         assert found == (able, able)

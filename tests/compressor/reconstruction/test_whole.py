@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lathe.artefact.plan import Plan
 from lathe.compressor.compute.workers import LocalWorkers
 from lathe.compressor.model.block_runner import Weights
-from lathe.compressor.model.pruning import ImportanceRanking, cut_attention, cut_ffn, select
+from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
 from lathe.compressor.reconstruction.passes import KLProblem
 from lathe.compressor.reconstruction.whole import ModelStep, refine_model
 
@@ -32,8 +32,8 @@ def cut(lab: Lab, plan: Plan) -> Layers:
     family, shape = lab.source.family, lab.source.shape
     return [
         {
-            **cut_attention(family, shape, dense, select(order, kept)),
-            **cut_ffn(family, dense, select(order, kept)),
+            **prune_attention(family, shape, dense, select(order, kept)),
+            **prune_ffn(family, dense, select(order, kept)),
         }
         for dense, kept in zip(lab.layers, plan, strict=True)
     ]

@@ -21,18 +21,18 @@ from lathe.compressor.search.space import make_space
 def fitness(lab: Lab, path: Path, reformed: bool = True) -> Fitness:
     problem = lab.problem(path)
 
-    ranks = problem.orders
+    ranks = problem.rankings
     if not reformed:
         ranks = [ImportanceRanking(torch.arange(4), torch.arange(8).view(4, 2), torch.arange(96))] * 4
-    bank = BlockLibrary(lab.source.family, lab.source.shape, lab.layers, ranks)
+    library = BlockLibrary(lab.source.family, lab.source.shape, lab.layers, ranks)
     if reformed:
         fitted = lab.statistics, problem.dampings
-        bank = BlockLibrary(lab.source.family, lab.source.shape, lab.layers, ranks, *fitted)
+        library = BlockLibrary(lab.source.family, lab.source.shape, lab.layers, ranks, *fitted)
 
     def dense(layer: int, _kind: str, _level: object) -> Weights:
         return lab.layers[layer]
 
-    return Fitness(lab.runner, lab.head, problem.space, lab.windows[:6], lab.embedding, dense, bank.block)
+    return Fitness(lab.runner, lab.head, problem.space, lab.windows[:6], lab.embedding, dense, library.block)
 
 
 def plans(lab: Lab, count: int) -> list[Plan]:
@@ -43,34 +43,34 @@ def plans(lab: Lab, count: int) -> list[Plan]:
 
 
 def test_the_dense_plan_has_no_divergence(lab: Lab, tmp_path: Path) -> None:
-    assert fitness(lab, tmp_path).judge(PLANS["dense"]) == pytest.approx(0, abs=1e-6)
+    assert fitness(lab, tmp_path).evaluate(PLANS["dense"]) == pytest.approx(0, abs=1e-6)
 
 
 @torch.no_grad()
 def test_divergence_is_that_of_the_two_models_logits(lab: Lab, tmp_path: Path) -> None:
-    judge, ids = fitness(lab, tmp_path, reformed=False), lab.windows[:6]
+    evaluator, ids = fitness(lab, tmp_path, reformed=False), lab.windows[:6]
     dense = reference(lab.source, PLANS["dense"])(ids).logits.log_softmax(-1)
     for name in ("groups", "whole layers", "no ffn last"):
         subnet = reference(lab.source, PLANS[name])(ids).logits.log_softmax(-1)
         direct = (dense.exp() * (dense - subnet)).sum(-1).mean()
-        assert judge.judge(PLANS[name]) == pytest.approx(float(direct), rel=1e-3)
+        assert evaluator.evaluate(PLANS[name]) == pytest.approx(float(direct), rel=1e-3)
 
 
 def test_shared_leading_blocks_change_no_bit(lab: Lab, tmp_path: Path) -> None:
     shared, candidates = fitness(lab, tmp_path), plans(lab, 8)
     near = [candidates[0].replace(3, p[3]) for p in candidates]
     for plan in [*near, *candidates, *reversed(near)]:
-        assert shared.judge(plan) == fitness(lab, tmp_path).judge(plan)
+        assert shared.evaluate(plan) == fitness(lab, tmp_path).evaluate(plan)
 
 
 def test_damage_of_a_block_is_the_divergence_with_all_others_dense(lab: Lab, tmp_path: Path) -> None:
-    judge, space = fitness(lab, tmp_path), make_space(lab.source.shape)
-    judge.judge(plans(lab, 1)[0])
+    evaluator, space = fitness(lab, tmp_path), make_space(lab.source.shape)
+    evaluator.evaluate(plans(lab, 1)[0])
     for position in range(8):
         indices = [0] * 8
         indices[position] = 3
-        alone = judge.judge(space.plan(indices))
-        assert judge.replayed(position, [5, 3])[1] == pytest.approx(alone, abs=1e-6)
+        alone = evaluator.evaluate(space.plan(indices))
+        assert evaluator.replayed(position, [5, 3])[1] == pytest.approx(alone, abs=1e-6)
 
 
 @torch.no_grad()

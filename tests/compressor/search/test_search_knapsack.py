@@ -27,7 +27,7 @@ def constraint(name: str, four: list[float], share: float) -> Constraint:
 
 
 @st.composite
-def damages(draw: st.DrawFn) -> np.ndarray:
+def sensitivities(draw: st.DrawFn) -> np.ndarray:
     table = np.empty(len(BLOCKS), dtype=object)
     for block in range(len(BLOCKS)):
         steps = draw(st.lists(st.floats(0, 1), min_size=2, max_size=2))
@@ -35,50 +35,58 @@ def damages(draw: st.DrawFn) -> np.ndarray:
     return table
 
 
-def best(damage: np.ndarray, budgets: list[Constraint], slack: float = 0.0) -> float:
+def best(sensitivities: np.ndarray, budgets: list[Constraint], slack: float = 0.0) -> float:
     """Least summed damage of all plans that spend at most (1 - slack) of every budget."""
     sums = [
-        sum(damage[b][i] for b, i in enumerate(indices))
+        sum(sensitivities[b][i] for b, i in enumerate(indices))
         for indices in itertools.product(range(3), repeat=len(BLOCKS))
         if all(c.cost(SPACE.plan(indices)) <= c.limit * (1 - slack) for c in budgets)
     ]
     return min(sums, default=float("inf"))
 
 
-def value(damage: np.ndarray, budgets: list[Constraint]) -> float:
-    plan = solve(SPACE, damage, budgets)
+def value(sensitivities: np.ndarray, budgets: list[Constraint]) -> float:
+    plan = solve(SPACE, sensitivities, budgets)
     if plan is None:
         return float("inf")
     assert all(c.allows(plan) for c in budgets)
-    return float(sum(damage[b][i] for b, i in enumerate(SPACE.indices(plan))))
+    return float(sum(sensitivities[b][i] for b, i in enumerate(SPACE.indices(plan))))
 
 
 @settings(max_examples=60, deadline=None)
-@given(damages(), costs, st.floats(0.05, 1))
-def test_one_budget_is_solved_up_to_its_bins(damage: np.ndarray, four: list[float], share: float) -> None:
+@given(sensitivities(), costs, st.floats(0.05, 1))
+def test_one_budget_is_solved_up_to_its_bins(
+    sensitivities: np.ndarray, four: list[float], share: float
+) -> None:
     budget = [constraint("a", four, share)]
-    found = value(damage, budget)
-    assert best(damage, budget, -1e-9) - 1e-9 <= found <= best(damage, budget, len(BLOCKS) / BINS) + 1e-9
+    found = value(sensitivities, budget)
+    assert (
+        best(sensitivities, budget, -1e-9) - 1e-9
+        <= found
+        <= best(sensitivities, budget, len(BLOCKS) / BINS) + 1e-9
+    )
 
 
 @example(HARMLESS, [3, 3, 1, 1], [3, 3, 3, 1], 0.21875, 0.3125)
 @settings(max_examples=40, deadline=None)
-@given(damages(), costs, costs, st.floats(0.01, 1), st.floats(0.01, 1))
+@given(sensitivities(), costs, costs, st.floats(0.01, 1), st.floats(0.01, 1))
 def test_two_budgets_are_both_kept(
-    damage: np.ndarray, a: list[float], b: list[float], share_a: float, share_b: float
+    sensitivities: np.ndarray, a: list[float], b: list[float], share_a: float, share_b: float
 ) -> None:
     budgets = [constraint("a", a, share_a), constraint("b", b, share_b)]
-    found = value(damage, budgets)
-    assert found >= best(damage, budgets, -1e-9) - 1e-9
-    assert np.isfinite(found) == np.isfinite(best(damage, budgets))
+    found = value(sensitivities, budgets)
+    assert found >= best(sensitivities, budgets, -1e-9) - 1e-9
+    assert np.isfinite(found) == np.isfinite(best(sensitivities, budgets))
 
 
 def test_a_loose_second_budget_changes_nothing() -> None:
-    damage = np.empty(4, dtype=object)
+    sensitivities = np.empty(4, dtype=object)
     for block, row in enumerate(([0, 1, 2], [0, 0.1, 3], [0, 0.5, 0.6], [0, 2, 4])):
-        damage[block] = np.array(row, dtype=float)
+        sensitivities[block] = np.array(row, dtype=float)
     tight, loose = constraint("a", [5, 4, 3, 2], 0.6), constraint("b", [5, 4, 3, 2], 1.0)
-    assert value(damage, [tight, loose]) == value(damage, [tight]) == best(damage, [tight])
+    assert (
+        value(sensitivities, [tight, loose]) == value(sensitivities, [tight]) == best(sensitivities, [tight])
+    )
 
 
 def test_no_plan_where_nothing_fits() -> None:

@@ -21,7 +21,7 @@ from lathe.compressor.search.space import make_space, memory_constraint
 from lathe.compressor.search.trace import Trace
 
 
-def damages(lab: Lab) -> np.ndarray:
+def sensitivities(lab: Lab) -> np.ndarray:
     space = make_space(lab.source.shape)
     table = np.empty(8, dtype=object)
     for block, (_, kind) in enumerate(space.blocks):
@@ -33,7 +33,7 @@ def moves(lab: Lab, share: float, seed: int = 0) -> Moves:
     space, shape = make_space(lab.source.shape), lab.source.shape
     dense = shape.weight_bytes(shape.dense_plan, 4)
     memory = memory_constraint(space, shape, 0.8 * dense, weight_bytes=4, kv_bytes=4, tokens=10)
-    return Moves(space, [lab.keep(share), memory], damages(lab), random.Random(seed))
+    return Moves(space, [lab.keep(share), memory], sensitivities(lab), random.Random(seed))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.9])
@@ -55,13 +55,13 @@ def test_moves_never_break_a_budget_and_leave_nothing_unspent(lab: Lab, share: f
 def test_evolution_repeats_by_seed_and_only_improves(lab: Lab) -> None:
     def run(seed: int) -> tuple[list[tuple[float, Plan]], list[float]]:
         change, best = moves(lab, 0.5, seed), []
-        weights = damages(lab)
+        weights = sensitivities(lab)
 
-        def judge(plans: Sequence[Plan], _stage: int) -> list[float]:
+        def evaluate(plans: Sequence[Plan], _stage: int) -> list[float]:
             indices = map(change.space.indices, plans)
             return [float(sum(weights[b][i] for b, i in enumerate(chosen))) for chosen in indices]
 
-        return evolve([change.mutate(change.space.smallest)], change, judge, 200, best.append), best
+        return evolve([change.mutate(change.space.smallest)], change, evaluate, 200, best.append), best
 
     (first, history), (again, _), (other, _) = run(1), run(1), run(2)
     assert first == again
@@ -77,7 +77,7 @@ def test_a_search_keeps_its_budget_and_repeats_by_seed(lab: Lab, tmp_path: Path,
 
     def run(folder: str) -> SearchResult:
         (tmp_path / folder).mkdir()
-        return method.search(lab.problem(tmp_path / folder, method.order))
+        return method.search(lab.problem(tmp_path / folder, method.importance))
 
     found, again = run("a"), run("b")
     budget = lab.keep(0.6)
@@ -92,15 +92,15 @@ def test_a_search_that_starts_again_computes_nothing_twice(
     lab: Lab, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method = methods.get(name)
-    first = method.search(lab.problem(tmp_path, method.order))
+    first = method.search(lab.problem(tmp_path, method.importance))
 
     def refuse(*_: object) -> float:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("lathe.compressor.search.fitness.Fitness.judge", refuse)
+    monkeypatch.setattr("lathe.compressor.search.fitness.Fitness.evaluate", refuse)
     monkeypatch.setattr("lathe.compressor.search.fitness.Fitness.measure", refuse)
     monkeypatch.setattr(paper.Breeder, "loss", refuse)
-    second = method.search(lab.problem(tmp_path, method.order))
+    second = method.search(lab.problem(tmp_path, method.importance))
     assert (second.plan, second.fitness) == (first.plan, first.fitness)
 
 
@@ -131,10 +131,10 @@ def test_the_smallest_subnet_is_found_when_nothing_else_fits(lab: Lab, tmp_path:
 def test_attention_that_seems_harmless_is_never_dropped_everywhere(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = damages(lab)
+    table = sensitivities(lab)
     for block in range(0, 8, 2):
         table[block] = np.zeros(len(table[block]))
-    monkeypatch.setattr(lathe, "damage_table", lambda *_: table)
+    monkeypatch.setattr(lathe, "sensitivity_table", lambda *_: table)
     problem = lab.problem(tmp_path, constraints=[lab.keep(0.3)])
     assert not any(layer.kv_heads for layer in solve(problem.space, table, problem.constraints) or ())
     assert any(layer.kv_heads for layer in lathe.search(problem).plan)
@@ -145,7 +145,7 @@ def test_few_judged_levels_give_nearly_the_table_of_all(lab: Lab, tmp_path: Path
     for measured in (3, 99):
         problem = lab.problem(tmp_path / str(measured))
         (tmp_path / str(measured)).mkdir()
-        tables[measured] = lathe.damage_table(problem, lathe.Judges(problem), measured)
+        tables[measured] = lathe.sensitivity_table(problem, lathe.PlanEvaluator(problem), measured)
         assert problem.trace.asked <= 8 * measured
     for few, every in zip(tables[3], tables[99], strict=True):
         assert few[0] == every[0] == 0.0
@@ -153,7 +153,7 @@ def test_few_judged_levels_give_nearly_the_table_of_all(lab: Lab, tmp_path: Path
         assert np.abs(np.sqrt(few) - np.sqrt(every)).max() < 0.35 * np.sqrt(every[-1])
 
 
-class CountedRoom(ArrayStore):
+class CountedStore(ArrayStore):
     """Counts the arrays that it makes."""
 
     made = 0
@@ -164,12 +164,12 @@ class CountedRoom(ArrayStore):
 
 
 def test_hidden_states_of_a_search_are_where_the_room_says(lab: Lab, tmp_path: Path) -> None:
-    rooms, found = [CountedRoom(), CountedRoom(tmp_path)], []
-    for number, room in enumerate(rooms):
+    stores, found = [CountedStore(), CountedStore(tmp_path)], []
+    for number, store in enumerate(stores):
         (tmp_path / str(number)).mkdir()
-        found.append(lathe.search(lab.problem(tmp_path / str(number), evaluations=1, room=room)))
+        found.append(lathe.search(lab.problem(tmp_path / str(number), evaluations=1, store=store)))
     blocks = 2 * len(lab.layers)
-    assert all(room.made > 2 * blocks for room in rooms), "states and gradients of every block"
+    assert all(store.made > 2 * blocks for store in stores), "states and gradients of every block"
     assert found[0].plan == found[1].plan and found[0].fitness == found[1].fitness
 
 
@@ -201,11 +201,11 @@ def test_masks_of_the_paper_have_the_sizes_that_mutation_chose(lab: Lab, tmp_pat
 def test_the_trace_gives_stored_values_and_forgets_a_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     trace = Trace(path)
-    assert trace.judge("a", lambda: 0.1 + 0.2, stage=1) == 0.1 + 0.2
-    assert trace.judge("b", lambda: 2.0) == 2.0
+    assert trace.evaluate("a", lambda: 0.1 + 0.2, stage=1) == 0.1 + 0.2
+    assert trace.evaluate("b", lambda: 2.0) == 2.0
     path.write_text(path.read_text()[:-9])
     again = Trace(path)
-    assert again.judge("a", lambda: 9.0) == 0.1 + 0.2
-    assert again.judge("b", lambda: 3.0) == 3.0
+    assert again.evaluate("a", lambda: 9.0) == 0.1 + 0.2
+    assert again.evaluate("b", lambda: 3.0) == 3.0
     assert again.replayed == 1
-    assert Trace(path).judge("b", lambda: 9.0) == 3.0
+    assert Trace(path).evaluate("b", lambda: 9.0) == 3.0

@@ -51,15 +51,15 @@ FIRST, LATER = (0.6, 0.3, 0.0), (0.3, 0.1, 0.1)
 
 
 def test_an_epoch_is_100_candidates_made_as_published() -> None:
-    numbers, judged = Numbers(), []
+    numbers, evaluated = Numbers(), []
 
-    def judge(number: Number, epoch: int) -> float:
-        judged.append((number, epoch))
+    def evaluate(number: Number, epoch: int) -> float:
+        evaluated.append((number, epoch))
         return -number.value
 
-    best = evolve(numbers, Effort(100, 3), judge, lambda: None, lambda _: None)
-    assert [epoch for _, epoch in judged] == [0] * 100 + [1] * 100 + [2] * 100
-    assert best.judged == 300
+    best = evolve(numbers, Effort(100, 3), evaluate, lambda: None, lambda _: None)
+    assert [epoch for _, epoch in evaluated] == [0] * 100 + [1] * 100 + [2] * 100
+    assert best.evaluated == 300
     assert numbers.made[:99] == [FIRST] * 99
     epoch = [LATER] * 50 + ["cross"] * 30 + [FIRST] * 20
     assert numbers.made[99:299] == 2 * epoch

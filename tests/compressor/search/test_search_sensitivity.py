@@ -28,13 +28,13 @@ def through(lab: Lab, hidden: torch.Tensor, blocks: range) -> list[torch.Tensor]
     return states
 
 
-def slopes(lab: Lab, states: list[torch.Tensor], room: ArrayStore | None = None) -> FisherSensitivity:
+def slopes(lab: Lab, states: list[torch.Tensor], store: ArrayStore | None = None) -> FisherSensitivity:
     def dense(position: int) -> Weights:
         return lab.layers[position // 2]
 
-    room = room or ArrayStore()
-    rows: list[ArrayLike] = [room.copy(hidden) for hidden in states]
-    return FisherSensitivity(lab.runner, lab.head, rows, dense, room)
+    store = store or ArrayStore()
+    rows: list[ArrayLike] = [store.copy(hidden) for hidden in states]
+    return FisherSensitivity(lab.runner, lab.head, rows, dense, store)
 
 
 def test_small_changes_do_what_the_second_order_says(lab: Lab) -> None:
@@ -58,21 +58,21 @@ def test_slopes_in_files_are_those_in_memory(lab: Lab, tmp_path: Path) -> None:
     states = through(lab, lab.embedded[:6], BLOCKS)
     for position in BLOCKS:
         changes: list[SensitivityEstimate] = []
-        for room in (ArrayStore(), ArrayStore(tmp_path)):
-            changes.append(slopes(lab, states, room).of(position, room.copy(states[position + 1] * 1.1)))
+        for store in (ArrayStore(), ArrayStore(tmp_path)):
+            changes.append(slopes(lab, states, store).of(position, store.copy(states[position + 1] * 1.1)))
         assert changes[0] == changes[1]
 
 
 def test_levels_that_change_little_are_nearly_what_replays_say_and_others_are_replayed(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge, space = fitness(lab, tmp_path), make_space(lab.source.shape)
+    evaluator, space = fitness(lab, tmp_path), make_space(lab.source.shape)
     levels = [1, 2, len(space.attention) - 1]
-    replayed = [judge.replayed(position, levels) for position in BLOCKS]
+    replayed = [evaluator.replayed(position, levels) for position in BLOCKS]
     monkeypatch.setattr(fitness_module, "_FAR", 1e9)
     for position in BLOCKS:
-        near = judge.damages(position, levels)
+        near = evaluator.sensitivities(position, levels)
         assert near != replayed[position]
         assert near[0] == pytest.approx(replayed[position][0], rel=0.5)
     monkeypatch.setattr(fitness_module, "_FAR", 0.0)
-    assert [judge.damages(position, levels) for position in BLOCKS] == replayed
+    assert [evaluator.sensitivities(position, levels) for position in BLOCKS] == replayed

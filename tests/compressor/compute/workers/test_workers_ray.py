@@ -18,7 +18,7 @@ from lathe.compressor.compute.workers.ray import RayWorkers
 from lathe.compressor.compute.workers.ray_config import RayConfig
 from lathe.compressor.reconstruction.passes import KLProblem
 from lathe.compressor.reconstruction.whole import ModelStep
-from lathe.compressor.search.methods.lathe import table_of_damages
+from lathe.compressor.search.methods.lathe import measure_sensitivities
 
 TESTS = Path(__file__).parents[3]
 
@@ -35,7 +35,7 @@ def test_damages_are_those_of_one_process(lab: Lab, tmp_path: Path, workers: Wor
     tables = []
     for name, who in (("here", LocalWorkers()), ("there", workers)):
         (tmp_path / name).mkdir()
-        tables.append(table_of_damages(lab.problem(tmp_path / name, workers=who)))
+        tables.append(measure_sensitivities(lab.problem(tmp_path / name, workers=who)))
     assert all((a == b).all() for a, b in zip(*tables, strict=True))
 
 

@@ -21,7 +21,7 @@ from lathe.artefact.plan import LayerShape, ModelShape, Plan
 from lathe.compressor.export.checkpoint import export_checkpoint
 from lathe.compressor.latency.table import EXPERT_TERMS, designs, features, fit
 from lathe.compressor.model.pruning import ImportanceRanking, select
-from lathe.compressor.reconstruction.closed_form import damped, reform
+from lathe.compressor.reconstruction.closed_form import damped, reconstruct
 from lathe.compressor.search.space import make_space, memory_constraint, parameter_constraint
 
 MIXTURE = ModelShape(64, 120, 16, True, 4, LayerShape(8, 4, 96, 8), experts=8, chosen=2)
@@ -87,10 +87,10 @@ def test_those_that_stay_are_reformed_each_by_itself() -> None:
     kept = select(order, LayerShape(0, 0, 2, 2))
     assert (kept.experts.tolist(), kept.channels.tolist()) == ([0, 2], [0, 2, 10, 11])
     assert kept.shape == LayerShape(0, 0, 2, 2)
-    found = reform(weight, gram, kept.channels)
+    found = reconstruct(weight, gram, kept.channels)
     alone = (
-        reform(weight[:, :4], gram[0], torch.tensor([0, 2])),
-        reform(weight[:, 8:], gram[2], torch.tensor([2, 3])),
+        reconstruct(weight[:, :4], gram[0], torch.tensor([0, 2])),
+        reconstruct(weight[:, 8:], gram[2], torch.tensor([2, 3])),
     )
     torch.testing.assert_close(found, torch.cat(alone, 1))
 
