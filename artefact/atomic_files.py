@@ -1,9 +1,11 @@
-"""Files that are either complete or absent: temporary name, fsync, rename."""
+"""Files and directories that are either complete or absent: temporary name, fsync, rename."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,3 +58,51 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def publish_directory(finished: Path, target: Path, replaced: Path | None = None, remedy: str = "") -> None:
+    """Renames a finished directory to its final name, after its contents are synced.
+
+    Args:
+        finished: The complete directory, on the file system of `target`.
+        target: The final name.
+        replaced: Where a directory that is already at `target` is moved. It is moved back when the rename
+            fails. Without it, a `target` that holds something is an error.
+        remedy: What the error advises.
+
+    Raises:
+        UserError: The file system refuses; `finished` is still there.
+    """
+    try:
+        sync_directory(finished)
+        if replaced is not None and target.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            target.rename(replaced)
+        finished.rename(target)
+        sync_directory(target.absolute().parent)
+    except OSError as error:
+        if replaced is not None and replaced.exists() and not target.exists():
+            replaced.rename(target)
+        raise UserError(f"cannot write {target}: {error.strerror or error}", remedy) from None
+
+
+@contextmanager
+def staged_directory(target: Path) -> Iterator[Path]:
+    """Yields a hidden directory beside `target`, which takes that name when the block succeeds.
+
+    When the block fails, the directory is removed.
+
+    Raises:
+        UserError: The file system refuses, or there is something at `target` already.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"cannot write {target.parent}: {error.strerror or error}") from None
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        publish_directory(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

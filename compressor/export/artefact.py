@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lathe.artefact.atomic_files import write_json
+from lathe.artefact.atomic_files import staged_directory, write_json
 from lathe.artefact.config_file import read_config
 from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import write_manifest
@@ -16,7 +16,7 @@ from lathe.artefact.plan import Plan
 from lathe.artefact.shipped_files import PLUGIN, warn_if_stale
 from lathe.artefact.vllm.limits import check_parallel
 from lathe.compressor.export.base import Export, exporters
-from lathe.compressor.export.dense import alike, staged
+from lathe.compressor.export.dense import alike
 from lathe.compressor.export.layout import cut_tensors
 from lathe.compressor.export.vllm import check_served, write_plugin
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
@@ -51,7 +51,7 @@ def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int 
     check_parallel(Plan.load(artefact / "plan.json"), tensor_parallel)
     if output.exists():
         raise UserError(f"{output} exists", "Choose another --output.")
-    with staged(output) as temporary:
+    with staged_directory(output) as temporary:
         try:
             shutil.copytree(artefact, temporary, dirs_exist_ok=True)
         except (OSError, shutil.Error) as error:

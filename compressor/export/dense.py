@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
-from lathe.artefact.atomic_files import write_json
+from lathe.artefact.atomic_files import staged_directory, write_json
 from lathe.artefact.cache_dir import cache_root
 from lathe.artefact.config_file import read_config
 from lathe.artefact.errors import UserError
@@ -24,6 +18,7 @@ from lathe.compressor.agreement.model_checks import check_config
 from lathe.compressor.export.base import Export, exporters
 from lathe.compressor.export.checkpoint import copy_companions
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
+from lathe.compressor.model.checkpoint_fingerprint import quick_fingerprint
 
 log = logging.getLogger("lathe.export")
 
@@ -42,13 +37,18 @@ def dense_artefact(model: str, cache_dir: Path | None = None) -> Path:
     """
     source = _checked(model)
     cache = cache_dir or cache_root()
-    target = cache / "dense" / f"{source.name}-{_key(source)}"
+    files = [file for file in source.path.iterdir() if file.is_file()]
+    target = cache / "dense" / f"{source.name}-{quick_fingerprint(source.config, files, GRAPH_FORMAT)}"
     if (target / MANIFEST).is_file():
         return target
     alike(source)
-    with staged(target, shared=True) as temporary:
-        write_artefact(temporary, Export.whole(source), "onnx")
-        write_manifest(temporary)
+    try:
+        with staged_directory(target) as temporary:
+            write_artefact(temporary, Export.whole(source), "onnx")
+            write_manifest(temporary)
+    except UserError:
+        if not (target / MANIFEST).is_file():  # else another process was first, with the same content
+            raise
     return target
 
 
@@ -63,7 +63,7 @@ def export_dense(model: str, output: Path, to: str, tensor_parallel: int = 1) ->
     if output.exists():
         raise UserError(f"{output} exists", "Choose another --output.")
     alike(source)
-    with staged(output) as temporary:
+    with staged_directory(output) as temporary:
         write_artefact(temporary, Export.whole(source, tensor_parallel), to)
         write_manifest(temporary)
 
@@ -92,14 +92,6 @@ def _checked(model: str) -> Checkpoint:
     return source
 
 
-def _key(source: Checkpoint) -> str:
-    digest = hashlib.sha256(f"{GRAPH_FORMAT} {json.dumps(source.config, sort_keys=True)}".encode())
-    for file in sorted(file for file in source.path.iterdir() if file.is_file()):
-        status = file.stat()
-        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
-
-
 def write_artefact(directory: Path, job: Export, to: str) -> None:
     """What one exporter writes, and what an artefact has beside it but its manifest.
 
@@ -113,28 +105,3 @@ def write_artefact(directory: Path, job: Export, to: str) -> None:
         write_json(directory / "config.json", read_config(source.path))
         copy_companions(source.path, directory)
     write_json(directory / "plan.json", job.plan.to_json())
-
-
-@contextmanager
-def staged(target: Path, shared: bool = False) -> Iterator[Path]:
-    """A hidden directory beside `target`, which it becomes when the block succeeds; else it disappears."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise UserError(f"cannot write {target.parent}: {error.strerror or error}") from None
-    try:
-        yield temporary
-        _publish(temporary, target, shared)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _publish(temporary: Path, target: Path, shared: bool) -> None:
-    """Rename into place. shared: another process may have been first, with the same content."""
-    try:
-        temporary.chmod(0o755)
-        temporary.rename(target)
-    except OSError as error:
-        if not (shared and (target / MANIFEST).is_file()):
-            raise UserError(f"cannot write {target}: {error.strerror or error}") from None

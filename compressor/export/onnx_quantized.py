@@ -6,11 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lathe.artefact.atomic_files import staged_directory
 from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import write_manifest
 from lathe.compressor.export.artefact import carry_report, open_model
 from lathe.compressor.export.base import Exporter, Stored, check_known, exporters, quantizers
-from lathe.compressor.export.dense import staged, write_artefact
+from lathe.compressor.export.dense import write_artefact
 from lathe.compressor.export.onnx import FOLDER, check_source, export_onnx
 from lathe.compressor.export.onnx.blockwise import BITS, GROUPS, WHOLE_BITS, Blockwise
 from lathe.compressor.export.onnx.graph import DECODERS, read_summary
@@ -51,7 +52,7 @@ def quantize_onnx(model: str, output: Path, _devices: int = 1, *, name: str) -> 
     exporters.get(name).check(job.source)
     if output.exists():
         raise UserError(f"{output} exists", "Choose another --output.")
-    with staged(output) as temporary:
+    with staged_directory(output) as temporary:
         write_artefact(temporary, job, name)
         summary = read_summary(temporary / FOLDER)
         carry_report(job, temporary, summary)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lathe.artefact.atomic_files import write_json
+from lathe.artefact.atomic_files import staged_directory, write_json
 from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import write_manifest
 from lathe.artefact.plan import Plan
@@ -18,7 +18,6 @@ from lathe.compressor.export.artefact import carry_report, open_model
 from lathe.compressor.export.base import Export, destinations, quantizers, rules_of
 from lathe.compressor.export.checkpoint import uneven_config, write_model
 from lathe.compressor.export.compressed_tensors import SCHEMES, Scheme
-from lathe.compressor.export.dense import staged
 from lathe.compressor.export.layout import cut_tensors
 from lathe.compressor.export.safetensors import Entry
 from lathe.compressor.export.vllm import write_plugin
@@ -39,7 +38,7 @@ def export_quantized(model: str, output: Path, tensor_parallel: int = 1, *, sche
         raise UserError(f"{output} exists", "Choose another --output.")
     tensors = _Quantized(job, SCHEMES[scheme])
     config = uneven_config(job.source, job.plan) | {"quantization_config": SCHEMES[scheme].config()}
-    with staged(output) as temporary:
+    with staged_directory(output) as temporary:
         write_model(temporary, job.source, config, tensors.entries, tensors)
         write_plugin(temporary / PLUGIN)
         write_json(temporary / "plan.json", job.plan.to_json())

@@ -19,6 +19,7 @@ from lathe.compressor.compute.device import CPU, DeviceMemory
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.compute.workers import LocalWorkers, Workers
 from lathe.compressor.importance import importance_methods
+from lathe.compressor.model.checkpoint_fingerprint import quick_fingerprint, weight_files
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.output_projection import norm_scaled_weight
 from lathe.compressor.model.pruning import ImportanceRanking, rows, select
@@ -121,8 +122,6 @@ def prepare(
 def _compare(card: PreflightResult, run: RunDirectory, progress: Progress) -> None:
     """Whether transformers reads the model as we do; once for its files, also where a run is resumed."""
     source = card.source
-    files = sorted({entry.file for entry in source.index.values()})
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
     def compared() -> str:
         found = check_agreement(source, whole=not card.memory.on_disk)
@@ -130,7 +129,7 @@ def _compare(card: PreflightResult, run: RunDirectory, progress: Progress) -> No
         return found
 
     try:
-        run.json(f"agreement-{key(source.config, stats)}", compared)
+        run.json(f"agreement-{quick_fingerprint(source.config, weight_files(source))}", compared)
     except UserError:
         if not run.resumed:
             run.remove()

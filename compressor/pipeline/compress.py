@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lathe.artefact.atomic_files import sync_directory, write_bytes, write_json
-from lathe.artefact.errors import UserError
+from lathe.artefact.atomic_files import publish_directory, write_bytes, write_json
 from lathe.artefact.manifest import write_manifest
 from lathe.artefact.plan import Plan
 from lathe.compressor.compute.device import out_of_memory_as_user_error
@@ -112,23 +110,10 @@ def _fastest(
 
 
 def _publish(options: Options, artefact: Path, report: dict[str, Any], run: RunDirectory) -> None:
-    """Complete the artefact, rename it into place, and only then let go of what it replaces."""
+    """Completes the artefact, renames it into place, and only then removes what it replaces."""
     write_json(artefact / "report.json", report)
     write_page(artefact, artefact / PAGE, str(options.out))
     write_manifest(artefact)
-    sync_directory(artefact)
     check_output(options)
-    replaced = run.path / "replaced"
-    try:
-        if options.out.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
-            options.out.rename(replaced)
-        artefact.rename(options.out)
-    except OSError as error:
-        if replaced.exists() and not options.out.exists():
-            replaced.rename(options.out)
-        raise UserError(
-            f"cannot write {options.out}: {error.strerror}", f"The artefact is at {artefact}."
-        ) from None
-    sync_directory(options.out.absolute().parent)
+    publish_directory(artefact, options.out, run.path / "replaced", f"The artefact is at {artefact}.")
     run.remove()

@@ -6,8 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,14 +13,11 @@ import torch
 from lathe.artefact.atomic_files import write_bytes
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.checkpoint_fingerprint import weight_digests
 from lathe.compressor.pipeline.options import Options
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.run_directory import RunDirectory, key
 
-_WHOLE = 2**30
-"""Bytes of a file up to which all of it is hashed."""
-_BLOCK, _BLOCKS = 2**16, 4096
-"""Of a longer file: its size, and what is hashed, from all over it."""
 _FILE = "inputs"
 _TEXT, _DRAWN = "the calibration text", {"--seed", "--calibration-tokens"}
 """A fact, and those that say which windows of the text are drawn."""
@@ -49,7 +44,7 @@ _OPTIONS = {
 
 def source_key(source: Checkpoint) -> str:
     """Identifies a checkpoint by what is read of it: its config, and its weights by their content."""
-    return key(source.config, _weights(source))
+    return key(source.config, weight_digests(source))
 
 
 def text_key(card: PreflightResult, seed: int) -> str:
@@ -105,37 +100,12 @@ def _facts(options: Options, card: PreflightResult) -> dict[str, Any]:
         "--latency-metric": workload.pop("metric"),
         **{f"--{name.replace('_', '-')}": value for name, value in workload.items()},
         "config.json": key(card.source.config),
-        **_weights(card.source),
+        **weight_digests(card.source),
         _TEXT: options.calibration if calibration is None else _digest(calibration),
         "the evaluation text": None if evaluation is None else _digest(evaluation),
         "the plan": key(card.plan.to_json()) if card.plan else None,
         "the profile": key(options.profile.read_text()) if options.profile else None,
     }
-
-
-def _weights(source: Checkpoint) -> dict[str, str]:
-    """The digest of each file of weights that is read, by its name."""
-    return {file.name: file_digest(file) for file in sorted({entry.file for entry in source.index.values()})}
-
-
-def file_digest(file: Path) -> str:
-    """Of all that a file holds; of a long one, of its size and of blocks from all over it. A file that has
-    not changed since is not read again.
-    """
-    status = file.stat()
-    return _content_digest(file, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-@lru_cache(maxsize=1024)
-def _content_digest(file: Path, size: int, *_changed: int) -> str:
-    digest, starts = hashlib.blake2b(digest_size=16), range(0, size, _BLOCK)
-    step = 1 if size <= _WHOLE else -(-len(starts) // _BLOCKS)
-    digest.update(str(size).encode())
-    with file.open("rb") as handle:
-        for start in starts[::step]:
-            handle.seek(start)
-            digest.update(handle.read(_BLOCK))
-    return digest.hexdigest()
 
 
 def _digest(windows: torch.Tensor) -> str:

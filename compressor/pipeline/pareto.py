@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lathe.artefact.atomic_files import sync_directory, write_bytes, write_json
+from lathe.artefact.atomic_files import publish_directory, write_bytes, write_json
 from lathe.artefact.plan import Plan
 from lathe.compressor.compute.device import out_of_memory_as_user_error
 from lathe.compressor.compute.progress import Progress
@@ -80,7 +80,7 @@ def write_front(options: Options, progress: Progress) -> dict[str, Any]:
         ]
         staged = run.fresh("front")
         document = _write(staged, card, table, points)
-        staged.rename(options.out)
+        publish_directory(staged, options.out)
         run.remove()
     return document
 
@@ -133,5 +133,4 @@ def _write(
     title = f"{card.source.name}: {table.workload.metric}, {table.estimate or 'measured table'}"
     curve = [(p.predicted_ms, p.damage) for p in points]
     write_bytes(directory / "front.svg", standalone(title, curve).encode())
-    sync_directory(directory)
     return document

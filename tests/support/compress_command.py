@@ -18,7 +18,7 @@ from lathe.cli import build
 
 DRIVER = """
 import os, signal, sys
-import steady_clock
+from support import steady_clock
 from lathe.cli import compress
 from lathe.compressor.search.trace import Trace
 steady_clock.install()
