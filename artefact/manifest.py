@@ -84,6 +84,16 @@ def verify_checkpoint(path: Path, files: dict[str, Any]) -> None:
     _verify_folder(path, files)
 
 
+def verify_all(path: Path, files: dict[str, Any]) -> None:
+    """Compares sizes and hashes of all listed files.
+
+    Raises:
+        UserError: names the first file that is missing or differs.
+    """
+    for name in files:
+        _verify_file(path.resolve(), name, files[name])
+
+
 def _verify_folder(path: Path, files: dict[str, Any], by_size: Collection[str] = ()) -> None:
     root = path.resolve()
     for name in files:

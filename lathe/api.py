@@ -1,0 +1,56 @@
+"""The functions of the Python interface that run whole commands."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from lathe.artefact.errors import UserError
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.pipeline import Outcome
+from lathe.compressor.pipeline import compress as run
+from lathe.compressor.pipeline.options import Options
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _takes(options: Callable[P, object]) -> Callable[[Callable[..., R]], Callable[P, R]]:
+    """Gives a function the parameters of a class of options, for type checkers and for `help`."""
+
+    def dress(function: Callable[..., R]) -> Callable[P, R]:
+        returned = inspect.signature(function).return_annotation
+        signature = inspect.signature(options).replace(return_annotation=returned)
+        function.__signature__ = signature  # type: ignore[attr-defined]
+        return function
+
+    return dress
+
+
+@_takes(Options)
+def compress(**options: Any) -> Outcome:
+    """Compresses a model to its targets, as the command `compress` does.
+
+    All targets that are given have to hold. A run that was interrupted resumes when it is called again with
+    the same options. Progress is shown on stderr where that is a terminal.
+
+    Args:
+        **options: the fields of `lathe.compressor.pipeline.options.Options`, by name. Those that most runs
+            need: `model`, a checkpoint's directory or a name on the hub; `out`, the directory to write; a
+            target: `target_latency_ms` (milliseconds), `target_speedup` (a factor), `target_memory` (bytes)
+            or `keep` (a share of the decoder's parameters, from 0 to 1); `calibration`, text files or
+            folders, or `self`.
+
+    Returns:
+        What the run ended with: a status, the artefact's directory, and the report.
+
+    Raises:
+        UserError: the options contradict each other, the model is not supported, a target cannot be reached,
+            or the artefact fails its checks. What was at `out` before is unchanged.
+    """
+    given = Options(**options)
+    if given.front:
+        raise UserError("`front` makes plans and no artefact", "Use `compress MODEL --front`.")
+    return run(given, Progress(quiet=not sys.stderr.isatty()))
