@@ -16,7 +16,7 @@ from lathe.serving.http.timeouts import KEEP_ALIVE_S
 from lathe.serving.options import ServeOptions
 from lathe.serving.vllm.tools import tool_arguments
 
-GATE = "lathe.serving.vllm.middleware.Gate"
+GATE = "lathe.serving.vllm.middleware.GatewayMiddleware"
 MAX_BATCH = 256
 PLUGIN = "lathe"
 OURS = {

@@ -208,7 +208,9 @@ def test_the_installed_command_prints_one_line_and_a_traceback_only_when_asked(t
     assert "Traceback" in asked.stderr
 
 
-@pytest.mark.parametrize("arguments", [("families",), ("inspect", "out"), ("evaluate", "m", "--text", "t")])
+@pytest.mark.parametrize(
+    "arguments", [("families",), ("export", "m", "-o", "o"), ("evaluate", "m", "--text", "t")]
+)
 def test_where_only_the_server_is_installed(arguments: tuple[str, ...], tmp_path: Path) -> None:
     program = "import sys; sys.modules['torch'] = None; from lathe.cli import lathe; lathe()"
     command = [sys.executable, "-c", program, *arguments]
