@@ -4,8 +4,8 @@
 
 Budgets: what the dense decoder takes as int8 and as int4, and 1.5 and 0.75 times the latter. In each: the
 dense model with as many bits as fit (round-to-nearest), and subnets of `compress --keep`, stored as float16,
-int8 and int4, at the keep that makes their bytes equal. Bytes are of the decoder layers, with scales, zero
-points and norms; embeddings and head are the same for all. Values are computed in float32 from the rounded
+int8 and int4, at the keep that makes their bytes equal. Bytes are of the decoder layers, with scales
+and norms; embeddings and head are the same for all. Values are computed in float32 from the rounded
 weights. Writes JSON (build/bench/equal-bytes.json) after every row and prints a table.
 """
 
@@ -19,13 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quality.formats import FLOAT16, INT4, INT8, Format
 from benchmarks.quality.product import Product, options_for
 from benchmarks.quality.score import machine, score, windows_of
 from benchmarks.quality.setting import Setting
 from lathe.artefact.atomic_files import write_json
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.block_runner import Weights
-from lathe.compressor.model.quantize import FLOAT16, INT4, INT8, Format
 from lathe.compressor.pipeline.options import WINDOW
 
 NARROWER = [Format(bits, group) for bits in range(7, 1, -1) for group in (32, 64, 128, None)]

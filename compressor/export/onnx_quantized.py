@@ -13,9 +13,10 @@ from lathe.compressor.export.artefact import carry_report, open_model
 from lathe.compressor.export.base import Exporter, Stored, check_known, exporters, quantizers
 from lathe.compressor.export.dense import write_artefact
 from lathe.compressor.export.onnx import FOLDER, check_source, export_onnx
-from lathe.compressor.export.onnx.blockwise import BITS, GROUPS, WHOLE_BITS, Blockwise
+from lathe.compressor.export.onnx.blockwise import WHOLE_BITS, Blockwise
 from lathe.compressor.export.onnx.graph import DECODERS, read_summary
 from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.rounding import BITS, GROUPS
 
 
 def check_rounded(source: Checkpoint, name: str) -> None:

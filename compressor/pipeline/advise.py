@@ -16,7 +16,7 @@ import torch
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.lm_head import DenseTargets
-from lathe.compressor.model.quantize import FLOAT16, INT4, INT8, UNQUANTIZED_BYTES, Format
+from lathe.compressor.model.stored_format import FLOAT16, FLOAT16_BYTES, INT4, INT8, Format
 from lathe.compressor.pipeline.calibrate import prepare
 from lathe.compressor.pipeline.forecast import forecast
 from lathe.compressor.pipeline.memory_estimate import memory_plan
@@ -69,8 +69,8 @@ def advise(asked: Options, progress: Progress) -> dict[str, Any]:
     """Feasibility and forecast of the targets, and choices for several weight budgets, the best of each
     first, as one JSON document.
 
-    KL is measured: cut layers with the closed-form reform, weights rounded to nearest. `compress` does
-    better than these cuts, by its last reform.
+    KL is measured: cut layers with the closed-form reform, weights quantized as `--quantize` does it.
+    `compress` does better than these cuts, by its last reform.
 
     Raises:
         UserError: as `preflight`.
@@ -85,7 +85,7 @@ def advise(asked: Options, progress: Progress) -> dict[str, Any]:
             advisor = _Advisor(card, task)
             told = replace(card, memory=memory_plan(asked, card.source))
             ahead = forecast(asked, told, task, advisor.damage)
-            budgets = _budgets(task)
+            budgets = _budgets(advisor)
             with progress.stage("plan: weights of equal size", len(budgets)) as bar:
                 found = []
                 for budget in budgets.values():
@@ -98,8 +98,8 @@ def advise(asked: Options, progress: Progress) -> dict[str, Any]:
         "forecast": ahead,
         "model": card.source.name,
         "parameters": shape.parameters(shape.dense_plan),
-        "decoder_bytes_float16": UNQUANTIZED_BYTES * decoder,
-        "other_bytes_float16": UNQUANTIZED_BYTES * (shape.parameters(shape.dense_plan) - decoder),
+        "decoder_bytes_float16": FLOAT16_BYTES * decoder,
+        "other_bytes_float16": FLOAT16_BYTES * (shape.parameters(shape.dense_plan) - decoder),
         "unit": "KL(dense || choice) in nats per token",
         "text": options.calibration,
         "budgets": [
@@ -109,11 +109,11 @@ def advise(asked: Options, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _budgets(task: Problem) -> dict[str, int]:
-    """Decoder bytes by name, largest first: what dense takes in each format, and some shares of float16."""
-    whole = FLOAT16.store(task.layers)[1]
+def _budgets(advisor: _Advisor) -> dict[str, int]:
+    """Returns decoder bytes by name, largest first: dense in each format, and shares of float16."""
+    whole = advisor.dense(FLOAT16).bytes
     named = {f"{share:.0%} of float16": int(share * whole) for share in _SHARES}
-    named |= {f"{form} dense": form.store(task.layers)[1] for form in (INT8, INT4)}
+    named |= {f"{form} dense": advisor.dense(form).bytes for form in (INT8, INT4)}
     return dict(sorted(named.items(), key=lambda item: -item[1]))
 
 
@@ -128,34 +128,54 @@ class _Advisor:
         )
         self._windows = task.windows[: max(1, _JUDGED_TOKENS // task.windows.shape[1])]
         self._targets: DenseTargets = task.head.targets(self._hidden(task.layers))
+        self._dense: dict[Format, Choice] = {}
 
     def choices(self, budget: int) -> list[Choice]:
-        """The largest decoder of each format that fits."""
+        """Returns the largest decoder of each format that fits."""
         found = [self._choice(form, budget) for form in _FORMATS]
         return [choice for choice in found if choice is not None]
 
+    def dense(self, form: Format) -> Choice:
+        """Returns the dense decoder in a format."""
+        if form not in self._dense:
+            stored, size = form.store(self._task.layers, self._card.source.dtype)
+            self._dense[form] = Choice(form, 1.0, size, self._kl(stored))
+        return self._dense[form]
+
     def _choice(self, form: Format, budget: int) -> Choice | None:
-        stored, size = form.store(self._task.layers)
-        keep = min(1.0, budget / size)
-        while size > budget:
-            shape, space = self._card.source.shape, self._card.space
-            at = replace(self._task, constraints=[parameter_constraint(space, shape, keep)])
-            if not at.allows(space.smallest):
-                return None
-            plan = solve(space, self.damage, at.constraints)
-            if plan is None or not has_attention(plan):
-                return None
-            cut = [
-                {
-                    **self._bank.block(i, "attention", (layer.query_heads, layer.kv_heads)),
-                    **self._bank.block(i, "ffn", layer.width),
-                }
-                for i, layer in enumerate(plan)
-            ]
-            stored, size = form.store(cut)
-            keep *= min(0.99, budget / size) if size > budget else 1.0
-        kl = self._task.head.kl(self._targets, self._hidden(stored))
-        return Choice(form, keep, size, kl)
+        dense = self.dense(form)
+        if dense.bytes <= budget:
+            return dense
+        keep = budget / dense.bytes
+        expected = dense.bytes / form.most_bytes(self._task.layers)
+        while (layers := self._cut(keep)) is not None:
+            size = int(expected * form.most_bytes(layers))
+            if size <= budget:
+                stored, size = form.store(layers, self._card.source.dtype)
+                if size <= budget:
+                    return Choice(form, keep, size, self._kl(stored))
+            keep *= min(0.99, budget / size)
+        return None
+
+    def _cut(self, keep: float) -> list[Weights] | None:
+        """Returns the layers of the best decoder with a share of the parameters, if there is one."""
+        space = self._card.space
+        at = replace(self._task, constraints=[parameter_constraint(space, self._card.source.shape, keep)])
+        if not at.allows(space.smallest):
+            return None
+        plan = solve(space, self.damage, at.constraints)
+        if plan is None or not has_attention(plan):
+            return None
+        return [
+            {
+                **self._bank.block(i, "attention", (layer.query_heads, layer.kv_heads)),
+                **self._bank.block(i, "ffn", layer.width),
+            }
+            for i, layer in enumerate(plan)
+        ]
+
+    def _kl(self, layers: Sequence[Weights]) -> float:
+        return self._task.head.kl(self._targets, self._hidden(layers))
 
     @torch.inference_mode()
     def _hidden(self, layers: Sequence[Weights]) -> torch.Tensor:

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.quality.score import score
 from benchmarks.quality.setting import Setting, baselines
-from lathe.compressor.model.quantize import round_to_nearest
+from lathe.compressor.model.rounding import quantize_in_groups
 
 
 def test_bytes_and_parameters_are_counted(setting: Setting) -> None:
@@ -18,9 +18,8 @@ def test_bytes_and_parameters_are_counted(setting: Setting) -> None:
     norms = 4 * 2 * 64
     rows = 4 * (128 + 64 + 64 + 64 + 96 + 96 + 64)
     matrices = dense - norms
-    assert matrices + 2 * rows + 2 * norms <= int8.weight_bytes <= matrices + 3 * rows + 2 * norms
-    low = matrices * (4 + 16 / 32) / 8 + 2 * norms
-    assert low <= int4.weight_bytes <= matrices * (4 + 16 / 32 + 4 / 32) / 8 + 2 * norms
+    assert int8.weight_bytes == matrices + 2 * rows + 2 * norms
+    assert int4.weight_bytes == matrices * (4 + 16 / 32) / 8 + 2 * norms
 
 
 def test_more_bits_lose_less(setting: Setting) -> None:
@@ -37,7 +36,7 @@ def test_every_keep_has_the_same_rows_and_all_matrices_are_rounded(setting: Sett
     assert small.logprobs(setting.heldout).equal(large.logprobs(setting.heldout))
     assert small.weight_bytes == large.weight_bytes
     layers = [
-        {n: round_to_nearest(w, 4, 32)[0] if w.dim() == 2 else w for n, w in layer.items()}
+        {n: quantize_in_groups(w, 4, 32).values if w.dim() == 2 else w for n, w in layer.items()}
         for layer in setting.layers
     ]
     expected = setting.subnet(layers).logprobs(setting.heldout)

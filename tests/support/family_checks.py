@@ -22,9 +22,10 @@ from lathe.artefact.onnx.runner import OnnxRunner
 from lathe.compressor.export import Export, exporters
 from lathe.compressor.export.checkpoint import export_checkpoint
 from lathe.compressor.export.onnx import export_onnx
-from lathe.compressor.export.onnx.blockwise import Blockwise, Rounded, fitted
+from lathe.compressor.export.onnx.blockwise import Blockwise
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.families import families
+from lathe.compressor.model.rounding import QuantizedMatrix, quantize_matrix
 
 TORCH, ONNX, ROUNDED = 2e-5, 1e-4, 1e-3
 
@@ -93,7 +94,7 @@ def rounded_difference(directory: Path, source: Checkpoint, plan: str, bits: int
     """Of an int8 or int4 graph that reads float32, and our model, in transformers, of the same rounded
     matrices."""
     job = first_of_each(source, planned(source, plan))
-    export_onnx(directory, job, partial(Blockwise, bits=bits, rounding=_in_small_groups))
+    export_onnx(directory, job, partial(Blockwise, bits=bits, quantize=_in_small_groups))
     check_inputs(directory / "onnx" / "model.onnx")
     _keep_activations(directory / "onnx" / "model.onnx")
     whole = {f"{module}.weight" for module in (source.family.embedding, source.family.head)}
@@ -119,13 +120,12 @@ def rounded_difference(directory: Path, source: Checkpoint, plan: str, bits: int
 
 def _values(weight: torch.Tensor, bits: int) -> torch.Tensor:
     """What a matrix becomes, rounded by itself."""
-    found = _in_small_groups(weight, bits, ())
-    return (found.scales.repeat_interleave(found.group, 1) * found.codes)[:, : found.columns]
+    return _in_small_groups(weight, bits, ()).values
 
 
-def _in_small_groups(weight: torch.Tensor, bits: int, _groups: Sequence[int]) -> Rounded:
+def _in_small_groups(weight: torch.Tensor, bits: int, _groups: Sequence[int]) -> QuantizedMatrix:
     """By rows alone: what is rounded together with others is what it is by itself."""
-    return fitted(weight, bits, [32])
+    return quantize_matrix(weight, bits, [32])
 
 
 def _keep_activations(file: Path) -> None:

@@ -1,29 +1,27 @@
-"""Dense with rounded weights: int8 per channel, int4 in groups of 32, round-to-nearest (compressor/quantize).
+"""The dense model with quantized weights: int8 per channel, int4 in groups of 32, by the product's rounding.
 
-What any subnet has to beat at equal bytes; no calibration text is read. `keep` is ignored: no parameter
+It is what any subnet has to beat at equal bytes; no calibration text is read. `keep` is ignored: no parameter
 goes, every keep asked has the same row, and `weight_bytes` says what is stored. Computed in float32 with the
-dequantized weights; embeddings and head stay as they are, like everybody's.
+dequantized weights; embeddings and head stay as they are, as for all baselines.
 """
 
 from __future__ import annotations
 
+from benchmarks.quality.formats import INT4, INT8, Format
 from benchmarks.quality.setting import Setting, Subnet, baselines
-from lathe.compressor.model.quantize import quantize_layer
-
-INT4_GROUP = 32
 
 
 @baselines.register("int8")
 def int8(setting: Setting, keep: float) -> Subnet:  # noqa: ARG001
-    return rounded(setting, 8, None)
+    return quantized(setting, INT8)
 
 
 @baselines.register("int4")
 def int4(setting: Setting, keep: float) -> Subnet:  # noqa: ARG001
-    return rounded(setting, 4, INT4_GROUP)
+    return quantized(setting, INT4)
 
 
-def rounded(setting: Setting, bits: int, group: int | None) -> Subnet:
-    """The dense model at any bit width."""
-    layers, sizes = zip(*(quantize_layer(layer, bits, group) for layer in setting.layers), strict=True)
-    return setting.subnet(list(layers), weight_bytes=sum(sizes))
+def quantized(setting: Setting, form: Format) -> Subnet:
+    """Returns the dense model at any bit width."""
+    layers, size = form.store(setting.layers)
+    return setting.subnet(layers, weight_bytes=size)

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from lathe.artefact.plan import Plan
-from lathe.compressor.export.onnx.blockwise import BITS, Blockwise, arbitrary
+from lathe.compressor.export.onnx.blockwise import Blockwise, arbitrary
 from lathe.compressor.export.onnx.matrices import Matrices, Plain
 from lathe.compressor.export.onnx.random import random_onnx
 from lathe.compressor.export.onnx.writer import GraphWriter
 from lathe.compressor.latency.backend import backends
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.rounding import BITS
 
 
 class OnnxBackend:
@@ -62,6 +63,6 @@ class OnnxBackend:
 
 for _backend in (
     OnnxBackend("onnx"),
-    *(OnnxBackend(f"onnx-int{bits}", partial(Blockwise, bits=bits, rounding=arbitrary)) for bits in BITS),
+    *(OnnxBackend(f"onnx-int{bits}", partial(Blockwise, bits=bits, quantize=arbitrary)) for bits in BITS),
 ):
     backends.add(_backend.name, _backend)

@@ -25,25 +25,21 @@ from lathe.compressor.export import Export, exporters
 from lathe.compressor.export.artefact import open_model
 from lathe.compressor.export.checkpoint import export_checkpoint
 from lathe.compressor.export.onnx import export_onnx
-from lathe.compressor.export.onnx.blockwise import GROUPS, Blockwise, Rounded, arbitrary, groups_for
-from lathe.compressor.export.onnx.blockwise import fitted as fitted_of
+from lathe.compressor.export.onnx.blockwise import Blockwise, arbitrary
 from lathe.compressor.export.onnx.graph import read_summary
 from lathe.compressor.export.onnx.random import random_onnx
 from lathe.compressor.export.onnx_quantized import quantize_onnx
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.families import resolve
+from lathe.compressor.model.rounding import GROUPS, QuantizedMatrix, groups_for, quantize_matrix
 from lathe.compressor.search.space import make_space, memory_constraint
 
 BITS = pytest.mark.parametrize("bits", [8, 4])
 EVEN = plan((0, 0, 32), (2, 2, 64), (0, 0, 0), (4, 2, 0))
 
 
-def values(found: Rounded) -> torch.Tensor:
-    return (found.scales.repeat_interleave(found.group, 1) * found.codes)[:, : found.columns]
-
-
-def fitted(weight: torch.Tensor, bits: int) -> Rounded:
-    return fitted_of(weight, bits, groups_for(weight.shape[1]))
+def fitted(weight: torch.Tensor, bits: int) -> QuantizedMatrix:
+    return quantize_matrix(weight, bits, groups_for(weight.shape[1]))
 
 
 def normal(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -69,7 +65,7 @@ def test_the_graph_computes_with_the_rounded_values(tmp_path: Path, bits: int, v
         tensor = job.stored(name)
         if tensor.dim() == 1:
             return tensor
-        return values(fitted(tensor.float(), 8 if name.endswith(whole) else bits))
+        return fitted(tensor.float(), 8 if name.endswith(whole) else bits).values
 
     ids = tokens(1, 24)
     expected = logits(tmp_path / "rounded", Export(source, job.plan, rounded), ids)
@@ -122,7 +118,7 @@ def test_no_matrix_is_worse_than_plain_rounding_in_groups_of_32(
     top = 2 ** (bits - 1) - 1
     scales = padded.abs().amax(-1, keepdim=True).clamp(min=1e-30) / top
     plain = (padded / scales).round().clamp(-top - 1, top) * scales - padded
-    error = (values(found) - weight).norm() / weight.norm()
+    error = (found.values - weight).norm() / weight.norm()
     assert_close(found.error, float(error), atol=1e-6, rtol=1e-3)
     assert error <= max(0.01, 1.01 * float(plain.norm() / weight.norm()))
     assert found.group in GROUPS
@@ -170,7 +166,7 @@ def test_random_graphs_have_the_shapes_of_rounded_ones(tmp_path: Path, bits: int
     """What is timed instead of a real model does the same work."""
     config = {"model_type": "llama", **CONFIG}
     random_onnx(
-        tmp_path, config, resolve(config), EVEN, matrices=partial(Blockwise, bits=bits, rounding=arbitrary)
+        tmp_path, config, resolve(config), EVEN, matrices=partial(Blockwise, bits=bits, quantize=arbitrary)
     )
     runner = OnnxRunner(tmp_path / "model.onnx", max_batch=1, max_length=32, threads=1)
     assert np.isfinite(runner.prefill(0, tokens(9).numpy())).all()

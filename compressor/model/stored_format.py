@@ -1,0 +1,132 @@
+"""The formats that `lathe plan` compares: layers as float16, or as an int8 or int4 ONNX graph stores them.
+
+Embedding and head are the same for all choices and stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.names import (
+    DOWN_PROJ,
+    GATE_PROJ,
+    K_PROJ,
+    Q_NORM,
+    Q_PROJ,
+    ROUTER,
+    SHARE_PROJ,
+    UP_PROJ,
+    V_PROJ,
+)
+from lathe.compressor.model.rounding import GROUPS, expert_groups, groups_for, quantize_matrix
+
+FLOAT16_BYTES, FLOAT32_BYTES = 2, 4
+_QKV = [f"{module}.weight" for module in (Q_PROJ, K_PROJ, V_PROJ)]
+_EXPERTS = [f"{module}.weight" for module in (GATE_PROJ, UP_PROJ, DOWN_PROJ)]
+_ROUTER = f"{ROUTER}.weight"
+_UNQUANTIZED = (_ROUTER, f"{SHARE_PROJ}.weight")
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the weights of decoder layers are stored."""
+
+    bits: int
+
+    def __str__(self) -> str:
+        return "float16" if self.bits == 16 else f"int{self.bits}"
+
+    def store(self, layers: Sequence[Weights], dtype: torch.dtype) -> tuple[list[Weights], int]:
+        """Returns the layers as an export of a checkpoint in `dtype` has them, and their bytes."""
+        layers = [{n: value.to(dtype).float() for n, value in layer.items()} for layer in layers]
+        if self.bits == 16:
+            return layers, self.most_bytes(layers)
+        stored = [quantize_layer(layer, self.bits) for layer in layers]
+        return [layer for layer, _ in stored], sum(size for _, size in stored)
+
+    def most_bytes(self, layers: Sequence[Weights]) -> int:
+        """Returns the bytes of the layers with the most scales that they can have, from shapes alone."""
+        if self.bits == 16:
+            return FLOAT16_BYTES * sum(value.numel() for layer in layers for value in layer.values())
+        return sum(_most_bytes(layer, self.bits) for layer in layers)
+
+
+FLOAT16, INT8, INT4 = Format(16), Format(8), Format(4)
+
+
+def quantize_layer(weights: Weights, bits: int) -> tuple[dict[str, torch.Tensor], int]:
+    """Returns a layer with the values that its int8 or int4 graph has, dequantized, and its bytes there."""
+    layer, size = dict(weights), 0
+    for names in _products(weights):
+        found = quantize_matrix(_stack(weights, names), bits, groups_for(weights[names[0]].shape[1]))
+        layer |= zip(names, found.values.split([len(weights[name]) for name in names]), strict=True)
+        size += _stored_bytes(len(found.codes), found.columns, found.group, bits)
+    if _ROUTER in weights:
+        experts, group = _quantize_experts(weights, bits)
+        layer |= experts
+        size += _expert_bytes(weights, group, bits)
+    return layer, size + _unquantized_bytes(weights)
+
+
+def _products(weights: Weights) -> Iterator[list[str]]:
+    """Yields the matrices that the graph multiplies by, each as the names whose rows it stacks."""
+    stacked = _QKV if _QKV[0] in weights and f"{Q_NORM}.weight" not in weights else []
+    if stacked:
+        yield stacked
+    experts = _EXPERTS if _ROUTER in weights else []
+    for name, value in weights.items():
+        if value.dim() == 2 and name not in (*stacked, *experts, *_UNQUANTIZED):
+            yield [name]
+
+
+def _stack(weights: Weights, names: list[str]) -> torch.Tensor:
+    return torch.cat([weights[name] for name in names]) if len(names) > 1 else weights[names[0]]
+
+
+def _quantize_experts(weights: Weights, bits: int) -> tuple[dict[str, torch.Tensor], int]:
+    """Quantizes a layer's experts, whose matrices share a group."""
+    count = len(weights[_ROUTER])
+    gate, up, down = (weights[name] for name in _EXPERTS)
+    gate_up = torch.stack([part.unflatten(0, (count, -1)) for part in (gate, up)], 2).flatten(0, 2)
+    rows = down.unflatten(1, (count, -1)).transpose(0, 1).flatten(0, 1)
+    groups = expert_groups(gate.shape[1], rows.shape[1])
+    group = min(quantize_matrix(matrix, bits, groups).group for matrix in (gate_up, rows))
+    values = quantize_matrix(gate_up, bits, [group]).values.unflatten(0, (count, -1, 2))
+    downs = quantize_matrix(rows, bits, [group]).values.unflatten(0, (count, -1))
+    parts = (values[:, :, 0].flatten(0, 1), values[:, :, 1].flatten(0, 1), downs.transpose(0, 1).flatten(1))
+    return dict(zip(_EXPERTS, parts, strict=True)), group
+
+
+def _most_bytes(weights: Weights, bits: int) -> int:
+    size = sum(
+        _stored_bytes(len(weights[name]), weights[name].shape[1], GROUPS[-1], bits)
+        for names in _products(weights)
+        for name in names
+    )
+    experts = _expert_bytes(weights, GROUPS[-1], bits) if _ROUTER in weights else 0
+    return size + experts + _unquantized_bytes(weights)
+
+
+def _expert_bytes(weights: Weights, group: int, bits: int) -> int:
+    """Returns the bytes of a layer's experts, which are padded with channels of zeros."""
+    count, width = weights[_ROUTER].shape
+    channels = len(weights[_EXPERTS[0]]) // count
+    padding = 2 * count * (-channels % group)
+    gate_up = _stored_bytes(2 * count * channels + padding, width, group, bits)
+    biases = FLOAT32_BYTES * padding if f"{GATE_PROJ}.bias" in weights else 0
+    return gate_up + biases + _stored_bytes(count * width, channels, group, bits)
+
+
+def _stored_bytes(rows: int, columns: int, group: int, bits: int) -> int:
+    groups = -(-columns // group)
+    return rows * groups * (group * bits // 8 + FLOAT32_BYTES)
+
+
+def _unquantized_bytes(weights: Weights) -> int:
+    """Returns the bytes of biases, norms and the router, which stay float32."""
+    kept = [value for name, value in weights.items() if value.dim() < 2 or name in _UNQUANTIZED]
+    return FLOAT32_BYTES * sum(value.numel() for value in kept)
