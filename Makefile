@@ -29,7 +29,7 @@ DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
 LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
 .PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-vllm test-vllm-slow test-browser lint \
-	check-artefact check-refresh check-deploy lock-deploy bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm \
+	check-artefact check-same check-refresh check-deploy lock-deploy bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm \
 	bench-serving bench-scale bench-ray families-table check-compat check-vllm-names docs cold-start check-style \
 	check-imports hooks clean
 
@@ -52,10 +52,15 @@ $(VLLM_INSTALLED): pyproject.toml constraints-vllm.txt
 demo: $(INSTALLED)  ## the main job on the demo model: compress, export, serve, load-test
 	$(BIN)/python demo/run.py
 
-test: $(INSTALLED)  ## lint, types and the test suite (CPU, no network)
+# Each worker computes with one thread, so that they do not get in each other's way.
+WORKERS ?= auto
+test: export OMP_NUM_THREADS = 1
+test: $(INSTALLED)  ## lint, format, types, import contracts and the test suite (CPU, no network)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/lint-imports
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal --durations 10
 
 test-slow: $(INSTALLED)  ## the slower tests, too
 	$(BIN)/pytest -m slow
@@ -261,12 +266,17 @@ $(CORE_INSTALLED): pyproject.toml constraints.txt
 check-imports: $(CORE_INSTALLED)  ## every module imports with the core dependencies only
 	.venv-core/bin/python .ci/imports.py
 
-lint: $(INSTALLED)  ## fix what ruff can fix
+lint: $(INSTALLED)  ## fix what ruff can fix, and format
 	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 OUT ?= build/demo/artefact
 check-artefact: $(INSTALLED)  ## load OUT=dir without Lathe and compare transformers, caches, batches and ONNX
 	$(BIN)/python benchmarks/artefact/check.py $(OUT)
+
+REVISION ?= e9967fa
+check-same: $(INSTALLED)  ## does this tree write the artefacts of REVISION=commit, byte for byte?
+	$(BIN)/python -m benchmarks.artefact.same --revision $(REVISION)
 
 check-refresh: $(INSTALLED)  ## the same of OUT=dir as an earlier version wrote it, refreshed, and as it is
 	$(BIN)/python -m benchmarks.artefact.refreshed $(OUT)

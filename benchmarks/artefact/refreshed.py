@@ -22,7 +22,7 @@ import transformers
 
 from benchmarks.artefact import check
 from lathe.artefact.manifest import write_manifest
-from lathe.artefact.shipped_files import MODELING, SHIPPED_FILES
+from lathe.artefact.shipped_files import SHIPPED_FILES
 from lathe.compressor.export.refresh import refresh
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,10 +33,19 @@ def aged(artefact: Path, copy: Path, revision: str) -> None:
     shutil.copytree(artefact, copy)
     kind = json.loads((artefact / "config.json").read_text())["model_type"]
     for file in SHIPPED_FILES[kind]:
-        name = f"{revision}:{MODELING.relative_to(ROOT) / file.name}"
-        shown = subprocess.run(["git", "-C", ROOT, "show", name], check=True, capture_output=True)
-        (copy / file.name).write_bytes(shown.stdout)
+        (copy / file.name).write_bytes(_stored(revision, file.name))
     write_manifest(copy)
+
+
+def _stored(revision: str, name: str) -> bytes:
+    """The content of the one file of a revision that has this name, whichever folder it was in."""
+    listed = _git("ls-tree", "-r", "--name-only", revision).decode().splitlines()
+    (path,) = (path for path in listed if Path(path).name == name)
+    return _git("show", f"{revision}:{path}")
+
+
+def _git(*arguments: str) -> bytes:
+    return subprocess.run(["git", "-C", ROOT, *arguments], check=True, capture_output=True).stdout
 
 
 def main() -> int:
