@@ -2,10 +2,10 @@
 
     python -m benchmarks.artefact.same --revision e9967fa [--cases keep,int4]
 
-Compresses the demo model with this tree and with a checkout of the revision: same input, same options, same seed,
-and for a latency target the same profile. Prints one JSON document: which files of the artefacts are equal, and
-which differ. Reports hold times and the manifest their hashes; model files are source code. Exit status 1 if any
-other file differs.
+Compresses the demo model with this tree and with a checkout of the revision: same input, same options, same
+seed, and for a latency target the same profile. Prints one JSON document: which files of the artefacts are
+equal, and which differ. Reports hold times, and the manifest their hashes; model files are source code. The
+exit status is 1 if any other file differs.
 """
 
 from __future__ import annotations
