@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lathe.artefact.errors import UserError
 
+DEFAULT_CONTEXT = 2048
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 _MERGE = (
     "Merge it first: load the model with peft, `merge_and_unload()`, `save_pretrained`, and give that folder."
@@ -61,6 +62,11 @@ def read_config(path: Path) -> dict[str, Any]:
     if quantized and method not in (_FLOAT, _UNPACKED):
         raise _refused(f"{path} is a quantized checkpoint" + (f" ({method})" if method else ""))
     return config
+
+
+def max_positions(config: Mapping[str, Any]) -> int:
+    """Returns the longest context of a model, in tokens."""
+    return int(config.get("max_position_embeddings") or DEFAULT_CONTEXT)
 
 
 def read_document(path: Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from lathe.artefact.errors import UserError
-from lathe.artefact.manifest import GRAPH, listed_files, read_json, verify_all
+from lathe.artefact.manifest import listed_files, read_json, verify_all
+from lathe.artefact.onnx.graph_format import GRAPH
 from lathe.artefact.plan import Plan
 
 

@@ -10,11 +10,10 @@ from typing import Any
 
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.errors import UserError
+from lathe.artefact.onnx.graph_format import FOLDER, GRAPH, GRAPH_DATA
 
 FORMAT = "lathe-artefact/1"
 MANIFEST = "manifest.json"
-GRAPH = "onnx/model.onnx"
-ONNX_FILES = (GRAPH, "onnx/model.onnx.data")
 CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pt", ".json", ".model", ".jinja", ".py")
 """Of files that loading a checkpoint may read."""
 UNREAD = ("report.html",)
@@ -55,11 +54,20 @@ def sha256(path: Path) -> str:
 
 
 def listed_files(path: Path) -> dict[str, Any]:
-    """Name to size and hash. Raises UserError."""
+    """Returns the entry of every file that an artefact's manifest lists, by name.
+
+    Raises:
+        UserError: The manifest cannot be read, or has another format.
+    """
     manifest = read_json(path / MANIFEST)
-    files = manifest.get("files")
-    if manifest.get("format") != FORMAT or not isinstance(files, dict):
-        raise UserError(f"{path / MANIFEST} is not a {FORMAT} manifest", "Export the model again.")
+    written, files = manifest.get("format"), manifest.get("files")
+    if written != FORMAT:
+        raise UserError(
+            f"{path / MANIFEST} has the format {written!r}, not {FORMAT!r}",
+            "Use the Lathe that wrote it, or export the model again.",
+        )
+    if not isinstance(files, dict):
+        raise UserError(f"{path / MANIFEST} lists no files", "Export the model again.")
     return files
 
 
@@ -72,10 +80,10 @@ def verify_graph(path: Path, files: dict[str, Any]) -> None:
             f"{path} holds no ONNX export",
             "Compress with --export checkpoint,onnx; one exported for vLLM is served with --engine vllm.",
         )
-    for name in ONNX_FILES:
+    for name in (GRAPH, GRAPH_DATA):
         if name in files:
             _verify_file(path, name, files[name])
-    _verify_listed((path / "onnx").iterdir(), "onnx/", files)
+    _verify_listed((path / FOLDER).iterdir(), f"{FOLDER}/", files)
     _verify_folder(path, files, by_size=WEIGHT_SUFFIXES)
 
 

@@ -11,14 +11,15 @@ from typing import Any
 
 from safetensors import safe_open
 
+from lathe.artefact.config_file import max_positions
 from lathe.artefact.errors import UserError
-from lathe.artefact.manifest import GRAPH, MANIFEST, listed_files, read_json, verify_checkpoint, verify_graph
+from lathe.artefact.manifest import MANIFEST, listed_files, read_json, verify_checkpoint, verify_graph
+from lathe.artefact.onnx.graph_format import FOLDER, GRAPH
 from lathe.artefact.shipped_files import warn_if_stale
 from lathe.serving.dense_export import export_dense
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 INTEGER_BYTES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
-DEFAULT_CONTEXT = 2048
 
 log = logging.getLogger("lathe.serving")
 
@@ -88,7 +89,7 @@ def open_artefact(path: Path) -> Artefact:
     if (path / MANIFEST).exists():
         verify_graph(path, listed_files(path))
         return _describe(path, path.resolve().name)
-    if (path / "onnx").exists():
+    if (path / FOLDER).exists():
         raise UserError(f"{path} has an onnx folder but no manifest.json", "Export it again.")
     _check_weights(path)
     return _describe(export_dense(path), path.resolve().name)
@@ -134,7 +135,7 @@ def _describe(path: Path, name: str) -> Artefact:
         path=path,
         name=name,
         eos=frozenset(token for token in _eos(config) | _eos(generation) if 0 <= token < vocab_size),
-        context=int(config.get("max_position_embeddings") or DEFAULT_CONTEXT),
+        context=max_positions(config),
         vocab_size=vocab_size,
         compressed=compressed,
         target_ms=_target_ms(report),

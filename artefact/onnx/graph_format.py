@@ -1,3 +1,10 @@
-"""The format of our ONNX graphs, as their metadata name it."""
+"""The format of our ONNX graphs, as their metadata name it, and where an artefact has its graph."""
+
+from __future__ import annotations
 
 GRAPH_FORMAT = "lathe-onnx/1"
+FOLDER = "onnx"
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+GRAPH = f"{FOLDER}/{MODEL_FILE}"
+GRAPH_DATA = f"{FOLDER}/{DATA_FILE}"

@@ -20,8 +20,8 @@ import torch
 from lathe.artefact.config_file import refuse_adapters
 from lathe.artefact.errors import UserError
 from lathe.artefact.library_errors import reason
-from lathe.artefact.manifest import GRAPH
 from lathe.artefact.modeling import register
+from lathe.artefact.onnx.graph_format import GRAPH
 from lathe.artefact.tokenizer import open_tokenizer
 from lathe.compressor.calibration.chat import reading, token_ids
 from lathe.compressor.calibration.documents import ChatText, Nobody, Told

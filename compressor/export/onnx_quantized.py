@@ -9,10 +9,11 @@ from typing import Any
 from lathe.artefact.atomic_files import staged_directory
 from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import write_manifest
+from lathe.artefact.onnx.graph_format import FOLDER
 from lathe.compressor.export.artefact import carry_report, open_model
 from lathe.compressor.export.base import Exporter, Stored, check_known, exporters, quantizers
 from lathe.compressor.export.dense import write_artefact
-from lathe.compressor.export.onnx import FOLDER, check_source, export_onnx
+from lathe.compressor.export.onnx import check_source, export_onnx
 from lathe.compressor.export.onnx.blockwise import WHOLE_BITS, Blockwise
 from lathe.compressor.export.onnx.graph import DECODERS, read_summary
 from lathe.compressor.model.checkpoint import Checkpoint

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lathe.artefact.atomic_files import write_bytes, write_json
 from lathe.artefact.errors import UserError
-from lathe.artefact.manifest import FORMAT, MANIFEST, entry
+from lathe.artefact.manifest import FORMAT, MANIFEST, entry, listed_files
 from lathe.artefact.shipped_files import SHIPPED_FILES, shipped_files, stale_files
 
 _GIVE = "Give the output directory of `lathe compress`."
@@ -70,18 +69,8 @@ def refresh(directory: Path) -> Refresh:
 
 
 def _listed(directory: Path) -> dict[str, Any]:
-    """The manifest's entries; none where a checkpoint was copied without it."""
-    file = directory / MANIFEST
-    if not file.exists():
-        return {}
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-        written, files = document["format"], dict(document["files"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"cannot read {file}: {error!r}", "Export the model again.") from None
-    if written != FORMAT:
-        raise UserError(f"{file} has the format {written!r}, not {FORMAT!r}", "Use the Lathe that wrote it.")
-    return files
+    """Returns the manifest's entries; none where a checkpoint was copied without it."""
+    return listed_files(directory) if (directory / MANIFEST).exists() else {}
 
 
 def _differs(file: Path, listed: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lathe.artefact.config_file import read_config, refuse_quantized, refuse_unmerged
+from lathe.artefact.config_file import max_positions, read_config, refuse_quantized, refuse_unmerged
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import ModelShape
 from lathe.compressor.compute.device import CPU
@@ -150,7 +150,7 @@ class Checkpoint:
     @property
     def positions(self) -> int:
         """The longest context that the config allows."""
-        return int(self.config.get("max_position_embeddings") or 2048)
+        return max_positions(self.config)
 
     def names(self) -> Iterator[str]:
         """Of all tensors."""

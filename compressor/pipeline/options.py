@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.onnx.graph_format import FOLDER
 from lathe.compressor.calibration.amount import LEAST
 from lathe.compressor.compute.device import CPU, parse_device
 from lathe.compressor.compute.workers.ray_config import RayConfig, parse_place
 from lathe.compressor.export import exporters
-from lathe.compressor.export.onnx import FOLDER
 from lathe.compressor.latency.backend import backends
 from lathe.compressor.latency.workload import USUAL, Workload, fitted
 

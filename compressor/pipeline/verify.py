@@ -12,16 +12,15 @@ import numpy as np
 import torch
 
 from lathe.artefact.errors import UserError
-from lathe.artefact.manifest import GRAPH
 from lathe.artefact.modeling import register
 from lathe.artefact.modeling.load import load_model
+from lathe.artefact.onnx.graph_format import FOLDER, GRAPH
 from lathe.compressor.compute.device import CPU
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.evaluate import Quality, quality
 from lathe.compressor.evaluate.onnx import OnnxModel
 from lathe.compressor.export.artefact import open_artefact
 from lathe.compressor.export.base import Export, exporters
-from lathe.compressor.export.onnx import FOLDER
 from lathe.compressor.export.onnx.graph import read_summary
 from lathe.compressor.latency.measure import Comparison
 from lathe.compressor.model.decoder import LayeredModel

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from lathe.artefact.onnx.graph_format import FOLDER
 from lathe.artefact.onnx.minimum_version import check_version
 from lathe.compressor.export.base import Export, Exporter, Stored, check_known, exporters
 from lathe.compressor.export.onnx.graph import DECODERS, build_onnx, check_config, oldest_runtime
@@ -13,8 +14,6 @@ from lathe.compressor.export.onnx.writer import GraphWriter
 from lathe.compressor.model.checkpoint import Checkpoint
 
 __all__ = ["build_onnx", "export_onnx"]
-
-FOLDER = "onnx"
 
 
 def export_onnx(directory: Path, job: Export, matrices: Callable[[GraphWriter], Matrices] = Plain) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import onnx
 import torch
 
+from lathe.artefact.config_file import max_positions
 from lathe.artefact.errors import UserError
-from lathe.artefact.onnx.graph_format import GRAPH_FORMAT
+from lathe.artefact.onnx.graph_format import GRAPH_FORMAT, MODEL_FILE
 from lathe.artefact.onnx.minimum_version import ENTRY, OLDEST
 from lathe.artefact.plan import ModelShape, Plan
 from lathe.compressor.export.layout import cut_tensors
@@ -23,7 +24,7 @@ from lathe.compressor.export.onnx.decoder_neox import NeoxDecoder
 from lathe.compressor.export.onnx.decoder_opt import OptDecoder
 from lathe.compressor.export.onnx.matrices import Matrices, Plain
 from lathe.compressor.export.onnx.rope import check_rope
-from lathe.compressor.export.onnx.writer import MODEL_FILE, GraphWriter, graph_writer
+from lathe.compressor.export.onnx.writer import GraphWriter, graph_writer
 from lathe.compressor.model.families import Family
 
 DECODERS: dict[str, type[Decoder]] = {
@@ -66,7 +67,7 @@ def build_onnx(
         writer.metadata |= {
             "lathe.format": GRAPH_FORMAT,
             "lathe.family": family.model_type,
-            "lathe.max_position_embeddings": str(int(config.get("max_position_embeddings") or 2048)),
+            "lathe.max_position_embeddings": str(max_positions(config)),
             "lathe.weight_bytes": str(writer.weight_bytes),
             "lathe.plan": json.dumps(plan.to_json()),
             "lathe.quantization": json.dumps(made.summary() | sizes),

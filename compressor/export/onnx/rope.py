@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lathe.artefact.config_file import max_positions
 from lathe.artefact.errors import UserError
 from lathe.compressor.model.families.refusals import rope_of
 
@@ -48,7 +49,7 @@ def rotary_tables(
     from lathe.artefact.modeling import LatheLlamaConfig
     from lathe.artefact.modeling.modeling_lathe_llama import rotary
 
-    positions = int(config.get("max_position_embeddings") or 2048)
+    positions = max_positions(config)
     ours = LatheLlamaConfig(
         hidden_size=head_dim,
         num_attention_heads=1,

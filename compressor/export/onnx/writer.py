@@ -12,9 +12,8 @@ import torch
 from onnx import TensorProto, helper
 
 from lathe.artefact.atomic_files import atomic_write, sync_directory, write_bytes
+from lathe.artefact.onnx.graph_format import DATA_FILE, MODEL_FILE
 
-MODEL_FILE = "model.onnx"
-DATA_FILE = "model.onnx.data"
 MICROSOFT = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""
 _OPSET, _IR_VERSION = 23, 11

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lathe.artefact.onnx.graph_format import MODEL_FILE
 from lathe.artefact.plan import Plan
 from lathe.compressor.export.onnx.blockwise import Blockwise, arbitrary
 from lathe.compressor.export.onnx.matrices import Matrices, Plain
@@ -34,7 +35,7 @@ class OnnxBackend:
         from lathe.artefact.onnx.runner import OnnxRunner
 
         runner = OnnxRunner(
-            directory / "model.onnx",
+            directory / MODEL_FILE,
             max_batch=workload.batch_size,
             max_length=workload.context + 1,
             threads=threads,

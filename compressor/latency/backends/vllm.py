@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from lathe.artefact.atomic_files import write_json
+from lathe.artefact.config_file import max_positions
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
 from lathe.artefact.vllm.installed import INSTALL, require_vllm
@@ -82,7 +83,7 @@ class _Decode:
     """
 
     def __init__(self, directory: Path, workload: Workload, threads: int | None) -> None:
-        limit = int(_config(directory).get("max_position_embeddings") or 2048)
+        limit = max_positions(_config(directory))
         self._batch = workload.batch_size
         self._window = min(_WINDOW, limit // 2)
         self._prompt = max(1, min(workload.context - self._window // 2, limit - self._window - 1))

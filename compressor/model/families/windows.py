@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lathe.artefact.config_file import max_positions
 from lathe.artefact.errors import UserError
 
 WINDOW_SETTINGS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
@@ -38,7 +39,7 @@ def windows(config: Mapping[str, Any], slides: Slides | None) -> dict[str, Any]:
     if not window or not config.get("use_sliding_window", True):
         return {}
     others = config.get("window_rope_parameters")
-    if window >= int(config.get("max_position_embeddings") or 2048) and not others:
+    if window >= max_positions(config) and not others:
         return {}
     layers = range(int(config["num_hidden_layers"]))
     types = None if slides is every_layer else config.get("layer_types")

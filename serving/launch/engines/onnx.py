@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lathe.artefact.errors import UserError
-from lathe.artefact.manifest import ONNX_FILES
 from lathe.artefact.onnx.device import CPU, DEVICES, Device, check_installed
+from lathe.artefact.onnx.graph_format import DATA_FILE
 from lathe.serving.backend import Backend
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.launch.local import EngineOptions, serve_locally
@@ -68,7 +68,7 @@ def check_external_data(artefact: Artefact) -> None:
     """The graph may read weights from its one data file only, whatever it says. Raises UserError."""
     import onnx
 
-    expected = ONNX_FILES[1].rpartition("/")[2]
+    expected = DATA_FILE
     try:
         model = onnx.load(artefact.graph, load_external_data=False)
     except Exception as error:
