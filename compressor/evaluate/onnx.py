@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from lathe.artefact.onnx.graph_format import GRAPH
+
 if TYPE_CHECKING:
-    from lathe.artefact.onnx.graph_format import GRAPH
 from lathe.artefact.onnx.runner import OnnxRunner
 
 
