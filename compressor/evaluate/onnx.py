@@ -12,7 +12,7 @@ import torch
 from lathe.artefact.onnx.graph_format import GRAPH
 
 if TYPE_CHECKING:
-from lathe.artefact.onnx.runner import OnnxRunner
+    from lathe.artefact.onnx.runner import OnnxRunner
 
 
 @dataclass(frozen=True)
