@@ -1,7 +1,7 @@
 """What the API asks of an engine, and what an engine may be built from.
 
 A backend takes whole requests. An engine that schedules by itself implements `Backend`; one that only
-computes implements `SlotEngine` and is put behind `lathe.serving.scheduler.Scheduler`.
+computes implements `SlotEngine`, and `lathe.serving.scheduler.Scheduler` makes a backend of it.
 
 Legend: S tokens of one slot, V vocabulary.
 """
@@ -17,17 +17,34 @@ import numpy as np
 from lathe.serving.decoding.sampling import SamplingParams, TokenLogprob
 from lathe.serving.structured_output.grammar import Grammar
 
+FinishReason = Literal["stop", "length"]
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One sequence to generate; `choice` counts the answers to one prompt, `index` those of one call.
+    """One sequence to generate.
 
-    `logprobs` is how many likeliest tokens to report with every token (None: no scores at all);
-    `arrived` is the `time.perf_counter()` of its arrival at the server; the answer has to match `grammar`;
-    what was kept of earlier prompts is used where `cache_salt` is the same; `spelled` are special tokens that
-    are part of the text, and what they add to it; from one of `verbatim` on, nothing is a stop string.
-    `specials`: other special tokens, and their texts, that are part of the answer (`show_specials`) or that a
-    stop string spells; `keep_stop`: the stop string that ends the answer is a part of it.
+    Attributes:
+        prompt: token ids, int64 [S].
+        sampling: how tokens are chosen.
+        max_tokens: the most tokens to generate.
+        arrived: the `time.perf_counter()` of its arrival at the server.
+        index: its number among the sequences of one call.
+        choice: its number among the answers to one prompt.
+        min_tokens: the fewest tokens to generate.
+        stop: strings that end the answer.
+        stop_token_ids: tokens that end the answer, besides the end tokens.
+        specials: texts of the special tokens that are part of the answer (`show_specials`) or that a stop
+            string contains.
+        show_specials: whether special tokens are part of the answer.
+        keep_stop: whether the stop string that ends the answer is a part of it.
+        ignore_eos: whether the end tokens are ordinary tokens.
+        logprobs: how many of the likeliest tokens to report with every token; None: no log-probabilities.
+        prompt_logprobs: whether to report the log-probabilities of the prompt's tokens.
+        grammar: what the answer has to match.
+        cache_salt: cached prefixes are shared by requests with an equal salt only.
+        spelled: bytes of the special tokens that are part of the text in any case.
+        verbatim: strings from which on there are no stop strings.
     """
 
     prompt: np.ndarray
@@ -44,7 +61,7 @@ class GenerationRequest:
     keep_stop: bool = False
     ignore_eos: bool = False
     logprobs: int | None = None
-    score_prompt: bool = False
+    prompt_logprobs: bool = False
     grammar: Grammar | None = None
     cache_salt: str = ""
     spelled: Mapping[int, bytes] = field(default_factory=dict)
@@ -53,64 +70,77 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class RequestOutput:
-    """News about one sequence. The last one carries `finish` or `error`, with the HTTP status of its kind.
+    """What became certain of one sequence since its last output.
 
-    `tokens` counts the generated tokens it stands for. `prompt_scores` come once, before any text. `cached`,
-    told once where prompts are kept: how many tokens of the prompt were not read again.
+    Attributes:
+        index: the sequence's number in its call.
+        text: more of the answer.
+        num_tokens: how many generated tokens this output stands for.
+        logprobs: the log-probabilities of these tokens, if requested.
+        prompt_logprobs: those of the prompt's tokens; they come once, before any text.
+        num_cached_tokens: how many tokens of the prompt came from the prefix cache; reported once, and only
+            where there is such a cache.
+        finish_reason: why the sequence ended; only in its final output.
+        error: why the sequence failed; only in its final output.
+        status: the HTTP status of the error.
     """
 
     index: int
     text: str = ""
-    tokens: int = 0
-    scores: tuple[TokenLogprob, ...] = ()
-    prompt_scores: tuple[TokenLogprob, ...] = ()
-    cached: int | None = None
-    finish: Literal["stop", "length"] | None = None
+    num_tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    num_cached_tokens: int | None = None
+    finish_reason: FinishReason | None = None
     error: str | None = None
     status: int = 500
 
     @property
-    def last(self) -> bool:
-        """Whether nothing more comes of its sequence."""
-        return self.finish is not None or self.error is not None
+    def finished(self) -> bool:
+        """Whether this is the final output of its sequence."""
+        return self.finish_reason is not None or self.error is not None
 
 
 class QueueFullError(Exception):
-    """No room for the request now; later there may be."""
+    """Too many sequences are unfinished; a later attempt may succeed."""
 
 
 class DrainingError(Exception):
-    """The server is going away and takes nothing new."""
+    """The server is shutting down and accepts no new requests."""
 
 
-class Ticket(Protocol):
-    """What has been submitted together."""
+class RequestHandle(Protocol):
+    """Requests that were added together."""
 
     def cancel(self) -> None:
-        """Give up what is unfinished; its slots are free at once. Harmless when all is done."""
+        """Cancels the unfinished requests and frees their slots at once; has no effect on finished ones."""
 
 
-Sink = Callable[[RequestOutput], None]
-OutputBatch = Sequence[tuple[Sink, RequestOutput]]
+OutputCallback = Callable[[RequestOutput], None]
+"""Receives the outputs of one call's sequences."""
+OutputBatch = Sequence[tuple[OutputCallback, RequestOutput]]
+"""The outputs of one step, each with the callback that receives it."""
+Dispatch = Callable[[OutputBatch], None]
+"""Runs the callbacks of a batch, here or on another thread; called on the engine's thread, once per step."""
 
 
-def deliver(mail: OutputBatch) -> None:
-    """Give every chunk to its sink."""
-    for sink, chunk in mail:
-        sink(chunk)
+def run_callbacks(batch: OutputBatch) -> None:
+    """Calls every callback of a batch with its output."""
+    for callback, output in batch:
+        callback(output)
 
 
 class Backend(Protocol):
     """Generates text for many requests at a time. All methods may be called from any thread.
 
     Attributes:
-        capacity: sequences that it takes at a time, waiting ones too.
-        max_length: tokens of one, its prompt included.
-        vocab_size: tokens there are.
-        weight_bytes: of the weights.
-        kv_cache_bytes: set aside for the KV cache.
-        kv_bytes_per_token: that a token takes there.
-        eos: tokens that end an answer.
+        capacity: the most unfinished sequences, waiting ones included.
+        max_length: the most tokens of a sequence, its prompt included.
+        vocab_size: the number of tokens in the vocabulary.
+        weight_bytes: the size of the weights.
+        kv_cache_bytes: the memory reserved for the KV cache.
+        kv_bytes_per_token: the size of one token in the KV cache.
+        eos: the tokens that end an answer.
     """
 
     capacity: int
@@ -121,60 +151,74 @@ class Backend(Protocol):
     kv_bytes_per_token: int
     eos: Collection[int]
 
-    def submit(
+    def add_requests(
         self,
         requests: Sequence[GenerationRequest],
-        sink: Sink,
-        carry: Callable[[OutputBatch], None] = deliver,
-    ) -> Ticket:
-        """Accept all or none. What a step of the engine gives to all calls with an equal `carry` is handed to
-        it at once, on the engine's thread; it sees to the delivery and must return soon.
+        callback: OutputCallback,
+        dispatch: Dispatch = run_callbacks,
+    ) -> RequestHandle:
+        """Accepts all requests of a call, or none.
+
+        Args:
+            requests: the sequences to generate.
+            callback: receives their outputs.
+            dispatch: runs the callbacks. It is called at most once per step of the engine, with the outputs
+                of all calls whose `dispatch` is equal, and must return soon.
 
         Raises:
-            NoRoomError: there is no room for all of them.
-            DrainingError: nothing new is taken.
+            QueueFullError: too many sequences are unfinished.
+            DrainingError: no new requests are accepted.
         """
 
-    def check_room(self, count: int) -> None:
-        """Raise what `submit` would raise now for `count` requests."""
+    def check_capacity(self, count: int) -> None:
+        """Raises what `add_requests` would raise now for `count` requests.
+
+        Raises:
+            QueueFullError: too many sequences are unfinished.
+            DrainingError: no new requests are accepted.
+        """
 
     def warm_up(self) -> None:
-        """Generate a token for real, then start accepting. Raises what the engine raises."""
+        """Generates a token, then starts to accept requests. Errors of the engine are passed on."""
 
     def drain(self, timeout: float) -> bool:
-        """Refuse new requests and wait up to `timeout` seconds for the others; whether all ended."""
+        """Refuses new requests and waits up to `timeout` seconds for the others.
+
+        Returns:
+            Whether all of them have finished.
+        """
 
     def close(self) -> None:
-        """End what is left with an error, stop the threads."""
+        """Finishes all sequences with an error and stops the threads."""
 
     @property
     def healthy(self) -> bool:
-        """Whether the engine still answers."""
+        """Whether the engine still works."""
 
     @property
-    def running(self) -> int:
-        """Sequences that are computed."""
+    def num_running(self) -> int:
+        """The number of sequences that are being computed."""
 
     @property
-    def waiting(self) -> int:
-        """Sequences that were accepted and are not computed yet."""
+    def num_waiting(self) -> int:
+        """The number of sequences that were accepted and are not being computed yet."""
 
     @property
     def kv_cache_usage(self) -> float:
-        """Share of the KV cache's tokens in use, 0 to 1."""
+        """The share of the KV cache's tokens in use, 0 to 1."""
 
 
 class SlotEngine(Protocol):
     """Computes logits for sequences that live in numbered slots. Used from one thread only.
 
     Attributes:
-        vocab_size: tokens there are.
-        max_batch: slots.
-        max_length: tokens that each holds.
-        weight_bytes: of the weights.
-        kv_cache_bytes: set aside for all slots.
-        kv_bytes_per_token: that a token takes in one.
-        lengths: [max_batch] tokens in each now.
+        vocab_size: the number of tokens in the vocabulary.
+        max_batch: the number of slots.
+        max_length: the most tokens of a slot.
+        weight_bytes: the size of the weights.
+        kv_cache_bytes: the memory reserved for all slots.
+        kv_bytes_per_token: the size of one token in a slot.
+        lengths: the number of tokens now in each slot, [max_batch].
     """
 
     vocab_size: int
@@ -186,35 +230,35 @@ class SlotEngine(Protocol):
     lengths: np.ndarray
 
     def prefill(self, slot: int, tokens: np.ndarray, logits: Literal["last", "all"] = "last") -> np.ndarray:
-        """Append tokens to a slot; float32 [1, V] or [S, V]."""
+        """Appends tokens to a slot; returns the last logits, float32 [1, V], or all, [S, V]."""
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
-        """One more token for each of the slots 0..n-1; float32 [n, V]."""
+        """Appends one token to each of the slots 0..n-1; returns float32 [n, V]."""
 
     def move(self, source: int, target: int) -> None:
-        """Copy a slot's cache and length."""
+        """Copies the cache and the length of a slot to another."""
 
     def reset(self, slot: int) -> None:
-        """Empty a slot."""
+        """Empties a slot."""
 
 
 class Observer(Protocol):
-    """Told about every sequence as it passes through an engine. All times in seconds."""
+    """Is told about every sequence as it passes through an engine. All times are in seconds."""
 
     def admitted(self, queued: float) -> None:
-        """Its turn has come, so long after it arrived."""
+        """A sequence leaves the queue, `queued` seconds after its arrival."""
 
     def prompt(self, tokens: int) -> None:
-        """So many tokens of its prompt were read."""
+        """A prompt of so many tokens has been prefilled."""
 
     def prefix(self, asked: int, found: int) -> None:
-        """Tokens of a prompt that is about to be read, and those of them that need not be."""
+        """Of a prompt of `asked` tokens, which is about to be prefilled, `found` are in the prefix cache."""
 
     def first_token(self, since_arrival: float) -> None:
-        """The first token of its answer is there."""
+        """The first token of an answer was generated."""
 
     def next_token(self, since_last: float) -> None:
-        """One more token is there."""
+        """One more token was generated."""
 
     def finished(self, per_token: float | None) -> None:
-        """It has ended. `per_token`: mean time per output token after the first; None with fewer than two."""
+        """A sequence ended. `per_token`: mean time per token after the first; None with fewer than two."""

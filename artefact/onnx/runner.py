@@ -21,7 +21,7 @@ from lathe.artefact.onnx.graph_format import GRAPH_FORMAT
 from lathe.artefact.onnx.kv_cache import allocate
 from lathe.artefact.onnx.minimum_version import ENTRY, OLDEST, check_graph, check_version
 
-Kept = tuple[int, int, list[Any]]
+KeysValues = tuple[int, int, list[Any]]
 """Start and stop, and what each cache holds between them."""
 
 
@@ -161,19 +161,19 @@ class OnnxRunner:
             cache.copy(source, target, length)
         self.lengths[target], self.lengths[source] = length, 0
 
-    def keep(self, slot: int, start: int, stop: int) -> Kept:
-        """A copy of what is cached of tokens `start` to `stop` of a slot."""
+    def copy_kv(self, slot: int, start: int, stop: int) -> KeysValues:
+        """Returns a copy of the keys and values of tokens `start` to `stop` of a slot."""
         self._check_slot(slot)
         return start, stop, [cache.read(slot, start, stop) for cache in self._caches.values()]
 
-    def put_back(self, slot: int, kept: Kept) -> None:
-        """Append to a slot what was kept of tokens at the same place.
+    def append_kv(self, slot: int, kv: KeysValues) -> None:
+        """Appends to a slot the keys and values that were copied from tokens at the same positions.
 
         Raises:
             UserError: no such slot, or it does not end where the tokens belong.
         """
         self._check_slot(slot)
-        start, stop, parts = kept
+        start, stop, parts = kv
         if self.lengths[slot] != start:
             raise UserError(f"tokens kept from {start} on do not follow {self.lengths[slot]} cached ones")
         for cache, part in zip(self._caches.values(), parts, strict=True):

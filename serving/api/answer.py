@@ -25,14 +25,14 @@ class PromptUsage:
         self.tokens = sum(len(request.prompt) for request in requests if request.choice == 0)
         self.cached: int | None = None
 
-    def read(self, chunk: RequestOutput) -> None:
-        """Take note of what a chunk tells."""
-        if chunk.cached is not None and chunk.index in self._first:
-            self.cached = (self.cached or 0) + chunk.cached
+    def read(self, output: RequestOutput) -> None:
+        """Take note of what an output reports."""
+        if output.num_cached_tokens is not None and output.index in self._first:
+            self.cached = (self.cached or 0) + output.num_cached_tokens
 
 
 class Answer(ABC):
-    """Written from chunks as they come, streamed (`opening`, `events`, `closing`) or `whole`.
+    """Written from outputs as they come, streamed (`opening`, `events`, `closing`) or `whole`.
 
     Attributes:
         last_words: what a complete stream ends with.
@@ -41,19 +41,19 @@ class Answer(ABC):
     last_words = b"data: [DONE]\n\n"
 
     @abstractmethod
-    def events(self, chunk: RequestOutput) -> Iterable[Json]:
-        """Events for one chunk."""
+    def events(self, output: RequestOutput) -> Iterable[Json]:
+        """Events for one output."""
 
     @abstractmethod
-    def whole(self, chunks: Sequence[RequestOutput]) -> Json:
-        """The one document, from all chunks."""
+    def whole(self, outputs: Sequence[RequestOutput]) -> Json:
+        """The one document, from all outputs."""
 
     def opening(self) -> Iterable[Json]:
-        """Events before the first chunk."""
+        """Events before the first output."""
         return ()
 
     def closing(self) -> Iterable[Json]:
-        """Events after the last chunk."""
+        """Events after the last output."""
         return ()
 
     def failure(self, error: ApiError) -> Iterable[Json]:

@@ -25,26 +25,28 @@ class BestOfWriter(CompletionWriter):
     ) -> None:
         """`requests` and `echoes`: of all the answers, those to one prompt side by side."""
         super().__init__(service, requests, "none", echoes)
-        self._scored = body.logprobs is not None
+        self._with_logprobs = body.logprobs is not None
         self._candidates, self._kept = body.candidates, body.n
         self._count = len(requests) // self._candidates * self._kept
 
-    def whole(self, chunks: Sequence[RequestOutput]) -> Json:
-        kept = self._best(chunks)
-        for chunk in chunks:
-            self._prompt.read(chunk)
-        self._completion_tokens += sum(chunk.tokens for chunk in chunks if chunk.index not in kept)
+    def whole(self, outputs: Sequence[RequestOutput]) -> Json:
+        kept = self._best(outputs)
+        for output in outputs:
+            self._prompt.read(output)
+        self._completion_tokens += sum(output.num_tokens for output in outputs if output.index not in kept)
         self._echoes = [self._echoes[old] for old in kept]
         self._places = [self._places[old] for old in kept]
         places = {old: new for new, old in enumerate(kept)}
-        given = [chunk for chunk in chunks if chunk.index in places]
-        return super().whole([replace(chunk, index=places[chunk.index], cached=None) for chunk in given])
+        given = [output for output in outputs if output.index in places]
+        return super().whole(
+            [replace(output, index=places[output.index], num_cached_tokens=None) for output in given]
+        )
 
-    def _best(self, chunks: Sequence[RequestOutput]) -> list[int]:
+    def _best(self, outputs: Sequence[RequestOutput]) -> list[int]:
         """The answers to give, in order."""
         logprobs: dict[int, list[float]] = {index: [] for index in range(len(self._echoes))}
-        for chunk in chunks:
-            logprobs[chunk.index] += [score.logprob or 0.0 for score in chunk.scores]
+        for output in outputs:
+            logprobs[output.index] += [entry.logprob or 0.0 for entry in output.logprobs]
         mean = {index: fmean(values or [0.0]) for index, values in logprobs.items()}
         prompts = range(0, len(mean), self._candidates)
         ranked = [sorted(range(at, at + self._candidates), key=lambda i: -mean[i]) for at in prompts]

@@ -59,7 +59,7 @@ def _text(documents: Sequence[Mapping[str, Any]]) -> str:
 
 
 async def _prepare(service: Service, body: ChatBody, arrived: float) -> PreparedRequest:
-    service.check_room(body.n)
+    service.check_capacity(body.n)
     use = body.tool_use
     calling = service.tools.calling(use, body.schema_demanded)
     tokens = await chat_tokens(service, body.messages, use.shown if use else (), body)

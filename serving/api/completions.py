@@ -27,7 +27,7 @@ async def _prepare(service: Service, body: CompletionBody, arrived: float) -> Pr
     if not prompts:
         raise invalid("prompt is empty", "prompt")
     service.check_minimum(body.min_tokens, body.max_tokens)
-    service.check_room(len(prompts) * body.candidates)
+    service.check_capacity(len(prompts) * body.candidates)
     grammar = await service.grammar(body.schema_demanded)
     logprobs = body.logprobs or 0 if body.candidates > body.n else body.logprobs
     requests: list[GenerationRequest] = []
@@ -47,7 +47,7 @@ async def _prepare(service: Service, body: CompletionBody, arrived: float) -> Pr
                     grammar=grammar,
                     index=len(requests),
                     choice=choice,
-                    score_prompt=body.echo and body.logprobs is not None,
+                    prompt_logprobs=body.echo and body.logprobs is not None,
                 )
             )
             echoes.append(echo)

@@ -1,4 +1,4 @@
-"""One call's sequences in flight: chunks from the engine's thread to the event loop."""
+"""Carries the outputs of one call's sequences from the engine's thread to the event loop."""
 
 from __future__ import annotations
 
@@ -14,43 +14,48 @@ from lathe.serving.backend import (
     OutputBatch,
     QueueFullError,
     RequestOutput,
-    deliver,
+    run_callbacks,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class EventLoopDispatcher:
-    """From the engine's thread to that of an event loop, once for a step of the engine: each time the loop is
-    woken it takes the interpreter, and the engine waits.
+    """Runs callbacks on an event loop, which it wakes once per step of the engine.
+
+    Each time the loop is woken it takes the interpreter, and the engine waits.
     """
 
     loop: asyncio.AbstractEventLoop
 
-    def __call__(self, mail: OutputBatch) -> None:
+    def __call__(self, batch: OutputBatch) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            self.loop.call_soon_threadsafe(deliver, mail)
+            self.loop.call_soon_threadsafe(run_callbacks, batch)
 
 
 class Generation:
-    """Submitted sequences; iterate over their chunks, and cancel what is not needed any more."""
+    """The sequences of one call in the backend; iterating over it gives their outputs."""
 
     def __init__(self, service: Service, requests: Sequence[GenerationRequest]) -> None:
-        """Raises ApiError 429 or 503 when the backend takes nothing now."""
+        """Adds the requests to the backend.
+
+        Raises:
+            ApiError: 429 or 503 when the backend accepts nothing now.
+        """
         self.requests = requests
-        self._chunks: asyncio.Queue[RequestOutput] = asyncio.Queue()
-        over = EventLoopDispatcher(asyncio.get_running_loop())
+        self._outputs: asyncio.Queue[RequestOutput] = asyncio.Queue()
+        dispatcher = EventLoopDispatcher(asyncio.get_running_loop())
         try:
-            self._ticket = service.backend.submit(requests, self._chunks.put_nowait, over)
+            self._handle = service.backend.add_requests(requests, self._outputs.put_nowait, dispatcher)
         except (QueueFullError, DrainingError) as error:
             raise refused(error) from None
 
     def cancel(self) -> None:
-        """Free the slots at once; harmless at the end."""
-        self._ticket.cancel()
+        """Frees the slots at once; has no effect at the end."""
+        self._handle.cancel()
 
     async def __aiter__(self) -> AsyncIterator[RequestOutput]:
         open_sequences = len(self.requests)
         while open_sequences:
-            chunk = await self._chunks.get()
-            open_sequences -= chunk.last
-            yield chunk
+            output = await self._outputs.get()
+            open_sequences -= output.finished
+            yield output

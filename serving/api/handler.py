@@ -109,21 +109,21 @@ async def _whole(
     request: Request, generation: Generation, writer: Answer, tally: RequestRecorder
 ) -> Response:
     try:
-        chunks = await unless_disconnected(request.receive, _collect(generation))
+        outputs = await unless_disconnected(request.receive, _collect(generation))
     finally:
         generation.cancel()
-    response = await asyncio.to_thread(lambda: JSONResponse(writer.whole(chunks)))
+    response = await asyncio.to_thread(lambda: JSONResponse(writer.whole(outputs)))
     tally.end("ok")
     return response
 
 
 async def _collect(generation: Generation) -> list[RequestOutput]:
-    chunks = []
-    async for chunk in generation:
-        if chunk.error is not None:
-            raise ApiError(chunk.status, chunk.error)
-        chunks.append(chunk)
-    return chunks
+    outputs = []
+    async for output in generation:
+        if output.error is not None:
+            raise ApiError(output.status, output.error)
+        outputs.append(output)
+    return outputs
 
 
 class EventStream(Response):
@@ -176,10 +176,10 @@ class EventStream(Response):
     async def _send_events(self, send: Send) -> None:
         for opening in self._writer.opening():
             await self._send_event(send, opening)
-        async for chunk in self._generation:
-            if chunk.error is not None:
-                raise ApiError(chunk.status, chunk.error)
-            for event in self._writer.events(chunk):
+        async for output in self._generation:
+            if output.error is not None:
+                raise ApiError(output.status, output.error)
+            for event in self._writer.events(output):
                 await self._send_event(send, event)
         for closing in self._writer.closing():
             await self._send_event(send, closing)

@@ -24,7 +24,7 @@ def generation_request(
     grammar: Grammar | None,
     index: int,
     choice: int,
-    score_prompt: bool = False,
+    prompt_logprobs: bool = False,
     spelled: Mapping[int, bytes] = MappingProxyType({}),
     verbatim: tuple[str, ...] = (),
 ) -> GenerationRequest:
@@ -46,7 +46,7 @@ def generation_request(
         keep_stop=body.include_stop_str_in_output,
         ignore_eos=body.ignore_eos,
         logprobs=logprobs,
-        score_prompt=score_prompt,
+        prompt_logprobs=prompt_logprobs,
         grammar=grammar,
         cache_salt=body.cache_salt,
         spelled=spelled,

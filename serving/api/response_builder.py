@@ -9,8 +9,8 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 
 from lathe.serving.api.answer import Answer, Json, PromptUsage
+from lathe.serving.api.logprobs import describe_logprob
 from lathe.serving.api.schemas import UsageEvents
-from lathe.serving.api.scores import described
 from lathe.serving.api.service import Service
 from lathe.serving.api.thinking import Beginning, Part, Turn
 from lathe.serving.api.tools import Calling, calls_of
@@ -40,26 +40,26 @@ class ResponseBuilder(Answer):
         }
 
     @abstractmethod
-    def parts(self, chunk: RequestOutput) -> list[Json]:
-        """The choice objects of a stream's events, one an event; the last chunk of a choice has one."""
+    def parts(self, output: RequestOutput) -> list[Json]:
+        """The choice objects of a stream's events, one an event; the last output of a choice has one."""
 
     @abstractmethod
     def fold(self, index: int, parts: list[Json]) -> Json:
         """The choice object of a whole answer, from the parts of one choice."""
 
-    def events(self, chunk: RequestOutput) -> Iterable[Json]:
-        self._count_tokens(chunk)
-        for part in self.parts(chunk):
+    def events(self, output: RequestOutput) -> Iterable[Json]:
+        self._count_tokens(output)
+        for part in self.parts(output):
             yield self._envelope([part])
 
     def closing(self) -> Iterable[Json]:
         if self._usage_events != "none":
             yield self._envelope([]) | {"usage": self._usage()}
 
-    def whole(self, chunks: Sequence[RequestOutput]) -> Json:
-        for chunk in chunks:
-            self._count_tokens(chunk)
-        parts = [part for chunk in chunks for part in self.parts(chunk)]
+    def whole(self, outputs: Sequence[RequestOutput]) -> Json:
+        for output in outputs:
+            self._count_tokens(output)
+        parts = [part for output in outputs for part in self.parts(output)]
         choices = [self.fold(i, [part for part in parts if part["index"] == i]) for i in range(self._count)]
         return self._head | {"object": self.whole_object, "choices": choices, "usage": self._usage()}
 
@@ -69,9 +69,9 @@ class ResponseBuilder(Answer):
             return envelope
         return envelope | {"usage": self._usage() if self._usage_events == "all" else None}
 
-    def _count_tokens(self, chunk: RequestOutput) -> None:
-        self._prompt.read(chunk)
-        self._completion_tokens += chunk.tokens
+    def _count_tokens(self, output: RequestOutput) -> None:
+        self._prompt.read(output)
+        self._completion_tokens += output.num_tokens
 
     def _usage(self) -> Json:
         usage: Json = {
@@ -97,17 +97,17 @@ class CompletionWriter(ResponseBuilder):
         """`echoes`: per choice, the prompt to repeat before the answer, or nothing."""
         super().__init__(service, requests, usage)
         self._echoes = list(echoes)
-        self._scored = requests[0].logprobs is not None
+        self._with_logprobs = requests[0].logprobs is not None
         shown = requests[0].show_specials
         self._places = [_Place(service.tokenizer, echo, shown) for echo in echoes]
 
-    def parts(self, chunk: RequestOutput) -> list[Json]:
-        echo, self._echoes[chunk.index] = self._echoes[chunk.index], ""
+    def parts(self, output: RequestOutput) -> list[Json]:
+        echo, self._echoes[output.index] = self._echoes[output.index], ""
         part = {
-            "index": chunk.index,
-            "text": echo + chunk.text,
-            "logprobs": self._logprobs(chunk) if self._scored else None,
-            "finish_reason": chunk.finish,
+            "index": output.index,
+            "text": echo + output.text,
+            "logprobs": self._logprobs(output) if self._with_logprobs else None,
+            "finish_reason": output.finish_reason,
         }
         return [part]
 
@@ -122,27 +122,27 @@ class CompletionWriter(ResponseBuilder):
             "finish_reason": parts[-1]["finish_reason"],
         }
 
-    def _logprobs(self, chunk: RequestOutput) -> Json:
-        scores = chunk.prompt_scores + chunk.scores
+    def _logprobs(self, output: RequestOutput) -> Json:
+        logprobs = output.prompt_logprobs + output.logprobs
         return {
-            "tokens": [self._label(score.token) for score in scores],
-            "token_logprobs": [score.logprob for score in scores],
-            "top_logprobs": [self._top(score) for score in scores],
-            "text_offset": [self._places[chunk.index].advance(score.token) for score in scores],
+            "tokens": [self._label(entry.token) for entry in logprobs],
+            "token_logprobs": [entry.logprob for entry in logprobs],
+            "top_logprobs": [self._top(entry) for entry in logprobs],
+            "text_offset": [self._places[output.index].advance(entry.token) for entry in logprobs],
         }
 
-    def _top(self, score: TokenLogprob) -> Json | None:
-        if score.logprob is None:
+    def _top(self, entry: TokenLogprob) -> Json | None:
+        if entry.logprob is None:
             return None
-        ranked = {self._label(token): logprob for token, logprob in reversed(score.top)}
-        return {self._label(score.token): score.logprob} | dict(reversed(ranked.items()))
+        ranked = {self._label(token): logprob for token, logprob in reversed(entry.top)}
+        return {self._label(entry.token): entry.logprob} | dict(reversed(ranked.items()))
 
     def _label(self, token: int) -> str:
-        piece = self._tokenizer.label(token)
+        data = self._tokenizer.display_bytes(token)
         try:
-            return piece.decode()
+            return data.decode()
         except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
 class ChatWriter(ResponseBuilder):
@@ -162,7 +162,7 @@ class ChatWriter(ResponseBuilder):
         """
         super().__init__(service, requests, usage)
         self._head |= {"service_tier": "default"} if tier else {}
-        self._scored = requests[0].logprobs is not None
+        self._with_logprobs = requests[0].logprobs is not None
         self._calls = [calling.deltas() if calling else None for _ in requests]
         self._turns = [Turn(thinking) for _ in requests]
 
@@ -172,37 +172,40 @@ class ChatWriter(ResponseBuilder):
             delta = {"role": "assistant", "content": content, "refusal": None}
             yield self._envelope([{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}])
 
-    def parts(self, chunk: RequestOutput) -> list[Json]:
-        calls, finish = self._calls[chunk.index], chunk.finish
+    def parts(self, output: RequestOutput) -> list[Json]:
+        calls, finish = self._calls[output.index], output.finish_reason
         deltas: list[tuple[Json, Sequence[TokenLogprob]]] = []
-        for part in self._turns[chunk.index].read(chunk):
+        for part in self._turns[output.index].read(output):
             if calls is not None and part.kind == "content":
-                deltas += calls.read(part.text, part.scores)
+                deltas += calls.read(part.text, part.logprobs)
             else:
-                deltas.append((_delta(part), part.scores))
-        if chunk.last:
+                deltas.append((_delta(part), part.logprobs))
+        if output.finished:
             deltas += calls.end(cut=finish == "length") if calls else ()
             deltas = deltas or [({}, ())]
-        choices = [self._choice(chunk.index, delta, scores) for delta, scores in deltas]
-        if chunk.last:
+        choices = [self._choice(output.index, delta, logprobs) for delta, logprobs in deltas]
+        if output.finished:
             choices[-1]["finish_reason"] = calls.finish(finish) if calls else finish
         return choices
 
-    def _choice(self, index: int, delta: Json, scores: Sequence[TokenLogprob]) -> Json:
-        scored = {"content": [described(self._tokenizer, score) for score in scores], "refusal": None}
+    def _choice(self, index: int, delta: Json, logprobs: Sequence[TokenLogprob]) -> Json:
+        entries = {
+            "content": [describe_logprob(self._tokenizer, entry) for entry in logprobs],
+            "refusal": None,
+        }
         return {
             "index": index,
             "delta": delta,
-            "logprobs": scored if self._scored else None,
+            "logprobs": entries if self._with_logprobs else None,
             "finish_reason": None,
         }
 
     def fold(self, index: int, parts: list[Json]) -> Json:
-        scores = [score for part in parts if part["logprobs"] for score in part["logprobs"]["content"]]
+        logprobs = [entry for part in parts if part["logprobs"] for entry in part["logprobs"]["content"]]
         return {
             "index": index,
             "message": self._message([part["delta"] for part in parts]),
-            "logprobs": {"content": scores, "refusal": None} if self._scored else None,
+            "logprobs": {"content": logprobs, "refusal": None} if self._with_logprobs else None,
             "finish_reason": parts[-1]["finish_reason"],
         }
 
@@ -245,13 +248,13 @@ class _Place:
         self._at = 0
 
     def advance(self, token: int) -> int:
-        at, piece = self._at, self._tokenizer.piece(token)
+        at, data = self._at, self._tokenizer.token_bytes(token)
         left = self._echo[at:]
         if self._specials and not left:
-            piece = self._tokenizer.label(token)
-        text = self._utf8.decode(piece)
-        if left and not piece:
-            named = self._tokenizer.label(token).decode(errors="replace")
+            data = self._tokenizer.display_bytes(token)
+        text = self._utf8.decode(data)
+        if left and not data:
+            named = self._tokenizer.display_bytes(token).decode(errors="replace")
             text = named if left.startswith(named) else ""
         elif left and at == 0 and text.startswith(" ") and not left.startswith(" "):
             text = text[1:]

@@ -64,7 +64,7 @@ class Service:
                 code="model_not_found",
             )
 
-    def check_room(self, count: int) -> None:
+    def check_capacity(self, count: int) -> None:
         """Raises ApiError: 400 when `count` sequences can never enter, 429 or 503 when not now."""
         if count > self.backend.capacity:
             raise invalid(
@@ -75,7 +75,7 @@ class Service:
                 DrainingError("the server is starting" if not self.ready else "the server is stopping")
             )
         try:
-            self.backend.check_room(count)
+            self.backend.check_capacity(count)
         except (QueueFullError, DrainingError) as error:
             raise refused(error) from None
 

@@ -23,11 +23,11 @@ PROMPT_END = 32
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A stretch of one answer. The scores of thinking are not kept."""
+    """A stretch of one answer. The logprobs of thinking are not kept."""
 
     kind: Kind
     text: str
-    scores: tuple[TokenLogprob, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Turn:
@@ -45,14 +45,14 @@ class Turn:
         self.splits = beginning is not None
         self.reasoning_tokens = 0
 
-    def read(self, chunk: RequestOutput) -> list[Part]:
+    def read(self, output: RequestOutput) -> list[Part]:
         """The parts that became certain; none while the answer may still begin with a mark."""
         if self._splitter is None:
-            return [Part("content", chunk.text, chunk.scores)]
-        pieces = self._splitter.push(chunk.text) + (self._splitter.flush() if chunk.last else [])
-        tokens, scores = self._undecided[0] + chunk.tokens, self._undecided[1] + chunk.scores
+            return [Part("content", output.text, output.logprobs)]
+        pieces = self._splitter.push(output.text) + (self._splitter.flush() if output.finished else [])
+        tokens, logprobs = self._undecided[0] + output.num_tokens, self._undecided[1] + output.logprobs
         if self._splitter.undecided:
-            self._undecided = (tokens, scores)
+            self._undecided = (tokens, logprobs)
             return []
         self._undecided = (0, ())
         self._spoken = (
@@ -61,7 +61,7 @@ class Turn:
         parts = [Part("reasoning", text) for kind, text in pieces if kind == "reasoning"]
         if self._spoken:
             said = "".join(text for kind, text in pieces if kind == "content")
-            return [*parts, Part("content", said, scores)] if said or scores else parts
+            return [*parts, Part("content", said, logprobs)] if said or logprobs else parts
         self.reasoning_tokens += tokens
         return parts
 
@@ -99,7 +99,7 @@ class Thinking:
             opening = self._marks.get(self._format.opening)
             if opening is None:
                 return answer
-        return DelayedGrammar(answer, beginning, self._piece, opening, self._ends, self._vocab_size)
+        return DelayedGrammar(answer, beginning, self._token_bytes, opening, self._ends, self._vocab_size)
 
-    def _piece(self, token: int) -> bytes:
-        return self.spelled.get(token) or self._tokenizer.piece(token)
+    def _token_bytes(self, token: int) -> bytes:
+        return self.spelled.get(token) or self._tokenizer.token_bytes(token)

@@ -67,7 +67,9 @@ async def tokenize(request: Request) -> Response:
         "tokens": tokens.tolist(),
     }
     if body.return_token_strs:
-        document["token_strs"] = [service.tokenizer.label(token).decode(errors="replace") for token in tokens]
+        document["token_strs"] = [
+            service.tokenizer.display_bytes(token).decode(errors="replace") for token in tokens
+        ]
     return JSONResponse(document)
 
 

@@ -80,17 +80,17 @@ class ServedTools:
 
 @dataclass(slots=True)
 class CallDeltas:
-    """One answer as the deltas of a stream, each with the scores of its tokens."""
+    """One answer as the deltas of a stream, each with the logprobs of its tokens."""
 
     _parser: CallParser
     _index: int = field(default=-1, init=False)
 
-    def read(self, text: str, scores: Sequence[TokenLogprob]) -> list[tuple[Json, Sequence[TokenLogprob]]]:
+    def read(self, text: str, logprobs: Sequence[TokenLogprob]) -> list[tuple[Json, Sequence[TokenLogprob]]]:
         """What became certain with more of the answer."""
         deltas = [self._delta(event) for event in self._parser.push(text)]
-        if not deltas and scores:
+        if not deltas and logprobs:
             deltas = [{}]
-        return [(delta, scores if at == 0 else ()) for at, delta in enumerate(deltas)]
+        return [(delta, logprobs if at == 0 else ()) for at, delta in enumerate(deltas)]
 
     def end(self, *, cut: bool) -> list[tuple[Json, Sequence[TokenLogprob]]]:
         """The rest; `cut`: the answer did not come to its own end."""

@@ -64,7 +64,7 @@ class StopMatcher:
         return min(((at, at + length) for at, length in starts if at >= 0), default=None)
 
 
-class TextStream:
+class Detokenizer:
     """The text of one sequence. Bytes that never become a character are shown as U+FFFD.
 
     Special tokens are no part of the text unless they are shown; a stop string may spell them all the same.
@@ -96,13 +96,13 @@ class TextStream:
         """Whether a stop string is complete."""
         return self._matcher.stopped
 
-    def push(self, piece: bytes, token: int = -1, *, may_stop: bool = True) -> str:
-        """The text that became certain with one more token, whose bytes are `piece`."""
+    def push(self, token_bytes: bytes, token: int = -1, *, may_stop: bool = True) -> str:
+        """The text that became certain with one more token, whose bytes are `token_bytes`."""
         if token in self._specials:
             name = self._symbols.get(token, self._specials[token])
             text = self._utf8.decode(b"", final=True) + name
         else:
-            text = self._utf8.decode(piece)
+            text = self._utf8.decode(token_bytes)
         return self._shown(self._matcher.push(text, may_stop=may_stop))
 
     def flush(self, *, may_stop: bool = True) -> str:

@@ -149,7 +149,7 @@ def _likeliest(values_V: np.ndarray, count: int) -> np.ndarray:
     return kept[np.argsort(-values_V[kept], kind="stable")]
 
 
-def score(logits_V: np.ndarray, token: int, top: int) -> TokenLogprob:
+def token_logprob(logits_V: np.ndarray, token: int, top: int) -> TokenLogprob:
     """Log-probability (natural, of the unmodified logits) of `token`, and of the `top` likeliest."""
     highest = float(logits_V.max())
     normaliser = highest + float(np.log(np.exp(logits_V.astype(np.float64) - highest).sum()))

@@ -43,7 +43,7 @@ class Tokenizer:
         self._fast = self._hf.backend_tokenizer
         self._fast.no_truncation()
         self._fast.no_padding()
-        self._pieces = _piece_table(self._fast)
+        self._bytes_of = _token_bytes_table(self._fast)
         self._longest = max((len(piece) for piece in self._fast.get_vocab()), default=1)
         self.controls = ControlTokens(self._fast)
         self.template = ChatTemplate(self._hf, template_variables)
@@ -120,9 +120,9 @@ class Tokenizer:
         found: int | None = self._fast.token_to_id(name)
         return found
 
-    def piece(self, token: int) -> bytes:
+    def token_bytes(self, token: int) -> bytes:
         """The bytes a token adds to the text; none for special tokens and padding of the vocabulary."""
-        return self._pieces.get(token, b"")
+        return self._bytes_of.get(token, b"")
 
     def specials(self, stops: Sequence[str], *, shown: bool) -> dict[int, str]:
         """The special tokens, and their texts, that count in an answer which stops at `stops`: all where they
@@ -130,9 +130,9 @@ class Tokenizer:
         """
         return self.controls.texts if shown else self.controls.spelled_in("\n".join(stops))
 
-    def label(self, token: int) -> bytes:
+    def display_bytes(self, token: int) -> bytes:
         """The bytes a token is shown as in log-probabilities: special tokens by their names."""
-        return self._pieces.get(token) or str(self._fast.id_to_token(token) or "").encode()
+        return self._bytes_of.get(token) or str(self._fast.id_to_token(token) or "").encode()
 
 
 def _plain(value: Any) -> Any:
@@ -146,7 +146,7 @@ def _plain(value: Any) -> Any:
     return str(getattr(value, "content", value))
 
 
-def _piece_table(fast: Any) -> dict[int, bytes]:
+def _token_bytes_table(fast: Any) -> dict[int, bytes]:
     decoders = {decoder["type"]: decoder for decoder in _decoders(json.loads(fast.to_str())["decoder"])}
     if "ByteLevel" in decoders:
         alphabet = _byte_level_alphabet()

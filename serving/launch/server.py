@@ -102,7 +102,8 @@ class Server(uvicorn.Server):
 
     async def _drain(self) -> None:
         log.warning(
-            "stopping: finishing %d requests", self._service.backend.running + self._service.backend.waiting
+            "stopping: finishing %d requests",
+            self._service.backend.num_running + self._service.backend.num_waiting,
         )
         backend = self._service.backend
         if not await asyncio.to_thread(backend.drain, self._drain_timeout):

@@ -190,8 +190,8 @@ class Metrics(SequenceMetrics):
 
     def watch(self, backend: Backend, artefact: Artefact, engine: str) -> None:
         """Export the state of the backend, read at every scrape."""
-        self._read_at_scrape("lathe_requests_running", lambda: backend.running)
-        self._read_at_scrape("lathe_requests_waiting", lambda: backend.waiting)
+        self._read_at_scrape("lathe_requests_running", lambda: backend.num_running)
+        self._read_at_scrape("lathe_requests_waiting", lambda: backend.num_waiting)
         self._read_at_scrape("lathe_kv_cache_usage_ratio", lambda: backend.kv_cache_usage)
         self._read_at_scrape("lathe_backend_up", lambda: backend.healthy)
         self._read_at_scrape("lathe_model_weight_bytes", lambda: backend.weight_bytes)

@@ -1,24 +1,23 @@
-"""Chunks that wait for the end of a step, so that they are handed over together."""
+"""Collects the outputs of one step, so that each dispatcher is called once per step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from lathe.serving.backend import OutputBatch, RequestOutput, Sink
+from lathe.serving.backend import Dispatch, OutputBatch, OutputCallback, RequestOutput
 
 
 class OutputBatcher:
-    """Used from one thread."""
+    """Groups outputs by dispatcher until `flush`. Used from the engine's thread only."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Callable[[OutputBatch], None], list[tuple[Sink, RequestOutput]]] = {}
+        self._batches: dict[Dispatch, list[tuple[OutputCallback, RequestOutput]]] = {}
 
-    def put(self, carry: Callable[[OutputBatch], None], sink: Sink, chunk: RequestOutput) -> None:
-        """Let a chunk wait for `send`."""
-        self._waiting.setdefault(carry, []).append((sink, chunk))
+    def add(self, dispatch: Dispatch, callback: OutputCallback, output: RequestOutput) -> None:
+        """Keeps an output, and the callback that will get it, until `flush`."""
+        self._batches.setdefault(dispatch, []).append((callback, output))
 
-    def send(self) -> None:
-        """Hand over what waits, in the order in which it came, in one piece for each carrier."""
-        waiting, self._waiting = self._waiting, {}
-        for carry, mail in waiting.items():
-            carry(mail)
+    def flush(self) -> None:
+        """Hands each dispatcher its outputs in one batch, in the order in which they were added."""
+        batches, self._batches = self._batches, {}
+        batch: OutputBatch
+        for dispatch, batch in batches.items():
+            dispatch(batch)

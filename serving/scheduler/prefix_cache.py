@@ -1,7 +1,7 @@
-"""Beginnings of prompts that were read before, so that a repeated system prompt is not read again.
+"""Caches the keys and values of prompts' beginnings, so that a repeated system prompt is prefilled once.
 
-Prompts are read in chunks that are cut at fixed places, and a chunk's keys and values depend on the tokens up
-to its end alone: what is put back is, bit for bit, what reading would give.
+Prompts are prefilled in chunks that are cut at fixed places, and a chunk's keys and values depend on the
+tokens up to its end alone: what is restored is, bit for bit, what prefilling would give.
 """
 
 from __future__ import annotations
@@ -14,67 +14,76 @@ from typing import Any, Protocol
 from lathe.serving.backend import Observer
 from lathe.serving.scheduler.sequence import Sequence
 
-KeptTokens = Any
-"""Keys and values of some tokens of a slot, as an engine keeps them."""
+KeysValues = Any
+"""Keys and values of some tokens of a slot, in the engine's own form."""
 
 
-class KeepingEngine(Protocol):
-    """What a `SlotEngine` has to do besides."""
+class PrefixCachingEngine(Protocol):
+    """The methods that a `SlotEngine` needs for prefix caching."""
 
-    def keep(self, slot: int, start: int, stop: int) -> KeptTokens:
-        """A copy of what is cached of tokens `start` to `stop` of a slot."""
+    def copy_kv(self, slot: int, start: int, stop: int) -> KeysValues:
+        """Returns a copy of the keys and values of tokens `start` to `stop` of a slot."""
 
-    def put_back(self, slot: int, kept: KeptTokens) -> None:
-        """Append to a slot what was kept of tokens at the same place."""
+    def append_kv(self, slot: int, kv: KeysValues) -> None:
+        """Appends to a slot the keys and values that were copied from tokens at the same positions."""
 
 
 class PrefixCache:
-    """Keeps the keys and values of whole chunks, the least recently used ones go first. For one prompt at a
-    time: `begin`, then `keep` after every chunk.
+    """Keeps the keys and values of whole chunks and evicts the least recently used ones.
 
-    A chunk is known by the SHA-256 of the client's salt and all tokens up to its end.
+    It serves one prompt at a time: `restore`, then `insert` after every chunk. A chunk is identified by the
+    SHA-256 of the client's salt and all tokens up to its end.
     """
 
-    def __init__(self, engine: KeepingEngine, observer: Observer, chunk: int, tokens: int) -> None:
-        """`chunk`: tokens in a chunk; `tokens`: the most to keep."""
+    def __init__(self, engine: PrefixCachingEngine, observer: Observer, chunk: int, tokens: int) -> None:
+        """Creates an empty cache.
+
+        Args:
+            engine: copies keys and values out of its slots and into them.
+            observer: is told how much of each prompt was found.
+            chunk: tokens in a chunk.
+            tokens: the most tokens to keep.
+        """
         self._engine = engine
         self._observer = observer
         self._chunk = chunk
-        self._room = tokens // chunk
-        self._kept: OrderedDict[bytes, KeptTokens] = OrderedDict()
+        self._capacity = tokens // chunk
+        self._chunks: OrderedDict[bytes, KeysValues] = OrderedDict()
         self._keys: list[bytes] = []
 
-    def begin(self, sequence: Sequence, slot: int) -> None:
-        """Put into an empty slot what is known of a prompt, but its last token: its logits are wanted. Of a
-        prompt that is to be scored, all logits are.
+    def restore(self, sequence: Sequence, slot: int) -> None:
+        """Fills an empty slot with the cached beginning of a prompt.
+
+        The last token of a prompt is always computed, since its logits are needed; so are all tokens of a
+        prompt whose log-probabilities were requested.
         """
         self._keys = self._keys_of(sequence)
         tokens = len(sequence.request.prompt)
-        usable = 0 if sequence.request.score_prompt else (tokens - 1) // self._chunk
-        known = list(takewhile(self._kept.__contains__, self._keys[:usable]))
-        for key in known:
-            self._engine.put_back(slot, self._kept[key])
-        self._touch(len(known))
-        sequence.prefilled = sequence.cached = len(known) * self._chunk
-        self._observer.prefix(tokens, sequence.prefilled)
+        usable = 0 if sequence.request.prompt_logprobs else (tokens - 1) // self._chunk
+        cached = list(takewhile(self._chunks.__contains__, self._keys[:usable]))
+        for key in cached:
+            self._engine.append_kv(slot, self._chunks[key])
+        self._touch(len(cached))
+        sequence.num_computed = sequence.num_cached = len(cached) * self._chunk
+        self._observer.prefix(tokens, sequence.num_computed)
 
-    def keep(self, slot: int, stop: int) -> None:
-        """Keep the chunk that ends at token `stop` of the prompt that was begun, if it is a whole one."""
+    def insert(self, slot: int, stop: int) -> None:
+        """Caches the chunk that ends at token `stop` of the prompt that was restored last, if it is whole."""
         if stop % self._chunk:
             return
         count = stop // self._chunk
         key = self._keys[count - 1]
-        if key not in self._kept:
-            self._kept[key] = self._engine.keep(slot, stop - self._chunk, stop)
+        if key not in self._chunks:
+            self._chunks[key] = self._engine.copy_kv(slot, stop - self._chunk, stop)
         self._touch(count)
-        while len(self._kept) > self._room:
-            self._kept.popitem(last=False)
+        while len(self._chunks) > self._capacity:
+            self._chunks.popitem(last=False)
 
     def _touch(self, count: int) -> None:
-        """The first chunk is the most recently used: without it the others are of no use."""
+        """Marks chunks as used, the first one most recently: the others are of no use without it."""
         for key in reversed(self._keys[:count]):
-            if key in self._kept:
-                self._kept.move_to_end(key)
+            if key in self._chunks:
+                self._chunks.move_to_end(key)
 
     def _keys_of(self, sequence: Sequence) -> list[bytes]:
         request = sequence.request

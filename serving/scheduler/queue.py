@@ -1,86 +1,106 @@
-"""Bounded admission: who waits, how many are inside, and whether anybody is let in at all."""
+"""Bounded admission: which sequences wait, how many are unfinished, and whether new ones are accepted."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection
+from collections.abc import Sequence as Several
 
 from lathe.serving.backend import DrainingError, QueueFullError
-from lathe.serving.scheduler.sequence import Sequence as Running
+from lathe.serving.scheduler.sequence import Sequence
 
 
 class AdmissionQueue:
-    """At most `capacity` sequences inside, waiting and running together. Calls take turns, one sequence each,
-    in the order in which they came: a call of many does not hold up those after it.
+    """Holds waiting sequences and bounds the unfinished ones, waiting and running together, by `capacity`.
+
+    Calls are served round-robin, one sequence each, in the order of their arrival: a call with many sequences
+    does not delay the calls after it. All methods may be called from any thread.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._changed = threading.Condition()
-        self._calls: deque[deque[Running]] = deque()
-        self.waiting = 0
-        self._inside = 0
+        self._calls: deque[deque[Sequence]] = deque()
+        self.num_waiting = 0
+        self._num_unfinished = 0
         self._draining = False
         self.closed = False
 
-    def check_room(self, count: int) -> None:
-        """Raise NoRoomError or DrainingError when `count` sequences cannot enter now."""
+    def check_capacity(self, count: int) -> None:
+        """Checks that `count` more sequences can be accepted now.
+
+        Raises:
+            QueueFullError: too many sequences are unfinished.
+            DrainingError: no new sequences are accepted.
+        """
         if self._draining:
             raise DrainingError("the server is shutting down")
-        if self._inside + count > self.capacity:
-            raise QueueFullError(f"the server already holds {self._inside} of {self.capacity} sequences")
+        if self._num_unfinished + count > self.capacity:
+            raise QueueFullError(
+                f"the server already holds {self._num_unfinished} of {self.capacity} sequences"
+            )
 
-    def enter(self, sequences: Sequence[Running]) -> None:
-        """All or none. Raises NoRoomError or DrainingError."""
+    def add(self, sequences: Several[Sequence]) -> None:
+        """Accepts all sequences of one call, or none.
+
+        Raises:
+            QueueFullError: too many sequences are unfinished.
+            DrainingError: no new sequences are accepted.
+        """
         with self._changed:
-            self.check_room(len(sequences))
-            self._inside += len(sequences)
-            self.waiting += len(sequences)
+            self.check_capacity(len(sequences))
+            self._num_unfinished += len(sequences)
+            self.num_waiting += len(sequences)
             if sequences:
                 self._calls.append(deque(sequences))
             self._changed.notify_all()
 
-    def next(self) -> Running | None:
-        """The first of the call whose turn it is, if any; it stays inside."""
+    def pop(self) -> Sequence | None:
+        """Removes and returns the first sequence of the call whose turn it is; it stays unfinished."""
         with self._changed:
             if not self._calls:
                 return None
             call = self._calls.popleft()
             sequence = call.popleft()
-            self.waiting -= 1
+            self.num_waiting -= 1
             if call:
                 self._calls.append(call)
             return sequence
 
-    def withdraw(self, sequences: Sequence[Running]) -> None:
-        """Let those of `sequences` that still wait go."""
+    def cancel(self, sequences: Collection[Sequence]) -> list[Sequence]:
+        """Removes and returns those of one call's sequences that still wait; they stay unfinished."""
         with self._changed:
-            for call in [call for call in self._calls if call[-1] in sequences]:
-                self._calls.remove(call)
-                self.waiting -= len(call)
-                self._inside -= len(call)
-            self._changed.notify_all()
+            for call in self._calls:
+                if call[-1] in sequences:
+                    self._calls.remove(call)
+                    self.num_waiting -= len(call)
+                    return list(call)
+            return []
 
-    def left(self) -> None:
-        """One that had been taken from the queue is done."""
+    def release(self) -> None:
+        """Counts one unfinished sequence less."""
         with self._changed:
-            self._inside -= 1
+            self._num_unfinished -= 1
             self._changed.notify_all()
 
     def wait_for_work(self) -> None:
-        """Block until somebody waits or the queue is closed."""
+        """Blocks until a sequence waits or the queue is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self.waiting or self.closed)
+            self._changed.wait_for(lambda: self.num_waiting or self.closed)
 
     def drain(self, timeout: float) -> bool:
-        """Let nobody in any more; wait up to `timeout` seconds until all are out."""
+        """Accepts no new sequences and waits up to `timeout` seconds for the others.
+
+        Returns:
+            Whether all have finished.
+        """
         with self._changed:
             self._draining = True
-            return self._changed.wait_for(lambda: self._inside == 0, timeout)
+            return self._changed.wait_for(lambda: self._num_unfinished == 0, timeout)
 
     def close(self) -> None:
-        """Let nobody in any more, and send the scheduler home."""
+        """Accepts no new sequences and ends the scheduler's loop."""
         with self._changed:
             self._draining = self.closed = True
             self._changed.notify_all()

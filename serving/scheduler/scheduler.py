@@ -1,4 +1,4 @@
-"""Continuous batching: prompts are read in chunks between steps that decode every active sequence.
+"""Continuous batching: each step prefills chunks of prompts, then decodes every active sequence by one token.
 
 One thread owns the engine. The chunks of a prompt are cut at fixed places and every sequence samples
 from its own random stream, so an answer does not depend on who else is being served.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection
 from collections.abc import Sequence as Several
 from functools import partial
@@ -16,18 +17,26 @@ from typing import Literal
 
 import numpy as np
 
-from lathe.serving.backend import GenerationRequest, Observer, OutputBatch, Sink, SlotEngine, deliver
+from lathe.serving.backend import (
+    Dispatch,
+    GenerationRequest,
+    Observer,
+    OutputCallback,
+    RequestOutput,
+    SlotEngine,
+    run_callbacks,
+)
 from lathe.serving.scheduler.output_batcher import OutputBatcher
 from lathe.serving.scheduler.prefix_cache import PrefixCache
 from lathe.serving.scheduler.queue import AdmissionQueue
-from lathe.serving.scheduler.sequence import Sequence
+from lathe.serving.scheduler.sequence import Sequence, SequenceStatus
 from lathe.serving.scheduler.slots import Slots
 from lathe.serving.structured_output.schema_errors import GrammarError
 
-PROMPT_CHUNK = 128
+PREFILL_CHUNK = 128
 FAILURES_TO_UNHEALTHY = 3
-_SHORT = 4
-"""What part of a chunk the shortest prompt counts as."""
+MAX_CHUNKS_PER_STEP = 4
+"""A short chunk counts as this fraction of a whole one, since a pass over few tokens costs hardly less."""
 FAILED = "the engine failed on this request"
 STOPPED = "the server stopped before the answer was complete"
 
@@ -35,31 +44,44 @@ log = logging.getLogger("lathe.serving")
 
 
 class Scheduler:
-    """A `Backend` over a `SlotEngine`."""
+    """A `Backend` over a `SlotEngine`.
+
+    A sequence is WAITING in the queue, PREFILLING or DECODING in a slot, and FINISHED. `_schedule` and
+    `_prefill_chunk` move it forward; `_finish` is the only way out.
+    """
 
     def __init__(
         self,
         engine: SlotEngine,
-        piece: Callable[[int], bytes],
+        token_bytes: Callable[[int], bytes],
         *,
         eos: Collection[int],
         max_queue: int,
         observer: Observer,
-        prompt_chunk: int = PROMPT_CHUNK,
-        prefixes: PrefixCache | None = None,
+        prefill_chunk: int = PREFILL_CHUNK,
+        prefix_cache: PrefixCache | None = None,
     ) -> None:
-        """`piece` gives the bytes of a token; `prompt_chunk` is the most prompt tokens read at a time;
-        `prefixes`, of such chunks, what is kept for later prompts.
+        """Creates the scheduler; `warm_up` starts it.
+
+        Args:
+            engine: computes the logits.
+            token_bytes: returns the bytes of a token.
+            eos: the tokens that end an answer.
+            max_queue: how many sequences may wait.
+            observer: is told about every sequence.
+            prefill_chunk: the most prompt tokens that are prefilled at a time.
+            prefix_cache: keeps chunks of that size for later prompts.
         """
         self._engine = engine
-        self._piece = piece
+        self._token_bytes = token_bytes
         self.eos = eos
         self._observer = observer
-        self._prompt_chunk = prompt_chunk
+        self._chunk = prefill_chunk
         self._queue = AdmissionQueue(engine.max_batch + max_queue)
         self._slots = Slots(engine)
-        self._outbox = OutputBatcher()
-        self._prefixes = prefixes
+        self._outputs = OutputBatcher()
+        self._cancelled: deque[Sequence] = deque()
+        self._prefix_cache = prefix_cache
         self._failures = {"prefill": 0, "decode": 0}
         self._thread = threading.Thread(target=self._run, name="lathe-scheduler", daemon=True)
         self.capacity = self._queue.capacity
@@ -74,19 +96,23 @@ class Scheduler:
         return self._thread.is_alive() and max(self._failures.values()) < FAILURES_TO_UNHEALTHY
 
     @property
-    def running(self) -> int:
-        return self._slots.occupied
+    def num_running(self) -> int:
+        return len(self._slots.sequences)
 
     @property
-    def waiting(self) -> int:
-        return self._queue.waiting
+    def num_waiting(self) -> int:
+        return self._queue.num_waiting
 
     @property
     def kv_cache_usage(self) -> float:
         return float(self._engine.lengths.sum()) / (self._engine.max_batch * self._engine.max_length)
 
     def warm_up(self) -> None:
-        """Read and decode a token in every slot, then start the thread."""
+        """Prefills and decodes a token in every slot, then starts the thread.
+
+        Raises:
+            FloatingPointError: the logits are not finite.
+        """
         token = np.zeros(1, dtype=np.int64)
         for slot in range(self._engine.max_batch):
             self._engine.prefill(slot, token)
@@ -97,16 +123,27 @@ class Scheduler:
             self._engine.reset(slot)
         self._thread.start()
 
-    def check_room(self, count: int) -> None:
-        self._queue.check_room(count)
+    def check_capacity(self, count: int) -> None:
+        self._queue.check_capacity(count)
 
-    def submit(
-        self, requests: Several[GenerationRequest], sink: Sink, carry: Callable[[OutputBatch], None] = deliver
-    ) -> _Ticket:
-        post = partial(self._outbox.put, carry, sink)
-        sequences = [Sequence(request, post, self._piece, self.eos) for request in requests]
-        self._queue.enter(sequences)
-        return _Ticket(self._queue, sequences)
+    def add_requests(
+        self,
+        requests: Several[GenerationRequest],
+        callback: OutputCallback,
+        dispatch: Dispatch = run_callbacks,
+    ) -> _RequestHandle:
+        emit = partial(self._outputs.add, dispatch, callback)
+        sequences = [
+            Sequence(request, emit, self._token_bytes, self.eos, self._observer) for request in requests
+        ]
+        self._queue.add(sequences)
+        return _RequestHandle(self, sequences)
+
+    def cancel(self, sequences: Several[Sequence]) -> None:
+        """Drops the sequences that wait, and leaves the running ones to the engine's thread."""
+        for sequence in self._queue.cancel(sequences):
+            self._finish(sequence)
+        self._cancelled.extend(s for s in sequences if s.status is not SequenceStatus.FINISHED)
 
     def drain(self, timeout: float) -> bool:
         return self._queue.drain(timeout)
@@ -119,133 +156,135 @@ class Scheduler:
     def _run(self) -> None:
         try:
             while not self._queue.closed:
-                if not self._slots.occupied:
+                if not self._slots.sequences:
                     self._queue.wait_for_work()
-                self._drop_cancelled()
-                self._read_prompts()
-                self._decode()
-                self._outbox.send()
+                self._finish_cancelled()
+                self._prefill_step()
+                self._decode_step()
+                self._outputs.flush()
         except Exception:
             log.exception("the scheduler failed")
         finally:
             self._queue.close()
-            self._fail_all(STOPPED)
-            self._outbox.send()
+            self._finish_all(STOPPED)
+            self._outputs.flush()
 
-    def _drop_cancelled(self) -> None:
-        if self._slots.reading is not None and self._slots.reading.cancelled:
-            self._end_reading()
-        for slot in reversed(range(len(self._slots.decoding))):
-            if self._slots.decoding[slot].cancelled:
-                self._end(slot)
+    def _prefill_step(self) -> None:
+        """Prefills up to one chunk's worth of tokens, so that decoding waits no longer than that."""
+        budget = self._chunk
+        while budget > 0 and not self._queue.closed and (sequence := self._schedule()):
+            budget -= max(self._prefill_chunk(sequence), self._chunk // MAX_CHUNKS_PER_STEP)
+            self._outputs.flush()
+            self._finish_cancelled()
 
-    def _read_prompts(self) -> None:
-        """Chunks until one chunk's worth of tokens is read, so that decoding waits no longer; a short one
-        counts as a part of a whole one, as a pass over few tokens costs hardly less.
-        """
-        budget = self._prompt_chunk
-        while budget > 0 and not self._queue.closed:
-            if self._slots.free and (waiting := self._queue.next()):
-                self._observer.admitted(time.perf_counter() - waiting.request.arrived)
-                self._slots.read(waiting)
-                if self._prefixes is not None:
-                    self._prefixes.begin(waiting, self._slots.reading_slot)
-            if self._slots.reading is None:
-                return
-            budget -= max(self._read_chunk(self._slots.reading), self._prompt_chunk // _SHORT)
-            self._outbox.send()
+    def _schedule(self) -> Sequence | None:
+        """Returns the sequence to prefill next; admits one that waits if a slot is free."""
+        if self._queue.num_waiting and self._slots.can_prefill and (waiting := self._queue.pop()):
+            self._observer.admitted(time.perf_counter() - waiting.request.arrived)
+            waiting.status = SequenceStatus.PREFILLING
+            self._slots.add(waiting)
+            if self._prefix_cache is not None:
+                self._prefix_cache.restore(waiting, self._slots.index(waiting))
+        return self._slots.prefilling
 
-    def _read_chunk(self, sequence: Sequence) -> int:
-        tokens = sequence.prompt_left[: self._prompt_chunk]
-        logits = self._compute("prefill", [sequence], partial(self._prefill, sequence, tokens))
+    def _prefill_chunk(self, sequence: Sequence) -> int:
+        """Prefills the next chunk of a prompt and returns its length in tokens."""
+        tokens = sequence.remaining_prompt[: self._chunk]
+        logits = self._forward("prefill", [sequence], partial(self._prefill, sequence, tokens))
         if logits is not None:
-            self._advance(sequence, lambda: sequence.take_prompt(tokens, logits, self._observer))
-        if sequence.done or sequence.cancelled:
-            self._end_reading()
-        elif not len(sequence.prompt_left):
-            self._slots.promote()
+            final = self._advance(sequence, sequence.append_prompt, tokens, logits)
+            if final is not None:
+                self._finish(sequence, final)
+            elif not len(sequence.remaining_prompt):
+                sequence.status = SequenceStatus.DECODING
         return len(tokens)
 
     def _prefill(self, sequence: Sequence, tokens: np.ndarray) -> np.ndarray:
-        wanted: Literal["last", "all"] = "all" if sequence.request.score_prompt else "last"
-        slot = self._slots.reading_slot
+        wanted: Literal["last", "all"] = "all" if sequence.request.prompt_logprobs else "last"
+        slot = self._slots.index(sequence)
         logits = self._engine.prefill(slot, tokens, wanted)
-        if self._prefixes is not None:
-            self._prefixes.keep(slot, sequence.prefilled + len(tokens))
+        if self._prefix_cache is not None:
+            self._prefix_cache.insert(slot, sequence.num_computed + len(tokens))
         return logits
 
-    def _decode(self) -> None:
+    def _decode_step(self) -> None:
+        """Decodes one token of every active sequence; slots move only after all have been advanced."""
         active = self._slots.decoding
         if not active:
             return
-        tokens = np.array([sequence.next_token for sequence in active], dtype=np.int64)
-        logits = self._compute("decode", active, lambda: self._engine.decode(tokens))
-        if logits is not None:
-            for sequence, row in zip(active, logits, strict=True):
-                self._advance(sequence, partial(sequence.take, row, self._observer))
-        for slot in reversed(range(len(active))):
-            if active[slot].done:
-                self._end(slot)
+        tokens = np.array([sequence.last_token for sequence in active], dtype=np.int64)
+        logits = self._forward("decode", active, partial(self._engine.decode, tokens))
+        if logits is None:
+            return
+        finals = [
+            (sequence, final)
+            for sequence, row in zip(active, logits, strict=True)
+            if (final := self._advance(sequence, sequence.append_token, row)) is not None
+        ]
+        for sequence, final in reversed(finals):
+            self._finish(sequence, final)
 
-    def _compute(
+    def _forward(
         self, kind: str, sequences: Several[Sequence], call: Callable[[], np.ndarray]
     ) -> np.ndarray | None:
-        """The engine's answer; None, and all that took part have failed, when it raises. Failures in a row
-        count by kind: before every decode that fails a prefill went well.
+        """Returns the engine's logits, or None where it raised and the sequences have been finished.
+
+        Failures in a row count by kind, since a successful prefill precedes every decode that fails.
         """
         try:
             logits = call()
         except Exception:
             log.exception("the engine failed with %d sequences", len(sequences))
             self._failures[kind] += 1
-            for sequence in sequences:
-                sequence.fail(FAILED)
+            for sequence in reversed(sequences):
+                self._finish(sequence, _error_output(sequence, FAILED))
             return None
         self._failures[kind] = 0
         return logits
 
-    def _advance(self, sequence: Sequence, step: Callable[[], None]) -> None:
+    def _advance(
+        self, sequence: Sequence, step: Callable[..., RequestOutput | None], *arrays: np.ndarray
+    ) -> RequestOutput | None:
+        """Returns the final output of a sequence that ends with this step; an error ends it as well."""
         try:
-            step()
+            return step(*arrays)
         except GrammarError as error:
             field = sequence.request.grammar.field if sequence.request.grammar else "response_format"
-            sequence.fail(f"{field}: {error}", status=400)
+            return _error_output(sequence, f"{field}: {error}", status=400)
         except Exception:
             log.exception("a sequence failed while its token was chosen")
-            sequence.fail(FAILED)
+            return _error_output(sequence, FAILED)
 
-    def _end(self, slot: int) -> None:
-        sequence = self._slots.decoding[slot]
-        self._slots.drop(slot)
-        self._queue.left()
-        sequence.conclude()
+    def _finish(self, sequence: Sequence, final: RequestOutput | None = None) -> None:
+        """Releases what a sequence holds, then emits its final output; a cancelled one has none."""
+        if sequence.status is not SequenceStatus.WAITING:
+            self._slots.remove(sequence)
+        sequence.status = SequenceStatus.FINISHED
+        self._queue.release()
+        if final is not None:
+            sequence.emit_final(final)
 
-    def _end_reading(self) -> None:
-        sequence = self._slots.reading
-        if sequence is not None:
-            self._slots.drop_reading()
-            self._queue.left()
-            sequence.conclude()
+    def _finish_cancelled(self) -> None:
+        while self._cancelled:
+            sequence = self._cancelled.popleft()
+            if sequence.status is not SequenceStatus.FINISHED:
+                self._finish(sequence)
 
-    def _fail_all(self, message: str) -> None:
-        if self._slots.reading is not None:
-            self._slots.reading.fail(message)
-            self._end_reading()
-        for slot in reversed(range(len(self._slots.decoding))):
-            self._slots.decoding[slot].fail(message)
-            self._end(slot)
-        while waiting := self._queue.next():
-            waiting.fail(message)
-            self._queue.left()
-            waiting.conclude()
+    def _finish_all(self, message: str) -> None:
+        for sequence in reversed(self._slots.sequences.copy()):
+            self._finish(sequence, _error_output(sequence, message))
+        while waiting := self._queue.pop():
+            self._finish(waiting, _error_output(waiting, message))
 
 
-class _Ticket:
-    def __init__(self, queue: AdmissionQueue, sequences: list[Sequence]) -> None:
-        self._queue = queue
+def _error_output(sequence: Sequence, message: str, status: int = 500) -> RequestOutput:
+    return RequestOutput(sequence.request.index, error=message, status=status)
+
+
+class _RequestHandle:
+    def __init__(self, scheduler: Scheduler, sequences: list[Sequence]) -> None:
+        self._scheduler = scheduler
         self._sequences = sequences
 
     def cancel(self) -> None:
-        for sequence in self._sequences:
-            sequence.cancelled = True
-        self._queue.withdraw(self._sequences)
+        self._scheduler.cancel(self._sequences)

@@ -1,156 +1,183 @@
-"""One request on its way through the engine: what it was asked, what it said so far."""
+"""One request on its way through the engine: its status, its tokens, and the outputs it emits."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from typing import Literal
+from enum import Enum, auto
 
 import numpy as np
 
-from lathe.serving.backend import GenerationRequest, Observer, RequestOutput
-from lathe.serving.decoding.detokenizer import TextStream
-from lathe.serving.decoding.sampling import Sampler, TokenLogprob, score
+from lathe.serving.backend import FinishReason, GenerationRequest, Observer, OutputCallback, RequestOutput
+from lathe.serving.decoding.detokenizer import Detokenizer
+from lathe.serving.decoding.sampling import Sampler, TokenLogprob, token_logprob
+
+
+class SequenceStatus(Enum):
+    """Where a sequence is on its way; only the scheduler changes it."""
+
+    WAITING = auto()
+    PREFILLING = auto()
+    DECODING = auto()
+    FINISHED = auto()
 
 
 class Sequence:
-    """Turns logits into chunks. Everything here depends on the request alone, never on its neighbours."""
+    """Turns logits into outputs. Everything here depends on the request alone, never on its neighbours.
+
+    Attributes:
+        status: changed by the scheduler only.
+        num_computed: prompt tokens whose keys and values the engine has.
+        num_cached: of these, the ones that came from the prefix cache; None once told, or without a cache.
+        last_token: the newest token, which the engine has not seen yet.
+    """
 
     def __init__(
         self,
         request: GenerationRequest,
-        sink: Callable[[RequestOutput], None],
-        piece: Callable[[int], bytes],
+        emit: OutputCallback,
+        token_bytes: Callable[[int], bytes],
         eos: Collection[int],
+        observer: Observer,
     ) -> None:
         self.request = request
-        self.cancelled = False
-        self.done = False
-        self.prefilled = 0
-        self.cached: int | None = None
-        self.next_token = -1
-        self._sink = sink
-        self._piece = piece
-        self._ends = (set() if request.ignore_eos else set(eos)) | request.stop_token_ids
-        self._never = set(eos) - self._ends
+        self.status = SequenceStatus.WAITING
+        self.num_computed = 0
+        self.num_cached: int | None = None
+        self.last_token = -1
+        self._emit = emit
+        self._token_bytes = token_bytes
+        self._observer = observer
+        self._stop_tokens = (set() if request.ignore_eos else set(eos)) | request.stop_token_ids
+        self._banned = set(eos) - self._stop_tokens
         self._sampler = Sampler(request.sampling, request.choice, request.prompt)
-        self._constraint = request.grammar.begin() if request.grammar else None
-        self._text = TextStream(
+        self._matcher = request.grammar.begin() if request.grammar else None
+        self._special_bytes = request.spelled
+        self._detokenizer = Detokenizer(
             request.stop,
             request.verbatim,
             specials=request.specials,
             show_specials=request.show_specials,
             keep_stop=request.keep_stop,
         )
-        self._prompt_scores: list[TokenLogprob] = []
-        self._generated = 0
-        self._unsent: tuple[int, list[TokenLogprob]] = (0, [])
+        self._prompt_logprobs: list[TokenLogprob] = []
+        self._num_generated = 0
+        self._num_unsent = 0
+        self._unsent_logprobs: list[TokenLogprob] = []
         self._first_at = self._last_at = 0.0
-        self._last_chunk: RequestOutput | None = None
 
     @property
-    def prompt_left(self) -> np.ndarray:
+    def remaining_prompt(self) -> np.ndarray:
         """Prompt tokens that the engine has not seen, int64 [S]."""
-        return self.request.prompt[self.prefilled :]
+        return self.request.prompt[self.num_computed :]
 
-    def take_prompt(self, tokens: np.ndarray, logits: np.ndarray, observer: Observer) -> None:
-        """The engine has seen these prompt tokens; `logits` [S or 1, V] follow each, or the last."""
-        if self.request.score_prompt:
-            self._score_prompt(tokens, logits)
-        self.prefilled += len(tokens)
-        if len(self.prompt_left):
-            return
+    def append_prompt(self, tokens: np.ndarray, logits: np.ndarray) -> RequestOutput | None:
+        """Records that the engine has seen some prompt tokens; after the last, chooses the first token.
+
+        Args:
+            tokens: the prompt tokens, [S].
+            logits: those after each of the tokens, [S, V], or after the last one, [1, V].
+
+        Returns:
+            The final output, if the sequence ends here.
+        """
+        if self.request.prompt_logprobs:
+            self._append_prompt_logprobs(tokens, logits)
+        self.num_computed += len(tokens)
+        if len(self.remaining_prompt):
+            return None
         if self.request.choice == 0:
-            observer.prompt(len(self.request.prompt))
-        if self._prompt_scores:
-            self._sink(RequestOutput(self.request.index, prompt_scores=tuple(self._prompt_scores)))
+            self._observer.prompt(len(self.request.prompt))
+        if self._prompt_logprobs:
+            self._emit(RequestOutput(self.request.index, prompt_logprobs=tuple(self._prompt_logprobs)))
         if self.request.max_tokens == 0:
-            self._finish("length", observer)
-        else:
-            self.take(logits[-1], observer)
+            return self._final_output("length")
+        return self.append_token(logits[-1])
 
-    def take(self, logits_V: np.ndarray, observer: Observer) -> None:
-        """Choose the next token from its logits and tell the sink what became certain."""
+    def append_token(self, logits_V: np.ndarray) -> RequestOutput | None:
+        """Chooses the next token from its logits and emits the text that became certain.
+
+        Returns:
+            The final output, if the sequence ends with this token.
+        """
         request = self.request
-        early = self._generated < request.min_tokens
-        token = self._choose(logits_V, self._never | self._ends if early else self._never)
-        self._tick(observer)
-        self.next_token = token
-        count, scores = self._unsent
+        early = self._num_generated < request.min_tokens
+        token = self._sample(logits_V, self._banned | self._stop_tokens if early else self._banned)
+        self._count_token()
+        self.last_token = token
         if request.logprobs is not None:
-            scores.append(score(logits_V, token, request.logprobs))
-        self._unsent = (count + 1, scores)
-        ended = token in self._ends
-        text = "" if ended and not self._kept(token) else self._push(token)
-        if ended or self._text.stopped or (self._constraint and self._constraint.complete):
-            self._finish("stop", observer, text)
-        elif self._generated >= request.max_tokens:
-            self._finish("length", observer, text)
-        elif text or scores:
-            self._sink(self._chunk(text))
+            self._unsent_logprobs.append(token_logprob(logits_V, token, request.logprobs))
+        stopped = token in self._stop_tokens
+        text = "" if stopped and not self._is_shown(token) else self._detokenize(token)
+        if stopped or self._detokenizer.stopped or (self._matcher and self._matcher.complete):
+            return self._final_output("stop", text)
+        if self._num_generated >= request.max_tokens:
+            return self._final_output("length", text)
+        if text or self._unsent_logprobs:
+            self._emit(self._output(text))
+        return None
 
-    def fail(self, message: str, status: int = 500) -> None:
-        """End with an error, unless it had already ended."""
-        if not self.done:
-            self.done = True
-            self._last_chunk = RequestOutput(self.request.index, error=message, status=status)
+    def emit_final(self, output: RequestOutput) -> None:
+        """Emits the final output; called once the slot is free again."""
+        self._emit(output)
 
-    def conclude(self) -> None:
-        """Tell the end; called once the slot is free again."""
-        if self._last_chunk is not None:
-            self._sink(self._last_chunk)
-
-    def _choose(self, logits_V: np.ndarray, banned: Collection[int]) -> int:
-        if self._constraint is None:
+    def _sample(self, logits_V: np.ndarray, banned: Collection[int]) -> int:
+        if self._matcher is None:
             return self._sampler.sample(logits_V, banned)
-        token = self._sampler.sample(logits_V, banned, self._constraint.allowed())
-        self._constraint.accept(token)
+        token = self._sampler.sample(logits_V, banned, self._matcher.allowed())
+        self._matcher.accept(token)
         return token
 
-    def _kept(self, token: int) -> bool:
+    def _is_shown(self, token: int) -> bool:
         """Whether a token that ends the answer is a part of it."""
-        special = not self._bytes(token)
+        special = not self._bytes_of(token)
         return self.request.keep_stop and (self.request.show_specials or not special)
 
-    def _push(self, token: int) -> str:
-        return self._text.push(self._bytes(token), token, may_stop=self._may_stop)
+    def _detokenize(self, token: int) -> str:
+        return self._detokenizer.push(self._bytes_of(token), token, may_stop=self._may_stop)
 
-    def _bytes(self, token: int) -> bytes:
-        return self.request.spelled.get(token) or self._piece(token)
+    def _bytes_of(self, token: int) -> bytes:
+        return self._special_bytes.get(token) or self._token_bytes(token)
 
     @property
     def _may_stop(self) -> bool:
-        """Whether a stop string may end with the newest token: not within the tokens asked for at least."""
-        return self._generated > self.request.min_tokens
+        """Whether a stop string may end with the newest token: not within the first `min_tokens`."""
+        return self._num_generated > self.request.min_tokens
 
-    def _score_prompt(self, tokens: np.ndarray, logits: np.ndarray) -> None:
+    def _append_prompt_logprobs(self, tokens: np.ndarray, logits: np.ndarray) -> None:
         top = self.request.logprobs or 0
-        if not self._prompt_scores:
-            self._prompt_scores.append(TokenLogprob(int(tokens[0]), None))
-        following = self.request.prompt[self.prefilled + 1 : self.prefilled + len(tokens) + 1]
+        if not self._prompt_logprobs:
+            self._prompt_logprobs.append(TokenLogprob(int(tokens[0]), None))
+        following = self.request.prompt[self.num_computed + 1 : self.num_computed + len(tokens) + 1]
         rows = zip(logits, following, strict=False)
-        self._prompt_scores += [score(row, int(token), top) for row, token in rows]
+        self._prompt_logprobs += [token_logprob(row, int(token), top) for row, token in rows]
 
-    def _tick(self, observer: Observer) -> None:
+    def _count_token(self) -> None:
         now = time.perf_counter()
-        self._generated += 1
-        if self._generated == 1:
+        self._num_generated += 1
+        self._num_unsent += 1
+        if self._num_generated == 1:
             self._first_at = now
-            observer.first_token(now - self.request.arrived)
+            self._observer.first_token(now - self.request.arrived)
         else:
-            observer.next_token(now - self._last_at)
+            self._observer.next_token(now - self._last_at)
         self._last_at = now
 
-    def _chunk(self, text: str, finish: Literal["stop", "length"] | None = None) -> RequestOutput:
-        count, scores = self._unsent
-        cached, self.cached = self.cached, None
-        self._unsent = (0, [])
-        return RequestOutput(self.request.index, text, count, tuple(scores), cached=cached, finish=finish)
+    def _output(self, text: str, finish_reason: FinishReason | None = None) -> RequestOutput:
+        output = RequestOutput(
+            self.request.index,
+            text,
+            self._num_unsent,
+            tuple(self._unsent_logprobs),
+            num_cached_tokens=self.num_cached,
+            finish_reason=finish_reason,
+        )
+        self._num_unsent, self._unsent_logprobs, self.num_cached = 0, [], None
+        return output
 
-    def _finish(self, reason: Literal["stop", "length"], observer: Observer, text: str = "") -> None:
-        self.done = True
-        if not self._text.stopped:
-            text += self._text.flush(may_stop=self._may_stop)
-        later = self._generated - 1
-        observer.finished((self._last_at - self._first_at) / later if later > 0 else None)
-        self._last_chunk = self._chunk(text, "stop" if self._text.stopped else reason)
+    def _final_output(self, reason: FinishReason, text: str = "") -> RequestOutput:
+        if not self._detokenizer.stopped:
+            text += self._detokenizer.flush(may_stop=self._may_stop)
+        later = self._num_generated - 1
+        self._observer.finished((self._last_at - self._first_at) / later if later > 0 else None)
+        return self._output(text, "stop" if self._detokenizer.stopped else reason)

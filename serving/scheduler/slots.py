@@ -1,55 +1,55 @@
-"""Which sequence lives in which slot. Decoding ones fill a prefix; the one being read comes after them."""
+"""Which sequence lives in which slot of the engine."""
 
 from __future__ import annotations
 
 from lathe.serving.backend import SlotEngine
-from lathe.serving.scheduler.sequence import Sequence
+from lathe.serving.scheduler.sequence import Sequence, SequenceStatus
 
 
 class Slots:
-    """Keeps `decoding[i]` in slot i and `reading`, when there is one, in slot len(decoding)."""
+    """Keeps `sequences[i]` in slot i.
+
+    The decoding sequences come first, as `SlotEngine.decode` needs them. At most one sequence is being
+    prefilled; it is the last.
+    """
 
     def __init__(self, engine: SlotEngine) -> None:
         self._engine = engine
-        self.decoding: list[Sequence] = []
-        self.reading: Sequence | None = None
+        self.sequences: list[Sequence] = []
 
     @property
-    def free(self) -> bool:
-        """Whether another sequence can start to be read."""
-        return self.reading is None and len(self.decoding) < self._engine.max_batch
+    def prefilling(self) -> Sequence | None:
+        """The sequence whose prompt is being prefilled, if there is one."""
+        if self.sequences and self.sequences[-1].status is SequenceStatus.PREFILLING:
+            return self.sequences[-1]
+        return None
 
     @property
-    def reading_slot(self) -> int:
-        return len(self.decoding)
+    def decoding(self) -> list[Sequence]:
+        """The sequences that decode, in the order of their slots."""
+        return self.sequences[: len(self.sequences) - (self.prefilling is not None)]
 
     @property
-    def occupied(self) -> int:
-        return len(self.decoding) + (self.reading is not None)
+    def can_prefill(self) -> bool:
+        """Whether another sequence can start to be prefilled."""
+        return self.prefilling is None and len(self.sequences) < self._engine.max_batch
 
-    def read(self, sequence: Sequence) -> None:
-        self._engine.reset(self.reading_slot)
-        self.reading = sequence
+    def index(self, sequence: Sequence) -> int:
+        """Returns the slot of a sequence."""
+        return self.sequences.index(sequence)
 
-    def promote(self) -> None:
-        """The prompt is read: the sequence joins those that decode, in place."""
-        if self.reading is not None:
-            self.decoding.append(self.reading)
-            self.reading = None
+    def add(self, sequence: Sequence) -> None:
+        """Gives a sequence the next slot, which is emptied."""
+        self._engine.reset(len(self.sequences))
+        self.sequences.append(sequence)
 
-    def drop_reading(self) -> None:
-        self._engine.reset(self.reading_slot)
-        self.reading = None
-
-    def drop(self, slot: int) -> None:
-        """Free a decoding slot: the last one moves into it, the one being read closes up."""
-        last = len(self.decoding) - 1
-        if slot != last:
-            self._engine.move(last, slot)
-            self.decoding[slot] = self.decoding[last]
-        if self.reading is not None:
-            self._engine.move(last + 1, last)
-            self._engine.reset(last + 1)
-        else:
-            self._engine.reset(last)
-        self.decoding.pop()
+    def remove(self, sequence: Sequence) -> None:
+        """Frees the slot of a sequence. The last decoding one moves into it; the prefilling one closes up."""
+        slot = self.sequences.index(sequence)
+        for source in (len(self.decoding) - 1, len(self.sequences) - 1):
+            if source > slot:
+                self._engine.move(source, slot)
+                self.sequences[slot] = self.sequences[source]
+                slot = source
+        self._engine.reset(slot)
+        self.sequences.pop()

@@ -22,7 +22,7 @@ class DelayedConstraint(Constraint):
         self,
         answer: Constraint,
         splitter: Splitter,
-        piece: Callable[[int], bytes],
+        token_bytes: Callable[[int], bytes],
         opening: int | None,
         free_V: np.ndarray,
     ) -> None:
@@ -31,7 +31,7 @@ class DelayedConstraint(Constraint):
         """
         self._answer = answer
         self._splitter = splitter
-        self._piece = piece
+        self._token_bytes = token_bytes
         self._opening = opening
         self._free_V = free_V
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -56,7 +56,7 @@ class DelayedConstraint(Constraint):
         if not self._thinking:
             self._answer.accept(token)
             return
-        pieces = self._splitter.push(self._utf8.decode(self._piece(token)))
+        pieces = self._splitter.push(self._utf8.decode(self._token_bytes(token)))
         self._thinking = not self._splitter.answering
         if any(kind == "content" for kind, _ in pieces):
             raise GrammarError("the mark that ends the thinking came in one token with other text")
@@ -69,7 +69,7 @@ class DelayedGrammar(Grammar):
         self,
         answer: Grammar,
         begin: Callable[[], Splitter],
-        piece: Callable[[int], bytes],
+        token_bytes: Callable[[int], bytes],
         opening: int | None,
         ends: Collection[int],
         vocab_size: int,
@@ -77,12 +77,12 @@ class DelayedGrammar(Grammar):
         self._answer = answer
         self.field = answer.field
         self._begin = begin
-        self._piece = piece
+        self._token_bytes = token_bytes
         self._opening = opening
         self._free_V = np.ones(vocab_size, dtype=bool)
         self._free_V[list(ends)] = False
 
     def begin(self) -> Constraint:
         return DelayedConstraint(
-            self._answer.begin(), self._begin(), self._piece, self._opening, self._free_V
+            self._answer.begin(), self._begin(), self._token_bytes, self._opening, self._free_V
         )

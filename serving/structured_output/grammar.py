@@ -216,7 +216,9 @@ class Vocabulary:
             self.tokens = llguidance.LLTokenizer(document, n_vocab=vocab_size, eos_token=list(eos))
         except ValueError as error:
             raise GrammarError(explained(str(error), {})) from None
-        self.specials = sorted(token for token in known if token not in eos and tokenizer.label(token))
+        self.specials = sorted(
+            token for token in known if token not in eos and tokenizer.display_bytes(token)
+        )
 
     def special(self, text: str) -> int | None:
         """The special token that `text` is; None where it is written with ordinary ones."""

@@ -16,7 +16,7 @@ from lathe.serving.http.timeouts import KEEP_ALIVE_S
 from lathe.serving.options import ServeOptions
 from lathe.serving.vllm.tools import tool_arguments
 
-GATE = "lathe.serving.vllm.middleware.GatewayMiddleware"
+MIDDLEWARE = "lathe.serving.vllm.middleware.GatewayMiddleware"
 MAX_BATCH = 256
 PLUGIN = "lathe"
 OURS = {
@@ -74,7 +74,7 @@ def arguments(model: Path, names: Sequence[str], port: int, options: ServeOption
         "--port",
         str(port),
         "--middleware",
-        GATE,
+        MIDDLEWARE,
         "--disable-uvicorn-access-log",
         "--uvicorn-log-level",
         "warning",

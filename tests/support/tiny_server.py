@@ -22,7 +22,7 @@ from lathe.serving.http.socket import listen, url_of
 from lathe.serving.launch.server import Server
 from lathe.serving.metrics.registry import Metrics
 from lathe.serving.scheduler.prefix_cache import PrefixCache
-from lathe.serving.scheduler.scheduler import PROMPT_CHUNK, Scheduler
+from lathe.serving.scheduler.scheduler import PREFILL_CHUNK, Scheduler
 from lathe.serving.served_model import open_artefact
 
 NAME = "tiny"
@@ -148,14 +148,14 @@ class Running:
         tokenizer = ServedTokenizer(artefact.path, variables)
         self.metrics = Metrics(NAME, target_ms=17.0, alias=alias)
         self.runner = GatedRunner(artefact.graph, max_batch=max_batch, max_length=max_length, threads=1)
-        kept = PrefixCache(self.runner, self.metrics, PROMPT_CHUNK, prefix_cache) if prefix_cache else None
+        kept = PrefixCache(self.runner, self.metrics, PREFILL_CHUNK, prefix_cache) if prefix_cache else None
         self.backend = Scheduler(
             self.runner,
-            tokenizer.piece,
+            tokenizer.token_bytes,
             eos=artefact.eos,
             max_queue=max_queue,
             observer=self.metrics,
-            prefixes=kept,
+            prefix_cache=kept,
         )
         self.metrics.watch(self.backend, artefact, "onnx")
         self.service = Service(

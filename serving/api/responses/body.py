@@ -135,8 +135,8 @@ class ResponsesBody(TalkBody):
         return self.text.format.as_response_format().demanded
 
     @property
-    def scores(self) -> int | None:
-        """How many likeliest tokens to tell with every token; None: no scores at all."""
+    def num_logprobs(self) -> int | None:
+        """How many likeliest tokens to tell with every token; None: no logprobs at all."""
         return self.top_logprobs if LOGPROBS in self.include or self.top_logprobs else None
 
     @property

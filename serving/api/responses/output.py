@@ -74,7 +74,7 @@ class MessageItem(TextItem):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scores: list[Json] = []
+        self.logprobs: list[Json] = []
 
     def document(self) -> Json:
         return {
@@ -90,16 +90,16 @@ class MessageItem(TextItem):
             "type": "output_text",
             "text": self.text,
             "annotations": [],
-            "logprobs": list(self.scores),
+            "logprobs": list(self.logprobs),
         }
 
-    def say(self, text: str, scores: list[Json]) -> Json:
-        """The event of more text, with the scores of its tokens."""
-        self.scores += scores
-        return self.add(text, logprobs=scores)
+    def say(self, text: str, logprobs: list[Json]) -> Json:
+        """The event of more text, with the logprobs of its tokens."""
+        self.logprobs += logprobs
+        return self.add(text, logprobs=logprobs)
 
     def _also(self) -> Json:
-        return {"logprobs": list(self.scores)}
+        return {"logprobs": list(self.logprobs)}
 
 
 class FunctionCallItem(Item):

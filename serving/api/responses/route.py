@@ -40,7 +40,7 @@ async def stored_response(request: Request) -> Response:
 
 
 async def _prepare(service: Service, body: ResponsesBody, arrived: float) -> PreparedRequest:
-    service.check_room(1)
+    service.check_capacity(1)
     use, schema = body.tool_use, body.schema_demanded
     calling = service.tools.calling(use, schema, "text")
     tokens = await _tokens(service, body, use.shown if use else ())
@@ -58,7 +58,7 @@ async def _prepare(service: Service, body: ResponsesBody, arrived: float) -> Pre
         tokens,
         arrived=arrived,
         max_tokens=most,
-        logprobs=body.scores,
+        logprobs=body.num_logprobs,
         grammar=service.thinking.before(answer, thinking),
         index=0,
         choice=0,

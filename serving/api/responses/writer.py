@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from lathe.serving.api.answer import Answer, PromptUsage
+from lathe.serving.api.logprobs import describe_logprob
 from lathe.serving.api.responses.body import ResponsesBody
 from lathe.serving.api.responses.functions import told_choice, told_tool
 from lathe.serving.api.responses.output import FunctionCallItem, Item, MessageItem, ReasoningItem, Status
-from lathe.serving.api.scores import described
 from lathe.serving.api.service import Service
 from lathe.serving.api.thinking import Beginning, Turn
 from lathe.serving.api.tools import Calling
@@ -55,24 +55,24 @@ class ResponseWriter(Answer):
         for kind in ("response.created", "response.in_progress"):
             yield self._event(kind, response=self._response("in_progress"))
 
-    def events(self, chunk: RequestOutput) -> Iterator[Json]:
-        self._prompt.read(chunk)
-        self._output_tokens += chunk.tokens
-        for part in self._turn.read(chunk):
+    def events(self, output: RequestOutput) -> Iterator[Json]:
+        self._prompt.read(output)
+        self._output_tokens += output.num_tokens
+        for part in self._turn.read(output):
             if part.kind == "reasoning":
                 yield from self._think(part.text)
             elif self._calls is None:
-                yield from self._say(part.text, part.scores)
+                yield from self._say(part.text, part.logprobs)
             else:
-                yield from self._act(self._calls.read(part.text, part.scores))
-        if chunk.finish is not None:
-            cut = chunk.finish == "length"
+                yield from self._act(self._calls.read(part.text, part.logprobs))
+        if output.finish_reason is not None:
+            cut = output.finish_reason == "length"
             yield from self._act(self._calls.end(cut=cut) if self._calls else ())
             yield from self._finish(cut)
 
-    def whole(self, chunks: Sequence[RequestOutput]) -> Json:
-        for chunk in chunks:
-            for _ in self.events(chunk):
+    def whole(self, outputs: Sequence[RequestOutput]) -> Json:
+        for output in outputs:
+            for _ in self.events(output):
                 pass
         return self._final
 
@@ -95,18 +95,18 @@ class ResponseWriter(Answer):
             yield from self._open(item)
         yield self._numbered(item.add(text))
 
-    def _say(self, text: str, scores: Sequence[TokenLogprob]) -> Iterator[Json]:
-        if not text and not scores:
+    def _say(self, text: str, logprobs: Sequence[TokenLogprob]) -> Iterator[Json]:
+        if not text and not logprobs:
             return
         item = self._current
         if not isinstance(item, MessageItem):
             item = MessageItem()
             yield from self._open(item)
-        yield self._numbered(item.say(text, [described(self._tokenizer, score) for score in scores]))
+        yield self._numbered(item.say(text, [describe_logprob(self._tokenizer, entry) for entry in logprobs]))
 
     def _act(self, deltas: Iterable[tuple[Json, Sequence[TokenLogprob]]]) -> Iterator[Json]:
-        """Words and calls, in the deltas of a chat. The scores of a call's tokens have no place."""
-        for delta, scores in deltas:
+        """Words and calls, in the deltas of a chat. The logprobs of a call's tokens have no place."""
+        for delta, logprobs in deltas:
             calls = delta.get("tool_calls", ())
             for call in calls:
                 if "id" in call:
@@ -115,7 +115,7 @@ class ResponseWriter(Answer):
                 if isinstance(item, FunctionCallItem) and call["function"]["arguments"]:
                     yield self._numbered(item.add(call["function"]["arguments"]))
             if not calls:
-                yield from self._say(delta.get("content", ""), scores)
+                yield from self._say(delta.get("content", ""), logprobs)
 
     @property
     def _current(self) -> Item | None:

@@ -13,7 +13,7 @@ from lathe.serving.launch.local import EngineOptions, serve_locally
 from lathe.serving.launch.registry import engines
 from lathe.serving.options import ServeOptions
 from lathe.serving.scheduler.prefix_cache import PrefixCache
-from lathe.serving.scheduler.scheduler import PROMPT_CHUNK, Scheduler
+from lathe.serving.scheduler.scheduler import PREFILL_CHUNK, Scheduler
 from lathe.serving.served_model import Artefact
 
 
@@ -52,11 +52,11 @@ def open_onnx(artefact: Artefact, tokenizer: Tokenizer, options: EngineOptions) 
     kept = options.prefix_cache
     return Scheduler(
         runner,
-        tokenizer.piece,
+        tokenizer.token_bytes,
         eos=eos,
         max_queue=options.max_queue,
         observer=options.observer,
-        prefixes=PrefixCache(runner, options.observer, PROMPT_CHUNK, kept) if kept else None,
+        prefix_cache=PrefixCache(runner, options.observer, PREFILL_CHUNK, kept) if kept else None,
     )
 
 

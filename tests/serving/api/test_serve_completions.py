@@ -39,7 +39,7 @@ def test_greedy_text_is_that_of_transformers(server: Running, client: openai.Ope
             pad_token_id=1,
         )[0, len(tokens) :]
     answer = client.completions.create(model=NAME, prompt=PROMPT, max_tokens=40, temperature=0)
-    pieces = b"".join(map(server.service.tokenizer.piece, expected.tolist()))
+    pieces = b"".join(map(server.service.tokenizer.token_bytes, expected.tolist()))
     assert answer.choices[0].text == pieces.decode(errors="replace")
     assert answer.usage.prompt_tokens == len(tokens)
     assert answer.usage.completion_tokens == len(expected)
@@ -193,10 +193,10 @@ class Tagged:
     PIECES = {0: b" Hello", 1: b"", 2: b" there"}
     LABELS = {1: b"<|im_end|>"}
 
-    def piece(self, token: int) -> bytes:
+    def token_bytes(self, token: int) -> bytes:
         return self.PIECES[token]
 
-    def label(self, token: int) -> bytes:
+    def display_bytes(self, token: int) -> bytes:
         return self.LABELS.get(token, self.PIECES[token])
 
 

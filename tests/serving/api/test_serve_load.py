@@ -56,7 +56,7 @@ def test_a_client_that_leaves_frees_its_slot(artefact_dir: Path, stream: bool):
         left = {"endpoint": "completions", "outcome": "client_disconnect"}
         until(lambda: server.counter("lathe_requests_total", **left) == 1)
         server.runner.gate.set()
-        until(lambda: server.backend.running == 0)
+        until(lambda: server.backend.num_running == 0)
         assert server.counter("lathe_generation_tokens_total") <= 3
         assert server.complete(max_tokens=3)["usage"]["completion_tokens"] <= 3
 
@@ -86,7 +86,7 @@ def test_draining_finishes_streams_and_refuses_the_new(artefact_dir: Path):
         threads = [threading.Thread(target=read_stream, args=(server, lines)) for lines in streams]
         for thread in threads:
             thread.start()
-        until(lambda: server.backend.running + server.backend.waiting == 4)
+        until(lambda: server.backend.num_running + server.backend.num_waiting == 4)
         server.stop()
         until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 503)
         assert httpx.get(f"{server.url}/health/live").status_code == 200
@@ -118,7 +118,7 @@ def test_what_cannot_finish_in_time_is_told_so(artefact_dir: Path):
         lines: list[str] = []
         reader = threading.Thread(target=read_stream, args=(server, lines))
         reader.start()
-        until(lambda: server.backend.running == 1)
+        until(lambda: server.backend.num_running == 1)
         server.stop()
         until(lambda: server.backend._queue.closed)
         server.runner.gate.set()

@@ -16,7 +16,7 @@ MESSAGES = [{"role": "user", "content": "The fox?"}]
 @pytest.fixture(scope="module")
 def often(server: Running) -> dict[str, Any]:
     """What makes special tokens likely, and all others ASCII."""
-    pieces = {token: server.service.tokenizer.piece(token) for token in range(320)}
+    pieces = {token: server.service.tokenizer.token_bytes(token) for token in range(320)}
     broken = {str(token): -100 for token, piece in pieces.items() if not piece.isascii()}
     bias = broken | {"0": -100, "4": -100, str(USER): 6, str(ASSISTANT): 6}
     return {"logit_bias": bias, "ignore_eos": True}
@@ -120,7 +120,7 @@ def test_s1_stop_token_ids_end_the_answer_and_are_not_shown(server: Running, end
     assert found["reasons"] == ["stop", "stop"]
     assert found["tokens"] == 2 * 4
     kept = answer(server, endpoint, stream, stop_token_ids=[60], include_stop_str_in_output=True, **bias)
-    assert kept["texts"] == [server.service.tokenizer.piece(60).decode()]
+    assert kept["texts"] == [server.service.tokenizer.token_bytes(60).decode()]
 
 
 def test_s1_a_stop_token_wins_over_ignore_eos(server: Running):

@@ -66,9 +66,9 @@ def walk(grammar: Any, tokenizer: Tokenizer, end: int, seed: int) -> str:
         token = int(rng.choice(np.flatnonzero(constraint.allowed())))
         if token == end:
             break
-        assert tokenizer.piece(token), tokenizer.label(token)
+        assert tokenizer.token_bytes(token), tokenizer.display_bytes(token)
         constraint.accept(token)
-        text += tokenizer.piece(token)
+        text += tokenizer.token_bytes(token)
     return text.decode()
 
 

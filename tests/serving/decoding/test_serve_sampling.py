@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lathe.serving.decoding.sampling import Sampler, SamplingParams, _nucleus, score
+from lathe.serving.decoding.sampling import Sampler, SamplingParams, _nucleus, token_logprob
 
 LOGITS = np.log(np.array([0.5, 0.25, 0.15, 0.06, 0.04], dtype=np.float32))
 
@@ -77,7 +77,7 @@ def test_logits_are_left_alone_and_nan_is_refused():
 
 
 def test_scores_are_log_probabilities():
-    scored = score(LOGITS + 3, 2, 2)
+    scored = token_logprob(LOGITS + 3, 2, 2)
     assert scored.token == 2
     assert scored.logprob == pytest.approx(np.log(0.15), abs=1e-6)
     assert [token for token, _ in scored.top] == [0, 1]

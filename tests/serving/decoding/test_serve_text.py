@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lathe.serving.decoding.detokenizer import StopMatcher, TextStream
+from lathe.serving.decoding.detokenizer import Detokenizer, StopMatcher
 
 PIECES = st.lists(st.binary(max_size=3), max_size=40)
 STOPS = st.lists(st.text("ab", min_size=1, max_size=4), max_size=4)
 
 
 def parts_of(pieces: list[bytes], stops: list[str]) -> tuple[list[str], bool]:
-    stream = TextStream(stops)
+    stream = Detokenizer(stops)
     parts = []
     for piece in pieces:
         parts.append(stream.push(piece))
@@ -45,12 +45,12 @@ def test_text_ends_before_the_first_stop_string(pieces: list[str], stops: list[s
 
 
 def test_a_false_start_of_a_stop_string_is_shown_as_soon_as_it_is_one():
-    stream = TextStream(["STOP"])
+    stream = Detokenizer(["STOP"])
     assert [stream.push(piece) for piece in (b"a ST", b"O", b"x")] == ["a ", "", "STOx"]
 
 
 def test_an_incomplete_character_at_the_end_is_replaced():
-    stream = TextStream()
+    stream = Detokenizer()
     assert stream.push("é".encode()[:1]) == ""
     assert stream.flush() == "\ufffd"
 
@@ -74,7 +74,7 @@ def test_a_stop_that_begins_a_mark_comes_before_it():
 
 @given(st.lists(st.text("ab", max_size=3), max_size=20), STOPS, st.integers(0, 12))
 def test_s3_no_stop_string_ends_in_the_first_pieces(pieces: list[str], stops: list[str], early: int):
-    stream, shown = TextStream(stops), ""
+    stream, shown = Detokenizer(stops), ""
     for i, piece in enumerate(pieces):
         shown += stream.push(piece.encode(), may_stop=i >= early)
         if stream.stopped:
@@ -98,7 +98,7 @@ def test_s1_a_special_token_ends_the_text_where_a_stop_string_spells_it():
     names = {7: "<end>", 8: "<turn>"}
 
     def text(*pushed: bytes | int, **options: bool) -> str:
-        stream = TextStream(["x<end>", "<turn><end>"], specials=names, **options)
+        stream = Detokenizer(["x<end>", "<turn><end>"], specials=names, **options)
         parts = [stream.push(b"", one) if isinstance(one, int) else stream.push(one) for one in pushed]
         return "".join(parts) + ("|" if stream.stopped else stream.flush())
 

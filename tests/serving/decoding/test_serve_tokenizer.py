@@ -24,12 +24,12 @@ def tokenizer(artefact_dir: Path) -> Tokenizer:
 def test_pieces_add_up_to_the_text(tokenizer: Tokenizer, text: str):
     tokens = tokenizer.encode(text)
     assert tokens[0] == 0
-    assert b"".join(map(tokenizer.piece, tokens)).decode() == text
+    assert b"".join(map(tokenizer.token_bytes, tokens)).decode() == text
 
 
 def test_special_tokens_add_no_text_but_have_a_label(tokenizer: Tokenizer):
-    assert (tokenizer.piece(1), tokenizer.label(1)) == (b"", b"</s>")
-    assert (tokenizer.piece(10**6), tokenizer.label(10**6)) == (b"", b"")
+    assert (tokenizer.token_bytes(1), tokenizer.display_bytes(1)) == (b"", b"</s>")
+    assert (tokenizer.token_bytes(10**6), tokenizer.display_bytes(10**6)) == (b"", b"")
 
 
 def test_a_chat_is_rendered_without_a_second_bos(tokenizer: Tokenizer):
@@ -58,7 +58,7 @@ def test_sentencepiece_bytes(tmp_path: Path):
     )
     PreTrainedTokenizerFast(tokenizer_object=fast, unk_token="<unk>").save_pretrained(tmp_path)
     tokenizer = Tokenizer(tmp_path)
-    assert b"".join(map(tokenizer.piece, [1, 2, 3, 4])).decode() == " theé "
+    assert b"".join(map(tokenizer.token_bytes, [1, 2, 3, 4])).decode() == " theé "
 
 
 def test_unknown_decoders_and_missing_files_are_user_errors(tmp_path: Path):

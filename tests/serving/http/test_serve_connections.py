@@ -135,7 +135,7 @@ def test_s4_a_full_queue_leaves_the_connection_usable(artefact_dir: Path) -> Non
         first, second = (stack.enter_context(closing(connection(server))) for _ in range(2))
         server.runner.gate.clear()
         first.request("POST", "/v1/completions", json.dumps(json.loads(GOOD) | {"max_tokens": 9}), HEADERS)
-        while not server.backend.running:
+        while not server.backend.num_running:
             time.sleep(0.01)
         assert complete(second) == 429
         server.runner.gate.set()

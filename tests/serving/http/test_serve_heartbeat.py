@@ -42,7 +42,7 @@ def busy(single: Running) -> Iterator[Running]:
     single.runner.gate.clear()
     other = threading.Thread(target=lambda: single.complete(max_tokens=2, ignore_eos=True))
     other.start()
-    while not single.backend.running:
+    while not single.backend.num_running:
         time.sleep(0.005)
     yield single
     single.runner.gate.set()
@@ -57,7 +57,7 @@ def test_s5_a_waiting_stream_has_headers_at_once_and_then_comments(busy: Running
         text, parts = "", answer.iter_text()
         while text.count(": waiting\n\n") < 3:
             text += next(parts)
-        assert busy.backend.waiting == 1
+        assert busy.backend.num_waiting == 1
         busy.runner.gate.set()
         text += "".join(parts)
     events = [event for event in text.split("\n\n") if event and event != ": waiting"]
@@ -103,10 +103,10 @@ def test_s5_who_leaves_while_waiting_frees_the_place(busy: Running) -> None:
     with httpx.stream("POST", f"{busy.url}/v1/completions", json=body, timeout=30) as answer:
         parts = answer.iter_text()
         assert next(parts).startswith(": waiting")
-        assert busy.backend.waiting == 1
+        assert busy.backend.num_waiting == 1
     while busy.counter("lathe_requests_total", endpoint="completions", outcome="client_disconnect") == before:
         time.sleep(0.01)
-    while busy.backend.waiting:
+    while busy.backend.num_waiting:
         time.sleep(0.01)
 
 

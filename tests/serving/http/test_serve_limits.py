@@ -117,7 +117,7 @@ def test_what_arrives_in_time_is_answered_however_long_that_takes(patient: Runni
         body = json.dumps(LONG | {"max_tokens": 3, "stream": False}).encode()
         patient.runner.gate.clear()
         client.sendall(HEAD + f"content-length: {len(body)}\r\n\r\n".encode() + body)
-        until(lambda: patient.backend.running == 1)
+        until(lambda: patient.backend.num_running == 1)
         time.sleep(2.2)
         patient.runner.gate.set()
         assert answered(client) == 200
@@ -135,10 +135,10 @@ def test_a_reader_that_stalls_is_let_go_and_others_are_served(patient: Running):
     with connected(patient, SO_RCVBUF=4096) as client:
         head = HEAD.replace(b"/completions", b"/chat/completions")
         client.sendall(head + f"content-length: {len(body)}\r\n\r\n".encode() + body)
-        until(lambda: patient.backend.running > 0)
+        until(lambda: patient.backend.num_running > 0)
         assert patient.complete(max_tokens=200, ignore_eos=True)["usage"]["completion_tokens"] == 200
         until(lambda: left() == before + 1)
-        until(lambda: patient.backend.running == 0)
+        until(lambda: patient.backend.num_running == 0)
 
 
 def test_a_slow_reader_gets_everything(patient: Running):
@@ -167,7 +167,7 @@ def test_an_answer_that_takes_too_long_is_ended(artefact_dir: Path, stream: bool
         assert document["error"]["code"] == "timeout"
         assert ended(server, "timeout") == 1
         server.runner.gate.set()
-        until(lambda: server.backend.running == 0)
+        until(lambda: server.backend.num_running == 0)
         until(lambda: server.post("completions", prompt="x", max_tokens=1).status_code == 200)
 
 
@@ -181,7 +181,7 @@ def test_the_limit_holds_for_one_that_waits_its_turn(artefact_dir: Path):
                     client.completions.create(**asked)
         assert ended(server, "timeout") == 2
         server.runner.gate.set()
-        until(lambda: server.backend.running + server.backend.waiting == 0)
+        until(lambda: server.backend.num_running + server.backend.num_waiting == 0)
 
 
 def test_what_is_no_http_is_told_so_in_the_usual_shape(impatient: Running):

@@ -73,13 +73,13 @@ def test_what_was_kept_of_a_slot_goes_on_in_another(graph: Path, device: Device)
     plain.prefill(0, row[8:16])
     model.prefill(1, row[:8])
     model.prefill(1, row[8:16])
-    parts = [model.keep(1, 0, 8), model.keep(1, 8, 16)]
+    parts = [model.copy_kv(1, 0, 8), model.copy_kv(1, 8, 16)]
     model.reset(1)
     model.prefill(1, row[::-1].copy())
     with pytest.raises(UserError, match="kept from 8 on do not follow 0"):
-        model.put_back(2, parts[1])
+        model.append_kv(2, parts[1])
     for part in parts:
-        model.put_back(2, part)
+        model.append_kv(2, part)
     np.testing.assert_array_equal(model.prefill(2, row[16:], "all"), plain.prefill(0, row[16:], "all"))
     assert model.lengths.tolist() == [0, 30, 30, 0]
 

@@ -35,7 +35,7 @@ def test_an_uneven_model_is_served(tmp_path: Path, name: str):
         assert server.service.artefact.compressed
         assert server.backend.vocab_size == VOCAB
         answer = server.complete(prompt, max_tokens=20, temperature=0, logprobs=0)["choices"][0]
-        label = server.service.tokenizer.label
+        label = server.service.tokenizer.display_bytes
         shown = [server_label(label(token)) for token in expected.tolist()]
         assert answer["logprobs"]["tokens"] == shown
 

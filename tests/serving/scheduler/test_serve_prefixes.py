@@ -13,7 +13,7 @@ from support.tiny_server import Running, running
 from test_serve_scheduler import EOS, HistoryEngine, Reader, request
 
 from lathe.serving.scheduler.prefix_cache import PrefixCache
-from lathe.serving.scheduler.scheduler import PROMPT_CHUNK, Scheduler
+from lathe.serving.scheduler.scheduler import PREFILL_CHUNK, Scheduler
 
 CHUNK = 4
 
@@ -30,12 +30,12 @@ class KeepingEngine(HistoryEngine):
         self.read += len(tokens)
         return super().prefill(slot, tokens, logits)
 
-    def keep(self, slot: int, start: int, stop: int) -> list[int]:
+    def copy_kv(self, slot: int, start: int, stop: int) -> list[int]:
         if self.refuse_to_keep:
             raise MemoryError
         return self.history[slot][start:stop]
 
-    def put_back(self, slot: int, kept: list[int]) -> None:
+    def append_kv(self, slot: int, kept: list[int]) -> None:
         self.history[slot] += kept
 
 
@@ -61,8 +61,8 @@ def scheduling(room: int) -> Iterator[tuple[Scheduler, KeepingEngine, Seen]]:
         eos=[EOS],
         max_queue=30,
         observer=seen,
-        prompt_chunk=CHUNK,
-        prefixes=PrefixCache(engine, seen, CHUNK, room) if room else None,
+        prefill_chunk=CHUNK,
+        prefix_cache=PrefixCache(engine, seen, CHUNK, room) if room else None,
     )
     scheduler.warm_up()
     engine.read = 0
@@ -100,8 +100,8 @@ def test_a_prompt_that_is_scored_is_read_whole_and_kept() -> None:
     with scheduling(room=40) as (scheduler, engine, seen):
         for _ in range(2):
             engine.read = 0
-            job = request(*SYSTEM, max_tokens=0, logprobs=1, score_prompt=True)
-            assert len(Reader(scheduler, job).rest()[0].prompt_scores) == len(SYSTEM)
+            job = request(*SYSTEM, max_tokens=0, logprobs=1, prompt_logprobs=True)
+            assert len(Reader(scheduler, job).rest()[0].prompt_logprobs) == len(SYSTEM)
             assert engine.read == len(SYSTEM)
         Reader(scheduler, request(*SYSTEM)).text()
         assert seen.prefixes == [(10, 0), (10, 0), (10, 8)]
@@ -131,7 +131,7 @@ def test_one_that_cannot_be_kept_fails_alone() -> None:
         engine.refuse_to_keep = True
         assert Reader(scheduler, request(*SYSTEM)).rest()[-1].error
         engine.refuse_to_keep = False
-        assert Reader(scheduler, request(*SYSTEM)).rest()[-1].finish == "length"
+        assert Reader(scheduler, request(*SYSTEM)).rest()[-1].finish_reason == "length"
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def servers(artefact_dir: Path) -> Iterator[tuple[Running, Running]]:
 
 def test_served_answers_are_equal_to_the_bit_and_counted(servers: tuple[Running, Running]) -> None:
     keeping, plain = servers
-    system = [7 + i * 13 % 300 for i in range(2 * PROMPT_CHUNK + 20)]
+    system = [7 + i * 13 % 300 for i in range(2 * PREFILL_CHUNK + 20)]
     asked = 0
     for end in (3, 3, 4, 5):
         prompt = [*system, end]
@@ -150,18 +150,18 @@ def test_served_answers_are_equal_to_the_bit_and_counted(servers: tuple[Running,
         options: dict[str, Any] = {"max_tokens": 20, "seed": end, "logprobs": 3, "n": 1}
         assert keeping.complete(prompt, **options)["choices"] == plain.complete(prompt, **options)["choices"]
     assert keeping.counter("lathe_prefix_cache_queried_tokens_total") == asked
-    assert keeping.counter("lathe_prefix_cache_hit_tokens_total") == 3 * 2 * PROMPT_CHUNK
+    assert keeping.counter("lathe_prefix_cache_hit_tokens_total") == 3 * 2 * PREFILL_CHUNK
     assert keeping.counter("lathe_prompt_tokens_total") == asked
     assert b'vllm:prefix_cache_hits_total{engine="0",model_name="tiny"} 768.0' in keeping.metrics.render()
 
 
 def test_usage_tells_what_was_not_read_again(servers: tuple[Running, Running]) -> None:
     keeping, plain = servers
-    system = [5 + i * 11 % 300 for i in range(PROMPT_CHUNK + 20)]
+    system = [5 + i * 11 % 300 for i in range(PREFILL_CHUNK + 20)]
     for prompt, options, cached in (
         (system, {}, 0),
-        (system, {"n": 3}, PROMPT_CHUNK),
-        ([system, system], {"n": 2, "best_of": 4}, 2 * PROMPT_CHUNK),
+        (system, {"n": 3}, PREFILL_CHUNK),
+        ([system, system], {"n": 2, "best_of": 4}, 2 * PREFILL_CHUNK),
         (system[:40], {}, 0),
         (system, {"echo": True, "logprobs": 1}, 0),
         (system, {"cache_salt": "other"}, 0),
@@ -173,13 +173,13 @@ def test_usage_tells_what_was_not_read_again(servers: tuple[Running, Running]) -
 
 def test_usage_of_chats_and_responses_does_so_too(servers: tuple[Running, Running]) -> None:
     keeping, _ = servers
-    text = "y" * (PROMPT_CHUNK + 10)
-    for cached in (0, PROMPT_CHUNK):
+    text = "y" * (PREFILL_CHUNK + 10)
+    for cached in (0, PREFILL_CHUNK):
         messages = [{"role": "user", "content": text}]
         chat = keeping.post("chat/completions", messages=messages, max_tokens=2, cache_salt="s").json()
         assert chat["usage"]["prompt_tokens_details"] == {"cached_tokens": cached}
     told = keeping.post("responses", input=text, max_output_tokens=2, cache_salt="s").json()["usage"]
-    assert told["input_tokens_details"] == {"cached_tokens": PROMPT_CHUNK, "cache_write_tokens": 0}
+    assert told["input_tokens_details"] == {"cached_tokens": PREFILL_CHUNK, "cache_write_tokens": 0}
     stream = keeping.post(
         "chat/completions",
         messages=messages,
@@ -188,19 +188,19 @@ def test_usage_of_chats_and_responses_does_so_too(servers: tuple[Running, Runnin
         stream=True,
         stream_options={"include_usage": True},
     ).text
-    assert f'"prompt_tokens_details":{{"cached_tokens":{PROMPT_CHUNK}}}' in stream
+    assert f'"prompt_tokens_details":{{"cached_tokens":{PREFILL_CHUNK}}}' in stream
 
 
 def test_a_salt_in_the_body_keeps_clients_apart(servers: tuple[Running, Running]) -> None:
     keeping, _ = servers
-    messages = [{"role": "user", "content": "x" * (PROMPT_CHUNK + 10)}]
+    messages = [{"role": "user", "content": "x" * (PREFILL_CHUNK + 10)}]
     found = []
     for salt in ("a", "b", "b", None):
         before = keeping.counter("lathe_prefix_cache_hit_tokens_total")
         answer = keeping.post("chat/completions", messages=messages, max_tokens=2, cache_salt=salt)
         assert answer.status_code == 200
         found.append(keeping.counter("lathe_prefix_cache_hit_tokens_total") - before)
-    assert found == [0, 0, PROMPT_CHUNK, 0]
+    assert found == [0, 0, PREFILL_CHUNK, 0]
     for salt in ("x" * 257, 1, ["a"]):
         refused = keeping.post("completions", prompt="x", cache_salt=salt)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "cache_salt")

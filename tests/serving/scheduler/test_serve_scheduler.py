@@ -5,19 +5,21 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lathe.serving.backend import (
+    Dispatch,
     DrainingError,
     GenerationRequest,
     OutputBatch,
     QueueFullError,
+    RequestHandle,
     RequestOutput,
-    deliver,
+    run_callbacks,
 )
 from lathe.serving.decoding.sampling import SamplingParams
 from lathe.serving.scheduler.scheduler import Scheduler
@@ -80,24 +82,24 @@ class Silent:
 
 
 class Reader:
-    """Collects the chunks of some sequences."""
+    """Collects the outputs of some sequences."""
 
     def __init__(self, scheduler: Scheduler, *requests: GenerationRequest) -> None:
-        self._chunks: queue.Queue[RequestOutput] = queue.Queue()
+        self._outputs: queue.Queue[RequestOutput] = queue.Queue()
         self._count = len(requests)
-        self.ticket = scheduler.submit(requests, self._chunks.put)
+        self.handle = scheduler.add_requests(requests, self._outputs.put)
 
     def next(self) -> RequestOutput:
-        return self._chunks.get(timeout=10)
+        return self._outputs.get(timeout=10)
 
     def rest(self) -> list[RequestOutput]:
-        chunks: list[RequestOutput] = []
-        while sum(chunk.last for chunk in chunks) < self._count:
-            chunks.append(self.next())
-        return chunks
+        outputs: list[RequestOutput] = []
+        while sum(output.finished for output in outputs) < self._count:
+            outputs.append(self.next())
+        return outputs
 
     def text(self) -> str:
-        return "".join(chunk.text for chunk in self.rest())
+        return "".join(output.text for output in self.rest())
 
 
 @pytest.fixture
@@ -108,7 +110,7 @@ def engine() -> HistoryEngine:
 @pytest.fixture
 def scheduler(engine: HistoryEngine) -> Iterator[Scheduler]:
     scheduler = Scheduler(
-        engine, lambda t: b"%d " % t, eos=[EOS], max_queue=30, observer=Silent(), prompt_chunk=4
+        engine, lambda t: b"%d " % t, eos=[EOS], max_queue=30, observer=Silent(), prefill_chunk=4
     )
     scheduler.warm_up()
     yield scheduler
@@ -150,25 +152,25 @@ def test_a_long_prompt_does_not_stall_the_others(scheduler: Scheduler, engine: H
 
 
 def test_limits_stops_and_end_tokens(scheduler: Scheduler):
-    assert sum(chunk.tokens for chunk in Reader(scheduler, request(5, max_tokens=7)).rest()) == 7
+    assert sum(output.num_tokens for output in Reader(scheduler, request(5, max_tokens=7)).rest()) == 7
     text = Reader(scheduler, request(5, max_tokens=7)).text()
     word = text.split()[2] + " "
     before = text[: text.index(word)]
     stopped = Reader(scheduler, request(5, max_tokens=7, stop=(word,))).rest()
-    assert "".join(chunk.text for chunk in stopped) == before
-    assert stopped[-1].finish == "stop"
+    assert "".join(output.text for output in stopped) == before
+    assert stopped[-1].finish_reason == "stop"
     ending = SamplingParams(temperature=0, logit_bias={EOS: 100})
-    assert [c.finish for c in Reader(scheduler, request(5, sampling=ending)).rest()] == ["stop"]
+    assert [c.finish_reason for c in Reader(scheduler, request(5, sampling=ending)).rest()] == ["stop"]
     late = Reader(scheduler, request(5, sampling=ending, min_tokens=3)).rest()
-    assert sum(chunk.tokens for chunk in late) == 4
+    assert sum(output.num_tokens for output in late) == 4
     never = Reader(scheduler, request(5, sampling=ending, ignore_eos=True)).rest()
-    assert (sum(chunk.tokens for chunk in never), never[-1].finish) == (8, "length")
+    assert (sum(output.num_tokens for output in never), never[-1].finish_reason) == (8, "length")
 
 
 def test_prompt_scores_come_first_and_zero_tokens_are_allowed(scheduler: Scheduler, engine: HistoryEngine):
     prompt = tuple(range(3, 14))
-    chunks = Reader(scheduler, request(*prompt, max_tokens=0, logprobs=2, score_prompt=True)).rest()
-    scores = chunks[0].prompt_scores
+    outputs = Reader(scheduler, request(*prompt, max_tokens=0, logprobs=2, prompt_logprobs=True)).rest()
+    scores = outputs[0].prompt_logprobs
     assert [s.token for s in scores] == list(prompt)
     assert scores[0].logprob is None
     for i in range(1, len(prompt)):
@@ -176,7 +178,7 @@ def test_prompt_scores_come_first_and_zero_tokens_are_allowed(scheduler: Schedul
         expected = logits[prompt[i]] - np.log(np.exp(logits.astype(float)).sum())
         assert scores[i].logprob == pytest.approx(expected, abs=1e-6)
         assert len(scores[i].top) == 2
-    assert (chunks[-1].finish, chunks[-1].tokens) == ("length", 0)
+    assert (outputs[-1].finish_reason, outputs[-1].num_tokens) == ("length", 0)
 
 
 def test_cancelling_frees_the_slot_and_hurts_nobody(scheduler: Scheduler, engine: HistoryEngine):
@@ -186,14 +188,32 @@ def test_cancelling_frees_the_slot_and_hurts_nobody(scheduler: Scheduler, engine
     readers = [Reader(scheduler, request(i, max_tokens=90)) for i in (1, 2)]
     survivor = Reader(scheduler, job)
     waiting = Reader(scheduler, request(3))
-    until(lambda: scheduler.running == 3 and scheduler.waiting == 1)
+    until(lambda: scheduler.num_running == 3 and scheduler.num_waiting == 1)
     for reader in (*readers, waiting):
-        reader.ticket.cancel()
-    assert scheduler.waiting == 0
+        reader.handle.cancel()
+    assert scheduler.num_waiting == 0
     engine.gate.set()
     assert survivor.text() == alone
-    until(lambda: scheduler.running == 0)
+    until(lambda: scheduler.num_running == 0)
     assert scheduler.drain(10)
+
+
+def test_a_cancelled_prompt_is_prefilled_no_further(scheduler: Scheduler, engine: HistoryEngine):
+    chunks: list[int] = []
+    handles: queue.Queue[RequestHandle] = queue.Queue()
+    prefill = engine.prefill
+
+    def cancelling(slot: int, tokens: np.ndarray, logits: str = "last") -> np.ndarray:
+        chunks.append(len(tokens))
+        handles.get(timeout=10).cancel()
+        return prefill(slot, tokens, logits)
+
+    engine.prefill = cancelling  # type: ignore[method-assign]
+    outputs: list[RequestOutput] = []
+    handles.put(scheduler.add_requests([request(*range(1, 40))], outputs.append))
+    assert scheduler.drain(10)
+    assert (chunks, outputs, scheduler.num_running) == ([4], [], 0)
+    assert engine.history == [[], [], []]
 
 
 def test_a_call_of_many_does_not_hold_up_those_after_it() -> None:
@@ -201,15 +221,15 @@ def test_a_call_of_many_does_not_hold_up_those_after_it() -> None:
     ended: list[str] = []
 
     def note(name: str) -> Any:
-        return lambda chunk: ended.append(name) if chunk.last else None
+        return lambda output: ended.append(name) if output.finished else None
 
-    scheduler.submit([request(i + 1, max_tokens=2) for i in range(8)], note("many"))
-    dropped = scheduler.submit([request(i + 1, max_tokens=2) for i in range(3)], note("dropped"))
+    scheduler.add_requests([request(i + 1, max_tokens=2) for i in range(8)], note("many"))
+    dropped = scheduler.add_requests([request(i + 1, max_tokens=2) for i in range(3)], note("dropped"))
     for name in ("second", "third"):
-        scheduler.submit([request(1, max_tokens=2)], note(name))
-    assert scheduler.waiting == 13
+        scheduler.add_requests([request(1, max_tokens=2)], note(name))
+    assert scheduler.num_waiting == 13
     dropped.cancel()
-    assert scheduler.waiting == 10
+    assert scheduler.num_waiting == 10
     scheduler.warm_up()
     assert scheduler.drain(10)
     scheduler.close()
@@ -217,26 +237,26 @@ def test_a_call_of_many_does_not_hold_up_those_after_it() -> None:
 
 
 def test_what_a_step_gives_is_handed_over_at_once(scheduler: Scheduler, engine: HistoryEngine) -> None:
-    """But to each carrier by itself, and in order."""
+    """Each dispatcher gets its own batch, and in order."""
     engine.gate.clear()
     sizes: dict[str, list[int]] = {"one": [], "other": []}
-    chunks: queue.Queue[RequestOutput] = queue.Queue()
+    outputs: queue.Queue[RequestOutput] = queue.Queue()
 
-    def carrier(name: str) -> Callable[[OutputBatch], None]:
-        def carry(mail: OutputBatch) -> None:
-            sizes[name].append(len(mail))
-            deliver(mail)
+    def dispatcher(name: str) -> Dispatch:
+        def dispatch(batch: OutputBatch) -> None:
+            sizes[name].append(len(batch))
+            run_callbacks(batch)
 
-        return carry
+        return dispatch
 
-    one = carrier("one")
+    one = dispatcher("one")
     for prompt in (1, 2, 3):
-        scheduler.submit([request(prompt, max_tokens=4)], chunks.put, one)
-    scheduler.submit([request(4, max_tokens=4)], chunks.put, carrier("other"))
+        scheduler.add_requests([request(prompt, max_tokens=4)], outputs.put, one)
+    scheduler.add_requests([request(4, max_tokens=4)], outputs.put, dispatcher("other"))
     engine.gate.set()
     ended = 0
     while ended < 4:
-        ended += chunks.get(timeout=10).last
+        ended += outputs.get(timeout=10).finished
     assert sum(sizes["one"]) == 12
     assert max(sizes["one"]) == 3
     assert sizes["other"] == [1] * 4
@@ -246,12 +266,12 @@ def test_the_queue_is_bounded_and_admits_all_or_none(scheduler: Scheduler, engin
     engine.gate.clear()
     readers = [Reader(scheduler, *[request(i + 1, index=j) for j in range(11)]) for i in range(3)]
     with pytest.raises(QueueFullError):
-        scheduler.submit([request(1)], lambda _: None)
+        scheduler.add_requests([request(1)], lambda _: None)
     engine.gate.set()
     for reader in readers:
         reader.rest()
     with pytest.raises(QueueFullError):
-        scheduler.submit([request(1)] * 34, lambda _: None)
+        scheduler.add_requests([request(1)] * 34, lambda _: None)
     assert Reader(scheduler, request(1)).text()
 
 
@@ -260,12 +280,12 @@ def test_a_finished_request_has_left_before_its_end_is_told():
     scheduler.warm_up()
     room: queue.Queue[int] = queue.Queue()
 
-    def on_chunk(chunk: RequestOutput) -> None:
-        if chunk.last:
-            scheduler.check_room(1)
-            room.put(scheduler.running)
+    def on_output(output: RequestOutput) -> None:
+        if output.finished:
+            scheduler.check_capacity(1)
+            room.put(scheduler.num_running)
 
-    scheduler.submit([request(1, max_tokens=2)], on_chunk)
+    scheduler.add_requests([request(1, max_tokens=2)], on_output)
     assert room.get(timeout=10) == 0
     scheduler.close()
 
@@ -279,8 +299,8 @@ def test_one_bad_request_harms_no_other(scheduler: Scheduler, engine: HistoryEng
     bad_prompt = Reader(scheduler, request(1, 2, 3, 4, 13))
     bad_sampling = Reader(scheduler, request(4, sampling=SamplingParams(logit_bias={10**6: 1.0})))
     engine.gate.set()
-    assert [chunk.error is None for chunk in bad_prompt.rest()] == [False]
-    assert [chunk.error is None for chunk in bad_sampling.rest()] == [False]
+    assert [output.error is None for output in bad_prompt.rest()] == [False]
+    assert [output.error is None for output in bad_sampling.rest()] == [False]
     assert good.text() == alone
     assert scheduler.healthy
 
@@ -289,7 +309,7 @@ def test_a_failing_engine_fails_its_requests_and_turns_unhealthy(scheduler: Sche
     engine.fail_on = -1
     for _ in range(3):
         assert Reader(scheduler, request(1)).rest()[-1].error
-    assert scheduler.running == 0
+    assert scheduler.num_running == 0
     assert not scheduler.healthy, "every prefill before went well"
     engine.fail_on = 1
     for _ in range(3):
@@ -305,10 +325,10 @@ def test_drain_finishes_what_is_inside_and_refuses_the_rest(scheduler: Scheduler
     readers = [Reader(scheduler, request(i + 1)) for i in range(6)]
     assert not scheduler.drain(0.01)
     with pytest.raises(DrainingError):
-        scheduler.submit([request(1)], lambda _: None)
+        scheduler.add_requests([request(1)], lambda _: None)
     engine.gate.set()
     assert scheduler.drain(10)
-    assert all(reader.rest()[-1].finish for reader in readers)
+    assert all(reader.rest()[-1].finish_reason for reader in readers)
 
 
 def test_closing_tells_everybody(scheduler: Scheduler, engine: HistoryEngine):

@@ -47,7 +47,7 @@ def test_any_walk_through_a_sentencepiece_vocabulary_is_a_document(sentencepiece
     while not constraint.complete:
         token = int(rng.choice(np.flatnonzero(constraint.allowed())))
         constraint.accept(token)
-        text += sentencepiece.piece(token)
+        text += sentencepiece.token_bytes(token)
     document = json.loads(text)
     assert list(document) == ["a", "b"]
     assert document["a"] <= 99

@@ -156,7 +156,7 @@ def walk(tokenizer: Tokenizer, grammars: Grammars, schema: Any, seed: int) -> An
         likely = [token for token in allowed if token in closing or token == EOS]
         token = int(rng.choice(likely if likely and rng.random() < 0.5 else allowed))
         constraint.accept(token)
-        text += tokenizer.piece(token)
+        text += tokenizer.token_bytes(token)
         if token == EOS or constraint.complete:
             return json.loads(text)
     pytest.skip("this walk has no end")

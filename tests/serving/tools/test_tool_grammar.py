@@ -51,7 +51,7 @@ def walk(tokenizer: Tokenizer, rules: Rules, seed: int, forced: str = "") -> tup
         constraint.accept(token)
         if token == END:
             return text.decode(errors="replace"), True
-        text += spelled.get(token) or tokenizer.piece(token)
+        text += spelled.get(token) or tokenizer.token_bytes(token)
         if constraint.complete:
             return text.decode(errors="replace"), True
     return text.decode(errors="replace"), False

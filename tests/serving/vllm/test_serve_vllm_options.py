@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from lathe.serving.launch.engines.vllm import check_draft, check_model, check_op
 from lathe.serving.launch.registry import serve_with
 from lathe.serving.options import ServeOptions
 from lathe.serving.served_model import open_checkpoint
-from lathe.serving.vllm.arguments import arguments, check_gate, environment, request_defaults
+from lathe.serving.vllm.arguments import MIDDLEWARE, arguments, check_gate, environment, request_defaults
 from lathe.serving.vllm.shared_state import Counts, ServedModelInfo, SharedState
 
 OPTIONS = ServeOptions(
@@ -242,3 +243,8 @@ def test_the_onnx_engine_refuses_what_is_vllms(artefact_dir: Path) -> None:
     for changes in ({"draft": artefact_dir}, {"engine_args": ("--enforce-eager",)}):
         with pytest.raises(UserError, match="for --engine vllm"):
             serve_with("onnx", artefact_dir, replace(OPTIONS, **changes))
+
+
+def test_the_middleware_that_vllm_is_told_to_import_exists() -> None:
+    module, _, name = MIDDLEWARE.rpartition(".")
+    assert isinstance(getattr(import_module(module), name), type)

@@ -10,12 +10,12 @@ from lathe.serving.decoding.tokenizer import Tokenizer
 Json = dict[str, Any]
 
 
-def described(tokenizer: Tokenizer, score: TokenLogprob) -> Json:
+def describe_logprob(tokenizer: Tokenizer, entry: TokenLogprob) -> Json:
     """A token with its log-probability, and the likeliest ones in its place."""
-    top = [_entry(tokenizer, token, logprob) for token, logprob in score.top]
-    return _entry(tokenizer, score.token, score.logprob) | {"top_logprobs": top}
+    top = [_entry(tokenizer, token, logprob) for token, logprob in entry.top]
+    return _entry(tokenizer, entry.token, entry.logprob) | {"top_logprobs": top}
 
 
 def _entry(tokenizer: Tokenizer, token: int, logprob: float | None) -> Json:
-    piece = tokenizer.label(token)
-    return {"token": piece.decode(errors="replace"), "logprob": logprob, "bytes": list(piece)}
+    data = tokenizer.display_bytes(token)
+    return {"token": data.decode(errors="replace"), "logprob": logprob, "bytes": list(data)}
