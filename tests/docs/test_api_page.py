@@ -84,10 +84,11 @@ def test_what_is_not_explained_is_noticed() -> None:
 
 @pytest.mark.slow
 def test_the_example_is_found_by_being_there(tmp_path: Path) -> None:
-    """The page's files, put where they say into a copy of the package, are a method that runs."""
+    """The page's files, put where they say into a copy of the packages, are a method that runs."""
     files = re.findall(r"```python\n# (compressor/\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert [Path(name).name for name, _ in files] == ["norms.py", "norms.py"]
-    shutil.copytree(PAGE.parents[2] / "compressor", tmp_path / "compressor")
+    for package in ("lathe", "artefact", "compressor", "serving"):
+        shutil.copytree(PAGE.parents[2] / package, tmp_path / package, symlinks=True)
     for name, text in files:
         (tmp_path / name).write_text(text)
     tiny, out = make_tiny(tmp_path), tmp_path / "out"
