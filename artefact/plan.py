@@ -6,9 +6,15 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lathe.artefact.errors import UserError
+
+BlockKind = Literal["attention", "ffn"]
+"""The kind of one of a decoder layer's two blocks."""
+
+BLOCK_KINDS: tuple[BlockKind, ...] = ("attention", "ffn")
+"""The blocks of a layer, in the order in which a model runs them."""
 
 Width = int | tuple[int, int]
 """Channels of an FFN; of one of experts, (experts, channels of each); 0: no FFN block."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from lathe.artefact.plan import ModelShape
+from lathe.artefact.plan import BLOCK_KINDS, ModelShape
 from lathe.compressor.compute.device import CPU
 from lathe.compressor.importance.base import importance_methods
 from lathe.compressor.importance.experts import rank_experts
@@ -112,7 +112,7 @@ def _squares(w: torch.Tensor, block: int) -> torch.Tensor:
 def elimination(
     family: Family, shape: ModelShape, weights: Weights, statistics: LayerStatistics
 ) -> ImportanceRanking:
-    o, down = (norm_scaled_weight(family, shape, weights, kind) for kind in ("attention", "ffn"))
+    o, down = (norm_scaled_weight(family, shape, weights, kind) for kind in BLOCK_KINDS)
     per_group = shape.layer.heads_per_group
     groups = eliminate(o, damped(statistics.attention, _DAMPING), shape.head_dim * per_group)
     rank = eliminate(o, damped(statistics.attention, _DAMPING), shape.head_dim).argsort()

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from lathe.artefact.plan import BlockKind
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.positions import Positions
 
@@ -29,8 +30,6 @@ Weights = Mapping[str, torch.Tensor]
 Past = tuple[Any, int]
 """A cache of transformers' for one layer, and the position after it."""
 _NOTHING: Past = (None, 0)
-KINDS = ("attention", "ffn")
-"""The blocks of a layer, in order."""
 
 
 class BlockRunner:
@@ -119,7 +118,7 @@ class BlockRunner:
         return output
 
     def merge(
-        self, kind: str, weights: Weights, state: torch.Tensor, projected: torch.Tensor
+        self, kind: BlockKind, weights: Weights, state: torch.Tensor, projected: torch.Tensor
     ) -> torch.Tensor:
         """The state after a block, from what its output projection gives."""
         after = self.stream(state) + self._norm(weights, self.after(kind), projected)
@@ -139,7 +138,7 @@ class BlockRunner:
         projected = self.project(weights, self.family.down, self.ffn_context(weights, state))
         return self.merge("ffn", weights, state, projected)
 
-    def block(self, kind: str, weights: Weights, state: torch.Tensor) -> torch.Tensor:
+    def block(self, kind: BlockKind, weights: Weights, state: torch.Tensor) -> torch.Tensor:
         """The state after one block. kind: "attention" or "ffn"."""
         return self.attention(weights, state) if kind == "attention" else self.ffn(weights, state)
 
@@ -147,7 +146,7 @@ class BlockRunner:
         """The stream after both blocks. With a past, one token (or the first of all) goes on from it."""
         return self.ffn(weights, self.attention(weights, hidden_BTD, past))
 
-    def after(self, kind: str) -> str:
+    def after(self, kind: BlockKind) -> str:
         """The norm of what a block adds, where there is one."""
         return self.family.attention_after if kind == "attention" else self.family.ffn_after
 
@@ -169,7 +168,7 @@ class BlockRunner:
         """norm: its tensors, `weight` and perhaps `bias`."""
         return functional_call(self._final_norm, dict(norm), hidden_BTD)
 
-    def projections(self, kind: str) -> list[str]:
+    def projections(self, kind: BlockKind) -> list[str]:
         """Weight names of a block's linear layers, the output projection last; none of experts, whose are in
         `expert_projections`.
         """
@@ -183,7 +182,7 @@ class BlockRunner:
 
     @contextmanager
     def watch(
-        self, kind: str, names: Collection[str] | None = None
+        self, kind: BlockKind, names: Collection[str] | None = None
     ) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
         """While a block runs: what each of its `projections`, or of the matrices of other `names`, reads and
         gives, by weight name.
@@ -207,13 +206,13 @@ class BlockRunner:
             for hook in hooks:
                 hook.remove()
 
-    def _linears(self, kind: str) -> list[tuple[str, nn.Module]]:
+    def _linears(self, kind: BlockKind) -> list[tuple[str, nn.Module]]:
         path, module = (
             (self._attention_path, self._attention) if kind == "attention" else (self._ffn_path, self._ffn)
         )
         return [(f"{path}.{n}", m) for n, m in module.named_modules() if isinstance(m, nn.Linear)]
 
-    def _output(self, kind: str) -> str:
+    def _output(self, kind: BlockKind) -> str:
         return self.family.o if kind == "attention" else self.family.down
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from lathe.artefact.plan import ModelShape
+from lathe.artefact.plan import BlockKind, ModelShape
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.families import Family
 
@@ -19,18 +19,18 @@ _NEAR, _EXACT = 0.1, 1e-10
 _FLOOR = 1e-6
 
 
-def output(family: Family, kind: str) -> str:
+def output(family: Family, kind: BlockKind) -> str:
     """The output projection of a block, "attention" or "ffn"."""
     return family.o if kind == "attention" else family.down
 
 
-def norm_gain(family: Family, shape: ModelShape, weights: Weights, kind: str) -> torch.Tensor | None:
+def norm_gain(family: Family, shape: ModelShape, weights: Weights, kind: BlockKind) -> torch.Tensor | None:
     """[D]: of the norm that follows; None without one."""
     norm = family.attention_after if kind == "attention" else family.ffn_after
     return weights[f"{norm}.weight"] + shape.norm_offset if shape.norm_after else None
 
 
-def norm_scaled_weight(family: Family, shape: ModelShape, weights: Weights, kind: str) -> torch.Tensor:
+def norm_scaled_weight(family: Family, shape: ModelShape, weights: Weights, kind: BlockKind) -> torch.Tensor:
     """[D, n]: the output projection, every row as much as it counts."""
     weight, gain = weights[f"{output(family, kind)}.weight"], norm_gain(family, shape, weights, kind)
     return weight if gain is None else gain[:, None] * weight
@@ -44,7 +44,7 @@ def token_weights(runner: BlockRunner, projected: torch.Tensor) -> torch.Tensor:
 
 
 def target_output(
-    runner: BlockRunner, weights: Weights, kind: str, dense: torch.Tensor, missing: torch.Tensor
+    runner: BlockRunner, weights: Weights, kind: BlockKind, dense: torch.Tensor, missing: torch.Tensor
 ) -> torch.Tensor:
     """[..., T, D]: what the projection has to give, times `token_weights`, so that the block adds `missing`
     where the dense one adds `dense`.

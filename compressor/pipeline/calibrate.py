@@ -11,7 +11,7 @@ from itertools import chain
 import torch
 
 from lathe.artefact.errors import UserError
-from lathe.artefact.plan import LayerShape
+from lathe.artefact.plan import BLOCK_KINDS, BlockKind, LayerShape
 from lathe.compressor.agreement.check import check_agreement
 from lathe.compressor.calibration import Calibration, load_calibration
 from lathe.compressor.compute.array_store import ArrayStore
@@ -53,7 +53,7 @@ class CalibrationResult:
     statistics: list[SavedStatistics]
     rankings: list[ImportanceRanking]
     dampings: list[tuple[float, float]]
-    errors: list[dict[str, torch.Tensor]]
+    errors: list[dict[BlockKind, torch.Tensor]]
     store: ArrayStore
     workers: Workers
 
@@ -114,7 +114,7 @@ def prepare(
             prepared.rankings.append(ImportanceRanking(*(saved[name] for name in RANKED)))
             attention, ffn = saved["damping"].tolist()
             prepared.dampings.append((attention, ffn))
-            prepared.errors.append({kind: saved[f"errors.{kind}"] for kind in ("attention", "ffn")})
+            prepared.errors.append({kind: saved[f"errors.{kind}"] for kind in BLOCK_KINDS})
             bar.advance()
     return prepared
 
@@ -188,17 +188,16 @@ class Ordering:
         ] or [torch.arange(shape.layer.query_heads * shape.head_dim)]
         widths = [round(shape.layer.ffn * share) for share in (0.75, 0.5, 0.25)]
         channels = [ranking.channels[..., :width].flatten() for width in widths]
+        sides = (
+            (found.attention, found.attention_heldout, heads, None),
+            (found.ffn, found.ffn_heldout, channels, ranking.channels),
+        )
         chosen = [
             choose_damping(norm_scaled_weight(family, shape, weights, kind), fit, heldout, kept, ranked)
-            for kind, fit, heldout, kept, ranked in (
-                ("attention", found.attention, found.attention_heldout, heads, None),
-                ("ffn", found.ffn, found.ffn_heldout, channels, ranking.channels),
-            )
+            for kind, (fit, heldout, kept, ranked) in zip(BLOCK_KINDS, sides, strict=True)
         ]
         damping, pruners = zip(*chosen, strict=True)
-        errors = level_errors(
-            shape, self.space, ranking, dict(zip(("attention", "ffn"), pruners, strict=True))
-        )
+        errors = level_errors(shape, self.space, ranking, dict(zip(BLOCK_KINDS, pruners, strict=True)))
         lasting = {name: getattr(found, name) for name in self.lasting or found.tensors()}
         return {
             **lasting,

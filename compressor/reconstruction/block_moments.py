@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lathe.artefact.plan import BlockKind
 from lathe.compressor.compute.array_store import ArrayLike
 from lathe.compressor.compute.workers import SHARDS, shards_of, some_of
 from lathe.compressor.model.block_runner import BlockRunner, Weights
@@ -50,7 +51,7 @@ class BlockPasses:
     """
 
     runner: BlockRunner
-    kind: str
+    kind: BlockKind
     dense: ArrayLike
     inputs: ArrayLike
     targets: ArrayLike

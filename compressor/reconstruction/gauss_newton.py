@@ -17,6 +17,7 @@ from itertools import chain
 
 import torch
 
+from lathe.artefact.plan import BlockKind
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.workers import summed
 from lathe.compressor.model.block_runner import BlockRunner, Weights
@@ -31,7 +32,7 @@ _PATIENCE = 2
 
 
 def refine_block(
-    ask: Ask, runner: BlockRunner, kind: str, block: Weights, iterations: int = _ITERATIONS
+    ask: Ask, runner: BlockRunner, kind: BlockKind, block: Weights, iterations: int = _ITERATIONS
 ) -> dict[str, torch.Tensor]:
     """The block with every projection adjusted, or as it was where that errs less on held-out windows.
 
@@ -46,7 +47,7 @@ def refine_block(
 class BlockStep:
     """The least-squares problem of one block around its present weights; arguments as `refine_block`."""
 
-    def __init__(self, ask: Ask, runner: BlockRunner, kind: str, block: Weights) -> None:
+    def __init__(self, ask: Ask, runner: BlockRunner, kind: BlockKind, block: Weights) -> None:
         self._ask, self._block, self.store = ask, block, ArrayStore()
         self._matrices = matrices_of(runner, kind)
         self.start: Parts = [{n: w.clone() for n, w in self._matrices.taken(block).items()}]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from lathe.artefact.plan import BlockKind
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.statistics.gram import Gram, Grams
 
@@ -19,7 +20,7 @@ Matrices = dict[str, torch.Tensor]
 class Plain:
     """Of a block without experts: its projections as they are, [out, in]."""
 
-    def __init__(self, runner: BlockRunner, kind: str) -> None:
+    def __init__(self, runner: BlockRunner, kind: BlockKind) -> None:
         self._runner, self._kind = runner, kind
 
     def taken(self, block: Weights) -> Matrices:
@@ -66,6 +67,6 @@ class Experts(Plain):
         return self._runner.expert_projections()[-1]
 
 
-def matrices_of(runner: BlockRunner, kind: str) -> Plain:
+def matrices_of(runner: BlockRunner, kind: BlockKind) -> Plain:
     """Those of a block of this kind."""
     return Experts(runner, kind) if kind == "ffn" and runner.shape.experts else Plain(runner, kind)

@@ -14,6 +14,7 @@ from itertools import chain
 
 import torch
 
+from lathe.artefact.plan import BLOCK_KINDS
 from lathe.compressor.compute.array_store import ArrayLike, ArrayStore, Loaded, Tensors
 from lathe.compressor.compute.workers import Sharded, shards_of, some_of
 from lathe.compressor.model.block_runner import Weights
@@ -54,7 +55,7 @@ class KLProblem(Sharded["KLPasses"]):
     def projections(self, index: int) -> Tensors:
         """A layer's matrices that the round changes."""
         runner = self.model.runner
-        names = {name for kind in ("attention", "ffn") for name in runner.projections(kind)}
+        names = {name for kind in BLOCK_KINDS for name in runner.projections(kind)}
         return {n: w for n, w in self.subnet[index].items() if n in names}
 
     def layers(self, weights: Parts) -> Sequence[Tensors]:
@@ -123,7 +124,7 @@ class KLPasses:
             below = self._states[index][part].requires_grad_()
             with torch.enable_grad():
                 hidden = below
-                for kind, run in (("attention", runner.attention), ("ffn", runner.ffn)):
+                for kind, run in zip(BLOCK_KINDS, (runner.attention, runner.ffn), strict=True):
                     with runner.watch(kind) as watched:
                         hidden = run(layer, hidden)
                     seen |= watched

@@ -19,6 +19,7 @@ from functools import partial
 
 import torch
 
+from lathe.artefact.plan import BlockKind
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.output_projection import norm_gain, output
 from lathe.compressor.reconstruction.block_moments import Ask, BlockPasses, Moments
@@ -26,12 +27,12 @@ from lathe.compressor.reconstruction.closed_form import best_damping, damped, ra
 
 DAMPINGS = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
-Refine = Callable[[Ask, BlockRunner, str, Weights], dict[str, torch.Tensor]]
+Refine = Callable[[Ask, BlockRunner, BlockKind, Weights], dict[str, torch.Tensor]]
 """(who runs the block, its runner and kind, block) -> the block, better."""
 
 
 def reconstruct_block(
-    ask: Ask, runner: BlockRunner, kind: str, cut: Weights, refine: Refine | None = None
+    ask: Ask, runner: BlockRunner, kind: BlockKind, cut: Weights, refine: Refine | None = None
 ) -> dict[str, torch.Tensor]:
     """A block's tensors with the output projection re-solved, but of experts.
 
@@ -45,7 +46,7 @@ def reconstruct_block(
     return refine(ask, runner, kind, block) if refine else block
 
 
-def _solved(ask: Ask, runner: BlockRunner, kind: str, cut: Weights) -> dict[str, torch.Tensor]:
+def _solved(ask: Ask, runner: BlockRunner, kind: BlockKind, cut: Weights) -> dict[str, torch.Tensor]:
     """The output projection's tensors that bring the subnet's stream nearest to the dense one."""
     name, sums = output(runner.family, kind), dict[bool, Moments]()
     for found in ask(BlockPasses.moments, cut):

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.plan import BLOCK_KINDS, BlockKind
 from lathe.compressor.compute.array_store import ArrayLike, ArrayStore
 from lathe.compressor.compute.workers import Sharded, shards_of
-from lathe.compressor.model.block_runner import KINDS, Weights
+from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.reconstruction.block_moments import BlockPasses
 from lathe.compressor.statistics.collect import batches_of
@@ -27,7 +28,7 @@ class BlockPosition:
     """
 
     index: int
-    kind: str
+    kind: BlockKind
     finished: Callable[[int], Finished | None]
     attention: Finished
 
@@ -113,7 +114,7 @@ class ResidualStreams:
     @torch.no_grad()
     def _moved(self, stream: ArrayLike, weights: Weights) -> ArrayLike:
         """Past the next block with these weights."""
-        runner, kind = self._course.model.runner.at(self._past // 2), KINDS[self._past % 2]
+        runner, kind = self._course.model.runner.at(self._past // 2), BLOCK_KINDS[self._past % 2]
         return self._course.store.mapped(stream, self._parts, partial(runner.block, kind, weights))
 
     def _embedded(self) -> ArrayLike:

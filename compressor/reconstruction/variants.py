@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lathe.artefact.plan import ModelShape
+from lathe.artefact.plan import BLOCK_KINDS, BlockKind, ModelShape
 from lathe.artefact.registry import Registry
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.workers import LocalWorkers, Workers
@@ -74,7 +74,7 @@ class ReconstructionTask:
         stats, kept = self.statistics[index], self.selections[index]
         return rescale_qk_norm(self.family, self.shape, stats, kept, attention), ffn
 
-    def apart(self, index: int, kind: str) -> bool:
+    def apart(self, index: int, kind: BlockKind) -> bool:
         """Whether a block, or one before it, is narrower than dense: until then the streams are the same."""
         dense, own = self.shape.layer, self.selections[index].shape
         if any(before.shape != dense for before in self.selections[:index]):
@@ -136,7 +136,7 @@ def _in_order(job: ReconstructionTask, refine: Refine | None) -> LayerReconstruc
 
     def layer(index: int, finished: Callable[[int], Finished | None]) -> Finished:
         done: Finished = {}
-        for kind, cut in zip(("attention", "ffn"), job.reformed(index), strict=True):
+        for kind, cut in zip(BLOCK_KINDS, job.reformed(index), strict=True):
             if cut and job.apart(index, kind):
                 ask = _asking(job.workers, course, BlockPosition(index, kind, finished, done))
                 cut = reconstruct_block(ask, job.model.runner.at(index), kind, cut, refine)

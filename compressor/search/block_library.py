@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lathe.artefact.plan import LayerShape, ModelShape, Width
+from lathe.artefact.plan import BlockKind, LayerShape, ModelShape, Width
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.families import Family
 from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, rows, select
@@ -40,11 +40,11 @@ class BlockLibrary:
     ) -> None:
         self._family, self._shape, self._layers, self._orders = family, shape, layers, rankings
         self._statistics, self._dampings = statistics, dampings
-        self._reforms: tuple[tuple[int, str], ProjectionPruner] | None = None
-        self._blocks: dict[tuple[int, str, Level], Weights] = {}
+        self._reforms: tuple[tuple[int, BlockKind], ProjectionPruner] | None = None
+        self._blocks: dict[tuple[int, BlockKind, Level], Weights] = {}
         self._most, self._kept = most, 0
 
-    def block(self, layer: int, kind: str, level: Level) -> Weights:
+    def block(self, layer: int, kind: BlockKind, level: Level) -> Weights:
         """A block's tensors at a level of `Space`."""
         key = (layer, kind, level)
         if key in self._blocks:
@@ -78,7 +78,7 @@ class BlockLibrary:
         return cut
 
     def _reform(
-        self, cut: dict[str, torch.Tensor], layer: int, kind: str, name: str, kept: torch.Tensor
+        self, cut: dict[str, torch.Tensor], layer: int, kind: BlockKind, name: str, kept: torch.Tensor
     ) -> None:
         if self._statistics is None:
             return
@@ -88,7 +88,9 @@ class BlockLibrary:
             self._reforms = key, self._solver(self._statistics[layer], layer, kind, name)
         cut[f"{name}.weight"] = self._reforms[1](kept)
 
-    def _solver(self, statistics: LastingStatistics, layer: int, kind: str, name: str) -> ProjectionPruner:
+    def _solver(
+        self, statistics: LastingStatistics, layer: int, kind: BlockKind, name: str
+    ) -> ProjectionPruner:
         weight, (attention, ffn) = self._layers[layer][f"{name}.weight"], self._dampings[layer]
         if kind == "attention":
             return ProjectionPruner(weight, damped(statistics.attention, attention))

@@ -7,9 +7,9 @@ from functools import cached_property, partial
 
 import torch
 
-from lathe.artefact.plan import Plan
+from lathe.artefact.plan import BLOCK_KINDS, BlockKind, Plan
 from lathe.compressor.compute.array_store import ArrayLike, ArrayStore
-from lathe.compressor.model.block_runner import KINDS, BlockRunner, Weights
+from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.embedding import Embedding
 from lathe.compressor.model.lm_head import LMHead
 from lathe.compressor.search.sensitivity import ROWS, FisherSensitivity
@@ -17,7 +17,7 @@ from lathe.compressor.search.space import Level, Space
 
 _FAR = 0.1
 """Squared change of the residual stream after a block, beside its square, from which damage is replayed."""
-Block = Callable[[int, str, Level], Weights]
+Block = Callable[[int, BlockKind, Level], Weights]
 
 
 class Fitness:
@@ -111,10 +111,10 @@ class Fitness:
         return self._run(self._block(position, index, blocks), hidden, position)
 
     def _block(self, position: int, index: int, blocks: Block) -> Weights:
-        layer, kind = position // 2, KINDS[position % 2]
+        layer, kind = position // 2, BLOCK_KINDS[position % 2]
         return blocks(layer, kind, self._space.levels(kind)[index])
 
     @torch.inference_mode()
     def _run(self, weights: Weights, hidden: ArrayLike, position: int) -> ArrayLike:
-        run = partial(self._runner.at(position // 2).block, KINDS[position % 2], weights)
+        run = partial(self._runner.at(position // 2).block, BLOCK_KINDS[position % 2], weights)
         return self._store.mapped(hidden, torch.arange(len(hidden)).split(ROWS), run)

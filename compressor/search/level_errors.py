@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 import torch
 
-from lathe.artefact.plan import LayerShape, ModelShape
+from lathe.artefact.plan import BLOCK_KINDS, BlockKind, LayerShape, ModelShape
 from lathe.compressor.model.pruning import ImportanceRanking, rows, select
 from lathe.compressor.reconstruction import ProjectionPruner
 from lathe.compressor.search.space import Space
 
 
 def level_errors(
-    shape: ModelShape, space: Space, order: ImportanceRanking, reforms: Mapping[str, ProjectionPruner]
-) -> dict[str, torch.Tensor]:
+    shape: ModelShape, space: Space, order: ImportanceRanking, reforms: Mapping[BlockKind, ProjectionPruner]
+) -> dict[BlockKind, torch.Tensor]:
     """By "attention" and "ffn", [levels] float64: the mean squared error per token of the block's output at
     each level, widest first, with these closed-form reforms of a layer's output projections.
     """
@@ -24,5 +24,5 @@ def level_errors(
     channels = [select(order, LayerShape.of((0, 0), width)).channels for width in space.ffn]
     return {
         kind: torch.tensor([reforms[kind].error(kept) for kept in levels], dtype=torch.float64)
-        for kind, levels in (("attention", heads), ("ffn", channels))
+        for kind, levels in zip(BLOCK_KINDS, (heads, channels), strict=True)
     }

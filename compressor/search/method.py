@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lathe.artefact.plan import ModelShape, Plan
+from lathe.artefact.plan import BlockKind, ModelShape, Plan
 from lathe.artefact.registry import Registry
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.progress import Progress
@@ -52,7 +52,7 @@ class Problem:
     statistics: Sequence[LastingStatistics]
     rankings: list[ImportanceRanking]
     dampings: list[tuple[float, float]]
-    errors: list[dict[str, torch.Tensor]]
+    errors: list[dict[BlockKind, torch.Tensor]]
     constraints: list[Constraint]
     trace: Trace
     progress: Progress

@@ -18,8 +18,9 @@ from typing import NamedTuple
 
 import torch
 
+from lathe.artefact.plan import BLOCK_KINDS
 from lathe.compressor.compute.array_store import ArrayLike, ArrayStore
-from lathe.compressor.model.block_runner import KINDS, BlockRunner, Weights
+from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.lm_head import LMHead
 
 ROWS = 4
@@ -94,7 +95,7 @@ class FisherSensitivity:
 
     def _below(self, position: int, weights: Weights, above: ArrayLike) -> ArrayLike:
         """The same before a block, from those after it."""
-        runner, kind = self._runner.at(position // 2), KINDS[position % 2]
+        runner, kind = self._runner.at(position // 2), BLOCK_KINDS[position % 2]
         found = self._like(self._states[position])
         for part in self._parts:
             before = self._states[position][part].clone().requires_grad_()

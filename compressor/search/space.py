@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lathe.artefact.plan import LayerShape, ModelShape, Plan, Width
+from lathe.artefact.plan import BLOCK_KINDS, BlockKind, LayerShape, ModelShape, Plan, Width
 from lathe.artefact.width_rules import FREE, WidthRules
 
 _FFN_LEVELS = 32
@@ -33,17 +33,17 @@ class Space:
     layers: int
 
     @property
-    def blocks(self) -> Iterator[tuple[int, str]]:
-        """(layer, "attention" | "ffn") in the order the model runs them."""
-        return ((layer, kind) for layer in range(self.layers) for kind in ("attention", "ffn"))
+    def blocks(self) -> Iterator[tuple[int, BlockKind]]:
+        """Every (layer, kind), in the order in which the model runs them."""
+        return ((layer, kind) for layer in range(self.layers) for kind in BLOCK_KINDS)
 
     @property
     def widths(self) -> tuple[int, ...]:
         """The FFN levels of a model without experts."""
         return tuple(width for width in self.ffn if isinstance(width, int))
 
-    def levels(self, kind: str) -> tuple[Heads, ...] | tuple[Width, ...]:
-        """Those of an `attention` or `ffn` block."""
+    def levels(self, kind: BlockKind) -> tuple[Heads, ...] | tuple[Width, ...]:
+        """Returns the levels of a block kind, widest first."""
         return self.attention if kind == "attention" else self.ffn
 
     @property
@@ -119,7 +119,7 @@ class Constraint:
     attention: dict[Heads, float]
     ffn: dict[Width, float]
 
-    def costs(self, space: Space, kind: str) -> list[float]:
+    def costs(self, space: Space, kind: BlockKind) -> list[float]:
         """Of a block at each of its levels."""
         of_kind: Mapping[Any, float] = self.attention if kind == "attention" else self.ffn
         return [of_kind[level] for level in space.levels(kind)]

@@ -8,6 +8,7 @@ from typing import Protocol, Self
 
 import torch
 
+from lathe.artefact.plan import BLOCK_KINDS
 from lathe.compressor.compute.array_store import ArrayLike
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.output_projection import token_weights
@@ -76,7 +77,7 @@ class LayerAccumulators:
         width, channels = (weights[f"{name}.weight"].shape[1] for name in (family.o, family.down))
         self._attention = {apart: Gram(width) for apart in (False, True)}
         self._ffn = {apart: Gram(channels, shape.experts) for apart in (False, True)}
-        self._inputs = {kind: Gram(shape.hidden_size) for kind in ("attention", "ffn")}
+        self._inputs = {kind: Gram(shape.hidden_size) for kind in BLOCK_KINDS}
         self._heads = {name: HeadSquares(shape.head_dim) for name in (family.q, family.k)}
         self._routes = RouterSample(runner, weights, fitted)
 

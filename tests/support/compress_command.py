@@ -34,7 +34,7 @@ def pausing(function):
         return function(*args, **options)
     return wrapped
 
-place, name = {"replace": (os, "replace"), "rename": (os, "rename"), "judge": (Trace, "judge")}[point]
+place, name = {"replace": (os, "replace"), "rename": (os, "rename"), "evaluate": (Trace, "evaluate")}[point]
 setattr(place, name, pausing(getattr(place, name)))
 compress()
 """

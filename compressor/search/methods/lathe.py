@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lathe.artefact.plan import Plan
+from lathe.artefact.plan import BlockKind, Plan
 from lathe.compressor.model.pruning import select
 from lathe.compressor.search.block_library import MOST, BlockLibrary
 from lathe.compressor.search.evolution import Moves, evolve, has_attention
@@ -139,7 +139,7 @@ def _key(position: int, level: int) -> str:
     return f"damage {position} {level}"
 
 
-def _at(space: Space, kind: str, roots: np.ndarray, measured: int) -> list[int]:
+def _at(space: Space, kind: BlockKind, roots: np.ndarray, measured: int) -> list[int]:
     """Indices of a block's levels that are judged."""
     levels = space.levels(kind)
     every = kind == "ffn" and not _one_by_one(levels)

@@ -123,7 +123,7 @@ def test_another_reading_is_refused_and_leaves_nothing(tmp_path: Path, command: 
 
 
 def test_a_resumed_run_does_not_compare_again(tiny: Tiny, tmp_path: Path) -> None:
-    killed = tiny.killed(tmp_path / "out", "judge:5", "--keep", "60%", "--export", "checkpoint")
+    killed = tiny.killed(tmp_path / "out", "evaluate:5", "--keep", "60%", "--export", "checkpoint")
     assert AGREES in killed.stderr
     done = tiny.compress(tmp_path / "out", "--keep", "60%", "--export", "checkpoint")
     assert done.exit_code == 0, done.output

@@ -35,7 +35,7 @@ def check(tiny: Tiny, out: Path, point: str, whole: dict[str, bytes]) -> None:
     assert [entry.name for entry in out.parent.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("point", ["replace:2", "judge:30"])
+@pytest.mark.parametrize("point", ["replace:2", "evaluate:30"])
 def test_a_killed_run_resumes(
     tiny: Tiny, tmp_path: Path, point: str, uninterrupted: dict[str, bytes]
 ) -> None:
@@ -43,7 +43,7 @@ def test_a_killed_run_resumes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", [*(f"replace:{n}" for n in range(3, 26, 2)), "judge:5", "rename:1"])
+@pytest.mark.parametrize("point", [*(f"replace:{n}" for n in range(3, 26, 2)), "evaluate:5", "rename:1"])
 def test_a_run_killed_anywhere_resumes(
     tiny: Tiny, tmp_path: Path, point: str, uninterrupted: dict[str, bytes]
 ) -> None:
@@ -65,7 +65,7 @@ def test_a_resumed_run_keeps_the_milliseconds_it_had_measured(
     monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
     target = ("--target-speedup", "1.3x", "--seed", "0")
     assert tiny.compress(tmp_path / "whole", *target).exit_code == 0
-    killed = tiny.killed(tmp_path / "out", "judge:30", *target)
+    killed = tiny.killed(tmp_path / "out", "evaluate:30", *target)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     monkeypatch.setattr(solve, "cached_table", lambda *_: pytest.fail("measured again"))
     done = tiny.compress(tmp_path / "out", *target)
