@@ -16,7 +16,7 @@ outcome = lathe.compress(
     calibration=",".join(texts),  # files or folders, each with an equal share of the tokens
     calibration_tokens=4096,
     evaluation=held_out,
-    exports=("checkpoint",),  # no ONNX graph, so nothing is timed
+    export=("checkpoint",),  # no ONNX graph, so nothing is timed
 )
 used = outcome.report["calibration"]
 print(f"fitted on {used['tokens']} tokens of {', '.join(texts)}")

@@ -9,8 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from lathe.artefact.errors import UserError
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.pipeline import Outcome
-from lathe.compressor.pipeline import compress as run
+from lathe.compressor.pipeline.compress import Outcome
+from lathe.compressor.pipeline.compress import compress as run
 from lathe.compressor.pipeline.options import Options
 
 P = ParamSpec("P")

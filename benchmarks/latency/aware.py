@@ -39,7 +39,10 @@ def rows(
         model=str(model),
         out=work / f"{model.name}-aware",
         target_speedup=speedup,
-        workload=workload,
+        latency_metric=workload.metric,
+        batch_size=workload.batch_size,
+        context=workload.context,
+        output_tokens=workload.output_tokens,
         calibration=text,
         calibration_tokens=tokens,
     )

@@ -88,9 +88,12 @@ def rows(subject: Subject, speedups: list[float], progress: Progress) -> Iterato
             model=str(subject.model),
             out=subject.work / f"{subject.name}-{subject.backend}",
             target_speedup=speedup,
-            workload=subject.workload,
-            backend=subject.backend,
-            exports=("checkpoint", meter.backend.export),
+            latency_metric=subject.workload.metric,
+            batch_size=subject.workload.batch_size,
+            context=subject.workload.context,
+            output_tokens=subject.workload.output_tokens,
+            engine=subject.backend,
+            export=("checkpoint", meter.backend.export),
             threads=subject.threads,
         )
         memory = memory_plan(options, meter.source)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from benchmarks.quality.setting import Setting, Subnet
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.pipeline.calibrate import CalibrationResult, prepare
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
@@ -90,8 +89,8 @@ def options_for(model: str, text: str, tokens: int, seed: int, work: Path) -> Op
         model=model,
         out=work / f"{Path(model).name}-{tokens}-{seed}",
         keep=1.0,
-        workload=Workload(context=1),
-        exports=("checkpoint",),
+        context=1,
+        export=("checkpoint",),
         calibration=text,
         calibration_tokens=tokens,
         seed=seed,

@@ -68,7 +68,7 @@ def _row(size: str, args: argparse.Namespace) -> dict[str, Any]:
         model=str(model),
         out=out,
         keep=0.8,
-        exports=("checkpoint",),
+        export=("checkpoint",),
         calibration=str(text),
         calibration_tokens=args.tokens,
         memory_limit=2**60,

@@ -1,4 +1,4 @@
-"""What all commands share: one place for errors, lists with commas, JSON documents on stdout."""
+"""What all commands share: one place for errors, JSON documents on stdout."""
 
 from __future__ import annotations
 
@@ -48,16 +48,6 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
     run.__annotations__ = {**{n: q.annotation for n, q in signature.parameters.items()}, "debug": _DEBUG}
     return run
-
-
-def words(text: str) -> list[str]:
-    """The parts of an option that takes several, with commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def quantized(name: str, scheme: str | None) -> str:
-    """The exporter, or backend, of rounded weights that goes with one; a checkpoint stays as it is."""
-    return name if scheme is None or name == "checkpoint" else f"{name}-{scheme}"
 
 
 def emit(document: Any) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lathe.compressor.cli.common import emit, words
+from lathe.artefact.command_options import words
+from lathe.compressor.cli.common import emit
 
 
 def profile(
@@ -52,7 +53,7 @@ def profile(
         model,
         output,
         backend,
-        words(latency_metric),
+        list(words(latency_metric)),
         _numbers(batch_size, "--batch-size"),
         None if context is None else _numbers(context, "--context"),
         output_tokens,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lathe.artefact.atomic_files import publish_directory, write_bytes, write_json
+from lathe.artefact.command_options import recorded
 from lathe.artefact.manifest import write_manifest
 from lathe.artefact.plan import Plan
 from lathe.compressor.compute.device import out_of_memory_as_user_error
@@ -112,6 +113,7 @@ def _fastest(
 def _publish(options: Options, artefact: Path, report: dict[str, Any], run: RunDirectory) -> None:
     """Completes the artefact, renames it into place, and only then removes what it replaces."""
     write_json(artefact / "report.json", report)
+    write_json(artefact / "options.json", recorded(options))
     write_page(artefact, artefact / PAGE, str(options.out))
     write_manifest(artefact)
     check_output(options)

@@ -23,7 +23,7 @@ _TEXT, _DRAWN = "the calibration text", {"--seed", "--calibration-tokens"}
 """A fact, and those that say which windows of the text are drawn."""
 _OPTIONS = {
     "--keep": "keep",
-    "--target-latency": "target_latency_ms",
+    "--target-latency": "latency_limit_ms",
     "--target-speedup": "target_speedup",
     "--target-memory": "target_memory",
     "--max-perplexity-increase": "perplexity_increase",

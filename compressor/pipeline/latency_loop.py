@@ -84,7 +84,7 @@ class LatencyLoop:
         """Milliseconds, with a speed-up taken of the table's dense model."""
         if self.options.target_speedup and self.table:
             return self.table.dense_ms / self.options.target_speedup
-        return self.options.target_latency_ms
+        return self.options.latency_limit_ms
 
     def drift(self, timing: Comparison) -> float:
         """How much slower dense ran in a measurement than in the table. Only a speed-up, a ratio, is carried

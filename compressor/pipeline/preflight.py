@@ -217,7 +217,7 @@ def _time(options: Options, card: PreflightResult) -> PreflightResult:
         dense, floor = quick.dense.median, quick.dense.median * quick.ratio
     if options.open_ended:
         return replace(card, dense_ms=dense, floor_ms=floor)
-    target = options.target_latency_ms or dense / (options.target_speedup or 1.0)
+    target = options.latency_limit_ms or dense / (options.target_speedup or 1.0)
     least = floor * _FLOOR_MARGIN
     if least > target:
         remedy = f"Ask for at least {least:.2g} ms ({dense / least:.3g}x)."

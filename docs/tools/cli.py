@@ -78,17 +78,24 @@ def _names(parameter: Any) -> str:
 
 def _help(parameter: Any) -> str:
     variable = getattr(parameter, "envvar", None)
-    return parameter.help + (f" In the environment: `{variable}`." if variable else "")
+    return _unescaped(parameter.help) + (f" In the environment: `{variable}`." if variable else "")
 
 
 def _default(parameter: Any) -> str:
-    """The default, or what stands for one."""
+    """Returns the default, or what stands for one."""
     if parameter.required:
         return "required"
+    if isinstance(parameter.show_default, str):
+        return _cell(_unescaped(parameter.show_default))
     if getattr(parameter, "is_flag", False) and not parameter.default:
         return ""
     value = parameter.default
     return "" if value in (None, "", []) or callable(value) else f"`{_cell(str(value))}`"
+
+
+def _unescaped(text: str) -> str:
+    """Returns help text as it is shown: typer's markup has a backslash before a bracket."""
+    return text.replace("\\[", "[")
 
 
 def _cell(text: str) -> str:

@@ -30,7 +30,7 @@ def outcome(tiny: Tiny) -> lathe.Outcome:
         model=str(tiny.model),
         out=tiny.model.parent / "out",
         keep=0.6,
-        exports=("checkpoint", "onnx"),
+        export=("checkpoint", "onnx"),
         calibration=str(tiny.text),
         calibration_tokens=2048,
         evaluations=40,

@@ -16,6 +16,7 @@ from lathe.cli import build
 SURFACE = {
     "compress": {
         "model",
+        "--config",
         "--output",
         "-o",
         "--target-latency",
@@ -85,6 +86,7 @@ SURFACE = {
     },
     "plan": {
         "model",
+        "--config",
         "--target-latency",
         "--target-speedup",
         "--target-memory",

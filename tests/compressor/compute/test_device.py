@@ -22,7 +22,6 @@ from lathe.artefact.errors import UserError
 from lathe.compressor.compute import device
 from lathe.compressor.compute.device import CPU, out_of_memory_as_user_error, parse_device
 from lathe.compressor.pipeline import memory_estimate as memory
-from lathe.compressor.pipeline import options
 
 TESTS = Path(__file__).parents[2]
 OPTIONS = ("--keep", "60%", "--export", "checkpoint", "--calibration-tokens", "2048")
@@ -166,14 +165,14 @@ def test_the_processor_has_no_number() -> None:
 
 
 def test_workers_and_a_device_exclude_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options, "parse_device", lambda _text: torch.device("meta"))
+    monkeypatch.setattr(device, "parse_device", lambda _text: torch.device("meta"))
     assert "Leave it or --ray out" in refused(tmp_path, "--device", "cuda", "--ray", "local:2").output
 
 
 def test_a_device_too_small_for_a_stage_is_refused_with_the_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(options, "parse_device", lambda _text: torch.device("meta"))
+    monkeypatch.setattr(device, "parse_device", lambda _text: torch.device("meta"))
     monkeypatch.setattr(memory, "free_bytes", lambda _where: 2**20)
     model = tiny(tmp_path, "llama", "untied", "one file")
     done = lathe(*command(model, tmp_path / "out", "--device", "cuda"))

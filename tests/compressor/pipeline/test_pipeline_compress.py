@@ -50,6 +50,7 @@ def test_keep_writes_a_whole_artefact_of_the_planned_shapes(tiny: Tiny, tmp_path
         "onnx",
         "plan.json",
         "report.json",
+        "options.json",
         "manifest.json",
         "trace.jsonl",
         "tokenizer.json",

@@ -10,7 +10,6 @@ import pytest
 from support.compress_command import Tiny
 
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.latency.workload import Workload
 from lathe.compressor.pipeline import reconstruct as reform
 from lathe.compressor.pipeline.calibrate import prepare
 from lathe.compressor.pipeline.latency_loop import LatencyLoop
@@ -28,8 +27,8 @@ def test_every_round_after_the_first_reads_new_text_and_what_gains_is_kept(
         model=str(tiny.model),
         out=tmp_path / "out",
         keep=0.6,
-        workload=Workload(context=1),
-        exports=("checkpoint",),
+        context=1,
+        export=("checkpoint",),
         calibration=str(tiny.text),
         calibration_tokens=2048,
     )

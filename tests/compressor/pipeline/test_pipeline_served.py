@@ -195,6 +195,6 @@ def test_a_run_goes_on_under_other_rules_as_one_of_its_own(wide: Tiny, tmp_path:
 )
 def test_a_memory_target_counts_values_as_they_are_served(exports: str, backend: str, counted: float) -> None:
     written = tuple(exports.split(","))
-    asked = Options("model", Path("out"), target_memory=10**6, exports=written, backend=backend)
+    asked = Options(model="model", out=Path("out"), target_memory=10**6, export=written, engine=backend)
     source: Any = SimpleNamespace(dtype=torch.bfloat16, shape=SimpleNamespace(tied_embeddings=True))
     assert exporters.get(asked.served).stored(source).weight == counted
