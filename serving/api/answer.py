@@ -35,10 +35,10 @@ class Answer(ABC):
     """Written from outputs as they come, streamed (`opening`, `events`, `closing`) or `whole`.
 
     Attributes:
-        last_words: what a complete stream ends with.
+        terminator: what a complete stream ends with.
     """
 
-    last_words = b"data: [DONE]\n\n"
+    terminator = b"data: [DONE]\n\n"
 
     @abstractmethod
     def events(self, output: RequestOutput) -> Iterable[Json]:

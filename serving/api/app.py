@@ -9,18 +9,18 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from lathe.serving.api import status
+from lathe.serving.api import health
 from lathe.serving.api.chat import chat_completions
 from lathe.serving.api.completions import completions
 from lathe.serving.api.models import list_models, retrieve_model
 from lathe.serving.api.openapi import show_openapi
 from lathe.serving.api.responses.route import create_response, stored_response
 from lathe.serving.api.service import Service
-from lathe.serving.api.tokens import detokenize, tokenize, tokenizer_info
+from lathe.serving.api.tokenize import detokenize, tokenize, tokenizer_info
 from lathe.serving.http.auth import OPEN_PATHS, RequireKey, key_digest
 from lathe.serving.http.cors import cross_origin
 from lathe.serving.http.errors import ApiError, on_api_error, on_crash, on_http_error
-from lathe.serving.http.slashes import relative_slashes
+from lathe.serving.http.trailing_slashes import relative_slashes
 from lathe.serving.playground.pages import Playground
 
 ROUTES = [
@@ -33,11 +33,11 @@ ROUTES = [
     Route("/tokenize", tokenize, methods=["POST"]),
     Route("/detokenize", detokenize, methods=["POST"]),
     Route("/tokenizer_info", tokenizer_info),
-    Route("/health", status.ready),
-    Route("/health/live", status.live),
-    Route("/health/ready", status.ready),
-    Route("/version", status.show_version),
-    Route("/metrics", status.metrics),
+    Route("/health", health.ready),
+    Route("/health/live", health.live),
+    Route("/health/ready", health.ready),
+    Route("/version", health.show_version),
+    Route("/metrics", health.metrics),
     Route("/openapi.json", show_openapi),
 ]
 

@@ -11,10 +11,10 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lathe.serving.api.handler import PreparedRequest, respond
-from lathe.serving.api.history import History
+from lathe.serving.api.chat_history import History
+from lathe.serving.api.handler import respond
 from lathe.serving.api.messages import Message
-from lathe.serving.api.prepared_request import generation_request
+from lathe.serving.api.prepared_request import PreparedRequest, generation_request
 from lathe.serving.api.response_builder import ChatWriter
 from lathe.serving.api.schemas import ChatBody
 from lathe.serving.api.service import Service

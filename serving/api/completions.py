@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lathe.serving.api.best_of import BestOfWriter
-from lathe.serving.api.handler import PreparedRequest, respond
-from lathe.serving.api.prepared_request import generation_request
+from lathe.serving.api.handler import respond
+from lathe.serving.api.prepared_request import PreparedRequest, generation_request
 from lathe.serving.api.response_builder import CompletionWriter
 from lathe.serving.api.schemas import CompletionBody
 from lathe.serving.api.service import Service

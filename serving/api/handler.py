@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -17,9 +16,10 @@ from starlette.types import Message, Receive, Scope, Send
 from lathe.serving.api.answer import Answer
 from lathe.serving.api.generation import Generation
 from lathe.serving.api.obfuscation import obfuscated
+from lathe.serving.api.prepared_request import PreparedRequest
 from lathe.serving.api.schemas import GenerationBody
 from lathe.serving.api.service import Service
-from lathe.serving.backend import GenerationRequest, RequestOutput
+from lathe.serving.backend import RequestOutput
 from lathe.serving.http.body import read_model
 from lathe.serving.http.disconnect import ClientGoneError, unless_disconnected
 from lathe.serving.http.errors import CLIENT_CLOSED, ApiError
@@ -28,14 +28,6 @@ from lathe.serving.http.limits import Limits
 from lathe.serving.metrics.registry import Endpoint, Outcome
 
 Body = TypeVar("Body", bound=GenerationBody)
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedRequest:
-    """A checked call: its sequences and how the answer is written."""
-
-    requests: Sequence[GenerationRequest]
-    writer: Answer
 
 
 class RequestRecorder:
@@ -79,7 +71,7 @@ async def respond(
 ) -> Response:
     """Answer a generation request. Raises ApiError."""
     service: Service = request.app.state.service
-    tally = RequestRecorder(service, endpoint)
+    recorder = RequestRecorder(service, endpoint)
     limit = TimeLimit(service.request_timeout)
     try:
         async with limit.running():
@@ -89,31 +81,31 @@ async def respond(
             service.check_known(body.logit_bias, "logit_bias")
             service.check_known(body.stop_token_ids, "stop_token_ids")
             body.take_defaults(service.defaults)
-            call = await prepare(service, body, tally.arrived)
-            generation = Generation(service, call.requests)
+            prepared = await prepare(service, body, recorder.arrived)
+            generation = Generation(service, prepared.requests)
             if body.stream:
-                return EventStream(generation, call.writer, tally, limit, obfuscate=body.obfuscate)
-            return await _whole(request, generation, call.writer, tally)
+                return EventStream(generation, prepared.writer, recorder, limit, obfuscate=body.obfuscate)
+            return await _whole(request, generation, prepared.writer, recorder)
     except ApiError as error:
-        tally.end(_outcome(error.status))
+        recorder.end(_outcome(error.status))
         raise
     except ClientGoneError:
-        tally.end("client_disconnect")
+        recorder.end("client_disconnect")
         return Response(status_code=CLIENT_CLOSED)
     except BaseException:
-        tally.end("error")
+        recorder.end("error")
         raise
 
 
 async def _whole(
-    request: Request, generation: Generation, writer: Answer, tally: RequestRecorder
+    request: Request, generation: Generation, writer: Answer, recorder: RequestRecorder
 ) -> Response:
     try:
         outputs = await unless_disconnected(request.receive, _collect(generation))
     finally:
         generation.cancel()
     response = await asyncio.to_thread(lambda: JSONResponse(writer.whole(outputs)))
-    tally.end("ok")
+    recorder.end("ok")
     return response
 
 
@@ -137,7 +129,7 @@ class EventStream(Response):
         self,
         generation: Generation,
         writer: Answer,
-        tally: RequestRecorder,
+        recorder: RequestRecorder,
         limit: TimeLimit,
         *,
         obfuscate: bool,
@@ -147,7 +139,7 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._generation = generation
         self._writer = writer
-        self._tally = tally
+        self._recorder = recorder
         self._limit = limit
         self._obfuscate = obfuscate
         self._gone = False
@@ -168,10 +160,10 @@ class EventStream(Response):
             self._generation.cancel()  # its slots are free while the client reads why
             await self._end_with(send, error)
         except ClientGoneError:
-            self._tally.end("client_disconnect")
+            self._recorder.end("client_disconnect")
         finally:
             self._generation.cancel()
-            self._tally.end("error")
+            self._recorder.end("error")
 
     async def _send_events(self, send: Send) -> None:
         for opening in self._writer.opening():
@@ -185,11 +177,11 @@ class EventStream(Response):
             await self._send_event(send, closing)
         if self._gone:  # what is sent after that is dropped without a word
             raise ClientGoneError
-        self._tally.end("ok")
-        await send({"type": "http.response.body", "body": self._writer.last_words})
+        self._recorder.end("ok")
+        await send({"type": "http.response.body", "body": self._writer.terminator})
 
     async def _end_with(self, send: Send, error: ApiError) -> None:
-        self._tally.end(_outcome(error.status))
+        self._recorder.end(_outcome(error.status))
         for event in self._writer.failure(error):
             await self._send_event(send, event)
         await send({"type": "http.response.body", "body": b""})

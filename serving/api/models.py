@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from lathe.serving.api.service import Service
-from lathe.serving.http.slashes import to_the_shorter
+from lathe.serving.http.trailing_slashes import to_the_shorter
 
 
 async def list_models(request: Request) -> Response:

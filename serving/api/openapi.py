@@ -11,8 +11,8 @@ from starlette.responses import JSONResponse, Response
 
 from lathe.serving.api.responses.body import ResponsesBody
 from lathe.serving.api.schemas import ChatBody, CompletionBody
-from lathe.serving.api.tokens import DetokenizeBody, TokenizeBody
-from lathe.serving.http.prefix import told_prefix
+from lathe.serving.api.tokenize import DetokenizeBody, TokenizeBody
+from lathe.serving.http.forwarded_prefix import forwarded_prefix
 
 Json = dict[str, Any]
 POSTS: dict[str, type[BaseModel]] = {
@@ -51,7 +51,7 @@ ERROR: Json = {
 
 
 async def show_openapi(request: Request) -> Response:
-    prefix = told_prefix(request)
+    prefix = forwarded_prefix(request)
     return JSONResponse(document() | ({"servers": [{"url": prefix}]} if prefix else {}))
 
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
+from lathe.serving.api.answer import Answer
 from lathe.serving.api.schemas import GenerationBody
 from lathe.serving.api.service import Service
 from lathe.serving.backend import GenerationRequest
 from lathe.serving.structured_output.grammar import Grammar
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    """A checked call: its sequences and how the answer is written."""
+
+    requests: Sequence[GenerationRequest]
+    writer: Answer
 
 
 def generation_request(

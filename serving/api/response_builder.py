@@ -13,7 +13,7 @@ from lathe.serving.api.logprobs import describe_logprob
 from lathe.serving.api.schemas import UsageEvents
 from lathe.serving.api.service import Service
 from lathe.serving.api.thinking import Beginning, Part, Turn
-from lathe.serving.api.tools import Calling, calls_of
+from lathe.serving.api.tool_calls import Calling, calls_of
 from lathe.serving.backend import GenerationRequest, RequestOutput
 from lathe.serving.decoding.sampling import TokenLogprob
 from lathe.serving.decoding.tokenizer import Tokenizer

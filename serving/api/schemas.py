@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
-from lathe.serving.api.fields import NEUTRAL, check_field
-from lathe.serving.api.formats import ResponseFormat
+from lathe.serving.api.extra_fields import NEUTRAL, check_field
 from lathe.serving.api.messages import Message
+from lathe.serving.api.response_format import ResponseFormat
 from lathe.serving.api.strict import Strict
 from lathe.serving.api.template_options import TemplateOptions
 from lathe.serving.api.tool_fields import ToolFields

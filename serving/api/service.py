@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from lathe.serving.api.thinking import Thinking
-from lathe.serving.api.tools import ServedTools
+from lathe.serving.api.tool_calls import ServedTools
 from lathe.serving.backend import Backend, DrainingError, QueueFullError
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.http.errors import ApiError, invalid
 from lathe.serving.metrics.registry import Metrics
 from lathe.serving.served_model import Artefact
-from lathe.serving.structured_output.grammar import Grammar, Grammars
+from lathe.serving.structured_output.grammar import Grammar, GrammarCompiler
 from lathe.serving.structured_output.schema_errors import GrammarError
 from lathe.serving.tools.grammar import Rules
 
@@ -40,14 +40,14 @@ class Service:
     created: int = field(default_factory=lambda: int(time.time()))
     ready: bool = False
     draining: bool = False
-    grammars: Grammars = field(init=False)
+    grammars: GrammarCompiler = field(init=False)
     thinking: Thinking = field(init=False)
     tools: ServedTools = field(init=False)
 
     def __post_init__(self) -> None:
         self.thinking = Thinking(self.tokenizer, self.backend.vocab_size, self.backend.eos)
         self.tools = ServedTools(self.tokenizer)
-        self.grammars = Grammars(self.tokenizer, self.backend.vocab_size, self.backend.eos)
+        self.grammars = GrammarCompiler(self.tokenizer, self.backend.vocab_size, self.backend.eos)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -8,9 +8,9 @@ import pydantic_core
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from lathe.serving.http.complaints import complaint
 from lathe.serving.http.errors import CLIENT_CLOSED, ApiError, invalid
 from lathe.serving.http.limits import FieldError, Limits
+from lathe.serving.http.validation_errors import describe_problem
 
 BODY_LIMIT = 4 * 2**20
 
@@ -58,7 +58,7 @@ def _too_large() -> ApiError:
 
 
 def _invalid_field(error: ValidationError, document: dict[str, Any]) -> ApiError:
-    found = complaint(error, document)
+    found = describe_problem(error, document)
     if isinstance(found.cause, FieldError):
         return invalid(str(found.cause), found.cause.field)
     path = ".".join(str(part) for part in found.path)[:100]

@@ -6,7 +6,7 @@ import socket
 
 from lathe.artefact.errors import UserError
 
-LAST_WORDS_S = 5
+GRACEFUL_SHUTDOWN_S = 5
 SEND_BUFFER = 256 * 1024
 """Of one connection, in the kernel, which would let it grow to megabytes for a client that does not read."""
 

@@ -13,7 +13,7 @@ import uvicorn
 from lathe.artefact.errors import UserError
 from lathe.serving.api.app import create_app
 from lathe.serving.api.service import Service
-from lathe.serving.http.socket import LAST_WORDS_S
+from lathe.serving.http.socket import GRACEFUL_SHUTDOWN_S
 from lathe.serving.http.timeouts import KEEP_ALIVE_S, RECEIVE_TIMEOUT_S, WRITE_TIMEOUT_S, timed
 from lathe.serving.playground.pages import Playground
 
@@ -55,7 +55,7 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # only ever a delay of the event loop
                 h11_max_incomplete_event_size=HEADER_LIMIT,
-                timeout_graceful_shutdown=LAST_WORDS_S,
+                timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
             )
         )
         self._service = service

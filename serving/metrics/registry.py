@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from lathe.serving.backend import Backend
 from lathe.serving.metrics.gpu import GpuMemory
 from lathe.serving.metrics.rate import RATE_WINDOW_S, TokenRate
-from lathe.serving.metrics.target import Target
-from lathe.serving.metrics.vllm_names import Alias
+from lathe.serving.metrics.target import TargetCounter
+from lathe.serving.metrics.vllm_names import VllmAlias
 from lathe.serving.served_model import Artefact
 
 TOKEN_EDGES_MS = (
@@ -85,7 +85,7 @@ class SequenceMetrics:
         self.registry = registry
         self.rate = TokenRate()
         self.model = model
-        self._target = Target(model, target_metric, target_ms, registry)
+        self._target = TargetCounter(model, target_metric, target_ms, registry)
         token_edges_s = {*(edge / 1000 for edge in TOKEN_EDGES_MS), *self._target.edge("tpot")}
         self._requests = Counter(
             "lathe_requests",
@@ -183,7 +183,7 @@ class Metrics(SequenceMetrics):
         super().__init__(model, target_ms, CollectorRegistry(), target_metric)
         self._aliases = CollectorRegistry()
         if alias is not None:
-            self._aliases.register(Alias(self.registry, alias))
+            self._aliases.register(VllmAlias(self.registry, alias))
         self._read_at_scrape("lathe_generation_tokens_per_second", self.rate.per_second)
         self.registry.register(GpuMemory())
         ProcessCollector(registry=self.registry)

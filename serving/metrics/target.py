@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 RESULTS = ("kept", "missed")
 
 
-class Target:
+class TargetCounter:
     """Counts what kept the target and what missed it; without a target nothing is counted. Thread-safe.
 
     A quantile of a histogram is only as fine as its buckets; these counts are exact.

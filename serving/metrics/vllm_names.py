@@ -25,7 +25,7 @@ ALIASES = {
 """Those with the same meaning, in the same unit."""
 
 
-class Alias(Collector):
+class VllmAlias(Collector):
     """A copy of some families of `registry` at every scrape, labelled as vLLM labels them."""
 
     def __init__(self, registry: CollectorRegistry, server: str) -> None:

@@ -14,8 +14,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from lathe.serving.http.errors import ApiError, on_api_error, on_http_error
-from lathe.serving.http.prefix import told_prefix
-from lathe.serving.http.slashes import relative_slashes
+from lathe.serving.http.forwarded_prefix import forwarded_prefix
+from lathe.serving.http.trailing_slashes import relative_slashes
 from lathe.serving.playground.upstream import Upstream
 
 INDEX, SETUP, FOLDER = "/", "/playground/setup", "/playground/"
@@ -94,7 +94,7 @@ def _file(name: str) -> Callable[[Request], Awaitable[Response]]:
     is_page = name.endswith(".html")
 
     async def show(request: Request) -> Response:
-        prefix = told_prefix(request) if is_page else ""
+        prefix = forwarded_prefix(request) if is_page else ""
         shown = content.replace(HERE, f'="{prefix}{FOLDER}'.encode()) if prefix else content
         return Response(shown, headers={**HEADERS, "content-type": kind})
 

@@ -1,1 +1,1 @@
-"""Grammars that hold what a model may say: JSON schemas, patterns, tools."""
+"""GrammarCompiler that hold what a model may say: JSON schemas, patterns, tools."""

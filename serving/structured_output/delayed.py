@@ -11,16 +11,16 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from lathe.serving.decoding.reasoning import Splitter
-from lathe.serving.structured_output.grammar import Constraint, Grammar
+from lathe.serving.structured_output.grammar import Grammar, GrammarMatcher
 from lathe.serving.structured_output.schema_errors import GrammarError
 
 
-class DelayedConstraint(Constraint):
+class DelayedMatcher(GrammarMatcher):
     """Of one sequence. While it thinks it may say anything but an end token. Used from one thread."""
 
     def __init__(
         self,
-        answer: Constraint,
+        answer: GrammarMatcher,
         splitter: Splitter,
         token_bytes: Callable[[int], bytes],
         opening: int | None,
@@ -82,7 +82,7 @@ class DelayedGrammar(Grammar):
         self._free_V = np.ones(vocab_size, dtype=bool)
         self._free_V[list(ends)] = False
 
-    def begin(self) -> Constraint:
-        return DelayedConstraint(
+    def begin(self) -> GrammarMatcher:
+        return DelayedMatcher(
             self._answer.begin(), self._begin(), self._token_bytes, self._opening, self._free_V
         )

@@ -45,7 +45,7 @@ LIMITS = llguidance.LLParserLimits(
 """At most about 20 MB and 10 ms a step; ordinary schemas need a thousandth of it."""
 
 
-class Constraint:
+class GrammarMatcher:
     """What one sequence may say next. Used from one thread."""
 
     def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int) -> None:
@@ -86,11 +86,11 @@ class Grammar:
         self._vocab_size = vocab_size
         self.field = field
 
-    def begin(self) -> Constraint:
-        return Constraint(self._matcher.deep_copy(), self._vocab_size)
+    def begin(self) -> GrammarMatcher:
+        return GrammarMatcher(self._matcher.deep_copy(), self._vocab_size)
 
 
-class Grammars:
+class GrammarCompiler:
     """Compiles schemas for one model and keeps the last `KEPT`, in memory. Thread-safe; one at a time."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos: Collection[int]) -> None:
@@ -171,13 +171,13 @@ class Grammars:
 
     def _follows(self, grammar: Grammar, text: str) -> bool:
         """Whether an answer may begin with `text`. Raises GrammarError: then nothing may follow."""
-        constraint = grammar.begin()
-        allowed_V = constraint.allowed()
+        matcher = grammar.begin()
+        allowed_V = matcher.allowed()
         for token in self._tokenizer.encode(text, special=False):
             if not allowed_V[token]:
                 return False
-            constraint.accept(int(token))
-            allowed_V = constraint.allowed()
+            matcher.accept(int(token))
+            allowed_V = matcher.allowed()
         return True
 
     def _kept_or(self, text: str, make: Callable[[], Grammar]) -> Grammar:

@@ -14,7 +14,7 @@ from lathe.artefact.manifest import read_json
 from lathe.serving.decoding.generation_defaults import sampling_defaults
 from lathe.serving.http.timeouts import KEEP_ALIVE_S
 from lathe.serving.options import ServeOptions
-from lathe.serving.vllm.tools import tool_arguments
+from lathe.serving.vllm.tool_parser import tool_arguments
 
 MIDDLEWARE = "lathe.serving.vllm.middleware.GatewayMiddleware"
 MAX_BATCH = 256
@@ -30,7 +30,7 @@ OURS = {
     "--shutdown-timeout": "--drain-timeout",
 }
 """Arguments of vLLM that `lathe serve` has to know of, and what to give it instead, before the `--`."""
-PAST_THE_GATE = ["--grpc", "--headless", "--data-parallel-multi-port-external-lb"]
+BYPASSING_OPTIONS = ["--grpc", "--headless", "--data-parallel-multi-port-external-lb"]
 """Arguments of vLLM that start something else than its HTTP server, which alone has our gate before it."""
 RUST_FRONTEND = "VLLM_USE_RUST_FRONTEND"
 """Variable that starts an HTTP server without Python, and so without the gate."""
@@ -118,13 +118,13 @@ def environment(threads: int | None, keep_alive: int | None = None) -> dict[str,
     return found
 
 
-def check_gate(args: Namespace, variables: Mapping[str, str]) -> None:
+def check_middleware(args: Namespace, variables: Mapping[str, str]) -> None:
     """Whether all requests come by our gate. `args`: as vLLM parsed them, those of a `--config` file too.
 
     Raises:
         UserError: some would not.
     """
-    given = [option for option in PAST_THE_GATE if getattr(args, _dest(option), None)]
+    given = [option for option in BYPASSING_OPTIONS if getattr(args, _dest(option), None)]
     if variables.get(RUST_FRONTEND, "0") not in ("", "0"):
         given.append(f"${RUST_FRONTEND}")
     if given:

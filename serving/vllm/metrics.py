@@ -124,8 +124,8 @@ class VllmMetrics(SequenceMetrics):
 @lru_cache(1)
 def vllm_metrics() -> VllmMetrics | None:
     """Those of this process, as the registry takes every name once; None in a vLLM that is not ours."""
-    board = SharedState.here()
-    return VllmMetrics(board.served()) if board else None
+    state = SharedState.here()
+    return VllmMetrics(state.served()) if state else None
 
 
 def _processes() -> dict[int, int]:

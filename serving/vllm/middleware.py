@@ -42,16 +42,16 @@ log = logging.getLogger("lathe.serving")
 
 
 class GatewayMiddleware:
-    """vLLM makes one for each of its API servers (`--middleware`); all that they share is on the board."""
+    """vLLM makes one for each of its API servers (`--middleware`); all that they share is on the state."""
 
     def __init__(self, app: ASGIApp) -> None:
-        board, metrics = SharedState.here(), vllm_metrics()
-        if board is None or metrics is None:
+        state, metrics = SharedState.here(), vllm_metrics()
+        if state is None or metrics is None:
             raise RuntimeError("this middleware is for the vLLM that `lathe serve` starts")
-        self._board = board
+        self._state = state
         self._metrics = metrics
-        self._served = board.served()
-        self._counts = Counts(board)
+        self._served = state.served()
+        self._counts = Counts(state)
         self._app = app
         self._ready = False
         self._playground = _playground(self._served)
@@ -110,10 +110,10 @@ class GatewayMiddleware:
             self._metrics.count_from_now()
             self._counts.set_ready()
         else:
-            self._board.fail(f"the model loads but does not generate: {failure[:500]}")
+            self._state.fail(f"the model loads but does not generate: {failure[:500]}")
 
     async def _watch_for_the_end(self) -> None:
-        while not self._board.ending:
+        while not self._state.ending:
             await asyncio.sleep(ENDING_POLL_S)
         self._ending.set()
 
@@ -141,9 +141,9 @@ class GatewayMiddleware:
             await self._app({**scope, "path": "/health", "raw_path": b"/health"}, receive, send)
 
     def _unavailable(self) -> ApiError | None:
-        if self._board.draining:
+        if self._state.draining:
             return ApiError(503, "the server is stopping", code="unavailable")
-        self._ready = self._ready or self._board.ready
+        self._ready = self._ready or self._state.ready
         if not self._ready:
             return ApiError(503, "the server is starting", code="unavailable")
         return None

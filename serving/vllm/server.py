@@ -13,7 +13,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from lathe.artefact.errors import UserError
-from lathe.serving.vllm.arguments import check_gate
+from lathe.serving.vllm.arguments import check_middleware
 from lathe.serving.vllm.shared_state import SharedState
 
 PARENT = "LATHE_VLLM_PARENT"
@@ -25,22 +25,22 @@ def main(arguments: list[str]) -> None:
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    from lathe.serving.vllm.moved import cli_env_setup, make_arg_parser, validate_parsed_serve_args
+    from lathe.serving.vllm.compat import cli_env_setup, make_arg_parser, validate_parsed_serve_args
 
-    board = SharedState.here()
-    if board is None:
+    state = SharedState.here()
+    if state is None:
         raise SystemExit("this process is started by `lathe serve --engine vllm`")
     threading.Thread(target=_follow_the_parent, daemon=True).start()
     cli_env_setup()
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
     try:
         validate_parsed_serve_args(args)
-        check_gate(args, os.environ)
+        check_middleware(args, os.environ)
         check_parallel(args)
     except (UserError, ValueError, TypeError) as error:
-        board.fail(str(error))
+        state.fail(str(error))
         raise SystemExit(1) from None
-    board.expect(args.api_server_count or args.data_parallel_size)
+    state.expect(args.api_server_count or args.data_parallel_size)
     ServeSubcommand.cmd(args)
 
 

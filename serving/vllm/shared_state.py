@@ -17,7 +17,7 @@ from typing import Any
 from lathe.artefact.atomic_files import write_json
 
 VARIABLE = "LATHE_VLLM_BOARD"
-"""Where a vLLM process finds the board; unset in a vLLM that `lathe serve` did not start."""
+"""Where a vLLM process finds the state; unset in a vLLM that `lathe serve` did not start."""
 _COUNTS = struct.Struct("qq")
 
 
@@ -52,7 +52,7 @@ class SharedState:
 
     @classmethod
     def here(cls) -> SharedState | None:
-        """The board of the server that this process belongs to."""
+        """The state of the server that this process belongs to."""
         directory = os.environ.get(VARIABLE)
         return cls(Path(directory)) if directory else None
 
@@ -115,8 +115,8 @@ class SharedState:
 class Counts:
     """This API server's own two numbers."""
 
-    def __init__(self, board: SharedState) -> None:
-        with (board.path / f"server-{os.getpid()}").open("w+b") as file:
+    def __init__(self, state: SharedState) -> None:
+        with (state.path / f"server-{os.getpid()}").open("w+b") as file:
             file.truncate(_COUNTS.size)
             self._memory = mmap.mmap(file.fileno(), _COUNTS.size)
         self._ready = self._in_flight = 0

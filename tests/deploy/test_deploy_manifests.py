@@ -12,7 +12,7 @@ import yaml
 from deploy.check.dockerfile import DOCKERFILE, health_command, last, stages, started
 from deploy.check.programs import DEPLOY
 from deploy.check.rules import alerts, groups
-from lathe.serving.http.socket import LAST_WORDS_S
+from lathe.serving.http.socket import GRACEFUL_SHUTDOWN_S
 from lathe.serving.launch.engines.vllm import STOP_S
 
 BASE = DEPLOY / "kustomize/base"
@@ -49,7 +49,7 @@ def drain_s(arguments: list[str]) -> int:
 @pytest.mark.parametrize("name", PODS[:2])
 def test_a_replica_is_not_killed_while_it_drains(name: str):
     pod = pods()[name]
-    needed = pre_stop_s(pod) + drain_s(pod["containers"][0]["args"]) + LAST_WORDS_S + STOP_S
+    needed = pre_stop_s(pod) + drain_s(pod["containers"][0]["args"]) + GRACEFUL_SHUTDOWN_S + STOP_S
     assert pod["terminationGracePeriodSeconds"] > needed
 
 
@@ -61,7 +61,10 @@ def test_what_protects_pods_names_them(file: str, selector: str):
 
 def test_ray_workers_outlive_the_drain_of_their_leader():
     leader, worker = (pods()[name] for name in PODS[1:])
-    assert pre_stop_s(worker) > pre_stop_s(leader) + drain_s(leader["containers"][0]["args"]) + LAST_WORDS_S
+    assert (
+        pre_stop_s(worker)
+        > pre_stop_s(leader) + drain_s(leader["containers"][0]["args"]) + GRACEFUL_SHUTDOWN_S
+    )
     assert worker["terminationGracePeriodSeconds"] > pre_stop_s(worker)
 
 
@@ -70,7 +73,7 @@ def test_compose_waits_for_the_drain(file: str, engine_s: float):
     text = (DEPLOY / "compose" / file).read_text().replace("!override", "")
     server = yaml.safe_load(text)["services"]["server"]
     grace = int(server["stop_grace_period"].removesuffix("s"))
-    assert grace > drain_s(server["command"]) + LAST_WORDS_S + engine_s
+    assert grace > drain_s(server["command"]) + GRACEFUL_SHUTDOWN_S + engine_s
 
 
 def test_pods_are_confined(pod: dict[str, Any]):

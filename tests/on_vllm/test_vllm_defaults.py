@@ -11,7 +11,7 @@ from vllm import EngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from lathe.serving.vllm.arguments import request_defaults
-from lathe.serving.vllm.moved import make_arg_parser
+from lathe.serving.vllm.compat import make_arg_parser
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, StrictStr, model_validator
 
-from lathe.serving.api.fields import NEUTRAL, Metadata
-from lathe.serving.api.formats import NamedSchema, ResponseFormat
+from lathe.serving.api.extra_fields import NEUTRAL, Metadata
 from lathe.serving.api.messages import Message
+from lathe.serving.api.response_format import NamedSchema, ResponseFormat
 from lathe.serving.api.responses.conversation import conversation
 from lathe.serving.api.responses.functions import as_chat_choice, as_chat_tools
 from lathe.serving.api.schemas import TalkBody

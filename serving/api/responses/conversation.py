@@ -16,8 +16,8 @@ from lathe.serving.api.responses.items import (
     RefusalContent,
     TextContent,
 )
-from lathe.serving.http.complaints import complaint
 from lathe.serving.http.limits import FieldError
+from lathe.serving.http.validation_errors import describe_problem
 
 Json = dict[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
@@ -123,6 +123,6 @@ def checked(model: type[Model], document: Any, place: str) -> Model:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        wrong = complaint(error, document)
+        wrong = describe_problem(error, document)
         path = ".".join([place, *(str(part)[:60] for part in wrong.path)])
         raise FieldError("input", f"{path}: {wrong.message}") from None

@@ -12,13 +12,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lathe.serving.api.chat import chat_tokens
-from lathe.serving.api.handler import PreparedRequest, respond
-from lathe.serving.api.prepared_request import generation_request
+from lathe.serving.api.handler import respond
+from lathe.serving.api.prepared_request import PreparedRequest, generation_request
 from lathe.serving.api.responses.body import ResponsesBody
 from lathe.serving.api.responses.writer import ResponseWriter
 from lathe.serving.api.service import Service
 from lathe.serving.http.errors import ApiError
-from lathe.serving.http.slashes import to_the_shorter
+from lathe.serving.http.trailing_slashes import to_the_shorter
 
 Json = dict[str, Any]
 CALLED_HERE = {"messages": "input", "reasoning_effort": "reasoning"}

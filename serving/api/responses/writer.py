@@ -14,7 +14,7 @@ from lathe.serving.api.responses.functions import told_choice, told_tool
 from lathe.serving.api.responses.output import FunctionCallItem, Item, MessageItem, ReasoningItem, Status
 from lathe.serving.api.service import Service
 from lathe.serving.api.thinking import Beginning, Turn
-from lathe.serving.api.tools import Calling
+from lathe.serving.api.tool_calls import Calling
 from lathe.serving.backend import GenerationRequest, RequestOutput
 from lathe.serving.decoding.sampling import TokenLogprob
 from lathe.serving.http.errors import ApiError
@@ -25,7 +25,7 @@ Json = dict[str, Any]
 class ResponseWriter(Answer):
     """One answer, as a list of items."""
 
-    last_words = b""
+    terminator = b""
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.vllm.installed import require_vllm
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.http.auth import key_digest
-from lathe.serving.http.socket import LAST_WORDS_S, listen, url_of
+from lathe.serving.http.socket import GRACEFUL_SHUTDOWN_S, listen, url_of
 from lathe.serving.launch.registry import engines
 from lathe.serving.metrics.registry import model_info
 from lathe.serving.options import ServeOptions
@@ -53,9 +53,9 @@ def serve_vllm(model: Path, options: ServeOptions) -> None:
         url, port = url_of(probe), int(probe.getsockname()[1])
     line = arguments(model, names, port, options)
     with tempfile.TemporaryDirectory(prefix="lathe-vllm-") as directory:
-        board = SharedState(Path(directory))
-        board.publish(_served(artefact, names[0], options))
-        VllmProcess(line, board, options).run(url, names[0])
+        state = SharedState(Path(directory))
+        state.publish(_served(artefact, names[0], options))
+        VllmProcess(line, state, options).run(url, names[0])
 
 
 def check_options(options: ServeOptions) -> None:
@@ -129,14 +129,14 @@ def _served(artefact: Artefact, name: str, options: ServeOptions) -> ServedModel
 class VllmProcess:
     """vLLM's process, from its start to its end. Its group dies with it."""
 
-    def __init__(self, line: list[str], board: SharedState, options: ServeOptions) -> None:
-        self._board = board
+    def __init__(self, line: list[str], state: SharedState, options: ServeOptions) -> None:
+        self._state = state
         self._options = options
         self._signals = 0
         read, self._write = os.pipe()
         command = [sys.executable, "-m", "lathe.serving.vllm.server", *line]
         variables = environment(options.threads, options.keep_alive) | {
-            VARIABLE: str(board.path),
+            VARIABLE: str(state.path),
             PARENT: str(read),
         }
         if options.compare_api_key:
@@ -155,7 +155,7 @@ class VllmProcess:
         """Until a signal. Raises UserError when vLLM ends before."""
         before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            while not self._signals and not self._board.ready:
+            while not self._signals and not self._state.ready:
                 self._check("before it was ready")
                 time.sleep(POLL_S)
             if not self._signals:
@@ -173,23 +173,23 @@ class VllmProcess:
         self._signals += 1
 
     def _check(self, when: str) -> None:
-        if failure := self._board.failure:
+        if failure := self._state.failure:
             raise UserError(failure)
         if (status := self._process.poll()) is not None:
             raise UserError(f"vLLM ended {when}, with status {status}", "What it said is above.")
 
     def _drain(self) -> None:
         """Refuse, finish, end what does not finish. A second signal skips the waiting."""
-        self._board.stop_accepting()
+        self._state.stop_accepting()
         self._wait_for_answers(self._options.drain_timeout, signals=1)
-        if self._board.in_flight:
-            self._board.end_answers()
-            self._wait_for_answers(LAST_WORDS_S, signals=2)
+        if self._state.in_flight:
+            self._state.end_answers()
+            self._wait_for_answers(GRACEFUL_SHUTDOWN_S, signals=2)
 
     def _wait_for_answers(self, seconds: float, signals: int) -> None:
         deadline = time.monotonic() + seconds
         while (
-            self._board.in_flight
+            self._state.in_flight
             and self._process.poll() is None
             and self._signals <= signals
             and time.monotonic() < deadline

@@ -16,7 +16,7 @@ from tokenizers import decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from lathe.serving.decoding.tokenizer import Tokenizer
-from lathe.serving.structured_output.grammar import Grammars
+from lathe.serving.structured_output.grammar import GrammarCompiler
 from lathe.serving.structured_output.schema_errors import GrammarError
 from lathe.serving.tools.formats.hermes import FORM as HERMES
 from lathe.serving.tools.grammar import Rules, Tool
@@ -55,7 +55,7 @@ def grammars(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     (save_calling_tokenizer if request.param == "byte-level" else unigram)(directory)
     tokenizer = Tokenizer(directory)
     end = tokenizer.token("</s>")
-    return Grammars(tokenizer, 328, {end}), tokenizer, end
+    return GrammarCompiler(tokenizer, 328, {end}), tokenizer, end
 
 
 def walk(grammar: Any, tokenizer: Tokenizer, end: int, seed: int) -> str:
@@ -91,7 +91,7 @@ def test_s8_a_tokenizer_that_no_schema_can_be_kept_to_with_is_told(tmp_path: Pat
     fast.decoder = decoders.Metaspace()
     PreTrainedTokenizerFast(tokenizer_object=fast, unk_token="<unk>").save_pretrained(tmp_path)
     with pytest.raises(GrammarError, match="^no schema can be enforced with this model's tokenizer$"):
-        Grammars(Tokenizer(tmp_path), 2, {1}).compile({"type": "object"})
+        GrammarCompiler(Tokenizer(tmp_path), 2, {1}).compile({"type": "object"})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -100,7 +100,7 @@ def test_s8_so_may_the_schema_of_a_tool(tmp_path: Path, name: str):
     tokenizer = Tokenizer(tmp_path)
     value = {"type": "object", "properties": {"v": {"const": name}}, "required": ["v"]}
     rules = Rules(HERMES, [Tool("f", value)], "required", several=False)
-    said = walk(Grammars(tokenizer, 328, {1}).compile_tools(rules), tokenizer, 1, 2)
+    said = walk(GrammarCompiler(tokenizer, 328, {1}).compile_tools(rules), tokenizer, 1, 2)
     assert said.startswith("<tool_call>")
     assert said.endswith("</tool_call>")
     call = json.loads(said.removeprefix("<tool_call>").removesuffix("</tool_call>"))

@@ -9,7 +9,7 @@ from tokenizers import decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from lathe.serving.decoding.tokenizer import Tokenizer
-from lathe.serving.structured_output.grammar import Grammars
+from lathe.serving.structured_output.grammar import GrammarCompiler
 from lathe.serving.structured_output.schema_errors import GrammarError
 
 SCHEMA = {
@@ -42,7 +42,7 @@ def sentencepiece(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def test_any_walk_through_a_sentencepiece_vocabulary_is_a_document(sentencepiece: Tokenizer, seed: int):
     rng = np.random.default_rng(seed)
     padded = 3 + 256 + len(PIECES) + 5
-    constraint = Grammars(sentencepiece, padded, {2}).compile(SCHEMA).begin()
+    constraint = GrammarCompiler(sentencepiece, padded, {2}).compile(SCHEMA).begin()
     text = b""
     while not constraint.complete:
         token = int(rng.choice(np.flatnonzero(constraint.allowed())))
@@ -54,11 +54,11 @@ def test_any_walk_through_a_sentencepiece_vocabulary_is_a_document(sentencepiece
 
 
 def test_a_token_that_was_not_allowed_is_an_error(sentencepiece: Tokenizer):
-    constraint = Grammars(sentencepiece, 300, {2}).compile(SCHEMA).begin()
+    constraint = GrammarCompiler(sentencepiece, 300, {2}).compile(SCHEMA).begin()
     with pytest.raises(GrammarError):
         constraint.accept(3 + ord("x"))
 
 
 def test_without_an_end_token_nothing_can_end(sentencepiece: Tokenizer):
     with pytest.raises(GrammarError, match="end token"):
-        Grammars(sentencepiece, 300, set()).compile(SCHEMA)
+        GrammarCompiler(sentencepiece, 300, set()).compile(SCHEMA)

@@ -13,7 +13,7 @@ import pytest
 from support.tiny_server import Running, save_tokenizer
 
 from lathe.serving.decoding.tokenizer import Tokenizer
-from lathe.serving.structured_output.grammar import Grammars
+from lathe.serving.structured_output.grammar import GrammarCompiler
 from lathe.serving.structured_output.schema_errors import GrammarError
 
 EOS = 1
@@ -141,11 +141,11 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def grammars(tokenizer: Tokenizer) -> Grammars:
-    return Grammars(tokenizer, 320, {EOS})
+def grammars(tokenizer: Tokenizer) -> GrammarCompiler:
+    return GrammarCompiler(tokenizer, 320, {EOS})
 
 
-def walk(tokenizer: Tokenizer, grammars: Grammars, schema: Any, seed: int) -> Any:
+def walk(tokenizer: Tokenizer, grammars: GrammarCompiler, schema: Any, seed: int) -> Any:
     """A document that a random model writes, soon at its end where it may end."""
     rng = np.random.default_rng(seed)
     closing = {int(tokenizer.encode(mark, special=False)[0]) for mark in '"}],'}
@@ -163,14 +163,14 @@ def walk(tokenizer: Tokenizer, grammars: Grammars, schema: Any, seed: int) -> An
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_s8_whatever_a_model_says_matches(tokenizer: Tokenizer, grammars: Grammars, name: str):
+def test_s8_whatever_a_model_says_matches(tokenizer: Tokenizer, grammars: GrammarCompiler, name: str):
     for seed in range(8):
         document = walk(tokenizer, grammars, KEPT[name], seed)
         jsonschema.validate(document, KEPT[name], jsonschema.Draft202012Validator)
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_s8_what_is_at_fault_is_named(grammars: Grammars, name: str):
+def test_s8_what_is_at_fault_is_named(grammars: GrammarCompiler, name: str):
     schema, words = REFUSED[name]
     with pytest.raises(GrammarError, match=words) as refusal:
         grammars.compile(schema)

@@ -11,7 +11,7 @@ import pytest
 from support.tool_models import save_calling_tokenizer
 
 from lathe.serving.decoding.tokenizer import Tokenizer
-from lathe.serving.structured_output.grammar import GrammarError, Grammars
+from lathe.serving.structured_output.grammar import GrammarCompiler, GrammarError
 from lathe.serving.tools.grammar import Choice, Rules, Tool, closed
 from lathe.serving.tools.parser import Arguments, CallParser, Event, Start, Text
 from lathe.serving.tools.registry import available_forms
@@ -30,8 +30,8 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return Tokenizer(directory)
 
 
-def grammars(tokenizer: Tokenizer) -> Grammars:
-    return Grammars(tokenizer, 328, {END})
+def grammars(tokenizer: Tokenizer) -> GrammarCompiler:
+    return GrammarCompiler(tokenizer, 328, {END})
 
 
 def walk(tokenizer: Tokenizer, rules: Rules, seed: int, forced: str = "") -> tuple[str, bool]:

@@ -18,7 +18,13 @@ from lathe.serving.launch.engines.vllm import check_draft, check_model, check_op
 from lathe.serving.launch.registry import serve_with
 from lathe.serving.options import ServeOptions
 from lathe.serving.served_model import open_checkpoint
-from lathe.serving.vllm.arguments import MIDDLEWARE, arguments, check_gate, environment, request_defaults
+from lathe.serving.vllm.arguments import (
+    MIDDLEWARE,
+    arguments,
+    check_middleware,
+    environment,
+    request_defaults,
+)
 from lathe.serving.vllm.shared_state import Counts, ServedModelInfo, SharedState
 
 OPTIONS = ServeOptions(
@@ -157,9 +163,9 @@ def test_c11_defaults_of_requests_are_given_and_not_left_to_vllm() -> None:
 )
 def test_nothing_goes_past_the_gate(given: dict[str, object], variables: dict[str, str], named: str) -> None:
     usual = {"grpc": False, "headless": False, "api_key": None, "uds": None}
-    check_gate(Namespace(**usual), {"VLLM_USE_RUST_FRONTEND": "0"})
+    check_middleware(Namespace(**usual), {"VLLM_USE_RUST_FRONTEND": "0"})
     with pytest.raises(UserError, match=named):
-        check_gate(Namespace(**usual | given), variables)
+        check_middleware(Namespace(**usual | given), variables)
 
 
 @pytest.mark.parametrize("argument", ["--api-key", "--port=1", "--served_model_name", "--allowed-origins"])

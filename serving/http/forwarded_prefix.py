@@ -9,7 +9,7 @@ from starlette.requests import Request
 PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 
-def told_prefix(request: Request) -> str:
+def forwarded_prefix(request: Request) -> str:
     """Empty where there is none; without a slash at its end. Addresses that are relative to a request's own
     need it only where that may be shown without the slash at the end.
     """

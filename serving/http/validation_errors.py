@@ -24,7 +24,7 @@ Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Complaint:
+class FieldProblem:
     """`path`: of the value at fault, as the document has it; `cause`: what a validator of ours raised."""
 
     path: Path
@@ -50,7 +50,7 @@ class _Found:
         return len(self.path), at, not self.error["msg"].startswith(MISMATCH)
 
 
-def complaint(error: ValidationError, document: Any) -> Complaint:
+def describe_problem(error: ValidationError, document: Any) -> FieldProblem:
     """About the first thing that is wrong with a document."""
     found = [_locate(one, document) for one in error.errors(include_url=False, include_input=False)]
     first = found[0]
@@ -61,9 +61,9 @@ def complaint(error: ValidationError, document: Any) -> Complaint:
                 branches.setdefault(one.branch, one)
         first = max(branches.values(), key=lambda one: one.closeness)
         if first.path == first.union:
-            return Complaint(first.path, _worded(_choice([one.error["msg"] for one in branches.values()])))
+            return FieldProblem(first.path, _worded(_choice([one.error["msg"] for one in branches.values()])))
     message = first.error["msg"].partition(" or instance of ")[0]
-    return Complaint(first.path, _worded(message), first.error.get("ctx", {}).get("error"))
+    return FieldProblem(first.path, _worded(message), first.error.get("ctx", {}).get("error"))
 
 
 def _worded(message: str) -> str:
