@@ -15,7 +15,9 @@ OPTIONAL = {"ray", "vllm"}
 
 
 def main() -> int:
-    failures, lacking, count = [], [], 0
+    failures: list[str] = []
+    lacking: list[str] = []
+    count = 0
     for package in map(importlib.import_module, PACKAGES):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if module.name.endswith("__main__"):

@@ -73,7 +73,8 @@ def cell(family: str, column: Column, tests: list[Outcome]) -> dict[str, Any]:
 
 def document(directory: Path, today: str) -> dict[str, Any]:
     """By family and column, and what was read in wheels."""
-    heads, rows = [], {name: [] for name in families.known()}
+    heads: list[Any] = []
+    rows: dict[str, list[Any]] = {name: [] for name in families.known()}
     for column in COLUMNS:
         tests = list(found(directory, column.environment))
         known = versions(directory, column.environment)

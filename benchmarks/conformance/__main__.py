@@ -15,6 +15,7 @@ import tempfile
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.conformance import load_testers, openai_client, perplexity, suites
 from benchmarks.conformance.clients.scripted import COMMAND, with_tools
@@ -63,7 +64,7 @@ def main() -> int:
     return int(not all(row["held"] for row in rows))
 
 
-def _runs(args: argparse.Namespace, url: str, scratch: Path) -> dict:
+def _runs(args: argparse.Namespace, url: str, scratch: Path) -> dict[str, Any]:
     tools = args.tools
     published = partial(suites.published_schema, tools, url, NAME, args.openai_examples, scratch)
     return {

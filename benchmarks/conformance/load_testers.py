@@ -57,7 +57,7 @@ def aiperf(
         "--ui",
         "none",
         "--artifact-dir",
-        made,
+        str(made),
     ]
     variables = {key: value for key, value in os.environ.items() if key not in OFFLINE}
     done = subprocess.run(

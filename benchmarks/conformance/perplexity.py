@@ -45,16 +45,16 @@ def _served(programs: Path, url: str, name: str, model: Path, text: str, scratch
         "custom_prefix_token_id": json.loads((model / "config.json").read_text())["bos_token_id"],
     }
     command = [
-        programs / "lm-eval",
+        str(programs / "lm-eval"),
         "run",
         "--model",
         "local-completions",
         "--tasks",
         "lathe_heldout",
         "--include_path",
-        scratch,
+        str(scratch),
         "--output_path",
-        scratch / "results.json",
+        str(scratch / "results.json"),
         "--model_args",
         ",".join(f"{key}={value}" for key, value in arguments.items()),
     ]

@@ -18,7 +18,7 @@ def outcomes(
 ) -> dict[str, str | None]:
     """By test what it complained of, or why it was skipped; None where it passed. Run in `folder`."""
     options = ["-q", "--override-ini", "addopts=", "-p", "no:cacheprovider", f"--junit-xml={report}"]
-    command = [python.absolute(), "-m", "pytest", *arguments, *options]
+    command = [str(python.absolute()), "-m", "pytest", *arguments, *options]
     done = subprocess.run(
         command, cwd=folder, env=os.environ | variables, capture_output=True, text=True, check=False
     )

@@ -35,7 +35,7 @@ def llm_comply(programs: Path, url: str, name: str, api: str = "openai-chat") ->
     Some ask for an answer that ends by itself, which a small model does not always give at temperature 1: all
     are repeated when that is what one complains about, and nothing else.
     """
-    command = [programs / "llm-comply", "--format", api, "-u", f"{url}/v1", "-k", "none"]
+    command = [str(programs / "llm-comply"), "--format", api, "-u", f"{url}/v1", "-k", "none"]
     runs = 0
     while True:
         runs += 1
@@ -96,7 +96,7 @@ def published_schema(programs: Path, url: str, name: str, examples: int, scratch
 def promtool(program: Path, url: str) -> Row:
     """Prometheus' own opinion of the names, types and helps."""
     text = httpx.get(f"{url}/metrics").text
-    command = [program, "check", "metrics"]
+    command = [str(program), "check", "metrics"]
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     complaints = (done.stdout + done.stderr).strip().splitlines()
     families = text.count("# TYPE")
@@ -113,7 +113,7 @@ def _schemathesis(programs: Path, arguments: list[str]) -> Any:
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.json"
         fixed += ["--report", "json", "--report-json-path", str(report)]
-        command = [programs / "schemathesis", "run", *arguments, *fixed]
+        command = [str(programs / "schemathesis"), "run", *arguments, *fixed]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if not report.exists():
             raise RuntimeError(f"schemathesis failed: {done.stdout[-1000:]}{done.stderr[-1000:]}")

@@ -20,7 +20,8 @@ _EFFORT = Effort(sessions=4, most=8, precision=0.01)
 
 def random_plans(space: Space, count: int, seed: int = 0) -> list[Plan]:
     """Plans whose every block has any level, dropped ones too; none without attention."""
-    rng, found = random.Random(seed), []
+    rng = random.Random(seed)
+    found: list[Plan] = []
     while len(found) < count:
         layers = [
             LayerShape.of(rng.choice(space.attention), rng.choice(space.ffn)) for _ in range(space.layers)

@@ -46,7 +46,8 @@ class Judge:
         sums = [0.0] * len(candidates)
         for start in range(0, len(windows), _ROWS):
             part = list(windows[start : start + _ROWS])
-            targets, states, path = self._dense(part), [self._setting.embed(self._setting.fit[part])], ()
+            targets, states = self._dense(part), [self._setting.embed(self._setting.fit[part])]
+            path: tuple[int, ...] = ()
             for number, levels in enumerate(candidates):
                 shared = len(commonprefix([levels, path]))
                 del states[shared + 1 :]

@@ -83,7 +83,7 @@ class LayerMask:
     def _biases(
         self, family: Family, q: torch.Tensor, kv: torch.Tensor, dense: Weights
     ) -> dict[str, torch.Tensor]:
-        masked = {family.q: q, family.k: kv, family.v: kv, family.o: 1}
+        masked: dict[str, torch.Tensor | int] = {family.q: q, family.k: kv, family.v: kv, family.o: 1}
         cut = {f"{n}.bias": dense[f"{n}.bias"] * m for n, m in masked.items() if f"{n}.bias" in dense}
         for name in (family.gate, family.up, family.down):
             if (bias := dense.get(f"{name}.bias")) is not None:

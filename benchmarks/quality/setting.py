@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,7 @@ class Setting:
     runner: BlockRunner
     head: LMHead
     embedding: Embedding
-    layers: list[Weights]
+    layers: Sequence[Weights]
     fit: torch.Tensor
     heldout: torch.Tensor
     statistics: list[LayerStatistics]
@@ -63,7 +63,7 @@ class Setting:
         return self.embedding[tokens_BT]
 
     @torch.inference_mode()
-    def hidden(self, layers: list[Weights], tokens_BT: torch.Tensor) -> torch.Tensor:
+    def hidden(self, layers: Sequence[Weights], tokens_BT: torch.Tensor) -> torch.Tensor:
         """[B, T, D]: the residual stream after the last layer, for layers of any widths."""
         parts = []
         for tokens in tokens_BT.split(_ROWS):
@@ -73,7 +73,7 @@ class Setting:
             parts.append(x)
         return torch.cat(parts)
 
-    def loss(self, layers: list[Weights], tokens_BT: torch.Tensor) -> float:
+    def loss(self, layers: Sequence[Weights], tokens_BT: torch.Tensor) -> float:
         """Nats per predicted token."""
         return self.head.loss(tokens_BT, self.hidden(layers, tokens_BT))
 
@@ -98,7 +98,7 @@ class Setting:
                 return LayerShape(heads, groups, width)
         return LayerShape(dense.heads_per_group, 1, 0)
 
-    def subnet(self, layers: list[Weights], **facts: Any) -> Subnet:
+    def subnet(self, layers: Sequence[Weights], **facts: Any) -> Subnet:
         """A result made of layers that the runner can run, of any widths, with any biases."""
         return Subnet(
             lambda tokens: self.head.logprobs(self.hidden(layers, tokens)),

@@ -110,8 +110,8 @@ def _print(runs: list[dict[str, Any]], setups: list[str]) -> None:
         cells = [[r["seconds"].get(stage, 0.0) for r in runs if r["setup"] == name] for name in setups]
         print(f"{stage:48}" + "".join(f"{median(cell):14.1f}" if cell else f"{'':14}" for cell in cells))
     walls = [[r["wall_seconds"] for r in runs if r["setup"] == name] for name in setups]
-    cells = "".join(f"{median(wall):14.1f}" if wall else f"{'':14}" for wall in walls)
-    print(f"{'wall':48}{cells}", flush=True)
+    total = "".join(f"{median(wall):14.1f}" if wall else f"{'':14}" for wall in walls)
+    print(f"{'wall':48}{total}", flush=True)
 
 
 def _arguments() -> argparse.Namespace:

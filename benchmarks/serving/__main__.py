@@ -35,7 +35,7 @@ from benchmarks.serving.rival import COLUMNS, read_config, rivals
 from benchmarks.serving.served import served
 from benchmarks.serving.summary import summarize, table
 from lathe.artefact.atomic_files import write_json
-from lathe.artefact.manifest import GRAPH
+from lathe.artefact.onnx.graph_format import GRAPH
 from lathe.serving.loadtest.document import machine
 
 OURS, SUBNET = "lathe", "lathe subnet"

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnx import TensorProto
 
 _LOOKED_UP = {"Gather", "GatherBlockQuantized", "GroupQueryAttention"}
 """Of tables, these read a row for each token."""
@@ -20,7 +24,7 @@ def streamed_bytes(path: Path) -> int:
     return sum(_size(tensor) for tensor in graph.initializer if not readers[tensor.name] <= _LOOKED_UP)
 
 
-def _size(tensor: object) -> int:
+def _size(tensor: TensorProto) -> int:
     from onnx import helper
 
     count = 1

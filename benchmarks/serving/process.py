@@ -59,7 +59,7 @@ class Worker:
         assert stdout is not None
         try:
             stdin.write(json.dumps({"do": do, **what}) + "\n")
-            answered = select.select([stdout], [], [], _ANSWER_SECONDS)[0]
+            answered = bool(select.select([stdout], [], [], _ANSWER_SECONDS)[0])
         except BrokenPipeError:
             answered = True
         line = stdout.readline() if answered else ""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
@@ -27,7 +28,8 @@ def random_model(shape: str, directory: Path) -> Path:
     path = write_shape(shape, directory)
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(path, dtype=torch.bfloat16, eos_token_id=None, bos_token_id=None)
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(path)
+    model: Any = LlamaForCausalLM(config)
+    model.to(torch.bfloat16).save_pretrained(path)
     AutoTokenizer.from_pretrained(DEMO).save_pretrained(path)
     return path
 

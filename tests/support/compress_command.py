@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from click.testing import Result
-from support.tiny_server import save_checkpoint
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from lathe.cli import build
+from support.tiny_server import save_checkpoint
 
 DRIVER = """
 import os, signal, sys

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from support.tiny_llama import CONFIG, FFN, HEADS, KV_HEADS, LLAMA3_ROPE, PLANS, VARIANTS
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lathe.artefact.plan import LayerShape, Plan
@@ -17,6 +15,7 @@ from lathe.compressor.export.layout import cut_tensors
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
 from lathe.compressor.model.families import Family, places
 from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
+from support.tiny_llama import CONFIG, FFN, HEADS, KV_HEADS, LLAMA3_ROPE, PLANS, VARIANTS
 
 FULL = ["full_attention"]
 SCALED_WHERE_FULL = {
@@ -134,7 +133,7 @@ STORED = {"one file": "50GB", "shards": "40KB"}
 SOME_PLANS = ("dense", "groups", "heads per group", "no attention first", "mixed")
 
 
-def random_model(case: str, **changes: Any) -> nn.Module:
+def random_model(case: str, **changes: Any) -> Any:
     """Transformers' own, every parameter random, norms and biases too."""
     settings = CONFIG | {"max_position_embeddings": 512} | CASES[case] | changes
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings), dtype=torch.float32).eval()
@@ -219,7 +218,7 @@ def _without_bias(module: Any, present: int) -> None:
         module.bias.zero_()
 
 
-def _leave_to(model: nn.Module, family: Family, index: int, kept: dict[str, torch.Tensor]) -> None:
+def _leave_to(model: Any, family: Family, index: int, kept: dict[str, torch.Tensor]) -> None:
     """Make norms of all heads together norms of those that are kept: others are nothing in their mean, which
     is over as many as there were."""
     for part, mask in kept.items():
@@ -241,7 +240,7 @@ def first_of_each(source: Checkpoint, subnet: Plan) -> Export:
     order = ImportanceRanking(
         torch.arange(widths.kv_heads), heads, channels, torch.arange(source.shape.experts)
     )
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for index, shape in enumerate(subnet):
         dense, kept = source.layer(index), select(order, shape)
         layer = prune_attention(source.family, source.shape, dense, kept) | prune_ffn(

@@ -90,7 +90,7 @@ def main() -> None:
     plain = engine.open_onnx
 
     def open_scripted(artefact: Artefact, tokenizer: Tokenizer, options: EngineOptions) -> Backend:
-        runner.OnnxRunner = partial(ScriptedRunner, tokenizer=tokenizer)
+        runner.OnnxRunner = partial(ScriptedRunner, tokenizer=tokenizer)  # type: ignore[misc, assignment]
         return plain(artefact, tokenizer, options)
 
     engine.open_onnx = open_scripted

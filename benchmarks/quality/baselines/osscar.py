@@ -58,7 +58,8 @@ def shapes(setting: Setting, keep: float) -> list[LayerShape]:
 
 def prune(setting: Setting, shape: LayerShape) -> list[Weights]:
     """Layers of these widths."""
-    stream, layers = Stream(setting), []
+    stream = Stream(setting)
+    layers: list[Weights] = []
     for index, dense in enumerate(setting.layers):
         finished: dict[str, torch.Tensor] = {}
         for kind, count in zip(kinds(setting), (shape.kv_heads, shape.ffn), strict=True):

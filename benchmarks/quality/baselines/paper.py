@@ -48,7 +48,11 @@ Sampler = Callable[[torch.Tensor, int, int], torch.Tensor]
 @baselines.register("paper")
 def paper(setting: Setting, keep: float) -> Subnet:
     generator = torch.Generator().manual_seed(setting.seed)
-    return _search(setting, keep, lambda *args: resample(*args, SIMILARITY, generator))
+
+    def sampler(kept: torch.Tensor, width: int, size: int) -> torch.Tensor:
+        return resample(kept, width, size, SIMILARITY, generator)
+
+    return _search(setting, keep, sampler)
 
 
 @baselines.register("paper-literal")
@@ -104,7 +108,7 @@ def _search(setting: Setting, keep: float, sampler: Sampler) -> Subnet:
         mask.reformed(family, shape, dense, statistics)
         for mask, dense, statistics in zip(masks.layers, setting.layers, setting.statistics, strict=True)
     ]
-    subnet = setting.subnet(layers, candidates=best.judged, facts=_facts(masks, best.fitness))
+    subnet = setting.subnet(layers, candidates=best.evaluated, facts=_facts(masks, best.fitness))
     return replace(subnet, parameters=masks.parameters(shape))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.serving.graph_bytes import streamed_bytes
 from benchmarks.serving.rival import Engine, Job, Rival, rivals, run
-from lathe.artefact.manifest import GRAPH
+from lathe.artefact.onnx.graph_format import GRAPH
 
 
 class _Lathe:
