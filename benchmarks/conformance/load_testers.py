@@ -28,8 +28,8 @@ def aiperf(
     again, which may give one more or less: generated tokens need not be those that a tokenizer would choose.
     """
     made = scratch / f"aiperf-{endpoint}"
-    command = [
-        program,
+    command: list[str] = [
+        str(program),
         "profile",
         "--model",
         name,
@@ -39,7 +39,7 @@ def aiperf(
         endpoint,
         "--streaming",
         "--tokenizer",
-        model.absolute(),
+        str(model.absolute()),
         "--concurrency",
         str(USERS),
         "--request-count",

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.compress_command import lathe
-from support.tiny_llama import checkpoint
 
 from lathe.artefact.errors import UserError
 from lathe.compressor.evaluate.compare import load_model
 from lathe.compressor.model.checkpoint import open_checkpoint, open_config
+from support.compress_command import lathe
+from support.tiny_llama import checkpoint
 
 WEIGHTS, PROJECTION = "model.safetensors", "model.layers.0.self_attn.q_proj"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.tiny_llama import CONFIG, PLANS, VARIANTS, checkpoint, dense_model
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import LayerShape, Plan
 from lathe.compressor.model.families import resolve
+from support.tiny_llama import CONFIG, PLANS, VARIANTS, checkpoint, dense_model
 
 
 @st.composite

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.plugins import install
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.registry import LazyRegistry, Registry, _warn_once
+from support.plugins import install
 
 GROUP = "lathe.tests"
 

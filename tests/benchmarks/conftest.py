@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from support.tiny_problem import make_lab
 
 from benchmarks.quality.setting import Setting
 from lathe.compressor.compute.progress import Progress
+from support.tiny_problem import make_lab
 
 
 @pytest.fixture(scope="session")

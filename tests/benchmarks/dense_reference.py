@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from support.tiny_llama import PLANS, reference
 from transformers import LlamaForCausalLM
 
 from benchmarks.quality.setting import Setting, Subnet
+from support.tiny_llama import PLANS, reference
 
 
 def dense(setting: Setting) -> LlamaForCausalLM:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from support.tiny_problem import make_lab
 
 from benchmarks.quality.setting import Baseline, Setting
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.block_runner import Weights
+from support.tiny_problem import make_lab
 
 KINDS: dict[str, dict[str, Any]] = {
     "biased": {"attention_bias": True, "mlp_bias": True},

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.tiny_llama import LLAMA3_ROPE, tokens
-from support.tiny_problem import Lab, make_lab
 from torch.nn.functional import linear, rms_norm, silu
 from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -19,6 +17,8 @@ from benchmarks.quality.baselines import paper
 from benchmarks.quality.masks import LayerMask, Masks
 from benchmarks.quality.setting import Setting, Subnet, baselines
 from lathe.compressor.model.block_runner import Weights
+from support.tiny_llama import LLAMA3_ROPE, tokens
+from support.tiny_problem import Lab, make_lab
 
 N, K, H, F, D = 8, 4, 16, 96, 64
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.tiny_server import NAME, Running, running, save_artefact
 
 from benchmarks.conformance.clients import scripted, suites
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.served_model import open_artefact
+from support.tiny_server import NAME, Running, running, save_artefact
 
 CLIENT = """
 import json, os, urllib.request

@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import steady_clock
-from support.compress_command import make_tiny
 
 from benchmarks.latency import __main__ as bench
 from benchmarks.latency import predictions, shapes, targets
@@ -18,6 +16,8 @@ from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import open_config
 from lathe.compressor.search.space import make_space
+from support import steady_clock
+from support.compress_command import make_tiny
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
-from support.compress_command import Tiny, make_tiny
 
 from benchmarks.quality.contest import Contest
 from benchmarks.quality.setting import Setting, Subnet, baselines
+from support.compress_command import Tiny, make_tiny
 
 
 @pytest.fixture(scope="module")

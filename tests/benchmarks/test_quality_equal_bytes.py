@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.compress_command import make_tiny
 
 from benchmarks.quality import equal_bytes
 from benchmarks.quality.equal_bytes import FLOAT16, INT4, INT8, budgets, contenders, table
 from benchmarks.quality.product import Product, options_for
 from lathe.compressor.compute.progress import Progress
+from support.compress_command import make_tiny
 
 
 @pytest.fixture(scope="module")

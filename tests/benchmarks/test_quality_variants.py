@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny_problem import make_lab
 
 from benchmarks.quality.variants import ABLATIONS, WithIntercept
 from lathe.compressor.reconstruction.variants import ReconstructionTask, reconstructions
 from lathe.compressor.search.method import methods
+from support.tiny_problem import make_lab
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
@@ -19,7 +19,7 @@ def test_each_differs_from_the_default_in_one_thing_and_keeps_the_budget(name: s
     default, method = asdict(methods.get("lathe")), asdict(methods.get(name))
     assert len([k for k in default if k != "name" and default[k] != method[k]]) <= 2
     lab = make_lab(tmp_path / "dense")
-    found = methods.get(name).search(lab.problem(tmp_path, order=method["importance"], evaluations=6))
+    found = methods.get(name).search(lab.problem(tmp_path, importance=method["importance"], evaluations=6))
     assert lab.keep(0.6).allows(found.plan)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from support.tiny_llama import VARIANTS
-from support.tiny_problem import make_lab
-
 from benchmarks.quality.setting import Setting
 from lathe.compressor.compute.progress import Progress
+from support.tiny_llama import VARIANTS
+from support.tiny_problem import make_lab
 
 KINDS: dict[str, dict[str, Any]] = {
     "grouped heads": {},

@@ -10,8 +10,9 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
-from conftest import SCHEMES, WIDTHS, Visit, serving
 from playwright.sync_api import Locator, expect
+
+from conftest import SCHEMES, WIDTHS, Visit, serving
 
 QUESTION = "My fellow Americans, the state of our Union is strong."
 LENGTHS = """

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import SCHEMES, WIDTHS, Visit
 from playwright.sync_api import expect
+
+from conftest import SCHEMES, WIDTHS, Visit
 
 SMALLEST = """
 () => Math.min(...[...document.querySelectorAll("figure svg text")].map((text) => {

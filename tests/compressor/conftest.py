@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import settings
+
 from support import steady_clock
 from support.compress_command import Tiny, make_tiny
 from support.tiny_problem import Lab, make_lab

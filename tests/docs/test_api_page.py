@@ -21,6 +21,7 @@ from types import FunctionType
 from typing import Any
 
 import pytest
+
 from support.compress_command import make_tiny
 
 PAGE = Path(__file__).parents[2] / "docs/reference/api.md"

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import SeedOssConfig, SeedOssForCausalLM
+
 from support.compress_command import Tiny, make_tiny
 from support.plugins import install
 from support.tiny_server import save_tokenizer
-from transformers import SeedOssConfig, SeedOssForCausalLM
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROJECT = EXAMPLES / "custom_family"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from fault_rig import Figures
+
 from support.tiny_server import save_artefact
 
 BOOK = pytest.StashKey[Figures]()

@@ -15,12 +15,12 @@ from statistics import median
 import httpx
 import pytest
 from fault_rig import ENDLESS, MIB, Figures, percentile, seconds_until, served, stream, together
-from support.tiny_server import save_checkpoint
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import write_manifest
 from lathe.serving.http.body import BODY_LIMIT
 from lathe.serving.served_model import open_artefact, open_checkpoint
+from support.tiny_server import save_checkpoint
 
 pytestmark = pytest.mark.faults
 

@@ -13,10 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from support.compress_command import Tiny, make_tiny
 
 import lathe
 from lathe.compressor.pipeline.options import Options
+from support.compress_command import Tiny, make_tiny
 
 
 @pytest.fixture(scope="module")

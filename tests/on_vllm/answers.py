@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from support.tiny_llama import VOCAB
 from torch import nn
 from vllm import LLM, SamplingParams
+
+from support.tiny_llama import VOCAB
 
 ENGINE: dict[str, Any] = {
     "dtype": "float32",

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support.shown import shows
 
 __all__ = ["shows"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from answers import NEW, ask, engine, prompts
-from conftest import DEMO
-from support.tiny_llama import PLANS, checkpoint, cut
 from test_vllm_parity import TINY
 from transformers import AutoTokenizer
 from vllm import LLM
 
+from conftest import DEMO
 from lathe.compressor.export.checkpoint import export_checkpoint
+from support.tiny_llama import PLANS, checkpoint, cut
 
 TEXTS = (
     "The boy went to the",

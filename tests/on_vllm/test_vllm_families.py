@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 from answers import ask, distance, engine, prompts
+
+from lathe.artefact.errors import UserError
+from lathe.compressor.export import exporters
+from lathe.compressor.export.vllm import check_served, export_vllm
+from lathe.compressor.model.families import families
 from support.shown import Shows
 from support.tiny_families import (
     CASES,
@@ -20,11 +25,6 @@ from support.tiny_families import (
     stored_checkpoint,
     zeroed,
 )
-
-from lathe.artefact.errors import UserError
-from lathe.compressor.export import exporters
-from lathe.compressor.export.vllm import check_served, export_vllm
-from lathe.compressor.model.families import families
 
 EXACT, CAPPED = 1e-4, 2e-2
 """The second where scores of attention have a soft cap: vLLM's CPU kernel rounds there."""

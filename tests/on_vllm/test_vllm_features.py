@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from answers import LENGTHS, ask, distance, engine, prompts
-from support.tiny_llama import PLANS, checkpoint, cut, reference
 from test_vllm_parity import EXACT, TINY
 from torch import nn
 
 from lathe.compressor.export.checkpoint import export_checkpoint
+from support.tiny_llama import PLANS, checkpoint, cut, reference
 
 BLOCK = 128  # tokens of a cache block on CPU: what prefix caching shares
 

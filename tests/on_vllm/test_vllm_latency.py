@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DEMO
-from support.tiny_llama import PLANS, checkpoint
 from test_vllm_parity import TINY
 
+from conftest import DEMO
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency import bench
 from lathe.compressor.latency.backend import backends
 from lathe.compressor.latency.measure import QUICK, LatencyBenchmark
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import Checkpoint
+from support.tiny_llama import PLANS, checkpoint
 
 CONTEXT = 100
 MEMORY = 7 * 2**30

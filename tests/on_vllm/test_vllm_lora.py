@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from answers import ask, distance, engine, prompts
 from safetensors.torch import save_file
-from support.tiny_llama import PLANS, checkpoint, cut
 from test_vllm_parity import EXACT, TINY
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -16,6 +15,7 @@ from vllm.lora.request import LoRARequest
 
 from lathe.artefact.modeling import register
 from lathe.compressor.export.checkpoint import export_checkpoint
+from support.tiny_llama import PLANS, checkpoint, cut
 
 RANK, ALPHA = 8, 16
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from answers import ask, distance, engine, prompts
-from support.tiny_families import family_checkpoint, first_of_each, zeroed
-from support.tiny_llama import DENSE, checkpoint, cut, plan, reference
 from test_vllm_parity import EXACT, TINY
 
 from lathe.compressor.export.checkpoint import export_checkpoint
+from support.tiny_families import family_checkpoint, first_of_each, zeroed
+from support.tiny_llama import DENSE, checkpoint, cut, plan, reference
 
 EVEN_COUNTS = plan((4, 2, 96), (0, 0, 40), (2, 1, 34), (8, 4, 0))
 STAGES = plan((0, 0, 0), DENSE, (0, 0, 33), (3, 3, 17))

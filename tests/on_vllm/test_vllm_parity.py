@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from answers import NEW, Distance, ask, distance, engine, prompts
-from support.tiny_llama import PLANS, VARIANTS, checkpoint, cut, reference
 
 from lathe.compressor.export.checkpoint import export_checkpoint
 from lathe.compressor.model.checkpoint import Checkpoint
+from support.tiny_llama import PLANS, VARIANTS, checkpoint, cut, reference
 
 TINY = {"head_dim": 32, "max_position_embeddings": 512}
 EXACT = 1e-4

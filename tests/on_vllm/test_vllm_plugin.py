@@ -16,10 +16,10 @@ import httpx
 import pytest
 import torch
 import vllm
-from conftest import ENVIRONMENT
 from openai import OpenAI
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from conftest import ENVIRONMENT
 from lathe.artefact.modeling import register, vllm_plugin
 
 PROMPT = "The boy went to the"

@@ -14,7 +14,6 @@ from answers import NEW, Answer, Distance, ask, distance, engine, prompts
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32
 from compressed_tensors.quantization import QuantizationConfig
 from safetensors.torch import load_file
-from support.tiny_llama import DENSE, VARIANTS, checkpoint, cut, plan
 from test_vllm_parity import TINY
 from test_vllm_trained import answers
 from torch import nn
@@ -28,6 +27,7 @@ from lathe.compressor.export.artefact import is_artefact
 from lathe.compressor.export.checkpoint import export_checkpoint
 from lathe.compressor.export.compressed_tensors import SCHEMES, pack, round_matrix
 from lathe.compressor.export.quantized import export_quantized
+from support.tiny_llama import DENSE, VARIANTS, checkpoint, cut, plan
 
 EVEN = plan(DENSE, DENSE, DENSE, DENSE)
 UNEVEN = plan((0, 0, 32), (3, 3, 64), (0, 0, 0), (4, 2, 0))

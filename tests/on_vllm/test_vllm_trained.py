@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from answers import Answer, ask, distance, engine
-from conftest import DEMO
 from test_vllm_parity import EXACT
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from conftest import DEMO
 from lathe.artefact.modeling import LatheLlamaForCausalLM, register
 from lathe.artefact.plan import Plan
 

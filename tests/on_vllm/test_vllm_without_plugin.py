@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from answers import NEW, Answer, distance, prompts
-from conftest import ENVIRONMENT
-from support.tiny_llama import PLANS, checkpoint, cut, reference
 from test_vllm_parity import EXACT, TINY
 
+from conftest import ENVIRONMENT
 from lathe.compressor.export.checkpoint import export_checkpoint
 from lathe.compressor.model.checkpoint import Checkpoint
+from support.tiny_llama import PLANS, checkpoint, cut, reference
 
 SERVED, REFUSED = ["ffn", "groups", "no ffn last"], "no attention middle"
 SCRIPT = """

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import openai
 import pytest
+
 from support.tiny_server import Running, running, save_artefact
 
 

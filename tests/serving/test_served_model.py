@@ -7,11 +7,11 @@ from pathlib import Path
 
 import onnx
 import pytest
-from support.tiny_server import CONTEXT, NAME
 
 from lathe.artefact.errors import UserError
 from lathe.serving.launch.engines.onnx import check_external_data
 from lathe.serving.served_model import open_artefact
+from support.tiny_server import CONTEXT, NAME
 
 
 @pytest.fixture

@@ -12,8 +12,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from support.tiny_families import CASES, first_of_each, planned, zeroed
-from support.tiny_llama import tokens
 from transformers import AutoModelForCausalLM
 
 from lathe.artefact.errors import UserError
@@ -26,6 +24,8 @@ from lathe.compressor.export.onnx.blockwise import Blockwise
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.families import families
 from lathe.compressor.model.rounding import QuantizedMatrix, quantize_matrix
+from support.tiny_families import CASES, first_of_each, planned, zeroed
+from support.tiny_llama import tokens
 
 TORCH, ONNX, ROUNDED = 2e-5, 1e-4, 1e-3
 

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from support.tiny_server import Running, running, save_checkpoint
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from lathe.compressor.export.dense import dense_artefact
+from support.tiny_server import Running, running, save_checkpoint
 
 TURNS = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
 QWEN = (

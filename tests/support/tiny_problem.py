@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from support.tiny_llama import checkpoint, tokens
 
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.importance import importance_methods
@@ -22,6 +21,7 @@ from lathe.compressor.search.space import GrammarMatcher, make_space, parameter_
 from lathe.compressor.search.trace import Trace
 from lathe.compressor.statistics import LayerStatistics, collect_layer
 from lathe.compressor.statistics.collect import batches_of
+from support.tiny_llama import checkpoint, tokens
 
 WINDOWS, LENGTH = 16, 32
 

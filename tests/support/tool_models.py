@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from support.tiny_server import save_checkpoint, save_tokenizer
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from lathe.compressor.export.dense import dense_artefact
+from support.tiny_server import save_checkpoint, save_tokenizer
 
 _CALL_LOOP = (
     "{% for c in m.tool_calls %}\n<tool_call>\n"

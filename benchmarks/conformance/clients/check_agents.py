@@ -16,8 +16,9 @@ from agents import (
     function_tool,
     set_tracing_disabled,
 )
-from conftest import HELLO, MODEL, PARIS, ROME, TRIP, URL, WEATHER, Count, Place, Trip
 from openai import AsyncOpenAI
+
+from conftest import HELLO, MODEL, PARIS, ROME, TRIP, URL, WEATHER, Count, Place, Trip
 
 ASKED: list[dict[str, Any]] = []
 KINDS = {"chat": OpenAIChatCompletionsModel, "responses": OpenAIResponsesModel}

@@ -7,6 +7,7 @@ from typing import Any
 
 import litellm
 import pytest
+
 from conftest import HELLO, MODEL, PARIS, ROME, TRIP, URL, WEATHER, Count, Place, Trip
 
 PARAMETERS = {

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import pytest
-from conftest import HELLO, MODEL, PARIS, ROME, TRIP, URL, WEATHER, Count, Place, Trip
 from pydantic_ai import Agent, NativeOutput, PromptedOutput, ToolOutput
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
+
+from conftest import HELLO, MODEL, PARIS, ROME, TRIP, URL, WEATHER, Count, Place, Trip
 
 ASKED: list[dict[str, Any]] = []
 KINDS = {"chat": OpenAIChatModel, "responses": OpenAIResponsesModel}

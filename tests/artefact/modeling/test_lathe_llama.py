@@ -9,6 +9,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import AutoModel, AutoModelForCausalLM, DynamicCache
+
+from lathe.artefact.modeling import LatheLlamaConfig, LatheLlamaForCausalLM, register
+from lathe.artefact.modeling.modeling_lathe_llama import CACHE, LatheLlamaModel
+from lathe.artefact.plan import Plan
+from lathe.compressor.export.checkpoint import uneven_config
+from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.model.checkpoint import Checkpoint
 from support.tiny_llama import (
     CONFIG,
     FFN,
@@ -24,14 +32,6 @@ from support.tiny_llama import (
     reference,
     tokens,
 )
-from transformers import AutoModel, AutoModelForCausalLM, DynamicCache
-
-from lathe.artefact.modeling import LatheLlamaConfig, LatheLlamaForCausalLM, register
-from lathe.artefact.modeling.modeling_lathe_llama import CACHE, LatheLlamaModel
-from lathe.artefact.plan import Plan
-from lathe.compressor.export.checkpoint import uneven_config
-from lathe.compressor.export.layout import cut_tensors
-from lathe.compressor.model.checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="module")

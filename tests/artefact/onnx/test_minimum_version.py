@@ -7,13 +7,13 @@ from pathlib import Path
 
 import onnxruntime as ort
 import pytest
-from support.tiny_families import family_checkpoint, first_of_each, planned
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.onnx import minimum_version as oldest
 from lathe.artefact.onnx.runner import OnnxRunner
 from lathe.compressor.export.onnx import check_source, export_onnx
 from lathe.compressor.export.onnx.blockwise import Blockwise
+from support.tiny_families import family_checkpoint, first_of_each, planned
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from support.tiny_llama import PLANS, VARIANTS, VOCAB, checkpoint, cut, reference, tokens
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.onnx import kv_cache as memory
 from lathe.artefact.onnx.runner import OnnxRunner
 from lathe.compressor.export.onnx import export_onnx
 from lathe.compressor.model.checkpoint import Checkpoint
+from support.tiny_llama import PLANS, VARIANTS, VOCAB, checkpoint, cut, reference, tokens
 
 CASES = [("plain", name) for name in PLANS] + [
     (variant, name) for variant in VARIANTS if variant != "plain" for name in ("mixed", "whole layers")

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.compress_command import lathe
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.vllm.installed import require_vllm
+from support.compress_command import lathe
 
 TAKEN = "Lathe serves with vLLM 0.32 and 0.33"
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from support.tiny_families import CASES, FIRST, family_checkpoint
 
 from lathe.artefact.errors import UserError
 from lathe.compressor.agreement.check import check_agreement
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
 from lathe.compressor.model.families import stored_name
 from lathe.compressor.model.reference import load_dense
+from support.tiny_families import CASES, FIRST, family_checkpoint
 
 WHOLE = {"whole": True, "layer by layer": False}
 SCALED = {"rope_type": "linear", "factor": 3.0}

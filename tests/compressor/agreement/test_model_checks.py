@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from support.compress_command import Tiny, lathe
 from transformers import AutoTokenizer
 
 from lathe.artefact.library_errors import reason
 from lathe.artefact.tokenizer import own_code
+from support.compress_command import Tiny, lathe
 
 pytestmark = pytest.mark.usefixtures("steady")
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny_server import save_checkpoint
 
 from lathe.artefact.errors import UserError
 from lathe.compressor.calibration import Calibration, load_calibration, token_windows
@@ -16,6 +15,7 @@ from lathe.compressor.calibration.sources import parts_of, read_documents
 from lathe.compressor.calibration.tokens import fair_shares, load_tokenizer
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
+from support.tiny_server import save_checkpoint
 
 WORDS = "The quick brown fox jumps over the lazy dog. " * 40
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+
 from support.compress_command import Tiny, lathe, make_tiny
 
 pytestmark = pytest.mark.usefixtures("steady")

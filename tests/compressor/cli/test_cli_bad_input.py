@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 from safetensors.torch import load_file, save_file
+
 from support.compress_command import Tiny, lathe
 
 pytestmark = pytest.mark.usefixtures("steady")

@@ -6,10 +6,9 @@ import json
 import re
 from pathlib import Path
 
-from support.compress_command import lathe
-
 from lathe.compressor.export import exporters
 from lathe.compressor.model.families import families
+from support.compress_command import lathe
 
 PAGE = Path(__file__).parents[3] / "docs" / "families.md"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 import pytest
 import typer
-from support.compress_command import lathe
 
 from lathe.cli import build
+from support.compress_command import lathe
 
 SURFACE = {
     "compress": {

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.compress_command import Tiny, lathe
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from support.compress_command import Tiny, lathe
 
 TASK = """
 task: foxes

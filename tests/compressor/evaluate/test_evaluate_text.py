@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.compress_command import Tiny, lathe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lathe.artefact.errors import UserError
 from lathe.compressor.evaluate.compare import scores
+from support.compress_command import Tiny, lathe
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.family_checks import written
-from support.tiny_families import FIRST, family_checkpoint
-from support.tiny_llama import tokens
 
 from lathe.compressor.evaluate.samples import TOKENS, Prompt, continuations
 from lathe.compressor.model.reference import load_dense
+from support.family_checks import written
+from support.tiny_families import FIRST, family_checkpoint
+from support.tiny_llama import tokens
 
 
 class Spelled:

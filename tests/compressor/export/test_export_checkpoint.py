@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from support.tiny_llama import DENSE, PLANS, VARIANTS, checkpoint, cut, plan, reference, tokens
 from transformers import AutoModelForCausalLM
 
 from lathe.artefact.errors import UserError
@@ -21,6 +20,7 @@ from lathe.compressor.export import Export, exporters
 from lathe.compressor.export.checkpoint import write_checkpoint
 from lathe.compressor.export.layout import cut_tensors
 from lathe.compressor.model.checkpoint import Checkpoint
+from support.tiny_llama import DENSE, PLANS, VARIANTS, checkpoint, cut, plan, reference, tokens
 
 LOAD = """
 import sys

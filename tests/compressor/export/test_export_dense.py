@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.tiny_llama import PLANS, checkpoint, reference, tokens
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import write_manifest
 from lathe.artefact.onnx.runner import OnnxRunner
 from lathe.artefact.plan import Plan
 from lathe.compressor.export.dense import dense_artefact, export_dense
+from support.tiny_llama import PLANS, checkpoint, reference, tokens
 
 
 def test_dense_artefact_is_complete_and_made_once(tmp_path: Path) -> None:

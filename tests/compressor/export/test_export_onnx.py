@@ -11,17 +11,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from support.tiny_llama import (
-    CONFIG,
-    HEAD_DIM,
-    LLAMA3_ROPE,
-    PLANS,
-    VARIANTS,
-    checkpoint,
-    cut,
-    reference,
-    tokens,
-)
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -35,6 +24,17 @@ from lathe.compressor.export.onnx.random import random_onnx
 from lathe.compressor.export.onnx.rope import rotary_tables
 from lathe.compressor.model.checkpoint import open_checkpoint
 from lathe.compressor.model.families import resolve
+from support.tiny_llama import (
+    CONFIG,
+    HEAD_DIM,
+    LLAMA3_ROPE,
+    PLANS,
+    VARIANTS,
+    checkpoint,
+    cut,
+    reference,
+    tokens,
+)
 
 
 def export(directory: Path, name: str, **changes: Any) -> onnx.ModelProto:

@@ -14,8 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
-from support.compress_command import lathe
-from support.tiny_llama import CONFIG, PLANS, VARIANTS, checkpoint, cut, plan, reference, tokens
 from torch.testing import assert_close
 
 from lathe.artefact.atomic_files import write_json
@@ -33,6 +31,8 @@ from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.families import resolve
 from lathe.compressor.model.rounding import GROUPS, QuantizedMatrix, groups_for, quantize_matrix
 from lathe.compressor.search.space import make_space, memory_constraint
+from support.compress_command import lathe
+from support.tiny_llama import CONFIG, PLANS, VARIANTS, checkpoint, cut, plan, reference, tokens
 
 BITS = pytest.mark.parametrize("bits", [8, 4])
 EVEN = plan((0, 0, 32), (2, 2, 64), (0, 0, 0), (4, 2, 0))

@@ -13,8 +13,6 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from support.compress_command import lathe
-from support.tiny_llama import DENSE, checkpoint, cut, plan
 
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.errors import UserError
@@ -24,6 +22,8 @@ from lathe.compressor.export.checkpoint import export_checkpoint, write_model
 from lathe.compressor.export.layout import cut_tensors
 from lathe.compressor.export.quantized import check_quantized, export_quantized
 from lathe.compressor.model.checkpoint import Checkpoint
+from support.compress_command import lathe
+from support.tiny_llama import DENSE, checkpoint, cut, plan
 
 EVEN = plan(DENSE, DENSE, DENSE, DENSE)
 UNEVEN = plan((0, 0, 32), (3, 3, 64), (0, 0, 0), (4, 2, 0))

@@ -8,8 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.compress_command import lathe
-from support.tiny_llama import PLANS, checkpoint, cut
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import listed_files, verify_checkpoint, write_manifest
@@ -18,6 +16,8 @@ from lathe.artefact.shipped_files import shipped_files, stale_files, warn_if_sta
 from lathe.compressor.export.checkpoint import export_checkpoint
 from lathe.compressor.export.refresh import plan_refresh, refresh
 from lathe.compressor.export.vllm import write_plugin
+from support.compress_command import lathe
+from support.tiny_llama import PLANS, checkpoint, cut
 
 MODELING, PLUGIN = "modeling_lathe_llama.py", "vllm_plugin/lathe_vllm_plugin/vllm_lathe_llama.py"
 OLD = b'"""Of a version before this one."""\n'

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.compress_command import Tiny, lathe
-from support.tiny_llama import DENSE, PLANS, checkpoint, cut, plan
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
@@ -22,6 +20,8 @@ from lathe.compressor.export.artefact import export_artefact
 from lathe.compressor.export.dense import export_dense
 from lathe.compressor.export.vllm import check_served
 from lathe.compressor.model.checkpoint import Checkpoint
+from support.compress_command import Tiny, lathe
+from support.tiny_llama import DENSE, PLANS, checkpoint, cut, plan
 
 PACKAGE = "lathe_vllm_plugin"
 

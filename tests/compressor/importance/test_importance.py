@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny_problem import Lab, make_lab
 
 from lathe.artefact.errors import UserError
 from lathe.compressor.importance import importance_methods
 from lathe.compressor.importance.elimination import eliminate
 from lathe.compressor.importance.paper import saliency
 from lathe.compressor.reconstruction import damped
+from support.tiny_problem import Lab, make_lab
 
 
 def problem(width: int, samples: int = 400, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import steady_clock
-from support.tiny_llama import PLANS, checkpoint
 from transformers import DynamicCache
 
 from lathe.compressor.compute.progress import Progress
@@ -19,6 +17,8 @@ from lathe.compressor.latency.cache import cached_comparison, cached_table
 from lathe.compressor.latency.measure import Effort, LatencyBenchmark
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.search.space import make_space
+from support import steady_clock
+from support.tiny_llama import PLANS, checkpoint
 
 
 def meter(path: Path, workload: Workload, **model: int) -> LatencyBenchmark:

@@ -8,15 +8,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from support import steady_clock
-from support.compress_command import Tiny, lathe, make_tiny
-from support.tiny_llama import PLANS
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import LayerShape, ModelShape, Plan
 from lathe.compressor.latency.profile import Profile
 from lathe.compressor.latency.roofline import DEVICES, estimate
 from lathe.compressor.latency.workload import Workload
+from support import steady_clock
+from support.compress_command import Tiny, lathe, make_tiny
+from support.tiny_llama import PLANS
 
 LLAMA_7B = ModelShape(4096, 32_000, 128, False, 32, LayerShape(32, 32, 11_008))
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.tiny_llama import PLANS
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import LayerShape, ModelShape, Plan
 from lathe.compressor.latency.table import TERMS, LatencyTable, designs, features, fit
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.search.space import make_space
+from support.tiny_llama import PLANS
 
 GQA = ModelShape(64, 120, 16, False, 4, LayerShape(8, 4, 96))
 BIG = ModelShape(4096, 32_000, 128, False, 8, LayerShape(32, 8, 11_008))

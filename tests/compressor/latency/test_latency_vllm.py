@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.compress_command import lathe
-from support.tiny_llama import PLANS, checkpoint
 
 from lathe.artefact.errors import UserError
 from lathe.compressor.latency.backend import backends
 from lathe.compressor.latency.workload import Workload
+from support.compress_command import lathe
+from support.tiny_llama import PLANS, checkpoint
 
 
 @pytest.fixture(autouse=True)

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from support.tiny_families import family_checkpoint
-from support.tiny_llama import PLANS, VARIANTS, checkpoint, cut, reference, tokens
-from support.tiny_problem import Lab, make_lab
 from torch import nn
 
 from lathe.compressor.model.block_runner import BlockRunner
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
+from support.tiny_families import family_checkpoint
+from support.tiny_llama import PLANS, VARIANTS, checkpoint, cut, reference, tokens
+from support.tiny_problem import Lab, make_lab
 
 SHAPES: dict[str, dict[str, Any]] = VARIANTS | {"mha": {"num_key_value_heads": 8}}
 

@@ -13,11 +13,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from support.tiny_llama import VARIANTS, checkpoint, dense_model
 
 from lathe.artefact.errors import UserError
 from lathe.compressor.model.checkpoint import open_checkpoint
 from lathe.compressor.model.safetensors_index import read_header
+from support.tiny_llama import VARIANTS, checkpoint, dense_model
 
 WEIGHTS = "model.safetensors"
 

@@ -9,7 +9,6 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from support.tiny_families import family_checkpoint, first_of_each, planned
 from torch.testing import assert_close
 
 from lathe.compressor.export.layout import cut_tensors
@@ -17,6 +16,7 @@ from lathe.compressor.export.onnx import export_onnx
 from lathe.compressor.export.onnx.blockwise import Blockwise
 from lathe.compressor.model.names import layer_prefix
 from lathe.compressor.model.stored_format import FLOAT16, INT4, INT8, Format
+from support.tiny_families import family_checkpoint, first_of_each, planned
 
 CASES = ("llama, biased", "qwen3", "opt", "qwen3_moe", "gpt_oss")
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.tiny_llama import checkpoint, dense_model
 
 from lathe.artefact.errors import UserError
 from lathe.compressor.agreement.check import check_agreement
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
 from lathe.compressor.model.reference import load_dense
+from support.tiny_llama import checkpoint, dense_model
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 NORM = "model.norm.weight"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support import steady_clock
 from support.compress_command import Tiny, lathe
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from support.tiny_problem import Lab, batches
 
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.workers import LocalWorkers
@@ -14,6 +13,7 @@ from lathe.compressor.model.block_runner import BlockRunner
 from lathe.compressor.statistics import LayerStatistics
 from lathe.compressor.statistics.calibration_pass import CalibrationPass, LayerCollector
 from lathe.compressor.statistics.gram import merged
+from support.tiny_problem import Lab, batches
 
 
 def test_skipped_layers_run_in_the_same_batches(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

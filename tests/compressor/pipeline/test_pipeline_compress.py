@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.compress_command import Tiny, lathe
 from transformers import AutoModelForCausalLM
 
 from lathe.artefact.modeling import register
@@ -21,6 +20,7 @@ from lathe.artefact.plan import Plan
 from lathe.compressor.latency import measure
 from lathe.compressor.pipeline import latency_loop as solve
 from lathe.serving.served_model import open_artefact
+from support.compress_command import Tiny, lathe
 
 pytestmark = pytest.mark.usefixtures("steady", "own_cache")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.compress_command import Tiny
 
 from lathe.compressor.model.checkpoint_fingerprint import file_digest
+from support.compress_command import Tiny
 
 TARGET = ("--keep", "60%", "--method", "quick", "--export", "checkpoint")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.compress_command import Tiny, content, lathe
 
 SAME = ("config.json", "plan.json", "model.safetensors")

@@ -7,10 +7,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from support import steady_clock
-from support.compress_command import Tiny
 
 from lathe.artefact.plan import LayerShape, Plan
+from support import steady_clock
+from support.compress_command import Tiny
 
 pytestmark = pytest.mark.usefixtures("steady", "own_cache")
 

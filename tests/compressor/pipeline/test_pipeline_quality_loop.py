@@ -10,9 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import steady_clock
-from support.compress_command import Tiny
-from support.tiny_problem import Lab
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import LayerShape, Plan
@@ -27,6 +24,9 @@ from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.quality_loop import QualityLoop
 from lathe.compressor.search.method import methods
 from lathe.compressor.search.space import make_space
+from support import steady_clock
+from support.compress_command import Tiny
+from support.tiny_problem import Lab
 
 pytestmark = pytest.mark.usefixtures("steady")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.compress_command import Tiny, lathe, make_tiny
-from support.tiny_models import tiny as tiny_of
 
 from lathe.compressor.evaluate.compare import load_model
 from lathe.compressor.latency.profile import Profile
+from support.compress_command import Tiny, lathe, make_tiny
+from support.tiny_models import tiny as tiny_of
 
 QUICK = ("--keep", "70%", "--export", "checkpoint", "--method", "quick")
 HEAD, TABLE, WEIGHTS = "lm_head.weight", "model.embed_tokens.weight", "model.safetensors"

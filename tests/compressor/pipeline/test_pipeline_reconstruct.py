@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.compress_command import Tiny
 
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.pipeline import reconstruct as reform
@@ -18,6 +17,7 @@ from lathe.compressor.pipeline.preflight import preflight
 from lathe.compressor.pipeline.run_directory import RunDirectory
 from lathe.compressor.pipeline.search import Searcher
 from lathe.compressor.reconstruction.passes import KLProblem
+from support.compress_command import Tiny
 
 
 def test_every_round_after_the_first_reads_new_text_and_what_gains_is_kept(

@@ -7,9 +7,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from support.compress_command import Tiny, content
 
 from lathe.compressor.pipeline import latency_loop as solve
+from support.compress_command import Tiny, content
 
 SAME = ("config.json", "plan.json", "model.safetensors", "onnx/model.onnx", "onnx/model.onnx.data")
 TARGET = ("--keep", "60%", "--seed", "0")

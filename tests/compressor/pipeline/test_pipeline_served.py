@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.compress_command import Tiny, content, lathe, make_tiny
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import LayerShape, Plan
 from lathe.artefact.vllm.limits import check_parallel
 from lathe.compressor.export import exporters
 from lathe.compressor.pipeline.options import Options
+from support.compress_command import Tiny, content, lathe, make_tiny
 
 SHARED = {"head_dim": 32, "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 192}
 

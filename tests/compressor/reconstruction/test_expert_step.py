@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from support.tiny_families import family_checkpoint
-from support.tiny_llama import tokens
 
 from lathe.artefact.plan import LayerShape
 from lathe.compressor.compute.array_store import ArrayStore
@@ -18,6 +16,8 @@ from lathe.compressor.model.pruning import ImportanceRanking, prune_ffn, select
 from lathe.compressor.reconstruction.block_moments import BlockPasses
 from lathe.compressor.reconstruction.conjugate import iterates
 from lathe.compressor.reconstruction.gauss_newton import BlockStep, refine_block
+from support.tiny_families import family_checkpoint
+from support.tiny_llama import tokens
 
 SHAPES = {"narrower": (48, 4), "fewer": (96, 3), "both": (48, 2)}
 

@@ -6,8 +6,6 @@ import math
 
 import pytest
 import torch
-from support.tiny_llama import HEAD_DIM, PLANS
-from support.tiny_problem import Lab
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
@@ -29,6 +27,8 @@ from lathe.compressor.reconstruction.block_moments import BlockPasses
 from lathe.compressor.reconstruction.sequential import DAMPINGS, reconstruct_block
 from lathe.compressor.reconstruction.streams import BlockPosition, ResidualStreams, SequentialPass
 from lathe.compressor.reconstruction.variants import Finished, ReconstructionTask, reconstructions
+from support.tiny_llama import HEAD_DIM, PLANS
+from support.tiny_problem import Lab
 
 KEPT = torch.tensor([0, 3, 4, 8, 11])
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from support.tiny_llama import PLANS, reference, tokens
-from support.tiny_problem import Lab, make_lab
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -17,6 +15,8 @@ from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
 from lathe.compressor.reconstruction.passes import KLProblem
 from lathe.compressor.reconstruction.whole import ModelStep, refine_model
+from support.tiny_llama import PLANS, reference, tokens
+from support.tiny_problem import Lab, make_lab
 
 Layers = list[dict[str, torch.Tensor]]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import steady_clock
-from support.compress_command import Tiny, lathe
 
 from lathe.compressor.report.page import write_page
 from lathe.serving.served_model import open_artefact
+from support import steady_clock
+from support.compress_command import Tiny, lathe
 
 pytestmark = pytest.mark.usefixtures("steady")
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"

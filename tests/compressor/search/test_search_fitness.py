@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny_llama import PLANS, reference
-from support.tiny_problem import Lab
 
 from lathe.artefact.plan import Plan
 from lathe.compressor.model.block_runner import Weights
@@ -16,6 +14,8 @@ from lathe.compressor.model.pruning import ImportanceRanking
 from lathe.compressor.search.block_library import BlockLibrary
 from lathe.compressor.search.fitness import Fitness
 from lathe.compressor.search.space import make_space
+from support.tiny_llama import PLANS, reference
+from support.tiny_problem import Lab
 
 
 def fitness(lab: Lab, path: Path, reformed: bool = True) -> Fitness:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.tiny_problem import Lab
 
 from lathe.artefact.plan import Plan
 from lathe.compressor.compute.array_store import ArrayLike, ArrayStore
@@ -19,6 +18,7 @@ from lathe.compressor.search.method import SearchResult, methods
 from lathe.compressor.search.methods import lathe, paper
 from lathe.compressor.search.space import make_space, memory_constraint
 from lathe.compressor.search.trace import Trace
+from support.tiny_problem import Lab
 
 
 def sensitivities(lab: Lab) -> np.ndarray:

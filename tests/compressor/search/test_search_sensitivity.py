@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny_problem import Lab
 from test_search_fitness import fitness
 
 from lathe.compressor.compute.array_store import ArrayLike, ArrayStore
@@ -14,6 +13,7 @@ from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.search import fitness as fitness_module
 from lathe.compressor.search.sensitivity import FisherSensitivity, SensitivityEstimate
 from lathe.compressor.search.space import make_space
+from support.tiny_problem import Lab
 
 BLOCKS = range(8)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import openai
 import pytest
+
 from support.tiny_server import NAME, running, save_artefact
 
 MESSAGES: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "The fox?"}]

@@ -8,12 +8,12 @@ import numpy as np
 import openai
 import pytest
 import torch
-from support.tiny_server import NAME, Running, running
 from transformers import AutoModelForCausalLM
 
 from lathe.serving.api.response_builder import _Place
 from lathe.serving.api.schemas import StreamOptions
 from lathe.serving.decoding.tokenizer import Tokenizer
+from support.tiny_server import NAME, Running, running
 
 PROMPT = "The quick brown fox"
 

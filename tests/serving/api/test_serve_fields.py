@@ -7,6 +7,7 @@ from typing import Any
 
 import openai
 import pytest
+
 from support.tiny_server import NAME, Running
 
 MESSAGES: Any = [{"role": "user", "content": "The fox?"}]

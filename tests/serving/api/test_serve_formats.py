@@ -10,9 +10,9 @@ from typing import Any
 
 import openai
 import pytest
-from support.tiny_server import NAME, Running, running
 
 from lathe.serving.structured_output.schema_errors import GrammarError
+from support.tiny_server import NAME, Running, running
 
 PERSON = {
     "type": "object",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.tiny_server import Running, running
 from support.tool_models import QWEN, save_calling
 

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from support.tiny_server import CONTEXT, NAME, Running, running
 
 from lathe.serving.api.app import ROUTES
+from support.tiny_server import CONTEXT, NAME, Running, running
 
 MESSAGES = [{"role": "user", "content": "x"}]
 

@@ -11,6 +11,7 @@ import httpx
 import openai
 import pydantic
 import pytest
+
 from support.thinking_model import QWEN, save_thinking, saying
 from support.tiny_server import NAME, Running, running
 

@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pydantic
 import pytest
+
 from support.thinking_model import say
 from support.tiny_server import NAME, Running, running, save_artefact
 from support.tool_models import QWEN, save_calling

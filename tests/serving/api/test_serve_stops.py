@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from support.tiny_server import NAME, Running
 
 USER, ASSISTANT, EOS = 2, 3, 1

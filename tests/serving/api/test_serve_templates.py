@@ -9,11 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
-from support.tiny_server import NAME, Running, running, save_artefact, save_tokenizer
 
 from lathe.artefact.errors import UserError
 from lathe.serving.decoding.chat_template import ChatTemplate, Rendering, read_variables
 from lathe.serving.decoding.tokenizer import Tokenizer
+from support.tiny_server import NAME, Running, running, save_artefact, save_tokenizer
 
 THINKING = (
     "{{ bos_token }}{% if reasoning_effort is defined %}effort={{ reasoning_effort }}{% endif %}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import openai
 import pytest
+
 from support.thinking_model import CLOSED, HARMONY, HARMONY_MARKS, OPENED, QWEN, save_thinking, say, saying
 from support.tiny_server import NAME, Running
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from support.tiny_server import CHAT_TEMPLATE, CONTEXT, NAME, Running
 
 TEXT = "naïve 東京 fox"

@@ -12,6 +12,7 @@ import httpx
 import openai
 import pytest
 from pydantic import BaseModel, Field
+
 from support.thinking_model import say
 from support.tiny_server import CHAT_TEMPLATE, NAME, Running, running, save_artefact
 from support.tool_models import CODER, QWEN, SMOLLM, TEMPLATES, THINKING, save_calling

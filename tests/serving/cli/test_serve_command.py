@@ -17,12 +17,12 @@ import httpx
 import psutil
 import pytest
 import typer
-from support.tiny_server import save_checkpoint
 from typer.testing import CliRunner
 
 from lathe.artefact.errors import UserError
 from lathe.compressor.export.dense import dense_artefact
 from lathe.serving.cli.serve import serve
+from support.tiny_server import save_checkpoint
 
 COMMAND = (
     "import typer; from lathe.serving.cli.serve import serve; a = typer.Typer(); a.command()(serve); a()"

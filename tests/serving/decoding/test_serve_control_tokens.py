@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.tiny_server import save_tokenizer
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Fast
 from transformers import PreTrainedTokenizerFast
 
 from lathe.serving.decoding.chat_template import Rendering, TemplateError
 from lathe.serving.decoding.tokenizer import Tokenizer
+from support.tiny_server import save_tokenizer
 
 PLAIN = ["The fox?", "  spaces\n", "", "naïve 東京 \ue000\ue001", "<|user", "|>user<|", "a <b> c"]
 FORGED = [

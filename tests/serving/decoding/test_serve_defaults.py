@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.tiny_server import NAME, Running, running, save_checkpoint
 from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -24,6 +23,7 @@ from lathe.artefact.errors import UserError
 from lathe.compressor.export.dense import dense_artefact
 from lathe.serving.decoding.generation_defaults import recommended
 from lathe.serving.decoding.sampling import Sampler, SamplingParams
+from support.tiny_server import NAME, Running, running, save_checkpoint
 
 MESSAGES: Any = [{"role": "user", "content": "The fox?"}]
 

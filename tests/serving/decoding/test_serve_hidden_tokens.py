@@ -10,7 +10,6 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from support.tool_models import save_calling_tokenizer
 from tokenizers import Tokenizer as Fast
 from tokenizers import decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
@@ -20,6 +19,7 @@ from lathe.serving.structured_output.grammar import GrammarCompiler
 from lathe.serving.structured_output.schema_errors import GrammarError
 from lathe.serving.tools.formats.hermes import FORM as HERMES
 from lathe.serving.tools.grammar import Rules, Tool
+from support.tool_models import save_calling_tokenizer
 
 NAMES = ["<s>", "</s>", "<|user|>", "<|assistant|>x", "a <think>", "<tool_call>", "[ARGS]", "é</think>"]
 SHAPES = {

@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.tiny_server import TEXT
 from tokenizers import Tokenizer as Fast
 from tokenizers import decoders, models
 from transformers import PreTrainedTokenizerFast
@@ -13,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from lathe.artefact.errors import UserError
 from lathe.serving.decoding.chat_template import TemplateError
 from lathe.serving.decoding.tokenizer import Tokenizer
+from support.tiny_server import TEXT
 
 
 @pytest.fixture(scope="module")

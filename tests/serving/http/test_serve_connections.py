@@ -11,9 +11,9 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from support.tiny_server import NAME, Running, running
 
 from lathe.serving.http.timeouts import KEEP_ALIVE_S
+from support.tiny_server import NAME, Running, running
 
 GOOD = json.dumps({"model": NAME, "prompt": "x", "max_tokens": 1}).encode()
 LONGER_S = 0.9

@@ -12,13 +12,13 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from support.tiny_server import NAME, Running, running
 
 from lathe.serving.http import heartbeat
 from lathe.serving.loadtest.compare import run
 from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.prompts import PromptChoice
 from lathe.serving.loadtest.testbed import Setup
+from support.tiny_server import NAME, Running, running
 
 ASKS: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "The quick", "max_tokens": 3},

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.tiny_server import NAME, Running, running
 
 from lathe.artefact.errors import UserError
 from lathe.serving.http.cors import check_origins
+from support.tiny_server import NAME, Running, running
 
 PAGE = "https://chat.example.com"
 BODY = {"model": NAME, "prompt": "x", "max_tokens": 1}

@@ -9,8 +9,6 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from support.tiny_families import family_checkpoint, first_of_each, planned, zeroed
-from support.tiny_llama import PLANS, checkpoint, cut, tokens
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.onnx.device import CPU, CUDA, Device, check_used
@@ -19,6 +17,8 @@ from lathe.artefact.onnx.runner import OnnxRunner, open_session
 from lathe.compressor.export import exporters
 from lathe.compressor.export.onnx import export_onnx
 from lathe.serving.cli.serve import serve
+from support.tiny_families import family_checkpoint, first_of_each, planned, zeroed
+from support.tiny_llama import PLANS, checkpoint, cut, tokens
 
 APART = replace(CPU, shares_memory=False)
 """Caches in ONNX Runtime's own memory, inputs bound anew for every run."""

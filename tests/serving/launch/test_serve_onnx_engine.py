@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny_llama import PLANS, VOCAB, checkpoint, cut, reference
-from support.tiny_server import running, save_tokenizer
 
 from lathe.artefact.manifest import write_manifest
 from lathe.compressor.export.onnx import export_onnx
+from support.tiny_llama import PLANS, VOCAB, checkpoint, cut, reference
+from support.tiny_server import running, save_tokenizer
 
 
 @pytest.mark.parametrize("name", ["mixed", "groups"])

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from support.other_server import serving
 
 from lathe.serving.loadtest.mock import Mock
+from support.other_server import serving
 
 ServeMock = Callable[[Mock], str]
 

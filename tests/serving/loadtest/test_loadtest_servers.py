@@ -17,7 +17,6 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
-from support.other_server import serving
 from typer.testing import CliRunner
 
 from lathe.artefact.errors import UserError
@@ -29,6 +28,7 @@ from lathe.serving.loadtest.mock import Mock
 from lathe.serving.loadtest.prompts import PromptChoice
 from lathe.serving.loadtest.report import notes
 from lathe.serving.loadtest.testbed import Setup
+from support.other_server import serving
 
 app = typer.Typer()
 app.command()(loadtest)

@@ -5,12 +5,12 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from support.tiny_server import CONTEXT, NAME, Running, running
 
 from lathe.serving.metrics.rate import TokenRate
 from lathe.serving.metrics.registry import Metrics
 from lathe.serving.metrics.target import RESULTS
 from lathe.serving.metrics.vllm_names import ALIASES
+from support.tiny_server import CONTEXT, NAME, Running, running
 
 NAMES = {
     "requests",

@@ -17,13 +17,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
-from support.compress_command import lathe
-from support.other_server import serving
-from support.tiny_server import NAME, Running, running
 
 from lathe.serving.http.socket import listen, url_of
 from lathe.serving.playground.pages import Playground, Setup
 from lathe.serving.playground.upstream import POSTS, Upstream
+from support.compress_command import lathe
+from support.other_server import serving
+from support.tiny_server import NAME, Running, running
 
 SETUP = Setup(model=NAME, chat=True, target_ms=17.0, context=512, compare=True)
 QUESTION: dict[str, Any] = {"model": NAME, "messages": [{"role": "user", "content": "x"}], "max_tokens": 5}

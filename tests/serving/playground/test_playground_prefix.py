@@ -16,10 +16,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from support.other_server import serving
-from support.tiny_server import NAME, Running, running
 
 from lathe.serving.playground.pages import Playground, Setup
+from support.other_server import serving
+from support.tiny_server import NAME, Running, running
 
 STATIC = Path(__file__).parents[3] / "serving" / "playground" / "static"
 PREFIXES = ("/lathe", "/a/b-c")

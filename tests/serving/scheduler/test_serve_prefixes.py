@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.tiny_server import Running, running
 from test_serve_scheduler import EOS, HistoryEngine, Reader, request
 
 from lathe.serving.scheduler.prefix_cache import PrefixCache
 from lathe.serving.scheduler.scheduler import PREFILL_CHUNK, Scheduler
+from support.tiny_server import Running, running
 
 CHUNK = 4
 

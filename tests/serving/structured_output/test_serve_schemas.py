@@ -10,11 +10,11 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from support.tiny_server import Running, save_tokenizer
 
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.structured_output.grammar import GrammarCompiler
 from lathe.serving.structured_output.schema_errors import GrammarError
+from support.tiny_server import Running, save_tokenizer
 
 EOS = 1
 NODE = {"type": "object", "properties": {"n": {"$ref": "#/$defs/n"}}, "additionalProperties": False}

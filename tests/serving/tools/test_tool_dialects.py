@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.tiny_server import CHAT_TEMPLATE
-from support.tool_models import CODER, LLAMA, MISTRAL_3, QWEN, SMOLLM, TEMPLATES, save_calling_tokenizer
 
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.tools.dialect import Dialect, dialect_of
+from support.tiny_server import CHAT_TEMPLATE
+from support.tool_models import CODER, LLAMA, MISTRAL_3, QWEN, SMOLLM, TEMPLATES, save_calling_tokenizer
 
 TEXT_ONLY = QWEN.replace("{{ c.function.arguments | tojson }}", "{{ '' + c.function.arguments }}")
 NO_RESULTS = QWEN.replace("{% if m.role == 'tool' %}", "{% if m.role == 'tool' %}{% elif m.role == 'x' %}")

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.tool_models import save_calling_tokenizer
 
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.structured_output.grammar import GrammarCompiler, GrammarError
 from lathe.serving.tools.grammar import Choice, Rules, Tool, closed
 from lathe.serving.tools.parser import Arguments, CallParser, Event, Start, Text
 from lathe.serving.tools.registry import available_forms
+from support.tool_models import save_calling_tokenizer
 
 FORMS = {form.name: form for form in available_forms()}
 CITY = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"]}

@@ -10,8 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from support.tiny_server import CHAT_TEMPLATE
-from support.tool_models import CODER, SMOLLM, TEMPLATES, save_calling_tokenizer
 
 from lathe.artefact.errors import UserError
 from lathe.serving.launch.engines.vllm import check_draft, check_model, check_options
@@ -26,6 +24,8 @@ from lathe.serving.vllm.arguments import (
     request_defaults,
 )
 from lathe.serving.vllm.shared_state import Counts, ServedModelInfo, SharedState
+from support.tiny_server import CHAT_TEMPLATE
+from support.tool_models import CODER, SMOLLM, TEMPLATES, save_calling_tokenizer
 
 OPTIONS = ServeOptions(
     host="127.0.0.1",

@@ -11,10 +11,10 @@ import openai
 import pytest
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
-from support.other_server import serving
 
 from lathe.serving.http import heartbeat
 from lathe.serving.vllm.middleware import Answer
+from support.other_server import serving
 
 CHUNK = {
     "id": "c",

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny_problem import Lab
 
 from lathe.artefact.errors import UserError
 from lathe.compressor.compute.array_store import Loaded
@@ -17,6 +16,7 @@ from lathe.compressor.compute.workers.ray_config import parse_place
 from lathe.compressor.compute.workers.serialization import pack, unpack
 from lathe.compressor.pipeline.memory_estimate import memory_plan
 from lathe.compressor.pipeline.options import Options
+from support.tiny_problem import Lab
 
 
 class Numbers(Sharded[list[list[int]]]):

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny_problem import Lab
-from support.worker_tasks import Deadly, Fragile, lives, numbers, refuse
 
 from lathe.artefact.errors import UserError
 from lathe.compressor.compute.workers import LocalWorkers, Workers
@@ -19,6 +17,8 @@ from lathe.compressor.compute.workers.ray_config import RayConfig
 from lathe.compressor.reconstruction.passes import KLProblem
 from lathe.compressor.reconstruction.whole import ModelStep
 from lathe.compressor.search.methods.lathe import measure_sensitivities
+from support.tiny_problem import Lab
+from support.worker_tasks import Deadly, Fragile, lives, numbers, refuse
 
 TESTS = Path(__file__).parents[3]
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from support.shown import Shows
 from support.tiny_families import FIRST
 from support.tiny_models import tiny

@@ -12,6 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from transformers import AutoConfig, DynamicCache
+
+from lathe.compressor.compute.array_store import ArrayStore
+from lathe.compressor.model.block_runner import BlockRunner
+from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.decoder import LayeredModel
+from lathe.compressor.model.embedding import embed, embedding
+from lathe.compressor.model.families import families
+from lathe.compressor.model.lm_head import LMHead
 from support.family_checks import ONNX, checkpoint_difference, logits, onnx_difference, written
 from support.shown import Shows
 from support.tiny_families import (
@@ -24,15 +33,6 @@ from support.tiny_families import (
     zeroed,
 )
 from support.tiny_llama import tokens
-from transformers import AutoConfig, DynamicCache
-
-from lathe.compressor.compute.array_store import ArrayStore
-from lathe.compressor.model.block_runner import BlockRunner
-from lathe.compressor.model.checkpoint import Checkpoint
-from lathe.compressor.model.decoder import LayeredModel
-from lathe.compressor.model.embedding import embed, embedding
-from lathe.compressor.model.families import families
-from lathe.compressor.model.lm_head import LMHead
 
 TORCH = 1e-5
 LOAD = """

@@ -10,9 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.compress_command import Tiny
-from support.tiny_families import family_checkpoint, first_of_each
-from support.tiny_models import tiny
 from transformers import AutoConfig
 
 from lathe.artefact.errors import UserError
@@ -23,6 +20,9 @@ from lathe.compressor.latency.table import EXPERT_TERMS, designs, features, fit
 from lathe.compressor.model.pruning import ImportanceRanking, select
 from lathe.compressor.reconstruction.closed_form import damped, reconstruct
 from lathe.compressor.search.space import make_space, memory_constraint, parameter_constraint
+from support.compress_command import Tiny
+from support.tiny_families import family_checkpoint, first_of_each
+from support.tiny_models import tiny
 
 MIXTURE = ModelShape(64, 120, 16, True, 4, LayerShape(8, 4, 96, 8), experts=8, chosen=2)
 

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.family_checks import checkpoint_difference, logits, written
-from support.tiny_families import family_checkpoint, planned, zeroed
-from support.tiny_llama import tokens
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.modeling.load import load_model
 from lathe.compressor.evaluate import compare
 from lathe.compressor.model.checkpoint import open_checkpoint
+from support.family_checks import checkpoint_difference, logits, written
+from support.tiny_families import family_checkpoint, planned, zeroed
+from support.tiny_llama import tokens
 
 STACKED = ("gate_up_proj", "down_proj")
 

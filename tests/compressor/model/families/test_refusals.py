@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.tiny_families import family_checkpoint, first_of_each, planned
-from support.tiny_llama import CONFIG, LLAMA3_ROPE
 
 from lathe.artefact.errors import UserError
 from lathe.compressor.export import exporters
@@ -18,6 +16,8 @@ from lathe.compressor.export.onnx.graph import DECODERS
 from lathe.compressor.export.quantized import export_quantized
 from lathe.compressor.export.vllm import ACTIVATIONS
 from lathe.compressor.model.families import families, resolve
+from support.tiny_families import family_checkpoint, first_of_each, planned
+from support.tiny_llama import CONFIG, LLAMA3_ROPE
 
 OPT = {"ffn_dim": 96}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from support.family_checks import ROUNDED, known, rounded_difference
 from support.shown import Shows
 from support.tiny_families import family_checkpoint

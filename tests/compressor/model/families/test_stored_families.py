@@ -6,6 +6,8 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+
+from lathe.compressor.model.checkpoint import Checkpoint
 from support.family_checks import (
     ONNX,
     ROUNDED,
@@ -16,8 +18,6 @@ from support.family_checks import (
 )
 from support.shown import Shows
 from support.tiny_families import FIRST, STORED, TIED, stored_checkpoint
-
-from lathe.compressor.model.checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="module", params=list(product(FIRST, TIED, STORED)), ids=", ".join)

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 from safetensors.torch import save_file
+
+from lathe.compressor.export.checkpoint import export_checkpoint
 from support import stranger
 from support.family_checks import TORCH, logits
 from support.shown import Shows
 from support.tiny_families import CASES, FIRST, family_checkpoint, first_of_each, planned, zeroed
 from support.tiny_llama import tokens
-
-from lathe.compressor.export.checkpoint import export_checkpoint
 
 SLOW = [(case, plan) for case in CASES for plan in ("mixed", "groups")]
 QUICK = [(case, "mixed") for case in FIRST.values()]
