@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from support.compress_command import Tiny, content, lathe
 
 pytestmark = pytest.mark.usefixtures("steady")

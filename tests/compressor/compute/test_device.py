@@ -15,13 +15,13 @@ import pytest
 import torch
 from click.testing import Result
 from safetensors.torch import load_file
-from support.compress_command import Tiny, lathe
-from support.tiny_models import tiny
 
 from lathe.artefact.errors import UserError
 from lathe.compressor.compute import device
 from lathe.compressor.compute.device import CPU, out_of_memory_as_user_error, parse_device
 from lathe.compressor.pipeline import memory_estimate as memory
+from support.compress_command import Tiny, lathe
+from support.tiny_models import tiny
 
 TESTS = Path(__file__).parents[2]
 OPTIONS = ("--keep", "60%", "--export", "checkpoint", "--calibration-tokens", "2048")
