@@ -17,7 +17,7 @@ from lathe.compressor.model.lm_head import LMHead
 from lathe.compressor.reconstruction import ProjectionPruner, damped
 from lathe.compressor.search.level_errors import level_errors
 from lathe.compressor.search.method import Problem
-from lathe.compressor.search.space import GrammarMatcher, make_space, parameter_constraint
+from lathe.compressor.search.space import Constraint, make_space, parameter_constraint
 from lathe.compressor.search.trace import Trace
 from lathe.compressor.statistics import LayerStatistics, collect_layer
 from lathe.compressor.statistics.collect import batches_of
@@ -86,7 +86,7 @@ class Lab:
         }
         return Problem(**facts | changes)
 
-    def keep(self, share: float) -> GrammarMatcher:
+    def keep(self, share: float) -> Constraint:
         return parameter_constraint(make_space(self.source.shape), self.source.shape, share)
 
 
