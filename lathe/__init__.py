@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lathe.artefact.directory import Artefact, open_artefact
     from lathe.artefact.errors import UserError
     from lathe.artefact.plan import LayerShape, Plan
-    from lathe.compressor.pipeline.compress import Outcome
+    from lathe.compressor.pipeline.outcome import Outcome
 
     __version__: str
 
@@ -32,7 +32,7 @@ __all__ = [
 _MODULES = {
     "Artefact": "lathe.artefact.directory",
     "LayerShape": "lathe.artefact.plan",
-    "Outcome": "lathe.compressor.pipeline.compress",
+    "Outcome": "lathe.compressor.pipeline.outcome",
     "Plan": "lathe.artefact.plan",
     "UserError": "lathe.artefact.errors",
     "compress": "lathe.api",

@@ -9,9 +9,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from lathe.artefact.errors import UserError
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.pipeline.compress import Outcome
 from lathe.compressor.pipeline.compress import compress as run
 from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.outcome import Outcome
 
 P = ParamSpec("P")
 R = TypeVar("R")

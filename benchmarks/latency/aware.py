@@ -47,21 +47,24 @@ def rows(
         calibration_tokens=tokens,
     )
     product = Product.open(options, progress)
-    setting, meter = product.setting(), product.card.meter
-    table = cached_table(meter, product.card.space, refresh=False)
-    search = Searcher(options, product.card, product.prepared, product.run, progress)
+    setting, preflight = product.setting(), product.context.preflight
+    benchmark = preflight.benchmark
+    table = cached_table(benchmark, preflight.space, refresh=False)
+    search = Searcher(product.context, product.calibration)
     limit = table.dense_ms / speedup
-    by_latency = search([table.constraint(product.card.space, limit)])
+    by_latency = search([table.constraint(preflight.space, limit)])
     by_parameters = _as_fast(search, table.predict, table.predict(by_latency.plan), product)
     scored = windows_of(setting, heldout, windows)
     dense = setting.subnet(list(setting.layers))
     base = score(setting, dense.logprobs, scored)
     for name, found in (("latency", by_latency), ("parameters", by_parameters)):
-        timing = LatencyBenchmark(meter.source, meter.backend, workload, None, progress).compare(found.plan)
+        timing = LatencyBenchmark(benchmark.source, benchmark.backend, workload, None, progress).compare(
+            found.plan
+        )
         made = Iteration(found.plan, found.selections, found.fitness, found.evaluations)
         result = score(
             setting,
-            setting.subnet(product.finish(Choice(product.card, product.prepared, made))).logprobs,
+            setting.subnet(product.finish(Choice(product.context, product.calibration, made))).logprobs,
             scored,
         )
         yield {
@@ -74,22 +77,22 @@ def rows(
             "speedup_measured": 1 / timing.ratio,
             "measured_ms": timing.subnet.median,
             "dense_ms": timing.dense.median,
-            "kept": meter.source.shape.kept(found.plan),
+            "kept": benchmark.source.shape.kept(found.plan),
             "increase": result.loss - base.loss,
             "kl": result.kl,
             "text": Path(heldout).name,
             "plan": found.plan.to_json()["layers"],
         }
-    product.run.close()
+    product.context.run_dir.close()
 
 
 def _as_fast(search: Searcher, predict: Any, milliseconds: float, product: Product) -> SearchResult:
     """The largest share of parameters whose plan takes no longer, by halving."""
     low, high = 0.05, 1.0
-    space, shape, best = product.card.space, product.card.source.shape, None
+    preflight, best = product.context.preflight, None
     for _ in range(_HALVINGS):
         keep = (low + high) / 2
-        found = search([parameter_constraint(space, shape, keep)])
+        found = search([parameter_constraint(preflight.space, preflight.source.shape, keep)])
         if predict(found.plan) <= milliseconds:
             low, best = keep, found
         else:

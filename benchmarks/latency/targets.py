@@ -21,7 +21,9 @@ from lathe.compressor.model.checkpoint import Checkpoint, open_config
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
 from lathe.compressor.pipeline.memory_estimate import memory_plan
 from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.outcome import Status
 from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory
 from lathe.compressor.search.knapsack import solve
 from lathe.compressor.search.method import SearchResult, methods
@@ -97,25 +99,32 @@ def rows(subject: Subject, speedups: list[float], progress: Progress) -> Iterato
             threads=subject.threads,
         )
         memory = memory_plan(options, meter.source)
-        card = PreflightResult(meter.source, space, methods.get("lathe"), meter, [], memory=memory)
-        with closing(RunDirectory(options.out)) as run:
-            solver = LatencyLoop(options, card, search, f"bench {speedup}", run, progress)
-            timing, chosen, met = solver.until_met(lambda chosen: _artefact(meter, chosen.plan))
-        yield _row(subject, solver, chosen, timing, speedup, bool(met))
+        preflight = PreflightResult(meter.source, space, methods.get("lathe"), meter, [], memory=memory)
+        with closing(RunDirectory(options.out)) as run_dir:
+            context = RunContext(options, preflight, run_dir, progress)
+            loop = LatencyLoop(context, search, f"bench {speedup}")
+            made, iteration, status = loop.run(lambda found: _timed(meter, found.plan))
+        yield _row(subject, loop, iteration, made.timing, speedup, status is Status.DONE)
 
 
-def _artefact(meter: LatencyBenchmark, plan: Plan) -> tuple[Comparison, Comparison]:
-    timing = meter.compare(plan, title="verify: the artefact against dense")
-    return timing, timing
+@dataclass(frozen=True)
+class _Timed:
+    """A plan with random weights that stands for its artefact."""
+
+    timing: Comparison
+
+
+def _timed(meter: LatencyBenchmark, plan: Plan) -> _Timed:
+    return _Timed(meter.compare(plan, title="verify: the artefact against dense"))
 
 
 def _row(
-    subject: Subject, solver: LatencyLoop, chosen: Iteration, timing: Comparison, speedup: float, met: bool
+    subject: Subject, loop: LatencyLoop, iteration: Iteration, timing: Comparison, speedup: float, met: bool
 ) -> dict[str, Any]:
     """Milliseconds as of the artefact's own measurement: the target is what dense takes there, divided."""
     dense = timing.dense.median
     target, measured = dense / speedup, dense * timing.ratio
-    predicted = (solver.rounds[0].predicted_ms or 0.0) * solver.drift(timing)
+    predicted = (loop.iterations[0].predicted_ms or 0.0) * loop.drift(timing)
     return {
         "model": subject.name,
         "backend": subject.backend,
@@ -129,10 +138,10 @@ def _row(
         "measured_ms": measured,
         "measured_over_target": measured / target,
         "predicted_over_target": predicted / target,
-        "first_plan_over_target": (solver.rounds[0].measured_ms or 0.0) / (solver.target_ms or 1.0),
-        "rounds": len(solver.rounds),
+        "first_plan_over_target": (loop.iterations[0].measured_ms or 0.0) / (loop.table_target_ms or 1.0),
+        "rounds": len(loop.iterations),
         "met": met,
         "spread": timing.subnet.spread,
         "turns_ms": {"dense": timing.dense.turns, "subnet": timing.subnet.turns},
-        "plan": chosen.plan.to_json()["layers"],
+        "plan": iteration.plan.to_json()["layers"],
     }

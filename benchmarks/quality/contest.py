@@ -53,7 +53,7 @@ class Contest:
         }
         for method, keep in todo:
             self._row(product, setting, method, keep, texts, dense)
-        product.run.close()
+        product.context.run_dir.close()
 
     def _row(
         self,

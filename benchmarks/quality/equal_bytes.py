@@ -66,7 +66,7 @@ def contenders(
         keep = budget / form.store(setting.layers)[1]
         while keep < 1:
             choice = product.search("lathe", keep, evaluations)
-            size = form.store([setting.cut(i, s) for i, s in enumerate(choice.chosen.selections)])[1]
+            size = form.store([setting.cut(i, s) for i, s in enumerate(choice.iteration.selections)])[1]
             if size <= budget:
                 layers, size = form.store(product.finish(choice))
                 yield Contender("subnet", form, keep, layers, size)
@@ -129,7 +129,7 @@ def main() -> None:
         rows.append(row)
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.out, document | {"rows": rows})
-    product.run.close()
+    product.context.run_dir.close()
     print(table(rows))
 
 

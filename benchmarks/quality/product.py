@@ -8,11 +8,12 @@ from pathlib import Path
 from benchmarks.quality.setting import Setting, Subnet
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.block_runner import Weights
-from lathe.compressor.pipeline.calibrate import CalibrationResult, prepare
+from lathe.compressor.pipeline.calibrate import CalibrationResult, calibrate
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
 from lathe.compressor.pipeline.options import Options
-from lathe.compressor.pipeline.preflight import PreflightResult, preflight
-from lathe.compressor.pipeline.reconstruct import finished_layer, reform
+from lathe.compressor.pipeline.preflight import run_preflight
+from lathe.compressor.pipeline.reconstruct import finished_layer, reconstruct
+from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory
 from lathe.compressor.pipeline.search import Searcher
 from lathe.compressor.statistics import LayerStatistics
@@ -20,67 +21,68 @@ from lathe.compressor.statistics import LayerStatistics
 
 @dataclass(frozen=True)
 class Choice:
-    """The winner of a search with what its reform needs."""
+    """The winner of a search with what its reconstruction needs."""
 
-    card: PreflightResult
-    prepared: CalibrationResult
-    chosen: Iteration
+    context: RunContext
+    calibration: CalibrationResult
+    iteration: Iteration
 
 
 @dataclass(frozen=True)
 class Product:
     """A run of `compress` that stops before it exports."""
 
-    options: Options
-    card: PreflightResult
-    prepared: CalibrationResult
-    run: RunDirectory
-    progress: Progress
+    context: RunContext
+    calibration: CalibrationResult
 
     @classmethod
     def open(cls, options: Options, progress: Progress) -> Product:
-        card, run = preflight(options, progress), RunDirectory(options.out)
-        return cls(options, card, prepare(options, card, run, progress), run, progress)
+        """Runs preflight and calibration."""
+        preflight = run_preflight(options, progress)
+        context = RunContext(options, preflight, RunDirectory(options.out), progress)
+        return cls(context, calibrate(context))
 
     def setting(self) -> Setting:
-        p = self.prepared
+        found = self.calibration
         statistics = [
-            LayerStatistics(**{field.name: found.saved[field.name] for field in fields(LayerStatistics)})
-            for found in p.statistics
+            LayerStatistics(**{field.name: layer.saved[field.name] for field in fields(LayerStatistics)})
+            for layer in found.statistics
         ]
         return Setting(
-            self.card.source,
-            p.model.runner,
-            p.model.head,
-            p.model.embedding,
-            p.model.layers,
-            p.windows[~p.heldout],
-            p.windows[p.heldout],
+            self.context.preflight.source,
+            found.model.runner,
+            found.model.head,
+            found.model.embedding,
+            found.model.layers,
+            found.windows[~found.heldout],
+            found.windows[found.heldout],
             statistics,
-            self.options.seed,
-            self.progress,
+            self.context.options.seed,
+            self.context.progress,
         )
 
     def subnet(self, setting: Setting, method: str, keep: float) -> Subnet:
         """What `compress --method METHOD --keep KEEP` makes."""
         choice = self.search(method, keep, setting.evaluations)
-        chosen = choice.chosen
-        return setting.subnet(self.finish(choice), candidates=chosen.candidates, plan=chosen.plan)
+        found = choice.iteration
+        return setting.subnet(self.finish(choice), candidates=found.candidates, plan=found.plan)
 
     def search(self, method: str, keep: float, evaluations: int | None = None) -> Choice:
-        """A method's winner, not reformed yet."""
-        options = replace(self.options, keep=keep, method=method, evaluations=evaluations)
-        card, prepared = preflight(options, Progress(quiet=True)), self.prepared
-        if card.method.importance != self.card.method.importance:
-            prepared = prepare(options, card, self.run, self.progress)
-        search = Searcher(options, card, prepared, self.run, self.progress)
-        solver = LatencyLoop(options, card, search, prepared.key, self.run, self.progress)
-        return Choice(card, prepared, solver.solve())
+        """Returns a method's winner, not reconstructed yet."""
+        options = replace(self.context.options, keep=keep, method=method, evaluations=evaluations)
+        preflight = run_preflight(options, Progress(quiet=True))
+        context = replace(self.context, options=options, preflight=preflight)
+        calibration = self.calibration
+        if preflight.method.importance != self.context.preflight.method.importance:
+            calibration = calibrate(context)
+        loop = LatencyLoop(context, Searcher(context, calibration), calibration.key)
+        return Choice(context, calibration, loop.find_plan())
 
     def finish(self, choice: Choice) -> list[Weights]:
-        """The reformed layers, float32."""
-        name = reform(choice.card, choice.prepared, choice.chosen, self.run, self.progress)
-        return [finished_layer(self.run, name, i) for i in range(len(choice.prepared.model.layers))]
+        """Returns the reconstructed layers, float32."""
+        name = reconstruct(choice.context, choice.calibration, choice.iteration)
+        count = len(choice.calibration.model.layers)
+        return [finished_layer(choice.context.run_dir, name, index) for index in range(count)]
 
 
 def options_for(model: str, text: str, tokens: int, seed: int, work: Path) -> Options:

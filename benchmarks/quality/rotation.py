@@ -48,7 +48,7 @@ def turned(setting: Setting, layer: int, width: int) -> torch.Tensor:
 
 def dropped(setting: Setting, product: Product, layer: int, groups: int) -> torch.Tensor:
     """[n, columns kept] of the first `groups` groups of the elimination order."""
-    shape, order = setting.shape, product.prepared.rankings[layer]
+    shape, order = setting.shape, product.calibration.rankings[layer]
     heads = order.heads[order.groups[:groups].sort().values].sort(1).values.reshape(-1)
     gram = setting.statistics[layer].attention
     return torch.eye(len(gram), dtype=torch.float64)[:, rows(heads, shape.head_dim)]
@@ -90,7 +90,7 @@ def main() -> None:
         ratios.append(narrower / fewer)
         print(f"layer {layer}: one group fewer {fewer:.4f}, narrower V and O {narrower:.4f}")
     print(f"median ratio, narrower over fewer: {median(ratios):.2f}")
-    product.run.close()
+    product.context.run_dir.close()
 
 
 if __name__ == "__main__":

@@ -30,18 +30,18 @@ def front(options: Options, as_json: bool) -> int:
 
 
 def dry_run(options: Options, as_json: bool) -> int:
-    """Check everything, print the card, write nothing."""
+    """Checks everything, prints the result, and writes nothing."""
     from rich.console import Console
 
     from lathe.compressor.compute.progress import Progress
-    from lathe.compressor.pipeline.preflight import preflight
-    from lathe.compressor.report import print_card
+    from lathe.compressor.pipeline.preflight import run_preflight
+    from lathe.compressor.report import print_preflight
 
-    card = preflight(options, Progress(quiet=as_json))
+    document = run_preflight(options, Progress(quiet=as_json)).to_json()
     if as_json:
-        emit(card.to_json())
+        emit(document)
     else:
-        print_card(card.to_json(), Console())
+        print_preflight(document, Console())
     return 0
 
 
@@ -52,20 +52,21 @@ def run(options: Options, as_json: bool) -> int:
     from lathe.compressor.compute.progress import Progress
     from lathe.compressor.export import exporters
     from lathe.compressor.pipeline.compress import compress
+    from lathe.compressor.pipeline.outcome import Status
     from lathe.compressor.report import print_report
     from lathe.compressor.report.page import PAGE
 
     outcome = compress(options, Progress(quiet=as_json))
     if as_json:
         emit(outcome.report)
-    if outcome.status == "already-met":
+    if outcome.status is Status.ALREADY_MET:
         if not as_json:
             typer.echo(
                 "the dense model already meets the target; nothing was written (--force compresses anyway)"
             )
         return 0
     latency = outcome.report["latency"]
-    if outcome.status == "unmeasured" and not as_json:
+    if outcome.status is Status.UNMEASURED and not as_json:
         kind = "estimated" if latency["profile"]["estimate"] else "predicted from the profile"
         typer.echo(
             f"{latency['predicted_ms']:.4g} ms are {kind}, not measured: this is another machine. On the one "
@@ -78,7 +79,7 @@ def run(options: Options, as_json: bool) -> int:
         serve = " or ".join(f"`{command}`" for command in commands if command)
         typer.echo(f"{outcome.out}: serve it with {serve}" if serve else f"{outcome.out}: written")
         typer.echo(f"{outcome.out}/{PAGE}: the report as a page")
-    if outcome.status == "missed":
+    if outcome.status is Status.MISSED:
         typer.echo(
             f"error: the artefact took {latency['measured_ms']:.4g} ms; the target was "
             f"{latency['target_ms']:.4g} ms. Run again when the machine is quieter, or relax the target.",

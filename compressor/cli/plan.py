@@ -34,13 +34,13 @@ def plan(
 
     from lathe.compressor.compute.progress import Progress
     from lathe.compressor.pipeline.advise import advise
-    from lathe.compressor.report import print_advice, print_card, print_forecast
+    from lathe.compressor.report import print_advice, print_forecast, print_preflight
 
     advice = advise(options.compression(), Progress(quiet=json))
     if json:
         emit(advice)
         return
     console = Console()
-    print_card(advice["card"], console)
+    print_preflight(advice["card"], console)
     print_forecast(advice["forecast"], console)
     print_advice(advice, console)

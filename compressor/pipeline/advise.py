@@ -1,12 +1,12 @@
-"""The dry run: what the targets would lead to, and when to cut, when to quantize, when both, from choices of
-equal weight bytes, judged on the model itself.
+"""`lathe plan`: what the targets would lead to, and whether to prune, to quantize, or both.
+
+Choices of equal weight bytes are evaluated on the model itself.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.lm_head import DenseTargets
 from lathe.compressor.model.stored_format import FLOAT16, FLOAT16_BYTES, INT4, INT8, Format
-from lathe.compressor.pipeline.calibrate import prepare
+from lathe.compressor.pipeline.calibrate import calibrate
 from lathe.compressor.pipeline.forecast import forecast
 from lathe.compressor.pipeline.memory_estimate import memory_plan
+from lathe.compressor.pipeline.open_run import open_run
 from lathe.compressor.pipeline.options import Options
-from lathe.compressor.pipeline.preflight import PreflightResult, preflight
-from lathe.compressor.pipeline.run_directory import RunDirectory
+from lathe.compressor.pipeline.preflight import PreflightResult, run_preflight
 from lathe.compressor.pipeline.search import Searcher
 from lathe.compressor.search.block_library import BlockLibrary
 from lathe.compressor.search.evolution import has_attention
@@ -33,14 +33,19 @@ from lathe.compressor.search.space import parameter_constraint
 
 _FORMATS = (FLOAT16, INT8, INT4)
 _SHARES = (0.75, 0.4, 0.2)
-_TOKENS, _TABLE_TOKENS, _JUDGED_TOKENS = 16_384, 1024, 4096
+_TOKENS, _TABLE_TOKENS, _EVALUATED_TOKENS = 16_384, 1024, 4096
 _ROWS = 4
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to store the decoder in a budget. keep: share of its parameters, 1 for dense. kl: KL(dense ||
-    this) in nats per token.
+    """One way to store the decoder in a budget.
+
+    Attributes:
+        format: How its weights are stored.
+        keep: The share of its parameters that is kept, 1 for dense.
+        bytes: The size of its weights.
+        kl: KL(dense || this) in nats per token.
     """
 
     format: Format
@@ -50,12 +55,14 @@ class Choice:
 
     @property
     def name(self) -> str:
+        """What is done, in words."""
         if self.keep == 1:
             return "dense" if self.format == FLOAT16 else f"quantize: {self.format}"
-        cut = f"cut to {self.keep:.0%}"
-        return cut if self.format == FLOAT16 else f"{cut}, quantize: {self.format}"
+        pruned = f"prune to {self.keep:.0%}"
+        return pruned if self.format == FLOAT16 else f"{pruned}, quantize: {self.format}"
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the choice as the document has it."""
         return {
             "name": self.name,
             "format": str(self.format),
@@ -66,47 +73,48 @@ class Choice:
 
 
 def advise(asked: Options, progress: Progress) -> dict[str, Any]:
-    """Feasibility and forecast of the targets, and choices for several weight budgets, the best of each
-    first, as one JSON document.
+    """Returns feasibility and forecast of the targets, and choices for several weight budgets, best first.
 
-    KL is measured: cut layers with the closed-form reform, weights quantized as `--quantize` does it.
-    `compress` does better than these cuts, by its last reform.
+    KL is measured, on pruned layers after the closed-form reconstruction and on weights quantized as
+    `--quantize` does it. `compress` does better than that, by its final reconstruction.
 
     Raises:
-        UserError: as `preflight`.
+        UserError: The input is bad, or a target cannot be reached.
     """
     with tempfile.TemporaryDirectory() as scratch:
         tokens = min(asked.calibration_tokens, _TOKENS)
         options = replace(asked, out=Path(scratch) / "plan", calibration_tokens=tokens)
-        card = preflight(options, progress)
-        with closing(RunDirectory(options.out)) as run:
-            prepared = prepare(options, card, run, progress)
-            task = Searcher(options, card, prepared, run, progress).problem([])
-            advisor = _Advisor(card, task)
-            told = replace(card, memory=memory_plan(asked, card.source))
-            ahead = forecast(asked, told, task, advisor.damage)
-            budgets = _budgets(advisor)
-            with progress.stage("plan: weights of equal size", len(budgets)) as bar:
-                found = []
-                for budget in budgets.values():
-                    found.append(sorted(advisor.choices(budget), key=lambda choice: choice.kl))
-                    bar.advance()
-    shape = card.source.shape
-    decoder = shape.decoder_parameters(shape.dense_plan)
+        preflight = run_preflight(options, progress)
+        with open_run(options, preflight, progress) as context:
+            problem = Searcher(context, calibrate(context)).problem([])
+            advisor = _Advisor(preflight, problem)
+            asked_for = replace(preflight, memory=memory_plan(asked, preflight.source))
+            ahead = forecast(asked, asked_for, problem, advisor.sensitivities)
+            budgets = _choices(advisor, progress)
+    shape = preflight.source.shape
+    parameters, decoder = shape.parameters(shape.dense_plan), shape.decoder_parameters(shape.dense_plan)
     return {
-        "card": told.to_json(),
+        "card": asked_for.to_json(),
         "forecast": ahead,
-        "model": card.source.name,
-        "parameters": shape.parameters(shape.dense_plan),
+        "model": preflight.source.name,
+        "parameters": parameters,
         "decoder_bytes_float16": FLOAT16_BYTES * decoder,
-        "other_bytes_float16": FLOAT16_BYTES * (shape.parameters(shape.dense_plan) - decoder),
+        "other_bytes_float16": FLOAT16_BYTES * (parameters - decoder),
         "unit": "KL(dense || choice) in nats per token",
         "text": options.calibration,
-        "budgets": [
-            {"budget": name, "bytes": budgets[name], "choices": [choice.to_json() for choice in choices]}
-            for name, choices in zip(budgets, found, strict=True)
-        ],
+        "budgets": budgets,
     }
+
+
+def _choices(advisor: _Advisor, progress: Progress) -> list[dict[str, Any]]:
+    """Returns every budget with its choices, the best first."""
+    budgets, rows = _budgets(advisor), []
+    with progress.stage("plan: weights of equal size", len(budgets)) as bar:
+        for name, size in budgets.items():
+            choices = sorted(advisor.choices(size), key=lambda choice: choice.kl)
+            rows.append({"budget": name, "bytes": size, "choices": [choice.to_json() for choice in choices]})
+            bar.advance()
+    return rows
 
 
 def _budgets(advisor: _Advisor) -> dict[str, int]:
@@ -118,16 +126,16 @@ def _budgets(advisor: _Advisor) -> dict[str, int]:
 
 
 class _Advisor:
-    """Judges cut and rounded decoders against dense on held-out windows."""
+    """Evaluates pruned and quantized decoders against dense on held-out windows."""
 
-    def __init__(self, card: PreflightResult, task: Problem) -> None:
-        self._card, self._task = card, task
-        self._bank: BlockLibrary = make_block_library(task)
-        self.damage = sensitivity_table(
-            task, PlanEvaluator(task, lambda _: self._bank, tokens=(_TABLE_TOKENS,))
+    def __init__(self, preflight: PreflightResult, problem: Problem) -> None:
+        self._preflight, self._problem = preflight, problem
+        self._library: BlockLibrary = make_block_library(problem)
+        self.sensitivities = sensitivity_table(
+            problem, PlanEvaluator(problem, lambda _: self._library, tokens=(_TABLE_TOKENS,))
         )
-        self._windows = task.windows[: max(1, _JUDGED_TOKENS // task.windows.shape[1])]
-        self._targets: DenseTargets = task.head.targets(self._hidden(task.layers))
+        self._windows = problem.windows[: max(1, _EVALUATED_TOKENS // problem.windows.shape[1])]
+        self._targets: DenseTargets = problem.head.targets(self._hidden(problem.layers))
         self._dense: dict[Format, Choice] = {}
 
     def choices(self, budget: int) -> list[Choice]:
@@ -138,7 +146,7 @@ class _Advisor:
     def dense(self, form: Format) -> Choice:
         """Returns the dense decoder in a format."""
         if form not in self._dense:
-            stored, size = form.store(self._task.layers, self._card.source.dtype)
+            stored, size = form.store(self._problem.layers, self._preflight.source.dtype)
             self._dense[form] = Choice(form, 1.0, size, self._kl(stored))
         return self._dense[form]
 
@@ -147,41 +155,43 @@ class _Advisor:
         if dense.bytes <= budget:
             return dense
         keep = budget / dense.bytes
-        expected = dense.bytes / form.most_bytes(self._task.layers)
-        while (layers := self._cut(keep)) is not None:
+        expected = dense.bytes / form.most_bytes(self._problem.layers)
+        while (layers := self._prune(keep)) is not None:
             size = int(expected * form.most_bytes(layers))
             if size <= budget:
-                stored, size = form.store(layers, self._card.source.dtype)
+                stored, size = form.store(layers, self._preflight.source.dtype)
                 if size <= budget:
                     return Choice(form, keep, size, self._kl(stored))
             keep *= min(0.99, budget / size)
         return None
 
-    def _cut(self, keep: float) -> list[Weights] | None:
+    def _prune(self, keep: float) -> list[Weights] | None:
         """Returns the layers of the best decoder with a share of the parameters, if there is one."""
-        space = self._card.space
-        at = replace(self._task, constraints=[parameter_constraint(space, self._card.source.shape, keep)])
+        space = self._preflight.space
+        at = replace(
+            self._problem, constraints=[parameter_constraint(space, self._preflight.source.shape, keep)]
+        )
         if not at.allows(space.smallest):
             return None
-        plan = solve(space, self.damage, at.constraints)
+        plan = solve(space, self.sensitivities, at.constraints)
         if plan is None or not has_attention(plan):
             return None
         return [
             {
-                **self._bank.block(i, "attention", (layer.query_heads, layer.kv_heads)),
-                **self._bank.block(i, "ffn", layer.width),
+                **self._library.block(i, "attention", (layer.query_heads, layer.kv_heads)),
+                **self._library.block(i, "ffn", layer.width),
             }
             for i, layer in enumerate(plan)
         ]
 
     def _kl(self, layers: Sequence[Weights]) -> float:
-        return self._task.head.kl(self._targets, self._hidden(layers))
+        return self._problem.head.kl(self._targets, self._hidden(layers))
 
     @torch.inference_mode()
     def _hidden(self, layers: Sequence[Weights]) -> torch.Tensor:
-        runner, parts = self._task.runner, []
+        runner, parts = self._problem.runner, []
         for tokens in self._windows.split(_ROWS):
-            hidden = self._task.embedding[tokens]
+            hidden = self._problem.embedding[tokens]
             for index, weights in enumerate(layers):
                 hidden = runner.at(index).layer(weights, hidden)
             parts.append(hidden)

@@ -1,4 +1,4 @@
-"""Calibrate and order: token windows, statistics, rankings and dampings, each kept in the run directory."""
+"""Calibration: token windows, statistics, rankings and dampings, each kept in the run directory."""
 
 from __future__ import annotations
 
@@ -14,19 +14,16 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.plan import BLOCK_KINDS, BlockKind, LayerShape
 from lathe.compressor.agreement.check import check_agreement
 from lathe.compressor.calibration import Calibration, load_calibration
-from lathe.compressor.compute.array_store import ArrayStore
-from lathe.compressor.compute.device import CPU, DeviceMemory
-from lathe.compressor.compute.progress import Progress
-from lathe.compressor.compute.workers import LocalWorkers, Workers
+from lathe.compressor.compute.workers import Workers
 from lathe.compressor.importance import importance_methods
 from lathe.compressor.model.checkpoint_fingerprint import quick_fingerprint, weight_files
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.output_projection import norm_scaled_weight
 from lathe.compressor.model.pruning import ImportanceRanking, rows, select
 from lathe.compressor.pipeline.inputs import text_key
-from lathe.compressor.pipeline.options import WINDOW, Options
-from lathe.compressor.pipeline.preflight import PreflightResult
-from lathe.compressor.pipeline.run_directory import RunDirectory, Saved, Tensors, key
+from lathe.compressor.pipeline.options import WINDOW
+from lathe.compressor.pipeline.run_context import RunContext
+from lathe.compressor.pipeline.run_directory import Saved, Tensors, key
 from lathe.compressor.reconstruction import choose_damping
 from lathe.compressor.search.level_errors import level_errors
 from lathe.compressor.search.space import Space
@@ -36,14 +33,23 @@ from lathe.compressor.statistics.collect import LASTING, LayerAccumulators
 from lathe.compressor.statistics.gram import merged
 
 _SETS = 4
-"""Sets of heads, at most, that a damping is chosen by."""
+"""The largest number of sets of heads that a damping is chosen by."""
 RANKED = tuple(field.name for field in fields(ImportanceRanking))
 
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """All that search and reconstruction read. key: of it and the space. windows: [n, T] fitted and held-out;
-    heldout: [n] bool. store: where big arrays are kept. workers: who does what can be spread.
+    """What search and reconstruction read.
+
+    Attributes:
+        key: Names the calibration text, the ranking and the space.
+        model: The dense model, layer by layer.
+        windows: [n, T] tokens, those for fitting and those held out.
+        heldout: [n] bool; true where a window is held out.
+        statistics: Of every layer.
+        rankings: The importance ranking of every layer.
+        dampings: (attention, FFN) of every layer.
+        errors: The squared errors of every layer's levels, by block kind.
     """
 
     key: str
@@ -54,120 +60,145 @@ class CalibrationResult:
     rankings: list[ImportanceRanking]
     dampings: list[tuple[float, float]]
     errors: list[dict[BlockKind, torch.Tensor]]
-    store: ArrayStore
-    workers: Workers
 
 
 @dataclass(frozen=True)
 class SavedStatistics:
-    """Of one layer, read from the run directory to a device when asked for."""
+    """One layer's statistics, read from the run directory to a device when asked for."""
 
     saved: Saved
     device: torch.device
 
     @property
     def attention(self) -> torch.Tensor:
+        """The Gram matrix of what the attention output projection reads."""
         return self._read("attention")
 
     @property
     def ffn(self) -> torch.Tensor:
+        """The Gram matrix of what the FFN output projection reads."""
         return self._read("ffn")
 
     @property
     def queries(self) -> torch.Tensor:
+        """The second moments of the queries."""
         return self._read("queries")
 
     @property
     def keys(self) -> torch.Tensor:
+        """The second moments of the keys."""
         return self._read("keys")
 
     def _read(self, name: str) -> torch.Tensor:
         return self.saved[name].to(self.device)
 
 
-def prepare(
-    options: Options,
-    card: PreflightResult,
-    run: RunDirectory,
-    progress: Progress,
-    workers: Workers | None = None,
-) -> CalibrationResult:
-    """Run the calibrate and order stages, or take their results from an earlier run."""
-    workers = workers or LocalWorkers()
-    source, store = card.source, ArrayStore(run.path if card.memory.on_disk else None, options.where)
-    if store.device != CPU:
-        progress.device = DeviceMemory(store.device)
-    _compare(card, run, progress)
-    named = text_key(card, options.seed)
-    text = run.tensors(f"calibration-{named}", partial(_calibrate, options, card, store, workers, progress))
+def calibrate(context: RunContext) -> CalibrationResult:
+    """Collects statistics and ranks every layer, or takes the results from an earlier run."""
+    preflight, store = context.preflight, context.store
+    _check_agreement(context)
+    named = text_key(preflight, context.options.seed)
+    text = context.run_dir.tensors(f"calibration-{named}", partial(_read_text, context))
     windows, heldout = text["windows"], text["heldout"].bool()
-    model = LayeredModel.open(source, store)
-    layer_key = key(named, card.method.importance, asdict(card.space), RANKED)
-    prepared = CalibrationResult(layer_key, model, windows, heldout, [], [], [], [], store, workers)
-    names = [f"layer-{layer_key}-{index:03d}" for index in range(len(model.layers))]
-    ordering = Ordering(model, card.method.importance, card.space, LASTING if store.bounded else None)
-    found = _ordered(ordering, prepared, [i for i, name in enumerate(names) if not run.has(name)])
-    with progress.stage("calibrate and order: layers", len(names)) as bar:
-        for name in names:
-            saved = run.saved(name, partial(next, found))
-            prepared.statistics.append(SavedStatistics(saved, store.device))
-            prepared.rankings.append(ImportanceRanking(*(saved[name] for name in RANKED)))
-            attention, ffn = saved["damping"].tolist()
-            prepared.dampings.append((attention, ffn))
-            prepared.errors.append({kind: saved[f"errors.{kind}"] for kind in BLOCK_KINDS})
-            bar.advance()
-    return prepared
+    model = LayeredModel.open(preflight.source, store)
+    layer_key = key(named, preflight.method.importance, asdict(preflight.space), RANKED)
+    lasting = LASTING if store.bounded else None
+    ranker = LayerRanker(model, preflight.method.importance, preflight.space, lasting)
+    layers = _rank_layers(context, ranker, CalibrationPass(model, windows, heldout, store), layer_key)
+    rankings = [ImportanceRanking(*(saved[name] for name in RANKED)) for saved in layers]
+    return CalibrationResult(
+        layer_key,
+        model,
+        windows,
+        heldout,
+        statistics=[SavedStatistics(saved, store.device) for saved in layers],
+        rankings=rankings,
+        dampings=[_dampings(saved) for saved in layers],
+        errors=[{kind: saved[f"errors.{kind}"] for kind in BLOCK_KINDS} for saved in layers],
+    )
 
 
-def _compare(card: PreflightResult, run: RunDirectory, progress: Progress) -> None:
-    """Whether transformers reads the model as we do; once for its files, also where a run is resumed."""
-    source = card.source
+def _dampings(saved: Saved) -> tuple[float, float]:
+    attention, ffn = saved["damping"].tolist()
+    return attention, ffn
+
+
+def _check_agreement(context: RunContext) -> None:
+    """Compares our forward pass with that of transformers, once for the model's files.
+
+    Raises:
+        UserError: They differ.
+    """
+    source, run_dir = context.preflight.source, context.run_dir
 
     def compared() -> str:
-        found = check_agreement(source, whole=not card.memory.on_disk)
-        progress.say(f"{source.name} {found}")
+        found = check_agreement(source, whole=not context.preflight.memory.on_disk)
+        context.progress.say(f"{source.name} {found}")
         return found
 
     try:
-        run.json(f"agreement-{quick_fingerprint(source.config, weight_files(source))}", compared)
+        run_dir.json(f"agreement-{quick_fingerprint(source.config, weight_files(source))}", compared)
     except UserError:
-        if not run.resumed:
-            run.remove()
+        if not run_dir.resumed:
+            run_dir.remove()
         raise
 
 
-def _ordered(ordering: Ordering, prepared: CalibrationResult, missing: Sequence[int]) -> Iterator[Tensors]:
-    """Of some layers, in order: as many at a time as there are workers."""
-    p, workers, together = prepared, prepared.workers, prepared.workers.count
-    walk = CalibrationPass(p.model, p.windows, p.heldout, p.store)
-    for start in range(0, len(missing), together):
-        layers = missing[start : start + together]
-        sums = [merged(chain(*workers.ask(walk, LayerCollector.collect, index))) for index in layers]
-        yield from workers.map(ordering, zip(layers, map(LayerAccumulators.statistics, sums), strict=True))
+def _rank_layers(
+    context: RunContext, ranker: LayerRanker, calibration_pass: CalibrationPass, layer_key: str
+) -> list[Saved]:
+    """Returns what is saved of every layer, computed now where it is missing."""
+    run_dir = context.run_dir
+    names = [f"layer-{layer_key}-{index:03d}" for index in range(len(ranker.model.layers))]
+    missing = [index for index, name in enumerate(names) if not run_dir.has(name)]
+    ranked = _ranked(context.workers, ranker, calibration_pass, missing)
+    layers = []
+    with context.progress.stage("calibrate and rank: layers", len(names)) as bar:
+        for name in names:
+            layers.append(run_dir.saved(name, partial(next, ranked)))
+            bar.advance()
+    return layers
 
 
-def _calibrate(
-    options: Options, card: PreflightResult, store: ArrayStore, workers: Workers, progress: Progress
-) -> dict[str, torch.Tensor]:
+def _ranked(
+    workers: Workers, ranker: LayerRanker, calibration_pass: CalibrationPass, missing: Sequence[int]
+) -> Iterator[Tensors]:
+    """Yields the results of these layers in order, as many at a time as there are workers."""
+    for start in range(0, len(missing), workers.count):
+        layers = missing[start : start + workers.count]
+        sums = [
+            merged(chain(*workers.ask(calibration_pass, LayerCollector.collect, index))) for index in layers
+        ]
+        yield from workers.map(ranker, zip(layers, map(LayerAccumulators.statistics, sums), strict=True))
+
+
+def _read_text(context: RunContext) -> Tensors:
+    """Returns the windows of the calibration text, and which are held out."""
+    options = context.options
     found: Calibration = load_calibration(
-        card.source,
+        context.preflight.source,
         options.calibration,
         tokens=options.calibration_tokens,
         window=WINDOW,
         seed=options.seed,
-        progress=progress,
-        store=store,
-        workers=workers,
-        text=card.texts.calibration,
+        progress=context.progress,
+        store=context.store,
+        workers=context.workers,
+        text=context.preflight.texts.calibration,
     )
     flags = torch.cat([torch.zeros(len(found.fit)), torch.ones(len(found.heldout))])
     return {"windows": torch.cat([found.fit, found.heldout]), "heldout": flags}
 
 
 @dataclass(frozen=True)
-class Ordering:
-    """Ranks a layer's groups and channels, chooses its dampings and tells the errors of its levels. lasting:
-    names of the statistics that are kept; None: all.
+class LayerRanker:
+    """Ranks a layer's groups and channels, chooses its dampings, and computes the errors of its levels.
+
+    Attributes:
+        model: The dense model.
+        importance: The name of the importance method.
+        space: The levels.
+        lasting: Names of the statistics that are saved; None saves all.
     """
 
     model: LayeredModel
@@ -176,32 +207,36 @@ class Ordering:
     lasting: Sequence[str] | None
 
     def __call__(self, asked: tuple[int, LayerStatistics]) -> Tensors:
-        """(layer, its statistics) -> what is kept of it, by name."""
-        index, found = asked
+        """Maps (layer, its statistics) to what is saved of the layer, by name."""
+        index, statistics = asked
         weights, runner = self.model.layers[index], self.model.runner
         family, shape = runner.family, runner.shape
-        ranking = importance_methods.get(self.importance)(family, shape, weights, found)
-        between = self.space.attention[1:-1]
-        heads = [
-            rows(select(ranking, LayerShape(q, kv, 0)).query_heads, shape.head_dim)
-            for q, kv in between[:: math.ceil(len(between) / _SETS) or 1]
-        ] or [torch.arange(shape.layer.query_heads * shape.head_dim)]
+        ranking = importance_methods.get(self.importance)(family, shape, weights, statistics)
         widths = [round(shape.layer.ffn * share) for share in (0.75, 0.5, 0.25)]
         channels = [ranking.channels[..., :width].flatten() for width in widths]
         sides = (
-            (found.attention, found.attention_heldout, heads, None),
-            (found.ffn, found.ffn_heldout, channels, ranking.channels),
+            (statistics.attention, statistics.attention_heldout, self._heads(ranking), None),
+            (statistics.ffn, statistics.ffn_heldout, channels, ranking.channels),
         )
         chosen = [
             choose_damping(norm_scaled_weight(family, shape, weights, kind), fit, heldout, kept, ranked)
             for kind, (fit, heldout, kept, ranked) in zip(BLOCK_KINDS, sides, strict=True)
         ]
         damping, pruners = zip(*chosen, strict=True)
-        errors = level_errors(shape, self.space, ranking, dict(zip(BLOCK_KINDS, pruners, strict=True)))
-        lasting = {name: getattr(found, name) for name in self.lasting or found.tensors()}
+        by_kind = dict(zip(BLOCK_KINDS, pruners, strict=True))
+        errors = level_errors(shape, self.space, ranking, by_kind)
         return {
-            **lasting,
+            **{name: getattr(statistics, name) for name in self.lasting or statistics.tensors()},
             **ranking.tensors(),
             "damping": torch.tensor(damping, dtype=torch.float64),
             **{f"errors.{kind}": values for kind, values in errors.items()},
         }
+
+    def _heads(self, ranking: ImportanceRanking) -> list[torch.Tensor]:
+        """Returns the sets of attention outputs that a damping is chosen by."""
+        shape, between = self.model.runner.shape, self.space.attention[1:-1]
+        sets = [
+            rows(select(ranking, LayerShape(q, kv, 0)).query_heads, shape.head_dim)
+            for q, kv in between[:: math.ceil(len(between) / _SETS) or 1]
+        ]
+        return sets or [torch.arange(shape.layer.query_heads * shape.head_dim)]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,110 +11,115 @@ from lathe.artefact.atomic_files import publish_directory, write_bytes, write_js
 from lathe.artefact.command_options import recorded
 from lathe.artefact.manifest import write_manifest
 from lathe.artefact.plan import Plan
-from lathe.compressor.compute.device import out_of_memory_as_user_error
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.compute.workers.start import workers_at
 from lathe.compressor.latency.measure import Comparison
-from lathe.compressor.pipeline.calibrate import prepare
+from lathe.compressor.pipeline.calibrate import CalibrationResult, calibrate
 from lathe.compressor.pipeline.checks import check_output
 from lathe.compressor.pipeline.export import export
-from lathe.compressor.pipeline.inputs import resume
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
-from lathe.compressor.pipeline.memory_estimate import kept
+from lathe.compressor.pipeline.open_run import open_run
 from lathe.compressor.pipeline.options import Options
-from lathe.compressor.pipeline.preflight import PreflightResult, preflight
+from lathe.compressor.pipeline.outcome import Outcome, Status
+from lathe.compressor.pipeline.pareto import tradeoff
+from lathe.compressor.pipeline.preflight import run_preflight
 from lathe.compressor.pipeline.quality_loop import QualityLoop
-from lathe.compressor.pipeline.reconstruct import reform
-from lathe.compressor.pipeline.report import build_report
-from lathe.compressor.pipeline.run_directory import RunDirectory
+from lathe.compressor.pipeline.reconstruct import reconstruct
+from lathe.compressor.pipeline.report import Compression, build_report
+from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.search import Searcher
-from lathe.compressor.pipeline.tradeoff import tradeoff
 from lathe.compressor.pipeline.verify import Verified, Verifier
 from lathe.compressor.report.page import PAGE, write_page
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a run ended with. status: "done", "missed" (written, but slower than the target), "unmeasured"
-    (the target is of another machine) or "already-met" (nothing written).
-    """
-
-    status: str
-    out: Path
-    report: dict[str, Any]
-
-
 def compress(options: Options, progress: Progress) -> Outcome:
-    """Compress a model to its targets; resumes what an earlier run of the same command left.
+    """Compresses a model to its targets; resumes what an earlier run of the same command left.
 
     Raises:
-        UserError: bad input, an unreachable target, or an artefact that fails its checks. What the
-        user had stays as it was.
+        UserError: The input is bad, a target is unreachable, or the artefact fails its checks. What the
+            user had stays as it was.
     """
-    card = preflight(options, progress)
-    if card.already_met and not options.force:
-        return Outcome("already-met", options.out, card.to_json())
-    with (
-        kept(options.memory_limit),
-        out_of_memory_as_user_error(options.where),
-        closing(RunDirectory(options.out)) as run,
-        workers_at(options.place, progress) as workers,
-    ):
-        resume(options, card, run, progress)
-        prepared = prepare(options, card, run, progress, workers)
-        search = Searcher(options, card, prepared, run, progress)
-        solver = LatencyLoop(options, card, search, prepared.key, run, progress)
-        verify = Verifier(options, card, prepared, run, progress)
-
-        def make(chosen: Iteration) -> tuple[tuple[Path, Verified], Comparison | None]:
-            name = reform(card, prepared, chosen, run, progress)
-            artefact = export(options, card, chosen, name, run, progress)
-            verified = verify(chosen, artefact)
-            return (artefact, verified), verified.timing
-
+    preflight = run_preflight(options, progress)
+    if preflight.already_met and not options.force:
+        return Outcome(Status.ALREADY_MET, options.out, preflight.to_json())
+    with open_run(options, preflight, progress) as context:
+        calibration = calibrate(context)
+        search = Searcher(context, calibration)
+        loop = LatencyLoop(context, search, calibration.key)
+        make = _ArtefactMaker(context, calibration, Verifier(context, calibration))
         if options.perplexity_increase is None:
-            (artefact, verified), chosen, met = solver.until_met(make)
-            rounds = None
+            made, iteration, status = loop.run(make)
+            quality_rounds = None
         else:
-            fastest = _fastest(options, card, search, solver, lambda chosen: make(chosen)[0][1], progress)
-            chosen, met = fastest.run(), True
-            (artefact, verified), _ = make(chosen)
-            rounds = fastest.rounds
-        front = tradeoff(card, search, solver.table_now(verified.timing), chosen.plan)
-        report = build_report(options, card, solver, chosen, verified, met, progress, rounds, front)
-        write_bytes(artefact / "trace.jsonl", search.trace_path.read_bytes())
-        _publish(options, artefact, report, run)
-    return Outcome({True: "done", False: "missed", None: "unmeasured"}[met], options.out, report)
+            quality = _quality_loop(context, search, loop, make, options.perplexity_increase)
+            iteration, status = quality.run(), Status.DONE
+            made, quality_rounds = make(iteration), quality.rounds
+        front = tradeoff(context, search, loop.table_at(made.timing), iteration.plan)
+        report = build_report(
+            context, Compression(loop, iteration, made.verified, status, quality_rounds, front)
+        )
+        write_bytes(made.path / "trace.jsonl", search.trace_path.read_bytes())
+        _publish(context, made.path, report)
+    return Outcome(status, options.out, report)
 
 
-def _fastest(
-    options: Options,
-    card: PreflightResult,
-    search: Searcher,
-    solver: LatencyLoop,
-    make: Callable[[Iteration], Verified],
-    progress: Progress,
+@dataclass(frozen=True)
+class _MadeArtefact:
+    """A complete artefact in the run directory, and what was measured on it."""
+
+    path: Path
+    verified: Verified
+
+    @property
+    def timing(self) -> Comparison | None:
+        return self.verified.timing
+
+
+@dataclass(frozen=True)
+class _ArtefactMaker:
+    """Makes the artefact of a plan: reconstructs, exports and verifies it."""
+
+    context: RunContext
+    calibration: CalibrationResult
+    verify: Verifier
+
+    def __call__(self, iteration: Iteration) -> _MadeArtefact:
+        name = reconstruct(self.context, self.calibration, iteration)
+        path = export(self.context, iteration, name)
+        return _MadeArtefact(path, self.verify(iteration, path))
+
+
+def _quality_loop(
+    context: RunContext, search: Searcher, loop: LatencyLoop, make: _ArtefactMaker, increase: float
 ) -> QualityLoop:
-    def choose(plan: Plan) -> Iteration:
-        found = replace(search, card=replace(card, plan=plan))(card.constraints)
-        predicted = solver.table.predict(plan) if solver.table else None
+    """Returns the search for the fastest plan whose perplexity rises by no more than a share of dense's."""
+
+    def evaluate(plan: Plan) -> Iteration:
+        found = search.evaluate(plan)
+        predicted = loop.table.predict(plan) if loop.table else None
         return Iteration(plan, found.selections, found.fitness, found.evaluations, predicted_ms=predicted)
 
-    def increase(chosen: Iteration) -> float:
-        verified = make(chosen)
+    def loss_increase(iteration: Iteration) -> float:
+        verified = make(iteration).verified
         return verified.subnet.loss - verified.dense.loss
 
-    damage = search.damages()
-    assert options.perplexity_increase is not None
-    return QualityLoop(card, solver.table, damage, options.perplexity_increase, choose, increase, progress)
+    return QualityLoop(
+        context.preflight,
+        loop.table,
+        search.sensitivities(),
+        math.log1p(increase),
+        evaluate,
+        loss_increase,
+        context.progress,
+    )
 
 
-def _publish(options: Options, artefact: Path, report: dict[str, Any], run: RunDirectory) -> None:
+def _publish(context: RunContext, artefact: Path, report: dict[str, Any]) -> None:
     """Completes the artefact, renames it into place, and only then removes what it replaces."""
+    out, run_dir = context.options.out, context.run_dir
     write_json(artefact / "report.json", report)
-    write_json(artefact / "options.json", recorded(options))
-    write_page(artefact, artefact / PAGE, str(options.out))
+    write_json(artefact / "options.json", recorded(context.options))
+    write_page(artefact, artefact / PAGE, str(out))
     write_manifest(artefact)
-    check_output(options)
-    publish_directory(artefact, options.out, run.path / "replaced", f"The artefact is at {artefact}.")
-    run.remove()
+    check_output(context.options)
+    publish_directory(artefact, out, run_dir.path / "replaced", f"The artefact is at {artefact}.")
+    run_dir.remove()

@@ -1,4 +1,4 @@
-"""Export: from finished layers to what an artefact consists of."""
+"""Export: from finished layers to the files of an artefact."""
 
 from __future__ import annotations
 
@@ -7,49 +7,47 @@ from pathlib import Path
 import torch
 
 from lathe.artefact.atomic_files import write_json
-from lathe.compressor.compute.progress import Progress
 from lathe.compressor.export.base import Export, exporters
 from lathe.compressor.pipeline.latency_loop import Iteration
-from lathe.compressor.pipeline.options import Options
-from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.reconstruct import finished_layer
-from lathe.compressor.pipeline.run_directory import RunDirectory
+from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.reconstruction.variants import Finished
 
 
-def export(
-    options: Options,
-    card: PreflightResult,
-    chosen: Iteration,
-    name: str,
-    run: RunDirectory,
-    progress: Progress,
-) -> Path:
-    """Write what the artefact consists of into the run directory."""
-    directory = run.fresh("artefact")
-    layers = _LayerTensors(card, run, name)
-    job = Export(card.source, chosen.plan, layers, options.tensor_parallel)
-    with progress.stage("export: " + " and ".join(options.exports), len(options.exports)) as bar:
+def export(context: RunContext, iteration: Iteration, name: str) -> Path:
+    """Writes the artefact's files into the run directory; returns their directory.
+
+    Args:
+        context: The run.
+        iteration: The plan.
+        name: The name of the finished layers in the run directory.
+    """
+    options, directory = context.options, context.run_dir.fresh("artefact")
+    layers = _LayerTensors(context, name)
+    job = Export(context.preflight.source, iteration.plan, layers, options.tensor_parallel)
+    with context.progress.stage("export: " + " and ".join(options.exports), len(options.exports)) as bar:
         for target in options.exports:
             exporters.get(target).write(directory, job)
             bar.advance()
-    write_json(directory / "plan.json", chosen.plan.to_json())
+    write_json(directory / "plan.json", iteration.plan.to_json())
     return directory
 
 
 class _LayerTensors:
-    """Cut tensors by checkpoint name; holds one layer at a time."""
+    """The subnet's tensors by checkpoint name; holds one layer at a time."""
 
-    def __init__(self, card: PreflightResult, run: RunDirectory, name: str) -> None:
-        self._source, self._run, self._name = card.source, run, name
-        self._prefixes = {card.source.family.layer_prefix(i): i for i in range(card.source.shape.num_layers)}
-        self._at = -1
+    def __init__(self, context: RunContext, name: str) -> None:
+        self._source, self._run_dir, self._name = context.preflight.source, context.run_dir, name
+        family, count = self._source.family, self._source.shape.num_layers
+        self._prefixes = {family.layer_prefix(index): index for index in range(count)}
+        self._index = -1
         self._tensors: Finished = {}
 
     def __call__(self, name: str) -> torch.Tensor:
         for prefix, index in self._prefixes.items():
             if name.startswith(prefix):
-                if index != self._at:
-                    self._tensors, self._at = finished_layer(self._run, self._name, index), index
+                if index != self._index:
+                    self._tensors = finished_layer(self._run_dir, self._name, index)
+                    self._index = index
                 return self._tensors[name.removeprefix(prefix)]
         return self._source.tensor(name)

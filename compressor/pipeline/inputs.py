@@ -1,4 +1,4 @@
-"""What a run's results follow from: facts by name, so that a later run can tell what changed."""
+"""The inputs of a run: facts by name, so that a later run can say what has changed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from typing import Any
 import torch
 
 from lathe.artefact.atomic_files import write_bytes
-from lathe.compressor.compute.progress import Progress
-from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.checkpoint_fingerprint import weight_digests
 from lathe.compressor.pipeline.options import Options
 from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory, key
 
 _FILE = "inputs"
 _TEXT, _DRAWN = "the calibration text", {"--seed", "--calibration-tokens"}
-"""A fact, and those that say which windows of the text are drawn."""
+"""The fact about the calibration text, and the options that decide which of its windows are drawn."""
 _OPTIONS = {
     "--keep": "keep",
     "--target-latency": "latency_limit_ms",
@@ -42,37 +41,36 @@ _OPTIONS = {
 }
 
 
-def source_key(source: Checkpoint) -> str:
-    """Identifies a checkpoint by what is read of it: its config, and its weights by their content."""
-    return key(source.config, weight_digests(source))
-
-
-def text_key(card: PreflightResult, seed: int) -> str:
-    """Identifies the windows that a run calibrates on: by their tokens, or by how the model writes them."""
-    text = card.texts.calibration
+def text_key(preflight: PreflightResult, seed: int) -> str:
+    """Returns a key of the calibration windows: of their tokens, or of how the model writes them."""
+    text, source = preflight.texts.calibration, preflight.source
     what = [text.amount.windows, text.amount.window, seed] if text.windows is None else _digest(text.windows)
-    return key(source_key(card.source), what)
+    return key(key(source.config, weight_digests(source)), what)
 
 
-def resume(options: Options, card: PreflightResult, run: RunDirectory, progress: Progress) -> None:
-    """Tell whether an earlier run is gone on with, and what changed since; note what this one is of."""
-    now = json.loads(json.dumps(_facts(options, card)))
-    if run.resumed:
-        progress.say(_told(run, now, run.has(f"calibration-{text_key(card, options.seed)}")))
-    write_bytes(run.path / f"{_FILE}.json", json.dumps(now).encode())
+def resume(context: RunContext) -> None:
+    """Notes what this run is of; says whether an earlier run is resumed, and what has changed since."""
+    run_dir = context.run_dir
+    now = json.loads(json.dumps(_facts(context.options, context.preflight)))
+    if run_dir.resumed:
+        usable = run_dir.has(f"calibration-{text_key(context.preflight, context.options.seed)}")
+        context.progress.say(_resumed(run_dir, now, usable))
+    write_bytes(run_dir.path / f"{_FILE}.json", json.dumps(now).encode())
 
 
-def _told(run: RunDirectory, now: Mapping[str, Any], usable: bool) -> str:
-    file = run.path / f"{_FILE}.json"
+def _resumed(run_dir: RunDirectory, now: Mapping[str, Any], usable: bool) -> str:
+    """Returns the sentence about what an earlier run left. usable: whether its calibration is of use."""
+    file = run_dir.path / f"{_FILE}.json"
     changes = ", ".join(_changes(json.loads(file.read_text()), now)) if file.exists() else ""
     if not changes:
-        return f"resuming from {run.path}"
+        return f"resuming from {run_dir.path}"
     if usable:
-        return f"resuming from {run.path}, but {changes}: what depends on that is done again"
-    return f"cannot resume from {run.path}: {changes}. Starting again"
+        return f"resuming from {run_dir.path}, but {changes}: what depends on that is done again"
+    return f"cannot resume from {run_dir.path}: {changes}. Starting again"
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what has changed, each as a part of a sentence."""
     changed = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
     if changed & _DRAWN:
         changed.discard(_TEXT)
@@ -92,24 +90,25 @@ def _shown(value: Any) -> str:
     return "not given" if value is None or value is False else str(value)
 
 
-def _facts(options: Options, card: PreflightResult) -> dict[str, Any]:
-    calibration, evaluation = card.texts.calibration.windows, card.texts.evaluation
-    workload = asdict(card.meter.workload)
+def _facts(options: Options, preflight: PreflightResult) -> dict[str, Any]:
+    """Returns everything that the run's results follow from, by the name that a user knows."""
+    calibration, evaluation = preflight.texts.calibration.windows, preflight.texts.evaluation
+    workload = asdict(preflight.benchmark.workload)
     return {
         **{option: getattr(options, name) for option, name in _OPTIONS.items()},
         "--latency-metric": workload.pop("metric"),
         **{f"--{name.replace('_', '-')}": value for name, value in workload.items()},
-        "config.json": key(card.source.config),
-        **weight_digests(card.source),
+        "config.json": key(preflight.source.config),
+        **weight_digests(preflight.source),
         _TEXT: options.calibration if calibration is None else _digest(calibration),
         "the evaluation text": None if evaluation is None else _digest(evaluation),
-        "the plan": key(card.plan.to_json()) if card.plan else None,
+        "the plan": key(preflight.plan.to_json()) if preflight.plan else None,
         "the profile": key(options.profile.read_text()) if options.profile else None,
     }
 
 
 def _digest(windows: torch.Tensor) -> str:
-    """Of tokens [n, T]."""
+    """Returns a digest of tokens [n, T]."""
     digest = hashlib.blake2b(str(tuple(windows.shape)).encode(), digest_size=16)
     digest.update(windows.contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -1,33 +1,58 @@
-"""Search, and prove the plan's latency before any weight is cut: solve, measure, correct, solve again."""
+"""The latency loop: search, measure the plan, correct the latency table, and search again.
+
+The plan's latency is proven before any weight is pruned. A latency target has one name for each meaning:
+
+- `Options.latency_limit_ms` or `Options.target_speedup` is what was asked for;
+- `PreflightResult.provisional_target_ms` is that in milliseconds, a speed-up taken of the quick timing;
+- `LatencyLoop.table_target_ms` is that in the latency table's milliseconds, which the search keeps to;
+- `LatencyLoop.reported_target_ms` is that at the speed of the machine when the artefact was timed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
-from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.cache import cached_comparison, cached_table
 from lathe.compressor.latency.measure import Comparison
 from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.model.pruning import Selection
-from lathe.compressor.pipeline.options import Options
-from lathe.compressor.pipeline.preflight import PreflightResult
-from lathe.compressor.pipeline.run_directory import RunDirectory, key
+from lathe.compressor.pipeline.outcome import Status
+from lathe.compressor.pipeline.run_context import RunContext
+from lathe.compressor.pipeline.run_directory import key
 from lathe.compressor.search.method import SearchResult
 from lathe.compressor.search.space import Constraint, make_space
 
-Made = TypeVar("Made")
 _AIM = 0.99
 _SLACK = 0.97
 
 
+class Timed(Protocol):
+    """Something made of a plan, with its latency beside dense if that can be measured."""
+
+    @property
+    def timing(self) -> Comparison | None: ...
+
+
+Made = TypeVar("Made", bound=Timed)
+
+
 @dataclass
 class Iteration:
-    """One turn of the loop: the limit that was searched, the prediction, the measurement of the plan, and
-    that of its artefact where it missed the target.
+    """One iteration of the loop.
+
+    Attributes:
+        plan: The plan that was found.
+        selections: The heads and channels that it keeps, layer by layer.
+        fitness: The search's measure of the plan, KL in nats per token.
+        candidates: The number of plans that were evaluated.
+        limit_ms: The limit that was searched under.
+        predicted_ms: What the latency table predicted.
+        measured_ms: What the plan took with random weights.
+        artefact_ms: What its artefact took, where that missed the target.
     """
 
     plan: Plan
@@ -40,174 +65,197 @@ class Iteration:
     artefact_ms: float | None = None
 
     def row(self) -> dict[str, Any]:
+        """Returns its numbers, as the report has them."""
         hidden = ("plan", "selections")
         return {k: v for k, v in asdict(self).items() if k not in hidden}
 
 
 @dataclass
 class LatencyLoop:
-    """Finds a plan and keeps the latency table's correction from round to round.
+    """Finds a plan that meets the targets; corrects the latency table from iteration to iteration.
 
-    key: names what the search reads. bias: what artefacts take over what their plans take with random
-    weights, as far as it is known.
+    Attributes:
+        context: The run.
+        search: Finds the best plan under constraints.
+        key: Names what the search reads.
+        table: The latency table, where milliseconds are needed.
+        iterations: Those so far.
+        bias: The ratio of what artefacts take to what their plans take with random weights, as far as it is
+            known.
     """
 
-    options: Options
-    card: PreflightResult
+    context: RunContext
     search: Callable[[list[Constraint]], SearchResult]
     key: str
-    run: RunDirectory
-    progress: Progress
-    table: LatencyTable | None = None
-    rounds: list[Iteration] = field(default_factory=list)
-    bias: float = 1.0
+    table: LatencyTable | None = field(init=False)
+    iterations: list[Iteration] = field(init=False, default_factory=list)
+    bias: float = field(init=False, default=1.0)
 
     def __post_init__(self) -> None:
-        if self.card.table:
-            self.table = self.card.table
-        elif self.options.timed:
+        self.table = self.context.preflight.table
+        if self.table is None and self.context.options.timed:
             self.table = LatencyTable.from_json(
-                self.run.json(f"table-{self._timing_key()}", lambda: self._table().to_json())
+                self.context.run_dir.json(
+                    f"table-{self._timing_key()}", lambda: self._measured_table().to_json()
+                )
             )
 
-    def _table(self) -> LatencyTable:
-        """What a width takes does not depend on which are allowed: one table for all of a model's spaces."""
-        return cached_table(self.card.meter, make_space(self.card.source.shape), self.options.remeasure)
+    def _measured_table(self) -> LatencyTable:
+        """Returns the table of all spaces of the model: what a width takes does not depend on the others."""
+        preflight, remeasure = self.context.preflight, self.context.options.remeasure
+        return cached_table(preflight.benchmark, make_space(preflight.source.shape), remeasure)
 
     def _timing_key(self, *facts: Any) -> str:
-        """Names what was timed, so that a resumed run goes on from the same milliseconds."""
-        asked = self.options
-        return key(self.key, asked.backend, asdict(self.card.meter.workload), asked.threads, *facts)
+        """Names what was timed, so that a resumed run goes on with the same milliseconds."""
+        options, workload = self.context.options, self.context.preflight.benchmark.workload
+        return key(self.key, options.backend, asdict(workload), options.threads, *facts)
 
     @property
-    def target_ms(self) -> float | None:
-        """Milliseconds, with a speed-up taken of the table's dense model."""
-        if self.options.target_speedup and self.table:
-            return self.table.dense_ms / self.options.target_speedup
-        return self.options.latency_limit_ms
+    def table_target_ms(self) -> float | None:
+        """The target in the table's milliseconds; a speed-up is taken of the table's dense model."""
+        options = self.context.options
+        if options.target_speedup and self.table:
+            return self.table.dense_ms / options.target_speedup
+        return options.latency_limit_ms
 
-    def drift(self, timing: Comparison) -> float:
-        """How much slower dense ran in a measurement than in the table. Only a speed-up, a ratio, is carried
-        over to the machine's speed of the moment; milliseconds are milliseconds.
+    def reported_target_ms(self, timing: Comparison | None) -> float | None:
+        """Returns the target at the speed of the machine when the artefact was timed."""
+        target = self.table_target_ms
+        return None if target is None else target * self.drift(timing)
+
+    def drift(self, timing: Comparison | None) -> float:
+        """Returns how much slower dense ran in a measurement than in the table.
+
+        Only a speed-up, a ratio, is carried over to the machine's speed of the moment. A target in
+        milliseconds is not.
         """
-        if self.options.target_speedup and self.table:
+        if timing and self.context.options.target_speedup and self.table:
             return timing.dense.median / self.table.dense_ms
         return 1.0
 
-    def table_now(self, timing: Comparison | None) -> LatencyTable | None:
-        """The table in milliseconds of the artefact's measurement, to compare with what that gave."""
+    def table_at(self, timing: Comparison | None) -> LatencyTable | None:
+        """Returns the table at the speed of the machine when the artefact was timed."""
         return self.table.corrected(self.drift(timing)) if self.table and timing else self.table
 
-    def measured_ms(self, timing: Comparison) -> float:
-        """An artefact's time, to compare with `target_ms`."""
-        if self.options.target_speedup and self.table:
+    def table_ms(self, timing: Comparison) -> float:
+        """Returns an artefact's time in the table's milliseconds, to compare with `table_target_ms`."""
+        if self.context.options.target_speedup and self.table:
             return self.table.dense_ms * timing.ratio
         return timing.subnet.median
 
-    def until_met(
-        self, make: Callable[[Iteration], tuple[Made, Comparison | None]]
-    ) -> tuple[Made, Iteration, bool | None]:
-        """Make artefacts until one, measured, keeps the target, or the rounds are used up.
+    def run(self, make: Callable[[Iteration], Made]) -> tuple[Made, Iteration, Status]:
+        """Makes artefacts until one, measured, meets the target, or the iterations are used up.
 
-        make: from a plan to (what was made, its time beside dense). Returns the last one, its round, and
-        whether the target is kept: None where it cannot be measured.
+        Args:
+            make: Makes the artefact of an iteration's plan and times it.
+
+        Returns:
+            The last artefact, its iteration, and whether the target is met.
         """
+        options = self.context.options
         while True:
-            chosen = self.solve()
-            made, timing = make(chosen)
-            target = self.target_ms
-            if target is None or timing is None:
-                return made, chosen, True if self.card.here else None
-            measured = self.measured_ms(timing)
-            met = measured <= target * (1 + self.options.tolerance)
-            if met or len(self.rounds) >= self.options.rounds:
-                return made, chosen, met
-            self.progress.say(
-                f"  the artefact took {measured:.4g} ms against a target of {target:.4g} ms: solving again"
+            iteration = self.find_plan()
+            made, target = make(iteration), self.table_target_ms
+            if target is None or made.timing is None:
+                status = Status.DONE if self.context.preflight.on_this_machine else Status.UNMEASURED
+                return made, iteration, status
+            measured = self.table_ms(made.timing)
+            if measured <= target * (1 + options.tolerance):
+                return made, iteration, Status.DONE
+            if len(self.iterations) >= options.rounds:
+                return made, iteration, Status.MISSED
+            self.context.progress.say(
+                f"  the artefact took {measured:.4g} ms against a target of {target:.4g} ms: searching again"
             )
-            self.learn(chosen, measured)
+            self.learn(iteration, measured)
 
-    def solve(self) -> Iteration:
-        """Rounds of search and measurement until the plan keeps the target.
+    def find_plan(self) -> Iteration:
+        """Searches and measures until a plan meets the target.
 
         Raises:
-            UserError: no plan does, with the nearest target that one does.
+            UserError: No plan does; the error has the nearest target that one meets.
         """
+        preflight = self.context.preflight
         while True:
             found = self._search()
-            target = self.target_ms
-            if self.table is None or target is None or not self.card.here:
+            target = self.table_target_ms
+            if self.table is None or target is None or not preflight.on_this_machine:
                 return self._note(found, None)
-            again = [r for r in self.rounds if r.plan == found.plan and self._keeps(r, target)]
+            again = [i for i in self.iterations if i.plan == found.plan and self._meets(i, target)]
             if again:
                 return again[-1]  # no plan lies between this one and the target
             current = self._note(found, self._measure(found.plan))
-            measured = self._expected(current)
-            spare = measured < target * _SLACK and found.plan != self.card.source.shape.dense_plan
-            if self._keeps(current, target) and not spare:
+            measured = self._expected_ms(current)
+            spare = measured < target * _SLACK and found.plan != preflight.source.shape.dense_plan
+            if self._meets(current, target) and not spare:
                 return current
-            if len(self.rounds) >= self.options.rounds:
+            if len(self.iterations) >= self.context.options.rounds:
                 return self._best(target)
             self.correct(found.plan, measured)
 
-    def learn(self, chosen: Iteration, artefact_ms: float) -> None:
-        """Teach the table, and every later measurement, what an artefact really takes."""
-        if chosen.measured_ms:
-            self.bias = artefact_ms / chosen.measured_ms
-        chosen.artefact_ms = artefact_ms
-        self.correct(chosen.plan, artefact_ms)
+    def learn(self, iteration: Iteration, artefact_ms: float) -> None:
+        """Corrects the table, and what later measurements are taken for, by what an artefact really takes."""
+        if iteration.measured_ms:
+            self.bias = artefact_ms / iteration.measured_ms
+        iteration.artefact_ms = artefact_ms
+        self.correct(iteration.plan, artefact_ms)
 
     def correct(self, plan: Plan, measured_ms: float) -> None:
-        """Teach the table what a plan really takes."""
+        """Corrects the table by what a plan really takes."""
         if self.table is not None:
             self.table = self.table.corrected(measured_ms / self.table.predict(plan))
 
     def _search(self) -> SearchResult:
-        constraints = list(self.card.constraints)
-        if self.table is not None and self.target_ms is not None:
-            constraints.append(self.table.constraint(self.card.space, self.target_ms * _AIM))
+        preflight, target = self.context.preflight, self.table_target_ms
+        constraints = list(preflight.constraints)
+        if self.table is not None and target is not None:
+            constraints.append(self.table.constraint(preflight.space, target * _AIM))
         return self.search(constraints)
 
     def _measure(self, plan: Plan) -> float:
-        """Milliseconds of the plan. For a speed-up: as the table's dense model divided by what was gained
-        side by side, so that a machine that drifted since does not count.
+        """Returns a plan's time in the table's milliseconds.
+
+        For a speed-up that is the time of the table's dense model divided by the measured speed-up, so that
+        a machine that has drifted since does not count.
         """
-        name = f"proof-{len(self.rounds)}-{self._timing_key(plan.to_json())}"
-        comparison = self.run.json(
-            name, lambda: cached_comparison(self.card.meter, plan, self.options.remeasure)
+        benchmark, options = self.context.preflight.benchmark, self.context.options
+        comparison = self.context.run_dir.json(
+            f"proof-{len(self.iterations)}-{self._timing_key(plan.to_json())}",
+            lambda: cached_comparison(benchmark, plan, options.remeasure),
         )
-        if self.options.target_speedup and self.table:
+        if options.target_speedup and self.table:
             return self.table.dense_ms * float(comparison["ratio"])
         return float(comparison["subnet_ms"])
 
     def _note(self, found: SearchResult, measured: float | None) -> Iteration:
         predicted = self.table.predict(found.plan) if self.table else None
-        limit = self.target_ms * _AIM if self.target_ms else None
-        self.rounds.append(
+        limit = self.table_target_ms * _AIM if self.table_target_ms else None
+        self.iterations.append(
             Iteration(
                 found.plan, found.selections, found.fitness, found.evaluations, limit, predicted, measured
             )
         )
         if measured is not None and predicted is not None:
-            self.progress.say(
-                f"  round {len(self.rounds)}: KL {found.fitness:.4f}, predicted {predicted:.4g} ms, "
+            self.context.progress.say(
+                f"  round {len(self.iterations)}: KL {found.fitness:.4f}, predicted {predicted:.4g} ms, "
                 f"measured {measured:.4g} ms"
             )
-        return self.rounds[-1]
+        return self.iterations[-1]
 
-    def _expected(self, turn: Iteration) -> float:
-        """Milliseconds that the artefact of a round takes, or is expected to take."""
-        return turn.artefact_ms or (turn.measured_ms or 0.0) * self.bias
+    def _expected_ms(self, iteration: Iteration) -> float:
+        """Returns the milliseconds that an iteration's artefact takes or is expected to take."""
+        return iteration.artefact_ms or (iteration.measured_ms or 0.0) * self.bias
 
-    def _keeps(self, turn: Iteration, target: float) -> bool:
-        return self._expected(turn) <= target * (1 + self.options.tolerance)
+    def _meets(self, iteration: Iteration, target: float) -> bool:
+        return self._expected_ms(iteration) <= target * (1 + self.context.options.tolerance)
 
     def _best(self, target: float) -> Iteration:
-        kept = [r for r in self.rounds if self._keeps(r, target)]
-        if kept:
-            return min(kept, key=lambda r: r.fitness)
-        nearest = min(map(self._expected, self.rounds))
+        meeting = [i for i in self.iterations if self._meets(i, target)]
+        if meeting:
+            return min(meeting, key=lambda i: i.fitness)
+        nearest = min(map(self._expected_ms, self.iterations))
         raise UserError(
-            f"no plan kept {target:.4g} ms in {len(self.rounds)} rounds; the nearest took {nearest:.4g} ms",
+            f"no plan kept {target:.4g} ms in {len(self.iterations)} rounds; the nearest took "
+            f"{nearest:.4g} ms",
             f"Ask for {nearest:.3g} ms, or run again when the machine is quieter.",
         )

@@ -192,11 +192,11 @@ class _Needs:
 
 
 @contextmanager
-def kept(limit: int | None) -> Iterator[None]:
-    """While this runs, the system refuses what would pass the limit.
+def memory_limit(limit: int | None) -> Iterator[None]:
+    """Makes the system refuse memory beyond a limit in bytes, for the duration of a block.
 
     Raises:
-        UserError: it had to.
+        UserError: It had to refuse.
     """
     if limit is None:
         yield

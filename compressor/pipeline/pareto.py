@@ -1,9 +1,8 @@
-"""The whole front of quality against latency, as plans: every budget out of one table of damages."""
+"""The Pareto front of quality against latency: plans for all budgets from one table of sensitivities."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,14 @@ import numpy as np
 
 from lathe.artefact.atomic_files import publish_directory, write_bytes, write_json
 from lathe.artefact.plan import Plan
-from lathe.compressor.compute.device import out_of_memory_as_user_error
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.compute.workers.start import workers_at
 from lathe.compressor.latency.table import LatencyTable
-from lathe.compressor.pipeline.calibrate import prepare
-from lathe.compressor.pipeline.inputs import resume
+from lathe.compressor.pipeline.calibrate import calibrate
 from lathe.compressor.pipeline.latency_loop import LatencyLoop
-from lathe.compressor.pipeline.memory_estimate import kept
+from lathe.compressor.pipeline.open_run import open_run
 from lathe.compressor.pipeline.options import Options
-from lathe.compressor.pipeline.preflight import PreflightResult, preflight
-from lathe.compressor.pipeline.run_directory import RunDirectory
+from lathe.compressor.pipeline.preflight import PreflightResult, run_preflight
+from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.search import Searcher
 from lathe.compressor.report.page.front import standalone
 from lathe.compressor.search.evolution import has_attention
@@ -31,106 +27,147 @@ from lathe.compressor.search.space import Constraint, parameter_constraint
 
 FORMAT = "lathe-front/1"
 _POINTS = 24
+_UNIT = "KL in nats per token, summed over blocks pruned alone, before the final reconstruction"
 
 
 @dataclass(frozen=True)
 class Point:
-    """A plan, what the table says it takes, and the sum of its blocks' damages, each alone: KL in nats per
-    token before the last reform.
+    """A plan on the front.
+
+    Attributes:
+        plan: The plan.
+        predicted_ms: Its latency by the table.
+        sensitivity: The sum of its blocks' sensitivities, each pruned alone: KL in nats per token.
     """
 
     plan: Plan
     predicted_ms: float
-    damage: float
+    sensitivity: float
 
-    def to_json(self, card: PreflightResult, file: str) -> dict[str, Any]:
-        shape = card.source.shape
+    def to_json(self, preflight: PreflightResult, file: str) -> dict[str, Any]:
+        """Returns the point as the document has it; `file` is its plan's."""
+        shape = preflight.source.shape
         return {
             "plan": file,
             "predicted_ms": self.predicted_ms,
-            "damage": self.damage,
+            "damage": self.sensitivity,
             "decoder_parameters_kept": shape.kept(self.plan),
-            "weight_bytes": shape.weight_bytes(self.plan, card.source.dtype.itemsize),
+            "weight_bytes": shape.weight_bytes(self.plan, preflight.source.dtype.itemsize),
             "kv_bytes_per_token": shape.kv_bytes_per_token(self.plan, 4),
         }
 
 
 def write_front(options: Options, progress: Progress) -> dict[str, Any]:
-    """Plans for about two dozen latencies from the floor to dense, into the output directory, with a plot.
+    """Writes plans for about two dozen latencies from the floor to dense, with a plot.
+
+    Returns:
+        The document that was written into the output directory.
 
     Raises:
-        UserError: bad input, before anything is read.
+        UserError: The input is bad, which is found before anything is read.
     """
-    card = preflight(options, progress)
-    with (
-        kept(options.memory_limit),
-        out_of_memory_as_user_error(options.where),
-        closing(RunDirectory(options.out)) as run,
-        workers_at(options.place, progress) as workers,
-    ):
-        resume(options, card, run, progress)
-        prepared = prepare(options, card, run, progress, workers)
-        search = Searcher(options, card, prepared, run, progress)
-        table = LatencyLoop(options, card, search, prepared.key, run, progress).table
+    preflight = run_preflight(options, progress)
+    with open_run(options, preflight, progress) as context:
+        calibration = calibrate(context)
+        search = Searcher(context, calibration)
+        table = LatencyLoop(context, search, calibration.key).table
         assert table is not None, "a front is timed"
-        damage = search.damages()
+        sensitivities = search.sensitivities()
         points = [
-            Point(plan, table.predict(plan), total(card.space, damage, plan))
-            for plan in plans_along(card, table, damage)
+            Point(plan, table.predict(plan), total(preflight.space, sensitivities, plan))
+            for plan in plans_along(preflight, table, sensitivities)
         ]
-        staged = run.fresh("front")
-        document = _write(staged, card, table, points)
-        publish_directory(staged, options.out)
-        run.remove()
+        directory = context.run_dir.fresh("front")
+        document = _write(directory, preflight, table, points)
+        publish_directory(directory, options.out)
+        context.run_dir.remove()
     return document
 
 
-def plans_along(card: PreflightResult, table: LatencyTable | None, damage: np.ndarray) -> Iterator[Plan]:
-    """The best plans of evenly spaced latencies (without a table: shares of the decoder's parameters),
-    cheapest first; of equal ones the first.
+def tradeoff(
+    context: RunContext, search: Searcher, table: LatencyTable | None, chosen: Plan
+) -> dict[str, Any] | None:
+    """Returns what other budgets would have given: the front, and the chosen plan's place beside it.
+
+    A cost is milliseconds by the table, or, without one, a share of the decoder's parameters. All
+    sensitivities are in the trace already, so that nothing is evaluated again.
+
+    Returns:
+        Costs and sensitivities; None where the search measured no sensitivities.
     """
-    ends = (card.space.smallest, card.source.shape.dense_plan)
-    floor, dense = map(table.predict if table else card.source.shape.kept, ends)
+    preflight, sensitivities = context.preflight, search.known_sensitivities()
+    if sensitivities is None:
+        return None
+    shape = preflight.source.shape
+
+    def row(plan: Plan) -> dict[str, float]:
+        cost = table.predict(plan) if table else shape.kept(plan)
+        return {
+            "cost": cost,
+            "damage": total(preflight.space, sensitivities, plan),
+            "kept": shape.kept(plan),
+        }
+
+    return {
+        "cost": "milliseconds" if table else "share of the decoder's parameters",
+        "unit": _UNIT,
+        "points": [row(plan) for plan in plans_along(preflight, table, sensitivities)],
+        "chosen": row(chosen),
+    }
+
+
+def plans_along(
+    preflight: PreflightResult, table: LatencyTable | None, sensitivities: np.ndarray
+) -> Iterator[Plan]:
+    """Yields the best plans of evenly spaced latencies, cheapest first, each once.
+
+    Without a table, budgets are shares of the decoder's parameters.
+    """
+    shape, space = preflight.source.shape, preflight.space
+    floor, dense = map(table.predict if table else shape.kept, (space.smallest, shape.dense_plan))
     seen: set[Plan] = set()
     for limit in np.linspace(floor, dense, _POINTS + 1)[1:]:
-        plan = solve(card.space, damage, [*card.constraints, _budget(card, table, float(limit))])
+        budget = _budget(preflight, table, float(limit))
+        plan = solve(space, sensitivities, [*preflight.constraints, budget])
         if plan is None or plan in seen or not has_attention(plan):
             continue
         seen.add(plan)
         yield plan
 
 
-def _budget(card: PreflightResult, table: LatencyTable | None, limit: float) -> Constraint:
+def _budget(preflight: PreflightResult, table: LatencyTable | None, limit: float) -> Constraint:
     if table:
-        return table.constraint(card.space, limit)
-    return parameter_constraint(card.space, card.source.shape, limit)
+        return table.constraint(preflight.space, limit)
+    return parameter_constraint(preflight.space, preflight.source.shape, limit)
 
 
 def _write(
-    directory: Path, card: PreflightResult, table: LatencyTable, points: list[Point]
+    directory: Path, preflight: PreflightResult, table: LatencyTable, points: list[Point]
 ) -> dict[str, Any]:
+    """Writes the plans, the document and the plot; returns the document."""
     (directory / "plans").mkdir()
     rows = []
     for number, point in enumerate(points, 1):
         file = f"plans/{number:02d}.json"
         write_json(directory / file, point.plan.to_json())
-        rows.append(point.to_json(card, file))
+        rows.append(point.to_json(preflight, file))
+    workload, name = table.workload, preflight.source.name
     document = {
         "format": FORMAT,
-        "model": card.source.name,
+        "model": name,
         "workload": {
-            "metric": table.workload.metric,
-            "batch_size": table.workload.batch_size,
-            "context": table.workload.context,
+            "metric": workload.metric,
+            "batch_size": workload.batch_size,
+            "context": workload.context,
         },
         "machine": table.fingerprint,
         "estimate": table.estimate,
-        "dense_ms": table.predict(card.source.shape.dense_plan),
-        "unit": "KL in nats per token, summed over blocks cut alone, before the last reform",
+        "dense_ms": table.predict(preflight.source.shape.dense_plan),
+        "unit": _UNIT,
         "points": rows,
     }
     write_json(directory / "front.json", document)
-    title = f"{card.source.name}: {table.workload.metric}, {table.estimate or 'measured table'}"
-    curve = [(p.predicted_ms, p.damage) for p in points]
+    title = f"{name}: {workload.metric}, {table.estimate or 'measured table'}"
+    curve = [(p.predicted_ms, p.sensitivity) for p in points]
     write_bytes(directory / "front.svg", standalone(title, curve).encode())
     return document

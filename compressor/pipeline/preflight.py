@@ -8,6 +8,7 @@ from typing import Any
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
+from lathe.artefact.width_rules import WidthRules
 from lathe.compressor.agreement.model_checks import check_model
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.export import destinations, exporters, rules_of
@@ -44,22 +45,32 @@ _FLOOR_MARGIN = 1.1
 class PreflightResult:
     """What preflight found.
 
-    target_ms: the latency target in milliseconds, if there is one. dense_ms, floor_ms: the dense model and
-    the smallest subnet, measured quickly or out of the profile. table: of the profile, if one was given.
-    here: whether the target is of this machine, so that the artefact can be timed. plan: the one asked for.
-    memory: what it will need. texts: what it calibrates on and is judged by.
+    Attributes:
+        source: The dense model's checkpoint.
+        space: The levels that plans are made of.
+        method: The search and what belongs to it.
+        benchmark: Times plans of the model.
+        constraints: The targets besides latency.
+        dense_ms: The dense model's latency, timed quickly or from the profile.
+        floor_ms: The smallest subnet's latency, likewise.
+        provisional_target_ms: The latency target; a speed-up is taken of `dense_ms`.
+        table: The profile's latency table, if a profile was given.
+        on_this_machine: Whether the target is of this machine, so that the artefact can be timed.
+        plan: The plan that was given, if one was.
+        memory: What the run will need.
+        texts: What it calibrates and is evaluated on.
     """
 
     source: Checkpoint
     space: Space
     method: Method
-    meter: LatencyBenchmark
+    benchmark: LatencyBenchmark
     constraints: list[Constraint]
     dense_ms: float | None = None
     floor_ms: float | None = None
-    target_ms: float | None = None
+    provisional_target_ms: float | None = None
     table: LatencyTable | None = None
-    here: bool = True
+    on_this_machine: bool = True
     plan: Plan | None = None
     memory: MemoryPlan = field(kw_only=True)
     texts: Texts = field(default_factory=Texts, kw_only=True)
@@ -70,26 +81,27 @@ class PreflightResult:
         dense = self.source.shape.dense_plan
         if self.plan:
             return self.plan == dense
-        if self.target_ms is None and not self.constraints:
+        target = self.provisional_target_ms
+        if target is None and not self.constraints:
             return False
-        fast = self.target_ms is None or (self.dense_ms is not None and self.dense_ms <= self.target_ms)
+        fast = target is None or (self.dense_ms is not None and self.dense_ms <= target)
         return fast and all(c.allows(dense) for c in self.constraints)
 
     @property
     def disk_bytes(self) -> int:
-        """That the run may hold on disk."""
+        """The most that the run may hold on disk."""
         return disk_needed(self.source, self.memory.on_disk, self.method.whole_rounds)
 
     def to_json(self) -> dict[str, Any]:
-        """The card for people and scripts: milliseconds, bytes, and the range of every other target."""
+        """Returns the result for people and scripts: milliseconds, bytes, and the range of every target."""
         shape, smallest = self.source.shape, self.space.smallest
         return {
             "status": "already-met" if self.already_met else "feasible",
             "model": self.source.name,
             "parameters": shape.parameters(shape.dense_plan),
             "latency": {
-                "metric": self.meter.workload.metric,
-                "target_ms": self.target_ms,
+                "metric": self.benchmark.workload.metric,
+                "target_ms": self.provisional_target_ms,
                 "dense_ms": self.dense_ms,
                 "floor_ms": self.floor_ms,
                 "estimate": self.table.estimate if self.table else None,
@@ -107,50 +119,63 @@ class PreflightResult:
             "disk_bytes": self.disk_bytes,
             "memory": self.memory.to_json(),
             "calibration": self.texts.calibration.to_json(),
-            "warnings": self.meter.progress.warnings,
+            "warnings": self.benchmark.progress.warnings,
         }
 
 
-def preflight(options: Options, progress: Progress) -> PreflightResult:
-    """Check the model, the text, the output, the disk and that the target can be reached here.
+def run_preflight(options: Options, progress: Progress) -> PreflightResult:
+    """Checks the model, the text, the output and the disk, and that the target can be reached here.
 
     Raises:
-        UserError: one of them will not do; nothing has been written.
+        UserError: One of them will not do; nothing has been written.
     """
     check_output(options)
     method, backend = methods.get(options.method), backends.get(options.backend)
     if options.runs and not options.profile:
         backend.versions()  # an engine that is not installed says so
-    source = open_checkpoint(options.model)
-    for line in (*source.notes, *check_model(source)):
-        progress.warn(line)
-    method.check(source.shape)
-    chosen = [*map(exporters.get, options.exports), *map(destinations.get, options.destinations)]
-    for destination in chosen:
-        destination.check(source)
-    rules = rules_of(chosen, source.shape.head_dim, options.tensor_parallel)
+    source = _checked_source(options, method, progress)
+    rules = _rules(options, source)
     space = make_space(source.shape, rules)
     plan = read_plan(options.plan, space, rules, source.shape.experts) if options.plan else None
     workload = _workload(options, source, progress)
     texts = check_texts(options, source, progress)
     memory = memory_plan(options, source)
-    meter = LatencyBenchmark(source, backend, workload, options.threads, progress)
+    benchmark = LatencyBenchmark(source, backend, workload, options.threads, progress)
     constraints = _constraints(options, source, space, workload)
     for constraint in constraints:
         _check_floor(constraint, space)
-    card = PreflightResult(source, space, method, meter, constraints, plan=plan, memory=memory, texts=texts)
-    check_disk(options.out, card.disk_bytes)
+    found = PreflightResult(
+        source, space, method, benchmark, constraints, plan=plan, memory=memory, texts=texts
+    )
+    check_disk(options.out, found.disk_bytes)
     progress.say(
         f"{source.name}: {source.family.model_type}, {source.shape.num_layers} layers, "
         f"{source.shape.parameters(source.shape.dense_plan) / 1e6:.1f} M parameters"
     )
     if options.profile:
-        card = _profiled(options, card, options.profile)
-    return _time(options, card) if options.timed else card
+        found = _profiled(options, found, options.profile)
+    return _time(options, found) if options.timed else found
+
+
+def _checked_source(options: Options, method: Method, progress: Progress) -> Checkpoint:
+    """Opens the model, if it is one that we and the method can compress."""
+    source = open_checkpoint(options.model)
+    for line in (*source.notes, *check_model(source)):
+        progress.warn(line)
+    method.check(source.shape)
+    return source
+
+
+def _rules(options: Options, source: Checkpoint) -> WidthRules:
+    """Returns the widths that everything allows which the artefact is exported to or served by."""
+    chosen = [*map(exporters.get, options.exports), *map(destinations.get, options.destinations)]
+    for destination in chosen:
+        destination.check(source)
+    return rules_of(chosen, source.shape.head_dim, options.tensor_parallel)
 
 
 def _workload(options: Options, source: Checkpoint, progress: Progress) -> Workload:
-    """What is timed; where a default was cut to the model's positions, that is told."""
+    """Returns what is timed; warns where a default was reduced to the model's positions."""
     found = options.workload_on(source.positions)
     if options.runs or options.target_memory is not None:
         for name in sorted(USUAL):
@@ -194,36 +219,45 @@ def _check_floor(constraint: Constraint, space: Space) -> None:
         )
 
 
-def _profiled(options: Options, card: PreflightResult, path: Path) -> PreflightResult:
-    """The card with the table of a profile, and whether it is of this machine."""
-    meter, shape = card.meter, card.source.shape
-    table = Profile.load(path).table(options.backend, shape, meter.workload)
-    own = fingerprint(versions_here(meter.backend), meter.threads)
+def _profiled(options: Options, found: PreflightResult, path: Path) -> PreflightResult:
+    """Returns the result with a profile's table, and with whether the profile is of this machine."""
+    benchmark, shape = found.benchmark, found.source.shape
+    table = Profile.load(path).table(options.backend, shape, benchmark.workload)
+    own = fingerprint(versions_here(benchmark.backend), benchmark.threads)
     here = table.estimate is None and table.fingerprint == own
     if not here:
         origin = table.estimate or table.fingerprint.get("processor")
-        meter.progress.say(
+        benchmark.progress.say(
             f"  profile: {'an estimate, ' if table.estimate else ''}{origin}; this is another machine, on "
             "which the artefact will not be timed"
         )
-    return replace(card, table=table, here=here)
+    return replace(found, table=table, on_this_machine=here)
 
 
-def _time(options: Options, card: PreflightResult) -> PreflightResult:
-    if card.table:
-        dense, floor = (card.table.predict(p) for p in (card.source.shape.dense_plan, card.space.smallest))
-    else:
-        quick = card.meter.quick(card.space.smallest)
-        dense, floor = quick.dense.median, quick.dense.median * quick.ratio
+def _time(options: Options, found: PreflightResult) -> PreflightResult:
+    """Returns the result with the latencies of dense and the smallest subnet, and the target.
+
+    Raises:
+        UserError: The target is below what the smallest subnet takes.
+    """
+    dense, floor = _ends_ms(found)
     if options.open_ended:
-        return replace(card, dense_ms=dense, floor_ms=floor)
+        return replace(found, dense_ms=dense, floor_ms=floor)
     target = options.latency_limit_ms or dense / (options.target_speedup or 1.0)
     least = floor * _FLOOR_MARGIN
     if least > target:
         remedy = f"Ask for at least {least:.2g} ms ({dense / least:.3g}x)."
         raise UserError(
-            f"a {card.meter.workload.metric} of {target:.3g} ms is out of reach: dense "
+            f"a {found.benchmark.workload.metric} of {target:.3g} ms is out of reach: dense "
             f"takes {dense:.3g} ms, the smallest subnet (one narrow attention block) {floor:.3g} ms",
-            remedy if least < dense else "Run again when the machine is quieter; cutting gains nothing here.",
+            remedy if least < dense else "Run again when the machine is quieter; pruning gains nothing here.",
         )
-    return replace(card, dense_ms=dense, floor_ms=floor, target_ms=target)
+    return replace(found, dense_ms=dense, floor_ms=floor, provisional_target_ms=target)
+
+
+def _ends_ms(found: PreflightResult) -> tuple[float, float]:
+    """Returns the milliseconds of dense and of the smallest subnet, by the profile or timed quickly."""
+    if found.table:
+        return found.table.predict(found.source.shape.dense_plan), found.table.predict(found.space.smallest)
+    quick = found.benchmark.quick(found.space.smallest)
+    return quick.dense.median, quick.dense.median * quick.ratio

@@ -1,4 +1,7 @@
-"""The fastest subnet within a quality: plans of a table of damages, finished and scored until one is near."""
+"""The quality loop: the fastest subnet within a quality.
+
+Plans come from a table of sensitivities. They are made and scored until one spends most of the allowed loss.
+"""
 
 from __future__ import annotations
 
@@ -21,89 +24,103 @@ from lathe.compressor.search.space import Constraint, parameter_constraint
 
 _ROUNDS, _HALVINGS = 4, 16
 _NEAR = 0.85
-"""A subnet that spends this share of the loss increase allowed is near enough."""
+"""A subnet that spends this share of the allowed loss increase is near enough."""
 _FIRST_GUESS = 0.5
-"""What the last reform leaves of the sum of damages, before one was made."""
+"""The assumed ratio of the final loss increase to the sum of sensitivities, before a subnet was made."""
 
 
 @dataclass
 class QualityLoop:
-    """Looks for the least milliseconds (without a latency table: parameters) within a perplexity.
+    """Minimises milliseconds (without a latency table: parameters) within a loss increase.
 
-    increase: of perplexity over dense that is allowed, a share. choose: from a plan to what is kept of the
-    model. make: makes that, and gives the loss over dense in nats per token.
+    Attributes:
+        preflight: The space and the other targets.
+        table: The latency table, where milliseconds are minimised.
+        sensitivities: Object array [blocks] of [levels]: KL in nats per token of each block at each level.
+        allowed: The loss increase over dense that is allowed, in nats per token.
+        evaluate: Evaluates a plan and selects the heads and channels that it keeps.
+        loss_increase: Makes the artefact and returns its loss increase over dense in nats per token.
+        progress: Is told of every round.
+        rounds: What was made, as the report has it.
     """
 
-    card: PreflightResult
+    preflight: PreflightResult
     table: LatencyTable | None
-    damage: np.ndarray
-    increase: float
-    choose: Callable[[Plan], Iteration]
-    make: Callable[[Iteration], float]
+    sensitivities: np.ndarray
+    allowed: float
+    evaluate: Callable[[Plan], Iteration]
+    loss_increase: Callable[[Iteration], float]
     progress: Progress
-    rounds: list[dict[str, Any]] = field(default_factory=list)
+    rounds: list[dict[str, Any]] = field(init=False, default_factory=list)
 
     def run(self) -> Iteration:
-        """The fastest of the subnets made that keep the quality.
+        """Returns the fastest of the subnets made that keep the quality.
 
         Raises:
-            UserError: none did.
+            UserError: None did.
         """
-        allowed, left = math.log1p(self.increase), _FIRST_GUESS
+        allowed, left = self.allowed, _FIRST_GUESS
         best: Iteration | None = None
         for _ in range(_ROUNDS):
-            plan, damage = self._plan(allowed / left)
+            plan, expected = self._plan(allowed / left)
             if any(row["plan"] == plan.to_json()["layers"] for row in self.rounds):
                 break
-            chosen = self.choose(plan)
-            loss = self.make(chosen)
-            self.rounds.append(
-                {
-                    "loss_increase": loss,
-                    "allowed": allowed,
-                    "budget": self._cost(plan),
-                    "plan": plan.to_json()["layers"],
-                }
-            )
-            self.progress.say(
-                f"  round {len(self.rounds)}: perplexity {math.expm1(loss):+.1%}, "
-                f"allowed {self.increase:+.1%}"
-            )
+            iteration = self.evaluate(plan)
+            loss = self.loss_increase(iteration)
+            self._note(plan, loss)
             if loss <= allowed and (best is None or self._cost(plan) < self._cost(best.plan)):
-                best = chosen
+                best = iteration
             if _NEAR * allowed <= loss <= allowed:
                 break
-            left = max(loss, 0.05 * allowed) / max(damage, 1e-9)
-        if best is None:
-            worst = min(row["loss_increase"] for row in self.rounds)
-            raise UserError(
-                f"no subnet kept a perplexity within {self.increase:+.1%}; the nearest had "
-                f"{math.expm1(worst):+.1%}",
-                "Allow more, or give more calibration text.",
-            )
-        return best
+            left = max(loss, 0.05 * allowed) / max(expected, 1e-9)
+        return best or self._refuse()
+
+    def _note(self, plan: Plan, loss: float) -> None:
+        self.rounds.append(
+            {
+                "loss_increase": loss,
+                "allowed": self.allowed,
+                "budget": self._cost(plan),
+                "plan": plan.to_json()["layers"],
+            }
+        )
+        self.progress.say(
+            f"  round {len(self.rounds)}: perplexity {math.expm1(loss):+.1%}, "
+            f"allowed {math.expm1(self.allowed):+.1%}"
+        )
+
+    def _refuse(self) -> Iteration:
+        nearest = min(row["loss_increase"] for row in self.rounds)
+        raise UserError(
+            f"no subnet kept a perplexity within {math.expm1(self.allowed):+.1%}; the nearest had "
+            f"{math.expm1(nearest):+.1%}",
+            "Allow more, or give more calibration text.",
+        )
 
     def _plan(self, allowed: float) -> tuple[Plan, float]:
-        """The cheapest plan whose damages sum to no more than `allowed`, by halving its budget."""
-        space = self.card.space
-        low, high = (self._cost(p) for p in (space.smallest, self.card.source.shape.dense_plan))
-        best = self.card.source.shape.dense_plan
+        """Returns the cheapest plan whose sensitivities sum to at most `allowed`, and that sum.
+
+        The plan's budget is found by bisection.
+        """
+        space, dense = self.preflight.space, self.preflight.source.shape.dense_plan
+        low, high = self._cost(space.smallest), self._cost(dense)
+        best = dense
         for _ in range(_HALVINGS):
             limit = (low + high) / 2
-            plan = solve(space, self.damage, [*self.card.constraints, self._budget(limit)])
-            if plan is not None and has_attention(plan) and total(space, self.damage, plan) <= allowed:
+            plan = solve(space, self.sensitivities, [*self.preflight.constraints, self._budget(limit)])
+            if plan and has_attention(plan) and total(space, self.sensitivities, plan) <= allowed:
                 high, best = limit, plan
             else:
                 low = limit
-        return best, total(space, self.damage, best)
+        return best, total(space, self.sensitivities, best)
 
     def _budget(self, limit: float) -> Constraint:
         if self.table:
-            return self.table.constraint(self.card.space, limit)
-        return parameter_constraint(self.card.space, self.card.source.shape, limit)
+            return self.table.constraint(self.preflight.space, limit)
+        return parameter_constraint(self.preflight.space, self.preflight.source.shape, limit)
 
     def _cost(self, plan: Plan) -> float:
-        """Milliseconds, or the share of the decoder's parameters."""
+        """Returns milliseconds, or without a table the share of the decoder's parameters."""
         if self.table:
             return self.table.predict(plan)
-        return self.card.source.shape.kept(plan)
+        return self.preflight.source.shape.kept(plan)

@@ -1,4 +1,4 @@
-"""From a plan to the finished tensors of every layer, kept in the run directory."""
+"""Reconstruction: from a plan to the finished tensors of every layer, kept in the run directory."""
 
 from __future__ import annotations
 
@@ -12,85 +12,83 @@ import torch
 from lathe.artefact.errors import UserError
 from lathe.compressor.calibration.selfgen import continue_text
 from lathe.compressor.compute.array_store import ArrayStore
-from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.pipeline.calibrate import CalibrationResult
 from lathe.compressor.pipeline.latency_loop import Iteration
-from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory, Saved, key
 from lathe.compressor.reconstruction.passes import KLProblem
 from lathe.compressor.reconstruction.variants import Finished, ReconstructionTask, reconstructions
 from lathe.compressor.reconstruction.whole import ITERATIONS, WORTHWHILE, refine_model
 
 
-def reform(
-    card: PreflightResult,
-    prepared: CalibrationResult,
-    chosen: Iteration,
-    run: RunDirectory,
-    progress: Progress,
-) -> str:
-    """Finish every layer's tensors in the run directory; returns the name they are under."""
+def reconstruct(context: RunContext, calibration: CalibrationResult, iteration: Iteration) -> str:
+    """Finishes every layer's tensors in the run directory; returns the name that they are under."""
+    preflight = context.preflight
     name = key(
-        prepared.key,
-        card.method.reconstruction,
-        [s.shape for s in chosen.selections],
-        [[t.tolist() for t in (s.kv_heads, s.query_heads, s.channels)] for s in chosen.selections],
+        calibration.key,
+        preflight.method.reconstruction,
+        [s.shape for s in iteration.selections],
+        [[t.tolist() for t in (s.kv_heads, s.query_heads, s.channels)] for s in iteration.selections],
     )
-    job = ReconstructionTask(
-        card.source.family,
-        card.source.shape,
-        prepared.model,
-        chosen.selections,
-        prepared.statistics,
-        prepared.dampings,
-        prepared.windows,
-        prepared.heldout,
-        prepared.store,
-        prepared.workers,
-    )
-    layer = reconstructions.get(card.method.reconstruction)(job)
-    count = len(chosen.selections)
-    with progress.stage("reform: layers", count) as bar:
-        for index in range(count):
-            run.saved(
-                f"reformed-{name}-{index:03d}",
-                partial(layer, index, FinishedLayers(run.path.absolute(), name, prepared.store)),
-            )
-            bar.advance()
-    if chosen.plan == card.source.shape.dense_plan:
+    _reconstruct_layers(context, calibration, iteration, name)
+    if iteration.plan == preflight.source.shape.dense_plan:
         return name
-    for number in range(card.method.whole_rounds):
+    for number in range(preflight.method.whole_rounds):
         refined = f"{name}-{number}"
-        gained = run.json(
-            f"whole-{refined}", partial(_refine, card, prepared, run, progress, number, name, refined)
+        kl = context.run_dir.json(
+            f"whole-{refined}", partial(_refine, context, calibration, number, name, refined)
         )
-        if gained["after"] < gained["before"]:
+        if kl["after"] < kl["before"]:
             name = refined
-        if gained["after"] > WORTHWHILE * gained["before"]:
+        if kl["after"] > WORTHWHILE * kl["before"]:
             break
     return name
 
 
-def _refine(
-    card: PreflightResult,
-    prepared: CalibrationResult,
-    run: RunDirectory,
-    progress: Progress,
-    number: int,
-    name: str,
-    refined: str,
-) -> dict[str, float]:
-    """A round over the whole subnet, from the layers called `name` to those called `refined`."""
-    p, count = prepared, len(prepared.model.layers)
-    run.forget(f"reformed-{refined}")  # of a step that was killed: another device makes another one
-    windows, heldout = _text(card, prepared, run, progress, number)
-    with progress.stage("reform: the whole subnet", ITERATIONS + 1) as bar:
-        subnet = p.store.load(count, partial(finished_layer, run, name))
-        text = KLProblem(p.model, subnet, windows, heldout, p.store)
-        layers, before, after = refine_model(text, bar.advance, p.workers)
+def _reconstruct_layers(
+    context: RunContext, calibration: CalibrationResult, iteration: Iteration, name: str
+) -> None:
+    """Reconstructs the layers one by one; those that are in the run directory already are kept."""
+    preflight, run_dir = context.preflight, context.run_dir
+    task = ReconstructionTask(
+        preflight.source.family,
+        preflight.source.shape,
+        calibration.model,
+        iteration.selections,
+        calibration.statistics,
+        calibration.dampings,
+        calibration.windows,
+        calibration.heldout,
+        context.store,
+        context.workers,
+    )
+    layer = reconstructions.get(preflight.method.reconstruction)(task)
+    finished = FinishedLayers(run_dir.path.absolute(), name, context.store)
+    count = len(iteration.selections)
+    with context.progress.stage("reconstruct: layers", count) as bar:
         for index in range(count):
-            run.saved(f"reformed-{refined}-{index:03d}", partial(_item, layers, index))
+            run_dir.saved(f"reformed-{name}-{index:03d}", partial(layer, index, finished))
+            bar.advance()
+
+
+def _refine(
+    context: RunContext, calibration: CalibrationResult, number: int, name: str, refined: str
+) -> dict[str, float]:
+    """Refines the whole subnet once, from the layers called `name` to those called `refined`.
+
+    Returns:
+        KL(dense || subnet) on the held-out windows, "before" and "after".
+    """
+    run_dir, count = context.run_dir, len(calibration.model.layers)
+    run_dir.forget(f"reformed-{refined}")  # left by a killed round, perhaps of another device
+    windows = _windows(context, calibration, number)
+    with context.progress.stage("reconstruct: the whole subnet", ITERATIONS + 1) as bar:
+        subnet = context.store.load(count, partial(finished_layer, run_dir, name))
+        problem = KLProblem(calibration.model, subnet, windows, calibration.heldout, context.store)
+        layers, before, after = refine_model(problem, bar.advance, context.workers)
+        for index in range(count):
+            run_dir.saved(f"reformed-{refined}-{index:03d}", partial(_item, layers, index))
     return {"before": before, "after": after}
 
 
@@ -98,42 +96,44 @@ def _item(layers: Sequence[Weights], index: int) -> Finished:
     return dict(layers[index])
 
 
-def _text(
-    card: PreflightResult, prepared: CalibrationResult, run: RunDirectory, progress: Progress, number: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """[B, T] windows of a round, and which are held out. The first has the calibration text, later ones as
-    much again that the dense model goes on to write; the held-out windows are the same for all.
+def _windows(context: RunContext, calibration: CalibrationResult, number: int) -> torch.Tensor:
+    """Returns the [n, T] windows of a round.
+
+    The first round reads the calibration text, every later one as much new text that the dense model writes
+    after it. The held-out windows are the same for all.
     """
-    windows, heldout = prepared.windows, prepared.heldout
+    windows, heldout = calibration.windows, calibration.heldout
     if number == 0:
-        return windows, heldout
-    written = run.tensors(
-        f"written-{prepared.key}-{number}",
+        return windows
+    written = context.run_dir.tensors(
+        f"written-{calibration.key}-{number}",
         lambda: {
             "windows": continue_text(
-                card.source,
+                context.preflight.source,
                 windows[~heldout],
                 seed=number,
-                progress=progress,
-                store=prepared.store,
-                workers=prepared.workers,
+                progress=context.progress,
+                store=context.store,
+                workers=context.workers,
             )
         },
     )
-    return windows.masked_scatter(~heldout[:, None], written["windows"]), heldout
+    return windows.masked_scatter(~heldout[:, None], written["windows"])
 
 
 @dataclass(frozen=True)
 class FinishedLayers:
-    """Layers in a run directory under a name, by index, read to the device of a store."""
+    """Finished layers by index, read from a run directory to the device of a store."""
 
     path: Path
     name: str
     store: ArrayStore = field(default_factory=ArrayStore)
 
     def __call__(self, index: int) -> Finished:
-        """Raises:
-        UserError: it is not there.
+        """Reads a layer.
+
+        Raises:
+            UserError: It is not there.
         """
         file = self.path / f"reformed-{self.name}-{index:03d}.safetensors"
         if not file.exists():
@@ -141,5 +141,6 @@ class FinishedLayers:
         return dict(self.store.here(Saved(file).all()))
 
 
-def finished_layer(run: RunDirectory, name: str, index: int) -> Finished:
-    return FinishedLayers(run.path, name)(index)
+def finished_layer(run_dir: RunDirectory, name: str, index: int) -> Finished:
+    """Reads a finished layer to the machine's memory."""
+    return FinishedLayers(run_dir.path, name)(index)

@@ -1,88 +1,162 @@
-"""report.json."""
+"""Builds report.json: everything measured and chosen, times in milliseconds, sizes in bytes."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lathe.artefact.plan import Plan
-from lathe.compressor.compute.progress import Progress
 from lathe.compressor.evaluate.samples import TOKENS
 from lathe.compressor.latency.backend import versions_here
 from lathe.compressor.latency.fingerprint import fingerprint
 from lathe.compressor.latency.measure import Comparison
 from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.latency.workload import METRICS
-
-if TYPE_CHECKING:  # the pipeline imports this module
-    from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
-    from lathe.compressor.pipeline.options import Options
-    from lathe.compressor.pipeline.preflight import PreflightResult
-    from lathe.compressor.pipeline.verify import Verified
+from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
+from lathe.compressor.pipeline.outcome import Status
+from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.run_context import RunContext
+from lathe.compressor.pipeline.verify import Verified
 
 FORMAT = "lathe-report/1"
 
+Document = dict[str, Any]
 
-def build_report(
-    options: Options,
-    card: PreflightResult,
-    solver: LatencyLoop,
-    chosen: Iteration,
-    verified: Verified,
-    met: bool | None,
-    progress: Progress,
-    quality_rounds: list[dict[str, Any]] | None,
-    front: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """Everything measured and chosen, as one JSON document; times in milliseconds, sizes in bytes."""
-    shape, timing, workload = card.source.shape, verified.timing, card.meter.workload
-    dense, plan = shape.dense_plan, chosen.plan
-    width, drift = card.source.dtype.itemsize, solver.drift(timing) if timing else 1.0
+_MET = {Status.DONE: True, Status.MISSED: False, Status.UNMEASURED: None}
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What a compression led to.
+
+    Attributes:
+        loop: The latency loop, with its table and iterations.
+        iteration: The one whose plan was made.
+        verified: What was measured on the artefact.
+        status: Whether the targets are met.
+        quality_rounds: The rounds of the quality loop; None without one.
+        front: What other budgets would have given; None where it is not known.
+    """
+
+    loop: LatencyLoop
+    iteration: Iteration
+    verified: Verified
+    status: Status
+    quality_rounds: list[Document] | None
+    front: Document | None
+
+
+def build_report(context: RunContext, result: Compression) -> Document:
+    """Returns the report as one JSON document."""
+    options, preflight, verified = context.options, context.preflight, result.verified
     return {
         "format": FORMAT,
         "lathe": version("lathe"),
         "command": shlex.join(sys.argv),
         "model": {
-            "name": card.source.name,
-            "path": str(card.source.path),
-            "family": card.source.family.model_type,
+            "name": preflight.source.name,
+            "path": str(preflight.source.path),
+            "family": preflight.source.family.model_type,
         },
-        "method": card.method.name,
+        "method": preflight.method.name,
         "served": {
             "by": [*options.exports, *options.destinations],
             "exports": [*options.exports],
             "tensor_parallel": options.tensor_parallel,
         },
-        "met": met,
-        "latency": {
-            "metric": workload.metric,
-            "definition": METRICS[workload.metric],
-            **{k: v for k, v in asdict(workload).items() if k != "metric"},
-            "backend": options.backend,
-            "threads": options.threads,
-            "target_ms": _now(solver.target_ms, drift),
-            "target_speedup": options.target_speedup,
-            "tolerance": options.tolerance,
-            "predicted_ms": _now(chosen.predicted_ms, drift),
-            **_measured(timing),
-            "profile": None
-            if card.table is None
-            else {"of": card.table.fingerprint, "estimate": card.table.estimate, "this_machine": card.here},
-            "rounds": [r.row() for r in solver.rounds],
-            "parts_ms": _parts(solver.table_now(timing), dense, plan, drift),
+        "met": _MET[result.status],
+        "latency": _latency(context, result),
+        "max_perplexity_increase": {"asked": options.perplexity_increase, "rounds": result.quality_rounds},
+        **_quality(result.iteration, verified),
+        **_sizes(preflight, result.iteration.plan),
+        "parity": {
+            "onnx_vs_transformers": verified.parity,
+            "unit": "share of the logits' standard deviation",
         },
-        "max_perplexity_increase": {"asked": options.perplexity_increase, "rounds": quality_rounds},
+        **({"quantization": verified.quantization} if verified.quantization else {}),
+        "front": result.front,
+        "samples": {"tokens": TOKENS, "decoding": "greedy", "rows": verified.samples},
+        "calibration": preflight.texts.calibration.to_json(),
+        "warnings": context.progress.warnings,
+        **_resources(context),
+        "seed": options.seed,
+    }
+
+
+def _latency(context: RunContext, result: Compression) -> Document:
+    """Returns the workload, the target, and what was predicted and measured."""
+    options, preflight, loop = context.options, context.preflight, result.loop
+    workload, timing = preflight.benchmark.workload, result.verified.timing
+    predicted, drift = result.iteration.predicted_ms, loop.drift(timing)
+    dense, plan = preflight.source.shape.dense_plan, result.iteration.plan
+    return {
+        "metric": workload.metric,
+        "definition": METRICS[workload.metric],
+        **{k: v for k, v in asdict(workload).items() if k != "metric"},
+        "backend": options.backend,
+        "threads": options.threads,
+        "target_ms": loop.reported_target_ms(timing),
+        "target_speedup": options.target_speedup,
+        "tolerance": options.tolerance,
+        "predicted_ms": None if predicted is None else predicted * drift,
+        **_measured(timing),
+        "profile": _profile(preflight),
+        "rounds": [iteration.row() for iteration in loop.iterations],
+        "parts_ms": _parts(loop.table_at(timing), dense, plan, drift),
+    }
+
+
+def _measured(timing: Comparison | None) -> Document:
+    """Returns the artefact's milliseconds beside dense; null where no export could be timed."""
+    if timing is None:
+        return dict.fromkeys(("dense_ms", "measured_ms", "speedup", "turns_ms", "spread"))
+    return {
+        "dense_ms": timing.dense.median,
+        "measured_ms": timing.subnet.median,
+        "speedup": 1 / timing.ratio,
+        "turns_ms": {"dense": timing.dense.turns, "subnet": timing.subnet.turns},
+        "spread": {"dense": timing.dense.spread, "subnet": timing.subnet.spread},
+    }
+
+
+def _profile(preflight: PreflightResult) -> Document | None:
+    """Returns the machine of the profile that was given, if one was."""
+    table = preflight.table
+    if table is None:
+        return None
+    return {"of": table.fingerprint, "estimate": table.estimate, "this_machine": preflight.on_this_machine}
+
+
+def _parts(table: LatencyTable | None, dense: Plan, plan: Plan, drift: float) -> Document | None:
+    """Returns milliseconds by part as the table has them; its corrections by artefacts are the subnet's."""
+    if table is None:
+        return None
+    return {"dense": replace(table, correction=drift).parts(dense), "subnet": table.parts(plan)}
+
+
+def _quality(iteration: Iteration, verified: Verified) -> Document:
+    """Returns perplexity, loss and the search's KL."""
+    dense, subnet = verified.dense, verified.subnet
+    return {
         "perplexity": {
-            "dense": verified.dense.perplexity,
-            "subnet": verified.subnet.perplexity,
+            "dense": dense.perplexity,
+            "subnet": subnet.perplexity,
             "text": verified.evaluation_text,
-            "tokens": verified.subnet.tokens,
+            "tokens": subnet.tokens,
         },
-        "loss": {"dense": verified.dense.loss, "subnet": verified.subnet.loss, "unit": "nats per token"},
-        "kl": {"search": chosen.fitness, "unit": "nats per token", "candidates": chosen.candidates},
+        "loss": {"dense": dense.loss, "subnet": subnet.loss, "unit": "nats per token"},
+        "kl": {"search": iteration.fitness, "unit": "nats per token", "candidates": iteration.candidates},
+    }
+
+
+def _sizes(preflight: PreflightResult, plan: Plan) -> Document:
+    """Returns parameters, bytes and the widths of every layer."""
+    shape, width = preflight.source.shape, preflight.source.dtype.itemsize
+    dense = shape.dense_plan
+    return {
         "parameters": {"dense": shape.parameters(dense), "subnet": shape.parameters(plan)},
         "decoder_parameters_kept": shape.kept(plan),
         "weight_bytes": {
@@ -95,47 +169,20 @@ def build_report(
         },
         "layers": [layer.to_json() for layer in plan],
         "dense_layer": shape.layer.to_json(),
-        "parity": {
-            "onnx_vs_transformers": verified.parity,
-            "unit": "share of the logits' standard deviation",
-        },
-        **({"quantization": verified.rounding} if verified.rounding else {}),
-        "front": front,
-        "samples": {"tokens": TOKENS, "decoding": "greedy", "rows": verified.samples},
-        "calibration": card.texts.calibration.to_json(),
-        "warnings": progress.warnings,
-        "machine": fingerprint(versions_here(card.meter.backend), options.threads),
+    }
+
+
+def _resources(context: RunContext) -> Document:
+    """Returns the machine, and the time and memory that the run took."""
+    options, preflight, progress = context.options, context.preflight, context.progress
+    return {
+        "machine": fingerprint(versions_here(preflight.benchmark.backend), options.threads),
         "seconds": {name: round(s, 3) for name, s in progress.seconds.items()},
         "peak_memory_bytes": progress.memory.run,
         "stage_peak_memory_bytes": progress.peaks,
-        "memory": card.memory.to_json(),
+        "memory": preflight.memory.to_json(),
         "device": {
             "name": options.device,
             "stage_peak_memory_bytes": progress.device.peaks if progress.device else None,
         },
-        "seed": options.seed,
     }
-
-
-def _measured(timing: Comparison | None) -> dict[str, Any]:
-    """Milliseconds of the artefact beside dense; null where it has no export that could be timed."""
-    if timing is None:
-        return dict.fromkeys(("dense_ms", "measured_ms", "speedup", "turns_ms", "spread"))
-    return {
-        "dense_ms": timing.dense.median,
-        "measured_ms": timing.subnet.median,
-        "speedup": 1 / timing.ratio,
-        "turns_ms": {"dense": timing.dense.turns, "subnet": timing.subnet.turns},
-        "spread": {"dense": timing.dense.spread, "subnet": timing.subnet.spread},
-    }
-
-
-def _parts(table: LatencyTable | None, dense: Plan, plan: Plan, drift: float) -> dict[str, Any] | None:
-    """Milliseconds by part as the table has them; what it learnt from artefacts is of the subnet."""
-    if table is None:
-        return None
-    return {"dense": replace(table, correction=drift).parts(dense), "subnet": table.parts(plan)}
-
-
-def _now(milliseconds: float | None, drift: float) -> float | None:
-    return None if milliseconds is None else milliseconds * drift

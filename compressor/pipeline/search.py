@@ -1,8 +1,8 @@
-"""The search stage: a method run on what was prepared, its plan kept in the run directory."""
+"""The search stage: a method run on the calibration's results, its plan kept in the run directory."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,8 @@ from lathe.artefact.plan import Plan
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.pruning import Selection
 from lathe.compressor.pipeline.calibrate import CalibrationResult
-from lathe.compressor.pipeline.options import Options
-from lathe.compressor.pipeline.preflight import PreflightResult
-from lathe.compressor.pipeline.run_directory import RunDirectory, key
+from lathe.compressor.pipeline.run_context import RunContext
+from lathe.compressor.pipeline.run_directory import key
 from lathe.compressor.search.method import Problem, SearchResult
 from lathe.compressor.search.methods.lathe import evaluate_given_plan, measure_sensitivities
 from lathe.compressor.search.space import Constraint
@@ -27,76 +26,93 @@ SELECTED = tuple(field.name for field in fields(Selection))
 
 @dataclass(frozen=True)
 class Searcher:
-    """Finds plans under constraints; the same ones again come from the run directory."""
+    """Finds plans under constraints; under the same ones again, the plan comes from the run directory."""
 
-    options: Options
-    card: PreflightResult
-    prepared: CalibrationResult
-    run: RunDirectory
-    progress: Progress
+    context: RunContext
+    calibration: CalibrationResult
 
     @property
     def trace_path(self) -> Path:
-        return self.run.path / f"trace-{self.options.method}-{self.prepared.key}.jsonl"
+        """The file that every evaluation is noted in."""
+        name = f"trace-{self.context.options.method}-{self.calibration.key}.jsonl"
+        return self.context.run_dir.path / name
 
     def __call__(self, constraints: list[Constraint]) -> SearchResult:
-        asked, given = self.options, self.card.plan and self.card.plan.to_json()
-        name = key(
-            self.prepared.key,
-            asked.method,
-            asked.evaluations,
-            asked.seed,
-            given,
+        """Returns the best plan under these constraints, or the plan that the run was given, evaluated."""
+        return self._result(constraints, self.context.preflight.plan)
+
+    def evaluate(self, plan: Plan) -> SearchResult:
+        """Evaluates a plan and selects the heads and channels that it keeps."""
+        return self._result(self.context.preflight.constraints, plan)
+
+    def sensitivities(self) -> np.ndarray:
+        """Returns the method's table of sensitivities; the default method's where it has none."""
+        preflight = self.context.preflight
+        return (preflight.method.sensitivities or measure_sensitivities)(self.problem(preflight.constraints))
+
+    def known_sensitivities(self) -> np.ndarray | None:
+        """Returns the table that the search made, out of the trace; None where it made none."""
+        preflight = self.context.preflight
+        if preflight.plan is not None or preflight.method.sensitivities is None:
+            return None
+        problem = replace(self.problem(preflight.constraints), progress=Progress(quiet=True))
+        return preflight.method.sensitivities(problem)
+
+    def problem(self, constraints: list[Constraint]) -> Problem:
+        """Returns what a search is given; it evaluates candidates on the held-out windows."""
+        context, calibration = self.context, self.calibration
+        preflight, options = context.preflight, context.options
+        return Problem(
+            preflight.source,
+            calibration.model,
+            preflight.space,
+            calibration.windows[calibration.heldout],
+            calibration.statistics,
+            calibration.rankings,
+            calibration.dampings,
+            calibration.errors,
+            constraints,
+            Trace(self.trace_path),
+            context.progress,
+            options.evaluations or preflight.method.default_evaluations,
+            options.seed,
+            context.store,
+            context.workers,
+        )
+
+    def _result(self, constraints: list[Constraint], plan: Plan | None) -> SearchResult:
+        run_dir, name = self.context.run_dir, self._key(constraints, plan)
+        facts = run_dir.json(f"plan-{name}", lambda: self._compute(name, constraints, plan))
+        saved = run_dir.tensors(f"selection-{name}", dict)
+        selections = [
+            Selection(*(saved[f"{part}.{i}"] for part in SELECTED))
+            for i in range(len(self.context.preflight.source.shape.dense_plan))
+        ]
+        return SearchResult(Plan.from_json(facts["plan"]), selections, facts["fitness"], facts["evaluations"])
+
+    def _key(self, constraints: list[Constraint], plan: Plan | None) -> str:
+        """Names a search by everything that it follows from."""
+        options = self.context.options
+        return key(
+            self.calibration.key,
+            options.method,
+            options.evaluations,
+            options.seed,
+            plan and plan.to_json(),
             [
                 asdict(c) | {"attention": [*c.attention.values()], "ffn": [*c.ffn.values()]}
                 for c in constraints
             ],
         )
-        facts = self.run.json(f"plan-{name}", lambda: self._now(name, constraints))
-        saved = self.run.tensors(f"selection-{name}", dict)
-        selections = [
-            Selection(*(saved[f"{part}.{i}"] for part in SELECTED))
-            for i in range(len(self.card.source.shape.dense_plan))
-        ]
-        return SearchResult(Plan.from_json(facts["plan"]), selections, facts["fitness"], facts["evaluations"])
 
-    def _now(self, name: str, constraints: list[Constraint]) -> dict[str, Any]:
-        smallest = self.card.space.smallest
+    def _compute(self, name: str, constraints: list[Constraint], plan: Plan | None) -> dict[str, Any]:
+        smallest = self.context.preflight.space.smallest
         if not all(c.allows(smallest) for c in constraints):
             raise UserError("the targets together leave no plan", "Relax one of them.")
-        problem = self.problem(constraints)
-        found = (
-            evaluate_given_plan(problem, self.card.plan)
-            if self.card.plan
-            else self.card.method.search(problem)
-        )
-        self.run.tensors(f"selection-{name}", lambda: _selection_tensors(found.selections))
+        problem, method = self.problem(constraints), self.context.preflight.method
+        found = evaluate_given_plan(problem, plan) if plan else method.search(problem)
+        self.context.run_dir.tensors(f"selection-{name}", lambda: _selection_tensors(found.selections))
         return {"plan": found.plan.to_json(), "fitness": found.fitness, "evaluations": found.evaluations}
-
-    def damages(self) -> np.ndarray:
-        """The method's table of damages; of one that makes none, the default method's."""
-        return (self.card.method.sensitivities or measure_sensitivities)(self.problem(self.card.constraints))
-
-    def problem(self, constraints: list[Constraint]) -> Problem:
-        """What a search is given: candidates are judged on the held-out windows."""
-        card, p = self.card, self.prepared
-        return Problem(
-            card.source,
-            p.model,
-            card.space,
-            p.windows[p.heldout],
-            p.statistics,
-            p.rankings,
-            p.dampings,
-            p.errors,
-            constraints,
-            Trace(self.trace_path),
-            self.progress,
-            self.options.evaluations or card.method.default_evaluations,
-            self.options.seed,
-            p.store,
-            p.workers,
-        )
 
 
 def _selection_tensors(selections: list[Selection]) -> dict[str, torch.Tensor]:

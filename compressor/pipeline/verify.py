@@ -16,7 +16,6 @@ from lathe.artefact.modeling import register
 from lathe.artefact.modeling.load import load_model
 from lathe.artefact.onnx.graph_format import FOLDER, GRAPH
 from lathe.compressor.compute.device import CPU
-from lathe.compressor.compute.progress import Progress
 from lathe.compressor.evaluate import Quality, quality
 from lathe.compressor.evaluate.onnx import OnnxModel
 from lathe.compressor.export.artefact import open_artefact
@@ -27,10 +26,9 @@ from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.reference import load_dense
 from lathe.compressor.pipeline.calibrate import CalibrationResult
 from lathe.compressor.pipeline.latency_loop import Iteration
-from lathe.compressor.pipeline.options import Options
 from lathe.compressor.pipeline.preflight import PreflightResult
-from lathe.compressor.pipeline.run_directory import RunDirectory
-from lathe.compressor.pipeline.writing import SampleCollector
+from lathe.compressor.pipeline.run_context import RunContext
+from lathe.compressor.pipeline.sample_collector import SampleCollector
 
 _PARITY_TOKENS = 64
 _PARITY = 2e-4
@@ -40,12 +38,18 @@ Advance = Callable[[], None]
 
 @dataclass(frozen=True)
 class Verified:
-    """What was measured on the finished artefact; timing where it was exported for the backend.
+    """What was measured on the finished artefact.
 
-    parity: largest difference between the logits of transformers and ONNX Runtime, relative to the logits'
-    standard deviation, where it has a graph of the checkpoint's values. rounding: where it has one of rounded
-    values, what that did: to the matrices, and to the loss of the dense model and the subnet. samples: what
-    both write after the same prompts, before rounding; none without a tokenizer.
+    Attributes:
+        timing: Its latency beside dense, where it was exported for the backend.
+        dense: The dense model's quality.
+        subnet: The subnet's quality.
+        evaluation_text: What both were scored on, for people.
+        samples: What both write after the same prompts, before quantization; none without a tokenizer.
+        parity: The largest difference between the logits of transformers and ONNX Runtime, relative to the
+            logits' standard deviation, where there is a graph of the checkpoint's values.
+        quantization: What quantization did to the matrices and to the loss of the dense model and the
+            subnet, where there is a graph of quantized values.
     """
 
     timing: Comparison | None
@@ -54,69 +58,88 @@ class Verified:
     evaluation_text: str
     samples: list[dict[str, Any]]
     parity: float | None = None
-    rounding: dict[str, Any] | None = None
+    quantization: dict[str, Any] | None = None
 
 
 class Verifier:
-    """Verifies the artefacts of a run, one after the other. The dense model is scored beside the first, for
-    all: what it does does not change.
+    """Verifies the artefacts of a run, one after the other.
+
+    The dense model is scored beside the first artefact, for all of them.
     """
 
-    def __init__(
-        self,
-        options: Options,
-        card: PreflightResult,
-        prepared: CalibrationResult,
-        run: RunDirectory,
-        progress: Progress,
-    ) -> None:
-        self._options, self._card, self._prepared = options, card, prepared
-        self._run, self._progress = run, progress
-        self._windows, self._text = _evaluation(options, card, prepared)
-        self._writing = SampleCollector.about(card, self._windows)
+    def __init__(self, context: RunContext, calibration: CalibrationResult) -> None:
+        self._context, self._calibration = context, calibration
+        self._windows, self._text = _evaluation(context, calibration)
+        self._samples = SampleCollector.for_run(context.preflight, self._windows)
         self._batches = -(-len(self._windows) // 4)
-        self._rounded = options.graph if options.graph and exporters.get(options.graph).rounds else None
+        graph = context.options.graph
+        self._quantized = graph if graph and exporters.get(graph).rounds else None
         self._dense: Quality | None = None
-        self._rounded_dense: Quality | None = None
+        self._quantized_dense: Quality | None = None
 
-    def __call__(self, chosen: Iteration, artefact: Path) -> Verified:
-        """Reload the artefact in both runtimes, compare them, time it beside dense, and score both models.
-        Models that memory does not hold are read layer by layer instead of loaded by transformers.
+    def __call__(self, iteration: Iteration, artefact: Path) -> Verified:
+        """Loads the artefact in both runtimes, compares them, times it beside dense, and scores both models.
+
+        Models that do not fit in memory are read layer by layer instead of loaded by transformers.
 
         Raises:
-            UserError: what was loaded is not what was planned, or the runtimes disagree.
+            UserError: What was loaded is not what was planned, or the runtimes disagree.
         """
         register()
-        options, card, windows = self._options, self._card, self._windows
+        options, preflight, windows = self._context.options, self._context.preflight, self._windows
         title = "verify: reload, parity, perplexity, samples"
-        with self._progress.stage(title, self._steps(self._dense)) as bar:
-            model = _subnet(card, self._prepared, chosen, artefact)
-            parity = _parity(model, artefact, windows[0]) if options.graph and not self._rounded else None
+        with self._context.progress.stage(title, self._steps(self._dense)) as bar:
+            model = self._subnet(iteration, artefact)
+            checked = options.graph and not self._quantized
+            parity = _parity(model, artefact, windows[0]) if checked else None
             subnet = quality(model, windows, bar.advance)
-            self._writing.take("subnet", model)
+            self._samples.collect("subnet", model)
             del model
             dense = self._dense = self._dense or self._score_dense(bar.advance)
-        rounding = self._rounding(artefact) if self._rounded else None
-        timing = _time(card, artefact) if options.runs and card.here else None
-        return Verified(timing, dense, subnet, self._text, self._writing.rows(), parity, rounding)
+        quantization = self._score_quantized(artefact) if self._quantized else None
+        timing = _time(preflight, artefact) if options.runs and preflight.on_this_machine else None
+        return Verified(timing, dense, subnet, self._text, self._samples.rows(), parity, quantization)
 
     def _steps(self, known: Quality | None) -> int:
         return self._batches * (1 if known else 2)
 
+    def _subnet(self, iteration: Iteration, artefact: Path) -> Any:
+        """Loads the artefact's checkpoint.
+
+        Raises:
+            UserError: It does not have as many parameters as the plan.
+        """
+        model: Any
+        if self._context.preflight.memory.on_disk:
+            source = open_artefact(artefact).source
+            loaded = sum(torch.Size(entry.shape).numel() for entry in source.index.values())
+            model = LayeredModel.open(source, self._context.store, self._calibration.model.runner)
+        else:
+            model = load_model(artefact)
+            loaded = sum(p.numel() for p in model.parameters())
+        planned = self._context.preflight.source.shape.parameters(iteration.plan)
+        if loaded != planned:
+            raise UserError(
+                f"the reloaded checkpoint has {loaded:,} parameters where the plan has {planned:,}"
+            )
+        return model
+
     def _score_dense(self, advance: Advance) -> Quality:
-        card = self._card
-        model = self._prepared.model if card.memory.on_disk else load_dense(card.source.path)
+        preflight = self._context.preflight
+        model = self._calibration.model if preflight.memory.on_disk else load_dense(preflight.source.path)
         found = quality(model, self._windows, advance)
-        self._writing.take("dense", model)
+        self._samples.collect("dense", model)
         return found
 
-    def _rounding(self, artefact: Path) -> dict[str, Any]:
-        """Of both models: the dense one is rounded in the same way, so that what cutting costs is not taken
-        for rounding.
+    def _score_quantized(self, artefact: Path) -> dict[str, Any]:
+        """Scores both models quantized.
+
+        The dense model is quantized in the same way, so that the cost of pruning is not taken for that of
+        quantization.
         """
-        title = f"verify: what {self._rounded} costs"
-        with self._progress.stage(title, self._steps(self._rounded_dense)) as bar:
-            dense = self._rounded_dense = self._rounded_dense or self._score_rounded_dense(bar.advance)
+        title = f"verify: what {self._quantized} costs"
+        with self._context.progress.stage(title, self._steps(self._quantized_dense)) as bar:
+            dense = self._quantized_dense = self._quantized_dense or self._score_quantized_dense(bar.advance)
             subnet = quality(OnnxModel(artefact), self._windows, bar.advance)
         return {
             **read_summary(artefact / FOLDER),
@@ -124,47 +147,37 @@ class Verifier:
             "perplexity": {"dense": dense.perplexity, "subnet": subnet.perplexity},
         }
 
-    def _score_rounded_dense(self, advance: Advance) -> Quality:
-        assert self._rounded is not None
-        whole = self._run.fresh("dense")
-        exporters.get(self._rounded).write(whole, Export.whole(self._card.source))
-        found = quality(OnnxModel(whole), self._windows, advance)
-        shutil.rmtree(whole)
+    def _score_quantized_dense(self, advance: Advance) -> Quality:
+        assert self._quantized is not None
+        directory = self._context.run_dir.fresh("dense")
+        exporters.get(self._quantized).write(directory, Export.whole(self._context.preflight.source))
+        found = quality(OnnxModel(directory), self._windows, advance)
+        shutil.rmtree(directory)
         return found
 
 
-def _time(card: PreflightResult, artefact: Path) -> Comparison:
-    with card.meter.models([card.source.shape.dense_plan]) as (dense,):
-        return card.meter.compare_built(dense, artefact / exporters.get(card.meter.backend.export).folder)
+def _time(preflight: PreflightResult, artefact: Path) -> Comparison:
+    benchmark = preflight.benchmark
+    with benchmark.models([preflight.source.shape.dense_plan]) as (dense,):
+        return benchmark.compare_built(dense, artefact / exporters.get(benchmark.backend.export).folder)
 
 
-def _evaluation(
-    options: Options, card: PreflightResult, prepared: CalibrationResult
-) -> tuple[torch.Tensor, str]:
-    if options.evaluation is None or card.texts.evaluation is None:
+def _evaluation(context: RunContext, calibration: CalibrationResult) -> tuple[torch.Tensor, str]:
+    """Returns the windows that both models are scored on, and what they are called in the report."""
+    options, evaluation = context.options, context.preflight.texts.evaluation
+    if options.evaluation is None or evaluation is None:
         text = f"held-out part of the calibration text ({options.calibration})"
-        return prepared.windows[prepared.heldout], text
-    return card.texts.evaluation, options.evaluation
-
-
-def _subnet(card: PreflightResult, prepared: CalibrationResult, chosen: Iteration, artefact: Path) -> Any:
-    """The artefact's checkpoint, loaded, of as many parameters as the plan has."""
-    model: Any
-    if card.memory.on_disk:
-        source = open_artefact(artefact).source
-        loaded = sum(torch.Size(entry.shape).numel() for entry in source.index.values())
-        model = LayeredModel.open(source, prepared.store, prepared.model.runner)
-    else:
-        model = load_model(artefact)
-        loaded = sum(p.numel() for p in model.parameters())
-    planned = card.source.shape.parameters(chosen.plan)
-    if loaded != planned:
-        raise UserError(f"the reloaded checkpoint has {loaded:,} parameters where the plan has {planned:,}")
-    return model
+        return calibration.windows[calibration.heldout], text
+    return evaluation, options.evaluation
 
 
 @torch.inference_mode()
 def _parity(model: Any, artefact: Path, window: torch.Tensor) -> float:
+    """Returns the largest difference of the runtimes' logits, relative to their standard deviation.
+
+    Raises:
+        UserError: It is too large.
+    """
     from lathe.artefact.onnx.runner import OnnxRunner
 
     tokens = window[:_PARITY_TOKENS]

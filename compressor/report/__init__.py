@@ -2,10 +2,10 @@
 
 from lathe.compressor.report.terminal import (
     print_advice,
-    print_card,
     print_forecast,
     print_front,
+    print_preflight,
     print_report,
 )
 
-__all__ = ["print_advice", "print_card", "print_forecast", "print_front", "print_report"]
+__all__ = ["print_advice", "print_preflight", "print_forecast", "print_front", "print_report"]

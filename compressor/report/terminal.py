@@ -28,7 +28,7 @@ def _calibrated(used: Mapping[str, Any]) -> str:
     return f"calibrated on {used['tokens']:,} tokens of {used['text']}{asked}"
 
 
-def print_card(card: Mapping[str, Any], console: Console) -> None:
+def print_preflight(card: Mapping[str, Any], console: Console) -> None:
     """What a dry run found out."""
     table = Table(title=f"{card['model']}: {card['status']}", title_justify="left")
     for name in ("", "target", "dense", "floor"):

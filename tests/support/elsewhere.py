@@ -183,9 +183,9 @@ def main() -> None:
     """Models are not compared with transformers', which leaves the frequencies of rotary positions as memory
     was where PyTorch knows such a device."""
     from lathe import cli as commands
-    from lathe.compressor.pipeline import calibrate as prepare
+    from lathe.compressor.pipeline import calibrate as stage
 
-    with elsewhere() as mode, patch.object(prepare, "check_agreement", lambda *_, **__: "not compared"):
+    with elsewhere() as mode, patch.object(stage, "check_agreement", lambda *_, **__: "not compared"):
         for program, *arguments in _commands(sys.argv[1:]):
             mode.solved.clear()
             sys.argv = [program, *arguments]

@@ -55,7 +55,7 @@ def test_c13_files_that_are_not_read_and_times_do_not_count(again: Tiny) -> None
     assert shown.exit_code == 0, shown.output
     assert f"resuming from {again.text.parent}/out.run\n" in shown.stderr
     assert kept
-    assert "calibrate and order: layers: 0.0 s" in shown.stderr
+    assert "calibrate and rank: layers: 0.0 s" in shown.stderr
 
 
 @pytest.mark.parametrize(

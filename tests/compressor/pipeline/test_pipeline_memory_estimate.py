@@ -104,9 +104,9 @@ def test_a_method_without_the_reform_of_the_whole_is_not_forecast_one(tiny: Tiny
 HIT = """
 import psutil, torch
 from lathe.artefact.errors import UserError
-from lathe.compressor.pipeline.memory_estimate import kept
+from lathe.compressor.pipeline.memory_estimate import memory_limit
 try:
-    with kept(psutil.Process().memory_info().rss + 2**26):
+    with memory_limit(psutil.Process().memory_info().rss + 2**26):
         torch.zeros(2**28)
 except UserError as error:
     print(error)

@@ -32,41 +32,44 @@ pytestmark = pytest.mark.usefixtures("steady")
 
 
 def looking(lab: Lab, increase: float, share: float) -> tuple[QualityLoop, list[Iteration]]:
-    """A search whose reform leaves `share` of the sum of damages."""
+    """A loop whose artefacts lose `share` of the sum of sensitivities."""
     source, space = lab.source, make_space(lab.source.shape)
     meter = LatencyBenchmark(source, backends.get("onnx"), Workload(context=64), 1, Progress(quiet=True))
-    card = PreflightResult(source, space, methods.get("lathe"), meter, [], memory=MemoryPlan({}, 0, 0))
-    damage = np.empty(2 * space.layers, dtype=object)
+    preflight = PreflightResult(source, space, methods.get("lathe"), meter, [], memory=MemoryPlan({}, 0, 0))
+    sensitivities = np.empty(2 * space.layers, dtype=object)
     for block, (_, kind) in enumerate(space.blocks):
-        damage[block] = np.linspace(0, 1, len(space.levels(kind))) ** 2 * (1 + block)
+        sensitivities[block] = np.linspace(0, 1, len(space.levels(kind))) ** 2 * (1 + block)
     made: list[Iteration] = []
 
-    def choose(plan: Plan) -> Iteration:
+    def evaluate(plan: Plan) -> Iteration:
         return Iteration(plan, [], 0.0, 0)
 
     def make(chosen: Iteration) -> float:
         made.append(chosen)
         levels = space.indices(chosen.plan)
-        return share * float(sum(damage[b][i] for b, i in enumerate(levels)))
+        return share * float(sum(sensitivities[b][i] for b, i in enumerate(levels)))
 
-    return QualityLoop(card, None, damage, increase, choose, make, Progress(quiet=True)), made
+    loop = QualityLoop(
+        preflight, None, sensitivities, math.log1p(increase), evaluate, make, Progress(quiet=True)
+    )
+    return loop, made
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_the_quality_is_spent_but_not_passed(lab: Lab, share: float) -> None:
-    fastest, made = looking(lab, 1.0, share)
-    chosen = fastest.run()
-    spent = {json.dumps(r["plan"]): r["loss_increase"] for r in fastest.rounds}
+    loop, made = looking(lab, 1.0, share)
+    chosen = loop.run()
+    spent = {json.dumps(r["plan"]): r["loss_increase"] for r in loop.rounds}
     loss = spent[json.dumps(chosen.plan.to_json()["layers"])]
     assert 0.7 * math.log(2) <= loss <= math.log(2)
-    assert len(made) == len(fastest.rounds) <= 4
+    assert len(made) == len(loop.rounds) <= 4
 
 
 def test_a_quality_that_nothing_keeps_is_said(lab: Lab) -> None:
-    fastest, _ = looking(lab, 0.5, 1.0)
-    fastest.make = lambda _: 2.0
+    loop, _ = looking(lab, 0.5, 1.0)
+    loop.loss_increase = lambda _: 2.0
     with pytest.raises(UserError, match="no subnet kept a perplexity within"):
-        fastest.run()
+        loop.run()
 
 
 def test_the_artefact_keeps_the_quality_and_is_faster(tiny: Tiny, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The last reform: rounds over the whole subnet, each on text of its own."""
+"""The final reconstruction: rounds over the whole subnet, each on text of its own."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.pipeline import reconstruct as reform
-from lathe.compressor.pipeline.calibrate import prepare
+from lathe.compressor.pipeline import reconstruct as stage
+from lathe.compressor.pipeline.calibrate import calibrate
 from lathe.compressor.pipeline.latency_loop import LatencyLoop
 from lathe.compressor.pipeline.options import Options
-from lathe.compressor.pipeline.preflight import preflight
+from lathe.compressor.pipeline.preflight import run_preflight
+from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory
 from lathe.compressor.pipeline.search import Searcher
 from lathe.compressor.reconstruction.passes import KLProblem
@@ -33,35 +34,36 @@ def test_every_round_after_the_first_reads_new_text_and_what_gains_is_kept(
         calibration_tokens=2048,
     )
     quiet = Progress(quiet=True)
-    card, run = preflight(options, quiet), RunDirectory(options.out)
-    prepared = prepare(options, card, run, quiet)
-    chosen = LatencyLoop(options, card, Searcher(options, card, prepared, run, quiet), "", run, quiet).solve()
-    seen, refine = [], reform.refine_model
+    run = RunDirectory(options.out)
+    context = RunContext(options, run_preflight(options, quiet), run, quiet)
+    calibration = calibrate(context)
+    iteration = LatencyLoop(context, Searcher(context, calibration), "").find_plan()
+    seen, refine = [], stage.refine_model
 
     def watched(text: KLProblem, *args: Any) -> object:
         seen.append((text.windows, text.heldout))
         return refine(text, *args)
 
-    monkeypatch.setattr(reform, "refine_model", watched)
-    monkeypatch.setattr(reform, "WORTHWHILE", 2.0)
-    name = reform.reform(card, prepared, chosen, run, quiet)
+    monkeypatch.setattr(stage, "refine_model", watched)
+    monkeypatch.setattr(stage, "WORTHWHILE", 2.0)
+    name = stage.reconstruct(context, calibration, iteration)
     first, base = len(seen), name.partition("-")[0]
     file = run.path / f"reformed-{base}-0-000.safetensors"
     whole, stale = file.read_bytes(), (run.path / f"reformed-{base}-000.safetensors").read_bytes()
     file.write_bytes(stale)
     (run.path / f"whole-{base}-0.json").unlink()
-    assert reform.reform(card, prepared, chosen, run, quiet) == name
+    assert stage.reconstruct(context, calibration, iteration) == name
     assert whole == file.read_bytes() != stale, "of a step that did not end nothing stays"
     del seen[first:]
     run.close()
 
     texts, masks = zip(*seen, strict=True)
     assert len(texts) == 3
-    assert all(mask.equal(prepared.heldout) for mask in masks)
-    assert texts[0].equal(prepared.windows)
+    assert all(mask.equal(calibration.heldout) for mask in masks)
+    assert texts[0].equal(calibration.windows)
     for other in (0, 1):
         same = (texts[2] == texts[other]).all(1)
-        assert same.equal(prepared.heldout)
+        assert same.equal(calibration.heldout)
     expected = base
     for number in range(3):
         round_ = json.loads((run.path / f"whole-{expected}-{number}.json").read_text())

@@ -24,23 +24,24 @@ class SampleCollector:
     written: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def about(cls, card: PreflightResult, windows_BT: torch.Tensor) -> SampleCollector:
-        """Prompts for a model; none where it has no tokenizer, or is read anew for every token."""
-        if card.memory.on_disk:
+    def for_run(cls, preflight: PreflightResult, windows_BT: torch.Tensor) -> SampleCollector:
+        """Chooses prompts; none where the model has no tokenizer, or its layers are read for every token."""
+        if preflight.memory.on_disk:
             return cls(None, [], frozenset())
         try:
-            tokenizer = load_tokenizer(card.source)
+            tokenizer = load_tokenizer(preflight.source)
         except UserError:
             return cls(None, [], frozenset())
-        value = card.source.config.get("eos_token_id")
+        value = preflight.source.config.get("eos_token_id")
         eos = frozenset(value if isinstance(value, list) else [value]) - {None}
-        return cls(tokenizer, prompts(tokenizer, windows_BT, card.source.shape.vocab_size), eos)
+        return cls(tokenizer, prompts(tokenizer, windows_BT, preflight.source.shape.vocab_size), eos)
 
-    def take(self, name: str, model: Callable[..., Any]) -> None:
-        """Let a model write."""
+    def collect(self, name: str, model: Callable[..., Any]) -> None:
+        """Lets a model continue every prompt."""
         self.written[name] = continuations(model, self.tokenizer, self.prompts, self.eos)
 
     def rows(self) -> list[dict[str, Any]]:
+        """Returns one row for each prompt, with what every model wrote."""
         return [
             {"prompt": prompt.text, "chat": prompt.chat, **{n: texts[i] for n, texts in self.written.items()}}
             for i, prompt in enumerate(self.prompts)

@@ -1,0 +1,30 @@
+"""How a run ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+
+class Status(StrEnum):
+    """Whether the targets are met."""
+
+    DONE = "done"
+    """The artefact is written and meets every target."""
+    MISSED = "missed"
+    """The artefact is written, but slower than the latency target."""
+    UNMEASURED = "unmeasured"
+    """The artefact is written; its target is for another machine, so that it could not be measured."""
+    ALREADY_MET = "already-met"
+    """The dense model meets every target, so that nothing was written."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ended with: its status, the artefact's directory, and the report."""
+
+    status: Status
+    out: Path
+    report: dict[str, Any]

@@ -1,0 +1,38 @@
+"""What all stages of one run work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from lathe.compressor.compute.array_store import ArrayStore
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.compute.workers import LocalWorkers, Workers
+from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """One run: what was asked for, what preflight found, and where work and results go.
+
+    Attributes:
+        options: What was asked for.
+        preflight: What is known of the model, the targets and the machine before a weight is read.
+        run_dir: Results of the stages on disk.
+        progress: Reports stages, warnings, times and memory.
+        workers: Processes that share the work.
+    """
+
+    options: Options
+    preflight: PreflightResult
+    run_dir: RunDirectory
+    progress: Progress
+    workers: Workers = field(default_factory=LocalWorkers)
+
+    @cached_property
+    def store(self) -> ArrayStore:
+        """Keeps big arrays: on disk where memory does not hold them all."""
+        directory = self.run_dir.path if self.preflight.memory.on_disk else None
+        return ArrayStore(directory, self.options.where)
