@@ -1,51 +1,158 @@
-"""What `lathe serve` was asked for."""
+"""The options of `lathe serve`: each is declared once, with its default and its help."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from lathe.serving.decoding.chat_template import Scalar
+from lathe.artefact.command_options import Argument, Option
+from lathe.serving.decoding.chat_template import Scalar, read_variables
+
+ONNX_MAX_BATCH = 8
+VLLM_MAX_BATCH = 256
+REQUEST_TIMEOUT_S = 600.0
+WRITE_TIMEOUT_S = 30.0
+KEEP_ALIVE_S = 75
+"""Longer than proxies and pooling clients keep a connection by default (60 s), so that they close first."""
+
+VLLM = "With --engine vllm"
 
 
-@dataclass(frozen=True, slots=True)
+def _silent(_url: str, _model: str) -> None:
+    """Announces nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """What `lathe serve` was asked for; None stands for the engine's own choice; timeouts are in seconds.
+    """What `lathe serve` was asked for; None stands for the engine's own choice; timeouts are in seconds."""
 
-    `playground`: whether there is a page at `/`; `compare`: another server's address, for that page.
-    `draft`: a smaller model whose guesses the served one checks, `draft_tokens` at a time. `engine_args`:
-    arguments for an engine that has a command line of its own. `generation_config`: whether the sampling
-    that the model recommends is the default (auto) or not (none); `template_variables`: what the chat
-    template is given unless a request says otherwise.
-    """
-
-    host: str
-    port: int
-    device: str | None
-    threads: int | None
-    max_batch: int | None
-    max_length: int | None
-    max_queue: int
-    prefix_cache: int | None
-    served_model_names: tuple[str, ...]
-    """What clients may ask for; the first is reported. None given: the directory's name."""
-    api_key: str | None
-    allowed_origins: tuple[str, ...]
-    drain_timeout: float
-    request_timeout: float | None
-    write_timeout: float | None
-    metrics_alias: str | None
-    playground: bool
-    compare: str | None
-    compare_api_key: str | None
-    draft: Path | None
-    draft_tokens: int
-    engine_args: tuple[str, ...]
-    generation_config: Literal["auto", "none"]
-    template_variables: Mapping[str, Scalar]
-    announce: Callable[[str, str], None]
+    out: Annotated[Path, Argument(help="Output directory of `lathe compress`, or a dense checkpoint.")]
+    engine_args: Annotated[
+        tuple[str, ...],
+        Argument(
+            metavar="[-- VLLM_ARGS]",
+            help="After `--`: arguments of `vllm serve`, such as --tensor-parallel-size 2.",
+        ),
+    ] = ()
+    host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, Option(help="0 picks a free port.", least=0, most=65535)] = 8000
+    engine: Annotated[
+        str, Option(help="The inference engine: onnx (the ONNX export) or vllm (the checkpoint).")
+    ] = "onnx"
+    device: Annotated[
+        Literal["cpu", "cuda"] | None,
+        Option(help="Where the onnx engine computes; vllm uses what it is built for.", unset="cpu"),
+    ] = None
+    threads: Annotated[int | None, Option(help="CPU threads of the engine.", least=1)] = None
+    max_batch: Annotated[
+        int | None,
+        Option(
+            help="Sequences computed together.",
+            unset=f"{ONNX_MAX_BATCH} with onnx, {VLLM_MAX_BATCH} with vllm",
+            least=1,
+            most=1024,
+        ),
+    ] = None
+    max_length: Annotated[
+        int | None, Option(help="Longest sequence in tokens.", unset="the model's own", least=2)
+    ] = None
+    max_queue: Annotated[
+        int, Option(help="Sequences that may wait; more are answered with 429.", least=0)
+    ] = 64
+    prefix_cache: Annotated[
+        int | None,
+        Option(
+            help="Prompt tokens to keep for later prompts that begin alike, in chunks of 128. Off unless "
+            "given, because clients could tell what others asked. With --engine onnx.",
+            least=128,
+        ),
+    ] = None
+    served_model_names: Annotated[
+        tuple[str, ...],
+        Option(
+            flags=("--served-model-name",),
+            help="A name that clients ask for; may be repeated, and the first is reported.",
+            unset="the directory's",
+        ),
+    ] = ()
+    api_key: Annotated[str | None, Option(help="The key that clients must send.", envvar="LATHE_API_KEY")] = (
+        None
+    )
+    api_key_file: Annotated[
+        Path | None,
+        Option(help="A file that holds the key, such as a mounted secret.", envvar="LATHE_API_KEY_FILE"),
+    ] = None
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        Option(help="An origin of web pages that may call from a browser; may be repeated; * is any."),
+    ] = ()
+    drain_timeout: Annotated[
+        float, Option(help="Seconds that running answers get to finish on SIGTERM.", least=0)
+    ] = 30.0
+    request_timeout: Annotated[
+        float | None,
+        Option(
+            help="Seconds that an answer may take, with --engine onnx.",
+            unset=f"{REQUEST_TIMEOUT_S:g}",
+            least=0.001,
+        ),
+    ] = None
+    write_timeout: Annotated[
+        float | None,
+        Option(
+            help="Seconds for which a client may not read, with --engine onnx.",
+            unset=f"{WRITE_TIMEOUT_S:g}",
+            least=0.001,
+        ),
+    ] = None
+    keep_alive: Annotated[
+        int | None,
+        Option(
+            help="Seconds for which a connection may wait for its next request.",
+            unset=f"{KEEP_ALIVE_S}",
+            least=1,
+        ),
+    ] = None
+    metrics_alias: Annotated[
+        Literal["vllm"] | None,
+        Option(help="Also report the common metrics under vLLM's names (--engine vllm always does)."),
+    ] = None
+    playground: Annotated[bool, Option(help="A page at / to chat with the model and watch its metrics.")] = (
+        True
+    )
+    compare: Annotated[
+        str | None,
+        Option(metavar="URL", help="Another server, such as the dense model's: the playground asks both."),
+    ] = None
+    compare_api_key: Annotated[
+        str | None, Option(help="The key that the other server asks for.", envvar="LATHE_COMPARE_API_KEY")
+    ] = None
+    draft: Annotated[
+        Path | None,
+        Option(
+            help="A subnet of OUT that drafts tokens. OUT verifies them and answers as it would alone.",
+            panel=VLLM,
+        ),
+    ] = None
+    draft_tokens: Annotated[int, Option(help="Tokens drafted at a time.", least=1, most=64, panel=VLLM)] = 3
+    generation_config: Annotated[
+        Literal["auto", "none"],
+        Option(
+            help="Sampling parameters for what a request leaves out: auto takes those that the model's "
+            "generation_config.json recommends, none takes OpenAI's defaults."
+        ),
+    ] = "auto"
+    template_variables: Annotated[
+        Mapping[str, Scalar],
+        Option(
+            flags=("--default-chat-template-kwargs",),
+            help="Variables of the chat template, unless a request sets them, such as "
+            "'{\"enable_thinking\": false}'.",
+            metavar="JSON",
+            parser=read_variables,
+        ),
+    ] = field(default_factory=dict)
+    announce: Callable[[str, str], None] = _silent
     """Called with (URL, model) once a token has been generated."""
-    keep_alive: int | None = None
-    """Seconds for which a connection may wait for its next request."""

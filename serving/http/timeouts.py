@@ -12,10 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lathe.serving.http.errors import error_body
 
-KEEP_ALIVE_S = 75
-"""Longer than proxies and pooling clients keep a connection by default (60 s), so that they close first."""
 RECEIVE_TIMEOUT_S = 10.0
-WRITE_TIMEOUT_S = 30.0
 
 
 class TimedProtocol(H11Protocol):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from lathe.artefact.errors import UserError
@@ -14,36 +13,17 @@ from lathe.serving.backend import Backend, Observer
 from lathe.serving.decoding.generation_defaults import sampling_defaults
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.http.socket import listen, url_of
-from lathe.serving.http.timeouts import KEEP_ALIVE_S, WRITE_TIMEOUT_S
 from lathe.serving.launch.server import Server
 from lathe.serving.metrics.registry import Metrics
-from lathe.serving.options import ServeOptions
+from lathe.serving.options import KEEP_ALIVE_S, REQUEST_TIMEOUT_S, WRITE_TIMEOUT_S, ServeOptions
 from lathe.serving.playground.pages import Playground, Setup
 from lathe.serving.playground.upstream import Upstream, check_compare
 from lathe.serving.served_model import Artefact, open_artefact
 
 log = logging.getLogger("lathe.serving")
 
-MAX_BATCH = 8
-REQUEST_TIMEOUT_S = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """How an engine is sized, and on what it computes. `max_length` None: the model's own; `threads` None:
-    the engine's choice; `device` None: the CPU. `prefix_cache`: prompt tokens to keep for later prompts.
-    """
-
-    observer: Observer
-    max_batch: int
-    max_queue: int
-    max_length: int | None = None
-    threads: int | None = None
-    device: str | None = None
-    prefix_cache: int = 0
-
-
-OpenBackend = Callable[[Artefact, Tokenizer, EngineOptions], Backend]
+OpenBackend = Callable[[Artefact, Tokenizer, ServeOptions, Observer], Backend]
+"""Loads an engine; the observer hears of every request."""
 
 
 def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: ServeOptions) -> None:
@@ -59,21 +39,12 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
     artefact = open_artefact(model)
     name, *aliases = options.served_model_names or (artefact.name,)
     metrics = Metrics(name, artefact.target_ms, options.metrics_alias, artefact.target_metric)
-    sizes = EngineOptions(
-        observer=metrics,
-        max_batch=options.max_batch or MAX_BATCH,
-        max_queue=options.max_queue,
-        max_length=options.max_length,
-        threads=options.threads,
-        device=options.device,
-        prefix_cache=options.prefix_cache or 0,
-    )
     with listen(options.host, options.port) as listener:
         tokenizer = Tokenizer(artefact.path, options.template_variables)
         if warning := tokenizer.warning(artefact.vocab_size):
             log.warning(warning)
         defaults = sampling_defaults(artefact.path, options.generation_config)
-        backend = open_backend(artefact, tokenizer, sizes)
+        backend = open_backend(artefact, tokenizer, options, metrics)
         metrics.watch(backend, artefact, engine)
         limit = options.request_timeout or REQUEST_TIMEOUT_S
         service = Service(name, backend, tokenizer, artefact, metrics, limit, tuple(aliases), defaults)

@@ -14,7 +14,8 @@ from lathe.artefact.errors import UserError
 from lathe.serving.api.app import create_app
 from lathe.serving.api.service import Service
 from lathe.serving.http.socket import GRACEFUL_SHUTDOWN_S
-from lathe.serving.http.timeouts import KEEP_ALIVE_S, RECEIVE_TIMEOUT_S, WRITE_TIMEOUT_S, timed
+from lathe.serving.http.timeouts import RECEIVE_TIMEOUT_S, timed
+from lathe.serving.options import KEEP_ALIVE_S, WRITE_TIMEOUT_S
 from lathe.serving.playground.pages import Playground
 
 HEADER_LIMIT = 32 * 1024

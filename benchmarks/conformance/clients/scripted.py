@@ -18,10 +18,10 @@ import numpy as np
 
 from lathe.artefact.onnx import runner
 from lathe.cli import lathe
-from lathe.serving.backend import Backend
+from lathe.serving.backend import Backend, Observer
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.launch.engines import onnx as engine
-from lathe.serving.launch.local import EngineOptions
+from lathe.serving.options import ServeOptions
 from lathe.serving.served_model import Artefact
 
 HERE = Path(__file__).parent
@@ -89,9 +89,11 @@ class ScriptedRunner(runner.OnnxRunner):
 def main() -> None:
     plain = engine.open_onnx
 
-    def open_scripted(artefact: Artefact, tokenizer: Tokenizer, options: EngineOptions) -> Backend:
+    def open_scripted(
+        artefact: Artefact, tokenizer: Tokenizer, options: ServeOptions, observer: Observer
+    ) -> Backend:
         runner.OnnxRunner = partial(ScriptedRunner, tokenizer=tokenizer)  # type: ignore[misc, assignment]
-        return plain(artefact, tokenizer, options)
+        return plain(artefact, tokenizer, options, observer)
 
     engine.open_onnx = open_scripted
     lathe()

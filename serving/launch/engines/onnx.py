@@ -7,11 +7,11 @@ from pathlib import Path
 from lathe.artefact.errors import UserError
 from lathe.artefact.onnx.device import CPU, DEVICES, Device, check_installed
 from lathe.artefact.onnx.graph_format import DATA_FILE
-from lathe.serving.backend import Backend
+from lathe.serving.backend import Backend, Observer
 from lathe.serving.decoding.tokenizer import Tokenizer
-from lathe.serving.launch.local import EngineOptions, serve_locally
+from lathe.serving.launch.local import serve_locally
 from lathe.serving.launch.registry import engines
-from lathe.serving.options import ServeOptions
+from lathe.serving.options import ONNX_MAX_BATCH, ServeOptions
 from lathe.serving.scheduler.prefix_cache import PrefixCache
 from lathe.serving.scheduler.scheduler import PREFILL_CHUNK, Scheduler
 from lathe.serving.served_model import Artefact
@@ -24,11 +24,12 @@ def serve_onnx(model: Path, options: ServeOptions) -> None:
     serve_locally("onnx", open_onnx, model, options)
 
 
-def open_onnx(artefact: Artefact, tokenizer: Tokenizer, options: EngineOptions) -> Backend:
+def open_onnx(artefact: Artefact, tokenizer: Tokenizer, options: ServeOptions, observer: Observer) -> Backend:
     """Load the graph and start the scheduler's thread. Raises UserError."""
     from lathe.artefact.onnx.runner import OnnxRunner
 
     check_external_data(artefact)
+    max_batch = options.max_batch or ONNX_MAX_BATCH
     max_length = options.max_length or artefact.context
     if max_length > artefact.context:
         raise UserError(
@@ -38,14 +39,14 @@ def open_onnx(artefact: Artefact, tokenizer: Tokenizer, options: EngineOptions) 
     try:
         runner = OnnxRunner(
             artefact.graph,
-            max_batch=options.max_batch,
+            max_batch=max_batch,
             max_length=max_length,
             threads=options.threads,
             device=_device(options.device),
         )
     except MemoryError:
         raise UserError(
-            f"no memory for {options.max_batch} sequences of {max_length} tokens",
+            f"no memory for {max_batch} sequences of {max_length} tokens",
             "Lower --max-batch or --max-length.",
         ) from None
     eos = artefact.eos | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
@@ -55,8 +56,8 @@ def open_onnx(artefact: Artefact, tokenizer: Tokenizer, options: EngineOptions) 
         tokenizer.token_bytes,
         eos=eos,
         max_queue=options.max_queue,
-        observer=options.observer,
-        prefix_cache=PrefixCache(runner, options.observer, PREFILL_CHUNK, kept) if kept else None,
+        observer=observer,
+        prefix_cache=PrefixCache(runner, observer, PREFILL_CHUNK, kept) if kept else None,
     )
 
 

@@ -132,6 +132,7 @@ SURFACE = {
     "families": {"--json", "--debug", "--no-debug"},
     "serve": {
         "out",
+        "--config",
         "--host",
         "--port",
         "--engine",

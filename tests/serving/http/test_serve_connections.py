@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lathe.serving.http.timeouts import KEEP_ALIVE_S
+from lathe.serving.options import KEEP_ALIVE_S
 from support.tiny_server import NAME, Running, running
 
 GOOD = json.dumps({"model": NAME, "prompt": "x", "max_tokens": 1}).encode()

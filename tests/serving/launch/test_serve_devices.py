@@ -16,7 +16,8 @@ from lathe.artefact.onnx.kv_cache import Cache, DeviceCache, allocate
 from lathe.artefact.onnx.runner import OnnxRunner, open_session
 from lathe.compressor.export import exporters
 from lathe.compressor.export.onnx import export_onnx
-from lathe.serving.cli.serve import serve
+from lathe.serving.launch.registry import serve_with
+from lathe.serving.options import ServeOptions
 from support.tiny_families import family_checkpoint, first_of_each, planned, zeroed
 from support.tiny_llama import PLANS, checkpoint, cut, tokens
 
@@ -120,7 +121,7 @@ def without_cuda() -> None:
 @pytest.mark.usefixtures("without_cuda")
 def test_an_onnx_runtime_without_cuda_says_how_to_get_it(artefact_dir: Path) -> None:
     with pytest.raises(UserError, match=r"no CUDAExecutionProvider.*onnxruntime-gpu"):
-        serve(artefact_dir, port=0, device="cuda")
+        serve_with("onnx", artefact_dir, ServeOptions(out=artefact_dir, port=0, device="cuda"))
 
 
 def test_falling_back_to_the_cpu_is_refused(graph: Path) -> None:

@@ -27,32 +27,7 @@ from lathe.serving.vllm.shared_state import Counts, ServedModelInfo, SharedState
 from support.tiny_server import CHAT_TEMPLATE
 from support.tool_models import CODER, SMOLLM, TEMPLATES, save_calling_tokenizer
 
-OPTIONS = ServeOptions(
-    host="127.0.0.1",
-    port=0,
-    device=None,
-    threads=None,
-    max_batch=None,
-    max_length=None,
-    max_queue=64,
-    prefix_cache=None,
-    served_model_names=(),
-    api_key=None,
-    allowed_origins=(),
-    drain_timeout=1.0,
-    request_timeout=None,
-    write_timeout=None,
-    metrics_alias=None,
-    playground=True,
-    compare=None,
-    compare_api_key=None,
-    draft=None,
-    draft_tokens=3,
-    engine_args=(),
-    generation_config="auto",
-    template_variables={},
-    announce=lambda url, model: None,
-)
+OPTIONS = ServeOptions(out=Path("m"), port=0, drain_timeout=1.0)
 SERVED = ServedModelInfo(
     "m",
     30.0,
