@@ -79,7 +79,7 @@ def document(found: list[Outcome]) -> dict[str, Any]:
                     for case in dict.fromkeys(o.case for o in mine)
                 },
             }
-        rows[name] = {"models": family.covers, "columns": row}
+        rows[name] = {"models": family.description, "columns": row}
     return {"command": COMMAND, "machine": platform.platform(), "families": rows}
 
 

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.quality.setting import Setting
 from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.names import DOWN_PROJ, O_PROJ
 from lathe.compressor.model.pruning import Selection, prune_attention, prune_ffn, rows
 from lathe.compressor.statistics import Gram
 
@@ -35,15 +36,15 @@ class Kind:
 
 def kinds(setting: Setting) -> tuple[Kind, Kind]:
     """Attention and FFN, in the order a layer runs them."""
-    layer, shape, family = setting.shape.layer, setting.shape, setting.family
+    layer, shape = setting.shape.layer, setting.shape
     per_group, d = layer.heads_per_group, shape.hidden_size
     group = 2 * shape.head_dim * (per_group + 1) * d
     if shape.attention_bias:
         group += shape.head_dim * (per_group + 2)
     channel = 3 * d + (2 if shape.mlp_bias else 0)
     return (
-        Kind("attention", family.o, layer.kv_heads, shape.head_dim * per_group, group),
-        Kind("ffn", family.down, layer.ffn, 1, channel),
+        Kind("attention", O_PROJ, layer.kv_heads, shape.head_dim * per_group, group),
+        Kind("ffn", DOWN_PROJ, layer.ffn, 1, channel),
     )
 
 
@@ -51,9 +52,9 @@ def cut_block(setting: Setting, index: int, kind: Kind, kept: torch.Tensor) -> d
     """A block's tensors for the units that stay [k], weights as they were; empty when none stays."""
     kept, none = kept.sort().values, kept[:0]
     if kind.name == "ffn":
-        return prune_ffn(setting.family, setting.layers[index], Selection(none, none, kept))
+        return prune_ffn(setting.layers[index], Selection(none, none, kept))
     heads = rows(kept, setting.shape.layer.heads_per_group)
-    return prune_attention(setting.family, setting.shape, setting.layers[index], Selection(kept, heads, none))
+    return prune_attention(setting.shape, setting.layers[index], Selection(kept, heads, none))
 
 
 def widened(weight: torch.Tensor, kept: torch.Tensor, kind: Kind) -> torch.Tensor:

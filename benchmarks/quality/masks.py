@@ -18,7 +18,17 @@ import torch
 
 from lathe.artefact.plan import ModelShape
 from lathe.compressor.model.block_runner import Weights
-from lathe.compressor.model.families import Family
+from lathe.compressor.model.names import (
+    ATTENTION_NORM,
+    DOWN_PROJ,
+    FFN_NORM,
+    GATE_PROJ,
+    K_PROJ,
+    O_PROJ,
+    Q_PROJ,
+    UP_PROJ,
+    V_PROJ,
+)
 from lathe.compressor.reconstruction.admm import admm
 from lathe.compressor.statistics import LayerStatistics
 
@@ -51,28 +61,28 @@ class LayerMask:
         whole = torch.cat([half, half], 1)
         return whole.repeat_interleave(shape.layer.heads_per_group, 0).flatten(), whole.flatten()
 
-    def weights(self, family: Family, shape: ModelShape, dense: Weights) -> dict[str, torch.Tensor]:
+    def weights(self, shape: ModelShape, dense: Weights) -> dict[str, torch.Tensor]:
         """A layer that runs: attention of full size with zeros, the FFN cut."""
         if not self.alive:
             return {}
         q, kv = self.dims(shape)
-        cut = {name: dense[f"{name}.weight"] for name in (family.attention_norm, family.ffn_norm)}
-        for name, rows in ((family.q, q), (family.k, kv), (family.v, kv)):
+        cut = {name: dense[f"{name}.weight"] for name in (ATTENTION_NORM, FFN_NORM)}
+        for name, rows in ((Q_PROJ, q), (K_PROJ, kv), (V_PROJ, kv)):
             cut[name] = dense[f"{name}.weight"] * rows[:, None]
-        cut[family.o] = dense[f"{family.o}.weight"] * q
-        for name in (family.gate, family.up):
+        cut[O_PROJ] = dense[f"{O_PROJ}.weight"] * q
+        for name in (GATE_PROJ, UP_PROJ):
             cut[name] = dense[f"{name}.weight"].index_select(0, self.channels)
-        cut[family.down] = dense[f"{family.down}.weight"].index_select(1, self.channels)
-        return {f"{name}.weight": tensor for name, tensor in cut.items()} | self._biases(family, q, kv, dense)
+        cut[DOWN_PROJ] = dense[f"{DOWN_PROJ}.weight"].index_select(1, self.channels)
+        return {f"{name}.weight": tensor for name, tensor in cut.items()} | self._biases(q, kv, dense)
 
     def reformed(
-        self, family: Family, shape: ModelShape, dense: Weights, statistics: LayerStatistics
+        self, shape: ModelShape, dense: Weights, statistics: LayerStatistics
     ) -> dict[str, torch.Tensor]:
         """As `weights`, with o and down solved anew by the paper's ADMM (Theorem 3.1)."""
-        cut = self.weights(family, shape, dense)
+        cut = self.weights(shape, dense)
         if not cut:
             return cut
-        o, down, kept = f"{family.o}.weight", f"{family.down}.weight", self.dims(shape)[0].nonzero()[:, 0]
+        o, down, kept = f"{O_PROJ}.weight", f"{DOWN_PROJ}.weight", self.dims(shape)[0].nonzero()[:, 0]
         if len(kept) < dense[o].shape[1]:
             cut[o] = torch.zeros_like(dense[o])
             cut[o][:, kept] = admm(dense[o], statistics.attention, kept)
@@ -80,14 +90,12 @@ class LayerMask:
             cut[down] = admm(dense[down], statistics.ffn, self.channels)
         return cut
 
-    def _biases(
-        self, family: Family, q: torch.Tensor, kv: torch.Tensor, dense: Weights
-    ) -> dict[str, torch.Tensor]:
-        masked: dict[str, torch.Tensor | int] = {family.q: q, family.k: kv, family.v: kv, family.o: 1}
+    def _biases(self, q: torch.Tensor, kv: torch.Tensor, dense: Weights) -> dict[str, torch.Tensor]:
+        masked: dict[str, torch.Tensor | int] = {Q_PROJ: q, K_PROJ: kv, V_PROJ: kv, O_PROJ: 1}
         cut = {f"{n}.bias": dense[f"{n}.bias"] * m for n, m in masked.items() if f"{n}.bias" in dense}
-        for name in (family.gate, family.up, family.down):
+        for name in (GATE_PROJ, UP_PROJ, DOWN_PROJ):
             if (bias := dense.get(f"{name}.bias")) is not None:
-                cut[f"{name}.bias"] = bias if name == family.down else bias[self.channels]
+                cut[f"{name}.bias"] = bias if name == DOWN_PROJ else bias[self.channels]
         return cut
 
 

@@ -9,6 +9,7 @@ import torch
 from benchmarks.quality.setting import Setting
 from benchmarks.quality.walk import ROWS
 from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.names import DOWN_PROJ, O_PROJ
 
 
 class Moments:
@@ -54,16 +55,16 @@ def layer_moments(
     setting: Setting, weights: Weights, hidden_BTD: torch.Tensor
 ) -> tuple[LayerMoments, torch.Tensor]:
     """Moments in one layer, and the hidden states [B, T, D] after it."""
-    family, runner = setting.family, setting.runner
+    runner = setting.runner
     found = LayerMoments(
-        Moments(weights[f"{family.o}.weight"].shape[1]), Moments(weights[f"{family.down}.weight"].shape[1])
+        Moments(weights[f"{O_PROJ}.weight"].shape[1]), Moments(weights[f"{DOWN_PROJ}.weight"].shape[1])
     )
     after = torch.empty_like(hidden_BTD)
     for x, out in zip(hidden_BTD.split(ROWS), after.split(ROWS), strict=True):
         context = runner.attention_context(weights, x)
         found.attention.add(context)
-        x = x + runner.project(weights, family.o, context)
+        x = x + runner.project(weights, O_PROJ, context)
         context = runner.ffn_context(weights, x)
         found.ffn.add(context)
-        out.copy_(x + runner.project(weights, family.down, context))
+        out.copy_(x + runner.project(weights, DOWN_PROJ, context))
     return found, after

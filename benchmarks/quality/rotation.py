@@ -21,6 +21,7 @@ import torch
 from benchmarks.quality.product import Product, options_for
 from benchmarks.quality.setting import Setting
 from lathe.compressor.compute.progress import Progress
+from lathe.compressor.model.names import O_PROJ
 from lathe.compressor.model.pruning import rows
 from lathe.compressor.reconstruction import damped
 
@@ -65,7 +66,7 @@ def error(setting: Setting, layer: int, basis: torch.Tensor) -> float:
 
 
 def _output(setting: Setting, layer: int) -> torch.Tensor:
-    return setting.layers[layer][f"{setting.family.o}.weight"].double()
+    return setting.layers[layer][f"{O_PROJ}.weight"].double()
 
 
 def main() -> None:

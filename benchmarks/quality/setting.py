@@ -14,7 +14,6 @@ from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.embedding import Embedding
-from lathe.compressor.model.families import Family
 from lathe.compressor.model.lm_head import LMHead
 from lathe.compressor.model.pruning import Selection, prune_attention, prune_ffn
 from lathe.compressor.statistics import LayerStatistics
@@ -47,10 +46,6 @@ class Setting:
     evaluations: int | None = None
 
     @property
-    def family(self) -> Family:
-        return self.source.family
-
-    @property
     def shape(self) -> ModelShape:
         return self.source.shape
 
@@ -81,8 +76,8 @@ class Setting:
         """A layer's tensors for a selection, weights as they were."""
         dense = self.layers[index]
         return {
-            **prune_attention(self.family, self.shape, dense, selection),
-            **prune_ffn(self.family, dense, selection),
+            **prune_attention(self.shape, dense, selection),
+            **prune_ffn(dense, selection),
         }
 
     def uniform(self, keep: float) -> LayerShape:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from lathe.artefact.plan import LayerShape, ModelShape
-from lathe.compressor.model.families import Family
+from lathe.compressor.model.names import DOWN_PROJ, GATE_PROJ, K_PROJ, O_PROJ, Q_PROJ, UP_PROJ, V_PROJ
 from lathe.compressor.model.pruning import Selection
 
 
@@ -28,7 +28,7 @@ def by_group(shape: ModelShape, values: torch.Tensor) -> torch.Tensor:
     return values.view(shape.layer.kv_heads, -1).sum(1)
 
 
-def owned(family: Family, shape: ModelShape, values: Mapping[str, torch.Tensor]) -> UnitScores:
+def owned(shape: ModelShape, values: Mapping[str, torch.Tensor]) -> UnitScores:
     """Sums of a value per weight over all weights that a unit owns.
 
     A KV group owns its rows of q, k, v and its columns of o, an FFN channel its rows of gate and up and its
@@ -44,9 +44,9 @@ def owned(family: Family, shape: ModelShape, values: Mapping[str, torch.Tensor])
     def columns(name: str) -> torch.Tensor:
         return values[f"{name}.weight"].sum(0)
 
-    heads = (rows(family.q), rows(family.k), rows(family.v), columns(family.o))
+    heads = (rows(Q_PROJ), rows(K_PROJ), rows(V_PROJ), columns(O_PROJ))
     groups = torch.stack([by_group(shape, part) for part in heads]).sum(0)
-    return UnitScores(groups, rows(family.gate) + rows(family.up) + columns(family.down))
+    return UnitScores(groups, rows(GATE_PROJ) + rows(UP_PROJ) + columns(DOWN_PROJ))
 
 
 def best(shape: ModelShape, scores: UnitScores, widths: LayerShape) -> Selection:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from lathe.artefact.plan import Plan
+from lathe.compressor.model.names import DOWN_PROJ, O_PROJ
 from lathe.compressor.model.pruning import select
 from lathe.compressor.reconstruction.variants import (
     Finished,
@@ -63,7 +64,7 @@ def evolution(problem: Problem) -> SearchResult:
 
 def make_pruned_library(problem: Problem) -> BlockLibrary:
     """Cut blocks as they are: no reform in the loop."""
-    return BlockLibrary(problem.source.family, problem.source.shape, problem.layers, problem.rankings)
+    return BlockLibrary(problem.source.shape, problem.layers, problem.rankings)
 
 
 class ByReplays(Fitness):
@@ -92,7 +93,7 @@ class WithIntercept(ReconstructionTask):
 
     def cut(self, index: int, solve: Solve) -> tuple[Finished, Finished]:
         blocks = super().cut(index, solve)
-        for block, name in zip(blocks, (self.family.o, self.family.down), strict=True):
+        for block, name in zip(blocks, (O_PROJ, DOWN_PROJ), strict=True):
             if block:
                 block.setdefault(f"{name}.bias", torch.zeros(self.shape.hidden_size))
         return blocks

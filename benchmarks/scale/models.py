@@ -12,6 +12,7 @@ from lathe.compressor.export.checkpoint import write_model
 from lathe.compressor.export.safetensors import Entry
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.families import families
+from lathe.compressor.model.tensor_shapes import tensors
 
 COMPANIONS = Path("demo/model")
 """Whose tokenizer the models have."""
@@ -88,7 +89,7 @@ def write_random(directory: Path, config: dict[str, Any], shard_bytes: int = SHA
     family = families.get(config["model_type"])
     shape = family.shape(family.read(config))
     source = Checkpoint(COMPANIONS.resolve(), directory.name, config, family, shape, {})
-    entries = {name: Entry(dims, source.dtype) for name, dims in family.tensors(shape)}
+    entries = {name: Entry(dims, source.dtype) for name, dims in tensors(shape)}
     write_model(directory, source, config, entries, _random(entries), shard_bytes)
 
 

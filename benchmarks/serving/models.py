@@ -43,7 +43,7 @@ def subnet(dense: Path, keep: float, directory: Path) -> Path:
         return out
     source = open_checkpoint(str(dense))
     plan = made_up_plan(source, keep)
-    sizes = dict(cut_tensors(source.family, source.shape, plan))
+    sizes = dict(cut_tensors(source.shape, plan))
     job = Export(source, plan, lambda name: _first(source.tensor(name), sizes[name]))
     out.mkdir(parents=True, exist_ok=True)
     for name in ("checkpoint", "onnx"):

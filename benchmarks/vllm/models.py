@@ -40,7 +40,7 @@ def uneven_subnet(model: Path, keep: float, directory: Path) -> Path:
     """
     source = open_config(str(model))
     plan = made_up_plan(source, keep)
-    sizes = dict(cut_tensors(source.family, source.shape, plan))
+    sizes = dict(cut_tensors(source.shape, plan))
     out = directory / f"{model.name}-subnet"
     export_vllm(out, Export(source, plan, lambda name: 0.02 * torch.randn(sizes[name])))
     return out

@@ -19,6 +19,7 @@ from lathe.artefact.transformers_config import reference_config
 from lathe.compressor.agreement.side_by_side import Alongside
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.families import stored_name
+from lathe.compressor.model.names import EMBEDDING, LM_HEAD, layer_prefix
 from lathe.compressor.model.reference import check_found, load_reference
 
 _TOKENS = 48
@@ -87,8 +88,8 @@ def _by_layer(
 ) -> Iterator[tuple[int, tuple[Any, dict[str, Any]]]]:
     """Models of one layer each. ids: the only tokens that they know."""
     family, layers = source.family, range(source.shape.num_layers)
-    prefixes = [stored_name(family, family.layer_prefix(i)) for i in layers]
-    tables = [stored_name(family, f"{name}.weight") for name in (family.head, family.embedding)]
+    prefixes = [stored_name(family, layer_prefix(i)) for i in layers]
+    tables = [stored_name(family, f"{name}.weight") for name in (LM_HEAD, EMBEDDING)]
     others = {
         name: entry.rows(ids) if name in tables else entry.read()
         for name, entry in source.index.items()

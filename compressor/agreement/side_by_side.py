@@ -16,6 +16,7 @@ from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.families import stored_name
+from lathe.compressor.model.names import EMBEDDING, FINAL_NORM, LM_HEAD, layer_prefix
 
 _TOLERANCE = 2e-4
 """Largest difference, relative to the spread (root mean square) of what a layer adds, or of the logits."""
@@ -81,12 +82,12 @@ class Alongside:
         """
         hooks = []
         for at in range(model.config.num_hidden_layers):
-            layer = model.get_submodule(self._name(self._source.family.layer_prefix(at)))
+            layer = model.get_submodule(self._name(layer_prefix(at)))
             hooks += [
                 layer.register_forward_pre_hook(self._incoming(first + at), with_kwargs=True),
                 layer.register_forward_hook(self._outgoing(first + at)),
             ]
-        norm = model.get_submodule(self._name(f"{self._source.family.final_norm}."))
+        norm = model.get_submodule(self._name(f"{FINAL_NORM}."))
         hooks.append(norm.register_forward_pre_hook(lambda *_: (self._stream,)))
         try:
             logits = model(input_ids=self._tokens[None], use_cache=False).logits
@@ -114,7 +115,7 @@ class Alongside:
         def hook(layer: Any, _given: Any, output: Any) -> None:
             theirs = output if isinstance(output, torch.Tensor) else output[0]
             ours = self._ours.runner.at(index).layer(self._ours.layers[index], self._stream)
-            prefix = self._name(self._source.family.layer_prefix(index))
+            prefix = self._name(layer_prefix(index))
             self._compare(
                 f"layer {index}", ours, theirs, ours - self._stream, lambda: self._cause({prefix: layer})
             )
@@ -123,15 +124,15 @@ class Alongside:
         return hook
 
     def _compare_logits(self, model: Any, norm: Any, theirs: torch.Tensor) -> None:
-        source, family = self._source, self._source.family
-        table = family.embedding if source.shape.tied_embeddings else family.head
+        source = self._source
+        table = EMBEDDING if source.shape.tied_embeddings else LM_HEAD
         weight = source.tensor(f"{table}.weight", self._rows)
         ours = self._ours.head.logits(self._stream, weight)
 
         def cause() -> str:
             if not torch.equal(model.get_output_embeddings().weight, weight):
                 return f"its head is not `{self._name(f'{table}.weight')}`"
-            return self._cause({self._name(f"{family.final_norm}."): norm})
+            return self._cause({self._name(f"{FINAL_NORM}."): norm})
 
         self._compare("what is behind the layers", ours, theirs, ours - ours.mean(), cause)
 

@@ -27,8 +27,8 @@ def families(
     for name in declared.known():
         family = declared.get(name)
         known = {kind: exporter.knows(family) for kind, exporter in formats.items()}
-        rows.append({"family": name, "models": family.covers, "exporters": known})
-        table.add_row(name, family.covers, *("yes" if known[kind] else "no" for kind in formats))
+        rows.append({"family": name, "models": family.description, "exporters": known})
+        table.add_row(name, family.description, *("yes" if known[kind] else "no" for kind in formats))
     if json:
         emit({"families": rows})
     else:

@@ -70,7 +70,7 @@ def open_artefact(path: Path) -> Export:
     config, plan = read_config(path), Plan.load(path / "plan.json")
     family = exported(config["model_type"])
     shape, index = family.shape(config), read_index(path)
-    check_tensors(path, cut_tensors(family, shape, plan), index)
+    check_tensors(path, cut_tensors(shape, plan), index)
     source = Checkpoint(path.resolve(), path.resolve().name, config, family, shape, index)
     return Export(source, plan, source.tensor)
 

@@ -68,7 +68,7 @@ def write_checkpoint(
         UserError: as `uneven_config` and `write_model`.
     """
     config = uneven_config(source, plan)
-    shapes = cut_tensors(source.family, source.shape, plan)
+    shapes = cut_tensors(source.shape, plan)
     entries = {name: Entry(dims, source.dtype) for name, dims in shapes}
     write_model(directory, source, config, entries, Export(source, plan, tensor).stored, max_shard_bytes)
 

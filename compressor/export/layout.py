@@ -6,44 +6,63 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from lathe.artefact.plan import LayerShape, ModelShape, Plan
-from lathe.compressor.model.families import Family
+from lathe.compressor.model.names import (
+    ATTENTION_NORM,
+    ATTENTION_OUTPUT_NORM,
+    DOWN_PROJ,
+    FFN_NORM,
+    FFN_OUTPUT_NORM,
+    GATE_PROJ,
+    K_NORM,
+    K_PROJ,
+    O_PROJ,
+    Q_NORM,
+    Q_PROJ,
+    ROUTER,
+    SHARE_PROJ,
+    SINKS,
+    UP_PROJ,
+    V_PROJ,
+    layer_prefix,
+)
+from lathe.compressor.model.tensor_shapes import block_tensors, first_tensors, last_tensors
 
 
-def cut_tensors(family: Family, shape: ModelShape, plan: Plan) -> Iterator[tuple[str, tuple[int, ...]]]:
+def cut_tensors(shape: ModelShape, plan: Plan) -> Iterator[tuple[str, tuple[int, ...]]]:
     """(checkpoint name, shape in the subnet) of every tensor that `plan` leaves, in the model's order.
 
     A dropped block has no tensors, its norm included.
     """
-    yield from family.first_tensors(shape)
+    yield from first_tensors(shape)
     for index, layer in enumerate(plan.layers):
-        prefix = family.layer_prefix(index)
-        absent = absent_modules(family, layer)
-        for name, dims in family.block_tensors(replace(shape, layer=layer)):
+        prefix = layer_prefix(index)
+        absent = absent_modules(layer)
+        for name, dims in block_tensors(replace(shape, layer=layer)):
             if absent.isdisjoint((name, name.rpartition(".")[0])):
                 yield prefix + name, dims
-    yield from family.last_tensors(shape)
+    yield from last_tensors(shape)
 
 
-def absent_modules(family: Family, layer: LayerShape) -> frozenset[str]:
+def absent_modules(layer: LayerShape) -> frozenset[str]:
     """Modules and bare tensors (names relative to the layer) of the blocks that `layer` drops."""
     attention = (
-        family.attention_norm,
-        family.q,
-        family.k,
-        family.v,
-        family.q_norm,
-        family.k_norm,
-        family.o,
-        family.attention_after,
-        family.sinks,
+        ATTENTION_NORM,
+        Q_PROJ,
+        K_PROJ,
+        V_PROJ,
+        Q_NORM,
+        K_NORM,
+        O_PROJ,
+        ATTENTION_OUTPUT_NORM,
+        SINKS,
     )
     ffn = (
-        family.ffn_norm,
-        family.router,
-        family.gate,
-        family.up,
-        family.down,
-        family.shares,
-        family.ffn_after,
+        FFN_NORM,
+        ROUTER,
+        GATE_PROJ,
+        UP_PROJ,
+        DOWN_PROJ,
+        SHARE_PROJ,
+        FFN_OUTPUT_NORM,
     )
     return frozenset((() if layer.kv_heads else attention) + (() if layer.ffn else ffn))

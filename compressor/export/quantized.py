@@ -22,6 +22,7 @@ from lathe.compressor.export.layout import cut_tensors
 from lathe.compressor.export.safetensors import Entry
 from lathe.compressor.export.vllm import write_plugin
 from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.names import EMBEDDING, LM_HEAD, POSITIONS
 
 
 def export_quantized(model: str, output: Path, tensor_parallel: int = 1, *, scheme: str) -> dict[str, Any]:
@@ -73,9 +74,8 @@ class _Quantized:
         self._bytes_before = 0
         self.entries: dict[str, Entry] = {}
         source = job.source
-        family = source.family
-        whole = [f"{module}.weight" for module in (family.embedding, family.positions, family.head)]
-        for name, dims in cut_tensors(family, source.shape, job.plan):
+        whole = [f"{module}.weight" for module in (EMBEDDING, POSITIONS, LM_HEAD)]
+        for name, dims in cut_tensors(source.shape, job.plan):
             plain = Entry(dims, source.dtype)
             self._bytes_before += plain.bytes
             rounded = len(dims) == 2 and name not in whole

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from lathe.artefact.plan import ModelShape
 from lathe.artefact.registry import Registry
 from lathe.compressor.model.block_runner import Weights
-from lathe.compressor.model.families import Family
 from lathe.compressor.model.pruning import ImportanceRanking
 from lathe.compressor.statistics import LayerStatistics
 
-ImportanceMethod = Callable[[Family, ModelShape, Weights, LayerStatistics], ImportanceRanking]
+ImportanceMethod = Callable[[ModelShape, Weights, LayerStatistics], ImportanceRanking]
 """Ranks one layer's groups, heads and channels, from its dense weights by their names relative to it."""
 
 importance_methods: Registry[ImportanceMethod] = Registry(

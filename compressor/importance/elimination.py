@@ -15,7 +15,6 @@ from lathe.compressor.compute.device import CPU
 from lathe.compressor.importance.base import importance_methods
 from lathe.compressor.importance.experts import rank_experts
 from lathe.compressor.model.block_runner import Weights
-from lathe.compressor.model.families import Family
 from lathe.compressor.model.output_projection import norm_scaled_weight
 from lathe.compressor.model.pruning import ImportanceRanking
 from lathe.compressor.reconstruction import damped, random_projection
@@ -109,10 +108,8 @@ def _squares(w: torch.Tensor, block: int) -> torch.Tensor:
 
 
 @importance_methods.register("elimination")
-def elimination(
-    family: Family, shape: ModelShape, weights: Weights, statistics: LayerStatistics
-) -> ImportanceRanking:
-    o, down = (norm_scaled_weight(family, shape, weights, kind) for kind in BLOCK_KINDS)
+def elimination(shape: ModelShape, weights: Weights, statistics: LayerStatistics) -> ImportanceRanking:
+    o, down = (norm_scaled_weight(shape, weights, kind) for kind in BLOCK_KINDS)
     per_group = shape.layer.heads_per_group
     groups = eliminate(o, damped(statistics.attention, _DAMPING), shape.head_dim * per_group)
     rank = eliminate(o, damped(statistics.attention, _DAMPING), shape.head_dim).argsort()

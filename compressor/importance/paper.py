@@ -15,7 +15,7 @@ from lathe.artefact.plan import ModelShape
 from lathe.compressor.compute.device import CPU
 from lathe.compressor.importance.base import importance_methods
 from lathe.compressor.model.block_runner import Weights
-from lathe.compressor.model.families import Family
+from lathe.compressor.model.names import DOWN_PROJ, GATE_PROJ, K_PROJ, O_PROJ, Q_PROJ, UP_PROJ, V_PROJ
 from lathe.compressor.model.pruning import ImportanceRanking
 from lathe.compressor.reconstruction import damped
 from lathe.compressor.statistics import LayerStatistics
@@ -40,7 +40,7 @@ class Scores:
     channels: torch.Tensor
 
 
-def unit_scores(family: Family, weights: Weights, statistics: LayerStatistics) -> Scores:
+def unit_scores(weights: Weights, statistics: LayerStatistics) -> Scores:
     """Eq. 2 and 3's sums, the attention's kept apart for query and KV heads, in the machine's memory."""
 
     def rows(name: str, gram: torch.Tensor) -> torch.Tensor:
@@ -50,21 +50,19 @@ def unit_scores(family: Family, weights: Weights, statistics: LayerStatistics) -
         return saliency(weights[f"{name}.weight"], gram).sum(0).to(CPU)
 
     attention, ffn = statistics.attention_input, statistics.ffn_input
-    channels = rows(family.up, ffn)
-    if f"{family.gate}.weight" in weights:
-        channels = rows(family.gate, ffn) + channels
+    channels = rows(UP_PROJ, ffn)
+    if f"{GATE_PROJ}.weight" in weights:
+        channels = rows(GATE_PROJ, ffn) + channels
     return Scores(
-        rows(family.q, attention) + columns(family.o, statistics.attention),
-        rows(family.k, attention) + rows(family.v, attention),
-        channels + columns(family.down, statistics.ffn),
+        rows(Q_PROJ, attention) + columns(O_PROJ, statistics.attention),
+        rows(K_PROJ, attention) + rows(V_PROJ, attention),
+        channels + columns(DOWN_PROJ, statistics.ffn),
     )
 
 
 @importance_methods.register("paper")
-def paper(
-    family: Family, shape: ModelShape, weights: Weights, statistics: LayerStatistics
-) -> ImportanceRanking:
-    scores, per_group = unit_scores(family, weights, statistics), shape.layer.heads_per_group
+def paper(shape: ModelShape, weights: Weights, statistics: LayerStatistics) -> ImportanceRanking:
+    scores, per_group = unit_scores(weights, statistics), shape.layer.heads_per_group
     by_group = scores.query.view(-1, per_group, shape.head_dim).sum(2)
     kv = scores.kv.view(-1, shape.head_dim).sum(1)
     first = torch.arange(len(by_group))[:, None] * per_group

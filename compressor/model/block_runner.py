@@ -24,6 +24,21 @@ from torch.func import functional_call
 
 from lathe.artefact.plan import BlockKind
 from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.names import (
+    ATTENTION_NORM,
+    ATTENTION_OUTPUT_NORM,
+    DOWN_PROJ,
+    FFN_NORM,
+    FFN_OUTPUT_NORM,
+    FINAL_NORM,
+    GATE_PROJ,
+    K_PROJ,
+    LAYER,
+    O_PROJ,
+    Q_PROJ,
+    SHARE_PROJ,
+    UP_PROJ,
+)
 from lathe.compressor.model.positions import Positions
 
 Weights = Mapping[str, torch.Tensor]
@@ -40,18 +55,18 @@ class BlockRunner:
 
         config = {**source.config, "num_hidden_layers": 1, "no_rope_layers": None, "windows": None}
         model = new_model(source.family.exported_type, config | {"head_dim": source.shape.head_dim})
-        self.family, self.shape = source.family, source.shape
+        self.shape = source.shape
         self._parallel = bool(source.config.get("parallel_blocks"))
-        layer = model.get_submodule(self.family.layer.format(i=0))
-        self._attention_path, o_name = self.family.o.rsplit(".", 1)
-        self._ffn_path, down_name = self.family.down.rsplit(".", 1)
+        layer = model.get_submodule(LAYER.format(i=0))
+        self._attention_path, o_name = O_PROJ.rsplit(".", 1)
+        self._ffn_path, down_name = DOWN_PROJ.rsplit(".", 1)
         self._attention = layer.get_submodule(self._attention_path)
         self._ffn = layer.get_submodule(self._ffn_path)
         setattr(self._attention, o_name, nn.Identity())
         setattr(self._ffn, down_name, nn.Identity())
         self._ffn.whole = True  # of experts: all read every token
         self._layer = layer
-        self._final_norm = model.get_submodule(self.family.final_norm)
+        self._final_norm = model.get_submodule(FINAL_NORM)
         self._positions = Positions(source, model)
         self._watched: dict[str, tuple[torch.Tensor, torch.Tensor]] | None = None
         self._index: int | None = 0 if self._positions.alike else None
@@ -69,21 +84,21 @@ class BlockRunner:
         return state[..., : self.shape.hidden_size]
 
     def attention_input(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
-        return self._norm(weights, self.family.attention_norm, self._incoming(state))
+        return self._norm(weights, ATTENTION_NORM, self._incoming(state))
 
     def ffn_input(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
-        return self._norm(weights, self.family.ffn_norm, self._incoming(state))
+        return self._norm(weights, FFN_NORM, self._incoming(state))
 
     def attention_context(self, weights: Weights, state: torch.Tensor, past: Past = _NOTHING) -> torch.Tensor:
         """[B, T, N*H]: what o_proj reads, for as many heads as the weights have."""
         if self._index is None:
             raise ValueError("layers differ in their positions: ask `at` for the runner of one")
         normed = self.attention_input(weights, state)
-        queries = weights[f"{self.family.q}.weight"].shape[0]
-        self._attention.num_key_value_groups = queries // weights[f"{self.family.k}.weight"].shape[0]
+        queries = weights[f"{Q_PROJ}.weight"].shape[0]
+        self._attention.num_key_value_groups = queries // weights[f"{K_PROJ}.weight"].shape[0]
         return functional_call(
             self._attention,
-            _under(weights, self._attention_path, self.family.o),
+            _under(weights, self._attention_path, O_PROJ),
             kwargs={
                 "hidden_states": normed,
                 "position_embeddings": self._positions.rotation(self._index, normed, past[1]),
@@ -97,21 +112,21 @@ class BlockRunner:
         """[B, T, F]: what down_proj reads; behind it what experts count, where they have biases."""
         return functional_call(
             self._ffn,
-            _under(weights, self._ffn_path, self.family.down),
+            _under(weights, self._ffn_path, DOWN_PROJ),
             (self.ffn_input(weights, state),),
         )
 
     def ffn_module(self, weights: Weights) -> Any:
         """The dense FFN's module with its weights, but for the output projection."""
         module: Any = copy.deepcopy(self._ffn)
-        module.load_state_dict(_under(weights, self._ffn_path, self.family.down), assign=True)
+        module.load_state_dict(_under(weights, self._ffn_path, DOWN_PROJ), assign=True)
         return module
 
     def project(self, weights: Weights, name: str, context: torch.Tensor) -> torch.Tensor:
-        weight, shares = weights[f"{name}.weight"], weights.get(f"{self.family.shares}.weight")
+        weight, shares = weights[f"{name}.weight"], weights.get(f"{SHARE_PROJ}.weight")
         read, behind = context.tensor_split([weight.shape[1]], -1)
         output = nn.functional.linear(read, weight, weights.get(f"{name}.bias"))
-        if shares is not None and name == self.family.down:
+        if shares is not None and name == DOWN_PROJ:
             output = output + nn.functional.linear(behind, shares)
         if self._watched is not None:
             self._watched[f"{name}.weight"] = (context, output)
@@ -126,16 +141,16 @@ class BlockRunner:
 
     def attention(self, weights: Weights, state: torch.Tensor, past: Past = _NOTHING) -> torch.Tensor:
         """The state after an attention block; the stream is unchanged where the block was dropped."""
-        if f"{self.family.o}.weight" not in weights:
+        if f"{O_PROJ}.weight" not in weights:
             return self._between(state, state)
-        projected = self.project(weights, self.family.o, self.attention_context(weights, state, past))
+        projected = self.project(weights, O_PROJ, self.attention_context(weights, state, past))
         return self.merge("attention", weights, state, projected)
 
     def ffn(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
         """The residual stream after an FFN block; unchanged where the block was dropped."""
-        if f"{self.family.down}.weight" not in weights:
+        if f"{DOWN_PROJ}.weight" not in weights:
             return self.stream(state)
-        projected = self.project(weights, self.family.down, self.ffn_context(weights, state))
+        projected = self.project(weights, DOWN_PROJ, self.ffn_context(weights, state))
         return self.merge("ffn", weights, state, projected)
 
     def block(self, kind: BlockKind, weights: Weights, state: torch.Tensor) -> torch.Tensor:
@@ -148,7 +163,7 @@ class BlockRunner:
 
     def after(self, kind: BlockKind) -> str:
         """The norm of what a block adds, where there is one."""
-        return self.family.attention_after if kind == "attention" else self.family.ffn_after
+        return ATTENTION_OUTPUT_NORM if kind == "attention" else FFN_OUTPUT_NORM
 
     def _incoming(self, state: torch.Tensor) -> torch.Tensor:
         """[B, T, D]: what a block reads, before its norm."""
@@ -178,7 +193,7 @@ class BlockRunner:
 
     def expert_projections(self) -> list[str]:
         """Weight names of the matrices that an FFN holds for all experts."""
-        return [f"{name}.weight" for name in (self.family.gate, self.family.up, self.family.down)]
+        return [f"{name}.weight" for name in (GATE_PROJ, UP_PROJ, DOWN_PROJ)]
 
     @contextmanager
     def watch(
@@ -213,7 +228,7 @@ class BlockRunner:
         return [(f"{path}.{n}", m) for n, m in module.named_modules() if isinstance(m, nn.Linear)]
 
     def _output(self, kind: BlockKind) -> str:
-        return self.family.o if kind == "attention" else self.family.down
+        return O_PROJ if kind == "attention" else DOWN_PROJ
 
 
 def _under(weights: Weights, path: str, but: str = " ") -> dict[str, torch.Tensor]:

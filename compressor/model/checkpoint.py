@@ -16,6 +16,7 @@ from lathe.artefact.plan import ModelShape
 from lathe.compressor.compute.device import CPU
 from lathe.compressor.model.families import Family, TensorLocation, places, resolve, stored_name
 from lathe.compressor.model.families.experts import PACKED
+from lathe.compressor.model.names import EMBEDDING, LM_HEAD, layer_prefix
 from lathe.compressor.model.safetensors_index import (
     FLOATS,
     TensorEntry,
@@ -24,6 +25,7 @@ from lathe.compressor.model.safetensors_index import (
     read_index,
 )
 from lathe.compressor.model.tensor_names import Index, by_family_names, with_head
+from lathe.compressor.model.tensor_shapes import block_tensors, tensors
 from lathe.compressor.model.weight_files import layout_note
 
 _FILES = (
@@ -73,7 +75,7 @@ class Checkpoint:
         """The dtype that the config asks loaders to compute in; else the stored one."""
         asked = self.config.get("dtype") or self.config.get("torch_dtype")
         if asked is None:
-            stored = self.index[self._places[f"{self.family.embedding}.weight"].name].dtype
+            stored = self.index[self._places[f"{EMBEDDING}.weight"].name].dtype
             asked = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}.get(stored, "float32")
         dtype = getattr(torch, str(asked), None)
         if not isinstance(dtype, torch.dtype):
@@ -133,8 +135,8 @@ class Checkpoint:
         """All tensors of one decoder layer, float32, by their names relative to the layer; of one that was
         cut those that are left.
         """
-        prefix = self.family.layer_prefix(index)
-        names = (name for name, _ in self.family.block_tensors(self.shape))
+        prefix = layer_prefix(index)
+        names = (name for name, _ in block_tensors(self.shape))
         there = (name for name in names if self._places[prefix + name].stored.keys() <= self.index.keys())
         return {name: self.tensor(prefix + name) for name in there}
 
@@ -154,7 +156,7 @@ class Checkpoint:
 
     def names(self) -> Iterator[str]:
         """Of all tensors."""
-        return (name for name, _ in self.family.tensors(self.shape))
+        return (name for name, _ in tensors(self.shape))
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def _by_family(
 ) -> tuple[dict[str, Any], Index, str | None]:
     """Config and index as transformers reads the tensors' names, and a note where it goes against config."""
     shape = family.shape(config)
-    tables = tuple(stored_name(family, f"{name}.weight") for name in (family.head, family.embedding))
+    tables = tuple(stored_name(family, f"{name}.weight") for name in (LM_HEAD, EMBEDDING))
     known = {name for place in places(family, shape, _packed(index)).values() for name in place.stored}
     index = by_family_names(path, index, family, known | {*tables})
     refuse_quantized(path, index, known - index.keys())

@@ -14,6 +14,7 @@ from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.checkpoint import Checkpoint, Table, opened
 from lathe.compressor.model.embedding import Embedding, embedding
 from lathe.compressor.model.lm_head import LMHead
+from lathe.compressor.model.names import EMBEDDING, FINAL_NORM, LM_HEAD
 
 
 class Output(NamedTuple):
@@ -35,11 +36,11 @@ class LayeredModel:
     @classmethod
     def open(cls, source: Checkpoint, store: ArrayStore, runner: BlockRunner | None = None) -> LayeredModel:
         """runner: of the dense model, for a subnet of it."""
-        runner, family = runner or BlockRunner(source), source.family
+        runner = runner or BlockRunner(source)
         cap = source.config.get("final_logit_softcapping")
-        names = [f"{family.embedding}.weight"]
+        names = [f"{EMBEDDING}.weight"]
         if not source.shape.tied_embeddings:
-            names.append(f"{family.head}.weight")
+            names.append(f"{LM_HEAD}.weight")
         tables: list[torch.Tensor | Table] = [
             Table(source, name, store.device) if store.bounded else source.tensor(name).to(store.device)
             for name in names
@@ -47,7 +48,7 @@ class LayeredModel:
         return cls(
             source,
             runner,
-            LMHead(runner, store.here(source.module(family.final_norm)), tables[-1], cap),
+            LMHead(runner, store.here(source.module(FINAL_NORM)), tables[-1], cap),
             embedding(source, tables[0]),
             store.load(source.shape.num_layers, source.layer),
         )

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 
 from lathe.compressor.model.checkpoint import Checkpoint, Table
+from lathe.compressor.model.names import POSITIONS
 
 
 class Embedding(Protocol):
@@ -58,5 +59,5 @@ def embedding(source: Checkpoint, table: torch.Tensor | Table) -> Embedding:
         return ScaledEmbedding(table, source.shape.hidden_size**0.5)
     if not source.shape.positions:
         return table
-    positions = source.tensor(f"{source.family.positions}.weight")
+    positions = source.tensor(f"{POSITIONS}.weight")
     return PositionedEmbedding(table, positions.to(table.device))

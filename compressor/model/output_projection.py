@@ -13,26 +13,26 @@ import torch
 
 from lathe.artefact.plan import BlockKind, ModelShape
 from lathe.compressor.model.block_runner import BlockRunner, Weights
-from lathe.compressor.model.families import Family
+from lathe.compressor.model.names import ATTENTION_OUTPUT_NORM, DOWN_PROJ, FFN_OUTPUT_NORM, O_PROJ
 
 _NEAR, _EXACT = 0.1, 1e-10
 _FLOOR = 1e-6
 
 
-def output(family: Family, kind: BlockKind) -> str:
+def output(kind: BlockKind) -> str:
     """The output projection of a block, "attention" or "ffn"."""
-    return family.o if kind == "attention" else family.down
+    return O_PROJ if kind == "attention" else DOWN_PROJ
 
 
-def norm_gain(family: Family, shape: ModelShape, weights: Weights, kind: BlockKind) -> torch.Tensor | None:
+def norm_gain(shape: ModelShape, weights: Weights, kind: BlockKind) -> torch.Tensor | None:
     """[D]: of the norm that follows; None without one."""
-    norm = family.attention_after if kind == "attention" else family.ffn_after
+    norm = ATTENTION_OUTPUT_NORM if kind == "attention" else FFN_OUTPUT_NORM
     return weights[f"{norm}.weight"] + shape.norm_offset if shape.norm_after else None
 
 
-def norm_scaled_weight(family: Family, shape: ModelShape, weights: Weights, kind: BlockKind) -> torch.Tensor:
+def norm_scaled_weight(shape: ModelShape, weights: Weights, kind: BlockKind) -> torch.Tensor:
     """[D, n]: the output projection, every row as much as it counts."""
-    weight, gain = weights[f"{output(family, kind)}.weight"], norm_gain(family, shape, weights, kind)
+    weight, gain = weights[f"{output(kind)}.weight"], norm_gain(shape, weights, kind)
     return weight if gain is None else gain[:, None] * weight
 
 
@@ -52,7 +52,7 @@ def target_output(
     With a norm, that is the u that minimises |w u - missing|^2 + k |u - u_dense|^2: no row is asked for much
     by a small gain.
     """
-    gain = norm_gain(runner.family, runner.shape, weights, kind)
+    gain = norm_gain(runner.shape, weights, kind)
     if gain is None:
         return missing
     square = gain.square()

@@ -8,7 +8,24 @@ from dataclasses import dataclass, field, fields
 import torch
 
 from lathe.artefact.plan import LayerShape, ModelShape
-from lathe.compressor.model.families import Family
+from lathe.compressor.model.names import (
+    ATTENTION_NORM,
+    ATTENTION_OUTPUT_NORM,
+    DOWN_PROJ,
+    FFN_NORM,
+    FFN_OUTPUT_NORM,
+    GATE_PROJ,
+    K_NORM,
+    K_PROJ,
+    O_PROJ,
+    Q_NORM,
+    Q_PROJ,
+    ROUTER,
+    SHARE_PROJ,
+    SINKS,
+    UP_PROJ,
+    V_PROJ,
+)
 
 _NONE = torch.empty(0, dtype=torch.long)
 
@@ -70,35 +87,33 @@ def rows(heads: torch.Tensor, head_dim: int) -> torch.Tensor:
 
 
 def prune_attention(
-    family: Family, shape: ModelShape, weights: Mapping[str, torch.Tensor], selection: Selection
+    shape: ModelShape, weights: Mapping[str, torch.Tensor], selection: Selection
 ) -> dict[str, torch.Tensor]:
     """The attention block's tensors for a selection; empty when no head is left."""
     if not len(selection.kv_heads):
         return {}
     q, kv = rows(selection.query_heads, shape.head_dim), rows(selection.kv_heads, shape.head_dim)
-    cut = _whole(weights, family.attention_norm) | _whole(weights, family.attention_after)
-    _take_rows(cut, weights, {family.q: q, family.k: kv, family.v: kv})
-    _take_columns(cut, weights, family.o, q)
-    if family.sinks in weights:
-        cut[family.sinks] = weights[family.sinks][selection.query_heads].contiguous()
+    cut = _whole(weights, ATTENTION_NORM) | _whole(weights, ATTENTION_OUTPUT_NORM)
+    _take_rows(cut, weights, {Q_PROJ: q, K_PROJ: kv, V_PROJ: kv})
+    _take_columns(cut, weights, O_PROJ, q)
+    if SINKS in weights:
+        cut[SINKS] = weights[SINKS][selection.query_heads].contiguous()
     if shape.qk_norm_whole:
-        _take_rows(cut, weights, {family.q_norm: q, family.k_norm: kv})
+        _take_rows(cut, weights, {Q_NORM: q, K_NORM: kv})
         return cut
-    return cut | _whole(weights, family.q_norm) | _whole(weights, family.k_norm)
+    return cut | _whole(weights, Q_NORM) | _whole(weights, K_NORM)
 
 
-def prune_ffn(
-    family: Family, weights: Mapping[str, torch.Tensor], selection: Selection
-) -> dict[str, torch.Tensor]:
+def prune_ffn(weights: Mapping[str, torch.Tensor], selection: Selection) -> dict[str, torch.Tensor]:
     """The FFN block's tensors for a selection; empty when no channel is left."""
     if not len(selection.channels):
         return {}
-    cut = _whole(weights, family.ffn_norm) | _whole(weights, family.ffn_after)
-    own = {family.gate: selection.channels, family.up: selection.channels, family.router: selection.experts}
+    cut = _whole(weights, FFN_NORM) | _whole(weights, FFN_OUTPUT_NORM)
+    own = {GATE_PROJ: selection.channels, UP_PROJ: selection.channels, ROUTER: selection.experts}
     _take_rows(cut, weights, own)
-    _take_columns(cut, weights, family.down, selection.channels)
-    if f"{family.shares}.weight" in weights:
-        _take_columns(cut, weights, family.shares, selection.experts)
+    _take_columns(cut, weights, DOWN_PROJ, selection.channels)
+    if f"{SHARE_PROJ}.weight" in weights:
+        _take_columns(cut, weights, SHARE_PROJ, selection.experts)
     return cut
 
 

@@ -210,8 +210,8 @@ class LayerRanker:
         """Maps (layer, its statistics) to what is saved of the layer, by name."""
         index, statistics = asked
         weights, runner = self.model.layers[index], self.model.runner
-        family, shape = runner.family, runner.shape
-        ranking = importance_methods.get(self.importance)(family, shape, weights, statistics)
+        shape = runner.shape
+        ranking = importance_methods.get(self.importance)(shape, weights, statistics)
         widths = [round(shape.layer.ffn * share) for share in (0.75, 0.5, 0.25)]
         channels = [ranking.channels[..., :width].flatten() for width in widths]
         sides = (
@@ -219,7 +219,7 @@ class LayerRanker:
             (statistics.ffn, statistics.ffn_heldout, channels, ranking.channels),
         )
         chosen = [
-            choose_damping(norm_scaled_weight(family, shape, weights, kind), fit, heldout, kept, ranked)
+            choose_damping(norm_scaled_weight(shape, weights, kind), fit, heldout, kept, ranked)
             for kind, (fit, heldout, kept, ranked) in zip(BLOCK_KINDS, sides, strict=True)
         ]
         damping, pruners = zip(*chosen, strict=True)

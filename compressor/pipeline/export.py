@@ -8,6 +8,7 @@ import torch
 
 from lathe.artefact.atomic_files import write_json
 from lathe.compressor.export.base import Export, exporters
+from lathe.compressor.model.names import layer_prefix
 from lathe.compressor.pipeline.latency_loop import Iteration
 from lathe.compressor.pipeline.reconstruct import finished_layer
 from lathe.compressor.pipeline.run_context import RunContext
@@ -38,8 +39,8 @@ class _LayerTensors:
 
     def __init__(self, context: RunContext, name: str) -> None:
         self._source, self._run_dir, self._name = context.preflight.source, context.run_dir, name
-        family, count = self._source.family, self._source.shape.num_layers
-        self._prefixes = {family.layer_prefix(index): index for index in range(count)}
+        count = self._source.shape.num_layers
+        self._prefixes = {layer_prefix(index): index for index in range(count)}
         self._index = -1
         self._tensors: Finished = {}
 

@@ -52,7 +52,6 @@ def _reconstruct_layers(
     """Reconstructs the layers one by one; those that are in the run directory already are kept."""
     preflight, run_dir = context.preflight, context.run_dir
     task = ReconstructionTask(
-        preflight.source.family,
         preflight.source.shape,
         calibration.model,
         iteration.selections,

@@ -68,7 +68,7 @@ class BlockPasses:
 
     @torch.no_grad()
     def _moments(self, cut: Weights, apart: bool, shard: Sequence[torch.Tensor]) -> Moments:
-        runner, name = self.runner, output(self.runner.family, self.kind)
+        runner, name = self.runner, output(self.kind)
         context = runner.attention_context if self.kind == "attention" else runner.ffn_context
         rows, columns = cut[f"{name}.weight"].shape
         columns += f"{name}.bias" in cut

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 import torch
 
 from lathe.artefact.plan import ModelShape
-from lathe.compressor.model.families import Family
+from lathe.compressor.model.names import K_NORM, Q_NORM
 from lathe.compressor.model.pruning import Selection
 from lathe.compressor.statistics import LastingStatistics
 
 
 def rescale_qk_norm(
-    family: Family,
     shape: ModelShape,
     statistics: LastingStatistics,
     kept: Selection,
@@ -28,8 +27,8 @@ def rescale_qk_norm(
     if not (block and shape.qk_norm and shape.qk_norm_whole):
         return block
     for norm, squares, heads in (
-        (family.q_norm, statistics.queries, kept.query_heads),
-        (family.k_norm, statistics.keys, kept.kv_heads),
+        (Q_NORM, statistics.queries, kept.query_heads),
+        (K_NORM, statistics.keys, kept.kv_heads),
     ):
         ratio = squares[heads].mean() / squares.mean().clamp_min(1e-30)
         name = f"{norm}.weight"

@@ -12,6 +12,7 @@ import torch
 
 from lathe.artefact.plan import BlockKind
 from lathe.compressor.model.block_runner import BlockRunner, Weights
+from lathe.compressor.model.names import ROUTER
 from lathe.compressor.statistics.gram import Gram, Grams
 
 Matrices = dict[str, torch.Tensor]
@@ -45,7 +46,7 @@ class Experts(Plain):
     """Of an FFN of experts: matrices of gate and up as [E, F, D], of down as [E, D, F]."""
 
     def taken(self, block: Weights) -> Matrices:
-        experts = len(block[f"{self._runner.family.router}.weight"])
+        experts = len(block[f"{ROUTER}.weight"])
         *inner, down = self._runner.expert_projections()
         found = {name: block[name].unflatten(0, (experts, -1)) for name in inner}
         return {**found, down: block[down].unflatten(1, (experts, -1)).transpose(0, 1).contiguous()}

@@ -48,7 +48,7 @@ def reconstruct_block(
 
 def _solved(ask: Ask, runner: BlockRunner, kind: BlockKind, cut: Weights) -> dict[str, torch.Tensor]:
     """The output projection's tensors that bring the subnet's stream nearest to the dense one."""
-    name, sums = output(runner.family, kind), dict[bool, Moments]()
+    name, sums = output(kind), dict[bool, Moments]()
     for found in ask(BlockPasses.moments, cut):
         if found.heldout in sums:
             sums[found.heldout].add(found)
@@ -57,7 +57,7 @@ def _solved(ask: Ask, runner: BlockRunner, kind: BlockKind, cut: Weights) -> dic
     start, bias = cut[f"{name}.weight"], cut.get(f"{name}.bias")
     if bias is not None:
         start = torch.cat([start, bias[:, None]], 1)
-    gain = norm_gain(runner.family, runner.shape, cut, kind)
+    gain = norm_gain(runner.shape, cut, kind)
     solved = _solve(start, sums, 1.0 if gain is None else gain.double().square()[:, None])
     if bias is None:
         return {f"{name}.weight": solved}

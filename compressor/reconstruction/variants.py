@@ -14,7 +14,7 @@ from lathe.artefact.registry import Registry
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.workers import LocalWorkers, Workers
 from lathe.compressor.model.decoder import LayeredModel
-from lathe.compressor.model.families import Family
+from lathe.compressor.model.names import DOWN_PROJ, O_PROJ
 from lathe.compressor.model.pruning import Selection, prune_attention, prune_ffn, rows
 from lathe.compressor.reconstruction.admm import admm
 from lathe.compressor.reconstruction.block_moments import Ask
@@ -42,7 +42,6 @@ class ReconstructionTask:
         workers: who runs blocks on the text.
     """
 
-    family: Family
     shape: ModelShape
     model: LayeredModel
     selections: list[Selection]
@@ -56,12 +55,12 @@ class ReconstructionTask:
     def cut(self, index: int, solve: Solve) -> tuple[Finished, Finished]:
         """A layer's attention and FFN tensors with output projections solved from dense statistics alone."""
         dense, kept, stats = self.model.layers[index], self.selections[index], self.statistics[index]
-        attention = prune_attention(self.family, self.shape, dense, kept)
-        ffn = prune_ffn(self.family, dense, kept)
+        attention = prune_attention(self.shape, dense, kept)
+        ffn = prune_ffn(dense, kept)
         columns = rows(kept.query_heads, self.shape.head_dim)
         for block, name, kind, chosen, damping in (
-            (attention, self.family.o, "attention", columns, self.dampings[index][0]),
-            (ffn, self.family.down, "ffn", kept.channels, self.dampings[index][1]),
+            (attention, O_PROJ, "attention", columns, self.dampings[index][0]),
+            (ffn, DOWN_PROJ, "ffn", kept.channels, self.dampings[index][1]),
         ):
             weight = dense[f"{name}.weight"]
             if block and len(chosen) < weight.shape[1]:
@@ -72,7 +71,7 @@ class ReconstructionTask:
         """A layer's attention and FFN tensors after the closed-form reform."""
         attention, ffn = self.cut(index, _closed_form)
         stats, kept = self.statistics[index], self.selections[index]
-        return rescale_qk_norm(self.family, self.shape, stats, kept, attention), ffn
+        return rescale_qk_norm(self.shape, stats, kept, attention), ffn
 
     def apart(self, index: int, kind: BlockKind) -> bool:
         """Whether a block, or one before it, is narrower than dense: until then the streams are the same."""

@@ -9,7 +9,7 @@ import torch
 
 from lathe.artefact.plan import BlockKind, LayerShape, ModelShape, Width
 from lathe.compressor.model.block_runner import Weights
-from lathe.compressor.model.families import Family
+from lathe.compressor.model.names import DOWN_PROJ, O_PROJ
 from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, rows, select
 from lathe.compressor.reconstruction import ProjectionPruner, damped
 from lathe.compressor.reconstruction.head_norms import rescale_qk_norm
@@ -30,7 +30,6 @@ class BlockLibrary:
 
     def __init__(
         self,
-        family: Family,
         shape: ModelShape,
         layers: Sequence[Weights],
         rankings: list[ImportanceRanking],
@@ -38,7 +37,7 @@ class BlockLibrary:
         dampings: Sequence[tuple[float, float]] = (),
         most: int = MOST,
     ) -> None:
-        self._family, self._shape, self._layers, self._orders = family, shape, layers, rankings
+        self._shape, self._layers, self._orders = shape, layers, rankings
         self._statistics, self._dampings = statistics, dampings
         self._reforms: tuple[tuple[int, BlockKind], ProjectionPruner] | None = None
         self._blocks: dict[tuple[int, BlockKind, Level], Weights] = {}
@@ -58,23 +57,23 @@ class BlockLibrary:
         return made
 
     def _attention(self, layer: int, heads: Heads) -> Weights:
-        dense, family = self._layers[layer], self._family
+        dense = self._layers[layer]
         selection = select(self._orders[layer], LayerShape(*heads, 0))
-        cut = prune_attention(family, self._shape, dense, selection)
+        cut = prune_attention(self._shape, dense, selection)
         if cut and heads[0] < self._shape.layer.query_heads:
             kept = rows(selection.query_heads, self._shape.head_dim)
-            self._reform(cut, layer, "attention", family.o, kept)
+            self._reform(cut, layer, "attention", O_PROJ, kept)
             if self._statistics:
-                cut = rescale_qk_norm(family, self._shape, self._statistics[layer], selection, cut)
+                cut = rescale_qk_norm(self._shape, self._statistics[layer], selection, cut)
         return cut
 
     def _ffn(self, layer: int, width: Width) -> Weights:
-        dense, family = self._layers[layer], self._family
+        dense = self._layers[layer]
         wanted = LayerShape.of((0, 0), width)
         selection = select(self._orders[layer], wanted)
-        cut = prune_ffn(family, dense, selection)
+        cut = prune_ffn(dense, selection)
         if cut and wanted.ffn < self._shape.layer.ffn:
-            self._reform(cut, layer, "ffn", family.down, selection.channels)
+            self._reform(cut, layer, "ffn", DOWN_PROJ, selection.channels)
         return cut
 
     def _reform(

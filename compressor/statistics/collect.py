@@ -11,6 +11,7 @@ import torch
 from lathe.artefact.plan import BLOCK_KINDS
 from lathe.compressor.compute.array_store import ArrayLike
 from lathe.compressor.model.block_runner import BlockRunner, Weights
+from lathe.compressor.model.names import DOWN_PROJ, K_PROJ, O_PROJ, Q_PROJ
 from lathe.compressor.model.output_projection import token_weights
 from lathe.compressor.statistics.gram import Gram, HeadSquares
 from lathe.compressor.statistics.router_sample import RouterSample
@@ -73,33 +74,32 @@ class LayerAccumulators:
     """What `LayerStatistics` is made of, summed over batches of windows. fitted: tokens, of all such sums."""
 
     def __init__(self, runner: BlockRunner, weights: Weights, fitted: int) -> None:
-        family, shape = runner.family, runner.shape
-        width, channels = (weights[f"{name}.weight"].shape[1] for name in (family.o, family.down))
+        shape = runner.shape
+        width, channels = (weights[f"{name}.weight"].shape[1] for name in (O_PROJ, DOWN_PROJ))
         self._attention = {apart: Gram(width) for apart in (False, True)}
         self._ffn = {apart: Gram(channels, shape.experts) for apart in (False, True)}
         self._inputs = {kind: Gram(shape.hidden_size) for kind in BLOCK_KINDS}
-        self._heads = {name: HeadSquares(shape.head_dim) for name in (family.q, family.k)}
+        self._heads = {name: HeadSquares(shape.head_dim) for name in (Q_PROJ, K_PROJ)}
         self._routes = RouterSample(runner, weights, fitted)
 
     def add_batch(
         self, runner: BlockRunner, weights: Weights, x_BTD: torch.Tensor, heldout: bool
     ) -> torch.Tensor:
         """Run the layer on a batch, which is held out or not; returns the hidden states after it."""
-        family = runner.family
         with runner.watch("attention") as made:
             context = runner.attention_context(weights, x_BTD)
         for name, squares in self._heads.items():
             squares.add_batch(made[f"{name}.weight"][1])
         self._inputs["attention"].add_batch(runner.attention_input(weights, x_BTD))
-        projected = runner.project(weights, family.o, context)
+        projected = runner.project(weights, O_PROJ, context)
         self._attention[heldout].add_batch(context * token_weights(runner, projected))
         x = runner.merge("attention", weights, x_BTD, projected)
         context = runner.ffn_context(weights, x)
         self._inputs["ffn"].add_batch(runner.ffn_input(weights, x))
         if not heldout:
             self._routes.add_batch(x)
-        projected = runner.project(weights, family.down, context)
-        channels = weights[f"{family.down}.weight"].shape[1]
+        projected = runner.project(weights, DOWN_PROJ, context)
+        channels = weights[f"{DOWN_PROJ}.weight"].shape[1]
         self._ffn[heldout].add_batch(context[..., :channels] * token_weights(runner, projected))
         return runner.merge("ffn", weights, x, projected)
 

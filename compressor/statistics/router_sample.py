@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 
 from lathe.compressor.model.block_runner import BlockRunner, Weights
+from lathe.compressor.model.names import DOWN_PROJ, SHARE_PROJ
 
 TOKENS = 2048
 """That are kept at most; memory grows with them and with the square of the number of experts."""
@@ -25,8 +26,8 @@ class RouterSample:
         self._logits, self._products = list[torch.Tensor](), list[torch.Tensor]()
         if runner.shape.experts:
             self._module = runner.ffn_module(weights)
-            self._down_DEF = weights[f"{runner.family.down}.weight"].unflatten(1, (runner.shape.experts, -1))
-            shares = weights.get(f"{runner.family.shares}.weight")
+            self._down_DEF = weights[f"{DOWN_PROJ}.weight"].unflatten(1, (runner.shape.experts, -1))
+            shares = weights.get(f"{SHARE_PROJ}.weight")
             self._bias_ED = torch.zeros(()) if shares is None else shares.T
 
     def add_batch(self, state: torch.Tensor) -> None:

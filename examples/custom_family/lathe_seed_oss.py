@@ -13,8 +13,8 @@ def biases(config: Mapping[str, Any]) -> dict[str, Any]:
 
 SEED_OSS = Family(
     model_type="seed_oss",
-    covers="Seed-OSS",
-    defaults={  # of transformers' SeedOssConfig, where they are not Llama's
+    description="Seed-OSS",
+    config_defaults={  # of transformers' SeedOssConfig, where they are not Llama's
         "num_key_value_heads": 8,
         "head_dim": 128,
         "max_position_embeddings": 524288,

@@ -7,6 +7,7 @@ import torch
 from dense_reference import assert_same, dense, top, zero
 
 from benchmarks.quality.setting import Setting, baselines
+from lathe.compressor.model.names import DOWN_PROJ, GATE_PROJ, K_PROJ, O_PROJ, Q_PROJ, UP_PROJ, V_PROJ
 
 
 def norms(weights: dict[str, torch.Tensor], rows: dict[str, slice], columns: dict[str, slice]) -> float:
@@ -16,26 +17,26 @@ def norms(weights: dict[str, torch.Tensor], rows: dict[str, slice], columns: dic
 
 
 def test_the_units_with_the_largest_norm_stay(setting: Setting) -> None:
-    family, shape, widths = setting.family, setting.shape, setting.uniform(0.6)
+    shape, widths = setting.shape, setting.uniform(0.6)
     per_group, model = shape.layer.heads_per_group * shape.head_dim, dense(setting)
     for index, weights in enumerate(setting.layers):
         groups = [
             norms(
                 weights,
                 {
-                    family.q: slice(g * per_group, (g + 1) * per_group),
-                    family.k: slice(g * shape.head_dim, (g + 1) * shape.head_dim),
-                    family.v: slice(g * shape.head_dim, (g + 1) * shape.head_dim),
+                    Q_PROJ: slice(g * per_group, (g + 1) * per_group),
+                    K_PROJ: slice(g * shape.head_dim, (g + 1) * shape.head_dim),
+                    V_PROJ: slice(g * shape.head_dim, (g + 1) * shape.head_dim),
                 },
-                {family.o: slice(g * per_group, (g + 1) * per_group)},
+                {O_PROJ: slice(g * per_group, (g + 1) * per_group)},
             )
             for g in range(shape.layer.kv_heads)
         ]
         channels = [
             norms(
                 weights,
-                dict.fromkeys((family.gate, family.up), slice(f, f + 1)),
-                {family.down: slice(f, f + 1)},
+                dict.fromkeys((GATE_PROJ, UP_PROJ), slice(f, f + 1)),
+                {DOWN_PROJ: slice(f, f + 1)},
             )
             for f in range(shape.layer.ffn)
         ]

@@ -16,6 +16,7 @@ from benchmarks.quality.obs import removal_costs, remove, return_gains, solve
 from benchmarks.quality.setting import Setting
 from lathe.artefact.plan import Plan
 from lathe.compressor.importance.elimination import eliminate
+from lathe.compressor.model.names import DOWN_PROJ, O_PROJ, Q_PROJ, UP_PROJ
 
 
 def problem(seed: int, inputs: int = 12, outputs: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,8 +84,8 @@ def test_projections_are_ridge_fits_to_dense_outputs_on_inputs_of_the_pruned_mod
     run, x = setting.runner, setting.embed(setting.fit)
     for dense, cut in zip(setting.layers, prune(setting, setting.uniform(0.6)), strict=True):
         for name, first, context, step in (
-            (setting.family.o, setting.family.q, run.attention_context, run.attention),
-            (setting.family.down, setting.family.up, run.ffn_context, run.ffn),
+            (O_PROJ, Q_PROJ, run.attention_context, run.attention),
+            (DOWN_PROJ, UP_PROJ, run.ffn_context, run.ffn),
         ):
             inputs = context(dense, x).flatten(0, 1).double()
             left = torch.cdist(cut[f"{first}.weight"], dense[f"{first}.weight"]).argmin(1)

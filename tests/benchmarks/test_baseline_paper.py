@@ -94,14 +94,14 @@ def run_narrow(lab: Lab, cut: Weights, mask: LayerMask, x: torch.Tensor) -> torc
 @torch.inference_mode()
 def test_a_masked_layer_computes_what_the_narrow_one_does(tmp_path: Path, changes: dict[str, object]) -> None:
     lab, mask = make_lab(tmp_path, **changes), a_mask()
-    family, shape = lab.source.family, lab.source.shape
+    shape = lab.source.shape
     cut = narrow(lab.layers[1], mask)
     assert sum(tensor.numel() for tensor in cut.values()) == mask.parameters(shape)
     x = lab.embedding[tokens(2, 20)]
-    masked = mask.weights(family, shape, lab.layers[1])
+    masked = mask.weights(shape, lab.layers[1])
     found = lab.runner.ffn(masked, lab.runner.attention(masked, x))
     torch.testing.assert_close(found, run_narrow(lab, cut, mask, x), rtol=1e-4, atol=1e-5)
-    reformed = mask.reformed(family, shape, lab.layers[1], lab.statistics[1])
+    reformed = mask.reformed(shape, lab.layers[1], lab.statistics[1])
     assert not reformed["self_attn.o_proj.weight"][:, ~mask.dims(shape)[0]].any()
     found = lab.runner.ffn(reformed, lab.runner.attention(reformed, x))
     kept = narrow(lab.layers[1] | {"self_attn.o_proj.weight": reformed["self_attn.o_proj.weight"]}, mask)
@@ -114,8 +114,8 @@ def test_a_layer_left_out_costs_nothing_and_a_full_one_what_dense_does(setting: 
     out = replace(full, alive=False)
     masks = Masks((full, out, full, full))
     assert masks.parameters(setting.shape) * 4 == 3 * setting.dense_parameters
-    assert out.weights(setting.family, setting.shape, setting.layers[0]) == {}
-    again = full.reformed(setting.family, setting.shape, setting.layers[0], setting.statistics[0])
+    assert out.weights(setting.shape, setting.layers[0]) == {}
+    again = full.reformed(setting.shape, setting.layers[0], setting.statistics[0])
     assert all(tensor.equal(setting.layers[0][name]) for name, tensor in again.items())
     assert masks.key != Masks((full,) * 4).key
 
@@ -179,9 +179,7 @@ def test_the_initial_masks_are_the_scores_best(setting: Setting) -> None:
 def test_fitness_is_the_loss_of_the_unreformed_masked_model(setting: Setting) -> None:
     breeder = paper.Breeder(setting, 0.7, lambda kept, *_: kept)
     start = breeder.uniform()
-    layers = [
-        m.weights(setting.family, setting.shape, w) for m, w in zip(start.layers, setting.layers, strict=True)
-    ]
+    layers = [m.weights(setting.shape, w) for m, w in zip(start.layers, setting.layers, strict=True)]
     logprobs = setting.head.logprobs(setting.hidden(layers, breeder._windows))[:, :-1]
     expected = -logprobs.gather(-1, breeder._windows[:, 1:, None]).mean()
     assert breeder.loss(start) == pytest.approx(float(expected), rel=1e-5)

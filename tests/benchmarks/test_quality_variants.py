@@ -28,7 +28,6 @@ def test_the_intercept_is_solved_for_and_lessens_the_error(tmp_path: Path) -> No
     problem = lab.problem(tmp_path)
     found = methods.get("lathe-uniform").search(problem)
     job = ReconstructionTask(
-        lab.source.family,
         lab.source.shape,
         lab.model,
         found.selections,

@@ -23,6 +23,7 @@ from lathe.compressor.export.onnx import export_onnx
 from lathe.compressor.export.onnx.blockwise import Blockwise
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.families import families
+from lathe.compressor.model.names import DOWN_PROJ, EMBEDDING, LM_HEAD, POSITIONS, ROUTER, SHARE_PROJ
 from lathe.compressor.model.rounding import QuantizedMatrix, quantize_matrix
 from support.tiny_families import CASES, first_of_each, planned, zeroed
 from support.tiny_llama import tokens
@@ -97,15 +98,15 @@ def rounded_difference(directory: Path, source: Checkpoint, plan: str, bits: int
     export_onnx(directory, job, partial(Blockwise, bits=bits, quantize=_in_small_groups))
     check_inputs(directory / "onnx" / "model.onnx")
     _keep_activations(directory / "onnx" / "model.onnx")
-    whole = {f"{module}.weight" for module in (source.family.embedding, source.family.head)}
+    whole = {f"{module}.weight" for module in (EMBEDDING, LM_HEAD)}
 
     def rounded(name: str) -> torch.Tensor:
         tensor = job.tensor(name)
-        kept = (source.family.positions, source.family.router, source.family.shares)
+        kept = (POSITIONS, ROUTER, SHARE_PROJ)
         if tensor.dim() == 1 or any(module in name for module in kept):
             return tensor
         apart = [tensor]
-        if source.shape.experts and source.family.down in name:
+        if source.shape.experts and DOWN_PROJ in name:
             apart = list(tensor.chunk(job.plan[int(name.split(".")[2])].experts, 1))
         return torch.cat([_values(part, 8 if name in whole else bits) for part in apart], 1)
 

@@ -14,6 +14,7 @@ from lathe.compressor.export import Export
 from lathe.compressor.export.layout import cut_tensors
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
 from lathe.compressor.model.families import Family, places
+from lathe.compressor.model.names import DOWN_PROJ, O_PROJ, layer_prefix
 from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
 from support.tiny_llama import CONFIG, FFN, HEADS, KV_HEADS, LLAMA3_ROPE, PLANS, VARIANTS
 
@@ -183,8 +184,8 @@ def zeroed(source: Checkpoint, subnet: Plan) -> Any:
     stored = places(family, source.shape)
     with torch.no_grad():
         for index, shape in enumerate(subnet):
-            prefix = family.layer_prefix(index)
-            o = model.get_submodule(stored[f"{prefix}{family.o}.weight"].name.removesuffix(".weight"))
+            prefix = layer_prefix(index)
+            o = model.get_submodule(stored[f"{prefix}{O_PROJ}.weight"].name.removesuffix(".weight"))
             kept = torch.zeros(source.shape.layer.kv_heads, source.shape.layer.heads_per_group, head_dim)
             kept[: shape.kv_heads, : shape.heads_per_group] = 1
             o.weight.mul_(kept.flatten())
@@ -192,7 +193,7 @@ def zeroed(source: Checkpoint, subnet: Plan) -> Any:
             if source.shape.experts:
                 _without_experts(model.get_submodule(f"{prefix}mlp"), shape)
             else:
-                place = stored[f"{prefix}{family.down}.weight"]
+                place = stored[f"{prefix}{DOWN_PROJ}.weight"]
                 down = model.get_submodule(place.name.removesuffix(".weight"))
                 down.weight[:, shape.ffn :] = 0
                 _without_bias(down, shape.ffn)
@@ -222,7 +223,7 @@ def _leave_to(model: Any, family: Family, index: int, kept: dict[str, torch.Tens
     """Make norms of all heads together norms of those that are kept: others are nothing in their mean, which
     is over as many as there were."""
     for part, mask in kept.items():
-        attention = model.get_submodule(f"{family.layer_prefix(index)}self_attn")
+        attention = model.get_submodule(f"{layer_prefix(index)}self_attn")
         projection, norm = (attention.get_submodule(f"{part}_{name}") for name in ("proj", "norm"))
         projection.weight.mul_(mask.flatten()[:, None])
         if projection.bias is not None:
@@ -243,15 +244,13 @@ def first_of_each(source: Checkpoint, subnet: Plan) -> Export:
     tensors: dict[str, torch.Tensor] = {}
     for index, shape in enumerate(subnet):
         dense, kept = source.layer(index), select(order, shape)
-        layer = prune_attention(source.family, source.shape, dense, kept) | prune_ffn(
-            source.family, dense, kept
-        )
-        tensors |= {source.family.layer_prefix(index) + name: value for name, value in layer.items()}
+        layer = prune_attention(source.shape, dense, kept) | prune_ffn(dense, kept)
+        tensors |= {layer_prefix(index) + name: value for name, value in layer.items()}
     return Export(source, subnet, lambda name: tensors[name] if name in tensors else source.tensor(name))
 
 
 def shapes_of(source: Checkpoint, subnet: Plan) -> dict[str, tuple[int, ...]]:
-    return dict(cut_tensors(source.family, source.shape, subnet))
+    return dict(cut_tensors(source.shape, subnet))
 
 
 __all__ = [

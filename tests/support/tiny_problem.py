@@ -14,6 +14,7 @@ from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.lm_head import LMHead
+from lathe.compressor.model.names import DOWN_PROJ, O_PROJ
 from lathe.compressor.reconstruction import ProjectionPruner, damped
 from lathe.compressor.search.level_errors import level_errors
 from lathe.compressor.search.method import Problem
@@ -51,7 +52,7 @@ class Lab:
         """A search at 60 % of the parameters."""
         source, space = self.source, make_space(self.source.shape)
         rankings = [
-            importance_methods.get(importance)(source.family, source.shape, w, s)
+            importance_methods.get(importance)(source.shape, w, s)
             for w, s in zip(self.layers, self.statistics, strict=True)
         ]
         facts: dict[str, Any] = {
@@ -68,11 +69,9 @@ class Lab:
                     space,
                     ranking,
                     {
-                        "attention": ProjectionPruner(
-                            w[f"{source.family.o}.weight"], damped(s.attention, 1e-3)
-                        ),
+                        "attention": ProjectionPruner(w[f"{O_PROJ}.weight"], damped(s.attention, 1e-3)),
                         "ffn": ProjectionPruner(
-                            w[f"{source.family.down}.weight"], damped(s.ffn, 1e-3), ranking.channels
+                            w[f"{DOWN_PROJ}.weight"], damped(s.ffn, 1e-3), ranking.channels
                         ),
                     },
                 )

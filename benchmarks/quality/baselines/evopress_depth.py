@@ -20,6 +20,7 @@ from benchmarks.quality.judge import Judge, Levels
 from benchmarks.quality.setting import Setting, Subnet, baselines
 from lathe.artefact.plan import LayerShape, Plan
 from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.names import DOWN_PROJ, FFN_NORM, GATE_PROJ, UP_PROJ
 
 _FIRST = 64
 _OFFSPRING = 32
@@ -109,8 +110,8 @@ def search(setting: Setting, space: Depth, limit: int, gone: int) -> tuple[Level
 
 def _join(setting: Setting, kept: Levels, index: int) -> Weights:
     """A layer's tensors without those of dropped blocks."""
-    family, names = setting.family, setting.layers[index]
-    ffn = (family.ffn_norm, family.gate, family.up, family.down)
+    names = setting.layers[index]
+    ffn = (FFN_NORM, GATE_PROJ, UP_PROJ, DOWN_PROJ)
     return {
         name: tensor for name, tensor in names.items() if kept[2 * index + (name.rsplit(".", 1)[0] in ffn)]
     }

@@ -28,6 +28,7 @@ from benchmarks.quality.setting import Setting, Subnet, baselines
 from benchmarks.quality.units import UnitScores, best, by_group, selection
 from lathe.artefact.plan import LayerShape, ModelShape, Plan
 from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.names import DOWN_PROJ, O_PROJ
 from lathe.compressor.model.pruning import Selection, rows
 
 METRICS: dict[str, Callable[[torch.Tensor, Moments], torch.Tensor]] = {
@@ -74,9 +75,9 @@ def standardised(setting: Setting, metric: str, weights: Weights, moments: Layer
     def standardise(x: torch.Tensor) -> torch.Tensor:
         return (x - x.mean()) / x.std()
 
-    heads = standardise(score(setting.family.o, moments.attention).square())
+    heads = standardise(score(O_PROJ, moments.attention).square())
     groups = by_group(setting.shape, heads) * setting.shape.layer.kv_heads / len(heads)
-    return UnitScores(groups, standardise(score(setting.family.down, moments.ffn)))
+    return UnitScores(groups, standardise(score(DOWN_PROJ, moments.ffn)))
 
 
 def same_widths(setting: Setting, scores: list[UnitScores], keep: float) -> list[Selection]:
@@ -143,8 +144,8 @@ def biases(
     features = rows(chosen.query_heads, setting.shape.head_dim)
     found = {}
     for name, mean, kept in (
-        (setting.family.o, moments.attention.mean, features),
-        (setting.family.down, moments.ffn.mean, chosen.channels),
+        (O_PROJ, moments.attention.mean, features),
+        (DOWN_PROJ, moments.ffn.mean, chosen.channels),
     ):
         if 0 < len(kept) < len(mean):
             gone = torch.ones(len(mean), dtype=torch.bool)

@@ -49,7 +49,7 @@ def scores(setting: Setting) -> list[UnitScores]:
     generator = torch.Generator().manual_seed(setting.seed)
     samples = setting.fit[torch.randperm(len(setting.fit), generator=generator)[:_SAMPLES]]
     return [
-        owned(setting.family, setting.shape, {n: (weights[n] * g).abs().double() for n, g in found.items()})
+        owned(setting.shape, {n: (weights[n] * g).abs().double() for n, g in found.items()})
         for weights, found in zip(setting.layers, gradients(setting, samples), strict=True)
     ]
 

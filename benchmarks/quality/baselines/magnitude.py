@@ -19,6 +19,6 @@ def magnitude(setting: Setting, keep: float) -> Subnet:
     layers: list[Weights] = []
     for index, weights in enumerate(setting.layers):
         squares = {name: tensor.double().square() for name, tensor in weights.items()}
-        scores = owned(setting.family, setting.shape, squares)
+        scores = owned(setting.shape, squares)
         layers.append(setting.cut(index, best(setting.shape, scores, widths)))
     return setting.subnet(layers, plan=Plan((widths,) * len(layers)))

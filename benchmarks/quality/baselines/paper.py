@@ -103,9 +103,9 @@ def _search(setting: Setting, keep: float, sampler: Sampler) -> Subnet:
             bar.advance,
             lambda loss: bar.note(f"loss {loss:.4f} nats/token"),
         )
-    family, shape, masks = setting.family, setting.shape, best.candidate
+    shape, masks = setting.shape, best.candidate
     layers = [
-        mask.reformed(family, shape, dense, statistics)
+        mask.reformed(shape, dense, statistics)
         for mask, dense, statistics in zip(masks.layers, setting.layers, setting.statistics, strict=True)
     ]
     subnet = setting.subnet(layers, candidates=best.evaluated, facts=_facts(masks, best.fitness))
@@ -141,7 +141,7 @@ class Breeder(Breeding[Masks]):
         """The heads' ratio is that of the target, as far as Table 1 allows it; FFNs fill the budget."""
         setting, shape = self._setting, self._setting.shape
         scores = [
-            unit_scores(setting.family, weights, statistics)
+            unit_scores(weights, statistics)
             for weights, statistics in zip(setting.layers, setting.statistics, strict=True)
         ]
         kept = _size(max(self._keep, self._lowest_attention), self._pairs)
@@ -180,7 +180,7 @@ class Breeder(Breeding[Masks]):
         """Nats per token on the fitness samples, weights as they were."""
         setting = self._setting
         layers = [
-            mask.weights(setting.family, setting.shape, dense)
+            mask.weights(setting.shape, dense)
             for mask, dense in zip(masks.layers, setting.layers, strict=True)
         ]
         return setting.loss(layers, self._windows)

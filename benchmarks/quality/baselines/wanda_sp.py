@@ -16,6 +16,7 @@ from benchmarks.quality.units import UnitScores, best, by_group
 from benchmarks.quality.walk import step
 from lathe.artefact.plan import Plan
 from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.names import DOWN_PROJ, O_PROJ
 
 
 @baselines.register("wanda-sp")
@@ -34,6 +35,5 @@ def scores(setting: Setting, weights: Weights, moments: LayerMoments) -> UnitSco
     def columns(name: str, norm: torch.Tensor) -> torch.Tensor:
         return weights[f"{name}.weight"].double().abs().mean(0) * norm
 
-    family = setting.family
-    groups = by_group(setting.shape, columns(family.o, moments.attention.norm))
-    return UnitScores(groups, columns(family.down, moments.ffn.norm))
+    groups = by_group(setting.shape, columns(O_PROJ, moments.attention.norm))
+    return UnitScores(groups, columns(DOWN_PROJ, moments.ffn.norm))

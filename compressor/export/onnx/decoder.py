@@ -17,7 +17,25 @@ from lathe.artefact.plan import LayerShape, ModelShape, Plan
 from lathe.compressor.export.onnx.matrices import Matrices
 from lathe.compressor.export.onnx.rope import rotary_tables, rotated_first
 from lathe.compressor.export.onnx.writer import MICROSOFT, GraphWriter
-from lathe.compressor.model.families import Family
+from lathe.compressor.model.names import (
+    ATTENTION_NORM,
+    ATTENTION_OUTPUT_NORM,
+    DOWN_PROJ,
+    EMBEDDING,
+    FFN_NORM,
+    FFN_OUTPUT_NORM,
+    FINAL_NORM,
+    GATE_PROJ,
+    K_NORM,
+    K_PROJ,
+    LM_HEAD,
+    O_PROJ,
+    Q_NORM,
+    Q_PROJ,
+    UP_PROJ,
+    V_PROJ,
+    layer_prefix,
+)
 
 Tensors = Callable[[str], torch.Tensor]
 _TABLES, _WINDOW_TABLES = ("cos", "sin"), ("window_cos", "window_sin")
@@ -43,12 +61,11 @@ class Decoder:
         self,
         writer: GraphWriter,
         config: Mapping[str, Any],
-        family: Family,
         shape: ModelShape,
         tensor: Tensors,
         matrices: Matrices,
     ) -> None:
-        self.writer, self.config, self.family = writer, config, family
+        self.writer, self.config = writer, config
         self.shape, self.tensor, self.matrices = shape, tensor, matrices
         self.epsilon = float(config.get("rms_norm_eps", 1e-6))
         self._order = rotated_first(config, shape.head_dim)
@@ -60,7 +77,7 @@ class Decoder:
         writer.input("total_sequence_length", TensorProto.INT32, [])
         wanted = writer.input("logits_at", TensorProto.INT64, ["rows", 2])
         logits = writer.output("logits", TensorProto.FLOAT, ["rows", shape.vocab_size])
-        embedding = f"{self.family.embedding}.weight"
+        embedding = f"{EMBEDDING}.weight"
         embedded = self.matrices.embed(ids, embedding, self.tensor(embedding))
         stream = Stream(self._positioned(embedded, ids))
         with_attention = [i for i, layer in enumerate(plan.layers) if layer.kv_heads]
@@ -70,7 +87,7 @@ class Decoder:
                 writer.constant(name, table)
         for index, layer in enumerate(plan.layers):
             stream = self._layer(stream, index, layer)
-        normed, _ = self._norm(stream, self.family.final_norm)
+        normed, _ = self._norm(stream, FINAL_NORM)
         rows = writer.node("GatherND", [normed, wanted], ["rows"])
         self._logits(rows, logits)
 
@@ -80,7 +97,7 @@ class Decoder:
         return self._ffn(stream, index) if layer.ffn else stream
 
     def _logits(self, rows: str, output: str) -> None:
-        head = f"{self.family.head}.weight"
+        head = f"{LM_HEAD}.weight"
         weight = None if self.shape.tied_embeddings else self.tensor(head)
         self.matrices.logits(rows, output, head, weight)
 
@@ -114,8 +131,8 @@ class Decoder:
         return ""
 
     def _attention(self, stream: Stream, index: int, layer: LayerShape) -> Stream:
-        family, writer, prefix = self.family, self.writer, self.family.layer_prefix(index)
-        normed, residual = self._incoming(stream, prefix + family.attention_norm)
+        writer, prefix = self.writer, layer_prefix(index)
+        normed, residual = self._incoming(stream, prefix + ATTENTION_NORM)
         queries, keys, values = self._projected(normed, prefix)
         cache: list[str | int] = ["batch", layer.kv_heads, "max_length", self.shape.head_dim]
         parts = [f"{index}.key", f"{index}.value"]
@@ -135,17 +152,17 @@ class Decoder:
             **self._scores(),
         )
         biased = self.shape.attention_bias
-        return self._branch(attended, residual, prefix + family.o, prefix + family.attention_after, biased)
+        return self._branch(attended, residual, prefix + O_PROJ, prefix + ATTENTION_OUTPUT_NORM, biased)
 
     def _projected(self, normed: str, prefix: str) -> tuple[str, str, str]:
         """What attention reads: queries, keys and values in one where no norm comes between."""
-        family, biased = self.family, self.shape.attention_bias or self.shape.qkv_bias
-        modules = [prefix + name for name in (family.q, family.k, family.v)]
+        biased = self.shape.attention_bias or self.shape.qkv_bias
+        modules = [prefix + name for name in (Q_PROJ, K_PROJ, V_PROJ)]
         if not self.shape.qk_norm:
             return self._linear(normed, f"{prefix}qkv", modules, biased), "", ""
         q, k, v = (self._linear(normed, module, [module], biased) for module in modules)
         norm = self._plain_norm if self.shape.qk_norm_whole else self._head_norm
-        return norm(q, prefix + family.q_norm), norm(k, prefix + family.k_norm), v
+        return norm(q, prefix + Q_NORM), norm(k, prefix + K_NORM), v
 
     def _head_norm(self, value: str, module: str) -> str:
         """RMS normalisation of every head by itself. (GroupQueryAttention's own has no CPU kernel.)"""
@@ -158,20 +175,20 @@ class Decoder:
         return self.writer.node("Reshape", [normed, flat], [f"{module}.joined"])
 
     def _ffn(self, stream: Stream, index: int) -> Stream:
-        prefix = self.family.layer_prefix(index)
-        normed, residual = self._incoming(stream, prefix + self.family.ffn_norm)
+        prefix = layer_prefix(index)
+        normed, residual = self._incoming(stream, prefix + FFN_NORM)
         return self._fed(normed, residual, prefix)
 
     def _fed(self, normed: str, residual: str, prefix: str) -> Stream:
         """The residual stream and what an FFN makes of its input."""
-        family, biased = self.family, self.shape.mlp_bias
-        up = self._linear(normed, prefix + family.up, [prefix + family.up], biased)
+        biased = self.shape.mlp_bias
+        up = self._linear(normed, prefix + UP_PROJ, [prefix + UP_PROJ], biased)
         if self.shape.gate:
-            gate = self._linear(normed, prefix + family.gate, [prefix + family.gate], biased)
+            gate = self._linear(normed, prefix + GATE_PROJ, [prefix + GATE_PROJ], biased)
             inner = self.writer.node("Mul", [self._active(gate, prefix), up], [f"{prefix}gated"])
         else:
             inner = self._active(up, prefix)
-        return self._branch(inner, residual, prefix + family.down, prefix + family.ffn_after, biased)
+        return self._branch(inner, residual, prefix + DOWN_PROJ, prefix + FFN_OUTPUT_NORM, biased)
 
     def _active(self, value: str, prefix: str) -> str:
         """The activation of an FFN."""
@@ -238,7 +255,7 @@ class Decoder:
 
     def _ordered(self, module: str, value: torch.Tensor) -> torch.Tensor:
         """Rows of queries and keys in the order that a rotation of the whole head wants."""
-        if self._order is None or not module.endswith((self.family.q, self.family.k)):
+        if self._order is None or not module.endswith((Q_PROJ, K_PROJ)):
             return value
         return value.unflatten(0, (-1, self.shape.head_dim))[:, self._order].flatten(0, 1)
 

@@ -11,11 +11,12 @@ import torch
 
 from lathe.compressor.export.onnx.decoder import Decoder, Stream
 from lathe.compressor.export.onnx.matrices import Experts, Plain
+from lathe.compressor.model.names import DOWN_PROJ, GATE_PROJ, ROUTER, SHARE_PROJ, UP_PROJ
 
 
 class MoeDecoder(Decoder):
     def _fed(self, normed: str, residual: str, prefix: str) -> Stream:
-        writer, router = self.writer, prefix + self.family.router
+        writer, router = self.writer, prefix + ROUTER
         weight_ED = self.tensor(f"{router}.weight")
         logits, count = Plain(writer).product(normed, router, weight_ED), len(weight_ED)
         if self.shape.router_bias:
@@ -25,7 +26,7 @@ class MoeDecoder(Decoder):
             normed,
             writer.node("Reshape", [logits, rows], [f"{prefix}router.logits"]),
             self._gate_up(prefix, "weight", count),
-            self.tensor(f"{prefix}{self.family.down}.weight").unflatten(1, (count, -1)).transpose(0, 1),
+            self.tensor(f"{prefix}{DOWN_PROJ}.weight").unflatten(1, (count, -1)).transpose(0, 1),
             {
                 "k": self.config["experts_per_token"],
                 "normalize_routing_weights": int(self.config["normalised_shares"]),
@@ -34,7 +35,7 @@ class MoeDecoder(Decoder):
                 **self._gating(),
             },
             self._gate_up(prefix, "bias", count) if self.shape.mlp_bias else None,
-            self.tensor(f"{prefix}{self.family.shares}.weight").T if self.shape.mlp_bias else None,
+            self.tensor(f"{prefix}{SHARE_PROJ}.weight").T if self.shape.mlp_bias else None,
         )
         return Stream(residual, self.matrices.experts(experts, f"{prefix}experts"))
 
@@ -44,6 +45,6 @@ class MoeDecoder(Decoder):
 
     def _gate_up(self, prefix: str, kind: str, experts: int) -> torch.Tensor:
         """[E, 2F, D], or [E, 2F] of biases: rows of gate and up in turn."""
-        names = (f"{prefix}{name}.{kind}" for name in (self.family.gate, self.family.up))
+        names = (f"{prefix}{name}.{kind}" for name in (GATE_PROJ, UP_PROJ))
         gate, up = (self.tensor(name).unflatten(0, (experts, -1)) for name in names)
         return torch.stack([gate, up], 2).flatten(1, 2)

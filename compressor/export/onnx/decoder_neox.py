@@ -5,6 +5,7 @@ from __future__ import annotations
 from lathe.artefact.plan import LayerShape
 from lathe.compressor.export.onnx.decoder import Stream
 from lathe.compressor.export.onnx.decoder_layernorm import LayerNormDecoder
+from lathe.compressor.model.names import FFN_NORM, layer_prefix
 
 
 class NeoxDecoder(LayerNormDecoder):
@@ -13,9 +14,9 @@ class NeoxDecoder(LayerNormDecoder):
     def _layer(self, stream: Stream, index: int, layer: LayerShape) -> Stream:
         if not self.config.get("parallel_blocks") or not layer.kv_heads or not layer.ffn:
             return super()._layer(stream, index, layer)
-        prefix = self.family.layer_prefix(index)
+        prefix = layer_prefix(index)
         after = self._attention(stream, index, layer)
-        normed = self._plain_norm(after.residual, prefix + self.family.ffn_norm)
+        normed = self._plain_norm(after.residual, prefix + FFN_NORM)
         return self._fed(normed, self._whole(after, f"{prefix}attention_added"), prefix)
 
     def _active(self, value: str, prefix: str) -> str:

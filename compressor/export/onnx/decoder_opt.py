@@ -6,6 +6,7 @@ import torch
 from onnx import TensorProto
 
 from lathe.compressor.export.onnx.decoder_layernorm import LayerNormDecoder
+from lathe.compressor.model.names import POSITIONS
 
 
 class OptDecoder(LayerNormDecoder):
@@ -19,7 +20,7 @@ class OptDecoder(LayerNormDecoder):
         ones are filled up, and each begins at 0.
         """
         writer = self.writer
-        table = self._weight(f"{self.family.positions}.weight")
+        table = self._weight(f"{POSITIONS}.weight")
         one = writer.constant("positions.one", torch.ones((), dtype=torch.int64))
         zero = writer.constant("positions.zero", torch.zeros((), dtype=torch.int64))
         axis = writer.constant("positions.axis", torch.ones(1, dtype=torch.int64))

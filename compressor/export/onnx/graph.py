@@ -59,10 +59,10 @@ def build_onnx(
     check_config(config, shape, family)
     if len(plan) != shape.num_layers:
         raise UserError(f"the plan has {len(plan)} layers; the model has {shape.num_layers}")
-    count = sum(torch.Size(dims).numel() for _, dims in cut_tensors(family, shape, plan))
+    count = sum(torch.Size(dims).numel() for _, dims in cut_tensors(shape, plan))
     with graph_writer(directory, 4 * count) as writer:
         made = matrices(writer)
-        DECODERS[family.exported_type](writer, config, family, shape, tensor, made).build(plan)
+        DECODERS[family.exported_type](writer, config, shape, tensor, made).build(plan)
         sizes = {"weight_bytes": {"before": 4 * count, "after": writer.weight_bytes}}
         writer.metadata |= {
             "lathe.format": GRAPH_FORMAT,

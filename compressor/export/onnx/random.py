@@ -36,7 +36,7 @@ def random_onnx(
     """
     generator = torch.Generator().manual_seed(seed)
     pool = (torch.randn(_POOL, generator=generator) * _SCALE).repeat(2)
-    shapes = dict(cut_tensors(family, family.shape(config), plan))
+    shapes = dict(cut_tensors(family.shape(config), plan))
 
     def tensor(name: str) -> torch.Tensor:
         dims = torch.Size(shapes[name])

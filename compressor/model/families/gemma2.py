@@ -33,18 +33,18 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
 GEMMA2 = register(
     Family(
         model_type="gemma2",
-        covers="Gemma 2",
+        description="Gemma 2",
         exported_type="lathe_gemma",
-        defaults={
+        config_defaults={
             **DEFAULTS,
             "max_position_embeddings": 8192,
             "final_logit_softcapping": 30.0,
             "attn_logit_softcapping": 50.0,
         },
         derived=settings,
-        settings=SETTINGS,
-        slides=all_but_every(2),
-        ropes=("default", "linear"),
-        stored=NORMS,
+        config_overrides=SETTINGS,
+        uses_sliding_window=all_but_every(2),
+        rope_types=("default", "linear"),
+        checkpoint_names=NORMS,
     )
 )

@@ -19,9 +19,9 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 GEMMA3 = register(
     Family(
         model_type="gemma3_text",
-        covers="Gemma 3 270M and 1B, the language models of others saved by themselves",
+        description="Gemma 3 270M and 1B, the language models of others saved by themselves",
         exported_type="lathe_gemma",
-        defaults={
+        config_defaults={
             **DEFAULTS,
             "max_position_embeddings": 131072,
             "rope_theta": 1e6,
@@ -29,9 +29,11 @@ GEMMA3 = register(
             "sliding_window_pattern": 6,
         },
         derived=_settings,
-        settings={**SETTINGS, "qk_norm": True},
-        slides=lambda config, layer: all_but_every(int(config["sliding_window_pattern"]))(config, layer),
-        ropes=("default", "linear"),
-        stored=NORMS,
+        config_overrides={**SETTINGS, "qk_norm": True},
+        uses_sliding_window=lambda config, layer: all_but_every(int(config["sliding_window_pattern"]))(
+            config, layer
+        ),
+        rope_types=("default", "linear"),
+        checkpoint_names=NORMS,
     )
 )

@@ -29,9 +29,9 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 GPT_NEOX = register(
     Family(
         model_type="gpt_neox",
-        covers="Pythia, GPT-NeoX-20B, Dolly v2, RedPajama-INCITE",
+        description="Pythia, GPT-NeoX-20B, Dolly v2, RedPajama-INCITE",
         exported_type="lathe_neox",
-        defaults={
+        config_defaults={
             "hidden_act": "gelu",
             "layer_norm_eps": 1e-5,
             "rotary_emb_base": 10000,
@@ -40,13 +40,13 @@ GPT_NEOX = register(
             "use_parallel_residual": True,
         },
         derived=_settings,
-        settings={"norm_bias": True, "mlp_bias": True, "ffn_gate": False},
-        ropes=("default", "linear"),
+        config_overrides={"norm_bias": True, "mlp_bias": True, "ffn_gate": False},
+        rope_types=("default", "linear"),
         partial=True,
         interleaved={
             "self_attn.query_key_value": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         },
-        stored={
+        checkpoint_names={
             "model.layers": "gpt_neox.layers",
             "model.embed_tokens": "gpt_neox.embed_in",
             "model.norm": "gpt_neox.final_layer_norm",

@@ -38,9 +38,9 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 GPT_OSS = register(
     Family(
         model_type="gpt_oss",
-        covers="gpt-oss-20b and gpt-oss-120b",
+        description="gpt-oss-20b and gpt-oss-120b",
         exported_type="lathe_gpt_oss",
-        defaults={
+        config_defaults={
             "num_key_value_heads": 8,
             "head_dim": 64,
             "max_position_embeddings": 131072,
@@ -53,13 +53,13 @@ GPT_OSS = register(
             "swiglu_limit": 7.0,
         },
         derived=_settings,
-        settings={
+        config_overrides={
             "attention_sinks": True,
             "router_bias": True,
             "mlp_bias": True,
             "normalised_shares": True,
         },
-        slides=all_but_every(2),
+        uses_sliding_window=all_but_every(2),
         stacked={
             "mlp.gate_proj.weight": Stack("mlp.experts.gate_up_proj", every=2),
             "mlp.gate_proj.bias": Stack("mlp.experts.gate_up_proj_bias", every=2, matrix=False),

@@ -2,4 +2,6 @@
 
 from lathe.compressor.model.families.base import Family, register
 
-LLAMA = register(Family(model_type="llama", covers="Llama 1, 2 and 3, Vicuna, TinyLlama, SmolLM 1 and 2, Yi"))
+LLAMA = register(
+    Family(model_type="llama", description="Llama 1, 2 and 3, Vicuna, TinyLlama, SmolLM 1 and 2, Yi")
+)

@@ -6,9 +6,9 @@ from lathe.compressor.model.families.windows import every_layer
 MISTRAL = register(
     Family(
         model_type="mistral",
-        covers="Mistral 7B, Mistral Nemo, Codestral 22B",
-        defaults={"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096},
-        settings={"attention_bias": False, "mlp_bias": False},
-        slides=every_layer,
+        description="Mistral 7B, Mistral Nemo, Codestral 22B",
+        config_defaults={"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096},
+        config_overrides={"attention_bias": False, "mlp_bias": False},
+        uses_sliding_window=every_layer,
     )
 )

@@ -19,9 +19,9 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 MIXTRAL = register(
     Family(
         model_type="mixtral",
-        covers="Mixtral 8x7B and 8x22B",
+        description="Mixtral 8x7B and 8x22B",
         exported_type="lathe_moe",
-        defaults={
+        config_defaults={
             "num_key_value_heads": 8,
             "max_position_embeddings": 131072,
             "rms_norm_eps": 1e-5,
@@ -30,10 +30,10 @@ MIXTRAL = register(
             "num_experts_per_tok": 2,
         },
         derived=_settings,
-        settings={"attention_bias": False, "mlp_bias": False, "normalised_shares": True},
-        slides=every_layer,
-        stored={"mlp.router": "block_sparse_moe.gate"},
-        side_by_side={
+        config_overrides={"attention_bias": False, "mlp_bias": False, "normalised_shares": True},
+        uses_sliding_window=every_layer,
+        checkpoint_names={"mlp.router": "block_sparse_moe.gate"},
+        split_experts={
             "mlp.gate_proj": "block_sparse_moe.experts.{e}.w1",
             "mlp.up_proj": "block_sparse_moe.experts.{e}.w3",
             "mlp.down_proj": "block_sparse_moe.experts.{e}.w2",

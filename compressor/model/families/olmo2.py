@@ -14,9 +14,9 @@ SETTINGS = {
 OLMO2 = register(
     Family(
         model_type="olmo2",
-        covers="OLMo 2",
-        defaults={"rms_norm_eps": 1e-5},
-        settings=SETTINGS,
-        stored=AFTER,
+        description="OLMo 2",
+        config_defaults={"rms_norm_eps": 1e-5},
+        config_overrides=SETTINGS,
+        checkpoint_names=AFTER,
     )
 )

@@ -7,11 +7,16 @@ from lathe.compressor.model.families.windows import all_but_every, ropes_by_wind
 OLMO3 = register(
     Family(
         model_type="olmo3",
-        covers="OLMo 3",
-        defaults={"rms_norm_eps": 1e-5, "rope_theta": 5e5, "window_rope_theta": 5e5, "sliding_window": 4096},
+        description="OLMo 3",
+        config_defaults={
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 5e5,
+            "window_rope_theta": 5e5,
+            "sliding_window": 4096,
+        },
         derived=ropes_by_window("window_rope_theta"),
-        settings=SETTINGS,
-        slides=all_but_every(4),
-        stored=AFTER,
+        config_overrides=SETTINGS,
+        uses_sliding_window=all_but_every(4),
+        checkpoint_names=AFTER,
     )
 )

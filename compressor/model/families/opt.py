@@ -35,9 +35,9 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 OPT = register(
     Family(
         model_type="opt",
-        covers="OPT, but for OPT-350m",
+        description="OPT, but for OPT-350m",
         exported_type="lathe_opt",
-        defaults={
+        config_defaults={
             "max_position_embeddings": 2048,
             "activation_function": "relu",
             "enable_bias": True,
@@ -45,9 +45,9 @@ OPT = register(
             "rms_norm_eps": 1e-5,
         },
         derived=_settings,
-        settings={"norm_bias": True, "ffn_gate": False},
-        ropes=("default",),
-        stored={
+        config_overrides={"norm_bias": True, "ffn_gate": False},
+        rope_types=("default",),
+        checkpoint_names={
             "model.layers": "model.decoder.layers",
             "model.embed_tokens": "model.decoder.embed_tokens",
             "model.embed_positions": "model.decoder.embed_positions",
@@ -58,6 +58,6 @@ OPT = register(
             "mlp.up_proj": "fc1",
             "mlp.down_proj": "fc2",
         },
-        before=2,
+        position_offset=2,
     )
 )

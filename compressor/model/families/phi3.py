@@ -6,11 +6,11 @@ from lathe.compressor.model.families.windows import every_layer
 PHI3 = register(
     Family(
         model_type="phi3",
-        covers="Phi-4 (14B), Phi-3 with contexts of 4k",
-        defaults={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
-        settings={"attention_bias": False, "mlp_bias": False},
-        slides=every_layer,
-        ropes=("default",),
+        description="Phi-4 (14B), Phi-3 with contexts of 4k",
+        config_defaults={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
+        config_overrides={"attention_bias": False, "mlp_bias": False},
+        uses_sliding_window=every_layer,
+        rope_types=("default",),
         partial=True,
         fused={
             "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),

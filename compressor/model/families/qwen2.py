@@ -6,15 +6,15 @@ from lathe.compressor.model.families.windows import upper_layers
 QWEN2 = register(
     Family(
         model_type="qwen2",
-        covers="Qwen2, Qwen2.5, DeepSeek-R1-Distill-Qwen",
-        defaults={
+        description="Qwen2, Qwen2.5, DeepSeek-R1-Distill-Qwen",
+        config_defaults={
             "num_key_value_heads": 32,
             "max_position_embeddings": 32768,
             "use_sliding_window": False,
             "sliding_window": 4096,
             "max_window_layers": 28,
         },
-        settings={"attention_bias": False, "qkv_bias": True, "mlp_bias": False},
-        slides=upper_layers,
+        config_overrides={"attention_bias": False, "qkv_bias": True, "mlp_bias": False},
+        uses_sliding_window=upper_layers,
     )
 )

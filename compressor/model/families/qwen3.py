@@ -6,8 +6,8 @@ from lathe.compressor.model.families.windows import upper_layers
 QWEN3 = register(
     Family(
         model_type="qwen3",
-        covers="Qwen3 (dense)",
-        defaults={
+        description="Qwen3 (dense)",
+        config_defaults={
             "num_key_value_heads": 32,
             "head_dim": 128,
             "max_position_embeddings": 32768,
@@ -15,7 +15,7 @@ QWEN3 = register(
             "sliding_window": 4096,
             "max_window_layers": 28,
         },
-        settings={"qk_norm": True, "mlp_bias": False},
-        slides=upper_layers,
+        config_overrides={"qk_norm": True, "mlp_bias": False},
+        uses_sliding_window=upper_layers,
     )
 )

@@ -26,9 +26,9 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 QWEN3_MOE = register(
     Family(
         model_type="qwen3_moe",
-        covers="Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder",
+        description="Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder",
         exported_type="lathe_moe",
-        defaults={
+        config_defaults={
             "num_key_value_heads": 4,
             "max_position_embeddings": 32768,
             "use_sliding_window": False,
@@ -40,10 +40,10 @@ QWEN3_MOE = register(
             "mlp_only_layers": (),
         },
         derived=_settings,
-        settings={"qk_norm": True, "mlp_bias": False},
-        slides=every_layer,
-        stored={"mlp.router": "mlp.gate"},
-        side_by_side={
+        config_overrides={"qk_norm": True, "mlp_bias": False},
+        uses_sliding_window=every_layer,
+        checkpoint_names={"mlp.router": "mlp.gate"},
+        split_experts={
             f"mlp.{name}": f"mlp.experts.{{e}}.{name}" for name in ("gate_proj", "up_proj", "down_proj")
         },
     )

@@ -17,8 +17,8 @@ def _positions(config: Mapping[str, Any]) -> dict[str, Any]:
 SMOLLM3 = register(
     Family(
         model_type="smollm3",
-        covers="SmolLM3",
-        defaults={
+        description="SmolLM3",
+        config_defaults={
             "num_key_value_heads": 4,
             "max_position_embeddings": 32768,
             "rope_theta": 2e6,

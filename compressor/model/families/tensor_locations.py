@@ -9,6 +9,8 @@ from typing import NamedTuple
 from lathe.artefact.plan import ModelShape
 from lathe.compressor.model.families.base import Family
 from lathe.compressor.model.families.experts import BLOCK, PACKED, Stack
+from lathe.compressor.model.names import DOWN_PROJ, POSITIONS, layer_prefix
+from lathe.compressor.model.tensor_shapes import tensors
 
 
 class TensorLocation(NamedTuple):
@@ -49,22 +51,24 @@ def places(family: Family, shape: ModelShape, packed: bool = False) -> dict[str,
     """Where a checkpoint of a family holds each of our tensors. packed: whether stacked matrices of experts
     are.
     """
-    found = {name: TensorLocation(stored_name(family, name), dims) for name, dims in family.tensors(shape)}
-    positions = f"{family.positions}.weight"
+    found = {name: TensorLocation(stored_name(family, name), dims) for name, dims in tensors(shape)}
+    positions = f"{POSITIONS}.weight"
     if positions in found:
         rows, *columns = found[positions].dims
-        every = slice(family.before, family.before + rows)
-        found[positions] = TensorLocation(found[positions].name, (family.before + rows, *columns), every)
-    layers = [family.layer_prefix(i) for i in range(shape.num_layers)]
+        every = slice(family.position_offset, family.position_offset + rows)
+        found[positions] = TensorLocation(
+            found[positions].name, (family.position_offset + rows, *columns), every
+        )
+    layers = [layer_prefix(i) for i in range(shape.num_layers)]
     for modules, period in ((family.fused, 0), (family.interleaved, shape.head_dim)):
         for whole, parts in modules.items():
             for layer in layers:
                 module = stored_name(family, f"{layer}{whole}.").removesuffix(".")
                 _share(found, module, [layer + part for part in parts], period)
-    for part, stored in family.side_by_side.items():
+    for part, stored in family.split_experts.items():
         for layer in layers:
             names = [f"{layer}{stored}.weight".format(e=expert) for expert in range(shape.experts)]
-            name, axis = f"{layer}{part}.weight", int(part == family.down)
+            name, axis = f"{layer}{part}.weight", int(part == DOWN_PROJ)
             found[name] = _joined([stored_name(family, stored) for stored in names], found[name].dims, axis)
     for ours, stack in family.stacked.items():
         for layer in layers:
@@ -97,7 +101,7 @@ def _share(found: dict[str, TensorLocation], module: str, parts: list[str], size
 
 def stored_name(family: Family, name: str) -> str:
     """A tensor's name in a checkpoint of a family."""
-    if not family.stored:
+    if not family.checkpoint_names:
         return name
-    ours = "|".join(map(re.escape, sorted(family.stored, key=len, reverse=True)))
-    return re.sub(rf"\b({ours})(?=\.)", lambda found: family.stored[found[1]], name)
+    ours = "|".join(map(re.escape, sorted(family.checkpoint_names, key=len, reverse=True)))
+    return re.sub(rf"\b({ours})(?=\.)", lambda found: family.checkpoint_names[found[1]], name)

@@ -33,7 +33,6 @@ _LENGTH = 256
 def make_block_library(problem: Problem) -> BlockLibrary:
     """Cut blocks with the closed-form reform."""
     return BlockLibrary(
-        problem.source.family,
         problem.source.shape,
         problem.layers,
         problem.rankings,

@@ -101,9 +101,9 @@ class Breeder(Breeding[Candidate]):
         """Nats per token on the fitness samples, weights as they were."""
         problem = self._problem
         hidden = problem.embedding[self._windows]
-        family, shape = problem.source.family, problem.source.shape
+        shape = problem.source.shape
         for index, (weights, kept) in enumerate(zip(problem.layers, candidate.selections, strict=True)):
-            cut = prune_attention(family, shape, weights, kept) | prune_ffn(family, weights, kept)
+            cut = prune_attention(shape, weights, kept) | prune_ffn(weights, kept)
             hidden = problem.runner.at(index).layer(cut, hidden)
         return problem.head.loss(self._windows, hidden)
 

@@ -19,7 +19,7 @@ def test_the_list_is_complete() -> None:
     rows = {row["family"]: row for row in json.loads(shown.stdout)["families"]}
     assert list(rows) == families.known()
     for name, row in rows.items():
-        assert row["models"] == families.get(name).covers
+        assert row["models"] == families.get(name).description
         assert list(row["exporters"]) == exporters.known()
     assert all(rows["llama"]["exporters"].values())
     assert all(rows["mixtral"]["exporters"].values())

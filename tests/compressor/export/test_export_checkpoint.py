@@ -74,7 +74,7 @@ def test_files_hold_the_planned_shapes(tmp_path: Path, source: Checkpoint) -> No
     out = write(tmp_path / "out", source, "mixed")
     with safe_open(out / "model.safetensors", framework="pt") as handle:
         stored = {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
-    assert stored == dict(cut_tensors(source.family, source.shape, PLANS["mixed"]))
+    assert stored == dict(cut_tensors(source.shape, PLANS["mixed"]))
     assert {file.name for file in out.iterdir()} == {
         "config.json",
         "configuration_lathe_llama.py",

@@ -138,7 +138,7 @@ def test_every_tensor_is_read_once_in_order(
     given, names, tensor = artefact(tmp_path / "artefact", source, UNEVEN), [], Checkpoint.tensor
     monkeypatch.setattr(Checkpoint, "tensor", lambda self, name: names.append(name) or tensor(self, name))
     export_quantized(str(given), tmp_path / "out", scheme="w4a16")
-    assert names == [name for name, _ in cut_tensors(source.family, source.shape, UNEVEN)]
+    assert names == [name for name, _ in cut_tensors(source.shape, UNEVEN)]
 
 
 @pytest.mark.parametrize("failure", ["full", "damaged"])

@@ -75,7 +75,7 @@ def test_zero_and_doubled_channels_go_first() -> None:
 def test_orders_of_a_layer_are_permutations_and_keep_heads_in_their_groups(lab: Lab) -> None:
     shape = lab.source.shape
     for name in ("elimination", "paper"):
-        order = importance_methods.get(name)(lab.source.family, shape, lab.layers[1], lab.statistics[1])
+        order = importance_methods.get(name)(shape, lab.layers[1], lab.statistics[1])
         assert sorted(order.groups.tolist()) == list(range(4))
         assert sorted(order.channels.tolist()) == list(range(96))
         assert [sorted(row) for row in order.heads.tolist()] == [[2 * k, 2 * k + 1] for k in range(4)]
@@ -86,9 +86,7 @@ def test_a_group_that_writes_nothing_is_the_first_to_go(tmp_path: Path) -> None:
     weights = dict(lab.layers[0])
     weights["self_attn.o_proj.weight"] = weights["self_attn.o_proj.weight"].clone()
     weights["self_attn.o_proj.weight"][:, 2 * 16 : 4 * 16] = 0
-    order = importance_methods.get("elimination")(
-        lab.source.family, lab.source.shape, weights, lab.statistics[0]
-    )
+    order = importance_methods.get("elimination")(lab.source.shape, weights, lab.statistics[0])
     assert order.groups[-1] == 1
 
 
@@ -103,7 +101,7 @@ def test_saliency_is_the_printed_formula() -> None:
 
 def test_the_papers_order_adds_the_rows_and_columns_that_share_a_mask(lab: Lab) -> None:
     weights, found = lab.layers[2], lab.statistics[2]
-    order = importance_methods.get("paper")(lab.source.family, lab.source.shape, weights, found)
+    order = importance_methods.get("paper")(lab.source.shape, weights, found)
     reads = {"gate": found.ffn_input, "up": found.ffn_input}
     score = sum(saliency(weights[f"mlp.{m}_proj.weight"], gram).sum(1) for m, gram in reads.items())
     score = score + saliency(weights["mlp.down_proj.weight"], found.ffn).sum(0)

@@ -47,9 +47,7 @@ def test_cut_blocks_are_the_dense_model_with_the_omitted_parts_zeroed(tmp_path: 
     for index, shape in enumerate(plan):
         dense, kept = source.layer(index), select(order, shape)
         assert kept.shape == shape
-        layers.append(
-            prune_attention(source.family, source.shape, dense, kept) | prune_ffn(source.family, dense, kept)
-        )
+        layers.append(prune_attention(source.shape, dense, kept) | prune_ffn(dense, kept))
     expected = reference(source, plan)(ids).logits
     torch.testing.assert_close(run(source, layers, ids), expected, atol=2e-5, rtol=0)
     exported = cut(source, plan)
@@ -61,8 +59,8 @@ def test_cut_blocks_are_the_dense_model_with_the_omitted_parts_zeroed(tmp_path: 
 def test_keeping_everything_changes_nothing(lab: Lab, tmp_path: Path) -> None:
     for order, dense in zip(lab.problem(tmp_path).rankings, lab.layers, strict=True):
         kept = select(order, lab.source.shape.layer)
-        whole = prune_attention(lab.source.family, lab.source.shape, dense, kept)
-        whole |= prune_ffn(lab.source.family, dense, kept)
+        whole = prune_attention(lab.source.shape, dense, kept)
+        whole |= prune_ffn(dense, kept)
         assert whole.keys() == dense.keys()
         assert all(torch.equal(whole[name], dense[name]) for name in dense)
 

@@ -37,7 +37,7 @@ class Block:
         width, experts = SHAPES[shape]
         channels = torch.arange(4 * 96).view(4, 96)
         order = ImportanceRanking(torch.arange(4), torch.arange(8).view(4, 2), channels, torch.arange(4))
-        return prune_ffn(self.runner.family, self.dense, select(order, LayerShape(8, 4, width, experts)))
+        return prune_ffn(self.dense, select(order, LayerShape(8, 4, width, experts)))
 
     @torch.no_grad()
     def run(self, block: Weights) -> torch.Tensor:

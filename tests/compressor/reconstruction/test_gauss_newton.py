@@ -27,8 +27,8 @@ def cut(lab: Lab, kind: str) -> Weights:
     order = ImportanceRanking(torch.arange(4), torch.arange(8).view(4, 2), torch.arange(96))
     selection, dense = select(order, PLANS["mixed"][LAYER]), lab.layers[LAYER]
     if kind == "attention":
-        return prune_attention(lab.source.family, lab.source.shape, dense, selection)
-    return prune_ffn(lab.source.family, dense, selection)
+        return prune_attention(lab.source.shape, dense, selection)
+    return prune_ffn(dense, selection)
 
 
 def refined(lab: Lab, kind: str, block: Weights, target: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -148,12 +148,11 @@ def test_a_sketch_has_about_the_squares_of_all_rows() -> None:
 
 def finish(lab: Lab, name: str, plan: Plan) -> list[Finished]:
     kept = [
-        select(importance_methods.get("elimination")(lab.source.family, lab.source.shape, w, s), layer)
+        select(importance_methods.get("elimination")(lab.source.shape, w, s), layer)
         for w, s, layer in zip(lab.layers, lab.statistics, plan, strict=True)
     ]
     dampings = [(1e-3, 1e-3)] * len(plan)
     job = ReconstructionTask(
-        lab.source.family,
         lab.source.shape,
         lab.model,
         kept,
@@ -212,11 +211,10 @@ def test_tensors_have_the_planned_shapes_and_dropped_blocks_have_none(lab: Lab, 
 def test_sequential_reform_goes_on_from_finished_layers_bit_by_bit(lab: Lab) -> None:
     whole = finish(lab, "sequential", HALF)
     job_order = [
-        select(importance_methods.get("elimination")(lab.source.family, lab.source.shape, w, s), layer)
+        select(importance_methods.get("elimination")(lab.source.shape, w, s), layer)
         for w, s, layer in zip(lab.layers, lab.statistics, HALF, strict=True)
     ]
     job = ReconstructionTask(
-        lab.source.family,
         lab.source.shape,
         lab.model,
         job_order,

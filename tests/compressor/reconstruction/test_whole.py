@@ -29,11 +29,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 def cut(lab: Lab, plan: Plan) -> Layers:
     """Layers of the first heads and channels, weights as they were."""
     order = ImportanceRanking(torch.arange(4), torch.arange(8).view(4, 2), torch.arange(96))
-    family, shape = lab.source.family, lab.source.shape
+    shape = lab.source.shape
     return [
         {
-            **prune_attention(family, shape, dense, select(order, kept)),
-            **prune_ffn(family, dense, select(order, kept)),
+            **prune_attention(shape, dense, select(order, kept)),
+            **prune_ffn(dense, select(order, kept)),
         }
         for dense, kept in zip(lab.layers, plan, strict=True)
     ]

@@ -24,10 +24,10 @@ def fitness(lab: Lab, path: Path, reformed: bool = True) -> Fitness:
     ranks = problem.rankings
     if not reformed:
         ranks = [ImportanceRanking(torch.arange(4), torch.arange(8).view(4, 2), torch.arange(96))] * 4
-    library = BlockLibrary(lab.source.family, lab.source.shape, lab.layers, ranks)
+    library = BlockLibrary(lab.source.shape, lab.layers, ranks)
     if reformed:
         fitted = lab.statistics, problem.dampings
-        library = BlockLibrary(lab.source.family, lab.source.shape, lab.layers, ranks, *fitted)
+        library = BlockLibrary(lab.source.shape, lab.layers, ranks, *fitted)
 
     def dense(layer: int, _kind: str, _level: object) -> Weights:
         return lab.layers[layer]

@@ -21,6 +21,7 @@ from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.embedding import embed, embedding
 from lathe.compressor.model.families import families
 from lathe.compressor.model.lm_head import LMHead
+from lathe.compressor.model.names import layer_prefix
 from support.family_checks import ONNX, checkpoint_difference, logits, onnx_difference, written
 from support.shown import Shows
 from support.tiny_families import (
@@ -84,7 +85,7 @@ def test_all_load_without_lathe(tmp_path: Path) -> None:
 class TestFamily:
     def test_parameters_are_those_of_transformers(self, source: Checkpoint) -> None:
         model, shape = zeroed(source, planned(source, "dense")), source.shape
-        unused = source.family.before * shape.hidden_size
+        unused = source.family.position_offset * shape.hidden_size
         assert shape.parameters(shape.dense_plan) + unused == sum(p.numel() for p in model.parameters())
 
     def test_keeping_everything_is_exact(
@@ -128,7 +129,7 @@ class TestFamily:
         runner, job, ids = BlockRunner(source), first_of_each(source, planned(source, name)), tokens(2, 60)
         hidden = embedding(source, source.tensor("model.embed_tokens.weight"))[ids]
         for index in range(source.shape.num_layers):
-            prefix = source.family.layer_prefix(index)
+            prefix = layer_prefix(index)
             names = [key for key in shapes_of(source, job.plan) if key.startswith(prefix)]
             weights = {key.removeprefix(prefix): job.tensor(key) for key in names}
             hidden = runner.at(index).layer(weights, hidden)
@@ -196,7 +197,7 @@ class TestFamily:
 
     def test_windows_are_those_of_transformers(self, source: Checkpoint, tmp_path: Path) -> None:
         """Where config files have a window, and do not say by name which layers."""
-        if source.family.slides is None:
+        if source.family.uses_sliding_window is None:
             return
         raw = json.loads((source.path / "config.json").read_text()) | {"num_hidden_layers": 13}
         raw |= {"layer_types": None, "sliding_window": 16}
