@@ -18,7 +18,7 @@ def front(options: Options, as_json: bool) -> int:
 
     from lathe.compressor.compute.progress import Progress
     from lathe.compressor.pipeline.pareto import write_front
-    from lathe.compressor.report import print_front
+    from lathe.compressor.report.terminal import print_front
 
     document = write_front(options, Progress(quiet=as_json))
     if as_json:
@@ -35,7 +35,7 @@ def dry_run(options: Options, as_json: bool) -> int:
 
     from lathe.compressor.compute.progress import Progress
     from lathe.compressor.pipeline.preflight import run_preflight
-    from lathe.compressor.report import print_preflight
+    from lathe.compressor.report.terminal import print_preflight
 
     document = run_preflight(options, Progress(quiet=as_json)).to_json()
     if as_json:
@@ -53,8 +53,8 @@ def run(options: Options, as_json: bool) -> int:
     from lathe.compressor.export import exporters
     from lathe.compressor.pipeline.compress import compress
     from lathe.compressor.pipeline.outcome import Status
-    from lathe.compressor.report import print_report
     from lathe.compressor.report.page import PAGE
+    from lathe.compressor.report.terminal import print_report
 
     outcome = compress(options, Progress(quiet=as_json))
     if as_json:

@@ -34,7 +34,7 @@ def plan(
 
     from lathe.compressor.compute.progress import Progress
     from lathe.compressor.pipeline.advise import advise
-    from lathe.compressor.report import print_advice, print_forecast, print_preflight
+    from lathe.compressor.report.terminal import print_advice, print_forecast, print_preflight
 
     advice = advise(options.compression(), Progress(quiet=json))
     if json:

@@ -1,4 +1,4 @@
-"""Refusals before a weight is read: of output, disk, text, context and a given plan."""
+"""Checks before a weight is read: output, disk, texts and a given plan."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import MANIFEST
-from lathe.artefact.plan import Plan
+from lathe.artefact.plan import LayerShape, Plan
 from lathe.artefact.width_rules import WidthRules
 from lathe.compressor.calibration.documents import Told
 from lathe.compressor.calibration.sources import parts_of
@@ -32,14 +32,19 @@ _EVALUATION_WINDOWS = 64
 
 @dataclass(frozen=True)
 class Texts:
-    """What a run reads. evaluation: windows [n, T]; None where the held-out calibration text is meant."""
+    """What a run reads.
+
+    Attributes:
+        calibration: The calibration text.
+        evaluation: Windows [n, T]; None where the held-out calibration text is meant.
+    """
 
     calibration: CalibrationText = UNREAD
     evaluation: torch.Tensor | None = None
 
 
 def check_output(options: Options) -> None:
-    """Refuse an output that exists (unless asked to replace it) or cannot be written."""
+    """Refuses an output that exists (unless asked to replace it) or cannot be written."""
     out = options.out
     if out.name in ("", ".."):
         raise UserError(f"--output {out} has no name of its own", "Choose another --output.")
@@ -55,11 +60,11 @@ def check_output(options: Options) -> None:
         raise UserError(f"cannot write {out}: {parent} is not a writable directory")
 
 
-def check_texts(options: Options, source: Checkpoint, told: Told) -> Texts:
-    """The texts of a run, read: not where the run writes, and enough of each.
+def check_texts(options: Options, source: Checkpoint, progress: Told) -> Texts:
+    """Reads the texts of a run.
 
     Raises:
-        UserError: one of them will not do.
+        UserError: A text lies where the run writes, or is too short.
     """
     if options.calibration != SELF:
         for part in map(Path, parts_of(options.calibration)):
@@ -74,25 +79,25 @@ def check_texts(options: Options, source: Checkpoint, told: Told) -> Texts:
         tokens=options.calibration_tokens,
         window=WINDOW,
         seed=options.seed,
-        told=told,
+        told=progress,
     )
     calibration.amount.check(options.calibration)
     widest = max(source.shape.layer.query_heads * source.shape.head_dim, source.shape.layer.ffn)
     for line in calibration.amount.shortages(options.calibration, widest):
-        told.warn(line)
-    return Texts(calibration, _evaluation(options.evaluation, source, told))
+        progress.warn(line)
+    return Texts(calibration, _evaluation(options.evaluation, source, progress))
 
 
-def _evaluation(text: str | None, source: Checkpoint, told: Told) -> torch.Tensor | None:
-    """Windows from all over a text."""
+def _evaluation(text: str | None, source: Checkpoint, progress: Told) -> torch.Tensor | None:
+    """Returns windows from all over a text."""
     if text is None:
         return None
     window = window_length(source, WINDOW)
-    windows = token_windows(source, text, window, told)
+    windows = token_windows(source, text, window, progress)
     if not len(windows):
         raise UserError(f"{text} is shorter than one window of {window} tokens", "Give more text.")
     if len(windows) < _EVALUATION_WINDOWS:
-        told.warn(
+        progress.warn(
             f"the evaluation text {text} fills {len(windows)} of {_EVALUATION_WINDOWS} windows of {window} "
             "tokens: perplexities of so little text are uncertain"
         )
@@ -101,7 +106,7 @@ def _evaluation(text: str | None, source: Checkpoint, told: Told) -> torch.Tenso
 
 
 def check_disk(out: Path, needed: int) -> None:
-    """Refuse a disk without the room, in bytes, that a run may need; what an earlier one left is of that."""
+    """Refuses a disk with less free space, in bytes, than a run may need; what an earlier run left counts."""
     parent = out.absolute().parent
     while not parent.exists():
         parent = parent.parent
@@ -115,9 +120,15 @@ def check_disk(out: Path, needed: int) -> None:
 
 
 def disk_needed(source: Checkpoint, on_disk: bool, rounds: int) -> int:
-    """Bytes that a run of one plan may hold on disk: checkpoint, graph, and the run directory with its
-    statistics and the layers after each reform, of which `rounds` are of the whole subnet; where memory does
-    not hold them (`on_disk`), these rounds' vectors and factors, too.
+    """Returns the bytes that a run of one plan may hold on disk.
+
+    These are the checkpoint, the graph, and the run directory with its statistics and the layers after each
+    reconstruction. Where memory does not hold them, the whole-model rounds' vectors and factors are added.
+
+    Args:
+        source: The dense model.
+        on_disk: Whether memory does not hold them.
+        rounds: The number of whole-model rounds.
     """
     shape = source.shape
     weights, reads = shape.weight_bytes(shape.dense_plan, 4), shape.layer.query_heads * shape.head_dim
@@ -128,26 +139,38 @@ def disk_needed(source: Checkpoint, on_disk: bool, rounds: int) -> int:
 
 
 def read_plan(path: Path, space: Space, rules: WidthRules, experts: int = 0) -> Plan:
-    """A plan that keeps to the rules and is made of the space's levels. experts: that the dense model has in
-    a layer, and where the plan does not say how many.
+    """Reads a plan that follows the width rules and consists of the space's levels.
+
+    Args:
+        path: The plan's file.
+        space: The levels.
+        rules: The width rules.
+        experts: The number of experts in a layer where the plan does not have one.
+
+    Raises:
+        UserError: It cannot be read, or does not fit.
     """
     plan = Plan.load(path).with_experts(experts)
     if len(plan) != space.layers:
         raise UserError(f"{path} has {len(plan)} layers; the model has {space.layers}")
     rules.check(plan, str(path))
     for index, layer in enumerate(plan):
-        if (layer.query_heads, layer.kv_heads) not in space.attention:
-            heads = ", ".join(f"{q}/{kv}" for q, kv in space.attention)
-            raise UserError(
-                f"{path}: layer {index} has {layer.query_heads} query heads over {layer.kv_heads} KV heads",
-                f"Choose of {heads}.",
-            )
-        if layer.width not in space.ffn:
-            has = f"{layer.experts} experts of {layer.ffn}" if layer.experts else layer.ffn
-            raise UserError(
-                f"{path}: layer {index} has {has} FFN channels",
-                f"Choose of {', '.join(map(str, space.ffn))}.",
-            )
+        _check_levels(path, index, layer, space)
     if not any(layer.kv_heads for layer in plan):
         raise UserError(f"{path} has no attention block", "Keep one: it carries positions.")
     return plan
+
+
+def _check_levels(path: Path, index: int, layer: LayerShape, space: Space) -> None:
+    if (layer.query_heads, layer.kv_heads) not in space.attention:
+        heads = ", ".join(f"{q}/{kv}" for q, kv in space.attention)
+        raise UserError(
+            f"{path}: layer {index} has {layer.query_heads} query heads over {layer.kv_heads} KV heads",
+            f"Choose of {heads}.",
+        )
+    if layer.width not in space.ffn:
+        has = f"{layer.experts} experts of {layer.ffn}" if layer.experts else layer.ffn
+        raise UserError(
+            f"{path}: layer {index} has {has} FFN channels",
+            f"Choose of {', '.join(map(str, space.ffn))}.",
+        )

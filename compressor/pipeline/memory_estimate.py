@@ -1,4 +1,4 @@
-"""How much memory a run will need, told from shapes, and keeping to a limit while it runs.
+"""The memory that a run will need, estimated from shapes, and a limit while it runs.
 
 A run goes one of two ways. *In memory*: the model, what is worked out about it and the text's hidden states
 are all there. *On disk*: only what one layer needs is. Both give the same artefact.
@@ -31,9 +31,9 @@ from lathe.compressor.statistics.router_sample import TOKENS as ROUTED
 
 BASE = 430 * 2**20
 """A process that has imported what a run uses."""
-_ORDERED, _SOLVED, _FACTORS = 7, 5, 3
-"""Matrices [F, F] in float64 that there are at once: for a layer's order and dampings, for a reform, for the
-preconditioner of a step."""
+_RANKING, _SOLVING, _FACTORS = 7, 5, 3
+"""Matrices [F, F] in float64 that exist at once: for a layer's ranking and dampings, for its reconstruction,
+and for the preconditioner of a step."""
 _MARGIN = 1.3
 """What allocators hold over what was asked of them, and temporaries."""
 _ENGINE = 2
@@ -42,9 +42,13 @@ _ENGINE = 2
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Peaks in bytes: of every stage, on disk, and of a run that keeps everything in memory. limit: what was
-    asked for, else what the machine has left. device: what is free on the device that computes, where it is
-    not the machine's memory.
+    """The memory that a run will need, in bytes.
+
+    Attributes:
+        stages: The peak of every stage of a run on disk.
+        in_memory: The peak of a run that keeps everything in memory.
+        limit: The limit that was given, else what the machine has left.
+        device: What is free on the device that computes, where that is not the machine's memory.
     """
 
     stages: dict[str, int]
@@ -59,9 +63,11 @@ class MemoryPlan:
 
     @property
     def peak(self) -> int:
+        """The peak of the run, whichever way it goes."""
         return max(self.stages.values()) if self.on_disk else self.in_memory
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the estimate as documents have it."""
         return {
             "limit_bytes": self.limit,
             "peak_bytes": self.peak,
@@ -73,10 +79,10 @@ class MemoryPlan:
 
 
 def memory_plan(options: Options, source: Checkpoint) -> MemoryPlan:
-    """The peaks of a run, and which way it will go.
+    """Estimates the peaks of a run, and decides which way it will go.
 
     Raises:
-        UserError: a limit was given that cannot be kept.
+        UserError: It needs more than the given limit, or than the device or the machine has.
     """
     limit = options.memory_limit or psutil.virtual_memory().available
     needs = _Needs(options, source)
@@ -108,7 +114,7 @@ _MEASURE = "measure and verify in ONNX Runtime"
 
 
 def _check_device(plan: MemoryPlan, where: torch.device, free: int) -> None:
-    """What a stage needs beyond the process itself is on the device, but for ONNX Runtime's."""
+    """Refuses a device with too little memory: every stage but ONNX Runtime's works there."""
     needs = {stage: size - BASE for stage, size in plan.stages.items() if stage != _MEASURE}
     stage = max(needs, key=needs.__getitem__)
     if needs[stage] > free:
@@ -119,7 +125,7 @@ def _check_device(plan: MemoryPlan, where: torch.device, free: int) -> None:
 
 
 class _Needs:
-    """Bytes that the parts of a run take."""
+    """The bytes that the parts of a run take."""
 
     def __init__(self, options: Options, source: Checkpoint) -> None:
         shape = self.shape = source.shape
@@ -133,17 +139,18 @@ class _Needs:
         self.model = 4 * shape.parameters(shape.dense_plan)
 
     def stages(self) -> dict[str, int]:
+        """Returns the peak of every stage of a run on disk."""
         head = 3 * self.head // 2  # as it is stored, beside float32
         found = {
-            "calibrate and order": self._ordering(),
-            "search": head + 3 * self.layer + 2 * self.square + self._cross() + self._judging(),
-            "reform": self._reform(BATCH),
+            "calibrate and rank": self._ranking(),
+            "search": head + 3 * self.layer + 2 * self.square + self._cross() + self._evaluating(),
+            "reconstruct": self._reconstruction(BATCH),
             "verify": head + 2 * self.layer + 3 * self._logits(),
         }
         rounds = methods.get(self.options.method).whole_rounds
         if rounds:
-            judged = head + 2 * self.layer + self._logits() + self._judging()
-            found["reform of the whole"] = max(self._reform(ROWS), judged)
+            evaluating = head + 2 * self.layer + self._logits() + self._evaluating()
+            found["reconstruct the whole model"] = max(self._reconstruction(ROWS), evaluating)
         if self.options.calibration == SELF or rounds > 1:
             cached = cache_bytes(self.shape, self.window)
             found["text that the model writes"] = head + self.layer + cached
@@ -152,29 +159,32 @@ class _Needs:
         return {name: BASE + int(_MARGIN * size) for name, size in found.items()}
 
     def in_memory(self) -> int:
-        """Dense, subnet and a step's vectors and factors; hidden states at every layer; one batch."""
+        """Returns the peak of a run in memory.
+
+        It holds dense, subnet, a step's vectors and factors, hidden states at every layer, and one batch.
+        """
         states = 4 * self.windows * self.window * self.shape.hidden_size
         factors = self.layers * self.square * 2
         whole = 8 * self.model + factors + (self.layers + 4) * states + self._logits()
         measure = self.model * (1 + 2 * _ENGINE) if self.options.graph or self.options.timed else 0
         return BASE + max(whole, measure, max(self.stages().values()) + 2 * self.model)
 
-    def _ordering(self) -> int:
-        return _ORDERED * self.square + self._inputs() + self.layer + self._activations(BATCH)
+    def _ranking(self) -> int:
+        return _RANKING * self.square + self._inputs() + self.layer + self._activations(BATCH)
 
-    def _reform(self, rows: int) -> int:
-        """Solving for a projection; or the step's factors, whose Gram matrices come from activations."""
-        solving = _SOLVED * self.square
+    def _reconstruction(self, rows: int) -> int:
+        """Returns the bytes to solve for a projection, or those of a step's factors if they are more."""
+        solving = _SOLVING * self.square
         factors = _FACTORS * self.square + 2 * self._activations(rows)
         return self._inputs() + 3 * self.layer + max(solving, factors)
 
     def _inputs(self) -> int:
-        """Gram matrices of what a layer's first projections read, and what experts are ranked by."""
+        """Returns the bytes of the Gram matrices of a layer's inputs and of what experts are ranked by."""
         routes = 4 * ROUTED * self.shape.experts * (self.shape.experts + 1)
         return 2 * 8 * self.shape.hidden_size**2 + routes
 
     def _cross(self) -> int:
-        """Of a Gram matrix and the dense projection, [F, D] in float64."""
+        """Returns the bytes of the cross-Gram of dense outputs, [F, D] in float64."""
         shape = self.shape
         return 8 * shape.hidden_size * max(self.query, shape.ffn_channels(shape.layer))
 
@@ -185,8 +195,8 @@ class _Needs:
     def _logits(self) -> int:
         return 3 * 4 * self.window * self.shape.vocab_size
 
-    def _judging(self) -> int:
-        """A window's logits, and what the dense model gives for all that are held out."""
+    def _evaluating(self) -> int:
+        """Returns the bytes of a window's logits, and of the dense targets of all held-out windows."""
         _, heldout = heldout_windows(self.options.calibration_tokens, self.window)
         return self._logits() + 12 * TOP * heldout * self.window
 

@@ -1,4 +1,4 @@
-"""Profiles, made: every workload of a grid timed on this machine, or estimated for another one."""
+"""Makes profiles: every workload of a grid timed on this machine, or estimated for another one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from lathe.compressor.search.space import make_space
 
 @dataclass(frozen=True)
 class ProfileOptions:
-    """The grid of workloads, and where its tables go. hardware: estimate for it, measure nothing."""
+    """What `lathe profile` is asked for: the grid of workloads, and where its tables go.
+
+    With `hardware`, latencies are estimated for that device and nothing is measured.
+    """
 
     model: str
     out: Path
@@ -38,7 +41,7 @@ class ProfileOptions:
     overwrite: bool
 
     def asked(self) -> list[tuple[Workload, frozenset[str]]]:
-        """Every workload, and the fields of it that nobody asked for."""
+        """Returns every workload, each with its fields that nobody asked for."""
         contexts = [None] if self.contexts is None else self.contexts
         grid = itertools.product(self.metrics, self.batch_sizes, contexts)
         found = [asked_for(m, b, c, self.output_tokens) for m, b, c in grid]
@@ -48,10 +51,11 @@ class ProfileOptions:
 
 
 def make_profile(options: ProfileOptions, progress: Progress) -> Profile:
-    """Measure or estimate, and write.
+    """Measures or estimates the tables, and writes the profile.
 
     Raises:
-        UserError: bad input, found before anything is timed; the file exists or cannot be written.
+        UserError: The input is bad, which is found before anything is timed, or the file exists or cannot be
+            written.
     """
     _check_output(options)
     backend, asked = backends.get(options.backend), options.asked()
@@ -61,8 +65,8 @@ def make_profile(options: ProfileOptions, progress: Progress) -> Profile:
     def table(workload: Workload) -> LatencyTable:
         if options.hardware:
             return estimate(source.shape, workload, options.hardware, options.dtype)
-        meter = LatencyBenchmark(source, backend, workload, options.threads, progress)
-        return cached_table(meter, make_space(source.shape), refresh=False)
+        benchmark = LatencyBenchmark(source, backend, workload, options.threads, progress)
+        return cached_table(benchmark, make_space(source.shape), refresh=False)
 
     tables = []
     for number, workload in enumerate(workloads, 1):

@@ -1,4 +1,4 @@
-"""What all stages of one run work with."""
+"""The context of one run, which all its stages share."""
 
 from __future__ import annotations
 

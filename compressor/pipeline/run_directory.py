@@ -1,8 +1,8 @@
 """The run directory: results of stages under keys of their inputs, written so that a kill loses nothing.
 
-It stands beside the output, as `<out>.run`. A result is there under its final name only when it is whole;
-a stage that finds its result skips. When the artefact is complete it is renamed into place and the run
-directory goes.
+It lies next to the output, as `<out>.run`. A result has its final name only when it is complete; a stage that
+finds its result is skipped. When the artefact is complete it is renamed into place and the run
+directory is removed.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Tensors = dict[str, torch.Tensor]
 
 
 def key(*facts: Any) -> str:
-    """A content hash of JSON-able facts."""
+    """Returns a hash of facts that JSON can hold."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class Saved:
-    """Tensors of a stage, on disk."""
+    """Tensors of a stage, on disk; each is read when asked for."""
 
     path: Path
 
@@ -44,7 +44,7 @@ class Saved:
         return read_header(self.path)[name].read()
 
     def all(self) -> Tensors:
-        """Every one, read now."""
+        """Reads all of them."""
         return {name: entry.read() for name, entry in read_header(self.path).items()}
 
 
@@ -52,10 +52,10 @@ class RunDirectory:
     """Results of one run's stages on disk."""
 
     def __init__(self, out: Path) -> None:
-        """Create or reopen `<out>.run`.
+        """Creates or reopens `<out>.run`.
 
         Raises:
-            UserError: it cannot be written, or another process is using it.
+            UserError: It cannot be written, or another process is using it.
         """
         self.path = out.with_name(out.name + ".run")
         self.resumed = self.path.is_dir() and any(self.path.iterdir())
@@ -79,22 +79,22 @@ class RunDirectory:
             ) from None
 
     def json(self, name: str, make: Callable[[], Any]) -> Any:
-        """The JSON document called `name`, made now if it is not there."""
+        """Returns the JSON document called `name`; makes it now if it is not there."""
         path = self.path / f"{name}.json"
         if not path.exists():
             write_bytes(path, json.dumps(make()).encode())
         return json.loads(path.read_text())
 
     def has(self, name: str) -> bool:
-        """Whether the tensors called `name` are there."""
+        """Returns whether the tensors called `name` are there."""
         return self._file(name).exists()
 
     def tensors(self, name: str, make: Callable[[], Tensors]) -> Tensors:
-        """The tensors called `name`, made now if they are not there."""
+        """Returns the tensors called `name`; makes them now if they are not there."""
         return self.saved(name, make).all()
 
     def saved(self, name: str, make: Callable[[], Tensors]) -> Saved:
-        """As `tensors`; each is read when asked for."""
+        """Returns the tensors called `name` on disk; makes them now if they are not there."""
         path = self._file(name)
         if not path.exists():
             temporary = path.with_suffix(".tmp")
@@ -108,7 +108,7 @@ class RunDirectory:
         return Saved(path.absolute())
 
     def forget(self, beginning: str) -> None:
-        """Tensors whose names begin so."""
+        """Removes the tensors whose names begin so."""
         for file in self.path.glob(f"{beginning}-*.safetensors"):
             file.unlink()
 
@@ -116,18 +116,18 @@ class RunDirectory:
         return self.path / f"{name}.safetensors"
 
     def fresh(self, name: str) -> Path:
-        """An empty directory inside the run directory."""
+        """Returns an empty directory inside the run directory."""
         path = self.path / name
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
         return path
 
     def close(self) -> None:
-        """Let another process work here."""
+        """Lets another process use the run directory."""
         self._lock.close()
 
     def remove(self) -> None:
-        """Under another name: what a kill leaves of it is no run directory."""
-        gone = self.path.with_name(f".{self.path.name}.{os.getpid()}.gone")
-        self.path.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        """Removes the run directory, renamed before so that a kill leaves no half of it to resume."""
+        removed = self.path.with_name(f".{self.path.name}.{os.getpid()}.gone")
+        self.path.rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The closing table: the shape of the subnet layer by layer, then dense against subnet."""
+"""Tables for the terminal: of a report, a preflight, a forecast, a front and an advice."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lathe.compressor.report.rounding import rounding
-from lathe.compressor.report.widths import channel_count, channels
+from lathe.compressor.report.wording import channel_count, channels, quantized_weights
 
 _BAR = 10
-_CARD = ("target_ms", "dense_ms", "floor_ms")
+_LATENCIES = ("target_ms", "dense_ms", "floor_ms")
 
 
 def print_report(report: Mapping[str, Any], console: Console) -> None:
+    """Prints the subnet's shape layer by layer, then dense against subnet."""
     console.print(_layers(report))
     console.print(_summary(report))
     console.print(_calibrated(report["calibration"]), highlight=False)
-    if stored := rounding(report):
+    if stored := quantized_weights(report):
         console.print(stored)
 
 
@@ -28,32 +28,35 @@ def _calibrated(used: Mapping[str, Any]) -> str:
     return f"calibrated on {used['tokens']:,} tokens of {used['text']}{asked}"
 
 
-def print_preflight(card: Mapping[str, Any], console: Console) -> None:
-    """What a dry run found out."""
-    table = Table(title=f"{card['model']}: {card['status']}", title_justify="left")
+def print_preflight(preflight: Mapping[str, Any], console: Console) -> None:
+    """Prints what a dry run found: the targets, and the memory and disk that the run needs."""
+    table = Table(title=f"{preflight['model']}: {preflight['status']}", title_justify="left")
     for name in ("", "target", "dense", "floor"):
         table.add_column(name, justify="right" if name else "left")
-    latency = card["latency"]
+    latency = preflight["latency"]
     if latency["dense_ms"] is not None:
-        values = ("any" if latency[n] is None else f"{latency[n]:.4g}" for n in _CARD)
+        values = ("any" if latency[n] is None else f"{latency[n]:.4g}" for n in _LATENCIES)
         name = f"{latency['metric']} (ms{', estimate' if latency['estimate'] else ''})"
         table.add_row(name, *values)
-    for target in card["targets"]:
+    for target in preflight["targets"]:
         values = (f"{target[name]:,.0f}" for name in ("limit", "dense", "floor"))
         table.add_row(f"{target['name']} ({target['unit']})", *values)
     console.print(table)
-    memory = card["memory"]
-    kept = "kept on disk, layer by layer" if memory["on_disk"] else "all of it in memory"
+    console.print(_memory(preflight["memory"]))
+    console.print(f"disk needed: {preflight['disk_bytes'] / 2**20:,.0f} MiB")
+    console.print(_calibrated(preflight["calibration"]), highlight=False)
+
+
+def _memory(memory: Mapping[str, Any]) -> str:
+    place = "kept on disk, layer by layer" if memory["on_disk"] else "all of it in memory"
     peak, limit = (f"{memory[f'{name}_bytes'] / 2**20:,.0f}" for name in ("peak", "limit"))
     free = memory["device_free_bytes"]
-    there = "" if free is None else f" ({free / 2**20:,.0f} MiB are free on the device)"
-    console.print(f"memory needed: {peak} of {limit} MiB{there}, {kept}")
-    console.print(f"disk needed: {card['disk_bytes'] / 2**20:,.0f} MiB")
-    console.print(_calibrated(card["calibration"]), highlight=False)
+    device = "" if free is None else f" ({free / 2**20:,.0f} MiB are free on the device)"
+    return f"memory needed: {peak} of {limit} MiB{device}, {place}"
 
 
 def print_forecast(forecast: Mapping[str, Any], console: Console) -> None:
-    """What a run would give and need."""
+    """Prints what a run would give and need."""
     needs, plan = forecast["needs"], forecast["plan"]
     if plan is not None:
         factor, kept = forecast["perplexity_factor"], forecast["decoder_parameters_kept"]
@@ -71,12 +74,12 @@ def _band(values: Mapping[str, float], unit: float) -> str:
 
 
 def print_front(front: Mapping[str, Any], console: Console) -> None:
-    """Plans from the fastest to dense."""
+    """Prints the plans of a front, from the fastest to dense."""
     workload = front["workload"]
-    title = f"{front['model']}: {workload['metric']} and damage, dense {front['dense_ms']:.4g} ms"
+    title = f"{front['model']}: {workload['metric']} and sensitivity, dense {front['dense_ms']:.4g} ms"
     title += f" ({front['estimate']})" if front["estimate"] else ""
     table = Table(title=title, title_justify="left")
-    for name in ("plan", "ms", "speed-up", "parameters kept", "KL before the last reform"):
+    for name in ("plan", "ms", "speed-up", "parameters kept", "KL before the final reconstruction"):
         table.add_column(name, justify="right" if name != "plan" else "left")
     for row in front["points"]:
         speedup = front["dense_ms"] / row["predicted_ms"]
@@ -91,15 +94,15 @@ def print_front(front: Mapping[str, Any], console: Console) -> None:
 
 
 def print_advice(advice: Mapping[str, Any], console: Console) -> None:
-    """What to do for a size of weights: every choice with its quality, the best first."""
-    table = Table(title=f"{advice['model']}: cut, quantize, or both", title_justify="left")
+    """Prints what to do for each size of weights: every choice with its quality, the best first."""
+    table = Table(title=f"{advice['model']}: prune, quantize, or both", title_justify="left")
     for name in ("decoder weights", "MiB", "what to do", "KL to dense (nats/token)"):
         table.add_column(name, justify="right" if name[:2] in ("Mi", "KL") else "left")
     for row in advice["budgets"]:
-        for place, choice in enumerate(row["choices"]):
-            budget = row["budget"] if place == 0 else ""
+        for rank, choice in enumerate(row["choices"]):
+            budget = row["budget"] if rank == 0 else ""
             size = f"{choice['decoder_bytes'] / 2**20:.2f}"
-            name = f"[bold]{choice['name']}[/bold]" if place == 0 else choice["name"]
+            name = f"[bold]{choice['name']}[/bold]" if rank == 0 else choice["name"]
             table.add_row(budget, size, name, f"{choice['kl']:.4f}")
         table.add_section()
     console.print(table)

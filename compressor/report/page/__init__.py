@@ -10,20 +10,32 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lathe.artefact.atomic_files import write_bytes
 from lathe.artefact.errors import UserError
-from lathe.compressor.report.page import front, latency, parts, search, shape, stored
+from lathe.compressor.report.page import front, latency, parts, quantization, search, shape
 from lathe.compressor.report.page.result import result
 from lathe.compressor.report.page.section import Facts
 
 PAGE = "report.html"
-_SECTIONS = (shape.section, front.section, latency.section, parts.section, search.section, stored.section)
-"""In the order of the page; each gives None where a report has nothing for it."""
+_SECTIONS = (
+    shape.section,
+    front.section,
+    latency.section,
+    parts.section,
+    search.section,
+    quantization.section,
+)
+"""The sections in the order of the page; each returns None where a report has nothing for it."""
 
 
 def write_page(artefact: Path, page: Path, out: str | None = None) -> None:
-    """Make the page of an artefact. out: the artefact's place as commands on the page name it.
+    """Writes the page of an artefact.
+
+    Args:
+        artefact: The artefact's directory.
+        page: The file to write.
+        out: The artefact's directory as commands on the page name it.
 
     Raises:
-        UserError: there is no report, it is none of ours, or the page cannot be written.
+        UserError: There is no report, it is none of ours, or the page cannot be written.
     """
     facts = Facts(read_report(artefact), _trace(artefact / "trace.jsonl"), out or str(artefact))
     try:
@@ -36,7 +48,7 @@ def write_page(artefact: Path, page: Path, out: str | None = None) -> None:
 
 
 def render(facts: Facts) -> str:
-    """The page. Whatever a report holds is escaped: names of models and texts are not ours."""
+    """Returns the page; whatever a report holds is escaped."""
     environment = Environment(
         loader=PackageLoader("lathe.compressor.report.page"),
         autoescape=True,
@@ -51,13 +63,17 @@ def render(facts: Facts) -> str:
 
 
 def _samples(facts: Facts) -> dict[str, Any] | None:
-    """What both models wrote; None in reports without."""
+    """Returns what both models wrote; None in reports without it."""
     samples: dict[str, Any] | None = facts.report.get("samples")
     return samples if samples and samples["rows"] else None
 
 
 def read_report(artefact: Path) -> dict[str, Any]:
-    """report.json of an artefact. Raises UserError."""
+    """Reads report.json of an artefact.
+
+    Raises:
+        UserError: It cannot be read, or is not a report.
+    """
     try:
         report = json.loads((artefact / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -68,7 +84,11 @@ def read_report(artefact: Path) -> dict[str, Any]:
 
 
 def _trace(path: Path) -> list[dict[str, Any]]:
-    """The judgements; none where the trace was not kept. Raises UserError."""
+    """Reads the evaluations of the search; none where there is no trace.
+
+    Raises:
+        UserError: It cannot be read.
+    """
     if not path.exists():
         return []
     try:

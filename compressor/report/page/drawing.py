@@ -16,7 +16,7 @@ from markupsafe import Markup
 WIDTH = 380.0
 LAYERS_TOP = 24.0
 COLUMNS = {"attention": (34.0, 136.0), "ffn": (182.0, 194.0)}
-"""Of drawings with a row for each layer: where the rows begin; where a block's column begins, its width."""
+"""Drawings with a row for each layer: where the rows begin; where a block's column begins, its width."""
 _STYLES = Path(__file__).with_name("templates")
 Range = tuple[float, float]
 
@@ -33,7 +33,7 @@ class Drawing:
         ElementTree.SubElement(self.root, "desc").text = description
 
     def add(self, tag: str, css: str, tip: str = "", **attributes: float | str) -> ElementTree.Element:
-        """An element of CSS class `css`; `tip` is shown when it is pointed at."""
+        """Adds an element of CSS class `css`; `tip` is its tooltip."""
         values = {name.replace("_", "-"): _number(value) for name, value in attributes.items()}
         element = ElementTree.SubElement(self.root, tag, {"class": css, **values})
         if tip:
@@ -57,7 +57,7 @@ class Drawing:
         self.add("text", css, x=x, y=y, text_anchor=anchor).text = text
 
     def file(self) -> str:
-        """An SVG file by itself, with the page's colours."""
+        """Returns the drawing as an SVG file, with the page's colours."""
         self.root.set("xmlns", "http://www.w3.org/2000/svg")
         style = ElementTree.Element("style")
         style.text = "\n".join((_STYLES / name).read_text() for name in ("palette.css", "drawing.css"))
@@ -67,7 +67,7 @@ class Drawing:
 
     @property
     def markup(self) -> Markup:
-        """To be put into an HTML page."""
+        """The drawing as part of an HTML page."""
         return Markup(ElementTree.tostring(self.root, encoding="unicode"))  # noqa: S704  escaped by ElementTree
 
 
@@ -98,7 +98,7 @@ class Plot:
         self.drawing.text(4, 13, self.y_name)
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Where a point lies."""
+        """Returns where a point lies in the drawing."""
         across = self.drawing.width - self.left - self.right
         up = self.drawing.height - self.top - self.bottom
         return (
@@ -107,19 +107,19 @@ class Plot:
         )
 
     def upright(self, css: str, x: float) -> None:
-        """A line over the whole height."""
+        """Draws a line over the whole height."""
         place = self.at(x, 0)[0]
         self.drawing.line(css, [(place, self.top), (place, self.drawing.height - self.bottom)])
 
 
 def share(value: float, within: Range) -> float:
-    """How far `value` is along a range; beyond its ends, the ends."""
+    """Returns how far `value` is along a range, from 0 to 1; beyond its ends, the ends."""
     low, high = within
     return min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.0
 
 
 def ticks(within: Range, about: int = 5) -> list[float]:
-    """Round numbers inside a range, about so many."""
+    """Returns about so many round numbers inside a range."""
     low, high = within
     if not high > low:
         return [low]

@@ -1,4 +1,4 @@
-"""Quality against cost: every budget's best plan as the search saw it, and the one that was made."""
+"""The section on quality against cost: every budget's best plan, and the plan that was made."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ Point = tuple[float, float]
 
 
 def section(facts: Facts) -> Section | None:
+    """Returns the section; None in a report without a front."""
     front = facts.report.get("front")
     if not front or not front["points"]:
         return None
@@ -22,8 +23,8 @@ def section(facts: Facts) -> Section | None:
         "front",
         "Quality against " + ("latency" if timed else "size"),
         "Each dot is the best plan found for one budget. Lower is closer to the dense model, further left "
-        f"{'faster' if timed else 'smaller'}. The damage is what the search steers by, before the last "
-        "correction of the weights, which removes much of it.",
+        f"{'faster' if timed else 'smaller'}. The search minimises the sum of sensitivities: the KL to dense "
+        "of each block pruned alone, before the final reconstruction, which removes much of it.",
         _command(facts, timed),
         figures=[_figure(front, facts.latency.get("target_ms") if timed else None, timed)],
         keys=[
@@ -33,7 +34,7 @@ def section(facts: Facts) -> Section | None:
         ],
         table=Table(
             "The front",
-            ("plan", _unit(timed), "damage, nats per token", "layers' parameters kept"),
+            ("plan", _unit(timed), "sensitivity, nats per token", "layers' parameters kept"),
             [
                 (name, _cost(row["cost"], timed), f"{row['damage']:.4f}", percent(row["kept"]))
                 for name, row in [
@@ -64,7 +65,7 @@ def _figure(front: Mapping[str, Any], target: float | None, timed: bool) -> Mark
     points, chosen = [(p["cost"], p["damage"]) for p in front["points"]], front["chosen"]
     place = f"{_cost(chosen['cost'], timed)}{' ms' if timed else ''}, {chosen['damage']:.3g} nats per token"
     drawing = Drawing(
-        "Damage against " + ("latency" if timed else "size"),
+        "Sensitivity against " + ("latency" if timed else "size"),
         f"A falling curve of {len(points)} plans; the plan made lies at {place}.",
         270,
     )
@@ -73,7 +74,7 @@ def _figure(front: Mapping[str, Any], target: float | None, timed: bool) -> Mark
         (0.0, max(x for x, _ in points) * 1.03),
         (0.0, max(*(y for _, y in points), chosen["damage"]) * 1.03 or 1.0),
         "milliseconds, predicted" if timed else "share of the layers' parameters",
-        "damage, nats per token",
+        "sensitivity, nats per token",
     )
     if target is not None:
         plot.upright("target", target)
@@ -85,9 +86,11 @@ def _figure(front: Mapping[str, Any], target: float | None, timed: bool) -> Mark
 
 
 def standalone(title: str, points: Sequence[Point]) -> str:
-    """The front by itself as an SVG file, for a viewer that has no style sheet of ours.
+    """Returns the front as an SVG file with its own style sheet.
 
-    points: (milliseconds, KL in nats per token), fastest first; both axes start at zero.
+    Args:
+        title: The title.
+        points: (milliseconds, KL in nats per token), fastest first; both axes start at zero.
     """
     drawing = Drawing(title, f"A falling curve of {len(points)} plans.", 270)
     plot = Plot(
@@ -95,14 +98,14 @@ def standalone(title: str, points: Sequence[Point]) -> str:
         (0.0, max((x for x, _ in points), default=1.0) * 1.03),
         (0.0, max((y for _, y in points), default=1.0) * 1.03 or 1.0),
         "milliseconds",
-        "KL to dense, nats per token, before the last reform",
+        "KL to dense, nats per token, before the final reconstruction",
     )
     _curve(plot, points, lambda number, x, y: f"plan {number:02d}: {x:.4g} ms, {y:.4g} nats per token")
     return drawing.file()
 
 
 def _curve(plot: Plot, points: Sequence[Point], tip: Callable[[int, float, float], str]) -> None:
-    """The plans, joined by a line; `tip` is told the number and the place of each."""
+    """Draws the plans, joined by a line; `tip` makes each plan's tooltip from its number and point."""
     plot.drawing.line("front", [plot.at(*point) for point in points])
     for number, point in enumerate(points, 1):
         plot.drawing.dot("front", *plot.at(*point), tip=tip(number, *point))

@@ -1,4 +1,4 @@
-"""Predicted against measured: the artefact's own timings, and the rounds that led to it."""
+"""The section on predicted and measured latency, and on the iterations that led to the plan."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ _LEFT, _RIGHT, _ROW = 74.0, 14.0, 44.0
 
 
 def section(facts: Facts) -> Section | None:
+    """Returns the section; None in a report of an artefact that was not timed."""
     latency = facts.latency
     if latency.get("measured_ms") is None:
         return None
     where = f"batch {latency['batch_size']}, context {latency['context']}"
     lead = (
-        f"The finished artefact beside dense, timed in turns: {latency['definition']} ({where}). A dot is "
-        "one turn, the bar the median."
+        f"The finished artefact and dense, timed interleaved: {latency['definition']} ({where}). A dot is "
+        "one repeat, the bar the median."
     )
     if latency.get("predicted_ms"):
         off = latency["measured_ms"] / latency["predicted_ms"] - 1
@@ -47,7 +48,7 @@ def section(facts: Facts) -> Section | None:
 
 
 def _keys(latency: Mapping[str, Any]) -> list[Key]:
-    keys = [Key("dense", "a turn, dense"), Key("subnet", "a turn, subnet")]
+    keys = [Key("dense", "a repeat, dense"), Key("subnet", "a repeat, subnet")]
     if latency.get("predicted_ms"):
         keys.append(Key("predicted", "predicted"))
     return [*keys, Key("target", "target")] if latency.get("target_ms") else keys
@@ -60,7 +61,7 @@ def _figure(latency: Mapping[str, Any]) -> Markup:
     pad = 0.06 * (max(values) - min(values) or max(values))
     span = (max(0.0, min(values) - pad), max(values) + pad)
     drawing = Drawing(
-        "Measured turns, prediction and target",
+        "Measured repeats, prediction and target",
         f"dense median {ms(latency['dense_ms'])}, subnet median {ms(latency['measured_ms'])}, "
         f"predicted {ms(marks[0])}, target {ms(marks[1])}",
         2 * _ROW + 46,
@@ -77,11 +78,11 @@ def _figure(latency: Mapping[str, Any]) -> Markup:
     if marks[1]:
         drawing.line("target", [(at(marks[1]), 6), (at(marks[1]), floor)])
     rows = (("dense", dense, latency["dense_ms"]), ("subnet", subnet, latency["measured_ms"]))
-    for number, (name, turns, median) in enumerate(rows):
+    for number, (name, repeats, median) in enumerate(rows):
         middle = 8 + _ROW * (number + 0.5)
         drawing.text(_LEFT - 10, middle + 4, name, "label", "end")
-        for turn in turns:
-            drawing.dot(f"{name} turn", at(turn), middle, 4, f"{turn:.4g} ms")
+        for repeat in repeats:
+            drawing.dot(f"{name} repeat", at(repeat), middle, 4, f"{repeat:.4g} ms")
         drawing.box(name, at(median) - 1.5, middle - 14, 3, 28, f"median {median:.4g} ms")
     if marks[0]:
         drawing.diamond("predicted", at(marks[0]), 8 + _ROW * 1.5, 6, f"predicted {marks[0]:.4g} ms")
@@ -112,10 +113,10 @@ def _notes(latency: Mapping[str, Any], facts: Facts) -> list[str]:
     if spread:
         worst = max(spread.values())
         quiet = "the machine was quiet" if worst <= 0.05 else "the machine was not quiet"
-        notes.append(f"Quartiles of the turns lie up to {percent(worst)} of the median apart: {quiet}.")
+        notes.append(f"Quartiles of the repeats lie up to {percent(worst)} of the median apart: {quiet}.")
     if latency.get("target_speedup"):
         notes.append(
             "The target is a speed-up, so it is given in milliseconds at the dense model's speed in the last "
-            "measurement; those of the rounds are of their time."
+            "measurement; the rounds show the milliseconds of their own time."
         )
     return notes

@@ -1,4 +1,4 @@
-"""Where the milliseconds go: by kind of work, and layer by layer."""
+"""The section on where the milliseconds go: by kind of work, and layer by layer."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ _LEFT, _WIDTH = 62.0, 266.0
 
 
 def section(facts: Facts) -> Section | None:
+    """Returns the section; None in a report without a latency table."""
     parts = facts.latency.get("parts_ms")
     if not parts:
         return None

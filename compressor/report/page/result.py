@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lathe.compressor.report.page.section import Facts, ms, percent
-from lathe.compressor.report.rounding import rounding
+from lathe.compressor.report.wording import quantized_weights
 
 
 @dataclass(frozen=True)
 class Tile:
-    """share: subnet over dense, for a bar; None where dense has nothing."""
+    """One number of the subnet beside dense's; `share` is their ratio, None where dense has nothing."""
 
     name: str
     dense: str
@@ -23,7 +23,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Result:
-    """css: good, bad or open, of the verdict."""
+    """The result at a glance; `css` is the class of the verdict: good, bad or open."""
 
     css: str
     verdict: str
@@ -33,6 +33,7 @@ class Result:
 
 
 def result(facts: Facts) -> Result:
+    """Returns the result of a report."""
     css, verdict = _verdict(facts)
     return Result(css, verdict, _headline(facts), _sentence(facts), _tiles(facts))
 
@@ -65,7 +66,7 @@ def _sentence(facts: Facts) -> str:
         got = latency.get("measured_ms")
         found = f"{ms(got)} measured" if got else f"{ms(latency['predicted_ms'])} predicted"
         parts.insert(0, f"{asked}{allowed}; {found}.")
-    if stored := rounding(report):
+    if stored := quantized_weights(report):
         parts.append(stored)
     return " ".join(parts)
 

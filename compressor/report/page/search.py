@@ -1,4 +1,4 @@
-"""How the plan was found: what cutting each block costs, and how the best judged plan improved."""
+"""The section on the search: the sensitivity of each block, and how the best evaluated plan improved."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ from lathe.compressor.report.page.drawing import COLUMNS, LAYERS_TOP, Drawing, P
 from lathe.compressor.report.page.section import Facts, Key, Section, Table
 
 Width = tuple[int, ...]
-Damages = dict[tuple[int, str], dict[Width, float]]
+Sensitivities = dict[tuple[int, str], dict[Width, float]]
 _ROW = 16.0
 _SHADES = 5
 
 
 def section(facts: Facts) -> Section | None:
+    """Returns the section; None for an artefact without a trace."""
     if not facts.trace:
         return None
-    damages, plans = _damages(facts.trace), _plans(facts.trace)
+    sensitivities, plans = _sensitivities(facts.trace), _plans(facts.trace)
     seconds = float(facts.trace[-1].get("seconds", 0.0))
-    figures, keys, lead = [], [], f"{len(facts.trace)} judgements in {seconds:.0f} s."
-    if damages:
-        figures.append(_heat(damages, facts.report["layers"]))
-        keys = [Key("heat-1", "little damage"), Key(f"heat-{_SHADES}", "much damage"), Key("kept", "kept")]
-        keys.insert(0, Key("whole", "not cut"))
+    figures, keys, lead = [], [], f"{len(facts.trace)} evaluations in {seconds:.0f} s."
+    if sensitivities:
+        figures.append(_heat(sensitivities, facts.report["layers"]))
+        keys = [
+            Key("heat-1", "low sensitivity"),
+            Key(f"heat-{_SHADES}", "high sensitivity"),
+            Key("kept", "kept"),
+        ]
+        keys.insert(0, Key("whole", "not pruned"))
         lead += (
-            " Each cell is one block cut alone, narrower to the right: the darker, the further the model's "
-            "predictions move from dense. The search spends its budget where that is least."
+            " Each cell is one block pruned alone, narrower to the right: the darker, the further the "
+            "model's predictions move from dense. The search prunes where that is least."
         )
     if len(plans) > 2:
         figures.append(_progress(plans))
@@ -41,14 +46,14 @@ def section(facts: Facts) -> Section | None:
         str(facts.report["command"]),
         figures=figures,
         keys=keys,
-        table=_table(damages, facts.report["layers"]) if damages else None,
-        notes=["Every judgement is in trace.jsonl, beside report.json."],
+        table=_table(sensitivities, facts.report["layers"]) if sensitivities else None,
+        notes=["Every evaluation is in trace.jsonl, next to report.json."],
     )
 
 
-def _damages(trace: Sequence[Mapping[str, Any]]) -> Damages:
-    """KL in nats per token of each (layer, block) at each width judged."""
-    found: Damages = {}
+def _sensitivities(trace: Sequence[Mapping[str, Any]]) -> Sensitivities:
+    """Returns KL in nats per token of each (layer, block) at each width evaluated."""
+    found: Sensitivities = {}
     for row in trace:
         if "layer" in row:
             kept = row["kept"]
@@ -58,7 +63,7 @@ def _damages(trace: Sequence[Mapping[str, Any]]) -> Damages:
 
 
 def _plans(trace: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
-    """(seconds, value) of the judgements of whole plans."""
+    """Returns (seconds, value) of the evaluations of whole plans."""
     return [
         (float(row.get("seconds", i)), float(row["value"]))
         for i, row in enumerate(trace)
@@ -72,13 +77,13 @@ def _kept(layer: Mapping[str, int], block: str) -> Width:
     return (layer["experts"], layer["ffn"]) if "experts" in layer else (layer["ffn"],)
 
 
-def _heat(damages: Damages, layers: Sequence[Mapping[str, int]]) -> Markup:
+def _heat(sensitivities: Sensitivities, layers: Sequence[Mapping[str, int]]) -> Markup:
     drawing = Drawing(
-        "Damage of each block at each width, cut alone",
-        f"{len(layers)} layers; the table below has the damage of dropping each block.",
+        "Sensitivity of each block at each width, pruned alone",
+        f"{len(layers)} layers; the table below has the sensitivity of dropping each block.",
         LAYERS_TOP + _ROW * len(layers) + 8,
     )
-    positive = [value for row in damages.values() for value in row.values() if value > 0]
+    positive = [value for row in sensitivities.values() for value in row.values() if value > 0]
     low, high = (math.log(bound) for bound in (min(positive, default=1.0), max(positive, default=1.0)))
     for block, (left, _) in COLUMNS.items():
         drawing.text(left, 14, "attention narrower →" if block == "attention" else "FFN narrower →")
@@ -86,9 +91,9 @@ def _heat(damages: Damages, layers: Sequence[Mapping[str, int]]) -> Markup:
         top = LAYERS_TOP + _ROW * index
         drawing.text(28, top + 12, str(index), "tick", "end")
         for block, (left, width) in COLUMNS.items():
-            row = damages.get((index, block), {})
+            row = sensitivities.get((index, block), {})
             step = width / (1 + len(row))
-            drawing.box("whole", left, top, step - 0.8, _ROW - 2, f"layer {index}, {block} not cut")
+            drawing.box("whole", left, top, step - 0.8, _ROW - 2, f"layer {index}, {block} not pruned")
             for number, (kept, value) in enumerate(row.items(), 1):
                 depth = (math.log(value) - low) / (high - low or 1.0) if value > 0 else 0.0
                 css = f"heat-{1 + min(_SHADES - 1, max(0, int(_SHADES * depth)))}"
@@ -100,11 +105,11 @@ def _heat(damages: Damages, layers: Sequence[Mapping[str, int]]) -> Markup:
     return drawing.markup
 
 
-def _column(judged: list[Width], kept: Width) -> float:
-    """Where a width lies: 0 is not cut, then those judged; between two of them what was interpolated."""
-    if kept in judged:
-        return judged.index(kept) + 1.0
-    wider = sum(width > kept for width in judged)
+def _column(evaluated: list[Width], kept: Width) -> float:
+    """Returns the column of a width: 0 is dense, then those evaluated; others lie between two of them."""
+    if kept in evaluated:
+        return evaluated.index(kept) + 1.0
+    wider = sum(width > kept for width in evaluated)
     return wider + 0.5 if wider else 0.0
 
 
@@ -131,15 +136,15 @@ def _progress(plans: Sequence[tuple[float, float]]) -> Markup:
     return drawing.markup
 
 
-def _table(damages: Damages, layers: Sequence[Mapping[str, int]]) -> Table:
+def _table(sensitivities: Sensitivities, layers: Sequence[Mapping[str, int]]) -> Table:
     return Table(
-        "Damage in nats per token: of what was chosen where it was judged, and of dropping the block",
+        "Sensitivity in nats per token, of the chosen width where it was evaluated and of dropping the block",
         ("layer", "attention chosen", "attention dropped", "FFN chosen", "FFN dropped"),
         [
             (
                 str(index),
                 *(
-                    _value(damages.get((index, block), {}), width)
+                    _value(sensitivities.get((index, block), {}), width)
                     for block, dropped in (("attention", (0, 0)), ("ffn", (0,)))
                     for width in (_kept(layer, block), dropped)
                 ),

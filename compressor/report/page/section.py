@@ -1,4 +1,4 @@
-"""What a page is made of: a question, the figure that answers it, the same as a table, and its command."""
+"""A section of the page: a question, the figure that answers it, the same as a table, and its command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _METRICS = {"tpot": "time per output token", "ttft": "time to first token", "e2e
 
 @dataclass(frozen=True)
 class Table:
-    """Text only. The first column names the row."""
+    """A table of text; the first column names the row."""
 
     caption: str
     head: Row
@@ -25,7 +25,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Key:
-    """A mark of the figures and what it stands for; `css` is that of its swatch."""
+    """A mark of the figures and what it stands for; `css` is the class of its swatch."""
 
     css: str
     meaning: str
@@ -33,7 +33,18 @@ class Key:
 
 @dataclass(frozen=True)
 class Section:
-    """lead: how to read the figure, in a sentence or two. command: what makes the figures again."""
+    """One section.
+
+    Attributes:
+        id: Its anchor.
+        title: Its title.
+        lead: How to read the figures, in a sentence or two.
+        command: The command that makes the figures again.
+        figures: Drawings.
+        keys: The marks of the figures.
+        table: The figures as a table.
+        notes: Remarks below the figures.
+    """
 
     id: str
     title: str
@@ -47,8 +58,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Facts:
-    """What sections read. report: report.json. trace: the search's judgements, oldest first. out: the
-    artefact's place, as commands name it.
+    """What sections read.
+
+    Attributes:
+        report: The report.
+        trace: The evaluations of the search, oldest first.
+        out: The artefact's directory, as commands name it.
     """
 
     report: Mapping[str, Any]
@@ -57,6 +72,7 @@ class Facts:
 
     @property
     def latency(self) -> Mapping[str, Any]:
+        """The report's latency."""
         found: Mapping[str, Any] = self.report["latency"]
         return found
 
@@ -72,7 +88,7 @@ class Facts:
 
     @property
     def workload(self) -> list[str]:
-        """The options that say what is timed, and on what."""
+        """The options for what is timed, and on which backend."""
         asked = self.latency
         words = [
             "--latency-metric",
@@ -90,26 +106,28 @@ class Facts:
 
     @property
     def exports(self) -> list[str]:
-        """The option that says what is written, where it is not the usual."""
+        """The option for what is written, where it is not the default."""
         asked = self.report.get("served", {}).get("exports", _USUAL)
         return [] if asked == _USUAL else ["--export", ",".join(asked)]
 
     @property
     def text(self) -> list[str]:
-        """The options that say which text was calibrated on."""
+        """The options for the calibration text."""
         asked = self.report["calibration"]
         tokens = asked.get("asked_tokens", asked["tokens"])
         return ["--calibration", asked["text"], "--calibration-tokens", str(tokens)]
 
 
 def command(*words: object) -> str:
-    """A line for a shell."""
+    """Returns a line for a shell."""
     return shlex.join(map(str, words))
 
 
 def ms(value: float | None) -> str:
+    """Returns milliseconds in words."""
     return "–" if value is None else f"{value:.3g} ms"
 
 
 def percent(value: float) -> str:
+    """Returns a share as a percentage."""
     return f"{100 * value:.1f} %"

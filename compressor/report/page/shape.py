@@ -1,4 +1,4 @@
-"""The uneven shape: what is left of every layer, against dense."""
+"""The section on the uneven shape: the widths of every layer, against dense."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from markupsafe import Markup
 
 from lathe.compressor.report.page.drawing import COLUMNS, LAYERS_TOP, Drawing
 from lathe.compressor.report.page.section import Facts, Key, Section, Table, command, percent
-from lathe.compressor.report.widths import channel_count, channels
+from lathe.compressor.report.wording import channel_count, channels
 
 _MANY = 40
 
 
 def section(facts: Facts) -> Section:
+    """Returns the section."""
     report = facts.report
     layers, dense = report["layers"], report["dense_layer"]
     return Section(

@@ -59,7 +59,7 @@ def test_people_read_a_table(tiny: Tiny) -> None:
     arguments = ("--calibration", str(tiny.text), "--calibration-tokens", "2048", "--keep", "60%")
     shown = lathe("plan", str(tiny.model), *arguments)
     assert shown.exit_code == 0, shown.output
-    for expected in ("tpot (ms)", "parameters", "forecast: ", "the run: about", "cut, quantize, or both"):
+    for expected in ("tpot (ms)", "parameters", "forecast: ", "the run: about", "prune, quantize, or both"):
         assert expected in shown.stdout
 
 

@@ -237,25 +237,25 @@ def test_a_dry_run_writes_nothing(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_a_quantized_artefact_is_measured_as_it_is_served(tiny: Tiny, tmp_path: Path) -> None:
-    """A target on int4: the artefact's rounded graph is timed and scored, the checkpoint is as without."""
+    """A target on int4: the artefact's quantized graph is timed and scored, the checkpoint is as without."""
     out = tmp_path / "out"
     text = str(tiny.text)
     options = ("--target-speedup", "1.2x", "--tolerance", "1", "--quantize", "int4", "--evaluation", text)
     done = tiny.compress(out, *options)
     assert done.exit_code == 0, done.output
-    assert "after rounding" in " ".join(done.stdout.split())
+    assert "after quantization" in " ".join(done.stdout.split())
     report = read(out / "report.json")
     assert report["served"]["by"] == ["checkpoint", "onnx-int4"]
     assert report["latency"]["measured_ms"] > 0
     assert report["parity"]["onnx_vs_transformers"] is None
-    rounding = report["quantization"]
-    assert rounding["scheme"] == "int4"
-    assert rounding["loss"]["subnet"] == pytest.approx(report["loss"]["subnet"], abs=0.2)
-    assert rounding["loss"]["subnet"] != report["loss"]["subnet"]
+    quantization = report["quantization"]
+    assert quantization["scheme"] == "int4"
+    assert quantization["loss"]["subnet"] == pytest.approx(report["loss"]["subnet"], abs=0.2)
+    assert quantization["loss"]["subnet"] != report["loss"]["subnet"]
     (row,) = json.loads(lathe("evaluate", str(out), "--text", str(tiny.text), "--json").stdout)
     assert row["loss"] == pytest.approx(report["loss"]["subnet"], rel=1e-4)
     served = tmp_path / "graph"
     assert lathe("export", str(out), "--quantize", "int4", "-o", str(served)).exit_code == 0
     (row,) = json.loads(lathe("evaluate", str(served), "--text", str(tiny.text), "--json").stdout)
-    assert row["loss"] == pytest.approx(rounding["loss"]["subnet"], rel=1e-4)
+    assert row["loss"] == pytest.approx(quantization["loss"]["subnet"], rel=1e-4)
     assert all(layer.ffn % 32 == 0 and layer.query_heads % 2 == 0 for layer in Plan.load(out / "plan.json"))

@@ -98,7 +98,7 @@ def test_a_method_without_the_reform_of_the_whole_is_not_forecast_one(tiny: Tiny
     lathe_card, quick = cards
     assert quick["disk_bytes"] < lathe_card["disk_bytes"]
     more = lathe_card["memory"]["stages_on_disk_bytes"].keys() - quick["memory"]["stages_on_disk_bytes"]
-    assert more == {"reform of the whole", "text that the model writes"}
+    assert more == {"reconstruct the whole model", "text that the model writes"}
 
 
 HIT = """

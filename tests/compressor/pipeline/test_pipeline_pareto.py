@@ -31,9 +31,9 @@ def test_a_front_has_plans_from_the_floor_to_dense_that_can_be_made(tiny: Tiny, 
     assert len(points) > 8
     milliseconds = [point["predicted_ms"] for point in points]
     assert milliseconds == sorted(milliseconds)
-    damages = [point["damage"] for point in points]
-    assert damages == sorted(damages, reverse=True)
-    assert damages[-1] == pytest.approx(0, abs=1e-6)
+    sensitivities = [point["damage"] for point in points]
+    assert sensitivities == sorted(sensitivities, reverse=True)
+    assert sensitivities[-1] == pytest.approx(0, abs=1e-6)
     for point in points:
         plan = Plan.load(out / point["plan"])
         assert point["predicted_ms"] == pytest.approx(steady_clock.milliseconds(plan))

@@ -89,12 +89,13 @@ def test_a_run_ends_with_a_page_that_answers_every_question(artefact: Path) -> N
     report = json.loads((artefact / "report.json").read_text())
     assert f"{report['latency']['measured_ms']:.3g}" in page.text
     for row in report["samples"]["rows"]:
-        assert row["dense"].strip() in page.text and row["subnet"].strip() in page.text
+        assert row["dense"].strip() in page.text
+        assert row["subnet"].strip() in page.text
     for layer in report["layers"]:
         assert f"{layer['ffn']} of {report['dense_layer']['ffn']}" in page.text
 
 
-def test_what_rounding_costs_is_told_beside_what_cutting_costs(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_cost_of_quantization_is_shown_apart_from_that_of_pruning(tiny: Tiny, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = tiny.compress(out, "--keep", "60%", "--quantize", "int4")
     assert done.exit_code == 0, done.output
@@ -113,11 +114,12 @@ def test_what_the_page_draws_is_what_was_measured(artefact: Path) -> None:
         total = parts[name]["step"] + sum(parts[name]["attention"]) + sum(parts[name]["ffn"])
         measured = report["latency"]["measured_ms" if name == "subnet" else "dense_ms"]
         assert total == pytest.approx(measured, rel=0.02)
-    costs, damages = ([point[name] for point in front["points"]] for name in ("cost", "damage"))
-    assert costs == sorted(costs) and damages == sorted(damages, reverse=True)
-    assert damages[-1] == 0
+    costs, sensitivities = ([point[name] for point in front["points"]] for name in ("cost", "damage"))
+    assert costs == sorted(costs)
+    assert sensitivities == sorted(sensitivities, reverse=True)
+    assert sensitivities[-1] == 0
     assert front["chosen"]["cost"] == pytest.approx(report["latency"]["predicted_ms"], rel=1e-6)
-    assert damages[0] >= front["chosen"]["damage"] > 0
+    assert sensitivities[0] >= front["chosen"]["damage"] > 0
 
 
 def test_the_page_loads_nothing_and_runs_nothing(artefact: Path) -> None:
@@ -127,7 +129,8 @@ def test_the_page_loads_nothing_and_runs_nothing(artefact: Path) -> None:
     for tag, attributes in page.elements:
         assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
         assert (attributes.get("href") or "#").startswith("#")
-    assert "url(" not in text and "@import" not in text
+    assert "url(" not in text
+    assert "@import" not in text
 
 
 def test_names_and_texts_are_never_markup(artefact: Path, tmp_path: Path) -> None:
@@ -168,7 +171,8 @@ def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
         (tmp_path / "report.json").write_text(content)
         done = lathe("inspect", str(tmp_path), "--html", str(tmp_path / "page.html"))
         assert done.exit_code == 1
-        assert "report" in done.output and "Traceback" not in done.output
+        assert "report" in done.output
+        assert "Traceback" not in done.output
     assert not (tmp_path / "page.html").exists()
 
 

@@ -1,4 +1,4 @@
-"""What rounding the weights costs, beside what cutting costs."""
+"""The section on the cost of quantization, apart from that of pruning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LEFT, _WIDTH, _ROW = 112.0, 214.0, 30.0
 
 
 def section(facts: Facts) -> Section | None:
-    """None where the weights are stored as they are, or nobody measured what rounding did."""
+    """Returns the section; None where nothing is quantized, or its cost was not measured."""
     stored = facts.report.get("quantization")
     if not stored or "perplexity" not in stored:
         return None
@@ -24,9 +24,9 @@ def section(facts: Facts) -> Section | None:
     return Section(
         "stored",
         f"What {scheme} costs",
-        "Perplexity before and after the weights were rounded. The dense model is rounded in the same way, "
-        "so that what cutting costs is not taken for what rounding costs. Latencies on this page are of the "
-        "rounded graphs; what the models write is from before rounding.",
+        "Perplexity before and after the weights were quantized. The dense model is quantized in the same "
+        "way, so that the cost of pruning is not taken for the cost of quantization. Latencies on this page "
+        "are those of the quantized graphs; what the models write is from before quantization.",
         str(facts.report["command"]),
         figures=[_bars(before, after, scheme)],
         keys=[Key(model, model) for model in _MODELS],
@@ -45,8 +45,8 @@ def section(facts: Facts) -> Section | None:
         ),
         notes=[
             f"The subnet's weights take {size['after'] / 2**20:,.2f} MiB, {size['before'] / 2**20:,.2f} as "
-            f"float32. Rounding moved its matrices by {percent(error['median'])} of their norm (median) to "
-            f"{percent(error['max'])}."
+            f"float32. Quantization moved its matrices by {percent(error['median'])} of their norm "
+            f"(median) to {percent(error['max'])}."
         ],
     )
 

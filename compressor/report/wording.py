@@ -1,0 +1,36 @@
+"""Wording that the terminal and the page share: widths, and quantized weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def channels(layer: Mapping[str, int], form: str = "") -> str:
+    """Returns an FFN's channels in words; with experts, how many experts of how many channels.
+
+    Args:
+        layer: A layer of the report.
+        form: The format of numbers.
+    """
+    width = format(layer["ffn"], form)
+    return f"{layer['experts']} x {width}" if "experts" in layer else width
+
+
+def channel_count(layer: Mapping[str, int]) -> int:
+    """Returns the number of FFN channels, those of all experts together."""
+    return layer["ffn"] * layer.get("experts", 1)
+
+
+def quantized_weights(report: Mapping[str, Any]) -> str | None:
+    """Returns a sentence about quantized weights; None where the weights are not quantized."""
+    if "quantization" not in report:
+        return None
+    stored = report["quantization"]
+    size = f"Stored as {stored['scheme']}, {stored['weight_bytes']['after'] / 2**20:.2f} MiB"
+    if "perplexity" not in stored:
+        return f"{size}; all other figures are from before quantization."
+    after = stored["perplexity"]
+    return (
+        f"{size}: perplexity {after['dense']:.2f} (dense), {after['subnet']:.2f} (subnet) after quantization."
+    )
