@@ -166,6 +166,7 @@ SURFACE = {
     },
     "loadtest": {
         "target",
+        "--config",
         "--against",
         "--rate",
         "--arrival",

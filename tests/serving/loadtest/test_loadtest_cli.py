@@ -63,6 +63,23 @@ def test_options_are_refused_before_anything_is_asked_of_a_server(wrong: list[st
     assert "No server answers" not in str(result.exception)
 
 
+def test_options_come_from_a_file(serve_mock: ServeMock, tmp_path: Path) -> None:
+    file = tmp_path / "load.yaml"
+    file.write_text("requests: 3\nwarmup: 0\noutput_tokens: 2\nprompt-tokens: 8\njson: true\nseed: 5\n")
+    address = serve_mock(Mock())
+    result = CliRunner().invoke(
+        app, [address, "--config", str(file), "--requests", "2", "--api-key", "s3cret"]
+    )
+    assert result.exit_code == 0, result.output
+    settings = json.loads(result.stdout)["settings"]
+    assert (settings["requests"], settings["output_tokens"], settings["seed"]) == (2, 2, 5)
+    assert "s3cret" not in result.stdout
+    file.write_text("arrival: sometimes")
+    result = CliRunner().invoke(app, [address, "--config", str(file)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {file}: arrival is 'sometimes': ")
+
+
 def test_secrets_stay_out_of_the_document() -> None:
     command = ["lathe", "--api-key", "s3cret", "--api-key=s3cret", "--seed", "1"]
     assert redacted(command) == ["lathe", "--api-key", "***", "--api-key=***", "--seed", "1"]
