@@ -1,4 +1,4 @@
-"""What all commands share: one place for errors, JSON documents on stdout."""
+"""The parts that all commands share: the handling of errors, and JSON documents on stdout."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ _DEBUG = Annotated[bool, typer.Option(help="Tracebacks instead of one-line error
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command that prints a UserError as one line on stderr and exits with status 1, and that has a
-    `--debug` option for the traceback. So it does where PyTorch is missing, as in the image for CPUs.
+    """Returns a command that prints a UserError as one line on stderr and exits with status 1.
+
+    The command has a `--debug` option for the traceback. A missing PyTorch, as in the image for CPUs, is
+    treated in the same way.
     """
 
     @functools.wraps(command)
@@ -51,5 +53,5 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def emit(document: Any) -> None:
-    """One JSON document on stdout."""
+    """Writes one JSON document to stdout."""
     sys.stdout.write(json.dumps(document) + "\n")

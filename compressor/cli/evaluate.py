@@ -1,4 +1,4 @@
-"""`lathe evaluate MODEL... --text FILE --tasks NAMES`: models side by side, by one and the same code."""
+"""`lathe evaluate MODEL... --text FILE --tasks NAMES`: compares models by the same code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def evaluate(
     against: Annotated[
         str | None,
         typer.Option(
-            help="The dense checkpoint: adds KL(dense || model) and how often the likeliest token is its.",
+            help="The dense checkpoint: adds KL(dense || model) and how often the likeliest tokens agree.",
             rich_help_panel=_TEXT,
         ),
     ] = None,
@@ -43,7 +43,7 @@ def evaluate(
     task_dir: Annotated[
         Path | None,
         typer.Option(
-            help="A directory with tasks of your own: YAML files, and JSONL beside them.",
+            help="A directory with tasks of your own: YAML files, with their JSONL files.",
             rich_help_panel=_TASKS,
         ),
     ] = None,
@@ -52,11 +52,12 @@ def evaluate(
     ] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Perplexity, closeness to the dense model, and task accuracy, in float32. Artefacts that are an ONNX
-    graph only (`lathe export --quantize`) are scored as ONNX Runtime serves them.
+    """Measure perplexity, closeness to the dense model, and task accuracy, in float32.
 
-    Perplexity is the published protocol's: the text's documents joined by an empty line, tokenised once,
-    windows without overlap, the mean over all predicted tokens.
+    Artefacts that are an ONNX graph only (`lathe export --quantize`) are scored as ONNX Runtime serves them.
+
+    Perplexity follows the published protocol: the text's documents are joined by an empty line and tokenised
+    once; windows do not overlap; the loss is the mean over all predicted tokens.
 
     Examples:
       lathe evaluate ./my-llama out --text heldout.txt --against ./my-llama

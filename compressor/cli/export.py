@@ -37,8 +37,9 @@ def export(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Export the dense MODEL as it is, all widths kept; or copy an artefact and add what vLLM needs; either
-    can be quantized.
+    """Export the dense MODEL with all its widths, or copy an artefact and add what vLLM needs.
+
+    Either can be quantized.
 
     Examples:
       lathe export ./my-llama --to onnx -o my-llama-onnx
@@ -74,13 +75,13 @@ def export(
     if json:
         emit({"output": str(output), "exporter": to} | ({"quantization": quantization} if quantize else {}))
     else:
-        typer.echo(f"{output}: written" + (f", {_told(quantization)}" if quantize else ""))
+        typer.echo(f"{output}: written" + (f", {_summary(quantization)}" if quantize else ""))
 
 
-def _told(quantization: dict[str, Any]) -> str:
+def _summary(quantization: dict[str, Any]) -> str:
     before, after = (quantization["weight_bytes"][when] / 2**20 for when in ("before", "after"))
     error = quantization["relative_error"]
     return (
-        f"{quantization['scheme']}, weights {before:.1f} -> {after:.1f} MiB; rounding moved the matrices by "
-        f"{error['median']:.1%} (median) to {error['max']:.1%}"
+        f"{quantization['scheme']}, weights {before:.1f} -> {after:.1f} MiB; quantization moved the matrices "
+        f"by {error['median']:.1%} (median) to {error['max']:.1%}"
     )

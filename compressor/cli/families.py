@@ -12,8 +12,9 @@ from lathe.compressor.cli.common import emit
 def families(
     json: Annotated[bool, typer.Option("--json", help="The list as one JSON document on stdout.")] = False,
 ) -> None:
-    """List the model families that can be compressed (`model_type` of config.json), the models that each
-    covers, and what it can be exported to.
+    """List the model families that can be compressed (`model_type` of config.json).
+
+    Every family is shown with the models that it covers and the formats that it can be exported to.
     """
     from rich.console import Console
     from rich.table import Table

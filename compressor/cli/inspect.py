@@ -1,4 +1,4 @@
-"""`lathe inspect OUT`: an artefact's report again."""
+"""`lathe inspect OUT`: shows an artefact's report again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `compress` does with its options, and what it prints; each gives the exit status."""
+"""The jobs of `compress`: each runs with the options, prints the result, and returns the exit status."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from lathe.compressor.cli.common import emit
 
 if TYPE_CHECKING:
     from lathe.compressor.pipeline.options import Options
+    from lathe.compressor.pipeline.outcome import Outcome
 
 
 def front(options: Options, as_json: bool) -> int:
-    """Write the front; print it."""
+    """Writes the front and prints it."""
     from rich.console import Console
 
     from lathe.compressor.compute.progress import Progress
@@ -46,40 +47,22 @@ def dry_run(options: Options, as_json: bool) -> int:
 
 
 def run(options: Options, as_json: bool) -> int:
-    """Compress; print the report and how to serve the artefact."""
-    from rich.console import Console
-
+    """Compresses; prints the report and how to serve the artefact."""
     from lathe.compressor.compute.progress import Progress
-    from lathe.compressor.export import exporters
     from lathe.compressor.pipeline.compress import compress
     from lathe.compressor.pipeline.outcome import Status
-    from lathe.compressor.report.page import PAGE
-    from lathe.compressor.report.terminal import print_report
 
     outcome = compress(options, Progress(quiet=as_json))
     if as_json:
         emit(outcome.report)
-    if outcome.status is Status.ALREADY_MET:
-        if not as_json:
-            typer.echo(
-                "the dense model already meets the target; nothing was written (--force compresses anyway)"
-            )
-        return 0
-    latency = outcome.report["latency"]
-    if outcome.status is Status.UNMEASURED and not as_json:
-        kind = "estimated" if latency["profile"]["estimate"] else "predicted from the profile"
+    elif outcome.status is Status.ALREADY_MET:
         typer.echo(
-            f"{latency['predicted_ms']:.4g} ms are {kind}, not measured: this is another machine. On the one "
-            f"that serves: lathe loadtest {outcome.out}"
+            "the dense model already meets the target; nothing was written (--force compresses anyway)"
         )
-    if not as_json:
-        print_report(outcome.report, Console())
-        devices = options.tensor_parallel
-        commands = [exporters.get(name).serving(outcome.out, devices) for name in options.exports]
-        serve = " or ".join(f"`{command}`" for command in commands if command)
-        typer.echo(f"{outcome.out}: serve it with {serve}" if serve else f"{outcome.out}: written")
-        typer.echo(f"{outcome.out}/{PAGE}: the report as a page")
+    else:
+        _print_outcome(options, outcome)
     if outcome.status is Status.MISSED:
+        latency = outcome.report["latency"]
         typer.echo(
             f"error: the artefact took {latency['measured_ms']:.4g} ms; the target was "
             f"{latency['target_ms']:.4g} ms. Run again when the machine is quieter, or relax the target.",
@@ -87,3 +70,26 @@ def run(options: Options, as_json: bool) -> int:
         )
         return 3
     return 0
+
+
+def _print_outcome(options: Options, outcome: Outcome) -> None:
+    """Prints the report of an artefact, and how to serve it."""
+    from rich.console import Console
+
+    from lathe.compressor.export import exporters
+    from lathe.compressor.pipeline.outcome import Status
+    from lathe.compressor.report.page import PAGE
+    from lathe.compressor.report.terminal import print_report
+
+    if outcome.status is Status.UNMEASURED:
+        latency = outcome.report["latency"]
+        kind = "estimated" if latency["profile"]["estimate"] else "predicted from the profile"
+        typer.echo(
+            f"{latency['predicted_ms']:.4g} ms are {kind}, not measured: this is another machine. On the one "
+            f"that serves, run: lathe loadtest {outcome.out}"
+        )
+    print_report(outcome.report, Console())
+    commands = [exporters.get(name).serving(outcome.out, options.tensor_parallel) for name in options.exports]
+    serve = " or ".join(f"`{command}`" for command in commands if command)
+    typer.echo(f"{outcome.out}: serve it with {serve}" if serve else f"{outcome.out}: written")
+    typer.echo(f"{outcome.out}/{PAGE}: the report as a page")

@@ -1,4 +1,4 @@
-"""`lathe profile MODEL -o FILE`: latency tables to search with elsewhere."""
+"""`lathe profile MODEL -o FILE`: writes latency tables to search with on another machine."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def profile(
     context: Annotated[
         str | None,
         typer.Option(
-            help="Tokens in the cache or prompt; between several one can interpolate. [default: 512, or as "
-            "many as fit]"
+            help="Tokens in the cache or prompt; a search can interpolate between several. [default: 512, or "
+            "as many as fit]"
         ),
     ] = None,
     output_tokens: Annotated[
@@ -32,14 +32,14 @@ def profile(
         str | None,
         typer.Option(help="Estimate from this device's datasheet instead of measuring, such as h200."),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Of the weights, for an estimate.")] = "bfloat16",
+    dtype: Annotated[str, typer.Option(help="The dtype of the weights, for an estimate.")] = "bfloat16",
     overwrite: Annotated[bool, typer.Option(help="Replace the file.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The profile on stdout, too; no progress.")] = False,
 ) -> None:
     """Time MODEL's shapes on this machine, for `compress --profile FILE` on another one.
 
     About fifteen whole models with random weights are timed for every metric, batch size and context. With
-    --hardware nothing runs: milliseconds follow from the datasheet, and are called an estimate everywhere.
+    --hardware nothing runs: milliseconds are computed from the datasheet, and called an estimate everywhere.
 
     Examples:
       lathe profile ./my-llama --batch-size 1,8 --context 512,4096 -o here.json

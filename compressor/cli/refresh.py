@@ -1,4 +1,4 @@
-"""`lathe refresh OUT`: today's model files for an artefact written by another version."""
+"""`lathe refresh OUT`: the current model files for an artefact written by another version."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def refresh(
     overwrite: Annotated[
         bool, typer.Option(help="Replace model files that were edited after the export, too.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be replaced.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be replaced.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Replace the model files (Python) inside an artefact by those of this Lathe and renew its manifest.
-    Weights, graph, tokenizer and reports stay as they are.
+    """Replace the model files (Python) inside an artefact by those of this Lathe, and renew its manifest.
 
-    Artefacts written before transformers 5.24 lose their KV cache on it without an error, and so answer
-    wrongly; refreshed, they are right on every version that Lathe supports.
+    Weights, graph, tokenizer and reports are not changed. Artefacts written before transformers 5.24 lose
+    their KV cache on it without an error, and so give wrong answers; refreshed, they are right on every
+    version that Lathe supports.
 
     Example:
       lathe refresh out

@@ -1,4 +1,4 @@
-"""Quality of a model as any user would load it."""
+"""Scores the quality of a model, loaded as any user would load it."""
 
 from lathe.compressor.evaluate.perplexity import Quality, quality
 

@@ -1,9 +1,9 @@
 """Scoring any checkpoint, dense or compressed, with the code that reports use.
 
 Perplexity as papers publish it (GPTQ, arXiv 2210.17323, and those after it): the whole text, its documents
-joined by an empty line, is tokenised once and cut into windows that do not overlap, of the model's context
-or 2,048 tokens where that is longer; e to the mean loss over all predicted tokens. What does not fill the
-last window is left out.
+joined by an empty line, is tokenised once and split into windows that do not overlap, of the model's context
+or 2,048 tokens where that is longer; perplexity is e to the mean loss over all predicted tokens. A last
+window that is not full is left out.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from lathe.compressor.model.weight_files import layout_note
 
 _LONGEST = 2048
 _log = logging.getLogger(__name__)
-_told: set[str] = set()
-"""Warnings, each given once."""
+_warned: set[str] = set()
+"""The warnings that were given; each is given once."""
 
 
 def scores(
@@ -45,20 +45,24 @@ def scores(
     most: int = 0,
     against: str | None = None,
     device: torch.device = CPU,
-    told: Told | None = None,
+    progress: Told | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """One row per model: {"model", "perplexity", "loss", "tokens", "window"}, and {"kl", "agreement",
-    "against"} where there is a dense model to compare with.
+    """Yields one row per model: {"model", "perplexity", "loss", "tokens", "window"}.
+
+    Where there is a dense model to compare with, the row has {"kl", "agreement", "against"}, too.
 
     Args:
-        window: tokens; 0 takes the shortest context of all models, at most 2,048.
-        most: windows at most; 0 takes all.
-        device: where models run.
-        told: of what was left out of the text, and how much is missing.
+        models: Checkpoint directories.
+        text: A file, a folder or a data set.
+        window: The tokens of a window; 0 takes the shortest context of all models, at most 2,048.
+        most: The largest number of windows; 0 takes all.
+        against: The dense model to compare with.
+        device: The device that models run on.
+        progress: Is told of what was left out of the text, and how much is missing.
 
     Raises:
-        UserError: a model or the text cannot be read, the text is shorter than a window, a window longer
-            than a model's context, or the models to compare cut the text into different tokens.
+        UserError: A model or the text cannot be read, the text is shorter than a window, a window is longer
+            than a model's context, or the models to compare split the text into different tokens.
     """
     everyone = [*models, against] if against else [*models]
     contexts = {model: _context(model) for model in everyone}
@@ -66,11 +70,11 @@ def scores(
     for model, context in contexts.items():
         if length > context:
             raise UserError(f"--window {length} is longer than the context of {model}, {context} tokens")
-    windows = {model: _windows(model, length, most, text, told or Nobody()) for model in everyone}
+    windows = {model: _windows(model, length, most, text, progress or Nobody()) for model in everyone}
     for model in models if against else ():
         if not torch.equal(windows[model], windows[str(against)]):
             raise UserError(
-                f"{model} and {against} cut {text} into different tokens", "KL needs one tokenizer."
+                f"{model} and {against} split {text} into different tokens", "KL needs one tokenizer."
             )
     dense = load_model(against, device) if against else None
     for model in models:
@@ -88,11 +92,13 @@ def scores(
 
 
 def load_model(model: str, device: torch.device = CPU) -> Any:
-    """A causal LM in float32, ready to run: by transformers on a device, or, of an artefact that is a graph
-    only, by ONNX Runtime on the processor.
+    """Loads a causal LM in float32.
+
+    It runs by transformers on a device, or, if the artefact is a graph only, by ONNX Runtime on the
+    processor.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: It cannot be loaded.
     """
     if (Path(model) / GRAPH).is_file() and not any(Path(model).glob("*.safetensors")):
         return OnnxModel(Path(model))
@@ -110,20 +116,20 @@ def load_model(model: str, device: torch.device = CPU) -> Any:
 
 
 def load_tokenizer(model: str) -> Any:
-    """A checkpoint's own tokenizer.
+    """Loads a checkpoint's own tokenizer.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: It cannot be loaded.
     """
     register()
     return open_tokenizer(model)
 
 
 def check_checkpoint(model: str) -> dict[str, Any]:
-    """Its config.json.
+    """Reads the config.json of a checkpoint.
 
     Raises:
-        UserError: it is not a checkpoint directory, or has an adapter.
+        UserError: It is not a checkpoint directory, or has an adapter.
     """
     refuse_adapters(Path(model))
     try:
@@ -133,8 +139,8 @@ def check_checkpoint(model: str) -> dict[str, Any]:
             f"{model} is not a checkpoint directory", "It must hold config.json and safetensors."
         ) from None
     note = layout_note(Path(model), config.get("transformers_weights"))
-    if note and note not in _told:
-        _told.add(note)
+    if note and note not in _warned:
+        _warned.add(note)
         _log.warning(note)
     return config
 
@@ -143,9 +149,9 @@ def _context(model: str) -> int:
     return int(check_checkpoint(model).get("max_position_embeddings") or _LONGEST)
 
 
-def _windows(model: str, length: int, most: int, text: str, told: Told) -> torch.Tensor:
+def _windows(model: str, length: int, most: int, text: str, progress: Told) -> torch.Tensor:
     tokenizer = load_tokenizer(model)
-    documents = read_whole(text, reading(tokenizer, told))
+    documents = read_whole(text, reading(tokenizer, progress))
     whole = ChatText if any(isinstance(d, ChatText) for d in documents) else str
     ids = token_ids(tokenizer, whole("\n\n".join(documents)))
     if len(ids) < length:
@@ -157,6 +163,6 @@ def _windows(model: str, length: int, most: int, text: str, told: Told) -> torch
         raise UserError(f"the tokenizer of {model} gives {text} ids beyond the model's {vocabulary:,} tokens")
     count = len(ids) // length
     if count < most:
-        told.warn(f"{text} gives {model} {count} windows of {length} tokens; --windows asked for {most}")
+        progress.warn(f"{text} gives {model} {count} windows of {length} tokens; --windows asked for {most}")
     count = min(count, most or count)
     return torch.tensor(ids[: count * length], dtype=torch.int64).view(count, length)

@@ -1,4 +1,4 @@
-"""An exported graph as a model to score: what is served, rounding included."""
+"""An exported graph as a model to score, as it is served, quantization included."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Logits:
+    """The output of a model: logits [B, T, V]."""
+
     logits: torch.Tensor
 
 
 class OnnxModel:
-    """Called like a causal LM of transformers, on ONNX Runtime, as the server runs it."""
+    """A graph on ONNX Runtime that is called like a causal LM of transformers."""
 
     def __init__(self, artefact: Path) -> None:
         self._graph = artefact / GRAPH
         self._runner: OnnxRunner | None = None
 
     def __call__(self, input_ids: torch.Tensor, use_cache: bool = False) -> Logits:  # noqa: ARG002
-        """Logits, float32 [B, T, V], of tokens [B, T], row by row.
+        """Returns the float32 logits [B, T, V] of tokens [B, T], computed row by row.
 
         Raises:
-            UserError: the graph cannot be loaded, or T is more than its positions.
+            UserError: The graph cannot be loaded, or T is more than its positions.
         """
         from lathe.artefact.onnx.runner import OnnxRunner
 

@@ -17,10 +17,14 @@ _SLICE = 256
 
 @dataclass(frozen=True)
 class Quality:
-    """loss: mean nats per predicted token. tokens: how many were predicted. perplexity: e^loss.
+    """The quality of a model on a text.
 
-    kl: mean KL(dense || model) in nats per token over the whole vocabulary. agreement: share of tokens
-    whose likeliest successor is the dense model's. Both None where there is no dense model to compare with.
+    Attributes:
+        loss: The mean loss in nats per predicted token.
+        tokens: The number of predicted tokens.
+        kl: The mean KL(dense || model) in nats per token over the whole vocabulary; None without a dense
+            model to compare with.
+        agreement: The share of tokens whose likeliest successor is the dense model's; None likewise.
     """
 
     loss: float
@@ -30,6 +34,7 @@ class Quality:
 
     @property
     def perplexity(self) -> float:
+        """e^loss."""
         return math.exp(min(self.loss, 700.0))
 
 
@@ -40,7 +45,7 @@ def quality(
     advance: Callable[[], None] = lambda: None,
     dense: Callable[..., Any] | None = None,
 ) -> Quality:
-    """Loss of a causal LM on windows; each window is predicted from its second token on, without overlap."""
+    """Scores a causal LM on windows, each predicted from its second token on."""
     loss = kl = agreement = 0.0
     rows = max(1, min(_ROWS, _TOKENS // windows_BT.shape[1]))
     for tokens in windows_BT.split(rows):
@@ -62,7 +67,7 @@ def quality(
 
 
 def _logits(model: Callable[..., Any], tokens_BT: torch.Tensor) -> torch.Tensor:
-    """[B, T, V], of a model that may be on a device."""
+    """Returns the logits [B, T, V] of a model that may be on a device."""
     there = tokens_BT.to(getattr(model, "device", CPU))
     found: torch.Tensor = model(input_ids=there, use_cache=False).logits
     return found

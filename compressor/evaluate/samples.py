@@ -1,4 +1,4 @@
-"""What a model writes: greedy continuations of a few prompts, to read dense and subnet side by side."""
+"""Samples: greedy continuations of a few prompts, to compare what dense and subnet write."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from lathe.artefact.modeling.cache import new_cache
 QUESTIONS = ("What is a library for? Answer in one sentence.", "Name three uses of water.")
 OPENINGS = ("A library is a place where", "In the morning the children")
 TOKENS = 40
-"""Tokens of an answer, at most."""
+"""The largest number of tokens of an answer."""
 _HEAD = 24
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """text: as it is shown. tokens: as the model is given them. chat: whether the chat template is around
-    the text.
+    """A prompt.
+
+    Attributes:
+        text: The text as it is shown.
+        tokens: The tokens that the model is given.
+        chat: Whether the chat template is around the text.
     """
 
     text: str
@@ -30,9 +34,10 @@ class Prompt:
 
 
 def prompts(tokenizer: Any, windows_BT: torch.Tensor, vocab_size: int) -> list[Prompt]:
-    """Two fixed prompts, as questions where the model has a chat template, and the heads of two windows.
+    """Returns two fixed prompts, and the beginnings of two windows.
 
-    What the model has no embedding for is left out.
+    The fixed prompts are questions where the model has a chat template. A prompt with a token that the model
+    has no embedding for is left out.
     """
     found = [
         _question(tokenizer, text) or _opening(tokenizer, opening)
@@ -63,7 +68,7 @@ def _opening(tokenizer: Any, text: str) -> Prompt:
 def continuations(
     model: Callable[..., Any], tokenizer: Any, given: Sequence[Prompt], eos: Collection[int]
 ) -> list[str]:
-    """The text that a causal LM goes on with after each prompt, taking the likeliest token every time."""
+    """Returns the greedy continuation of each prompt by a causal LM."""
     return [
         tokenizer.decode(_greedy(model, prompt.tokens, eos), skip_special_tokens=True) for prompt in given
     ]

@@ -1,4 +1,4 @@
-"""Task accuracy by lm-evaluation-harness (the `eval` extra), dense checkpoints and artefacts alike."""
+"""Task accuracy by lm-evaluation-harness (the `eval` extra), for dense checkpoints and artefacts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ _BOOTSTRAP = 1000
 
 @dataclass(frozen=True)
 class Tasks:
-    """Tasks that exist. names: of lm-eval's tasks, groups and tags. directory: where their own files are."""
+    """Tasks that exist.
+
+    Attributes:
+        names: The names of lm-eval's tasks, groups and tags.
+        manager: lm-eval's task manager.
+        directory: The directory with tasks of the user's own.
+    """
 
     names: list[str]
     manager: Any
@@ -61,12 +67,12 @@ class Tasks:
         return cls(found, manager, directory)
 
     def run(self, model: str, device: torch.device = CPU) -> dict[str, dict[str, float]]:
-        """Metrics by name, their standard errors as NAME_stderr, of each task and group.
+        """Returns the metrics of each task and group by name, with standard errors as NAME_stderr.
 
-        Data files that a task names are looked for in its directory.
+        Data files that a task names are looked up in its directory.
 
         Raises:
-            UserError: a model cannot be loaded, or a task cannot be run (its data are not to be had, say).
+            UserError: A model cannot be loaded, or a task cannot be run, for example without its data.
         """
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
@@ -94,7 +100,7 @@ class Tasks:
 
 
 def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
-    """lm-eval's "acc,none" as "acc"; of another filter as "acc (filter)"."""
+    """Renames lm-eval's "acc,none" to "acc", and "acc,filter" to "acc (filter)"."""
     found = {}
     for key, value in metrics.items():
         name, _, filtered = key.partition(",")

@@ -35,8 +35,8 @@ def compress(options: Options, progress: Progress) -> Outcome:
     """Compresses a model to its targets; resumes what an earlier run of the same command left.
 
     Raises:
-        UserError: The input is bad, a target is unreachable, or the artefact fails its checks. What the
-            user had stays as it was.
+        UserError: The input is bad, a target is unreachable, or the artefact fails its checks. What was
+            at the output before is unchanged.
     """
     preflight = run_preflight(options, progress)
     if preflight.already_met and not options.force:

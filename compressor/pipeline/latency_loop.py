@@ -31,7 +31,7 @@ _SLACK = 0.97
 
 
 class Timed(Protocol):
-    """Something made of a plan, with its latency beside dense if that can be measured."""
+    """Something made of a plan, with its latency against dense if that can be measured."""
 
     @property
     def timing(self) -> Comparison | None: ...

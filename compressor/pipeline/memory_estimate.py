@@ -140,7 +140,7 @@ class _Needs:
 
     def stages(self) -> dict[str, int]:
         """Returns the peak of every stage of a run on disk."""
-        head = 3 * self.head // 2  # as it is stored, beside float32
+        head = 3 * self.head // 2  # as it is stored, and as float32
         found = {
             "calibrate and rank": self._ranking(),
             "search": head + 3 * self.layer + 2 * self.square + self._cross() + self._evaluating(),

@@ -87,7 +87,7 @@ def write_front(options: Options, progress: Progress) -> dict[str, Any]:
 def tradeoff(
     context: RunContext, search: Searcher, table: LatencyTable | None, chosen: Plan
 ) -> dict[str, Any] | None:
-    """Returns what other budgets would have given: the front, and the chosen plan's place beside it.
+    """Returns what other budgets would have given: the front, and the chosen plan.
 
     A cost is milliseconds by the table, or, without one, a share of the decoder's parameters. All
     sensitivities are in the trace already, so that nothing is evaluated again.

@@ -110,7 +110,7 @@ def _latency(context: RunContext, result: Compression) -> Document:
 
 
 def _measured(timing: Comparison | None) -> Document:
-    """Returns the artefact's milliseconds beside dense; null where no export could be timed."""
+    """Returns the artefact's milliseconds against dense; null where no export could be timed."""
     if timing is None:
         return dict.fromkeys(("dense_ms", "measured_ms", "speedup", "turns_ms", "spread"))
     return {

@@ -1,4 +1,4 @@
-"""Verify: an artefact loaded, run, scored and timed beside dense."""
+"""Verify: an artefact loaded, run, scored and timed against dense."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Verified:
     """What was measured on the finished artefact.
 
     Attributes:
-        timing: Its latency beside dense, where it was exported for the backend.
+        timing: Its latency against dense, where it was exported for the backend.
         dense: The dense model's quality.
         subnet: The subnet's quality.
         evaluation_text: What both were scored on, for people.
@@ -64,7 +64,7 @@ class Verified:
 class Verifier:
     """Verifies the artefacts of a run, one after the other.
 
-    The dense model is scored beside the first artefact, for all of them.
+    The dense model is scored once, with the first artefact.
     """
 
     def __init__(self, context: RunContext, calibration: CalibrationResult) -> None:
@@ -78,7 +78,7 @@ class Verifier:
         self._quantized_dense: Quality | None = None
 
     def __call__(self, iteration: Iteration, artefact: Path) -> Verified:
-        """Loads the artefact in both runtimes, compares them, times it beside dense, and scores both models.
+        """Loads the artefact in both runtimes, compares them, times it against dense, and scores both models.
 
         Models that do not fit in memory are read layer by layer instead of loaded by transformers.
 

@@ -12,7 +12,7 @@ from lathe.compressor.report.wording import quantized_weights
 
 @dataclass(frozen=True)
 class Tile:
-    """One number of the subnet beside dense's; `share` is their ratio, None where dense has nothing."""
+    """One number of dense and subnet; `share` is their ratio, None where dense has nothing."""
 
     name: str
     dense: str

@@ -86,7 +86,7 @@ def test_models_with_other_tokens_are_not_compared(tiny: Tiny, tmp_path: Path) -
     tokenizer["post_processor"] = None
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert len(list(scores([str(tiny.model), str(other)], str(tiny.text), most=1))) == 2
-    with pytest.raises(UserError, match="cut .* into different tokens"):
+    with pytest.raises(UserError, match=r"split .* into different tokens"):
         list(scores([str(other)], str(tiny.text), most=1, against=str(tiny.model)))
 
 
