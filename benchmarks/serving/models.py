@@ -13,7 +13,7 @@ from lathe.artefact.atomic_files import write_json
 from lathe.artefact.manifest import write_manifest
 from lathe.artefact.plan import Plan
 from lathe.compressor.export import Export, exporters
-from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.model.checkpoint import open_checkpoint
 
 _TOKENIZER = "demo/model"
@@ -43,7 +43,7 @@ def subnet(dense: Path, keep: float, directory: Path) -> Path:
         return out
     source = open_checkpoint(str(dense))
     plan = made_up_plan(source, keep)
-    sizes = dict(cut_tensors(source.shape, plan))
+    sizes = dict(pruned_tensors(source.shape, plan))
     job = Export(source, plan, lambda name: _first(source.tensor(name), sizes[name]))
     out.mkdir(parents=True, exist_ok=True)
     for name in ("checkpoint", "onnx"):

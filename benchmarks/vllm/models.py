@@ -15,7 +15,7 @@ from benchmarks.latency.shapes import write_shape
 from benchmarks.latency.targets import made_up_plan
 from lathe.artefact.plan import LayerShape, Plan
 from lathe.compressor.export import Export
-from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.export.vllm import export_vllm
 from lathe.compressor.model.checkpoint import open_checkpoint, open_config
 
@@ -40,7 +40,7 @@ def uneven_subnet(model: Path, keep: float, directory: Path) -> Path:
     """
     source = open_config(str(model))
     plan = made_up_plan(source, keep)
-    sizes = dict(cut_tensors(source.shape, plan))
+    sizes = dict(pruned_tensors(source.shape, plan))
     out = directory / f"{model.name}-subnet"
     export_vllm(out, Export(source, plan, lambda name: 0.02 * torch.randn(sizes[name])))
     return out

@@ -150,17 +150,17 @@ class _FileParts(Sequence[Tensors]):
 
     def __init__(self, directory: Path, parts: Iterable[Tensors], device: torch.device = CPU) -> None:
         self._file, self._device = _Unnamed(directory), device
-        self._places: list[dict[str, tuple[int, torch.Size]]] = []
+        self._locations: list[dict[str, tuple[int, torch.Size]]] = []
         end = 0
         for part in parts:
-            self._places.append({})
+            self._locations.append({})
             for name, value in part.items():
-                self._places[-1][name] = (end, value.shape)
+                self._locations[-1][name] = (end, value.shape)
                 self._file.write(value, end)
                 end += 4 * value.numel()
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._locations)
 
     @overload
     def __getitem__(self, index: int) -> Tensors: ...
@@ -170,10 +170,10 @@ class _FileParts(Sequence[Tensors]):
     def __getitem__(self, index: int | slice) -> Tensors | _FileParts:
         if isinstance(index, slice):
             found = copy.copy(self)
-            found._places = self._places[index]
+            found._locations = self._locations[index]
             return found
         tensors = {}
-        for name, (offset, shape) in self._places[index].items():
+        for name, (offset, shape) in self._locations[index].items():
             value = torch.empty(shape)
             self._file.read(value, offset)
             tensors[name] = value.to(self._device)

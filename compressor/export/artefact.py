@@ -17,7 +17,7 @@ from lathe.artefact.shipped_files import PLUGIN, warn_if_stale
 from lathe.artefact.vllm.limits import check_parallel
 from lathe.compressor.export.base import Export, exporters
 from lathe.compressor.export.dense import alike
-from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.export.vllm import check_served, write_plugin
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
 from lathe.compressor.model.families import exported
@@ -70,7 +70,7 @@ def open_artefact(path: Path) -> Export:
     config, plan = read_config(path), Plan.load(path / "plan.json")
     family = exported(config["model_type"])
     shape, index = family.shape(config), read_index(path)
-    check_tensors(path, cut_tensors(shape, plan), index)
+    check_tensors(path, pruned_tensors(shape, plan), index)
     source = Checkpoint(path.resolve(), path.resolve().name, config, family, shape, index)
     return Export(source, plan, source.tensor)
 

@@ -15,7 +15,7 @@ from lathe.artefact.modeling import AUTO_MAPS
 from lathe.artefact.plan import LayerShape, Plan
 from lathe.artefact.shipped_files import SHIPPED_FILES
 from lathe.compressor.export.base import Export, Exporter, check_known, exporters
-from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.export.safetensors import DTYPE_NAMES, Entry, write_safetensors
 from lathe.compressor.model.checkpoint import Checkpoint
 
@@ -68,7 +68,7 @@ def write_checkpoint(
         UserError: as `uneven_config` and `write_model`.
     """
     config = uneven_config(source, plan)
-    shapes = cut_tensors(source.shape, plan)
+    shapes = pruned_tensors(source.shape, plan)
     entries = {name: Entry(dims, source.dtype) for name, dims in shapes}
     write_model(directory, source, config, entries, Export(source, plan, tensor).stored, max_shard_bytes)
 

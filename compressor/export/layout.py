@@ -28,7 +28,7 @@ from lathe.compressor.model.names import (
 from lathe.compressor.model.tensor_shapes import block_tensors, first_tensors, last_tensors
 
 
-def cut_tensors(shape: ModelShape, plan: Plan) -> Iterator[tuple[str, tuple[int, ...]]]:
+def pruned_tensors(shape: ModelShape, plan: Plan) -> Iterator[tuple[str, tuple[int, ...]]]:
     """(checkpoint name, shape in the subnet) of every tensor that `plan` leaves, in the model's order.
 
     A dropped block has no tensors, its norm included.

@@ -18,7 +18,7 @@ from lathe.compressor.export.artefact import carry_report, open_model
 from lathe.compressor.export.base import Export, destinations, quantizers, rules_of
 from lathe.compressor.export.checkpoint import uneven_config, write_model
 from lathe.compressor.export.compressed_tensors import SCHEMES, Scheme
-from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.export.safetensors import Entry
 from lathe.compressor.export.vllm import write_plugin
 from lathe.compressor.model.checkpoint import Checkpoint
@@ -75,7 +75,7 @@ class _Quantized:
         self.entries: dict[str, Entry] = {}
         source = job.source
         whole = [f"{module}.weight" for module in (EMBEDDING, POSITIONS, LM_HEAD)]
-        for name, dims in cut_tensors(source.shape, job.plan):
+        for name, dims in pruned_tensors(source.shape, job.plan):
             plain = Entry(dims, source.dtype)
             self._bytes_before += plain.bytes
             rounded = len(dims) == 2 and name not in whole

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 Step = Callable[[], None]
 _MIN_STEPS = 3
 _SETTLE_SECONDS = 0.15
-_TURN_SECONDS = 0.15
+_REPEAT_SECONDS = 0.15
 
 
 @dataclass
@@ -44,16 +44,16 @@ def interleave(
     names = list(systems)
     for turn in range(turns):
         for name in names if turn % 2 == 0 else reversed(names):
-            samples = _turn(systems[name])
+            samples = _repeat(systems[name])
             timings[name].samples.append(samples)
             timings[name].turns.append(statistics.median(samples))
             advance()
     return timings
 
 
-def _turn(step: Step) -> list[float]:
+def _repeat(step: Step) -> list[float]:
     _steps(step, _SETTLE_SECONDS)
-    return _steps(step, _TURN_SECONDS)
+    return _steps(step, _REPEAT_SECONDS)
 
 
 def _steps(step: Step, seconds: float) -> list[float]:
@@ -78,13 +78,13 @@ def uncertainty(timing: Timing, reference: Timing, turns: int) -> float:
     return statistics.stdev(sessions) / len(sessions) ** 0.5 / statistics.median(sessions)
 
 
-def seconds_per_turn(step: Step) -> float:
+def seconds_per_repeat(step: Step) -> float:
     """About how long a turn takes."""
     step()
     start = time.perf_counter()
     step()
     once = time.perf_counter() - start
-    return max(_SETTLE_SECONDS, _MIN_STEPS * once) + max(_TURN_SECONDS, _MIN_STEPS * once)
+    return max(_SETTLE_SECONDS, _MIN_STEPS * once) + max(_REPEAT_SECONDS, _MIN_STEPS * once)
 
 
 def paired_ratio(timing: Timing, reference: Timing) -> float:

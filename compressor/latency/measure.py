@@ -12,14 +12,14 @@ from pathlib import Path
 from lathe.artefact.plan import Plan
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.backend import Backend
-from lathe.compressor.latency.bench import Timing, interleave, paired_ratio, seconds_per_turn, uncertainty
+from lathe.compressor.latency.bench import Timing, interleave, paired_ratio, seconds_per_repeat, uncertainty
 from lathe.compressor.latency.fingerprint import fingerprint
 from lathe.compressor.latency.table import LatencyTable, designs, fit
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.search.space import Space
 
-_TURNS = 3
+_REPEATS = 3
 BUSY = 0.2
 _ATTEMPTS = 3
 _MAX_DECODER_BYTES = 512 * 2**20
@@ -78,7 +78,7 @@ class LatencyBenchmark:
         title: str = "verify: the artefact against dense",
     ) -> Comparison:
         """Two exported models side by side."""
-        return Comparison(*self._calm([dense, subnet], effort, title))
+        return Comparison(*self._retry_until_quiet([dense, subnet], effort, title))
 
     def table(self, space: Space) -> LatencyTable:
         """Fit the table from about a dozen whole models, timed in turns. Deep or wide models are
@@ -109,21 +109,21 @@ class LatencyBenchmark:
     def time(self, plans: list[Plan], effort: Effort, title: str) -> list[Timing]:
         """Whole models of these plans with random weights, timed in turns; all have as many layers."""
         with self.models(plans) as directories:
-            return self._calm(directories, effort, title)
+            return self._retry_until_quiet(directories, effort, title)
 
-    def _calm(self, directories: list[Path], effort: Effort, title: str) -> list[Timing]:
+    def _retry_until_quiet(self, directories: list[Path], effort: Effort, title: str) -> list[Timing]:
         """Timings of models against each other; measured again, a few times, while the machine is busy."""
-        calmest: list[Timing] = []
+        quietest: list[Timing] = []
         for attempt in range(_ATTEMPTS):
             timings = self._timings(directories, effort, title)
-            if not calmest or timings[0].spread < calmest[0].spread:
-                calmest = timings
-            if calmest[0].spread <= BUSY:
+            if not quietest or timings[0].spread < quietest[0].spread:
+                quietest = timings
+            if quietest[0].spread <= BUSY:
                 break
             rest = "measuring again" if attempt + 1 < _ATTEMPTS else "figures may be off"
             spread = 100 * timings[0].spread
             self.progress.say(f"  warning: timings vary by {spread:.0f} %: the machine is busy; {rest}")
-        return calmest
+        return quietest
 
     def _timings(self, directories: list[Path], effort: Effort, title: str) -> list[Timing]:
         """One timing per model; e2e is put together from a prefill and the decode steps.
@@ -132,30 +132,28 @@ class LatencyBenchmark:
         it is loaded (docs/experiments.md).
         """
         parts = [
-            self._sessions(directories, replace(self.workload, metric=metric), effort, f"{title} ({metric})")
+            self._loads(directories, replace(self.workload, metric=metric), effort, f"{title} ({metric})")
             for metric, _ in self._parts()
         ]
         return [self._join([part[i] for part in parts]) for i in range(len(directories))]
 
-    def _sessions(
-        self, directories: list[Path], workload: Workload, effort: Effort, title: str
-    ) -> list[Timing]:
+    def _loads(self, directories: list[Path], workload: Workload, effort: Effort, title: str) -> list[Timing]:
         """Loads and turns of one metric until they are precise enough; says first how long they may take."""
         total = [Timing() for _ in directories]
-        with self.progress.stage(title, effort.sessions * _TURNS * len(directories)) as bar:
+        with self.progress.stage(title, effort.sessions * _REPEATS * len(directories)) as bar:
             for session in range(effort.most):
                 steps = {
                     str(i): self.backend.prepare(d, workload, self.threads) for i, d in enumerate(directories)
                 }
                 if session == 0 and effort.most > 1:
-                    once = _TURNS * sum(seconds_per_turn(step) for step in steps.values())
+                    once = _REPEATS * sum(seconds_per_repeat(step) for step in steps.values())
                     self.progress.say(
                         f"  {title}: {len(directories)} models, about {effort.sessions * once:.0f} to "
                         f"{effort.most * once:.0f} s, and loading"
                     )
-                found = interleave(steps, turns=_TURNS, advance=bar.advance)
+                found = interleave(steps, turns=_REPEATS, advance=bar.advance)
                 total = [t + found[str(i)] for i, t in enumerate(total)]
-                errors = [uncertainty(t, total[0], _TURNS) for t in total[1:]]
+                errors = [uncertainty(t, total[0], _REPEATS) for t in total[1:]]
                 steps.clear()  # one session's models go before the next one's come
                 if session + 1 >= effort.sessions and max(errors, default=0.0) <= effort.precision:
                     break

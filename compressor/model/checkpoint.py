@@ -14,7 +14,7 @@ from lathe.artefact.config_file import max_positions, read_config, refuse_quanti
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import ModelShape
 from lathe.compressor.compute.device import CPU
-from lathe.compressor.model.families import Family, TensorLocation, places, resolve, stored_name
+from lathe.compressor.model.families import Family, TensorLocation, locate_tensors, resolve, stored_name
 from lathe.compressor.model.families.experts import PACKED
 from lathe.compressor.model.names import EMBEDDING, LM_HEAD, layer_prefix
 from lathe.compressor.model.safetensors_index import (
@@ -75,7 +75,7 @@ class Checkpoint:
         """The dtype that the config asks loaders to compute in; else the stored one."""
         asked = self.config.get("dtype") or self.config.get("torch_dtype")
         if asked is None:
-            stored = self.index[self._places[f"{EMBEDDING}.weight"].name].dtype
+            stored = self.index[self._locations[f"{EMBEDDING}.weight"].name].dtype
             asked = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}.get(stored, "float32")
         dtype = getattr(torch, str(asked), None)
         if not isinstance(dtype, torch.dtype):
@@ -90,7 +90,7 @@ class Checkpoint:
         Raises:
             UserError: the data cannot be read, or holds NaN or infinity.
         """
-        place = self._places[name]
+        place = self._locations[name]
         if place.packed:
             return self._unpacked(place)
         if not place.others:
@@ -137,17 +137,17 @@ class Checkpoint:
         """
         prefix = layer_prefix(index)
         names = (name for name, _ in block_tensors(self.shape))
-        there = (name for name in names if self._places[prefix + name].stored.keys() <= self.index.keys())
+        there = (name for name in names if self._locations[prefix + name].stored.keys() <= self.index.keys())
         return {name: self.tensor(prefix + name) for name in there}
 
     def module(self, name: str) -> dict[str, torch.Tensor]:
         """A module's `weight` and, where it has one, its `bias`."""
-        kinds = (kind for kind in ("weight", "bias") if f"{name}.{kind}" in self._places)
+        kinds = (kind for kind in ("weight", "bias") if f"{name}.{kind}" in self._locations)
         return {kind: self.tensor(f"{name}.{kind}") for kind in kinds}
 
     @cached_property
-    def _places(self) -> dict[str, TensorLocation]:
-        return places(self.family, self.shape, _packed(self.index))
+    def _locations(self) -> dict[str, TensorLocation]:
+        return locate_tensors(self.family, self.shape, _packed(self.index))
 
     @property
     def positions(self) -> int:
@@ -193,7 +193,7 @@ def open_checkpoint(model: str) -> Checkpoint:
     refuse_unmerged(path, index)
     config, index, apart = _by_family(path, config, family, index)
     shape = family.shape(config)
-    _check(path, [*places(family, shape, _packed(index)).values()], index)
+    _check(path, [*locate_tensors(family, shape, _packed(index)).values()], index)
     notes = tuple(note for note in (layout_note(path, named), apart) if note)
     source = Checkpoint(path, Path(model).name or path.name, config, family, shape, index, notes)
     if not source.dtype.is_floating_point:
@@ -207,7 +207,9 @@ def _by_family(
     """Config and index as transformers reads the tensors' names, and a note where it goes against config."""
     shape = family.shape(config)
     tables = tuple(stored_name(family, f"{name}.weight") for name in (LM_HEAD, EMBEDDING))
-    known = {name for place in places(family, shape, _packed(index)).values() for name in place.stored}
+    known = {
+        name for place in locate_tensors(family, shape, _packed(index)).values() for name in place.stored
+    }
     index = by_family_names(path, index, family, known | {*tables})
     refuse_quantized(path, index, known - index.keys())
     if not shape.tied_embeddings:

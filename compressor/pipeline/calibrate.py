@@ -167,7 +167,8 @@ def _ranked(
     for start in range(0, len(missing), workers.count):
         layers = missing[start : start + workers.count]
         sums = [
-            merged(chain(*workers.ask(calibration_pass, LayerCollector.collect, index))) for index in layers
+            merged(chain(*workers.map_shards(calibration_pass, LayerCollector.collect, index)))
+            for index in layers
         ]
         yield from workers.map(ranker, zip(layers, map(LayerAccumulators.statistics, sums), strict=True))
 

@@ -17,7 +17,7 @@ from lathe.compressor.reconstruction.matrices import matrices_of
 from lathe.compressor.statistics.collect import batches_of
 from lathe.compressor.statistics.gram import CrossGram, Gram, Grams
 
-Ask = Callable[..., Iterable[Any]]
+MapShards = Callable[..., Iterable[Any]]
 """(method of BlockPasses, its arguments) -> what it gives by shard, of all shards."""
 Vectors = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(windows of a batch, the block's present outputs) -> v."""
@@ -58,7 +58,7 @@ class BlockPasses:
     heldout: torch.Tensor
     shards: range = range(SHARDS)
 
-    def ask(self, method: Callable[..., Iterable[Any]], *args: Any) -> Iterable[Any]:
+    def map_shards(self, method: Callable[..., Iterable[Any]], *args: Any) -> Iterable[Any]:
         """Of these shards."""
         return method(self, *args)
 

@@ -21,7 +21,7 @@ from lathe.artefact.plan import BlockKind
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.workers import summed
 from lathe.compressor.model.block_runner import BlockRunner, Weights
-from lathe.compressor.reconstruction.block_moments import Ask, BlockPasses
+from lathe.compressor.reconstruction.block_moments import BlockPasses, MapShards
 from lathe.compressor.reconstruction.conjugate import Factors, Parts, add, factors_of, iterates, small_step
 from lathe.compressor.reconstruction.matrices import matrices_of
 from lathe.compressor.statistics.gram import merged
@@ -32,13 +32,13 @@ _PATIENCE = 2
 
 
 def refine_block(
-    ask: Ask, runner: BlockRunner, kind: BlockKind, block: Weights, iterations: int = _ITERATIONS
+    map_shards: MapShards, runner: BlockRunner, kind: BlockKind, block: Weights, iterations: int = _ITERATIONS
 ) -> dict[str, torch.Tensor]:
     """The block with every projection adjusted, or as it was where that errs less on held-out windows.
 
-    ask: of who runs it. kind: "attention" or "ffn".
+    map_shards: runs a method on every shard. kind: "attention" or "ffn".
     """
-    step = BlockStep(ask, runner, kind, block)
+    step = BlockStep(map_shards, runner, kind, block)
     with torch.enable_grad():
         best = min(iterates(step, iterations, _PATIENCE), key=lambda found: found[0])
     return step.block(best[1][0])
@@ -47,8 +47,8 @@ def refine_block(
 class BlockStep:
     """The least-squares problem of one block around its present weights; arguments as `refine_block`."""
 
-    def __init__(self, ask: Ask, runner: BlockRunner, kind: BlockKind, block: Weights) -> None:
-        self._ask, self._block, self.store = ask, block, ArrayStore()
+    def __init__(self, map_shards: MapShards, runner: BlockRunner, kind: BlockKind, block: Weights) -> None:
+        self._map_shards, self._block, self.store = map_shards, block, ArrayStore()
         self._matrices = matrices_of(runner, kind)
         self.start: Parts = [{n: w.clone() for n, w in self._matrices.taken(block).items()}]
 
@@ -58,20 +58,20 @@ class BlockStep:
 
     def error(self, weights: Parts) -> float:
         """Mean squared error per held-out token."""
-        shards = self._ask(BlockPasses.errors, self.block(weights[0]))
+        shards = self._map_shards(BlockPasses.errors, self.block(weights[0]))
         squares, tokens = zip(*chain.from_iterable(shards), strict=True)
         return float(sum(squares) / sum(tokens))
 
     def descent(self) -> Parts:
-        return [summed(self._ask(BlockPasses.descent, self._block, [*self.start[0]]))]
+        return [summed(self._map_shards(BlockPasses.descent, self._block, [*self.start[0]]))]
 
     def curvature(self, direction: Parts) -> Parts:
         length = small_step(self.start, direction)
         (moved,) = add(self.start, direction, length)
-        return [summed(self._ask(BlockPasses.curvature, self._block, moved, length))]
+        return [summed(self._map_shards(BlockPasses.curvature, self._block, moved, length))]
 
     def factors(self) -> Factors:
         """From random probes of the outputs on a few batches."""
-        grams = merged(self._ask(BlockPasses.grams, self._block, [*self.start[0]]))
+        grams = merged(self._map_shards(BlockPasses.grams, self._block, [*self.start[0]]))
         inverses, ridges = factors_of(grams, _DAMPING)
         return Factors([inverses], [ridges])

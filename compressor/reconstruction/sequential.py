@@ -22,34 +22,36 @@ import torch
 from lathe.artefact.plan import BlockKind
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.output_projection import norm_gain, output
-from lathe.compressor.reconstruction.block_moments import Ask, BlockPasses, Moments
+from lathe.compressor.reconstruction.block_moments import BlockPasses, MapShards, Moments
 from lathe.compressor.reconstruction.closed_form import best_damping, damped, random_projection
 
 DAMPINGS = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
-Refine = Callable[[Ask, BlockRunner, BlockKind, Weights], dict[str, torch.Tensor]]
+Refine = Callable[[MapShards, BlockRunner, BlockKind, Weights], dict[str, torch.Tensor]]
 """(who runs the block, its runner and kind, block) -> the block, better."""
 
 
 def reconstruct_block(
-    ask: Ask, runner: BlockRunner, kind: BlockKind, cut: Weights, refine: Refine | None = None
+    map_shards: MapShards, runner: BlockRunner, kind: BlockKind, cut: Weights, refine: Refine | None = None
 ) -> dict[str, torch.Tensor]:
     """A block's tensors with the output projection re-solved, but of experts.
 
     Args:
-        ask: of who runs it, where the streams are. kind: "attention" or "ffn".
+        map_shards: runs a method on every shard. kind: "attention" or "ffn".
         cut: the block after the closed-form reform. refine: goes on from there with the whole block.
     """
     block = dict(cut)
     if runner.projections(kind):
-        block |= _solved(ask, runner, kind, cut)
-    return refine(ask, runner, kind, block) if refine else block
+        block |= _solved(map_shards, runner, kind, cut)
+    return refine(map_shards, runner, kind, block) if refine else block
 
 
-def _solved(ask: Ask, runner: BlockRunner, kind: BlockKind, cut: Weights) -> dict[str, torch.Tensor]:
+def _solved(
+    map_shards: MapShards, runner: BlockRunner, kind: BlockKind, cut: Weights
+) -> dict[str, torch.Tensor]:
     """The output projection's tensors that bring the subnet's stream nearest to the dense one."""
     name, sums = output(kind), dict[bool, Moments]()
-    for found in ask(BlockPasses.moments, cut):
+    for found in map_shards(BlockPasses.moments, cut):
         if found.heldout in sums:
             sums[found.heldout].add(found)
         else:

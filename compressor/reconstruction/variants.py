@@ -17,7 +17,7 @@ from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.names import DOWN_PROJ, O_PROJ
 from lathe.compressor.model.pruning import Selection, prune_attention, prune_ffn, rows
 from lathe.compressor.reconstruction.admm import admm
-from lathe.compressor.reconstruction.block_moments import Ask
+from lathe.compressor.reconstruction.block_moments import MapShards
 from lathe.compressor.reconstruction.closed_form import damped, reconstruct
 from lathe.compressor.reconstruction.gauss_newton import refine_block
 from lathe.compressor.reconstruction.head_norms import rescale_qk_norm
@@ -137,19 +137,19 @@ def _in_order(job: ReconstructionTask, refine: Refine | None) -> LayerReconstruc
         done: Finished = {}
         for kind, cut in zip(BLOCK_KINDS, job.reformed(index), strict=True):
             if cut and job.apart(index, kind):
-                ask = _asking(job.workers, course, BlockPosition(index, kind, finished, done))
-                cut = reconstruct_block(ask, job.model.runner.at(index), kind, cut, refine)
+                map_shards = _shard_mapper(job.workers, course, BlockPosition(index, kind, finished, done))
+                cut = reconstruct_block(map_shards, job.model.runner.at(index), kind, cut, refine)
             done = _merge(done, cut)
         return done
 
     return layer
 
 
-def _asking(workers: Workers, course: SequentialPass, spot: BlockPosition) -> Ask:
-    def ask(method: Callable[..., Iterable[Any]], *args: Any) -> Iterable[Any]:
-        return chain.from_iterable(workers.ask(course, ResidualStreams.block, spot, method, *args))
+def _shard_mapper(workers: Workers, course: SequentialPass, spot: BlockPosition) -> MapShards:
+    def map_shards(method: Callable[..., Iterable[Any]], *args: Any) -> Iterable[Any]:
+        return chain.from_iterable(workers.map_shards(course, ResidualStreams.block, spot, method, *args))
 
-    return ask
+    return map_shards
 
 
 def _merge(attention: Finished, ffn: Finished) -> Finished:

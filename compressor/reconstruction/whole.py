@@ -59,24 +59,24 @@ class ModelStep:
 
     def error(self, weights: Parts) -> float:
         """KL in nats per held-out token."""
-        (parts,) = self._workers.ask(self._text, KLPasses.divergences, weights)
+        (parts,) = self._workers.map_shards(self._text, KLPasses.divergences, weights)
         found = [batch for part in parts for batch in part]
         return sum(rows * kl for rows, kl in found) / sum(rows for rows, _ in found)
 
     def descent(self) -> Parts:
-        return self._summed(self._workers.ask(self._text, KLPasses.descent))
+        return self._summed(self._workers.map_shards(self._text, KLPasses.descent))
 
     def curvature(self, direction: Parts) -> Parts:
         length = small_step(self.start, direction)
         moved = self.store.keep(add(self.start, direction, length))
-        return self._summed(self._workers.ask(self._text, KLPasses.curvature, moved, length))
+        return self._summed(self._workers.map_shards(self._text, KLPasses.curvature, moved, length))
 
     def factors(self) -> Factors:
         """From the gradients of tokens drawn from the subnet's own distribution, on a few batches."""
         ridges: list[dict[str, float]] = []
 
         def inverses() -> Iterator[Tensors]:
-            for parts in self._workers.ask(self._text, KLPasses.grams):
+            for parts in self._workers.map_shards(self._text, KLPasses.grams):
                 found, ridge = factors_of(merged(parts), _DAMPING)
                 ridges.insert(0, ridge)
                 yield found

@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lathe.artefact.plan import LayerShape, Plan
 from lathe.compressor.export import Export
-from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
-from lathe.compressor.model.families import Family, places
+from lathe.compressor.model.families import Family, locate_tensors
 from lathe.compressor.model.names import DOWN_PROJ, O_PROJ, layer_prefix
 from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
 from support.tiny_llama import CONFIG, FFN, HEADS, KV_HEADS, LLAMA3_ROPE, PLANS, VARIANTS
@@ -181,7 +181,7 @@ def zeroed(source: Checkpoint, subnet: Plan) -> Any:
     model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32, **capped).eval()
     assert type(model).__module__.startswith("transformers.models.")
     family, head_dim = source.family, source.shape.head_dim
-    stored = places(family, source.shape)
+    stored = locate_tensors(family, source.shape)
     with torch.no_grad():
         for index, shape in enumerate(subnet):
             prefix = layer_prefix(index)
@@ -250,7 +250,7 @@ def first_of_each(source: Checkpoint, subnet: Plan) -> Export:
 
 
 def shapes_of(source: Checkpoint, subnet: Plan) -> dict[str, tuple[int, ...]]:
-    return dict(cut_tensors(source.shape, subnet))
+    return dict(pruned_tensors(source.shape, subnet))
 
 
 __all__ = [

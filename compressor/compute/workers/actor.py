@@ -11,7 +11,7 @@ import ray
 import torch
 
 from lathe.artefact.errors import UserError
-from lathe.compressor.compute.workers.serialization import Parcel, pack, unpack
+from lathe.compressor.compute.workers.serialization import Message, pack, unpack
 
 KNOWN = 2
 """Tasks and texts that a worker keeps open."""
@@ -27,13 +27,13 @@ class Worker:
     def hello(self) -> str:
         return f"process {os.getpid()} on {ray.util.get_node_ip_address()}"
 
-    def map(self, number: int, sent: list[Any], item: Parcel) -> Parcel:
+    def map(self, number: int, sent: list[Any], item: Message) -> Message:
         return _answer(lambda: self._opened(number, sent)(unpack(item)))
 
-    def ask(self, number: int, sent: list[Any], shards: range, question: Parcel) -> Parcel:
+    def map_shards(self, number: int, sent: list[Any], shards: range, question: Message) -> Message:
         def found() -> list[Any]:
             method, args, kwargs = unpack(question)
-            return [[*step] for step in method(self._opened(number, sent).held(shards), *args, **kwargs)]
+            return [[*step] for step in method(self._opened(number, sent).attach(shards), *args, **kwargs)]
 
         return _answer(found)
 
@@ -46,7 +46,7 @@ class Worker:
         return self._open[number]
 
 
-def _answer(work: Callable[[], Any]) -> Parcel:
+def _answer(work: Callable[[], Any]) -> Message:
     try:
         return pack((work(), None))
     except UserError as error:

@@ -30,7 +30,7 @@ class Workers(Protocol):
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """What a task makes of every item, in their order; an item goes to whoever is free."""
 
-    def ask(
+    def map_shards(
         self,
         text: Sharded[Part],
         method: Callable[Concatenate[Part, P], Iterable[Iterable[Result]]],
@@ -56,14 +56,14 @@ class LocalWorkers:
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         return map(task, items)
 
-    def ask(
+    def map_shards(
         self,
         text: Sharded[Part],
         method: Callable[Concatenate[Part, P], Iterable[Iterable[Result]]],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Iterator[Iterable[Result]]:
-        return iter(method(text.held(range(SHARDS)), *args, **kwargs))
+        return iter(method(text.attach(range(SHARDS)), *args, **kwargs))
 
     def close(self) -> None:
         pass

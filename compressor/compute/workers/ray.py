@@ -118,7 +118,7 @@ class RayWorkers:
                 idle += self._replaced(worker, lost[job[0]], error)
                 again.append(job)
 
-    def ask(
+    def map_shards(
         self,
         text: Sharded[Part],
         method: Callable[Concatenate[Part, P], Iterable[Iterable[Result]]],
@@ -128,12 +128,12 @@ class RayWorkers:
         (number, sent), question = self._send(text), ray.put(pack((method, args, kwargs)))
         answers, lost = dict[range, list[list[Result]]](), dict[range, int]()
         while True:
-            crew = self._alive[:SHARDS]
-            bounds = [SHARDS * index // len(crew) for index in range(len(crew) + 1)]
-            parts = [range(*bounds[index : index + 2]) for index in range(len(crew))]
+            workers = self._alive[:SHARDS]
+            bounds = [SHARDS * index // len(workers) for index in range(len(workers) + 1)]
+            parts = [range(*bounds[index : index + 2]) for index in range(len(workers))]
             asked = {
-                part: (worker, worker.ask.remote(number, sent, part, question))
-                for part, worker in zip(parts, crew, strict=True)
+                part: (worker, worker.map_shards.remote(number, sent, part, question))
+                for part, worker in zip(parts, workers, strict=True)
                 if part not in answers
             }
             if not asked:

@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 
-Parcel = list[Any]
+Message = list[Any]
 """Bytes, then the arrays that belong in them."""
 
 
-def pack(value: Any) -> Parcel:
+def pack(value: Any) -> Message:
     buffers: list[pickle.PickleBuffer] = []
     stream = io.BytesIO()
     _Pickler(stream, protocol=5, buffer_callback=buffers.append).dump(value)
     return [stream.getvalue(), *(np.frombuffer(memoryview(buffer), np.uint8) for buffer in buffers)]
 
 
-def unpack(parcel: Parcel) -> Any:
+def unpack(message: Message) -> Any:
     """A value of its own: its tensors may be written to."""
-    data, *arrays = parcel
+    data, *arrays = message
     return pickle.loads(data, buffers=arrays)
 
 

@@ -29,8 +29,8 @@ class Sharded(Generic[Part]):
         """What works on these shards: its methods yield lists with a value for each that has batches."""
         raise NotImplementedError
 
-    def held(self, shards: range) -> Part:
-        """As `hold`; the same again for the same shards."""
+    def attach(self, shards: range) -> Part:
+        """Returns what `hold` makes of these shards, and the same object if they are asked for again."""
         if self._holding is None or self._holding[0] != shards:
             self._holding = None
             self._holding = (shards, self.hold(shards))

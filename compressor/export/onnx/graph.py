@@ -15,7 +15,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.onnx.graph_format import GRAPH_FORMAT, MODEL_FILE
 from lathe.artefact.onnx.minimum_version import ENTRY, OLDEST
 from lathe.artefact.plan import ModelShape, Plan
-from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.export.onnx.decoder import Decoder, Tensors
 from lathe.compressor.export.onnx.decoder_gemma import GemmaDecoder
 from lathe.compressor.export.onnx.decoder_gpt_oss import GptOssDecoder
@@ -59,7 +59,7 @@ def build_onnx(
     check_config(config, shape, family)
     if len(plan) != shape.num_layers:
         raise UserError(f"the plan has {len(plan)} layers; the model has {shape.num_layers}")
-    count = sum(torch.Size(dims).numel() for _, dims in cut_tensors(shape, plan))
+    count = sum(torch.Size(dims).numel() for _, dims in pruned_tensors(shape, plan))
     with graph_writer(directory, 4 * count) as writer:
         made = matrices(writer)
         DECODERS[family.exported_type](writer, config, shape, tensor, made).build(plan)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lathe.artefact.plan import Plan
-from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.export.onnx.graph import build_onnx
 from lathe.compressor.export.onnx.matrices import Matrices, Plain
 from lathe.compressor.export.onnx.writer import GraphWriter
@@ -36,7 +36,7 @@ def random_onnx(
     """
     generator = torch.Generator().manual_seed(seed)
     pool = (torch.randn(_POOL, generator=generator) * _SCALE).repeat(2)
-    shapes = dict(cut_tensors(family.shape(config), plan))
+    shapes = dict(pruned_tensors(family.shape(config), plan))
 
     def tensor(name: str) -> torch.Tensor:
         dims = torch.Size(shapes[name])

@@ -47,7 +47,7 @@ class TensorLocation(NamedTuple):
         return {self.name + PACKED[0]: (*blocks, BLOCK // 2), self.name + PACKED[1]: blocks}
 
 
-def places(family: Family, shape: ModelShape, packed: bool = False) -> dict[str, TensorLocation]:
+def locate_tensors(family: Family, shape: ModelShape, packed: bool = False) -> dict[str, TensorLocation]:
     """Where a checkpoint of a family holds each of our tensors. packed: whether stacked matrices of experts
     are.
     """

@@ -15,7 +15,7 @@ from lathe.artefact.modeling import LatheLlamaConfig, LatheLlamaForCausalLM, reg
 from lathe.artefact.modeling.modeling_lathe_llama import CACHE, LatheLlamaModel
 from lathe.artefact.plan import Plan
 from lathe.compressor.export.checkpoint import uneven_config
-from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.model.checkpoint import Checkpoint
 from support.tiny_llama import (
     CONFIG,
@@ -44,7 +44,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
 def uneven(source: Checkpoint, subnet: Plan) -> LatheLlamaForCausalLM:
     model = LatheLlamaForCausalLM(LatheLlamaConfig(**uneven_config(source, subnet))).eval()
     tensor = cut(source, subnet).tensor
-    state = {name: tensor(name) for name, _ in cut_tensors(source.shape, subnet)}
+    state = {name: tensor(name) for name, _ in pruned_tensors(source.shape, subnet)}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected
     assert missing == (["lm_head.weight"] if source.shape.tied_embeddings else [])
@@ -84,7 +84,7 @@ def test_any_plan_has_its_shapes_and_logits(
     source, subnet = sources["plain"], plan(*((kv * per_group, kv, ffn) for kv, per_group, ffn in drawn))
     model, ids = uneven(source, subnet), tokens(1, 12)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    assert shapes == dict(cut_tensors(source.shape, subnet))
+    assert shapes == dict(pruned_tensors(source.shape, subnet))
     torch.testing.assert_close(logits(model, ids), logits(reference(source, subnet), ids), atol=2e-5, rtol=0)
 
 

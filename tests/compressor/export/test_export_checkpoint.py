@@ -18,7 +18,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.modeling import register
 from lathe.compressor.export import Export, exporters
 from lathe.compressor.export.checkpoint import write_checkpoint
-from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.model.checkpoint import Checkpoint
 from support.tiny_llama import DENSE, PLANS, VARIANTS, checkpoint, cut, plan, reference, tokens
 
@@ -74,7 +74,7 @@ def test_files_hold_the_planned_shapes(tmp_path: Path, source: Checkpoint) -> No
     out = write(tmp_path / "out", source, "mixed")
     with safe_open(out / "model.safetensors", framework="pt") as handle:
         stored = {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
-    assert stored == dict(cut_tensors(source.shape, PLANS["mixed"]))
+    assert stored == dict(pruned_tensors(source.shape, PLANS["mixed"]))
     assert {file.name for file in out.iterdir()} == {
         "config.json",
         "configuration_lathe_llama.py",

@@ -19,7 +19,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
 from lathe.compressor.export import quantized
 from lathe.compressor.export.checkpoint import export_checkpoint, write_model
-from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.export.quantized import check_quantized, export_quantized
 from lathe.compressor.model.checkpoint import Checkpoint
 from support.compress_command import lathe
@@ -138,7 +138,7 @@ def test_every_tensor_is_read_once_in_order(
     given, names, tensor = artefact(tmp_path / "artefact", source, UNEVEN), [], Checkpoint.tensor
     monkeypatch.setattr(Checkpoint, "tensor", lambda self, name: names.append(name) or tensor(self, name))
     export_quantized(str(given), tmp_path / "out", scheme="w4a16")
-    assert names == [name for name, _ in cut_tensors(source.shape, UNEVEN)]
+    assert names == [name for name, _ in pruned_tensors(source.shape, UNEVEN)]
 
 
 @pytest.mark.parametrize("failure", ["full", "damaged"])

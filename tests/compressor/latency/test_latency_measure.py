@@ -28,7 +28,7 @@ def meter(path: Path, workload: Workload, **model: int) -> LatencyBenchmark:
 
 
 def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_TURN_SECONDS", 0.0)
+    monkeypatch.setattr(bench, "_REPEAT_SECONDS", 0.0)
     monkeypatch.setattr(bench, "_SETTLE_SECONDS", 0.0)
 
 

@@ -11,7 +11,7 @@ import torch
 from onnx import numpy_helper
 from torch.testing import assert_close
 
-from lathe.compressor.export.layout import cut_tensors
+from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.export.onnx import export_onnx
 from lathe.compressor.export.onnx.blockwise import Blockwise
 from lathe.compressor.model.names import layer_prefix
@@ -69,7 +69,7 @@ def test_a_layer_has_the_values_and_bytes_of_its_graph(tmp_path: Path, case: str
     stored = {w.name: torch.tensor(numpy_helper.to_array(w)) for w in model.graph.initializer}
     for index in range(len(job.plan)):
         prefix = layer_prefix(index)
-        listed = (name for name, _ in cut_tensors(source.shape, job.plan))
+        listed = (name for name, _ in pruned_tensors(source.shape, job.plan))
         names = [name.removeprefix(prefix) for name in listed if name.startswith(prefix)]
         layer = {name: job.tensor(prefix + name) for name in names}
         (expected,), size = form.store([layer], source.dtype)

@@ -18,7 +18,7 @@ from support.tiny_problem import Lab, batches
 
 def test_skipped_layers_run_in_the_same_batches(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     def collect(walk: CalibrationPass, index: int) -> LayerStatistics:
-        (sums,) = LocalWorkers().ask(walk, LayerCollector.collect, index)
+        (sums,) = LocalWorkers().map_shards(walk, LayerCollector.collect, index)
         return merged(sums).statistics()
 
     whole, resumed = (CalibrationPass(lab.model, lab.windows, lab.heldout, ArrayStore()) for _ in range(2))

@@ -44,7 +44,7 @@ class Block:
         return self.runner.ffn(block, self.inputs)
 
     def step(self, start: Weights) -> BlockStep:
-        return BlockStep(self.passes(self.target).ask, self.runner, "ffn", start)
+        return BlockStep(self.passes(self.target).map_shards, self.runner, "ffn", start)
 
     def passes(self, target: torch.Tensor) -> BlockPasses:
         return BlockPasses(self.runner, "ffn", self.inputs, self.inputs, target, self.heldout)
@@ -66,7 +66,7 @@ def block(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_comes_nearer_to_dense_on_text_it_was_not_fitted_on(block: Block, shape: str) -> None:
     start = block.cut(shape)
-    found = refine_block(block.passes(block.target).ask, block.runner, "ffn", start)
+    found = refine_block(block.passes(block.target).map_shards, block.runner, "ffn", start)
     assert {n: v.shape for n, v in found.items()} == {n: v.shape for n, v in start.items()}
     changed = {n for n in start if not torch.equal(found[n], start[n])}
     assert changed == set(block.runner.expert_projections())
@@ -75,7 +75,7 @@ def test_it_comes_nearer_to_dense_on_text_it_was_not_fitted_on(block: Block, sha
 
 def test_experts_that_are_right_stay_as_they_are(block: Block) -> None:
     start = block.cut("both")
-    found = refine_block(block.passes(block.run(start)).ask, block.runner, "ffn", start)
+    found = refine_block(block.passes(block.run(start)).map_shards, block.runner, "ffn", start)
     assert all(torch.equal(found[n], start[n]) for n in start)
 
 

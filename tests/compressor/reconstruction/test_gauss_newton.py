@@ -32,7 +32,7 @@ def cut(lab: Lab, kind: str) -> Weights:
 
 
 def refined(lab: Lab, kind: str, block: Weights, target: torch.Tensor) -> dict[str, torch.Tensor]:
-    return refine_block(passes(lab, kind, target).ask, lab.runner, kind, block)
+    return refine_block(passes(lab, kind, target).map_shards, lab.runner, kind, block)
 
 
 def passes(lab: Lab, kind: str, target: torch.Tensor) -> BlockPasses:
@@ -83,7 +83,7 @@ def test_iterations_lead_to_the_damped_gauss_newton_step(lab: Lab, monkeypatch: 
     start["mlp.down_proj.weight"] = start["mlp.down_proj.weight"][:, :3]
     names = lab.runner.projections("ffn")
     target = run(lab, "ffn", lab.layers[LAYER])
-    step = gauss_newton.BlockStep(passes(lab, "ffn", target).ask, lab.runner, "ffn", start)
+    step = gauss_newton.BlockStep(passes(lab, "ffn", target).map_shards, lab.runner, "ffn", start)
     *_, (_, (last,)) = iterates(step, 60, patience=10_000)
     found = torch.cat([(last[n] - start[n]).flatten() for n in names]).double()
 

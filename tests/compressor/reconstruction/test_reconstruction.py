@@ -237,7 +237,7 @@ def test_sequential_reform_aims_at_the_dense_stream_from_the_subnets_own(lab: La
     x = lab.runner.ffn_context(start, subnet[fit]).flatten(0, 1).double()
     y = (after - subnet)[fit].flatten(0, 1).double()
     passes = BlockPasses(lab.runner, "ffn", lab.embedded, subnet, after, lab.heldout)
-    block = reconstruct_block(passes.ask, lab.runner, "ffn", start)
+    block = reconstruct_block(passes.map_shards, lab.runner, "ffn", start)
     found = block["mlp.down_proj.weight"]
 
     def ridge(damping: float) -> torch.Tensor:

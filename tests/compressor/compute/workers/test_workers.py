@@ -55,7 +55,7 @@ def test_work_here_is_done_piece_by_piece_when_it_is_asked_for() -> None:
     answers = LocalWorkers().map(task, [3, 1, 2])
     assert (next(answers), done) == (-3, [3])
     assert [*answers] == [-1, -2]
-    sums, squares = LocalWorkers().ask(Numbers(), twice)
+    sums, squares = LocalWorkers().map_shards(Numbers(), twice)
     assert sum(sums) == sum(range(20))
     assert [*squares] == [s**2 for s in sums]
 

@@ -71,7 +71,7 @@ def test_a_lost_workers_piece_is_done_again(workers: Workers, tmp_path: Path) ->
 
 def test_pieces_that_each_lose_a_worker_are_done_again(workers: Workers, tmp_path: Path) -> None:
     text = Fragile(lives(tmp_path / "0", 2), lives(tmp_path / "4", 2))
-    assert [list(step) for step in workers.ask(text, numbers)] == [[*range(8)]]
+    assert [list(step) for step in workers.map_shards(text, numbers)] == [[*range(8)]]
     assert not any(tmp_path.glob("*/*"))
 
 
