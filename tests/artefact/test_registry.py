@@ -45,7 +45,7 @@ def test_ours_are_found_by_their_files(kind: type[Registry[str]], package: str) 
     toys = made(kind, package)
     assert toys.known() == ["first", "second"]
     assert toys.get("second") == "second of ours"
-    with pytest.raises(UserError, match="there is no toy `third`. Known: first, second"):
+    with pytest.raises(UserError, match=r"there is no toy `third`\. Known: first, second"):
         toys.get("third")
 
 
