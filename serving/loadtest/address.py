@@ -1,4 +1,4 @@
-"""Where a server's API is, from what people write as its address."""
+"""Reads the address of a server's API as people write it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,13 @@ LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
 
 @dataclass(frozen=True)
 class Address:
-    """`root`: scheme, host and path as far as the version; `versions`: what may follow, the likeliest first;
-    `query`: what was given behind a question mark. `endpoint`: the one that the address names, if it does.
+    """The address of an API, in parts.
+
+    Args:
+        root: scheme, host and path, up to the version.
+        versions: the versions that may follow, the likeliest first.
+        query: the text behind a question mark.
+        endpoint: the endpoint that the address names; None: it names none.
     """
 
     root: str
@@ -29,10 +34,10 @@ class Address:
 
 
 def read_address(text: str) -> Address:
-    """An address with or without a version (`/v1`, `/api/v3`), slashes or an endpoint at its end.
+    """Reads an address with or without a version (`/v1`, `/api/v3`), slashes or an endpoint at its end.
 
     Raises:
-        UserError: if it is no address of a server.
+        UserError: it is no address of a server.
     """
     try:
         url = httpx.URL(text)
@@ -60,12 +65,12 @@ def read_address(text: str) -> Address:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether it is this machine, which no proxy leads to."""
+    """Whether an address is of this machine, which no proxy leads to."""
     return LOOPBACK.fullmatch(httpx.URL(url).host) is not None
 
 
 def proxy_of(url: str) -> str | None:
-    """The proxy that the environment names for this address, without a password."""
+    """Returns the proxy that the environment names for this address, without a password."""
     target = httpx.URL(url)
     proxies = getproxies()
     named = proxies.get(target.scheme) or proxies.get("all")

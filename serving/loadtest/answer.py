@@ -1,4 +1,4 @@
-"""From the events of one streamed answer to its sample: which chunks carry tokens, how many there were."""
+"""Turns the events of one streamed answer into a sample: when chunks with tokens arrived, and how many."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ from lathe.serving.loadtest.sse import MalformedStreamError
 LABELS = frozenset(
     {"role", "type", "id", "index", "format", "object", "status", "annotations", "signature", "logprobs"}
 )
-"""Fields of a delta that no token stands behind. Every other text is made of tokens, whatever its name."""
+"""Fields of a delta that are not generated. Every other text is made of tokens, whatever its name."""
 REASONING = ("reason", "think", "thought")
-"""In the names and types of what a model says before its answer."""
+"""Parts of the names and types of fields that hold reasoning."""
 
 
 class AnswerReader:
-    """Notes in `sample` what the events bring, and when."""
+    """Records the events of an answer in a sample."""
 
     def __init__(self, sample: Sample) -> None:
         self._sample = sample
         self._blank_s: list[float] = []
         self._grown_s: list[float] = []
         self._counts: list[tuple[float, int]] = []
-        self._reasoned = self._reasoning_told = 0
+        self._reasoned = self._reasoning_reported = 0
         self._ended = False
 
     def event(self, data: str, arrived: float) -> None:
-        """Raises MalformedStreamError, and RequestError for an event that is an error."""
+        """Takes in one event.
+
+        Raises:
+            MalformedStreamError: it is no event of such a stream.
+            RequestError: it is an error of the server.
+        """
         if data == "[DONE]":
             self._ended = True
             return
@@ -46,36 +51,40 @@ class AnswerReader:
             raise MalformedStreamError(f"an event of another shape: {data[:80]!r}") from error
 
     def finish(self) -> None:
-        """Settle the sample once the stream is over. Raises RequestError for an answer that is none."""
+        """Completes the sample once the stream is over.
+
+        Raises:
+            RequestError: the stream was cut off or had no tokens.
+        """
         sample = self._sample
         if not self._ended:
             raise RequestError("truncated", "the stream ended without [DONE] or a finish reason")
         if not sample.chunk_s:
             unseen = f", though usage names {sample.output_tokens}" if sample.output_tokens else ""
             raise RequestError("no_tokens", f"the stream ended without a token{unseen}")
-        sample.told = sample.output_tokens > 0
-        if not sample.told:
+        sample.usage_reported = sample.output_tokens > 0
+        if not sample.usage_reported:
             sample.output_tokens = len(sample.chunk_s)
         self._count_blanks(sample.output_tokens - len(sample.chunk_s))
         if self._running:
             sample.first_tokens = max(count for at, count in self._counts if at == self._counts[0][0])
         unaccounted = sample.output_tokens - len(sample.chunk_s)
-        if not self._reasoned and self._reasoning_told:
-            sample.hidden_tokens = min(self._reasoning_told, max(unaccounted, 0))
+        if not self._reasoned and self._reasoning_reported:
+            sample.hidden_tokens = min(self._reasoning_reported, max(unaccounted, 0))
 
     @property
     def _running(self) -> bool:
-        """Whether chunks told running counts, and not that of the whole each."""
+        """Whether chunks reported running counts, and not each the count of the whole answer."""
         return len({count for _, count in self._counts}) > 1
 
     def _choice(self, choice: Mapping[str, Any], arrived: float) -> bool:
-        """Whether this choice of an event carries tokens; noted if so."""
+        """Records a choice of an event; returns whether it carries tokens."""
         self._ended = self._ended or bool(choice.get("finish_reason"))
         delta = choice.get("delta") or choice.get("message") or {}
-        answers = _says(choice.get("text")) or any(
-            _says(delta[name]) for name in delta if _answers(name, delta)
+        answers = _has_text(choice.get("text")) or any(
+            _has_text(delta[name]) for name in delta if _is_answer(name, delta)
         )
-        reasons = not answers and _says(delta)
+        reasons = not answers and _has_text(delta)
         if not (answers or reasons):
             self._blank_s.append(arrived)
             return False
@@ -86,21 +95,22 @@ class AnswerReader:
         return True
 
     def _usage(self, usage: Mapping[str, Any], arrived: float, carried: list[bool]) -> None:
-        """`carried`: whether each choice of the same event carries tokens."""
-        told, prompt = usage.get("completion_tokens") or 0, usage.get("prompt_tokens")
+        """Records an event's usage; `carried` tells for each of its choices whether it carries tokens."""
+        counted, prompt = usage.get("completion_tokens") or 0, usage.get("prompt_tokens")
         details = usage.get("completion_tokens_details") or {}
-        self._reasoning_told = details.get("reasoning_tokens") or self._reasoning_told
-        if any(carried) and told:
-            self._counts.append((arrived, told))
-        elif carried and told > self._sample.output_tokens:
+        self._reasoning_reported = details.get("reasoning_tokens") or self._reasoning_reported
+        if any(carried) and counted:
+            self._counts.append((arrived, counted))
+        elif carried and counted > self._sample.output_tokens:
             self._grown_s.append(arrived)
-        self._sample.output_tokens = max(self._sample.output_tokens, told)
+        self._sample.output_tokens = max(self._sample.output_tokens, counted)
         self._sample.prompt_tokens = self._sample.prompt_tokens if prompt is None else prompt
 
     def _count_blanks(self, missing: int) -> None:
-        """Tokens may have no text of their own (a part of a character, the end): chunks without any after
-        the first are taken for so many tokens as the server counts and no text shows, or for those with which
-        its running count grew.
+        """Counts chunks without text as tokens, up to the number that the server counts and no text shows.
+
+        A token may have no text of its own (part of a character, the end). Only chunks after the first with
+        text count; where the server reports running counts, only those with which its count grew.
         """
         first = self._sample.chunk_s[0]
         candidates = self._grown_s if self._running else self._blank_s
@@ -118,8 +128,8 @@ def _object(data: str) -> dict[str, Any]:
     return event
 
 
-def _answers(name: str, delta: Mapping[str, Any]) -> bool:
-    """Whether a field is of the answer itself, by its name, or by the types of its parts."""
+def _is_answer(name: str, delta: Mapping[str, Any]) -> bool:
+    """Whether a field belongs to the answer itself, by its name or by the types of its parts."""
     if name in LABELS or any(word in name for word in REASONING):
         return False
     parts = delta[name] if isinstance(delta[name], list) else []
@@ -127,10 +137,10 @@ def _answers(name: str, delta: Mapping[str, Any]) -> bool:
     return not (kinds and all(any(word in kind for word in REASONING) for kind in kinds))
 
 
-def _says(value: Any) -> bool:
-    """A text that is not empty, anywhere but under a label; white space is text."""
+def _has_text(value: Any) -> bool:
+    """Whether a value holds text anywhere but under a label; white space is text."""
     if isinstance(value, str):
         return value != ""
     if isinstance(value, Mapping):
-        return any(_says(part) for name, part in value.items() if name not in LABELS)
-    return isinstance(value, list) and any(_says(part) for part in value)
+        return any(_has_text(part) for name, part in value.items() if name not in LABELS)
+    return isinstance(value, list) and any(_has_text(part) for part in value)

@@ -11,12 +11,12 @@ TRIES = 2
 
 @dataclass
 class Bisection:
-    """Asks for levels until the highest that passes lies within 5 % of one that fails, or, for whole
-    levels, next to it. It assumes that whatever passes at a level passes below.
+    """A search for the highest level that passes.
 
-    The level that would end the search has to fail twice: should it have failed in a bad moment of the
-    machine, the search goes on. Gives up FACTOR times above `start`, or, where levels are not whole,
-    below it.
+    It ends when that level lies within 5 % of one that fails, or, for whole levels, next to it. It assumes
+    that every level below one that passes passes, too. The level that would end the search has to fail
+    twice, so that one bad moment of the machine does not end it. The search gives up FACTOR times above
+    `start`, or, where levels are not whole, below it.
     """
 
     start: float
@@ -52,7 +52,7 @@ class Bisection:
         return None if over else (self.best + failing) / 2
 
     def note(self, level: float, passed: bool) -> None:
-        """Take in how `level`, which `next` asked for, went."""
+        """Takes in the result of a level that `next` asked for."""
         if passed:
             self.best = level
             self._failed = {other: tries for other, tries in self._failed.items() if other > level}

@@ -9,18 +9,18 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lathe.serving.loadtest.find_capacity import told
+from lathe.serving.loadtest.find_capacity import level_in_words
 from lathe.serving.loadtest.report import BUSY_CLIENT, filled, untimed_note
 
 
 def failures(whole: Mapping[str, Any]) -> str | None:
-    """One sentence about requests that failed already at the lowest level tried; None if none did."""
+    """Returns a sentence about requests that failed at the first level tried; None if none did."""
     parts = []
     for name, system in whole["systems"].items():
         lowest = system["levels"][0]
         if lowest["failed"]:
             kinds = ", ".join(f"{count} {kind}" for kind, count in lowest["errors"].items())
-            level = told(lowest["level"], whole["settings"])
+            level = level_in_words(lowest["level"], whole["settings"])
             parts.append(
                 f"{name}: {lowest['failed']} of {lowest['requests']} requests failed at {level} ({kinds})"
             )
@@ -28,12 +28,12 @@ def failures(whole: Mapping[str, Any]) -> str | None:
 
 
 def print_report(whole: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print the report on stdout, or on `console`."""
+    """Prints the report on stdout, or on `console`."""
     (console or Console()).print(rendered(whole))
 
 
 def rendered(whole: Mapping[str, Any]) -> RenderableType:
-    """The levels tried on each system, the answer, and what its words mean."""
+    """Returns the levels tried on each system, the answer, and the definitions of its words."""
     tables = [_table(name, system, whole["settings"]) for name, system in whole["systems"].items()]
     answer = Text("\n".join(answers(whole)), style="bold")
     warned = [Text(note, style="yellow") for note in notes(whole)]
@@ -41,7 +41,7 @@ def rendered(whole: Mapping[str, Any]) -> RenderableType:
 
 
 def title(settings: Mapping[str, Any]) -> str:
-    """What was asked: the limits, and the share of requests that has to keep them."""
+    """Returns the limits and the share of requests that has to keep them, in words."""
     limits = [
         f"{name.removesuffix('_ms').upper()} <= {limit:g} ms"
         for name, limit in settings["slo"].items()
@@ -51,7 +51,7 @@ def title(settings: Mapping[str, Any]) -> str:
 
 
 def answers(whole: Mapping[str, Any]) -> list[str]:
-    """One sentence for each system, and how the two compare."""
+    """Returns a sentence for each system, and how the two compare."""
     found = [_answer(name, system, whole["settings"]) for name, system in whole["systems"].items()]
     if "ratio" in whole:
         found.append(f"subnet / dense: {whole['ratio']:.2f}")
@@ -62,13 +62,15 @@ def _answer(name: str, system: Mapping[str, Any], settings: Mapping[str, Any]) -
     most, failing = system["most"], system["lowest_failing"]
     unsure = "" if system["certain"] else "; not certain, more --requests or --rounds would tell"
     if not most:
-        return f"{name}: not even {told(failing, settings)} within the SLO{unsure}"
-    limit = "the search ended there" if failing is None else f"{told(failing, settings)} are too many"
-    return f"{name}: {told(most, settings)} within the SLO; {limit}{unsure}"
+        return f"{name}: not even {level_in_words(failing, settings)} within the SLO{unsure}"
+    limit = (
+        "the search ended there" if failing is None else f"{level_in_words(failing, settings)} are too many"
+    )
+    return f"{name}: {level_in_words(most, settings)} within the SLO; {limit}{unsure}"
 
 
 def level_rows(system: Mapping[str, Any], settings: Mapping[str, Any]) -> list[list[str]]:
-    """The head and the rows of a system's table: what was tried, and how it went."""
+    """Returns the head and the rows of a system's table: the levels that were tried, and the results."""
     limits = [key for key in settings["slo"] if key != "share"]
     heads = [f"{limit[:-3].upper()} p95 (kept)" for limit in limits]
     rows = [[unit(settings), "within (interval)", *heads, "tokens/s", "result"]]
@@ -88,15 +90,19 @@ def level_rows(system: Mapping[str, Any], settings: Mapping[str, Any]) -> list[l
 
 
 def notes(whole: Mapping[str, Any]) -> list[str]:
-    """What would mislead a reader of the answer alone: requests changed for the server, tokens that could
-    not be timed or were not counted, a client that was itself busy at its bounds.
+    """Returns what a reader of the answer has to know.
+
+    These are requests that were changed for the server, tokens that could not be timed or were not counted,
+    and a client that was itself busy at the bounds.
     """
     found = []
     for name, system in whole["systems"].items():
         found += [f"{name}: {remark}" for remark in system["remarks"]]
         if unclear := [level for level in system["levels"] if level["untimed"]]:
             level = unclear[0]
-            found.append(f"{name}: at {told(level['level'], whole['settings'])} {untimed_note(level)}")
+            found.append(
+                f"{name}: at {level_in_words(level['level'], whole['settings'])} {untimed_note(level)}"
+            )
         if any(level["tokens_counted_by"] == "chunks" for level in system["levels"] if level["succeeded"]):
             found.append(f"{name}: the server reports no usage; each chunk is counted as one token")
         shares = [
@@ -117,7 +123,7 @@ def _kept(level: Mapping[str, Any], limit: str) -> str:
 
 
 def unit(settings: Mapping[str, Any]) -> str:
-    """What the levels count."""
+    """Returns the unit of the levels."""
     return "requests/s" if "rate" in settings else "users"
 
 

@@ -20,8 +20,15 @@ from lathe.serving.loadtest.sse import EventReader, MalformedStreamError
 
 @dataclass(frozen=True)
 class Target:
-    """A server under test: base URL without the version of its API, the model's name, the key it asks for,
-    and what it takes.
+    """A server under test.
+
+    Args:
+        url: scheme, host and path, up to the version of its API.
+        model: the model's name.
+        api_key: the key that it asks for.
+        version: the version in the path of its API.
+        query: what follows a question mark in all its addresses.
+        dialect: the fields that it accepts.
     """
 
     url: str
@@ -35,20 +42,22 @@ class Target:
         return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
     def place(self, path: str) -> str:
-        """The address of a path of its API."""
+        """Returns the address of a path of its API."""
         return f"{self.url}{self.version}{path}{'?' if self.query else ''}{self.query}"
 
 
 class _RefusedError(Exception):
-    """The request is to be sent again as the server wants it."""
+    """The server refused the request, which has to be sent again without the field that it names."""
 
 
 def open_client(*, proxies: bool) -> httpx.AsyncClient:
-    """A client that never queues a request. It trusts the CAs of the environment (SSL_CERT_FILE) and, with
-    `proxies`, goes through the environment's, except to this machine.
+    """Opens a client that never queues a request and trusts the CAs of the environment (SSL_CERT_FILE).
+
+    Args:
+        proxies: use the environment's proxies, except to this machine.
 
     Raises:
-        UserError: if a proxy or a file of the environment cannot be used.
+        UserError: a proxy or a file of the environment cannot be used.
     """
     unlimited = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     here: dict[str, httpx.AsyncBaseTransport | None] = {
@@ -71,7 +80,7 @@ def open_client(*, proxies: bool) -> httpx.AsyncClient:
 
 
 def request_body(model: str, prompt: str, output_tokens: int, endpoint: Endpoint) -> dict[str, Any]:
-    """A greedy streamed request for exactly `output_tokens` tokens that reports its token counts."""
+    """Returns a greedy streamed request for exactly `output_tokens` tokens that reports its token counts."""
     asked: dict[str, Any] = (
         {"messages": [{"role": "user", "content": prompt}]} if endpoint == "chat" else {"prompt": prompt}
     )
@@ -93,10 +102,18 @@ async def timed_request(
     start: float,
     limit_s: float,
 ) -> Sample:
-    """Send one request and time its stream; a failure is recorded in the sample, never raised. Where the
-    server refuses a field that can be spared, the request is sent again without, and timed from then on.
+    """Sends one request and times its stream; a failure is recorded in the sample, never raised.
 
-    `start` is the `perf_counter` reading at the start of the round.
+    Where the server refuses a field that can be left out, the request is sent again without it, and timed
+    from then on.
+
+    Args:
+        http: sends it.
+        target: the server.
+        endpoint: which of its endpoints.
+        body: the request, as `request_body` makes it.
+        start: the `perf_counter` reading at the start of the round.
+        limit_s: seconds that the answer may take.
     """
     while True:
         sent = perf_counter()

@@ -11,7 +11,7 @@ from lathe.artefact.errors import UserError
 from lathe.serving.loadtest import capacity_report, report
 from lathe.serving.loadtest.compare import compare, run
 from lathe.serving.loadtest.document import write_document
-from lathe.serving.loadtest.find_capacity import most
+from lathe.serving.loadtest.find_capacity import find_capacity
 from lathe.serving.loadtest.options import LoadTestOptions
 from lathe.serving.loadtest.page.html import write_page
 from lathe.serving.loadtest.slo import parse_slo
@@ -42,7 +42,9 @@ def _measured(options: LoadTestOptions) -> dict[str, Any]:
     rounds, target, dense = options.round_count, options.target, options.against
     if options.slo is not None:
         places = {"server": target} if dense is None else {"dense": dense, "subnet": target}
-        return most(places, load, parse_slo(options.slo, options.slo_share), rounds=rounds, setup=setup)
+        return find_capacity(
+            places, load, parse_slo(options.slo, options.slo_share), rounds=rounds, setup=setup
+        )
     if dense is None:
         return run(target, load, rounds=rounds, setup=setup)
     return compare(target, dense, load, rounds=rounds, setup=setup)

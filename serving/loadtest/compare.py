@@ -10,11 +10,11 @@ from lathe.artefact.errors import UserError
 from lathe.serving.loadtest.document import document, system_json
 from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.measure import Round
-from lathe.serving.loadtest.testbed import Bench, Setup, on_bench
+from lathe.serving.loadtest.testbed import Setup, Testbed, on_testbed
 
 
 def run(target: str | Path, load: Load, *, rounds: int = 1, setup: Setup | None = None) -> dict[str, Any]:
-    """Load one system, a URL or a directory (served for the time of the test).
+    """Loads one system, a URL or a directory, which is served during the test.
 
     Returns:
         The `lathe-loadtest/1` document; its only system is called "server".
@@ -28,16 +28,17 @@ def run(target: str | Path, load: Load, *, rounds: int = 1, setup: Setup | None 
 def compare(
     subnet: str | Path, dense: str | Path, load: Load, *, rounds: int = 3, setup: Setup | None = None
 ) -> dict[str, Any]:
-    """Load two systems, each a directory or a URL, in pairs of rounds: dense first, then subnet
-    first, and so on, so that a drift of the machine falls on both.
+    """Loads two systems, each a directory or a URL, in interleaved rounds.
 
-    Both stay up; only one is under load at a time. In a pair both get the same prompts and arrivals.
+    The order changes from pair to pair (dense first, then subnet first), so that a drift of the machine
+    affects both. Both stay up; only one is under load at a time. In a pair both get the same prompts and
+    arrival times.
 
     Returns:
         The `lathe-loadtest/1` document with the systems "dense" and "subnet" and their ratios.
 
     Raises:
-        UserError: if a system cannot be reached or started, or the settings make no sense.
+        UserError: a system cannot be reached or started, or the settings make no sense.
     """
     return _test({"dense": dense, "subnet": subnet}, load, rounds, setup or Setup())
 
@@ -46,15 +47,15 @@ def _test(places: Mapping[str, str | Path], load: Load, rounds: int, setup: Setu
     if rounds < 1:
         raise UserError(f"--rounds is {rounds}", "It must be at least 1.")
 
-    async def alternate(bench: Bench) -> dict[str, list[Round]]:
-        done: dict[str, list[Round]] = {name: [] for name in bench.systems}
+    async def alternate(testbed: Testbed) -> dict[str, list[Round]]:
+        done: dict[str, list[Round]] = {name: [] for name in testbed.systems}
         for index in range(rounds):
             names = list(done) if index % 2 == 0 else list(reversed(done))
             for name in names:
-                done[name].append(await bench.round(name, load, load.seed + index))
+                done[name].append(await testbed.round(name, load, load.seed + index))
         return done
 
-    done, systems = on_bench(places, load, setup, alternate)
+    done, systems = on_testbed(places, load, setup, alternate)
     return document(
         {**setup.as_json(load), "rounds": rounds},
         {

@@ -1,4 +1,4 @@
-"""What one server takes of our request body, learned from what it refuses by name."""
+"""The fields of our request body that a server accepts, learned from those that it refuses by name."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ OPTIONAL = {
     "temperature": "the server samples as it likes",
     "stream_options": "tokens are counted by chunks",
 }
-"""Fields that a load test can do without, and what follows."""
+"""Fields that a load test can do without, and the consequence of leaving one out."""
 PARTS = {"include_usage": "stream_options"}
 LENGTHS = ("max_tokens", "max_completion_tokens")
 RUNNING_COUNTS = "continuous_usage_stats"
 KNOWN = frozenset({*OPTIONAL, *PARTS, *LENGTHS, RUNNING_COUNTS})
 FIXED = ("model", "prompt", "messages", "stream", "n", "best_of", *LENGTHS)
-"""Fields that are the load test's own."""
+"""Fields that only the load test sets."""
 UNKNOWN = re.compile(
     r"un(?:known|recogni[sz]ed|supported|expected)|extra|not \w*\s*(?:permitted|allowed|supported)"
 )
@@ -32,9 +32,15 @@ UNKNOWN = re.compile(
 
 @dataclass
 class Dialect:
-    """How bodies are changed for a server: `extra` is the user's, the rest was learned. `notes` tell a reader
-    of the numbers, a sentence each. With `counting` the server is asked for running token counts, which
-    vLLM, SGLang and Lathe have: they tell how many tokens a chunk carries.
+    """How request bodies are changed for a server.
+
+    Args:
+        extra: the user's own fields; a null leaves a field out.
+        length_field: the name of the field for the number of output tokens.
+        dropped: fields that the server refused.
+        counting: ask the server for running token counts, which tell how many tokens a chunk carries;
+            vLLM, SGLang and Lathe have them.
+        notes: a sentence for each change, for readers of the numbers.
     """
 
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -44,7 +50,7 @@ class Dialect:
     notes: list[str] = field(default_factory=list)
 
     def shaped(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The body as this server gets it. A null of `extra` takes a field out."""
+        """Returns the body as this server gets it."""
         shaped = {key: value for key, value in body.items() if key not in self.dropped}
         shaped[self.length_field] = shaped.pop(LENGTHS[0])
         if self.counting and "stream_options" in shaped:
@@ -55,7 +61,7 @@ class Dialect:
         return {key: value for key, value in merged.items() if key not in self.extra or value is not None}
 
     def learn(self, body: Mapping[str, Any], sent: Mapping[str, Any], refusal: str) -> bool:
-        """Whether `body`, sent as `sent` and refused so, is now shaped otherwise."""
+        """Learns from a refusal; returns whether `body`, which was sent as `sent`, is now sent otherwise."""
         if self.shaped(body) != sent:
             return True  # another request has learned it meanwhile
         named = refused_fields(refusal, KNOWN)
@@ -77,14 +83,18 @@ class Dialect:
             self.notes.append(f"the server refuses {name}: left out, {OPTIONAL[name]} {_quoted(refusal)}")
 
     def _wants_other_length(self, named: set[str], refusal: str) -> bool:
-        """A length that is refused for its value stays an error."""
+        """Whether the other field for the length is wanted; a length refused for its value stays an error."""
         if self.length_field == LENGTHS[1] or not named & set(LENGTHS):
             return False
         return LENGTHS[1] in refusal or UNKNOWN.search(refusal.lower()) is not None
 
 
 def read_extra_body(text: str | None) -> dict[str, Any]:
-    """The value of `--extra-body`. Raises UserError for what is no JSON object or changes the load itself."""
+    """Reads the value of `--extra-body`.
+
+    Raises:
+        UserError: it is no JSON object, or changes the load itself.
+    """
     if text is None:
         return {}
     try:

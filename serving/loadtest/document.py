@@ -27,8 +27,14 @@ _OPTIONS = "--serve-options"
 def system_json(
     url: str, model: str, rounds: Sequence[Round], memory: Memory, remarks: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """One system: all rounds summed up, each round apart, and the raw samples. `remarks`: how it was asked
-    otherwise than the settings say.
+    """Returns one system's part of the document: all rounds together, each round, and the raw samples.
+
+    Args:
+        url: the server's address, or the directory that was served.
+        model: the model's name.
+        rounds: all of its rounds.
+        memory: the memory that it needed.
+        remarks: how requests differed from the settings.
     """
     return {
         "url": url,
@@ -41,7 +47,7 @@ def system_json(
 
 
 def round_json(one: Round) -> dict[str, Any]:
-    """One round summed up, with its raw samples."""
+    """Returns the summary of one round, with its raw samples."""
     return {
         **summary([one]),
         **({"stopped_early": one.stopped_early} if one.stopped_early else {}),
@@ -55,8 +61,12 @@ def document(
     systems: Mapping[str, dict[str, Any]],
     definitions: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The whole document; with a dense and a subnet system, their ratios too. `definitions` are added
-    to the usual ones, or stand in their place.
+    """Returns the whole document; with the systems "dense" and "subnet" it has their ratios, too.
+
+    Args:
+        settings: what is needed to send the same load again.
+        systems: the parts of the systems, by name.
+        definitions: those that are added to the usual ones or replace them.
     """
     whole = {
         **preamble(FORMAT, definitions or {}),
@@ -69,7 +79,7 @@ def document(
 
 
 def preamble(form: str, definitions: Mapping[str, str]) -> dict[str, Any]:
-    """What every document of a load test begins with."""
+    """Returns the beginning of every document of a load test."""
     return {
         "format": form,
         "command": redacted(sys.argv),
@@ -79,7 +89,7 @@ def preamble(form: str, definitions: Mapping[str, str]) -> dict[str, Any]:
 
 
 def ratios(dense: Mapping[str, Any], subnet: Mapping[str, Any]) -> dict[str, Any]:
-    """Subnet / dense: median and range over the paired rounds; memory, measured once, is one quotient."""
+    """Returns subnet / dense: median and range over the paired rounds; memory is one quotient."""
     pairs = list(zip(dense["rounds"], subnet["rounds"], strict=True))
     latency = [(f"{name}.{part}", name, part) for name in LATENCIES for part in ("p50", "p95", "mean")]
     found: dict[str, Any] = {}
@@ -124,7 +134,7 @@ def _sample_json(sample: Sample) -> dict[str, Any]:
 
 
 def redacted(command: Sequence[str]) -> list[str]:
-    """The command line without the values of secret options, also of those that are handed on to servers."""
+    """Returns the command line without the values of secret options, those for servers included."""
     shown: list[str] = []
     for word in command:
         name, equals, value = word.partition("=")
@@ -146,7 +156,7 @@ def _redacted_line(options: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """The machine that sent the load (and served, where the servers were started here)."""
+    """Describes the machine that sent the load (and served, where the servers were started here)."""
     return {
         "platform": platform.platform(),
         "cpu": _cpu_name(),
@@ -185,15 +195,19 @@ def _gpu_names() -> list[str]:
 
 
 def write_document(whole: Mapping[str, Any], path: Path) -> None:
-    """Write the document in one step. Raises UserError if the place cannot be written."""
+    """Writes the document in one step.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     write_text(json.dumps(whole, indent=1) + "\n", path)
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write a file in one step: a reader sees the old file or the new one, never a part.
+    """Writes a file in one step: a reader sees the old file or the new one, never a part.
 
     Raises:
-        UserError: if the place cannot be written.
+        UserError: the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

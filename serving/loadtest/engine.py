@@ -3,16 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
+import httpx
+
 from lathe.artefact.registry import LazyRegistry
+from lathe.serving.loadtest.client import Target
 from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.measure import Round
-from lathe.serving.loadtest.round_spec import Assignment
+from lathe.serving.loadtest.prompts import Prompts
+from lathe.serving.loadtest.sample import Sample
+
+
+def _ignore(_: Sample) -> None:
+    """Ignores a sample."""
+
+
+@dataclass(frozen=True)
+class RoundSpec:
+    """One round of load.
+
+    Args:
+        http: the client that sends the requests.
+        target: the server.
+        load: how many requests are sent, and when.
+        prompts: the prompts, by seed.
+        seed: sets the prompts and the arrival times.
+        on_done: called with the sample of every measured request.
+    """
+
+    http: httpx.AsyncClient
+    target: Target
+    load: Load
+    prompts: Prompts
+    seed: int
+    on_done: Callable[[Sample], None] = _ignore
 
 
 class Engine(Protocol):
-    """Sends rounds of load. `definitions` are what its numbers mean where they differ from `measure`'s."""
+    """A load tester, which sends rounds of load."""
 
     @property
     def name(self) -> str:
@@ -20,15 +50,23 @@ class Engine(Protocol):
         ...
 
     @property
-    def definitions(self) -> Mapping[str, str]: ...
-
-    def check(self, load: Load) -> None:
-        """Raise UserError if it cannot send this load."""
+    def definitions(self) -> Mapping[str, str]:
+        """The definitions of its numbers that differ from those of `measure`."""
         ...
 
-    async def round(self, assigned: Assignment) -> Round:
-        """Warm up, send one round and wait for its last answer. Failed requests are samples; UserError
-        only if nothing could be measured.
+    def check(self, load: Load) -> None:
+        """Checks that it can send this load.
+
+        Raises:
+            UserError: it cannot.
+        """
+        ...
+
+    async def round(self, spec: RoundSpec) -> Round:
+        """Warms up, sends one round and waits for its last answer; failed requests are samples, too.
+
+        Raises:
+            UserError: nothing could be measured.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The most users, or requests per second, within an SLO: of one system, or of dense and subnet in turns."""
+"""Finds the most users, or requests per second, within an SLO: of one system, or of dense and subnet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.measure import Round, summary
 from lathe.serving.loadtest.sample import Sample
 from lathe.serving.loadtest.slo import Attainment, Slo
-from lathe.serving.loadtest.testbed import Bench, Setup, System, on_bench
+from lathe.serving.loadtest.testbed import Setup, System, Testbed, on_testbed
 
 FORMAT = "lathe-loadtest-slo/1"
 DEFINITIONS = {
@@ -31,7 +31,7 @@ DEFINITIONS = {
 
 @dataclass
 class Level:
-    """One level of load on one system: its rounds, and how the requests of all kept the SLO."""
+    """One level of load on one system: its rounds, and how many of their requests kept the SLO."""
 
     load: float
     rounds: list[Round] = field(default_factory=list)
@@ -65,32 +65,32 @@ class _Search:
         }
 
 
-def most(
+def find_capacity(
     places: Mapping[str, str | Path], load: Load, slo: Slo, *, rounds: int = 3, setup: Setup | None = None
 ) -> dict[str, Any]:
-    """The most load within `slo` on each place, a URL or a directory; the systems take turns level by level.
+    """Finds the most load within `slo` on each place, a URL or a directory; systems are interleaved by level.
 
-    `load` says what is searched: users from `concurrency` on, or the rate from `rate` on; so many as its
-    `requests` are judged in every round. A level gets further rounds, at most `rounds`, while its
+    `load` tells what is searched: users from `concurrency` on, or the rate from `rate` on. Its `requests` is
+    the number that is judged in every round. A level gets further rounds, at most `rounds`, while its
     requests do not decide it (`Attainment.certain`).
 
     Returns:
         The `lathe-loadtest-slo/1` document; with systems "dense" and "subnet" their "ratio" too.
 
     Raises:
-        UserError: if a system cannot be reached or started, or the settings make no sense.
+        UserError: a system cannot be reached or started, or the settings make no sense.
     """
     setup = setup or Setup()
     _check(load, rounds)
 
-    async def search(bench: Bench) -> dict[str, _Search]:
-        searches = {name: _Search(_bisection(load)) for name in bench.systems}
+    async def search(testbed: Testbed) -> dict[str, _Search]:
+        searches = {name: _Search(_bisection(load)) for name in testbed.systems}
         while wanting := {name: one for name, one in searches.items() if one.bisection.next is not None}:
             for name, one in wanting.items():
-                await _one_level(bench, name, one, load, slo, rounds, setup)
+                await _one_level(testbed, name, one, load, slo, rounds, setup)
         return searches
 
-    found, systems = on_bench(places, load, setup, search)
+    found, systems = on_testbed(places, load, setup, search)
     return _document(found, systems, {**setup.as_json(load), "slo": slo.as_json(), "rounds": rounds}, setup)
 
 
@@ -111,7 +111,7 @@ def _bisection(load: Load) -> Bisection:
 
 
 async def _one_level(
-    bench: Bench, name: str, search: _Search, load: Load, slo: Slo, rounds: int, setup: Setup
+    testbed: Testbed, name: str, search: _Search, load: Load, slo: Slo, rounds: int, setup: Setup
 ) -> None:
     asked = search.bisection.next
     if asked is None:
@@ -120,24 +120,26 @@ async def _one_level(
     search.levels.append(level)
     while len(level.rounds) < rounds and not level.attainment.certain:
         seed = load.seed + sum(len(one.rounds) for one in search.levels)  # other prompts every time
-        level.rounds.append(await bench.round(name, at_level(load, asked), seed))
-        judged = [sample for one in level.rounds for sample in steady(one.samples, load, asked)]
+        level.rounds.append(await testbed.round(name, at_level(load, asked), seed))
+        judged = [sample for one in level.rounds for sample in steady_state(one.samples, load, asked)]
         level.attainment = slo.judge(judged)
     search.bisection.note(asked, level.attainment.passed)
-    setup.progress.stage(f"{name}: {told(asked, load)}, {_verdict(level.attainment)}")
+    setup.progress.stage(f"{name}: {level_in_words(asked, load)}, {_verdict(level.attainment)}")
 
 
 def at_level(load: Load, level: float) -> Load:
-    """The load of a round at a level: enough requests that `load.requests` of them are judged."""
+    """Returns the load of a round at a level, with so many requests that `load.requests` are judged."""
     if load.rate is not None:
         return replace(load, rate=level)
     users = int(level)
     return replace(load, concurrency=users, requests=(load.requests or 0) + 2 * users)
 
 
-def steady(samples: Sequence[Sample], load: Load, level: float) -> Sequence[Sample]:
-    """Of a round's samples, in the order sent, those that are judged: with n users without the first n,
-    which come all at once, and the last n, beside which some users have finished.
+def steady_state(samples: Sequence[Sample], load: Load, level: float) -> Sequence[Sample]:
+    """Returns the samples of a round that are judged, in the order sent.
+
+    With n users these are all but the first n, which come all at once, and the last n, beside which some
+    users have finished.
     """
     if load.rate is not None:
         return samples
@@ -145,8 +147,8 @@ def steady(samples: Sequence[Sample], load: Load, level: float) -> Sequence[Samp
     return samples[users : max(len(samples) - users, users)]
 
 
-def told(level: float, load: Mapping[str, Any] | Load) -> str:
-    """A level in words: `3 users`, `2.5 requests/s`."""
+def level_in_words(level: float, load: Mapping[str, Any] | Load) -> str:
+    """Returns a level in words: `3 users`, `2.5 requests/s`."""
     rate = load.rate if isinstance(load, Load) else load.get("rate")
     if rate is not None:
         return f"{level:.3g} requests/s"

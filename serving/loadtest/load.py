@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any, Literal
 
 from lathe.artefact.errors import UserError
-from lathe.serving.loadtest.arrival import Arrival, arrival_times
 from lathe.serving.loadtest.trace import Trace
 
 Endpoint = Literal["completions", "chat"]
+Arrival = Literal["poisson", "constant"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Load:
     in flight are always finished. `warmup` requests per round are sent before it and not measured.
 
     Raises:
-        UserError: if the fields do not describe a load.
+        UserError: the fields do not describe a load.
     """
 
     rate: float | None = None
@@ -77,7 +79,7 @@ class Load:
             )
 
     def due_times(self, seed: int) -> Iterator[float] | None:
-        """Seconds after the start at which the requests of an open loop are sent; None for a closed one."""
+        """Returns the seconds after the start at which an open loop sends; None for a closed loop."""
         if self.trace is not None:
             return (recorded.at_s for recorded in self.trace.requests)
         if self.rate is not None:
@@ -85,19 +87,21 @@ class Load:
         return None
 
     def join_times(self) -> list[float]:
-        """Seconds after the start at which each user of a closed loop sends the first request: all of
-        `concurrency` at once; with `ramp_to` the others so that every number of users lasts equally long.
+        """Returns the seconds after the start at which each user of a closed loop sends the first request.
+
+        All of `concurrency` begin at once; with `ramp_to` the others follow, so that every number of users
+        lasts equally long.
         """
         first = self.concurrency or 1
         more = int(self.ramp_to or first) - first
         return [0.0] * first + [(self.duration_s or 0.0) * i / (more + 1) for i in range(1, more + 1)]
 
     def answer_tokens(self, index: int) -> int:
-        """Tokens that the `index`-th request of a round (from 0) asks for."""
+        """Returns the tokens that the `index`-th request of a round (from 0) asks for."""
         return self.output_tokens if self.trace is None else self.trace.requests[index].output_tokens
 
     def as_json(self) -> dict[str, Any]:
-        """The fields that apply to this load."""
+        """Returns the fields that apply to this load."""
         fields = {key: value for key, value in vars(self).items() if value is not None}
         if self.trace is not None:
             fields["trace"] = self.trace.as_json()
@@ -110,3 +114,34 @@ class Load:
 def _at_least(value: int | None, least: int, name: str) -> None:
     if value is not None and value < least:
         raise UserError(f"{name} is {value}", f"It must be at least {least}.")
+
+
+def arrival_times(
+    rate: float, arrival: Arrival, seed: int, ramp_to: float | None = None, ramp_s: float = 1.0
+) -> Iterator[float]:
+    """Yields arrival times in seconds, the first at 0, `rate` per second on average.
+
+    Args:
+        rate: arrivals per second, at the start.
+        arrival: `poisson` draws independent exponential gaps; `constant` spaces them evenly.
+        seed: the same seed gives the same gaps.
+        ramp_to: the rate that is reached after `ramp_s` seconds. It changes evenly, and goes on changing;
+            the times end where a falling rate reaches 0.
+        ramp_s: seconds.
+    """
+    bend = 0.0 if ramp_to is None else (ramp_to - rate) / (2 * ramp_s)
+    for expected in _unit_times(arrival, seed):
+        # The time by which `expected` arrivals are due: expected = rate t + bend t^2.
+        root = rate * rate + 4 * bend * expected
+        if root < 0:
+            return
+        yield 2 * expected / (rate + sqrt(root))
+
+
+def _unit_times(arrival: Arrival, seed: int) -> Iterator[float]:
+    """Yields arrival times at one per second on average."""
+    draw = random.Random(seed)
+    now = 0.0
+    while True:
+        yield now
+        now += draw.expovariate(1.0) if arrival == "poisson" else 1.0

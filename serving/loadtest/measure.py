@@ -1,4 +1,4 @@
-"""From samples to numbers. The definitions are vLLM's."""
+"""Computes numbers from samples, by vLLM's definitions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DEFINITIONS = {
     "gpu_memory_used_bytes": "highest lathe_gpu_memory_used_bytes seen under load",
     "ratios": "subnet / dense of the paired rounds: median, lowest, highest",
 }
-"""What every figure of a document means."""
+"""The definition of every figure in a document."""
 
 PERCENTILES = (50, 90, 95, 99)
 LATENCIES = ("ttft_ms", "ttfo_ms", "tpot_ms", "itl_ms", "e2e_ms")
@@ -38,8 +38,13 @@ THROUGHPUTS = ("output_tokens_per_second", "requests_per_second", "total_tokens_
 
 @dataclass(frozen=True)
 class Round:
-    """One measured round: its samples, the processor time that this client itself used, if known, and
-    what another load tester that sent it says itself (`Engine.definitions` tells what that means).
+    """One measured round.
+
+    Args:
+        samples: its requests.
+        client_cpu_s: seconds of processor time that this client used; None: unknown.
+        stopped_early: why it ended before its time; None: it did not.
+        own_summary: the figures of another load tester that sent it, by its own definitions.
     """
 
     samples: list[Sample]
@@ -56,7 +61,7 @@ class Round:
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The percentile of ascending values, interpolated linearly between ranks (numpy's default)."""
+    """Returns a percentile of ascending values, interpolated linearly between ranks (numpy's default)."""
     rank = (len(ordered) - 1) * percent / 100
     low = math.floor(rank)
     high = min(low + 1, len(ordered) - 1)
@@ -64,7 +69,7 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 
 
 def distribution(values: Iterable[float]) -> dict[str, float] | None:
-    """Count, mean, p50, p90, p95, p99 and extremes; None without a value."""
+    """Returns count, mean, p50, p90, p95, p99 and extremes; None without a value."""
     ordered = sorted(values)
     if not ordered:
         return None
@@ -79,14 +84,14 @@ def distribution(values: Iterable[float]) -> dict[str, float] | None:
 
 
 def tpot_s(sample: Sample) -> float | None:
-    """Seconds per output token after the first; None for an answer of one token or an untimed one."""
+    """Returns the seconds per output token after the first; None for one token, or an untimed answer."""
     if sample.output_tokens < 2 or sample.untimed:
         return None
-    return (sample.chunk_s[-1] - sample.chunk_s[0]) / (sample.output_tokens - sample.came_first)
+    return (sample.chunk_s[-1] - sample.chunk_s[0]) / (sample.output_tokens - sample.first_arrival_tokens)
 
 
 def summary(rounds: Sequence[Round]) -> dict[str, Any]:
-    """Counts, throughput and latency of all rounds together (milliseconds, per second)."""
+    """Returns counts, throughput (per second) and latency (milliseconds) of all rounds together."""
     samples = [sample for one in rounds for sample in one.samples]
     good = [sample for sample in samples if sample.ok]
     seconds = math.fsum(one.duration_s for one in rounds)

@@ -1,4 +1,4 @@
-"""What a server under load needs of memory: resident bytes, weight bytes, GPU bytes."""
+"""The memory of a server under load: resident bytes, weight bytes, GPU bytes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LINE = re.compile(
 
 @dataclass
 class Memory:
-    """The highest bytes seen so far; None where the server does not tell."""
+    """The highest bytes seen so far; None where the server does not report them."""
 
     peak_rss_bytes: int | None = None
     model_weight_bytes: int | None = None
@@ -36,7 +36,7 @@ class Memory:
         self.gpu_memory_used_bytes = _highest(self.gpu_memory_used_bytes, gpu)
 
     def as_json(self) -> dict[str, int]:
-        """The figures that are known."""
+        """Returns the figures that are known."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
@@ -44,7 +44,7 @@ class Memory:
 async def watched(
     memory: Memory, http: httpx.AsyncClient, target: Target, pid: int | None
 ) -> AsyncIterator[None]:
-    """Keep `memory` up to date while the body runs.
+    """Keeps `memory` up to date while the body runs.
 
     With `pid`, a server started here, resident memory is summed over its process tree; otherwise
     it is what the server's own /metrics says.
@@ -64,7 +64,7 @@ async def watched(
 
 
 def process_tree(pid: int) -> list[psutil.Process]:
-    """The process and its descendants; empty when it is gone."""
+    """Returns the process and its descendants; none when it is gone."""
     try:
         root = psutil.Process(pid)
         return [root, *root.children(recursive=True)]
@@ -73,7 +73,7 @@ def process_tree(pid: int) -> list[psutil.Process]:
 
 
 def resident_bytes(processes: list[psutil.Process]) -> int | None:
-    """Their resident memory together (shared pages count once for each); None when all are gone."""
+    """Returns their resident bytes together (shared pages count once for each); None when all are gone."""
     total = 0
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -82,7 +82,7 @@ def resident_bytes(processes: list[psutil.Process]) -> int | None:
 
 
 def read_metrics(text: str) -> Memory:
-    """The three figures from a Prometheus page.
+    """Reads the three figures from a Prometheus page.
 
     GPU bytes are the process's own where the page tells them apart from the whole device's.
     """
@@ -111,7 +111,7 @@ async def _watch_metrics(memory: Memory, http: httpx.AsyncClient, target: Target
 
 
 async def _scrape(memory: Memory, http: httpx.AsyncClient, target: Target, own: bool) -> bool:
-    """Read /metrics once; False where there is none."""
+    """Reads /metrics once; returns whether there is one."""
     try:
         answer = await http.get(f"{target.url}/metrics", headers=target.headers(), timeout=5.0)
     except httpx.HTTPError:

@@ -20,7 +20,7 @@ Fault = Literal["none", "429", "500", "drop", "truncate", "malformed", "error_ev
 
 @dataclass
 class Mock:
-    """What the fake server does; fields may be changed while it runs.
+    """A fake server; its fields may be changed while it runs.
 
     Tokens leave when they are due, whatever the work between them took, so that a long answer has
     exactly the set pace. The first token of an answer is due `ttft_s` after the request, the others
@@ -117,7 +117,7 @@ class Mock:
 
 
 def free_listener() -> socket.socket:
-    """A socket that listens on a free local port.
+    """Opens a socket that listens on a free local port.
 
     It names its protocol: asyncio only then turns off Nagle's algorithm on the connections it
     accepts, without which the first token of an answer may wait for a delayed acknowledgement.

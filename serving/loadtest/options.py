@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from lathe.artefact.command_options import Argument, Option
 from lathe.artefact.errors import UserError
-from lathe.serving.loadtest.arrival import Arrival
+from lathe.serving.loadtest.load import Arrival
 from lathe.serving.loadtest.dialect import read_extra_body
 from lathe.serving.loadtest.load import Endpoint, Load
 from lathe.serving.loadtest.prompts import DEFAULT_PROMPT_TOKENS, PromptChoice

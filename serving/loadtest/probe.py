@@ -1,4 +1,4 @@
-"""Questions put to a server before it is loaded: is it there, what does it serve, how long is a text."""
+"""Asks a server before it is loaded: whether it answers, which model it serves, how long a text is."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ async def reach(
     api_key: str | None,
     extra: Mapping[str, Any] | None = None,
 ) -> Target:
-    """The target at `url`, serving `model` or else the first model it lists; `extra` goes into every body.
+    """Returns the target at `url`, with `model` or the first model it lists; `extra` goes into every body.
 
     Raises:
-        UserError: if nothing answers there, it is elsewhere, the key is refused, or no model is listed.
+        UserError: nothing answers there, it redirects, the key is refused, or no model is listed.
     """
     address = read_address(url)
     dialect = Dialect(extra or {})
@@ -51,7 +51,7 @@ async def reach(
 
 
 async def _found(http: httpx.AsyncClient, address: Address, at: Target) -> tuple[Target, httpx.Response]:
-    """The target under the first version that lists models, or else the likeliest, and the answer there."""
+    """Returns the target at the first version that lists models, or the likeliest, and the answer there."""
     tried = []
     for version in address.versions:
         target = _at(at, version, address.query, at.model)
@@ -90,7 +90,11 @@ def _through(url: str) -> str:
 
 
 def _not_elsewhere(answer: httpx.Response, target: Target, path: str) -> None:
-    """Raises UserError for a redirect: followed every time, it would be a part of every latency."""
+    """Refuses a redirect: followed every time, it would be a part of every latency.
+
+    Raises:
+        UserError: the server redirects.
+    """
     if answer.is_redirect:
         place = urljoin(target.place(path), answer.headers["location"])
         there = place.partition("?")[0].rstrip("/").removesuffix(path)
@@ -102,7 +106,7 @@ def _not_elsewhere(answer: httpx.Response, target: Target, path: str) -> None:
 def token_counter(
     http: httpx.AsyncClient, target: Target, endpoint: Endpoint, limit_s: float
 ) -> Callable[[str], Awaitable[int | None]]:
-    """A function that asks the server how many tokens a prompt is, by one answer of one token."""
+    """Returns a function that asks the server how many tokens a prompt has, by an answer of one token."""
 
     async def count(text: str) -> int | None:
         body = request_body(target.model, text, 1, endpoint)
@@ -129,7 +133,11 @@ def token_counter(
 async def _post(
     http: httpx.AsyncClient, target: Target, endpoint: Endpoint, body: dict[str, Any], limit_s: float
 ) -> httpx.Response:
-    """The answer to a body, as the server wants it. Raises UserError if there is none."""
+    """Posts a body without the fields that the server refuses, and returns the answer.
+
+    Raises:
+        UserError: there is none.
+    """
     while True:
         shaped = target.dialect.shaped(body)
         try:

@@ -1,4 +1,4 @@
-"""What a load test says while it runs."""
+"""The progress of a load test on the terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lathe.serving.loadtest.measure import Round, summary
 
 
 class Quiet:
-    """Says nothing; the default of the library functions."""
+    """Shows nothing; the default of the library functions."""
 
     def __enter__(self) -> Self:
         return self
@@ -33,23 +33,23 @@ class Quiet:
         return None
 
     def stage(self, text: str) -> None:
-        """A step before or after the load begins: `text`."""
+        """Announces a step before or after the load."""
 
     def start_round(self, name: str, load: Load) -> None:
-        """A round of `load` on the system `name` begins."""
+        """Announces a round of `load` on the system `name`."""
 
     def request_done(self) -> None:
-        """A measured request has ended."""
+        """Counts a measured request that has ended."""
 
     def end_round(self, name: str, one: Round) -> None:
-        """The round is over."""
+        """Announces the end of a round."""
 
 
 class Terminal(Quiet):
     """A progress line with elapsed time and ETA, and one line per finished round, on stderr.
 
-    `rounds` is how many there will be, None where that is still to be found out: the ETA is then the
-    round's. Redrawn twice a second: this process must not take the processor from a server beside it.
+    `rounds` is the number of rounds; None: it is not known yet, and the ETA is that of the round. The line is
+    redrawn only twice a second, because this process must not take the processor from a server beside it.
     """
 
     def __init__(self, rounds: int | None) -> None:
@@ -83,7 +83,7 @@ class Terminal(Quiet):
         self._bar.console.print(text, highlight=False)
 
     def start_round(self, name: str, load: Load) -> None:
-        """A bar of all requests; when only time ends a round, a growing count."""
+        """Shows a bar of all requests; where only time ends a round, a growing count."""
         total = load.requests * (self._rounds or 1) if load.requests else None
         if self._rounds is None and self._task is not None:
             self._bar.remove_task(self._task)

@@ -1,4 +1,4 @@
-"""Prompts: of a wanted length in tokens, or from the user's file."""
+"""Prompts of a given length in tokens, or from the user's file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class PromptChoice:
     """Prompts of `tokens` tokens from a word list, or those of `file`; a trace brings its own lengths.
 
     Raises:
-        UserError: if both are given, or the file holds no prompt.
+        UserError: both are given, or the file holds no prompt.
     """
 
     tokens: int | None = None
@@ -63,18 +63,22 @@ class PromptChoice:
             file_prompts(self.file)
 
     def check(self, trace: Trace | None) -> None:
-        """Raise UserError if prompts are chosen beside a trace."""
+        """Checks that prompts and a trace are not both chosen.
+
+        Raises:
+            UserError: they are.
+        """
         if trace is not None and (self.tokens is not None or self.file is not None):
             raise UserError(
                 "A trace has the lengths of its prompts", "Drop --prompts and --prompt-tokens, or --trace."
             )
 
-    async def made(self, trace: Trace | None, count_tokens: CountTokens) -> Prompts:
-        """The prompts themselves, as long as the server that `count_tokens` asks says."""
+    async def make(self, trace: Trace | None, count_tokens: CountTokens) -> Prompts:
+        """Makes the prompts; `count_tokens` asks the server for their lengths."""
         if self.file is not None:
             return file_prompts(self.file)
         if trace is not None:
-            return await traced_prompts([r.prompt_tokens for r in trace.requests], count_tokens)
+            return await trace_prompts([r.prompt_tokens for r in trace.requests], count_tokens)
         return word_prompts([await fitted_words(self.tokens or DEFAULT_PROMPT_TOKENS, count_tokens)])
 
     def as_json(self) -> dict[str, Any]:
@@ -84,7 +88,7 @@ class PromptChoice:
 
 
 def word_prompts(lengths: Sequence[int]) -> Prompts:
-    """Prompts of so many words, in turn and over again, each a different shuffle of the same ones.
+    """Makes endless prompts of these numbers of words, each a different shuffle of the same words.
 
     The same words in another order take (nearly) the same number of tokens under any tokenizer,
     and different first words keep a server's prefix cache out of the measurement.
@@ -101,7 +105,7 @@ def word_prompts(lengths: Sequence[int]) -> Prompts:
 
 
 async def fitted_words(tokens: int, count_tokens: CountTokens) -> int:
-    """How many words come as close to `tokens` tokens as whole words do, and no longer if one word fits.
+    """Finds how many words come closest to `tokens` tokens without exceeding them; at least one.
 
     Where the server cannot count, a word is taken for a token. The true lengths are in the result,
     from the server's usage reports.
@@ -122,9 +126,10 @@ async def fitted_words(tokens: int, count_tokens: CountTokens) -> int:
     return max(fits, 1)
 
 
-async def traced_prompts(tokens: Sequence[int], count_tokens: CountTokens) -> Prompts:
-    """Word prompts of about so many tokens each, in turn: the shortest and the longest are fitted,
-    the others lie on the line between them.
+async def trace_prompts(tokens: Sequence[int], count_tokens: CountTokens) -> Prompts:
+    """Makes word prompts of about so many tokens each, in this order.
+
+    The shortest and the longest are fitted; the others are interpolated linearly.
     """
     least, most = min(tokens), max(tokens)
     few = await fitted_words(least, count_tokens)
@@ -134,12 +139,12 @@ async def traced_prompts(tokens: Sequence[int], count_tokens: CountTokens) -> Pr
 
 
 def file_prompts(path: Path) -> Prompts:
-    """The prompts of a file in turn: text with one on a line, or rows of JSON lines, JSON, CSV or Parquet.
+    """Reads the prompts of a file: text with one on a line, or rows of JSON lines, JSON, CSV or Parquet.
 
     A row is a string or an object with a "prompt" or "text".
 
     Raises:
-        UserError: if the file cannot be read or holds no prompt.
+        UserError: the file cannot be read or holds no prompt.
     """
     if not path.is_file():
         raise UserError(f"The prompts file {path} cannot be read: there is no such file")

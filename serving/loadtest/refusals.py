@@ -1,4 +1,4 @@
-"""Which fields of a request a server's 400 or 422 names, in the words of the servers that are known."""
+"""Finds the fields of a request that a server's 400 or 422 names, in the phrases of known servers."""
 
 from __future__ import annotations
 
@@ -35,17 +35,18 @@ REFUSES = re.compile(
     rf"{WRONG}|{NOT_TAKEN}|\bnot\s+(?:a\s+)?(?:valid|defined|found|find|be|have)\b|\bno such\b|\bonly\b",
     re.IGNORECASE,
 )
-"""That something is not taken, however it is put."""
+"""Matches any text that refuses something."""
 POINTERS = ("param", "additionalProperty")
-"""Fields of an error that name one of the request: OpenAI's, and that of JSON schema's validators."""
+"""Fields of an error that name a field of the request: OpenAI's, and JSON schema validators'."""
 LOCATION = re.compile(r"[\"']loc[\"']:\s*[(\[]([^)\]]*)[)\]]")
 WORD = re.compile(r"[A-Za-z_]\w*")
 
 
 def refused_fields(body: str, known: Collection[str] = ()) -> set[str]:
-    """The names that an error body speaks of, parts of a path each by itself: from its fields that are made
-    for that (`param`, `loc`), or else from its words. Where they are put in no way that is known here, the
-    first word of `known` counts that stands in a text which refuses something.
+    """Returns the field names in an error body, each part of a path by itself.
+
+    They are read from its fields for that (`param`, `loc`), or else from its words. Where no known phrase
+    matches, the first word of `known` in a text that refuses something is taken.
     """
     try:
         document = json.loads(body)

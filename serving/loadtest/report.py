@@ -1,4 +1,4 @@
-"""The terminal report: systems side by side, and what the words mean."""
+"""The terminal report: systems side by side, and the definitions of the words."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BUSY_CLIENT = 0.7
 
 
 def failures(whole: Mapping[str, Any]) -> str | None:
-    """One sentence about failed requests; None if every request succeeded."""
+    """Returns a sentence about failed requests; None if every request succeeded."""
     parts = []
     for name, system in whole["systems"].items():
         if system["failed"]:
@@ -38,19 +38,19 @@ def failures(whole: Mapping[str, Any]) -> str | None:
 
 
 def rendered(whole: Mapping[str, Any]) -> RenderableType:
-    """The table, the definitions of its words, and what to know before believing it."""
+    """Returns the table, the definitions of its words, and what to know before believing it."""
     parts: list[RenderableType] = [Text(title(whole)), _table(whole), _definitions(whole)]
     parts += [Text(note, style="yellow") for note in notes(whole)]
     return Group(*parts)
 
 
 def print_report(whole: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print the report on stdout, or on `console`."""
+    """Prints the report on stdout, or on `console`."""
     (console or Console()).print(rendered(whole))
 
 
 def summary_rows(whole: Mapping[str, Any]) -> list[list[str]]:
-    """The head and the rows of the table: what was measured, of each system, and their ratio."""
+    """Returns the head and the rows of the table: the figures of each system, and their ratio."""
     systems, ratios = whole["systems"], whole.get("ratios")
     rows = [["", *systems, *(["subnet / dense"] if ratios is not None else [])]]
     for label, path in ROWS:
@@ -67,7 +67,7 @@ def _table(whole: Mapping[str, Any]) -> Table:
 
 
 def filled(table: Table, rows: Sequence[Sequence[str]], *, no_wrap: bool = False) -> Table:
-    """A table with these rows, the head first; all columns but the first are numbers."""
+    """Fills a table with these rows, the head first; all columns but the first are numbers."""
     head, *rest = rows
     for index, name in enumerate(head):
         table.add_column(name, justify="right" if index else "left", no_wrap=no_wrap)
@@ -77,7 +77,7 @@ def filled(table: Table, rows: Sequence[Sequence[str]], *, no_wrap: bool = False
 
 
 def title(whole: Mapping[str, Any]) -> str:
-    """What was sent."""
+    """Returns what was sent, in words."""
     first = next(iter(whole["systems"].values()))
     parts = [pattern(whole["settings"])]
     if first["succeeded"]:
@@ -87,7 +87,7 @@ def title(whole: Mapping[str, Any]) -> str:
 
 
 def pattern(settings: Mapping[str, Any]) -> str:
-    """How the requests of a round come, in words."""
+    """Returns how the requests of a round arrive, in words."""
     ramp = f" to {settings['ramp_to']:g}" if "ramp_to" in settings else ""
     if "trace" in settings:
         return f"replay of {settings['trace']['file']}"
@@ -110,7 +110,7 @@ def _definitions(whole: Mapping[str, Any]) -> Text:
 
 
 def notes(whole: Mapping[str, Any]) -> list[str]:
-    """What would mislead a reader of the numbers alone."""
+    """Returns what a reader of the numbers has to know."""
     found = []
     for name, system in whole["systems"].items():
         found += [f"{name}: {remark}" for remark in system["remarks"]]
@@ -134,7 +134,7 @@ def notes(whole: Mapping[str, Any]) -> list[str]:
 
 
 def untimed_note(system: Mapping[str, Any]) -> str:
-    """Why some answers have no TPOT. `system`: the summary of their round or rounds."""
+    """Returns why some answers have no TPOT; `system` is the summary of their rounds."""
     return (
         f"{system['untimed']} of {system['succeeded']} answers have more tokens than their chunks can time "
         "(not streamed, or gathered on the way): they have no TPOT and keep no limit of it"

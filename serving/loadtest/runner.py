@@ -1,4 +1,4 @@
-"""One round of load: open loop by arrival times, closed loop by workers."""
+"""Sends one round of load: an open loop by arrival times, a closed loop by users."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter, process_time
 
 from lathe.serving.loadtest.client import request_body, timed_request
+from lathe.serving.loadtest.engine import RoundSpec
 from lathe.serving.loadtest.measure import Round
-from lathe.serving.loadtest.round_spec import Assignment
 from lathe.serving.loadtest.sample import Sample
 
 DEAD_AFTER = 10
@@ -17,8 +17,8 @@ WARMUP_SEED = 1_000_003
 
 
 @dataclass(frozen=True)
-class _Ask:
-    """What one request asks for."""
+class _RequestSpec:
+    """One request: its prompt, and the tokens that it asks for."""
 
     prompt: str
     output_tokens: int
@@ -26,9 +26,9 @@ class _Ask:
 
 @dataclass
 class _Session:
-    """What the requests of a round share."""
+    """The state that the requests of a round share."""
 
-    assigned: Assignment
+    spec: RoundSpec
     prompts: Iterator[str]
     start: float = field(default_factory=perf_counter)
     samples: list[Sample] = field(default_factory=list)
@@ -37,22 +37,22 @@ class _Session:
 
     @property
     def dead(self) -> bool:
-        """Nothing has answered for so long that more requests would only be more of the same error."""
+        """Whether so many requests in a row found no server that the round ends."""
         return self.unreachable >= DEAD_AFTER
 
-    def next_ask(self, elapsed_s: float) -> _Ask | None:
-        """Take the next request's place in the round; None when the round is over."""
-        load = self.assigned.load
+    def next_request(self, elapsed_s: float) -> _RequestSpec | None:
+        """Returns the next request; None when the round is over."""
+        load = self.spec.load
         over = (load.requests is not None and self.started >= load.requests) or (
             load.duration_s is not None and elapsed_s >= load.duration_s
         )
         if over or self.dead:
             return None
         self.started += 1
-        return _Ask(next(self.prompts), load.answer_tokens(self.started - 1))
+        return _RequestSpec(next(self.prompts), load.answer_tokens(self.started - 1))
 
-    async def request(self, ask: _Ask, due_s: float | None = None) -> None:
-        http, target, load = self.assigned.http, self.assigned.target, self.assigned.load
+    async def request(self, ask: _RequestSpec, due_s: float | None = None) -> None:
+        http, target, load = self.spec.http, self.spec.target, self.spec.load
         body = request_body(target.model, ask.prompt, ask.output_tokens, load.endpoint)
         sample = await timed_request(http, target, load.endpoint, body, self.start, load.timeout_s)
         sample.asked_tokens = ask.output_tokens
@@ -60,26 +60,27 @@ class _Session:
             sample.late_s = sample.sent_s - due_s
         self.unreachable = self.unreachable + 1 if sample.error_kind == "connect" else 0
         self.samples.append(sample)
-        self.assigned.on_done(sample)
+        self.spec.on_done(sample)
 
 
-async def drive(assigned: Assignment) -> Round:
-    """Warm up, then send one round and wait for the last answer."""
-    await warm_up(assigned)
-    session = _Session(assigned, assigned.prompts(assigned.seed))
+async def run_round(spec: RoundSpec) -> Round:
+    """Warms up, sends one round, and waits for the last answer."""
+    await warm_up(spec)
+    session = _Session(spec, spec.prompts(spec.seed))
     cpu = process_time()
-    due = assigned.load.due_times(assigned.seed)
+    due = spec.load.due_times(spec.seed)
     await (_closed_loop(session) if due is None else _open_loop(session, due))
     reason = f"nothing answered {DEAD_AFTER} requests in a row" if session.dead else None
     session.samples.sort(key=lambda sample: sample.sent_s)
     return Round(session.samples, process_time() - cpu, reason)
 
 
-async def warm_up(assigned: Assignment) -> None:
-    """Send the requests that are not measured. They tell whether chunks carry several tokens each, which the
-    server is then asked to count.
+async def warm_up(spec: RoundSpec) -> None:
+    """Sends the requests that are not measured.
+
+    If their chunks carry several tokens each, the server is asked to report running counts from then on.
     """
-    load = assigned.load
+    load = spec.load
     if not load.warmup:
         return
     warm = replace(
@@ -92,16 +93,16 @@ async def warm_up(assigned: Assignment) -> None:
         duration_s=None,
         warmup=0,
     )
-    seed = assigned.seed + WARMUP_SEED
-    warmed = await drive(Assignment(assigned.http, assigned.target, warm, assigned.prompts, seed))
+    seed = spec.seed + WARMUP_SEED
+    warmed = await run_round(RoundSpec(spec.http, spec.target, warm, spec.prompts, seed))
     if any(sample.ok and sample.output_tokens > len(sample.chunk_s) for sample in warmed.samples):
-        assigned.target.dialect.counting = True
+        spec.target.dialect.counting = True
 
 
 async def _open_loop(session: _Session, due_times: Iterator[float]) -> None:
     async with asyncio.TaskGroup() as requests:
         for due_s in due_times:
-            ask = session.next_ask(due_s)
+            ask = session.next_request(due_s)
             if ask is None:
                 return
             await asyncio.sleep(max(0.0, session.start + due_s - perf_counter()))
@@ -111,9 +112,9 @@ async def _open_loop(session: _Session, due_times: Iterator[float]) -> None:
 async def _closed_loop(session: _Session) -> None:
     async def user(joins_s: float) -> None:
         await asyncio.sleep(joins_s)
-        while ask := session.next_ask(perf_counter() - session.start):
+        while ask := session.next_request(perf_counter() - session.start):
             await session.request(ask)
 
     async with asyncio.TaskGroup() as users:
-        for joins_s in session.assigned.load.join_times():
+        for joins_s in session.spec.load.join_times():
             users.create_task(user(joins_s))

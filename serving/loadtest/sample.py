@@ -1,14 +1,14 @@
-"""What is known of one request of a load test."""
+"""The measurements of one request of a load test."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 MOST_PER_CHUNK = 2
-"""Tokens that a chunk may carry on average for the time between chunks to tell of tokens: usage that names
-more may as well speak of tokens that were never streamed."""
+"""Tokens per chunk, on average, above which gaps between chunks say nothing about tokens: the usage may
+count tokens that were never streamed."""
 MOST_PER_ARRIVAL = 8
-"""Tokens that may arrive at one moment on average: more were gathered on the way, by a proxy say."""
+"""Tokens per moment of arrival, on average, above which something on the way, such as a proxy, held them."""
 
 
 class RequestError(Exception):
@@ -21,14 +21,23 @@ class RequestError(Exception):
 
 @dataclass
 class Sample:
-    """What one request did. Times are seconds: `sent_s` from the start of the round, the others
-    from the moment the request was sent. `chunk_s` holds one arrival per chunk that carried tokens, and
-    `answer_s` that of the first chunk of the answer itself where reasoning came before it.
+    """One request and its answer. All times are in seconds.
 
-    `told`: `output_tokens` is the server's own count and not that of the chunks; None: as `prompt_tokens` is.
-    `first_tokens`: of them in the first chunk, where the server counts chunk by chunk. `hidden_tokens`: those
-    that it says it generated and did not send. With `ends_only` the chunks between the first and the last are
-    not known.
+    Args:
+        sent_s: when it was sent, from the start of the round; all other times are from this moment.
+        late_s: how much later than its arrival time that was.
+        chunk_s: the arrival of each chunk that carried tokens.
+        end_s: when the stream ended.
+        prompt_tokens: the server's count; None: it reported none.
+        output_tokens: the server's count, or else the number of chunks.
+        asked_tokens: the tokens that the request asked for.
+        answer_s: the arrival of the first chunk of the answer itself, where reasoning came before it.
+        usage_reported: whether `output_tokens` is the server's count; None: it is if `prompt_tokens` is.
+        first_tokens: output tokens in the first chunk, where the server counts chunk by chunk.
+        hidden_tokens: tokens that the server says it generated and did not send.
+        ends_only: the chunks between the first and the last are not known.
+        error_kind: the kind of error; None: it succeeded.
+        error: the error's message.
     """
 
     sent_s: float
@@ -39,7 +48,7 @@ class Sample:
     output_tokens: int = 0
     asked_tokens: int = 0
     answer_s: float | None = None
-    told: bool | None = None
+    usage_reported: bool | None = None
     first_tokens: int | None = None
     hidden_tokens: int = 0
     ends_only: bool = False
@@ -52,23 +61,23 @@ class Sample:
 
     @property
     def counted(self) -> bool:
-        """Whether the server says how many tokens there were."""
-        return self.prompt_tokens is not None if self.told is None else self.told
+        """Whether the server reported the number of tokens."""
+        return self.prompt_tokens is not None if self.usage_reported is None else self.usage_reported
 
     @property
-    def came_first(self) -> int:
-        """Tokens that arrived with the first: one, unless the server counts more, or chunks came together."""
+    def first_arrival_tokens(self) -> int:
+        """Tokens that arrived with the first one, itself included; more than one if chunks came together."""
         return max(self.first_tokens or 1, 1 if self.ends_only else self.chunk_s.count(self.chunk_s[0]))
 
     @property
     def untimed(self) -> bool:
-        """Whether there are more tokens than the chunks can time: no time per token can be told."""
+        """Whether there are more tokens than the chunks can time, so that there is no time per token."""
         if not self.ok or not self.chunk_s:
             return False
         tokens, arrivals = self.output_tokens, len(set(self.chunk_s))
         if tokens < 2:  # one chunk of who knows how many, or a count that cannot be
-            return (self.told is False and self.asked_tokens > 1) or arrivals > 1
-        if arrivals < 2 or tokens <= self.came_first:
+            return (self.usage_reported is False and self.asked_tokens > 1) or arrivals > 1
+        if arrivals < 2 or tokens <= self.first_arrival_tokens:
             return True
         if self.ends_only:
             return False

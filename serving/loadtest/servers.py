@@ -25,7 +25,7 @@ STOP_SECONDS = 40.0
 
 @dataclass(frozen=True)
 class RunningServer:
-    """Where a started server listens, the model's name, and its process."""
+    """A started server: its address, the model's name, and its process."""
 
     url: str
     model: str
@@ -39,13 +39,13 @@ def served(
     extra: Sequence[str] = (),
     ready_s: float = 600.0,
 ) -> Iterator[RunningServer]:
-    """Serve `directory` on a free local port while the body runs.
+    """Serves `directory` on a free local port while the body runs.
 
     `command` is the serve command, called with the directory, `--port 0 --json` and `extra`; its
     first event line on stdout must say that it is ready, and where.
 
     Raises:
-        UserError: if it ends, or says nothing for `ready_s` seconds, before it is ready.
+        UserError: it ends, or says nothing for `ready_s` seconds, before it is ready.
     """
     line = [*command, str(directory), "--port", "0", "--json", *extra]
     with tempfile.TemporaryFile() as log, _quick_exit_on_terminate():
@@ -76,7 +76,7 @@ def _await_ready(
 
 
 def _drain(process: subprocess.Popen[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:
-    """Pass on what the server prints, to its end, so that it never blocks on a full pipe."""
+    """Passes on what the server prints, to its end, so that it never blocks on a full pipe."""
     if process.stdout is not None:
         with process.stdout as stdout:
             for line in stdout:
@@ -115,7 +115,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def _quick_exit_on_terminate() -> Iterator[None]:
-    """Let SIGTERM unwind this process like Ctrl-C does, so that no server outlives it."""
+    """Lets SIGTERM unwind this process like Ctrl-C does, so that no server outlives it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

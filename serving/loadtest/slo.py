@@ -1,4 +1,4 @@
-"""Limits that each request should keep, and how surely enough of them do."""
+"""Limits that each request should keep, and the share of requests that keeps them, with its interval."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MEASURES: dict[str, Callable[[Sample], float]] = {
     "tpot": lambda sample: inf if sample.untimed else tpot_s(sample) or 0.0,
     "e2e": lambda sample: sample.chunk_s[-1],
 }
-"""Seconds of a request that succeeded."""
+"""The seconds that a successful request took, by the name of the limit."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Slo:
         return {**limits, "share": self.share}
 
     def broken(self, sample: Sample) -> list[str]:
-        """The limits that a request broke; all of them if it failed."""
+        """Returns the limits that a request broke; all of them if it failed."""
         return [
             name for name, limit in self.limits_s.items() if not sample.ok or MEASURES[name](sample) > limit
         ]
@@ -99,7 +99,7 @@ class Attainment:
 
 
 def wilson(met: int, judged: int) -> tuple[float, float]:
-    """Wilson's score interval of 95 % for a share of `met` in `judged`."""
+    """Returns Wilson's score interval of 95 % for a share of `met` in `judged`."""
     if not judged:
         return 0.0, 1.0
     share, z2 = met / judged, Z_95**2
@@ -110,10 +110,10 @@ def wilson(met: int, judged: int) -> tuple[float, float]:
 
 
 def parse_slo(text: str, share: str = "95%") -> Slo:
-    """An SLO written as `tpot=30ms,ttft=0.2s`, and the share of requests that has to keep it (`95%`, `0.95`).
+    """Reads an SLO such as `tpot=30ms,ttft=0.2s`, and the share of requests that has to keep it (`95%`).
 
     Raises:
-        UserError: if either is written otherwise.
+        UserError: either is written otherwise.
     """
     limits: dict[str, float] = {}
     for part in text.split(","):

@@ -16,9 +16,9 @@ class MalformedStreamError(Exception):
 class EventReader:
     """Turns chunks of bytes, cut anywhere, into the `data` of complete events.
 
-    Lines may end in LF, CRLF or CR; comments (keep-alives) and a byte order mark at the start are skipped;
-    an event that the end of the stream cuts off is never returned. An unknown field, which a browser would
-    ignore, is an error here: a load test should not time a broken stream.
+    Lines may end in LF, CRLF or CR. Comments (keep-alives) and a byte order mark at the start are skipped. An
+    event that the end of the stream cuts off is never returned. An unknown field, which a browser would
+    ignore, is an error here, because a load test should not time a broken stream.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,11 @@ class EventReader:
         self._started = self._after_cr = False
 
     def feed(self, chunk: bytes) -> list[str]:
-        """The data of the events that `chunk` completes. Raises MalformedStreamError."""
+        """Returns the data of the events that `chunk` completes.
+
+        Raises:
+            MalformedStreamError: a line is no server-sent event.
+        """
         events = []
         for raw in self._lines(chunk):
             line = _decoded(raw)
@@ -39,7 +43,7 @@ class EventReader:
         return events
 
     def _lines(self, chunk: bytes) -> list[bytes]:
-        """The lines that `chunk` completes. A CR at its end does, and an LF after it is of the same end."""
+        """Returns the lines that `chunk` completes; a CR at its end ends a line, with an LF that follows."""
         text = self._rest + chunk
         if not self._started:
             if BOM.startswith(text):

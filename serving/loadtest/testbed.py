@@ -15,7 +15,7 @@ from lathe.artefact.errors import UserError
 from lathe.serving.loadtest.address import is_loopback, read_address
 from lathe.serving.loadtest.client import Target, open_client
 from lathe.serving.loadtest.document import redacted
-from lathe.serving.loadtest.engine import Engine
+from lathe.serving.loadtest.engine import Engine, RoundSpec
 from lathe.serving.loadtest.engines.lathe import BuiltinEngine
 from lathe.serving.loadtest.load import Endpoint, Load
 from lathe.serving.loadtest.measure import Round
@@ -23,7 +23,6 @@ from lathe.serving.loadtest.memory import Memory, watched
 from lathe.serving.loadtest.probe import reach, token_counter
 from lathe.serving.loadtest.progress import Quiet
 from lathe.serving.loadtest.prompts import PromptChoice, Prompts
-from lathe.serving.loadtest.round_spec import Assignment
 from lathe.serving.loadtest.servers import SERVE, served
 
 T = TypeVar("T")
@@ -40,9 +39,16 @@ class Serving:
 
 @dataclass(frozen=True)
 class Setup:
-    """What every kind of load test can be told beside the load: the prompts, how directories are
-    served, the name of the model to ask a URL for, the servers' key, fields for every request's body, who
-    sends, and who listens.
+    """The settings of a load test besides the load.
+
+    Args:
+        prompts: which prompts are sent.
+        serving: how directories are served.
+        model: the name of the model to ask a URL for; None: the first that it lists.
+        api_key: the servers' key.
+        extra_body: fields for every request's body.
+        engine: the load tester that sends.
+        progress: is told about stages, rounds and requests.
     """
 
     prompts: PromptChoice = field(default_factory=PromptChoice)
@@ -54,7 +60,7 @@ class Setup:
     progress: Quiet = field(default_factory=Quiet)
 
     def as_json(self, load: Load) -> dict[str, Any]:
-        """The settings that a reader needs to send the same again."""
+        """Returns the settings that are needed to send the same load again."""
         return {
             "engine": self.engine.name,
             **load.as_json(),
@@ -74,7 +80,7 @@ class System:
     memory: Memory = field(default_factory=Memory)
 
 
-class Bench:
+class Testbed:
     """Systems by name, all up; one at a time is loaded."""
 
     def __init__(
@@ -84,12 +90,12 @@ class Bench:
         self._http, self._prompts, self._setup = http, prompts, setup
 
     async def round(self, name: str, load: Load, seed: int) -> Round:
-        """One round of `load` on the system `name`; the seed sets prompts and arrivals."""
+        """Sends one round of `load` to the system `name`; the seed sets prompts and arrival times."""
         system, progress = self.systems[name], self._setup.progress
         progress.start_round(name, load)
         async with watched(system.memory, self._http, system.target, system.pid):
             one = await self._setup.engine.round(
-                Assignment(
+                RoundSpec(
                     self._http, system.target, load, self._prompts, seed, lambda _: progress.request_done()
                 )
             )
@@ -97,16 +103,16 @@ class Bench:
         return one
 
 
-def on_bench(
-    places: Mapping[str, str | Path], load: Load, setup: Setup, job: Callable[[Bench], Awaitable[T]]
+def on_testbed(
+    places: Mapping[str, str | Path], load: Load, setup: Setup, job: Callable[[Testbed], Awaitable[T]]
 ) -> tuple[T, Mapping[str, System]]:
-    """Start or reach every place (a URL, or a directory that is served meanwhile), do the job, stop them.
+    """Starts or reaches every place (a URL, or a directory, which is served), does the job, and stops them.
 
     Returns:
-        What the job returned, and the systems.
+        The result of the job, and the systems.
 
     Raises:
-        UserError: if a place cannot be reached or started, or the settings make no sense.
+        UserError: a place cannot be reached or started, or the settings make no sense.
     """
     setup.engine.check(load)
     setup.prompts.check(load.trace)
@@ -126,8 +132,8 @@ def on_bench(
                     )
                 first = next(iter(systems.values())).target
                 counter = token_counter(http, first, load.endpoint, load.timeout_s)
-                prompts = await setup.prompts.made(load.trace, counter)
-                return await job(Bench(systems, http, prompts, setup))
+                prompts = await setup.prompts.make(load.trace, counter)
+                return await job(Testbed(systems, http, prompts, setup))
 
         return asyncio.run(work()), systems
 

@@ -1,4 +1,4 @@
-"""Recorded traffic: when requests came and how long they and their answers were."""
+"""Recorded traffic: the arrival times of requests, and the lengths of prompts and answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMATS: tuple[tuple[tuple[str, str, str], float], ...] = (
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedRequest:
     """One request of a trace: seconds after the first, and its tokens."""
 
     at_s: float
@@ -29,10 +29,10 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Trace:
-    """Recorded requests in the order in which they came, the first at 0 s."""
+    """Recorded requests in the order of their arrival, the first at 0 s."""
 
     path: Path
-    requests: tuple[Recorded, ...]
+    requests: tuple[RecordedRequest, ...]
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -43,14 +43,13 @@ class Trace:
 
 
 def read_trace(path: Path) -> Trace:
-    """The trace in a file of JSON lines (or JSON, Parquet), each row
-    `{"at_s": 1.5, "prompt_tokens": 128, "output_tokens": 64}`.
+    """Reads a trace from a file of JSON lines (or JSON, Parquet).
 
-    Mooncake's fields are read too: `timestamp` (milliseconds), `input_length`, `output_length`; other
-    fields are ignored.
+    A row is `{"at_s": 1.5, "prompt_tokens": 128, "output_tokens": 64}`. Mooncake's fields are read, too:
+    `timestamp` (milliseconds), `input_length`, `output_length`. Other fields are ignored.
 
     Raises:
-        UserError: if the file cannot be read, is empty, or a line is not such an object.
+        UserError: the file cannot be read, is empty, or a line is not such an object.
     """
     if not path.is_file():
         raise UserError(f"The trace {path} cannot be read: there is no such file")
@@ -62,10 +61,12 @@ def read_trace(path: Path) -> Trace:
     if not found:
         raise UserError(f"The trace {path} holds no request", _remedy())
     first = found[0].at_s
-    return Trace(path, tuple(Recorded(r.at_s - first, r.prompt_tokens, r.output_tokens) for r in found))
+    return Trace(
+        path, tuple(RecordedRequest(r.at_s - first, r.prompt_tokens, r.output_tokens) for r in found)
+    )
 
 
-def _recorded(row: Row) -> Recorded:
+def _recorded(row: Row) -> RecordedRequest:
     value = row.value
     if isinstance(value, Mapping):
         for names, second in FORMATS:
@@ -74,12 +75,12 @@ def _recorded(row: Row) -> Recorded:
     raise UserError(f"{row.place} is no recorded request", _remedy())
 
 
-def _checked(values: list[Any], second: float, place: str) -> Recorded:
+def _checked(values: list[Any], second: float, place: str) -> RecordedRequest:
     at, prompt, output = values
     numeric = isinstance(at, int | float) and not isinstance(at, bool) and 0 <= at < float("inf")
     if not numeric or any(type(tokens) is not int or tokens < 1 for tokens in (prompt, output)):
         raise UserError(f"{place} has a time below 0 or lengths below 1, or no numbers", _remedy())
-    return Recorded(at * second, prompt, output)
+    return RecordedRequest(at * second, prompt, output)
 
 
 def _remedy() -> str:

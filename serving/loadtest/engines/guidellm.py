@@ -24,10 +24,9 @@ from typing import Any
 from lathe.artefact.errors import UserError
 from lathe.serving.loadtest.address import PATHS
 from lathe.serving.loadtest.client import Target
-from lathe.serving.loadtest.engine import engines
+from lathe.serving.loadtest.engine import RoundSpec, engines
 from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.measure import Round
-from lathe.serving.loadtest.round_spec import Assignment
 from lathe.serving.loadtest.runner import warm_up
 from lathe.serving.loadtest.sample import Sample
 
@@ -53,7 +52,7 @@ SUMMARIES = (
 
 @dataclass(frozen=True)
 class GuideLLM:
-    """Rounds sent and timed by the guidellm at `program`, a process of its own for each."""
+    """Sends and times rounds with the guidellm at `program`, a process for each."""
 
     program: str
     version: str
@@ -73,23 +72,23 @@ class GuideLLM:
                 "Drop --trace, --ramp-to and --duration, or the engine.",
             )
 
-    async def round(self, assigned: Assignment) -> Round:
-        load, seed = assigned.load, assigned.seed
-        await warm_up(assigned)
+    async def round(self, spec: RoundSpec) -> Round:
+        load, seed = spec.load, spec.seed
+        await warm_up(spec)
         with tempfile.TemporaryDirectory(prefix="lathe-guidellm-") as made:
             place = Path(made)
-            chosen = list(islice(assigned.prompts(seed), load.requests))
+            chosen = list(islice(spec.prompts(seed), load.requests))
             lines = [json.dumps({"prompt": p, "output_tokens_count": load.output_tokens}) for p in chosen]
             (place / "prompts.jsonl").write_text("\n".join(lines) + "\n")
-            (place / "scenario.json").write_text(json.dumps(scenario(assigned.target, load, seed, place)))
+            (place / "scenario.json").write_text(json.dumps(scenario(spec.target, load, seed, place)))
             await self._run(place)
             one = read_report(place / "report.json", load)
         for sample in one.samples:
-            assigned.on_done(sample)
+            spec.on_done(sample)
         return one
 
     async def _run(self, place: Path) -> None:
-        """Run guidellm, in a session of its own: it starts workers, which have to end with it."""
+        """Runs guidellm in a session of its own: it starts workers, which have to end with it."""
         with (place / "log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
                 *(self.program, "run", "--scenario", str(place / "scenario.json"), "--disable-console"),
@@ -131,7 +130,7 @@ def make(program: str | None) -> GuideLLM:
 
 
 def scenario(target: Target, load: Load, seed: int, place: Path) -> dict[str, Any]:
-    """The scenario file of a round: our prompts from a file, the same body as our own requests have."""
+    """Returns the scenario file of a round: our prompts from a file, and the body of our own requests."""
     if target.version != "/v1" or target.query:
         raise UserError(
             f"--engine guidellm asks under /v1 only, and this is {target.place('')}", "Leave the engine out."
@@ -163,20 +162,20 @@ def scenario(target: Target, load: Load, seed: int, place: Path) -> dict[str, An
 
 
 def read_report(path: Path, load: Load) -> Round:
-    """A round from guidellm's JSON. Its exit status is 0 whatever failed: failed requests are counted here.
+    """Reads a round from guidellm's JSON, which lists failed requests; its exit status is always 0.
 
     Raises:
-        UserError: if it is not the JSON of the known series, or requests are missing.
+        UserError: it is not the JSON of the known series, or requests are missing.
     """
     try:
-        bench = json.loads(path.read_text())["benchmarks"][0]
-        totals, requests = bench["metrics"]["request_totals"], bench["requests"]
+        benchmark = json.loads(path.read_text())["benchmarks"][0]
+        totals, requests = benchmark["metrics"]["request_totals"], benchmark["requests"]
         ended = [one for kind in ("successful", "errored", "incomplete") for one in requests[kind]]
         start = min((one["request_start_time"] for one in ended), default=0.0)
         samples = [_sample(one, start, load) for one in requests["successful"]]
         for kind in ("errored", "incomplete"):
             samples += [_failed(one, start, kind) for one in requests[kind]]
-        own = {name: _own(bench["metrics"][name]["successful"]) for name in SUMMARIES}
+        own = {name: _own(benchmark["metrics"][name]["successful"]) for name in SUMMARIES}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"guidellm's report is not that of {SERIES}: {error!r}", _remedy()) from error
     if totals["total"] != len(samples):

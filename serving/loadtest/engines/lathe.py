@@ -6,25 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lathe.artefact.errors import UserError
-from lathe.serving.loadtest.engine import engines
+from lathe.serving.loadtest.engine import RoundSpec, engines
 from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.measure import Round
-from lathe.serving.loadtest.round_spec import Assignment
-from lathe.serving.loadtest.runner import drive
+from lathe.serving.loadtest.runner import run_round
 
 
 @dataclass(frozen=True)
 class BuiltinEngine:
-    """Requests sent and timed by this process."""
+    """Sends and times requests in this process."""
 
     name: str = "lathe"
     definitions: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, load: Load) -> None:
-        """Every load can be sent."""
+        """Accepts every load."""
 
-    async def round(self, assigned: Assignment) -> Round:
-        return await drive(assigned)
+    async def round(self, spec: RoundSpec) -> Round:
+        return await run_round(spec)
 
 
 @engines.register("lathe")

@@ -1,4 +1,4 @@
-"""The page: a head with all its style, the parts of one kind of load test, what the words mean."""
+"""The page: a head with its style, the parts of one kind of load test, the definitions of the words."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ BODIES: dict[str, Callable[[Mapping[str, Any]], Sequence[str | Plot]]] = {
     document.FORMAT: rounds.body,
     capacity.FORMAT: levels.body,
 }
-"""What the page of each kind of document shows: HTML, and plots, which stand side by side."""
+"""The parts of the page, by kind of document: HTML, and plots, which are laid out side by side."""
 
 
 def page(whole: Mapping[str, Any]) -> str:
-    """The page of a load test's document."""
+    """Returns the page of a load test's document."""
     names = [f"{name} ({system['model']})" for name, system in whole["systems"].items()]
     title = f"Load test: {' and '.join(names)}"
     body = [
@@ -74,7 +74,11 @@ def page(whole: Mapping[str, Any]) -> str:
 
 
 def write_page(whole: Mapping[str, Any], path: Path) -> None:
-    """Write the page in one step. Raises UserError if the place cannot be written."""
+    """Writes the page in one step.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     write_text(page(whole), path)
 
 
@@ -93,7 +97,7 @@ def _parts(parts: Iterable[str | Plot], names: Sequence[str]) -> list[str]:
 
 
 def _legend(names: Sequence[str]) -> str:
-    """Line and mark of each system, drawn as in the plots."""
+    """Returns the line and mark of each system, drawn as in the plots."""
     marks = ('<circle class="mark s0" cx="18" cy="6" r="3.4"/>', '<path class="mark s1" d="M15 3h6v6h-6z"/>')
     keys = (
         f'<span class="key"><svg viewBox="0 0 36 12" aria-hidden="true"><path class="line s{i}" d="M0 6H36"/>'

@@ -1,4 +1,4 @@
-"""What the page shows of a search for the most load within an SLO."""
+"""The page of a search for the most load within an SLO."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lathe.serving.loadtest.page.table import paragraphs, table
 
 
 def body(whole: Mapping[str, Any]) -> list[str | Plot]:
-    """The answer, how the SLO was kept at every level, and the levels as tables."""
+    """Returns the answer, plots of how the SLO was kept at every level, and the levels as tables."""
     settings = whole["settings"]
     limits = [name for name in settings["slo"] if name != "share"]
     parts: list[str | Plot] = [
@@ -30,7 +30,7 @@ def body(whole: Mapping[str, Any]) -> list[str | Plot]:
 
 
 def _last_tries(system: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """One level each: of a level that was tried again, as it went then."""
+    """Returns each level once; one that was tried again with its last result."""
     return list({level["level"]: level for level in system["levels"]}.values())
 
 
@@ -51,7 +51,7 @@ def _within(whole: Mapping[str, Any]) -> Plot:
 
 
 def _latency(whole: Mapping[str, Any], name: str) -> Plot:
-    """p95 of a limited latency; far beyond the limit it stays on the upper edge."""
+    """Plots p95 of a limited latency; far beyond the limit it stays on the upper edge."""
     limit, label = whole["settings"]["slo"][name], name.removesuffix("_ms").upper()
     points = {
         system: [(v["level"], v[name]["p95"]) for v in _last_tries(found) if v[name]]

@@ -1,4 +1,4 @@
-"""What the page shows of a load test in rounds."""
+"""The page of a load test in rounds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LATENCIES: dict[str, tuple[str, Callable[[Mapping[str, Any]], float | None]]] = 
 
 
 def body(whole: Mapping[str, Any]) -> list[str | Plot]:
-    """The numbers, the distribution of each latency, the rounds, and, of a load that changes, its course."""
+    """Returns the numbers, each latency's distribution, the rounds, and latencies over time."""
     head, *rows = summary_rows(whole)
     parts: list[str | Plot] = [
         paragraphs([title(whole)], "soft"),
@@ -50,7 +50,7 @@ def _good(system: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _shares(whole: Mapping[str, Any], name: str) -> Plot | None:
-    """Which share of the requests took at most so long; the slowest 1 % lie on the right edge."""
+    """Plots the share of the requests that took at most so long; the slowest 1 % lie on the right edge."""
     label, measure = LATENCIES[name]
     values = {
         system: sorted(value for sample in _good(found) if (value := measure(sample)) is not None)

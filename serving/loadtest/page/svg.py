@@ -18,8 +18,8 @@ Point = tuple[float, float]
 class Plot:
     """Two axes and what is drawn between them; both begin at 0.
 
-    `title` and `text` are read out in the picture's stead, so `text` gives its main numbers. `top` cuts
-    the y axis, `right` the x axis; each is the largest value drawn if not given.
+    Screen readers read `title` and `text` instead of the picture, so `text` gives its main numbers. `right`
+    and `top` are the ends of the axes; if not given, the largest value drawn.
     """
 
     title: str
@@ -32,25 +32,25 @@ class Plot:
     _limits: list[tuple[float, bool]] = field(default_factory=list)
 
     def line(self, series: int, points: Sequence[Point]) -> None:
-        """The `series`-th system (from 0) as a line."""
+        """Draws the `series`-th system (from 0) as a line."""
         self._add("line", series, points)
 
     def curve(self, series: int, points: Sequence[Point]) -> None:
-        """The `series`-th system as a line with a mark at each point."""
+        """Draws the `series`-th system as a line with a mark at each point."""
         self.line(series, points)
         self.marks(series, points)
 
     def marks(self, series: int, points: Sequence[Point]) -> None:
-        """The `series`-th system as one mark for each point; of too many, evenly chosen ones."""
+        """Draws the `series`-th system as a mark for each point; of too many points, evenly chosen ones."""
         step = max(1, math.ceil(len(points) / MOST_MARKS))
         self._add("marks", series, points[::step])
 
     def bars(self, series: int, ranges: Sequence[tuple[float, float, float]]) -> None:
-        """Ranges (x, lowest y, highest y) of the `series`-th system."""
+        """Draws ranges (x, lowest y, highest y) of the `series`-th system."""
         self._add("bars", series, [(x, y) for x, low, high in ranges for y in (low, high)])
 
     def limit(self, value: float, vertical: bool = False) -> None:
-        """A line that should not be crossed, at a y or, `vertical`, at an x."""
+        """Draws a line that should not be crossed, at a y or, if `vertical`, at an x."""
         self._limits.append((value, vertical))
         self.right, self.top = (
             (max(self.right, value), self.top) if vertical else (self.right, max(self.top, value))
@@ -77,7 +77,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class _Frame:
-    """Maps values to places; values beyond an axis stay on its end."""
+    """Maps values to coordinates; values beyond an axis stay at its end."""
 
     right: float
     top: float
@@ -93,7 +93,7 @@ class _Frame:
 
 
 def ticks(most: float) -> list[float]:
-    """Round numbers from 0 to the first that is not below `most`, three to six of them."""
+    """Returns three to six round numbers, from 0 to the first that is not below `most`."""
     if not 0 < most < math.inf:
         most = 1.0
     size = 10 ** math.floor(math.log10(most))
@@ -131,7 +131,7 @@ def _line(frame: _Frame, series: int, points: Sequence[Point]) -> str:
 
 
 def _marks(frame: _Frame, series: int, points: Sequence[Point]) -> str:
-    """Circles for the first system, squares for the second: not told apart by colour alone."""
+    """Draws circles for the first system and squares for the second, so that not only colour differs."""
     path = "M-3 -3h6v6h-6z" if series else "M-3.4 0a3.4 3.4 0 1 0 6.8 0a3.4 3.4 0 1 0 -6.8 0"
     return "".join(
         f'<path class="mark s{series}" transform="translate({frame.at(point)})" d="{path}"/>'
@@ -140,7 +140,7 @@ def _marks(frame: _Frame, series: int, points: Sequence[Point]) -> str:
 
 
 def _bars(frame: _Frame, series: int, points: Sequence[Point]) -> str:
-    """Pairs of points with the same x; the second system's stand a little to the right."""
+    """Draws pairs of points with the same x; those of the second system a little to the right."""
     shift = 3 * series
     return "".join(
         f'<path class="bar s{series}" d="M{frame.x(x) + shift:.1f} {frame.y(low):.1f}V{frame.y(high):.1f}"/>'

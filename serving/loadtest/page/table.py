@@ -7,7 +7,7 @@ from html import escape
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
-    """A table whose first column names the rows; it scrolls sideways where it is too wide."""
+    """Returns a table whose first column names the rows; a wide one scrolls sideways."""
     shown = f"<caption>{escape(caption)}</caption>" if caption else ""
     top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     return (
@@ -17,7 +17,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "")
 
 
 def paragraphs(lines: Iterable[str], style: str = "") -> str:
-    """One paragraph a line."""
+    """Returns a paragraph for each line."""
     kind = f' class="{style}"' if style else ""
     return "".join(f"<p{kind}>{escape(line)}</p>" for line in lines)
 

@@ -182,7 +182,7 @@ def test_l1_running_counts_know_of_several_chunks_at_one_moment() -> None:
         for i in range(12)
     ]
     sample = read(*chunks, end(12), DONE)
-    assert (sample.came_first, sample.output_tokens) == (4, 24)
+    assert (sample.first_arrival_tokens, sample.output_tokens) == (4, 24)
     assert tpot_s(sample) == 0.5
 
 
@@ -223,7 +223,7 @@ def test_usage_may_come_at_any_place() -> None:
         [*chunks, end(0.2), (0.3, {"choices": None, "usage": {"completion_tokens": 2}})],
     ):
         sample = read(*events, DONE)
-        assert (sample.told, sample.output_tokens, sample.chunk_s) == (True, 2, [0.1, 0.2])
+        assert (sample.usage_reported, sample.output_tokens, sample.chunk_s) == (True, 2, [0.1, 0.2])
 
 
 def test_a_stream_may_end_with_its_finish_reason_only() -> None:

@@ -3,8 +3,7 @@ from itertools import islice, pairwise
 import pytest
 
 from lathe.artefact.errors import UserError
-from lathe.serving.loadtest.arrival import Arrival, arrival_times
-from lathe.serving.loadtest.load import Load
+from lathe.serving.loadtest.load import Arrival, Load, arrival_times
 
 
 def test_constant_arrivals_are_evenly_spaced() -> None:

@@ -10,13 +10,13 @@ from typer.testing import CliRunner
 
 from lathe.artefact.errors import UserError
 from lathe.serving.cli.loadtest import loadtest
-from lathe.serving.loadtest.find_capacity import most, steady
+from lathe.serving.loadtest import testbed
+from lathe.serving.loadtest.find_capacity import find_capacity, steady_state
 from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.measure import Round
 from lathe.serving.loadtest.mock import Mock
 from lathe.serving.loadtest.sample import Sample
 from lathe.serving.loadtest.slo import parse_slo
-from lathe.serving.loadtest.testbed import Bench
 
 ServeMock = Callable[[Mock], str]
 
@@ -30,7 +30,7 @@ def test_the_most_users_of_two_systems_are_found(serve_mock: ServeMock) -> None:
         "dense": serve_mock(Mock(itl_s=0.01, itl_each_s=0.036)),
         "subnet": serve_mock(Mock(itl_s=0.01, itl_each_s=0.018)),
     }
-    found = most(places, LOAD, parse_slo("tpot=100ms,ttft=2s", "80%"), rounds=2)
+    found = find_capacity(places, LOAD, parse_slo("tpot=100ms,ttft=2s", "80%"), rounds=2)
     dense, subnet = found["systems"]["dense"], found["systems"]["subnet"]
     assert (dense["most"], dense["lowest_failing"]) == (3, 4)
     assert subnet["most"] in (5, 6)
@@ -46,20 +46,20 @@ def test_the_most_users_of_two_systems_are_found(serve_mock: ServeMock) -> None:
 
 
 def test_no_prompt_is_sent_twice(serve_mock: ServeMock, monkeypatch: pytest.MonkeyPatch) -> None:
-    seeds, real = [], Bench.round
+    seeds, real = [], testbed.Testbed.round
 
-    async def noted(self: Bench, name: str, load: Load, seed: int) -> Round:
+    async def noted(self: testbed.Testbed, name: str, load: Load, seed: int) -> Round:
         seeds.append(seed)
         return await real(self, name, load, seed)
 
-    monkeypatch.setattr(Bench, "round", noted)
-    most({"server": serve_mock(Mock(most_running=2))}, LOAD, parse_slo("tpot=5s", "99%"), rounds=2)
+    monkeypatch.setattr(testbed.Testbed, "round", noted)
+    find_capacity({"server": serve_mock(Mock(most_running=2))}, LOAD, parse_slo("tpot=5s", "99%"), rounds=2)
     assert len(seeds) == len(set(seeds)) > 2
 
 
 def test_refused_requests_are_a_limit_too(serve_mock: ServeMock) -> None:
     places = {"server": serve_mock(Mock(itl_s=0.01, most_running=2))}
-    system = most(places, LOAD, parse_slo("tpot=5s"), rounds=1)["systems"]["server"]
+    system = find_capacity(places, LOAD, parse_slo("tpot=5s"), rounds=1)["systems"]["server"]
     assert (system["most"], system["lowest_failing"]) == (2, 3)
     assert system["levels"][-1]["errors"].keys() == {"http_429"}
 
@@ -67,16 +67,16 @@ def test_refused_requests_are_a_limit_too(serve_mock: ServeMock) -> None:
 def test_the_highest_rate_is_found(serve_mock: ServeMock) -> None:
     load = Load(rate=20, arrival="constant", requests=16, warmup=0, output_tokens=1)
     places = {"server": serve_mock(Mock(ttft_s=0.2, most_running=8))}
-    system = most(places, load, parse_slo("e2e=5s"), rounds=1)["systems"]["server"]
+    system = find_capacity(places, load, parse_slo("e2e=5s"), rounds=1)["systems"]["server"]
     assert 30 <= system["most"] <= 40
     assert system["most"] < system["lowest_failing"] <= system["most"] / 0.95 + 0.01
 
 
 def test_the_first_and_the_last_request_of_each_user_are_not_judged() -> None:
     samples = [Sample(float(i)) for i in range(12)]
-    assert [s.sent_s for s in steady(samples, LOAD, 3)] == [3, 4, 5, 6, 7, 8]
-    assert steady(samples[:4], LOAD, 3) == []
-    assert steady(samples, Load(rate=1, requests=12), 3) == samples
+    assert [s.sent_s for s in steady_state(samples, LOAD, 3)] == [3, 4, 5, 6, 7, 8]
+    assert steady_state(samples[:4], LOAD, 3) == []
+    assert steady_state(samples, Load(rate=1, requests=12), 3) == samples
 
 
 def test_the_command_answers(serve_mock: ServeMock) -> None:

@@ -16,7 +16,7 @@ from lathe.serving.loadtest.engines.guidellm import GuideLLM, read_report, scena
 from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.measure import summary
 from lathe.serving.loadtest.mock import Mock
-from lathe.serving.loadtest.trace import Recorded, Trace
+from lathe.serving.loadtest.trace import RecordedRequest, Trace
 
 ServeMock = Callable[[Mock], str]
 REPORT = Path(__file__).parent / "guidellm_report.json"
@@ -81,7 +81,7 @@ def test_guidellm_sends_our_prompts_to_the_same_route(tmp_path: Path) -> None:
     [
         Load(concurrency=1, duration_s=3),
         Load(rate=1, ramp_to=2, duration_s=3),
-        Load(trace=Trace(Path("t"), (Recorded(0.0, 1, 1),))),
+        Load(trace=Trace(Path("t"), (RecordedRequest(0.0, 1, 1),))),
     ],
 )
 def test_a_load_that_guidellm_cannot_send_is_refused(load: Load) -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from lathe.serving.cli.loadtest import loadtest
 from lathe.serving.loadtest.compare import compare
-from lathe.serving.loadtest.find_capacity import most
+from lathe.serving.loadtest.find_capacity import find_capacity
 from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.mock import Mock
 from lathe.serving.loadtest.page.html import STYLE, page
@@ -70,7 +70,7 @@ def of_rounds(pair: dict[str, str], **pattern: Any) -> dict[str, Any]:
 
 def of_levels(pair: dict[str, str]) -> dict[str, Any]:
     load = Load(concurrency=1, requests=4, warmup=0, output_tokens=2)
-    return most({"dense": pair["dense"]}, load, parse_slo("tpot=75ms", "75%"), rounds=1)
+    return find_capacity({"dense": pair["dense"]}, load, parse_slo("tpot=75ms", "75%"), rounds=1)
 
 
 def check_alone(text: str) -> Reader:

@@ -23,7 +23,7 @@ async def test_prompts_are_fitted_to_the_servers_tokens(per_word: int, template:
         asked.append(text)
         return len(text.split()) * per_word + template
 
-    prompt = next((await PromptChoice(tokens).made(None, count))(0))
+    prompt = next((await PromptChoice(tokens).make(None, count))(0))
     length = len(prompt.split()) * per_word + template
     assert length <= tokens or len(prompt.split()) == 1
     assert tokens - length < per_word or len(prompt.split()) == 1
@@ -34,7 +34,7 @@ async def test_a_server_without_counts_gets_a_word_per_token() -> None:
     async def count(_text: str) -> None:
         return None
 
-    assert len(next((await PromptChoice(40).made(None, count))(0)).split()) == 40
+    assert len(next((await PromptChoice(40).make(None, count))(0)).split()) == 40
 
 
 def test_prompts_from_files(tmp_path: Path) -> None:

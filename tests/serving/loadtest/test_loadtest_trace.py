@@ -11,7 +11,7 @@ from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.mock import Mock
 from lathe.serving.loadtest.prompts import PromptChoice
 from lathe.serving.loadtest.testbed import Setup
-from lathe.serving.loadtest.trace import Recorded, Trace, read_trace
+from lathe.serving.loadtest.trace import RecordedRequest, Trace, read_trace
 
 ServeMock = Callable[[Mock], str]
 
@@ -90,13 +90,13 @@ async def test_lengths_between_are_on_the_line_between_the_fitted_ends() -> None
         return 5 + 3 * len(text.split())
 
     wanted = (20, 305, 155, 20)
-    trace = Trace(Path("t"), tuple(Recorded(0.0, tokens, 1) for tokens in wanted))
-    prompts = list(islice((await PromptChoice().made(trace, count))(0), 4))
+    trace = Trace(Path("t"), tuple(RecordedRequest(0.0, tokens, 1) for tokens in wanted))
+    prompts = list(islice((await PromptChoice().make(trace, count))(0), 4))
     assert [5 + 3 * len(prompt.split()) for prompt in prompts] == [20, 305, 155, 20]
 
 
 def test_a_trace_allows_no_other_lengths() -> None:
-    trace = Trace(Path("t"), (Recorded(0.0, 1, 1),))
+    trace = Trace(Path("t"), (RecordedRequest(0.0, 1, 1),))
     with pytest.raises(UserError, match="A trace has the lengths"):
         run("http://127.0.0.1:9", Load(trace=trace), setup=Setup(PromptChoice(tokens=3)))
     with pytest.raises(UserError, match="Give one of"):
