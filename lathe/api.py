@@ -38,8 +38,8 @@ def compress(**options: Any) -> Outcome:
 
     Args:
         **options: the fields of `lathe.compressor.pipeline.options.Options`, by name. Those that most runs
-            need: `model`, a checkpoint's directory or a name on the hub; `out`, the directory to write; a
-            target: `target_latency_ms` (milliseconds), `target_speedup` (a factor), `target_memory` (bytes)
+            need: `model`, a checkpoint's directory or a name on the hub; `out`, the directory to write, a `Path`;
+            a target: `target_latency_ms` (milliseconds), `target_speedup` (a factor), `target_memory` (bytes)
             or `keep` (a share of the decoder's parameters, from 0 to 1); `calibration`, text files or
             folders, or `self`.
 
