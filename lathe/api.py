@@ -37,11 +37,11 @@ def compress(**options: Any) -> Outcome:
     the same options. Progress is shown on stderr where that is a terminal.
 
     Args:
-        **options: the fields of `lathe.compressor.pipeline.options.Options`, by name. Those that most runs
-            need: `model`, a checkpoint's directory or a name on the hub; `out`, the directory to write, a `Path`;
-            a target: `target_latency_ms` (milliseconds), `target_speedup` (a factor), `target_memory` (bytes)
-            or `keep` (a share of the decoder's parameters, from 0 to 1); `calibration`, text files or
-            folders, or `self`.
+        **options: the fields of `lathe.compressor.pipeline.options.Options`, by name. Most runs need `model`,
+            a checkpoint's directory or a name on the hub; `out`, the directory to write, a `Path`; a target,
+            which is `target_latency_ms` (milliseconds), `target_speedup` (a factor), `target_memory` (bytes)
+            or `keep` (a share of the decoder's parameters, from 0 to 1); and `calibration`, files or folders
+            of text separated by commas, or `self`.
 
     Returns:
         What the run ended with: a status, the artefact's directory, and the report.

@@ -85,6 +85,22 @@ def test_what_vllm_loads_is_in_it(unpacked: Path) -> None:
     assert str(unpacked) in ran.stdout
 
 
+def test_a_server_needs_no_compressor(unpacked: Path, tmp_path: Path) -> None:
+    shutil.copytree(unpacked, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("compressor"))
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+
+    def lathe(*arguments: str) -> str:
+        command = [sys.executable, "-m", "lathe", *arguments]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True).stderr
+
+    assert lathe("serve", "nowhere") == (
+        "error: nowhere is not a directory. Give the output directory of `lathe compress`.\n"
+    )
+    assert lathe("compress", "model", "--keep", "60%") == (
+        "error: `compress` is not in this installation of Lathe. Run it where all of Lathe is.\n"
+    )
+
+
 @pytest.mark.slow
 def test_both_distributions_lie_in_one_environment(unpacked: Path, tmp_path: Path) -> None:
     """Django-compressor's own wheel is fetched, where there is a network."""
