@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from lathe.artefact.command_options import Argument, Option
 from lathe.artefact.errors import UserError
-from lathe.serving.loadtest.load import Arrival
 from lathe.serving.loadtest.dialect import read_extra_body
-from lathe.serving.loadtest.load import Endpoint, Load
+from lathe.serving.loadtest.load import Arrival, Endpoint, Load
 from lathe.serving.loadtest.prompts import DEFAULT_PROMPT_TOKENS, PromptChoice
 
 if TYPE_CHECKING:  # `lathe --help` needs no HTTP client
