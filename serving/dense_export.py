@@ -17,10 +17,10 @@ _ERROR = "error: "
 
 
 def export_dense(path: Path) -> Path:
-    """The directory of the export, in the cache of `lathe export`.
+    """Returns the directory of the export, in the cache of `lathe export`.
 
-    That is a process of its own: what the export needs does not stay in the server's memory, and the server
-    runs without the compressor.
+    It runs in a process of its own: its memory is freed afterwards, and the server runs without the
+    compressor.
 
     Raises:
         UserError: the model cannot be exported; in the words of `lathe export`.

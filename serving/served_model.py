@@ -1,4 +1,4 @@
-"""What `lathe serve` is given: find the artefact, check it before anything is opened, describe it."""
+"""Finds the artefact that `lathe serve` is given, checks it before anything is opened, and describes it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,20 @@ log = logging.getLogger("lathe.serving")
 class Artefact:
     """A verified artefact directory.
 
-    `context` is the longest sequence in tokens; `kv_values` how many values a token keeps in the KV cache;
-    `target_ms` the milliseconds it was compressed for, if any, of `target_metric` (tpot, ttft, e2e); `digest`
-    the first 12 digits of the manifest's SHA-256 (of the config's, for a model that no manifest lists).
-    `dense_weights` and `dense_kv`: how many times the bytes of weights and of a token in the KV cache the
-    dense model takes; None where no report tells.
+    Attributes:
+        path: the directory.
+        name: the name of the model.
+        eos: the tokens that end an answer.
+        context: the longest sequence in tokens.
+        vocab_size: the number of tokens in the vocabulary.
+        compressed: whether it is smaller than its dense model.
+        target_ms: the latency it was compressed for, if any, in milliseconds.
+        target_metric: tpot, ttft or e2e.
+        dense_weights: how many times the weights' bytes the dense model takes; None where no report says so.
+        dense_kv: the same of a token in the KV cache.
+        digest: the first 12 digits of the manifest's SHA-256; of the config's, without a manifest.
+        kv_values: how many values a token takes in the KV cache.
+        head_dim: the dimension of a head, if the config states it.
     """
 
     path: Path
@@ -56,7 +65,7 @@ class Artefact:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether a tokenizer file brings one."""
+        """Whether the tokenizer's files contain one."""
         config = read_json(self.path / "tokenizer_config.json", optional=True)
         return (self.path / "chat_template.jinja").exists() or bool(config.get("chat_template"))
 
@@ -65,7 +74,7 @@ class Artefact:
         return self.path / GRAPH
 
     def weights(self) -> tuple[int, int]:
-        """Of the checkpoint: how many floating-point values, and the bytes of all others (packed ones)."""
+        """Returns the number of floating-point values of the checkpoint, and the bytes of all others."""
         values = other = 0
         for file in self.path.glob("*.safetensors"):
             with safe_open(file, "numpy") as tensors:
@@ -80,10 +89,12 @@ class Artefact:
 
 
 def open_artefact(path: Path) -> Artefact:
-    """The artefact at `path`, every file verified that serving the graph reads; a plain dense checkpoint is
-    exported first.
+    """Opens the artefact at `path`; a plain dense checkpoint is exported first.
 
-    Raises UserError.
+    Every file is verified that serving the graph reads.
+
+    Raises:
+        UserError: the directory cannot be served.
     """
     _check_model(path)
     if (path / MANIFEST).exists():
@@ -96,10 +107,12 @@ def open_artefact(path: Path) -> Artefact:
 
 
 def open_checkpoint(path: Path) -> Artefact:
-    """The artefact at `path`, every file verified that loading the checkpoint reads; or a plain dense
-    checkpoint, as it is.
+    """Opens the artefact at `path`, or a plain dense checkpoint as it is.
 
-    Raises UserError.
+    Every file is verified that loading the checkpoint reads.
+
+    Raises:
+        UserError: the directory cannot be served.
     """
     _check_model(path)
     _check_weights(path)
@@ -155,7 +168,7 @@ def _eos(config: dict[str, Any]) -> frozenset[int]:
 
 
 def _compressed(config: dict[str, Any], plan: dict[str, Any]) -> bool:
-    """Whether the plan takes anything away from the widths in the config."""
+    """Returns whether the plan takes anything away from the widths in the config."""
     layers = plan.get("layers", [])
     heads = config.get("num_attention_heads")
     experts = config.get("num_experts", config.get("num_local_experts"))
@@ -169,7 +182,7 @@ def _compressed(config: dict[str, Any], plan: dict[str, Any]) -> bool:
 
 
 def _kv_values(config: dict[str, Any]) -> int:
-    """Keys and values of one token in all layers."""
+    """Returns the number of keys and values of one token in all layers."""
     dense = config.get("num_key_value_heads") or config.get("num_attention_heads", 0)
     uneven = config.get("per_layer_config", {})
     dropped = config.get("dropped_blocks", {}).get("attention", [])

@@ -48,8 +48,13 @@ def create_app(
     allowed_origins: Sequence[str] = (),
     playground: Playground | None = None,
 ) -> Starlette:
-    """With `api_key`, every route but the health probes and the playground's files asks for it.
-    `allowed_origins`: of web pages that may call from a browser.
+    """Creates the ASGI application.
+
+    Args:
+        service: what the routes work with.
+        api_key: if given, every route but the health probes and the playground's files requires it.
+        allowed_origins: web pages that may call from a browser.
+        playground: the page at `/`, if there is one.
     """
     pages, open_paths = (playground.routes, playground.open_paths) if playground else ([], frozenset())
     middleware = []

@@ -1,4 +1,4 @@
-"""`best_of`: of several answers to a prompt, those with the highest log-probability per token."""
+"""`best_of`: gives those of several answers to a prompt that have the highest log-probability per token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class BestOfWriter(CompletionWriter):
         body: CompletionBody,
         echoes: Sequence[str],
     ) -> None:
-        """`requests` and `echoes`: of all the answers, those to one prompt side by side."""
+        """Creates the writer; `requests` and `echoes` are grouped by prompt."""
         super().__init__(service, requests, "none", echoes)
         self._with_logprobs = body.logprobs is not None
         self._candidates, self._kept = body.candidates, body.n
@@ -43,7 +43,7 @@ class BestOfWriter(CompletionWriter):
         )
 
     def _best(self, outputs: Sequence[RequestOutput]) -> list[int]:
-        """The answers to give, in order."""
+        """Returns the indices of the answers to give, in order."""
         logprobs: dict[int, list[float]] = {index: [] for index in range(len(self._echoes))}
         for output in outputs:
             logprobs[output.index] += [entry.logprob or 0.0 for entry in output.logprobs]

@@ -14,11 +14,12 @@ from starlette.responses import Response
 from lathe.serving.api.chat_history import History
 from lathe.serving.api.handler import respond
 from lathe.serving.api.messages import Message
-from lathe.serving.api.prepared_request import PreparedRequest, generation_request
+from lathe.serving.api.prepared_request import PreparedRequest, with_common_fields
 from lathe.serving.api.response_builder import ChatWriter
 from lathe.serving.api.schemas import ChatBody
 from lathe.serving.api.service import Service
 from lathe.serving.api.template_options import TemplateOptions
+from lathe.serving.backend import GenerationRequest
 from lathe.serving.decoding.chat_template import TemplateError
 from lathe.serving.http.errors import invalid
 from lathe.serving.http.limits import FieldError
@@ -27,6 +28,7 @@ AS_USUAL = TemplateOptions()
 
 
 async def chat_completions(request: Request) -> Response:
+    """Answers POST /v1/chat/completions."""
     return await respond(request, "chat", ChatBody, _prepare)
 
 
@@ -36,7 +38,11 @@ async def chat_tokens(
     tools: Sequence[Mapping[str, Any]] = (),
     options: TemplateOptions = AS_USUAL,
 ) -> np.ndarray:
-    """int64 [T]: the messages as the model is given them. Raises ApiError 400."""
+    """Renders messages with the chat template and returns their tokens, int64 [T].
+
+    Raises:
+        ApiError: 400 when the template refuses the messages or the prompt is too long.
+    """
     if not service.tokenizer.has_chat_template:
         raise invalid(f"{service.name} has no chat template; use /v1/completions", "messages")
     dialect = service.tools.dialect
@@ -73,18 +79,21 @@ async def _prepare(service: Service, body: ChatBody, arrived: float) -> Prepared
     thinking = service.thinking.beginning(tokens, said)
     grammar = service.thinking.before(answer, thinking)
     requests = [
-        generation_request(
+        with_common_fields(
             service,
             body,
-            tokens,
-            arrived=arrived,
-            max_tokens=most,
-            logprobs=body.top_logprobs if body.logprobs else None,
-            grammar=grammar,
-            index=choice,
-            choice=choice,
-            spelled=service.thinking.spelled | (calling.spelled if calling else {}),
-            verbatim=calling.verbatim if calling else (),
+            GenerationRequest(
+                prompt=tokens,
+                sampling=body.sampling,
+                arrived=arrived,
+                max_tokens=most,
+                logprobs=body.top_logprobs if body.logprobs else None,
+                grammar=grammar,
+                index=choice,
+                choice=choice,
+                spelled=service.thinking.spelled | (calling.spelled if calling else {}),
+                verbatim=calling.verbatim if calling else (),
+            ),
         )
         for choice in range(body.n)
     ]

@@ -1,4 +1,4 @@
-"""From the messages of a request to what a chat template takes."""
+"""Converts the messages of a request to what a chat template takes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,25 @@ Json = dict[str, Any]
 
 
 class History:
-    """Writes messages for one template. `dialect`: what it makes of tools, if it knows any; `tools`: whether
-    it is given some; `thoughts`: whether it reads what the assistant thought in earlier turns.
-    """
+    """Converts messages for one template."""
 
     def __init__(self, dialect: Dialect | None, *, tools: bool, thoughts: bool) -> None:
+        """Creates a converter.
+
+        Args:
+            dialect: how the template handles tools, if it knows any.
+            tools: whether the template is given tools.
+            thoughts: whether the template reads the reasoning of the assistant's earlier turns.
+        """
         self._dialect, self._tools, self._thoughts = dialect, tools, thoughts
         self._names: dict[str, str] = {}
 
     def written(self, messages: Sequence[Message]) -> list[Json]:
-        """Raises ApiError 400 for calls and results that the template does not show, or that do not fit."""
+        """Returns the messages as documents.
+
+        Raises:
+            ApiError: 400 for calls and results that the template does not show, or that do not match.
+        """
         return [self._message(message, f"messages.{at}") for at, message in _in_order(messages)]
 
     def _message(self, message: Message, where: str) -> Json:
@@ -70,7 +79,10 @@ class History:
         return {"tool_call_id": self._id(call), "name": message.name or self._names[call]}
 
     def _id(self, given: str) -> str:
-        """Templates that want nine letters and digits refuse ids of other models."""
+        """Returns an id that the template accepts.
+
+        Some templates want nine letters and digits and refuse ids of other models.
+        """
         form = self._dialect.form if self._dialect else None
         if form is None or not form.nine or re.fullmatch("[a-zA-Z0-9]{9}", given):
             return given
@@ -78,8 +90,12 @@ class History:
 
 
 def _in_order(messages: Sequence[Message]) -> Iterator[tuple[int, Message]]:
-    """Messages with their places; results in the order of their calls, as most templates tell by nothing else
-    which is whose. Raises ApiError 400 where some of the calls of a message have results and others none.
+    """Yields messages with their positions, tool results in the order of their calls.
+
+    Most templates show nothing else by which a result can be assigned to its call.
+
+    Raises:
+        ApiError: 400 where some of the calls of a message have results and others none.
     """
     at = 0
     while at < len(messages):

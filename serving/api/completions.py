@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from lathe.serving.api.best_of import BestOfWriter
 from lathe.serving.api.handler import respond
-from lathe.serving.api.prepared_request import PreparedRequest, generation_request
+from lathe.serving.api.prepared_request import PreparedRequest, with_common_fields
 from lathe.serving.api.response_builder import CompletionWriter
 from lathe.serving.api.schemas import CompletionBody
 from lathe.serving.api.service import Service
@@ -19,6 +19,7 @@ from lathe.serving.http.errors import invalid
 
 
 async def completions(request: Request) -> Response:
+    """Answers POST /v1/completions."""
     return await respond(request, "completions", CompletionBody, _prepare)
 
 
@@ -37,17 +38,20 @@ async def _prepare(service: Service, body: CompletionBody, arrived: float) -> Pr
         echo = await _echo(service, prompt) if body.echo else ""
         for choice in range(body.candidates):
             requests.append(
-                generation_request(
+                with_common_fields(
                     service,
                     body,
-                    tokens,
-                    arrived=arrived,
-                    max_tokens=body.max_tokens,
-                    logprobs=logprobs,
-                    grammar=grammar,
-                    index=len(requests),
-                    choice=choice,
-                    prompt_logprobs=body.echo and body.logprobs is not None,
+                    GenerationRequest(
+                        prompt=tokens,
+                        sampling=body.sampling,
+                        arrived=arrived,
+                        max_tokens=body.max_tokens,
+                        logprobs=logprobs,
+                        grammar=grammar,
+                        index=len(requests),
+                        choice=choice,
+                        prompt_logprobs=body.echo and body.logprobs is not None,
+                    ),
                 )
             )
             echoes.append(echo)

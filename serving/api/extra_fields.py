@@ -1,4 +1,4 @@
-"""Fields that requests may have beside ours: taken where they change nothing, refused where they would."""
+"""Checks fields that we do not implement: accepted where they change nothing, refused where they would."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TextPiece(BaseModel):
 
 
 class Prediction(BaseModel):
-    """What the answer may largely be; it would only make it faster."""
+    """A guess of the answer, which could only make it faster."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -142,11 +142,17 @@ OLD = {"functions": "tools", "function_call": "tool_choice"}
 def check_field(
     name: str, value: Any, known: list[str], neutral: Mapping[str, tuple[Any, ...]] = NEUTRAL
 ) -> None:
-    """Whether a field that is not in `known` leaves the answer as it is; `neutral` are values that change
-    nothing.
+    """Checks that a field which is not in `known` leaves the answer as it is.
+
+    Args:
+        name: the field.
+        value: its value in the request.
+        neutral: values that change nothing, by field.
+        known: fields that we implement.
 
     Raises:
-        FieldError: it is unknown, or its value is malformed or asks for something that is not supported.
+        FieldError: the field is unknown, or its value is malformed or asks for something that is not
+            supported.
     """
     shown = str(name)[:60]
     if name in HARMLESS:
@@ -172,5 +178,5 @@ def _check_type(name: str, value: Any) -> None:
 
 
 def _same(value: Any, usual: Any) -> bool:
-    """Equal, where true is not 1."""
+    """Returns whether two values are equal, where true is not 1."""
     return bool(value == usual) and isinstance(value, bool) == isinstance(usual, bool)

@@ -1,4 +1,4 @@
-"""From a prepared call to its answer: streamed or whole, watched for hang-ups, counted once."""
+"""Turns a prepared request into its answer: streamed or whole, cancelled on disconnect, counted once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class RequestRecorder:
 
 
 class TimeLimit:
-    """What is left of the time for one answer, over all its parts."""
+    """Limits the time for one answer, over all its parts."""
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
@@ -54,7 +54,11 @@ class TimeLimit:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Raises ApiError 504 when the time is over."""
+        """Runs the body within the time that is left.
+
+        Raises:
+            ApiError: 504 when the time is over.
+        """
         try:
             async with asyncio.timeout_at(self._end):
                 yield
@@ -69,7 +73,17 @@ async def respond(
     model: type[Body],
     prepare: Callable[[Service, Body, float], Awaitable[PreparedRequest]],
 ) -> Response:
-    """Answer a generation request. Raises ApiError."""
+    """Answers a generation request.
+
+    Args:
+        request: the HTTP request.
+        endpoint: its name in the metrics.
+        model: the pydantic model of its body.
+        prepare: checks the body and makes the sequences; it gets the time of arrival as well.
+
+    Raises:
+        ApiError: the request is refused or failed.
+    """
     service: Service = request.app.state.service
     recorder = RequestRecorder(service, endpoint)
     limit = TimeLimit(service.request_timeout)
@@ -119,8 +133,9 @@ async def _collect(generation: Generation) -> list[RequestOutput]:
 
 
 class EventStream(Response):
-    """Server-sent events. An error after the start is told by the answer's own events, and the stream then
-    ends without its usual end.
+    """Sends server-sent events.
+
+    An error after the start is reported by the answer's own events, and the stream then lacks its usual end.
     """
 
     media_type = "text/event-stream"
@@ -134,7 +149,7 @@ class EventStream(Response):
         *,
         obfuscate: bool,
     ) -> None:
-        """`obfuscate`: hide the sizes of the answer's parts."""
+        """Creates the response; `obfuscate` hides the sizes of the answer's parts."""
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._generation = generation

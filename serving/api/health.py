@@ -14,7 +14,7 @@ from lathe.serving.http.errors import ApiError
 
 
 async def live(request: Request) -> Response:
-    """200 while the process answers, but for an engine that has failed: a new process is what mends that."""
+    """Answers 200 unless the engine has failed, which only a new process can mend."""
     service: Service = request.app.state.service
     if service.ready and not service.draining and not service.backend.healthy:
         raise ApiError(503, "the engine has failed", code="unavailable")
@@ -22,7 +22,7 @@ async def live(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """200 from the first generated token until the server is told to stop or its engine fails."""
+    """Answers 200 from the first generated token until the server is told to stop or its engine fails."""
     service: Service = request.app.state.service
     if service.draining:
         raise ApiError(503, "the server is stopping", code="unavailable")
@@ -34,6 +34,7 @@ async def ready(request: Request) -> Response:
 
 
 async def show_version(_: Request) -> Response:
+    """Answers GET /version."""
     try:
         return JSONResponse({"version": version("lathe")})
     except PackageNotFoundError:
@@ -41,5 +42,6 @@ async def show_version(_: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
+    """Answers GET /metrics."""
     service: Service = request.app.state.service
     return Response(await asyncio.to_thread(service.metrics.render), media_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens, as chats and responses tell them."""
+"""Log-probabilities of tokens, in the form of chats and responses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Json = dict[str, Any]
 
 
 def describe_logprob(tokenizer: Tokenizer, entry: TokenLogprob) -> Json:
-    """A token with its log-probability, and the likeliest ones in its place."""
+    """Returns a token with its log-probability, and the likeliest tokens in its place."""
     top = [_entry(tokenizer, token, logprob) for token, logprob in entry.top]
     return _entry(tokenizer, entry.token, entry.logprob) | {"top_logprobs": top}
 

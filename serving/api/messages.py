@@ -1,4 +1,4 @@
-"""The messages of a chat as requests give them."""
+"""The messages of a chat, as requests give them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HARMLESS = frozenset(
         "thinking_blocks",
     }
 )
-"""What histories from elsewhere carry along: it says nothing that a model of text could read."""
+"""Fields that histories of other servers contain; they mean nothing to a text model."""
 
 
 def complain(message: str, **values: Any) -> PydanticCustomError:
@@ -31,7 +31,7 @@ def complain(message: str, **values: Any) -> PydanticCustomError:
 
 
 class Lenient(Strict):
-    """What is harmless is dropped."""
+    """A model that drops unknown fields which are harmless."""
 
     dropped = HARMLESS
 
@@ -74,7 +74,7 @@ def parsed(arguments: Any) -> Any:
 
 
 class CalledFunction(Lenient):
-    """What was called; arguments are JSON text as OpenAI gives it, or an object."""
+    """The function of a call; arguments are JSON text as OpenAI gives it, or an object."""
 
     name: str = Field(min_length=1, max_length=64)
     arguments: Annotated[
@@ -98,7 +98,7 @@ class ToolCall(Lenient):
 
 
 class Message(Lenient):
-    """One message. `reasoning_content` is what an assistant thought in an earlier turn."""
+    """One message; `reasoning_content` is the assistant's reasoning in an earlier turn."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
@@ -149,7 +149,7 @@ class Message(Lenient):
 
     @property
     def text(self) -> str:
-        """All of the content."""
+        """The whole content as text."""
         if isinstance(self.content, list):
             return "".join(part.text for part in self.content)
         return self.content or ""

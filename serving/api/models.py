@@ -10,11 +10,13 @@ from lathe.serving.http.trailing_slashes import to_the_shorter
 
 
 async def list_models(request: Request) -> Response:
+    """Answers GET /v1/models."""
     service: Service = request.app.state.service
     return JSONResponse({"object": "list", "data": [_card(service, name) for name in service.names]})
 
 
 async def retrieve_model(request: Request) -> Response:
+    """Answers GET /v1/models/{id}."""
     service: Service = request.app.state.service
     name = request.path_params["id"]
     if not name:

@@ -51,12 +51,14 @@ ERROR: Json = {
 
 
 async def show_openapi(request: Request) -> Response:
+    """Answers GET /openapi.json."""
     prefix = forwarded_prefix(request)
     return JSONResponse(document() | ({"servers": [{"url": prefix}]} if prefix else {}))
 
 
 @cache
 def document() -> Json:
+    """Returns the OpenAPI document of all routes."""
     schemas: Json = {"Error": ERROR}
     paths: Json = {path: {"get": _operation(_parameters(path))} for path in GETS}
     scrape = {"description": "For Prometheus.", "content": {"text/plain": {}}}

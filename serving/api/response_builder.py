@@ -1,4 +1,4 @@
-"""Chunks in OpenAI's shapes. A whole answer is the fold of the parts that a stream would have sent."""
+"""Answers in OpenAI's form. A whole answer is the fold of the parts that a stream would have sent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lathe.serving.decoding.tokenizer import Tokenizer
 
 
 class ResponseBuilder(Answer):
-    """Answers in choices, as completions and chats have them."""
+    """Builds answers with choices, as completions and chats have them."""
 
     prefix: str
     whole_object: str
@@ -41,11 +41,11 @@ class ResponseBuilder(Answer):
 
     @abstractmethod
     def parts(self, output: RequestOutput) -> list[Json]:
-        """The choice objects of a stream's events, one an event; the last output of a choice has one."""
+        """Returns the choice objects of a stream's events, one per event; a final output has at least one."""
 
     @abstractmethod
     def fold(self, index: int, parts: list[Json]) -> Json:
-        """The choice object of a whole answer, from the parts of one choice."""
+        """Returns the choice object of a whole answer, from the parts of one choice."""
 
     def events(self, output: RequestOutput) -> Iterable[Json]:
         self._count_tokens(output)
@@ -85,6 +85,8 @@ class ResponseBuilder(Answer):
 
 
 class CompletionWriter(ResponseBuilder):
+    """Builds the answers to completions."""
+
     prefix, whole_object, part_object = "cmpl", "text_completion", "text_completion"
 
     def __init__(
@@ -94,7 +96,7 @@ class CompletionWriter(ResponseBuilder):
         usage: UsageEvents,
         echoes: Sequence[str],
     ) -> None:
-        """`echoes`: per choice, the prompt to repeat before the answer, or nothing."""
+        """Creates the writer; `echoes` has for each choice the prompt to repeat before the answer, or ""."""
         super().__init__(service, requests, usage)
         self._echoes = list(echoes)
         self._with_logprobs = requests[0].logprobs is not None
@@ -146,6 +148,8 @@ class CompletionWriter(ResponseBuilder):
 
 
 class ChatWriter(ResponseBuilder):
+    """Builds the answers to chats."""
+
     prefix, whole_object, part_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def __init__(
@@ -157,8 +161,15 @@ class ChatWriter(ResponseBuilder):
         calling: Calling | None = None,
         tier: str | None = None,
     ) -> None:
-        """`thinking`: how the answers begin to think; `calling`: how they may call tools; `tier`: the
-        service tier that was asked for, there is one.
+        """Creates the writer.
+
+        Args:
+            service: what the routes work with.
+            requests: the sequences.
+            usage: which events report the usage.
+            thinking: makes the splitter of reasoning and content, if the model reasons.
+            calling: how the answers may call tools.
+            tier: the service tier that was asked for; there is only one.
         """
         super().__init__(service, requests, usage)
         self._head |= {"service_tier": "default"} if tier else {}
@@ -210,7 +221,7 @@ class ChatWriter(ResponseBuilder):
         }
 
     def _message(self, deltas: Sequence[Json]) -> Json:
-        """Content is null where nothing came after the thinking, or nothing but calls."""
+        """Returns the message; its content is null where only reasoning or calls came."""
         text = "".join(delta.get("content", "") for delta in deltas)
         thought = "".join(delta.get("reasoning_content", "") for delta in deltas)
         message: Json = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
@@ -232,17 +243,22 @@ def _delta(part: Part) -> Json:
 
 
 def _reasoning(text: str) -> Json:
-    """Under the name that most clients read, and under the newer one of vLLM and OpenRouter."""
+    """Returns reasoning under the name that most clients read, and under vLLM's newer one."""
     return {"reasoning_content": text, "reasoning": text}
 
 
 class _Place:
-    """Where in a choice's text the next token begins, in characters. echo: the prompt as it was sent, which
-    may spell out special tokens, and has no space that sentencepiece puts in front. specials: whether the
-    answer has special tokens.
-    """
+    """Tracks where in a choice's text the next token begins, in characters."""
 
     def __init__(self, tokenizer: Tokenizer, echo: str = "", specials: bool = False) -> None:
+        """Starts at the beginning of the text.
+
+        Args:
+            tokenizer: gives the bytes of tokens.
+            echo: the prompt as it was sent. It may contain the texts of special tokens, and lacks the space
+                that sentencepiece puts in front.
+            specials: whether special tokens are part of the answer.
+        """
         self._tokenizer, self._echo, self._specials = tokenizer, echo, specials
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._at = 0

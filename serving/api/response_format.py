@@ -1,4 +1,4 @@
-"""`response_format`: what shape an answer has to have."""
+"""`response_format`: the required form of an answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class NamedSchema(BaseModel):
-    """Every schema is kept to, whatever `strict` says."""
+    """A JSON schema with a name. Every schema is enforced, whatever `strict` says."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -19,6 +19,8 @@ class NamedSchema(BaseModel):
 
 
 class ResponseFormat(BaseModel):
+    """The required form of an answer."""
+
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     type: Literal["text", "json_object", "json_schema"]

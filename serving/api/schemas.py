@@ -34,13 +34,15 @@ Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class StreamOptions(Strict):
+    """`stream_options`: what a stream's events report."""
+
     include_usage: bool = False
     include_obfuscation: bool = False
     continuous_usage_stats: bool = False
 
 
 class GenerationBody(BaseModel):
-    """What completions and chats have in common. Null stands for the default everywhere."""
+    """The fields that completions and chats have in common. Null stands for the default everywhere."""
 
     model_config = ConfigDict(allow_inf_nan=False, extra="ignore", protected_namespaces=())
 
@@ -102,20 +104,20 @@ class GenerationBody(BaseModel):
 
     @property
     def usage_events(self) -> UsageEvents:
-        """Which events of a stream tell the usage; all with vLLM's continuous_usage_stats."""
+        """Which events of a stream report the usage; all of them with vLLM's continuous_usage_stats."""
         if self.stream_options is None or not self.stream_options.include_usage:
             return "none"
         return "all" if self.stream_options.continuous_usage_stats else "last"
 
     def take_defaults(self, defaults: Mapping[str, float]) -> None:
-        """Give the fields that were left out the values that this server has for them."""
+        """Fills the fields that were left out with this server's default values."""
         for name, value in defaults.items():
             if name in type(self).model_fields and name not in self.model_fields_set:
                 setattr(self, name, value)
 
     @property
     def obfuscate(self) -> bool:
-        """Whether a stream's events are to hide how long its parts are."""
+        """Whether a stream's events hide how long its parts are."""
         return self.stream_options is not None and self.stream_options.include_obfuscation
 
     @property
@@ -134,7 +136,7 @@ class GenerationBody(BaseModel):
 
 
 class CompletionBody(GenerationBody):
-    """POST /v1/completions."""
+    """The body of POST /v1/completions."""
 
     prompt: str | list[Token] | list[str] | list[list[Token]]
     max_tokens: int = Field(16, ge=0)
@@ -163,7 +165,7 @@ class CompletionBody(GenerationBody):
 
     @property
     def candidates(self) -> int:
-        """Answers to generate for each prompt; the best `n` of them are given."""
+        """The number of answers to generate for each prompt; the best `n` of them are given."""
         return self.best_of or self.n
 
     @property
@@ -177,7 +179,7 @@ class CompletionBody(GenerationBody):
 
 
 class TalkBody(GenerationBody, ToolFields):
-    """What all requests have in common whose answers may call tools."""
+    """The fields that all requests have in common whose answers may call tools."""
 
     @model_validator(mode="after")
     def _tools_end_the_answer(self) -> TalkBody:
@@ -188,7 +190,7 @@ class TalkBody(GenerationBody, ToolFields):
 
 
 class ChatBody(TemplateOptions, TalkBody):
-    """POST /v1/chat/completions."""
+    """The body of POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=10_000)
     service_tier: Literal["auto", "default"] | None = None

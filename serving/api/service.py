@@ -1,4 +1,4 @@
-"""What every route works with: the backend, the tokenizer, the names, the metrics."""
+"""The state that every route works with: the backend, the tokenizer, the names, the metrics."""
 
 from __future__ import annotations
 
@@ -24,9 +24,20 @@ from lathe.serving.tools.grammar import Rules
 
 @dataclass(slots=True)
 class Service:
-    """`ready` turns true once a token has been generated, `draining` when the server is told to go;
-    `request_timeout`: seconds that an answer may take; `aliases`: what else the model may be asked for as;
-    `defaults`: values of the fields that requests leave out, where they are not OpenAI's.
+    """The served model and the checks that requests for it have in common.
+
+    Attributes:
+        name: the model's name in answers, metrics and errors.
+        backend: generates text.
+        tokenizer: the artefact's tokenizer.
+        artefact: the description of the model.
+        metrics: counts requests.
+        request_timeout: seconds that an answer may take; None: no limit.
+        aliases: other names that clients may use for the model.
+        defaults: values of the fields that requests leave out, where they are not OpenAI's.
+        created: the time of the start, in seconds since the epoch.
+        ready: true once a token has been generated.
+        draining: true once the server is told to stop.
     """
 
     name: str
@@ -51,11 +62,15 @@ class Service:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What clients may ask for; answers, metrics and errors call it by the first."""
+        """The names that clients may use, the main one first."""
         return (self.name, *self.aliases)
 
     def check_model(self, model: str) -> None:
-        """Raises ApiError 404 when `model` is not the one that is served."""
+        """Checks that `model` is the one that is served.
+
+        Raises:
+            ApiError: 404 when it is not.
+        """
         if model not in self.names:
             raise ApiError(
                 404,
@@ -65,7 +80,11 @@ class Service:
             )
 
     def check_capacity(self, count: int) -> None:
-        """Raises ApiError: 400 when `count` sequences can never enter, 429 or 503 when not now."""
+        """Checks that the backend accepts `count` more sequences now.
+
+        Raises:
+            ApiError: 400 when it never will, 429 or 503 when it does not now.
+        """
         if count > self.backend.capacity:
             raise invalid(
                 f"{count} sequences in one request; this server holds {self.backend.capacity}", "prompt"
@@ -80,12 +99,20 @@ class Service:
             raise refused(error) from None
 
     def check_text(self, text: str, param: str) -> None:
-        """Raises ApiError 400 for a text that cannot fit, before time is spent on tokenizing it."""
+        """Checks that a text may fit, before time is spent on tokenizing it.
+
+        Raises:
+            ApiError: 400 when it cannot.
+        """
         if self.tokenizer.surely_longer_than(text, self.backend.max_length):
             raise self._too_long(f"{param} is far", param)
 
     def check_tokens(self, tokens: Sequence[int] | np.ndarray, generate: int, param: str) -> None:
-        """Raises ApiError 400 unless the prompt is not empty, in the vocabulary, and fits."""
+        """Checks that a prompt is not empty, is in the vocabulary, and fits together with the answer.
+
+        Raises:
+            ApiError: 400 when it is not so.
+        """
         if not len(tokens):
             raise invalid(f"{param} has no tokens", param)
         self.check_known(tokens, param)
@@ -93,25 +120,35 @@ class Service:
             raise self._too_long(f"{len(tokens)} prompt tokens and {generate} to generate are", param)
 
     def check_known(self, tokens: Collection[int] | np.ndarray, param: str) -> None:
-        """Raises ApiError 400 when one of the tokens does not exist."""
+        """Checks that all tokens are in the vocabulary.
+
+        Raises:
+            ApiError: 400 when one is not.
+        """
         if len(tokens) and max(tokens) >= self.backend.vocab_size:
             raise invalid(
                 f"token {max(tokens)} is outside the vocabulary of {self.backend.vocab_size}", param
             )
 
     def room_after(self, prompt: Sequence[int] | np.ndarray) -> int:
-        """Tokens that an answer may have which is given no limit."""
+        """Returns how many tokens an answer may have that is given no limit."""
         room = self.backend.max_length - len(prompt)
         return min(room, int(self.defaults.get("max_new_tokens", room)))
 
     def check_minimum(self, minimum: int, most: int) -> None:
-        """Raises ApiError 400 when at least `minimum` tokens are asked for, and at most fewer."""
+        """Checks that the least number of tokens asked for is not more than the largest.
+
+        Raises:
+            ApiError: 400 when it is.
+        """
         if minimum > most:
             raise invalid(f"min_tokens is {minimum}, but no more than {most} can come", "min_tokens")
 
     async def grammar(self, schema: dict[str, Any] | None, param: str = "response_format") -> Grammar | None:
-        """What keeps an answer to `schema`. Raises ApiError 400, for the field
-        `param`, when it cannot be used.
+        """Compiles a JSON schema; `param` is the field that it comes from.
+
+        Raises:
+            ApiError: 400 when the schema cannot be used.
         """
         if schema is None:
             return None
@@ -121,8 +158,14 @@ class Service:
             raise invalid(f"{param}: {error}", param) from None
 
     async def tool_grammar(self, rules: Rules, param: str = "response_format") -> Grammar:
-        """What keeps an answer to tools; `param` is the field of the schema of other answers. Raises ApiError
-        400 when a schema cannot be used.
+        """Compiles the grammar of answers that may call tools.
+
+        Args:
+            rules: the tools, and the schema of other answers.
+            param: the field that the schema of other answers comes from.
+
+        Raises:
+            ApiError: 400 when a schema cannot be used.
         """
         await self.grammar(rules.answer, param)  # alone, so that it is not blamed on the tools
         try:
@@ -136,7 +179,7 @@ class Service:
 
 
 def refused(error: QueueFullError | DrainingError) -> ApiError:
-    """The answer to a client that has to come back later, or to go elsewhere."""
+    """Returns the error for a client that has to retry later, or elsewhere."""
     if isinstance(error, QueueFullError):
         return ApiError(429, str(error), code="queue_full")
     return ApiError(503, str(error), code="unavailable")

@@ -1,4 +1,4 @@
-"""What documents in requests have in common: other fields are refused, null stands for the default."""
+"""The base model of documents in requests: unknown fields are refused, null stands for the default."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Strict(BaseModel):
-    """No other fields. Null stands for the default everywhere: OpenAI's client repeats fields of later
-    versions so. `dropped`: fields that say nothing to a model.
+    """A model that refuses unknown fields, but for those named in `dropped`, which mean nothing to a model.
+
+    Null stands for the default everywhere, since OpenAI's client sends fields of later versions so.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -1,4 +1,4 @@
-"""What a request may say about how its messages become a prompt; for chats and for /tokenize."""
+"""The fields that control how messages become a prompt, for chats and for /tokenize."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class TemplateOptions(BaseModel):
-    """vLLM's fields; `add_generation_prompt` is true by default, unless the final message is continued."""
+    """The fields of vLLM; `add_generation_prompt` defaults to true, unless the final message is continued."""
 
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
@@ -22,10 +22,10 @@ class TemplateOptions(BaseModel):
     chat_template_kwargs: dict[str, Scalar] = Field(default_factory=dict, max_length=100)
 
     def rendering(self, template: ChatTemplate) -> Rendering:
-        """How the messages become a prompt.
+        """Returns how the messages become a prompt.
 
         Raises:
-            FieldError: two fields say the opposite.
+            FieldError: two fields contradict each other.
             TemplateError: the template has no variable for the reasoning effort.
         """
         if self.add_generation_prompt and self.continue_final_message:

@@ -1,4 +1,4 @@
-"""Thinking models: what they say before the answer, told apart by the marks of their chat template."""
+"""Reasoning models: separates the reasoning from the answer, by the marks of the chat template."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lathe.serving.structured_output.delayed import DelayedGrammar
 from lathe.serving.structured_output.grammar import Grammar
 
 Beginning = Callable[[], Splitter]
-"""Makes what splits an answer; more than one may begin alike."""
+"""Makes the splitter of an answer; several answers may begin alike."""
 PROMPT_END = 32
-"""Tokens of a prompt in which its last mark is looked for."""
+"""The number of tokens at the end of a prompt that are searched for its last mark."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A stretch of one answer. The logprobs of thinking are not kept."""
+    """A part of one answer. Log-probabilities of reasoning are dropped."""
 
     kind: Kind
     text: str
@@ -31,11 +31,11 @@ class Part:
 
 
 class Turn:
-    """One answer as it comes in, split into parts.
+    """Splits one answer into parts as it arrives.
 
     Attributes:
-        splits: whether the model's template marks thinking.
-        reasoning_tokens: tokens so far that were thinking or its marks.
+        splits: whether the model's template marks reasoning.
+        reasoning_tokens: tokens so far that were reasoning or its marks.
     """
 
     def __init__(self, beginning: Beginning | None) -> None:
@@ -46,7 +46,7 @@ class Turn:
         self.reasoning_tokens = 0
 
     def read(self, output: RequestOutput) -> list[Part]:
-        """The parts that became certain; none while the answer may still begin with a mark."""
+        """Returns the parts that became certain; none while the answer may still begin with a mark."""
         if self._splitter is None:
             return [Part("content", output.text, output.logprobs)]
         pieces = self._splitter.push(output.text) + (self._splitter.flush() if output.finished else [])
@@ -67,10 +67,10 @@ class Turn:
 
 
 class Thinking:
-    """How the served model thinks, if it does.
+    """How the served model reasons, if it does.
 
     Attributes:
-        spelled: special tokens that have to be part of the text for its marks to be read, with their bytes.
+        spelled: bytes of the special tokens that have to be part of the text, so that the marks can be read.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, ends: Collection[int]) -> None:
@@ -81,7 +81,12 @@ class Thinking:
         self.spelled = {token: mark.encode() for mark, token in self._marks.items()}
 
     def beginning(self, prompt: np.ndarray, said: str | None = None) -> Beginning | None:
-        """Of answers to a chat's prompt; `said`: of the one that they continue. None: there are no marks."""
+        """Returns what makes the splitters of answers to a prompt, or None where there are no marks.
+
+        Args:
+            prompt: the tokens of the prompt.
+            said: the beginning of the answer, if the prompt ends with it.
+        """
         if self._format is None:
             return None
         if said is not None:
@@ -90,7 +95,7 @@ class Thinking:
         return partial(self._format.begin, end)
 
     def before(self, answer: Grammar | None, beginning: Beginning | None) -> Grammar | None:
-        """The grammar of an answer that may be thought about first."""
+        """Returns the grammar of an answer that may begin with reasoning."""
         splitter = beginning() if beginning else None
         if answer is None or beginning is None or splitter is None or splitter.answering:
             return answer

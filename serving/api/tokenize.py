@@ -1,4 +1,4 @@
-"""/tokenize, /detokenize and /tokenizer_info, in vLLM's shapes."""
+"""Routes /tokenize, /detokenize and /tokenizer_info, in vLLM's form."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lathe.serving.http.limits import FieldError
 
 MAX_TOKENS = 2**18
 CONTEXTS = 64
-"""So many times the context may a text be long: whoever scores documents cuts them into windows later."""
+"""A text may be this many contexts long: evaluations cut documents into windows later."""
 
 
 class _Body(Strict):
@@ -33,7 +33,7 @@ class _Body(Strict):
 
 
 class TokenizeBody(_Body, TemplateOptions):
-    """POST /tokenize: a prompt, or the messages of a chat with its tools."""
+    """The body of POST /tokenize: a prompt, or the messages of a chat with its tools."""
 
     prompt: str | None = None
     messages: list[Message] | None = Field(None, min_length=1, max_length=10_000)
@@ -53,12 +53,13 @@ class TokenizeBody(_Body, TemplateOptions):
 
 
 class DetokenizeBody(_Body):
-    """POST /detokenize."""
+    """The body of POST /detokenize."""
 
     tokens: list[Token] = Field(max_length=MAX_TOKENS)
 
 
 async def tokenize(request: Request) -> Response:
+    """Answers POST /tokenize."""
     service, body = await _read(request, TokenizeBody)
     tokens = await _tokens(service, body)
     document = {
@@ -74,6 +75,7 @@ async def tokenize(request: Request) -> Response:
 
 
 async def detokenize(request: Request) -> Response:
+    """Answers POST /detokenize."""
     service, body = await _read(request, DetokenizeBody)
     service.check_known(body.tokens, "tokens")
     if len(body.tokens) > (limit := CONTEXTS * service.backend.max_length):
@@ -83,6 +85,7 @@ async def detokenize(request: Request) -> Response:
 
 
 async def tokenizer_info(request: Request) -> Response:
+    """Answers GET /tokenizer_info."""
     service: Service = request.app.state.service
     return JSONResponse(await asyncio.to_thread(service.tokenizer.info))
 

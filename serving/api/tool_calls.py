@@ -1,4 +1,4 @@
-"""Tools of a request and the served model: what it is shown, what it may say, how its calls are told."""
+"""The tools of a request on the served model: which calls are allowed, and how they are reported."""
 
 from __future__ import annotations
 
@@ -22,8 +22,12 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Calling:
-    """How one request's answers may call tools. `spelled`: special tokens that are marks, and their bytes;
-    `verbatim`: what begins a call, within which there are no stop strings.
+    """How one request's answers may call tools.
+
+    Attributes:
+        rules: the tools, and how they may be called.
+        spelled: bytes of the special tokens that mark calls.
+        verbatim: the beginnings of a call, within which there are no stop strings.
     """
 
     rules: Rules
@@ -31,27 +35,36 @@ class Calling:
     verbatim: tuple[str, ...]
 
     def deltas(self) -> CallDeltas | None:
-        """For one answer; None where it calls nothing."""
+        """Returns the reader of calls for one answer; None where it calls nothing."""
         if self.rules.choice == "none":
             return None
         return CallDeltas(CallParser(self.rules.form, [tool.name for tool in self.rules.tools]))
 
 
 class ServedTools:
-    """What the served model's chat template makes of tools."""
+    """How the served model's chat template handles tools."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
     @cached_property
     def dialect(self) -> Dialect | None:
-        """None: it knows no tools."""
+        """How the template handles tools; None where it knows none."""
         return dialect_of(self._tokenizer.render_chat) if self._tokenizer.has_chat_template else None
 
     def calling(
         self, use: ToolUse | None, answer: Json | None, param: str = "response_format"
     ) -> Calling | None:
-        """`answer`: the schema of an answer that calls nothing, of the field `param`. Raises ApiError 400."""
+        """Returns how a request's answers may call tools.
+
+        Args:
+            use: the tools of the request.
+            answer: the schema of an answer that calls nothing.
+            param: the field that this schema comes from.
+
+        Raises:
+            ApiError: 400 when the model cannot use tools so.
+        """
         if use is None:
             return None
         form = self.dialect.form if self.dialect else None
@@ -80,24 +93,24 @@ class ServedTools:
 
 @dataclass(slots=True)
 class CallDeltas:
-    """One answer as the deltas of a stream, each with the logprobs of its tokens."""
+    """Reads one answer as the deltas of a stream, each with the log-probabilities of its tokens."""
 
     _parser: CallParser
     _index: int = field(default=-1, init=False)
 
     def read(self, text: str, logprobs: Sequence[TokenLogprob]) -> list[tuple[Json, Sequence[TokenLogprob]]]:
-        """What became certain with more of the answer."""
+        """Returns the deltas that became certain with more of the answer."""
         deltas = [self._delta(event) for event in self._parser.push(text)]
         if not deltas and logprobs:
             deltas = [{}]
         return [(delta, logprobs if at == 0 else ()) for at, delta in enumerate(deltas)]
 
     def end(self, *, cut: bool) -> list[tuple[Json, Sequence[TokenLogprob]]]:
-        """The rest; `cut`: the answer did not come to its own end."""
+        """Returns the remaining deltas; `cut`: the answer did not come to its own end."""
         return [(self._delta(event), ()) for event in self._parser.flush(cut=cut)]
 
     def finish(self, reason: str | None) -> str | None:
-        """The reason for which an answer ended, where it may have called tools."""
+        """Returns the finish reason of an answer that may have called tools."""
         return "tool_calls" if reason == "stop" and self._parser.called else reason
 
     def _delta(self, event: Event) -> Json:
@@ -112,7 +125,7 @@ class CallDeltas:
 
 
 def calls_of(deltas: Sequence[Json]) -> list[Json]:
-    """The calls of a whole answer, from the deltas of one."""
+    """Returns the calls of a whole answer, from its deltas."""
     calls: list[Json] = []
     for part in (part for delta in deltas for part in delta.get("tool_calls", ())):
         if part["index"] == len(calls):

@@ -23,8 +23,10 @@ NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 
 
 class FunctionDefinition(Lenient):
-    """A function that the model may call. Without `strict`, keywords of the schema that cannot be enforced
-    are left to the caller to check, as at OpenAI.
+    """A function that the model may call.
+
+    Without `strict`, keywords of the schema that cannot be enforced are left to the caller to check, as at
+    OpenAI.
     """
 
     name: str = Field(pattern=NAME)
@@ -42,6 +44,8 @@ class FunctionDefinition(Lenient):
 
 
 class FunctionTool(Lenient):
+    """A tool that is a function."""
+
     type: Literal["function"]
     function: FunctionDefinition
 
@@ -63,14 +67,14 @@ class FunctionTool(Lenient):
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A `tool_choice`; `names`: of the only tools that may be called."""
+    """A `tool_choice`; `names` are the only tools that may be called."""
 
     choice: Choice
     names: tuple[str, ...] | None = None
 
 
 def _named(given: Any) -> str | None:
-    """The function that `{"type": "function", "function": {"name": ...}}` names."""
+    """Returns the function that `{"type": "function", "function": {"name": ...}}` names."""
     match given:
         case {"type": "function", "function": {"name": str(name), **more}, **others}:
             return None if more or others else name
@@ -96,7 +100,7 @@ def _chosen(given: Any) -> Chosen:
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """What a request says about tools. `shown`: to the template; `callable`: those that may be called."""
+    """A request's tools: `shown` to the template, and `callable` by the model."""
 
     shown: list[dict[str, Any]]
     callable: list[Tool]
@@ -105,7 +109,7 @@ class ToolUse:
 
 
 class ToolFields(BaseModel):
-    """`tools` and what belongs to them."""
+    """`tools` and the fields that belong to them."""
 
     tools: list[FunctionTool] = Field([], max_length=MAX_TOOLS)
     tool_choice: Annotated[

@@ -1,4 +1,4 @@
-"""The artefact's chat template: what it reads, and chats rendered with it."""
+"""The artefact's chat template: which variables it reads, and rendering."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SWITCHES = ("enable_thinking", "thinking")
 
 
 class TemplateError(ValueError):
-    """The chat template refused the messages, or what goes with them; `field` is what is at fault."""
+    """The chat template refused the messages, or their settings; `field` is what is at fault."""
 
     def __init__(self, message: str, field: str = "messages") -> None:
         super().__init__(message)
@@ -27,9 +27,13 @@ class TemplateError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """How a chat becomes a prompt: `variables` of the template; whether the answer gets a header
-    (`generation_prompt`) or continues the last message; whether the special tokens that go around plain text
-    are added to the template's own.
+    """How a chat becomes a prompt.
+
+    Attributes:
+        variables: of the template.
+        generation_prompt: whether the answer gets a header.
+        continue_final: whether the answer continues the last message.
+        special: whether the special tokens that surround plain text are added to the template's own.
     """
 
     variables: Mapping[str, Scalar] = field(default_factory=dict)
@@ -42,10 +46,14 @@ class ChatTemplate:
     """Renders chats with a tokenizer of transformers."""
 
     def __init__(self, hf: Any, defaults: Mapping[str, Scalar] | None = None) -> None:
-        """`defaults`: variables for every chat.
+        """Reads the template.
+
+        Args:
+            hf: the tokenizer.
+            defaults: variables for every chat.
 
         Raises:
-            UserError: the template does not read one of them.
+            UserError: the template does not read one of the variables.
         """
         self._hf = hf
         template = hf.chat_template
@@ -62,7 +70,11 @@ class ChatTemplate:
             )
 
     def effort(self, effort: str) -> dict[str, Scalar]:
-        """The variables that stand for a `reasoning_effort`. Raises TemplateError."""
+        """Returns the variables that stand for a `reasoning_effort`.
+
+        Raises:
+            TemplateError: the template has none.
+        """
         found: dict[str, Scalar] = {name: effort != "none" for name in SWITCHES if name in self.variables}
         if "reasoning_effort" in self.variables and not (found and effort == "none"):
             found["reasoning_effort"] = effort
@@ -79,7 +91,11 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None,
         how: Rendering,
     ) -> str:
-        """SmolLM3's template calls its tools xml_tools. Raises TemplateError."""
+        """Renders a chat; SmolLM3's template calls its tools xml_tools.
+
+        Raises:
+            TemplateError: the template refuses the messages.
+        """
         import jinja2
 
         self._check(messages, how)
@@ -125,7 +141,7 @@ class ChatTemplate:
 
 
 def read_variables(text: str | None) -> dict[str, Scalar]:
-    """What --default-chat-template-kwargs says.
+    """Parses the value of --default-chat-template-kwargs.
 
     Raises:
         UserError: it is not an object of plain values.
@@ -151,7 +167,7 @@ def read_variables(text: str | None) -> dict[str, Scalar]:
 
 
 def _names_read(hf: Any) -> frozenset[str]:
-    """Names that the template, or any of several, takes from outside.
+    """Returns the names that the template, or any of several, takes from outside.
 
     Raises:
         UserError: the template is not valid.

@@ -1,4 +1,4 @@
-"""Special tokens that a message merely spells stay text: only the chat template writes them.
+"""Keeps special tokens that a message merely spells as text: only the chat template writes them.
 
 A chat is rendered from messages in which every spelled special token stands between two marks, so that it is
 found again in the rendered text. That text, without the marks, is then read as the tokenizer reads any text,
@@ -28,7 +28,7 @@ class SpellingError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Two characters that the messages do not have."""
+    """Two characters that do not occur in the messages."""
 
     start: str
     end: str
@@ -39,7 +39,7 @@ class Marks:
         return text
 
     def removed(self, text: str) -> tuple[str, list[Span], list[int]]:
-        """The text without marks, what they were around, and where any of them was."""
+        """Returns the text without marks, the spans that they enclosed, and where each of them was."""
         parts = re.split(f"([{self.start}{self.end}])", text)
         plain, spans, places = "", [], []
         for i in range(0, len(parts), 2):
@@ -64,8 +64,9 @@ class ControlTokens:
 
     @cached_property
     def _plain(self) -> Any:
-        """The same tokenizer, but that it knows no special tokens and knows the anchor. It takes memory, and
-        few servers ever need it.
+        """The same tokenizer without special tokens, and with the anchor.
+
+        It takes memory, and few servers ever need it.
         """
         from tokenizers import AddedToken, Tokenizer
 
@@ -75,12 +76,13 @@ class ControlTokens:
         return plain
 
     def spelled_in(self, text: str) -> dict[int, str]:
-        """The special tokens whose texts are in `text`."""
+        """Returns the special tokens whose texts are in `text`."""
         return {token: content for token, content in self.texts.items() if content in text}
 
     def marked(self, documents: Any) -> tuple[Any, Marks | None]:
-        """The documents with marks around the special tokens that their strings, but not their keys, spell;
-        no marks where they spell none.
+        """Returns the documents with marks around the special tokens that their strings spell.
+
+        Keys are left as they are. The marks are None where no string spells a special token.
         """
         present = set(json.dumps(documents, ensure_ascii=False))
         start, end, *_ = (chr(code) for code in PRIVATE_USE if chr(code) not in present)
@@ -96,9 +98,15 @@ class ControlTokens:
         return (changed, marks) if found else (documents, None)
 
     def encode(self, rendered: str, marks: Marks, *, special: bool) -> np.ndarray:
-        """int64 [T] of a text rendered from marked documents; `special`: with those around plain text.
+        """Returns the tokens of a text rendered from marked documents, int64 [T].
 
-        Raises SpellingError.
+        Args:
+            rendered: the text.
+            marks: the marks in it.
+            special: whether to add the special tokens that surround plain text.
+
+        Raises:
+            SpellingError: a special token's text cannot be written without the token.
         """
         text, spelled, places = marks.removed(rendered)
         kept: list[int] = []
@@ -119,7 +127,7 @@ class ControlTokens:
         return tokens
 
     def _found(self, text: str) -> list[tuple[int, int, int]]:
-        """(token, begin, end) of every special token that the tokenizer finds in a text."""
+        """Returns (token, begin, end) of every special token that the tokenizer finds in a text."""
         encoding = self._fast.encode(text, add_special_tokens=False)
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
         return [(token, begin, end) for token, (begin, end) in pairs if token in self.texts]

@@ -1,4 +1,4 @@
-"""From tokens to text, one token at a time: whole UTF-8 characters only, and stop strings."""
+"""Converts tokens to text one at a time: only whole UTF-8 characters, up to a stop string."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SURROGATE = 0xD800
 
 
 def longest_start(text: str, words: Sequence[str]) -> int:
-    """Length of the longest end of `text` that is the start of one of `words`, and not all of it."""
+    """Returns the length of the longest end of `text` that is a proper prefix of one of `words`."""
     longest = max((len(word) for word in words), default=1) - 1
     for length in range(min(longest, len(text)), 0, -1):
         if any(word.startswith(text[-length:]) for word in words):
@@ -19,8 +19,9 @@ def longest_start(text: str, words: Sequence[str]) -> int:
 
 
 class StopMatcher:
-    """Lets text through until a stop string is complete; holds back what may be the start of one. From one of
-    `verbatim` on, nothing is a stop string.
+    """Lets text through until a stop string is complete; holds back what may be the start of one.
+
+    From one of the `verbatim` strings on, there are no stop strings.
     """
 
     def __init__(self, stops: Sequence[str], verbatim: Sequence[str] = ()) -> None:
@@ -36,7 +37,7 @@ class StopMatcher:
         return bool(self.found)
 
     def push(self, text: str, *, may_stop: bool = True) -> str:
-        """What may be shown after `text` arrived. Unless it `may_stop`, no stop string ends in it."""
+        """Returns what may be shown after `text` arrived; no stop string ends in it unless it `may_stop`."""
         if self.stopped:
             return ""
         old, text = len(self._held), self._held + text
@@ -54,12 +55,12 @@ class StopMatcher:
         return text[:safe]
 
     def flush(self) -> str:
-        """The rest, once nothing more will come."""
+        """Returns the rest, once nothing more will come."""
         rest, self._held = self._held, ""
         return rest
 
     def _first(self, text: str, old: int) -> tuple[int, int] | None:
-        """(start, end) of the first stop string that ends behind the first `old` characters."""
+        """Returns (start, end) of the first stop string that ends after the first `old` characters."""
         starts = [(text.find(stop, max(0, old + 1 - len(stop))), len(stop)) for stop in self._stops]
         return min(((at, at + length) for at, length in starts if at >= 0), default=None)
 
@@ -67,7 +68,7 @@ class StopMatcher:
 class Detokenizer:
     """The text of one sequence. Bytes that never become a character are shown as U+FFFD.
 
-    Special tokens are no part of the text unless they are shown; a stop string may spell them all the same.
+    Special tokens are not part of the text unless they are shown; a stop string may spell them all the same.
     """
 
     def __init__(
@@ -79,8 +80,14 @@ class Detokenizer:
         show_specials: bool = False,
         keep_stop: bool = False,
     ) -> None:
-        """`specials`: the special tokens that count here, and their texts; `keep_stop`: the stop string that
-        ends the text is a part of it.
+        """Creates a detokenizer at the start of a text.
+
+        Args:
+            stops: strings that end the text.
+            verbatim: strings from which on there are no stop strings.
+            specials: texts of the special tokens that count here.
+            show_specials: whether special tokens are part of the text.
+            keep_stop: whether the stop string that ends the text is a part of it.
         """
         self._specials = specials or {}
         self._keep_stop = keep_stop
@@ -97,7 +104,7 @@ class Detokenizer:
         return self._matcher.stopped
 
     def push(self, token_bytes: bytes, token: int = -1, *, may_stop: bool = True) -> str:
-        """The text that became certain with one more token, whose bytes are `token_bytes`."""
+        """Returns the text that became certain with one more token, whose bytes are `token_bytes`."""
         if token in self._specials:
             name = self._symbols.get(token, self._specials[token])
             text = self._utf8.decode(b"", final=True) + name
@@ -106,7 +113,7 @@ class Detokenizer:
         return self._shown(self._matcher.push(text, may_stop=may_stop))
 
     def flush(self, *, may_stop: bool = True) -> str:
-        """What was held back; call once, at the end."""
+        """Returns what was held back; call once, at the end."""
         last = self._matcher.push(self._utf8.decode(b"", final=True), may_stop=may_stop)
         return self._shown(last + self._matcher.flush())
 
@@ -116,7 +123,7 @@ class Detokenizer:
         return stop
 
     def _shown(self, text: str) -> str:
-        """Without the special tokens that are hidden, and with the stop string where it is kept."""
+        """Removes the special tokens that are hidden, and adds the stop string where it is kept."""
         stop = self._matcher.found if self._keep_stop else ""
         for token, symbol in self._symbols.items():
             text, stop = text.replace(symbol, ""), stop.replace(symbol, self._specials[token])

@@ -1,4 +1,4 @@
-"""The sampling that a model recommends in its generation_config.json, for what requests leave out."""
+"""The sampling that a model recommends in its generation_config.json, for fields that requests leave out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "repetition_penalty": ("a number from 0.01 to 100", lambda value: 0.01 <= value <= 100),
     "max_new_tokens": ("a positive integer", lambda value: value >= 1 and value == int(value)),
 }
-"""By the name of the setting: what is right, in words and as a test."""
+"""The allowed values of each setting, in words and as a test."""
 IDLE: dict[str, Any] = {
     "num_beams": 1,
     "num_beam_groups": 1,
@@ -53,15 +53,16 @@ log = logging.getLogger("lathe.serving")
 
 
 def sampling_defaults(model: Path, source: Literal["auto", "none"]) -> dict[str, float]:
-    """What requests get that say nothing: with `auto` what the model recommends, with `none` OpenAI's values.
+    """Returns the default sampling: with `auto` the model's recommendation, with `none` OpenAI's values.
 
-    Raises UserError.
+    Raises:
+        UserError: a recommended value is out of its range.
     """
     return recommended(model) if source == "auto" else {}
 
 
 def recommended(model: Path) -> dict[str, float]:
-    """What the model recommends, by the names that requests have for it, but for `max_new_tokens`.
+    """Returns the model's recommendation, by the names of request fields, but for `max_new_tokens`.
 
     Raises:
         UserError: a value is out of its range.

@@ -1,7 +1,7 @@
-"""A tokenizer's document in which special tokens have texts that nothing else has.
+"""Gives special tokens texts that nothing else has, in a tokenizer's document.
 
-Whoever tokenizes a text with it, to learn how a model would write it, gets ordinary tokens, even where the
-text spells a special one.
+Such a tokenizer tells how a model would write a text: it gives ordinary tokens, even where the text spells a
+special one.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 Json = dict[str, Any]
 RARE = "\ue000\ue001{}\ue001\ue000"
-"""In private use, so that hardly any text has it."""
+"""Characters of the private use area, which hardly any text has."""
 
 
 def hidden(tokenizer: str, tokens: Collection[int]) -> str:
-    """tokenizer.json with these added tokens, all special, under other texts."""
+    """Returns tokenizer.json with these added tokens, all special, under other texts."""
     document: Json = json.loads(tokenizer)
     renamed: dict[str, str] = {}
     for added in document["added_tokens"]:
@@ -28,7 +28,7 @@ def hidden(tokenizer: str, tokens: Collection[int]) -> str:
 
 
 def _rename(model: Json, renamed: dict[str, str]) -> None:
-    """The vocabulary has some of them, too: an object, or a list of pairs."""
+    """Renames tokens in the vocabulary, which is an object or a list of pairs."""
     vocabulary = model["vocab"]
     if isinstance(vocabulary, dict):
         model["vocab"] = {renamed.get(piece, piece): token for piece, token in vocabulary.items()}

@@ -1,4 +1,4 @@
-"""Where a model's thinking ends and its answer begins, told by the marks of its chat template."""
+"""Separates a model's reasoning from its answer, by the marks of its chat template."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Piece = tuple[Kind, str]
 
 
 class Splitter(ABC):
-    """Tells thinking from content in one answer, as its text arrives.
+    """Separates reasoning from content in one answer, as its text arrives.
 
     Attributes:
         undecided: what came so far may still be either.
-        thought: the answer has a part that is thinking.
-        answering: the thinking is over, or there was none.
+        thought: the answer has reasoning.
+        answering: the reasoning is over, or there was none.
     """
 
     undecided: bool
@@ -25,34 +25,34 @@ class Splitter(ABC):
 
     @abstractmethod
     def push(self, text: str) -> list[Piece]:
-        """What became certain with `text`; what may be the start of a mark is held back."""
+        """Returns what became certain with `text`; what may be the start of a mark is held back."""
 
     @abstractmethod
     def flush(self) -> list[Piece]:
-        """The rest, once nothing more will come."""
+        """Returns the rest, once nothing more will come."""
 
 
 class ReasoningFormat(ABC):
-    """How one kind of template marks thinking. `marks`: the tokens that have to be seen to read it."""
+    """How one kind of template marks reasoning; `marks` are the tokens that have to be seen to read it."""
 
     marks: tuple[str, ...]
 
     @abstractmethod
     def recognises(self, template: str) -> bool:
-        """Whether the chat template is of this kind."""
+        """Returns whether the chat template is of this kind."""
 
     @abstractmethod
     def begin(self, prompt_end: str) -> Splitter:
-        """For an answer to a prompt that ends like this, special tokens shown."""
+        """Returns the splitter of an answer to a prompt that ends like this, special tokens shown."""
 
     @abstractmethod
     def resume(self, said: str) -> Splitter:
-        """For the rest of an answer that begins with `said`."""
+        """Returns the splitter of the rest of an answer that begins with `said`."""
 
 
 @dataclass(frozen=True)
 class Marked(ReasoningFormat):
-    """Thinking between two marks, before the answer. The prompt may have opened or closed it already."""
+    """Reasoning between two marks, before the answer. The prompt may have opened or closed it already."""
 
     opening: str
     closing: str
@@ -76,7 +76,7 @@ class Marked(ReasoningFormat):
 
 
 class MarkedSplitter(Splitter):
-    """Blank text around the thinking belongs to neither part."""
+    """Splits at the two marks; blank text around the reasoning belongs to neither part."""
 
     def __init__(self, marks: Marked, opened: bool = False, closed: bool = False) -> None:
         self._marks = marks
@@ -107,7 +107,10 @@ class MarkedSplitter(Splitter):
         return [("reasoning" if thinking else "content", rest)] if rest else []
 
     def _decide(self) -> None:
-        """Models may write the opening mark although the prompt ends with it."""
+        """Decides between reasoning and answer.
+
+        Models may write the opening mark although the prompt ends with it.
+        """
         begun = self._held.lstrip()
         if begun.startswith(self._marks.opening):
             self.undecided, self.thought = False, True
@@ -141,7 +144,7 @@ ENDS = ("<|end|>", "<|start|>", "<|channel|>")
 
 
 class Harmony(ReasoningFormat):
-    """gpt-oss: messages in channels. What is said in `final` is the answer, all else is thinking."""
+    """The format of gpt-oss: messages in channels. Those in `final` are the answer, the others reasoning."""
 
     marks = (*ENDS, "<|message|>", "<|constrain|>")
 
@@ -152,17 +155,18 @@ class Harmony(ReasoningFormat):
         return HarmonySplitter(prompt_end.rpartition("<|start|>")[2])
 
     def resume(self, said: str) -> HarmonySplitter:  # noqa: ARG002
-        """Templates write earlier answers into the final channel."""
+        """Resumes in the final channel, where templates write earlier answers."""
         return HarmonySplitter("assistant<|channel|>final<|message|>")
 
 
 class HarmonySplitter(Splitter):
-    """Between `<|channel|>` and `<|message|>` stands a message's header, up to the next mark its text.
-    A header that is not complete at the end is no text.
+    """Splits messages: a header between `<|channel|>` and `<|message|>`, then text up to the next mark.
+
+    A header that is not complete at the end is dropped.
     """
 
     def __init__(self, header: str = "") -> None:
-        """`header`: what the prompt has of the first message's."""
+        """Starts behind `header`, the part of the first message's header that the prompt has."""
         self._header = header
         self._held = ""
         self._kind: Kind | None = None
@@ -196,7 +200,7 @@ class HarmonySplitter(Splitter):
         return [(kind, rest)] if rest else []
 
     def _open(self) -> bool:
-        """Read a header; whether it is complete."""
+        """Reads a header; returns whether it is complete."""
         header, mark, rest = self._held.partition("<|message|>")
         if not mark:
             return False
@@ -210,7 +214,7 @@ class HarmonySplitter(Splitter):
         return True
 
     def _spoken(self) -> tuple[str, bool]:
-        """(the message's text as far as it is certain, whether it ended)."""
+        """Returns the message's text as far as it is certain, and whether it ended."""
         text = self._held
         found = [at for end in ENDS if (at := text.find(end)) >= 0]
         if found:
@@ -231,10 +235,10 @@ FORMATS: tuple[ReasoningFormat, ...] = (
 
 
 def reasoning_format(template: str) -> ReasoningFormat | None:
-    """How the chat template marks thinking; None: it does not."""
+    """Returns how the chat template marks reasoning, or None if it does not."""
     return next((kind for kind in FORMATS if kind.recognises(template)), None)
 
 
 def _begun(text: str, mark: str) -> int:
-    """Length of the longest end of `text` that is a start of `mark`, but not all of it."""
+    """Returns the length of the longest end of `text` that is a proper prefix of `mark`."""
     return max((n for n in range(1, len(mark)) if text.endswith(mark[:n])), default=0)

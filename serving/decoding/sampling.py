@@ -1,4 +1,4 @@
-"""From logits to a token: greedy or drawn, reproducible by seed, independent of the batch.
+"""Samples tokens from logits: greedy or random, reproducible by seed, independent of the batch.
 
 Legend: V vocabulary.
 """
@@ -17,8 +17,11 @@ LAST_BIN = 1023
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are chosen. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 switch those cuts
-    off, `repetition_penalty` 1 that penalty, which falls on the tokens of prompt and answer.
+    """How tokens are chosen.
+
+    `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 switch those filters off,
+    `repetition_penalty` 1
+    switches that penalty off, which applies to the tokens of prompt and answer.
     """
 
     temperature: float = 1.0
@@ -34,7 +37,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token with its log-probability (None: the first token of a prompt) and the likeliest ones."""
+    """A token with its log-probability (None: the first token of a prompt) and the likeliest tokens."""
 
     token: int
     logprob: float | None
@@ -42,12 +45,18 @@ class TokenLogprob:
 
 
 class Sampler:
-    """Chooses the tokens of one sequence and remembers what it chose, for the penalties."""
+    """Samples the tokens of one sequence and remembers them for the penalties."""
 
     def __init__(
         self, sampling: SamplingParams, choice: int = 0, prompt: Collection[int] | np.ndarray = ()
     ) -> None:
-        """`choice` separates the streams of the `n` answers to one prompt that share a seed."""
+        """Creates a sampler.
+
+        Args:
+            sampling: how tokens are chosen.
+            choice: separates the random streams of the `n` answers to one prompt that share a seed.
+            prompt: tokens that the repetition penalty applies to.
+        """
         self._sampling = sampling
         seed = None if sampling.seed is None else (sampling.seed % 2**64, choice)
         self._random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
@@ -58,9 +67,15 @@ class Sampler:
     def sample(
         self, logits_V: np.ndarray, banned: Collection[int] = (), allowed_V: np.ndarray | None = None
     ) -> int:
-        """The next token, one of those that `allowed_V` [V] is true for.
+        """Samples the next token.
 
-        Raises FloatingPointError when the logits are not numbers.
+        Args:
+            logits_V: the model's logits.
+            banned: tokens that must not be chosen.
+            allowed_V: bool; None: all tokens are allowed.
+
+        Raises:
+            FloatingPointError: the logits are not numbers.
         """
         if np.isnan(logits_V).any():
             raise FloatingPointError("the model returned logits that are not numbers")
@@ -101,14 +116,14 @@ class Sampler:
 
 
 def _weights(scores_V: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities up to a common factor, in float64; the likeliest token has 1."""
+    """Returns the probabilities up to a common factor, in float64; the likeliest token has 1."""
     scores_V = scores_V.astype(np.float64)
     with np.errstate(over="ignore", under="ignore"):
         return np.exp((scores_V - scores_V.max()) / temperature)
 
 
 def _truncate(weights_V: np.ndarray, sampling: SamplingParams) -> tuple[np.ndarray | None, np.ndarray]:
-    """(tokens, weights) left after top-k, top-p and min-p in turn; tokens None: the whole vocabulary."""
+    """Applies top-k, top-p and min-p; returns (tokens, weights) that are left, tokens None for all."""
     tokens, weights = None, weights_V
     if sampling.top_k:
         tokens = _likeliest(weights, sampling.top_k)
@@ -125,9 +140,9 @@ def _kept(kept: np.ndarray, tokens: np.ndarray | None, weights: np.ndarray) -> t
 
 
 def _nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:
-    """Indices of the fewest weights (each at most 1, one of them 1) that make up `top_p` of their sum.
+    """Returns the fewest weights (each at most 1, one of them 1) that make up `top_p` of their sum, by index.
 
-    Only the weights near the cut are sorted: the others are told apart by the high bits of their floats.
+    Only the weights near the boundary are sorted: the others are compared by the high bits of their floats.
     """
     bins = np.minimum(HIGH_BITS_OF_ONE - (weights.view(np.int64) >> LOW_BITS), LAST_BIN)
     cumulative = np.cumsum(np.bincount(bins, weights=weights))
@@ -141,7 +156,7 @@ def _nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:
 
 
 def _likeliest(values_V: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the `count` largest values, largest first, ties by index."""
+    """Returns the indices of the `count` largest values, largest first, ties by index."""
     if count < len(values_V):
         kept = np.sort(np.argpartition(values_V, -count)[-count:])
     else:
@@ -150,7 +165,7 @@ def _likeliest(values_V: np.ndarray, count: int) -> np.ndarray:
 
 
 def token_logprob(logits_V: np.ndarray, token: int, top: int) -> TokenLogprob:
-    """Log-probability (natural, of the unmodified logits) of `token`, and of the `top` likeliest."""
+    """Returns the natural log-probability of `token` and of the `top` likeliest, from unmodified logits."""
     highest = float(logits_V.max())
     normaliser = highest + float(np.log(np.exp(logits_V.astype(np.float64) - highest).sum()))
     likeliest = _likeliest(logits_V, top) if top else ()

@@ -19,7 +19,7 @@ from lathe.serving.decoding.control_tokens import ControlTokens, SpellingError
 ABOUT_FILES = frozenset(
     {"vocab_file", "merges_file", "tokenizer_file", "name_or_path", "is_local", "local_files_only", "backend"}
 )
-"""Arguments that a tokenizer was made with, and that are of no concern elsewhere."""
+"""Arguments that a tokenizer was created with and that `info` leaves out."""
 ASSISTANT_ANSWERS = Rendering()
 
 
@@ -27,7 +27,11 @@ class Tokenizer:
     """A Hugging Face fast tokenizer with an exact map from tokens to bytes. Safe to share by threads."""
 
     def __init__(self, directory: Path, template_variables: Mapping[str, Scalar] | None = None) -> None:
-        """`template_variables`: what the chat template is given unless a chat says otherwise.
+        """Loads the tokenizer.
+
+        Args:
+            directory: the folder of its files.
+            template_variables: variables of the chat template, unless a chat sets them.
 
         Raises:
             UserError: the files are missing, the decoder is of an unknown kind, or the template does not read
@@ -52,7 +56,7 @@ class Tokenizer:
         self.eos_token_id: int | None = self._hf.eos_token_id
 
     def encode(self, text: str, *, special: bool = True) -> np.ndarray:
-        """int64 [T]; `special`: with the special tokens that the model expects around plain text."""
+        """Returns the tokens of a text, int64 [T]; `special`: with the special tokens around plain text."""
         return self._ids(text, special)
 
     def encode_chat(
@@ -61,9 +65,12 @@ class Tokenizer:
         tools: Sequence[Mapping[str, Any]] | None = None,
         how: Rendering = ASSISTANT_ANSWERS,
     ) -> np.ndarray:
-        """int64 [T]. Special tokens that messages, tools or variables spell are encoded as plain text.
+        """Returns the tokens of a chat, int64 [T].
 
-        Raises TemplateError.
+        Special tokens that messages, tools or variables spell are encoded as plain text.
+
+        Raises:
+            TemplateError: the template refuses the messages.
         """
         given = [list(messages), list(tools) if tools else None, dict(how.variables)]
         (messages, tools, variables), marks = self.controls.marked(given)
@@ -78,15 +85,19 @@ class Tokenizer:
     def render_chat(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
     ) -> str:
-        """The text of a chat that waits for the assistant's answer. Raises TemplateError."""
+        """Returns the text of a chat that waits for the assistant's answer.
+
+        Raises:
+            TemplateError: the template refuses the messages.
+        """
         return self.template.render(messages, tools, ASSISTANT_ANSWERS)
 
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
-        """`special`: show special tokens, too."""
+        """Returns the text of tokens; `special`: with special tokens."""
         return str(self._fast.decode(list(tokens), skip_special_tokens=not special))
 
     def info(self) -> dict[str, Any]:
-        """What tokenizer_config.json says, without anything about files; special tokens by their texts."""
+        """Returns the settings of tokenizer_config.json, but for files; special tokens by their texts."""
         told = {name: value for name, value in self._hf.init_kwargs.items() if name not in ABOUT_FILES}
         named = {
             name: getattr(self._hf, name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -98,45 +109,46 @@ class Tokenizer:
         return {name: _plain(value) for name, value in told.items()}
 
     def warning(self, vocab_size: int) -> str | None:
-        """What to tell of tokens in use that a model with so many does not have."""
+        """Returns a warning about tokens that a model with a vocabulary of this size lacks, if any."""
         missing = beyond(self._hf, vocab_size)
         return beyond_warning(missing, vocab_size) if missing else None
 
     def to_json(self) -> str:
-        """The whole tokenizer, as in tokenizer.json."""
+        """Returns the whole tokenizer, as in tokenizer.json."""
         return str(self._fast.to_str())
 
     def _ids(self, text: str, special: bool) -> np.ndarray:
-        """As a batch of one: other threads run meanwhile, as they do not while `encode` works."""
+        """Encodes a batch of one: other threads run meanwhile, unlike with `encode`."""
         [encoded] = self._fast.encode_batch_fast([text], add_special_tokens=special)
         return np.array(encoded.ids, dtype=np.int64)
 
     def surely_longer_than(self, text: str, tokens: int) -> bool:
-        """Whether `text` cannot fit into `tokens` tokens, judged without tokenizing it."""
+        """Returns whether `text` cannot fit into `tokens` tokens, without tokenizing it."""
         return len(text) > self._longest * tokens
 
     def token(self, name: str) -> int | None:
-        """The one token that is spelt so, if there is one."""
+        """Returns the single token that is spelled so, if there is one."""
         found: int | None = self._fast.token_to_id(name)
         return found
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes a token adds to the text; none for special tokens and padding of the vocabulary."""
+        """Returns the bytes a token adds to the text; none for special tokens and vocabulary padding."""
         return self._bytes_of.get(token, b"")
 
     def specials(self, stops: Sequence[str], *, shown: bool) -> dict[int, str]:
-        """The special tokens, and their texts, that count in an answer which stops at `stops`: all where they
-        are `shown`.
+        """Returns the special tokens, and their texts, that count in an answer which stops at `stops`.
+
+        All of them count where they are `shown`.
         """
         return self.controls.texts if shown else self.controls.spelled_in("\n".join(stops))
 
     def display_bytes(self, token: int) -> bytes:
-        """The bytes a token is shown as in log-probabilities: special tokens by their names."""
+        """Returns the bytes that represent a token in log-probabilities: special tokens by their names."""
         return self._bytes_of.get(token) or str(self._fast.id_to_token(token) or "").encode()
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it; an added token is its text."""
+    """Converts a value to JSON; an added token becomes its text."""
     if isinstance(value, dict):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -172,7 +184,7 @@ def _decoders(decoder: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-    """The characters that byte-level vocabularies write bytes with: printable ones are themselves."""
+    """Returns the characters that byte-level vocabularies write bytes with; printable ones are themselves."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

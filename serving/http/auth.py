@@ -1,4 +1,4 @@
-"""One optional key for every route but the health probes, and the playground's files."""
+"""Requires an API key for every route but the health probes and the playground's files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ OPEN_PATHS = ("/health", "/health/live", "/health/ready")
 
 
 class RequireKey:
-    """ASGI middleware. Judges `scope["path"]`, the path that is routed, never the Host header."""
+    """ASGI middleware. It judges `scope["path"]`, the path that is routed, never the Host header."""
 
     def __init__(self, app: ASGIApp, digest: bytes, open_paths: Collection[str] = OPEN_PATHS) -> None:
-        """`digest`: `key_digest` of the key. `open_paths`: what is answered without one."""
+        """Wraps an application.
+
+        Args:
+            app: what is protected.
+            digest: the `key_digest` of the key.
+            open_paths: paths that are answered without a key.
+        """
         self._app = app
         self._digest = digest
         self._open_paths = open_paths
@@ -38,5 +44,5 @@ class RequireKey:
 
 
 def key_digest(key: str) -> bytes:
-    """What is kept of a key: enough to know it again."""
+    """Returns the digest by which a key is recognized."""
     return hashlib.sha256(key.encode()).digest()

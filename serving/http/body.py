@@ -1,4 +1,4 @@
-"""Reading a request's JSON body, within limits, into a pydantic model."""
+"""Reads a request's JSON body, within limits, into a pydantic model."""
 
 from __future__ import annotations
 
@@ -18,9 +18,15 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 async def read_model(request: Request, model: type[Model], limits: Limits | None = None) -> Model:
-    """The validated body. `limits` are for models that know them.
+    """Returns the validated body.
 
-    Raises ApiError: 400 malformed or invalid, 413 too large, 415 not JSON.
+    Args:
+        request: the HTTP request.
+        model: the class of the body.
+        limits: the size limits, for models that know them.
+
+    Raises:
+        ApiError: 400 malformed or invalid, 413 too large, 415 not JSON.
     """
     try:
         document = pydantic_core.from_json(await read_json(request), allow_inf_nan=False)
@@ -35,7 +41,11 @@ async def read_model(request: Request, model: type[Model], limits: Limits | None
 
 
 async def read_json(request: Request) -> bytes:
-    """The body, said to be JSON, as it is. Raises ApiError: 413 too large, 415 not JSON."""
+    """Returns the bytes of a body that is declared to be JSON.
+
+    Raises:
+        ApiError: 413 too large, 415 not JSON.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "the body must be JSON, sent with `Content-Type: application/json`")

@@ -1,4 +1,4 @@
-"""Which web pages of other origins a browser may let use this server: none, unless they are named."""
+"""Allows web pages of other origins to use this server from a browser; by default none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?|https?://\[[0-9a-f:]+\](:\d+)
 
 
 def check_origins(origins: Iterable[str]) -> None:
-    """Raises UserError for what no browser sends as its origin."""
+    """Checks that each origin is one that a browser may send.
+
+    Raises:
+        UserError: one is not.
+    """
     for origin in origins:
         if origin != ANY and not _ORIGIN.fullmatch(origin):
             raise UserError(
@@ -26,10 +30,11 @@ def check_origins(origins: Iterable[str]) -> None:
 
 
 def cross_origin(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
-    """`app` for pages of these origins, too.
+    """Wraps an application so that pages of these origins may use it, too.
 
-    A browser asks first, by OPTIONS and without a key: that question is answered here, before any key is
-    asked for. Keys travel in a header that the page sets; cookies are not taken.
+    A browser asks first, by OPTIONS and without a key; that request is answered here, before any key is
+    required.
+    Keys travel in a header that the page sets; cookies are not accepted.
     """
     return CORSMiddleware(
         app,

@@ -1,4 +1,4 @@
-"""Stopping work for a client that has hung up."""
+"""Stops the work for a client that has disconnected."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ T = TypeVar("T")
 
 
 class ClientGoneError(Exception):
-    """Nobody waits for the answer any more."""
+    """The client has disconnected."""
 
 
 async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, or ClientGoneError as soon as the client hangs up."""
+    """Returns the result of `work`, unless the client disconnects before.
+
+    Raises:
+        ClientGoneError: it has.
+    """
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_disconnect(receive))
     try:

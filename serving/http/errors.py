@@ -1,4 +1,4 @@
-"""Errors in OpenAI's shape, on every route and status."""
+"""Errors in OpenAI's form, on every route and status."""
 
 from __future__ import annotations
 
@@ -31,18 +31,20 @@ class ApiError(Exception):
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
-    """A 400."""
+    """Returns an error with status 400."""
     return ApiError(400, message, param=param, code=code)
 
 
 def error_body(
     status: int, message: str, param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:
+    """Returns the JSON document of an error."""
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def error_response(error: ApiError) -> JSONResponse:
+    """Returns the response for an error."""
     headers = {"retry-after": str(RETRY_AFTER_S)} if error.status in (429, 503) else {}
     if error.status in (401, 413, 415):  # the body may be unread, and endless
         headers["connection"] = "close"
@@ -55,11 +57,12 @@ def error_response(error: ApiError) -> JSONResponse:
 
 
 async def on_api_error(_: Request, error: Exception) -> JSONResponse:
+    """Handles an error of ours."""
     return error_response(error if isinstance(error, ApiError) else ApiError(500, "internal error"))
 
 
 async def on_http_error(request: Request, error: Exception) -> JSONResponse:
-    """Starlette's own: unknown routes and methods."""
+    """Handles Starlette's own errors: unknown routes and methods."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = error.headers if isinstance(error, HTTPException) else None
     message = {
@@ -70,5 +73,6 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def on_crash(_: Request, error: Exception) -> JSONResponse:
+    """Handles an unexpected exception."""
     log.error("a request crashed", exc_info=error)
     return JSONResponse(error_body(500, "internal error"), 500)

@@ -1,5 +1,6 @@
-"""Comment lines in a stream of server-sent events that has nothing to say, so that whoever waits, and every
-proxy between, knows that it is alive.
+"""Sends comment lines while a stream of server-sent events is silent.
+
+They show the client, and every proxy in between, that the stream is alive.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from contextlib import asynccontextmanager
 from starlette.types import Message, Send
 
 HEARTBEAT_S = 15.0
-"""Of silence; proxies commonly close a connection after 30 s or 60 s of it."""
+"""Seconds of silence before a comment; proxies commonly close a connection after 30 s or 60 s."""
 COMMENT: Message = {"type": "http.response.body", "body": b": waiting\n\n", "more_body": True}
-"""Readers of event streams skip it, by the standard."""
+"""A comment, which readers of event streams skip by the standard."""
 
 
 @asynccontextmanager
 async def heartbeat(send: Send) -> AsyncIterator[Send]:
-    """A `send` for whole events; while the body runs, `HEARTBEAT_S` without one bring a comment."""
+    """Yields a `send` for whole events; while the body runs, a comment follows `HEARTBEAT_S` without one."""
     every, loop = HEARTBEAT_S, asyncio.get_running_loop()
     last = loop.time()
 

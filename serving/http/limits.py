@@ -1,4 +1,4 @@
-"""Complaints about one field, and how large a prompt may be before anybody looks at it closely."""
+"""Errors about one field, and size limits that are checked before a body is validated in detail."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class FieldError(ValueError):
-    """A complaint about one field, found by a validator of the whole body."""
+    """An error about one field, found by a validator of the whole body."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -16,13 +16,17 @@ class FieldError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may hold: how many prompts, and tokens in each."""
+    """The most that one request may hold: how many prompts, and tokens in each."""
 
     prompts: int
     tokens: int
 
     def check(self, prompt: Any) -> None:
-        """Raises FieldError."""
+        """Checks the size of a prompt.
+
+        Raises:
+            FieldError: it is too large.
+        """
         if not isinstance(prompt, list):
             return
         several = bool(prompt) and isinstance(prompt[0], list | str)

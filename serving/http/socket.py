@@ -8,11 +8,15 @@ from lathe.artefact.errors import UserError
 
 GRACEFUL_SHUTDOWN_S = 5
 SEND_BUFFER = 256 * 1024
-"""Of one connection, in the kernel, which would let it grow to megabytes for a client that does not read."""
+"""Bytes of one connection's send buffer, which the kernel would let grow to megabytes for a slow reader."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 picks a free one. Raises UserError."""
+    """Returns a bound socket; port 0 picks a free one.
+
+    Raises:
+        UserError: the address cannot be used.
+    """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
@@ -34,5 +38,6 @@ def _cannot_listen(host: str, port: int, error: OSError) -> UserError:
 
 
 def url_of(listener: socket.socket) -> str:
+    """Returns the URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

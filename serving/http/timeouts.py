@@ -1,4 +1,4 @@
-"""HTTP/1.1 with time limits: a request has to arrive, an answer has to be read."""
+"""HTTP/1.1 with time limits for receiving a request and for sending an answer."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ RECEIVE_TIMEOUT_S = 10.0
 
 
 class TimedProtocol(H11Protocol):
-    """Closes a connection whose request is not complete `receive_timeout` seconds after the connection was
-    made, or after the first byte of a later request; and one whose reader lets `write_timeout` seconds pass
-    without making room for what is to be sent. Between requests uvicorn's own keep-alive timer runs.
+    """Closes connections that are too slow.
 
-    Writing pauses as soon as the operating system takes no more for the socket, so that a stalled reader
+    A request has to be complete `receive_timeout` seconds after the connection was made, or after the first
+    byte of a
+    later request. A reader may block for `write_timeout` seconds. Between requests uvicorn's keep-alive timer
+    runs.
+
+    Writing pauses as soon as the operating system accepts no more data for the socket, so that a stalled
+    reader
     costs the server one event.
     """
 
@@ -60,7 +64,7 @@ class TimedProtocol(H11Protocol):
         _cancel(self._writing)
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP; uvicorn's own answer is plain text."""
+        """Answers what is not HTTP in our form; uvicorn's own answer is plain text."""
         body = json.dumps(error_body(400, msg)).encode()
         headers = {"content-type": "application/json", "content-length": str(len(body))}
         headers["connection"] = "close"
@@ -70,7 +74,7 @@ class TimedProtocol(H11Protocol):
         self.transport.close()
 
     def _watch_request(self) -> None:
-        """Keep the clock running while a part of a request is here and its rest is not."""
+        """Runs the timer while a request has arrived in part."""
         idle = self.conn.their_state is h11.IDLE
         if self.conn.their_state is h11.SEND_BODY or (idle and self.conn.trailing_data[0]):
             self._start_clock()
@@ -88,7 +92,7 @@ class TimedProtocol(H11Protocol):
 
 
 def timed(receive_timeout: float, write_timeout: float) -> type[TimedProtocol]:
-    """What makes protocols with these limits, for uvicorn, which only ever calls it."""
+    """Returns a factory of protocols with these limits, as uvicorn needs it."""
     make = functools.partial(TimedProtocol, receive_timeout=receive_timeout, write_timeout=write_timeout)
     return cast("type[TimedProtocol]", make)
 

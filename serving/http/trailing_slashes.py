@@ -1,7 +1,8 @@
-"""What answers a path that no route has: 404, or, where only the slash at its end is wrong, the right place.
+"""Answers paths that no route has: 404, or a redirect where only the slash at the end is wrong.
 
-Starlette's own redirect repeats scheme, host and path as they arrived here, which behind a proxy that ends
-TLS or takes off a path prefix lead elsewhere. A relative one is right whatever stands in front.
+Starlette's own redirect repeats scheme, host and path as they arrived here, which is wrong behind a proxy
+that
+ends TLS or removes a path prefix. A relative redirect is right behind any proxy.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 def relative_slashes(router: Router) -> None:
-    """Make `router` redirect `/path/` to `/path` by a relative address, with 307, and nothing else."""
+    """Makes `router` redirect `/path/` to `/path` by a relative address, with 307, and nothing else."""
     router.redirect_slashes = False
     router.default = _without_slash(router)
 
@@ -31,7 +32,7 @@ def _without_slash(router: Router) -> ASGIApp:
 
 
 def to_the_shorter(scope: Scope) -> RedirectResponse:
-    """From `/path/` to `/path`."""
+    """Returns a redirect from `/path/` to `/path`."""
     query = scope["query_string"].decode("latin-1")
     name = scope["path"].removesuffix("/").rpartition("/")[2]
     return RedirectResponse(f"../{name}{'?' if query else ''}{query}")

@@ -1,5 +1,6 @@
-"""What is wrong with a request, in one sentence. Of a field that may be one of several things, the complaint
-is about the one that the value comes closest to.
+"""Describes what is wrong with a request in one sentence.
+
+Where a field may have one of several types, the description is about the one that the value comes closest to.
 """
 
 from __future__ import annotations
@@ -18,14 +19,20 @@ WORDS = (
     ("Extra inputs are not permitted", "there is no such field here"),
     ("Field required", "this field is missing"),
 )
-"""Of the library, and what to say to a client in their place."""
+"""Words of pydantic, and the words for clients in their place."""
 
 Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
-    """`path`: of the value at fault, as the document has it; `cause`: what a validator of ours raised."""
+    """The first problem of a document.
+
+    Attributes:
+        path: where the value at fault is in the document.
+        message: what is wrong with it.
+        cause: the exception that a validator of ours raised.
+    """
 
     path: Path
     message: str
@@ -34,8 +41,13 @@ class FieldProblem:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """An error, and how it was reached: `union` is the path of the value that may be one of several things,
-    and `branch` the one that was tried; both are empty where there is no choice.
+    """An error, and how it was reached.
+
+    Attributes:
+        path: where the value at fault is in the document.
+        union: the path of the value that may have one of several types; empty where there is no choice.
+        branch: the type that was tried; empty where there is no choice.
+        error: pydantic's description.
     """
 
     path: Path
@@ -45,13 +57,13 @@ class _Found:
 
     @property
     def closeness(self) -> tuple[int, list[int], bool]:
-        """How far the branch went: the deeper and the later in a list, the closer."""
+        """How far the branch went: deeper, and later in a list, is closer."""
         at = [part for part in self.path if isinstance(part, int)]
         return len(self.path), at, not self.error["msg"].startswith(MISMATCH)
 
 
 def describe_problem(error: ValidationError, document: Any) -> FieldProblem:
-    """About the first thing that is wrong with a document."""
+    """Returns the first problem of a document."""
     found = [_locate(one, document) for one in error.errors(include_url=False, include_input=False)]
     first = found[0]
     if first.branch:
@@ -73,7 +85,7 @@ def _worded(message: str) -> str:
 
 
 def _locate(error: Any, document: Any) -> _Found:
-    """Where in the document an error is; what is in its location and not in the document names a branch."""
+    """Finds an error's place in the document; parts of its location that the document lacks name a branch."""
     path: Path = ()
     union: Path = ()
     branch = ""
@@ -95,6 +107,6 @@ def _has(value: Any, part: str | int) -> bool:
 
 
 def _choice(messages: Sequence[str]) -> str:
-    """`Input should be a valid string or list`."""
+    """Joins messages, as in `Input should be a valid string or list`."""
     kinds = [message.removeprefix(MISMATCH) for message in messages if message.startswith(MISMATCH)]
     return MISMATCH + " or ".join(dict.fromkeys(kinds)) if kinds else messages[0]

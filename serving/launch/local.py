@@ -1,4 +1,4 @@
-"""Serving with our own server: the artefact, its tokenizer and a backend put together."""
+"""Serves with our own server: puts the artefact, its tokenizer and a backend together."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from lathe.serving.served_model import Artefact, open_artefact
 log = logging.getLogger("lathe.serving")
 
 OpenBackend = Callable[[Artefact, Tokenizer, ServeOptions, Observer], Backend]
-"""Loads an engine; the observer hears of every request."""
+"""Loads an engine; the observer is told about every sequence."""
 
 
 def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: ServeOptions) -> None:
-    """Serve the ONNX export of `model` until told to stop.
+    """Serves the ONNX export of `model` until told to stop.
 
     Raises:
         UserError: the model, the options or the address cannot be served.

@@ -24,7 +24,7 @@ log = logging.getLogger("lathe.serving")
 
 
 class Server(uvicorn.Server):
-    """Stops in three steps on SIGTERM or SIGINT: refuse with 503, finish or end what runs, close.
+    """Stops in three steps on SIGTERM or SIGINT: refuses with 503, finishes or ends what runs, closes.
 
     A second signal skips the waiting.
     """
@@ -41,8 +41,17 @@ class Server(uvicorn.Server):
         receive_timeout: float = RECEIVE_TIMEOUT_S,
         keep_alive: float = KEEP_ALIVE_S,
     ) -> None:
-        """All in seconds. `drain_timeout`: what running requests get to end by themselves; `keep_alive`: how
-        long a connection may wait for its next request.
+        """Creates the server; all times are in seconds.
+
+        Args:
+            service: what the routes work with.
+            api_key: required of clients, if given.
+            allowed_origins: web pages that may call from a browser.
+            playground: the page at `/`, if there is one.
+            drain_timeout: the time that running requests have to finish by themselves.
+            write_timeout: how long a reader may block.
+            receive_timeout: the time for a request to arrive.
+            keep_alive: how long a connection may wait for its next request.
         """
         super().__init__(
             uvicorn.Config(
@@ -65,7 +74,11 @@ class Server(uvicorn.Server):
         self._stopping: asyncio.Task[None] | None = None
 
     async def run_on(self, listener: socket.socket, on_ready: Callable[[], None]) -> None:
-        """Serve until told to stop. `on_ready` is called once a token has been generated."""
+        """Serves until told to stop; calls `on_ready` once a token has been generated.
+
+        Raises:
+            UserError: the model loads but does not generate.
+        """
         self._loop = asyncio.get_running_loop()
         warming = asyncio.create_task(self._warm_up(on_ready))
         try:
@@ -78,12 +91,12 @@ class Server(uvicorn.Server):
             raise UserError(f"the model loads but does not generate: {error}", "Export it again.") from error
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """The signal handler."""
+        """Handles SIGTERM and SIGINT."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self.stop)
 
     def stop(self) -> None:
-        """Begin to stop; called again, stop at once. To be called on the event loop."""
+        """Begins to stop; called again, stops at once. Must be called on the event loop."""
         if self._stopping is None:
             self._service.draining = True
             self._stopping = asyncio.ensure_future(self._drain())

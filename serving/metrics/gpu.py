@@ -17,8 +17,9 @@ GPU_TOTAL_HELP = "Memory of the GPU."
 
 
 class Nvml:
-    """Nothing to report where there is no GPU, no driver or no permission. A container that hides the
-    processes of others from NVML has no figures of scope "process".
+    """Reads GPU memory from NVML; reports nothing without a GPU, a driver or permission.
+
+    A container that hides other processes from NVML has no figures of scope "process".
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,7 @@ class Nvml:
         self._nvml = pynvml
 
     def memory(self, processes: Set[int]) -> list[tuple[str, str, int]]:
-        """(device index, "device" | "process", bytes): all that is used, and what `processes` use of it."""
+        """Returns (device index, "device" | "process", bytes): all used memory, and that of `processes`."""
         found: list[tuple[str, str, int]] = []
         if self._nvml is None:
             return found
@@ -49,7 +50,7 @@ class Nvml:
         return found
 
     def totals(self) -> list[tuple[str, int]]:
-        """(device index, bytes)."""
+        """Returns (device index, bytes)."""
         if self._nvml is None:
             return []
         handles = map(self._nvml.nvmlDeviceGetHandleByIndex, range(self._nvml.nvmlDeviceGetCount()))
@@ -57,7 +58,7 @@ class Nvml:
 
 
 class GpuMemory(Collector):
-    """What this process and its device use, read at every scrape; absent, not zero, without a GPU."""
+    """The memory of this process and its devices, read at every scrape; absent, not zero, without a GPU."""
 
     def __init__(self) -> None:
         self._nvml = Nvml()

@@ -1,4 +1,4 @@
-"""How fast tokens are being generated right now."""
+"""The current rate of token generation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics of one server: names that begin with `lathe_`, bounded labels."""
+"""Prometheus metrics of one server: names that begin with `lathe_`, and bounded labels."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ TOKEN_EDGES_MS = (
 )
 REQUEST_EDGES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300)
 GAUGES = {
-    "lathe_requests_running": "Sequences that are computed.",
-    "lathe_requests_waiting": "Sequences admitted, not computed yet.",
+    "lathe_requests_running": "Sequences being computed.",
+    "lathe_requests_waiting": "Sequences waiting in the queue.",
     "lathe_kv_cache_usage_ratio": "Share of the KV cache in use.",
-    "lathe_backend_up": "1 while the engine answers.",
+    "lathe_backend_up": "1 while the engine works.",
     "lathe_model_weight_bytes": "Bytes of the weights.",
-    "lathe_dense_weight_bytes": "Bytes that the dense model's weights would take in the same types.",
-    "lathe_kv_cache_bytes": "Bytes set aside for the KV cache.",
-    "lathe_kv_cache_bytes_per_token": "Bytes that a token takes in the KV cache.",
-    "lathe_dense_kv_cache_bytes_per_token": "Bytes that a token of the dense model would take there.",
+    "lathe_dense_weight_bytes": "Bytes of the dense model's weights in the same types.",
+    "lathe_kv_cache_bytes": "Bytes reserved for the KV cache.",
+    "lathe_kv_cache_bytes_per_token": "Bytes of one token in the KV cache.",
+    "lathe_dense_kv_cache_bytes_per_token": "Bytes of one token of the dense model in the KV cache.",
     "lathe_resident_memory_bytes": "Resident memory of all processes of this server.",
-    "lathe_generation_tokens_per_second": f"Tokens generated a second, over {RATE_WINDOW_S} s.",
+    "lathe_generation_tokens_per_second": f"Tokens generated per second, over the last {RATE_WINDOW_S} s.",
 }
-"""Labelled by model; every engine sets them, those of the dense model where the report tells of it."""
-MODEL_INFO = ("lathe_model_info", "What is served.")
+"""Gauges labelled by model, set by every engine; those of the dense model only where a report states them."""
+MODEL_INFO = ("lathe_model_info", "The served model.")
 ENDPOINTS = ("completions", "chat", "responses")
 OUTCOMES = ("ok", "client_disconnect", "rejected", "invalid", "timeout", "error")
 
@@ -63,7 +63,7 @@ Outcome = Literal["ok", "client_disconnect", "rejected", "invalid", "timeout", "
 
 
 def model_info(model: str, engine: str, artefact: Artefact) -> dict[str, str]:
-    """The labels of `lathe_model_info`."""
+    """Returns the labels of `lathe_model_info`."""
     return {
         "model": model,
         "backend": engine,
@@ -74,39 +74,35 @@ def model_info(model: str, engine: str, artefact: Artefact) -> dict[str, str]:
 
 
 class SequenceMetrics:
-    """Counters and histograms of requests and of the sequences they ask for: the observer of an engine.
-    Thread-safe.
-    """
+    """Counters and histograms of requests and of their sequences: the observer of an engine. Thread-safe."""
 
     def __init__(
         self, model: str, target_ms: float | None, registry: CollectorRegistry, target_metric: str = "tpot"
     ) -> None:
-        """`target_ms` becomes a bucket edge of the histograms of its metric, so that it can be verified."""
+        """Creates the metrics; `target_ms` becomes a bucket edge of its metric's histograms."""
         self.registry = registry
         self.rate = TokenRate()
         self.model = model
         self._target = TargetCounter(model, target_metric, target_ms, registry)
         token_edges_s = {*(edge / 1000 for edge in TOKEN_EDGES_MS), *self._target.edge("tpot")}
-        self._requests = Counter(
-            "lathe_requests",
-            "Requests by how they ended.",
-            ("model", "endpoint", "outcome"),
-            registry=self.registry,
+        self._requests = self._request_counter()
+        self._prompt_tokens = self._counter(
+            "lathe_prompt_tokens", "Prompt tokens prefilled or found in the prefix cache."
         )
-        for endpoint in ENDPOINTS:
-            for outcome in OUTCOMES:
-                self._requests.labels(model, endpoint, outcome)
-        self._prompt_tokens = self._counter("lathe_prompt_tokens", "Prompt tokens read or found kept.")
         self._generation_tokens = self._counter("lathe_generation_tokens", "Tokens generated.")
-        self._asked = self._counter("lathe_prefix_cache_queried_tokens", "Prompt tokens looked up there.")
-        self._found = self._counter("lathe_prefix_cache_hit_tokens", "Prompt tokens not read again.")
+        self._asked = self._counter(
+            "lathe_prefix_cache_queried_tokens", "Prompt tokens looked up in the prefix cache."
+        )
+        self._found = self._counter(
+            "lathe_prefix_cache_hit_tokens", "Prompt tokens found in the prefix cache."
+        )
         self._ttft = self._histogram(
             "lathe_time_to_first_token_seconds",
             "Arrival to first token.",
             {*REQUEST_EDGES_S, *self._target.edge("ttft")},
         )
         self._itl = self._histogram(
-            "lathe_inter_token_latency_seconds", "Gaps between tokens of a sequence.", token_edges_s
+            "lathe_inter_token_latency_seconds", "Time between two tokens of a sequence.", token_edges_s
         )
         self._tpot = self._histogram(
             "lathe_time_per_output_token_seconds",
@@ -121,6 +117,19 @@ class SequenceMetrics:
         self._queued = self._histogram(
             "lathe_queue_seconds", "Arrival to first prompt token.", REQUEST_EDGES_S
         )
+
+    def _request_counter(self) -> Counter:
+        """Creates the counter of requests, with every label at zero."""
+        counter = Counter(
+            "lathe_requests",
+            "Requests by outcome.",
+            ("model", "endpoint", "outcome"),
+            registry=self.registry,
+        )
+        for endpoint in ENDPOINTS:
+            for outcome in OUTCOMES:
+                counter.labels(self.model, endpoint, outcome)
+        return counter
 
     def admitted(self, queued: float) -> None:
         self._queued.observe(queued)
@@ -137,7 +146,7 @@ class SequenceMetrics:
         self._token()
 
     def began(self, since_arrival: float) -> None:
-        """A sequence has its first token, which is counted elsewhere."""
+        """Records the first token of a sequence, which is counted elsewhere."""
         self._ttft.observe(since_arrival)
         self._target.observe("ttft", since_arrival)
 
@@ -151,7 +160,7 @@ class SequenceMetrics:
             self._target.observe("tpot", per_token)
 
     def request(self, endpoint: Endpoint, outcome: Outcome, seconds: float) -> None:
-        """A request has ended; durations are kept for answered ones only."""
+        """Records the end of a request; durations are recorded for answered ones only."""
         self._requests.labels(self.model, endpoint, outcome).inc()
         if outcome == "ok":
             self._duration.observe(seconds)
@@ -170,7 +179,7 @@ class SequenceMetrics:
 
 
 class Metrics(SequenceMetrics):
-    """Everything that one server of ours reports, in a registry of its own."""
+    """All metrics of one server of ours, in a registry of its own."""
 
     def __init__(
         self,
@@ -179,7 +188,7 @@ class Metrics(SequenceMetrics):
         alias: str | None = None,
         target_metric: str = "tpot",
     ) -> None:
-        """`alias`: another server under whose names the common ones are reported, too."""
+        """Creates the metrics; `alias` names a server under whose names common ones are reported, too."""
         super().__init__(model, target_ms, CollectorRegistry(), target_metric)
         self._aliases = CollectorRegistry()
         if alias is not None:
@@ -189,7 +198,7 @@ class Metrics(SequenceMetrics):
         ProcessCollector(registry=self.registry)
 
     def watch(self, backend: Backend, artefact: Artefact, engine: str) -> None:
-        """Export the state of the backend, read at every scrape."""
+        """Exports the state of the backend, read at every scrape."""
         self._read_at_scrape("lathe_requests_running", lambda: backend.num_running)
         self._read_at_scrape("lathe_requests_waiting", lambda: backend.num_waiting)
         self._read_at_scrape("lathe_kv_cache_usage_ratio", lambda: backend.kv_cache_usage)
@@ -209,7 +218,7 @@ class Metrics(SequenceMetrics):
         Gauge(*MODEL_INFO, tuple(labels), registry=self.registry).labels(**labels).set(1)
 
     def render(self) -> bytes:
-        """The text exposition format."""
+        """Returns the metrics in the text exposition format."""
         return generate_latest(self.registry) + generate_latest(self._aliases)
 
     def _read_at_scrape(self, name: str, read: Callable[[], float]) -> None:

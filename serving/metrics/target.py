@@ -1,4 +1,4 @@
-"""Whether answers keep the latency that the artefact was compressed for."""
+"""Counts whether answers meet the latency that the artefact was compressed for."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ RESULTS = ("kept", "missed")
 
 
 class TargetCounter:
-    """Counts what kept the target and what missed it; without a target nothing is counted. Thread-safe.
+    """Counts what met the target and what missed it; counts nothing without a target. Thread-safe.
 
     A quantile of a histogram is only as fine as its buckets; these counts are exact.
     """
 
     def __init__(self, model: str, metric: str, target_ms: float | None, registry: CollectorRegistry) -> None:
-        """`metric`: tpot or ttft, which every sequence has, or e2e, which every answered request has."""
+        """Creates the counter.
+
+        Args:
+            model: the label.
+            metric: tpot or ttft, of every sequence, or e2e, of every answered request.
+            target_ms: None: nothing is counted.
+            registry: where the counters are registered.
+        """
         self._metric = metric
         self._seconds = None if target_ms is None else target_ms / 1000
         labels = ("model", "metric")
@@ -33,7 +40,7 @@ class TargetCounter:
             self._results = {result: results.labels(model, metric, result) for result in RESULTS}
 
     def edge(self, metric: str) -> tuple[float, ...]:
-        """The target as a bucket edge of the histogram of `metric`, in seconds, if it is about that."""
+        """Returns the target in seconds, a bucket edge of its metric's histogram; empty for others."""
         return (self._seconds,) if self._seconds is not None and metric == self._metric else ()
 
     def observe(self, metric: str, seconds: float) -> None:

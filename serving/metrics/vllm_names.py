@@ -1,4 +1,4 @@
-"""Our metrics under the names of another server, so that what reads that server's can read ours."""
+"""Our metrics under vLLM's names, so that what reads vLLM's metrics can read ours."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ ALIASES = {
         "lathe_request_duration_seconds": "vllm:e2e_request_latency_seconds",
     }
 }
-"""Those with the same meaning, in the same unit."""
+"""vLLM's names of the metrics that have the same meaning and unit."""
 
 
 class VllmAlias(Collector):
-    """A copy of some families of `registry` at every scrape, labelled as vLLM labels them."""
+    """Copies some metric families of `registry` at every scrape, labelled as vLLM labels them."""
 
     def __init__(self, registry: CollectorRegistry, server: str) -> None:
         self._registry = registry
         self._names = ALIASES[server]
 
     def describe(self) -> list[Metric]:
-        """Nothing: the families are known once there is something to copy."""
+        """Returns nothing: the families are known once there is something to copy."""
         return []
 
     def collect(self) -> Iterator[Metric]:

@@ -1,1 +1,1 @@
-"""The page at `/`: chat with what is served, beside a second server if there is one, and live metrics."""
+"""The page at `/`: chat with the served model, beside a second server if there is one, and live metrics."""

@@ -1,4 +1,4 @@
-"""The playground's files and routes. It has no secrets: without a key it shows a field to type one in."""
+"""The playground's files and routes. It has no secrets: without a key it shows a field to enter one."""
 
 from __future__ import annotations
 
@@ -40,8 +40,14 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Setup:
-    """What the page has to know. chat: whether the model has a chat template. target_ms: per output token.
-    context: tokens. compare: whether a second server is beside it.
+    """The settings of the page.
+
+    Attributes:
+        model: the model's name.
+        chat: whether the model has a chat template.
+        target_ms: the target per output token, if there is one.
+        context: the longest sequence in tokens.
+        compare: whether there is a second server to compare with.
     """
 
     model: str
@@ -52,7 +58,7 @@ class Setup:
 
 
 class Playground:
-    """Routes to be added to a server's own."""
+    """The routes to be added to a server's own."""
 
     def __init__(self, setup: Setup, upstream: Upstream | None = None) -> None:
         self._setup = setup

@@ -25,14 +25,18 @@ COMPARE_KEY = "LATHE_COMPARE_API_KEY"
 POSTS = ("/v1/chat/completions", "/v1/completions")
 GETS = ("/v1/models", "/metrics")
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
-"""Seconds: of silence, and until it answers at all."""
+"""Seconds of silence, and until the connection is made."""
 
 
 class Upstream:
     """One other OpenAI-compatible server."""
 
     def __init__(self, url: str, key: str | None) -> None:
-        """Raises UserError for what is no address of a server."""
+        """Creates a client of the server.
+
+        Raises:
+            UserError: the URL is not the address of a server.
+        """
         self._base = base_url(url)
         self._headers = {"accept-encoding": "identity"}
         if key is not None:
@@ -45,7 +49,11 @@ class Upstream:
         return [Route(PREFIX + path, self._forward, methods=[method]) for path, method in asked]
 
     async def _forward(self, request: Request) -> Response:
-        """The same question, asked there; the answer as it arrives. Raises ApiError."""
+        """Forwards a request and streams the answer as it arrives.
+
+        Raises:
+            ApiError: the other server cannot be reached.
+        """
         headers, content = self._headers, None
         if request.method == "POST":
             content = await read_json(request)
@@ -71,7 +79,11 @@ class Upstream:
 
 
 def check_compare(options: ServeOptions) -> None:
-    """Whether `--compare` names a server, and there is a page to compare on. Raises UserError."""
+    """Checks that `--compare` names a server, and that there is a page to compare on.
+
+    Raises:
+        UserError: it is not so.
+    """
     if options.compare is None:
         return
     if not options.playground:
@@ -80,7 +92,7 @@ def check_compare(options: ServeOptions) -> None:
 
 
 async def _body(client: httpx.AsyncClient, answer: httpx.Response) -> AsyncIterator[bytes]:
-    """Closed with the reader, so that the other server stops, too."""
+    """Yields the answer; closed with the reader, so that the other server stops, too."""
     try:
         async for part in answer.aiter_raw():
             yield part
@@ -92,7 +104,11 @@ async def _body(client: httpx.AsyncClient, answer: httpx.Response) -> AsyncItera
 
 
 def base_url(text: str) -> str:
-    """`http://host:port`, with or without `/v1`. Raises UserError."""
+    """Returns `http://host:port`, from an address with or without `/v1`.
+
+    Raises:
+        UserError: it is not the address of a server.
+    """
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as error:

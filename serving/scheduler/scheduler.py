@@ -36,7 +36,7 @@ from lathe.serving.structured_output.schema_errors import GrammarError
 PREFILL_CHUNK = 128
 FAILURES_TO_UNHEALTHY = 3
 MAX_CHUNKS_PER_STEP = 4
-"""A short chunk counts as this fraction of a whole one, since a pass over few tokens costs hardly less."""
+"""A chunk counts as at least this part of a whole one, since a pass over few tokens costs hardly less."""
 FAILED = "the engine failed on this request"
 STOPPED = "the server stopped before the answer was complete"
 

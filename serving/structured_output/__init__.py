@@ -1,1 +1,1 @@
-"""GrammarCompiler that hold what a model may say: JSON schemas, patterns, tools."""
+"""Grammars that constrain what a model may generate: JSON schemas, patterns, tools."""

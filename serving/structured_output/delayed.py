@@ -1,4 +1,4 @@
-"""A grammar for the answer of a model that thinks first: the thinking is free, the answer is held to it.
+"""A grammar for the answer of a reasoning model: the reasoning is free, the answer is constrained.
 
 Legend: V vocabulary.
 """
@@ -16,7 +16,7 @@ from lathe.serving.structured_output.schema_errors import GrammarError
 
 
 class DelayedMatcher(GrammarMatcher):
-    """Of one sequence. While it thinks it may say anything but an end token. Used from one thread."""
+    """Matches one sequence; its reasoning may contain anything but an end token. Used from one thread."""
 
     def __init__(
         self,
@@ -26,8 +26,14 @@ class DelayedMatcher(GrammarMatcher):
         opening: int | None,
         free_V: np.ndarray,
     ) -> None:
-        """`opening`: the token that begins to think, where the prompt leaves that to the model;
-        `free_V` bool [V]: what may be said while thinking.
+        """Creates a matcher at the start of an answer.
+
+        Args:
+            answer: matches the answer.
+            splitter: separates reasoning from answer.
+            token_bytes: returns the bytes of a token.
+            opening: the token that begins the reasoning, where the prompt leaves it to the model.
+            free_V: bool; the tokens that are allowed while reasoning.
         """
         self._answer = answer
         self._splitter = splitter
@@ -63,7 +69,7 @@ class DelayedMatcher(GrammarMatcher):
 
 
 class DelayedGrammar(Grammar):
-    """Shared by all sequences that continue one prompt."""
+    """A grammar shared by all sequences that continue one prompt."""
 
     def __init__(
         self,

@@ -1,5 +1,4 @@
-"""Answers that have to match a JSON schema, or that call tools: what is asked becomes a grammar, a grammar
-masks tokens.
+"""Answers that have to match a JSON schema, or that call tools: a grammar masks the tokens.
 
 llguidance does the work. Nothing is precomputed for a schema, so that a step of any grammar costs
 microseconds; what a hostile schema could make large is refused before it is compiled or limited inside.
@@ -30,9 +29,9 @@ from lathe.serving.tools.grammar import Rules, Tool, closed, lark
 TOOLS_BYTES = 256 * 1024
 KEPT = 64
 MOST_BLAMED = 64
-"""Parts of a schema that are looked at for the one at fault."""
+"""The most parts of a schema that are searched for the one at fault."""
 OPTIONS = {"whitespace_pattern": r"[ \n]{0,16}"}
-"""Between the parts of a document; without an end, a weak model may never stop writing it."""
+"""White space between the parts of a document; without a limit, a weak model may never stop writing it."""
 LIMITS = llguidance.LLParserLimits(
     max_grammar_size=50_000,
     max_lexer_states=10_000,
@@ -42,11 +41,11 @@ LIMITS = llguidance.LLParserLimits(
     precompute_large_lexemes=False,
     verbose_errors=False,
 )
-"""At most about 20 MB and 10 ms a step; ordinary schemas need a thousandth of it."""
+"""Limits of about 20 MB and 10 ms per step; ordinary schemas need a thousandth of that."""
 
 
 class GrammarMatcher:
-    """What one sequence may say next. Used from one thread."""
+    """Matches one sequence. Used from one thread."""
 
     def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int) -> None:
         self._matcher = matcher
@@ -58,7 +57,11 @@ class GrammarMatcher:
         return bool(self._matcher.is_stopped())
 
     def allowed(self) -> np.ndarray:
-        """Bool [V]; the end tokens are allowed where the document may end. Raises GrammarError."""
+        """Returns which tokens may follow, bool [V]; the end tokens may where the document may end.
+
+        Raises:
+            GrammarError: no token may follow, or the grammar became too large.
+        """
         packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         allowed_V = np.unpackbits(packed, bitorder="little")[: self._vocab_size].astype(bool)
@@ -67,7 +70,11 @@ class GrammarMatcher:
         return allowed_V
 
     def accept(self, token: int) -> None:
-        """`token` was chosen. Raises GrammarError."""
+        """Advances by a token.
+
+        Raises:
+            GrammarError: the grammar became too large.
+        """
         self._matcher.consume_token(token)
         self._check()
 
@@ -77,8 +84,10 @@ class GrammarMatcher:
 
 
 class Grammar:
-    """A compiled schema or set of rules, shared by all sequences that have to match it. `field`: of requests,
-    that it comes from.
+    """A compiled schema or set of rules, shared by all sequences that have to match it.
+
+    Attributes:
+        field: the request's field that it comes from.
     """
 
     def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int, field: str) -> None:
@@ -87,6 +96,7 @@ class Grammar:
         self.field = field
 
     def begin(self) -> GrammarMatcher:
+        """Returns a matcher at the start of an answer."""
         return GrammarMatcher(self._matcher.deep_copy(), self._vocab_size)
 
 
@@ -102,13 +112,21 @@ class GrammarCompiler:
         self._known: Vocabulary | None = None
 
     def compile(self, schema: dict[str, Any]) -> Grammar:
-        """Raises GrammarError."""
+        """Compiles a JSON schema.
+
+        Raises:
+            GrammarError: the schema cannot be used.
+        """
         text = checked(schema)
         with self._lock:
             return self._kept_or(text, lambda: self._of_schema(schema, OPTIONS, "response_format"))
 
     def compile_tools(self, rules: Rules) -> Grammar:
-        """Raises GrammarError, which names the tool whose schema cannot be used."""
+        """Compiles the grammar of answers that may call tools.
+
+        Raises:
+            GrammarError: a schema cannot be used; the message names its tool.
+        """
         for tool in rules.tools:
             with _blaming(tool):
                 checked(tool.parameters)
@@ -126,7 +144,7 @@ class GrammarCompiler:
         return replace(rules, tools=tools, answer=answer)
 
     def _settled(self, schema: dict[str, Any]) -> dict[str, Any]:
-        """The same schema, in a form that leads to no dead end."""
+        """Returns an equivalent schema, in a form that leads to no dead end."""
         return all_written_out(rewritten(schema, without_idle), self._can_follow)
 
     def _of_rules(self, rules: Rules) -> Grammar:
@@ -143,7 +161,11 @@ class GrammarCompiler:
         return grammar
 
     def _of_schema(self, schema: dict[str, Any], options: dict[str, Any], field: str) -> Grammar:
-        """Checked so far that an answer can begin. Raises GrammarError."""
+        """Compiles a schema and checks that an answer can begin.
+
+        Raises:
+            GrammarError: the schema cannot be used.
+        """
         self._vocabulary()
         try:
             grammar = self._compiled(_json_grammar(self._settled(schema), options), field)
@@ -153,7 +175,7 @@ class GrammarCompiler:
         return grammar
 
     def _explained(self, message: str, schema: dict[str, Any], options: dict[str, Any]) -> str:
-        """In place of "a required part is unsatisfiable", why that part is."""
+        """Returns why a required part is unsatisfiable, in place of the bare fact."""
         inner = list(each_schema(schema))[:MOST_BLAMED] if "required" in message else []
         for pointer, part in reversed(inner[1:]):
             try:
@@ -170,7 +192,11 @@ class GrammarCompiler:
             return False
 
     def _follows(self, grammar: Grammar, text: str) -> bool:
-        """Whether an answer may begin with `text`. Raises GrammarError: then nothing may follow."""
+        """Returns whether an answer may begin with `text`.
+
+        Raises:
+            GrammarError: nothing may follow it.
+        """
         matcher = grammar.begin()
         allowed_V = matcher.allowed()
         for token in self._tokenizer.encode(text, special=False):
@@ -188,7 +214,11 @@ class GrammarCompiler:
         return grammar
 
     def _compiled(self, grammar: str, field: str) -> Grammar:
-        """Raises ValueError."""
+        """Compiles a grammar.
+
+        Raises:
+            ValueError: llguidance refuses it.
+        """
         matcher = llguidance.LLMatcher(self._vocabulary().tokens, grammar, log_level=0, limits=LIMITS)
         if matcher.is_error():
             raise ValueError(matcher.get_error())
@@ -203,10 +233,14 @@ class GrammarCompiler:
 
 
 class Vocabulary:
-    """llguidance's view of a tokenizer. It takes some added tokens for special that are not."""
+    """llguidance's view of a tokenizer, which takes some added tokens for special that are not."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos: Sequence[int]) -> None:
-        """Raises GrammarError."""
+        """Reads the tokenizer.
+
+        Raises:
+            GrammarError: llguidance cannot use it.
+        """
         self._tokenizer = tokenizer
         document = tokenizer.to_json()
         try:
@@ -221,14 +255,14 @@ class Vocabulary:
         )
 
     def special(self, text: str) -> int | None:
-        """The special token that `text` is; None where it is written with ordinary ones."""
+        """Returns the special token that `text` is, or None where it is written with ordinary ones."""
         token = self._tokenizer.token(text)
         return token if token is not None and self.tokens.is_special_token(token) else None
 
 
 @contextmanager
 def _blaming(tool: Tool) -> Iterator[None]:
-    """Raises GrammarErrors with the tool's name."""
+    """Adds the tool's name to GrammarErrors."""
     try:
         yield
     except GrammarError as error:

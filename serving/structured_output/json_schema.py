@@ -1,4 +1,4 @@
-"""JSON schemas as documents: the schemas inside a schema, and keywords that say nothing."""
+"""JSON schemas as documents: the schemas inside a schema, and keywords without effect."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ Json = dict[str, Any]
 
 
 def each_schema(schema: Json, pointer: str = "#") -> Iterator[tuple[str, Json]]:
-    """(JSON pointer, schema) of a schema and of all inside it, the outer ones first."""
+    """Yields (JSON pointer, schema) of a schema and of all schemas inside it, outer ones first."""
     yield pointer, schema
     for path, inner in _inner(schema):
         yield from each_schema(inner, f"{pointer}/{path}")
 
 
 def definitions(schema: Json) -> Json:
-    """What the schemas inside may refer to."""
+    """Returns the definitions that the schemas inside may refer to."""
     return {name: schema[name] for name in ("$defs", "definitions") if name in schema}
 
 
 def rewritten(schema: Json, change: Callable[[Json], Json]) -> Json:
-    """A copy in which every schema, the inner ones first, is what `change` makes of it."""
+    """Returns a copy in which `change` was applied to every schema, inner ones first."""
     copy = dict(schema)
     for name in MAPS:
         if isinstance(copy.get(name), dict):
@@ -64,7 +64,7 @@ def rewritten(schema: Json, change: Callable[[Json], Json]) -> Json:
 
 
 def without_idle(schema: Json) -> Json:
-    """Without keywords whose values forbid nothing."""
+    """Returns the schema without keywords whose values forbid nothing."""
     kept = {name: value for name, value in schema.items() if not _idle(name, value)}
     if not {"then", "else"} & kept.keys():
         kept.pop("if", None)

@@ -1,4 +1,4 @@
-"""How long a text a regular expression asks for, judged without compiling it."""
+"""Estimates how long a text a regular expression requires, without compiling it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ MOST_DIGITS = 9
 
 
 def least_length(pattern: str) -> int:
-    """At least as much as the length of the shortest text that matches: all choices count, and what may be
-    left out does, too.
-    """
+    """Returns an upper bound of the shortest match: all alternatives and optional parts are counted."""
     open_groups = [[0, 0]]
-    """For each, (length up to the last atom, length of that atom)."""
+    """For each group, [length up to the last atom, length of that atom]."""
     for found in TOKEN.finditer(pattern):
         group, text = open_groups[-1], found[0]
         if text == "(":

@@ -1,7 +1,7 @@
-"""Patterns of keys that are used up by the keys that a schema names.
+"""Replaces key patterns that are used up by the keys that a schema names.
 
 After all of a pattern's keys llguidance 1.9 allows a comma, and then nothing: such patterns are written out
-as properties. It decides itself what is used up, as its patterns are not those of Python.
+as properties. llguidance itself decides what is used up, as its patterns are not those of Python.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 from lathe.serving.structured_output.json_schema import each_schema, rewritten
 
 MOST_QUESTIONS = 256
-"""To llguidance about one whole schema; with more, its patterns stay as they are."""
+"""The most questions to llguidance about one whole schema; with more, its patterns stay as they are."""
 
 Json = dict[str, Any]
 CanFollow = Callable[[Json, str], bool]
-"""Whether a text, and then anything, may begin a document of a schema."""
+"""Returns whether a text, and then anything, may begin a document of a schema."""
 
 
 def all_written_out(schema: Json, can_follow: CanFollow) -> Json:
-    """The same schema, the used-up patterns in all of its parts as properties."""
+    """Returns an equivalent schema, with the used-up patterns of all its parts as properties."""
     asked = sum(len(_anchored(part)) * (len(_keys(part)) + 1) for _, part in each_schema(schema))
     if not 0 < asked <= MOST_QUESTIONS:
         return schema
@@ -30,7 +30,7 @@ def all_written_out(schema: Json, can_follow: CanFollow) -> Json:
 
 
 def _keys(schema: Json) -> list[str]:
-    """The keys that a schema names."""
+    """Returns the keys that a schema names."""
     properties, required = schema.get("properties"), schema.get("required")
     named = list(properties) if isinstance(properties, dict) else []
     named += required if isinstance(required, list) else []
@@ -38,7 +38,7 @@ def _keys(schema: Json) -> list[str]:
 
 
 def _anchored(schema: Json) -> list[str]:
-    """Patterns that may have only so many keys: the others have endlessly many."""
+    """Returns the patterns that may have finitely many keys."""
     patterns = schema.get("patternProperties")
     return [name for name in patterns if "^" in name and "$" in name] if isinstance(patterns, dict) else []
 
@@ -65,7 +65,7 @@ def _written_out(schema: Json, can_follow: CanFollow) -> Json:
 
 
 def _only(pattern: str, required: list[str] | None = None) -> Json:
-    """Of objects that have keys of this pattern only, all of them null."""
+    """Returns the schema of objects that have keys of this pattern only, all of them null."""
     return {
         "type": "object",
         "patternProperties": {pattern: {"type": "null"}},
@@ -75,5 +75,5 @@ def _only(pattern: str, required: list[str] | None = None) -> Json:
 
 
 def _object(keys: list[str]) -> str:
-    """An object that is not closed."""
+    """Returns an object that is not closed."""
     return json.dumps(dict.fromkeys(keys), separators=(",", ":"))[:-1]

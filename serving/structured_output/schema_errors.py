@@ -1,4 +1,4 @@
-"""What is wrong with a schema, in the words of JSON Schema: from the messages of llguidance 1.9."""
+"""Describes errors of a schema in the terms of JSON Schema, from the messages of llguidance 1.9."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lathe.serving.structured_output.json_schema import each_schema
 
 
 class GrammarError(ValueError):
-    """The schema cannot be used, or its grammar became too large on the way; the message tells why."""
+    """The schema cannot be used, or its grammar became too large on the way; the message says why."""
 
 
 NO_WAY_ON = "the schema leaves no way to go on"
@@ -72,7 +72,7 @@ ALSO = {
 
 
 def explained(message: str, schema: dict[str, Any]) -> str:
-    """The keyword at fault, where it is, and why; for a message about `schema`."""
+    """Returns the keyword at fault, where it is, and why; for a message about `schema`."""
     for expression, keyword, meaning in RULES:
         if found := re.search(expression, message):
             reason = found.expand(meaning)
@@ -88,13 +88,13 @@ def explained(message: str, schema: dict[str, Any]) -> str:
 
 
 def _present(keyword: str, schema: dict[str, Any]) -> str:
-    """The keyword itself, or the one that the schema has in its place."""
+    """Returns the keyword itself, or the one that the schema has in its place."""
     found = {name for _, inner in each_schema(schema) for name in inner}
     return next((name for name in (keyword, *ALSO.get(keyword, ())) if name in found), keyword)
 
 
 def _place(keyword: str, said: str, schema: dict[str, Any]) -> str:
-    """Where the schema has it: the place whose value the message cites, if any."""
+    """Returns where the schema has the keyword; the place whose value the message cites, if any."""
     places = [(pointer, str(inner[keyword])) for pointer, inner in each_schema(schema) if keyword in inner]
     cited = [(place, value) for place, value in places if value in said]
     longest = sorted(cited, key=lambda place: -len(place[1]))

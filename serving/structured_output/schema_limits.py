@@ -1,4 +1,4 @@
-"""How large a schema may be, judged before anything is compiled."""
+"""Limits of a schema, checked before anything is compiled."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from lathe.serving.structured_output.schema_errors import GrammarError
 SCHEMA_BYTES = 64 * 1024
 SCHEMA_DEPTH = 60
 LARGEST_MULTIPLE = 10_000
-"""Of the least common multiple of all `multipleOf`: the automaton has as many states."""
+"""The limit of the least common multiple of all `multipleOf`, the number of the automaton's states."""
 LONGEST_TEXT = 10_000
 """Characters that a pattern may ask for at least, or a `minLength` beside patterns: each takes a state, and
 all are read again with every token."""
 
 
 def checked(schema: dict[str, Any]) -> str:
-    """The schema as text, within the limits. The order of properties counts: it is that of the answer."""
+    """Returns the schema as text, in which the order of properties is that of the answer.
+
+    Raises:
+        GrammarError: it exceeds a limit.
+    """
     multiples = []
     for depth, key, value in _walk(schema):
         if depth > SCHEMA_DEPTH:
@@ -43,7 +47,11 @@ def checked(schema: dict[str, Any]) -> str:
 
 
 def _check_lengths(schema: dict[str, Any]) -> None:
-    """Raises GrammarError."""
+    """Checks the lengths that patterns and `minLength` require.
+
+    Raises:
+        GrammarError: one is too long.
+    """
     found: dict[str, list[float]] = {"pattern": [], "patternProperties": [], "minLength": []}
     for _, key, value in _walk(schema):
         if key == "minLength" and _is_positive(value):
@@ -64,14 +72,14 @@ def _is_positive(value: Any) -> bool:
 
 
 def _states(multiples: list[float]) -> int:
-    """How many remainders an automaton has to tell apart that checks all of `multiples`."""
+    """Returns how many remainders an automaton has to distinguish that checks all of `multiples`."""
     exact = [Fraction(str(multiple)) for multiple in multiples]
     unit = math.lcm(*(multiple.denominator for multiple in exact))
     return math.lcm(*(int(multiple * unit) for multiple in exact))
 
 
 def _walk(document: dict[str, Any]) -> Iterator[tuple[int, str, Any]]:
-    """(depth, key, value) of everything inside; the key of a list's items is empty."""
+    """Yields (depth, key, value) of everything inside; the key of a list's items is empty."""
     stack: list[tuple[int, Any]] = [(1, document)]
     while stack:
         depth, value = stack.pop()
@@ -83,4 +91,5 @@ def _walk(document: dict[str, Any]) -> Iterator[tuple[int, str, Any]]:
 
 
 def as_text(schema: dict[str, Any]) -> str:
+    """Returns a schema as compact JSON."""
     return json.dumps(schema, separators=(",", ":"))

@@ -1,1 +1,1 @@
-"""Tool calling: how chat templates show tools, how calls are read back, what holds them to schemas."""
+"""Tool calling: how chat templates show tools, how calls are parsed, and their grammar."""

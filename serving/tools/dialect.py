@@ -1,4 +1,4 @@
-"""What a chat template does with tools, found out by giving it some."""
+"""Finds out how a chat template handles tools, by rendering probes with it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lathe.serving.tools.registry import form_of
 
 Messages = Sequence[Mapping[str, Any]]
 Render = Callable[[Messages, Messages], str]
-"""Messages and tools to text; raises TemplateError."""
+"""Renders messages and tools; raises a TemplateError where the template refuses them."""
 
 _NAME, _KEY, _VALUE, _RESULT, _ID = "lathe_probe", "probe_key", "probe_value", "probe_result", "a1b2c3d4e"
 _TOOL = {
@@ -27,14 +27,14 @@ _TOOL = {
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What a template makes of tools and of a history with calls.
+    """How a template handles tools and a history with calls.
 
     Attributes:
-        form: how the model writes calls; None: in a way that is not known here.
-        shows_calls: whether earlier calls are written out; otherwise they have to be words of the assistant.
-        shows_results: whether results are.
+        form: how the model writes calls; None: in a form that is not known here.
+        shows_calls: whether earlier calls are rendered; otherwise they have to be text of the assistant.
+        shows_results: whether results are rendered.
         text_arguments: whether it expects arguments as JSON text, not as a mapping.
-        alone: whether it shows calls and results also where it is given no tools.
+        alone: whether it renders calls and results also where it is given no tools.
     """
 
     form: Form | None
@@ -45,7 +45,7 @@ class Dialect:
 
 
 def dialect_of(render: Render) -> Dialect | None:
-    """None: the template shows no tools."""
+    """Returns how a template handles tools, or None if it shows none."""
     tools = [_TOOL]
     shown = _rendered(render, [_user()], tools)
     if _NAME not in shown:

@@ -1,4 +1,4 @@
-"""How a family of models writes tool calls, as data: the parser and the grammar are made from it."""
+"""The form in which a family of models writes tool calls, as data for the parser and the grammar."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import Enum, auto
 
 
 class Slot(Enum):
-    """What a piece of a call stands for."""
+    """A variable part of a call."""
 
     NAME = auto()
     ID = auto()
@@ -31,9 +31,9 @@ class Form:
     """A call is `head`, the arguments as a JSON object, and one of `tails`.
 
     Attributes:
-        name: what it is called here.
+        name: its name here.
         vllm_parser: the name of vLLM's parser of the same form.
-        fits: whether a rendered chat, with tools and a call, is written so.
+        fits: whether a rendered chat, with tools and a call, is written in this form.
         opening: stands in front of a call.
         head: from there, or from `more`, to the arguments.
         tails: what may follow them; the first is the usual one.
@@ -65,15 +65,15 @@ class Form:
         return frozenset(piece for piece in pieces if isinstance(piece, Mark))
 
     def new_id(self) -> str:
-        """For a call that the model gave none."""
+        """Returns an id for a call that the model gave none."""
         return secrets.token_hex(5)[:9] if self.nine else f"call_{secrets.token_hex(12)}"
 
     def written_head(self, name: str) -> str:
-        """What a call of a tool begins with, behind its opening."""
+        """Returns the beginning of a call of a tool, behind its opening."""
         return _written(self.head, name)
 
     def write(self, calls: list[tuple[str, str]]) -> str:
-        """Calls, (name, arguments) each, as the model would have written them."""
+        """Returns calls, (name, arguments) each, as the model would have written them."""
         texts = [_written(self.head, name) + arguments + _written(self.tails[0]) for name, arguments in calls]
         before, closing = self.opening + _written(self.before), _written(self.closing)
         if self.bare:

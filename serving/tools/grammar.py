@@ -1,7 +1,7 @@
-"""What an answer may be where there are tools, as a grammar in llguidance's dialect of Lark.
+"""The grammar of answers that may call tools, in llguidance's dialect of Lark.
 
-Words are free until a call begins; from there on the name is that of a tool, and the arguments match its
-schema. Special tokens that are no marks of calls stay as free among words as they are without tools.
+Text is free until a call begins; from there on the name is that of a tool, and the arguments match its
+schema. Special tokens that are no marks of calls stay as free within text as they are without tools.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Choice = Literal["none", "auto", "required"]
 
 
 class Vocabulary(Protocol):
-    """What a grammar has to know of a tokenizer."""
+    """The part of a tokenizer that a grammar needs."""
 
     def special(self, text: str) -> int | None:
-        """The special token that `text` is; None where it is written with ordinary ones."""
+        """Returns the special token that `text` is, or None where it is written with ordinary ones."""
 
     @property
     def specials(self) -> Collection[int]:
@@ -41,7 +41,15 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What one answer may be. `answer`: the schema of one that calls nothing, if it has to match any."""
+    """The answers that are allowed.
+
+    Attributes:
+        form: how the model writes calls.
+        tools: the functions that may be called.
+        choice: whether an answer has to call one, may, or must not.
+        several: whether it may have more than one call.
+        answer: the schema of an answer that calls nothing, if it has to match any.
+    """
 
     form: Form
     tools: Sequence[Tool]
@@ -51,7 +59,7 @@ class Rules:
 
 
 def lark(rules: Rules, vocabulary: Vocabulary, json_options: Json) -> str:
-    """The grammar of `rules`; `json_options` are llguidance's, for every schema."""
+    """Returns the grammar of `rules`; `json_options` are llguidance's, for every schema."""
     writer = _Writer(rules.form, vocabulary, rules.several and rules.form.several)
     lines = [f"start: {' | '.join(_starts(rules, writer))}"]
     if rules.choice != "required":
@@ -67,8 +75,9 @@ def lark(rules: Rules, vocabulary: Vocabulary, json_options: Json) -> str:
 
 
 def closed(parameters: Json) -> Json:
-    """The schema of a call's arguments: an object, and where it lists its properties and says nothing of
-    others, with no others.
+    """Returns the schema of a call's arguments, which is that of an object.
+
+    Where it lists its properties and does not mention others, it allows no others.
     """
     properties, required = parameters.get("properties"), parameters.get("required", [])
     names = list(properties) if isinstance(properties, dict) else None
@@ -96,7 +105,7 @@ _OPENS = {
 
 
 def _starts(rules: Rules, writer: _Writer) -> Iterator[str]:
-    """The kinds of answer that there may be."""
+    """Yields the kinds of answer that are allowed."""
     if rules.choice != "required":
         if rules.answer is not None:
             yield "answer"
@@ -127,7 +136,7 @@ class _Writer:
         """The token that opens calls; None where it is spelled out."""
 
     def spelled(self, pieces: Pieces, name: str = "") -> str:
-        """Tokens for the marks that are such, regular expressions for the rest."""
+        """Returns tokens for the marks that are tokens, and regular expressions for the rest."""
         terms = []
         for special, group in groupby(pieces, self._token):
             if special is not None:
@@ -137,7 +146,7 @@ class _Writer:
         return " ".join(terms)
 
     def words(self, tools: Sequence[Tool]) -> list[str]:
-        """Text that begins no call; `leading`, up to an opening that is spelled out."""
+        """Returns the rules of text that begins no call; `leading`, up to an opening that is spelled out."""
         mark = as_regex((self._form.opening,))
         begun = [rf"(.|\n)*{mark}(.|\n)*"]
         first = f"TEXT: /(.|\\n)+/ & ~/{begun[0]}/"
@@ -157,7 +166,7 @@ class _Writer:
         return lines
 
     def calls(self, tools: Sequence[Tool]) -> Iterator[str]:
-        """`opened`: what follows an opening; `call`: one call."""
+        """Yields the rules of calls: `opened`, what follows an opening, and `call`, one call."""
         form = self._form
         before, closing = self.spelled(form.before), self.spelled(form.closing)
         if not self._several:
@@ -182,7 +191,7 @@ def _schema(rule: str, schema: Json, options: Json) -> str:
 
 
 def _ranges(tokens: Iterable[int | None]) -> str:
-    """`1-3,7`."""
+    """Returns tokens as ranges, like `1-3,7`."""
     ranges: list[list[int]] = []
     for token in sorted(token for token in tokens if token is not None):
         if ranges and token == ranges[-1][1] + 1:

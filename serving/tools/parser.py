@@ -1,4 +1,4 @@
-"""Reads tool calls out of an answer while it is generated."""
+"""Parses tool calls out of an answer while it is generated."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lathe.serving.tools.pattern import Match, Pattern
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Words of the answer."""
+    """Text of the answer."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A call of a tool begins."""
+    """The start of a tool call."""
 
     name: str
     id: str
@@ -36,15 +36,17 @@ Event = Text | Start | Arguments
 
 
 class CallParser:
-    """What is certain of an answer, piece by piece; what does not become a call is text.
+    """Parses an answer incrementally; what does not become a call is text.
 
-    However a text is cut into pieces, it gives the same words, calls and arguments. White space next to a
-    call is dropped. The arguments of a call are told as they come: where no grammar holds the model to them,
-    they may be incomplete.
+    However a text is cut into chunks, it gives the same text, calls and arguments. White space next to a call
+    is
+    dropped. The arguments of a call are reported as they come: where no grammar constrains the model, they
+    may be
+    incomplete.
     """
 
     def __init__(self, form: Form, names: Collection[str]) -> None:
-        """`names`: of the tools there are; a call of another one is text."""
+        """Creates a parser; a call of a tool that is not in `names` is text."""
         self._form, self._names = form, frozenset(names)
         self._first = Pattern(form.before + form.head)
         self._bare = Pattern((" ", *form.head))
@@ -61,7 +63,7 @@ class CallParser:
         """How many calls are complete."""
 
     def push(self, text: str) -> list[Event]:
-        """What became certain with more of the answer."""
+        """Returns what became certain with more of the answer."""
         self._held += text
         while self._held and self._state():
             pass
@@ -69,8 +71,9 @@ class CallParser:
         return events
 
     def flush(self, *, cut: bool) -> list[Event]:
-        """The rest; call once, at the end. `cut`: the answer had not come to its own end, so that the
-        beginning of a call is no text of it.
+        """Returns the rest; call once, at the end.
+
+        If the answer was `cut` off, the beginning of a call is not part of its text.
         """
         rest, self._held = self._held, ""
         if self._state == self._head:
@@ -86,7 +89,7 @@ class CallParser:
             self._events.append(Text(text))
 
     def _beginning(self) -> bool:
-        """A call without an opening may be the whole answer."""
+        """Parses the start of an answer, which may be a call without an opening."""
         match = self._bare.match(self._held)
         if self._starts(match):
             return True
@@ -123,13 +126,13 @@ class CallParser:
         return True
 
     def _open_object(self, match: Match) -> bool:
-        """Whether what follows the match is, or may become, an object for a tool that exists."""
+        """Returns whether what follows the match is, or may become, an object for a tool that exists."""
         if match.status == "partial":
             return True
         return match.name in self._names and self._held[match.end : match.end + 1] in ("", "{")
 
     def _starts(self, match: Match) -> bool:
-        """Take the beginning of a call, if it is one."""
+        """Consumes the beginning of a call, if it is one."""
         if match.status != "full" or match.end == len(self._held) or not self._open_object(match):
             return False
         self._held = self._held[match.end :]
@@ -172,7 +175,7 @@ class _Object:
         self._quoted = self._escaped = self.complete = False
 
     def end(self, text: str) -> int:
-        """How much of `text` belongs to it."""
+        """Returns how much of `text` belongs to the object."""
         for at, character in enumerate(text):
             if self._escaped:
                 self._escaped = False

@@ -1,4 +1,4 @@
-"""Pieces of a call, matched against a text that may not be complete, or written as a regular expression."""
+"""Matches the parts of a call against a text that may be incomplete, or writes them as a regex."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ _OPTIONAL_SPACE = "[ \\n]?"
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """`partial`: all fits, and more has to come. `end`: of what matched; `name` and `id`, where given."""
+    """The result of a match.
+
+    Attributes:
+        status: `partial`: all fits, and more has to come.
+        end: the end of what matched.
+        name: the tool's name, if given.
+        id: the call's id, if given.
+    """
 
     status: Literal["full", "partial", "none"]
     end: int = 0
@@ -28,7 +35,7 @@ class Match:
 
 
 class Pattern:
-    """Matches pieces at the beginning of a text."""
+    """Matches parts at the beginning of a text."""
 
     def __init__(self, pieces: Pieces) -> None:
         self._parts = list(_parts(pieces))
@@ -56,13 +63,16 @@ class Pattern:
 
 
 def as_regex(pieces: Pieces, name: str = "") -> str:
-    """What a model may write for `pieces`; at most one space or line break where whitespace is free."""
+    """Returns a regular expression of what a model may write for `pieces`.
+
+    It allows at most one space or line break where whitespace is free.
+    """
     written = {Slot.NAME: re.escape(name), Slot.ID: NEW_ID, " ": _OPTIONAL_SPACE}
     return "".join(written.get(part) or re.escape(str(part)).replace("/", r"\/") for part in _parts(pieces))
 
 
 def _parts(pieces: Pieces) -> Iterator[str | Slot]:
-    """Marks and slots as they are, JSON text by characters; " " stands for whitespace or none."""
+    """Yields marks and slots as they are, and JSON text by characters; " " stands for optional whitespace."""
     for piece in pieces:
         if isinstance(piece, Slot | Mark):
             yield piece

@@ -1,4 +1,4 @@
-"""The forms of tool calls that this server reads, each registered by its file in `serving/tools/formats`."""
+"""The forms of tool calls that this server knows, each registered by its file in `serving/tools/formats`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ forms: Registry[Form] = Registry(
 
 
 def register(form: Form) -> Form:
-    """Add a form."""
+    """Adds a form."""
     return forms.add(form.name, form)
 
 
 def available_forms() -> list[Form]:
-    """All of them, by name."""
+    """Returns all forms, by name."""
     return [forms.get(name) for name in forms.known()]
 
 
 def form_of(rendered: str) -> Form | None:
-    """The form that a rendered chat, with tools and a call, is written in, if it is a known one."""
+    """Returns the form that a rendered chat, with tools and a call, is written in, if it is known."""
     return next((form for form in available_forms() if form.fits(rendered)), None)

@@ -1,1 +1,1 @@
-"""vLLM: its own OpenAI server, with our gate before it and our metrics beside its own."""
+"""vLLM's own OpenAI server, with our middleware before it and our metrics beside its own."""

@@ -1,4 +1,4 @@
-"""From the options of `lathe serve` to vLLM's arguments and environment."""
+"""Converts the options of `lathe serve` to vLLM's arguments and environment."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ OURS = {
 }
 """Arguments of vLLM that `lathe serve` has to know of, and what to give it instead, before the `--`."""
 BYPASSING_OPTIONS = ["--grpc", "--headless", "--data-parallel-multi-port-external-lb"]
-"""Arguments of vLLM that start something else than its HTTP server, which alone has our gate before it."""
+"""Arguments of vLLM that start something other than its HTTP server, which alone has our middleware."""
 RUST_FRONTEND = "VLLM_USE_RUST_FRONTEND"
-"""Variable that starts an HTTP server without Python, and so without the gate."""
+"""Variable that starts an HTTP server without Python, and so without our middleware."""
 ENVIRONMENT = {
     "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_S),
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # vLLM would keep a core of a CPU for itself
@@ -41,10 +41,14 @@ ENVIRONMENT = {
 
 
 def request_defaults(sampling: Mapping[str, float], template_variables: Mapping[str, Any]) -> list[str]:
-    """VLLM's arguments for what requests leave open.
+    """Returns vLLM's arguments for the fields that requests leave out.
 
-    `sampling`: by the names of generation_config.json; nothing: temperature 1, top_p 1, no top_k. vLLM is not
-    left to read that file: it takes no notice of `do_sample`, nor of values that no request can have.
+    vLLM does not read generation_config.json itself here: it ignores `do_sample`, and does not check its
+    values.
+
+    Args:
+        sampling: by the names of generation_config.json; empty: temperature 1, top_p 1, no top_k.
+        template_variables: variables of the chat template.
     """
     line = ["--generation-config", "vllm"]
     if sampling:
@@ -55,7 +59,7 @@ def request_defaults(sampling: Mapping[str, float], template_variables: Mapping[
 
 
 def arguments(model: Path, names: Sequence[str], port: int, options: ServeOptions) -> list[str]:
-    """VLLM's command line; what the user gave after `--` comes last and so wins.
+    """Returns vLLM's command line; what the user gave after `--` comes last and so wins.
 
     Raises:
         UserError: an argument belongs to `lathe serve`.
@@ -97,7 +101,7 @@ def arguments(model: Path, names: Sequence[str], port: int, options: ServeOption
 
 
 def _longest(model: Path) -> int | None:
-    """The model's positions, where vLLM by itself would allow a multiple of them."""
+    """Returns the model's number of positions where vLLM by itself would allow a multiple of it."""
     config = read_json(model / "config.json", optional=True)
     kind = (config.get("rope_parameters") or {}).get("rope_type")
     scaled = kind == "dynamic" or (kind == "linear" and config.get("model_type") == "lathe_gemma")
@@ -105,7 +109,7 @@ def _longest(model: Path) -> int | None:
 
 
 def environment(threads: int | None, keep_alive: int | None = None) -> dict[str, str]:
-    """This process's own, and what vLLM needs, unless the user has set it."""
+    """Returns this process's environment with what vLLM needs, unless the user has set it."""
     found = {**ENVIRONMENT, **os.environ}
     if keep_alive is not None:
         found["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] = str(keep_alive)
@@ -117,10 +121,14 @@ def environment(threads: int | None, keep_alive: int | None = None) -> dict[str,
 
 
 def check_middleware(args: Namespace, variables: Mapping[str, str]) -> None:
-    """Whether all requests come by our gate. `args`: as vLLM parsed them, those of a `--config` file too.
+    """Checks that all requests pass through our middleware.
+
+    Args:
+        args: the options as vLLM parsed them, those of a `--config` file included.
+        variables: the environment.
 
     Raises:
-        UserError: some would not.
+        UserError: some requests would not.
     """
     given = [option for option in BYPASSING_OPTIONS if getattr(args, _dest(option), None)]
     if variables.get(RUST_FRONTEND, "0") not in ("", "0"):

@@ -1,4 +1,4 @@
-"""Parts of vLLM that its versions have in different places."""
+"""Names that different versions of vLLM have in different modules."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ SUMMED = ("lathe_generation_tokens_per_second",)
 
 
 class VllmMetrics(SequenceMetrics):
-    """Fed by the stat logger (sequences) and by the gate (requests)."""
+    """Metrics fed by the stat logger (sequences) and by the middleware (requests)."""
 
     def __init__(self, served: ServedModelInfo) -> None:
         super().__init__(served.model, served.target_ms, REGISTRY, served.target_metric)
@@ -50,19 +50,23 @@ class VllmMetrics(SequenceMetrics):
         threading.Thread(target=self._sample_for_ever, daemon=True).start()
 
     def engine(self, running: int, waiting: int, kv_cache_usage: float) -> None:
-        """What the engine's scheduler says of itself."""
+        """Sets what the engine's scheduler reports of itself."""
         self._own["lathe_requests_running"].set(running)
         self._own["lathe_requests_waiting"].set(waiting)
         self._own["lathe_kv_cache_usage_ratio"].set(kv_cache_usage)
 
     def prompts_looked_up(self, asked: int, found: int) -> None:
-        """Tokens of prompts that vLLM looked up in its prefix cache since the last time, and found there."""
+        """Counts the tokens that vLLM looked up in its prefix cache since the last call, and the hits."""
         if self._counting:
             self.prefix(asked, found)
 
     def sizes(self, weight_itemsize: int, cache_itemsize: int, cache_tokens: int) -> None:
-        """Bytes of a floating-point value, in the weights and in the KV cache, as vLLM keeps them, and the
-        tokens that the cache has room for.
+        """Sets the memory sizes.
+
+        Args:
+            weight_itemsize: bytes of a floating-point value of the weights.
+            cache_itemsize: bytes of a value in the KV cache.
+            cache_tokens: the number of tokens that fit into the KV cache.
         """
         served = self._served
         weights = served.values * weight_itemsize + served.other_bytes
@@ -81,11 +85,11 @@ class VllmMetrics(SequenceMetrics):
             self._own[name].set(value)
 
     def count_from_now(self) -> None:
-        """The warm-up is over: what follows was asked for by clients."""
+        """Starts to count: the warm-up is over, and clients ask from here on."""
         self._counting = True
 
     def step(self, stats: Any) -> None:
-        """What a step of the engine did: vLLM's `IterationStats`."""
+        """Records one step of the engine, from vLLM's `IterationStats`."""
         if not self._counting:
             return
         self.prompt(stats.num_prompt_tokens)
@@ -123,13 +127,13 @@ class VllmMetrics(SequenceMetrics):
 
 @lru_cache(1)
 def vllm_metrics() -> VllmMetrics | None:
-    """Those of this process, as the registry takes every name once; None in a vLLM that is not ours."""
+    """Returns this process's metrics, one per process; None in a vLLM that `lathe serve` did not start."""
     state = SharedState.here()
     return VllmMetrics(state.served()) if state else None
 
 
 def _processes() -> dict[int, int]:
-    """Resident bytes by process: API servers, engine cores and workers, which share a session."""
+    """Returns resident bytes by process: API servers, engine cores and workers, which share a session."""
     session = os.getsid(0)
     found = {}
     for process in psutil.process_iter():

@@ -1,7 +1,10 @@
-"""The ASGI middleware that stands before vLLM's own application.
+"""The ASGI middleware in front of vLLM's own application.
 
-A key for every route but the probes, *ready* only after a token was really generated, requests counted by how
-they end, 429 with Retry-After when the queue is full, and a drain that leaves no stream hanging.
+It requires a key on every route but the probes, reports *ready* only after a token was really generated,
+counts
+requests by how they end, answers 429 with Retry-After when the queue is full, and drains without cutting a
+stream
+silently.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ log = logging.getLogger("lathe.serving")
 
 
 class GatewayMiddleware:
-    """vLLM makes one for each of its API servers (`--middleware`); all that they share is on the state."""
+    """vLLM creates one for each of its API servers (`--middleware`); they share a `SharedState`."""
 
     def __init__(self, app: ASGIApp) -> None:
         state, metrics = SharedState.here(), vllm_metrics()
@@ -86,7 +89,7 @@ class GatewayMiddleware:
         return watching
 
     async def _warm_up(self, lifespan: Scope) -> None:
-        """Ask the application behind this gate for tokens, as a client would."""
+        """Requests tokens from the application behind this middleware, as a client would."""
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             await self._app({**scope, "app": lifespan["app"]}, receive, send)
@@ -134,7 +137,7 @@ class GatewayMiddleware:
             await self._answer(scope, receive, send)
 
     async def _probe(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """200 from the first token of every API server until the drain, while vLLM's engine lives."""
+        """Answers 200 from the first token of every API server until the drain, while vLLM's engine works."""
         if unavailable := self._unavailable():
             await error_response(unavailable)(scope, receive, send)
         else:
@@ -184,8 +187,9 @@ def _playground(served: ServedModelInfo) -> Playground | None:
 
 
 class Answer:
-    """One answer as it passes through: how it began, whether it was finished, whether anybody still reads.
-    While a stream says nothing, comments are put between vLLM's events, each of which is one message.
+    """One answer as it passes through: how it began, whether it finished, whether the client still reads.
+
+    While a stream is silent, comments are put between vLLM's events, each of which is one message.
     """
 
     def __init__(self, receive: Receive, send: Send) -> None:
@@ -212,11 +216,11 @@ class Answer:
         await self._send(message)
 
     async def close(self) -> None:
-        """Put no more comments into it."""
+        """Stops the comments."""
         await self._beating.aclose()
 
     def _begin(self, message: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        """A full queue is vLLM's 503; clients retry sooner, and load balancers stay calm, on 429."""
+        """Starts the answer; vLLM's 503 for a full queue becomes 429, on which clients retry sooner."""
         headers = list(message.get("headers", []))
         self._status = 429 if message["status"] == 503 else message["status"]
         if self._status == 429:
@@ -227,7 +231,7 @@ class Answer:
         return {**message, "status": self._status, "headers": headers}
 
     async def break_off(self, scope: Scope) -> None:
-        """End it at the end of the drain: with an error that its reader can see, where that is possible."""
+        """Ends the answer at the end of the drain, with an error that the client sees if possible."""
         self._broken_off = True
         await self.close()
         error = ApiError(503, "the server has stopped before the answer was finished", code="unavailable")

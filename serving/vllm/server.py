@@ -1,6 +1,6 @@
 """The process that is vLLM's server: `python -m lathe.serving.vllm.server`, started by `lathe serve`.
 
-It is given vLLM's arguments. What the exporter would have refused is refused here, before a weight is read.
+It takes vLLM's arguments. What the exporter would have refused is refused here, before a weight is read.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from lathe.serving.vllm.arguments import check_middleware
 from lathe.serving.vllm.shared_state import SharedState
 
 PARENT = "LATHE_VLLM_PARENT"
-"""The read end of a pipe whose other end closes when `lathe serve` is gone, however it went."""
+"""The read end of a pipe whose other end closes when `lathe serve` ends, however it ends."""
 
 
 def main(arguments: list[str]) -> None:
-    """Serve until SIGTERM, or until the parent is gone."""
+    """Serves until SIGTERM, or until the parent process has ended."""
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -45,10 +45,10 @@ def main(arguments: list[str]) -> None:
 
 
 def check_parallel(args: Namespace) -> None:
-    """Whether the devices can share every layer; vLLM finds out with a bare AssertionError.
+    """Checks that the devices can share every layer; vLLM reports that with a bare AssertionError.
 
     Raises:
-        UserError: they cannot; names the numbers that can.
+        UserError: they cannot; the message names the numbers that can.
     """
     from lathe.artefact.plan import Plan
     from lathe.artefact.vllm.limits import check_parallel as check

@@ -1,7 +1,8 @@
-"""What the processes of one vLLM server tell each other: `lathe serve` and one or more API servers.
+"""State that the processes of one vLLM server share: `lathe serve` and one or more API servers.
 
-A private directory. `lathe serve` writes what is served, and says when to stop; every API server keeps a
-file of two numbers. None of it is on the path of a token.
+It is a private directory. `lathe serve` writes what is served, and says when to stop; every API server keeps
+a
+file of two numbers. None of it is read or written per token.
 """
 
 from __future__ import annotations
@@ -23,10 +24,22 @@ _COUNTS = struct.Struct("qq")
 
 @dataclass(frozen=True, slots=True)
 class ServedModelInfo:
-    """What is served. `info`: labels of `lathe_model_info`; `values`: floating-point ones of the weights;
-    `other_bytes`: of weights of other types; `kv_values`: of one token; `dense_weights` and `dense_kv`: as in
-    `Artefact`; `key`: the API key's SHA-256, hex; `origins`: of web pages that may call from a browser;
-    `setup`: of the playground, if there is one; `compare`: the address of the server beside it.
+    """The served model and the settings of its API servers.
+
+    Attributes:
+        model: the name.
+        target_ms: the latency that it was compressed for, if any.
+        target_metric: tpot, ttft or e2e.
+        info: the labels of `lathe_model_info`.
+        values: the number of floating-point values of the weights.
+        other_bytes: bytes of the weights of other types.
+        kv_values: values of one token in the KV cache.
+        dense_weights: as in `Artefact`.
+        dense_kv: as in `Artefact`.
+        key: the API key's SHA-256, in hex.
+        origins: web pages that may call from a browser.
+        setup: the playground's, if there is one.
+        compare: the address of the server to compare with.
     """
 
     model: str
@@ -45,14 +58,14 @@ class ServedModelInfo:
 
 
 class SharedState:
-    """Seen from any of the processes."""
+    """Reads and writes the shared directory, from any of the processes."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     @classmethod
     def here(cls) -> SharedState | None:
-        """The state of the server that this process belongs to."""
+        """Returns the state of the server that this process belongs to, if it is one of ours."""
         directory = os.environ.get(VARIABLE)
         return cls(Path(directory)) if directory else None
 
@@ -68,7 +81,7 @@ class SharedState:
         return ServedModelInfo(**document)
 
     def expect(self, servers: int) -> None:
-        """How many API servers there will be."""
+        """Records how many API servers there will be."""
         write_json(self._directory / "expected.json", servers)
 
     @property
@@ -80,11 +93,11 @@ class SharedState:
 
     @property
     def in_flight(self) -> int:
-        """Requests that are being answered."""
+        """The number of requests that are being answered."""
         return sum(requests for _, requests in self._counts())
 
     def fail(self, message: str) -> None:
-        """Say why the server cannot become ready."""
+        """Records why the server cannot become ready."""
         write_json(self._directory / "failure.json", message)
 
     @property
@@ -100,7 +113,7 @@ class SharedState:
         return (self._directory / "draining").exists()
 
     def end_answers(self) -> None:
-        """Tell the API servers to end what is not finished."""
+        """Tells the API servers to end what is not finished."""
         (self._directory / "ending").touch()
 
     @property
@@ -113,7 +126,7 @@ class SharedState:
 
 
 class Counts:
-    """This API server's own two numbers."""
+    """The two numbers of this API server."""
 
     def __init__(self, state: SharedState) -> None:
         with (state.path / f"server-{os.getpid()}").open("w+b") as file:

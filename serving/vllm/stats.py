@@ -1,4 +1,4 @@
-"""What vLLM's engine tells of every step (entry-point group `vllm.stat_logger_plugins`)."""
+"""Receives what vLLM's engine reports of every step (entry-point group `vllm.stat_logger_plugins`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lathe.serving.vllm.metrics import vllm_metrics
 
 
 class LatheStatLogger(StatLoggerBase):
-    """Passes on what is told to our metrics; silent in a vLLM that `lathe serve` did not start."""
+    """Passes the reports on to our metrics; does nothing in a vLLM that `lathe serve` did not start."""
 
     def __init__(self, vllm_config: VllmConfig, engine_index: int = 0) -> None:  # noqa: ARG002
         self._metrics = vllm_metrics()

@@ -1,4 +1,4 @@
-"""vLLM's own parser of tool calls, chosen by the chat template."""
+"""Selects vLLM's parser of tool calls by the chat template."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from lathe.serving.tools.dialect import dialect_of
 
 
 def tool_arguments(model: Path) -> list[str]:
-    """VLLM's arguments for a model whose template shows tools in a form that we know; for others vLLM refuses
-    tools by itself. It gives none to templates that call them otherwise, and its parsers look for the token
-    of the opening.
+    """Returns vLLM's arguments for a model whose template shows tools in a form that we know.
+
+    For other models vLLM refuses tools by itself. It gives none to templates that call them otherwise, and
+    its
+    parsers look for the token of the opening.
     """
     if not (model / "tokenizer.json").exists():
         return []

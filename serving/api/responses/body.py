@@ -31,7 +31,7 @@ REFUSED = {
     "reasoning_effort": "here it is reasoning.effort",
     "n": "a response is one answer",
 }
-"""Fields that are never taken, and what to do instead."""
+"""Fields that are always refused, and what to do instead."""
 LOGPROBS = "message.output_text.logprobs"
 
 
@@ -78,7 +78,7 @@ class TextConfig(Strict):
 
 
 class Reasoning(Strict):
-    """`reasoning`. What a model thinks is given as it is; no summary is made of it."""
+    """`reasoning`: the model's reasoning is given as it is; no summary is made of it."""
 
     effort: Effort | None = None
     summary: Any = None
@@ -94,7 +94,7 @@ class Reasoning(Strict):
 
 
 class ResponsesBody(TalkBody):
-    """POST /v1/responses."""
+    """The body of POST /v1/responses."""
 
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL | {
         "background": (False,),
@@ -116,7 +116,7 @@ class ResponsesBody(TalkBody):
     prompt_cache_key: StrictStr | None = None
     _messages: list[Message] = PrivateAttr(default_factory=list)
 
-    include: list[Literal["message.output_text.logprobs"]] = []
+    include: list[Literal["message.output_text.logprobs"]] = Field([])
     top_logprobs: int = Field(0, ge=0, le=20)
 
     @model_validator(mode="before")
@@ -136,7 +136,7 @@ class ResponsesBody(TalkBody):
 
     @property
     def num_logprobs(self) -> int | None:
-        """How many likeliest tokens to tell with every token; None: no logprobs at all."""
+        """How many of the likeliest tokens to report with every token; None: no log-probabilities."""
         return self.top_logprobs if LOGPROBS in self.include or self.top_logprobs else None
 
     @property
@@ -148,7 +148,7 @@ class ResponsesBody(TalkBody):
 
     @property
     def messages(self) -> list[Message]:
-        """The conversation, as a chat."""
+        """The conversation as the messages of a chat."""
         return self._messages
 
     @model_validator(mode="after")

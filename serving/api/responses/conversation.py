@@ -1,4 +1,4 @@
-"""From the input of a response to the messages of a chat."""
+"""Converts the input of a response to the messages of a chat."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def conversation(given: str | Sequence[Any], instructions: str | None) -> list[Message]:
-    """The messages of a chat. Instructions come first, in one message with a system message that follows.
+    """Returns the messages of a chat; instructions come first, merged with a system message that follows.
 
     Raises:
         FieldError: an item is malformed, or of a kind that is not supported.
@@ -42,7 +42,7 @@ def conversation(given: str | Sequence[Any], instructions: str | None) -> list[M
 
 
 class _Reader:
-    """Items in order. What an assistant thought, said and called in one turn becomes one message."""
+    """Reads items in order; the reasoning, text and calls of one turn become one message."""
 
     def __init__(self) -> None:
         self.messages: list[Json] = []
@@ -55,7 +55,11 @@ class _Reader:
         }
 
     def read(self, item: Any, place: str) -> None:
-        """Raises FieldError."""
+        """Reads one item.
+
+        Raises:
+            FieldError: the item is malformed or not supported.
+        """
         if not isinstance(item, dict):
             raise FieldError("input", f"{place}: an item is a JSON object")
         kind = item.get("type") or "message"
@@ -70,7 +74,7 @@ class _Reader:
         self.messages.append({"role": role, "content": content} | more)
 
     def instruct(self, instructions: str | None) -> None:
-        """Put instructions in front."""
+        """Puts instructions in front."""
         if instructions is None:
             return
         if self.messages and self.messages[0]["role"] in ("system", "developer"):
@@ -119,7 +123,11 @@ def _part(part: Any, place: str) -> str:
 
 
 def checked(model: type[Model], document: Any, place: str) -> Model:
-    """Raises FieldError."""
+    """Validates a part of the input.
+
+    Raises:
+        FieldError: it is malformed.
+    """
     try:
         return model.model_validate(document)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Functions as responses name them, without the level that chats have between."""
+"""Functions as responses name them, without the nesting of chats."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ PARTS = ("name", "description", "parameters", "strict")
 
 
 def as_chat_tools(given: Any) -> Any:
-    """`tools` in the form of chats. Raises FieldError for those that a server would have to run itself."""
+    """Converts `tools` to the form of chats.
+
+    Raises:
+        FieldError: a tool that the server would have to run itself.
+    """
     if not isinstance(given, list):
         return given
     return [_as_chat_tool(tool, f"tools.{place}") for place, tool in enumerate(given)]
@@ -35,7 +39,11 @@ def _as_chat_tool(tool: Any, place: str) -> Any:
 
 
 def as_chat_choice(given: Any) -> Any:
-    """`tool_choice` in the form of chats. Raises FieldError."""
+    """Converts `tool_choice` to the form of chats.
+
+    Raises:
+        FieldError: it is malformed.
+    """
     match given:
         case None | "none" | "auto" | "required":
             return given
@@ -57,12 +65,12 @@ def as_chat_choice(given: Any) -> Any:
 
 
 def told_tool(tool: FunctionTool) -> Json:
-    """As a response repeats it."""
+    """Converts a tool to the form in which a response repeats it."""
     return {"type": "function"} | {name: getattr(tool.function, name) for name in PARTS}
 
 
 def told_choice(chosen: Chosen | None) -> Json | str:
-    """As a response repeats it."""
+    """Converts a tool choice to the form in which a response repeats it."""
     if chosen is None:
         return "auto"
     if chosen.names is None:

@@ -1,5 +1,6 @@
-"""The items that a response is given: messages, earlier thinking, calls of tools and their results. OpenAI's
-client repeats fields that it knows and did not receive as nulls.
+"""The items of a response's input: messages, earlier reasoning, tool calls and their results.
+
+OpenAI's client repeats fields that it knows and did not receive as nulls.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ CallId = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class _Item(Strict):
-    """`id` and `status` come back from earlier answers and say nothing to a model."""
+    """An item; `id` and `status` come back from earlier answers and mean nothing to a model."""
 
     id: str | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
 
 
 class MessageItem(_Item):
-    """`phase` says nothing to a model here."""
+    """A message; `phase` means nothing to a model here."""
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
@@ -30,7 +31,7 @@ class MessageItem(_Item):
 
 
 class TextContent(Strict):
-    """The other fields come back from earlier answers, `parsed` from OpenAI's client, or are about caches."""
+    """A text; some fields come back from earlier answers or from OpenAI's client, or are about caches."""
 
     dropped = frozenset({"cache_control", "prompt_cache_breakpoint"})
 
@@ -42,28 +43,34 @@ class TextContent(Strict):
 
 
 class RefusalContent(Strict):
+    """A refusal of the assistant."""
+
     type: Literal["refusal"]
     refusal: str
 
 
 class Thought(Strict):
+    """A part of the model's reasoning."""
+
     type: Literal["reasoning_text", "summary_text"]
     text: str
 
 
 class ReasoningItem(_Item):
+    """The model's reasoning in an earlier turn."""
+
     type: Literal["reasoning"]
     summary: list[Thought] = Field(default_factory=list)
     content: list[Thought] | None = None
 
     @property
     def text(self) -> str:
-        """What was thought, or at least its summary."""
+        """The reasoning, or at least its summary."""
         return "".join(thought.text for thought in self.content or self.summary)
 
 
 class FunctionCallItem(_Item):
-    """`parsed_arguments` come from OpenAI's client."""
+    """A call; `parsed_arguments` come from OpenAI's client."""
 
     type: Literal["function_call"]
     call_id: CallId
@@ -74,6 +81,8 @@ class FunctionCallItem(_Item):
 
 
 class FunctionCallOutput(_Item):
+    """The result of a call."""
+
     type: Literal["function_call_output"]
     call_id: CallId
     output: str | list[Any]

@@ -1,4 +1,4 @@
-"""The items of a response's output, and the events that tell how each comes to be."""
+"""The items of a response's output, and the events that report their progress."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Status = Literal["in_progress", "completed", "incomplete"]
 
 
 class Item(ABC):
-    """One item while it is written. Events lack only what all have in common."""
+    """One item while it is written. Its events lack only the fields that all events have in common."""
 
     prefix: str
 
@@ -35,7 +35,7 @@ class Item(ABC):
 
 
 class TextItem(Item):
-    """An item of one part of text."""
+    """An item with one part of text."""
 
     kind: str
 
@@ -70,6 +70,8 @@ class TextItem(Item):
 
 
 class MessageItem(TextItem):
+    """A message of the assistant."""
+
     prefix, kind = "msg", "output_text"
 
     def __init__(self) -> None:
@@ -94,7 +96,7 @@ class MessageItem(TextItem):
         }
 
     def say(self, text: str, logprobs: list[Json]) -> Json:
-        """The event of more text, with the logprobs of its tokens."""
+        """Adds text; returns its event, with the log-probabilities of its tokens."""
         self.logprobs += logprobs
         return self.add(text, logprobs=logprobs)
 
@@ -103,6 +105,8 @@ class MessageItem(TextItem):
 
 
 class FunctionCallItem(Item):
+    """A call of a function."""
+
     prefix = "fc"
 
     def __init__(self, call_id: str, name: str) -> None:
@@ -130,6 +134,8 @@ class FunctionCallItem(Item):
 
 
 class ReasoningItem(TextItem):
+    """The model's reasoning."""
+
     prefix, kind = "rs", "reasoning_text"
 
     def document(self) -> Json:

@@ -13,24 +13,26 @@ from starlette.responses import Response
 
 from lathe.serving.api.chat import chat_tokens
 from lathe.serving.api.handler import respond
-from lathe.serving.api.prepared_request import PreparedRequest, generation_request
+from lathe.serving.api.prepared_request import PreparedRequest, with_common_fields
 from lathe.serving.api.responses.body import ResponsesBody
 from lathe.serving.api.responses.writer import ResponseWriter
 from lathe.serving.api.service import Service
+from lathe.serving.backend import GenerationRequest
 from lathe.serving.http.errors import ApiError
 from lathe.serving.http.trailing_slashes import to_the_shorter
 
 Json = dict[str, Any]
 CALLED_HERE = {"messages": "input", "reasoning_effort": "reasoning"}
-"""Fields of a chat, by what they are called here."""
+"""Names of a chat's fields, by their names in a response."""
 
 
 async def create_response(request: Request) -> Response:
+    """Answers POST /v1/responses."""
     return await respond(request, "responses", ResponsesBody, _prepare)
 
 
 async def stored_response(request: Request) -> Response:
-    """What reads, cancels or deletes a response."""
+    """Refuses to read, cancel or delete a response, since none is stored."""
     name, _, part = request.path_params["id"].partition("/")
     if not name:
         return to_the_shorter(request.scope)
@@ -52,24 +54,27 @@ async def _prepare(service: Service, body: ResponsesBody, arrived: float) -> Pre
     most = limit or service.room_after(tokens)
     service.check_minimum(body.min_tokens, most)
     thinking = service.thinking.beginning(tokens)
-    request = generation_request(
+    request = with_common_fields(
         service,
         body,
-        tokens,
-        arrived=arrived,
-        max_tokens=most,
-        logprobs=body.num_logprobs,
-        grammar=service.thinking.before(answer, thinking),
-        index=0,
-        choice=0,
-        spelled=service.thinking.spelled | (calling.spelled if calling else {}),
-        verbatim=calling.verbatim if calling else (),
+        GenerationRequest(
+            prompt=tokens,
+            sampling=body.sampling,
+            arrived=arrived,
+            max_tokens=most,
+            logprobs=body.num_logprobs,
+            grammar=service.thinking.before(answer, thinking),
+            index=0,
+            choice=0,
+            spelled=service.thinking.spelled | (calling.spelled if calling else {}),
+            verbatim=calling.verbatim if calling else (),
+        ),
     )
     return PreparedRequest([request], ResponseWriter(service, body, request, thinking, calling))
 
 
 async def _tokens(service: Service, body: ResponsesBody, tools: Sequence[Json]) -> np.ndarray:
-    """The conversation as a chat; what is wrong with it is wrong with the input."""
+    """Returns the conversation's tokens; errors name the input as the field at fault."""
     try:
         return await chat_tokens(service, body.messages, tools, body.template_options)
     except ApiError as error:

@@ -1,4 +1,4 @@
-"""A response as it is written: the events of its stream, and the document that they add up to."""
+"""Writes a response: the events of its stream, and the document that they add up to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Json = dict[str, Any]
 
 
 class ResponseWriter(Answer):
-    """One answer, as a list of items."""
+    """Writes one answer, as a list of items."""
 
     terminator = b""
 
@@ -105,7 +105,7 @@ class ResponseWriter(Answer):
         yield self._numbered(item.say(text, [describe_logprob(self._tokenizer, entry) for entry in logprobs]))
 
     def _act(self, deltas: Iterable[tuple[Json, Sequence[TokenLogprob]]]) -> Iterator[Json]:
-        """Words and calls, in the deltas of a chat. The logprobs of a call's tokens have no place."""
+        """Writes text and calls, given as the deltas of a chat; a call's log-probabilities are dropped."""
         for delta, logprobs in deltas:
             calls = delta.get("tool_calls", ())
             for call in calls:
@@ -123,7 +123,7 @@ class ResponseWriter(Answer):
         return item if item and item.status == "in_progress" else None
 
     def _open(self, item: Item) -> Iterator[Json]:
-        """Behind what is open still, which ends."""
+        """Opens an item after the one that is still open, which ends."""
         yield from self._close("completed")
         self._items.append(item)
         added = {"type": "response.output_item.added", "item": item.document()}
@@ -139,7 +139,7 @@ class ResponseWriter(Answer):
         yield self._numbered({"type": "response.output_item.done", "item": item.document()})
 
     def _finish(self, cut: bool) -> Iterator[Json]:
-        """A complete answer has words, if only an empty text; one that was cut may have thoughts only."""
+        """Completes the answer; unless it was cut off while reasoning, it has a message, be it empty."""
         if (not cut and not self._answered) or not self._items:
             yield from self._open(MessageItem())
         status: Status = "incomplete" if cut else "completed"
@@ -172,12 +172,12 @@ class ResponseWriter(Answer):
         return {"type": kind, "sequence_number": self._events_written - 1} | fields
 
     def _numbered(self, event: Json) -> Json:
-        """An event of the last item."""
+        """Returns an event of the last item with its numbers."""
         return self._event(event["type"]) | event | {"output_index": len(self._items) - 1}
 
 
 def _settings(body: ResponsesBody, request: GenerationRequest) -> Json:
-    """What a response repeats of its request, with what holds where the request said nothing."""
+    """Returns the settings that a response repeats from its request, with the defaults where it had none."""
     text = body.text.format.model_dump(by_alias=True, exclude_none=True)
     return {
         "background": False,

@@ -19,13 +19,21 @@ from lathe.serving.served_model import Artefact
 
 @engines.register("onnx")
 def serve_onnx(model: Path, options: ServeOptions) -> None:
-    """Serve until told to stop. Raises UserError."""
+    """Serves until told to stop.
+
+    Raises:
+        UserError: the model or the options cannot be served.
+    """
     check_installed(_device(options.device))
     serve_locally("onnx", open_onnx, model, options)
 
 
 def open_onnx(artefact: Artefact, tokenizer: Tokenizer, options: ServeOptions, observer: Observer) -> Backend:
-    """Load the graph and start the scheduler's thread. Raises UserError."""
+    """Loads the graph and creates a scheduler over it.
+
+    Raises:
+        UserError: the graph or the options cannot be used.
+    """
     from lathe.artefact.onnx.runner import OnnxRunner
 
     check_external_data(artefact)
@@ -66,7 +74,11 @@ def _device(name: str | None) -> Device:
 
 
 def check_external_data(artefact: Artefact) -> None:
-    """The graph may read weights from its one data file only, whatever it says. Raises UserError."""
+    """Checks that the graph reads weights from its one data file only.
+
+    Raises:
+        UserError: it does not.
+    """
     import onnx
 
     expected = DATA_FILE

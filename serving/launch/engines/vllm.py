@@ -1,4 +1,4 @@
-"""`lathe serve --engine vllm`: vLLM's own server in a process of its own, watched over from this one."""
+"""`lathe serve --engine vllm`: runs vLLM's own server in a child process and supervises it."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ STOP_S = 30.0
 
 @engines.register("vllm")
 def serve_vllm(model: Path, options: ServeOptions) -> None:
-    """Serve until told to stop.
+    """Serves until told to stop.
 
     Raises:
-        UserError: vLLM is not here or of another version, cannot serve this model, or ended by itself.
+        UserError: vLLM is missing or of another version, cannot serve this model, or ended by itself.
     """
     check_options(options)
     check_compare(options)
@@ -59,7 +59,11 @@ def serve_vllm(model: Path, options: ServeOptions) -> None:
 
 
 def check_options(options: ServeOptions) -> None:
-    """Raises UserError for an option of the onnx engine."""
+    """Checks that no option belongs to the onnx engine only.
+
+    Raises:
+        UserError: one does.
+    """
     onnx_only = {
         "--device": options.device,
         "--prefix-cache": options.prefix_cache,
@@ -72,10 +76,10 @@ def check_options(options: ServeOptions) -> None:
 
 
 def check_model(artefact: Artefact) -> None:
-    """Whether vLLM has kernels for a model, which it would find out with the first request.
+    """Checks that vLLM has kernels for a model, which it would find out with the first request.
 
     Raises:
-        UserError: it has none; names what it has.
+        UserError: it has none; the message names what it has.
     """
     import torch
 
@@ -86,10 +90,10 @@ def check_model(artefact: Artefact) -> None:
 
 
 def check_draft(artefact: Artefact, draft: Artefact) -> None:
-    """Whether one model's guesses mean the same to the other.
+    """Checks that the draft model has the same tokens as the served one.
 
     Raises:
-        UserError: they do not.
+        UserError: it has not.
     """
     check_model(draft)
     if draft.vocab_size != artefact.vocab_size:
@@ -127,7 +131,7 @@ def _served(artefact: Artefact, name: str, options: ServeOptions) -> ServedModel
 
 
 class VllmProcess:
-    """vLLM's process, from its start to its end. Its group dies with it."""
+    """Runs vLLM's process, whose process group ends with it."""
 
     def __init__(self, line: list[str], state: SharedState, options: ServeOptions) -> None:
         self._state = state
@@ -152,7 +156,11 @@ class VllmProcess:
         os.close(read)
 
     def run(self, url: str, name: str) -> None:
-        """Until a signal. Raises UserError when vLLM ends before."""
+        """Runs until a signal.
+
+        Raises:
+            UserError: vLLM ends before.
+        """
         before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             while not self._signals and not self._state.ready:
@@ -179,7 +187,10 @@ class VllmProcess:
             raise UserError(f"vLLM ended {when}, with status {status}", "What it said is above.")
 
     def _drain(self) -> None:
-        """Refuse, finish, end what does not finish. A second signal skips the waiting."""
+        """Refuses new requests, lets running ones finish, and ends the rest.
+
+        A second signal skips the waiting.
+        """
         self._state.stop_accepting()
         self._wait_for_answers(self._options.drain_timeout, signals=1)
         if self._state.in_flight:

@@ -1,1 +1,1 @@
-"""One file for each way of writing tool calls; each registers itself."""
+"""The forms of tool calls, one file each; every file registers its form."""

@@ -1,5 +1,6 @@
-"""Mistral from its tokenizer version 11 on: `[TOOL_CALLS]name[ARGS]{...}` for each call, with its id between
-the two in versions 11 and 12.
+"""Mistral from its tokenizer version 11 on: `[TOOL_CALLS]name[ARGS]{...}` for each call.
+
+Versions 11 and 12 put the call's id between the two.
 """
 
 from __future__ import annotations
