@@ -1,6 +1,6 @@
 """One latency target in, a smaller language model that meets it out, and a server that proves it.
 
-The Python interface: `compress` makes an artefact, `open_artefact` reads one. A name is
+The Python interface: `compress` makes an artefact, `open_artefact` reads one, `serve` serves one. A name is
 imported when it is first used, so that `import lathe` loads neither PyTorch nor a server.
 """
 
@@ -10,11 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lathe.api import compress
     from lathe.artefact.directory import Artefact, open_artefact
     from lathe.artefact.errors import UserError
     from lathe.artefact.plan import LayerShape, Plan
     from lathe.compressor.pipeline.outcome import Outcome
+    from lathe.run_compress import compress
+    from lathe.run_serve import serve
 
     __version__: str
 
@@ -27,6 +28,7 @@ __all__ = [
     "__version__",
     "compress",
     "open_artefact",
+    "serve",
 ]
 
 _MODULES = {
@@ -35,8 +37,9 @@ _MODULES = {
     "Outcome": "lathe.compressor.pipeline.outcome",
     "Plan": "lathe.artefact.plan",
     "UserError": "lathe.artefact.errors",
-    "compress": "lathe.api",
+    "compress": "lathe.run_compress",
     "open_artefact": "lathe.artefact.directory",
+    "serve": "lathe.run_serve",
 }
 
 

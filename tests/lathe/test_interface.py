@@ -8,14 +8,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 import lathe
 from lathe.compressor.pipeline.options import Options
+from lathe.serving.options import ServeOptions
 from support.compress_command import Tiny, make_tiny
 
 
@@ -46,8 +50,8 @@ def test_importing_it_imports_nothing_heavy() -> None:
     assert not {"torch", "transformers", "numpy", "onnxruntime", "typer"} & set(loaded)
 
 
-@pytest.mark.parametrize("name", ["Plan", "open_artefact", "UserError", "__version__"])
-def test_an_artefact_is_read_without_torch(name: str) -> None:
+@pytest.mark.parametrize("name", ["Plan", "open_artefact", "serve", "UserError", "__version__"])
+def test_an_artefact_is_read_and_served_without_torch(name: str) -> None:
     code = f"import sys; sys.modules['torch'] = None; import lathe; lathe.{name}"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -67,8 +71,9 @@ def test_the_version_is_the_distributions() -> None:
     assert lathe.__version__ == version("lathe")
 
 
-def test_compress_takes_the_fields_of_the_options() -> None:
-    assert list(inspect.signature(lathe.compress).parameters) == [field.name for field in fields(Options)]
+@pytest.mark.parametrize(("function", "options"), [(lathe.compress, Options), (lathe.serve, ServeOptions)])
+def test_a_function_takes_the_fields_of_its_options(function: Callable[..., Any], options: type) -> None:
+    assert list(inspect.signature(function).parameters) == [field.name for field in fields(options)]
 
 
 def test_compress_makes_what_the_command_makes(tiny: Tiny, outcome: lathe.Outcome) -> None:
@@ -89,6 +94,32 @@ def test_what_is_wrong_is_told_as_by_the_command(tmp_path: Path) -> None:
         lathe.compress(model="nowhere", out=tmp_path / "out")
     with pytest.raises(lathe.UserError, match="makes plans and no artefact"):
         lathe.compress(model="nowhere", out=tmp_path / "out", front=True)
+
+
+SERVE = """
+import sys
+from pathlib import Path
+import lathe
+out, key = map(Path, sys.argv[1:])
+lathe.serve(out=out, port=0, api_key_file=key, announce=lambda url, model: print(url, model, flush=True))
+"""
+
+
+def test_serve_serves_until_it_is_told_to_stop(outcome: lathe.Outcome, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("secret\n")
+    command = [sys.executable, "-c", SERVE, str(outcome.out), str(key)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url, model = server.stdout.readline().split()
+        asked = {"model": model, "prompt": "The fox", "max_tokens": 2}
+        refused = httpx.post(f"{url}/v1/completions", json=asked)
+        headers = {"Authorization": "Bearer secret"}
+        answer = httpx.post(f"{url}/v1/completions", json=asked, headers=headers)
+        server.terminate()
+    assert (refused.status_code, answer.status_code, server.returncode) == (401, 200, 0)
+    with pytest.raises(lathe.UserError, match="both an API key and a file"):
+        lathe.serve(out=outcome.out, api_key="another", api_key_file=key)
 
 
 def test_an_artefact_is_opened(outcome: lathe.Outcome) -> None:

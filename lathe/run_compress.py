@@ -1,35 +1,19 @@
-"""The functions of the Python interface that run whole commands."""
+"""`lathe.compress`."""
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from lathe.artefact.errors import UserError
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.pipeline.compress import compress as run
 from lathe.compressor.pipeline.options import Options
 from lathe.compressor.pipeline.outcome import Outcome
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from lathe.signature import takes_fields
 
 
-def _takes(options: Callable[P, object]) -> Callable[[Callable[..., R]], Callable[P, R]]:
-    """Gives a function the parameters of a class of options, for type checkers and for `help`."""
-
-    def dress(function: Callable[..., R]) -> Callable[P, R]:
-        returned = inspect.signature(function).return_annotation
-        signature = inspect.signature(options).replace(return_annotation=returned)
-        function.__signature__ = signature  # type: ignore[attr-defined]
-        return function
-
-    return dress
-
-
-@_takes(Options)
+@takes_fields(Options)
 def compress(**options: Any) -> Outcome:
     """Compresses a model to its targets, as the command `compress` does.
 
