@@ -55,10 +55,10 @@ class Blockwise:
         self._groups: Counter[int] = Counter()
         self._errors: list[float] = []
 
-    def product(self, value: str, name: str, weight_NK: torch.Tensor) -> str:
+    def make_matmul(self, value: str, name: str, weight_NK: torch.Tensor) -> str:
         return self._multiply(value, self._store(name, weight_NK, self._bits), f"{name}.product")
 
-    def embed(self, ids: str, name: str, weight_VD: torch.Tensor) -> str:
+    def make_embedding(self, ids: str, name: str, weight_VD: torch.Tensor) -> str:
         stored = self._embedding = self._store(name, weight_VD, WHOLE_BITS, padding=0.0)
         return self._writer.node(
             "GatherBlockQuantized",
@@ -71,13 +71,13 @@ class Blockwise:
             quantize_axis=1,
         )
 
-    def logits(self, rows: str, output: str, name: str, weight_VD: torch.Tensor | None) -> None:
+    def make_lm_head(self, rows: str, output: str, name: str, weight_VD: torch.Tensor | None) -> None:
         if weight_VD is not None:
             self._multiply(rows, self._store(name, weight_VD, WHOLE_BITS), output)
         elif self._embedding:
             self._multiply(rows, self._embedding, output)
 
-    def experts(self, experts: Experts, name: str) -> str:
+    def make_moe(self, experts: Experts, name: str) -> str:
         """ONNX Runtime's QMoE, whose two products share a group that divides their inputs: experts are filled
         up with channels of zeros. (Asked not to normalise what experts count, its CPU kernel makes a softmax
         of the chosen ones anyway, unless it is given what they count.)

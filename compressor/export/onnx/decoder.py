@@ -40,12 +40,12 @@ from lathe.compressor.model.names import (
 Tensors = Callable[[str], torch.Tensor]
 _TABLES, _WINDOW_TABLES = ("cos", "sin"), ("window_cos", "window_sin")
 _SINK = 11
-"""Where GroupQueryAttention has them among its inputs."""
+"""The position of the sinks among the inputs of GroupQueryAttention."""
 
 
 @dataclass(frozen=True)
-class Stream:
-    """The residual stream between blocks: what the next norm has still to add up."""
+class ResidualStream:
+    """The residual stream between blocks, as names of values; the next norm adds them up."""
 
     residual: str
     branch: str = ""
@@ -53,7 +53,11 @@ class Stream:
 
 
 class Decoder:
-    """Adds the nodes and weights of one decoder to a writer. activations: those that it can compute."""
+    """Adds the nodes and weights of one decoder to a writer.
+
+    Every `make_` method adds nodes and returns the name of their result. `activations` are those that the
+    decoder can compute, as `hidden_act` calls them.
+    """
 
     activations: tuple[str, ...] = ("silu", "swish")
 
@@ -71,74 +75,108 @@ class Decoder:
         self._order = rotated_first(config, shape.head_dim)
 
     def build(self, plan: Plan) -> None:
+        r"""Adds the whole graph.
+
+        input_ids
+            |
+        embedding
+            |
+        layers, each: attention, then FFN
+            |
+        final norm      logits_at
+                 \     /
+                GatherND
+                    |
+                  head
+                    |
+                  logits
+        """
         writer, shape = self.writer, self.shape
         ids = writer.input("input_ids", TensorProto.INT64, ["batch", "sequence"])
         writer.input("seqlens_k", TensorProto.INT32, ["batch"])
         writer.input("total_sequence_length", TensorProto.INT32, [])
         wanted = writer.input("logits_at", TensorProto.INT64, ["rows", 2])
         logits = writer.output("logits", TensorProto.FLOAT, ["rows", shape.vocab_size])
-        embedding = f"{EMBEDDING}.weight"
-        embedded = self.matrices.embed(ids, embedding, self.tensor(embedding))
-        stream = Stream(self._positioned(embedded, ids))
-        with_attention = [i for i, layer in enumerate(plan.layers) if layer.kv_heads]
-        for names in sorted({tables for i in with_attention if (tables := self._tables(i))}):
-            windowed = names == _WINDOW_TABLES
-            for name, table in zip(names, rotary_tables(self.config, shape.head_dim, windowed), strict=True):
-                writer.constant(name, table)
+        stream = ResidualStream(self.make_embedding(ids))
+        self._make_rotary_tables(plan)
         for index, layer in enumerate(plan.layers):
-            stream = self._layer(stream, index, layer)
-        normed, _ = self._norm(stream, FINAL_NORM)
+            stream = self.make_layer(stream, index, layer)
+        normed, _ = self.make_skip_layernorm(stream, FINAL_NORM)
         rows = writer.node("GatherND", [normed, wanted], ["rows"])
-        self._logits(rows, logits)
+        self.make_lm_head(rows, logits)
 
-    def _layer(self, stream: Stream, index: int, layer: LayerShape) -> Stream:
+    def _make_rotary_tables(self, plan: Plan) -> None:
+        with_attention = [i for i, layer in enumerate(plan.layers) if layer.kv_heads]
+        for names in sorted({tables for i in with_attention if (tables := self.rotary_table_names(i))}):
+            values = rotary_tables(self.config, self.shape.head_dim, names == _WINDOW_TABLES)
+            for name, table in zip(names, values, strict=True):
+                self.writer.constant(name, table)
+
+    def make_layer(self, stream: ResidualStream, index: int, layer: LayerShape) -> ResidualStream:
+        """Adds the blocks of a layer that its plan keeps."""
         if layer.kv_heads:
-            stream = self._attention(stream, index, layer)
-        return self._ffn(stream, index) if layer.ffn else stream
+            stream = self.make_attention(stream, index, layer)
+        return self.make_ffn(stream, index) if layer.ffn else stream
 
-    def _logits(self, rows: str, output: str) -> None:
+    def make_lm_head(self, rows: str, output: str) -> None:
+        """Adds the head's product, as the graph's `output`."""
         head = f"{LM_HEAD}.weight"
         weight = None if self.shape.tied_embeddings else self.tensor(head)
-        self.matrices.logits(rows, output, head, weight)
+        self.matrices.make_lm_head(rows, output, head, weight)
 
-    def _positioned(self, embedded: str, _ids: str) -> str:
-        """What the first layer reads."""
-        return embedded
+    def make_embedding(self, ids: str) -> str:
+        """Adds the table's look-up; returns what the first layer reads."""
+        name = f"{EMBEDDING}.weight"
+        return self.matrices.make_embedding(ids, name, self.tensor(name))
 
-    def _rotates(self, index: int) -> bool:
-        """Whether queries and keys of a layer are rotated."""
+    def uses_rope(self, index: int) -> bool:
+        """Returns whether a layer rotates queries and keys."""
         positions = self.config.get("no_rope_layers")
         return positions is None or bool(positions[index])
 
-    def _window(self, index: int) -> int:
-        """How many tokens a layer sees; 0: all."""
+    def window_of(self, index: int) -> int:
+        """Returns the number of tokens that a layer sees; 0: all."""
         windows = self.config.get("windows")
         return int(windows[index]) if windows else 0
 
-    def _tables(self, index: int) -> tuple[str, ...]:
-        """The tables that a layer's queries and keys are rotated by."""
-        if not self._rotates(index):
+    def rotary_table_names(self, index: int) -> tuple[str, ...]:
+        """Returns the names of the tables by which a layer rotates queries and keys."""
+        if not self.uses_rope(index):
             return ()
-        own = self._window(index) and self.config.get("window_rope_parameters")
+        own = self.window_of(index) and self.config.get("window_rope_parameters")
         return _WINDOW_TABLES if own else _TABLES
 
-    def _scores(self) -> dict[str, float]:
-        """Attributes of attention that say how scores are made, where not as usual."""
+    def attention_attributes(self) -> dict[str, float]:
+        """Returns the attributes of attention that define scores, where they are not the usual ones."""
         return {}
 
-    def _sinks(self, _prefix: str) -> str:
-        """A score more for every query head, that belongs to no token."""
+    def make_sinks(self, _prefix: str) -> str:
+        """Adds one more score for every query head, which belongs to no token; empty without sinks."""
         return ""
 
-    def _attention(self, stream: Stream, index: int, layer: LayerShape) -> Stream:
+    def make_attention(self, stream: ResidualStream, index: int, layer: LayerShape) -> ResidualStream:
+        r"""Adds an attention block; returns the residual stream with its output pending.
+
+              stream (residual + branch)
+                 |            \
+               norm         residual
+                 |
+             qkv products   past_key_values   cos, sin   sinks
+                  \            |             /        /
+                     GroupQueryAttention
+                       |              \
+                  o_proj product     present
+                       |
+                    branch
+        """
         writer, prefix = self.writer, layer_prefix(index)
-        normed, residual = self._incoming(stream, prefix + ATTENTION_NORM)
-        queries, keys, values = self._projected(normed, prefix)
+        normed, residual = self.make_block_input(stream, prefix + ATTENTION_NORM)
+        queries, keys, values = self.make_qkv(normed, prefix)
         cache: list[str | int] = ["batch", layer.kv_heads, "max_length", self.shape.head_dim]
         parts = [f"{index}.key", f"{index}.value"]
         past = [writer.input(f"past_key_values.{part}", TensorProto.FLOAT, cache) for part in parts]
         present = [writer.output(f"present.{part}", TensorProto.FLOAT, cache) for part in parts]
-        tables, sinks = self._tables(index), self._sinks(prefix)
+        tables, sinks = self.rotary_table_names(index), self.make_sinks(prefix)
         inputs = [queries, keys, values, *past, "seqlens_k", "total_sequence_length", *tables]
         attended = writer.node(
             "GroupQueryAttention",
@@ -148,82 +186,107 @@ class Decoder:
             num_heads=layer.query_heads,
             kv_num_heads=layer.kv_heads,
             do_rotary=int(bool(tables)),
-            local_window_size=self._window(index) or -1,
-            **self._scores(),
+            local_window_size=self.window_of(index) or -1,
+            **self.attention_attributes(),
         )
         biased = self.shape.attention_bias
-        return self._branch(attended, residual, prefix + O_PROJ, prefix + ATTENTION_OUTPUT_NORM, biased)
+        return self.make_output_projection(
+            attended, residual, prefix + O_PROJ, prefix + ATTENTION_OUTPUT_NORM, biased
+        )
 
-    def _projected(self, normed: str, prefix: str) -> tuple[str, str, str]:
-        """What attention reads: queries, keys and values in one where no norm comes between."""
+    def make_qkv(self, normed: str, prefix: str) -> tuple[str, str, str]:
+        """Adds the products that attention reads.
+
+        Returns:
+            Queries, keys and values; in one, and two empty names, where no norm comes between.
+        """
         biased = self.shape.attention_bias or self.shape.qkv_bias
         modules = [prefix + name for name in (Q_PROJ, K_PROJ, V_PROJ)]
         if not self.shape.qk_norm:
-            return self._linear(normed, f"{prefix}qkv", modules, biased), "", ""
-        q, k, v = (self._linear(normed, module, [module], biased) for module in modules)
-        norm = self._plain_norm if self.shape.qk_norm_whole else self._head_norm
+            return self.make_linear(normed, f"{prefix}qkv", modules, biased), "", ""
+        q, k, v = (self.make_linear(normed, module, [module], biased) for module in modules)
+        norm = self.make_layernorm if self.shape.qk_norm_whole else self.make_head_norm
         return norm(q, prefix + Q_NORM), norm(k, prefix + K_NORM), v
 
-    def _head_norm(self, value: str, module: str) -> str:
-        """RMS normalisation of every head by itself. (GroupQueryAttention's own has no CPU kernel.)"""
+    def make_head_norm(self, value: str, module: str) -> str:
+        """Adds an RMS norm of every head by itself. (GroupQueryAttention's own has no CPU kernel.)
+
+        value -> Reshape [.., heads, H] -> RMSNormalization -> Reshape [.., heads * H]
+        """
         heads, flat = (
             self.writer.constant(f"{module}.{name}", torch.tensor(dims))
             for name, dims in (("heads", [0, 0, -1, self.shape.head_dim]), ("flat", [0, 0, -1]))
         )
         split = self.writer.node("Reshape", [value, heads], [f"{module}.split"])
-        normed = self._plain_norm(split, module)
+        normed = self.make_layernorm(split, module)
         return self.writer.node("Reshape", [normed, flat], [f"{module}.joined"])
 
-    def _ffn(self, stream: Stream, index: int) -> Stream:
+    def make_ffn(self, stream: ResidualStream, index: int) -> ResidualStream:
+        """Adds an FFN block with its norm."""
         prefix = layer_prefix(index)
-        normed, residual = self._incoming(stream, prefix + FFN_NORM)
-        return self._fed(normed, residual, prefix)
+        normed, residual = self.make_block_input(stream, prefix + FFN_NORM)
+        return self.make_mlp(normed, residual, prefix)
 
-    def _fed(self, normed: str, residual: str, prefix: str) -> Stream:
-        """The residual stream and what an FFN makes of its input."""
+    def make_mlp(self, normed: str, residual: str, prefix: str) -> ResidualStream:
+        r"""Adds an FFN behind its norm; returns the residual stream with its output pending.
+
+                normed
+               /      \
+           gate_proj  up_proj
+              |         |
+          activation    |
+               \       /
+                  Mul
+                   |
+               down_proj
+                   |
+                branch
+        """
         biased = self.shape.mlp_bias
-        up = self._linear(normed, prefix + UP_PROJ, [prefix + UP_PROJ], biased)
+        up = self.make_linear(normed, prefix + UP_PROJ, [prefix + UP_PROJ], biased)
         if self.shape.gate:
-            gate = self._linear(normed, prefix + GATE_PROJ, [prefix + GATE_PROJ], biased)
-            inner = self.writer.node("Mul", [self._active(gate, prefix), up], [f"{prefix}gated"])
+            gate = self.make_linear(normed, prefix + GATE_PROJ, [prefix + GATE_PROJ], biased)
+            inner = self.writer.node("Mul", [self.make_activation(gate, prefix), up], [f"{prefix}gated"])
         else:
-            inner = self._active(up, prefix)
-        return self._branch(inner, residual, prefix + DOWN_PROJ, prefix + FFN_OUTPUT_NORM, biased)
+            inner = self.make_activation(up, prefix)
+        return self.make_output_projection(
+            inner, residual, prefix + DOWN_PROJ, prefix + FFN_OUTPUT_NORM, biased
+        )
 
-    def _active(self, value: str, prefix: str) -> str:
-        """The activation of an FFN."""
+    def make_activation(self, value: str, prefix: str) -> str:
+        """Adds the activation of an FFN."""
         return self.writer.node("QuickGelu", [value], [f"{prefix}silu"], domain=MICROSOFT, alpha=1.0)
 
-    def _incoming(self, stream: Stream, module: str) -> tuple[str, str]:
-        """(what a block reads, residual)."""
+    def make_block_input(self, stream: ResidualStream, module: str) -> tuple[str, str]:
+        """Adds the norm before a block, if there is one; returns what the block reads, and the residual."""
         if self.shape.norm_before:
-            return self._norm(stream, module)
-        whole = self._whole(stream, f"{module}.stream")
+            return self.make_skip_layernorm(stream, module)
+        whole = self.make_residual_sum(stream, f"{module}.stream")
         return whole, whole
 
-    def _whole(self, stream: Stream, name: str) -> str:
-        """The residual stream with everything added up."""
+    def make_residual_sum(self, stream: ResidualStream, name: str) -> str:
+        """Adds up the residual stream."""
         total = stream.residual
         for part in (stream.branch, stream.branch_bias):
             total = self.writer.node("Add", [total, part], [f"{name}.{part}"]) if part else total
         return total
 
-    def _plain_norm(self, value: str, module: str) -> str:
-        """A norm over the last axis."""
-        inputs = [value, self._gamma(module)]
+    def make_layernorm(self, value: str, module: str) -> str:
+        """Adds a norm over the last axis."""
+        inputs = [value, self.make_norm_weight(module)]
         return self.writer.node(
             "RMSNormalization", inputs, [f"{module}.normed"], axis=-1, epsilon=self.epsilon
         )
 
-    def _gamma(self, module: str) -> str:
+    def make_norm_weight(self, module: str) -> str:
         name = f"{module}.weight"
         return self.writer.weight(name, self.tensor(name) + self.shape.norm_offset)
 
-    def _norm(self, stream: Stream, module: str) -> tuple[str, str]:
-        """(normed, residual): the pending branch is added to the residual on the way."""
+    def make_skip_layernorm(self, stream: ResidualStream, module: str) -> tuple[str, str]:
+        """Adds a norm that first adds the pending branch to the residual; returns (normed, residual)."""
         if not stream.branch:
-            return self._plain_norm(stream.residual, module), stream.residual
-        gamma = self._gamma(module)
+            return self.make_layernorm(stream.residual, module), stream.residual
+        gamma = self.make_norm_weight(module)
         residual = f"{module}.residual"
         normed = self.writer.node(
             "SkipSimplifiedLayerNormalization",
@@ -234,30 +297,34 @@ class Decoder:
         )
         return normed, residual
 
-    def _branch(self, value: str, residual: str, module: str, norm: str, biased: bool) -> Stream:
-        """The residual stream and what a block adds to it; `norm` is the module that may follow."""
+    def make_output_projection(
+        self, value: str, residual: str, module: str, norm: str, biased: bool
+    ) -> ResidualStream:
+        """Adds a block's output projection and the norm that may follow it; returns the residual stream."""
         if self.shape.norm_after:
-            return Stream(residual, self._plain_norm(self._linear(value, module, [module], biased), norm))
-        branch = self._linear(value, module, [module], False)
-        return Stream(residual, branch, self._weight(f"{module}.bias") if biased else "")
+            return ResidualStream(
+                residual, self.make_layernorm(self.make_linear(value, module, [module], biased), norm)
+            )
+        branch = self.make_linear(value, module, [module], False)
+        return ResidualStream(residual, branch, self.make_weight(f"{module}.bias") if biased else "")
 
-    def _linear(self, value: str, name: str, modules: list[str], biased: bool) -> str:
-        """One product with the stacked weights of `modules`, which checkpoints store as [out, in]."""
-        product = self.matrices.product(value, name, self._stacked(modules, "weight"))
+    def make_linear(self, value: str, name: str, modules: list[str], biased: bool) -> str:
+        """Adds a product with the stacked weights of `modules`, which checkpoints store as [out, in]."""
+        product = self.matrices.make_matmul(value, name, self._stack(modules, "weight"))
         if not biased:
             return product
-        bias = self.writer.weight(f"{name}.bias", self._stacked(modules, "bias"))
+        bias = self.writer.weight(f"{name}.bias", self._stack(modules, "bias"))
         return self.writer.node("Add", [product, bias], [f"{name}.sum"])
 
-    def _stacked(self, modules: list[str], kind: str) -> torch.Tensor:
-        parts = [self._ordered(module, self.tensor(f"{module}.{kind}")) for module in modules]
+    def _stack(self, modules: list[str], kind: str) -> torch.Tensor:
+        parts = [self._reorder_rotary(module, self.tensor(f"{module}.{kind}")) for module in modules]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _ordered(self, module: str, value: torch.Tensor) -> torch.Tensor:
-        """Rows of queries and keys in the order that a rotation of the whole head wants."""
+    def _reorder_rotary(self, module: str, value: torch.Tensor) -> torch.Tensor:
+        """Returns rows of queries and keys in the order that a rotation of the whole head needs."""
         if self._order is None or not module.endswith((Q_PROJ, K_PROJ)):
             return value
         return value.unflatten(0, (-1, self.shape.head_dim))[:, self._order].flatten(0, 1)
 
-    def _weight(self, name: str) -> str:
+    def make_weight(self, name: str) -> str:
         return self.writer.weight(name, self.tensor(name))

@@ -17,11 +17,8 @@ from lathe.artefact.onnx.minimum_version import ENTRY, OLDEST
 from lathe.artefact.plan import ModelShape, Plan
 from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.export.onnx.decoder import Decoder, Tensors
-from lathe.compressor.export.onnx.decoder_gemma import GemmaDecoder
-from lathe.compressor.export.onnx.decoder_gpt_oss import GptOssDecoder
-from lathe.compressor.export.onnx.decoder_moe import MoeDecoder
-from lathe.compressor.export.onnx.decoder_neox import NeoxDecoder
-from lathe.compressor.export.onnx.decoder_opt import OptDecoder
+from lathe.compressor.export.onnx.decoder_moe import GptOssDecoder, MoeDecoder
+from lathe.compressor.export.onnx.decoder_variants import GemmaDecoder, NeoxDecoder, OptDecoder
 from lathe.compressor.export.onnx.matrices import Matrices, Plain
 from lathe.compressor.export.onnx.rope import check_rope
 from lathe.compressor.export.onnx.writer import GraphWriter, graph_writer

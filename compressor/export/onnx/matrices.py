@@ -40,16 +40,16 @@ class Experts:
 class Matrices(Protocol):
     """The matrices of one graph; each method adds its nodes to the writer that was given."""
 
-    def product(self, value: str, name: str, weight_NK: torch.Tensor) -> str:
+    def make_matmul(self, value: str, name: str, weight_NK: torch.Tensor) -> str:
         """`value` times a matrix; the name of the result."""
 
-    def embed(self, ids: str, name: str, weight_VD: torch.Tensor) -> str:
+    def make_embedding(self, ids: str, name: str, weight_VD: torch.Tensor) -> str:
         """The rows of the embedding for tokens."""
 
-    def logits(self, rows: str, output: str, name: str, weight_VD: torch.Tensor | None) -> None:
+    def make_lm_head(self, rows: str, output: str, name: str, weight_VD: torch.Tensor | None) -> None:
         """The head's product, as the graph's `output`. Without a weight it is the embedding's, shared."""
 
-    def experts(self, experts: Experts, name: str) -> str:
+    def make_moe(self, experts: Experts, name: str) -> str:
         """What an FFN of experts adds."""
 
     def summary(self) -> dict[str, Any]:
@@ -63,19 +63,19 @@ class Plain:
         self._writer = writer
         self._embedding = ""
 
-    def product(self, value: str, name: str, weight_NK: torch.Tensor) -> str:
+    def make_matmul(self, value: str, name: str, weight_NK: torch.Tensor) -> str:
         weight = self._writer.weight(f"{name}.weight", weight_NK.T)
         return self._writer.node("MatMul", [value, weight], [f"{name}.product"])
 
-    def embed(self, ids: str, name: str, weight_VD: torch.Tensor) -> str:
+    def make_embedding(self, ids: str, name: str, weight_VD: torch.Tensor) -> str:
         self._embedding = self._writer.weight(name, weight_VD)
         return self._writer.node("Gather", [self._embedding, ids], ["embedded"])
 
-    def logits(self, rows: str, output: str, name: str, weight_VD: torch.Tensor | None) -> None:
+    def make_lm_head(self, rows: str, output: str, name: str, weight_VD: torch.Tensor | None) -> None:
         head = self._embedding if weight_VD is None else self._writer.weight(name, weight_VD)
         self._writer.node("Gemm", [rows, head], [output], transB=1)
 
-    def experts(self, experts: Experts, name: str) -> str:
+    def make_moe(self, experts: Experts, name: str) -> str:
         parts = {
             "gate_up": experts.gate_up,
             "gate_up_bias": experts.gate_up_bias,
