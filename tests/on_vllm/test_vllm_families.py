@@ -50,7 +50,7 @@ def test_every_family(tmp_path: Path, case: str, plan: str, shows: Shows) -> Non
 
 def test_gates_that_its_kernels_have_not_are_refused(tmp_path: Path) -> None:
     source = family_checkpoint(tmp_path, OTHER_GATES, head_dim=32)
-    with pytest.raises(UserError, match="vLLM has no experts with a `swiglu_alpha` of 1.2. It has 1.702"):
+    with pytest.raises(UserError, match=r"vLLM has no experts with a `swiglu_alpha` of 1\.2\. It has 1\.702"):
         check_served(source)
 
 

@@ -50,7 +50,7 @@ def test_all_is_there(sources: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "said"),
     [
-        (ENTRY, "def make_arg_parser(", "def argument_parser(", "moved.py: from vllm.entrypoints"),
+        (ENTRY, "def make_arg_parser(", "def argument_parser(", "compat.py: from vllm.entrypoints"),
         (LLAMA, "class LlamaMLP(", "class LlamaFFN(", "import LlamaMLP"),
         (LLAMA, "        hidden_act: str,\n", "        activation: str,\n", "LlamaMLP(hidden_act=)"),
         (LLAMA, "    def _init_model(", "    def new_model(", "LlamaForCausalLM._init_model"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import openai
@@ -188,16 +188,16 @@ def test_an_engine_failure_is_a_500_and_an_event_in_a_stream(artefact_dir: Path)
 
 
 class Tagged:
-    """Of a tokenizer whose first token has a space in front, and whose second is a tag."""
+    """A tokenizer whose first token has a space in front, and whose second is a special token."""
 
-    PIECES = {0: b" Hello", 1: b"", 2: b" there"}
-    LABELS = {1: b"<|im_end|>"}
+    BYTES: ClassVar = {0: b" Hello", 1: b"", 2: b" there"}
+    NAMES: ClassVar = {1: b"<|im_end|>"}
 
     def token_bytes(self, token: int) -> bytes:
-        return self.PIECES[token]
+        return self.BYTES[token]
 
     def display_bytes(self, token: int) -> bytes:
-        return self.LABELS.get(token, self.PIECES[token])
+        return self.NAMES.get(token, self.BYTES[token])
 
 
 @pytest.mark.parametrize(

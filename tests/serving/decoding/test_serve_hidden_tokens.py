@@ -90,7 +90,7 @@ def test_s8_a_tokenizer_that_no_schema_can_be_kept_to_with_is_told(tmp_path: Pat
     fast = Fast(models.Unigram([("<unk>", 0.0), ("▁a", -1.0)], unk_id=0))
     fast.decoder = decoders.Metaspace()
     PreTrainedTokenizerFast(tokenizer_object=fast, unk_token="<unk>").save_pretrained(tmp_path)
-    with pytest.raises(GrammarError, match="^no schema can be enforced with this model's tokenizer$"):
+    with pytest.raises(GrammarError, match=r"^no schema can be enforced with this model's tokenizer$"):
         GrammarCompiler(Tokenizer(tmp_path), 2, {1}).compile({"type": "object"})
 
 

@@ -133,7 +133,7 @@ def test_a_bad_schema_is_blamed_on_its_tool(tokenizer: Tokenizer):
     sets = {"properties": {"a": {"type": "array", "uniqueItems": True}}}
     rules = Rules(FORMS["hermes"], [Tool("sets", sets)], "auto", several=True)
     assert grammars(tokenizer).compile_tools(rules)
-    with pytest.raises(GrammarError, match="'sets'.*uniqueItems"):
+    with pytest.raises(GrammarError, match=r"'sets'.*uniqueItems"):
         grammars(tokenizer).compile_tools(
             Rules(FORMS["hermes"], [Tool("sets", sets, strict=True)], "auto", several=True)
         )

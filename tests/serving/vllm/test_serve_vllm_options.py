@@ -136,7 +136,9 @@ def test_c11_defaults_of_requests_are_given_and_not_left_to_vllm() -> None:
         ({"uds": "/tmp/s"}, {}, "Give `lathe serve` --host and --port"),
     ],
 )
-def test_nothing_goes_past_the_gate(given: dict[str, object], variables: dict[str, str], named: str) -> None:
+def test_nothing_passes_the_middleware_by(
+    given: dict[str, object], variables: dict[str, str], named: str
+) -> None:
     usual = {"grpc": False, "headless": False, "api_key": None, "uds": None}
     check_middleware(Namespace(**usual), {"VLLM_USE_RUST_FRONTEND": "0"})
     with pytest.raises(UserError, match=named):
@@ -173,25 +175,25 @@ def test_s4_idle_connections_stay_on_vllm_too(monkeypatch: pytest.MonkeyPatch) -
     assert environment(threads=None, keep_alive=120)[name] == "120"
 
 
-def test_the_board(tmp_path: Path) -> None:
-    board = SharedState(tmp_path)
-    board.publish(SERVED)
-    board.expect(2)
-    assert board.served() == SERVED
-    counts = Counts(board)
+def test_the_shared_state(tmp_path: Path) -> None:
+    state = SharedState(tmp_path)
+    state.publish(SERVED)
+    state.expect(2)
+    assert state.served() == SERVED
+    counts = Counts(state)
     counts.set_ready()
     counts.begin()
-    assert not board.ready  # the other API server is not
-    assert board.in_flight == 1
-    board.expect(1)
+    assert not state.ready  # the other API server is not
+    assert state.in_flight == 1
+    state.expect(1)
     counts.end()
-    assert board.ready
-    assert board.in_flight == 0
-    assert (board.draining, board.ending, board.failure) == (False, False, None)
-    board.stop_accepting()
-    board.end_answers()
-    board.fail("why")
-    assert (board.draining, board.ending, board.failure) == (True, True, "why")
+    assert state.ready
+    assert state.in_flight == 0
+    assert (state.draining, state.ending, state.failure) == (False, False, None)
+    state.stop_accepting()
+    state.end_answers()
+    state.fail("why")
+    assert (state.draining, state.ending, state.failure) == (True, True, "why")
 
 
 def test_a_model_that_vllm_cannot_run_is_refused_before_it_starts(artefact_dir: Path) -> None:

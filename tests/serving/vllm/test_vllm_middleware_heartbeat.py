@@ -31,8 +31,8 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "HEARTBEAT_S", 0.05)
 
 
-def gated(make: Callable[[Scope], ASGIApp], *, breaks_off: bool = False) -> ASGIApp:
-    """An application whose answers pass as they do through the gate; with `breaks_off`, ended by it."""
+def guarded(make: Callable[[Scope], ASGIApp], *, breaks_off: bool = False) -> ASGIApp:
+    """An application whose answers pass as they do through the middleware; with `breaks_off`, ended by it."""
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         answer = Answer(receive, send)
@@ -63,7 +63,10 @@ def waits(_: Scope) -> ASGIApp:
 
 
 def test_s5_comments_stand_between_the_events_of_vllm() -> None:
-    with serving(gated(waits)) as url, httpx.stream("POST", f"{url}/v1/chat/completions") as answer:
+    with (
+        serving(guarded(waits)) as url,
+        httpx.stream("POST", f"{url}/v1/chat/completions") as answer,
+    ):
         text = "".join(answer.iter_text())
     events = text.split("\n\n")
     assert events[0] == ": waiting"
@@ -76,7 +79,7 @@ def test_s5_comments_stand_between_the_events_of_vllm() -> None:
 
 def test_s5_openais_client_reads_them() -> None:
     with (
-        serving(gated(waits)) as url,
+        serving(guarded(waits)) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as client,
     ):
         stream = client.chat.completions.create(model="m", messages=[], stream=True)
@@ -92,9 +95,9 @@ def test_s5_what_is_no_stream_of_events_is_left_alone() -> None:
 
         return StreamingResponse(lines(), media_type="application/octet-stream")
 
-    with serving(gated(slow)) as url:
+    with serving(guarded(slow)) as url:
         assert httpx.get(url).content == b"ab"
-    with serving(gated(lambda _: JSONResponse({"a": 1}))) as url:
+    with serving(guarded(lambda _: JSONResponse({"a": 1}))) as url:
         assert httpx.get(url).json() == {"a": 1}
 
 
@@ -106,7 +109,7 @@ def test_s5_a_stream_that_the_drain_ends_has_its_error_last() -> None:
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
-    with serving(gated(silent, breaks_off=True)) as url:
+    with serving(guarded(silent, breaks_off=True)) as url:
         text = httpx.get(url, timeout=30).text
     *comments, last, rest = text.split("\n\n")
     assert comments
