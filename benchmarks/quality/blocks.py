@@ -87,7 +87,7 @@ class Stream:
             gram.add_batch(context)
             if stays:
                 self._read.append(context)
-        return gram.mean()
+        return gram.finalize()
 
     @torch.inference_mode()
     def advance(self, weights: Weights, kind: Kind, projection: torch.Tensor) -> None:

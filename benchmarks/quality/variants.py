@@ -18,7 +18,7 @@ from lathe.compressor.reconstruction.variants import (
     Finished,
     LayerReconstruction,
     ReconstructionTask,
-    Solve,
+    SolveProjection,
     reconstructions,
 )
 from lathe.compressor.search.block_library import BlockLibrary
@@ -43,7 +43,7 @@ def uniform(problem: Problem) -> SearchResult:
 
 
 def evolution(problem: Problem) -> SearchResult:
-    """Evolution alone: from uniform widths, blocks to change drawn without a damage table."""
+    """Evolution alone: from uniform widths, blocks to change drawn without a sensitivity table."""
     evaluator = PlanEvaluator(problem).stage(0)
     flat = np.empty(2 * problem.space.layers, dtype=object)
     for block, (_, kind) in enumerate(problem.space.blocks):
@@ -58,30 +58,30 @@ def evolution(problem: Problem) -> SearchResult:
 
     start = Breeder(problem).uniform().plan
     (best, plan), *_ = evolve([start], moves, evaluate, problem.evaluations, lambda _: None)
-    selections = [select(order, layer) for order, layer in zip(problem.rankings, plan, strict=True)]
+    selections = [select(ranking, layer) for ranking, layer in zip(problem.rankings, plan, strict=True)]
     return SearchResult(plan, selections, best, count)
 
 
 def make_pruned_library(problem: Problem) -> BlockLibrary:
-    """Cut blocks as they are: no reform in the loop."""
+    """Returns the library of pruned blocks as they are: no reconstruction in the loop."""
     return BlockLibrary(problem.source.shape, problem.layers, problem.rankings)
 
 
 class ByReplays(Fitness):
-    """Every damage measured through all the layers above."""
+    """Measures every sensitivity through all the layers above."""
 
     sensitivities = Fitness.replayed
 
 
 class ByLoss(ByReplays):
-    """Judges by the text's own loss, as perplexity does."""
+    """Evaluates by the text's own loss, as perplexity does."""
 
     def measure(self, hidden_BTD: torch.Tensor) -> float:
         return self.head.loss(self.windows, hidden_BTD)
 
 
 class ByRejection(ByReplays):
-    """Judges by how often the dense model would reject what the subnet drafts."""
+    """Evaluates by how often the dense model would reject what the subnet drafts."""
 
     def measure(self, hidden_BTD: torch.Tensor) -> float:
         return 1 - self.head.acceptance(self._targets, hidden_BTD)
@@ -89,10 +89,10 @@ class ByRejection(ByReplays):
 
 @dataclass(frozen=True)
 class WithIntercept(ReconstructionTask):
-    """Gives every cut block an output bias to be solved for."""
+    """Gives every pruned block an output bias to be solved for."""
 
-    def cut(self, index: int, solve: Solve) -> tuple[Finished, Finished]:
-        blocks = super().cut(index, solve)
+    def pruned(self, index: int, solve: SolveProjection, rescale: bool = False) -> tuple[Finished, Finished]:
+        blocks = super().pruned(index, solve, rescale)
         for block, name in zip(blocks, (O_PROJ, DOWN_PROJ), strict=True):
             if block:
                 block.setdefault(f"{name}.bias", torch.zeros(self.shape.hidden_size))

@@ -1,9 +1,9 @@
-"""Backward elimination: remove what costs least after everything else is re-solved; repeat.
+"""Backward elimination: remove the units that cost least after the rest is solved anew; repeat.
 
-With P = (G')^-1 of the columns still there and W the weights re-solved for them, removing the set S
-and re-solving costs tr(W_S (P_SS)^-1 W_S^T) (optimal brain surgeon for a block, exact for the damped
-least-squares problem). The removal updates P and W by block Gaussian elimination. Of a wide W, random
-combinations of its rows stand for all of them: costs are sums over rows.
+With P = (G')^-1 of the remaining columns and W the weights solved for them, removing the set S and solving
+anew costs tr(W_S (P_SS)^-1 W_S^T) (optimal brain surgeon for a block, exact for the damped least-squares
+problem). The removal updates P and W by block Gaussian elimination. Random combinations of the rows of a wide
+W stand for all of them, as costs are sums over rows.
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ _STEPS = 256
 _PANEL = 16
 """Steps after which their removals are applied to P and W at once, as one matrix product."""
 _ROWS = 512
-"""Of W, at most; costs are then within some 6 %."""
+"""The most rows of W; costs are then within some 6 %."""
 
 
 def eliminate(weight: torch.Tensor, gram: torch.Tensor, block: int, per_step: int = 1) -> torch.Tensor:
-    """Ranks the n / block blocks of columns, most valuable first: [n / block], in the machine's memory.
+    """Ranks the n / block blocks of columns, most valuable first.
 
     Args:
         weight: [D, n] output projection.
-        gram: [n, n] float64 of its input, damped; it is overwritten.
-        block: columns that go together.
-        per_step: blocks removed before costs are computed again.
+        gram: [n, n] float64 Gram matrix of its input, damped; it is overwritten.
+        block: The number of columns that go together.
+        per_step: The number of blocks removed before costs are computed again.
+
+    Returns:
+        [n / block] indices of blocks, on the CPU.
     """
     alive, w = torch.arange(len(gram) // block, device=gram.device), random_projection(weight, _ROWS)
     torch.linalg.cholesky(gram, out=gram)
@@ -53,11 +56,11 @@ def eliminate(weight: torch.Tensor, gram: torch.Tensor, block: int, per_step: in
 def _panel(
     p: torch.Tensor, w: torch.Tensor, block: int, per_step: int
 ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
-    """Some steps: the blocks that each removes, by their place, and P [n, n] and W [D, n] of those left.
+    """Takes some steps; returns the blocks that each removes, and P [n, n] and W [D, n] of those left.
 
     A step that removes the columns S leaves P - U V^T and W - W_S V^T, U = P[:, S] and V = U (P_SS)^-1.
-    Within a panel, U, V and W_S are only collected; what costs are made of, the diagonal blocks of P and
-    M = W^T W, is kept up to date: M becomes M - E V^T - V E^T, E = M[:, S] - V M_SS / 2.
+    Within a panel, U, V and W_S are only collected; the diagonal blocks of P and M = W^T W, which give the
+    costs, are kept up to date: M becomes M - E V^T - V E^T, E = M[:, S] - V M_SS / 2.
     """
     count, most = len(p) // block, min(_PANEL * per_step * block, len(p))
     columns = torch.arange(block, device=p.device)
@@ -89,26 +92,27 @@ def _panel(
 
 
 def _costs(diagonal: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
-    """[blocks]: of removing each, tr((P_SS)^-1 (W^T W)_SS), from both [blocks, b, b]."""
+    """Returns the costs of removing each block, tr((P_SS)^-1 (W^T W)_SS), from both [blocks, b, b]."""
     if diagonal.shape[1] == 1:
         return (squares / diagonal).flatten()
     return torch.linalg.solve(diagonal, squares).diagonal(dim1=1, dim2=2).sum(1)
 
 
 def _diagonal(square: torch.Tensor, block: int) -> torch.Tensor:
-    """[blocks, b, b]: the diagonal blocks of a matrix."""
+    """Returns the diagonal blocks of a matrix, [blocks, b, b]."""
     index = torch.arange(len(square) // block, device=square.device)
     return square.view(len(index), block, len(index), block)[index, :, index, :].clone()
 
 
 def _squares(w: torch.Tensor, block: int) -> torch.Tensor:
-    """[blocks, b, b]: the diagonal blocks of W^T W."""
+    """Returns the diagonal blocks of W^T W, [blocks, b, b]."""
     parts = w.T.reshape(-1, block, len(w))
     return parts @ parts.mT
 
 
 @importance_methods.register("elimination")
 def elimination(shape: ModelShape, weights: Weights, statistics: LayerStatistics) -> ImportanceRanking:
+    """Ranks groups, heads and channels by backward elimination, and experts by `rank_experts`."""
     o, down = (norm_scaled_weight(shape, weights, kind) for kind in BLOCK_KINDS)
     per_group = shape.layer.heads_per_group
     groups = eliminate(o, damped(statistics.attention, _DAMPING), shape.head_dim * per_group)
@@ -118,13 +122,13 @@ def elimination(shape: ModelShape, weights: Weights, statistics: LayerStatistics
     channels = _channels(down, damped(statistics.ffn, _DAMPING))
     if not shape.experts:
         return ImportanceRanking(groups, first + rank.argsort(1), channels)
-    routes = statistics.expert_logits, statistics.expert_products
-    experts = rank_experts(*routes, shape.chosen, shape.normalised_shares)
+    sample = statistics.expert_logits, statistics.expert_products
+    experts = rank_experts(*sample, shape.chosen, shape.normalised_shares)
     return ImportanceRanking(groups, first + rank.argsort(1), channels, experts)
 
 
 def _channels(down: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
-    """Channels ranked, [F]; of experts, each by itself, [E, F]."""
+    """Ranks channels, [F]; of experts, those of each by themselves, [E, F]."""
     width = gram.shape[-1]
     if gram.dim() == 2:
         return eliminate(down, gram, 1, max(1, width // _STEPS))

@@ -1,10 +1,10 @@
-"""Experts ranked by backward elimination: leave out the one that is missed least, choose again, repeat.
+"""Experts ranked by backward elimination: remove the expert that costs least, route again, repeat.
 
-Where an expert is left out, its tokens go to the next one, and what the others count changes. With f_e(x)
-what expert e makes of a token, s_e(x) what it counts in the dense model and s'_e(x) without those left out,
-leaving them out costs sum over tokens of ||sum_e (s'_e - s_e) f_e||^2: measured on a sample of tokens, with
-the experts left out before. (REAP, arXiv 2510.13999, scores every expert once, by what its router lets it
-add, and does not ask who takes its tokens.)
+Where an expert is removed, its tokens go to the next one, and the routing weights of the others change. With
+f_e(x) the output of expert e for a token, s_e(x) its routing weight in the dense model and s'_e(x) without
+the removed experts, removing them costs the sum over tokens of ||sum_e (s'_e - s_e) f_e||^2. It is measured
+on a sample of tokens, together with the experts removed before. (REAP, arXiv 2510.13999, scores every expert
+once, by its routed output, and does not consider which experts take its tokens.)
 
 Shapes: S tokens of the sample, E experts.
 """
@@ -21,10 +21,13 @@ from lathe.artefact.modeling.modeling_lathe_moe import shares_of
 def rank_experts(
     logits_SE: torch.Tensor, products_SEE: torch.Tensor, chosen: int, normalised: bool
 ) -> torch.Tensor:
-    """[E]: most valuable first. The first `chosen` cannot be told apart: a token uses so many.
+    """Ranks experts, most valuable first, [E]; the first `chosen` are not ranked, as a token uses so many.
 
     Args:
-        products_SEE: of what experts add to a token.
+        logits_SE: The router's logits.
+        products_SEE: Inner products of the experts' outputs for a token.
+        chosen: The number of experts per token.
+        normalised: Whether the routing weights of the chosen experts are normalised.
     """
     logits, dense = logits_SE.clone(), shares_of(logits_SE, chosen, normalised)
     alive, removed = list(range(logits.shape[1])), list[int]()

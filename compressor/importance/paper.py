@@ -24,15 +24,19 @@ _DAMPING = 1e-2
 
 
 def saliency(weight: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
-    """Phi [rows, columns] of a linear layer that reads inputs with this Gram matrix."""
+    """Returns Phi [rows, columns] of a linear layer whose inputs have this Gram matrix."""
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(2 * damped(gram, _DAMPING)))
     return weight.double().square() / inverse.diagonal()
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Float64 scores of one layer's units. query: [N*H], rows of q with columns of o. kv: [K*H], rows of
-    k and v. channels: [F].
+    """Float64 scores of one layer's units.
+
+    Args:
+        query: [N*H], rows of q with columns of o.
+        kv: [K*H], rows of k and v.
+        channels: [F].
     """
 
     query: torch.Tensor
@@ -41,7 +45,7 @@ class Scores:
 
 
 def unit_scores(weights: Weights, statistics: LayerStatistics) -> Scores:
-    """Eq. 2 and 3's sums, the attention's kept apart for query and KV heads, in the machine's memory."""
+    """Computes the sums of Eq. 2 and 3 on the CPU, those of query and KV heads separately."""
 
     def rows(name: str, gram: torch.Tensor) -> torch.Tensor:
         return saliency(weights[f"{name}.weight"], gram).sum(1).to(CPU)
@@ -62,6 +66,7 @@ def unit_scores(weights: Weights, statistics: LayerStatistics) -> Scores:
 
 @importance_methods.register("paper")
 def paper(shape: ModelShape, weights: Weights, statistics: LayerStatistics) -> ImportanceRanking:
+    """Ranks groups, heads and channels by the paper's initialisation score."""
     scores, per_group = unit_scores(weights, statistics), shape.layer.heads_per_group
     by_group = scores.query.view(-1, per_group, shape.head_dim).sum(2)
     kv = scores.kv.view(-1, shape.head_dim).sum(1)

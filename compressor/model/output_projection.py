@@ -1,8 +1,8 @@
-"""Output projections as the residual stream sees them: through the norm that follows, where there is one.
+"""The effect of output projections on the residual stream, through the norm that follows, where there is one.
 
-A norm of gains w makes n(y) = w y / rms(y) of the projection's output y. Around the dense output an error e
-in y is about w e / rms(y) in the stream: rows of the projection count by w, tokens by 1 / rms(y). What is
-summed over tokens is weighted so; errors that are summed over rows are taken of `seen` rows.
+A norm with gains w maps the projection's output y to n(y) = w y / rms(y). Around the dense output an error e
+in y is about w e / rms(y) in the stream: rows of the projection are weighted by w, tokens by 1 / rms(y). Sums
+over tokens are weighted so; errors that are summed over rows use `norm_scaled_weight`.
 
 Shapes: T tokens, D model width, n columns of the projection.
 """
@@ -20,24 +20,24 @@ _FLOOR = 1e-6
 
 
 def output(kind: BlockKind) -> str:
-    """The output projection of a block, "attention" or "ffn"."""
+    """Returns the name of a block's output projection; `kind` is "attention" or "ffn"."""
     return O_PROJ if kind == "attention" else DOWN_PROJ
 
 
 def norm_gain(shape: ModelShape, weights: Weights, kind: BlockKind) -> torch.Tensor | None:
-    """[D]: of the norm that follows; None without one."""
+    """Returns the gains of the norm that follows, [D]; None without one."""
     norm = ATTENTION_OUTPUT_NORM if kind == "attention" else FFN_OUTPUT_NORM
     return weights[f"{norm}.weight"] + shape.norm_offset if shape.norm_after else None
 
 
 def norm_scaled_weight(shape: ModelShape, weights: Weights, kind: BlockKind) -> torch.Tensor:
-    """[D, n]: the output projection, every row as much as it counts."""
+    """Returns the output projection with its rows weighted by the norm's gains, [D, n]."""
     weight, gain = weights[f"{output(kind)}.weight"], norm_gain(shape, weights, kind)
     return weight if gain is None else gain[:, None] * weight
 
 
 def token_weights(runner: BlockRunner, projected: torch.Tensor) -> torch.Tensor:
-    """[..., T, 1]: what a token's error counts, from what the projection gives; 1 without a norm."""
+    """Returns the weights of tokens' errors from the projection's outputs, [..., T, 1]; 1 without a norm."""
     if not runner.shape.norm_after:
         return torch.ones_like(projected[..., :1])
     return projected.square().mean(-1, keepdim=True).clamp_min(_FLOOR).rsqrt()
@@ -46,11 +46,10 @@ def token_weights(runner: BlockRunner, projected: torch.Tensor) -> torch.Tensor:
 def target_output(
     runner: BlockRunner, weights: Weights, kind: BlockKind, dense: torch.Tensor, missing: torch.Tensor
 ) -> torch.Tensor:
-    """[..., T, D]: what the projection has to give, times `token_weights`, so that the block adds `missing`
-    where the dense one adds `dense`.
+    """Returns the projection's target output, times `token_weights`, [..., T, D].
 
-    With a norm, that is the u that minimises |w u - missing|^2 + k |u - u_dense|^2: no row is asked for much
-    by a small gain.
+    With it the block adds `missing` to the stream where the dense block adds `dense`. With a norm, it is the
+    u that minimises |w u - missing|^2 + k |u - u_dense|^2, so that a small gain does not ask for large rows.
     """
     gain = norm_gain(runner.shape, weights, kind)
     if gain is None:

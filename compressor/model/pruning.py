@@ -1,4 +1,4 @@
-"""Cutting: which heads and channels stay, and the weights that are left of a layer."""
+"""Pruning: the heads and channels to keep, and the weights of a layer that remain."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class ImportanceRanking:
     Args:
         groups: [K] KV heads.
         heads: [K, N/K] query heads (dense indices) of every KV head, row k for KV head k.
-        channels: [F]; of experts [E, F], row e the channels of expert e, numbered through.
-        experts: [E]; none where an FFN is one.
+        channels: [F]; of experts [E, F], row e for the channels of expert e, numbered through.
+        experts: [E]; empty without experts.
     """
 
     groups: torch.Tensor
@@ -47,14 +47,15 @@ class ImportanceRanking:
     experts: torch.Tensor = field(default_factory=lambda: _NONE)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """By field."""
+        """Returns all tensors by field name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What stays of one layer, as dense indices in ascending order, query heads grouped by KV head, channels
-    by expert where there are any.
+    """The kept heads and channels of one layer, as dense indices in ascending ranking.
+
+    Query heads are grouped by KV head, and channels by expert where there are any.
     """
 
     kv_heads: torch.Tensor
@@ -64,57 +65,57 @@ class Selection:
 
     @property
     def shape(self) -> LayerShape:
-        """The widths that are left."""
+        """Returns the widths of the selection."""
         experts = len(self.experts)
         return LayerShape(
             len(self.query_heads), len(self.kv_heads), len(self.channels) // max(experts, 1), experts
         )
 
 
-def select(order: ImportanceRanking, shape: LayerShape) -> Selection:
-    """The part of a layer that its order names for these widths."""
-    kv_heads = order.groups[: shape.kv_heads].sort().values
-    heads = order.heads[kv_heads, : shape.heads_per_group].sort(dim=1).values.reshape(-1)
-    if not len(order.experts) or not shape.ffn:
-        return Selection(kv_heads, heads, order.channels[..., : shape.ffn].sort().values.flatten())
-    experts = order.experts[: shape.experts or None].sort().values
-    return Selection(kv_heads, heads, order.channels[experts, : shape.ffn].sort().values.flatten(), experts)
+def select(ranking: ImportanceRanking, shape: LayerShape) -> Selection:
+    """Returns the most valuable heads and channels for these widths."""
+    kv_heads = ranking.groups[: shape.kv_heads].sort().values
+    heads = ranking.heads[kv_heads, : shape.heads_per_group].sort(dim=1).values.reshape(-1)
+    if not len(ranking.experts) or not shape.ffn:
+        return Selection(kv_heads, heads, ranking.channels[..., : shape.ffn].sort().values.flatten())
+    experts = ranking.experts[: shape.experts or None].sort().values
+    return Selection(kv_heads, heads, ranking.channels[experts, : shape.ffn].sort().values.flatten(), experts)
 
 
 def rows(heads: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """Row indices of heads in a stacked projection: [n] heads -> [n * head_dim] rows."""
+    """Returns the row indices of heads in a stacked projection: [n] heads -> [n * head_dim] rows."""
     return (heads[:, None] * head_dim + torch.arange(head_dim)).reshape(-1)
 
 
 def prune_attention(
     shape: ModelShape, weights: Mapping[str, torch.Tensor], selection: Selection
 ) -> dict[str, torch.Tensor]:
-    """The attention block's tensors for a selection; empty when no head is left."""
+    """Returns the attention block's tensors for a selection; empty when no head is kept."""
     if not len(selection.kv_heads):
         return {}
     q, kv = rows(selection.query_heads, shape.head_dim), rows(selection.kv_heads, shape.head_dim)
-    cut = _whole(weights, ATTENTION_NORM) | _whole(weights, ATTENTION_OUTPUT_NORM)
-    _take_rows(cut, weights, {Q_PROJ: q, K_PROJ: kv, V_PROJ: kv})
-    _take_columns(cut, weights, O_PROJ, q)
+    pruned = _whole(weights, ATTENTION_NORM) | _whole(weights, ATTENTION_OUTPUT_NORM)
+    _take_rows(pruned, weights, {Q_PROJ: q, K_PROJ: kv, V_PROJ: kv})
+    _take_columns(pruned, weights, O_PROJ, q)
     if SINKS in weights:
-        cut[SINKS] = weights[SINKS][selection.query_heads].contiguous()
+        pruned[SINKS] = weights[SINKS][selection.query_heads].contiguous()
     if shape.qk_norm_whole:
-        _take_rows(cut, weights, {Q_NORM: q, K_NORM: kv})
-        return cut
-    return cut | _whole(weights, Q_NORM) | _whole(weights, K_NORM)
+        _take_rows(pruned, weights, {Q_NORM: q, K_NORM: kv})
+        return pruned
+    return pruned | _whole(weights, Q_NORM) | _whole(weights, K_NORM)
 
 
 def prune_ffn(weights: Mapping[str, torch.Tensor], selection: Selection) -> dict[str, torch.Tensor]:
-    """The FFN block's tensors for a selection; empty when no channel is left."""
+    """Returns the FFN block's tensors for a selection; empty when no channel is kept."""
     if not len(selection.channels):
         return {}
-    cut = _whole(weights, FFN_NORM) | _whole(weights, FFN_OUTPUT_NORM)
+    pruned = _whole(weights, FFN_NORM) | _whole(weights, FFN_OUTPUT_NORM)
     own = {GATE_PROJ: selection.channels, UP_PROJ: selection.channels, ROUTER: selection.experts}
-    _take_rows(cut, weights, own)
-    _take_columns(cut, weights, DOWN_PROJ, selection.channels)
+    _take_rows(pruned, weights, own)
+    _take_columns(pruned, weights, DOWN_PROJ, selection.channels)
     if f"{SHARE_PROJ}.weight" in weights:
-        _take_columns(cut, weights, SHARE_PROJ, selection.experts)
-    return cut
+        _take_columns(pruned, weights, SHARE_PROJ, selection.experts)
+    return pruned
 
 
 def _whole(weights: Mapping[str, torch.Tensor], module: str) -> dict[str, torch.Tensor]:
@@ -123,17 +124,17 @@ def _whole(weights: Mapping[str, torch.Tensor], module: str) -> dict[str, torch.
 
 
 def _take_rows(
-    cut: dict[str, torch.Tensor], weights: Mapping[str, torch.Tensor], kept: Mapping[str, torch.Tensor]
+    pruned: dict[str, torch.Tensor], weights: Mapping[str, torch.Tensor], kept: Mapping[str, torch.Tensor]
 ) -> None:
     for name, indices in kept.items():
         for kind in ("weight", "bias"):
             if f"{name}.{kind}" in weights:
-                cut[f"{name}.{kind}"] = weights[f"{name}.{kind}"][indices].contiguous()
+                pruned[f"{name}.{kind}"] = weights[f"{name}.{kind}"][indices].contiguous()
 
 
 def _take_columns(
-    cut: dict[str, torch.Tensor], weights: Mapping[str, torch.Tensor], name: str, columns: torch.Tensor
+    pruned: dict[str, torch.Tensor], weights: Mapping[str, torch.Tensor], name: str, columns: torch.Tensor
 ) -> None:
-    cut[f"{name}.weight"] = weights[f"{name}.weight"][:, columns].contiguous()
+    pruned[f"{name}.weight"] = weights[f"{name}.weight"][:, columns].contiguous()
     if f"{name}.bias" in weights:
-        cut[f"{name}.bias"] = weights[f"{name}.bias"]
+        pruned[f"{name}.bias"] = weights[f"{name}.bias"]

@@ -30,7 +30,7 @@ from lathe.compressor.search.space import Space
 from lathe.compressor.statistics import LayerStatistics
 from lathe.compressor.statistics.calibration_pass import CalibrationPass, LayerCollector
 from lathe.compressor.statistics.collect import LASTING, LayerAccumulators
-from lathe.compressor.statistics.gram import merged
+from lathe.compressor.statistics.gram import merge_into_first
 
 _SETS = 4
 """The largest number of sets of heads that a damping is chosen by."""
@@ -167,10 +167,10 @@ def _ranked(
     for start in range(0, len(missing), workers.count):
         layers = missing[start : start + workers.count]
         sums = [
-            merged(chain(*workers.map_shards(calibration_pass, LayerCollector.collect, index)))
+            merge_into_first(chain(*workers.map_shards(calibration_pass, LayerCollector.collect, index)))
             for index in layers
         ]
-        yield from workers.map(ranker, zip(layers, map(LayerAccumulators.statistics, sums), strict=True))
+        yield from workers.map(ranker, zip(layers, map(LayerAccumulators.finalize, sums), strict=True))
 
 
 def _read_text(context: RunContext) -> Tensors:

@@ -1,4 +1,4 @@
-"""Least-squares correction of kept output projections from the statistics of what was omitted."""
+"""Least-squares correction of kept output projections, from statistics of what was pruned."""
 
 from lathe.compressor.reconstruction.closed_form import (
     DAMPINGS,
@@ -14,10 +14,10 @@ from lathe.compressor.reconstruction.closed_form import (
 __all__ = [
     "DAMPINGS",
     "ProjectionPruner",
+    "best_damping",
     "choose_damping",
     "damped",
-    "best_damping",
-    "reconstruction_error",
-    "reconstruct",
     "random_projection",
+    "reconstruct",
+    "reconstruction_error",
 ]

@@ -1,6 +1,6 @@
-"""The paper's reformation (arXiv 2409.17372, Sec. 3.4): ADMM with omitted columns projected to zero.
+"""The paper's "reformation" (arXiv 2409.17372, Sec. 3.4): ADMM with pruned columns projected to zero.
 
-Its printed projection multiplies by the mask of omitted entries; the kept ones are meant.
+Its printed projection multiplies by the mask of pruned entries; the kept ones are meant.
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ import torch
 def admm(
     weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor, rho: float = 1.0, iterations: int = 30
 ) -> torch.Tensor:
-    """Corrected columns [D, k]; rho relative to the mean of G's diagonal, so that text length and
-    activation scale do not matter.
+    """Returns the corrected columns, [D, k].
 
     Args:
-        weight: [D, n] dense projection. gram: [n, n] float64 of its input. kept: [k] indices.
+        weight: [D, n] dense projection.
+        gram: [n, n] float64 Gram matrix of its input.
+        kept: [k] indices of the kept columns.
+        rho: The penalty relative to the mean of G's diagonal, so that text length and activation scale do not
+            matter.
+        iterations: The number of iterations.
     """
     n = len(gram)
     penalty = rho * gram.diagonal().mean().clamp_min(1e-12)

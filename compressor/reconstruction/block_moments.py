@@ -1,4 +1,4 @@
-"""What the reform of one block reads off the text: sums over batches, by shard."""
+"""Measurements of one block on the text for its reconstruction: sums over batches, by shard."""
 
 from __future__ import annotations
 
@@ -18,36 +18,44 @@ from lathe.compressor.statistics.collect import batches_of
 from lathe.compressor.statistics.gram import CrossGram, Gram, Grams
 
 MapShards = Callable[..., Iterable[Any]]
-"""(method of BlockPasses, its arguments) -> what it gives by shard, of all shards."""
+"""(method of BlockPasses, its arguments) -> its results on all shards, shard by shard."""
 Vectors = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(windows of a batch, the block's present outputs) -> v."""
-Pulled = Iterator[dict[str, torch.Tensor]]
+Gradients = Iterator[dict[str, torch.Tensor]]
 _FACTOR_BATCHES = 2
 
 
 class Moments(NamedTuple):
-    """Of what the output projection reads, and with what it is to give. heldout: of which windows."""
+    """Second moments of an output projection's input, alone and with its target output.
+
+    Args:
+        heldout: Whether they are of the held-out windows.
+        gram: Moments of the input.
+        cross: Moments of the target output with the input.
+    """
 
     heldout: bool
     gram: Gram
     cross: CrossGram
 
     def add(self, other: Moments) -> None:
-        """What another shard's have accumulated."""
+        """Adds what another shard's moments have accumulated."""
         self.gram.add(other.gram)
         self.cross.add(other.cross)
 
 
 @dataclass(frozen=True)
 class BlockPasses:
-    """Runs one block, forward and back, on some shards.
+    """Runs one block, forward and backward, on some shards.
 
     Args:
+        runner: Runs the block.
         kind: "attention" or "ffn".
-        dense, inputs: [B, T, ...] states before it, of the dense model and of the subnet.
-        targets: the dense model's after it.
+        dense: [B, T, ...] states of the dense model before the block.
+        inputs: [B, T, ...] states of the subnet before the block.
+        targets: [B, T, ...] states of the dense model after the block.
         heldout: [B] bool.
-        shards: which of them.
+        shards: The shards to run on.
     """
 
     runner: BlockRunner
@@ -59,35 +67,39 @@ class BlockPasses:
     shards: range = range(SHARDS)
 
     def map_shards(self, method: Callable[..., Iterable[Any]], *args: Any) -> Iterable[Any]:
-        """Of these shards."""
+        """Calls a method on this process's shards."""
         return method(self, *args)
 
-    def moments(self, cut: Weights) -> Iterator[Moments]:
-        """Of the block after the closed-form reform; with an output bias, it is one more column."""
-        return (self._moments(cut, apart, shard) for apart in (False, True) for shard in self._parts(apart))
+    def moments(self, block: Weights) -> Iterator[Moments]:
+        """Measures the moments of a pruned block; an output bias counts as one more input column."""
+        return (
+            self._moments(block, heldout, shard)
+            for heldout in (False, True)
+            for shard in self._parts(heldout)
+        )
 
     @torch.no_grad()
-    def _moments(self, cut: Weights, apart: bool, shard: Sequence[torch.Tensor]) -> Moments:
+    def _moments(self, block: Weights, heldout: bool, shard: Sequence[torch.Tensor]) -> Moments:
         runner, name = self.runner, output(self.kind)
         context = runner.attention_context if self.kind == "attention" else runner.ffn_context
-        rows, columns = cut[f"{name}.weight"].shape
-        columns += f"{name}.bias" in cut
-        found = Moments(apart, Gram(columns), CrossGram(rows, columns))
+        rows, columns = block[f"{name}.weight"].shape
+        columns += f"{name}.bias" in block
+        sums = Moments(heldout, Gram(columns), CrossGram(rows, columns))
         for part in shard:
-            read = context(cut, self.inputs[part])
-            weighed = token_weights(runner, runner.project(cut, name, read))
-            if f"{name}.bias" in cut:
-                read = torch.cat([read, torch.ones_like(read[..., :1])], -1)
-            found.gram.add_batch(read * weighed)
+            x = context(block, self.inputs[part])
+            weighting = token_weights(runner, runner.project(block, name, x))
+            if f"{name}.bias" in block:
+                x = torch.cat([x, torch.ones_like(x[..., :1])], -1)
+            sums.gram.add_batch(x * weighting)
             added, missing = (
                 runner.stream(self.targets[part]) - runner.stream(before[part])
                 for before in (self.dense, self.inputs)
             )
-            found.cross.add_batch(target_output(runner, cut, self.kind, added, missing), read * weighed)
-        return found
+            sums.cross.add_batch(target_output(runner, block, self.kind, added, missing), x * weighting)
+        return sums
 
     def errors(self, block: Weights) -> Iterator[list[tuple[float, int]]]:
-        """(sum of squares, tokens) of each held-out batch."""
+        """Measures (sum of squares, tokens) of each held-out batch."""
 
         @torch.no_grad()
         def error(part: torch.Tensor) -> tuple[float, int]:
@@ -96,21 +108,21 @@ class BlockPasses:
 
         return ([error(part) for part in shard] for shard in self._parts(True))
 
-    def descent(self, block: Weights, names: list[str]) -> Pulled:
-        """Minus the gradient per token, by the matrices with these names."""
-        return self._pull(block, names, lambda part, y: self.targets[part] - y)
+    def descent(self, block: Weights, names: list[str]) -> Gradients:
+        """Computes minus the gradient per token with respect to the matrices with these names."""
+        return self._pull_back(block, names, lambda part, y: self.targets[part] - y)
 
-    def curvature(self, block: Weights, moved: Weights, length: float) -> Pulled:
-        """J^T J d per token; moved: matrices, moved by `length` times d."""
+    def curvature(self, block: Weights, moved: Weights, length: float) -> Gradients:
+        """Computes J^T J d per token; `moved` are the matrices moved by `length` times d."""
 
         def image(part: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():
                 return (self._outputs(block, part, moved) - y) / length
 
-        return self._pull(block, [*moved], image)
+        return self._pull_back(block, [*moved], image)
 
     def grams(self, block: Weights, names: list[str]) -> Iterator[Grams]:
-        """Of what the matrices read and of random probes of the outputs, on a few batches."""
+        """Accumulates Gram matrices of inputs and of pulled-back random probes, on a few batches."""
         chosen = some_of(batches_of(self.heldout, False), self.shards, _FACTOR_BATCHES)
         return (self._grams(block, names, shard) for shard in chosen)
 
@@ -119,22 +131,22 @@ class BlockPasses:
         leaves = self._leaves(block, names)
         grams = matrices_of(self.runner, self.kind).grams(leaves)
         for part in shard:
-            with self.runner.watch(self.kind, leaves) as seen:
+            with self.runner.watch(self.kind, leaves) as watched:
                 y = self._outputs(block, part, leaves)
             generator = torch.Generator().manual_seed(int(part[0]))
             probe = torch.randint(0, 2, y.shape, generator=generator).to(y) * 2 - 1
-            made = [given for _, given in seen.values()]
-            gradients = torch.autograd.grad(y, made, probe)
-            for (name, (read, _)), gradient in zip(seen.items(), gradients, strict=True):
-                grams.add_batch(name, read.detach(), gradient)
+            outputs = [given for _, given in watched.values()]
+            gradients = torch.autograd.grad(y, outputs, probe)
+            for (name, (x, _)), gradient in zip(watched.items(), gradients, strict=True):
+                grams.add_batch(name, x.detach(), gradient)
         return grams
 
-    def _pull(self, block: Weights, names: list[str], vectors: Vectors) -> Pulled:
-        """J^T v / n."""
-        return (self._pulled(block, names, vectors, shard) for shard in self._parts(False))
+    def _pull_back(self, block: Weights, names: list[str], vectors: Vectors) -> Gradients:
+        """Computes J^T v / n, shard by shard."""
+        return (self._pulled_back(block, names, vectors, shard) for shard in self._parts(False))
 
     @torch.enable_grad()
-    def _pulled(
+    def _pulled_back(
         self, block: Weights, names: list[str], vectors: Vectors, shard: Sequence[torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         tokens = int((~self.heldout).sum()) * self.inputs.shape[1]
@@ -145,13 +157,13 @@ class BlockPasses:
         return {n: leaf.grad for n, leaf in leaves.items() if leaf.grad is not None}
 
     def _outputs(self, block: Weights, part: torch.Tensor, other: Weights | None = None) -> torch.Tensor:
-        """other: matrices in the place of the block's."""
-        put = matrices_of(self.runner, self.kind).put(other or {})
-        return self.runner.block(self.kind, {**block, **put}, self.inputs[part])
+        """Runs the block on some windows, with other matrices in the place of its own where given."""
+        replaced = matrices_of(self.runner, self.kind).join(other or {})
+        return self.runner.block(self.kind, {**block, **replaced}, self.inputs[part])
 
     def _leaves(self, block: Weights, names: list[str]) -> dict[str, torch.Tensor]:
-        taken = matrices_of(self.runner, self.kind).taken(block)
-        return {n: taken[n].clone().requires_grad_() for n in names}
+        matrices = matrices_of(self.runner, self.kind).split(block)
+        return {n: matrices[n].clone().requires_grad_() for n in names}
 
-    def _parts(self, apart: bool) -> list[list[torch.Tensor]]:
-        return shards_of(batches_of(self.heldout, apart), self.shards)
+    def _parts(self, heldout: bool) -> list[list[torch.Tensor]]:
+        return shards_of(batches_of(self.heldout, heldout), self.shards)

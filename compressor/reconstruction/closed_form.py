@@ -1,12 +1,12 @@
-"""The closed-form reform.
+"""The closed-form reconstruction of an output projection (the problem of OSSCAR and SparseGPT).
 
-min over What of ||What X_K - W X||^2 + damping ||What - W_K||^2, where only the columns K stay, has
-the solution What = W G'[:, K] (G'[K, K])^-1 with G' = G + damping I: damping draws the solution
-towards the original weights, not towards zero. (The paper's Sec. 3.4 problem; its ADMM approaches
-the undamped solution.)
+min over What of ||What X_K - W X||^2 + damping ||What - W_K||^2, with only the columns K kept, has the
+solution What = W G'[:, K] (G'[K, K])^-1 with G' = G + damping I: damping draws the solution towards the
+original weights, not towards zero. (This is the problem of the paper's Sec. 3.4, which calls the step
+"reformation"; its ADMM approaches the undamped solution.)
 
-Where there is a Gram matrix of each expert, [E, n, n], the columns of each are solved by themselves: each
-makes up for what it loses itself.
+Where there is a Gram matrix of each expert, [E, n, n], the columns of each expert are solved by themselves:
+each expert compensates for what it loses itself.
 """
 
 from __future__ import annotations
@@ -14,145 +14,190 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
 DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-_SKETCH = 128
+_PROJECTED_ROWS = 128
 Made = TypeVar("Made")
 
 
 def damped(gram: torch.Tensor, damping: float) -> torch.Tensor:
-    """G + damping * mean(diag G) * I, never exactly singular."""
+    """Returns G + damping * mean(diag G) * I, which is never exactly singular."""
     return damp(gram.clone(), damping)
 
 
 def damp(gram: torch.Tensor, damping: float) -> torch.Tensor:
-    """`damped`, in place."""
+    """Adds damping * mean(diag G) * I to G in place and returns it."""
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     diagonal.add_(damping * diagonal.mean().clamp_min(1e-12))
     return gram
 
 
-class ProjectionPruner:
-    """The reforms of one output projection, for whichever columns stay.
+class _Pruner(Protocol):
+    """Prunes columns of one weight matrix and solves the kept ones anew."""
+
+    @property
+    def definite(self) -> bool:
+        """Tells whether every set of kept columns has a solution."""
+
+    def solve(self, kept: torch.Tensor) -> torch.Tensor:
+        """Returns the solved columns, transposed, [k, D]."""
+
+    def error(self, kept: torch.Tensor) -> float:
+        """Returns the error that least squares leave with these columns."""
+
+
+class LeastSquaresPruner:
+    """Prunes any columns of one weight matrix.
+
+    With K the kept columns and R the others the solution is W_K^T + G'[K, K]^-1 C with C = G'[K, R] W_R^T. It
+    leaves the error tr(W_R G'[R, R] W_R^T) - tr(C^T G'[K, K]^-1 C).
 
     Args:
-        weight: [D, n] dense projection.
-        gram: [n, n] float64, already damped, of its dense input; of experts [E, n / E, n / E].
-        ranked: all columns, most valuable first; of experts [E, n / E]. Given these, only sets that lead it
-            may stay, and share one factor: the leading part of a Cholesky factor is the factor of that part.
+        weight: [D, n].
+        gram: [n, n] float64, damped.
     """
 
-    def __init__(self, weight: torch.Tensor, gram: torch.Tensor, ranked: torch.Tensor | None = None) -> None:
-        self._dtype, grams = weight.dtype, gram if gram.dim() == 3 else gram[None]
-        self._width = grams.shape[-1]
-        first = torch.arange(len(grams))[:, None] * self._width
-        ranks = [None] * len(grams) if ranked is None else ranked.view(len(grams), -1) - first
-        weights = weight.split(self._width, 1)
-        self._parts = [_Reforms(*part) for part in zip(weights, grams, ranks, strict=True)]
-
-    @property
-    def definite(self) -> bool:
-        """Whether there is a factor for any columns that may stay."""
-        return all(part.definite for part in self._parts)
-
-    def __call__(self, kept: torch.Tensor) -> torch.Tensor:
-        """[D, k]: what the columns become.
-
-        kept: [k] column indices; expert by expert.
-        """
-        solved = [part(own) for part, own in self._each(kept)]
-        return torch.cat(solved).T.to(self._dtype)
-
-    def error(self, kept: torch.Tensor) -> float:
-        """What the least squares leave: the projection's squared error per token, and the damping's term."""
-        return sum(part.error(own) for part, own in self._each(kept))
-
-    def _each(self, kept: torch.Tensor) -> Iterator[tuple[_Reforms, torch.Tensor]]:
-        """Experts, and which of their columns stay."""
-        for expert, part in enumerate(self._parts):
-            yield part, kept[kept // self._width == expert] - expert * self._width
-
-
-class _Reforms:
-    """Of a projection, or of one expert's columns in it.
-
-    With K the columns that stay and R the others the solution is W_K^T + G'[K, K]^-1 C, where
-    C = G'[K, R] W_R^T, and leaves tr(W_R G'[R, R] W_R^T) - tr(C^T G'[K, K]^-1 C). With a factor L of the
-    ranked columns, C is L[K, K] (L[R, K]^T W_R^T), and what is left the sum of squares of L^T W^T from row
-    k on.
-    """
-
-    def __init__(self, weight: torch.Tensor, gram: torch.Tensor, ranked: torch.Tensor | None) -> None:
+    def __init__(self, weight: torch.Tensor, gram: torch.Tensor) -> None:
         self._weight, self._gram = weight.double(), gram
-        self._places = None if ranked is None else ranked.argsort()
-        if ranked is not None:
-            self._weight = self._weight[:, ranked]
-            self._gram = gram[ranked[:, None], ranked]
-            self._failed = torch.empty((), dtype=torch.int32, device=gram.device)
-            torch.linalg.cholesky_ex(self._gram, out=(self._gram, self._failed))
 
     @property
     def definite(self) -> bool:
-        failed = self._failed if self._places is not None else torch.linalg.cholesky_ex(self._gram).info
-        return not bool(failed)
+        """Tells whether the Gram matrix is positive definite."""
+        return not bool(torch.linalg.cholesky_ex(self._gram).info)
 
-    def __call__(self, kept: torch.Tensor) -> torch.Tensor:
-        """[k, D]."""
-        if self._places is None:
-            factor, cross, _ = self._split(kept)
-            return self._weight[:, kept].T + torch.cholesky_solve(cross, factor)
-        count, order = self._leading(kept)
-        factor, below = self._gram[:count, :count], self._gram[count:, :count]
-        moved = torch.linalg.solve_triangular(factor.T, below.T @ self._weight[:, count:].T, upper=True)
-        return (self._weight[:, :count].T + moved)[order.argsort()]
+    def solve(self, kept: torch.Tensor) -> torch.Tensor:
+        """Returns the solved columns, transposed, [k, D]."""
+        factor, cross, _ = self._split(kept)
+        return self._weight[:, kept].T + torch.cholesky_solve(cross, factor)
 
     def error(self, kept: torch.Tensor) -> float:
-        """What the least squares leave."""
-        if self._places is not None:
-            return float(self._losses[self._leading(kept)[0] :].sum())
-        factor, cross, omitted = self._split(kept)
-        left, rows = self._weight[:, omitted], torch.linalg.solve_triangular(factor, cross, upper=False)
-        total = float(((left @ self._gram[omitted][:, omitted]) * left).sum())
+        """Returns the error that least squares leave with these columns."""
+        factor, cross, pruned = self._split(kept)
+        lost, rows = self._weight[:, pruned], torch.linalg.solve_triangular(factor, cross, upper=False)
+        total = float(((lost @ self._gram[pruned][:, pruned]) * lost).sum())
         return max(0.0, total - float(rows.square().sum()))
 
     def _split(self, kept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The factor of G'[K, K], C, and which columns R are."""
-        apart = torch.ones(len(self._gram), dtype=torch.bool)
-        apart[kept] = False
-        omitted, rows = apart.nonzero()[:, 0], self._gram[kept]
-        cross = rows[:, omitted] @ self._weight[:, omitted].T
-        return torch.linalg.cholesky(rows[:, kept]), cross, omitted
+        """Returns the Cholesky factor of G'[K, K], C, and the indices R."""
+        is_pruned = torch.ones(len(self._gram), dtype=torch.bool)
+        is_pruned[kept] = False
+        pruned, rows = is_pruned.nonzero()[:, 0], self._gram[kept]
+        cross = rows[:, pruned] @ self._weight[:, pruned].T
+        return torch.linalg.cholesky(rows[:, kept]), cross, pruned
+
+
+class NestedLeastSquaresPruner:
+    """Prunes the last columns of a ranking; all widths share one Cholesky factor.
+
+    The leading part of a Cholesky factor is the factor of that part of the matrix. With L the factor in the
+    order of the ranking, and C as in `LeastSquaresPruner`, C is L[K, K] (L[R, K]^T W_R^T), and the error the
+    sum of squares of L^T W^T from row k on.
+
+    Args:
+        weight: [D, n].
+        gram: [n, n] float64, damped.
+        ranking: [n] all columns, most valuable first.
+    """
+
+    def __init__(self, weight: torch.Tensor, gram: torch.Tensor, ranking: torch.Tensor) -> None:
+        self._weight, self._ranks = weight.double()[:, ranking], ranking.argsort()
+        self._cholesky = gram[ranking[:, None], ranking]
+        self._failed = torch.empty((), dtype=torch.int32, device=gram.device)
+        torch.linalg.cholesky_ex(self._cholesky, out=(self._cholesky, self._failed))
+
+    @property
+    def definite(self) -> bool:
+        """Tells whether the Gram matrix is positive definite."""
+        return not bool(self._failed)
+
+    def solve(self, kept: torch.Tensor) -> torch.Tensor:
+        """Returns the solved columns, transposed, [k, D]."""
+        count, by_rank = self._leading(kept)
+        factor, below = self._cholesky[:count, :count], self._cholesky[count:, :count]
+        change = torch.linalg.solve_triangular(factor.T, below.T @ self._weight[:, count:].T, upper=True)
+        return (self._weight[:, :count].T + change)[by_rank.argsort()]
+
+    def error(self, kept: torch.Tensor) -> float:
+        """Returns the error that least squares leave with these columns."""
+        return float(self._losses[self._leading(kept)[0] :].sum())
 
     @cached_property
     def _losses(self) -> torch.Tensor:
-        """[n]: what the columns of each rank and all below add to the error."""
-        return (self._gram.tril().T @ self._weight.T).square().sum(1)
+        """[n]: the error that pruning each rank adds when all ranks below it are pruned, too."""
+        return (self._cholesky.tril().T @ self._weight.T).square().sum(1)
 
     def _leading(self, kept: torch.Tensor) -> tuple[int, torch.Tensor]:
-        """How many columns stay, and their order by rank.
+        """Returns the number of kept columns and their order by rank.
 
         Raises:
-            ValueError: they do not lead the ranking.
+            ValueError: The columns do not lead the ranking.
         """
-        assert self._places is not None
-        places, order = self._places[kept].sort()
-        if len(places) and int(places[-1]) >= len(places):
-            raise ValueError("the columns that stay do not lead the ranking")
-        return len(kept), order
+        ranks, by_rank = self._ranks[kept].sort()
+        if len(ranks) and int(ranks[-1]) >= len(ranks):
+            raise ValueError("the kept columns do not lead the ranking")
+        return len(kept), by_rank
+
+
+class ProjectionPruner:
+    """Prunes columns of one output projection and solves the kept ones by least squares, expert by expert.
+
+    Args:
+        weight: [D, n] dense projection.
+        gram: The Gram matrix of its dense input, damped, [n, n] float64; of experts [E, n / E, n / E].
+        ranking: All columns, most valuable first, [n]; of experts [E, n / E]. With a ranking only columns
+            that lead it may be kept, and all widths share one Cholesky factor.
+    """
+
+    def __init__(self, weight: torch.Tensor, gram: torch.Tensor, ranking: torch.Tensor | None = None) -> None:
+        self._dtype, grams = weight.dtype, gram if gram.dim() == 3 else gram[None]
+        self._width = grams.shape[-1]
+        parts = zip(weight.split(self._width, 1), grams, strict=True)
+        self._pruners: list[_Pruner]
+        if ranking is None:
+            self._pruners = [LeastSquaresPruner(*part) for part in parts]
+        else:
+            first = torch.arange(len(grams))[:, None] * self._width
+            rankings = ranking.view(len(grams), -1) - first
+            self._pruners = [
+                NestedLeastSquaresPruner(*part, own) for part, own in zip(parts, rankings, strict=True)
+            ]
+
+    @property
+    def definite(self) -> bool:
+        """Tells whether every set of columns that may be kept has a solution."""
+        return all(pruner.definite for pruner in self._pruners)
+
+    def solve(self, kept: torch.Tensor) -> torch.Tensor:
+        """Returns the solved columns, [D, k].
+
+        Args:
+            kept: [k] column indices, expert by expert.
+        """
+        solved = [pruner.solve(columns) for pruner, columns in self._by_expert(kept)]
+        return torch.cat(solved).T.to(self._dtype)
+
+    def error(self, kept: torch.Tensor) -> float:
+        """Returns the error that least squares leave: squared error per token, and the damping's term."""
+        return sum(pruner.error(columns) for pruner, columns in self._by_expert(kept))
+
+    def _by_expert(self, kept: torch.Tensor) -> Iterator[tuple[_Pruner, torch.Tensor]]:
+        for expert, pruner in enumerate(self._pruners):
+            yield pruner, kept[kept // self._width == expert] - expert * self._width
 
 
 def reconstruct(weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """`Reforms` for one set of columns."""
-    return ProjectionPruner(weight, gram)(kept)
+    """Returns the solved columns of `ProjectionPruner` for one set of kept columns."""
+    return ProjectionPruner(weight, gram).solve(kept)
 
 
-def random_projection(weight: torch.Tensor, most: int = _SKETCH) -> torch.Tensor:
-    """[at most `most`, n] float64: what is linear in a weight's rows, and of which only the sum of squares
-    over rows counts, is about the same of these (products with random signs, the same ones every time); of
-    each column within sqrt(2 / most), one standard deviation.
+def random_projection(weight: torch.Tensor, most: int = _PROJECTED_ROWS) -> torch.Tensor:
+    """Projects the rows of a weight onto at most `most` rows, [min(D, most), n] float64.
+
+    Products with random signs (the same ones every time) keep sums of squares over rows, of the weight and of
+    what is linear in its rows, within sqrt(2 / most) of each column, one standard deviation.
     """
     if len(weight) <= most:
         return weight.double()
@@ -164,7 +209,7 @@ def random_projection(weight: torch.Tensor, most: int = _SKETCH) -> torch.Tensor
 def reconstruction_error(
     weight: torch.Tensor, kept_weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor
 ) -> float:
-    """Mean squared error per token of the block's output, ||(What - W) X||^2 / n."""
+    """Returns the mean squared error per token of the block's output, ||(What - W) X||^2 / n."""
     difference = -weight.double()
     difference[:, kept] += kept_weight.double()
     experts = difference.split(gram.shape[-1], 1)
@@ -175,21 +220,24 @@ def reconstruction_error(
 def best_damping(
     dampings: Sequence[float], attempt: Callable[[float], tuple[float, Made]]
 ) -> tuple[float, Made]:
-    """The damping of least error, and what was made with it: the first low on the way from the middle of
-    ascending ones, as errors fall, then rise along them. Where none could be made, infinity, a larger one may
-    do.
+    """Returns the damping of least error, and what was made with it.
 
-    attempt: damping -> (error, what was made).
+    Errors fall, then rise along the dampings: the search goes from the middle to the first low. Where an
+    attempt fails, with an infinite error, a larger damping may do.
+
+    Args:
+        dampings: Dampings in ascending order.
+        attempt: Makes something with a damping; returns its error and what was made.
     """
     at = len(dampings) // 2
     lowest, made = attempt(dampings[at])
     for step in (1, -1):
         start = at
         while 0 <= at + step < len(dampings):
-            found, other = attempt(dampings[at + step])
-            if math.isfinite(lowest) and found >= lowest:
+            error, other = attempt(dampings[at + step])
+            if math.isfinite(lowest) and error >= lowest:
                 break
-            at, lowest, made = at + step, found, other
+            at, lowest, made = at + step, error, other
         if at != start:
             break
     return dampings[at], made
@@ -200,23 +248,31 @@ def choose_damping(
     fit: torch.Tensor,
     heldout: torch.Tensor,
     kept: list[torch.Tensor],
-    ranked: torch.Tensor | None = None,
+    ranking: torch.Tensor | None = None,
 ) -> tuple[float, ProjectionPruner]:
-    """The damping whose reforms, over several kept sets, err least on held-out text, and these reforms, of
-    the weight's `sketch`. Those that leave a Gram of little text not positive definite, as it was rounded,
-    are none. ranked: as in `Reforms`.
+    """Returns the damping with the least error on held-out text, and the pruner that has it.
+
+    The pruner works on the weight's `random_projection`. Dampings that leave a Gram matrix of little text not
+    positive definite, by numerical error, are passed over.
+
+    Args:
+        weight: [D, n] dense projection.
+        fit: The Gram matrix on the text that is fitted on.
+        heldout: The Gram matrix on held-out text.
+        kept: Sets of kept columns; their errors count relative to plain pruning.
+        ranking: As in `ProjectionPruner`.
     """
     rows = random_projection(weight)
     plain = [max(reconstruction_error(rows, rows[:, k], heldout, k), 1e-30) for k in kept]
 
     def attempt(damping: float) -> tuple[float, ProjectionPruner]:
-        solved = ProjectionPruner(rows, damped(fit, damping), ranked)
-        if not solved.definite:
-            return math.inf, solved
+        pruner = ProjectionPruner(rows, damped(fit, damping), ranking)
+        if not pruner.definite:
+            return math.inf, pruner
         shares = (
-            reconstruction_error(rows, solved(k), heldout, k) / cut
-            for k, cut in zip(kept, plain, strict=True)
+            reconstruction_error(rows, pruner.solve(k), heldout, k) / pruned
+            for k, pruned in zip(kept, plain, strict=True)
         )
-        return sum(shares), solved
+        return sum(shares), pruner
 
     return best_damping(DAMPINGS, attempt)

@@ -4,11 +4,11 @@ With outputs y(theta) ~ y(theta0) + J d and a loss of curvature H in them, the b
 
     (J^T H J / n + ridge) d = -(gradient of the loss)
 
-J^T v is a backward pass, J p a difference of two forward ones. The preconditioner is Kronecker-factored
-(K-FAC, arXiv 1503.05671): for every matrix, the Gram of what it reads and that of the gradients at what it
-gives. Stopping where held-out text errs least is the regularisation.
+J^T v is a backward pass, J p a difference of two forward passes. The preconditioner is Kronecker-factored
+(K-FAC, arXiv 1503.05671): each matrix has the Gram matrix of its inputs and that of the gradients at its
+outputs. Stopping at the least error on held-out text is the regularisation.
 
-A vector is a sequence of parts (blocks, or layers), each by weight name; only a part need be in memory.
+A vector is a sequence of parts (blocks, or layers), each by weight name; only one part need be in memory.
 """
 
 from __future__ import annotations
@@ -27,53 +27,65 @@ _DIFFERENCE = 1e-3
 
 
 class Step(Protocol):
-    """What is solved for: weights by name, and how the loss and its curvature look around them. store: where
-    vectors are kept.
+    """The problem of one step: weights by name, and the loss and its curvature around them.
+
+    Attributes:
+        store: Keeps vectors.
     """
 
     store: ArrayStore
 
     @property
-    def start(self) -> Parts: ...
+    def start(self) -> Parts:
+        """Returns the present weights."""
 
     def error(self, weights: Parts) -> float:
-        """Of held-out windows."""
+        """Returns the loss on held-out windows."""
 
     def descent(self) -> Parts:
-        """Minus the gradient per token, on the windows to fit."""
+        """Returns minus the gradient per token, on the windows to fit."""
 
     def curvature(self, direction: Parts) -> Parts:
-        """J^T H J direction per token."""
+        """Returns J^T H J direction per token."""
 
     def factors(self) -> Factors:
-        """The preconditioner, and the ridge that goes with it."""
+        """Returns the preconditioner, and the ridge that goes with it."""
 
 
 class Factors:
     """Kronecker factors of the curvature, damped, by part.
 
-    inverses: of the damped Grams, `read NAME` [in, in] and `give NAME` [out, out]. ridges: by weight name.
+    Args:
+        inverses: Inverses of the damped Gram matrices, `input NAME` [in, in] and `gradient NAME` [out, out].
+        ridges: Ridges by weight name.
     """
 
     def __init__(self, inverses: Parts, ridges: Sequence[dict[str, float]]) -> None:
         self._inverses, self._ridges = inverses, ridges
 
     def solve(self, residual: Parts) -> Iterator[Tensors]:
+        """Applies the preconditioner."""
         for part, inverse in zip(residual, self._inverses, strict=True):
-            yield {n: inverse[f"give {n}"] @ r @ inverse[f"read {n}"] for n, r in part.items()}
+            yield {n: inverse[f"gradient {n}"] @ r @ inverse[f"input {n}"] for n, r in part.items()}
 
     def ridge(self, p: Parts) -> Iterator[Tensors]:
+        """Multiplies by the ridges."""
         for part, ridge in zip(p, self._ridges, strict=True):
             yield {n: ridge[n] * v for n, v in part.items()}
 
 
-def factors_of(found: Grams, damping: float) -> tuple[Tensors, dict[str, float]]:
-    """A part's inverses and ridges; the Grams are used up. damping: relative to their mean diagonals."""
+def factors_of(sums: Grams, damping: float) -> tuple[Tensors, dict[str, float]]:
+    """Returns a part's inverses and ridges, and takes the accumulators out of the sums one by one.
+
+    Args:
+        sums: The part's Gram matrices.
+        damping: The damping relative to their mean diagonals.
+    """
     inverses, ridges = {}, {}
-    for name in list(found.reads):
+    for name in list(sums.inputs):
         scale = 1.0
-        for kind, grams in (("read", found.reads), ("give", found.gives)):
-            gram = grams.pop(name).mean()
+        for kind, grams in (("input", sums.inputs), ("gradient", sums.gradients)):
+            gram = grams.pop(name).finalize()
             scale *= float(gram.diagonal(dim1=-2, dim2=-1).mean())
             inverses[f"{kind} {name}"] = _inverse(damp(gram, damping))
         ridges[name] = damping * scale
@@ -81,7 +93,7 @@ def factors_of(found: Grams, damping: float) -> tuple[Tensors, dict[str, float]]
 
 
 def _inverse(gram: torch.Tensor) -> torch.Tensor:
-    """[..., n, n], in float32, which is enough to guide the steps; by float64 where that has no factor."""
+    """Inverts in float32, which is enough to guide the steps; in float64 where that has no factor."""
     factor, failed = torch.linalg.cholesky_ex(gram.float())
     if failed.any():
         factor = torch.linalg.cholesky(gram)
@@ -89,40 +101,43 @@ def _inverse(gram: torch.Tensor) -> torch.Tensor:
 
 
 def iterates(step: Step, count: int, patience: int) -> Iterator[tuple[float, Parts]]:
-    """(held-out error, weights): as they are, then after every iteration; `patience` worse ones in a row
-    end it.
+    """Yields (held-out error, weights): as they are, then after every iteration.
+
+    `patience` iterations in a row that are worse than the best one end it.
     """
     best, keep = step.error(step.start), step.store.keep
     yield best, step.start
     factors = step.factors()
     change = keep({n: torch.zeros_like(w) for n, w in part.items()} for part in step.start)
-    left = step.descent()
-    direction = solved = keep(factors.solve(left))
-    worse, slope = 0, dot(left, solved)
+    residual = step.descent()
+    direction = solved = keep(factors.solve(residual))
+    worse, slope = 0, dot(residual, solved)
     for _ in range(count):
         if slope <= 0 or worse == patience:
             return
         image = keep(add(step.curvature(direction), factors.ridge(direction)))
         length = slope / dot(direction, image)
-        change, left = keep(add(change, direction, length)), keep(add(left, image, -length))
+        change, residual = keep(add(change, direction, length)), keep(add(residual, image, -length))
         weights = keep(add(step.start, change))
         error = step.error(weights)
         best, worse = (error, 0) if error < best else (best, worse + 1)
         yield error, weights
-        solved = keep(factors.solve(left))
-        slope, before = dot(left, solved), slope
+        solved = keep(factors.solve(residual))
+        slope, before = dot(residual, solved), slope
         direction = keep(add(solved, direction, slope / before))
 
 
 def small_step(start: Parts, direction: Parts) -> float:
-    """The factor of a direction at which a difference quotient is taken."""
+    """Returns the factor of a direction at which a difference quotient is taken."""
     return dot(start, start) ** 0.5 / max(dot(direction, direction) ** 0.5, 1e-30) * _DIFFERENCE
 
 
 def dot(a: Iterable[Tensors], b: Iterable[Tensors]) -> float:
+    """Returns the inner product of two vectors."""
     return sum(float((p[n].double() * q[n].double()).sum()) for p, q in zip(a, b, strict=True) for n in p)
 
 
 def add(a: Iterable[Tensors], b: Iterable[Tensors], factor: float = 1.0) -> Iterator[Tensors]:
+    """Yields a + factor * b, part by part."""
     for p, q in zip(a, b, strict=True):
         yield {n: p[n] + factor * q[n] for n in p}

@@ -1,7 +1,7 @@
-"""Norms of all heads together, when heads go: queries and keys keep their size.
+"""Norms over all heads together: queries and keys keep their size when heads are pruned.
 
-The subnet divides by the root mean square of the heads that are left. Where these are larger or smaller than
-the others were, every score would change; the norm's weights make up for that on average.
+The subnet divides by the root mean square of the kept heads. Where these are larger or smaller than the
+pruned ones were, every attention score would change; the norm's weights compensate for that on average.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ def rescale_qk_norm(
     kept: Selection,
     attention: Mapping[str, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
-    """A cut attention block with its norms adjusted; as it is where each head has its own, or is dropped."""
+    """Returns a pruned attention block with its query and key norms rescaled.
+
+    A dropped block, and one in which each head has a norm of its own, is returned as it is.
+    """
     block = dict(attention)
     if not (block and shape.qk_norm and shape.qk_norm_whole):
         return block

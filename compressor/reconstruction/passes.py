@@ -1,8 +1,8 @@
-"""Forward and back through the whole subnet, for the derivatives of KL(dense || subnet) by its projections.
+"""Passes through the whole subnet, for the derivatives of KL(dense || subnet) by its projections.
 
 Layers come one at a time, each for all of the text: hidden states at every layer of the subnet are computed
-once, and derivatives go down through them, running each layer again. The text is sharded: who holds some
-shards keeps their states.
+once, and derivatives go down through them, running each layer again. The text is sharded: a process that
+holds some shards keeps their states.
 """
 
 from __future__ import annotations
@@ -29,13 +29,19 @@ _FACTOR_BATCHES = 8
 Shards = Sequence[Sequence[torch.Tensor]]
 """Batches of windows, by shard."""
 Vectors = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(windows of a batch, what the head reads of them [B, T, D]) -> v [B, T, D]."""
+"""(windows of a batch, the head's input for them [B, T, D]) -> v [B, T, D]."""
 
 
 @dataclass(eq=False)
 class KLProblem(Sharded["KLPasses"]):
-    """What a round is about. model: dense. subnet: its layers' present weights. windows: [B, T] tokens;
-    heldout: [B] bool. store: for hidden states and vectors.
+    """The problem of one round: KL(dense || subnet) on a text.
+
+    Args:
+        model: The dense model.
+        subnet: The present weights of the subnet's layers.
+        windows: [B, T] tokens.
+        heldout: [B] bool.
+        store: Keeps hidden states and vectors.
     """
 
     model: LayeredModel
@@ -45,106 +51,109 @@ class KLProblem(Sharded["KLPasses"]):
     store: ArrayStore = field(default_factory=ArrayStore)
 
     def batches(self, heldout: bool) -> Sequence[torch.Tensor]:
+        """Returns index batches of the held-out windows, or of those to fit."""
         return torch.nonzero(self.heldout == heldout)[:, 0].split(ROWS)
 
     @property
     def tokens(self) -> int:
-        """That are fitted on."""
+        """Returns the number of tokens that are fitted on."""
         return int((~self.heldout).sum()) * self.windows.shape[1]
 
     def projections(self, index: int) -> Tensors:
-        """A layer's matrices that the round changes."""
+        """Returns a layer's matrices that the round changes."""
         runner = self.model.runner
         names = {name for kind in BLOCK_KINDS for name in runner.projections(kind)}
         return {n: w for n, w in self.subnet[index].items() if n in names}
 
     def layers(self, weights: Parts) -> Sequence[Tensors]:
-        """The subnet with other weights in these matrices' places."""
+        """Returns the subnet's layers with other weights in the place of these matrices."""
         return Loaded(len(self.subnet), lambda i: {**self.subnet[i], **weights[i]})
 
     def hold(self, shards: range) -> KLPasses:
+        """Returns the passes over these shards."""
         return KLPasses(self, shards)
 
 
 class KLPasses:
-    """Of some shards of the text, forward and back. What is summed over batches comes by shard; what comes
-    layer by layer comes from the last layer down.
+    """Runs the dense model and the subnet on some shards of the text, forward and backward.
+
+    Results that are summed over batches come shard by shard; results by layer come from the last layer down.
     """
 
-    def __init__(self, text: KLProblem, shards: range) -> None:
-        self._text, self._runner, self._head = text, text.model.runner, text.model.head
+    def __init__(self, problem: KLProblem, shards: range) -> None:
+        self._problem, self._runner, self._head = problem, problem.model.runner, problem.model.head
         self._shards = shards
-        self._fit, self._held = (shards_of(text.batches(apart), shards) for apart in (False, True))
+        self._fit, self._heldout = (shards_of(problem.batches(heldout), shards) for heldout in (False, True))
         self._below: list[ArrayLike] = []
         self._targets: list[list[tuple[torch.Tensor, DenseTargets]]] = []
 
     def divergences(self, weights: Parts) -> Iterable[list[list[tuple[int, float]]]]:
-        """(windows, mean KL in nats per token) of each held-out batch."""
+        """Measures (windows, mean KL in nats per token) of each held-out batch."""
         if not self._targets:
-            dense = self._run(self._text.model.layers, self._held)
-            self._targets = [[(b, self._head.targets(dense[b])) for b in shard] for shard in self._held]
-        hidden = self._run(self._text.layers(weights), self._held)
+            dense = self._run(self._problem.model.layers, self._heldout)
+            self._targets = [[(b, self._head.targets(dense[b])) for b in shard] for shard in self._heldout]
+        hidden = self._run(self._problem.layers(weights), self._heldout)
         yield [[(len(b), self._head.kl(t, hidden[b])) for b, t in shard] for shard in self._targets]
 
     def descent(self) -> Iterable[Iterable[Tensors]]:
-        """Minus the gradient per token, of each layer's projections."""
-        dense = self._run(self._text.model.layers, self._fit)
+        """Computes minus the gradient per token with respect to each layer's projections."""
+        dense = self._run(self._problem.model.layers, self._fit)
 
         def missing(part: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
             return self._head.difference(self._normed(dense, part), normed)
 
-        return self._pull(missing)
+        return self._pull_back(missing)
 
     def curvature(self, moved: Parts, length: float) -> Iterable[Iterable[Tensors]]:
-        """J^T H J d per token; moved: the projections, moved by `length` times d."""
-        there = self._run(self._text.layers(moved), self._fit)
+        """Computes J^T H J d per token; `moved` are the projections moved by `length` times d."""
+        there = self._run(self._problem.layers(moved), self._fit)
 
         def image(part: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
             return self._head.curvature(normed, (self._normed(there, part) - normed) / length)
 
-        return self._pull(image)
+        return self._pull_back(image)
 
     def grams(self) -> Iterable[Iterable[Grams]]:
-        """Of what each layer's projections read and of the gradients at what they give."""
-        chosen = some_of(self._text.batches(False), self._shards, _FACTOR_BATCHES)
+        """Accumulates Gram matrices of each layer's projections: of inputs, and of gradients at outputs."""
+        chosen = some_of(self._problem.batches(False), self._shards, _FACTOR_BATCHES)
 
         def drawn(part: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
             return self._head.sampled_gradient(normed, torch.Generator().manual_seed(int(part[0])))
 
         gradient = self._at_the_head(chosen, drawn)
-        for index in reversed(range(len(self._text.subnet))):
+        for index in reversed(range(len(self._problem.subnet))):
             yield map(partial(self._grams, index, gradient), chosen)
 
     def _grams(self, index: int, gradient: ArrayLike, shard: Sequence[torch.Tensor]) -> Grams:
-        """Of one layer; moves the gradient below it."""
-        layer, runner = self._text.subnet[index], self._runner.at(index)
-        grams = Grams.of(self._text.projections(index))
+        """Accumulates one layer's Gram matrices and moves the gradient below the layer."""
+        layer, runner = self._problem.subnet[index], self._runner.at(index)
+        grams = Grams.of(self._problem.projections(index))
         for part in shard:
-            seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+            watched: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
             below = self._states[index][part].requires_grad_()
             with torch.enable_grad():
                 hidden = below
                 for kind, run in zip(BLOCK_KINDS, (runner.attention, runner.ffn), strict=True):
-                    with runner.watch(kind) as watched:
+                    with runner.watch(kind) as of_block:
                         hidden = run(layer, hidden)
-                    seen |= watched
-            outputs = [below, *(made for _, made in seen.values())]
+                    watched |= of_block
+            outputs = [below, *(made for _, made in watched.values())]
             gradient[part], *found = torch.autograd.grad(hidden, outputs, gradient[part])
-            for (name, (read, _)), value in zip(seen.items(), found, strict=True):
-                grams.add_batch(name, read.detach(), value)
+            for (name, (x, _)), value in zip(watched.items(), found, strict=True):
+                grams.add_batch(name, x.detach(), value)
         return grams
 
-    def _pull(self, vectors: Vectors) -> Iterator[Iterable[Tensors]]:
-        """J^T v per token."""
-        tokens = self._text.tokens
+    def _pull_back(self, vectors: Vectors) -> Iterator[Iterable[Tensors]]:
+        """Computes J^T v per token."""
+        tokens = self._problem.tokens
         gradient = self._at_the_head(self._fit, lambda part, normed: vectors(part, normed) / tokens)
-        for index in reversed(range(len(self._text.subnet))):
+        for index in reversed(range(len(self._problem.subnet))):
             yield map(partial(self._gradients, index, gradient), self._fit)
 
     def _gradients(self, index: int, gradient: ArrayLike, shard: Sequence[torch.Tensor]) -> Tensors:
-        """By a layer's projections; moves the gradient below the layer."""
-        layer, runner = self._text.subnet[index], self._runner.at(index)
-        leaves = {n: w.clone().requires_grad_() for n, w in self._text.projections(index).items()}
+        """Computes gradients with respect to a layer's projections and moves the gradient below the layer."""
+        layer, runner = self._problem.subnet[index], self._runner.at(index)
+        leaves = {n: w.clone().requires_grad_() for n, w in self._problem.projections(index).items()}
         for part in shard:
             below = self._states[index][part].requires_grad_()
             with torch.enable_grad():
@@ -155,7 +164,7 @@ class KLPasses:
         return {n: leaf.grad for n, leaf in leaves.items() if leaf.grad is not None}
 
     def _at_the_head(self, shards: Shards, vectors: Vectors) -> ArrayLike:
-        """[B, T, D]: v at what the head reads, moved below the final norm."""
+        """Returns v at the head's input, moved below the final norm, [B, T, D]."""
         gradient = self._rows()
         for part in chain(*shards):
             last = self._states[-1][part].requires_grad_()
@@ -166,16 +175,16 @@ class KLPasses:
 
     @property
     def _states(self) -> list[ArrayLike]:
-        """What every layer of the subnet reads, and what the head's norm does, of the windows to fit."""
+        """Returns the inputs of every layer of the subnet and of the final norm, for the windows to fit."""
         if not self._below:
             self._below = [self._embedded(self._fit)]
-            for index in range(len(self._text.subnet)):
+            for index in range(len(self._problem.subnet)):
                 self._below.append(self._rows())
-                self._step(self._text.subnet, index, self._fit, *self._below[-2:])
+                self._step(self._problem.subnet, index, self._fit, *self._below[-2:])
         return self._below
 
     def _run(self, layers: Sequence[Weights], shards: Shards) -> ArrayLike:
-        """The residual stream [B, T, D] after the last layer, of these windows."""
+        """Returns the residual stream after the last layer for these windows, [B, T, D]."""
         hidden = self._embedded(shards)
         for index in range(len(layers)):
             self._step(layers, index, shards, hidden, hidden)
@@ -190,10 +199,10 @@ class KLPasses:
             after[part] = runner.layer(layer, before[part])
 
     def _embedded(self, shards: Shards) -> ArrayLike:
-        return self._text.model.embedded(self._text.windows, self._text.store, chain(*shards))
+        return self._problem.model.embedded(self._problem.windows, self._problem.store, chain(*shards))
 
     def _rows(self) -> ArrayLike:
-        return self._text.store.rows(*self._text.windows.shape, self._runner.shape.hidden_size)
+        return self._problem.store.rows(*self._problem.windows.shape, self._runner.shape.hidden_size)
 
     @torch.no_grad()
     def _normed(self, hidden: ArrayLike, part: torch.Tensor) -> torch.Tensor:

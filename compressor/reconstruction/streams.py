@@ -23,8 +23,13 @@ Finished = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class BlockPosition:
-    """Just before a block. finished: the layers below it, by index. attention: the subnet's block before an
-    FFN in the same layer.
+    """The position just before a block.
+
+    Args:
+        index: The block's layer.
+        kind: "attention" or "ffn".
+        finished: Returns the finished layers below, by index.
+        attention: The subnet's attention block before an FFN in the same layer.
     """
 
     index: int
@@ -34,21 +39,21 @@ class BlockPosition:
 
     @property
     def blocks(self) -> int:
-        """That come before it."""
+        """Returns the number of blocks before this position."""
         return 2 * self.index + (self.kind == "ffn")
 
     def before(self, block: int) -> Finished:
-        """The subnet's tensors of a block below.
+        """Returns the subnet's tensors of a block below.
 
         Raises:
-            UserError: it is not finished.
+            UserError: The block is not finished.
         """
         if block == 2 * self.index:
             return self.attention
         done = self.finished(block // 2)
         if done is None:
             raise UserError(
-                f"layer {block // 2} of the reform is missing from the run directory",
+                f"layer {block // 2} of the reconstruction is missing from the run directory",
                 "Remove it and run again.",
             )
         return done
@@ -56,8 +61,13 @@ class BlockPosition:
 
 @dataclass(eq=False)
 class SequentialPass(Sharded["ResidualStreams"]):
-    """The text of a reform that goes through the layers. model: dense. windows: [B, T] tokens; heldout: [B]
-    bool. store: for hidden states.
+    """One pass of the text through the layers, block by block.
+
+    Args:
+        model: The dense model.
+        windows: [B, T] tokens.
+        heldout: [B] bool.
+        store: Keeps hidden states.
     """
 
     model: LayeredModel
@@ -66,56 +76,57 @@ class SequentialPass(Sharded["ResidualStreams"]):
     store: ArrayStore = field(default_factory=ArrayStore)
 
     def hold(self, shards: range) -> ResidualStreams:
+        """Returns the streams of these shards, at the embedding."""
         return ResidualStreams(self, shards)
 
 
 class ResidualStreams:
-    """Of some shards. They go on from where they are; one who holds them anew begins at the embedding."""
+    """The streams of some shards, which move on from block to block; new ones begin at the embedding."""
 
-    def __init__(self, course: SequentialPass, shards: range) -> None:
-        self._course, self._shards, self._past = course, shards, 0
+    def __init__(self, text: SequentialPass, shards: range) -> None:
+        self._text, self._shards, self._past = text, shards, 0
         self._parts = [
             part
-            for apart in (False, True)
-            for shard in shards_of(batches_of(course.heldout, apart), shards)
+            for heldout in (False, True)
+            for shard in shards_of(batches_of(text.heldout, heldout), shards)
             for part in shard
         ]
         self._dense, self._subnet = self._embedded(), self._embedded()
         self._after: ArrayLike | None = None
 
     def block(
-        self, spot: BlockPosition, method: Callable[..., Iterable[Any]], *args: Any
+        self, position: BlockPosition, method: Callable[..., Iterable[Any]], *args: Any
     ) -> Iterable[Iterable[Any]]:
-        """What a method of `BlockPasses` gives of the block at this spot."""
-        yield method(self._at(spot), *args)
+        """Calls a method of `BlockPasses` on the block at this position."""
+        yield method(self._passes_at(position), *args)
 
-    def _at(self, spot: BlockPosition) -> BlockPasses:
-        while self._past < spot.blocks:
-            self._subnet = self._moved(self._subnet, spot.before(self._past))
+    def _passes_at(self, position: BlockPosition) -> BlockPasses:
+        while self._past < position.blocks:
+            self._subnet = self._moved(self._subnet, position.before(self._past))
             self._dense, self._after = self._ahead(), None
             self._past += 1
         self._after = self._ahead()
         return BlockPasses(
-            self._course.model.runner.at(spot.index),
-            spot.kind,
+            self._text.model.runner.at(position.index),
+            position.kind,
             self._dense,
             self._subnet,
             self._after,
-            self._course.heldout,
+            self._text.heldout,
             self._shards,
         )
 
     def _ahead(self) -> ArrayLike:
-        """The dense stream past the next block."""
+        """Returns the dense stream after the next block."""
         if self._after is None:
-            return self._moved(self._dense, self._course.model.layers[self._past // 2])
+            return self._moved(self._dense, self._text.model.layers[self._past // 2])
         return self._after
 
     @torch.no_grad()
     def _moved(self, stream: ArrayLike, weights: Weights) -> ArrayLike:
-        """Past the next block with these weights."""
-        runner, kind = self._course.model.runner.at(self._past // 2), BLOCK_KINDS[self._past % 2]
-        return self._course.store.mapped(stream, self._parts, partial(runner.block, kind, weights))
+        """Moves a stream past the next block, which has these weights."""
+        runner, kind = self._text.model.runner.at(self._past // 2), BLOCK_KINDS[self._past % 2]
+        return self._text.store.mapped(stream, self._parts, partial(runner.block, kind, weights))
 
     def _embedded(self) -> ArrayLike:
-        return self._course.model.embedded(self._course.windows, self._course.store, self._parts)
+        return self._text.model.embedded(self._text.windows, self._text.store, self._parts)

@@ -1,9 +1,10 @@
-"""The last reform of the winner, one registered function each, giving finished tensors layer by layer."""
+"""The final reconstruction of the winner, one registered function each, which finishes layer by layer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -14,32 +15,35 @@ from lathe.artefact.registry import Registry
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.workers import LocalWorkers, Workers
 from lathe.compressor.model.decoder import LayeredModel
-from lathe.compressor.model.names import DOWN_PROJ, O_PROJ
-from lathe.compressor.model.pruning import Selection, prune_attention, prune_ffn, rows
+from lathe.compressor.model.pruning import Selection
 from lathe.compressor.reconstruction.admm import admm
 from lathe.compressor.reconstruction.block_moments import MapShards
 from lathe.compressor.reconstruction.closed_form import damped, reconstruct
 from lathe.compressor.reconstruction.gauss_newton import refine_block
-from lathe.compressor.reconstruction.head_norms import rescale_qk_norm
+from lathe.compressor.reconstruction.prune_block import prune_block
 from lathe.compressor.reconstruction.sequential import Refine, reconstruct_block
 from lathe.compressor.reconstruction.streams import BlockPosition, ResidualStreams, SequentialPass
 from lathe.compressor.statistics import LastingStatistics
 
 Finished = dict[str, torch.Tensor]
-Solve = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
+SolveProjection = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
 """(dense weight [D, n], Gram [n, n], kept [k], damping) -> output projection [D, k]."""
 
 
 @dataclass(frozen=True)
 class ReconstructionTask:
-    """The dense model, what stays of it, and the text to fit on.
+    """The dense model, what is kept of it, and the text to fit on.
 
     Args:
+        shape: The dense model's dimensions.
+        model: The dense model.
+        selections: The kept heads and channels of each layer.
+        statistics: Second moments of each layer.
         dampings: (attention, FFN) of each layer, chosen on held-out text.
         windows: [B, T] tokens.
         heldout: [B] bool, the windows that nothing is fitted on.
-        store: for hidden states.
-        workers: who runs blocks on the text.
+        store: Keeps hidden states.
+        workers: Run blocks on the text.
     """
 
     shape: ModelShape
@@ -52,29 +56,34 @@ class ReconstructionTask:
     store: ArrayStore = field(default_factory=ArrayStore)
     workers: Workers = field(default_factory=LocalWorkers)
 
-    def cut(self, index: int, solve: Solve) -> tuple[Finished, Finished]:
-        """A layer's attention and FFN tensors with output projections solved from dense statistics alone."""
-        dense, kept, stats = self.model.layers[index], self.selections[index], self.statistics[index]
-        attention = prune_attention(self.shape, dense, kept)
-        ffn = prune_ffn(dense, kept)
-        columns = rows(kept.query_heads, self.shape.head_dim)
-        for block, name, kind, chosen, damping in (
-            (attention, O_PROJ, "attention", columns, self.dampings[index][0]),
-            (ffn, DOWN_PROJ, "ffn", kept.channels, self.dampings[index][1]),
-        ):
-            weight = dense[f"{name}.weight"]
-            if block and len(chosen) < weight.shape[1]:
-                block[f"{name}.weight"] = solve(weight, getattr(stats, kind), chosen, damping)
+    def pruned(self, index: int, solve: SolveProjection, rescale: bool = False) -> tuple[Finished, Finished]:
+        """Returns a layer's pruned attention and FFN blocks.
+
+        Args:
+            index: The layer.
+            solve: Makes the output projections from dense statistics alone.
+            rescale: Rescale norms over all heads, too.
+        """
+        dense, kept, statistics = self.model.layers[index], self.selections[index], self.statistics[index]
+        attention, ffn = (
+            prune_block(
+                self.shape,
+                kind,
+                dense,
+                kept,
+                partial(_solve_with, solve, statistics, kind, damping),
+                statistics if rescale else None,
+            )
+            for kind, damping in zip(BLOCK_KINDS, self.dampings[index], strict=True)
+        )
         return attention, ffn
 
-    def reformed(self, index: int) -> tuple[Finished, Finished]:
-        """A layer's attention and FFN tensors after the closed-form reform."""
-        attention, ffn = self.cut(index, _closed_form)
-        stats, kept = self.statistics[index], self.selections[index]
-        return rescale_qk_norm(self.shape, stats, kept, attention), ffn
+    def reconstructed(self, index: int) -> tuple[Finished, Finished]:
+        """Returns a layer's attention and FFN blocks after the closed-form reconstruction."""
+        return self.pruned(index, _closed_form, rescale=True)
 
-    def apart(self, index: int, kind: BlockKind) -> bool:
-        """Whether a block, or one before it, is narrower than dense: until then the streams are the same."""
+    def differs(self, index: int, kind: BlockKind) -> bool:
+        """Tells whether a block or one before it is narrower than dense; until then the streams are equal."""
         dense, own = self.shape.layer, self.selections[index].shape
         if any(before.shape != dense for before in self.selections[:index]):
             return True
@@ -91,7 +100,19 @@ reconstructions: Registry[Callable[[ReconstructionTask], LayerReconstruction]] =
     "lathe.reconstructions",
     lambda _name, value: callable(value),
 )
-"""Every last reform by name; a search method says which one it wants."""
+"""Every final reconstruction by name; a search method names the one it uses."""
+
+
+def _solve_with(
+    solve: SolveProjection,
+    statistics: LastingStatistics,
+    kind: BlockKind,
+    damping: float,
+    weight: torch.Tensor,
+    kept: torch.Tensor,
+) -> torch.Tensor:
+    """Solves with the statistics of a block, which are read only where they are needed."""
+    return solve(weight, statistics.attention if kind == "attention" else statistics.ffn, kept, damping)
 
 
 def _closed_form(
@@ -100,54 +121,65 @@ def _closed_form(
     return reconstruct(weight, damped(gram, damping), kept)
 
 
+def _admm(weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor, _damping: float) -> torch.Tensor:
+    return admm(weight, gram, kept)
+
+
+def _unchanged(
+    weight: torch.Tensor, _gram: torch.Tensor, kept: torch.Tensor, _damping: float
+) -> torch.Tensor:
+    return weight[:, kept]
+
+
 @reconstructions.register("none")
-def none(job: ReconstructionTask) -> LayerReconstruction:
-    """Weights as they were."""
-    return lambda i, _: _merge(*job.cut(i, lambda weight, _gram, kept, _damping: weight[:, kept]))
+def none(task: ReconstructionTask) -> LayerReconstruction:
+    """Leaves the kept weights as they are."""
+    return lambda index, _: _merge(*task.pruned(index, _unchanged))
 
 
 @reconstructions.register("closed-form")
-def closed_form(job: ReconstructionTask) -> LayerReconstruction:
-    """Each block by itself, from dense statistics."""
-    return lambda i, _: _merge(*job.reformed(i))
+def closed_form(task: ReconstructionTask) -> LayerReconstruction:
+    """Reconstructs each block by itself, from dense statistics."""
+    return lambda index, _: _merge(*task.reconstructed(index))
 
 
 @reconstructions.register("admm")
-def paper(job: ReconstructionTask) -> LayerReconstruction:
-    """The paper's: each block by itself, ADMM with rho 1 and 30 iterations."""
-    return lambda i, _: _merge(*job.cut(i, lambda weight, gram, kept, _damping: admm(weight, gram, kept)))
+def paper(task: ReconstructionTask) -> LayerReconstruction:
+    """Reconstructs each block by itself as the paper does, by ADMM with rho 1 and 30 iterations."""
+    return lambda index, _: _merge(*task.pruned(index, _admm))
 
 
 @reconstructions.register("sequential")
-def sequential(job: ReconstructionTask) -> LayerReconstruction:
-    """Block after block, each mending with its output projection what the ones before it left."""
-    return _in_order(job, None)
+def sequential(task: ReconstructionTask) -> LayerReconstruction:
+    """Reconstructs block after block; each output projection corrects what the blocks before it left."""
+    return _in_order(task, None)
 
 
 @reconstructions.register("gauss-newton")
-def gauss_newton(job: ReconstructionTask) -> LayerReconstruction:
-    """As `sequential`, each block then refined with all of its projections."""
-    return _in_order(job, refine_block)
+def gauss_newton(task: ReconstructionTask) -> LayerReconstruction:
+    """Reconstructs as `sequential` does and then refines all projections of each block."""
+    return _in_order(task, refine_block)
 
 
-def _in_order(job: ReconstructionTask, refine: Refine | None) -> LayerReconstruction:
-    course = SequentialPass(job.model, job.windows, job.heldout, job.store)
+def _in_order(task: ReconstructionTask, refine: Refine | None) -> LayerReconstruction:
+    text = SequentialPass(task.model, task.windows, task.heldout, task.store)
 
     def layer(index: int, finished: Callable[[int], Finished | None]) -> Finished:
         done: Finished = {}
-        for kind, cut in zip(BLOCK_KINDS, job.reformed(index), strict=True):
-            if cut and job.apart(index, kind):
-                map_shards = _shard_mapper(job.workers, course, BlockPosition(index, kind, finished, done))
-                cut = reconstruct_block(map_shards, job.model.runner.at(index), kind, cut, refine)
-            done = _merge(done, cut)
+        for kind, block in zip(BLOCK_KINDS, task.reconstructed(index), strict=True):
+            solved = block
+            if block and task.differs(index, kind):
+                map_shards = _on_workers(task.workers, text, BlockPosition(index, kind, finished, done))
+                solved = reconstruct_block(map_shards, task.model.runner.at(index), kind, block, refine)
+            done = _merge(done, solved)
         return done
 
     return layer
 
 
-def _shard_mapper(workers: Workers, course: SequentialPass, spot: BlockPosition) -> MapShards:
+def _on_workers(workers: Workers, text: SequentialPass, position: BlockPosition) -> MapShards:
     def map_shards(method: Callable[..., Iterable[Any]], *args: Any) -> Iterable[Any]:
-        return chain.from_iterable(workers.map_shards(course, ResidualStreams.block, spot, method, *args))
+        return chain.from_iterable(workers.map_shards(text, ResidualStreams.block, position, method, *args))
 
     return map_shards
 

@@ -1,15 +1,16 @@
-"""The subnet as a whole: damped Gauss-Newton steps on KL(dense || subnet), after every block was reformed.
+"""Refining the whole subnet: damped Gauss-Newton steps on KL(dense || subnet), after the reconstruction.
 
-A block's reform mends the residual stream, all of it alike; what counts is what the head makes of it in the
-end. With p the dense model's next-token distribution, q the subnet's, n what the head (W [V, D]) reads and J
-its Jacobian by all projections of all layers:
+The reconstruction of a block corrects all of the residual stream alike; what counts is what the head makes of
+it in the end. With p the dense model's next-token distribution, q the subnet's, n the input of the head
+(W [V, D]) and J its Jacobian with respect to all projections of all layers:
 
     descent = J^T W^T (p - q),    curvature = J^T W^T (diag q - q q^T) W J
 
-solved for in `conjugate.py`. The targets are the dense model's own distributions: no labels. A round is one
-step, linearised anew; a round that no held-out window gains from is dropped.
+solved for in `conjugate.py`. The targets are the dense model's own distributions; no labels are needed. A
+round is one step, linearised anew; a round without gain on held-out windows is dropped.
 
-The text is sharded (`passes.py`): weights and directions go to who holds the shards, and sums come back.
+The text is sharded (`passes.py`): weights and directions go to the processes that hold the shards, and sums
+come back.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from lathe.compressor.compute.array_store import Loaded, Tensors
 from lathe.compressor.compute.workers import LocalWorkers, Workers, summed
 from lathe.compressor.reconstruction.conjugate import Factors, Parts, add, factors_of, iterates, small_step
 from lathe.compressor.reconstruction.passes import KLPasses, KLProblem
-from lathe.compressor.statistics.gram import merged
+from lathe.compressor.statistics.gram import merge_into_first
 
 ITERATIONS = 4
 WORTHWHILE = 0.98
@@ -29,55 +30,61 @@ _DAMPING = 1.0
 
 
 def refine_model(
-    text: KLProblem, advance: Callable[[], None] = lambda: None, workers: Workers | None = None
+    problem: KLProblem, advance: Callable[[], None] = lambda: None, workers: Workers | None = None
 ) -> tuple[Sequence[Tensors], float, float]:
-    """The layers after one round, and KL(dense || subnet) in nats per held-out token before and after it.
+    """Returns the layers after one round, and KL(dense || subnet) per held-out token before and after it.
 
-    advance: called after every iteration.
+    Args:
+        problem: The dense model, the subnet and the text.
+        advance: Called after every iteration.
+        workers: Run the passes.
     """
-    step = ModelStep(text, workers or LocalWorkers())
-    found = iterates(step, ITERATIONS, patience=1)
-    best = next(found)
+    step = ModelStep(problem, workers or LocalWorkers())
+    rest = iterates(step, ITERATIONS, patience=1)
+    best = next(rest)
     before = best[0]
     advance()
-    for error, weights in found:
+    for error, weights in rest:
         advance()
         if error < best[0]:
             best = (error, weights)
-    return text.layers(best[1]), before, best[0]
+    return problem.layers(best[1]), before, best[0]
 
 
 class ModelStep:
     """The problem of one round around the subnet's present weights."""
 
-    def __init__(self, text: KLProblem, workers: Workers) -> None:
-        self._text, self._workers, self.store = text, workers, text.store
+    def __init__(self, problem: KLProblem, workers: Workers) -> None:
+        self._problem, self._workers, self.store = problem, workers, problem.store
 
     @property
     def start(self) -> Parts:
-        return Loaded(len(self._text.subnet), self._text.projections)
+        """Returns the subnet's present projections, layer by layer."""
+        return Loaded(len(self._problem.subnet), self._problem.projections)
 
     def error(self, weights: Parts) -> float:
-        """KL in nats per held-out token."""
-        (parts,) = self._workers.map_shards(self._text, KLPasses.divergences, weights)
-        found = [batch for part in parts for batch in part]
-        return sum(rows * kl for rows, kl in found) / sum(rows for rows, _ in found)
+        """Returns KL in nats per held-out token."""
+        (parts,) = self._workers.map_shards(self._problem, KLPasses.divergences, weights)
+        batches = [batch for part in parts for batch in part]
+        return sum(windows * kl for windows, kl in batches) / sum(windows for windows, _ in batches)
 
     def descent(self) -> Parts:
-        return self._summed(self._workers.map_shards(self._text, KLPasses.descent))
+        """Returns minus the gradient per token."""
+        return self._summed(self._workers.map_shards(self._problem, KLPasses.descent))
 
     def curvature(self, direction: Parts) -> Parts:
+        """Returns J^T H J direction per token."""
         length = small_step(self.start, direction)
         moved = self.store.keep(add(self.start, direction, length))
-        return self._summed(self._workers.map_shards(self._text, KLPasses.curvature, moved, length))
+        return self._summed(self._workers.map_shards(self._problem, KLPasses.curvature, moved, length))
 
     def factors(self) -> Factors:
-        """From the gradients of tokens drawn from the subnet's own distribution, on a few batches."""
+        """Makes the preconditioner from gradients at tokens that the subnet samples, on a few batches."""
         ridges: list[dict[str, float]] = []
 
         def inverses() -> Iterator[Tensors]:
-            for parts in self._workers.map_shards(self._text, KLPasses.grams):
-                found, ridge = factors_of(merged(parts), _DAMPING)
+            for parts in self._workers.map_shards(self._problem, KLPasses.grams):
+                found, ridge = factors_of(merge_into_first(parts), _DAMPING)
                 ridges.insert(0, ridge)
                 yield found
 

@@ -18,8 +18,14 @@ _OFFSPRING, _SURVIVORS, _PARENTS = 24, 6, 4
 
 @dataclass(frozen=True)
 class Moves:
-    """Changes of one block by one level. `damage` (object array [blocks] of [levels]) biases which block
-    moves: of a few drawn at random, the one that the table likes best.
+    """Changes of one block by one level.
+
+    Args:
+        space: The levels of blocks.
+        constraints: All of them have to hold.
+        sensitivities: Object array [blocks] of [levels]. Of a few blocks drawn at random, the one whose
+            sensitivity rises least moves.
+        rng: Draws blocks and directions.
     """
 
     space: Space
@@ -28,14 +34,14 @@ class Moves:
     rng: random.Random
 
     def mutate(self, plan: Plan) -> Plan:
-        """Some blocks down, then others up until nothing more fits."""
+        """Moves some blocks down, then others up until nothing more fits."""
         indices = self.space.indices(plan)
         for _ in range(self.rng.choice((1, 1, 2, 3))):
             self._down(indices)
         return self._full(indices)
 
     def cross(self, a: Plan, b: Plan) -> Plan:
-        """Each layer from one parent, then down until it fits and up until it is full."""
+        """Takes each layer from one parent, then moves blocks down until it fits and up until it is full."""
         plan = Plan(tuple(self.rng.choice(pair) for pair in zip(a, b, strict=True)))
         return self._full(self.space.indices(plan if has_attention(plan) else a))
 
@@ -50,7 +56,7 @@ class Moves:
         return all(c.allows(plan) for c in self.constraints)
 
     def _down(self, indices: list[int]) -> None:
-        """One block a level down; the last attention block of the model is never dropped."""
+        """Moves one block a level down; the last attention block of the model is never dropped."""
         free = [b for b, i in enumerate(indices) if i + 1 < len(self.sensitivities[b])]
         dropping = [b for b in free if b % 2 == 0 and indices[b] + 2 == len(self.sensitivities[b])]
         if sum(i + 1 < len(self.space.attention) for i in indices[::2]) == 1:
@@ -65,7 +71,7 @@ class Moves:
             raise UserError("the targets leave no plan with an attention block", "Relax one of them.")
 
     def _fill(self, indices: list[int]) -> None:
-        """Blocks up, in random order and by random amounts, until no block can go up."""
+        """Moves blocks up, in random order and by random amounts, until no block can move up."""
         blocks = list(range(len(indices)))
         self.rng.shuffle(blocks)
         self._raise(indices, blocks, 0.5)
@@ -73,7 +79,7 @@ class Moves:
             pass
 
     def _raise(self, indices: list[int], blocks: list[int], often: float) -> bool:
-        """Each block up while it fits, every time with a chance of `often`; whether any went up."""
+        """Moves each block up while it fits, each time with probability `often`; tells whether any moved."""
         before = list(indices)
         for block in blocks:
             while indices[block] > 0 and self.rng.random() < often:
@@ -85,7 +91,7 @@ class Moves:
 
 
 def has_attention(plan: Plan) -> bool:
-    """Whether any attention block is left: without one, a model cannot tell positions apart."""
+    """Tells whether a plan keeps any attention block; without one, a model cannot distinguish positions."""
     return any(layer.kv_heads for layer in plan)
 
 
@@ -96,10 +102,15 @@ def evolve(
     evaluations: int,
     generation_done: Callable[[float], None],
 ) -> list[tuple[float, Plan]]:
-    """The best plans with their full-stage fitness, best first.
+    """Returns the best plans with their full-stage fitness, best first.
 
-    judge: (plans, stage) -> the fitness of each; stage 0 is cheap and ranks offspring, stage 1 decides.
-    evaluations: stop after about this many judgements, both stages counted.
+    Args:
+        seeds: The first plans.
+        moves: Makes new plans of them.
+        evaluate: (plans, stage) -> the fitness of each; stage 0 is cheap and ranks offspring, stage 1
+            decides.
+        evaluations: The search stops after about this many evaluations, both stages counted.
+        generation_done: Called with the best fitness after every generation.
     """
     rng, spent = moves.rng, 0
     population = _evaluated(list(dict.fromkeys(seeds)), 1, evaluate)
@@ -127,5 +138,5 @@ def evolve(
 
 
 def _evaluated(plans: Sequence[Plan], stage: int, evaluate: Evaluate) -> list[tuple[float, Plan]]:
-    """Best first."""
+    """Evaluates plans and sorts them, best first."""
     return sorted(zip(evaluate(plans, stage), plans, strict=True), key=lambda item: item[0])

@@ -15,17 +15,23 @@ from lathe.compressor.model.lm_head import LMHead
 from lathe.compressor.search.sensitivity import ROWS, FisherSensitivity
 from lathe.compressor.search.space import Level, Space
 
-_FAR = 0.1
-"""Squared change of the residual stream after a block, beside its square, from which damage is replayed."""
+_REPLAY_FROM = 0.1
+"""The relative squared change of the residual stream after a block from which its effect is replayed."""
 Block = Callable[[int, BlockKind, Level], Weights]
 
 
 class Fitness:
-    """Judges plans on a few windows. Consecutive plans share the hidden states of common leading blocks.
+    """Evaluates plans on a few windows. Consecutive plans share the hidden states of common leading blocks.
 
     Args:
+        runner: Runs blocks.
+        head: The dense model's final norm and LM head.
+        space: The levels of blocks.
         windows: [B, T] tokens.
-        dense: the dense blocks. subnet: the blocks of candidates. store: for hidden states.
+        embedding: The dense model's embedding.
+        dense: Returns the dense blocks.
+        subnet: Returns the blocks of candidates.
+        store: Keeps hidden states.
     """
 
     def __init__(
@@ -49,11 +55,11 @@ class Fitness:
         self._stack = list(self._dense_states)
 
     def measure(self, hidden_BTD: torch.Tensor) -> float:
-        """KL(dense || subnet) in nats per token from the subnet's last hidden states."""
+        """Computes KL(dense || subnet) in nats per token from the subnet's last hidden states."""
         return self.head.kl(self._targets, hidden_BTD)
 
     def evaluate(self, plan: Plan) -> float:
-        """The measure of a plan."""
+        """Runs a plan and measures it."""
         indices = self._space.indices(plan)
         shared = next(
             (i for i, (a, b) in enumerate(zip(indices, self._path, strict=True)) if a != b), len(indices)
@@ -65,23 +71,22 @@ class Fitness:
         return self.measure(self._stack[-1][:])
 
     def sensitivities(self, position: int, levels: Sequence[int]) -> list[float]:
-        """The measures of one block at some levels and all others dense: to second order, or replayed where
-        the block's output changes by much.
+        """Estimates the measure of one block at some levels, with all others dense.
+
+        The estimate is of second order; where the block's output changes by much, it is replayed instead.
         """
-        changed = self._changed(position, levels)
-        changes = [self._slopes.of(position, hidden) for hidden in changed]
-        far = [at for at, change in enumerate(changes) if change.size > _FAR]
-        replayed = dict(zip(far, self._through(position, [changed[at] for at in far]), strict=True))
-        return [replayed.get(at, change.kl) for at, change in enumerate(changes)]
+        outputs = self._outputs(position, levels)
+        estimates = [self._fisher.of(position, hidden) for hidden in outputs]
+        far = [at for at, estimate in enumerate(estimates) if estimate.size > _REPLAY_FROM]
+        replayed = dict(zip(far, self._replay(position, [outputs[at] for at in far]), strict=True))
+        return [replayed.get(at, estimate.kl) for at, estimate in enumerate(estimates)]
 
     def replayed(self, position: int, levels: Sequence[int]) -> list[float]:
-        """The measures of one block at some levels and all others dense, replayed from the dense hidden
-        states.
-        """
-        return self._through(position, self._changed(position, levels))
+        """Measures one block at some levels, with all others dense, through all blocks above it."""
+        return self._replay(position, self._outputs(position, levels))
 
-    def _through(self, position: int, candidates: list[ArrayLike]) -> list[float]:
-        """The measures of what a block gives, all together: a block above is asked for once."""
+    def _replay(self, position: int, candidates: list[ArrayLike]) -> list[float]:
+        """Measures the states after a block, all together, so that each block above is loaded once."""
         if not candidates:
             return []
         for later in range(position + 1, 2 * self._space.layers):
@@ -90,14 +95,14 @@ class Fitness:
         return [self.measure(hidden[:]) for hidden in candidates]
 
     @cached_property
-    def _slopes(self) -> FisherSensitivity:
+    def _fisher(self) -> FisherSensitivity:
         def dense(position: int) -> Weights:
             return self._block(position, 0, self._dense)
 
         return FisherSensitivity(self._runner, self.head, self._dense_states, dense, self._store)
 
-    def _changed(self, position: int, levels: Sequence[int]) -> list[ArrayLike]:
-        """What a block gives at some levels, from the dense hidden states."""
+    def _outputs(self, position: int, levels: Sequence[int]) -> list[ArrayLike]:
+        """Runs a block at some levels on the dense hidden states."""
         before = self._dense_states[position]
         return [self._step(before, position, level, self._subnet) for level in levels]
 

@@ -1,8 +1,9 @@
-"""Multiple-choice knapsack: one level for each block, least summed damage within the budgets.
+"""Multiple-choice knapsack: one level for each block, least summed sensitivity within the budgets.
 
-Damage is taken as additive over blocks, so one table of single-block damages gives a near-optimal plan
-for every budget at once; evolution then mends what additivity missed. Several constraints are joined
-with weights into one (a surrogate relaxation), and its plans are mended until each of them is kept.
+Sensitivities are taken as additive over blocks, so one table of single-block sensitivities gives a
+near-optimal plan for every budget at once; an evolution can correct what additivity missed. Several
+constraints are joined with weights into one (a surrogate relaxation), and its plans are repaired until they
+meet all constraints.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ _MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def solve(space: Space, sensitivities: np.ndarray, constraints: Sequence[Constraint]) -> Plan | None:
-    """The plan of least summed damage, or None when even the smallest is too big.
+    """Returns the plan of least summed sensitivity, or None when even the smallest plan is too big.
 
     Args:
-        damage: object array [blocks] of float arrays [levels of that block], nats per token.
+        space: The levels of blocks.
+        sensitivities: Object array [blocks] of float arrays [levels of that block], nats per token.
+        constraints: All of them have to hold.
     """
     dense = space.plan([0] * len(sensitivities))
     if all(c.allows(dense) for c in constraints):
@@ -32,21 +35,21 @@ def solve(space: Space, sensitivities: np.ndarray, constraints: Sequence[Constra
     for mix in _mixes(len(constraints)):
         costs, limit = _surrogate(space, constraints, mix)
         start = _dynamic_program(sensitivities, costs, limit) or [0] * len(sensitivities)
-        indices = _mend(space, sensitivities, constraints, start)
+        indices = _repair(space, sensitivities, constraints, start)
         if indices is not None:
             plans.append((sum(sensitivities[b][i] for b, i in enumerate(indices)), indices))
     return space.plan(min(plans)[1]) if plans else None
 
 
 def total(space: Space, sensitivities: np.ndarray, plan: Plan) -> float:
-    """The summed damage of a plan's blocks, nats per token."""
+    """Returns the summed sensitivity of a plan's blocks in nats per token."""
     return float(sum(sensitivities[block][level] for block, level in enumerate(space.indices(plan))))
 
 
-def _mend(
+def _repair(
     space: Space, sensitivities: np.ndarray, constraints: Sequence[Constraint], indices: list[int]
 ) -> list[int] | None:
-    """Blocks down, those that save most of a broken budget for their damage first, until all are kept."""
+    """Moves blocks down, the cheapest for what they save of a broken budget first, until all budgets hold."""
     kinds = [kind for _, kind in space.blocks]
     while broken := [c for c in constraints if not c.allows(space.plan(indices))]:
 
@@ -76,7 +79,7 @@ def _mixes(count: int) -> list[tuple[float, ...]]:
 def _surrogate(
     space: Space, constraints: Sequence[Constraint], mix: Sequence[float]
 ) -> tuple[list[np.ndarray], float]:
-    """Costs per block and level in units of the joint limit, and what the blocks may spend of it."""
+    """Returns costs per block and level in units of the joint limit, and the share that blocks may spend."""
     shares = [(share / c.limit, c) for share, c in zip(mix, constraints, strict=True)]
     costs = [
         np.sum([np.multiply(share, c.costs(space, kind)) for share, c in shares], axis=0)

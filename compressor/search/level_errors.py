@@ -1,4 +1,4 @@
-"""How much of a block's output each level loses, from statistics alone: what damages are interpolated by."""
+"""The output error of each level of a block, from statistics alone; sensitivities are interpolated by it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,24 @@ from lathe.compressor.search.space import Space
 
 
 def level_errors(
-    shape: ModelShape, space: Space, order: ImportanceRanking, reforms: Mapping[BlockKind, ProjectionPruner]
+    shape: ModelShape, space: Space, ranking: ImportanceRanking, pruners: Mapping[BlockKind, ProjectionPruner]
 ) -> dict[BlockKind, torch.Tensor]:
-    """By "attention" and "ffn", [levels] float64: the mean squared error per token of the block's output at
-    each level, widest first, with these closed-form reforms of a layer's output projections.
+    """Returns the mean squared error per token of the output of a layer's blocks at each level.
+
+    Args:
+        shape: The dense model's dimensions.
+        space: The levels of blocks.
+        ranking: The layer's ranking.
+        pruners: Prune the layer's output projections, by "attention" and "ffn".
+
+    Returns:
+        [levels] float64, widest first, by "attention" and "ffn".
     """
     heads = [
-        rows(select(order, LayerShape(q, kv, 0)).query_heads, shape.head_dim) for q, kv in space.attention
+        rows(select(ranking, LayerShape(q, kv, 0)).query_heads, shape.head_dim) for q, kv in space.attention
     ]
-    channels = [select(order, LayerShape.of((0, 0), width)).channels for width in space.ffn]
+    channels = [select(ranking, LayerShape.of((0, 0), width)).channels for width in space.ffn]
     return {
-        kind: torch.tensor([reforms[kind].error(kept) for kept in levels], dtype=torch.float64)
+        kind: torch.tensor([pruners[kind].error(kept) for kept in levels], dtype=torch.float64)
         for kind, levels in zip(BLOCK_KINDS, (heads, channels), strict=True)
     }

@@ -24,25 +24,30 @@ from lathe.compressor.search.space import Constraint, Space
 from lathe.compressor.search.trace import Trace
 from lathe.compressor.statistics import LastingStatistics
 
-_STAYS = ("constraints", "trace", "progress", "workers")
+_NOT_SENT = ("constraints", "trace", "progress", "workers")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What every search is given.
+    """The problem that every search is given.
 
     Args:
-        source: the dense model's checkpoint.
-        model: its layers, and what comes before and after them.
-        space: the levels that plans are made of.
-        windows: [n, T] tokens to judge candidates on; the statistics come from others.
+        source: The dense model's checkpoint.
+        model: The dense model: its layers, and what comes before and after them.
+        space: The levels that plans are made of.
+        windows: [n, T] tokens to evaluate candidates on; the statistics come from other windows.
+        statistics: Second moments of each layer.
+        rankings: The ranking of each layer.
         dampings: (attention, FFN) of each layer, chosen on held-out text.
-        constraints: all of them have to hold.
-        trace: where every judgement goes, so that a killed search replays.
-        evaluations: how many plans may be judged whole.
-        store: for hidden states.
-        workers: who judges. A problem travels to them without what only the search itself uses: constraints,
-            trace, progress and workers.
+        errors: The output error of each layer's blocks at each level (`level_errors.py`).
+        constraints: All of them have to hold.
+        trace: Records every evaluation, so that a killed search replays.
+        progress: Shows the stages of the search.
+        evaluations: The number of whole plans that may be evaluated.
+        seed: Seeds random searches.
+        store: Keeps hidden states.
+        workers: Evaluate candidates. A problem travels to them without the fields that only the search itself
+            uses: constraints, trace, progress and workers.
     """
 
     source: Checkpoint
@@ -63,40 +68,42 @@ class Problem:
 
     @property
     def runner(self) -> BlockRunner:
-        """Runs single blocks, with any widths."""
+        """Returns the runner of single blocks, with any widths."""
         return self.model.runner
 
     @property
     def head(self) -> LMHead:
-        """Final norm and LM head."""
+        """Returns the final norm and LM head."""
         return self.model.head
 
     @property
     def layers(self) -> Sequence[Weights]:
-        """Dense weights."""
+        """Returns the dense weights of each layer."""
         return self.model.layers
 
     @property
     def embedding(self) -> Embedding:
-        """What the first layer reads, by tokens."""
+        """Returns the embedding."""
         return self.model.embedding
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in _STAYS}
+        """Leaves out the fields that are not sent to workers."""
+        return {name: value for name, value in vars(self).items() if name not in _NOT_SENT}
 
     def allows(self, plan: Plan) -> bool:
-        """Whether a plan is within all constraints."""
+        """Tells whether a plan is within all constraints."""
         return all(c.allows(plan) for c in self.constraints)
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The winner.
+    """The winner of a search.
 
     Args:
-        selections: which heads and channels it keeps, layer by layer.
-        fitness: KL(dense || subnet) in nats per token, or what else the search went by.
-        evaluations: candidates that were judged.
+        plan: Its widths.
+        selections: The heads and channels that it keeps, layer by layer.
+        fitness: KL(dense || subnet) in nats per token, or another criterion of the search.
+        evaluations: The number of candidates that were evaluated.
     """
 
     plan: Plan
@@ -107,17 +114,17 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class Method:
-    """A search with the order and the final reform that belong to it.
+    """A search with the importance method and the final reconstruction that belong to it.
 
     Args:
-        name: what `--method` calls it.
-        importance: the name of an importance method, of `importance_methods`.
-        reconstruction: the name of a reconstruction, of `reconstructions`.
-        search: finds the plan.
-        default_evaluations: of whole plans, where `--evaluations` is not given.
-        whole_rounds: the most rounds of `reconstruction/whole.py` after the reconstruction of the blocks.
-        sensitivities: computes the sensitivity of each block at each level, where the search needs it.
-        check: raises UserError where it is not for a model of these dimensions.
+        name: The value of `--method`.
+        importance: The name of its importance method in `importance_methods`.
+        reconstruction: The name of its final reconstruction in `reconstructions`.
+        search: Finds the plan.
+        default_evaluations: The number of whole plans to evaluate where `--evaluations` is not given.
+        whole_rounds: The most rounds of `reconstruction/whole.py` after the blocks are reconstructed.
+        sensitivities: Makes the table of each block's sensitivity at each level, where the search uses one.
+        check: Raises UserError where the method does not support a model of these dimensions.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""The paper's evolution (arXiv 2409.17372, Sec. 3.3.3 and 4.1), whatever a candidate is.
+"""The paper's evolution (arXiv 2409.17372, Sec. 3.3.3 and 4.1), for any kind of candidate.
 
-From one initial subnet: 100 candidates an epoch, made of the 10 best so far (50 mutations, 30 crossings,
-the rest with the first epoch's larger probabilities), for 50 epochs. The parents compete with their
+It starts from one initial subnet and runs for 50 epochs of 100 candidates, made of the 10 best so far (50
+mutations, 30 crossings, the rest with the first epoch's larger probabilities). The parents compete with their
 offspring. Candidates outside the parameter range are dropped and made anew.
 """
 
@@ -24,48 +24,52 @@ _TRIES = 500
 
 
 class Keyed(Protocol):
-    """A candidate: equal keys, equal subnets."""
+    """A candidate whose key identifies its subnet."""
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """Returns a key that is equal for equal subnets."""
 
 
 Candidate = TypeVar("Candidate", bound=Keyed)
 
 
 class Breeding(ABC, Generic[Candidate]):
-    """How candidates of one kind are made."""
+    """Makes candidates of one kind."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
 
     @abstractmethod
     def uniform(self) -> Candidate:
-        """The initial subnet: the score's best units, one ratio for all blocks."""
+        """Returns the initial subnet: the score's best units at one ratio for all blocks."""
 
     @abstractmethod
     def mutate(self, parent: Candidate, mask: float, ratio: float, depth: float) -> Candidate:
-        """A changed copy; the probabilities are those of Sec. 4.1."""
+        """Returns a changed copy; the probabilities are those of Sec. 4.1."""
 
     @abstractmethod
-    def cross(self, first: Candidate, second: Candidate) -> Candidate: ...
+    def cross(self, first: Candidate, second: Candidate) -> Candidate:
+        """Returns a candidate made of two parents."""
 
     @abstractmethod
     def in_range(self, candidate: Candidate) -> bool:
-        """Whether its size is that of the target, nearly."""
+        """Tells whether a candidate's size is close to the target."""
 
     def children(
         self, parents: list[Candidate], count: int, mask: float, ratio: float, depth: float
     ) -> list[Candidate]:
+        """Returns mutations of random parents that are in range."""
         return self._until(count, lambda: self.mutate(self.rng.choice(parents), mask, ratio, depth))
 
     def crossings(self, parents: list[Candidate], count: int) -> list[Candidate]:
+        """Returns crossings of random parents that are in range."""
         if len(parents) < 2:
             return []
         return self._until(count, lambda: self.cross(*self.rng.sample(parents, 2)))
 
     def _until(self, count: int, make: Callable[[], Candidate]) -> list[Candidate]:
-        """Up to `count` candidates in range; fewer once too many in a row were out of it."""
+        """Returns up to `count` candidates in range; fewer once too many in a row were out of it."""
         made: list[Candidate] = []
         missed = 0
         while len(made) < count and missed < _TRIES:
@@ -78,28 +82,30 @@ class Breeding(ABC, Generic[Candidate]):
 
 @dataclass(frozen=True)
 class Effort:
-    """Candidates an epoch, and epochs."""
+    """The number of candidates per epoch and of epochs."""
 
     population: int = _POPULATION
     epochs: int = _EPOCHS
 
     @classmethod
     def of(cls, evaluations: int) -> Effort:
-        """Population and epochs shortened alike."""
+        """Shortens population and epochs alike to about this many evaluations."""
         scale = min(1.0, evaluations / EVALUATIONS) ** 0.5
         return cls(max(10, round(_POPULATION * scale)), max(2, round(_EPOCHS * scale)))
 
     @property
     def total(self) -> int:
+        """Returns the number of candidates of all epochs."""
         return self.population * self.epochs
 
     def share(self, published: int) -> int:
+        """Scales a number of candidates with the population."""
         return self.population * published // _POPULATION
 
 
 @dataclass(frozen=True)
 class Winner(Generic[Candidate]):
-    """The best candidate, its fitness, and how many different ones were judged."""
+    """The best candidate, its fitness, and the number of different candidates that were evaluated."""
 
     candidate: Candidate
     fitness: float
@@ -113,7 +119,15 @@ def evolve(
     advance: Callable[[], None],
     epoch_done: Callable[[float], None],
 ) -> Winner[Candidate]:
-    """judge: (candidate, epoch) -> fitness, less is better. advance: called for every candidate."""
+    """Runs the evolution and returns its best candidate.
+
+    Args:
+        breeding: Makes candidates.
+        effort: The size of the search.
+        evaluate: (candidate, epoch) -> fitness; less is better.
+        advance: Called for every candidate.
+        epoch_done: Called with the best fitness after every epoch.
+    """
     start = breeding.uniform()
     pool = [start, *breeding.children([start], effort.population - 1, _FIRST_MASK, _FIRST_RATIO, 0.0)]
     parents: list[Candidate] = []
@@ -135,11 +149,11 @@ def evolve(
 def resample(
     kept: torch.Tensor, width: int, size: int, similarity: float, generator: torch.Generator
 ) -> torch.Tensor:
-    """`size` of `width` units in ascending order: the share `similarity` of the kept ones stays, as far as
-    it fits, and the rest is filled at random.
+    """Draws `size` of `width` units, in ascending order.
 
-    Alg. 1 as it is meant: printed, it draws sets at random until one is similar enough, which at most ratios
-    never happens (docs/method.md).
+    The share `similarity` of the kept units stays, as far as it fits, and the rest is filled at random. This
+    is Alg. 1 as it is meant: as printed, it draws sets at random until one is similar enough, which at most
+    ratios never happens (docs/method.md).
     """
     stay = min(size, int(similarity * len(kept)))
     core = kept[torch.randperm(len(kept), generator=generator)[:stay]]

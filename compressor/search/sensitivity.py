@@ -1,14 +1,15 @@
-"""What a change in one block does at the end, to second order: for all blocks from one way back.
+"""The effect of a change in one block on the output, to second order, for all blocks from one backward pass.
 
-With tokens drawn from the dense model's own distribution and g_t the gradient of their loss, summed over a
-window, by the residual stream at token t after a block, changes delta_t of that stream leave
+Let tokens be drawn from the dense model's own distribution, and let g_t be the gradient of their loss, summed
+over a window, with respect to the residual stream at token t after a block. Then changes delta_t of that
+stream give
 
     KL(dense || changed) = sum_t (g_t . delta_t)^2 / 2
 
-of the window in expectation, to second order and with different tokens' changes taken as independent (Fisher
-information: Martens, arXiv 1412.1193). Replaying a change of each block through all layers above takes a time
-that grows with the square of their number; this grows with the number. It holds where changes are small
-beside the stream.
+of the window in expectation, to second order and with the changes of different tokens taken as independent
+(Fisher information: Martens, arXiv 1412.1193). The time for replaying a change of each block through all
+layers above grows with the square of their number; this grows with the number. It holds where changes are
+small relative to the stream.
 """
 
 from __future__ import annotations
@@ -24,19 +25,21 @@ from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.lm_head import LMHead
 
 ROWS = 4
-"""Windows of a batch."""
+"""Windows per batch."""
 _SAMPLES = 2
-"""Ways back, each for other tokens."""
-
-
-_BEYOND = 5.0
-"""Damages are larger than the second order says by so many times the change's size, roughly: from replays of
-two small models (docs/experiments.md)."""
+"""Backward passes, each for other tokens."""
+_HIGHER_ORDER = 5.0
+"""The effect exceeds the second order by about so many times the change's relative size, by replays of two
+small
+models (docs/experiments.md)."""
 
 
 class SensitivityEstimate(NamedTuple):
-    """kl: in nats per token, the second order and `_BEYOND`. size: the mean over tokens of
-    |delta|^2 / |stream|^2.
+    """The estimated effect of a change.
+
+    Args:
+        kl: KL(dense || changed) in nats per token: the second order, corrected by `_HIGHER_ORDER`.
+        size: The mean over tokens of |delta|^2 / |stream|^2.
     """
 
     kl: float
@@ -44,12 +47,14 @@ class SensitivityEstimate(NamedTuple):
 
 
 class FisherSensitivity:
-    """The gradients at every block.
+    """Estimates the effect of changes from gradients at every block.
 
     Args:
-        states: [B, T, ...] of the dense model, before each block and after the last.
-        dense: the blocks, by position.
-        store: for gradients.
+        runner: Runs blocks.
+        head: The dense model's final norm and LM head.
+        states: [B, T, ...] states of the dense model, before each block and after the last.
+        dense: Returns the dense blocks by position.
+        store: Keeps gradients.
     """
 
     def __init__(
@@ -69,7 +74,7 @@ class FisherSensitivity:
         self._after.reverse()
 
     def of(self, position: int, changed: ArrayLike) -> SensitivityEstimate:
-        """What it does if a block gives this, [B, T, ...], in place of what the dense one does."""
+        """Estimates the effect of replacing the dense block's output by this one, [B, T, ...]."""
         kl = size = 0.0
         for part in self._parts:
             dense = self._states[position + 1][part]
@@ -79,35 +84,35 @@ class FisherSensitivity:
                 kl += float((self._after[position][at] * delta).sum(-1).square().sum())
         tokens = self._count * changed.shape[1]
         size /= tokens
-        return SensitivityEstimate(kl / (2 * _SAMPLES * tokens) * (1 + _BEYOND * size), size)
+        return SensitivityEstimate(kl / (2 * _SAMPLES * tokens) * (1 + _HIGHER_ORDER * size), size)
 
     def _at_the_head(self, head: LMHead) -> ArrayLike:
-        """[samples * B, T, ...]: after the last block."""
-        found = self._like(self._states[-1])
+        """Returns the gradients after the last block, [samples * B, T, ...]."""
+        gradients = self._like(self._states[-1])
         for part in self._parts:
             last = self._states[-1][part].clone().requires_grad_()
             with torch.enable_grad():
                 normed = head.normed(last)
             for at in self._samples(part):
                 drawn = head.sampled_gradient(normed.detach(), torch.Generator().manual_seed(int(at[0])))
-                (found[at],) = torch.autograd.grad(normed, [last], drawn, retain_graph=True)
-        return found
+                (gradients[at],) = torch.autograd.grad(normed, [last], drawn, retain_graph=True)
+        return gradients
 
     def _below(self, position: int, weights: Weights, above: ArrayLike) -> ArrayLike:
-        """The same before a block, from those after it."""
+        """Returns the gradients before a block from those after it."""
         runner, kind = self._runner.at(position // 2), BLOCK_KINDS[position % 2]
-        found = self._like(self._states[position])
+        gradients = self._like(self._states[position])
         for part in self._parts:
             before = self._states[position][part].clone().requires_grad_()
             with torch.enable_grad():
                 after = runner.block(kind, weights, before)
             for at in self._samples(part):
-                (found[at],) = torch.autograd.grad(after, [before], above[at], retain_graph=True)
-        return found
+                (gradients[at],) = torch.autograd.grad(after, [before], above[at], retain_graph=True)
+        return gradients
 
     def _like(self, states: ArrayLike) -> ArrayLike:
         return self._store.rows(_SAMPLES * len(states), *states.shape[1:])
 
     def _samples(self, part: torch.Tensor) -> list[torch.Tensor]:
-        """Where the gradients of some windows are, one after the other way back."""
+        """Returns the indices of some windows' gradients, sample by sample."""
         return [number * self._count + part for number in range(_SAMPLES)]

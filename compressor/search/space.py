@@ -1,4 +1,4 @@
-"""The widths a block may take, and what they cost under each constraint."""
+"""The widths that a block may take, and their costs under each constraint."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Space:
 
     Args:
         attention: (query heads, KV heads).
-        ffn: channels, or (experts, channels of each).
-        layers: how many there are.
+        ffn: Channels, or (experts, channels of each).
+        layers: The number of layers.
     """
 
     attention: tuple[Heads, ...]
@@ -34,12 +34,12 @@ class Space:
 
     @property
     def blocks(self) -> Iterator[tuple[int, BlockKind]]:
-        """Every (layer, kind), in the order in which the model runs them."""
+        """Yields (layer, "attention" | "ffn") in the order in which the model runs them."""
         return ((layer, kind) for layer in range(self.layers) for kind in BLOCK_KINDS)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """The FFN levels of a model without experts."""
+        """Returns the FFN levels of a model without experts."""
         return tuple(width for width in self.ffn if isinstance(width, int))
 
     def levels(self, kind: BlockKind) -> tuple[Heads, ...] | tuple[Width, ...]:
@@ -48,19 +48,19 @@ class Space:
 
     @property
     def smallest(self) -> Plan:
-        """The floor: everything dropped but one narrow attention block, which carries positions."""
+        """Returns the smallest plan: one narrow attention block alone, which carries positions."""
         empty = LayerShape(0, 0, 0)
         query, kv = min(h for h in self.attention if h[0])
         return Plan((LayerShape(query, kv, 0), *[empty] * (self.layers - 1)))
 
     def plan(self, indices: Iterable[int]) -> Plan:
-        """From one level index per block."""
+        """Returns the plan with these level indices, one per block."""
         flat = list(indices)
         pairs = zip(flat[::2], flat[1::2], strict=True)
         return Plan(tuple(LayerShape.of(self.attention[a], self.ffn[f]) for a, f in pairs))
 
     def indices(self, plan: Plan) -> list[int]:
-        """One level index per block; the inverse of `plan`."""
+        """Returns one level index per block; the inverse of `plan`."""
         flat = []
         for layer in plan:
             flat += [self.attention.index((layer.query_heads, layer.kv_heads)), self.ffn.index(layer.width)]
@@ -68,12 +68,15 @@ class Space:
 
 
 def make_space(shape: ModelShape, rules: WidthRules = FREE) -> Space:
-    """Whole KV groups, the same number of query heads in each, FFN widths in steps of a power of two on each
-    device (at most 32 of them: wide models are cut in whole tiles of any engine), or no block. Of experts,
-    five numbers and about eight widths of each.
+    """Returns the levels of a model.
+
+    Attention blocks have whole KV groups with the same number of query heads in each. FFN widths come in
+    steps of a power of two on each device, at most 32 of them, so that wide models are pruned in whole tiles
+    of any engine. FFNs of experts have five numbers of experts and about eight widths. Any block may be
+    dropped.
 
     Raises:
-        UserError: the dense model itself breaks the rules.
+        UserError: The dense model itself breaks the rules.
     """
     rules.check(shape.dense_plan, "The dense model")
     dense = shape.layer
@@ -90,14 +93,14 @@ def make_space(shape: ModelShape, rules: WidthRules = FREE) -> Space:
 
 
 def _widths(shape: ModelShape, rules: WidthRules, most: int) -> list[int]:
-    """At most about so many, the dense one first."""
+    """Returns at most about so many FFN widths, the dense one first."""
     dense, unit = shape.layer.ffn, rules.devices * rules.channels
     stride = unit << (math.ceil(dense / (most * unit)) - 1).bit_length()
     return sorted({dense, *range(stride, dense, stride)}, reverse=True)
 
 
 def _counts(shape: ModelShape) -> list[int]:
-    """Numbers of experts: all, down to a quarter, but never fewer than a token uses."""
+    """Returns numbers of experts, from all down to a quarter, but never fewer than a token uses."""
     least = max(shape.chosen, math.ceil(shape.experts / 4))
     steps = min(_EXPERT_COUNTS, shape.experts - least + 1) - 1
     return [shape.experts - round(i * (shape.experts - least) / max(steps, 1)) for i in range(steps + 1)]
@@ -105,11 +108,15 @@ def _counts(shape: ModelShape) -> list[int]:
 
 @dataclass(frozen=True)
 class Constraint:
-    """An additive budget: `fixed` + the sum over blocks must not pass `limit` (any unit).
+    """An additive budget: `fixed` plus the sum over blocks must not exceed `limit`.
 
     Args:
-        attention: what a block of (query heads, KV heads) costs.
-        ffn: what a block of so many channels costs.
+        name: The name of the budget.
+        unit: The unit of all costs.
+        limit: The most that a model may cost.
+        fixed: The cost of all that is no block.
+        attention: The cost of an attention block by (query heads, KV heads).
+        ffn: The cost of an FFN block by its width.
     """
 
     name: str
@@ -120,23 +127,23 @@ class Constraint:
     ffn: dict[Width, float]
 
     def costs(self, space: Space, kind: BlockKind) -> list[float]:
-        """Of a block at each of its levels."""
+        """Returns the cost of a block at each of its levels."""
         of_kind: Mapping[Any, float] = self.attention if kind == "attention" else self.ffn
         return [of_kind[level] for level in space.levels(kind)]
 
     def cost(self, plan: Plan) -> float:
-        """What a whole model costs."""
+        """Returns the cost of a whole model."""
         return self.fixed + sum(
             self.attention[layer.query_heads, layer.kv_heads] + self.ffn[layer.width] for layer in plan
         )
 
     def allows(self, plan: Plan) -> bool:
-        """Whether a plan is within the limit."""
+        """Tells whether a plan is within the limit."""
         return self.cost(plan) <= self.limit * (1 + 1e-9)
 
 
 def parameter_constraint(space: Space, shape: ModelShape, keep: float) -> Constraint:
-    """At most the share `keep` of the decoder's parameters."""
+    """Limits a plan to the share `keep` of the decoder's parameters."""
     return _per_block(
         space,
         "parameters",
@@ -158,9 +165,16 @@ def memory_constraint(
     tokens: int,
     fixed: float | None = None,
 ) -> Constraint:
-    """Weights plus KV cache of `tokens` tokens (batch size times context), in bytes.
+    """Limits the bytes of weights plus KV cache.
 
-    weight_bytes, kv_bytes: of a value. fixed: of what is no layer's; None: its values take as many.
+    Args:
+        space: The levels of blocks.
+        shape: The dense model's dimensions.
+        limit: Bytes.
+        weight_bytes: Bytes per weight in a layer.
+        kv_bytes: Bytes per value in the KV cache.
+        tokens: Tokens in the KV cache: batch size times context.
+        fixed: Bytes of the weights outside of layers; None counts `weight_bytes` for each of them.
     """
     fixed = shape.parameters(()) * weight_bytes if fixed is None else fixed
     return _per_block(

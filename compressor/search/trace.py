@@ -1,4 +1,4 @@
-"""Every candidate that was judged, as JSON lines: to plot, and to resume from."""
+"""Every candidate that was evaluated, as JSON lines, to plot and to resume from."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from lathe.artefact.atomic_files import write_bytes
 
 
 class Trace:
-    """Appends judgements and remembers them. A search that starts again with the same seed asks for the
-    same candidates, and gets the answers that are already on disk without computing them.
+    """Appends evaluations and remembers them.
 
-    `asked` counts all judgements, `replayed` those that were on disk.
+    A search that starts again with the same seed asks for the same candidates and gets the values that are
+    already on disk without computing them.
+
+    Attributes:
+        asked: The number of all evaluations.
+        replayed: The number of evaluations that were on disk.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,7 +31,7 @@ class Trace:
         self._start = time.perf_counter()
 
     def _recall(self, path: Path) -> None:
-        """Read an earlier trace; a line that a kill cut short, and what follows it, is dropped."""
+        """Reads an earlier trace; a line that a kill cut short is dropped with all that follow."""
         whole = []
         for line in path.read_text().splitlines():
             try:
@@ -39,11 +43,11 @@ class Trace:
         write_bytes(path, "".join(whole).encode())
 
     def knows(self, key: str) -> bool:
-        """Whether the value under `key` is on disk."""
+        """Tells whether the value under `key` is on disk."""
         return key in self._known
 
     def evaluate(self, key: str, compute: Callable[[], float], **facts: Any) -> float:
-        """The value under `key`, computed now or found on disk."""
+        """Returns the value under `key`, computed now or found on disk."""
         self.asked += 1
         if key in self._known:
             self.replayed += 1

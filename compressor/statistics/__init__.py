@@ -1,4 +1,4 @@
-"""Second moments of what the output projections read, layer by layer."""
+"""Second moments of the inputs of output projections, layer by layer."""
 
 from lathe.compressor.statistics.collect import LastingStatistics, LayerStatistics, collect_layer
 from lathe.compressor.statistics.gram import Gram

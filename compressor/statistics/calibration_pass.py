@@ -17,7 +17,14 @@ from lathe.compressor.statistics.collect import LayerAccumulators, batches_of, c
 
 @dataclass(eq=False)
 class CalibrationPass(Sharded["LayerCollector"]):
-    """model: dense. windows: [B, T] tokens; heldout: [B] bool. store: for hidden states."""
+    """One pass of the calibration text through the dense model.
+
+    Args:
+        model: The dense model.
+        windows: [B, T] tokens.
+        heldout: [B] bool.
+        store: Keeps the hidden states.
+    """
 
     model: LayeredModel
     windows: torch.Tensor
@@ -25,37 +32,43 @@ class CalibrationPass(Sharded["LayerCollector"]):
     store: ArrayStore
 
     def hold(self, shards: range) -> LayerCollector:
+        """Returns a collector for these shards."""
         return LayerCollector(self, shards)
 
 
 class LayerCollector:
-    """With some shards of the text. After a resume it runs layers again, only as far as needed."""
+    """Accumulates statistics on some shards of the text, layer by layer.
 
-    def __init__(self, walk: CalibrationPass, shards: range) -> None:
-        self._walk, self._at = walk, 0
+    After a resume it runs layers again, only as far as needed.
+    """
+
+    def __init__(self, calibration: CalibrationPass, shards: range) -> None:
+        self._calibration, self._position = calibration, 0
         self._hidden: ArrayLike | None = None
-        groups = [batches_of(walk.heldout, apart) for apart in (False, True)]
+        groups = [batches_of(calibration.heldout, heldout) for heldout in (False, True)]
         own = ([b for g in groups for part in shards_of(g, range(s, s + 1)) for b in part] for s in shards)
         self._shards = [parts for parts in own if parts]
 
     def collect(self, index: int) -> Iterator[Iterator[LayerAccumulators]]:
-        """Of a layer."""
+        """Accumulates one layer's statistics, shard by shard."""
         hidden = self._before(index)
-        self._at += 1
+        self._position += 1
         yield map(partial(self._collect, index, hidden), self._shards)
 
     def _collect(self, index: int, hidden: ArrayLike, shard: Sequence[torch.Tensor]) -> LayerAccumulators:
-        runner, weights = self._walk.model.runner.at(index), self._walk.model.layers[index]
-        return collect_layer(runner, weights, hidden, self._walk.heldout, shard)
+        model = self._calibration.model
+        runner, weights = model.runner.at(index), model.layers[index]
+        return collect_layer(runner, weights, hidden, self._calibration.heldout, shard)
 
     @torch.no_grad()
     def _before(self, index: int) -> ArrayLike:
-        """The hidden states that a layer reads."""
-        model, parts = self._walk.model, [*chain(*self._shards)]
-        if self._hidden is None or self._at > index:
-            self._at, self._hidden = 0, model.embedded(self._walk.windows, self._walk.store, parts)
-        for layer in range(self._at, index):
+        """Returns the hidden states before a layer."""
+        model, parts = self._calibration.model, [*chain(*self._shards)]
+        if self._hidden is None or self._position > index:
+            store = self._calibration.store
+            self._position, self._hidden = 0, model.embedded(self._calibration.windows, store, parts)
+        for layer in range(self._position, index):
             for part in parts:
                 self._hidden[part] = model.runner.at(layer).layer(model.layers[layer], self._hidden[part])
-        self._at = index
+        self._position = index
         return self._hidden

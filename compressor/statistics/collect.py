@@ -18,23 +18,27 @@ from lathe.compressor.statistics.router_sample import RouterSample
 
 BATCH = 8
 LASTING = ("attention", "ffn", "queries", "keys")
-"""What of a layer's statistics is read after its orders and dampings were made."""
+"""Names of the statistics that are still read after a layer's ranking and dampings were made."""
 
 
 class LastingStatistics(Protocol):
-    """That, as `LayerStatistics` has it."""
+    """Statistics of a layer that are still needed after ranking, with the meaning of `LayerStatistics`."""
 
     @property
-    def attention(self) -> torch.Tensor: ...
+    def attention(self) -> torch.Tensor:
+        """[N*H, N*H]: second moments of o_proj's input."""
 
     @property
-    def ffn(self) -> torch.Tensor: ...
+    def ffn(self) -> torch.Tensor:
+        """[F, F], or [E, F, F]: second moments of down_proj's input."""
 
     @property
-    def queries(self) -> torch.Tensor: ...
+    def queries(self) -> torch.Tensor:
+        """[N]: mean squares of query heads."""
 
     @property
-    def keys(self) -> torch.Tensor: ...
+    def keys(self) -> torch.Tensor:
+        """[K]: mean squares of KV heads."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +46,17 @@ class LayerStatistics:
     """Mean second moments of one dense layer, float64.
 
     Args:
-        attention: [N*H, N*H] of o_proj's input, tokens weighted as `projection.py` says.
-        attention_heldout: the same of windows that nothing is fitted on.
-        attention_input: [D, D] of what q, k and v read (the paper's score needs it).
-        ffn: [F, F] of down_proj's input, weighted likewise; [E, F, F] of experts', each by itself.
-        ffn_heldout: the same of windows that nothing is fitted on.
-        ffn_input: [D, D] of what gate and up read.
-        queries: [N] the mean square of each head's (norms of all heads together need it).
-        keys: [K] the same of KV heads.
-        expert_logits: [S, E] float32 of the router, on a sample of tokens; nothing where an FFN is one.
-        expert_products: [S, E, E] float32 of what experts would add to these (`RouterSample`).
+        attention: Moments of o_proj's input, tokens weighted as `output_projection.py` says, [N*H, N*H].
+        attention_heldout: The same on windows that nothing is fitted on.
+        attention_input: Moments of the input of q, k and v, which the paper's score needs, [D, D].
+        ffn: Moments of down_proj's input, weighted likewise, [F, F]; one matrix per expert, [E, F, F].
+        ffn_heldout: The same on windows that nothing is fitted on.
+        ffn_input: Moments of the input of gate and up, [D, D].
+        queries: The mean square of each query head, which norms over all heads need, [N].
+        keys: The mean square of each KV head, [K].
+        expert_logits: Router logits of a sample of tokens, [S, E] float32; empty without experts.
+        expert_products: Inner products of the experts' outputs for these tokens, [S, E, E] float32
+            (`RouterSample`).
     """
 
     attention: torch.Tensor
@@ -66,30 +71,36 @@ class LayerStatistics:
     expert_products: torch.Tensor
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """By field."""
+        """Returns all tensors by field name."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 class LayerAccumulators:
-    """What `LayerStatistics` is made of, summed over batches of windows. fitted: tokens, of all such sums."""
+    """Accumulates the statistics of one layer over batches of windows.
 
-    def __init__(self, runner: BlockRunner, weights: Weights, fitted: int) -> None:
+    Args:
+        runner: Runs the layer's blocks.
+        weights: The layer's dense weights.
+        fitted_tokens: The tokens that are fitted on, in all accumulators that will be added together.
+    """
+
+    def __init__(self, runner: BlockRunner, weights: Weights, fitted_tokens: int) -> None:
         shape = runner.shape
         width, channels = (weights[f"{name}.weight"].shape[1] for name in (O_PROJ, DOWN_PROJ))
-        self._attention = {apart: Gram(width) for apart in (False, True)}
-        self._ffn = {apart: Gram(channels, shape.experts) for apart in (False, True)}
+        self._attention = {heldout: Gram(width) for heldout in (False, True)}
+        self._ffn = {heldout: Gram(channels, shape.experts) for heldout in (False, True)}
         self._inputs = {kind: Gram(shape.hidden_size) for kind in BLOCK_KINDS}
         self._heads = {name: HeadSquares(shape.head_dim) for name in (Q_PROJ, K_PROJ)}
-        self._routes = RouterSample(runner, weights, fitted)
+        self._router_sample = RouterSample(runner, weights, fitted_tokens)
 
     def add_batch(
         self, runner: BlockRunner, weights: Weights, x_BTD: torch.Tensor, heldout: bool
     ) -> torch.Tensor:
-        """Run the layer on a batch, which is held out or not; returns the hidden states after it."""
-        with runner.watch("attention") as made:
+        """Runs the layer on a batch, which is held out or not, and returns the hidden states after it."""
+        with runner.watch("attention") as watched:
             context = runner.attention_context(weights, x_BTD)
         for name, squares in self._heads.items():
-            squares.add_batch(made[f"{name}.weight"][1])
+            squares.add_batch(watched[f"{name}.weight"][1])
         self._inputs["attention"].add_batch(runner.attention_input(weights, x_BTD))
         projected = runner.project(weights, O_PROJ, context)
         self._attention[heldout].add_batch(context * token_weights(runner, projected))
@@ -97,37 +108,37 @@ class LayerAccumulators:
         context = runner.ffn_context(weights, x)
         self._inputs["ffn"].add_batch(runner.ffn_input(weights, x))
         if not heldout:
-            self._routes.add_batch(x)
+            self._router_sample.add_batch(x)
         projected = runner.project(weights, DOWN_PROJ, context)
         channels = weights[f"{DOWN_PROJ}.weight"].shape[1]
         self._ffn[heldout].add_batch(context[..., :channels] * token_weights(runner, projected))
         return runner.merge("ffn", weights, x, projected)
 
     def add(self, other: Self) -> None:
-        """What another one has summed."""
-        for apart in (False, True):
-            self._attention[apart].add(other._attention[apart])
-            self._ffn[apart].add(other._ffn[apart])
+        """Adds what another instance has accumulated."""
+        for heldout in (False, True):
+            self._attention[heldout].add(other._attention[heldout])
+            self._ffn[heldout].add(other._ffn[heldout])
         for kind, gram in other._inputs.items():
             self._inputs[kind].add(gram)
         for name, squares in other._heads.items():
             self._heads[name].add(squares)
-        self._routes.add(other._routes)
+        self._router_sample.add(other._router_sample)
 
-    def statistics(self) -> LayerStatistics:
-        """The means; the sums are used up."""
-        queries, keys = (squares.mean() for squares in self._heads.values())
+    def finalize(self) -> LayerStatistics:
+        """Returns the means and empties the accumulators."""
+        queries, keys = (squares.finalize() for squares in self._heads.values())
         return LayerStatistics(
-            self._attention[False].mean(),
-            self._attention[True].mean(),
-            self._inputs["attention"].mean(),
-            self._ffn[False].mean(),
-            self._ffn[True].mean(),
-            self._inputs["ffn"].mean(),
+            self._attention[False].finalize(),
+            self._attention[True].finalize(),
+            self._inputs["attention"].finalize(),
+            self._ffn[False].finalize(),
+            self._ffn[True].finalize(),
+            self._inputs["ffn"].finalize(),
             queries,
             keys,
-            self._routes.logits(),
-            self._routes.products(),
+            self._router_sample.logits(),
+            self._router_sample.products(),
         )
 
 
@@ -139,9 +150,14 @@ def collect_layer(
     heldout: torch.Tensor,
     parts: Iterable[torch.Tensor],
 ) -> LayerAccumulators:
-    """Of one layer, over some batches of windows; moves their hidden states past it.
+    """Accumulates one layer's statistics over batches of windows and moves their hidden states past it.
 
-    heldout: [B] bool, the windows that are kept apart.
+    Args:
+        runner: Runs the layer's blocks.
+        weights: The layer's dense weights.
+        hidden_BTD: The hidden states before the layer; overwritten by those after it.
+        heldout: [B] bool, the windows that nothing is fitted on.
+        parts: Indices of windows, batch by batch.
     """
     sums = LayerAccumulators(runner, weights, int((~heldout).sum()) * hidden_BTD.shape[1])
     for part in parts:
@@ -149,6 +165,6 @@ def collect_layer(
     return sums
 
 
-def batches_of(heldout: torch.Tensor, apart: bool) -> list[torch.Tensor]:
-    """Index batches of the windows to fit, or of the held-out ones: none mixes them."""
-    return [part for part in torch.nonzero(heldout == apart)[:, 0].split(BATCH) if len(part)]
+def batches_of(is_heldout: torch.Tensor, heldout: bool) -> list[torch.Tensor]:
+    """Returns index batches of the held-out windows, or of those to fit; no batch mixes them."""
+    return [part for part in torch.nonzero(is_heldout == heldout)[:, 0].split(BATCH) if len(part)]

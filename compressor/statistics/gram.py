@@ -1,4 +1,4 @@
-"""The Gram accumulator."""
+"""Accumulators of second moments."""
 
 from __future__ import annotations
 
@@ -9,39 +9,43 @@ import torch
 
 
 class _Mean:
-    """Accumulates the mean over rows of what is summed over them by batch, in float64; nothing is allocated
-    before the first.
-    """
+    """Accumulates a mean over rows in float64; memory is allocated with the first batch."""
 
     def __init__(self, *shape: int) -> None:
         self._shape = shape
         self._sum: torch.Tensor | None = None
         self._rows = 0
 
-    def _add(self, found: torch.Tensor, rows: int) -> None:
+    def _add(self, batch_sum: torch.Tensor, rows: int) -> None:
+        """Adds the sum over a batch of rows; the tensor may become part of the accumulator."""
         if self._sum is None:
-            self._sum = found.double()
+            self._sum = batch_sum.double()
         else:
-            self._sum += found
+            self._sum += batch_sum
         self._rows += rows
 
     def add(self, other: Self) -> None:
-        """What another one has accumulated; it may become part of this one."""
+        """Adds what another accumulator of the same shape has summed; the other one is left as it is."""
         if other._sum is not None:
-            self._add(other._sum, other._rows)
+            self._add(other._sum.clone() if self._sum is None else other._sum, other._rows)
 
-    def mean(self) -> torch.Tensor:
-        """In float64. The sum itself becomes it."""
-        if self._sum is None:
-            return torch.zeros(self._shape, dtype=torch.float64)
-        self._sum /= self._rows
-        self._rows = 1
-        return self._sum
+    def finalize(self) -> torch.Tensor:
+        """Returns the mean in float64 and empties the accumulator.
+
+        The sum is divided in place, so that no second matrix of this size is needed.
+        """
+        total, rows = self._sum, self._rows
+        self._sum, self._rows = None, 0
+        return torch.zeros(self._shape, dtype=torch.float64) if total is None else total.div_(rows)
 
 
 class Gram(_Mean):
-    """Accumulates G = X^T X / n over batches of rows, [width, width]. parts: of so many equal parts of a row,
-    each by itself, [parts, width / parts, width / parts]; 0: of the row.
+    """Accumulates G = X^T X / n over batches of rows.
+
+    Args:
+        width: The length of a row.
+        parts: The number of equal parts of a row, each with a matrix of its own, [parts, width / parts,
+            width / parts]; 0 accumulates one matrix, [width, width].
     """
 
     def __init__(self, width: int, parts: int = 0) -> None:
@@ -50,7 +54,7 @@ class Gram(_Mean):
         super().__init__(*self._parts, own, own)
 
     def add_batch(self, x: torch.Tensor) -> None:
-        """x: [..., width]."""
+        """Adds rows, [..., width]."""
         flat = x.reshape(-1, x.shape[-1])
         rows = len(flat)
         if self._parts:
@@ -59,26 +63,32 @@ class Gram(_Mean):
 
 
 class Grams:
-    """Of named matrices: what each reads, and the gradients at what it gives."""
+    """Gram matrices of the inputs of named weight matrices, and of the gradients at their outputs."""
 
-    def __init__(self, reads: dict[str, Gram], gives: dict[str, Gram]) -> None:
-        self.reads, self.gives = reads, gives
+    def __init__(self, inputs: dict[str, Gram], gradients: dict[str, Gram]) -> None:
+        self.inputs, self.gradients = inputs, gradients
 
     @classmethod
     def of(cls, weights: Mapping[str, torch.Tensor]) -> Grams:
-        """Of nothing yet. weights: [out, in] of each."""
-        reads, gives = ({n: Gram(w.shape[axis]) for n, w in weights.items()} for axis in (1, 0))
-        return cls(reads, gives)
+        """Creates empty accumulators for these weights, [out, in] each."""
+        inputs, gradients = ({n: Gram(w.shape[axis]) for n, w in weights.items()} for axis in (1, 0))
+        return cls(inputs, gradients)
 
-    def add_batch(self, name: str, read: torch.Tensor, gradient: torch.Tensor) -> None:
-        """read: [..., in], or more, which is left out. gradient: [..., out]."""
-        self.reads[name].add_batch(read[..., : self.reads[name].width])
-        self.gives[name].add_batch(gradient)
+    def add_batch(self, name: str, x: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Adds a batch of one matrix.
+
+        Args:
+            name: The name of the weight.
+            x: Its inputs, [..., in]; columns beyond these are left out.
+            gradient: The gradients at its outputs, [..., out].
+        """
+        self.inputs[name].add_batch(x[..., : self.inputs[name].width])
+        self.gradients[name].add_batch(gradient)
 
     def add(self, other: Self) -> None:
-        """What another one has accumulated."""
-        for mine, its in ((self.reads, other.reads), (self.gives, other.gives)):
-            for name, gram in its.items():
+        """Adds what another instance has accumulated."""
+        for mine, theirs in ((self.inputs, other.inputs), (self.gradients, other.gradients)):
+            for name, gram in theirs.items():
                 mine[name].add(gram)
 
 
@@ -90,7 +100,7 @@ class HeadSquares(_Mean):
         super().__init__()
 
     def add_batch(self, x: torch.Tensor) -> None:
-        """x: [..., heads * head_dim]."""
+        """Adds rows, [..., heads * head_dim]."""
         heads = x.reshape(-1, x.shape[-1] // self._head_dim, self._head_dim)
         self._add(heads.square().mean(-1).double().sum(0), len(heads))
 
@@ -102,21 +112,25 @@ class CrossGram(_Mean):
         super().__init__(targets, width)
 
     def add_batch(self, y: torch.Tensor, x: torch.Tensor) -> None:
+        """Adds rows of targets with their inputs."""
         flat = x.reshape(-1, x.shape[-1])
         self._add(y.reshape(-1, y.shape[-1]).T @ flat, len(flat))
 
 
 class Accumulator(Protocol):
-    def add(self, other: Self, /) -> None: ...
+    """Sums that can be added to those of another instance."""
+
+    def add(self, other: Self, /) -> None:
+        """Adds what another instance has accumulated."""
 
 
 A = TypeVar("A", bound=Accumulator)
 
 
-def merged(parts: Iterable[A]) -> A:
-    """All of it, added in order as it comes; the first part becomes the sum."""
+def merge_into_first(parts: Iterable[A]) -> A:
+    """Adds all accumulators, in order as they come, to the first one, and returns it."""
     left = iter(parts)
-    whole = next(left)
+    first = next(left)
     for part in left:
-        whole.add(part)
-    return whole
+        first.add(part)
+    return first

@@ -1,4 +1,4 @@
-"""Where tokens go among experts, and what each expert would add, of a sample of tokens."""
+"""Routing and expert outputs on a sample of tokens."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.names import DOWN_PROJ, SHARE_PROJ
 
 TOKENS = 2048
-"""That are kept at most; memory grows with them and with the square of the number of experts."""
+"""The most tokens in a sample; memory grows with them and with the square of the number of experts."""
 _ROWS = 64
 
 
 class RouterSample:
-    """Of a sample of `tokens`: logits of the router, and products of what all experts would add, each by
-    itself. Nothing where an FFN is one. tokens: of all that are added together.
+    """Samples router logits, and inner products of the outputs of all experts, each expert run by itself.
+
+    Without experts it stays empty.
+
+    Args:
+        runner: Runs the layer's blocks.
+        weights: The layer's dense weights.
+        tokens: The tokens of all samples that will be added together.
     """
 
     def __init__(self, runner: BlockRunner, weights: Weights, tokens: int) -> None:
         self._runner, self._weights = runner, weights
-        self._stride = -(-tokens // TOKENS) | 1  # odd, so that all places in a window are met
+        self._stride = -(-tokens // TOKENS) | 1  # odd, so that all positions in a window are met
         self._first = 0
         self._logits, self._products = list[torch.Tensor](), list[torch.Tensor]()
         if runner.shape.experts:
@@ -31,7 +37,7 @@ class RouterSample:
             self._bias_ED = torch.zeros(()) if shares is None else shares.T
 
     def add_batch(self, state: torch.Tensor) -> None:
-        """state: [B, T, ...], what the block comes after."""
+        """Samples from the states after the attention block, [B, T, ...]."""
         if not self._runner.shape.experts:
             return
         tokens = self._runner.ffn_input(self._weights, state).flatten(0, -2)
@@ -44,23 +50,22 @@ class RouterSample:
             self._products.append(added_SED @ added_SED.mT)
 
     def add(self, other: Self) -> None:
-        """What another one has sampled."""
+        """Adds what another instance has sampled."""
         self._logits += other._logits
         self._products += other._products
 
     def __getstate__(self) -> dict[str, Any]:
-        """What was sampled travels, what samples does not."""
+        """Leaves out everything but the sample when the instance is pickled."""
         return {name: vars(self)[name] for name in ("_logits", "_products")}
 
     def logits(self) -> torch.Tensor:
-        """[S, E]."""
-        return _together(self._logits)
+        """Returns the router's logits, [S, E]."""
+        return _concatenated(self._logits)
 
     def products(self) -> torch.Tensor:
-        """[S, E, E]."""
-        return _together(self._products)
+        """Returns the inner products of the experts' outputs, [S, E, E]."""
+        return _concatenated(self._products)
 
 
-def _together(parts: list[torch.Tensor]) -> torch.Tensor:
-    """Nothing of no part."""
+def _concatenated(parts: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat(parts) if parts else torch.empty(0)

@@ -39,4 +39,4 @@ def test_the_intercept_is_solved_for_and_lessens_the_error(tmp_path: Path) -> No
     layer = reconstructions.get("gauss-newton-intercept")(job)(0, lambda _: None)
     assert layer["mlp.down_proj.bias"].abs().max() > 0
     assert torch.isfinite(layer["self_attn.o_proj.bias"]).all()
-    assert "mlp.down_proj.bias" in WithIntercept(**vars(job)).cut(0, lambda w, _g, kept, _d: w[:, kept])[1]
+    assert "mlp.down_proj.bias" in WithIntercept(**vars(job)).pruned(0, lambda w, _g, kept, _d: w[:, kept])[1]

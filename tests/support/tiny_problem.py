@@ -105,5 +105,5 @@ def make_lab(directory: Path, **changes: Any) -> Lab:
     hidden: torch.Tensor = embedding[windows]
     statistics = []
     for weights in layers:
-        statistics.append(collect_layer(runner, weights, hidden, heldout, batches(heldout)).statistics())
+        statistics.append(collect_layer(runner, weights, hidden, heldout, batches(heldout)).finalize())
     return Lab(source, runner, head, layers, embedding, windows, heldout, statistics)

@@ -1,24 +1,24 @@
-"""The default method: a table of each block's damage at each level, and a knapsack over it.
+"""The default method: a table of each block's sensitivity at each level, and a knapsack over it.
 
-The table is made once, so that a front costs hardly more than one of its points. Evaluations beyond the
-plan's own go to an evolution from there, which is rarely worth it: whole plans judged before their last
-reform are dominated by errors that it removes (docs/experiments.md).
+The table is made once, so that a front costs hardly more than one of its points. Evaluations beyond the one
+of the plan itself go to an evolution from there, which is rarely worth it: the fitness of whole plans before
+the final reconstruction is dominated by errors that it removes (docs/experiments.md).
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from lathe.artefact.plan import BlockKind, Plan
+from lathe.artefact.plan import BLOCK_KINDS, BlockKind, Plan
 from lathe.compressor.model.pruning import select
-from lathe.compressor.search.block_library import MOST, BlockLibrary
+from lathe.compressor.search.block_library import MOST_BYTES, BlockLibrary
 from lathe.compressor.search.evolution import Moves, evolve, has_attention
 from lathe.compressor.search.fitness import Block, Fitness
 from lathe.compressor.search.knapsack import solve
@@ -27,18 +27,19 @@ from lathe.compressor.search.space import Level, Space
 
 _STAGE_TOKENS = (2048, 8192)
 MEASURED = 5
+"""Levels of a block that are evaluated."""
 _LENGTH = 256
 
 
 def make_block_library(problem: Problem) -> BlockLibrary:
-    """Cut blocks with the closed-form reform."""
+    """Returns the library of pruned blocks after the closed-form reconstruction."""
     return BlockLibrary(
         problem.source.shape,
         problem.layers,
         problem.rankings,
         problem.statistics,
         problem.dampings,
-        0 if problem.store.bounded else MOST,
+        0 if problem.store.bounded else MOST_BYTES,
     )
 
 
@@ -48,9 +49,16 @@ def search(
     fitness: type[Fitness] = Fitness,
     measured: int = MEASURED,
 ) -> SearchResult:
-    """The plan of least summed damage in the budget, or the best that an evolution from it finds, by
-    KL(dense || subnet) with every block reformed, on text that no statistics were taken from. measured: as in
-    `sensitivity_table`.
+    """Finds the plan of least summed sensitivity in the budget, or the best that an evolution from it finds.
+
+    The evolution goes by KL(dense || subnet) with every block reconstructed, on text that no statistics were
+    taken from.
+
+    Args:
+        problem: The problem.
+        library: Makes the blocks of candidates.
+        fitness: Evaluates plans.
+        measured: As in `sensitivity_table`.
     """
     evaluator = PlanEvaluator(problem, library, fitness)
     sensitivities = sensitivity_table(problem, evaluator, measured)
@@ -72,82 +80,102 @@ def search(
             [start], moves, evaluate, problem.evaluations, lambda best: bar.note(f"KL {best:.4f} nats/token")
         )
     best, plan = ranked[0]
-    return _found(problem, plan, best)
+    return _result(problem, plan, best)
 
 
 def evaluate_given_plan(problem: Problem, plan: Plan) -> SearchResult:
-    """A plan that was given, judged as the last stage of a search judges."""
+    """Evaluates a plan that was given as the last stage of a search does."""
     evaluator, key = PlanEvaluator(problem), f"given {json.dumps(problem.space.indices(plan))}"
-    return _found(problem, plan, problem.trace.evaluate(key, partial(evaluator.evaluate, (plan, 1))))
+    return _result(problem, plan, problem.trace.evaluate(key, partial(evaluator.evaluate, (plan, 1))))
 
 
-def _found(problem: Problem, plan: Plan, value: float) -> SearchResult:
-    selections = [select(order, layer) for order, layer in zip(problem.rankings, plan, strict=True)]
+def _result(problem: Problem, plan: Plan, value: float) -> SearchResult:
+    selections = [select(ranking, layer) for ranking, layer in zip(problem.rankings, plan, strict=True)]
     return SearchResult(plan, selections, value, problem.trace.asked)
 
 
 def measure_sensitivities(problem: Problem, measured: int = MEASURED) -> np.ndarray:
-    """The table that `search` makes, by itself: what plans for every budget come from."""
+    """Makes the table of `search` by itself; plans for every budget come from it."""
     return sensitivity_table(problem, PlanEvaluator(problem), measured)
 
 
 def sensitivity_table(problem: Problem, evaluator: PlanEvaluator, measured: int = MEASURED) -> np.ndarray:
-    """Object array [blocks] of [levels]: KL in nats per token of each block at each level, alone.
+    """Makes the table of KL in nats per token of each block at each level, with all other blocks dense.
 
-    measured: levels of a block that are judged, those at even steps in the root of the squared error of its
-    output, the dropped block among them; of FFNs of experts all. Between them the root of the damage, nearly
-    linear in that, is interpolated. Where levels differ in one number they are made monotone: a narrower one
-    never counts as less harmful than a wider one.
+    Between the measured levels the root of the sensitivity is interpolated: it is nearly linear in the root
+    of the squared error of the block's output.
+
+    Args:
+        problem: The problem.
+        evaluator: Evaluates its blocks.
+        measured: The number of levels of a block that are evaluated: those at even steps in the root of the
+            output's squared error, the dropped block among them. Of FFNs of experts all levels are.
+
+    Returns:
+        An object array [blocks] of float arrays [levels of that block].
     """
     blocks = [*enumerate(problem.space.blocks)]
     roots = [problem.errors[layer][kind].sqrt().numpy() for _, (layer, kind) in blocks]
-    at = [_at(problem.space, kind, roots[position], measured) for position, (_, kind) in blocks]
+    at = [_measured_levels(problem.space, kind, roots[position], measured) for position, (_, kind) in blocks]
     unknown = [
         (position, asked)
         for position, levels in enumerate(at)
         if (asked := [level for level in levels if not problem.trace.knows(_key(position, level))])
     ]
-    answers, computed = problem.workers.map(evaluator.sensitivities, unknown), dict(unknown)
+    results, computed = problem.workers.map(evaluator.sensitivities, unknown), dict(unknown)
     table = np.empty(len(blocks), dtype=object)
-    with problem.progress.stage("search: damage of each block at each level", len(table)) as bar:
-        for position, (layer, kind) in blocks:
-            levels, found = problem.space.levels(kind), next(answers) if position in computed else {}
-            values = [
-                max(
-                    0.0,
-                    problem.trace.evaluate(
-                        _key(position, level),
-                        partial(found.__getitem__, level),
-                        layer=layer,
-                        block=kind,
-                        kept=levels[level],
-                    ),
-                )
-                for level in at[position]
-            ]
-            own = roots[position]
-            table[position] = np.interp(own, [0.0, *own[at[position]]], np.sqrt([0.0, *values])) ** 2
-            table[position][[0, *at[position]]] = [0.0, *values]
-            if _one_by_one(levels):
-                table[position] = np.maximum.accumulate(table[position])
+    with problem.progress.stage("search: sensitivity of each block at each level", len(table)) as bar:
+        for position, _ in blocks:
+            found = next(results) if position in computed else {}
+            values = [_recorded(problem, position, level, found) for level in at[position]]
+            table[position] = _interpolated(problem, position, at[position], values, roots[position])
             bar.advance()
     return table
 
 
+def _recorded(problem: Problem, position: int, level: int, found: Mapping[int, float]) -> float:
+    """Returns a measured sensitivity, from the trace or newly found and recorded there; never negative."""
+    layer, kind = position // 2, BLOCK_KINDS[position % 2]
+    value = problem.trace.evaluate(
+        _key(position, level),
+        partial(found.__getitem__, level),
+        layer=layer,
+        block=kind,
+        kept=problem.space.levels(kind)[level],
+    )
+    return max(0.0, value)
+
+
+def _interpolated(
+    problem: Problem, position: int, measured: list[int], values: list[float], roots: np.ndarray
+) -> np.ndarray:
+    """Returns the sensitivities of a block at all levels from those at some levels.
+
+    Where levels are nested, they are made monotone: a narrower one never counts as less harmful than a wider
+    one.
+    """
+    row = np.interp(roots, [0.0, *roots[measured]], np.sqrt([0.0, *values])) ** 2
+    row[[0, *measured]] = [0.0, *values]
+    nested = _nested(problem.space.levels(BLOCK_KINDS[position % 2]))
+    return np.maximum.accumulate(row) if nested else row
+
+
 def _key(position: int, level: int) -> str:
+    """Returns the key of a block's sensitivity in the trace."""
     return f"damage {position} {level}"
 
 
-def _at(space: Space, kind: BlockKind, roots: np.ndarray, measured: int) -> list[int]:
-    """Indices of a block's levels that are judged."""
+def _measured_levels(space: Space, kind: BlockKind, roots: np.ndarray, measured: int) -> list[int]:
+    """Returns the indices of a block's levels that are evaluated."""
     levels = space.levels(kind)
-    every = kind == "ffn" and not _one_by_one(levels)
-    return _evaluated(roots, len(levels) if every else measured)
+    every = kind == "ffn" and not _nested(levels)
+    return _evenly_spaced(roots, len(levels) if every else measured)
 
 
-def _evaluated(roots: np.ndarray, count: int) -> list[int]:
-    """Indices of the levels nearest to even steps of these values, all but that of the dense block, by
-    ascending value.
+def _evenly_spaced(roots: np.ndarray, count: int) -> list[int]:
+    """Returns indices of the levels nearest to even steps of these values, by ascending value.
+
+    The level of the dense block is not among them.
     """
     steps = np.linspace(0.0, roots.max(), count + 1)[1:]
     found = {1 + int(np.abs(roots[1:] - step).argmin()) for step in steps}
@@ -156,13 +184,22 @@ def _evaluated(roots: np.ndarray, count: int) -> list[int]:
     return sorted(found, key=lambda level: (roots[level], level))
 
 
-def _one_by_one(levels: Sequence[Level]) -> bool:
-    """Whether they differ in one number, so that each is within the one before it."""
+def _nested(levels: Sequence[Level]) -> bool:
+    """Tells whether levels differ in one number, so that each is contained in the one before it."""
     return isinstance(levels[0], int)
 
 
 class PlanEvaluator:
-    """Of a problem's plans, at every stage of a search; made where they are asked. tokens: of each stage."""
+    """Evaluates the plans of a problem at every stage of a search.
+
+    What it needs is made on first use, so that it may travel to workers.
+
+    Args:
+        problem: The problem.
+        library: Makes the blocks of candidates.
+        fitness: Evaluates plans.
+        tokens: The number of tokens of each stage.
+    """
 
     def __init__(
         self,
@@ -171,35 +208,37 @@ class PlanEvaluator:
         fitness: type[Fitness] = Fitness,
         tokens: Sequence[int] = _STAGE_TOKENS,
     ) -> None:
-        self._problem, self._bank, self._fitness, self._tokens = problem, library, fitness, tokens
+        self._problem, self._library, self._fitness, self._tokens = problem, library, fitness, tokens
         self._stages: dict[int, Fitness] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PlanEvaluator, (self._problem, self._bank, self._fitness, self._tokens)
+        """Sends the arguments alone."""
+        return PlanEvaluator, (self._problem, self._library, self._fitness, self._tokens)
 
     def sensitivities(self, asked: tuple[int, list[int]]) -> dict[int, float]:
-        """(block, levels) -> KL by level."""
+        """Returns KL by level for (block, levels)."""
         position, levels = asked
         return dict(zip(levels, self.stage(0).sensitivities(position, levels), strict=True))
 
     def evaluate(self, asked: tuple[Plan, int]) -> float:
-        """(plan, number of the stage) -> its fitness."""
+        """Returns the fitness for (plan, number of the stage)."""
         plan, number = asked
         return self.stage(number).evaluate(plan)
 
     def stage(self, number: int) -> Fitness:
-        """A judge on as many tokens as the stage has, from windows all over the text: many short ones judge
-        better than few long ones.
+        """Returns the evaluator of a stage, on as many tokens as the stage has.
+
+        Its windows are spread over the text: many short ones evaluate better than few long ones.
         """
         if number not in self._stages:
-            self._stages[number] = self._made(self._tokens[number])
+            self._stages[number] = self._new_stage(self._tokens[number])
         return self._stages[number]
 
     @cached_property
     def _blocks(self) -> Block:
-        return self._bank(self._problem).block
+        return self._library(self._problem).block
 
-    def _made(self, tokens: int) -> Fitness:
+    def _new_stage(self, tokens: int) -> Fitness:
         problem = self._problem
         length = min(_LENGTH, problem.windows.shape[1])
         windows = problem.windows.unfold(1, length, length).reshape(-1, length)

@@ -1,7 +1,7 @@
 """The paper's evolution (arXiv 2409.17372, Alg. 1 and Sec. 3.3), for comparison.
 
-Masks start from the initialisation score at one uniform ratio. Fitness is perplexity on a few
-calibration samples, without reform; the winner is reformed once, by ADMM. 5,000 candidates;
+Masks start from the initialisation score at one uniform ratio. Fitness is perplexity on a few calibration
+samples, without reconstruction; the winner is reconstructed once, by ADMM. There are 5,000 candidates;
 `evaluations` shortens population and epochs alike.
 
 Two departures, both because the printed text cannot run (docs/method.md): the mask mutation keeps a
@@ -39,10 +39,12 @@ class Candidate:
 
     @property
     def plan(self) -> Plan:
+        """Returns the widths of the masks."""
         return Plan(tuple(s.shape for s in self.selections))
 
     @property
     def key(self) -> str:
+        """Returns a digest of the masks."""
         digest = hashlib.sha256()
         for s in self.selections:
             for part in (s.kv_heads, s.query_heads, s.channels):
@@ -51,7 +53,7 @@ class Candidate:
 
 
 def search(problem: Problem) -> SearchResult:
-    """The mask of least perplexity within the budget."""
+    """Finds the mask of least perplexity within the budget."""
     breeder, effort = Breeder(problem), Effort.of(problem.evaluations)
 
     def evaluate(candidate: Candidate, epoch: int) -> float:
@@ -65,7 +67,7 @@ def search(problem: Problem) -> SearchResult:
 
 
 class Breeder(Breeding[Candidate]):
-    """Makes candidates that keep the budget, and judges them."""
+    """Makes candidates within the budget, and evaluates them."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.seed)
@@ -75,7 +77,7 @@ class Breeder(Breeding[Candidate]):
         self._windows = problem.windows[:count]
 
     def uniform(self) -> Candidate:
-        """The score's best units at the widest uniform widths that fit."""
+        """Returns the score's best units at the widest uniform widths that fit."""
         space, rankings = self._problem.space, self._problem.rankings
         uniform = [
             Plan((LayerShape(*heads, width),) * space.layers)
@@ -93,21 +95,23 @@ class Breeder(Breeding[Candidate]):
         return Candidate(tuple(select(o, layer) for o, layer in zip(rankings, plan, strict=True)))
 
     def cross(self, first: Candidate, second: Candidate) -> Candidate:
+        """Takes the mask of each layer from either parent."""
         pairs = zip(first.selections, second.selections, strict=True)
         return Candidate(tuple(self.rng.choice(pair) for pair in pairs))
 
     @torch.inference_mode()
     def loss(self, candidate: Candidate) -> float:
-        """Nats per token on the fitness samples, weights as they were."""
+        """Computes nats per token on the fitness samples, with weights as they were."""
         problem = self._problem
         hidden = problem.embedding[self._windows]
         shape = problem.source.shape
         for index, (weights, kept) in enumerate(zip(problem.layers, candidate.selections, strict=True)):
-            cut = prune_attention(shape, weights, kept) | prune_ffn(weights, kept)
-            hidden = problem.runner.at(index).layer(cut, hidden)
+            pruned = prune_attention(shape, weights, kept) | prune_ffn(weights, kept)
+            hidden = problem.runner.at(index).layer(pruned, hidden)
         return problem.head.loss(self._windows, hidden)
 
     def in_range(self, candidate: Candidate) -> bool:
+        """Tells whether a candidate uses nearly all of the budget, and no more."""
         plan = candidate.plan
         used = max(
             (c.cost(plan) - c.fixed) / max(c.limit - c.fixed, 1e-12) for c in self._problem.constraints
@@ -115,6 +119,7 @@ class Breeder(Breeding[Candidate]):
         return any(layer.kv_heads for layer in plan) and _FLOOR <= used <= 1 + 1e-9
 
     def mutate(self, parent: Candidate, mask: float, ratio: float, depth: float) -> Candidate:
+        """Changes widths and masks at random; whole layers are dropped or return with probability `depth`."""
         layers = []
         for index, selection in enumerate(parent.selections):
             shape = self._new_shape(selection.shape, ratio)
@@ -138,15 +143,15 @@ class Breeder(Breeding[Candidate]):
         return levels[min(max(at, 0), len(levels) - 1)]
 
     def _new_mask(self, index: int, selection: Selection, shape: LayerShape, mask: float) -> Selection:
-        order, dense = self._problem.rankings[index], self._problem.source.shape.layer
+        ranking, dense = self._problem.rankings[index], self._problem.source.shape.layer
         redraw = self.rng.random() < mask
         if not redraw and shape == selection.shape:
             return selection
         if not len(selection.channels) and not len(selection.kv_heads):
-            return select(order, shape)
+            return select(ranking, shape)
         kv_heads = self._resample(selection.kv_heads, dense.kv_heads, shape.kv_heads, redraw)
         channels = self._resample(selection.channels, dense.ffn, shape.ffn, redraw)
-        heads = order.heads[kv_heads, : shape.heads_per_group].sort(dim=1).values.reshape(-1)
+        heads = ranking.heads[kv_heads, : shape.heads_per_group].sort(dim=1).values.reshape(-1)
         return Selection(kv_heads, heads, channels)
 
     def _resample(self, kept: torch.Tensor, width: int, size: int, redraw: bool) -> torch.Tensor:
@@ -154,10 +159,10 @@ class Breeder(Breeding[Candidate]):
 
 
 def check(shape: ModelShape) -> None:
-    """The paper has no experts.
+    """Refuses mixtures of experts, which the paper does not cover.
 
     Raises:
-        UserError: the model has.
+        UserError: The model has experts.
     """
     if shape.experts:
         raise UserError("the paper's method is not for mixtures of experts", "Leave out --method paper.")

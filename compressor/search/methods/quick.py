@@ -1,7 +1,7 @@
-"""The default method without what takes most of its time: for a first look, and for big models on few cores.
+"""The default method without its slowest steps, for a first look and for big models on few cores.
 
-Two levels of a block are judged instead of five; the last reform mends output projections only; the subnet
-as a whole is not refined.
+Two levels of a block are evaluated instead of five, the final reconstruction corrects output projections
+only, and the subnet as a whole is not refined.
 """
 
 from functools import partial

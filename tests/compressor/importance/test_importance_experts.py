@@ -21,7 +21,7 @@ def made(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def block(logits: torch.Tensor, outputs: torch.Tensor, gone: list[int], normalised: bool) -> torch.Tensor:
-    """What the block adds without some experts, by its definition."""
+    """Returns the block's output without some experts, by its definition."""
     left = logits.clone()
     left[:, gone] = -math.inf
     return torch.einsum("se,sed->sd", shares_of(left, 2, normalised), outputs)

@@ -12,14 +12,14 @@ from lathe.compressor.compute.workers import LocalWorkers
 from lathe.compressor.model.block_runner import BlockRunner
 from lathe.compressor.statistics import LayerStatistics
 from lathe.compressor.statistics.calibration_pass import CalibrationPass, LayerCollector
-from lathe.compressor.statistics.gram import merged
+from lathe.compressor.statistics.gram import merge_into_first
 from support.tiny_problem import Lab, batches
 
 
 def test_skipped_layers_run_in_the_same_batches(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    def collect(walk: CalibrationPass, index: int) -> LayerStatistics:
-        (sums,) = LocalWorkers().map_shards(walk, LayerCollector.collect, index)
-        return merged(sums).statistics()
+    def collect(calibration: CalibrationPass, index: int) -> LayerStatistics:
+        (sums,) = LocalWorkers().map_shards(calibration, LayerCollector.collect, index)
+        return merge_into_first(sums).finalize()
 
     whole, resumed = (CalibrationPass(lab.model, lab.windows, lab.heldout, ArrayStore()) for _ in range(2))
     collected = [collect(whole, index) for index in range(4)]

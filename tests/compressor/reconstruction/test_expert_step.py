@@ -1,5 +1,4 @@
-"""The Gauss-Newton step of experts: nearer to dense on held-out text, exact where it should be, and theirs
-alone."""
+"""The Gauss-Newton step of experts comes nearer to dense on held-out text and is exact where it should be."""
 
 from __future__ import annotations
 
@@ -32,12 +31,12 @@ class Block:
     target: torch.Tensor
     heldout: torch.Tensor
 
-    def cut(self, shape: str) -> Weights:
-        """Of the first experts and channels."""
+    def pruned(self, shape: str) -> Weights:
+        """Returns the block of the first experts and channels."""
         width, experts = SHAPES[shape]
         channels = torch.arange(4 * 96).view(4, 96)
-        order = ImportanceRanking(torch.arange(4), torch.arange(8).view(4, 2), channels, torch.arange(4))
-        return prune_ffn(self.dense, select(order, LayerShape(8, 4, width, experts)))
+        ranking = ImportanceRanking(torch.arange(4), torch.arange(8).view(4, 2), channels, torch.arange(4))
+        return prune_ffn(self.dense, select(ranking, LayerShape(8, 4, width, experts)))
 
     @torch.no_grad()
     def run(self, block: Weights) -> torch.Tensor:
@@ -65,7 +64,7 @@ def block(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_comes_nearer_to_dense_on_text_it_was_not_fitted_on(block: Block, shape: str) -> None:
-    start = block.cut(shape)
+    start = block.pruned(shape)
     found = refine_block(block.passes(block.target).map_shards, block.runner, "ffn", start)
     assert {n: v.shape for n, v in found.items()} == {n: v.shape for n, v in start.items()}
     changed = {n for n in start if not torch.equal(found[n], start[n])}
@@ -74,13 +73,13 @@ def test_it_comes_nearer_to_dense_on_text_it_was_not_fitted_on(block: Block, sha
 
 
 def test_experts_that_are_right_stay_as_they_are(block: Block) -> None:
-    start = block.cut("both")
+    start = block.pruned("both")
     found = refine_block(block.passes(block.run(start)).map_shards, block.runner, "ffn", start)
     assert all(torch.equal(found[n], start[n]) for n in start)
 
 
 def test_the_block_is_put_together_as_it_was_taken_apart(block: Block) -> None:
-    start = block.cut("both")
+    start = block.pruned("both")
     step = block.step(start)
     again = step.block(step.start[0])
     assert again.keys() == start.keys()
@@ -88,8 +87,8 @@ def test_the_block_is_put_together_as_it_was_taken_apart(block: Block) -> None:
 
 
 def test_iterations_lead_to_the_damped_least_squares_solution(block: Block) -> None:
-    """Of the output projection alone, for which the block is linear."""
-    start, down = block.cut("both"), block.runner.expert_projections()[-1]
+    """Checks the output projection alone, in which the block is linear."""
+    start, down = block.pruned("both"), block.runner.expert_projections()[-1]
     step = block.step(start)
     step.start = [{down: step.start[0][down]}]
     with torch.enable_grad():

@@ -22,10 +22,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return make_lab(tmp_path_factory.mktemp("dense"))
 
 
-def cut(lab: Lab, kind: str) -> Weights:
+def pruned(lab: Lab, kind: str) -> Weights:
     """A block of the first heads and channels."""
-    order = ImportanceRanking(torch.arange(4), torch.arange(8).view(4, 2), torch.arange(96))
-    selection, dense = select(order, PLANS["mixed"][LAYER]), lab.layers[LAYER]
+    ranking = ImportanceRanking(torch.arange(4), torch.arange(8).view(4, 2), torch.arange(96))
+    selection, dense = select(ranking, PLANS["mixed"][LAYER]), lab.layers[LAYER]
     if kind == "attention":
         return prune_attention(lab.source.shape, dense, selection)
     return prune_ffn(dense, selection)
@@ -52,7 +52,7 @@ def error(lab: Lab, kind: str, block: Weights, windows: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("kind", ["attention", "ffn"])
 def test_the_block_comes_nearer_to_dense_on_text_it_was_not_fitted_on(lab: Lab, kind: str) -> None:
-    start, target = cut(lab, kind), run(lab, kind, lab.layers[LAYER])
+    start, target = pruned(lab, kind), run(lab, kind, lab.layers[LAYER])
     found = refined(lab, kind, start, target)
     assert {n: v.shape for n, v in found.items()} == {n: v.shape for n, v in start.items()}
     changed = {n for n in start if not torch.equal(found[n], start[n])}
@@ -63,14 +63,14 @@ def test_the_block_comes_nearer_to_dense_on_text_it_was_not_fitted_on(lab: Lab, 
 
 @pytest.mark.parametrize("kind", ["attention", "ffn"])
 def test_a_block_that_is_right_stays_as_it_is(lab: Lab, kind: str) -> None:
-    start = cut(lab, kind)
+    start = pruned(lab, kind)
     found = refined(lab, kind, start, run(lab, kind, start))
     assert all(torch.equal(found[n], start[n]) for n in start)
 
 
 @pytest.mark.parametrize("kind", ["attention", "ffn"])
 def test_held_out_text_that_disagrees_keeps_the_block(lab: Lab, kind: str) -> None:
-    start = cut(lab, kind)
+    start = pruned(lab, kind)
     target = run(lab, kind, lab.layers[LAYER])
     target[lab.heldout] = run(lab, kind, start)[lab.heldout]
     found = refined(lab, kind, start, target)
@@ -79,7 +79,7 @@ def test_held_out_text_that_disagrees_keeps_the_block(lab: Lab, kind: str) -> No
 
 def test_iterations_lead_to_the_damped_gauss_newton_step(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gauss_newton, "_DAMPING", 0.3)
-    start = {n: v[:3] if "gate" in n or "up" in n else v for n, v in cut(lab, "ffn").items()}
+    start = {n: v[:3] if "gate" in n or "up" in n else v for n, v in pruned(lab, "ffn").items()}
     start["mlp.down_proj.weight"] = start["mlp.down_proj.weight"][:, :3]
     names = lab.runner.projections("ffn")
     target = run(lab, "ffn", lab.layers[LAYER])
@@ -88,7 +88,7 @@ def test_iterations_lead_to_the_damped_gauss_newton_step(lab: Lab, monkeypatch: 
     found = torch.cat([(last[n] - start[n]).flatten() for n in names]).double()
 
     fit, sizes = ~lab.heldout, [start[n].numel() for n in names]
-    x, wanted = lab.embedded[fit], target[fit]
+    x, y = lab.embedded[fit], target[fit]
 
     def outputs(flat: torch.Tensor) -> torch.Tensor:
         parts = (p.view_as(start[n]) for p, n in zip(flat.split(sizes), names, strict=True))
@@ -100,14 +100,14 @@ def test_iterations_lead_to_the_damped_gauss_newton_step(lab: Lab, monkeypatch: 
     (ridge,) = step.factors().ridge([{n: torch.ones_like(v) for n, v in step.start[0].items()}])
     penalty = torch.cat([ridge[n].flatten() for n in names])
     normal = jacobian.T @ jacobian / tokens + penalty.double().diag()
-    right = jacobian.T @ (wanted.flatten() - outputs(flat)).detach().double() / tokens
+    right = jacobian.T @ (y.flatten() - outputs(flat)).detach().double() / tokens
     expected = torch.linalg.solve(normal, right)
     assert (found - expected).norm() < 0.02 * expected.norm()
 
 
 @pytest.mark.parametrize("kind", ["attention", "ffn"])
 def test_watching_tells_what_each_projection_reads_and_gives(lab: Lab, kind: str) -> None:
-    block = cut(lab, kind)
+    block = pruned(lab, kind)
     with lab.runner.watch(kind) as seen:
         run(lab, kind, block)
     assert set(seen) == set(lab.runner.projections(kind))

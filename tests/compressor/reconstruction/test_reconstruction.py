@@ -1,4 +1,4 @@
-"""Reforms against plain least squares, and what they must never make worse."""
+"""Reconstructions against plain least squares, and errors that they must never make worse."""
 
 from __future__ import annotations
 
@@ -79,30 +79,31 @@ def test_a_damping_that_rounding_outweighs_is_not_chosen() -> None:
 
 
 @pytest.mark.parametrize("damping", [1e-5, 1e-2, 1.0])
-def test_reform_never_errs_more_than_the_plain_cut(damping: float) -> None:
+def test_reconstruction_never_errs_more_than_plain_pruning(damping: float) -> None:
     for seed in range(10):
         weight, x = problem(seed)
         gram = x.T @ x / len(x)
-        reformed = reconstruct(weight, damped(gram, damping), KEPT)
-        cut = reconstruction_error(weight, weight[:, KEPT], gram, KEPT)
-        assert reconstruction_error(weight, reformed, gram, KEPT) < cut
+        solved = reconstruct(weight, damped(gram, damping), KEPT)
+        pruned = reconstruction_error(weight, weight[:, KEPT], gram, KEPT)
+        assert reconstruction_error(weight, solved, gram, KEPT) < pruned
 
 
 def test_the_damping_is_the_one_that_errs_least_on_heldout_text() -> None:
     weight, x = problem()
     few, fresh = x[:13].T @ x[:13] / 13, x[200:].T @ x[200:] / 100
-    noisy = few + torch.diag(torch.rand(12, dtype=torch.float64) * few.diagonal().mean())
-    chosen, reforms = choose_damping(weight, noisy, fresh, [KEPT])
+    noise = torch.rand(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noisy = few + torch.diag(noise * few.diagonal().mean())
+    chosen, pruner = choose_damping(weight, noisy, fresh, [KEPT])
 
     def error(damping: float) -> float:
         return reconstruction_error(weight, reconstruct(weight, damped(noisy, damping), KEPT), fresh, KEPT)
 
     assert error(chosen) == min(error(d) for d in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1))
     assert choose_damping(weight, fresh, fresh, [KEPT])[0] == 1e-5
-    torch.testing.assert_close(reforms(KEPT), reconstruct(weight.double(), damped(noisy, chosen), KEPT))
+    torch.testing.assert_close(pruner.solve(KEPT), reconstruct(weight.double(), damped(noisy, chosen), KEPT))
 
 
-def test_sets_that_lead_a_ranking_share_a_factor_and_are_reformed_as_each_by_itself() -> None:
+def test_sets_that_lead_a_ranking_share_a_factor_and_are_solved_as_each_by_itself() -> None:
     weight, x = problem()
     gram = damped(x.T @ x / len(x), 1e-3)
     ranked = torch.randperm(12, generator=torch.Generator().manual_seed(1))
@@ -110,31 +111,31 @@ def test_sets_that_lead_a_ranking_share_a_factor_and_are_reformed_as_each_by_its
     assert shared.definite
     for width in (0, 1, 5, 12):
         kept = ranked[:width].sort().values
-        torch.testing.assert_close(shared(kept), alone(kept), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(shared.solve(kept), alone.solve(kept), atol=1e-6, rtol=1e-5)
         assert shared.error(kept) == pytest.approx(alone.error(kept), abs=1e-9)
     with pytest.raises(ValueError, match="lead"):
-        shared(ranked[1:3])
+        shared.solve(ranked[1:3])
 
 
-def test_the_error_of_a_reform_is_that_of_its_outputs() -> None:
+def test_the_error_of_a_pruner_is_that_of_its_outputs() -> None:
     weight, x = problem()
     gram = damped(x.T @ x / len(x), 1e-12)
     left = reconstruction_error(weight, reconstruct(weight, gram, KEPT), gram, KEPT)
     assert ProjectionPruner(weight, gram).error(KEPT) == pytest.approx(left, rel=1e-4)
 
 
-def test_experts_of_which_nothing_stays_are_all_error() -> None:
+def test_experts_of_which_nothing_is_kept_are_all_error() -> None:
     weight, x = problem()
     gram = damped(torch.stack([(part.T @ part) / len(x) for part in x.split(6, 1)]), 1e-3)
-    reforms = ProjectionPruner(weight, gram, torch.tensor([[2, 0, 1, 3, 5, 4], [7, 6, 9, 8, 10, 11]]))
+    pruner = ProjectionPruner(weight, gram, torch.tensor([[2, 0, 1, 3, 5, 4], [7, 6, 9, 8, 10, 11]]))
     kept = torch.tensor([6, 7])
     first, second = (ProjectionPruner(w, g) for w, g in zip(weight.split(6, 1), gram, strict=True))
-    torch.testing.assert_close(reforms(kept), second(kept - 6), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(pruner.solve(kept), second.solve(kept - 6), atol=1e-6, rtol=1e-5)
     nothing = torch.empty(0, dtype=torch.long)
-    assert reforms.error(kept) == pytest.approx(first.error(nothing) + second.error(kept - 6))
+    assert pruner.error(kept) == pytest.approx(first.error(nothing) + second.error(kept - 6))
 
 
-def test_a_sketch_has_about_the_squares_of_all_rows() -> None:
+def test_a_random_projection_has_about_the_squares_of_all_rows() -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(600, 40, generator=generator) * torch.rand(40, generator=generator)
     few = random_projection(weight)
@@ -183,7 +184,7 @@ def final_error(lab: Lab, layers: list[Finished]) -> float:
 HALF = Plan((PLANS["groups"][3],) * 4).replace(3, PLANS["ffn"][1])
 
 
-def test_each_reform_errs_less_than_the_one_before(lab: Lab) -> None:
+def test_each_reconstruction_errs_less_than_the_one_before(lab: Lab) -> None:
     names = ("none", "admm", "closed-form", "sequential")
     errors = {name: final_error(lab, finish(lab, name, HALF)) for name in names}
     assert errors["closed-form"] < 0.9 * errors["none"]
@@ -208,16 +209,16 @@ def test_tensors_have_the_planned_shapes_and_dropped_blocks_have_none(lab: Lab, 
         assert down is None if not layer.ffn else down.shape == (64, layer.ffn)
 
 
-def test_sequential_reform_goes_on_from_finished_layers_bit_by_bit(lab: Lab) -> None:
+def test_sequential_reconstruction_goes_on_from_finished_layers_bit_by_bit(lab: Lab) -> None:
     whole = finish(lab, "sequential", HALF)
-    job_order = [
+    selections = [
         select(importance_methods.get("elimination")(lab.source.shape, w, s), layer)
         for w, s, layer in zip(lab.layers, lab.statistics, HALF, strict=True)
     ]
     job = ReconstructionTask(
         lab.source.shape,
         lab.model,
-        job_order,
+        selections,
         lab.statistics,
         [(1e-3, 1e-3)] * 4,
         lab.windows,
@@ -225,12 +226,12 @@ def test_sequential_reform_goes_on_from_finished_layers_bit_by_bit(lab: Lab) -> 
     )
     resumed = reconstructions.get("sequential")(job)(2, whole.__getitem__)
     assert all(torch.equal(resumed[name], whole[2][name]) for name in whole[2])
-    with pytest.raises(UserError, match="layer 0 of the reform is missing"):
+    with pytest.raises(UserError, match="layer 0 of the reconstruction is missing"):
         reconstructions.get("sequential")(job)(2, lambda _: None)
 
 
 @torch.no_grad()
-def test_sequential_reform_aims_at_the_dense_stream_from_the_subnets_own(lab: Lab) -> None:
+def test_sequential_reconstruction_aims_at_the_dense_stream_from_the_subnets_own(lab: Lab) -> None:
     noise = torch.randn(lab.embedded.shape, generator=torch.Generator().manual_seed(0))
     subnet, after = lab.embedded + 0.3 * noise, lab.runner.ffn(lab.layers[0], lab.embedded)
     fit, start = ~lab.heldout, {k: v for k, v in lab.layers[0].items() if k[:3] in ("mlp", "pos")}
@@ -250,15 +251,15 @@ def test_sequential_reform_aims_at_the_dense_stream_from_the_subnets_own(lab: La
 
 
 def test_streams_go_past_finished_blocks_wherever_they_begin(lab: Lab) -> None:
-    course, done = SequentialPass(lab.model, lab.windows, lab.heldout), finish(lab, "closed-form", HALF)
+    text, done = SequentialPass(lab.model, lab.windows, lab.heldout), finish(lab, "closed-form", HALF)
     attention = {n: w for n, w in done[2].items() if "self_attn" in n or "input" in n}
-    spot = BlockPosition(2, "ffn", done.__getitem__, attention)
+    position = BlockPosition(2, "ffn", done.__getitem__, attention)
 
-    def seen(streams: ResidualStreams) -> BlockPasses:
-        ((found,),) = streams.block(spot, lambda passes: [passes])
+    def passes(streams: ResidualStreams) -> BlockPasses:
+        ((found,),) = streams.block(position, lambda passes: [passes])
         return found
 
-    resumed, walked = ResidualStreams(course, range(SHARDS)), ResidualStreams(course, range(SHARDS))
+    resumed, walked = ResidualStreams(text, range(SHARDS)), ResidualStreams(text, range(SHARDS))
     for index in range(3):
         for kind in ("attention", "ffn")[: 1 + (index < 2)]:
             before = BlockPosition(index, kind, done.__getitem__, done[index])
@@ -269,7 +270,7 @@ def test_streams_go_past_finished_blocks_wherever_they_begin(lab: Lab) -> None:
             for run in (lab.runner.attention, lab.runner.ffn)[: 1 + (index < 2)]:
                 dense, subnet = run(lab.layers[index], dense), run(done[index], subnet)
         after = lab.runner.ffn(lab.layers[2], dense)
-    for found in map(seen, (resumed, walked)):
+    for found in map(passes, (resumed, walked)):
         torch.testing.assert_close((found.dense, found.inputs, found.targets), (dense, subnet, after))
 
 
@@ -278,7 +279,7 @@ def test_rows_of_heads_are_contiguous() -> None:
 
 
 @pytest.mark.parametrize("lowest", [0.1, 1.0, 2.0, 4.0, 5.0, 40.0])
-def test_the_least_of_what_falls_and_rises_is_found_and_what_was_made_with_it(lowest: float) -> None:
+def test_the_lowest_of_errors_that_fall_and_rise_is_found_with_what_was_made(lowest: float) -> None:
     tried: list[float] = []
 
     def attempt(value: float) -> tuple[float, str]:

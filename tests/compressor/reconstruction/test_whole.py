@@ -26,14 +26,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return make_lab(tmp_path_factory.mktemp("dense"), attention_bias=True)
 
 
-def cut(lab: Lab, plan: Plan) -> Layers:
+def pruned(lab: Lab, plan: Plan) -> Layers:
     """Layers of the first heads and channels, weights as they were."""
-    order = ImportanceRanking(torch.arange(4), torch.arange(8).view(4, 2), torch.arange(96))
+    ranking = ImportanceRanking(torch.arange(4), torch.arange(8).view(4, 2), torch.arange(96))
     shape = lab.source.shape
     return [
         {
-            **prune_attention(shape, dense, select(order, kept)),
-            **prune_ffn(dense, select(order, kept)),
+            **prune_attention(shape, dense, select(ranking, kept)),
+            **prune_ffn(dense, select(ranking, kept)),
         }
         for dense, kept in zip(lab.layers, plan, strict=True)
     ]
@@ -101,7 +101,7 @@ def test_the_curvature_is_the_gauss_newton_matrix(lab: Lab) -> None:
 
 @pytest.mark.parametrize("name", ["mixed", "groups", "no ffn last"])
 def test_the_subnet_comes_nearer_to_dense_on_text_it_was_not_fitted_on(lab: Lab, name: str) -> None:
-    subnet, windows, heldout = cut(lab, PLANS[name]), tokens(96, 64), torch.arange(96) >= 84
+    subnet, windows, heldout = pruned(lab, PLANS[name]), tokens(96, 64), torch.arange(96) >= 84
     layers, before, after = refine_model(KLProblem(lab.model, subnet, windows, heldout))
     assert after < 0.95 * before
     again = ModelStep(KLProblem(lab.model, layers, windows, heldout), LocalWorkers())
@@ -125,6 +125,6 @@ def test_a_subnet_that_is_right_stays_as_it_is(lab: Lab) -> None:
 
 
 def test_the_same_again_is_the_same(lab: Lab) -> None:
-    subnet = cut(lab, PLANS["groups"])
+    subnet = pruned(lab, PLANS["groups"])
     first, again = (refine_model(text(lab, subnet))[0] for _ in range(2))
     assert all(torch.equal(a[n], b[n]) for a, b in zip(first, again, strict=True) for n in a)

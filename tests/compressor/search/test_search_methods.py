@@ -170,7 +170,8 @@ def test_hidden_states_of_a_search_are_where_the_room_says(lab: Lab, tmp_path: P
         found.append(lathe.search(lab.problem(tmp_path / str(number), evaluations=1, store=store)))
     blocks = 2 * len(lab.layers)
     assert all(store.made > 2 * blocks for store in stores), "states and gradients of every block"
-    assert found[0].plan == found[1].plan and found[0].fitness == found[1].fitness
+    assert found[0].plan == found[1].plan
+    assert found[0].fitness == found[1].fitness
 
 
 @pytest.mark.parametrize("method", ["lathe", "quick"])

@@ -28,7 +28,7 @@ def through(lab: Lab, hidden: torch.Tensor, blocks: range) -> list[torch.Tensor]
     return states
 
 
-def slopes(lab: Lab, states: list[torch.Tensor], store: ArrayStore | None = None) -> FisherSensitivity:
+def fisher(lab: Lab, states: list[torch.Tensor], store: ArrayStore | None = None) -> FisherSensitivity:
     def dense(position: int) -> Weights:
         return lab.layers[position // 2]
 
@@ -39,7 +39,7 @@ def slopes(lab: Lab, states: list[torch.Tensor], store: ArrayStore | None = None
 
 def test_small_changes_do_what_the_second_order_says(lab: Lab) -> None:
     states = through(lab, lab.embedded, BLOCKS)
-    found, dense = slopes(lab, states), lab.head.logprobs(states[-1])
+    found, dense = fisher(lab, states), lab.head.logprobs(states[-1])
     generator, ratios = torch.Generator().manual_seed(0), []
     for position in BLOCKS:
         after = states[position + 1]
@@ -54,12 +54,12 @@ def test_small_changes_do_what_the_second_order_says(lab: Lab) -> None:
     assert all(ratio == pytest.approx(1, abs=0.4) for ratio in ratios)
 
 
-def test_slopes_in_files_are_those_in_memory(lab: Lab, tmp_path: Path) -> None:
+def test_gradients_in_files_are_those_in_memory(lab: Lab, tmp_path: Path) -> None:
     states = through(lab, lab.embedded[:6], BLOCKS)
     for position in BLOCKS:
         changes: list[SensitivityEstimate] = []
         for store in (ArrayStore(), ArrayStore(tmp_path)):
-            changes.append(slopes(lab, states, store).of(position, store.copy(states[position + 1] * 1.1)))
+            changes.append(fisher(lab, states, store).of(position, store.copy(states[position + 1] * 1.1)))
         assert changes[0] == changes[1]
 
 
@@ -69,10 +69,10 @@ def test_levels_that_change_little_are_nearly_what_replays_say_and_others_are_re
     evaluator, space = fitness(lab, tmp_path), make_space(lab.source.shape)
     levels = [1, 2, len(space.attention) - 1]
     replayed = [evaluator.replayed(position, levels) for position in BLOCKS]
-    monkeypatch.setattr(fitness_module, "_FAR", 1e9)
+    monkeypatch.setattr(fitness_module, "_REPLAY_FROM", 1e9)
     for position in BLOCKS:
         near = evaluator.sensitivities(position, levels)
         assert near != replayed[position]
         assert near[0] == pytest.approx(replayed[position][0], rel=0.5)
-    monkeypatch.setattr(fitness_module, "_FAR", 0.0)
+    monkeypatch.setattr(fitness_module, "_REPLAY_FROM", 0.0)
     assert [evaluator.sensitivities(position, levels) for position in BLOCKS] == replayed
