@@ -16,6 +16,7 @@ A field holds all that the command line says of an option: its type, its default
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, fields
 from decimal import Decimal
@@ -123,7 +124,8 @@ class _Declared:
         if self.option.parser:
             return str if self.default() else str | None
         if get_origin(self.type) is tuple:
-            return Optional[list[get_args(self.type)[0]]]  # type: ignore[misc]  # noqa: UP045
+            many = types.GenericAlias(list, get_args(self.type)[:1])
+            return many if self.default() is MISSING else Optional[many]  # noqa: UP045
         return Optional[self.type] if self.option.follows else self.type  # noqa: UP045
 
     def value(self, given: Any) -> Any:
@@ -220,7 +222,7 @@ def _config_parameter(declared: dict[str, _Declared]) -> inspect.Parameter:
         return config
 
     option = typer.Option(
-        help="A YAML or JSON file of options, such as `threads: 2`. The command line wins over it.",
+        help="A YAML or JSON file of options, a `name: value` on each line. The command line wins over it.",
         metavar="FILE",
         callback=read,
         is_eager=True,

@@ -63,7 +63,7 @@ def _document(path: Path) -> dict[Any, Any]:
     if document is None:
         return {}
     if not isinstance(document, dict):
-        raise UserError(f"{path} holds no options", "Write one a line, such as `threads: 2`.")
+        raise UserError(f"{path} holds no options", "Write one on each line, such as `threads: 2`.")
     return document
 
 

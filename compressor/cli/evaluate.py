@@ -2,54 +2,68 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from lathe.artefact.command_options import Argument, Option, takes
 from lathe.artefact.errors import UserError
 from lathe.compressor.cli.common import emit
 
 _TEXT, _TASKS = "Perplexity", "Tasks"
 
 
-def evaluate(
-    models: Annotated[list[str], typer.Argument(help="Checkpoint directories: dense, artefacts, or both.")],
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What is evaluated, and on what."""
+
+    models: Annotated[tuple[str, ...], Argument(help="Checkpoint directories: dense, artefacts, or both.")]
     text: Annotated[
-        str | None,
-        typer.Option(
-            help="A file, a folder or a data set (name:configuration:split).", rich_help_panel=_TEXT
-        ),
-    ] = None,
+        str | None, Option(help="A file, a folder or a data set (name:configuration:split).", panel=_TEXT)
+    ] = None
     window: Annotated[
         int,
-        typer.Option(
+        Option(
             help="Tokens per window; 0: the models' shortest context, at most 2048. Windows do not overlap.",
-            rich_help_panel=_TEXT,
+            panel=_TEXT,
         ),
-    ] = 0,
-    windows: Annotated[int, typer.Option(help="Windows at most; 0 takes all.", rich_help_panel=_TEXT)] = 0,
+    ] = 0
+    windows: Annotated[int, Option(help="Windows at most; 0 takes all.", panel=_TEXT)] = 0
     against: Annotated[
         str | None,
-        typer.Option(
-            help="The dense checkpoint: adds KL(dense || model) and how often the likeliest tokens agree.",
-            rich_help_panel=_TEXT,
+        Option(
+            help="The dense checkpoint: adds KL(dense || model), and how often the likeliest tokens agree.",
+            panel=_TEXT,
         ),
-    ] = None,
+    ] = None
     tasks: Annotated[
         str | None,
-        typer.Option(help="lm-eval tasks, such as arc_easy,piqa. Needs lathe[eval].", rich_help_panel=_TASKS),
-    ] = None,
+        Option(help="lm-eval tasks, such as arc_easy,piqa. Needs lathe[eval].", panel=_TASKS),
+    ] = None
     task_dir: Annotated[
         Path | None,
-        typer.Option(
-            help="A directory with tasks of your own: YAML files, with their JSONL files.",
-            rich_help_panel=_TASKS,
-        ),
-    ] = None,
+        Option(help="A directory with tasks of your own: YAML files, with their JSONL files.", panel=_TASKS),
+    ] = None
     device: Annotated[
-        str, typer.Option(help="Where models run: cpu, cuda or cuda:1. ONNX graphs run on the processor.")
-    ] = "cpu",
+        str, Option(help="Where models run: cpu, cuda or cuda:1. ONNX graphs run on the processor.")
+    ] = "cpu"
+
+    def __post_init__(self) -> None:
+        if not self.text and not self.tasks:
+            raise UserError("nothing to evaluate on is given", "Give --text, --tasks or both.")
+        if self.against and not self.text:
+            raise UserError("--against compares on a text", "Give --text.")
+        if self.task_dir and not self.tasks:
+            raise UserError("--task-dir alone runs nothing", "Give --tasks.")
+        if min(self.window, self.windows) < 0:
+            raise UserError("--window and --windows are numbers from 0", "Leave them out, or give more.")
+
+
+@takes(EvaluateOptions)
+def evaluate(
+    options: EvaluateOptions,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Measure perplexity, closeness to the dense model, and task accuracy, in float32.
@@ -66,25 +80,18 @@ def evaluate(
     """
     from lathe.artefact.shipped_files import warn_if_stale
     from lathe.compressor.compute.device import out_of_memory_as_user_error, parse_device
-    from lathe.compressor.compute.progress import Progress
-    from lathe.compressor.evaluate.compare import check_checkpoint, scores
+    from lathe.compressor.evaluate.compare import check_checkpoint
     from lathe.compressor.evaluate.tasks import Tasks
 
-    _check(text, against, tasks, task_dir)
-    if min(window, windows) < 0:
-        raise UserError("--window and --windows are numbers from 0", "Leave them out, or give more.")
-    where = parse_device(device)
-    for model in models:
+    where = parse_device(options.device)
+    for model in options.models:
         check_checkpoint(model)
         warn_if_stale(Path(model))
-    harness = Tasks.open(tasks, task_dir) if tasks else None
-    rows: list[dict[str, Any]] = [{"model": model} for model in models]
+    harness = Tasks.open(options.tasks, options.task_dir) if options.tasks else None
+    rows: list[dict[str, Any]] = [{"model": model} for model in options.models]
     with out_of_memory_as_user_error(where, "Leave --device out, or free it."):
-        if text:
-            scored = scores(models, text, window, windows, against, where, Progress(quiet=json))
-            for row, found in zip(rows, scored, strict=True):
-                row |= found
-                _say(_quality(row), json)
+        if options.text:
+            _score(rows, options, options.text, json)
         if harness:
             for row in rows:
                 row["tasks"] = harness.run(row["model"], where)
@@ -93,13 +100,24 @@ def evaluate(
         emit(rows)
 
 
-def _check(text: str | None, against: str | None, tasks: str | None, task_dir: Path | None) -> None:
-    if not text and not tasks:
-        raise UserError("nothing to evaluate on is given", "Give --text, --tasks or both.")
-    if against and not text:
-        raise UserError("--against compares on a text", "Give --text.")
-    if task_dir and not tasks:
-        raise UserError("--task-dir alone runs nothing", "Give --tasks.")
+def _score(rows: list[dict[str, Any]], options: EvaluateOptions, text: str, quiet: bool) -> None:
+    """Adds each model's scores on a text."""
+    from lathe.compressor.compute.device import parse_device
+    from lathe.compressor.compute.progress import Progress
+    from lathe.compressor.evaluate.compare import scores
+
+    scored = scores(
+        options.models,
+        text,
+        options.window,
+        options.windows,
+        options.against,
+        parse_device(options.device),
+        Progress(quiet=quiet),
+    )
+    for row, found in zip(rows, scored, strict=True):
+        row |= found
+        _say(_quality(row), quiet)
 
 
 def _say(line: str, quiet: bool) -> None:

@@ -2,39 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from lathe.artefact.command_options import Argument, Option, takes
+from lathe.artefact.errors import UserError
 from lathe.compressor.cli.common import emit
 
 
-def export(
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What is exported, and how."""
+
     model: Annotated[
-        str, typer.Argument(help="A checkpoint directory, a hub name, or an artefact (vllm, quantized).")
-    ],
+        str, Argument(help="A checkpoint directory, a hub name, or an artefact (vllm, quantized).")
+    ]
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
+        Option(
+            flags=("--output", "-o"),
             help="The directory to write; it must not exist. Without it, a dense model's ONNX graph goes to "
             "Lathe's cache, where `lathe serve` looks for it.",
-            show_default=False,
         ),
-    ] = None,
-    to: Annotated[str, typer.Option(help="Exporter: onnx, checkpoint or vllm.")] = "onnx",
+    ] = None
+    to: Annotated[str, Option(help="Exporter: onnx, checkpoint or vllm.")] = "onnx"
     tensor_parallel: Annotated[
-        int, typer.Option(help="Devices that share every layer (vllm): refuse widths that they cannot share.")
-    ] = 1,
+        int, Option(help="Devices that share every layer (vllm): refuse widths that they cannot share.")
+    ] = 1
     quantize: Annotated[
         str | None,
-        typer.Option(
-            help="int8 or int4 for onnx: weights only, groups chosen by each matrix's error. w4a16 (4-bit "
-            "weights, groups of 32: widths in multiples of 32) or w8a8 (int8) for vllm. Rounded to nearest."
+        Option(
+            help="int8 or int4 for onnx: weights only, with the group size chosen by each matrix's error. "
+            "w4a16 (4-bit weights, groups of 32: widths in multiples of 32) or w8a8 (int8) for vllm. By "
+            "rounding to nearest."
         ),
-    ] = None,
+    ] = None
+
+    def __post_init__(self) -> None:
+        devices = self.tensor_parallel
+        if devices < 1:
+            raise UserError(f"--tensor-parallel {devices} is not a number of devices", "Give at least 1.")
+        if devices > 1 and self.to != "vllm":
+            raise UserError(f"--tensor-parallel does not go with --to {self.to}", "It is for --to vllm.")
+
+
+@takes(ExportOptions)
+def export(
+    options: ExportOptions,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Export the dense MODEL with all its widths, or copy an artefact and add what vLLM needs.
@@ -50,32 +67,34 @@ def export(
 
       lathe export out --to vllm --quantize w4a16 -o out-w4a16
     """
-    from lathe.artefact.errors import UserError
+    output, quantization = _export(options)
+    note = {"quantization": quantization} if options.quantize else {}
+    if json:
+        emit({"output": str(output), "exporter": options.to} | note)
+    else:
+        typer.echo(f"{output}: written" + (f", {_summary(quantization)}" if note else ""))
+
+
+def _export(options: ExportOptions) -> tuple[Path, dict[str, Any]]:
+    """Returns where the model was written, and what quantization did."""
     from lathe.compressor.export import quantizers
     from lathe.compressor.export.artefact import export_artefact, is_artefact
     from lathe.compressor.export.dense import dense_artefact, export_dense
 
-    if tensor_parallel < 1:
-        raise UserError(f"--tensor-parallel {tensor_parallel} is not a number of devices", "Give at least 1.")
-    if tensor_parallel > 1 and to != "vllm":
-        raise UserError(f"--tensor-parallel does not go with --to {to}", "It is for --to vllm.")
-    quantization: dict[str, Any] = {}
+    model, output, to, devices = options.model, options.output, options.to, options.tensor_parallel
     if output is None:
-        if to != "onnx" or quantize or is_artefact(Path(model)):
+        if to != "onnx" or options.quantize or is_artefact(Path(model)):
             raise UserError(
                 "there is no --output", "Only the ONNX graph of a dense model is kept in the cache."
             )
-        output = dense_artefact(model)
-    elif quantize:
-        quantization = quantizers.get(f"{to}-{quantize}")(model, output, tensor_parallel)
-    elif is_artefact(Path(model)):
-        export_artefact(Path(model), output, to, tensor_parallel)
+        return dense_artefact(model), {}
+    if options.quantize:
+        return output, quantizers.get(f"{to}-{options.quantize}")(model, output, devices)
+    if is_artefact(Path(model)):
+        export_artefact(Path(model), output, to, devices)
     else:
-        export_dense(model, output, to, tensor_parallel)
-    if json:
-        emit({"output": str(output), "exporter": to} | ({"quantization": quantization} if quantize else {}))
-    else:
-        typer.echo(f"{output}: written" + (f", {_summary(quantization)}" if quantize else ""))
+        export_dense(model, output, to, devices)
+    return output, {}
 
 
 def _summary(quantization: dict[str, Any]) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.errors import UserError
@@ -16,38 +14,10 @@ from lathe.compressor.latency.measure import LatencyBenchmark
 from lathe.compressor.latency.profile import Profile
 from lathe.compressor.latency.roofline import estimate
 from lathe.compressor.latency.table import LatencyTable
-from lathe.compressor.latency.workload import Workload, asked_for, fitted
+from lathe.compressor.latency.workload import Workload, fitted
 from lathe.compressor.model.checkpoint import open_config
+from lathe.compressor.pipeline.profile_options import ProfileOptions
 from lathe.compressor.search.space import make_space
-
-
-@dataclass(frozen=True)
-class ProfileOptions:
-    """What `lathe profile` is asked for: the grid of workloads, and where its tables go.
-
-    With `hardware`, latencies are estimated for that device and nothing is measured.
-    """
-
-    model: str
-    out: Path
-    backend: str
-    metrics: list[str]
-    batch_sizes: list[int]
-    contexts: list[int] | None
-    output_tokens: int | None
-    threads: int | None
-    hardware: str | None
-    dtype: str
-    overwrite: bool
-
-    def asked(self) -> list[tuple[Workload, frozenset[str]]]:
-        """Returns every workload, each with its fields that nobody asked for."""
-        contexts = [None] if self.contexts is None else self.contexts
-        grid = itertools.product(self.metrics, self.batch_sizes, contexts)
-        found = [asked_for(m, b, c, self.output_tokens) for m, b, c in grid]
-        if not found:
-            raise UserError("there is nothing to time", "Give a metric, a batch size and a context.")
-        return found
 
 
 def make_profile(options: ProfileOptions, progress: Progress) -> Profile:

@@ -128,7 +128,7 @@ def test_keys_have_dashes_or_underscores_and_values_no_quotes(tmp_path: Path) ->
         ("cake: [a, b]", "cake: ['a', 'b'] is neither text nor a number"),
         ("cake: no", "cake: False is neither text nor a number"),
         ("sugar: 20", "sugar: `20` is not a share. Write it like 80%."),
-        ("- cake", "holds no options. Write one a line, such as `threads: 2`."),
+        ("- cake", "holds no options. Write one on each line, such as `threads: 2`."),
         ("a: [", "is not YAML: "),
     ],
 )

@@ -62,6 +62,7 @@ SURFACE = {
     },
     "export": {
         "model",
+        "--config",
         "--output",
         "-o",
         "--to",
@@ -73,6 +74,7 @@ SURFACE = {
     },
     "evaluate": {
         "models",
+        "--config",
         "--text",
         "--window",
         "--windows",
@@ -111,6 +113,7 @@ SURFACE = {
     },
     "profile": {
         "model",
+        "--config",
         "--output",
         "-o",
         "--backend",
