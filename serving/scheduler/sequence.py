@@ -108,7 +108,9 @@ class Sequence:
         if request.logprobs is not None:
             self._unsent_logprobs.append(token_logprob(logits_V, token, request.logprobs))
         stopped = token in self._stop_tokens
-        text = "" if stopped and not self._is_shown(token) else self._detokenize(token)
+        text = ""
+        if not stopped or self._is_shown(token):
+            text = self._detokenizer.push(self._bytes_of(token), token, may_stop=self._may_stop)
         if stopped or self._detokenizer.stopped or (self._matcher and self._matcher.complete):
             return self._final_output("stop", text)
         if self._num_generated >= request.max_tokens:
@@ -132,9 +134,6 @@ class Sequence:
         """Whether a token that ends the answer is a part of it."""
         special = not self._bytes_of(token)
         return self.request.keep_stop and (self.request.show_specials or not special)
-
-    def _detokenize(self, token: int) -> str:
-        return self._detokenizer.push(self._bytes_of(token), token, may_stop=self._may_stop)
 
     def _bytes_of(self, token: int) -> bytes:
         return self._special_bytes.get(token) or self._token_bytes(token)

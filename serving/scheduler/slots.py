@@ -20,14 +20,13 @@ class Slots:
     @property
     def prefilling(self) -> Sequence | None:
         """The sequence whose prompt is being prefilled, if there is one."""
-        if self.sequences and self.sequences[-1].status is SequenceStatus.PREFILLING:
-            return self.sequences[-1]
-        return None
+        last = self.sequences[-1] if self.sequences else None
+        return last if last is not None and last.status is SequenceStatus.PREFILLING else None
 
     @property
     def decoding(self) -> list[Sequence]:
         """The sequences that decode, in the order of their slots."""
-        return self.sequences[: len(self.sequences) - (self.prefilling is not None)]
+        return self.sequences.copy() if self.prefilling is None else self.sequences[:-1]
 
     @property
     def can_prefill(self) -> bool:
