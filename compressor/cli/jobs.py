@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import typer
 
 from lathe.compressor.cli.common import emit
 
 if TYPE_CHECKING:
+    from lathe.artefact.report_format import Report
     from lathe.compressor.pipeline.options import Options
     from lathe.compressor.pipeline.outcome import Outcome
 
@@ -81,14 +82,16 @@ def _print_outcome(options: Options, outcome: Outcome) -> None:
     from lathe.compressor.report.page import PAGE
     from lathe.compressor.report.terminal import print_report
 
+    report = cast("Report", outcome.report)
     if outcome.status is Status.UNMEASURED:
-        latency = outcome.report["latency"]
-        kind = "estimated" if latency["profile"]["estimate"] else "predicted from the profile"
+        latency = report["latency"]
+        estimate = (latency["profile"] or {}).get("estimate")
+        kind = "estimated" if estimate else "predicted from the profile"
         typer.echo(
             f"{latency['predicted_ms']:.4g} ms are {kind}, not measured: this is another machine. On the one "
             f"that serves, run: lathe loadtest {outcome.out}"
         )
-    print_report(outcome.report, Console())
+    print_report(report, Console())
     commands = [exporters.get(name).serving(outcome.out, options.tensor_parallel) for name in options.exports]
     serve = " or ".join(f"`{command}`" for command in commands if command)
     typer.echo(f"{outcome.out}: serve it with {serve}" if serve else f"{outcome.out}: written")

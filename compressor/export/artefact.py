@@ -13,6 +13,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import write_manifest
 from lathe.artefact.modeling import AUTO_MAPS
 from lathe.artefact.plan import Plan
+from lathe.artefact.report_format import REPORT
 from lathe.artefact.shipped_files import PLUGIN, warn_if_stale
 from lathe.artefact.vllm.limits import check_parallel
 from lathe.compressor.export.base import Export, exporters
@@ -22,8 +23,6 @@ from lathe.compressor.export.vllm import check_served, write_plugin
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
 from lathe.compressor.model.families import exported
 from lathe.compressor.model.safetensors_index import check_tensors, read_index
-
-REPORT = "report.json"
 
 
 def is_artefact(path: Path) -> bool:

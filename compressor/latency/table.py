@@ -20,6 +20,7 @@ import numpy as np
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import LayerShape, Plan, Width
+from lathe.artefact.report_format import PartsOfLatency
 from lathe.compressor.latency.bench import Timing
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.search.space import Constraint, Space
@@ -69,7 +70,7 @@ class LatencyTable:
         values = np.array(list(self.terms.values()))
         return float(features(plan, self.tile, self.terms) @ values) * self.correction
 
-    def parts(self, plan: Plan) -> dict[str, Any]:
+    def parts(self, plan: Plan) -> PartsOfLatency:
         """Milliseconds of a whole model by part: the step itself, and every layer's two blocks."""
         step = self.terms["step"] * self.correction
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lathe.artefact.atomic_files import publish_directory, write_bytes, write_json
 from lathe.artefact.command_options import recorded
 from lathe.artefact.manifest import write_manifest
 from lathe.artefact.plan import Plan
+from lathe.artefact.report_format import REPORT, Report
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.measure import Comparison
 from lathe.compressor.pipeline.calibrate import CalibrationResult, calibrate
@@ -113,10 +113,10 @@ def _quality_loop(
     )
 
 
-def _publish(context: RunContext, artefact: Path, report: dict[str, Any]) -> None:
+def _publish(context: RunContext, artefact: Path, report: Report) -> None:
     """Completes the artefact, renames it into place, and only then removes what it replaces."""
     out, run_dir = context.options.out, context.run_dir
-    write_json(artefact / "report.json", report)
+    write_json(artefact / REPORT, report)
     write_json(artefact / "options.json", recorded(context.options))
     write_page(artefact, artefact / PAGE, str(out))
     write_manifest(artefact)

@@ -7,6 +7,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from lathe.artefact.report_format import Report
+
 
 class Status(StrEnum):
     """Whether the targets are met."""
@@ -23,8 +25,14 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run ended with: its status, the artefact's directory, and the report."""
+    """What a run ended with.
+
+    Attributes:
+        status: Whether the targets are met.
+        out: The artefact's directory.
+        report: The document of report.json; what preflight found where nothing was written.
+    """
 
     status: Status
     out: Path
-    report: dict[str, Any]
+    report: Report | dict[str, Any]

@@ -11,6 +11,7 @@ import numpy as np
 
 from lathe.artefact.atomic_files import publish_directory, write_bytes, write_json
 from lathe.artefact.plan import Plan
+from lathe.artefact.report_format import Front, FrontPoint
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.pipeline.calibrate import calibrate
@@ -84,9 +85,7 @@ def write_front(options: Options, progress: Progress) -> dict[str, Any]:
     return document
 
 
-def tradeoff(
-    context: RunContext, search: Searcher, table: LatencyTable | None, chosen: Plan
-) -> dict[str, Any] | None:
+def tradeoff(context: RunContext, search: Searcher, table: LatencyTable | None, chosen: Plan) -> Front | None:
     """Returns what other budgets would have given: the front, and the chosen plan.
 
     A cost is milliseconds by the table, or, without one, a share of the decoder's parameters. All
@@ -100,7 +99,7 @@ def tradeoff(
         return None
     shape = preflight.source.shape
 
-    def row(plan: Plan) -> dict[str, float]:
+    def row(plan: Plan) -> FrontPoint:
         cost = table.predict(plan) if table else shape.kept(plan)
         return {
             "cost": cost,

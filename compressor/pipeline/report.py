@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
 from lathe.artefact.plan import Plan
+from lathe.artefact.report_format import (
+    REPORT_FORMAT,
+    Front,
+    LatencyFacts,
+    LatencyParts,
+    Measured,
+    QualityFacts,
+    QuantizationFacts,
+    Report,
+    ResourceFacts,
+    SizeFacts,
+)
 from lathe.compressor.evaluate.samples import TOKENS
 from lathe.compressor.latency.backend import versions_here
 from lathe.compressor.latency.fingerprint import fingerprint
@@ -20,10 +32,6 @@ from lathe.compressor.pipeline.outcome import Status
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.verify import Verified
-
-FORMAT = "lathe-report/1"
-
-Document = dict[str, Any]
 
 _MET = {Status.DONE: True, Status.MISSED: False, Status.UNMEASURED: None}
 
@@ -45,15 +53,15 @@ class Compression:
     iteration: Iteration
     verified: Verified
     status: Status
-    quality_rounds: list[Document] | None
-    front: Document | None
+    quality_rounds: list[dict[str, Any]] | None
+    front: Front | None
 
 
-def build_report(context: RunContext, result: Compression) -> Document:
+def build_report(context: RunContext, result: Compression) -> Report:
     """Returns the report as one JSON document."""
     options, preflight, verified = context.options, context.preflight, result.verified
     return {
-        "format": FORMAT,
+        "format": REPORT_FORMAT,
         "lathe": version("lathe"),
         "command": shlex.join(sys.argv),
         "model": {
@@ -76,7 +84,7 @@ def build_report(context: RunContext, result: Compression) -> Document:
             "onnx_vs_transformers": verified.parity,
             "unit": "share of the logits' standard deviation",
         },
-        **({"quantization": verified.quantization} if verified.quantization else {}),
+        **_quantization(verified),
         "front": result.front,
         "samples": {"tokens": TOKENS, "decoding": "greedy", "rows": verified.samples},
         "calibration": preflight.texts.calibration.to_json(),
@@ -86,7 +94,7 @@ def build_report(context: RunContext, result: Compression) -> Document:
     }
 
 
-def _latency(context: RunContext, result: Compression) -> Document:
+def _latency(context: RunContext, result: Compression) -> LatencyFacts:
     """Returns the workload, the target, and what was predicted and measured."""
     options, preflight, loop = context.options, context.preflight, result.loop
     workload, timing = preflight.benchmark.workload, result.verified.timing
@@ -95,7 +103,9 @@ def _latency(context: RunContext, result: Compression) -> Document:
     return {
         "metric": workload.metric,
         "definition": METRICS[workload.metric],
-        **{k: v for k, v in asdict(workload).items() if k != "metric"},
+        "batch_size": workload.batch_size,
+        "context": workload.context,
+        "output_tokens": workload.output_tokens,
         "backend": options.backend,
         "threads": options.threads,
         "target_ms": loop.reported_target_ms(timing),
@@ -109,10 +119,10 @@ def _latency(context: RunContext, result: Compression) -> Document:
     }
 
 
-def _measured(timing: Comparison | None) -> Document:
+def _measured(timing: Comparison | None) -> Measured:
     """Returns the artefact's milliseconds against dense; null where no export could be timed."""
     if timing is None:
-        return dict.fromkeys(("dense_ms", "measured_ms", "speedup", "turns_ms", "spread"))
+        return {"dense_ms": None, "measured_ms": None, "speedup": None, "turns_ms": None, "spread": None}
     return {
         "dense_ms": timing.dense.median,
         "measured_ms": timing.subnet.median,
@@ -122,7 +132,7 @@ def _measured(timing: Comparison | None) -> Document:
     }
 
 
-def _profile(preflight: PreflightResult) -> Document | None:
+def _profile(preflight: PreflightResult) -> dict[str, Any] | None:
     """Returns the machine of the profile that was given, if one was."""
     table = preflight.table
     if table is None:
@@ -130,14 +140,14 @@ def _profile(preflight: PreflightResult) -> Document | None:
     return {"of": table.fingerprint, "estimate": table.estimate, "this_machine": preflight.on_this_machine}
 
 
-def _parts(table: LatencyTable | None, dense: Plan, plan: Plan, drift: float) -> Document | None:
+def _parts(table: LatencyTable | None, dense: Plan, plan: Plan, drift: float) -> LatencyParts | None:
     """Returns milliseconds by part as the table has them; its corrections by artefacts are the subnet's."""
     if table is None:
         return None
     return {"dense": replace(table, correction=drift).parts(dense), "subnet": table.parts(plan)}
 
 
-def _quality(iteration: Iteration, verified: Verified) -> Document:
+def _quality(iteration: Iteration, verified: Verified) -> QualityFacts:
     """Returns perplexity, loss and the search's KL."""
     dense, subnet = verified.dense, verified.subnet
     return {
@@ -152,7 +162,12 @@ def _quality(iteration: Iteration, verified: Verified) -> Document:
     }
 
 
-def _sizes(preflight: PreflightResult, plan: Plan) -> Document:
+def _quantization(verified: Verified) -> QuantizationFacts:
+    """Returns what quantization did, where weights are quantized."""
+    return {"quantization": verified.quantization} if verified.quantization else {}
+
+
+def _sizes(preflight: PreflightResult, plan: Plan) -> SizeFacts:
     """Returns parameters, bytes and the widths of every layer."""
     shape, width = preflight.source.shape, preflight.source.dtype.itemsize
     dense = shape.dense_plan
@@ -172,7 +187,7 @@ def _sizes(preflight: PreflightResult, plan: Plan) -> Document:
     }
 
 
-def _resources(context: RunContext) -> Document:
+def _resources(context: RunContext) -> ResourceFacts:
     """Returns the machine, and the time and memory that the run took."""
     options, preflight, progress = context.options, context.preflight, context.progress
     return {

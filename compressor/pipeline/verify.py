@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.modeling import register
 from lathe.artefact.modeling.load import load_model
 from lathe.artefact.onnx.graph_format import FOLDER, GRAPH
+from lathe.artefact.report_format import Quantization
 from lathe.compressor.compute.device import CPU
 from lathe.compressor.evaluate import Quality, quality
 from lathe.compressor.evaluate.onnx import OnnxModel
@@ -58,7 +59,7 @@ class Verified:
     evaluation_text: str
     samples: list[dict[str, Any]]
     parity: float | None = None
-    quantization: dict[str, Any] | None = None
+    quantization: Quantization | None = None
 
 
 class Verifier:
@@ -131,7 +132,7 @@ class Verifier:
         self._samples.collect("dense", model)
         return found
 
-    def _score_quantized(self, artefact: Path) -> dict[str, Any]:
+    def _score_quantized(self, artefact: Path) -> Quantization:
         """Scores both models quantized.
 
         The dense model is quantized in the same way, so that the cost of pruning is not taken for that of
@@ -141,11 +142,11 @@ class Verifier:
         with self._context.progress.stage(title, self._steps(self._quantized_dense)) as bar:
             dense = self._quantized_dense = self._quantized_dense or self._score_quantized_dense(bar.advance)
             subnet = quality(OnnxModel(artefact), self._windows, bar.advance)
-        return {
-            **read_summary(artefact / FOLDER),
+        found: Any = read_summary(artefact / FOLDER) | {
             "loss": {"dense": dense.loss, "subnet": subnet.loss, "unit": "nats per token"},
             "perplexity": {"dense": dense.perplexity, "subnet": subnet.perplexity},
         }
+        return cast("Quantization", found)
 
     def _score_quantized_dense(self, advance: Advance) -> Quality:
         assert self._quantized is not None

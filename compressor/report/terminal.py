@@ -8,13 +8,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lathe.artefact.report_format import DenseAndSubnet, Report
 from lathe.compressor.report.wording import channel_count, channels, quantized_weights
 
 _BAR = 10
 _LATENCIES = ("target_ms", "dense_ms", "floor_ms")
 
 
-def print_report(report: Mapping[str, Any], console: Console) -> None:
+def print_report(report: Report, console: Console) -> None:
     """Prints the subnet's shape layer by layer, then dense against subnet."""
     console.print(_layers(report))
     console.print(_summary(report))
@@ -110,7 +111,7 @@ def print_advice(advice: Mapping[str, Any], console: Console) -> None:
     console.print(f"Embeddings and head, the same for all: {others:.2f} MiB as float16.")
 
 
-def _layers(report: Mapping[str, Any]) -> Table:
+def _layers(report: Report) -> Table:
     dense = report["dense_layer"]
     table = Table(title="kept widths, layer by layer", title_justify="left")
     for name in ("layer", "query heads", "KV heads", "attention", "FFN channels", "FFN"):
@@ -132,7 +133,7 @@ def _bar(value: int, full: int) -> str:
     return "█" * filled + "░" * (_BAR - filled) if value else "dropped"
 
 
-def _summary(report: Mapping[str, Any]) -> Table:
+def _summary(report: Report) -> Table:
     latency = report["latency"]
     table = Table(title=f"{report['model']['name']}: dense and subnet", title_justify="left")
     for name in ("", "dense", "subnet", "change"):
@@ -158,9 +159,9 @@ def _summary(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _pair(values: Mapping[str, float], unit: float) -> tuple[str, str]:
+def _pair(values: DenseAndSubnet, unit: float) -> tuple[str, str]:
     return f"{values['dense'] / unit:.2f}", f"{values['subnet'] / unit:.2f}"
 
 
-def _change(values: Mapping[str, float]) -> str:
+def _change(values: DenseAndSubnet) -> str:
     return f"{100 * (values['subnet'] / values['dense'] - 1):+.1f} %"

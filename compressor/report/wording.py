@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+
+from lathe.artefact.report_format import Report
 
 
 def channels(layer: Mapping[str, int], form: str = "") -> str:
@@ -22,7 +23,7 @@ def channel_count(layer: Mapping[str, int]) -> int:
     return layer["ffn"] * layer.get("experts", 1)
 
 
-def quantized_weights(report: Mapping[str, Any]) -> str | None:
+def quantized_weights(report: Report) -> str | None:
     """Returns a sentence about quantized weights; None where the weights are not quantized."""
     if "quantization" not in report:
         return None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lathe.artefact.atomic_files import write_bytes
 from lathe.artefact.errors import UserError
+from lathe.artefact.report_format import REPORT, Report, Samples
 from lathe.compressor.report.page import front, latency, parts, quantization, search, shape
 from lathe.compressor.report.page.result import result
 from lathe.compressor.report.page.section import Facts
@@ -62,25 +63,25 @@ def render(facts: Facts) -> str:
     )
 
 
-def _samples(facts: Facts) -> dict[str, Any] | None:
+def _samples(facts: Facts) -> Samples | None:
     """Returns what both models wrote; None in reports without it."""
-    samples: dict[str, Any] | None = facts.report.get("samples")
+    samples = facts.report.get("samples")
     return samples if samples and samples["rows"] else None
 
 
-def read_report(artefact: Path) -> dict[str, Any]:
+def read_report(artefact: Path) -> Report:
     """Reads report.json of an artefact.
 
     Raises:
         UserError: It cannot be read, or is not a report.
     """
     try:
-        report = json.loads((artefact / "report.json").read_text(encoding="utf-8"))
+        report = json.loads((artefact / REPORT).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{artefact} has no readable report.json: {error}") from None
     if not isinstance(report, dict):
         raise UserError(f"{artefact / 'report.json'} is not a report")
-    return report
+    return cast("Report", report)
 
 
 def _trace(path: Path) -> list[dict[str, Any]]:

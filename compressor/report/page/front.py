@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
+from lathe.artefact.report_format import Front
 from lathe.compressor.report.page.drawing import Drawing, Plot
 from lathe.compressor.report.page.section import Facts, Key, Section, Table, command, percent
 
@@ -61,7 +61,7 @@ def _cost(value: float, timed: bool) -> str:
     return f"{value:.3g}" if timed else percent(value)
 
 
-def _figure(front: Mapping[str, Any], target: float | None, timed: bool) -> Markup:
+def _figure(front: Front, target: float | None, timed: bool) -> Markup:
     points, chosen = [(p["cost"], p["damage"]) for p in front["points"]], front["chosen"]
     place = f"{_cost(chosen['cost'], timed)}{' ms' if timed else ''}, {chosen['damage']:.3g} nats per token"
     drawing = Drawing(

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
 from markupsafe import Markup
 
+from lathe.artefact.report_format import DenseAndSubnet, LatencyFacts, Repeats
 from lathe.compressor.report.page.drawing import WIDTH, Drawing, share, ticks
 from lathe.compressor.report.page.section import Facts, Key, Section, Table, command, ms, percent
 
+_MODELS: tuple[Literal["dense", "subnet"], ...] = ("dense", "subnet")
 _LEFT, _RIGHT, _ROW = 74.0, 14.0, 44.0
 
 
 def section(facts: Facts) -> Section | None:
     """Returns the section; None in a report of an artefact that was not timed."""
-    latency = facts.latency
-    if latency.get("measured_ms") is None:
+    latency, medians, repeats = facts.latency, facts.medians, facts.latency.get("turns_ms")
+    if medians is None or repeats is None:
         return None
     where = f"batch {latency['batch_size']}, context {latency['context']}"
     lead = (
         f"The finished artefact and dense, timed interleaved: {latency['definition']} ({where}). A dot is "
         "one repeat, the bar the median."
     )
-    if latency.get("predicted_ms"):
-        off = latency["measured_ms"] / latency["predicted_ms"] - 1
+    if predicted := latency.get("predicted_ms"):
+        off = medians["subnet"] / predicted - 1
         lead += f" The measurement is {abs(off):.1%} {'above' if off > 0 else 'below'} the prediction."
     return Section(
         "latency",
@@ -40,30 +41,29 @@ def section(facts: Facts) -> Section | None:
             "-o",
             "again",
         ),
-        figures=[_figure(latency)],
+        figures=[_figure(latency, medians, repeats)],
         keys=_keys(latency),
         table=_table(latency),
         notes=_notes(latency, facts),
     )
 
 
-def _keys(latency: Mapping[str, Any]) -> list[Key]:
+def _keys(latency: LatencyFacts) -> list[Key]:
     keys = [Key("dense", "a repeat, dense"), Key("subnet", "a repeat, subnet")]
     if latency.get("predicted_ms"):
         keys.append(Key("predicted", "predicted"))
     return [*keys, Key("target", "target")] if latency.get("target_ms") else keys
 
 
-def _figure(latency: Mapping[str, Any]) -> Markup:
-    dense, subnet = (latency["turns_ms"][name] for name in ("dense", "subnet"))
-    marks = [latency.get("predicted_ms"), latency.get("target_ms")]
-    values = [*dense, *subnet, *(mark for mark in marks if mark)]
+def _figure(latency: LatencyFacts, medians: DenseAndSubnet, repeats: Repeats) -> Markup:
+    predicted, target = latency.get("predicted_ms"), latency.get("target_ms")
+    values = [*repeats["dense"], *repeats["subnet"], *(mark for mark in (predicted, target) if mark)]
     pad = 0.06 * (max(values) - min(values) or max(values))
     span = (max(0.0, min(values) - pad), max(values) + pad)
     drawing = Drawing(
         "Measured repeats, prediction and target",
-        f"dense median {ms(latency['dense_ms'])}, subnet median {ms(latency['measured_ms'])}, "
-        f"predicted {ms(marks[0])}, target {ms(marks[1])}",
+        f"dense median {ms(medians['dense'])}, subnet median {ms(medians['subnet'])}, "
+        f"predicted {ms(predicted)}, target {ms(target)}",
         2 * _ROW + 46,
     )
 
@@ -75,21 +75,20 @@ def _figure(latency: Mapping[str, Any]) -> Markup:
         drawing.line("grid", [(at(value), 6), (at(value), floor)])
         drawing.text(at(value), floor + 15, f"{value:g}", "tick", "middle")
     drawing.text((_LEFT + WIDTH) / 2, floor + 32, "milliseconds", "label", "middle")
-    if marks[1]:
-        drawing.line("target", [(at(marks[1]), 6), (at(marks[1]), floor)])
-    rows = (("dense", dense, latency["dense_ms"]), ("subnet", subnet, latency["measured_ms"]))
-    for number, (name, repeats, median) in enumerate(rows):
-        middle = 8 + _ROW * (number + 0.5)
+    if target:
+        drawing.line("target", [(at(target), 6), (at(target), floor)])
+    for number, name in enumerate(_MODELS):
+        middle, median = 8 + _ROW * (number + 0.5), medians[name]
         drawing.text(_LEFT - 10, middle + 4, name, "label", "end")
-        for repeat in repeats:
+        for repeat in repeats[name]:
             drawing.dot(f"{name} repeat", at(repeat), middle, 4, f"{repeat:.4g} ms")
         drawing.box(name, at(median) - 1.5, middle - 14, 3, 28, f"median {median:.4g} ms")
-    if marks[0]:
-        drawing.diamond("predicted", at(marks[0]), 8 + _ROW * 1.5, 6, f"predicted {marks[0]:.4g} ms")
+    if predicted:
+        drawing.diamond("predicted", at(predicted), 8 + _ROW * 1.5, 6, f"predicted {predicted:.4g} ms")
     return drawing.markup
 
 
-def _table(latency: Mapping[str, Any]) -> Table:
+def _table(latency: LatencyFacts) -> Table:
     rounds = latency.get("rounds") or []
     rows = [
         (
@@ -106,12 +105,12 @@ def _table(latency: Mapping[str, Any]) -> Table:
     return Table("Rounds of search and measurement", head, rows)
 
 
-def _notes(latency: Mapping[str, Any], facts: Facts) -> list[str]:
+def _notes(latency: LatencyFacts, facts: Facts) -> list[str]:
     served = command("lathe", "loadtest", facts.out, "--against", facts.model)
     notes = [f"As served, to several clients: {served}"]
     spread = latency.get("spread")
     if spread:
-        worst = max(spread.values())
+        worst = max(spread["dense"], spread["subnet"])
         quiet = "the machine was quiet" if worst <= 0.05 else "the machine was not quiet"
         notes.append(f"Quartiles of the repeats lie up to {percent(worst)} of the median apart: {quiet}.")
     if latency.get("target_speedup"):

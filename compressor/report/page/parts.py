@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from markupsafe import Markup
 
+from lathe.artefact.report_format import LatencyParts, PartsOfLatency
 from lathe.compressor.report.page.drawing import Drawing, Plot
 from lathe.compressor.report.page.section import Facts, Key, Section, Table, command
 
@@ -19,7 +19,7 @@ def section(facts: Facts) -> Section | None:
     parts = facts.latency.get("parts_ms")
     if not parts:
         return None
-    sums = {name: _sums(part) for name, part in parts.items()}
+    sums = {"dense": _sums(parts["dense"]), "subnet": _sums(parts["subnet"])}
     return Section(
         "parts",
         "Where the milliseconds go",
@@ -45,7 +45,7 @@ def section(facts: Facts) -> Section | None:
     )
 
 
-def _sums(part: Mapping[str, Any]) -> dict[str, float]:
+def _sums(part: PartsOfLatency) -> dict[str, float]:
     found = {"step": part["step"], "attention": sum(part["attention"]), "ffn": sum(part["ffn"])}
     return {**found, "total": sum(found.values())}
 
@@ -71,7 +71,7 @@ def _bars(sums: Mapping[str, Mapping[str, float]]) -> Markup:
     return drawing.markup
 
 
-def _layers(parts: Mapping[str, Any]) -> Markup:
+def _layers(parts: LatencyParts) -> Markup:
     dense, subnet = parts["dense"], parts["subnet"]
     whole = [a + f for a, f in zip(dense["attention"], dense["ffn"], strict=True)]
     count, most = len(whole), max(whole) or 1.0

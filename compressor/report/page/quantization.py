@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
 from markupsafe import Markup
 
+from lathe.artefact.report_format import DenseAndSubnet
 from lathe.compressor.report.page.drawing import Drawing
 from lathe.compressor.report.page.section import Facts, Key, Section, Table, percent
 
-_MODELS = ("dense", "subnet")
+_MODELS: tuple[Literal["dense", "subnet"], ...] = ("dense", "subnet")
 _LEFT, _WIDTH, _ROW = 112.0, 214.0, 30.0
 
 
@@ -51,7 +51,7 @@ def section(facts: Facts) -> Section | None:
     )
 
 
-def _bars(before: Mapping[str, Any], after: Mapping[str, Any], scheme: str) -> Markup:
+def _bars(before: DenseAndSubnet, after: DenseAndSubnet, scheme: str) -> Markup:
     rows = [
         (model, name, values[model])
         for model in _MODELS

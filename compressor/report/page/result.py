@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from lathe.artefact.report_format import DenseAndSubnet
 from lathe.compressor.report.page.section import Facts, ms, percent
 from lathe.compressor.report.wording import quantized_weights
 
@@ -72,11 +71,8 @@ def _sentence(facts: Facts) -> str:
 
 
 def _tiles(facts: Facts) -> list[Tile]:
-    report, latency = facts.report, facts.latency
-    tiles = []
-    if latency.get("measured_ms") is not None:
-        times = {"dense": latency["dense_ms"], "subnet": latency["measured_ms"]}
-        tiles.append(_tile(f"{facts.metric.capitalize()}, ms", times, 1, 3))
+    report, medians = facts.report, facts.medians
+    tiles = [] if medians is None else [_tile(f"{facts.metric.capitalize()}, ms", medians, 1, 3)]
     tiles += [
         _tile("Perplexity", report["perplexity"], 1, 4),
         _tile("Weights, MiB", report["weight_bytes"], 2**20, 3),
@@ -85,7 +81,7 @@ def _tiles(facts: Facts) -> list[Tile]:
     return tiles
 
 
-def _tile(name: str, values: Mapping[str, Any], unit: float, digits: int) -> Tile:
+def _tile(name: str, values: DenseAndSubnet, unit: float, digits: int) -> Tile:
     dense, subnet = values["dense"] / unit, values["subnet"] / unit
     share = subnet / dense if dense else None
     change = "" if share is None else f"{100 * (share - 1):+.1f} %"

@@ -9,6 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lathe.artefact.report_format import DenseAndSubnet, LatencyFacts, Report
+
 Row = Sequence[str]
 _USUAL = ["checkpoint", "onnx"]
 _METRICS = {"tpot": "time per output token", "ttft": "time to first token", "e2e": "time of a whole request"}
@@ -66,15 +68,20 @@ class Facts:
         out: The artefact's directory, as commands name it.
     """
 
-    report: Mapping[str, Any]
+    report: Report
     trace: Sequence[Mapping[str, Any]]
     out: str
 
     @property
-    def latency(self) -> Mapping[str, Any]:
+    def latency(self) -> LatencyFacts:
         """The report's latency."""
-        found: Mapping[str, Any] = self.report["latency"]
-        return found
+        return self.report["latency"]
+
+    @property
+    def medians(self) -> DenseAndSubnet | None:
+        """The measured milliseconds; None where the artefact was not timed."""
+        dense, subnet = self.latency.get("dense_ms"), self.latency.get("measured_ms")
+        return None if dense is None or subnet is None else {"dense": dense, "subnet": subnet}
 
     @property
     def model(self) -> str:

@@ -1,0 +1,233 @@
+"""The format of report.json, the report that an artefact carries.
+
+Times are in milliseconds and sizes in bytes where a key does not name another unit. Keys that earlier
+versions did not write are marked as not required.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NotRequired, TypedDict
+
+REPORT = "report.json"
+REPORT_FORMAT = "lathe-report/1"
+
+
+class DenseAndSubnet(TypedDict):
+    """One number of the dense model and of the subnet."""
+
+    dense: float
+    subnet: float
+
+
+class ModelFacts(TypedDict):
+    """The dense model."""
+
+    name: str
+    path: str
+    family: str
+
+
+class Served(TypedDict):
+    """What the artefact was made for."""
+
+    by: list[str]
+    exports: list[str]
+    tensor_parallel: int
+
+
+class Repeats(TypedDict):
+    """The repeats of a measurement, which were interleaved."""
+
+    dense: list[float]
+    subnet: list[float]
+
+
+class Measured(TypedDict):
+    """The artefact's latency against dense; None where it was not timed."""
+
+    dense_ms: float | None
+    measured_ms: float | None
+    speedup: float | None
+    turns_ms: Repeats | None
+    spread: DenseAndSubnet | None
+
+
+class PartsOfLatency(TypedDict):
+    """Milliseconds by part: the step itself, and every layer's two blocks."""
+
+    step: float
+    attention: list[float]
+    ffn: list[float]
+
+
+class LatencyParts(TypedDict):
+    """Milliseconds by part of the dense model and of the subnet."""
+
+    dense: PartsOfLatency
+    subnet: PartsOfLatency
+
+
+class LatencyFacts(Measured):
+    """The workload, the target, and what was predicted and measured."""
+
+    metric: str
+    definition: str
+    batch_size: int
+    context: int
+    output_tokens: int
+    backend: str
+    threads: int | None
+    target_ms: float | None
+    target_speedup: float | None
+    tolerance: float
+    predicted_ms: float | None
+    profile: dict[str, Any] | None
+    rounds: list[dict[str, Any]]
+    parts_ms: NotRequired[LatencyParts | None]
+
+
+class QualityLimit(TypedDict):
+    """The allowed rise of perplexity, and the rounds that looked for it."""
+
+    asked: float | None
+    rounds: list[dict[str, Any]] | None
+
+
+class Perplexity(DenseAndSubnet):
+    """Perplexity on a text."""
+
+    text: str
+    tokens: int
+
+
+class Loss(DenseAndSubnet):
+    """Loss on the same text."""
+
+    unit: str
+
+
+class SearchKl(TypedDict):
+    """The search's KL of the chosen plan, and the number of plans that it evaluated."""
+
+    search: float
+    unit: str
+    candidates: int
+
+
+class QualityFacts(TypedDict):
+    """The quality of both models."""
+
+    perplexity: Perplexity
+    loss: Loss
+    kl: SearchKl
+
+
+class SizeFacts(TypedDict):
+    """The sizes of both models."""
+
+    parameters: DenseAndSubnet
+    decoder_parameters_kept: float
+    weight_bytes: DenseAndSubnet
+    kv_bytes_per_token: DenseAndSubnet
+    layers: list[dict[str, int]]
+    dense_layer: dict[str, int]
+
+
+class BeforeAndAfter(TypedDict):
+    """One number before and after quantization."""
+
+    before: float
+    after: float
+
+
+class RelativeError(TypedDict):
+    """How far quantization moved the matrices, relative to their norms."""
+
+    median: float
+    max: float
+
+
+class Quantization(TypedDict):
+    """What quantization did; loss and perplexity where they were measured."""
+
+    scheme: str
+    weight_bytes: BeforeAndAfter
+    relative_error: RelativeError
+    loss: NotRequired[Loss]
+    perplexity: NotRequired[DenseAndSubnet]
+
+
+class QuantizationFacts(TypedDict):
+    """What quantization did, in a report of quantized weights."""
+
+    quantization: NotRequired[Quantization]
+
+
+class FrontPoint(TypedDict):
+    """A plan on the front. `damage` is the sum of its sensitivities."""
+
+    cost: float
+    damage: float
+    kept: float
+
+
+class Front(TypedDict):
+    """What other budgets would have given. `cost` says what the points' costs are."""
+
+    cost: str
+    unit: str
+    points: list[FrontPoint]
+    chosen: FrontPoint
+
+
+class Samples(TypedDict):
+    """What both models write after the same prompts."""
+
+    tokens: int
+    decoding: str
+    rows: list[dict[str, Any]]
+
+
+class Parity(TypedDict):
+    """The largest difference of the runtimes' logits."""
+
+    onnx_vs_transformers: float | None
+    unit: str
+
+
+class DeviceFacts(TypedDict):
+    """The device that search and reconstruction ran on."""
+
+    name: str
+    stage_peak_memory_bytes: dict[str, int] | None
+
+
+class ResourceFacts(TypedDict):
+    """The machine, and the time and memory that the run took."""
+
+    machine: dict[str, Any]
+    seconds: dict[str, float]
+    peak_memory_bytes: int
+    stage_peak_memory_bytes: dict[str, int]
+    memory: dict[str, Any]
+    device: DeviceFacts
+
+
+class Report(QualityFacts, SizeFacts, QuantizationFacts, ResourceFacts):
+    """The document of report.json."""
+
+    format: str
+    lathe: str
+    command: str
+    model: ModelFacts
+    method: str
+    served: NotRequired[Served]
+    met: bool | None
+    latency: LatencyFacts
+    max_perplexity_increase: NotRequired[QualityLimit]
+    parity: Parity
+    front: NotRequired[Front | None]
+    samples: NotRequired[Samples]
+    calibration: dict[str, Any]
+    warnings: NotRequired[list[str]]
+    seed: int
