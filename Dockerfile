@@ -11,9 +11,9 @@ WORKDIR /src
 COPY deploy/requirements/build.txt deploy/requirements/
 RUN pip install --no-cache-dir --require-hashes -r deploy/requirements/build.txt
 COPY pyproject.toml README.md LICENSE ./
+# Without the compressor, which serving does not import: lathe/compressor is a link to nothing here.
 COPY lathe lathe
 COPY artefact artefact
-COPY compressor compressor
 COPY serving serving
 RUN pip wheel --no-cache-dir --no-deps --no-index --no-build-isolation --wheel-dir /wheels .
 

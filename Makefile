@@ -127,11 +127,13 @@ $(DEPLOY_INSTALLED): deploy/requirements/check.txt deploy/requirements/binaries.
 
 # What the Dockerfile's cpu target installs, by its own recipe.
 $(IMAGE_INSTALLED): deploy/requirements/cpu.txt deploy/requirements/build.txt pyproject.toml \
-		$(shell find lathe artefact compressor serving -not -path '*/__pycache__*')
-	rm -rf .venv-image build/wheels build/lib build/bdist.*
+		$(shell find lathe artefact serving -not -path '*/__pycache__*')
+	rm -rf .venv-image build/wheels build/image
+	mkdir -p build/image
+	cp -a pyproject.toml README.md LICENSE lathe artefact serving build/image
 	$(PYTHON) -m venv build/wheels/builder
 	build/wheels/builder/bin/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements/build.txt
-	build/wheels/builder/bin/pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir build/wheels .
+	build/wheels/builder/bin/pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir build/wheels build/image
 	$(PYTHON) -m venv .venv-image
 	.venv-image/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: --no-deps \
 		-r deploy/requirements/cpu.txt
