@@ -48,7 +48,7 @@ def kinds(setting: Setting) -> tuple[Kind, Kind]:
     )
 
 
-def cut_block(setting: Setting, index: int, kind: Kind, kept: torch.Tensor) -> dict[str, torch.Tensor]:
+def prune_block(setting: Setting, index: int, kind: Kind, kept: torch.Tensor) -> dict[str, torch.Tensor]:
     """A block's tensors for the units that stay [k], weights as they were; empty when none stays."""
     kept, none = kept.sort().values, kept[:0]
     if kind.name == "ffn":

@@ -66,7 +66,7 @@ def contenders(
         keep = budget / form.store(setting.layers)[1]
         while keep < 1:
             choice = product.search("lathe", keep, evaluations)
-            size = form.store([setting.cut(i, s) for i, s in enumerate(choice.iteration.selections)])[1]
+            size = form.store([setting.prune(i, s) for i, s in enumerate(choice.iteration.selections)])[1]
             if size <= budget:
                 layers, size = form.store(product.finish(choice))
                 yield Contender("subnet", form, keep, layers, size)

@@ -45,7 +45,7 @@ class LayerMask:
     alive: bool = True
 
     def parameters(self, shape: ModelShape) -> int:
-        """True count of what a cut layer stores, norms and biases included."""
+        """True count of what a pruned layer stores, norms and biases included."""
         if not self.alive:
             return 0
         d, kv = shape.hidden_size, 2 * sum(map(len, self.pairs))
@@ -62,41 +62,41 @@ class LayerMask:
         return whole.repeat_interleave(shape.layer.heads_per_group, 0).flatten(), whole.flatten()
 
     def weights(self, shape: ModelShape, dense: Weights) -> dict[str, torch.Tensor]:
-        """A layer that runs: attention of full size with zeros, the FFN cut."""
+        """A layer that runs: attention of full size with zeros, the FFN pruned."""
         if not self.alive:
             return {}
         q, kv = self.dims(shape)
-        cut = {name: dense[f"{name}.weight"] for name in (ATTENTION_NORM, FFN_NORM)}
+        pruned = {name: dense[f"{name}.weight"] for name in (ATTENTION_NORM, FFN_NORM)}
         for name, rows in ((Q_PROJ, q), (K_PROJ, kv), (V_PROJ, kv)):
-            cut[name] = dense[f"{name}.weight"] * rows[:, None]
-        cut[O_PROJ] = dense[f"{O_PROJ}.weight"] * q
+            pruned[name] = dense[f"{name}.weight"] * rows[:, None]
+        pruned[O_PROJ] = dense[f"{O_PROJ}.weight"] * q
         for name in (GATE_PROJ, UP_PROJ):
-            cut[name] = dense[f"{name}.weight"].index_select(0, self.channels)
-        cut[DOWN_PROJ] = dense[f"{DOWN_PROJ}.weight"].index_select(1, self.channels)
-        return {f"{name}.weight": tensor for name, tensor in cut.items()} | self._biases(q, kv, dense)
+            pruned[name] = dense[f"{name}.weight"].index_select(0, self.channels)
+        pruned[DOWN_PROJ] = dense[f"{DOWN_PROJ}.weight"].index_select(1, self.channels)
+        return {f"{name}.weight": tensor for name, tensor in pruned.items()} | self._biases(q, kv, dense)
 
-    def reformed(
+    def reconstructed(
         self, shape: ModelShape, dense: Weights, statistics: LayerStatistics
     ) -> dict[str, torch.Tensor]:
         """As `weights`, with o and down solved anew by the paper's ADMM (Theorem 3.1)."""
-        cut = self.weights(shape, dense)
-        if not cut:
-            return cut
+        pruned = self.weights(shape, dense)
+        if not pruned:
+            return pruned
         o, down, kept = f"{O_PROJ}.weight", f"{DOWN_PROJ}.weight", self.dims(shape)[0].nonzero()[:, 0]
         if len(kept) < dense[o].shape[1]:
-            cut[o] = torch.zeros_like(dense[o])
-            cut[o][:, kept] = admm(dense[o], statistics.attention, kept)
+            pruned[o] = torch.zeros_like(dense[o])
+            pruned[o][:, kept] = admm(dense[o], statistics.attention, kept)
         if len(self.channels) < dense[down].shape[1]:
-            cut[down] = admm(dense[down], statistics.ffn, self.channels)
-        return cut
+            pruned[down] = admm(dense[down], statistics.ffn, self.channels)
+        return pruned
 
     def _biases(self, q: torch.Tensor, kv: torch.Tensor, dense: Weights) -> dict[str, torch.Tensor]:
         masked: dict[str, torch.Tensor | int] = {Q_PROJ: q, K_PROJ: kv, V_PROJ: kv, O_PROJ: 1}
-        cut = {f"{n}.bias": dense[f"{n}.bias"] * m for n, m in masked.items() if f"{n}.bias" in dense}
+        pruned = {f"{n}.bias": dense[f"{n}.bias"] * m for n, m in masked.items() if f"{n}.bias" in dense}
         for name in (GATE_PROJ, UP_PROJ, DOWN_PROJ):
             if (bias := dense.get(f"{name}.bias")) is not None:
-                cut[f"{name}.bias"] = bias if name == DOWN_PROJ else bias[self.channels]
-        return cut
+                pruned[f"{name}.bias"] = bias if name == DOWN_PROJ else bias[self.channels]
+        return pruned
 
 
 @dataclass(frozen=True)

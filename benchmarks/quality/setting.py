@@ -72,7 +72,7 @@ class Setting:
         """Nats per predicted token."""
         return self.head.loss(tokens_BT, self.hidden(layers, tokens_BT))
 
-    def cut(self, index: int, selection: Selection) -> dict[str, torch.Tensor]:
+    def prune(self, index: int, selection: Selection) -> dict[str, torch.Tensor]:
         """A layer's tensors for a selection, weights as they were."""
         dense = self.layers[index]
         return {

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.quality.blocks import Kind, Stream, cut_block, kinds, widened
+from benchmarks.quality.blocks import Kind, Stream, kinds, prune_block, widened
 from benchmarks.quality.obs import removal_costs, remove
 from benchmarks.quality.setting import Setting
 from lathe.compressor.model.block_runner import Weights
@@ -36,8 +36,8 @@ class Structure:
     weight: torch.Tensor
 
     def block(self, setting: Setting, index: int, kind: Kind) -> dict[str, torch.Tensor]:
-        cut = cut_block(setting, index, kind, self.units)
-        return cut | {f"{kind.output}.weight": self.weight} if cut else {}
+        pruned = prune_block(setting, index, kind, self.units)
+        return pruned | {f"{kind.output}.weight": self.weight} if pruned else {}
 
 
 def supernet(setting: Setting, widths: list[list[int]], first_order: bool) -> list[dict[int, Structure]]:

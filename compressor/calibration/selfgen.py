@@ -23,7 +23,7 @@ _BATCH, _CACHE_BYTES = 32, 2**30
 _PASSAGE = 32
 _STRIDE = 0x9E3779B97F4A7C15
 """Between the seeds of batches."""
-_OWN, _MORE = "calibrate: the model writes its own text", "reform: the model writes more text"
+_OWN, _MORE = "calibrate: the model writes its own text", "reconstruct: the model writes more text"
 
 
 def write_samples(

@@ -2,8 +2,8 @@
 
 The modules are those of our exported model; their weights are passed in, so one skeleton layer serves every
 layer, dense or cut; `at` makes a runner for one layer where they differ in more than weights. A block is
-split where reform works: `*_context` gives the input of the output projection (o_proj, down_proj), `project`
-applies that projection, `merge` adds what the block makes of it to the residual stream.
+split where reconstruction works: `*_context` gives the input of the output projection (o_proj, down_proj),
+`project` applies that projection, `merge` adds what the block makes of it to the residual stream.
 
 Between the blocks of a layer whose blocks are parallel, a state is the residual stream and, beside it, what
 came into the layer: [B, T, 2D]. `stream` takes the first, blocks read the last.

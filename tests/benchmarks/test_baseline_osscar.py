@@ -82,19 +82,19 @@ def test_swaps_never_raise_the_error_and_mend_a_greedy_choice(size: int) -> None
 
 def test_projections_are_ridge_fits_to_dense_outputs_on_inputs_of_the_pruned_model(setting: Setting) -> None:
     run, x = setting.runner, setting.embed(setting.fit)
-    for dense, cut in zip(setting.layers, prune(setting, setting.uniform(0.6)), strict=True):
+    for dense, pruned in zip(setting.layers, prune(setting, setting.uniform(0.6)), strict=True):
         for name, first, context, step in (
             (O_PROJ, Q_PROJ, run.attention_context, run.attention),
             (DOWN_PROJ, UP_PROJ, run.ffn_context, run.ffn),
         ):
             inputs = context(dense, x).flatten(0, 1).double()
-            left = torch.cdist(cut[f"{first}.weight"], dense[f"{first}.weight"]).argmin(1)
+            left = torch.cdist(pruned[f"{first}.weight"], dense[f"{first}.weight"]).argmin(1)
             root = (1e-2 * inputs.square().mean()).sqrt() * (len(inputs) ** 0.5)
             rows = torch.cat([inputs, root * torch.eye(inputs.shape[1])])
             target = rows @ dense[f"{name}.weight"].double().T
             expected = np.linalg.lstsq(rows[:, left].numpy(), target.numpy(), rcond=None)[0]
-            assert cut[f"{name}.weight"].T.numpy() == pytest.approx(expected, abs=2e-4)
-            x = step(cut, x)
+            assert pruned[f"{name}.weight"].T.numpy() == pytest.approx(expected, abs=2e-4)
+            x = step(pruned, x)
 
 
 @pytest.mark.parametrize("keep", [0.9, 0.6, 0.3])

@@ -33,7 +33,7 @@ def a_mask(seed: int = 0) -> LayerMask:
 
 
 def narrow(dense: Weights, mask: LayerMask) -> dict[str, torch.Tensor]:
-    """The cut layer's tensors, head by head."""
+    """Returns the pruned layer's tensors, head by head."""
     q_rows, kv_rows = [], []
     for group, pairs in enumerate(mask.pairs):
         dims = [*pairs.tolist(), *(pairs + H // 2).tolist()]
@@ -42,24 +42,24 @@ def narrow(dense: Weights, mask: LayerMask) -> dict[str, torch.Tensor]:
     rows = {"q_proj": q_rows, "k_proj": kv_rows, "v_proj": kv_rows}
     rows |= dict.fromkeys(("gate_proj", "up_proj"), mask.channels.tolist())
     columns = {"o_proj": q_rows, "down_proj": mask.channels.tolist()}
-    cut = {}
+    pruned = {}
     for name, value in dense.items():
         module = name.split(".")[-2]
         if module in rows:
             value = value[rows[module]]
         elif module in columns and name.endswith("weight"):
             value = value[:, columns[module]]
-        cut[name] = value
-    return cut
+        pruned[name] = value
+    return pruned
 
 
-def run_narrow(lab: Lab, cut: Weights, mask: LayerMask, x: torch.Tensor) -> torch.Tensor:
+def run_narrow(lab: Lab, pruned: Weights, mask: LayerMask, x: torch.Tensor) -> torch.Tensor:
     """A Llama layer whose heads have widths of their own, written out; rotary values from transformers."""
 
     def project(name: str, y: torch.Tensor) -> torch.Tensor:
-        return linear(y, cut[f"{name}.weight"], cut.get(f"{name}.bias"))
+        return linear(y, pruned[f"{name}.weight"], pruned.get(f"{name}.bias"))
 
-    normed = rms_norm(x, (D,), cut["input_layernorm.weight"], 1e-5)
+    normed = rms_norm(x, (D,), pruned["input_layernorm.weight"], 1e-5)
     q, k, v = (project(f"self_attn.{n}_proj", normed) for n in "qkv")
     rotary = LlamaRotaryEmbedding(AutoConfig.from_pretrained(lab.source.path))
     cos, sin = (part[0] for part in rotary(normed, torch.arange(x.shape[1])[None]))
@@ -82,7 +82,7 @@ def run_narrow(lab: Lab, cut: Weights, mask: LayerMask, x: torch.Tensor) -> torc
         scores = turn(query) @ turn(keys[head // 2]).transpose(1, 2) / H**0.5 + causal
         heads.append(scores.softmax(-1) @ values[head // 2])
     x = x + project("self_attn.o_proj", torch.cat(heads, -1))
-    normed = rms_norm(x, (D,), cut["post_attention_layernorm.weight"], 1e-5)
+    normed = rms_norm(x, (D,), pruned["post_attention_layernorm.weight"], 1e-5)
     return x + project(
         "mlp.down_proj", silu(project("mlp.gate_proj", normed)) * project("mlp.up_proj", normed)
     )
@@ -95,17 +95,17 @@ def run_narrow(lab: Lab, cut: Weights, mask: LayerMask, x: torch.Tensor) -> torc
 def test_a_masked_layer_computes_what_the_narrow_one_does(tmp_path: Path, changes: dict[str, object]) -> None:
     lab, mask = make_lab(tmp_path, **changes), a_mask()
     shape = lab.source.shape
-    cut = narrow(lab.layers[1], mask)
-    assert sum(tensor.numel() for tensor in cut.values()) == mask.parameters(shape)
+    pruned = narrow(lab.layers[1], mask)
+    assert sum(tensor.numel() for tensor in pruned.values()) == mask.parameters(shape)
     x = lab.embedding[tokens(2, 20)]
     masked = mask.weights(shape, lab.layers[1])
     found = lab.runner.ffn(masked, lab.runner.attention(masked, x))
-    torch.testing.assert_close(found, run_narrow(lab, cut, mask, x), rtol=1e-4, atol=1e-5)
-    reformed = mask.reformed(shape, lab.layers[1], lab.statistics[1])
-    assert not reformed["self_attn.o_proj.weight"][:, ~mask.dims(shape)[0]].any()
-    found = lab.runner.ffn(reformed, lab.runner.attention(reformed, x))
-    kept = narrow(lab.layers[1] | {"self_attn.o_proj.weight": reformed["self_attn.o_proj.weight"]}, mask)
-    kept["mlp.down_proj.weight"] = reformed["mlp.down_proj.weight"]
+    torch.testing.assert_close(found, run_narrow(lab, pruned, mask, x), rtol=1e-4, atol=1e-5)
+    reconstructed = mask.reconstructed(shape, lab.layers[1], lab.statistics[1])
+    assert not reconstructed["self_attn.o_proj.weight"][:, ~mask.dims(shape)[0]].any()
+    found = lab.runner.ffn(reconstructed, lab.runner.attention(reconstructed, x))
+    kept = narrow(lab.layers[1] | {"self_attn.o_proj.weight": reconstructed["self_attn.o_proj.weight"]}, mask)
+    kept["mlp.down_proj.weight"] = reconstructed["mlp.down_proj.weight"]
     torch.testing.assert_close(found, run_narrow(lab, kept, mask, x), rtol=1e-4, atol=1e-5)
 
 
@@ -115,7 +115,7 @@ def test_a_layer_left_out_costs_nothing_and_a_full_one_what_dense_does(setting: 
     masks = Masks((full, out, full, full))
     assert masks.parameters(setting.shape) * 4 == 3 * setting.dense_parameters
     assert out.weights(setting.shape, setting.layers[0]) == {}
-    again = full.reformed(setting.shape, setting.layers[0], setting.statistics[0])
+    again = full.reconstructed(setting.shape, setting.layers[0], setting.statistics[0])
     assert all(tensor.equal(setting.layers[0][name]) for name, tensor in again.items())
     assert masks.key != Masks((full,) * 4).key
 

@@ -132,7 +132,7 @@ def _ffn_cost(shape: ModelShape, channels: int) -> int:
 
 def compensated(setting: Setting, moments: list[LayerMoments], kept: list[Selection]) -> list[Weights]:
     return [
-        {**setting.cut(i, chosen), **biases(setting, setting.layers[i], moments[i], chosen)}
+        {**setting.prune(i, chosen), **biases(setting, setting.layers[i], moments[i], chosen)}
         for i, chosen in enumerate(kept)
     ]
 

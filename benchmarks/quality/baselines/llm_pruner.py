@@ -28,7 +28,7 @@ def llm_pruner(setting: Setting, keep: float) -> Subnet:
     found, whole = scores(setting), setting.shape.layer
     layers = list(setting.layers)
     for index in range(first, len(layers) - last):
-        layers[index] = setting.cut(index, best(setting.shape, found[index], widths))
+        layers[index] = setting.prune(index, best(setting.shape, found[index], widths))
     between = (widths,) * (len(layers) - first - last)
     return setting.subnet(layers, plan=Plan((whole,) * first + between + (whole,) * last))
 

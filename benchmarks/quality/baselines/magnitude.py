@@ -20,5 +20,5 @@ def magnitude(setting: Setting, keep: float) -> Subnet:
     for index, weights in enumerate(setting.layers):
         squares = {name: tensor.double().square() for name, tensor in weights.items()}
         scores = owned(setting.shape, squares)
-        layers.append(setting.cut(index, best(setting.shape, scores, widths)))
+        layers.append(setting.prune(index, best(setting.shape, scores, widths)))
     return setting.subnet(layers, plan=Plan((widths,) * len(layers)))

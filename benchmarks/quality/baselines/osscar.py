@@ -21,7 +21,7 @@ from math import ceil, floor
 
 import torch
 
-from benchmarks.quality.blocks import Stream, cut_block, kinds, widened
+from benchmarks.quality.blocks import Stream, kinds, prune_block, widened
 from benchmarks.quality.obs import removal_costs, return_gains, solve
 from benchmarks.quality.setting import Setting, Subnet, baselines
 from lathe.artefact.plan import LayerShape, Plan
@@ -73,7 +73,7 @@ def prune(setting: Setting, shape: LayerShape) -> list[Weights]:
                 kept = swap(weight, gram, kind.columns, kept, _SWAPS[kind.name])
                 weight = reconstruct(weight, gram, rows(kept, kind.columns))
             stream.advance(dense, kind, widened(weight, kept, kind))
-            finished |= cut_block(setting, index, kind, kept) | {f"{kind.output}.weight": weight}
+            finished |= prune_block(setting, index, kind, kept) | {f"{kind.output}.weight": weight}
         layers.append(finished)
     return layers
 

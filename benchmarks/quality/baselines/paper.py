@@ -3,7 +3,7 @@
 Initial masks by Eq. 1 to 3 at one uniform ratio; Table 1's search space (a ratio for every attention head,
 one for every FFN, the depth); mutation, crossing and 5,000 candidates as in Sec. 3.3 and 4.1; fitness is the
 perplexity of the unreformed candidate on a few calibration samples; the winner's o and down projections are
-reformed once by ADMM (rho 1, 30 iterations). `compress --method paper` is this with whole heads only.
+reconstructed once by ADMM (rho 1, 30 iterations). `compress --method paper` is this with whole heads only.
 
 Chosen here, because the paper leaves it open:
 - One ratio per KV group, in RoPE pairs, with the dense frequencies and softmax scale (masks.py).
@@ -105,7 +105,7 @@ def _search(setting: Setting, keep: float, sampler: Sampler) -> Subnet:
         )
     shape, masks = setting.shape, best.candidate
     layers = [
-        mask.reformed(shape, dense, statistics)
+        mask.reconstructed(shape, dense, statistics)
         for mask, dense, statistics in zip(masks.layers, setting.layers, setting.statistics, strict=True)
     ]
     subnet = setting.subnet(layers, candidates=best.evaluated, facts=_facts(masks, best.fitness))

@@ -26,7 +26,7 @@ def wanda_sp(setting: Setting, keep: float) -> Subnet:
     hidden = setting.embed(setting.fit)
     for index, weights in enumerate(setting.layers):
         moments, _ = layer_moments(setting, weights, hidden)
-        layers.append(setting.cut(index, best(setting.shape, scores(setting, weights, moments), widths)))
+        layers.append(setting.prune(index, best(setting.shape, scores(setting, weights, moments), widths)))
         hidden = step(setting, layers[-1], hidden)
     return setting.subnet(layers, plan=Plan((widths,) * len(layers)))
 

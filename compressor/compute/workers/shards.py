@@ -57,10 +57,9 @@ def some_of(batches: Sequence[Batch], shards: range, count: int) -> list[list[Ba
 
 
 def summed(parts: Iterable[Tensors]) -> Tensors:
-    """Tensors by name, added in order as they come; the first part becomes the sum."""
-    left = iter(parts)
-    whole = next(left)
-    for part in left:
+    """Returns the sums of tensors by name, added in order as they come; the parts are left as they are."""
+    sums: dict[str, torch.Tensor] = {}
+    for part in parts:
         for name, value in part.items():
-            whole[name].add_(value)
-    return whole
+            sums[name] = sums[name].add_(value) if name in sums else value.clone()
+    return sums

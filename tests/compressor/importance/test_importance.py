@@ -1,4 +1,4 @@
-"""Orders against brute force: every removal re-solved, every score computed entry by entry."""
+"""Rankings against brute force: every removal solved anew, every score computed entry by entry."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def resolved_error(weight: torch.Tensor, gram: torch.Tensor, kept: list[int]) ->
 @pytest.mark.parametrize(("width", "block"), [(9, 1), (12, 3)])
 def test_elimination_removes_what_costs_least_after_a_new_solve(width: int, block: int) -> None:
     weight, gram = problem(width)
-    order, units = eliminate(weight, gram.clone(), block).tolist(), list(range(width // block))
+    ranking, units = eliminate(weight, gram.clone(), block).tolist(), list(range(width // block))
 
     def error(without: list[int]) -> float:
         kept = [u * block + i for u in units if u not in without for i in range(block)]
@@ -46,7 +46,7 @@ def test_elimination_removes_what_costs_least_after_a_new_solve(width: int, bloc
     gone: list[int] = []
     while len(gone) < len(units):
         gone.append(min((u for u in units if u not in gone), key=lambda u: error([*gone, u])))
-    assert order == gone[::-1]
+    assert ranking == gone[::-1]
 
 
 @pytest.mark.parametrize("per_step", [1, 4, 100])
@@ -59,7 +59,7 @@ def test_elimination_beats_a_single_look_at_each_channel() -> None:
     weight, gram = problem(24, seed=3)
     once = (weight.double().square().sum(0) / torch.linalg.inv(gram).diagonal()).argsort(descending=True)
     stepwise = eliminate(weight, gram.clone(), 1)
-    errors = [resolved_error(weight, gram, order[:8].tolist()) for order in (stepwise, once)]
+    errors = [resolved_error(weight, gram, ranking[:8].tolist()) for ranking in (stepwise, once)]
     assert errors[0] < 0.9 * errors[1]
 
 
@@ -75,10 +75,10 @@ def test_zero_and_doubled_channels_go_first() -> None:
 def test_orders_of_a_layer_are_permutations_and_keep_heads_in_their_groups(lab: Lab) -> None:
     shape = lab.source.shape
     for name in ("elimination", "paper"):
-        order = importance_methods.get(name)(shape, lab.layers[1], lab.statistics[1])
-        assert sorted(order.groups.tolist()) == list(range(4))
-        assert sorted(order.channels.tolist()) == list(range(96))
-        assert [sorted(row) for row in order.heads.tolist()] == [[2 * k, 2 * k + 1] for k in range(4)]
+        ranking = importance_methods.get(name)(shape, lab.layers[1], lab.statistics[1])
+        assert sorted(ranking.groups.tolist()) == list(range(4))
+        assert sorted(ranking.channels.tolist()) == list(range(96))
+        assert [sorted(row) for row in ranking.heads.tolist()] == [[2 * k, 2 * k + 1] for k in range(4)]
 
 
 def test_a_group_that_writes_nothing_is_the_first_to_go(tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ def test_a_group_that_writes_nothing_is_the_first_to_go(tmp_path: Path) -> None:
     weights = dict(lab.layers[0])
     weights["self_attn.o_proj.weight"] = weights["self_attn.o_proj.weight"].clone()
     weights["self_attn.o_proj.weight"][:, 2 * 16 : 4 * 16] = 0
-    order = importance_methods.get("elimination")(lab.source.shape, weights, lab.statistics[0])
-    assert order.groups[-1] == 1
+    ranking = importance_methods.get("elimination")(lab.source.shape, weights, lab.statistics[0])
+    assert ranking.groups[-1] == 1
 
 
 def test_saliency_is_the_printed_formula() -> None:
@@ -101,17 +101,17 @@ def test_saliency_is_the_printed_formula() -> None:
 
 def test_the_papers_order_adds_the_rows_and_columns_that_share_a_mask(lab: Lab) -> None:
     weights, found = lab.layers[2], lab.statistics[2]
-    order = importance_methods.get("paper")(lab.source.shape, weights, found)
+    ranking = importance_methods.get("paper")(lab.source.shape, weights, found)
     reads = {"gate": found.ffn_input, "up": found.ffn_input}
     score = sum(saliency(weights[f"mlp.{m}_proj.weight"], gram).sum(1) for m, gram in reads.items())
     score = score + saliency(weights["mlp.down_proj.weight"], found.ffn).sum(0)
-    assert order.channels.tolist() == score.argsort(descending=True).tolist()
+    assert ranking.channels.tolist() == score.argsort(descending=True).tolist()
 
     attention = {m: weights[f"self_attn.{m}_proj.weight"] for m in "qkvo"}
     q = saliency(attention["q"], found.attention_input).sum(1).view(4, -1)
     kv = sum(saliency(attention[m], found.attention_input).sum(1).view(4, -1).sum(1) for m in "kv")
     o = saliency(attention["o"], found.attention).sum(0).view(4, -1)
-    assert order.groups.tolist() == (q.sum(1) + o.sum(1) + kv).argsort(descending=True).tolist()
+    assert ranking.groups.tolist() == (q.sum(1) + o.sum(1) + kv).argsort(descending=True).tolist()
 
 
 def test_unknown_orders_are_named() -> None:

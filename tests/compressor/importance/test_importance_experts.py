@@ -30,7 +30,7 @@ def block(logits: torch.Tensor, outputs: torch.Tensor, gone: list[int], normalis
 @pytest.mark.parametrize("normalised", [True, False])
 def test_each_step_leaves_out_the_expert_that_is_missed_least(normalised: bool) -> None:
     logits, outputs = made()
-    order = rank_experts(logits, outputs @ outputs.mT, 2, normalised).tolist()
+    ranking = rank_experts(logits, outputs @ outputs.mT, 2, normalised).tolist()
     dense = block(logits, outputs, [], normalised)
     gone: list[int] = []
     while len(gone) < EXPERTS - 2:
@@ -41,8 +41,8 @@ def test_each_step_leaves_out_the_expert_that_is_missed_least(normalised: bool) 
                 key=lambda e: float((block(logits, outputs, [*gone, e], normalised) - dense).square().sum()),
             )
         )
-    assert order[2:] == gone[::-1]
-    assert sorted(order) == list(range(EXPERTS))
+    assert ranking[2:] == gone[::-1]
+    assert sorted(ranking) == list(range(EXPERTS))
 
 
 def test_one_of_two_that_do_the_same_goes_first_however_much_it_adds() -> None:
@@ -50,8 +50,8 @@ def test_one_of_two_that_do_the_same_goes_first_however_much_it_adds() -> None:
     logits[:, 4] = logits[:, 1] - 0.01
     outputs[:, 1] *= 5
     outputs[:, 4] = outputs[:, 1]
-    order = rank_experts(logits, outputs @ outputs.mT, 1, True)
-    assert int(order[-1]) in (1, 4)
+    ranking = rank_experts(logits, outputs @ outputs.mT, 1, True)
+    assert int(ranking[-1]) in (1, 4)
 
 
 def test_shares_without_an_expert_are_those_of_a_router_without_its_row() -> None:

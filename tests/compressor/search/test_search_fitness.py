@@ -18,14 +18,14 @@ from support.tiny_llama import PLANS, reference
 from support.tiny_problem import Lab
 
 
-def fitness(lab: Lab, path: Path, reformed: bool = True) -> Fitness:
+def fitness(lab: Lab, path: Path, reconstructed: bool = True) -> Fitness:
     problem = lab.problem(path)
 
     ranks = problem.rankings
-    if not reformed:
+    if not reconstructed:
         ranks = [ImportanceRanking(torch.arange(4), torch.arange(8).view(4, 2), torch.arange(96))] * 4
     library = BlockLibrary(lab.source.shape, lab.layers, ranks)
-    if reformed:
+    if reconstructed:
         fitted = lab.statistics, problem.dampings
         library = BlockLibrary(lab.source.shape, lab.layers, ranks, *fitted)
 
@@ -48,7 +48,7 @@ def test_the_dense_plan_has_no_divergence(lab: Lab, tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_divergence_is_that_of_the_two_models_logits(lab: Lab, tmp_path: Path) -> None:
-    evaluator, ids = fitness(lab, tmp_path, reformed=False), lab.windows[:6]
+    evaluator, ids = fitness(lab, tmp_path, reconstructed=False), lab.windows[:6]
     dense = reference(lab.source, PLANS["dense"])(ids).logits.log_softmax(-1)
     for name in ("groups", "whole layers", "no ffn last"):
         subnet = reference(lab.source, PLANS[name])(ids).logits.log_softmax(-1)

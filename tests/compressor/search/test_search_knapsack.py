@@ -36,7 +36,7 @@ def sensitivities(draw: st.DrawFn) -> np.ndarray:
 
 
 def best(sensitivities: np.ndarray, budgets: list[Constraint], slack: float = 0.0) -> float:
-    """Least summed damage of all plans that spend at most (1 - slack) of every budget."""
+    """Returns the least summed sensitivity of all plans that spend at most (1 - slack) of every budget."""
     sums = [
         sum(sensitivities[b][i] for b, i in enumerate(indices))
         for indices in itertools.product(range(3), repeat=len(BLOCKS))

@@ -1,4 +1,4 @@
-"""The paper's evolution on numbers: who is made of whom, how many are judged, what mutation keeps."""
+"""The paper's evolution on numbers: parents, the number of evaluations, and what a mutation keeps."""
 
 from __future__ import annotations
 

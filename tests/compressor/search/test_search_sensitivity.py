@@ -1,4 +1,4 @@
-"""Damages to second order against what replays measure."""
+"""Sensitivities to second order against those that replays measure."""
 
 from __future__ import annotations
 

@@ -63,6 +63,7 @@ def test_work_here_is_done_piece_by_piece_when_it_is_asked_for() -> None:
 def test_a_sum_is_of_its_parts_in_order() -> None:
     parts = [{"a": torch.tensor([value])} for value in (1e8, 1.0, -1e8, 1.0)]
     assert summed(parts)["a"].item() == 1.0
+    assert [part["a"].item() for part in parts] == [1e8, 1.0, -1e8, 1.0], "the parts are left as they are"
 
 
 def test_what_travels_arrives_the_same_and_may_be_written_to() -> None:
