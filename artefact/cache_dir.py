@@ -1,4 +1,4 @@
-"""Where results that outlive a run are kept."""
+"""The directory of results that outlive a run."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pathlib import Path
 
 
 def cache_root() -> Path:
-    """`$LATHE_CACHE`, else ~/.cache/lathe."""
+    """Returns `$LATHE_CACHE`, else ~/.cache/lathe."""
     return Path(os.environ.get("LATHE_CACHE") or Path.home() / ".cache" / "lathe")

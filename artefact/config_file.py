@@ -48,8 +48,10 @@ _FLOAT, _UNPACKED = "gguf", "mxfp4"
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """config.json of a checkpoint that is not quantized, or has experts in MXFP4, which are read as floats.
-    What transformers saves of a GGUF file that it loaded holds floats, though its config says "gguf".
+    """Returns config.json of a checkpoint whose weights are floats, or are read as floats.
+
+    Experts in MXFP4 are read as floats. A GGUF file that transformers loaded and saved holds floats, though
+    its config says "gguf".
 
     Raises:
         UserError: it cannot be read, or is of a quantized checkpoint or an adapter.
@@ -119,8 +121,10 @@ def refuse_unmerged(path: Path, names: Iterable[str]) -> None:
 
 
 def refuse_quantized(path: Path, names: Iterable[str], lacking: Collection[str] = ()) -> None:
-    """Refuse a checkpoint that is quantized without its config saying so, by its tensors' names; where some
-    of the model's tensors are lacking, by the files beside it, too.
+    """Refuses a checkpoint that is quantized without its config saying so.
+
+    It is recognised by the names of its tensors; if some of the model's tensors are missing, also by the
+    files beside it.
 
     Raises:
         UserError: says by what.

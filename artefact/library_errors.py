@@ -1,4 +1,4 @@
-"""What other libraries say when they refuse, as one sentence for our users."""
+"""Turns the errors of other libraries into one sentence for our users."""
 
 from __future__ import annotations
 

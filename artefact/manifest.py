@@ -37,7 +37,7 @@ def write_manifest(directory: Path) -> None:
 
 
 def entry(path: Path) -> dict[str, Any]:
-    """What the manifest says of a file.
+    """Returns the manifest's entry of a file.
 
     Raises:
         UserError: it cannot be read.
@@ -72,8 +72,12 @@ def listed_files(path: Path) -> dict[str, Any]:
 
 
 def verify_graph(path: Path, files: dict[str, Any]) -> None:
-    """Sizes and hashes of the graph, its weights, and what lies beside them; the checkpoint's weights, which
-    are not read, by size alone. Raises UserError at the first difference.
+    """Checks sizes and hashes of the graph, its weights and the files beside it.
+
+    The checkpoint's weights, which are not read, are checked by size alone.
+
+    Raises:
+        UserError: A file differs; names the first.
     """
     if GRAPH not in files:
         raise UserError(
@@ -88,7 +92,11 @@ def verify_graph(path: Path, files: dict[str, Any]) -> None:
 
 
 def verify_checkpoint(path: Path, files: dict[str, Any]) -> None:
-    """Sizes and hashes of what lies with the weights. Raises UserError at the first difference."""
+    """Checks sizes and hashes of the files that lie with the weights.
+
+    Raises:
+        UserError: A file differs; names the first.
+    """
     _verify_folder(path, files)
 
 
@@ -130,8 +138,10 @@ def _verify_file(root: Path, name: str, entry: Any, *, hashed: bool = True) -> N
 
 
 def _own(root: Path, file: Path) -> bool:
-    """Whether a file is the artefact's own: it is no link, or one of those by which a snapshot in the hub's
-    cache (`snapshots/REVISION`) has its content in `blobs` beside it.
+    """Returns whether a file is the artefact's own.
+
+    It is no link, or one of the links by which a snapshot in the hub's cache (`snapshots/REVISION`) has its
+    content in `blobs` beside it.
     """
     if not file.is_symlink() and not file.parent.is_symlink():
         return True

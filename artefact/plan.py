@@ -1,4 +1,4 @@
-"""What a subnet looks like: widths per layer, as data, and the arithmetic that follows from them."""
+"""A subnet as data: the widths of every layer, and the arithmetic that follows from them."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ class LayerShape:
 
     @classmethod
     def of(cls, heads: tuple[int, int], width: Width) -> LayerShape:
-        """From (query heads, KV heads) and what its FFN has."""
+        """Returns the shape with (query heads, KV heads) and an FFN width."""
         experts, ffn = (0, width) if isinstance(width, int) else width
         return cls(*heads, ffn, experts)
 
     @property
     def width(self) -> Width:
-        """What its FFN has."""
+        """The width of the FFN."""
         return (self.experts, self.ffn) if self.experts else self.ffn
 
     def to_json(self) -> dict[str, int]:
-        """`experts` only where an FFN has some."""
+        """Returns the shape as JSON; `experts` only if the FFN has some."""
         return {name: value for name, value in asdict(self).items() if value or name != "experts"}
 
     @property
@@ -81,7 +81,7 @@ class Plan:
         return self.layers[index]
 
     def with_experts(self, experts: int) -> Plan:
-        """With so many where a layer does not say how many it has."""
+        """Returns a copy with `experts` filled in where it is 0."""
         return Plan(
             tuple(
                 replace(layer, experts=layer.experts or experts) if layer.ffn else layer
@@ -113,7 +113,7 @@ class Plan:
 
     @classmethod
     def load(cls, path: Path) -> Plan:
-        """From a file such as `plan.json`.
+        """Reads a plan from a file such as `plan.json`.
 
         Raises:
             UserError: it cannot be read, or holds no plan.
@@ -183,7 +183,7 @@ class ModelShape:
 
     @property
     def norm_parameters(self) -> int:
-        """Of one norm over the hidden size."""
+        """The parameters of one norm over the hidden size."""
         return self.hidden_size * (2 if self.norm_bias else 1)
 
     @property
@@ -215,11 +215,11 @@ class ModelShape:
         return (inner + 1) * d * channels + rest + bias
 
     def ffn_channels(self, layer: LayerShape) -> int:
-        """Of an FFN, all its experts together."""
+        """Returns the channels of an FFN, all its experts together."""
         return layer.ffn * max(self.experts_of(layer), 1)
 
     def experts_of(self, layer: LayerShape) -> int:
-        """How many experts the FFN of a layer has; 0 where an FFN is one."""
+        """Returns the number of experts in a layer's FFN; 0 where an FFN is one."""
         return layer.experts or self.experts
 
     def decoder_parameters(self, plan: Iterable[LayerShape]) -> int:
@@ -232,7 +232,7 @@ class ModelShape:
 
     @property
     def table_parameters(self) -> int:
-        """Of embedding and head."""
+        """The parameters of embedding and head."""
         return self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
 
     def parameters(self, plan: Iterable[LayerShape]) -> int:

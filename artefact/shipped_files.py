@@ -63,7 +63,7 @@ def plugin_files() -> dict[str, bytes]:
 
 
 def shipped_files(directory: Path) -> dict[str, bytes]:
-    """What this Lathe would ship with an artefact: content by path inside it. Nothing for other models."""
+    """Returns what this Lathe would ship with an artefact: content by path. Empty for other models."""
     shipped = SHIPPED_FILES.get(_model_type(directory), ())
     files = {file.name: file.read_bytes() for file in shipped}
     if shipped and (directory / PLUGIN).is_dir():
@@ -77,8 +77,9 @@ def stale_files(directory: Path) -> list[str]:
 
 
 def warn_if_stale(directory: Path) -> None:
-    """Say in the log that an artefact carries model files of another Lathe. Those are what transformers and
-    vLLM run where there is no Lathe; here our own are used.
+    """Logs a warning if an artefact carries model files of another Lathe.
+
+    Transformers and vLLM run those files where there is no Lathe; here our own are used.
     """
     stale = stale_files(directory)
     if stale:
@@ -92,7 +93,7 @@ def warn_if_stale(directory: Path) -> None:
 
 
 def _model_type(directory: Path) -> str:
-    """As config.json has it; nothing where there is none that can be read."""
+    """Returns the model type of config.json; empty if there is none that can be read."""
     try:
         document = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

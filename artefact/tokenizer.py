@@ -29,7 +29,9 @@ _CHATS = ([_USER], [_USER, _ANSWER, _USER], [{"role": "system", "content": "c"},
 
 
 def open_tokenizer(directory: Path | str) -> Any:
-    """Raises:
+    """Opens a model's tokenizer.
+
+    Raises:
     UserError: it is missing, unreadable, or needs code of its own.
     """
     from transformers import AutoTokenizer
@@ -65,8 +67,9 @@ def own_code(directory: Path) -> str | None:
 
 
 def beyond(tokenizer: Any, vocab_size: int) -> list[str]:
-    """Tokens that plain text or the chat template uses though the model has none of their number: every
-    request that has one is refused.
+    """Returns the tokens that text or the chat template uses but the model does not have.
+
+    Every request with one of them is refused.
     """
     missing = {token: i for token, i in tokenizer.get_vocab().items() if i >= vocab_size}
     if not missing:
@@ -80,7 +83,7 @@ def beyond(tokenizer: Any, vocab_size: int) -> list[str]:
 
 
 def beyond_warning(tokens: Sequence[str], vocab_size: int) -> str:
-    """What to tell of `beyond`."""
+    """Returns the warning about the tokens of `beyond`."""
     named = ", ".join(tokens[:5]) + (" ..." if len(tokens) > 5 else "")
     return (
         f"the tokenizer or its chat template uses {named}, which the model's vocabulary of {vocab_size:,} "

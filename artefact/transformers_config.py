@@ -13,8 +13,9 @@ from lathe.artefact.library_errors import reason
 
 
 def reference_config(path: str | Path) -> Any:
-    """Its configuration, as `AutoConfig.from_pretrained` gives it, with the data types of `read_document`;
-    packed experts are to be loaded as floats.
+    """Returns a checkpoint's configuration as `AutoConfig.from_pretrained` gives it.
+
+    Data types are those of `read_document`; packed experts are to be loaded as floats.
 
     Raises:
         UserError: config.json cannot be read, or transformers refuses it.

@@ -11,11 +11,13 @@ from lathe.artefact.plan import LayerShape, Plan
 
 @dataclass(frozen=True)
 class WidthRules:
-    """What the widths of every layer of one model keep to; `FREE` allows any.
+    """The rules that the widths of every layer of a model keep; `FREE` allows any.
 
-    devices: so many share every layer as vLLM does: each has as many query heads and FFN channels as the
-    others; KV heads are shared out, or each is on as many devices as the others. heads, channels: in
-    multiples of these come the query heads and the FFN channels that a device has.
+    Args:
+        devices: The number of devices that share every layer as vLLM does: each has as many query heads and
+            FFN channels as the others; KV heads are shared out, or each is on as many devices as the others.
+        heads: Query heads of a device come in multiples of this.
+        channels: FFN channels of a device come in multiples of this.
     """
 
     devices: int = 1
@@ -24,7 +26,7 @@ class WidthRules:
 
     @classmethod
     def of(cls, devices: int, multiple: int, head_dim: int) -> WidthRules:
-        """For kernels of projections that read multiples of `multiple` values."""
+        """Returns the rules for kernels of projections that read multiples of `multiple` values."""
         return cls(devices, multiple // math.gcd(multiple, head_dim), multiple)
 
     def allow_attention(self, query_heads: int, kv_heads: int) -> bool:

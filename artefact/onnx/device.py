@@ -1,4 +1,4 @@
-"""What computes: the CPU, or a device with memory of its own.
+"""Devices that compute a graph: the CPU, or one with memory of its own.
 
 On a device the KV caches stay in its memory, and the whole graph runs in float16: ONNX Runtime's attention
 has no kernel for float32 there.
@@ -15,9 +15,12 @@ from lathe.artefact.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """`name` is ONNX Runtime's for the memory, `half` whether the graph is run in float16.
+    """A device that ONNX Runtime can use.
 
-    `shares_memory`: what is written into a bound array is seen by the next run.
+    Args:
+        name: ONNX Runtime's name of the memory.
+        half: Whether the graph is run in float16.
+        shares_memory: Whether the next run sees what is written into a bound array.
     """
 
     name: str
@@ -32,7 +35,7 @@ DEVICES = {device.name: device for device in (CPU, CUDA)}
 
 
 def check_installed(device: Device) -> None:
-    """Whether this ONNX Runtime was built for the device; loads the libraries that it needs.
+    """Checks that this ONNX Runtime was built for the device; loads the libraries that it needs.
 
     Raises:
         UserError: it was not.
@@ -47,7 +50,7 @@ def check_installed(device: Device) -> None:
 
 
 def check_used(session: ort.InferenceSession, device: Device) -> None:
-    """Whether a session runs where it should: ONNX Runtime falls back to the CPU by itself.
+    """Checks that a session runs where it should: ONNX Runtime falls back to the CPU by itself.
 
     Raises:
         UserError: it does not.

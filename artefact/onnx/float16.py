@@ -17,9 +17,10 @@ _SINGLE, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
 def half_graph(path: Path, options: ort.SessionOptions) -> tuple[bytes, list[ort.OrtValue]]:
-    """(model, weights): the model with every float32 in it a float16, but its logits.
+    """Returns the model with every float32 but its logits as float16, and its weights.
 
-    The weights, of which `options` are told, have to live as long as the session that is made with them.
+    The weights, which are registered with `options`, have to live as long as the session that is made with
+    them.
     """
     model = onnx.load(path, load_external_data=False)
     weights: dict[str, ort.OrtValue] = {}

@@ -1,4 +1,4 @@
-"""Where a layer's keys or values are kept: in this process's memory, or in a device's.
+"""KV caches of one layer: in this process's memory, or in a device's.
 
 Shapes: B slots, K KV heads, M cache length, H head dim.
 """
@@ -27,7 +27,7 @@ _IDENTITY_IR, _IDENTITY_OPSET = 10, 21
 
 
 class Cache(ABC):
-    """[B, K, M, H], all zeros at first."""
+    """Keys or values of one layer, [B, K, M, H], all zeros at first."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Float) -> None:
         self.shape = shape
@@ -38,7 +38,7 @@ class Cache(ABC):
     @property
     @abstractmethod
     def address(self) -> int:
-        """Of the first slot; the others follow."""
+        """The address of the first slot; the others follow."""
 
     @abstractmethod
     def copy(self, source: int, target: int, length: int) -> None:
@@ -105,7 +105,10 @@ class DeviceCache(Cache):
             self._copier.copy(outside, inside, shape, self.dtype)
 
     def _heads(self, slot: int, start: int, part: ort.OrtValue) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-        """Where the positions of each head lie, here and in `part`; only those of one head are contiguous."""
+        """Yields the addresses of each head's positions here and in `part`.
+
+        Only the positions of one head are contiguous.
+        """
         heads, count, head_dim = part.shape()
         position = head_dim * self.dtype.itemsize
         here = self.address + slot * self.slot_bytes + start * position
@@ -145,7 +148,7 @@ def _check_room(needed: int) -> None:
 
 
 def free_bytes(group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Of this machine's memory, and of this container's where it has a limit."""
+    """Returns the free memory of this machine, or of this container where it has a limit."""
     free = int(psutil.virtual_memory().available)
     with suppress(OSError, ValueError, KeyError):  # no control group, or none with a limit
         limit = int((group / "memory.max").read_text())

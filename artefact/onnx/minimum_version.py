@@ -1,4 +1,4 @@
-"""Which ONNX Runtime a graph needs: older ones load it, and some of them give other answers without a word.
+"""The oldest ONNX Runtime for a graph: older ones load it, and some compute wrong answers silently.
 
 Found by `make check-compat` on the CPU's kernels of 1.23 to 1.32.
 """
@@ -21,13 +21,14 @@ INSTALLED = ort.__version__
 
 
 def check_version(needed: str, what: str) -> None:
-    """Whether the ONNX Runtime that is installed computes a graph right.
+    """Checks that the installed ONNX Runtime computes a graph right.
 
     Args:
-        needed: the oldest that does. what: the graph or the model, as the user knows it.
+        needed: The oldest version that does.
+        what: The graph or the model, as the user knows it.
 
     Raises:
-        UserError: it is older.
+        UserError: The installed version is older.
     """
     if _numbers(INSTALLED) < _numbers(needed):
         raise UserError(
@@ -38,7 +39,7 @@ def check_version(needed: str, what: str) -> None:
 
 
 def check_graph(path: Path) -> None:
-    """Whether the ONNX Runtime that is installed computes a graph right, from the graph's own words.
+    """Checks that the installed ONNX Runtime computes a graph right, by the graph's metadata.
 
     Raises:
         UserError: it is older than the graph needs.

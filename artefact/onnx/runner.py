@@ -51,10 +51,10 @@ def open_session(
 
 
 class OnnxRunner:
-    """One ONNX Runtime session with a slot-major KV cache in place.
+    """An ONNX Runtime session with a slot-major KV cache in place.
 
-    Each attention layer has a key and a value cache [max_batch, K, max_length, H], K its own. A slot is one
-    sequence; `lengths[slot]` tokens of it are cached. Not thread-safe.
+    Each attention layer has a key and a value cache [max_batch, K, max_length, H] with its own K. A slot
+    holds one sequence, of which `lengths[slot]` tokens are cached. Not thread-safe.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a text file holds: UTF-8 with or without a byte order mark, and lines that end at a line feed."""
+"""Text files: UTF-8 with or without a byte order mark, and lines that end at a line feed."""
 
 from __future__ import annotations
 
@@ -52,8 +52,9 @@ def read_text(path: Path) -> str:
 
 
 def lines(text: str) -> Iterator[tuple[int, str]]:
-    """Every line that is not blank, with its number from 1. Only a line feed ends a line: other separators
-    of Unicode, such as U+2028, may stand inside a JSON string.
+    """Yields every line that is not blank, with its number from 1.
+
+    Only a line feed ends a line: other separators of Unicode, such as U+2028, may stand inside a JSON string.
     """
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -61,7 +62,7 @@ def lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def problem(error: json.JSONDecodeError) -> str:
-    """What is wrong with JSON, and where in its line."""
+    """Returns what is wrong with JSON, and where in its line."""
     return f"{error.msg.removesuffix(' at')} at character {error.colno}"
 
 

@@ -59,7 +59,7 @@ def row_format(*suffixes: str) -> Callable[[RowFormat], RowFormat]:
 
 
 def format_of(path: Path) -> RowFormat | None:
-    """How a file's rows are read; None for one that may be prose.
+    """Returns the reader of a file's rows; None for a file that may be prose.
 
     Raises:
         UserError: it is certainly neither.
@@ -70,7 +70,7 @@ def format_of(path: Path) -> RowFormat | None:
 
 
 def suffixes() -> tuple[str, ...]:
-    """Of all formats."""
+    """Returns the suffixes of all formats."""
     return tuple(_FORMATS)
 
 
@@ -103,7 +103,7 @@ def from_csv(path: Path) -> Iterator[Row]:
 
 @row_format(".tsv")
 def from_tsv(path: Path) -> Iterator[Row]:
-    """As CSV, parted by tabs."""
+    """Reads rows like those of CSV, separated by tabs."""
     return _table(path, "\t")
 
 
@@ -148,7 +148,7 @@ def _json_rows(path: Path, document: Any) -> Iterator[Row]:
 
 
 def is_chat(value: Any) -> bool:
-    """Whether a value is a list of messages: one conversation, not rows."""
+    """Returns whether a value is a list of messages: one conversation, not rows."""
     return (
         isinstance(value, list)
         and bool(value)

@@ -1,1 +1,1 @@
-"""What vLLM can serve, and whether it is installed."""
+"""The limits of vLLM, and the version that is installed."""

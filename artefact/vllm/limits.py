@@ -9,7 +9,7 @@ from lathe.artefact.width_rules import WidthRules
 
 
 def check_head_size(head_dim: int, gpu: bool) -> None:
-    """Whether vLLM has an attention kernel for this head size, on a GPU or on a CPU.
+    """Checks that vLLM has an attention kernel for this head size, on a GPU or on a CPU.
 
     Raises:
         UserError: it has none; names the sizes that it has.
@@ -27,7 +27,7 @@ def check_head_size(head_dim: int, gpu: bool) -> None:
 
 
 def check_parallel(plan: Plan, devices: int) -> None:
-    """Whether `devices` can share every layer as vLLM does.
+    """Checks that `devices` can share every layer as vLLM does.
 
     Raises:
         UserError: as `WidthRules.check`.

@@ -1,1 +1,1 @@
-"""Where arrays live and work runs: devices, stores on disk, workers, progress."""
+"""Devices, arrays on disk, workers and progress: the means of a run."""

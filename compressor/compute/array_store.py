@@ -1,6 +1,6 @@
-"""Where big arrays are kept: in memory, or in files that have no names and go when they are let go of.
+"""Big arrays: in memory, or in unlinked files, which disappear when they are closed or on a crash.
 
-Nothing of a file is mapped: what was read is a copy, so that resident memory is what the caller holds.
+No file is mapped: values that were read are a copy, so that resident memory is what the caller holds.
 """
 
 from __future__ import annotations
@@ -85,8 +85,11 @@ class Loaded(Sequence[Tensors]):
 
 
 class ArrayStore:
-    """Makes arrays. directory: for files; None keeps everything in memory. device: whose memory, and where
-    what is read goes.
+    """Makes arrays.
+
+    Args:
+        directory: For files; None keeps everything in memory.
+        device: The device of arrays in memory, and of values that are read.
     """
 
     def __init__(self, directory: Path | None = None, device: torch.device = CPU) -> None:
@@ -104,7 +107,7 @@ class ArrayStore:
         return FileRows(self._directory, shape, self.device)
 
     def here(self, tensors: Tensors) -> Tensors:
-        """On the device."""
+        """Returns the tensors on the device."""
         return {name: value.to(self.device) for name, value in tensors.items()}
 
     def copy(self, rows: ArrayLike) -> ArrayLike:
@@ -118,8 +121,9 @@ class ArrayStore:
     def mapped(
         self, rows: ArrayLike, parts: Iterable[torch.Tensor], step: Callable[[torch.Tensor], torch.Tensor]
     ) -> ArrayLike:
-        """[B, T, width of what it makes]: what a step makes of rows [B, T, ...], part by part. The rows
-        themselves where there is no part.
+        """Returns the results of a step on rows [B, T, ...], part by part, as [B, T, width of the results].
+
+        It returns the rows themselves if there is no part.
         """
         made: ArrayLike | None = None
         for part in parts:

@@ -1,7 +1,7 @@
-"""Where layers are run and matrices solved: on the processor, or on a GPU of this machine.
+"""Devices on which layers are run and matrices solved: the processor, or a GPU of this machine.
 
-What is on a device are layers, Gram matrices, hidden states and all that is worked out of them; tokens,
-rankings and indices of what stays are in the machine's memory.
+A device holds layers, Gram matrices, hidden states and everything computed from them; tokens, rankings and
+indices of kept widths are in the machine's memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def parse_device(text: str) -> torch.device:
-    """`cpu`, or an accelerator that PyTorch sees (`cuda`), with or without its number.
+    """Parses `cpu`, or an accelerator that PyTorch sees (`cuda`), with or without its number.
 
     Raises:
         UserError: there is no such device here.
@@ -45,7 +45,7 @@ def parse_device(text: str) -> torch.device:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Of an accelerator's memory."""
+    """Returns the free memory of an accelerator."""
     return int(torch.get_device_module(device).mem_get_info(device)[0])
 
 
@@ -57,11 +57,11 @@ class DeviceMemory:
         self.peaks: dict[str, int] = {}
 
     def start(self) -> None:
-        """Of a stage."""
+        """Starts a stage."""
         torch.get_device_module(self.where).reset_peak_memory_stats(self.where)
 
     def end(self, stage: str) -> int:
-        """Of it; returns its peak."""
+        """Ends the stage and returns its peak in bytes."""
         peak = int(torch.get_device_module(self.where).max_memory_allocated(self.where))
         self.peaks[stage] = max(self.peaks.get(stage, 0), peak)
         return peak

@@ -14,7 +14,7 @@ _MMAP_THRESHOLD = -3
 
 
 def give_back_at_once() -> None:
-    """From here on what is freed, of a MiB or more, goes back to the system: it stays no hole in a heap."""
+    """Makes glibc return freed blocks of 1 MiB or more to the operating system."""
     with suppress(AttributeError, OSError):  # glibc's
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 2**20)
 
@@ -29,7 +29,7 @@ class PeakMemory:
         self._before = 0
 
     def start(self) -> None:
-        """From here on `stage` counts. What earlier stages let go of is given back to the system."""
+        """Starts a stage; memory that earlier stages freed is given back to the system."""
         self._before = self.run
         with suppress(AttributeError, OSError):  # glibc's
             ctypes.CDLL(None).malloc_trim(0)
@@ -38,12 +38,12 @@ class PeakMemory:
 
     @property
     def stage(self) -> int:
-        """Since the last `start`."""
+        """The peak since the last `start`."""
         return _high_water()
 
     @property
     def run(self) -> int:
-        """Since the process began."""
+        """The peak since the process began."""
         return max(self._before, _high_water())
 
 

@@ -22,7 +22,7 @@ from lathe.compressor.compute.peak_memory import PeakMemory
 
 
 class Bar:
-    """One stage's counter. `advance` is cheap enough for inner loops."""
+    """The counter of one stage. `advance` is cheap enough for inner loops."""
 
     def __init__(self, rich: RichProgress | None, task: TaskID) -> None:
         self._rich, self._task = rich, task
@@ -49,9 +49,7 @@ class Progress:
         self.warnings: list[str] = []
 
     def warn(self, text: str) -> None:
-        """Something that is not as the user may think: told once, also where progress is not, and kept for
-        the report.
-        """
+        """Prints a warning once, even when quiet, and keeps it for the report."""
         if text not in self.warnings:
             self.warnings.append(text)
             Console(stderr=True, highlight=False).print(f"warning: {text}", soft_wrap=True, markup=False)

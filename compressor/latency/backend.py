@@ -14,7 +14,7 @@ from lathe.compressor.model.checkpoint import Checkpoint
 
 
 class Backend(Protocol):
-    """One engine. `export` is the exporter whose model it runs."""
+    """An engine that can be timed. `export` is the exporter whose model it runs."""
 
     name: str
     export: str
@@ -23,16 +23,17 @@ class Backend(Protocol):
         """Write a model of this plan with random weights; `layers` is the length of the plan."""
 
     def prepare(self, directory: Path, workload: Workload, threads: int | None) -> Callable[[], None]:
-        """A decode step (tpot) or a prefill (ttft) of a built or exported model: a function that does it once
-        and returns when it is done.
+        """Returns a function that does one decode step (tpot) or one prefill (ttft) of a model.
+
+        The function returns when the step is done.
         """
 
     def versions(self) -> dict[str, str]:
-        """What the figures depend on."""
+        """Returns what the figures depend on."""
 
 
 def versions_here(backend: Backend) -> dict[str, str]:
-    """What its figures depend on; nothing where the engine is on other machines only."""
+    """Returns what a backend's figures depend on; empty if the engine is on other machines only."""
     try:
         return backend.versions()
     except (UserError, ImportError):

@@ -37,8 +37,10 @@ class Timing:
 def interleave(
     systems: Mapping[str, Step], *, turns: int, advance: Callable[[], None] = lambda: None
 ) -> dict[str, Timing]:
-    """Time each system `turns` times, in alternating order. A turn begins unmeasured: for about 0.1 s after
-    another model ran, steps are slower than they then stay (docs/experiments.md).
+    """Times each system `turns` times, in alternating order.
+
+    A repeat begins unmeasured: for about 0.1 s after another model ran, steps are slower than they then stay
+    (docs/experiments.md).
     """
     timings = {name: Timing() for name in systems}
     names = list(systems)
@@ -68,8 +70,10 @@ def _steps(step: Step, seconds: float) -> list[float]:
 
 
 def uncertainty(timing: Timing, reference: Timing, turns: int) -> float:
-    """Standard error of timing / reference, relative: from the medians of sessions of `turns` turns each, as
-    turns of one session share what loading a model gave it (docs/experiments.md).
+    """Returns the relative standard error of timing / reference.
+
+    It is computed from the medians of loads with `turns` repeats each, because the repeats of one load share
+    the effect of loading the model (docs/experiments.md).
     """
     ratios = [a / b for a, b in zip(timing.turns, reference.turns, strict=True)]
     sessions = [statistics.median(ratios[i : i + turns]) for i in range(0, len(ratios), turns)]

@@ -18,8 +18,10 @@ from lathe.compressor.search.space import Space
 
 
 def cached_table(meter: LatencyBenchmark, space: Space, refresh: bool) -> LatencyTable:
-    """The table of this machine, model shape and workload; measured once, then kept in the cache
-    (`$LATHE_CACHE`, else ~/.cache/lathe), so that runs with the same inputs search the same table.
+    """Returns the table of this machine, model shape and workload.
+
+    It is measured once, then kept in the cache (`$LATHE_CACHE`, else ~/.cache/lathe), so that runs with the
+    same inputs search the same table.
     """
     path = _cache_path(meter)
     if path.exists() and not refresh:
@@ -37,7 +39,7 @@ def cached_table(meter: LatencyBenchmark, space: Space, refresh: bool) -> Latenc
 
 
 def _keep(path: Path, document: Any, meter: LatencyBenchmark) -> None:
-    """For later runs, if that can be: what was measured is good for this one in any case."""
+    """Keeps a table for later runs, if that is possible: it is good for this run in any case."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, document)
@@ -53,9 +55,9 @@ def _cache_path(meter: LatencyBenchmark) -> Path:
 
 
 def cached_comparison(meter: LatencyBenchmark, plan: Plan, refresh: bool) -> dict[str, float]:
-    """What a plan takes beside the dense model on this machine: {"dense_ms", "subnet_ms", "ratio", "spread"}.
+    """Compares a plan with dense on this machine: {"dense_ms", "subnet_ms", "ratio", "spread"}.
 
-    Kept in the cache when the machine was quiet, so that the same plan is not judged twice.
+    The result is kept in the cache when the machine was quiet, so that the same plan is not timed twice.
     """
     digest = hashlib.sha256(json.dumps(plan.to_json()).encode()).hexdigest()[:16]
     path = _cache_path(meter).with_suffix("") / f"{digest}.json"

@@ -27,8 +27,10 @@ _MAX_DECODER_BYTES = 512 * 2**20
 
 @dataclass(frozen=True)
 class Effort:
-    """How often models are loaded and timed: at least `sessions`, and on until the standard error of every
-    ratio to the first model is within `precision`, or there were `most`.
+    """How often models are loaded and timed.
+
+    There are at least `sessions` loads, and more until the standard error of every ratio to the first model
+    is within `precision`, or there were `most`.
     """
 
     sessions: int
@@ -77,12 +79,14 @@ class LatencyBenchmark:
         effort: Effort = PROOF,
         title: str = "verify: the artefact against dense",
     ) -> Comparison:
-        """Two exported models side by side."""
+        """Times two exported models side by side."""
         return Comparison(*self._retry_until_quiet([dense, subnet], effort, title))
 
     def table(self, space: Space) -> LatencyTable:
-        """Fit the table from about a dozen whole models, timed in turns. Deep or wide models are
-        measured with fewer layers: what a layer adds does not depend on how many there are.
+        """Fits the table from about a dozen whole models, timed in interleaved repeats.
+
+        Deep or wide models are measured with fewer layers: the time of a layer does not depend on their
+        number.
         """
         shape = self.source.shape
         per_layer = 4 * shape.decoder_parameters(shape.dense_plan) // shape.num_layers
@@ -126,10 +130,10 @@ class LatencyBenchmark:
         return quietest
 
     def _timings(self, directories: list[Path], effort: Effort, title: str) -> list[Timing]:
-        """One timing per model; e2e is put together from a prefill and the decode steps.
+        """Returns one timing per model; e2e is put together from a prefill and the decode steps.
 
-        Models are loaded anew several times: one and the same model is faster or slower for as long as
-        it is loaded (docs/experiments.md).
+        Models are loaded anew several times: one and the same model is faster or slower for as long as it is
+        loaded (docs/experiments.md).
         """
         parts = [
             self._loads(directories, replace(self.workload, metric=metric), effort, f"{title} ({metric})")
@@ -160,7 +164,7 @@ class LatencyBenchmark:
         return total
 
     def _parts(self) -> list[tuple[str, float]]:
-        """(metric to time, how often it counts)."""
+        """Returns (metric to time, how often it counts)."""
         if self.workload.metric == "e2e":
             return [("ttft", 1.0), ("tpot", self.workload.output_tokens - 1.0)]
         return [(self.workload.metric, 1.0)]

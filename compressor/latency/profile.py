@@ -99,6 +99,6 @@ def _words(workload: Workload) -> str:
 
 
 def _same(timed: Workload, asked: Workload) -> bool:
-    """But for the context, and for output tokens where they do not count."""
+    """Returns whether workloads are the same but for context and for output tokens that do not count."""
     tokens = timed.output_tokens if asked.metric == "e2e" else asked.output_tokens
     return replace(timed, context=asked.context, output_tokens=tokens) == asked

@@ -62,7 +62,7 @@ class LatencyTable:
 
     @property
     def spread(self) -> float:
-        """How unquiet the machine was: distance of the quartiles of the dense turns over their median."""
+        """The noise of the machine: distance of the quartiles of the dense repeats over their median."""
         return Timing(self.rows[0]["turns_ms"]).spread
 
     def predict(self, plan: Plan) -> float:
@@ -84,7 +84,7 @@ class LatencyTable:
         }
 
     def corrected(self, factor: float) -> LatencyTable:
-        """One that predicts so many times as much."""
+        """Returns a table whose predictions are multiplied by a factor."""
         return replace(self, correction=self.correction * factor)
 
     def constraint(self, space: Space, limit_ms: float) -> Constraint:
@@ -117,7 +117,7 @@ class LatencyTable:
 
 
 def features(plan: Plan, tile: int = 1, terms: Iterable[str] = TERMS) -> np.ndarray:
-    """How often each term occurs in a plan, in their order; channels rounded up to tiles."""
+    """Returns how often each term occurs in a plan, in order; channels are rounded up to tiles."""
     tiled = [-(-p.ffn // tile) * tile for p in plan]
     counts = {
         "step": 1.0,
@@ -132,7 +132,7 @@ def features(plan: Plan, tile: int = 1, terms: Iterable[str] = TERMS) -> np.ndar
 
 
 def fit(plans: list[Plan], milliseconds: list[float]) -> tuple[dict[str, float], int]:
-    """(non-negative terms, tile) that explain the times best, relative errors weighted alike."""
+    """Returns the non-negative terms and the tile that fit the times best, by relative error."""
     plain, error = _terms(plans, milliseconds, 1)
     fits = [(*_terms(plans, milliseconds, tile), tile) for tile in TILES]
     terms, least, tile = min(fits, key=lambda found: found[1])
@@ -157,8 +157,9 @@ def _terms(plans: list[Plan], milliseconds: list[float], tile: int) -> tuple[dic
 
 
 def designs(space: Space, dense: Plan, layers: int, seed: int = 0) -> list[Plan]:
-    """Whole models that tell the terms apart: dense first, the floor, each kind of block swapped
-    everywhere or dropped, and mixtures. All have `layers` layers.
+    """Returns whole models of `layers` layers that identify the terms.
+
+    Dense comes first, then the floor, each kind of block swapped everywhere or dropped, and mixtures.
     """
     top = dense[0]
     head, groups = space.attention[:-1], sorted({kv for _, kv in space.attention[:-1]})
@@ -192,8 +193,9 @@ def designs(space: Space, dense: Plan, layers: int, seed: int = 0) -> list[Plan]
 
 
 def _across_a_tile(widths: tuple[int, ...]) -> tuple[int, ...]:
-    """The level that is the roundest number in the middle half, and the next wider one: between them is
-    a cliff if there is any.
+    """Returns the roundest level in the middle half, and the next wider one.
+
+    If there is a cliff, it is between them.
     """
     inner = [i for i in range(len(widths)) if widths[0] // 4 <= widths[i] <= 3 * widths[0] // 4]
     if not inner or inner[0] == 0:

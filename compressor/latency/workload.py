@@ -1,4 +1,4 @@
-"""What is timed."""
+"""Workloads: the work whose latency is measured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METRICS = {
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What a latency is of.
+    """The work whose latency is measured.
 
     Args:
         metric: a key of METRICS: tpot, ttft or e2e.
@@ -53,11 +53,15 @@ def asked_for(
 
 
 def fitted(workload: Workload, positions: int, usual: Collection[str]) -> Workload:
-    """A workload that a model with so many positions can run. usual: fields that nobody asked for, which are
-    cut to fit.
+    """Returns a workload that a model with so many positions can run.
+
+    Args:
+        workload: The workload asked for.
+        positions: The longest context of the model.
+        usual: Fields that nobody asked for, which are reduced to fit.
 
     Raises:
-        UserError: what was asked for does not fit.
+        UserError: A field that was asked for does not fit.
     """
     whole = workload.metric == "e2e"
     context, output = workload.context, workload.output_tokens
@@ -73,7 +77,7 @@ def fitted(workload: Workload, positions: int, usual: Collection[str]) -> Worklo
 
 
 def parse_milliseconds(text: str) -> float:
-    """`30ms`, `0.5s`, `250us` -> milliseconds.
+    """Parses `30ms`, `0.5s` or `250us` as milliseconds.
 
     Raises:
         UserError: no number, no unit, or not positive.
@@ -92,7 +96,7 @@ def parse_milliseconds(text: str) -> float:
 
 
 def parse_factor(text: str) -> float:
-    """`1.5x` or `1.5` -> 1.5, at least 1."""
+    """Parses `1.5x` or `1.5` as a factor of at least 1."""
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*x?\s*", text.lower())
     if not match or float(match[1]) < 1:
         raise UserError(f"`{text}` is not a speed-up", "Write it like 1.5x, at least 1x.")
@@ -100,7 +104,7 @@ def parse_factor(text: str) -> float:
 
 
 def parse_rate(text: str) -> float:
-    """`2000tok/s` or `2000` -> tokens per second."""
+    """Parses `2000tok/s` or `2000` as tokens per second."""
     match = re.fullmatch(r"\s*([0-9]{0,15}\.?[0-9]{1,15})\s*(tok(ens)?/s)?\s*", text.lower())
     if not match or float(match[1]) <= 0:
         raise UserError(f"`{text}` is not a throughput", "Write it like 2000tok/s.")
@@ -108,7 +112,7 @@ def parse_rate(text: str) -> float:
 
 
 def parse_share(text: str) -> float:
-    """`80%` or `0.8` -> 0.8, in (0, 1]."""
+    """Parses `80%` or `0.8` as a share in (0, 1]."""
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", text)
     value = float(match[1]) / (100 if match[2] else 1) if match else 0.0
     if not 0 < value <= 1:
@@ -117,7 +121,7 @@ def parse_share(text: str) -> float:
 
 
 def parse_bytes(text: str) -> int:
-    """`6GiB`, `500MB` -> bytes."""
+    """Parses `6GiB` or `500MB` as bytes."""
     match = re.fullmatch(r"\s*([0-9]{0,15}\.?[0-9]{1,15})\s*([kmgt]?)(i?)b\s*", text.lower())
     if not match or float(match[1]) <= 0:
         raise UserError(f"`{text}` is not a memory size", "Write it like 6GiB or 500MB.")

@@ -1,4 +1,4 @@
-"""Where the work of a run is done: in this process, or spread over others."""
+"""Workers: the work of a run is done in this process, or spread over others."""
 
 from lathe.compressor.compute.workers.base import LocalWorkers, Workers
 from lathe.compressor.compute.workers.shards import SHARDS, Sharded, shards_of, some_of, summed

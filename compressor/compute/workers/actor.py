@@ -18,7 +18,7 @@ KNOWN = 2
 
 
 class Worker:
-    """In a process of its own."""
+    """A worker in a process of its own."""
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -54,7 +54,7 @@ def _answer(work: Callable[[], Any]) -> Message:
 
 
 def result_of(answer: Any) -> Any:
-    """What a worker found.
+    """Returns the result of a worker.
 
     Raises:
         UserError: what it said was wrong.

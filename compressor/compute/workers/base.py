@@ -25,10 +25,10 @@ class Workers(Protocol):
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of workers."""
 
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """What a task makes of every item, in their order; an item goes to whoever is free."""
+        """Applies a task to every item, and yields results in order; an item goes to whoever is free."""
 
     def map_shards(
         self,
@@ -37,11 +37,17 @@ class Workers(Protocol):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Iterator[Iterable[Result]]:
-        """What a method gives of every shard of a text, in their order, step by step.
+        """Applies a method to every shard of a text, and yields its values in order, step by step.
 
-        method: of what holds shards; it yields values by shard, to be taken before the next step is asked
-        for. Who holds which shards stays the same from one question to the next as long as nobody is lost, so
-        that a holder may keep what it worked out.
+        Which worker has which shards stays the same from one call to the next as long as none is lost, so
+        that a worker may keep intermediate results.
+
+        Args:
+            text: The text, in shards.
+            method: A method of the object that `attach` returns; it yields values by shard, to be taken
+                before the next step is asked for.
+            args: Of the method.
+            kwargs: Of the method.
         """
 
     def close(self) -> None:

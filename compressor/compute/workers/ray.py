@@ -1,9 +1,8 @@
-"""Workers as actors of Ray: processes on this machine or on others, which see the same files under the same
-names.
+"""Workers as actors of Ray: processes on this machine or on others, which see the same files.
 
 A worker that is lost (killed, out of memory, its machine gone) is replaced by a new one and its piece of work
-done again; where none can be had, the others go on. Nobody left, or a piece that takes worker after worker
-with it, ends the run with a sentence; what was finished is in the run directory.
+done again; if no new one comes up, the others go on. If nobody is left, or a piece of work loses worker after
+worker, the run ends with an error; finished work is in the run directory.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _LOST = (RayActorError, OutOfMemoryError, ObjectLostError)
 
 
 class RayWorkers:
-    """As the contract says; a context of its own for the cluster it starts or joins."""
+    """Workers of a Ray cluster, which it starts or joins."""
 
     def __init__(self, place: RayConfig) -> None:
         """Start or join the cluster and have every worker up.
@@ -169,7 +168,7 @@ class RayWorkers:
         return worker
 
     def _greeted(self, worker: Any) -> bool:
-        """Whether a worker came up."""
+        """Returns whether a worker came up."""
         try:
             self._names[worker] += f" ({ray.get(worker.hello.remote(), timeout=_START)})"
         except (GetTimeoutError, *_LOST):
@@ -179,7 +178,7 @@ class RayWorkers:
         return True
 
     def _store(self) -> bool:
-        """Whether the cluster has cores for one more."""
+        """Returns whether the cluster has cores for one more worker."""
         end = time.monotonic() + _FREE
         while time.monotonic() < end:
             if ray.available_resources().get("CPU", 0.0) >= self.threads:
@@ -188,12 +187,15 @@ class RayWorkers:
         return False
 
     def _replaced(self, worker: Any, lost: int, error: RayError) -> list[Any]:
-        """Who works in place of a worker that was lost: nobody, where no other came up.
+        """Returns the workers in place of a lost one: none if no other came up.
 
-        lost: workers that this piece of work took with it.
+        Args:
+            worker: The lost one.
+            lost: The number of workers that this piece of work lost.
+            error: The reason.
 
         Raises:
-            UserError: they are too many, or nobody is left.
+            UserError: Too many were lost, or nobody is left.
         """
         name, at = self._names.pop(worker), self._alive.index(worker)
         if lost >= _LIVES:

@@ -1,4 +1,4 @@
-"""Where workers are, as `--ray` says it, checked before Ray is imported."""
+"""The workers that `--ray` asks for, checked before Ray is imported."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from lathe.artefact.errors import UserError
 
 @dataclass(frozen=True)
 class RayConfig:
-    """A cluster of this run's own with so many workers, or the address of one that is there. threads: of each
-    worker; None: the cores shared out.
+    """A cluster of this run's own with so many workers, or the address of a running one.
+
+    Args:
+        workers: The number of workers of an own cluster.
+        address: The address of a running cluster.
+        threads: Threads of each worker; None: the cores are shared out.
     """
 
     workers: int | None
@@ -23,12 +27,12 @@ class RayConfig:
 
     @property
     def own_threads(self) -> int:
-        """Of each worker of a cluster of this run's own."""
+        """The threads of each worker of an own cluster."""
         return self.threads or max(1, (psutil.cpu_count(logical=False) or 1) // (self.workers or 1))
 
 
 def parse_place(text: str, threads: int | None) -> RayConfig:
-    """`local:N`, `auto` or HOST:PORT.
+    """Parses `local:N`, `auto` or HOST:PORT.
 
     Raises:
         UserError: it is none of these, or there is no Ray.

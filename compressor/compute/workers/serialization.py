@@ -1,4 +1,4 @@
-"""What travels between workers: any picklable value, its tensors as arrays beside it."""
+"""Messages between workers: any picklable value, with its tensors as arrays beside it."""
 
 from __future__ import annotations
 

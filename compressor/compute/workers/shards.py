@@ -26,7 +26,7 @@ class Sharded(Generic[Part]):
     _holding: tuple[range, Part] | None = None
 
     def hold(self, shards: range) -> Part:
-        """What works on these shards: its methods yield lists with a value for each that has batches."""
+        """Returns an object for these shards; its methods yield a value for each shard with batches."""
         raise NotImplementedError
 
     def attach(self, shards: range) -> Part:
@@ -41,8 +41,10 @@ class Sharded(Generic[Part]):
 
 
 def shards_of(batches: Sequence[Batch], shards: range) -> list[list[Batch]]:
-    """The batches of these shards: each has as many, give or take one, of those that follow one another.
-    Without the shards that have none.
+    """Returns the batches of these shards.
+
+    Each shard has as many consecutive batches as the others, give or take one. Shards without batches are
+    left out.
     """
     bounds = [len(batches) * shard // SHARDS for shard in range(SHARDS + 1)]
     parts = (list(batches[bounds[shard] : bounds[shard + 1]]) for shard in shards)
@@ -50,7 +52,7 @@ def shards_of(batches: Sequence[Batch], shards: range) -> list[list[Batch]]:
 
 
 def some_of(batches: Sequence[Batch], shards: range, count: int) -> list[list[Batch]]:
-    """As `shards_of`, but only those that are among so many batches from all over the text."""
+    """Returns the batches of these shards that are among `count` batches from all over the text."""
     chosen = set(range(0, len(batches), max(1, len(batches) // count))[:count])
     parts = [[batches[i] for i in part if i in chosen] for part in shards_of(range(len(batches)), shards)]
     return [part for part in parts if part]

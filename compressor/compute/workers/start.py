@@ -12,7 +12,7 @@ from lathe.compressor.compute.workers.ray_config import RayConfig
 
 @contextmanager
 def workers_at(place: RayConfig | None, progress: Progress) -> Iterator[Workers]:
-    """Those of a place while this lasts; None: here."""
+    """Yields the workers of a configuration and closes them at the end; None: this process."""
     if place is None:
         yield LocalWorkers()
         return

@@ -42,7 +42,9 @@ _NAMES = count()
 
 
 class VllmBackend:
-    """Models that are built have a config only: vLLM makes their weights up. Weights and cache have the dtype
+    """Runs models in vLLM.
+
+    Models that are built have a config only: vLLM makes their weights up. Weights and cache have the dtype
     that vLLM serves in by default.
     """
 
@@ -114,7 +116,7 @@ def _begin(engine: Any, batch: int, prompt: int, answer: int) -> list[str]:
 
 
 def _step(engine: Any) -> list[Any]:
-    """One pass through the model that gives tokens; vLLM may schedule ahead, and then gives none at first."""
+    """Runs the model once; vLLM may schedule ahead, and then gives no tokens at first."""
     outputs: list[Any] = []
     while not outputs and engine.has_unfinished_requests():
         outputs = engine.step()
