@@ -1,1 +1,1 @@
-"""Whether transformers reads a checkpoint as we do."""
+"""Checks that transformers reads a checkpoint as we do."""

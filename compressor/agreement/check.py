@@ -1,8 +1,8 @@
-"""Whether our layer-by-layer reading of a dense model computes what transformers' own model does.
+"""Checks that our layer-by-layer reading of a dense model computes what transformers does.
 
-Both are given the same tokens and, layer by layer, the same hidden states, so that rounding does not add up
-and the first place that differs is the one that is named. Transformers loads the whole model where memory
-holds it; else one layer at a time, with the rows of the embedding and the head that the tokens use.
+Both are given the same tokens and, layer by layer, the same hidden states, so that rounding errors do not add
+up and the first place that differs is named. Transformers loads the whole model if memory holds it; otherwise
+one layer at a time, with the rows of the embedding and the head that the tokens use.
 """
 
 from __future__ import annotations

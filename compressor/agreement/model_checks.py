@@ -1,4 +1,4 @@
-"""Whether transformers takes a checkpoint: its config, its model class, its tokenizer, its special tokens."""
+"""Checks that transformers accepts a checkpoint: config, model class, tokenizer, special tokens."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SPECIAL = {
 
 
 def check_model(source: Checkpoint) -> Iterator[str]:
-    """What a user should know of a checkpoint that will do.
+    """Returns what a user should know of a checkpoint that can be compressed.
 
     Raises:
         UserError: transformers refuses a part of it, or it begins texts with a token that it does not have.
@@ -62,7 +62,7 @@ def _own_code(source: Checkpoint) -> Iterator[str]:
 
 
 def check_config(source: Checkpoint) -> Iterator[str]:
-    """As `check_model`, of config.json and generation_config.json."""
+    """Does what `check_model` does for config.json and generation_config.json."""
     with _quiet():
         _check_builds(source)
     _check_positions(source)

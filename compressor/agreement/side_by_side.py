@@ -163,7 +163,7 @@ class Alongside:
         )
 
     def _cause(self, modules: Mapping[str, Any]) -> str:
-        """Of a difference in transformers' modules, by the names that a checkpoint has for them."""
+        """Returns the cause of a difference in transformers' modules, by the names of the checkpoint."""
         index = self._source.index
         for prefix, module in modules.items():
             for name, value in module.state_dict().items():

@@ -1,4 +1,4 @@
-"""How much calibration text a run reads: what was asked for, and what there was."""
+"""The amount of calibration text that a run reads: what was asked for, and what there was."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Amount:
 
     @property
     def tokens(self) -> int:
-        """That are fitted on."""
+        """The tokens that are fitted on."""
         return (self.windows - self.heldout) * self.window
 
     def check(self, text: str) -> None:
@@ -98,7 +98,7 @@ class Amount:
 
 
 def held_out(count: int) -> torch.Tensor:
-    """Which windows of so many are kept apart: every eighth, or the last. [count] bool."""
+    """Returns which of `count` windows are held out, [count] bool: every eighth, or the last."""
     held = torch.arange(count) % HELDOUT_SHARE == HELDOUT_SHARE - 1
     if count and not held.any():
         held[-1] = True
@@ -106,13 +106,13 @@ def held_out(count: int) -> torch.Tensor:
 
 
 def heldout_windows(tokens: int, window: int) -> tuple[int, int]:
-    """How many windows are fitted on for so many tokens, and how many are held out."""
+    """Returns how many windows are fitted on for so many tokens, and how many are held out."""
     fitted = max(2, -(-tokens // window))
     return fitted, -(-fitted // (HELDOUT_SHARE - 1))
 
 
 def fair_shares(sizes: Sequence[int], wanted: int) -> list[int]:
-    """`wanted` split evenly, none above its size; what the small ones lack the others give."""
+    """Splits `wanted` evenly, no share above its size; larger ones make up for small ones."""
     shares = [0] * len(sizes)
     for done, index in enumerate(sorted(range(len(sizes)), key=sizes.__getitem__)):
         shares[index] = min(sizes[index], (wanted - sum(shares)) // (len(sizes) - done))

@@ -1,5 +1,6 @@
-"""From a row to a document: its text, or its chat as the model's chat template writes it. Nothing else is
-made into text.
+"""Documents from rows: text, or a chat as the model's chat template writes it.
+
+Nothing else is made into text.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class ChatText(str):
 
 
 class Told(Protocol):
-    """Who is told of what was read, and warned of what was not."""
+    """The receiver of messages about text that was read, and of warnings about text that was not."""
 
     def say(self, text: str) -> None: ...
 
@@ -58,10 +59,10 @@ class Nobody:
     """Is told nothing."""
 
     def say(self, text: str) -> None:
-        """Nothing comes of it."""
+        """Ignores the message."""
 
     def warn(self, text: str) -> None:
-        """Nothing comes of it."""
+        """Ignores the warning."""
 
 
 @dataclass
@@ -129,7 +130,7 @@ class Reading:
 
 
 def _message(given: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """In OpenAI's form, of that or ShareGPT's."""
+    """Returns a message in OpenAI's form, from that or ShareGPT's."""
     if "role" in given:
         message = {**given, "content": _content(given.get("content"), place, "tool_calls" in given)}
         if not isinstance(given["role"], str):

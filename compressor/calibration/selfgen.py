@@ -36,9 +36,9 @@ def write_samples(
     store: ArrayStore | None = None,
     workers: Workers | None = None,
 ) -> torch.Tensor:
-    """[windows, length] tokens sampled at temperature 1 from the model's own distribution.
+    """Samples [windows, length] tokens at temperature 1 from the model's own distribution.
 
-    A sample that ends (end-of-text) goes on with a new text, as in packed training data. Prompts are
+    After an end-of-text token a sample goes on with a new text, as in packed training data. Prompts are
     single tokens: the begin-of-text token where there is one, else tokens drawn uniformly.
     """
     prompts = _prompts(source, windows, torch.Generator().manual_seed(seed))
@@ -54,8 +54,9 @@ def continue_text(
     store: ArrayStore | None = None,
     workers: Workers | None = None,
 ) -> torch.Tensor:
-    """[B, T] tokens like those given: a passage from each window, which the model goes on from at
-    temperature 1.
+    """Samples [B, T] tokens like those given.
+
+    The model continues a passage of each window at temperature 1.
     """
     count, length = windows_BT.shape
     passage = min(_PASSAGE, length // 4)
@@ -85,7 +86,7 @@ def _write(
     workers: Workers | None,
     title: str,
 ) -> torch.Tensor:
-    """What is drawn for a batch depends on the seed and on its place alone, not on who writes it."""
+    """Samples a batch; the result depends on the seed and on the batch's index, not on the worker."""
     from lathe.compressor.model.decoder import LayeredModel
 
     parts, each, rows = prompts.split(_together(source.shape, length)), length - prompts.shape[1], []

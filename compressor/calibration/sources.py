@@ -123,8 +123,9 @@ def from_several(argument: str, reading: Reading) -> list[str]:
 
 @text_source(lambda argument: Path(argument).is_dir())
 def from_folder(argument: str, reading: Reading) -> list[str]:
-    """All prose (.txt, .md) and files of rows below a folder, in sorted order. What is passed over is told:
-    other files, and hidden ones.
+    """Reads all prose (.txt, .md) and files of rows below a folder, in sorted order.
+
+    It tells which files it passes over: others, and hidden ones.
     """
     folder = Path(argument)
     used: list[Path] = []
@@ -176,7 +177,7 @@ def _dataset_rows(argument: str, reading: Reading) -> Iterator[Row]:
 
 
 def _is_json(text: str) -> bool:
-    """Whether a text is an object or a list of JSON, or starts with a line that is an object."""
+    """Returns whether a text is a JSON object or list, or starts with a line that is an object."""
     start = text.lstrip()[:1]
     if start not in ("{", "["):
         return False

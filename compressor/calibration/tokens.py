@@ -54,8 +54,9 @@ UNREAD = CalibrationText(SELF, Amount(0, 0, ()))
 def read_calibration(
     source: Checkpoint, argument: str, *, tokens: int, window: int, seed: int, told: Told | None = None
 ) -> CalibrationText:
-    """The windows of a file, folder or data set, or how many `self` will write. Of several texts, listed with
-    commas, each gives an equal share, or all that it has.
+    """Returns the windows of a file, folder or data set, or how many `self` will write.
+
+    Of several texts, listed with commas, each gives an equal share, or everything that it has.
 
     Raises:
         UserError: there is no such text, or it cannot be read.
@@ -113,7 +114,7 @@ def load_calibration(
 
 
 def window_length(source: Checkpoint, window: int) -> int:
-    """`window`, or the model's positions where it has fewer."""
+    """Returns `window`, or the model's longest context if that is shorter."""
     return min(window, int(source.config.get("max_position_embeddings") or window))
 
 
@@ -130,7 +131,7 @@ def token_windows(source: Checkpoint, argument: str, window: int, told: Told | N
 
 
 def pack_windows(tokenizer: Any, argument: str, window: int, told: Told | None = None) -> torch.Tensor:
-    """As `token_windows`, with any tokenizer and its ids unchecked."""
+    """Does what `token_windows` does with any tokenizer, and does not check its ids."""
     ids: list[int] = []
     for document in read_documents(argument, reading(tokenizer, told)):
         ids += token_ids(tokenizer, document)
@@ -148,7 +149,7 @@ def load_tokenizer(source: Checkpoint) -> Any:
 
 
 def spread(windows: torch.Tensor, wanted: int, seed: int) -> torch.Tensor:
-    """`wanted` windows evenly over the whole text, one of each stretch; the seed says which."""
+    """Returns `wanted` windows spread evenly over the text, one of each stretch, chosen by the seed."""
     if len(windows) <= wanted:
         return windows
     drawn = torch.rand(wanted, generator=torch.Generator().manual_seed(seed))

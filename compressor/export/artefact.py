@@ -26,7 +26,7 @@ from lathe.compressor.model.safetensors_index import check_tensors, read_index
 
 
 def is_artefact(path: Path) -> bool:
-    """Whether a directory holds one of our uneven checkpoints, rather than a dense model."""
+    """Returns whether a directory holds one of our uneven checkpoints, rather than a dense model."""
     return _config(path).get("model_type") in AUTO_MAPS
 
 

@@ -1,4 +1,4 @@
-"""What every exporter is given, and the registries that find one, or a way to serve, by name."""
+"""The input of every exporter, and the registries of exporters and of ways to serve."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lathe.compressor.model.families import Family, families
 
 @dataclass(frozen=True)
 class Export:
-    """One subnet to write.
+    """A subnet to write.
 
     Args:
         source: the dense model.
@@ -58,8 +58,10 @@ class Destination:
 
 @dataclass(frozen=True)
 class Stored:
-    """Bytes that a value takes where a model is served: of layers' weights, of embedding and head, of learned
-    positions and the last norm, and of the KV cache.
+    """Bytes that a value takes where a model is served.
+
+    There is a figure for layers' weights, for embedding and head, for learned positions and the last norm,
+    and for the KV cache.
     """
 
     weight: float
@@ -81,7 +83,7 @@ def as_stored(source: Checkpoint) -> Stored:
 
 @dataclass(frozen=True, kw_only=True)
 class Exporter(Destination):
-    """One format.
+    """An export format.
 
     Args:
         write: puts its files into an artefact directory. Raises UserError where the disk refuses.
@@ -107,7 +109,7 @@ class Exporter(Destination):
         return command.format(out=out, devices=devices)
 
     def knows(self, family: Family) -> bool:
-        """Whether it can write models of a family."""
+        """Returns whether it can write models of a family."""
         return family.exported_type in self.types
 
 
@@ -148,7 +150,7 @@ quantizers: Registry[Quantizer] = Registry("quantized export", "lathe.compressor
 
 
 def check_known(source: Checkpoint, name: str) -> None:
-    """Whether the exporter called `name` knows the family of a model.
+    """Checks that the exporter called `name` knows the family of a model.
 
     Raises:
         UserError: it does not; names those that it knows.
@@ -163,5 +165,5 @@ def check_known(source: Checkpoint, name: str) -> None:
 
 
 def rules_of(chosen: Iterable[Destination], head_dim: int, devices: int) -> WidthRules:
-    """What plans keep to that all of these serve, `devices` sharing every layer."""
+    """Returns the width rules of plans that all destinations serve, `devices` sharing every layer."""
     return WidthRules.of(devices, math.lcm(*(destination.multiple for destination in chosen)), head_dim)

@@ -41,7 +41,7 @@ _COMPANIONS = (
 
 
 def export_checkpoint(directory: Path, job: Export) -> None:
-    """As `write_checkpoint`, in shards of at most 4 GiB."""
+    """Does what `write_checkpoint` does, in shards of at most 4 GiB."""
     write_checkpoint(directory, job.source, job.plan, job.tensor)
 
 
@@ -140,7 +140,7 @@ def uneven_config(source: Checkpoint, plan: Plan) -> dict[str, Any]:
 
 
 def _overrides(layer: LayerShape, dense: LayerShape) -> dict[str, int]:
-    """What differs from the dense widths; a dropped block has no widths."""
+    """Returns what differs from the dense widths; a dropped block has no widths."""
     widths = {
         "num_attention_heads": (layer.query_heads, dense.query_heads),
         "num_key_value_heads": (layer.kv_heads, dense.kv_heads),

@@ -22,8 +22,15 @@ _PER_WORD = 8
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the matrices of decoder layers are stored. group: inputs that share a scale; None: all of a row.
-    Codes of 4 bits are packed into words and multiplied as floats; int8 meets int8 activations.
+    """The format of decoder matrices in compressed-tensors.
+
+    Codes of 4 bits are packed into words and multiplied as floats; int8 codes are multiplied by int8
+    activations.
+
+    Args:
+        name: What vLLM calls it.
+        bits: Of a code.
+        group: Inputs that share a scale; None: all of a row.
     """
 
     name: str
@@ -34,7 +41,7 @@ class Scheme:
         return f"{self.name} ({f'groups of {self.group}' if self.group else 'a scale per channel'})"
 
     def entries(self, matrix: str, dims: tuple[int, ...], dtype: torch.dtype) -> dict[str, Entry]:
-        """What is stored of the matrix `matrix`, by name, in a checkpoint of `dtype`."""
+        """Returns what is stored of the matrix `matrix`, by name, in a checkpoint of `dtype`."""
         rows, columns = dims
         if self.bits == 8:
             return {
@@ -64,7 +71,7 @@ class Scheme:
         return stored, error
 
     def config(self) -> dict[str, Any]:
-        """`quantization_config` of config.json: every linear layer but the head."""
+        """Returns `quantization_config` of config.json: every linear layer but the head."""
         weights = {"num_bits": self.bits, "type": "int", "symmetric": True, "dynamic": False}
         weights |= {"strategy": "group" if self.group else "channel", "group_size": self.group}
         token = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": True, "strategy": "token"}

@@ -93,7 +93,7 @@ def _checked(model: str) -> Checkpoint:
 
 
 def write_artefact(directory: Path, job: Export, to: str) -> None:
-    """What one exporter writes, and what an artefact has beside it but its manifest.
+    """Writes the files of one exporter, and everything else in an artefact but its manifest.
 
     Raises:
         UserError: the exporter is unknown or cannot write this, or the file system refuses.

@@ -29,7 +29,7 @@ from lathe.compressor.model.tensor_shapes import block_tensors, first_tensors, l
 
 
 def pruned_tensors(shape: ModelShape, plan: Plan) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """(checkpoint name, shape in the subnet) of every tensor that `plan` leaves, in the model's order.
+    """Yields (name, shape) of every tensor that `plan` keeps, in the model's order.
 
     A dropped block has no tensors, its norm included.
     """

@@ -1,4 +1,4 @@
-"""ONNX graphs whose matrices are rounded to 8 or 4 bits, from an artefact, a dense model, or a search."""
+"""ONNX graphs with matrices in 8 or 4 bits, from an artefact, a dense model, or a search."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lathe.compressor.model.rounding import BITS, GROUPS
 
 
 def check_rounded(source: Checkpoint, name: str) -> None:
-    """Whether a model has a graph of rounded weights, as the exporter `name` makes it, from its config alone.
+    """Checks from its config that a model has a quantized graph, as the exporter `name` writes it.
 
     Raises:
         UserError: as `check_source`, or the hidden size is not in groups.
@@ -36,16 +36,18 @@ def check_rounded(source: Checkpoint, name: str) -> None:
 
 
 def _stored(source: Checkpoint, bits: int) -> Stored:
-    """Codes with a scale for every smallest group, those of tied embeddings once for each use; positions,
-    keys and values stay float32.
+    """Returns the bytes of values with a scale for every smallest group.
+
+    Those of tied embeddings count once for each use; positions, keys and values stay float32.
     """
     scale, uses = 4 / GROUPS[-1], 2 if source.shape.tied_embeddings else 1
     return Stored(bits / 8 + scale, uses * WHOLE_BITS / 8 + scale, 4, 4)
 
 
 def quantize_onnx(model: str, output: Path, _devices: int = 1, *, name: str) -> dict[str, Any]:
-    """Write an artefact, or a dense model, as the exporter `name` does, into a directory that must not exist
-    yet: all that serving needs, without the checkpoint's weights. Returns what `report.json` then says of it.
+    """Writes a quantized artefact or dense model into a new directory; returns its summary.
+
+    It holds all that serving needs, without the checkpoint's weights.
 
     Raises:
         UserError: the model is quantized already or cannot be read or exported, or the output exists.

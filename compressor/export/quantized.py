@@ -1,4 +1,4 @@
-"""A checkpoint for vLLM whose decoder matrices are rounded, from an artefact or from a dense model."""
+"""Checkpoints for vLLM with quantized decoder matrices, from an artefact or a dense model."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from lathe.compressor.model.names import EMBEDDING, LM_HEAD, POSITIONS
 
 
 def export_quantized(model: str, output: Path, tensor_parallel: int = 1, *, scheme: str) -> dict[str, Any]:
-    """Write an artefact, or a dense model, quantized and with vLLM's definition of it, into a directory that
-    must not exist yet. One tensor is in memory at a time. Returns what `report.json` then says of it.
+    """Writes a quantized artefact or dense model for vLLM into a new directory; returns its summary.
+
+    One tensor is in memory at a time.
 
     Raises:
         UserError: the model is quantized already or cannot be read, vLLM cannot serve its widths like this,
@@ -49,9 +50,9 @@ def export_quantized(model: str, output: Path, tensor_parallel: int = 1, *, sche
 
 
 def check_quantized(source: Checkpoint, plan: Plan, scheme: str, tensor_parallel: int = 1) -> None:
-    """Whether vLLM has kernels for a quantized plan, by the rules that a search keeps to with
-    `--for vllm-w4a16`. (vLLM's CPU build wants outputs in multiples of 32 too, which they then are for every
-    head size that it serves.)
+    """Checks that vLLM has kernels for a quantized plan, by the rules of `--for vllm-w4a16`.
+
+    vLLM's CPU build also needs outputs in multiples of 32; they are, for every head size that it serves.
 
     Raises:
         UserError: it has none; names the layer, its widths and what would do.
@@ -62,8 +63,9 @@ def check_quantized(source: Checkpoint, plan: Plan, scheme: str, tensor_parallel
 
 
 class _Quantized:
-    """Tensors as they are stored, by name: a matrix is rounded when the first of its tensors is asked for.
-    What is not a matrix of a layer stays as it is.
+    """Gives tensors as they are stored, by name.
+
+    A matrix is quantized when the first of its tensors is asked for. Everything else stays as it is.
     """
 
     def __init__(self, job: Export, scheme: Scheme) -> None:
@@ -95,9 +97,7 @@ class _Quantized:
         return self._parts.pop(name)
 
     def summary(self) -> dict[str, Any]:
-        """Once all were asked for: bytes, and how much rounding changed each matrix (norm of the difference
-        over norm of the matrix).
-        """
+        """Returns bytes and relative errors of the matrices, once all were asked for."""
         after = sum(entry.bytes for entry in self.entries.values())
         return {
             "scheme": self._scheme.name,

@@ -17,8 +17,12 @@ _GIVE = "Give the output directory of `lathe compress`."
 
 @dataclass(frozen=True)
 class Refresh:
-    """What a refresh does. replaced: model files by name. edited: those of them that somebody changed after
-    they were exported. manifest: whether there is one to renew.
+    """The changes of a refresh.
+
+    Args:
+        replaced: Model files, by name.
+        edited: Those of them that somebody changed after they were exported.
+        manifest: Whether there is a manifest to renew.
     """
 
     replaced: list[str]
@@ -30,7 +34,7 @@ class Refresh:
 
 
 def plan_refresh(directory: Path) -> Refresh:
-    """What there is to do, without doing it.
+    """Returns the changes of a refresh, without making them.
 
     Raises:
         UserError: the directory is no artefact of ours, or its manifest cannot be read.
@@ -52,8 +56,9 @@ def plan_refresh(directory: Path) -> Refresh:
 
 
 def refresh(directory: Path) -> Refresh:
-    """Replace the artefact's model files by this Lathe's, then renew their entries in its manifest. What the
-    manifest says of all other files stays. One that was interrupted is finished by the next.
+    """Replaces the artefact's model files by this Lathe's and renews their manifest entries.
+
+    The manifest's entries of all other files stay. An interrupted refresh is finished by the next.
 
     Raises:
         UserError: as `plan_refresh`, or the file system refuses.
@@ -74,7 +79,7 @@ def _listed(directory: Path) -> dict[str, Any]:
 
 
 def _differs(file: Path, listed: Any) -> bool:
-    """Whether a file is there and is not what the manifest lists."""
+    """Returns whether a file is there and is not what the manifest lists."""
     return listed is not None and file.is_file() and not _same(file.read_bytes(), listed)
 
 

@@ -31,8 +31,10 @@ FOUR_BIT_MULTIPLE = 32
 
 
 def export_vllm(directory: Path, job: Export) -> None:
-    """Write `vllm_plugin/`, and the checkpoint where there is none yet. vLLM then serves `directory` after
-    `pip install DIRECTORY/vllm_plugin`, without Lathe and without `--trust-remote-code`.
+    """Writes `vllm_plugin/`, and the checkpoint where there is none yet.
+
+    vLLM then serves `directory` after `pip install DIRECTORY/vllm_plugin`, without Lathe and without
+    `--trust-remote-code`.
 
     Raises:
         UserError: vLLM cannot serve this plan, or the file system refuses.
@@ -61,8 +63,10 @@ def write_plugin(folder: Path) -> None:
 
 
 def check_served(source: Checkpoint) -> None:
-    """Whether vLLM can serve subnets of a model, from its config alone. Head sizes are those of the hardware
-    at hand: vLLM itself may start with another, and dies on the first request.
+    """Checks from its config that vLLM can serve subnets of a model.
+
+    Head sizes are those of the hardware at hand: vLLM itself may start with another, and fails on the first
+    request.
 
     Raises:
         UserError: it cannot; names what it can.
@@ -86,7 +90,7 @@ def check_served(source: Checkpoint) -> None:
 
 
 def check_rounded(source: Checkpoint) -> None:
-    """Whether vLLM can serve subnets of a model with rounded weights.
+    """Checks that vLLM can serve quantized subnets of a model.
 
     Raises:
         UserError: as `check_served`, or the model has experts: our checkpoints hold them side by side.
@@ -101,7 +105,7 @@ def check_rounded(source: Checkpoint) -> None:
 
 
 def check_four_bit(source: Checkpoint) -> None:
-    """Whether vLLM can serve subnets of a model with 4-bit weights (W4A16).
+    """Checks that vLLM can serve subnets of a model with 4-bit weights (W4A16).
 
     Raises:
         UserError: as `check_rounded`, or the hidden size is not one of those that its kernels take.

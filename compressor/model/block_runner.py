@@ -80,7 +80,7 @@ class BlockRunner:
         return runner
 
     def stream(self, state: torch.Tensor) -> torch.Tensor:
-        """[B, T, D]: the residual stream of a state."""
+        """Returns the residual stream [B, T, D] of a state."""
         return state[..., : self.shape.hidden_size]
 
     def attention_input(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
@@ -90,7 +90,7 @@ class BlockRunner:
         return self._norm(weights, FFN_NORM, self._incoming(state))
 
     def attention_context(self, weights: Weights, state: torch.Tensor, past: Past = _NOTHING) -> torch.Tensor:
-        """[B, T, N*H]: what o_proj reads, for as many heads as the weights have."""
+        """Returns the input of o_proj, [B, T, N*H], for as many heads as the weights have."""
         if self._index is None:
             raise ValueError("layers differ in their positions: ask `at` for the runner of one")
         normed = self.attention_input(weights, state)
@@ -109,7 +109,7 @@ class BlockRunner:
         )[0]
 
     def ffn_context(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
-        """[B, T, F]: what down_proj reads; behind it what experts count, where they have biases."""
+        """Returns the input of down_proj, [B, T, F]; behind it routing weights, if experts have biases."""
         return functional_call(
             self._ffn,
             _under(weights, self._ffn_path, DOWN_PROJ),
@@ -166,7 +166,7 @@ class BlockRunner:
         return ATTENTION_OUTPUT_NORM if kind == "attention" else FFN_OUTPUT_NORM
 
     def _incoming(self, state: torch.Tensor) -> torch.Tensor:
-        """[B, T, D]: what a block reads, before its norm."""
+        """Returns the input of a block before its norm, [B, T, D]."""
         return state[..., -self.shape.hidden_size :]
 
     def _between(self, stream_BTD: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
@@ -174,7 +174,7 @@ class BlockRunner:
         return torch.cat([stream_BTD, state], -1) if self._parallel else stream_BTD
 
     def _norm(self, weights: Weights, name: str, hidden_BTD: torch.Tensor) -> torch.Tensor:
-        """As it is where the model has no such norm."""
+        """Applies a norm; returns the value as it is if the model has no such norm."""
         if f"{name}.weight" not in weights:
             return hidden_BTD
         return functional_call(self._layer.get_submodule(name), _under(weights, name), hidden_BTD)
@@ -184,8 +184,9 @@ class BlockRunner:
         return functional_call(self._final_norm, dict(norm), hidden_BTD)
 
     def projections(self, kind: BlockKind) -> list[str]:
-        """Weight names of a block's linear layers, the output projection last; none of experts, whose are in
-        `expert_projections`.
+        """Returns weight names of a block's linear layers, the output projection last.
+
+        There are none for experts, whose names are in `expert_projections`.
         """
         if kind == "ffn" and self.shape.experts:
             return []
@@ -199,8 +200,9 @@ class BlockRunner:
     def watch(
         self, kind: BlockKind, names: Collection[str] | None = None
     ) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-        """While a block runs: what each of its `projections`, or of the matrices of other `names`, reads and
-        gives, by weight name.
+        """Records inputs and outputs of a block's matrices while it runs, by weight name.
+
+        The matrices are its `projections`, or those called `names`.
         """
         seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 

@@ -85,7 +85,7 @@ class Checkpoint:
         return dtype
 
     def tensor(self, name: str, at: torch.Tensor | None = None) -> torch.Tensor:
-        """One tensor as float32, a copy; with `at`, those of its rows: only they are read.
+        """Returns one tensor as float32, a copy; with `at`, only these rows are read.
 
         Raises:
             UserError: the data cannot be read, or holds NaN or infinity.
@@ -98,7 +98,7 @@ class Checkpoint:
         return torch.cat([self._stored(stored, place) for stored in place.names], place.axis)
 
     def _unpacked(self, place: TensorLocation) -> torch.Tensor:
-        """Of experts that a checkpoint has packed, as float32."""
+        """Returns packed experts as float32."""
         assert place.stack is not None
         blocks, scales = (self._read(name) for name in place.stored)
         return self._finite(place.name + PACKED[1], place.stack.unpacked(blocks, scales))
@@ -132,8 +132,9 @@ class Checkpoint:
         )
 
     def layer(self, index: int) -> dict[str, torch.Tensor]:
-        """All tensors of one decoder layer, float32, by their names relative to the layer; of one that was
-        cut those that are left.
+        """Returns the tensors of one decoder layer in float32, by their names relative to the layer.
+
+        Of a pruned layer it returns those that are left.
         """
         prefix = layer_prefix(index)
         names = (name for name, _ in block_tensors(self.shape))
@@ -155,7 +156,7 @@ class Checkpoint:
         return max_positions(self.config)
 
     def names(self) -> Iterator[str]:
-        """Of all tensors."""
+        """Yields the names of all tensors."""
         return (name for name, _ in tensors(self.shape))
 
 
@@ -219,7 +220,7 @@ def _by_family(
 
 
 def _check(path: Path, found: list[TensorLocation], index: Index) -> None:
-    """Whether all tensors of a model are there, and no others."""
+    """Checks that all tensors of a model are there, and no others."""
     for packed, dtypes in ((False, FLOATS), (True, ("U8",))):
         stored = {n: dims for place in found if place.packed == packed for n, dims in place.stored.items()}
         check_tensors(path, stored.items(), index, dtypes)
@@ -227,13 +228,13 @@ def _check(path: Path, found: list[TensorLocation], index: Index) -> None:
 
 
 def _packed(index: dict[str, TensorEntry]) -> bool:
-    """Whether a checkpoint has experts as MXFP4."""
+    """Returns whether a checkpoint has experts as MXFP4."""
     return any(name.endswith(PACKED) for name in index)
 
 
 @lru_cache(maxsize=1)
 def opened(path: str) -> Checkpoint:
-    """As `open_checkpoint`, of a local directory; the last one is kept."""
+    """Opens a local directory as `open_checkpoint` does; the last one is kept."""
     return open_checkpoint(path)
 
 

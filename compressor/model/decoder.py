@@ -23,8 +23,10 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True)
 class LayeredModel:
-    """A model, dense or cut, whose layers are in memory, or read when asked for, as its store says. It can be
-    called as a causal LM of transformers. Where a dense one travels to, it is opened anew, once.
+    """A dense or pruned model whose layers are in memory, or are read when asked for.
+
+    Its store decides which. It can be called as a causal LM of transformers. A dense one that travels to
+    another process is opened anew there, once.
     """
 
     source: Checkpoint
@@ -59,7 +61,7 @@ class LayeredModel:
     def embedded(
         self, windows_BT: torch.Tensor, store: ArrayStore, parts: Iterable[torch.Tensor]
     ) -> ArrayLike:
-        """[B, T, D]: what the first layer reads of windows, filled for these parts of them."""
+        """Returns the first layer's input [B, T, D] for windows, filled for these parts of them."""
         hidden = store.rows(*windows_BT.shape, self.runner.shape.hidden_size)
         for part in parts:
             hidden[part] = self.embedding[windows_BT[part]]

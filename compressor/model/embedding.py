@@ -1,4 +1,4 @@
-"""What the first layer reads: tokens from a table, scaled or with learned positions, as the family has it.
+"""The first layer's input: tokens from a table, scaled or with learned positions.
 
 Shapes: V vocabulary, D model width, B windows, T tokens.
 """
@@ -15,7 +15,7 @@ from lathe.compressor.model.names import POSITIONS
 
 
 class Embedding(Protocol):
-    """What the first layer reads, by tokens [B, T]; a plain table [V, D] is one."""
+    """Computes the first layer's input for tokens [B, T]; a plain table [V, D] is an embedding, too."""
 
     def __getitem__(self, tokens_BT: torch.Tensor, /) -> torch.Tensor: ...
 
@@ -42,12 +42,12 @@ class PositionedEmbedding:
         return self.after(tokens_BT, 0)
 
     def after(self, tokens_BT: torch.Tensor, start: int) -> torch.Tensor:
-        """For tokens that begin at a position."""
+        """Returns the first layer's input for tokens that begin at a position."""
         return self.table[tokens_BT] + self.positions[start : start + tokens_BT.shape[-1]]
 
 
 def embed(embedding: Embedding, tokens_BT: torch.Tensor, start: int) -> torch.Tensor:
-    """What the first layer reads of tokens that begin at a position."""
+    """Returns the first layer's input for tokens that begin at a position."""
     if isinstance(embedding, PositionedEmbedding):
         return embedding.after(tokens_BT, start)
     return embedding[tokens_BT]

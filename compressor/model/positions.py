@@ -1,4 +1,4 @@
-"""What tells attention where its tokens are: rotations and masks, by layer and by the length of windows."""
+"""Rotary tables and attention masks, by layer and by the length of windows."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Rotation = tuple[torch.Tensor, torch.Tensor]
 
 
 class Positions:
-    """Of one model of ours.
+    """Rotary tables and attention masks of one exported model, cached per length.
 
-    model: without weights; its config is complete but for what layers differ in, which the source has.
+    `model` has no weights; its config is complete but for what layers differ in, which the source has.
     """
 
     def __init__(self, source: Checkpoint, model: Any) -> None:
@@ -37,9 +37,10 @@ class Positions:
         return len(set(self._kinds)) == 1
 
     def rotation(self, layer: int, hidden_BTD: torch.Tensor, start: int = 0) -> Rotation:
-        """Cosines and sines [1, T, rotated part of H] from a position on; of no rotation where the layer has
-        no positions. They outlive the call, which may be in inference mode; a later one may need gradients
-        through them.
+        """Returns cosines and sines [1, T, rotated part of H] from a position on.
+
+        They are those of no rotation where the layer has no positions. They outlive the call, which may be in
+        inference mode; a later one may need gradients through them.
         """
         rotated, window = self._kinds[layer]
         key = start, start + hidden_BTD.shape[1], bool(window), hidden_BTD.device
@@ -52,8 +53,9 @@ class Positions:
         return (cos, sin) if rotated else (torch.ones_like(cos), torch.zeros_like(sin))
 
     def mask(self, layer: int, hidden_BTD: torch.Tensor, start: int = 0) -> torch.Tensor | None:
-        """[1, 1, T, start + T] to add to scores; None where attention itself looks back only, and at all. T
-        is 1 where there is a start.
+        """Returns a mask [1, 1, T, start + T] to add to scores; T is 1 where there is a start.
+
+        None where attention itself is causal and sees all earlier tokens.
         """
         length, window = hidden_BTD.shape[1], self._kinds[layer][1]
         if window >= start + length:

@@ -34,9 +34,10 @@ def check_found(path: Path, info: dict[str, Any]) -> None:
 
 
 def load_reference(path: str | Path | None, config: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
-    """A causal LM in float32, ready to run, and what transformers says of its loading: `missing_keys`,
-    `unexpected_keys`. Scores that have a soft cap are worked out by the code that knows it: older versions
-    take a faster one that does not.
+    """Returns a causal LM in float32, ready to run, and transformers' account of its loading.
+
+    The account has `missing_keys` and `unexpected_keys`. Scores with a soft cap are computed by the code that
+    knows it: older versions use a faster one that does not.
 
     Args:
         path: the checkpoint; None where options have a `state_dict`.

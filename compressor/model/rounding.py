@@ -94,8 +94,9 @@ def quantize_in_groups(
 def round_matrix(
     weight_RC: torch.Tensor, bits: int, group: int | None = None, *, clip: bool = True, signed: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns codes, int8 [R, C], and scales, float32 [R, G] of bfloat16's digits, whose product is close to
-    the matrix.
+    """Returns codes and scales whose product is close to the matrix.
+
+    Codes are int8 [R, C]; scales are float32 [R, G] of bfloat16's digits.
 
     Args:
         weight_RC: the matrix.

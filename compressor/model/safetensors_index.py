@@ -40,7 +40,7 @@ _DERIVED = ("rotary_emb.inv_freq", ".masked_bias")
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where one tensor lies, read from a safetensors header without touching its data.
+    """The place of one tensor in a file, read from a safetensors header without touching its data.
 
     Args:
         offset: bytes from the beginning of the file.
@@ -79,7 +79,7 @@ class TensorEntry:
         return found[places]
 
     def _fill(self, handle: io.FileIO, found: torch.Tensor, first: int) -> None:
-        """With rows from one on."""
+        """Reads consecutive rows, from one on."""
         memory = found.view(-1).view(torch.uint8).numpy().data
         handle.seek(self.offset + first * found[:1].nbytes)
         while memory:
@@ -146,8 +146,9 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
 
 
 def check_no_others(path: Path, known: set[str], index: dict[str, TensorEntry]) -> None:
-    """Refuse weights that the family has no place for: the model would be another without them. What is no
-    number is none: Pythia's checkpoints hold causal masks that are called a bias.
+    """Refuses weights that the family has no place for: without them the model would be another.
+
+    Tensors that hold no floats are ignored: Pythia's checkpoints hold causal masks that are called a bias.
     """
     for name in sorted(index.keys() - known):
         if index[name].dtype in FLOATS and not name.endswith(_DERIVED):
@@ -163,7 +164,7 @@ def check_tensors(
     index: dict[str, TensorEntry],
     dtypes: tuple[str, ...] = FLOATS,
 ) -> None:
-    """Whether a checkpoint holds these tensors (name, shape) in one of these types.
+    """Checks that a checkpoint holds these tensors (name, shape) in one of these types.
 
     Raises:
         UserError: one is missing, of another shape, or of another type.

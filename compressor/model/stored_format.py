@@ -33,7 +33,7 @@ _UNQUANTIZED = (_ROUTER, f"{SHARE_PROJ}.weight")
 
 @dataclass(frozen=True)
 class Format:
-    """How the weights of decoder layers are stored."""
+    """A format of decoder layers."""
 
     bits: int
 

@@ -66,7 +66,7 @@ def _version(file: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=16)
 def _equal(one: TensorEntry, other: TensorEntry, *_versions: tuple[int, int]) -> bool:
-    """Whether two tensors hold the same float32 values; a part of them at a time, until they do not."""
+    """Returns whether two tensors hold the same float32 values; compares part by part."""
     if one.shape != other.shape or not one.shape:
         return False
     rows = max(1, _READ // max(1, one.shape[-1]))

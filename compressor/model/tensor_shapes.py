@@ -31,7 +31,7 @@ from lathe.compressor.model.names import (
 
 
 def block_tensors(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """(name relative to the layer, dense shape) of every tensor of one layer."""
+    """Yields (name relative to the layer, dense shape) of every tensor of one layer."""
     d = shape.hidden_size
     q, kv = shape.layer.query_heads * shape.head_dim, shape.layer.kv_heads * shape.head_dim
     ffn, experts = shape.ffn_channels(shape.layer), shape.experts_of(shape.layer)
@@ -65,7 +65,7 @@ def block_tensors(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def tensors(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """(full name, dense shape) of every tensor of the dense model."""
+    """Yields (full name, dense shape) of every tensor of the dense model."""
     yield from first_tensors(shape)
     for i in range(shape.num_layers):
         for name, dims in block_tensors(shape):
@@ -74,14 +74,14 @@ def tensors(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def first_tensors(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Those before the layers."""
+    """Yields the tensors before the layers."""
     yield f"{EMBEDDING}.weight", (shape.vocab_size, shape.hidden_size)
     if shape.positions:
         yield f"{POSITIONS}.weight", (shape.positions, shape.hidden_size)
 
 
 def last_tensors(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Those after the layers."""
+    """Yields the tensors after the layers."""
     yield from _norm(FINAL_NORM, shape)
     if not shape.tied_embeddings:
         yield f"{LM_HEAD}.weight", (shape.vocab_size, shape.hidden_size)

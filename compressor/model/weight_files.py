@@ -1,4 +1,4 @@
-"""Which of a folder's files hold its model's weights: those that transformers reads."""
+"""The files of a folder that hold its model's weights: those that transformers reads."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 
 
 def weight_files(path: Path, named: Any = None) -> list[Path]:
-    """The file that config.json names as `transformers_weights`; else the single file; else the shards of
-    the index, in the order in which they are read: of equal names the last counts.
+    """Returns the files of weights in the order in which they are read.
+
+    It is the file that config.json names as `transformers_weights`; else the single file; else the shards of
+    the index. Of equal names the last counts.
 
     Raises:
         UserError: there are none, or the index cannot be read or names files elsewhere.

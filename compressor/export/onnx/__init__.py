@@ -17,8 +17,9 @@ __all__ = ["build_onnx", "export_onnx"]
 
 
 def export_onnx(directory: Path, job: Export, matrices: Callable[[GraphWriter], Matrices] = Plain) -> None:
-    """Write `onnx/model.onnx` and its data: float32 arithmetic on the values that the checkpoint stores, or
-    on what `matrices` make of them.
+    """Writes `onnx/model.onnx` and its data.
+
+    Arithmetic is float32 on the values that the checkpoint stores, or on what `matrices` make of them.
 
     Raises:
         UserError: as `build_onnx`.
@@ -32,8 +33,9 @@ def export_onnx(directory: Path, job: Export, matrices: Callable[[GraphWriter], 
 
 
 def check_source(source: Checkpoint, rounded: bool = False) -> None:
-    """Whether the graph can compute what a model does, from its config alone, on the ONNX Runtime that is
-    installed. rounded: with rounded weights.
+    """Checks that the installed ONNX Runtime can run a model's graph, from its config alone.
+
+    `rounded` says whether the weights are quantized.
 
     Raises:
         UserError: it cannot; names the setting.

@@ -33,7 +33,8 @@ Quantize = Callable[[torch.Tensor, int, Sequence[int]], QuantizedMatrix]
 
 
 def arbitrary(weight_NK: torch.Tensor, bits: int, groups: Sequence[int]) -> QuantizedMatrix:
-    """With codes that mean nothing, at once: for models of random weights, of which only speed is asked.
+    """Returns arbitrary codes at once, for models of random weights, of which only speed is measured.
+
     The group is the one that normally distributed values get.
     """
     rows, columns = weight_NK.shape
@@ -44,9 +45,10 @@ def arbitrary(weight_NK: torch.Tensor, bits: int, groups: Sequence[int]) -> Quan
 
 
 class Blockwise:
-    """Matrices of layers in `bits`, embedding and head in 8. ONNX Runtime's MatMulNBits rounds what it
-    multiplies by to int8, every row by itself: no row depends on who shares its batch, but for the order of
-    sums, which is another one for a single row.
+    """Quantizes matrices of layers to `bits`, embedding and head to 8.
+
+    ONNX Runtime's MatMulNBits quantizes activations to int8, every row by itself. No row depends on the rest
+    of its batch, except for the order of sums, which is different for a single row.
     """
 
     def __init__(self, writer: GraphWriter, bits: int, quantize: Quantize = quantize_matrix) -> None:
@@ -78,9 +80,10 @@ class Blockwise:
             self._multiply(rows, self._embedding, output)
 
     def make_moe(self, experts: Experts, name: str) -> str:
-        """ONNX Runtime's QMoE, whose two products share a group that divides their inputs: experts are filled
-        up with channels of zeros. (Asked not to normalise what experts count, its CPU kernel makes a softmax
-        of the chosen ones anyway, unless it is given what they count.)
+        """Adds ONNX Runtime's QMoE, whose two products share a group that divides their inputs.
+
+        Experts are padded with channels of zeros. (Asked not to normalise routing weights, its CPU kernel
+        applies a softmax to the chosen ones anyway, unless it is given the weights.)
         """
         normalised = experts.attributes["normalize_routing_weights"]
         shares = () if normalised else (self._writer.node("Softmax", [experts.logits], [f"{name}.shares"]),)
@@ -117,7 +120,7 @@ class Blockwise:
         )
 
     def summary(self) -> dict[str, Any]:
-        """How many matrices have which group, and how far rounding moved them (`QuantizedMatrix.error`)."""
+        """Returns how many matrices have which group, and their errors (`QuantizedMatrix.error`)."""
         return {
             "scheme": f"int{self._bits}",
             "groups": {str(group): self._groups[group] for group in sorted(self._groups)},

@@ -77,6 +77,8 @@ class Decoder:
     def build(self, plan: Plan) -> None:
         r"""Adds the whole graph.
 
+        Subgraph:
+
         input_ids
             |
         embedding
@@ -157,6 +159,8 @@ class Decoder:
     def make_attention(self, stream: ResidualStream, index: int, layer: LayerShape) -> ResidualStream:
         r"""Adds an attention block; returns the residual stream with its output pending.
 
+        Subgraph:
+
               stream (residual + branch)
                  |            \
                norm         residual
@@ -211,6 +215,8 @@ class Decoder:
     def make_head_norm(self, value: str, module: str) -> str:
         """Adds an RMS norm of every head by itself. (GroupQueryAttention's own has no CPU kernel.)
 
+        Subgraph:
+
         value -> Reshape [.., heads, H] -> RMSNormalization -> Reshape [.., heads * H]
         """
         heads, flat = (
@@ -229,6 +235,8 @@ class Decoder:
 
     def make_mlp(self, normed: str, residual: str, prefix: str) -> ResidualStream:
         r"""Adds an FFN behind its norm; returns the residual stream with its output pending.
+
+        Subgraph:
 
                 normed
                /      \

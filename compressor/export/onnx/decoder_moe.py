@@ -20,6 +20,8 @@ class MoeDecoder(Decoder):
     def make_mlp(self, normed: str, residual: str, prefix: str) -> ResidualStream:
         r"""Adds an FFN of experts; returns the residual stream with its output pending.
 
+        Subgraph:
+
                 normed
                 |     \
                 |    router

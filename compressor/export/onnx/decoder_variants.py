@@ -71,7 +71,9 @@ class NeoxDecoder(LayerNormDecoder):
     activations = ("gelu",)
 
     def make_layer(self, stream: ResidualStream, index: int, layer: LayerShape) -> ResidualStream:
-        r"""Adds a layer; where its blocks are parallel:
+        r"""Adds a layer.
+
+        Where its blocks are parallel:
 
                        residual
                       /    |    \

@@ -73,8 +73,10 @@ def build_onnx(
 
 
 def oldest_runtime(config: Mapping[str, Any], experts: bool, rounded: bool) -> str:
-    """The oldest ONNX Runtime that computes a model's graph right. Until 1.32 experts in float32 whose shares
-    are not normalised write over what they still have to read; rounded experts are there since 1.31.
+    """Returns the oldest ONNX Runtime that computes a model's graph right.
+
+    Before 1.32, float32 experts whose routing weights are not normalised overwrite their input; quantized
+    experts exist since 1.31.
     """
     if experts and not rounded and not config.get("normalised_shares", True):
         return "1.32"
@@ -82,7 +84,7 @@ def oldest_runtime(config: Mapping[str, Any], experts: bool, rounded: bool) -> s
 
 
 def read_summary(directory: Path) -> dict[str, Any]:
-    """What rounding did to the matrices of a graph, and its bytes before, as float32, and after."""
+    """Returns the summary of a graph's quantization, with its bytes before, as float32, and after."""
     model = onnx.load(directory / MODEL_FILE, load_external_data=False)
     summary = next(entry.value for entry in model.metadata_props if entry.key == "lathe.quantization")
     return dict(json.loads(summary))

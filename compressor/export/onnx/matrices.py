@@ -1,4 +1,4 @@
-"""How a graph keeps its matrices and multiplies by them: here as float32; `blockwise` has them rounded.
+"""Matrices in a graph and products with them: here as float32, in `blockwise` quantized.
 
 Shapes: N outputs, K inputs of a matrix, which checkpoints store as [N, K]; V vocabulary, D model width;
 E experts, F channels of each.
@@ -16,7 +16,7 @@ from lathe.compressor.export.onnx.writer import MICROSOFT, GraphWriter
 
 @dataclass(frozen=True)
 class Experts:
-    """What an FFN of experts is made of.
+    """The parts of an FFN of experts.
 
     Args:
         value: what it reads.
@@ -41,7 +41,7 @@ class Matrices(Protocol):
     """The matrices of one graph; each method adds its nodes to the writer that was given."""
 
     def make_matmul(self, value: str, name: str, weight_NK: torch.Tensor) -> str:
-        """`value` times a matrix; the name of the result."""
+        """Adds the product of `value` and a matrix; returns its name."""
 
     def make_embedding(self, ids: str, name: str, weight_VD: torch.Tensor) -> str:
         """The rows of the embedding for tokens."""
@@ -50,10 +50,10 @@ class Matrices(Protocol):
         """The head's product, as the graph's `output`. Without a weight it is the embedding's, shared."""
 
     def make_moe(self, experts: Experts, name: str) -> str:
-        """What an FFN of experts adds."""
+        """Adds an FFN of experts; returns the name of its output."""
 
     def summary(self) -> dict[str, Any]:
-        """What rounding did, as JSON; empty where there was none."""
+        """Returns the summary of the quantization, as JSON; empty without one."""
 
 
 class Plain:

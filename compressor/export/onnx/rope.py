@@ -40,11 +40,10 @@ def check_rope(config: Mapping[str, Any]) -> None:
 def rotary_tables(
     config: Mapping[str, Any], head_dim: int, windowed: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines, float32 [max_position_embeddings, head_dim / 2], attention scaling included, of
-    layers without or with a window. What is not rotated of a head, in the order of `rotated_first`, has
-    angles of 0.
+    """Returns cosines and sines of layers without or with a window.
 
-    `config` must pass `check_rope`.
+    They are float32 [max_position_embeddings, head_dim / 2], attention scaling included. Values of a head
+    that are not rotated, in the order of `rotated_first`, have angles of 0. `config` must pass `check_rope`.
     """
     from lathe.artefact.modeling import LatheLlamaConfig
     from lathe.artefact.modeling.modeling_lathe_llama import rotary
@@ -68,9 +67,11 @@ def rotary_tables(
 
 
 def rotated_first(config: Mapping[str, Any], head_dim: int) -> torch.Tensor | None:
-    """[head_dim]: the order of a head's values in which the whole head is rotated, in pairs half of it apart,
-    and those that a model does not rotate by no angle; None where it rotates all of them. (The operator
-    wants rotated parts of multiples of 16; not every model has these.)
+    """Returns the order [head_dim] of a head's values in which the whole head is rotated.
+
+    Pairs are half a head apart, and values that the model does not rotate have an angle of 0. None if the
+    model rotates all values. (The operator needs rotated parts of multiples of 16; not every model has
+    these.)
     """
     share = rope_of(config).get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1
     rotated = int(head_dim * share)

@@ -16,14 +16,16 @@ _EXPONENT_BIAS = 127
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A tensor `name` of a checkpoint with one of ours for every expert: [E, inputs, outputs], or of biases
-    [E, outputs].
+    """A tensor `name` of a checkpoint that holds one of ours for every expert.
+
+    Its shape is [E, inputs, outputs], or [E, outputs] for biases.
 
     Args:
-        axis: of ours along which experts lie.
-        first: of its outputs that are in ours.
-        every: how many outputs on is the next that is in ours.
-        matrix: whether it has inputs.
+        name: Of the checkpoint's tensor.
+        axis: The axis of ours along which experts lie.
+        first: The first of its outputs that is in ours.
+        every: The stride of the outputs that are in ours.
+        matrix: Whether it has inputs.
     """
 
     name: str
@@ -39,15 +41,16 @@ class Stack:
         return (experts, one[1], outputs) if self.matrix else (experts, outputs)
 
     def taken(self, stored: torch.Tensor) -> torch.Tensor:
-        """Ours."""
+        """Converts a stored [E, inputs, outputs] tensor to our layout."""
         part = stored[..., self.first :: self.every]
         return self._joined(part.mT if self.matrix else part)
 
     def unpacked(self, blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        """Ours, from a matrix of MXFP4 (OCP Microscaling Formats, 1.0): blocks, uint8 [E, outputs, inputs/32,
-        16], two values of a sign, two bits of an exponent and one of a mantissa in each byte, the first in
-        the lower half; scales, uint8 [E, outputs, inputs / 32], the power of two that a block is multiplied
-        by, plus 127.
+        """Converts a matrix of MXFP4 (OCP Microscaling Formats, 1.0) to our layout.
+
+        Blocks are uint8 [E, outputs, inputs/32, 16]: each byte holds two values of a sign, two bits of an
+        exponent and one of a mantissa, the first in the lower half. Scales are uint8 [E, outputs, inputs /
+        32]: the power of two that a block is multiplied by, plus 127.
         """
         blocks, scales = (part[:, self.first :: self.every] for part in (blocks, scales))
         codes = torch.stack([blocks & 15, blocks >> 4], -1).flatten(-2).int()
@@ -55,5 +58,5 @@ class Stack:
         return self._joined(values.ldexp(scales.int()[..., None] - _EXPONENT_BIAS).flatten(-2))
 
     def _joined(self, part: torch.Tensor) -> torch.Tensor:
-        """[E, outputs, ...] in one."""
+        """Concatenates the experts of a tensor [E, outputs, ...]."""
         return part.flatten(0, 1) if self.axis == 0 else part.movedim(0, 1).flatten(1)

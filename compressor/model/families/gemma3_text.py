@@ -1,5 +1,6 @@
-"""Gemma 3 without pictures: normalised queries and keys, five layers of six with a window and with rotary
-positions of their own.
+"""Gemma 3 without images: normalised queries and keys, and windows in five layers of six.
+
+Layers with a window have rotary positions of their own.
 """
 
 from collections.abc import Mapping

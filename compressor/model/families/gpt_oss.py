@@ -1,6 +1,4 @@
-"""gpt-oss: experts with biases and bounded gates, a sink beside every head's scores, a window in every other
-layer.
-"""
+"""gpt-oss: experts with biases and bounded gates, attention sinks, a window in every other layer."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -78,9 +78,7 @@ def refuse_other_maths(
 
 
 def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a config's rotary positions: as for transformers, its old name goes before its new
-    one.
-    """
+    """Returns the rotary parameters of a config; as for transformers, the old name goes first."""
     return dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
 
 

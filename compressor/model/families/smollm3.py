@@ -7,7 +7,7 @@ from lathe.compressor.model.families.base import Family, register
 
 
 def _positions(config: Mapping[str, Any]) -> dict[str, Any]:
-    """As transformers derives them where a config.json does not list them."""
+    """Derives the list of layers with positions as transformers does, if a config.json has none."""
     listed, interval = config.get("no_rope_layers"), int(config["no_rope_layer_interval"])
     if listed is None:
         listed = [int((i + 1) % interval != 0) for i in range(int(config["num_hidden_layers"]))]

@@ -1,4 +1,4 @@
-"""Where a family's checkpoints hold our tensors: under other names, several in one, or one in several."""
+"""The locations of our tensors in a family's checkpoints: renamed, joined, or split."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from lathe.compressor.model.tensor_shapes import tensors
 
 
 class TensorLocation(NamedTuple):
-    """Where a checkpoint has one of our tensors: `rows` of every `period` rows of the tensor `name`, whose
-    shape is `dims`; no period: of all rows. Or all of `name`, joined along `axis` with `others` of its shape.
-    Or what `stack` takes of it, which is `packed` or is not.
+    """The location of one of our tensors in a checkpoint.
+
+    It is `rows` of every `period` rows of the tensor `name`, whose shape is `dims`; without a period, of all
+    rows. Or it is all of `name`, joined along `axis` with `others` of its shape. Or it is what `stack` takes
+    of `name`, which may be `packed`.
     """
 
     name: str
@@ -30,7 +32,7 @@ class TensorLocation(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether it is all of one tensor, as it is."""
+        """Whether it is all of one tensor, unchanged."""
         return self.rows == slice(None) and not (self.period or self.others or self.stack)
 
     @property
@@ -48,8 +50,9 @@ class TensorLocation(NamedTuple):
 
 
 def locate_tensors(family: Family, shape: ModelShape, packed: bool = False) -> dict[str, TensorLocation]:
-    """Where a checkpoint of a family holds each of our tensors. packed: whether stacked matrices of experts
-    are.
+    """Returns the location of each of our tensors in a checkpoint of a family.
+
+    `packed` says whether stacked matrices of experts are packed.
     """
     found = {name: TensorLocation(stored_name(family, name), dims) for name, dims in tensors(shape)}
     positions = f"{POSITIONS}.weight"
@@ -86,8 +89,9 @@ def _joined(names: list[str], dims: tuple[int, ...], axis: int) -> TensorLocatio
 
 
 def _share(found: dict[str, TensorLocation], module: str, parts: list[str], size: int) -> None:
-    """Put our modules `parts` into the checkpoint's `module`: one below the other, or `size` rows of each in
-    turn.
+    """Locates our modules `parts` in the checkpoint's `module`.
+
+    They are stacked, or interleaved with `size` rows of each.
     """
     for kind in ("weight", "bias"):
         names = [f"{part}.{kind}" for part in parts if f"{part}.{kind}" in found]

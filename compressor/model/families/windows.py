@@ -14,23 +14,25 @@ Slides = Callable[[Mapping[str, Any], int], bool]
 
 
 def every_layer(_config: Mapping[str, Any], _layer: int) -> bool:
-    """As Mistral: transformers' models of these families do not read `layer_types`."""
+    """Follows Mistral: transformers' models of these families do not read `layer_types`."""
     return True
 
 
 def upper_layers(config: Mapping[str, Any], layer: int) -> bool:
-    """As Qwen: from `max_window_layers` on."""
+    """Follows Qwen: layers from `max_window_layers` on have the window."""
     return layer >= int(config["max_window_layers"])
 
 
 def all_but_every(nth: int) -> Slides:
-    """As Gemma and OLMo 3: one layer in so many sees everything."""
+    """Follows Gemma and OLMo 3: every nth layer sees everything."""
     return lambda _config, layer: (layer + 1) % nth != 0
 
 
 def windows(config: Mapping[str, Any], slides: Slides | None) -> dict[str, Any]:
-    """Our setting `windows`, by layer the number of tokens that it sees, itself included, and 0 for all;
-    nothing where no layer ever sees less than the whole context, nor has other rotary positions.
+    """Returns our setting `windows`: for each layer the number of tokens that it sees, or 0 for all.
+
+    A token counts itself. Nothing is returned if no layer ever sees less than the whole context, nor has
+    other rotary positions.
 
     Raises:
         UserError: a model has a window that transformers' own of the family would not use.
@@ -57,9 +59,10 @@ def windows(config: Mapping[str, Any], slides: Slides | None) -> dict[str, Any]:
 
 
 def ropes_by_window(window_theta: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """What derives the rotary positions of layers without and with a window where a config has them by kind
-    of layer, or in the older way: `rope_scaling` is of layers without one, and the base of the others is
-    called `window_theta`.
+    """Returns a function that derives the rotary positions of layers without and with a window.
+
+    A config has them by kind of layer, or in the older way: `rope_scaling` is of layers without a window, and
+    the base of the others is called `window_theta`.
     """
 
     def rope(given: Mapping[str, Any] | None, theta: float) -> dict[str, Any]:
