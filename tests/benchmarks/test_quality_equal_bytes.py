@@ -22,7 +22,7 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     tiny = make_tiny(place)
     opened = Product.open(options_for(str(tiny.model), str(tiny.text), 2048, 0, place), Progress(quiet=True))
     yield opened
-    opened.run.close()
+    opened.context.run_dir.close()
 
 
 def test_contenders_fill_their_budget_and_never_pass_it(product: Product) -> None:

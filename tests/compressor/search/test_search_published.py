@@ -12,6 +12,8 @@ from lathe.compressor.search.published import Breeding, Effort, evolve, resample
 
 @dataclass(frozen=True)
 class Number:
+    """A candidate that is a number."""
+
     value: int
 
     @property
