@@ -232,7 +232,7 @@ def _config_parameter(declared: dict[str, _Declared]) -> inspect.Parameter:
 
 
 def _as_text(value: Any, unit: str = "") -> str:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return ",".join(map(str, value))
     if isinstance(value, int | float):
         return format(Decimal(repr(value)).normalize(), "f") + unit

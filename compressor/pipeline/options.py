@@ -162,7 +162,12 @@ class SharedOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(SharedOptions):
-    """One compression."""
+    """One compression, as the options of `compress` describe it.
+
+    A field has its option's name, with underscores, but for five: `target_latency_ms` is --target-latency,
+    `perplexity_increase` --max-perplexity-increase, `engine` --backend, `destinations` --for, and `out`
+    --output. `rounds`, the iterations of search and measurement at most, has no option.
+    """
 
     out: Annotated[
         Path,
@@ -271,6 +276,7 @@ class Options(SharedOptions):
             parser=_unless_empty(parse_bytes),
             unit="B",
             panel=RUN,
+            recorded=False,
         ),
     ] = None
     ray: Annotated[
@@ -279,11 +285,12 @@ class Options(SharedOptions):
             help="Distribute the work: local:2 (two workers on this machine), HOST:PORT of a Ray cluster, or "
             "auto.",
             panel=RUN,
+            recorded=False,
         ),
     ] = None
     worker_threads: Annotated[
         int | None,
-        Option(help="Threads of each worker.", unset="all cores, divided", panel=RUN),
+        Option(help="Threads of each worker.", unset="all cores, divided", panel=RUN, recorded=False),
     ] = None
     device: Annotated[
         str,

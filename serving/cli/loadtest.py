@@ -17,14 +17,20 @@ def loadtest(options: LoadTestOptions) -> None:
     bisected, until the highest one is found that keeps the limits. Exits with 1 if a request failed, with
     --slo only at the lowest load.
 
-    \b
-    lathe loadtest out/ --against models/dense
-    lathe loadtest out/ --against models/dense --slo 'tpot=30ms,ttft=200ms' --html most.html
-    lathe loadtest out/ --against models/dense --concurrency 8 --rounds 5 -o loadtest.json
-    lathe loadtest http://127.0.0.1:8000 --rate 4 --duration 60
-    lathe loadtest http://127.0.0.1:8000 --concurrency 1 --ramp-to 16 --duration 120
-    lathe loadtest http://127.0.0.1:8000 --trace monday.jsonl --json > run.json
-    lathe loadtest --config load.yaml   # load.yaml: {target: out, against: models/dense, concurrency: 8}
+    Examples:
+      lathe loadtest out/ --against models/dense
+
+      lathe loadtest out/ --against models/dense --slo 'tpot=30ms,ttft=200ms' --html most.html
+
+      lathe loadtest out/ --against models/dense --concurrency 8 --rounds 5 -o loadtest.json
+
+      lathe loadtest http://127.0.0.1:8000 --rate 4 --duration 60
+
+      lathe loadtest http://127.0.0.1:8000 --concurrency 1 --ramp-to 16 --duration 120
+
+      lathe loadtest http://127.0.0.1:8000 --trace monday.jsonl --json > run.json
+
+      lathe loadtest --config load.yaml   # load.yaml: {target: out, against: models/dense, concurrency: 8}
     """
     from lathe.serving.loadtest.command import carry_out
 

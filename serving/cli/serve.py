@@ -19,12 +19,19 @@ def serve(
 ) -> None:
     """Serve a model over an OpenAI-compatible API with Prometheus metrics.
 
-    \b
-    lathe serve out
-    lathe serve out --compare http://127.0.0.1:8001
-    lathe serve out --engine vllm -- --tensor-parallel-size 2
-    lathe serve ./my-llama --engine vllm --draft out
-    lathe serve --config serve.yaml   # serve.yaml: {out: out, port: 8001, max-batch: 4}
+    It is ready once it has generated a token, and says so. On SIGTERM, running answers get --drain-timeout
+    seconds to finish.
+
+    Examples:
+      lathe serve out
+
+      lathe serve out --compare http://127.0.0.1:8001
+
+      lathe serve out --engine vllm -- --tensor-parallel-size 2
+
+      lathe serve ./my-llama --engine vllm --draft out
+
+      lathe serve --config serve.yaml   # serve.yaml: {out: out, port: 8001, max-batch: 4}
     """
     import json
     import logging
