@@ -1,4 +1,6 @@
-"""The house in figures, trees side by side.  `python .ci/house.py TREE [TREE ...]`
+"""The house in figures, trees side by side.
+
+    python .ci/house.py TREE [TREE ...]
 
 A tree is a checkout (`git worktree add /tmp/before COMMIT`). Figures are of `compressor`, `serving`,
 `artefact` and `lathe`, as far as a tree has them; nothing is imported.

@@ -1,4 +1,6 @@
-"""Does every module import where only the core dependencies are installed?  `make check-imports`
+"""Does every module import where only the core dependencies are installed?
+
+`make check-imports` runs this.
 
 What is for an optional engine may lack that engine, and nothing else.
 """

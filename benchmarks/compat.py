@@ -57,8 +57,9 @@ def found(directory: Path, environment: str) -> Iterator[Outcome]:
 
 
 def cell(family: str, column: Column, tests: list[Outcome]) -> dict[str, Any]:
-    """Counts of a family's tests, the largest difference from the reference, and what failed. What the
-    package is too old for was refused by name.
+    """Counts of a family's tests, the largest difference from the reference, and what failed.
+
+    What the package is too old for was refused by name.
     """
     every = [test for test in tests if test.family == family and test.exporter in column.exporters]
     mine = [test for test in every if test.state != NOT_RUN]

@@ -43,8 +43,10 @@ def say(*arguments: object) -> None:
 
 
 def compress() -> dict[str, Any]:
-    """Compress to SPEEDUP times the dense model's speed: a ratio holds on a machine whose speed drifts, where
-    milliseconds that were right a minute ago are not. The report gives the target in milliseconds.
+    """Compress to SPEEDUP times the dense model's speed.
+
+    A ratio holds on a machine whose speed drifts, where milliseconds that were right a minute ago are not.
+    The report gives the target in milliseconds.
     """
     arguments: list[object] = [
         "compress",

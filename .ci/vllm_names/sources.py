@@ -14,8 +14,11 @@ _ROOT = "vllm"
 
 @dataclass(frozen=True)
 class Signature:
-    """names: what may be given by keyword; required: what has to be given; positions: how many may be given
-    without a name. None of names: anything."""
+    """What a function or a class may be called with.
+
+    names: what may be given by keyword; None: anything. required: what has to be given. positions: how many
+    may be given without a name.
+    """
 
     names: frozenset[str] | None
     required: frozenset[str]
@@ -189,8 +192,10 @@ def signature(node: ast.AST, bound: bool = False) -> Signature:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Those of a body, into `if`, `try` and `with`; of what is for type checkers only what a module declares
-    to have (and makes when it is asked for)."""
+    """Yields the statements of a body, those within `if`, `try` and `with` too.
+
+    Of what is for type checkers only, it yields what a module declares to have (and makes when it is asked).
+    """
     for node in body:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             yield from (part for part in node.body if isinstance(part, ast.AnnAssign))

@@ -132,8 +132,10 @@ class File:
 
 
 def _replaces(ours: ast.FunctionDef, theirs: Definition) -> bool:
-    """Whether our method takes what theirs does. A constructor may leave out what has a default: it is called
-    by code that knows ours."""
+    """Whether our method takes what theirs does.
+
+    A constructor may leave out what has a default: it is called by code that knows ours.
+    """
     own, old = signature(ours, bound=True), signature(theirs, bound=True)
     asked = old.required if ours.name == "__init__" else (old.names or old.required)
     return own.names is None or (asked <= own.names and (own.required <= asked or ours.name == "__init__"))

@@ -24,8 +24,10 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 def aiperf(
     program: Path, url: str, name: str, model: Path, endpoint: Endpoint, scratch: Path
 ) -> dict[str, Any]:
-    """AIPerf with the model's own tokenizer; a row. It counts the tokens of an answer by cutting its text up
-    again, which may give one more or less: generated tokens need not be those that a tokenizer would choose.
+    """AIPerf with the model's own tokenizer; a row.
+
+    It counts the tokens of an answer by cutting its text up again, which may give one more or less: generated
+    tokens need not be those that a tokenizer would choose.
     """
     made = scratch / f"aiperf-{endpoint}"
     command: list[str] = [

@@ -1,5 +1,6 @@
-"""lm-eval asks the served model for the log-probabilities of a text, and its tokenizer for the tokens;
-transformers computes the same here.
+"""The perplexity that lm-eval finds through the served model, beside that of transformers.
+
+lm-eval asks the server for the log-probabilities of a text, and the model's tokenizer for the tokens.
 
 lm-eval 0.4.13 takes a tokenizer's beginning-of-text token for missing where its id is 0, so it is named.
 """

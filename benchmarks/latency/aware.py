@@ -1,5 +1,7 @@
-"""What is knowing the milliseconds worth? At one latency, the plan that a latency table gives against the one
-that counts parameters, both timed, finished and scored on the same text.
+"""What is knowing the milliseconds worth?
+
+At one latency, the plan that a latency table gives against the one that counts parameters: both are timed,
+finished and scored on the same text.
 """
 
 from __future__ import annotations

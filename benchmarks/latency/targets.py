@@ -47,9 +47,11 @@ class Subject:
         )
 
 
-def damages(space: Space, seed: int = 0) -> np.ndarray:
-    """Made-up damage, object array [blocks] of [levels]: blocks of unequal worth, growing faster than what is
-    cut, so that plans are uneven as real ones are.
+def sensitivities(space: Space, seed: int = 0) -> np.ndarray:
+    """Made-up sensitivities, object array [blocks] of [levels].
+
+    Blocks are of unequal worth, and the loss grows faster than what is pruned, so that plans are uneven as
+    real ones are.
     """
     rng = random.Random(seed)
     table = np.empty(2 * space.layers, dtype=object)
@@ -60,14 +62,15 @@ def damages(space: Space, seed: int = 0) -> np.ndarray:
 
 
 def made_up_plan(source: Checkpoint, keep: float) -> Plan:
-    """An uneven plan that keeps a share of the decoder's parameters, by made-up damages: a random model's own
-    mean nothing.
+    """An uneven plan that keeps a share of the decoder's parameters, by made-up sensitivities.
+
+    A random model's own mean nothing.
 
     Raises:
         UserError: no plan keeps so little.
     """
     space = make_space(source.shape)
-    plan = solve(space, damages(space), [parameter_constraint(space, source.shape, keep)])
+    plan = solve(space, sensitivities(space), [parameter_constraint(space, source.shape, keep)])
     if plan is None:
         raise UserError(f"no plan of {source.name} keeps {keep:.0%}")
     return plan
@@ -77,7 +80,7 @@ def rows(subject: Subject, speedups: list[float], progress: Progress) -> Iterato
     """A row per target: predicted, measured while solving, and the artefact timed anew at the end."""
     meter = subject.meter(progress)
     space = make_space(meter.source.shape)
-    table = damages(space)
+    table = sensitivities(space)
 
     def search(constraints: list[Constraint]) -> SearchResult:
         plan = solve(space, table, constraints)

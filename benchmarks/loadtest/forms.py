@@ -1,5 +1,7 @@
-"""The forms in which OpenAI-compatible servers stream an answer, written from OpenAI's API reference (the
-object chat.completion.chunk) and, for what others add, vLLM's, DeepSeek's, Mistral's and OpenRouter's.
+"""The forms in which OpenAI-compatible servers stream an answer.
+
+They are written from OpenAI's API reference (the object chat.completion.chunk) and, for what others add, from
+vLLM's, DeepSeek's, Mistral's and OpenRouter's.
 
 A form gives the pieces of an answer of some tokens: how many of them are generated when a piece is sent, and
 its bytes. What is sent before the first token has none.
@@ -22,8 +24,9 @@ WORD = " word"
 
 @dataclass(frozen=True)
 class Form:
-    """`pieces` for a number of tokens. `timed`: whether they tell the time of a token; `error`: the kind of
-    error that the answer ends in.
+    """`pieces` for a number of tokens.
+
+    `timed`: whether they tell the time of a token; `error`: the kind of error that the answer ends in.
     """
 
     pieces: Callable[[int], list[Piece]]

@@ -23,8 +23,10 @@ _CACHED = 2**29
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of block of a model. output: name of its output projection. units: how many a dense block
-    has. columns: of the output projection, per unit. parameters: of a block, per unit.
+    """One kind of block of a model.
+
+    output: name of its output projection. units: how many a dense block has. columns: of the output
+    projection, per unit. parameters: of a block, per unit.
     """
 
     name: str

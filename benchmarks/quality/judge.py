@@ -30,8 +30,9 @@ class Judge:
     def best(
         self, candidates: Iterable[Levels], block: Block, tokens: int, survivors: int
     ) -> list[tuple[float, Levels]]:
-        """The `survivors` candidates with the lowest KL, best first, on about `tokens` tokens (the same for
-        all candidates of a call).
+        """The `survivors` candidates with the lowest KL, best first.
+
+        They are compared on about `tokens` tokens, the same for all candidates of a call.
         """
         fit = self._setting.fit
         drawn = self._rng.sample(range(len(fit)), min(len(fit), max(1, tokens // fit.shape[1])))
@@ -40,8 +41,9 @@ class Judge:
 
     @torch.inference_mode()
     def kl(self, candidates: Sequence[Levels], block: Block, windows: Sequence[int]) -> list[float]:
-        """KL(dense || candidate) in nats per token. Neighbours in the list share the hidden states of their
-        common leading blocks.
+        """KL(dense || candidate) in nats per token.
+
+        Neighbours in the list share the hidden states of their common leading blocks.
         """
         sums = [0.0] * len(candidates)
         for start in range(0, len(windows), _ROWS):

@@ -28,7 +28,7 @@ class Moments:
 
     @property
     def mean(self) -> torch.Tensor:
-        """[n]"""
+        """The mean over tokens, [n]."""
         return self._sum / self.count
 
     @property

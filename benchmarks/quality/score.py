@@ -21,9 +21,11 @@ _SCORED = 2**32
 
 @dataclass(frozen=True)
 class Score:
-    """Means over predicted tokens: loss (nats), kl = KL(dense || subnet) over the whole vocabulary (nats),
-    agreement = share of tokens whose likeliest successor is the dense model's, acceptance = share of the
-    subnet's drafts that the dense model would accept, sampling: the sum of min(p, q).
+    """Means over predicted tokens.
+
+    loss: in nats. kl: KL(dense || subnet) over the whole vocabulary, in nats. agreement: share of tokens
+    whose likeliest successor is the dense model's. acceptance: share of the subnet's drafts that the dense model
+    would accept, sampling: the sum of min(p, q).
     """
 
     loss: float
@@ -50,8 +52,9 @@ def score(
 
 
 def windows_of(setting: Setting, text: str, count: int) -> torch.Tensor:
-    """[count, T] tokens to score on, from all over a text, or samples of the model that nothing was fitted
-    on.
+    """Tokens [count, T] to score on.
+
+    They are from all over a text, or samples of the model that nothing was fitted on.
     """
     if text == SELF:
         length = window_length(setting.source, WINDOW)

@@ -35,6 +35,7 @@ def owned(shape: ModelShape, values: Mapping[str, torch.Tensor]) -> UnitScores:
     column of down.
 
     Args:
+        shape: of the dense model.
         values: as a layer's weights; biases and norms are not read.
     """
 

@@ -20,8 +20,10 @@ astray, 4-bit ones by up to 1.0, which says little about trained ones."""
 
 @dataclass(frozen=True)
 class Reference:
-    """Log-probabilities after prompts [B, V], greedy tokens [B, T], and by how many nats each of them was
-    ahead of the second [B, T].
+    """What transformers computes.
+
+    logprobs: log-probabilities after prompts [B, V]. tokens: greedy ones [B, T]. leads: by how many nats each
+    of them was ahead of the second [B, T].
     """
 
     logprobs: torch.Tensor
@@ -47,10 +49,12 @@ def reference(model: Path, prompts: np.ndarray, steps: int) -> Reference:
 
 
 def agreement(logits: np.ndarray, tokens: np.ndarray, wanted: Reference, rounded: bool) -> dict[str, Any]:
-    """After the prompts: KL(reference || system) in nats, and the spread of the differences of
-    log-probabilities over the spread of these. Then how many greedy tokens are the reference's, up to the
-    first that is not, and by how much the reference preferred its own there (much: rounding is not why).
-    same_model: the verdict, on weights that are not rounded.
+    """How near a system's answers are to the reference.
+
+    After the prompts: KL(reference || system) in nats, and the spread of the differences of log-probabilities
+    over the spread of these. Then how many greedy tokens are the reference's, up to the first that is not,
+    and by how much the reference preferred its own there (much: rounding is not why). same_model: the
+    verdict, on weights that are not quantized.
     """
     found = torch.from_numpy(logits).float().log_softmax(-1)
     kl = (wanted.logprobs.exp() * (wanted.logprobs - found)).sum(-1).mean().item()

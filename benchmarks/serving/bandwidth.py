@@ -23,6 +23,7 @@ class Reader:
 
     def bytes_per_second(self, count: int | None = None) -> float:
         """Of the best of three reads of the first `count` bytes [default: all, more than the caches hold].
+
         The same bytes are read each time, so that caches help as they help a model of that size.
         """
         values = self._values[: count // 4] if count else self._values

@@ -23,8 +23,10 @@ _QUIET_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Setting:
-    """models: directories by name. prompts: int64 [B, S]; no batch is larger. steps: of decoding, a turn.
-    pythons: interpreters to use in place of the rivals' own.
+    """models: directories by name.
+
+    prompts: int64 [B, S]; no batch is larger. steps: of decoding, a turn. pythons: interpreters to use in
+    place of the rivals' own.
     """
 
     models: Mapping[str, Path]

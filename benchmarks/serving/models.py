@@ -35,8 +35,9 @@ def dense_model(shape: str, directory: Path) -> Path:
 
 
 def subnet(dense: Path, keep: float, directory: Path) -> Path:
-    """An artefact with an uneven plan that keeps a share of the dense model's decoder parameters: made-up
-    damages shape the plan, and the first heads and channels stay.
+    """An artefact with an uneven plan that keeps a share of the dense model's decoder parameters.
+
+    Made-up sensitivities shape the plan, and the first heads and channels stay.
     """
     out = directory / f"{dense.name}-keep-{keep:g}"
     if (out / "manifest.json").is_file():

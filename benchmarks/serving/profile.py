@@ -17,8 +17,9 @@ _WARM_UP, _STEPS = 4, 32
 
 
 def by_operator(graph: Path, prompts: np.ndarray, threads: int) -> dict[str, Any]:
-    """Microseconds per decode step of all nodes of an operator, after prompts [B, S]; `step_us` is a whole
-    run of the session with the profiler on.
+    """Microseconds per decode step of all nodes of an operator, after prompts [B, S].
+
+    `step_us` is a whole run of the session with the profiler on.
     """
     batch, length = prompts.shape
     runner = OnnxRunner(graph, max_batch=batch, max_length=length + _STEPS + _WARM_UP, threads=threads)

@@ -24,9 +24,10 @@ ROUNDED = ("int8", "int4")
 
 @dataclass(frozen=True)
 class Job:
-    """One system to load. model: a Hugging Face directory, float32, or an artefact. format: the rival's own
-    word for a column. out: a place for the files that are made of it. batch, length: the most sequences, and
-    tokens of each.
+    """One system to load.
+
+    model: a Hugging Face directory, float32, or an artefact. format: the rival's own word for a column. out:
+    a place for the files that are made of it. batch, length: the most sequences, and tokens of each.
     """
 
     model: Path
@@ -38,8 +39,9 @@ class Job:
 
 
 class Engine(Protocol):
-    """A loaded model. streamed_bytes: of weights that every decode step reads. kv_bytes: of the cache, per
-    token of a sequence.
+    """A loaded model.
+
+    streamed_bytes: of weights that every decode step reads. kv_bytes: of the cache, per token of a sequence.
     """
 
     streamed_bytes: int
@@ -60,8 +62,10 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Rival:
-    """python: of its environment, from the root of the repository. formats: its name of a column's format.
-    models: which it can run. make: writes what it loads from a job's model, and says where.
+    """python: of its environment, from the root of the repository.
+
+    formats: its name of a column's format. models: which it can run. make: writes what it loads from a job's
+    model, and says where.
     """
 
     title: str

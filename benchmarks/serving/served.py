@@ -26,10 +26,12 @@ def served(
     rounds: int,
     threads: int,
 ) -> list[dict[str, Any]]:
-    """A row for each number of requests in flight. speedup: of TPOT (its median of requests), dense over
-    subnet, median of paired rounds; promised: the same of the bytes that a decode step reads; kept: one over
-    the other, of which 0.9 is the goal. (Not of ITL: where a step takes a millisecond or two, tokens arrive
-    together.) dense, subnet: facts of the two systems, from a column.
+    """A row for each number of requests in flight.
+
+    speedup: of TPOT (its median of requests), dense over subnet, median of paired rounds; promised: the same
+    of the bytes that a decode step reads; kept: one over the other, of which 0.9 is the goal. (Not of ITL:
+    where a step takes a millisecond or two, tokens arrive together.) dense, subnet: facts of the two systems,
+    from a column.
     """
     rows = []
     for flight in flights:

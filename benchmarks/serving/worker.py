@@ -43,8 +43,9 @@ class System:
         }
 
     def turn(self, prompts: list[list[int]], steps: int) -> Answer:
-        """Read prompts and go on for some steps; milliseconds of either, and the tokens [B, 1 + steps]. The
-        first prompt is read once before, unmeasured.
+        """Read prompts and go on for some steps; milliseconds of either, and the tokens [B, 1 + steps].
+
+        The first prompt is read once before, unmeasured.
         """
         engine, tokens = self._loaded(), np.array(prompts, np.int64)
         engine.prefill(tokens[:1])

@@ -24,8 +24,9 @@ class MismatchError(Exception):
 
 
 class Session:
-    """One bash, so that `cd` and an activated environment last. What it is given runs in `directory`,
-    `limit_s` seconds in all.
+    """One bash, so that `cd` and an activated environment last.
+
+    What it is given runs in `directory`, `limit_s` seconds in all.
     """
 
     def __init__(self, directory: Path, environment: Mapping[str, str], limit_s: float = LIMIT_S) -> None:

@@ -35,8 +35,10 @@ def random_model(shape: str, directory: Path) -> Path:
 
 
 def uneven_subnet(model: Path, keep: float, directory: Path) -> Path:
-    """A subnet of a random model, random itself. Its plan comes from made-up damages, as a random model's own
-    mean nothing: they cut heads, groups, channels and blocks of unequal worth.
+    """A subnet of a random model, random itself.
+
+    Its plan comes from made-up damages, as a random model's own mean nothing: they cut heads, groups,
+    channels and blocks of unequal worth.
     """
     source = open_config(str(model))
     plan = made_up_plan(source, keep)
@@ -67,8 +69,9 @@ def trained_subnet(model: Path, keep: str, directory: Path, tokens: int) -> Path
 
 
 def idle_layers(shape: str, share: float, directory: Path) -> tuple[Path, Path]:
-    """A random model whose last layers add nothing, and the subnet without them: a draft that is never wrong,
-    at `share` of the layers.
+    """A random model whose last layers add nothing, and the subnet without them.
+
+    That is a draft which is never wrong, at `share` of the layers.
     """
     path = random_model(shape, directory)
     model = LlamaForCausalLM.from_pretrained(path, dtype=torch.bfloat16)

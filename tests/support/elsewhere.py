@@ -1,6 +1,8 @@
-"""A device that only seems to be one: PyTorch keeps its tensors apart from the processor's, and the processor
-does its work. What mixes the two fails here as it would on a GPU; what comes out is the processor's, with the
-same kernels (attention by plain products).
+"""A device that only seems to be one.
+
+PyTorch keeps its tensors apart from the processor's, and the processor does its work. What mixes the two
+fails here as it would on a GPU; what comes out is the processor's, with the same kernels (attention by plain
+products).
 
 As a program it runs a command of ours with it:
 
@@ -180,8 +182,11 @@ def elsewhere() -> Iterator[Elsewhere]:
 
 
 def main() -> None:
-    """Models are not compared with transformers', which leaves the frequencies of rotary positions as memory
-    was where PyTorch knows such a device."""
+    """Runs the commands that the command line names.
+
+    Models are not compared with transformers', which leaves the frequencies of rotary positions as memory was
+    where PyTorch knows such a device.
+    """
     from lathe import cli as commands
     from lathe.compressor.pipeline import calibrate as stage
 

@@ -1,5 +1,7 @@
-"""How far what is made of a subnet is from transformers' own model: for every family, and for what is stored
-in other ways."""
+"""How far what is made of a subnet is from transformers' own model.
+
+For every family, and for what is stored in other ways.
+"""
 
 from __future__ import annotations
 
@@ -92,8 +94,10 @@ def check_inputs(graph: Path) -> None:
 
 
 def rounded_difference(directory: Path, source: Checkpoint, plan: str, bits: int) -> float:
-    """Of an int8 or int4 graph that reads float32, and our model, in transformers, of the same rounded
-    matrices."""
+    """The difference between an int8 or int4 graph and our model in transformers.
+
+    The graph reads float32; the model has the same quantized matrices.
+    """
     job = first_of_each(source, planned(source, plan))
     export_onnx(directory, job, partial(Blockwise, bits=bits, quantize=_in_small_groups))
     check_inputs(directory / "onnx" / "model.onnx")

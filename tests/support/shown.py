@@ -16,8 +16,10 @@ Shows = Callable[[str, str], Near]
 
 @pytest.fixture
 def shows(record_property: Callable[[str, object], None]) -> Shows:
-    """(exporter, case) -> what takes the difference. A case's name begins with its family's. To be called
-    before anything can fail."""
+    """(exporter, case) -> what takes the difference.
+
+    A case's name begins with its family's. To be called before anything can fail.
+    """
 
     def show(exporter: str, case: str) -> Near:
         record_property("exporter", exporter)

@@ -1,4 +1,6 @@
-"""Checkpoints as somebody without Lathe uses them. Runs alone, with transformers only:
+"""Checkpoints as somebody without Lathe uses them.
+
+Runs alone, with transformers only:
 
     python tests/support/stranger.py DIRECTORY [DIRECTORY ...]
 

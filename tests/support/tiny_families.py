@@ -162,8 +162,10 @@ def stored_checkpoint(directory: Path, family: str, tied: str, stored: str, **ch
 
 
 def planned(source: Checkpoint, name: str) -> Plan:
-    """A plan of `PLANS`; where every query head has its own KV head, with as many of these. Of experts, all
-    plans but the dense one leave some out, in every layer another number."""
+    """A plan of `PLANS`; where every query head has its own KV head, with as many of these.
+
+    Of experts, all plans but the dense one leave some out, in every layer another number.
+    """
     plan, shape = PLANS[name], source.shape
     if shape.layer.kv_heads != KV_HEADS:
         plan = Plan(tuple(LayerShape(layer.query_heads, layer.query_heads, layer.ffn) for layer in plan))
@@ -175,8 +177,10 @@ def planned(source: Checkpoint, name: str) -> Plan:
 
 
 def zeroed(source: Checkpoint, subnet: Plan) -> Any:
-    """Transformers' own model of a checkpoint, made equal to the subnet by zeroing what that omits. Soft caps
-    need its eager attention, which 5.19 does not choose by itself."""
+    """Transformers' own model of a checkpoint, made equal to the subnet by zeroing what that omits.
+
+    Soft caps need its eager attention, which 5.19 does not choose by itself.
+    """
     capped = {"attn_implementation": "eager"} if source.config.get("attn_logit_softcapping") else {}
     model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32, **capped).eval()
     assert type(model).__module__.startswith("transformers.models.")
@@ -220,8 +224,10 @@ def _without_bias(module: Any, present: int) -> None:
 
 
 def _leave_to(model: Any, family: Family, index: int, kept: dict[str, torch.Tensor]) -> None:
-    """Make norms of all heads together norms of those that are kept: others are nothing in their mean, which
-    is over as many as there were."""
+    """Make norms of all heads together norms of those that are kept.
+
+    Others are nothing in their mean, which is over as many as there were.
+    """
     for part, mask in kept.items():
         attention = model.get_submodule(f"{layer_prefix(index)}self_attn")
         projection, norm = (attention.get_submodule(f"{part}_{name}") for name in ("proj", "norm"))

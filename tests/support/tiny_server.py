@@ -89,8 +89,10 @@ def save_artefact(directory: Path, **options: Any) -> Path:
 
 
 class GatedRunner(OnnxRunner):
-    """The real runner, whose decoding can be held up for as long as a test needs. With a `script`, token i of
-    every answer is the i-th of it, whatever the model thinks."""
+    """The real runner, whose decoding can be held up for as long as a test needs.
+
+    With a `script`, token i of every answer is the i-th of it, whatever the model thinks.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

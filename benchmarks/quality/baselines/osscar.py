@@ -82,7 +82,10 @@ def swap(weight: torch.Tensor, gram: torch.Tensor, block: int, kept: torch.Tenso
     """Blocks [k] that stay after local search from `kept`, ascending; as many as before.
 
     Args:
-        weight: [D, n] dense projection. gram: [n, n] float64, damped.
+        weight: [D, n] dense projection.
+        gram: [n, n] float64, damped.
+        block: columns of a block.
+        kept: the blocks to start from, ascending.
         most: blocks exchanged at once at first.
     """
     cross = gram @ weight.double().T

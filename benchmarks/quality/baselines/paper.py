@@ -64,8 +64,10 @@ def literal(setting: Setting, keep: float) -> Subnet:
 
 
 class RejectionSampler:
-    """Alg. 1 as printed. The overlap of a random subset with the kept set is hypergeometric, so that the
-    tries are drawn as overlaps, and only the one that succeeds as a set.
+    """Alg.
+
+    1 as printed. The overlap of a random subset with the kept set is hypergeometric, so that the tries are
+    drawn as overlaps, and only the one that succeeds as a set.
     """
 
     def __init__(self, seed: int) -> None:
@@ -113,8 +115,9 @@ def _search(setting: Setting, keep: float, sampler: Sampler) -> Subnet:
 
 
 def _facts(masks: Masks, fitness: float) -> dict[str, object]:
-    """Fitness in nats per token; kept dims of every KV head, and channels, layer by layer, none for a layer
-    left out.
+    """Fitness in nats per token, and what is kept layer by layer; none for a layer left out.
+
+    That is the dims of every KV head, and the channels.
     """
     return {
         "fitness": fitness,

@@ -51,8 +51,9 @@ class _Genai:
 
 
 def _make(job: Job) -> Path:
-    """By its builder, with logits of the last token only. It insists on a token that ends an answer: the last
-    of the vocabulary.
+    """By its builder, with logits of the last token only.
+
+    It insists on a token that ends an answer: the last of the vocabulary.
     """
     if not job.out.exists():
         command = (sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(job.model))
