@@ -24,8 +24,8 @@ class Score:
     """Means over predicted tokens.
 
     loss: in nats. kl: KL(dense || subnet) over the whole vocabulary, in nats. agreement: share of tokens
-    whose likeliest successor is the dense model's. acceptance: share of the subnet's drafts that the dense model
-    would accept, sampling: the sum of min(p, q).
+    whose likeliest successor is the dense model's. acceptance: share of the subnet's drafts
+    that the dense model would accept, sampling: the sum of min(p, q).
     """
 
     loss: float
