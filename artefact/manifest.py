@@ -46,6 +46,11 @@ def entry(path: Path) -> dict[str, Any]:
 
 
 def sha256(path: Path) -> str:
+    """Returns the hexadecimal hash of a file.
+
+    Raises:
+        UserError: It cannot be read.
+    """
     try:
         with path.open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -149,6 +154,11 @@ def _own(root: Path, file: Path) -> bool:
 
 
 def read_json(file: Path, *, optional: bool = False) -> dict[str, Any]:
+    """Returns a file's JSON object; an empty one if the file is `optional` and not there.
+
+    Raises:
+        UserError: It cannot be read, or holds no object.
+    """
     if optional and not file.exists():
         return {}
     try:

@@ -108,8 +108,9 @@ def _write(
 
 
 class _Writer:
-    """Goes on from prompts up to a length. advance: called after every token of a batch, but not where it
-    travels to.
+    """Continues prompts up to a length.
+
+    `advance` is called after every token of a batch, but not in another process.
     """
 
     def __init__(self, dense: LayeredModel, length: int, advance: Callable[[], None] = lambda: None) -> None:
@@ -120,7 +121,7 @@ class _Writer:
 
     @torch.inference_mode()
     def __call__(self, batch: tuple[torch.Tensor, int]) -> torch.Tensor:
-        """(prompts [B, T], seed) -> [B, length]."""
+        """Maps (prompts [B, T], seed) to tokens [B, length]."""
         from transformers import DynamicCache
 
         (tokens, seed), dense = batch, self._dense

@@ -36,8 +36,9 @@ class Calibration:
 
 @dataclass(frozen=True)
 class CalibrationText:
-    """What a run calibrates on, by the name that it was asked for. windows: [n, T] of a text; None where the
-    model is to write it.
+    """The calibration text of a run, by the name that it was asked for.
+
+    `windows` are [n, T] tokens of a text; None if the model is to write it.
     """
 
     name: str
@@ -85,8 +86,9 @@ def load_calibration(
     workers: Workers | None = None,
     text: CalibrationText | None = None,
 ) -> Calibration:
-    """Windows of a text, or of what the model writes; one in eight is held out. text: where it was read
-    before; store: for a model that writes; workers: who has it write.
+    """Returns windows of a text, or of what the model writes; one in eight is held out.
+
+    `text` is one that was read before, `store` is for a model that writes, and `workers` let it write.
 
     Raises:
         UserError: no such text, or too little of it for two windows.

@@ -88,9 +88,9 @@ class Exporter(Destination):
     Args:
         write: puts its files into an artefact directory. Raises UserError where the disk refuses.
         types: our model types that it knows.
-        stored: what its values take; of rounded ones with the most scales.
+        stored: what its values take; of quantized ones with the most scales.
         folder: where in the artefact the model lies that an engine is given.
-        rounds: whether it rounds what the checkpoint stores.
+        quantizes: whether it quantizes what the checkpoint stores.
         served_by: the command that serves an artefact `{out}`.
         shared_by: what that command adds for several `{devices}`.
     """
@@ -99,7 +99,7 @@ class Exporter(Destination):
     types: Collection[str]
     stored: Callable[[Checkpoint], Stored] = as_stored
     folder: str = "."
-    rounds: bool = False
+    quantizes: bool = False
     served_by: str = ""
     shared_by: str = ""
 
@@ -122,11 +122,12 @@ class _Exporters(Registry[Exporter]):
 
 
 Quantizer = Callable[[str, Path, int], dict[str, Any]]
-"""Writes a model or an artefact, rounded, into a directory that must not exist yet, for a number of devices;
-gives what `report.json` says of it.
+"""Writes a quantized model or artefact into a new directory, for a number of devices.
+
+It returns the summary of the quantization for `report.json`.
 
 Raises:
-    UserError: the model cannot be read or rounded so, or the directory exists.
+    UserError: the model cannot be read or quantized so, or the directory exists.
 """
 
 destinations: Registry[Destination] = Registry(
@@ -146,7 +147,7 @@ exporters = _Exporters(
 """Every exporter by the name that `--export` takes."""
 
 quantizers: Registry[Quantizer] = Registry("quantized export", "lathe.compressor.export")
-"""Every rounded format, by `FORMAT-SCHEME` of `lathe export --to FORMAT --quantize SCHEME`."""
+"""Every quantized format, by `FORMAT-SCHEME` of `lathe export --to FORMAT --quantize SCHEME`."""
 
 
 def check_known(source: Checkpoint, name: str) -> None:

@@ -20,17 +20,17 @@ from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.rounding import BITS, GROUPS
 
 
-def check_rounded(source: Checkpoint, name: str) -> None:
+def check_quantized_graph(source: Checkpoint, name: str) -> None:
     """Checks from its config that a model has a quantized graph, as the exporter `name` writes it.
 
     Raises:
         UserError: as `check_source`, or the hidden size is not in groups.
     """
     check_known(source, name)
-    check_source(source, rounded=True)
+    check_source(source, quantized=True)
     if source.shape.hidden_size % GROUPS[-1]:
         raise UserError(
-            f"a hidden size of {source.shape.hidden_size} cannot be rounded for ONNX",
+            f"a hidden size of {source.shape.hidden_size} cannot be quantized for ONNX",
             f"It takes multiples of {GROUPS[-1]}.",
         )
 
@@ -72,10 +72,10 @@ for _bits in BITS:
             write=partial(export_onnx, matrices=partial(Blockwise, bits=_bits)),
             types=DECODERS,
             stored=partial(_stored, bits=_bits),
-            check=partial(check_rounded, name=_name),
+            check=partial(check_quantized_graph, name=_name),
             multiple=GROUPS[-1],
             folder=FOLDER,
-            rounds=True,
+            quantizes=True,
             served_by="lathe serve {out}",
         ),
     )

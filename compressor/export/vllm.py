@@ -89,7 +89,7 @@ def check_served(source: Checkpoint) -> None:
     check_head_size(source.shape.head_dim, torch.cuda.is_available())
 
 
-def check_rounded(source: Checkpoint) -> None:
+def check_quantized_model(source: Checkpoint) -> None:
     """Checks that vLLM can serve quantized subnets of a model.
 
     Raises:
@@ -98,7 +98,7 @@ def check_rounded(source: Checkpoint) -> None:
     check_known(source, "vllm")
     if source.shape.experts:
         raise UserError(
-            f"experts of a `{source.family.model_type}` cannot be rounded for vLLM yet",
+            f"experts of a `{source.family.model_type}` cannot be quantized for vLLM yet",
             "Export it to vllm as it is.",
         )
     check_served(source)
@@ -108,9 +108,9 @@ def check_four_bit(source: Checkpoint) -> None:
     """Checks that vLLM can serve subnets of a model with 4-bit weights (W4A16).
 
     Raises:
-        UserError: as `check_rounded`, or the hidden size is not one of those that its kernels take.
+        UserError: as `check_quantized_model`, or the hidden size is not one of those that its kernels take.
     """
-    check_rounded(source)
+    check_quantized_model(source)
     if source.shape.hidden_size % FOUR_BIT_MULTIPLE:
         raise UserError(
             f"vLLM has no 4-bit kernels for a hidden size of {source.shape.hidden_size}",
@@ -130,4 +130,4 @@ exporters.add(
     ),
 )
 destinations.add("vllm-w4a16", Destination(check_four_bit, FOUR_BIT_MULTIPLE))
-destinations.add("vllm-w8a8", Destination(check_rounded))
+destinations.add("vllm-w8a8", Destination(check_quantized_model))

@@ -239,8 +239,9 @@ def opened(path: str) -> Checkpoint:
 
 
 def open_config(model: str) -> Checkpoint:
-    """As `open_checkpoint`, from config.json: the dimensions, and no tensors. Those that are there may say
-    that the head is not tied.
+    """Opens config.json as `open_checkpoint` does: the dimensions, and no tensors.
+
+    Tensors that are there may show that the head is not tied.
 
     Raises:
         UserError: there is no such model, or its config will not do.

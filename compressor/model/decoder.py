@@ -18,6 +18,8 @@ from lathe.compressor.model.names import EMBEDDING, FINAL_NORM, LM_HEAD
 
 
 class Output(NamedTuple):
+    """The output of a causal LM, as transformers names it."""
+
     logits: torch.Tensor
 
 

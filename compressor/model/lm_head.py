@@ -18,8 +18,9 @@ Shares = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class DenseTargets:
-    """The dense model's most likely tokens: indices and log-probabilities [rows, k], and the log of
-    what is left for all others [rows, 1].
+    """The dense model's most likely tokens: indices and log-probabilities [rows, k].
+
+    The log of the probability of all other tokens is [rows, 1].
     """
 
     indices: torch.Tensor
@@ -28,9 +29,9 @@ class DenseTargets:
 
 
 class LMHead:
-    """Final norm and LM head, applied window by window so that logits are never all in memory. A weight that
-    stays in the checkpoint is read for every batch. cap: what logits are bounded by, softly, if by
-    anything.
+    """Final norm and LM head, applied window by window so that logits are never all in memory.
+
+    A weight that stays in the checkpoint is read for every batch. `cap` bounds logits softly, if given.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class LMHead:
         return self._stored.whole() if isinstance(self._stored, Table) else self._stored
 
     def normed(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
-        """What the LM head reads."""
+        """Returns the LM head's input."""
         return self._runner.final_norm(self._norm, hidden_BTD)
 
     def logits(self, hidden_BTD: torch.Tensor, weight_VD: torch.Tensor | None = None) -> torch.Tensor:
@@ -58,7 +59,7 @@ class LMHead:
         return torch.log_softmax(self.logits(hidden_BTD, weight_VD), -1)
 
     def difference(self, dense_BTD: torch.Tensor, normed_BTD: torch.Tensor) -> torch.Tensor:
-        """[B, T, D]: minus the gradient of KL(dense || subnet) by what the subnet's head reads."""
+        """Returns minus the gradient of KL(dense || subnet) by the subnet head's input, [B, T, D]."""
         parts, weight = [], self._weight
         for dense, normed in zip(dense_BTD.split(1), normed_BTD.split(1), strict=True):
             (p, _), (q, slope) = self._shares(dense, weight), self._shares(normed, weight)
@@ -66,7 +67,7 @@ class LMHead:
         return torch.cat(parts)
 
     def curvature(self, normed_BTD: torch.Tensor, change_BTD: torch.Tensor) -> torch.Tensor:
-        """[B, T, D]: the KL's curvature (Gauss-Newton) by what the head reads, times a change of that."""
+        """Returns the KL's Gauss-Newton curvature by the head's input times a change of it, [B, T, D]."""
         parts, weight = [], self._weight
         for normed, change in zip(normed_BTD.split(1), change_BTD.split(1), strict=True):
             q, slope = self._shares(normed, weight)
@@ -75,8 +76,9 @@ class LMHead:
         return torch.cat(parts)
 
     def sampled_gradient(self, normed_BTD: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """[B, T, D]: the gradient of the loss on tokens drawn from the subnet's own distribution, by the
-        processor, so that they are the same on every device.
+        """Returns the gradient of the loss on tokens drawn from the subnet's distribution, [B, T, D].
+
+        The processor draws them, so that they are the same on every device.
         """
         parts, weight = [], self._weight
         for normed in normed_BTD.split(1):
@@ -97,7 +99,7 @@ class LMHead:
     def _capped(
         self, normed_BTD: torch.Tensor, weight_VD: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | float]:
-        """[B, T, V], and their derivative by what they are before the cap."""
+        """Returns logits [B, T, V], and their derivative by the logits before the cap."""
         logits = normed_BTD @ weight_VD.T
         if self._cap is None:
             return logits, 1.0
@@ -128,9 +130,10 @@ class LMHead:
         return total / len(targets.rest)
 
     def acceptance(self, targets: DenseTargets, hidden_BTD: torch.Tensor) -> float:
-        """Share of the subnet's drafts that the dense model would accept: the mean over tokens of the sum of
-        min(p, q) (Leviathan et al., arXiv 2211.17192, Corollary 3.6), all outside the dense top-k taken as
-        one (an upper bound).
+        """Returns the share of the subnet's drafts that the dense model would accept.
+
+        It is the mean over tokens of the sum of min(p, q) (Leviathan et al., arXiv 2211.17192, Corollary
+        3.6); all tokens outside the dense top-k count as one, which gives an upper bound.
         """
         total = 0.0
         for dense, mine in self._beside(targets, hidden_BTD):

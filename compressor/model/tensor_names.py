@@ -18,8 +18,10 @@ _READ = 2**22
 
 
 def by_family_names(path: Path, index: Index, family: Family, known: set[str]) -> Index:
-    """The index with tensors under names of `known` where transformers would take them for these: with the
-    base model's prefix or without it, and under names that only newer or older checkpoints have.
+    """Returns the index with tensors renamed to names of `known`, where transformers would do so.
+
+    That is with the base model's prefix or without it, and for names that only newer or older checkpoints
+    have.
 
     Raises:
         UserError: a tensor is there twice.
@@ -40,9 +42,10 @@ def _candidates(name: str, family: Family) -> Iterator[str]:
 
 
 def with_head(path: Path, index: Index, head: str, table: str) -> tuple[Index, str | None]:
-    """The index of a model whose config ties its head to its embedding, the table, as transformers reads it:
-    where only the head is stored, that is both; a stored head that equals the table is left out; one that
-    differs counts, with a note.
+    """Returns the index of a model whose config ties its head to its embedding.
+
+    Transformers' reading is followed: where only the head is stored, it is both; a stored head that equals
+    the table is left out; one that differs counts, with a note.
 
     Raises:
         UserError: they cannot be read.

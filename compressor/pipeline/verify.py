@@ -74,7 +74,7 @@ class Verifier:
         self._samples = SampleCollector.for_run(context.preflight, self._windows)
         self._batches = -(-len(self._windows) // 4)
         graph = context.options.graph
-        self._quantized = graph if graph and exporters.get(graph).rounds else None
+        self._quantized = graph if graph and exporters.get(graph).quantizes else None
         self._dense: Quality | None = None
         self._quantized_dense: Quality | None = None
 

@@ -14,6 +14,7 @@ Message = list[Any]
 
 
 def pack(value: Any) -> Message:
+    """Returns a value as bytes and arrays."""
     buffers: list[pickle.PickleBuffer] = []
     stream = io.BytesIO()
     _Pickler(stream, protocol=5, buffer_callback=buffers.append).dump(value)
@@ -21,7 +22,7 @@ def pack(value: Any) -> Message:
 
 
 def unpack(message: Message) -> Any:
-    """A value of its own: its tensors may be written to."""
+    """Returns a copy of a packed value, whose tensors may be written to."""
     data, *arrays = message
     return pickle.loads(data, buffers=arrays)
 

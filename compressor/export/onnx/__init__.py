@@ -32,17 +32,17 @@ def export_onnx(directory: Path, job: Export, matrices: Callable[[GraphWriter], 
     )
 
 
-def check_source(source: Checkpoint, rounded: bool = False) -> None:
+def check_source(source: Checkpoint, quantized: bool = False) -> None:
     """Checks that the installed ONNX Runtime can run a model's graph, from its config alone.
 
-    `rounded` says whether the weights are quantized.
+    `quantized` says whether the weights are quantized.
 
     Raises:
         UserError: it cannot; names the setting.
     """
     check_known(source, "onnx")
     check_config(source.config, source.shape, source.family)
-    needed = oldest_runtime(source.config, source.shape.experts > 0, rounded)
+    needed = oldest_runtime(source.config, source.shape.experts > 0, quantized)
     check_version(needed, f"the ONNX graph of {source.name}")
 
 

@@ -213,7 +213,9 @@ class Decoder:
         return norm(q, prefix + Q_NORM), norm(k, prefix + K_NORM), v
 
     def make_head_norm(self, value: str, module: str) -> str:
-        """Adds an RMS norm of every head by itself. (GroupQueryAttention's own has no CPU kernel.)
+        """Adds an RMS norm of every head by itself.
+
+        GroupQueryAttention's own has no CPU kernel.
 
         Subgraph:
 

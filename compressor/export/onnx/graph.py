@@ -72,15 +72,15 @@ def build_onnx(
         }
 
 
-def oldest_runtime(config: Mapping[str, Any], experts: bool, rounded: bool) -> str:
+def oldest_runtime(config: Mapping[str, Any], experts: bool, quantized: bool) -> str:
     """Returns the oldest ONNX Runtime that computes a model's graph right.
 
     Before 1.32, float32 experts whose routing weights are not normalised overwrite their input; quantized
     experts exist since 1.31.
     """
-    if experts and not rounded and not config.get("normalised_shares", True):
+    if experts and not quantized and not config.get("normalised_shares", True):
         return "1.32"
-    return "1.31" if experts and rounded else OLDEST
+    return "1.31" if experts and quantized else OLDEST
 
 
 def read_summary(directory: Path) -> dict[str, Any]:

@@ -32,8 +32,8 @@ def test_every_family_is_compressed(
 def test_experts_are_refused_before_any_work_where_they_cannot_be(tmp_path: Path) -> None:
     model = tiny(tmp_path, "mixtral", "untied", "one file")
     for options, sentence in (
-        (("--for", "vllm-w4a16"), "experts of a `mixtral` cannot be rounded for vLLM yet"),
-        (("--for", "vllm-w8a8"), "experts of a `mixtral` cannot be rounded for vLLM yet"),
+        (("--for", "vllm-w4a16"), "experts of a `mixtral` cannot be quantized for vLLM yet"),
+        (("--for", "vllm-w8a8"), "experts of a `mixtral` cannot be quantized for vLLM yet"),
         (("--method", "paper"), "not for mixtures of experts"),
     ):
         done = model.compress(tmp_path / "out", "--keep", "60%", *options)

@@ -98,6 +98,6 @@ def test_experts_are_not_rounded_for_vllm(tmp_path: Path) -> None:
     export_checkpoint(tmp_path / "out", first_of_each(source, planned(source, "mixed")))
     (tmp_path / "out" / "plan.json").write_text(json.dumps(planned(source, "mixed").to_json()))
     for model in (tmp_path / "dense", tmp_path / "out"):
-        with pytest.raises(UserError, match="cannot be rounded for vLLM yet. Export it to vllm as it is"):
+        with pytest.raises(UserError, match="cannot be quantized for vLLM yet. Export it to vllm as it is"):
             export_quantized(str(model), tmp_path / "copy", scheme="w4a16")
     assert not (tmp_path / "copy").exists()
