@@ -65,11 +65,7 @@ def scores(
             than a model's context, or the models to compare split the text into different tokens.
     """
     everyone = [*models, against] if against else [*models]
-    contexts = {model: _context(model) for model in everyone}
-    length = window or min(_LONGEST, *contexts.values())
-    for model, context in contexts.items():
-        if length > context:
-            raise UserError(f"--window {length} is longer than the context of {model}, {context} tokens")
+    length = _window_length(everyone, window)
     windows = {model: _windows(model, length, most, text, progress or Nobody()) for model in everyone}
     for model in models if against else ():
         if not torch.equal(windows[model], windows[str(against)]):
@@ -89,6 +85,20 @@ def scores(
         if against:
             row |= {"against": against, "kl": result.kl, "agreement": result.agreement}
         yield row
+
+
+def _window_length(models: Sequence[str], window: int) -> int:
+    """Returns the length of windows: the one that was asked for, else the shortest context of all models.
+
+    Raises:
+        UserError: It is longer than a model's context.
+    """
+    contexts = {model: _context(model) for model in models}
+    length = window or min(_LONGEST, *contexts.values())
+    for model, context in contexts.items():
+        if length > context:
+            raise UserError(f"--window {length} is longer than the context of {model}, {context} tokens")
+    return length
 
 
 def load_model(model: str, device: torch.device = CPU) -> Any:

@@ -1,14 +1,11 @@
-"""The memory that a run will need, estimated from shapes, and a limit while it runs.
+"""The memory that a run will need, estimated from shapes.
 
-A run goes one of two ways. *In memory*: the model, what is worked out about it and the text's hidden states
-are all there. *On disk*: only what one layer needs is. Both give the same artefact.
+A run goes one of two ways. *In memory*, it holds the model, everything computed from it, and the text's
+hidden states. *On disk*, it holds only what one layer needs. Both give the same artefact.
 """
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +17,6 @@ from lathe.compressor.calibration.amount import heldout_windows
 from lathe.compressor.calibration.selfgen import cache_bytes
 from lathe.compressor.calibration.tokens import SELF, window_length
 from lathe.compressor.compute.device import CPU, free_bytes
-from lathe.compressor.compute.peak_memory import give_back_at_once
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.lm_head import TOP
 from lathe.compressor.pipeline.options import WINDOW, Options
@@ -30,14 +26,14 @@ from lathe.compressor.statistics.collect import BATCH
 from lathe.compressor.statistics.router_sample import TOKENS as ROUTED
 
 BASE = 430 * 2**20
-"""A process that has imported what a run uses."""
+"""The bytes of a process that has imported what a run uses."""
 _RANKING, _SOLVING, _FACTORS = 7, 5, 3
 """Matrices [F, F] in float64 that exist at once: for a layer's ranking and dampings, for its reconstruction,
 and for the preconditioner of a step."""
 _MARGIN = 1.3
-"""What allocators hold over what was asked of them, and temporaries."""
+"""The factor for temporaries and for what allocators hold on to."""
 _ENGINE = 2
-"""What ONNX Runtime holds of a graph, over its weights."""
+"""The memory of ONNX Runtime as a multiple of a graph's weights."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +88,20 @@ def memory_plan(options: Options, source: Checkpoint) -> MemoryPlan:
         _check_device(plan, options.where, device)
     if options.memory_limit and plan.peak > limit:
         stage = max(plan.stages, key=plan.stages.__getitem__)
-        remedy = f"Give at least {_size(plan.peak)}"
+        remedy = f"Give at least {memory_text(plan.peak)}"
         if stage == _MEASURE:
             remedy += ", or leave the graph out: `--export checkpoint` with --keep"
         raise UserError(
-            f"a memory limit of {_size(limit)} cannot be kept: the stage `{stage}` will need "
-            f"{_size(plan.peak)}",
+            f"a memory limit of {memory_text(limit)} cannot be kept: the stage `{stage}` will need "
+            f"{memory_text(plan.peak)}",
             f"{remedy}.",
         )
     if options.place:
         count, each = (options.place.workers or 0) + 1, plan.in_memory
         if count * each > limit:
             raise UserError(
-                f"each of {count} processes will need {_size(each)}, and {_size(limit)} of memory is free",
+                f"each of {count} processes will need {memory_text(each)}, and {memory_text(limit)} of "
+                "memory is free",
                 "Ask for fewer workers, or leave --ray out: a run of one process works from disk.",
             )
     return plan
@@ -119,7 +116,8 @@ def _check_device(plan: MemoryPlan, where: torch.device, free: int) -> None:
     stage = max(needs, key=needs.__getitem__)
     if needs[stage] > free:
         raise UserError(
-            f"the stage `{stage}` will need {_size(needs[stage])} on {where}, where {_size(free)} are free",
+            f"the stage `{stage}` will need {memory_text(needs[stage])} on {where}, where "
+            f"{memory_text(free)} are free",
             "Leave --device out, or free the GPU.",
         )
 
@@ -201,32 +199,6 @@ class _Needs:
         return self._logits() + 12 * TOP * heldout * self.window
 
 
-@contextmanager
-def memory_limit(limit: int | None) -> Iterator[None]:
-    """Makes the system refuse memory beyond a limit in bytes, for the duration of a block.
-
-    Raises:
-        UserError: It had to refuse.
-    """
-    if limit is None:
-        yield
-        return
-    give_back_at_once()
-    process, (soft, hard) = psutil.Process(), resource.getrlimit(resource.RLIMIT_DATA)
-    spare = limit - process.memory_info().rss
-    resource.setrlimit(resource.RLIMIT_DATA, (max(0, process.memory_info().data + spare), hard))
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "alloc" in str(error):
-            raise UserError(
-                f"the memory limit of {_size(limit)} was hit",
-                "Run the same command with a higher --memory-limit: what was finished is kept.",
-            ) from error
-        raise
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-def _size(count: int) -> str:
+def memory_text(count: int) -> str:
+    """Returns bytes in words, as MiB or GiB."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -9,7 +9,7 @@ from lathe.compressor.compute.device import CPU, DeviceMemory, out_of_memory_as_
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.compute.workers.start import workers_at
 from lathe.compressor.pipeline.inputs import resume
-from lathe.compressor.pipeline.memory_estimate import memory_limit
+from lathe.compressor.pipeline.memory_limit import memory_limit
 from lathe.compressor.pipeline.options import Options
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext

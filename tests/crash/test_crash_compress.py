@@ -99,11 +99,11 @@ def test_a_memory_limit_that_is_hit_is_said_and_a_higher_one_lets_the_run_go_on(
 
     lying = command(tmp_path / "out", "--export", "checkpoint", "--memory-limit", "2GiB")
     lying[2] = (
-        "from lathe.compressor.pipeline import memory; from lathe.compressor.reconstruction import final\n"
-        "import torch, psutil\n"
-        "reform = final.reform\n"
-        "def hungry(*given): torch.ones(2**30); return reform(*given)\n"
-        "final.reform = hungry\n"
+        "from lathe.compressor.reconstruction import variants\n"
+        "import torch\n"
+        "reconstruct = variants.reconstruct\n"
+        "def hungry(*given): torch.ones(2**30); return reconstruct(*given)\n"
+        "variants.reconstruct = hungry\n"
     ) + lying[2]
     starved = subprocess.run(lying, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=900)
     assert starved.returncode == 1, starved.stderr
@@ -114,7 +114,7 @@ def test_a_memory_limit_that_is_hit_is_said_and_a_higher_one_lets_the_run_go_on(
     assert "resuming from" in again.stderr
     found = hashes(tmp_path / "out")
     assert found == {name: whole[0][name] for name in found}
-    table.append(row("memory limit", "reform asks for 4 GiB", left, "said, resumed, identical"))
+    table.append(row("memory limit", "reconstruction asks for 4 GiB", left, "said, resumed, identical"))
 
 
 def _fill(path: Path) -> None:

@@ -65,9 +65,9 @@ def test_c3_a_short_part_of_a_list_is_named(tiny: Tiny, tmp_path: Path) -> None:
         "--dry-run",
         "--json",
     )
-    card = json.loads(done.stdout)
-    assert [part["tokens"] for part in card["calibration"]["parts"]] == [9 * 512, 512]
-    assert any(f"{short} has only 512 tokens" in line for line in card["warnings"])
+    preflight = json.loads(done.stdout)
+    assert [part["tokens"] for part in preflight["calibration"]["parts"]] == [9 * 512, 512]
+    assert any(f"{short} has only 512 tokens" in line for line in preflight["warnings"])
     tiny_part = words(tmp_path / "tiny.txt", 1)
     done = compress(tiny.model, tmp_path / "out", "--calibration", f"{tiny.text},{tiny_part}")
     refused(done, f"{tiny_part} is shorter than one window of 512 tokens", "leave it out")
@@ -93,8 +93,8 @@ def test_c3_a_short_evaluation_text_is_told(tiny: Tiny, tmp_path: Path) -> None:
     short = words(tmp_path / "short.txt", 90)
     options = ("--calibration", str(tiny.text), "--calibration-tokens", "2048", "--dry-run", "--json")
     done = compress(tiny.model, tmp_path / "out", *options, "--evaluation", str(short))
-    told = json.loads(done.stdout)["warnings"]
-    assert any(f"{short} fills " in line and "of 64 windows" in line for line in told)
+    warnings = json.loads(done.stdout)["warnings"]
+    assert any(f"{short} fills " in line and "of 64 windows" in line for line in warnings)
     done = lathe("evaluate", str(tiny.model), "--text", str(short), "--windows", "50", "--json")
     assert done.exit_code == 0, done.output
     assert "warning: " in done.stderr
@@ -143,9 +143,11 @@ def dry(model: Tiny, out: Path, *options: str) -> dict[str, Any]:
 @pytest.mark.parametrize("positions", [512, 256, 64])
 def test_c14_defaults_are_cut_to_the_models_positions(tmp_path: Path, positions: int) -> None:
     model = make_tiny(tmp_path, max_position_embeddings=positions)
-    card = dry(model, tmp_path / "out")
-    assert card["calibration"]["window"] == positions
-    assert f"--context is {positions - 1}, not 512: the model has {positions} positions" in card["warnings"]
+    preflight = dry(model, tmp_path / "out")
+    assert preflight["calibration"]["window"] == positions
+    assert (
+        f"--context is {positions - 1}, not 512: the model has {positions} positions" in preflight["warnings"]
+    )
     given = dry(model, tmp_path / "out", "--context", str(positions - 1))
     assert not any("--context" in line for line in given["warnings"])
     for asked in (positions, 4096):

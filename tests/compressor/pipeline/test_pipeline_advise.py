@@ -1,4 +1,4 @@
-"""`lathe plan`: feasibility and forecast of targets, and choices of equal weight bytes, judged here."""
+"""`lathe plan`: feasibility and forecast of targets, and choices of equal weight bytes, evaluated here."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def test_choices_fit_their_budget_and_the_best_comes_first(tiny: Tiny) -> None:
 
 
 def test_without_a_target_dense_and_the_floor_are_timed(tiny: Tiny) -> None:
-    card = planned(tiny)["card"]
-    assert card["status"] == "feasible"
-    assert card["latency"]["target_ms"] is None
-    assert 0 < card["latency"]["floor_ms"] < card["latency"]["dense_ms"]
+    preflight = planned(tiny)["card"]
+    assert preflight["status"] == "feasible"
+    assert preflight["latency"]["target_ms"] is None
+    assert 0 < preflight["latency"]["floor_ms"] < preflight["latency"]["dense_ms"]
 
 
 def test_a_forecast_is_of_the_run_that_follows(tiny: Tiny, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from lathe.artefact.modeling import register
 from lathe.artefact.plan import Plan
 from lathe.compressor.latency import measure
-from lathe.compressor.pipeline import latency_loop as solve
+from lathe.compressor.pipeline import latency_loop
 from lathe.serving.served_model import open_artefact
 from support.compress_command import Tiny, lathe
 
@@ -163,7 +163,9 @@ def test_the_report_is_about_the_plan_that_was_written(
 ) -> None:
     answers = iter([4.0, 5.2, 5.2, 5.2, 5.2])
     monkeypatch.setattr(
-        solve, "cached_comparison", lambda *_: {"subnet_ms": next(answers), "ratio": 1.0, "dense_ms": 6.0}
+        latency_loop,
+        "cached_comparison",
+        lambda *_: {"subnet_ms": next(answers), "ratio": 1.0, "dense_ms": 6.0},
     )
     done = tiny.compress(tmp_path / "out", "--target-latency", "4.5ms", "--json")
     assert done.exit_code == 0, done.output
@@ -229,10 +231,16 @@ def test_overwrite_spares_what_compress_did_not_write(tiny: Tiny, tmp_path: Path
 
 def test_a_dry_run_writes_nothing(tiny: Tiny, tmp_path: Path) -> None:
     done = tiny.compress(tmp_path / "out", "--keep", "60%", "--target-speedup", "1.2x", "--dry-run", "--json")
-    card = json.loads(done.stdout)
-    assert card["status"] == "feasible"
-    assert card["targets"][0]["floor"] < card["targets"][0]["limit"] < card["targets"][0]["dense"]
-    assert card["latency"]["floor_ms"] < card["latency"]["target_ms"] < card["latency"]["dense_ms"]
+    preflight = json.loads(done.stdout)
+    assert preflight["status"] == "feasible"
+    assert (
+        preflight["targets"][0]["floor"] < preflight["targets"][0]["limit"] < preflight["targets"][0]["dense"]
+    )
+    assert (
+        preflight["latency"]["floor_ms"]
+        < preflight["latency"]["target_ms"]
+        < preflight["latency"]["dense_ms"]
+    )
     assert names(tmp_path) <= {"cache"}
 
 

@@ -90,21 +90,21 @@ def test_a_graph_is_what_a_limit_may_have_no_room_for(tiny: Tiny, tmp_path: Path
 
 
 def test_a_method_without_the_reform_of_the_whole_is_not_forecast_one(tiny: Tiny, tmp_path: Path) -> None:
-    cards, limit = [], max(needs(tiny, tmp_path)["stages_on_disk_bytes"].values())
+    checked, limit = [], max(needs(tiny, tmp_path)["stages_on_disk_bytes"].values())
     for method in ("lathe", "quick"):
         asked = (*TARGET, "--method", method, "--memory-limit", f"{limit}b", "--dry-run", "--json")
         done = tiny.compress(tmp_path / "out", *asked)
-        cards.append(json.loads(done.stdout))
-    lathe_card, quick = cards
-    assert quick["disk_bytes"] < lathe_card["disk_bytes"]
-    more = lathe_card["memory"]["stages_on_disk_bytes"].keys() - quick["memory"]["stages_on_disk_bytes"]
+        checked.append(json.loads(done.stdout))
+    default, quick = checked
+    assert quick["disk_bytes"] < default["disk_bytes"]
+    more = default["memory"]["stages_on_disk_bytes"].keys() - quick["memory"]["stages_on_disk_bytes"]
     assert more == {"reconstruct the whole model", "text that the model writes"}
 
 
 HIT = """
 import psutil, torch
 from lathe.artefact.errors import UserError
-from lathe.compressor.pipeline.memory_estimate import memory_limit
+from lathe.compressor.pipeline.memory_limit import memory_limit
 try:
     with memory_limit(psutil.Process().memory_info().rss + 2**26):
         torch.zeros(2**28)

@@ -109,8 +109,8 @@ def test_a_throughput_is_a_latency_of_the_batch(tiny: Tiny, tmp_path: Path) -> N
     dense = Plan((LayerShape(4, 2, 96),) * 2)
     rate = 4 * 1.3e3 / steady_clock.milliseconds(dense)
     options = ("--target-throughput", f"{rate:.1f}tok/s", "--batch-size", "4")
-    card = json.loads(tiny.compress(tmp_path / "out", *options, "--dry-run", "--json").stdout)
-    assert card["latency"]["target_ms"] == pytest.approx(4e3 / rate, rel=1e-3)
+    preflight = json.loads(tiny.compress(tmp_path / "out", *options, "--dry-run", "--json").stdout)
+    assert preflight["latency"]["target_ms"] == pytest.approx(4e3 / rate, rel=1e-3)
     refused = tiny.compress(tmp_path / "out", *options, "--latency-metric", "ttft")
     assert refused.exit_code == 1
     assert "--target-throughput is a target of tpot" in refused.stderr

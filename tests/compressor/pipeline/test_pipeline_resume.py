@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lathe.compressor.pipeline import latency_loop as solve
+from lathe.compressor.pipeline import latency_loop
 from support.compress_command import Tiny, content
 
 SAME = ("config.json", "plan.json", "model.safetensors", "onnx/model.onnx", "onnx/model.onnx.data")
@@ -67,7 +67,7 @@ def test_a_resumed_run_keeps_the_milliseconds_it_had_measured(
     assert tiny.compress(tmp_path / "whole", *target).exit_code == 0
     killed = tiny.killed(tmp_path / "out", "evaluate:30", *target)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    monkeypatch.setattr(solve, "cached_table", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(latency_loop, "cached_table", lambda *_: pytest.fail("measured again"))
     done = tiny.compress(tmp_path / "out", *target)
     assert done.exit_code == 0, done.output
     assert content(tmp_path / "out", SAME) == content(tmp_path / "whole", SAME)

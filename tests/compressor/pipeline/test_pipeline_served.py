@@ -69,8 +69,8 @@ def test_a_plan_for_two_devices_is_exported_for_them(wide: Tiny, tmp_path: Path)
         "exports": ["checkpoint", "vllm"],
         "tensor_parallel": 2,
     }
-    told = wide.compress(out, *target[:-1], "--tensor-parallel", "2", "--overwrite").output
-    assert f"vllm serve {out} --tensor-parallel-size 2`" in told.replace("\n", "")
+    shown = wide.compress(out, *target[:-1], "--tensor-parallel", "2", "--overwrite").output
+    assert f"vllm serve {out} --tensor-parallel-size 2`" in shown.replace("\n", "")
     shared = lathe("export", str(out), "--to", "vllm", "--tensor-parallel", "2", "-o", str(tmp_path / "two"))
     assert shared.exit_code == 0, shared.output
 
