@@ -24,7 +24,7 @@ def outcomes(
     )
     if not report.exists():
         raise RuntimeError(f"pytest did not run in {folder}: {done.stdout[-1000:]}{done.stderr[-1000:]}")
-    cases = list(ElementTree.parse(report).iter("testcase"))  # noqa: S314  written by pytest here
+    cases = list(ElementTree.parse(report).iter("testcase"))
     return {_name(case): _complaint(case) if len(case) else None for case in cases}
 
 

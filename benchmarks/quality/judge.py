@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from os.path import commonprefix
+from itertools import takewhile
 
 import torch
 
@@ -51,7 +51,8 @@ class Judge:
             targets, states = self._dense(part), [self._setting.embed(self._setting.fit[part])]
             path: tuple[int, ...] = ()
             for number, levels in enumerate(candidates):
-                shared = len(commonprefix([levels, path]))
+                same = takewhile(lambda pair: pair[0] == pair[1], zip(levels, path, strict=False))
+                shared = len([*same])
                 del states[shared + 1 :]
                 for position in range(shared, len(levels)):
                     weights = block(position, levels[position])

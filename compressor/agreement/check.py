@@ -32,6 +32,7 @@ def check_agreement(source: Checkpoint, whole: bool) -> str:
     """Refuse a model that transformers reads otherwise; else what was compared, in words.
 
     Args:
+        source: the model.
         whole: whether transformers may load all of it at once.
 
     Raises:

@@ -74,7 +74,7 @@ def read_calibration(
     return CalibrationText(argument, Amount(tokens, window, tuple(parts)), windows)
 
 
-def load_calibration(
+def load_calibration(  # noqa: PLR0913
     source: Checkpoint,
     argument: str,
     *,

@@ -41,6 +41,8 @@ def load_reference(path: str | Path | None, config: Any, **options: Any) -> tupl
 
     Args:
         path: the checkpoint; None where options have a `state_dict`.
+        config: of the model, as transformers has it.
+        **options: of `from_pretrained`.
     """
     import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING

@@ -55,4 +55,5 @@ def test_whole_layers_that_the_budget_cannot_pay_for_are_cut_too(
 ) -> None:
     first, last, widths = layout(setting, keep)
     assert (first, last) == (whole, 0)
-    assert widths.kv_heads and widths.ffn
+    assert widths.kv_heads
+    assert widths.ffn

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 from dense_reference import assert_same, dense
@@ -19,7 +21,7 @@ def test_layers_that_turn_the_hidden_state_least_go(setting: Setting) -> None:
     x = [s.flatten(0, 1).double().numpy() for s in states]
     cosines = [
         (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-        for a, b in zip(x[:-1], x[1:], strict=True)
+        for a, b in itertools.pairwise(x)
     ]
     influence = np.array([1 - c.mean() for c in cosines])
     np.testing.assert_allclose(block_influence(setting), influence, rtol=1e-4)

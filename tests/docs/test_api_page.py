@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import itertools
 import json
 import os
 import re
@@ -52,7 +53,7 @@ def _beside(name: str) -> str | None:
     """The string below an assignment."""
     module, _, attribute = name.rpartition(".")
     body = ast.parse(inspect.getsource(importlib.import_module(module))).body
-    for statement, below in zip(body, body[1:], strict=False):
+    for statement, below in itertools.pairwise(body):
         targets = getattr(statement, "targets", [getattr(statement, "target", None)])
         if any(isinstance(target, ast.Name) and target.id == attribute for target in targets):
             value = getattr(below, "value", None)

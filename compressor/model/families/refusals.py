@@ -55,7 +55,10 @@ def refuse_other_maths(
     """Refuse what would silently become another model.
 
     Args:
-        own: settings that the family has itself. ropes: the kinds of rotary positions that are taken.
+        config: of the model.
+        own: settings that the family has itself.
+        model_type: what the model is called in errors.
+        ropes: the kinds of rotary positions that are taken.
         partial: whether only a part of each head may be rotated.
 
     Raises:

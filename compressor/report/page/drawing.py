@@ -68,7 +68,7 @@ class Drawing:
     @property
     def markup(self) -> Markup:
         """The drawing as part of an HTML page."""
-        return Markup(ElementTree.tostring(self.root, encoding="unicode"))  # noqa: S704  escaped by ElementTree
+        return Markup(ElementTree.tostring(self.root, encoding="unicode"))
 
 
 @dataclass(frozen=True)

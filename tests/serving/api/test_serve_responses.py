@@ -110,7 +110,8 @@ def test_the_document_is_as_described(server: Running, client: openai.OpenAI):
     assert response.id.startswith("resp_")
     assert response.object == "response"
     assert response.status == "incomplete"
-    assert response.incomplete_details and response.incomplete_details.reason == "max_output_tokens"
+    assert response.incomplete_details
+    assert response.incomplete_details.reason == "max_output_tokens"
     assert (response.metadata, response.user, response.service_tier) == ({"a": "b"}, "me", "default")
     assert response.instructions == "Be brief."
     assert (response.model, response.temperature, response.top_p) == (NAME, 0, 1)
@@ -181,7 +182,8 @@ def test_the_clients_own_stream_and_parser_work(client: openai.OpenAI):
     assert kinds[-1] == "response.completed"
     parsed = client.responses.parse(**GREEDY, input=FOX, text_format=Choice)
     assert final.output_parsed == parsed.output_parsed
-    assert parsed.output_parsed and parsed.output_parsed.side in ("left", "right")
+    assert parsed.output_parsed
+    assert parsed.output_parsed.side in ("left", "right")
     again: Any = [*[item.model_dump() for item in parsed.output], {"role": "user", "content": "Why?"}]
     assert client.responses.create(**GREEDY, input=again, max_output_tokens=2).usage
 
@@ -190,7 +192,9 @@ def test_any_object_will_do_for_json_object(client: openai.OpenAI):
     text: Any = {"format": {"type": "json_object"}}
     response = client.responses.create(**GREEDY, input=FOX, text=text, max_output_tokens=20)
     assert response.output_text.lstrip().startswith("{")
-    assert response.text and response.text.format and response.text.format.type == "json_object"
+    assert response.text
+    assert response.text.format
+    assert response.text.format.type == "json_object"
 
 
 def test_log_probabilities_come_where_they_are_asked_for(client: openai.OpenAI):
@@ -217,10 +221,12 @@ def test_thinking_is_an_item_of_its_own(thinker: Running):
         cut = client.responses.create(**GREEDY, input=FOX, max_output_tokens=5)
     thought, said = response.output
     assert thought.type == "reasoning"
-    assert thought.content and thought.content[0].text == "Hm."
+    assert thought.content
+    assert thought.content[0].text == "Hm."
     assert thought.id.startswith("rs_")
     assert (said.type, response.output_text) == ("message", "Yes.")
-    assert response.usage and response.usage.output_tokens_details.reasoning_tokens > 4
+    assert response.usage
+    assert response.usage.output_tokens_details.reasoning_tokens > 4
     reasoning = [kind.replace("output_text", "reasoning_text") for kind in ORDER[2:-1]]
     assert shape(events) == [*ORDER[:2], *reasoning, *ORDER[2:]]
     assert [item.type for item in events[-1].response.output] == ["reasoning", "message"]
@@ -232,7 +238,8 @@ def test_effort_none_switches_thinking_off(thinker: Running, client: openai.Open
     with of(thinker) as api:
         response = api.responses.create(**GREEDY, input=FOX, reasoning={"effort": "none"})
     assert {item.type for item in response.output} == {"message"}
-    assert response.reasoning and response.reasoning.effort == "none"
+    assert response.reasoning
+    assert response.reasoning.effort == "none"
     with pytest.raises(openai.BadRequestError, match="enable_thinking") as refusal:
         client.responses.create(**GREEDY, input=FOX, reasoning={"effort": "none"})
     assert refusal.value.param == "reasoning"
@@ -242,7 +249,8 @@ def test_a_schema_holds_the_answer_and_not_the_thinking(thinker: Running):
     with of(thinker) as client:
         parsed = client.responses.parse(**GREEDY, input=FOX, text_format=Choice)
     assert [item.type for item in parsed.output] == ["reasoning", "message"]
-    assert parsed.output_parsed and parsed.output_parsed.side in ("left", "right")
+    assert parsed.output_parsed
+    assert parsed.output_parsed.side in ("left", "right")
 
 
 def test_an_empty_answer_is_an_empty_message(client: openai.OpenAI):

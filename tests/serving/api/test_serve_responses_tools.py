@@ -69,8 +69,10 @@ def test_a_call_is_an_item_of_its_own(server: Running, client: openai.OpenAI):
         json.loads(ARGUMENTS),
         "completed",
     )
-    assert call.id and call.id.startswith("fc_")
-    assert call.call_id and call.call_id != call.id
+    assert call.id
+    assert call.id.startswith("fc_")
+    assert call.call_id
+    assert call.call_id != call.id
     assert response.status == "completed"
     assert [tool.to_dict() for tool in response.tools] == [
         WEATHER,
@@ -151,7 +153,8 @@ def test_calls_and_their_results_are_read_as_a_chat_has_them(
         for tool in (WEATHER, PING)
     ]
     chat = client.chat.completions.create(model=NAME, messages=messages, tools=tools, temperature=0)
-    assert response.usage and chat.usage
+    assert response.usage
+    assert chat.usage
     assert response.usage.input_tokens == chat.usage.prompt_tokens
     assert response.output_text == chat.choices[0].message.content == "It rains."
 

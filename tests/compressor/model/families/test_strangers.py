@@ -66,7 +66,7 @@ def strangers(
     mine = (item for item in request.session.items if item.module is request.module)
     calls = [item.callspec.params for item in mine if hasattr(item, "callspec")]
     asked = dict.fromkeys((call["case"], call["plan"]) for call in calls)
-    yield Strangers(tmp_path_factory.mktemp("strangers"), list(asked))
+    return Strangers(tmp_path_factory.mktemp("strangers"), list(asked))
 
 
 @pytest.mark.parametrize(("case", "plan"), EVERY)
