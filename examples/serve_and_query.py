@@ -13,6 +13,7 @@ from openai import OpenAI
 command = [sys.executable, "-m", "lathe", "serve", sys.argv[1], "--port", "0", "--json"]
 with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
     try:
+        assert server.stdout is not None
         ready = json.loads(server.stdout.readline())  # printed once the model answers
         client = OpenAI(base_url=f"{ready['url']}/v1", api_key="none")
         stream = client.chat.completions.create(
