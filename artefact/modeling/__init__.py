@@ -1,5 +1,7 @@
-"""The uneven models, for transformers and for vLLM. Their files are also shipped inside artefacts: those for
-transformers in every checkpoint, vLLM's in the plugin beside it.
+"""The uneven models, for transformers and for vLLM.
+
+Their files are also shipped inside artefacts: those for transformers in every checkpoint, those for vLLM in
+the plugin beside it.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ _NOT_SETTINGS = ("model_type", "architectures", "auto_map")
 
 
 def new_model(model_type: str, config: Mapping[str, Any]) -> Any:
-    """A model of ours without weights (on the meta device), from a config document as families read it."""
+    """Builds one of our models without weights, on the meta device, from a family's config document."""
     config_class, _, model_class = _CLASSES[model_type]
     settings = {key: value for key, value in config.items() if key not in _NOT_SETTINGS}
     with torch.device("meta"):
@@ -54,9 +56,9 @@ def new_model(model_type: str, config: Mapping[str, Any]) -> Any:
 
 
 def register() -> None:
-    """Make transformers' Auto classes load our checkpoints without `trust_remote_code`.
+    """Makes transformers' Auto classes load our checkpoints without `trust_remote_code`.
 
-    May be called again. Models saved by `save_pretrained` take their files along.
+    It may be called again. Models saved by `save_pretrained` take their files along.
     """
     for name, (config, model, causal) in _CLASSES.items():
         AutoConfig.register(name, config, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A KV cache for transformers' models, ours and theirs, under the name that this version has for it."""
+"""A KV cache for our models and those of transformers, by the name that the installed version uses."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from lathe.artefact.modeling.modeling_lathe_llama import CACHE
 
 
 def new_cache() -> dict[str, Any]:
-    """An empty cache, as the keyword argument by which a causal LM is given it; calls fill it in place."""
+    """Returns an empty cache as the keyword argument of a causal LM, whose calls fill it in place."""
     return {CACHE: DynamicCache()}

@@ -12,9 +12,11 @@ from .configuration_lathe_llama import LatheLlamaConfig
 
 @strict
 class LatheGemmaConfig(LatheLlamaConfig):
-    """A Gemma in the settings of an uneven Llama: norms before and after each block, whose weights are stored
-    less 1 (`norm_offset`); embeddings times the root of the hidden size; `query_pre_attn_scalar` in place of
-    the head size; `attn_logit_softcapping` and `final_logit_softcapping`, or null.
+    """A Gemma in the settings of an uneven Llama.
+
+    It has norms before and after each block, whose weights are stored less 1 (`norm_offset`). Embeddings are
+    multiplied by the square root of the hidden size. `query_pre_attn_scalar` takes the place of the head size
+    in the scale of scores. `attn_logit_softcapping` and `final_logit_softcapping` are bounds, or null.
     """
 
     model_type = "lathe_gemma"

@@ -12,9 +12,10 @@ from .configuration_lathe_moe import LatheMoeConfig
 
 @strict
 class LatheGptOssConfig(LatheMoeConfig):
-    """A gpt-oss in the settings of an uneven mixture of experts: a sink beside every query head's scores,
-    biases of the router and of experts, whose gates are bounded by `swiglu_limit` and sharpened by
-    `swiglu_alpha`.
+    """A gpt-oss in the settings of an uneven mixture of experts.
+
+    Every query head has an attention sink. The router and the experts have biases. The experts' gates are
+    clamped to `swiglu_limit`, and `swiglu_alpha` is the slope of their sigmoid.
     """
 
     model_type = "lathe_gpt_oss"

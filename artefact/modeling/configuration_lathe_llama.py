@@ -17,7 +17,11 @@ OLDEST = (5, 17)
 
 
 def check_version(version: str) -> None:
-    """Raises ImportError for a transformers that cannot load this model."""
+    """Checks that this version of transformers can load the model.
+
+    Raises:
+        ImportError: The version is too old.
+    """
     if tuple(map(int, version.split(".")[:2])) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise ImportError(
@@ -39,14 +43,16 @@ class LatheLlamaConfig(LlamaConfig):
     overrides `num_attention_heads`, `num_key_value_heads` and `intermediate_size` by layer index;
     `dropped_blocks` lists the layers that have no `attention` or no `ffn` block, their norms included.
 
-    Other families are this model with
-    - `qkv_bias`: biases of q, k and v whatever `attention_bias` says;
-    - `qk_norm`: queries and keys normalised head by head, with `qk_norm_whole` all heads together;
-    - `norm_before`, `norm_after`: whether a norm makes what a block reads, and what it adds;
-    - `no_rope_layers`: a 0 for each layer without positions;
-    - `windows`: by layer the number of tokens that it sees, itself included, 0 for all. (transformers'
-      `layer_types` would number the caches of layers without attention, too.)
-    - `window_rope_parameters`: the rotary positions of layers with a window, where they are others.
+    Other families are this model with further settings:
+
+    - `qkv_bias`: q, k and v have biases, whatever `attention_bias` says.
+    - `qk_norm`: Queries and keys are normalised head by head; with `qk_norm_whole` all heads together.
+    - `norm_before`, `norm_after`: A norm is applied to the input of each block, and to its output.
+    - `no_rope_layers`: The list has a 0 for each layer without rotary positions.
+    - `windows`: The list has the number of tokens that each layer attends to, the current one included; 0
+      stands for all. (`layer_types` of transformers would also number the caches of layers without
+      attention.)
+    - `window_rope_parameters`: Layers with a window have these rotary positions instead of the usual ones.
     """
 
     model_type = "lathe_llama"
@@ -67,24 +73,28 @@ class LatheLlamaConfig(LlamaConfig):
         super().__post_init__(**kwargs)
 
     def has_block(self, block: str, layer: int) -> bool:
-        """Whether `layer` has its `attention` or `ffn` block."""
+        """Returns whether `layer` has its `attention` or `ffn` block."""
         return layer not in self.dropped_blocks[block]
 
     def has_positions(self, layer: int) -> bool:
-        """Whether the queries and keys of `layer` are rotated."""
+        """Returns whether the queries and keys of `layer` are rotated."""
         return self.no_rope_layers is None or bool(self.no_rope_layers[layer])
 
     def window(self, layer: int) -> int:
-        """The number of tokens that `layer` sees; 0: all."""
+        """Returns the number of tokens that `layer` attends to; 0 stands for all."""
         return self.windows[layer] if self.windows else 0
 
     def rope(self, layer: int) -> Any:
-        """The parameters of the rotary positions of `layer`."""
+        """Returns the parameters of the rotary positions of `layer`."""
         others = self.window_rope_parameters if self.window(layer) else None
         return others or self.rope_parameters
 
     def validate_architecture(self) -> None:
-        """Head counts divide in every layer, and `dropped_blocks` names known blocks of existing layers."""
+        """Checks that head counts divide in every layer, and that `dropped_blocks` names blocks that exist.
+
+        Raises:
+            ValueError: They do not.
+        """
         unknown = sorted(set(self.dropped_blocks) - set(BLOCKS))
         if unknown:
             raise ValueError(f"`dropped_blocks` has unknown blocks {unknown}; known: {list(BLOCKS)}")
@@ -99,7 +109,10 @@ class LatheLlamaConfig(LlamaConfig):
                 )
 
     def validate_token_ids(self) -> None:
-        """The usual check, which reads every attribute: the global widths are hidden from it, or it warns."""
+        """Runs the usual check with the global widths hidden.
+
+        It reads every attribute and would warn of them.
+        """
         self.allow_global_per_layer_attribute_access = False
         try:
             super().validate_token_ids()

@@ -12,9 +12,11 @@ from .configuration_lathe_llama import LatheLlamaConfig
 
 @strict
 class LatheMoeConfig(LatheLlamaConfig):
-    """A mixture of experts in the settings of an uneven Llama: every FFN is `experts` of them (by layer, as
-    widths are), each as wide as the layer's `intermediate_size`, of which a token uses `experts_per_token`;
-    with `normalised_shares` their shares add up to 1.
+    """A mixture of experts in the settings of an uneven Llama.
+
+    Every FFN has `experts` experts, a number that may differ by layer as widths do. Each is as wide as the
+    layer's `intermediate_size`. A token uses `experts_per_token` of them; with `normalised_shares` its
+    routing weights add up to 1.
     """
 
     model_type = "lathe_moe"
@@ -24,7 +26,11 @@ class LatheMoeConfig(LatheLlamaConfig):
     normalised_shares: bool = True
 
     def validate_architecture(self) -> None:
-        """As of a Llama, and every layer has as many experts as a token uses."""
+        """Checks what a Llama checks, and that every layer has as many experts as a token uses.
+
+        Raises:
+            ValueError: One of these does not hold.
+        """
         super().validate_architecture()
         for index, layer in enumerate(self.per_layer_config):
             if layer.experts < self.experts_per_token:

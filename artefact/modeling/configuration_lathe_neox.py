@@ -12,8 +12,10 @@ from .configuration_lathe_llama import LatheLlamaConfig
 
 @strict
 class LatheNeoxConfig(LatheLlamaConfig):
-    """A GPT-NeoX in the settings of an uneven Llama: LayerNorms (`rms_norm_eps` is theirs), FFNs without a
-    gate, and with `parallel_blocks` both blocks of a layer read what comes into it.
+    """A GPT-NeoX in the settings of an uneven Llama.
+
+    It has LayerNorms, whose epsilon is `rms_norm_eps`, and FFNs without a gate. With `parallel_blocks` both
+    blocks of a layer read the layer's input.
     """
 
     model_type = "lathe_neox"

@@ -12,8 +12,10 @@ from .configuration_lathe_llama import LatheLlamaConfig
 
 @strict
 class LatheOptConfig(LatheLlamaConfig):
-    """An OPT in the settings of an uneven Llama: LayerNorms (`rms_norm_eps` is theirs), `learned_positions`
-    in place of rotated ones, FFNs without a gate.
+    """An OPT in the settings of an uneven Llama.
+
+    It has LayerNorms, whose epsilon is `rms_norm_eps`, `learned_positions` in place of rotary ones, and FFNs
+    without a gate.
     """
 
     model_type = "lathe_opt"
@@ -24,7 +26,7 @@ class LatheOptConfig(LatheLlamaConfig):
     ffn_gate: bool = False
 
     def has_positions(self, _layer: int) -> bool:
-        """No layer rotates queries and keys."""
+        """Returns False: no layer rotates queries and keys."""
         return False
 
 

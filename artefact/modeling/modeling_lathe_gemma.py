@@ -22,11 +22,13 @@ from .modeling_lathe_llama import (
 
 
 def no_caps(model: Any) -> bool:
-    """Whether PyTorch's own attention, which has no soft caps, computes the same."""
+    """Returns whether PyTorch's own attention, which has no soft caps, computes the same."""
     return model.config.attn_logit_softcapping is None
 
 
 class LatheGemmaAttention(LatheLlamaAttention):
+    """Attention with the scale and the soft cap of a Gemma."""
+
     norm_class = Gemma2RMSNorm
 
     def __init__(self, config: LatheGemmaConfig, layer_idx: int, cache_idx: int) -> None:
@@ -36,12 +38,14 @@ class LatheGemmaAttention(LatheLlamaAttention):
 
 
 class LatheGemmaDecoderLayer(LatheLlamaDecoderLayer):
+    """A decoder layer with the norms and the attention of a Gemma."""
+
     norm_class = Gemma2RMSNorm
     attention_class = LatheGemmaAttention
 
 
 class ScaledEmbedding(nn.Embedding):
-    """Times the root of its width, as the weights' type has that."""
+    """An embedding multiplied by the square root of its width, in the type of its weights."""
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         embedded = super().forward(input_ids)
@@ -49,7 +53,7 @@ class ScaledEmbedding(nn.Embedding):
 
 
 class LatheGemmaModel(LatheLlamaModel):
-    """The decoder, its embeddings scaled."""
+    """The decoder, with scaled embeddings."""
 
     config_class = LatheGemmaConfig
     layer_class = LatheGemmaDecoderLayer
@@ -61,7 +65,7 @@ class LatheGemmaModel(LatheLlamaModel):
 
 
 class CappedHead(nn.Linear):
-    """A language-model head whose logits stay between two bounds."""
+    """A language-model head with soft-capped logits."""
 
     def __init__(self, width: int, vocabulary: int, cap: float | None) -> None:
         super().__init__(width, vocabulary, bias=False)

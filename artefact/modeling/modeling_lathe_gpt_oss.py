@@ -17,7 +17,7 @@ from .modeling_lathe_moe import LatheMoeDecoderLayer, LatheMoeForCausalLM, Lathe
 
 
 class LatheGptOssAttention(LatheLlamaAttention):
-    """Attention with a score more for each query head, its sink, that belongs to no token."""
+    """Attention with a sink for each query head: a learned score that belongs to no token."""
 
     eager = staticmethod(eager_attention_forward)
 
@@ -27,6 +27,8 @@ class LatheGptOssAttention(LatheLlamaAttention):
 
 
 class LatheGptOssMLP(LatheMoeMLP):
+    """Experts with biases, a clamped gate and a clamped linear part."""
+
     biased = True
 
     def __init__(self, config: Any) -> None:
@@ -39,11 +41,15 @@ class LatheGptOssMLP(LatheMoeMLP):
 
 
 class LatheGptOssDecoderLayer(LatheMoeDecoderLayer):
+    """A decoder layer with attention sinks and with experts that have biases."""
+
     attention_class = LatheGptOssAttention
     mlp_class = LatheGptOssMLP
 
 
 class LatheGptOssModel(LatheMoeModel):
+    """The decoder."""
+
     config_class = LatheGptOssConfig
     layer_class = LatheGptOssDecoderLayer
     _no_split_modules = ["LatheGptOssDecoderLayer"]

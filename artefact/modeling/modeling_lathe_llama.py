@@ -33,7 +33,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_lathe_llama import LatheLlamaConfig
 
 CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
-"""What this transformers calls the KV cache; it was renamed in 5.24."""
+"""The name of the KV cache among the arguments; transformers renamed it in 5.24."""
 _TAKEN = {
     *TransformersKwargs.__annotations__,
     "attention_instances",
@@ -42,18 +42,22 @@ _TAKEN = {
     "ignore_index",
     "cache_position",
 }
-"""Arguments beside a model's own that attention kernels or callers know: vLLM hands over its kernels, some
-tokenizers give segments, which no decoder reads, the loss has labels of its own, and older callers give
-positions in the cache, which caches count themselves."""
+"""Arguments of attention kernels or callers, beside the model's own: vLLM passes its kernels, some tokenizers
+pass segments, which no decoder reads, the loss has its own labels, and older callers pass positions in the
+cache, which caches count themselves."""
 
 
 def one_cache(cache: Any, past_key_values: Any) -> Any:
-    """The KV cache by whichever of its two names it was given."""
+    """Returns the KV cache, whichever of its two names it was passed by."""
     return past_key_values if cache is None else cache
 
 
 def check_known(arguments: dict[str, Any]) -> None:
-    """Raises TypeError for an argument that nothing here reads: dropped, it could change the answer."""
+    """Checks that something here reads each argument: ignoring one could change the result.
+
+    Raises:
+        TypeError: An argument is unknown.
+    """
     unknown = sorted(name for name, value in arguments.items() if value is not None and name not in _TAKEN)
     if unknown:
         raise TypeError(
@@ -63,7 +67,7 @@ def check_known(arguments: dict[str, Any]) -> None:
 
 
 def rotary(config: LatheLlamaConfig, parameters: Any) -> Any:
-    """Rotary positions with these parameters; they may rotate a part of each head."""
+    """Builds rotary positions with these parameters, which may rotate only a part of each head."""
     own: Any = copy.copy(config)
     own.rope_parameters = parameters
     return Phi3RotaryEmbedding(own)
@@ -158,12 +162,12 @@ class LatheLlamaDecoderLayer(LlamaDecoderLayer):
         return self.norm_class(config.hidden_size, eps=config.rms_norm_eps) if present else nn.Identity()
 
     def attend(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """What the attention block adds to the residual stream."""
+        """Returns what the attention block adds to the residual stream."""
         attended, _ = self.self_attn(self.input_layernorm(hidden_states), *args, **kwargs)
         return self.attention_output_norm(attended)
 
     def feed(self, hidden_states: torch.Tensor) -> Any:
-        """What the FFN block adds to the residual stream."""
+        """Returns what the FFN block adds to the residual stream."""
         return self.ffn_output_norm(self.mlp(self.post_attention_layernorm(hidden_states)))
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -175,7 +179,10 @@ class LatheLlamaDecoderLayer(LlamaDecoderLayer):
 
 
 class LatheLlamaModel(LlamaModel):
-    """The decoder. Layers with attention number their caches 0, 1, ...: the first is always in use."""
+    """The decoder.
+
+    Layers with attention number their caches 0, 1, and so on, so that the first cache is always in use.
+    """
 
     config_class = LatheLlamaConfig
     layer_class: Any = LatheLlamaDecoderLayer
@@ -201,10 +208,11 @@ class LatheLlamaModel(LlamaModel):
         self.post_init()
 
     def new_embedding(self, config: LatheLlamaConfig) -> nn.Embedding:
+        """Builds the token embedding."""
         return nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
 
     def rotations(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> dict[bool, Any]:
-        """Cosines and sines [B, S, rotated part of H] of layers without and with a window."""
+        """Returns cosines and sines [B, S, rotated part of H] of layers without and with a window."""
         usual = self.rotary_emb(hidden_states, position_ids=position_ids)
         if not self.config.window_rope_parameters:
             return {False: usual, True: usual}
@@ -213,9 +221,9 @@ class LatheLlamaModel(LlamaModel):
     def masks(
         self, inputs_embeds: torch.Tensor, attention_mask: Any, position_ids: torch.Tensor, cache: Any
     ) -> dict[int, Any]:
-        """The attention mask of every width of window that layers have; 0: of those that see all.
+        """Returns the attention mask of each window size among the layers; 0 stands for no window.
 
-        A method, so that tools that trace `forward` (llm-compressor's) take it as one step.
+        It is a method so that tools that trace `forward`, such as llm-compressor, take it as one step.
         """
         made = {}
         for window in set(self.config.windows or [0]):
@@ -283,11 +291,12 @@ class LatheLlamaForCausalLM(LlamaForCausalLM):
         self.post_init()
 
     def new_head(self, config: Any) -> nn.Linear:
+        """Builds the language-model head."""
         return nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     @staticmethod
     def create_masks_for_generate(attention_mask: torch.Tensor | None = None, **_: Any) -> Any:
-        """As it is: layers differ in their masks, and the model makes those."""
+        """Returns the mask as it is: layers differ in their masks, which the model makes."""
         return attention_mask
 
 

@@ -1,7 +1,7 @@
 """An uneven mixture of experts: every layer is built from its own widths, and blocks may be absent.
 
-Experts lie side by side: `gate_proj` and `up_proj` have the rows of one below those of the other, `down_proj`
-the columns. So an FFN of experts is a wide one, whose channels count what the router gives their expert.
+Experts are concatenated: `gate_proj` and `up_proj` along their rows, `down_proj` along its columns. So an FFN
+of experts is one wide FFN, whose channels are multiplied by the routing weight of their expert.
 
 Shapes: T tokens, D model width, E experts, F channels of each.
 
@@ -22,9 +22,7 @@ from .modeling_lathe_llama import LatheLlamaDecoderLayer, LatheLlamaForCausalLM,
 
 
 def shares_of(logits: torch.Tensor, chosen: int, normalised: bool) -> torch.Tensor:
-    """[..., E]: what each expert counts for a token whose router gives these logits; 0 for all but the
-    chosen ones.
-    """
+    """Returns routing weights [..., E], which are 0 for all but the chosen experts of a token."""
     likely = logits.float().softmax(-1)
     values, experts = likely.topk(chosen, -1)
     if normalised:
@@ -35,9 +33,11 @@ def shares_of(logits: torch.Tensor, chosen: int, normalised: bool) -> torch.Tens
 class LatheMoeMLP(nn.Module):
     """An FFN of experts.
 
-    biased: the router and experts have biases; those of what experts add are the columns of `share_proj`,
-    which reads what they count. whole: every expert reads every token, and given back is what the output
-    projections read, `share_proj` last.
+    Attributes:
+        biased: The router and the experts have biases. Output biases of experts are the columns of
+            `share_proj`, which reads the routing weights.
+        whole: Every expert reads every token, and the call returns the input of the output projections, that
+            of `share_proj` last.
     """
 
     biased = False
@@ -70,19 +70,20 @@ class LatheMoeMLP(nn.Module):
         return added_TD.view_as(hidden_states)
 
     def shares(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """[..., E]: what each expert counts for a token; 0 for all but the chosen ones."""
+        """Returns the routing weights [..., E] of tokens; 0 for all but the chosen experts."""
         return shares_of(self.router(hidden_states), self.chosen, self.normalised)
 
     def inner(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """[..., E * F]: what all experts make of a token, before `down_proj`."""
+        """Returns the channels [..., E * F] of all experts, before `down_proj`."""
         return self.gated(self.gate_proj(hidden_states), self.up_proj(hidden_states))
 
     def gated(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """Returns the activated gate times the linear part."""
         made: torch.Tensor = self.act_fn(gate) * up
         return made
 
     def _one(self, own: slice, hidden_TD: torch.Tensor, shares_T1: torch.Tensor) -> torch.Tensor:
-        """What the expert of these channels adds."""
+        """Returns the weighted output of the expert of these channels."""
         gate_TF, up_TF = (
             linear(hidden_TD, part.weight[own], part.bias[own] if self.biased else None)
             for part in (self.gate_proj, self.up_proj)
@@ -91,10 +92,14 @@ class LatheMoeMLP(nn.Module):
 
 
 class LatheMoeDecoderLayer(LatheLlamaDecoderLayer):
+    """A decoder layer whose FFN is a mixture of experts."""
+
     mlp_class = LatheMoeMLP
 
 
 class LatheMoeModel(LatheLlamaModel):
+    """The decoder."""
+
     config_class = LatheMoeConfig
     layer_class = LatheMoeDecoderLayer
     _no_split_modules = ["LatheMoeDecoderLayer"]

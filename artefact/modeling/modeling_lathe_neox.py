@@ -16,6 +16,8 @@ from .modeling_lathe_opt import LatheOptMLP
 
 
 class LatheNeoxDecoderLayer(LatheLlamaDecoderLayer):
+    """A decoder layer whose two blocks may read the same input."""
+
     norm_class = nn.LayerNorm
     mlp_class = LatheOptMLP
 
@@ -33,6 +35,8 @@ class LatheNeoxDecoderLayer(LatheLlamaDecoderLayer):
 
 
 class LatheNeoxModel(LatheLlamaModel):
+    """The decoder."""
+
     config_class = LatheNeoxConfig
     layer_class = LatheNeoxDecoderLayer
     _no_split_modules = ["LatheNeoxDecoderLayer"]

@@ -35,6 +35,8 @@ class LatheOptMLP(nn.Module):
 
 
 class LatheOptDecoderLayer(LatheLlamaDecoderLayer):
+    """A decoder layer with LayerNorms and an FFN without a gate."""
+
     norm_class = nn.LayerNorm
     mlp_class = LatheOptMLP
 
@@ -61,7 +63,10 @@ class LatheOptModel(LatheLlamaModel):
         cache: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Without `position_ids` a token's position is the number of attended ones before it."""
+        """Runs the decoder.
+
+        Without `position_ids` the position of a token is the number of attended tokens before it.
+        """
         cache = one_cache(cache, past_key_values)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)

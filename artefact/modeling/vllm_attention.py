@@ -17,12 +17,14 @@ from vllm.model_executor.layers.rotary_embedding import get_rope
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheSpec, SlidingWindowSpec
 
 COMPILED = {"input_ids": 0, "positions": 0, "intermediate_tensors": 0, "inputs_embeds": 0}
-"""Arguments of a model whose sizes change from step to step, and which size."""
+"""The arguments of a model whose sizes change from step to step, with the dimension that does."""
 
 
 class WindowedAttention(Attention):
-    """Attention that keeps what its window has passed by. Layers of different widths have pages of different
-    sizes, which vLLM shares out only among layers of one kind.
+    """Windowed attention that keeps the cache of tokens outside its window.
+
+    Layers of different widths have pages of different sizes, and vLLM can allocate those only if all layers
+    have one kind of attention.
     """
 
     def get_kv_cache_spec(self, vllm_config: VllmConfig) -> KVCacheSpec | None:
@@ -41,7 +43,7 @@ class WindowedAttention(Attention):
 
 
 def own_part(value: torch.Tensor, first: int) -> nn.Parameter:
-    """A parameter of a device, one part of the checkpoint's, from its row `first` on."""
+    """Makes a parameter of one device that is loaded with the checkpoint's rows from `first` on."""
     parameter = nn.Parameter(value, requires_grad=False)
 
     def load(own: nn.Parameter, loaded: torch.Tensor) -> None:
@@ -52,8 +54,9 @@ def own_part(value: torch.Tensor, first: int) -> nn.Parameter:
 
 
 class SharedRMSNorm(nn.Module):
-    """RMS normalisation of all heads together, where devices have as many of them each. A device's part of
-    the weights is loaded with its part of the projection.
+    """RMS normalisation over all heads, of which every device has the same number.
+
+    A device loads the part of the weights that belongs to its part of the projection.
     """
 
     def __init__(self, width: int, eps: float, first: int) -> None:
@@ -70,12 +73,18 @@ class SharedRMSNorm(nn.Module):
 
 
 class LatheAttention(nn.Module):
-    """q, k, v and o projections around vLLM's attention, under the names of its Llama.
+    """The q, k, v and o projections around vLLM's attention, under the names of its Llama.
 
-    norm_class: of each head's queries and keys. scale: of scores. softcap: what bounds them.
+    Args:
+        vllm_config: The configuration of the engine, which has the model's.
+        index: The layer's index in the checkpoint.
+        prefix: The module's name in the model.
+        norm_class: The norm of each head's queries and keys.
+        scale: The scale of scores; by default the usual one.
+        softcap: The soft cap of scores, or None.
 
     Raises:
-        ValueError: the devices cannot share the layer's heads.
+        ValueError: The devices cannot share the layer's heads.
     """
 
     def __init__(
@@ -96,25 +105,52 @@ class LatheAttention(nn.Module):
             raise ValueError(
                 f"layer {index}: {devices} devices cannot share {heads} query heads over {kv_heads} KV heads"
             )
-        quant_config, attention_bias = vllm_config.quant_config, config.attention_bias
+        self._add_projections(config, heads, kv_heads, vllm_config.quant_config, prefix)
+        own, own_kv = self.qkv_proj.num_heads, self.qkv_proj.num_kv_heads
+        self.sizes = [own * self.head_dim, own_kv * self.head_dim, own_kv * self.head_dim]
+        self._add_norms(config, norm_class)
+        self.rotates = config.has_positions(index)
+        if self.rotates:
+            self.rotary_emb = get_rope(
+                self.head_dim,
+                max_position=config.max_position_embeddings,
+                rope_parameters=config.rope(index),
+                is_neox_style=True,
+            )
+        self.attn = WindowedAttention(
+            own,
+            self.head_dim,
+            self.head_dim**-0.5 if scale is None else scale,
+            num_kv_heads=own_kv,
+            cache_config=vllm_config.cache_config,
+            quant_config=vllm_config.quant_config,
+            logits_soft_cap=softcap,
+            per_layer_sliding_window=config.window(index) or None,
+            prefix=f"{prefix}.attn",
+            **self._sinks(config),
+        )
+
+    def _add_projections(
+        self, config: Any, heads: int, kv_heads: int, quant_config: Any, prefix: str
+    ) -> None:
         self.qkv_proj = QKVParallelLinear(
             config.hidden_size,
             self.head_dim,
             heads,
             kv_heads,
-            bias=attention_bias or config.qkv_bias,
+            bias=config.attention_bias or config.qkv_bias,
             quant_config=quant_config,
             prefix=f"{prefix}.qkv_proj",
         )
         self.o_proj = RowParallelLinear(
             heads * self.head_dim,
             config.hidden_size,
-            bias=attention_bias,
+            bias=config.attention_bias,
             quant_config=quant_config,
             prefix=f"{prefix}.o_proj",
         )
-        own, own_kv = self.qkv_proj.num_heads, self.qkv_proj.num_kv_heads
-        self.sizes = [own * self.head_dim, own_kv * self.head_dim, own_kv * self.head_dim]
+
+    def _add_norms(self, config: Any, norm_class: Any) -> None:
         self.norms_heads = config.qk_norm and not config.qk_norm_whole
         self.norms_all = config.qk_norm and config.qk_norm_whole
         if self.norms_heads:
@@ -126,30 +162,14 @@ class LatheAttention(nn.Module):
                 SharedRMSNorm(size, config.rms_norm_eps, first)
                 for size, first in zip(self.sizes, at, strict=False)
             )
-        self.rotates = config.has_positions(index)
-        if self.rotates:
-            self.rotary_emb = get_rope(
-                self.head_dim,
-                max_position=config.max_position_embeddings,
-                rope_parameters=config.rope(index),
-                is_neox_style=True,
-            )
-        sinks = {}
-        if getattr(config, "attention_sinks", False):
-            self.sinks = own_part(torch.zeros(own), self.qkv_proj.tp_rank * own)
-            sinks["sinks"] = self.sinks
-        self.attn = WindowedAttention(
-            own,
-            self.head_dim,
-            self.head_dim**-0.5 if scale is None else scale,
-            num_kv_heads=own_kv,
-            cache_config=vllm_config.cache_config,
-            quant_config=quant_config,
-            logits_soft_cap=softcap,
-            per_layer_sliding_window=config.window(index) or None,
-            prefix=f"{prefix}.attn",
-            **sinks,
-        )
+
+    def _sinks(self, config: Any) -> dict[str, nn.Parameter]:
+        """Adds the parameter of attention sinks if the model has them; returns it as an argument."""
+        if not getattr(config, "attention_sinks", False):
+            return {}
+        own = self.qkv_proj.num_heads
+        self.sinks = own_part(torch.zeros(own), self.qkv_proj.tp_rank * own)
+        return {"sinks": self.sinks}
 
     def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         qkv, _ = self.qkv_proj(hidden_states)

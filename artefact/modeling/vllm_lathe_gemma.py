@@ -22,6 +22,8 @@ from .vllm_lathe_llama import LatheLlamaDecoderLayer, LatheLlamaForCausalLM
 
 
 class LatheGemmaDecoderLayer(LatheLlamaDecoderLayer):
+    """A decoder layer with the norms, the attention and the FFN of a Gemma."""
+
     norm_class = GemmaRMSNorm
 
     def new_attention(self, vllm_config: VllmConfig, index: int, prefix: str) -> LatheAttention:
@@ -53,6 +55,8 @@ class LatheGemmaModel(LlamaModel):
 
 
 class LatheGemmaForCausalLM(LatheLlamaForCausalLM):
+    """The decoder with its language-model head and soft-capped logits."""
+
     layer_class = LatheGemmaDecoderLayer
     model_class = LatheGemmaModel
 

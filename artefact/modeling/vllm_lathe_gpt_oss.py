@@ -17,12 +17,14 @@ from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_pa
 from .vllm_lathe_moe import LatheMoeDecoderLayer, LatheMoeForCausalLM, LatheMoeMLP
 
 _TILE = 32
-"""Channels that the CPU kernel computes together."""
+"""The number of channels that the CPU kernel computes together."""
 
 
 class LatheGptOssMLP(LatheMoeMLP):
-    """Experts with biases, rows of gate and up in turn as vLLM's kernels want them, filled up with channels
-    of zeros. (Its gates are sharpened by 1.702 and bounded by 7, whatever it is told.)
+    """Experts with biases, in the layout of vLLM's kernels.
+
+    Rows of gate and up are interleaved, and channels of zeros fill the last tile. (The kernels have 1.702 and
+    7 as the constants of the gate, whatever the config says.)
     """
 
     biased = True
@@ -51,9 +53,13 @@ class LatheGptOssMLP(LatheMoeMLP):
 
 
 class LatheGptOssDecoderLayer(LatheMoeDecoderLayer):
+    """A decoder layer with the experts of a gpt-oss."""
+
     def new_mlp(self, vllm_config: VllmConfig, index: int, prefix: str) -> nn.Module:
         return LatheGptOssMLP(vllm_config, index, prefix)
 
 
 class LatheGptOssForCausalLM(LatheMoeForCausalLM):
+    """The decoder with its language-model head."""
+
     layer_class = LatheGptOssDecoderLayer

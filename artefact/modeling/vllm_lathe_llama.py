@@ -1,7 +1,7 @@
 """An uneven Llama for vLLM: every layer is built from its own widths, and blocks may be absent.
 
-All but the layer is vLLM's own Llama, so weight names, tensor and pipeline parallelism, LoRA and quantization
-are its own too. This file is shipped inside artefacts and imports nothing of Lathe but its neighbours.
+Everything but the layer is vLLM's own Llama, and so are weight names, tensor and pipeline parallelism, LoRA
+and quantization. This file is shipped inside artefacts and imports nothing of Lathe but its neighbours.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ class LatheLlamaDecoderLayer(LlamaDecoderLayer):
     def forward(
         self, positions: torch.Tensor, hidden_states: torch.Tensor, residual: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A block's output is added to `residual` by the next norm, whichever layer that is in."""
+        """Runs the layer.
+
+        The next norm, whichever layer it is in, adds a block's output to `residual`.
+        """
         if residual is None:
             residual = torch.zeros_like(hidden_states)
         if self.has_attention:
@@ -73,7 +76,7 @@ class LatheLlamaDecoderLayer(LlamaDecoderLayer):
 
 
 def _incoming(norm: Any, hidden: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(what a block reads, the residual stream with everything added up)."""
+    """Returns the input of a block, and the residual stream with everything added up."""
     if norm is not None:
         read, residual = norm(hidden, residual)
         return read, residual
@@ -81,7 +84,7 @@ def _incoming(norm: Any, hidden: torch.Tensor, residual: torch.Tensor) -> tuple[
 
 
 def _outgoing(norm: Any, hidden: torch.Tensor) -> Any:
-    """What a block adds to the residual stream."""
+    """Returns what a block adds to the residual stream."""
     return hidden if norm is None else norm(hidden)
 
 
@@ -89,8 +92,8 @@ class LatheLlamaForCausalLM(LlamaForCausalLM):
     """vLLM's Llama with our layers.
 
     Raises:
-        ValueError: the CPU build has no attention kernel for the head size, which it would find out when the
-            first request kills the engine.
+        ValueError: The CPU build has no attention kernel for the head size. vLLM itself would find out only
+            when the first request kills the engine.
     """
 
     layer_class: Any = LatheLlamaDecoderLayer

@@ -19,7 +19,7 @@ from .vllm_lathe_llama import LatheLlamaDecoderLayer, LatheLlamaForCausalLM
 
 
 class LatheMoeMLP(nn.Module):
-    """vLLM's router and experts. Checkpoints have experts side by side: they are loaded one by one."""
+    """vLLM's router and experts, which are loaded one by one, because checkpoints have them concatenated."""
 
     biased = False
 
@@ -40,7 +40,7 @@ class LatheMoeMLP(nn.Module):
         )
 
     def kind(self, config: Any) -> dict[str, Any]:
-        """What experts are, as arguments of vLLM's."""
+        """Returns the width and the activation of experts as arguments of vLLM's layer."""
         return {"intermediate_size": self.width, "activation": config.hidden_act}
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -49,7 +49,7 @@ class LatheMoeMLP(nn.Module):
         return added
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[str]:
-        """Names of parameters that were filled."""
+        """Loads weights and yields the names of the parameters that they filled."""
         for name, value in weights:
             module, kind = name.split(".")
             if module == "router":
@@ -59,7 +59,7 @@ class LatheMoeMLP(nn.Module):
                 yield from (f"experts.{loaded}" for loaded in self.load_experts(name, value))
 
     def load_experts(self, name: str, value: torch.Tensor) -> Iterable[str]:
-        """Names of parameters of vLLM's experts that a tensor of all of them filled."""
+        """Loads a tensor of all experts and returns the names of the parameters that it filled."""
         parts = value.chunk(self.count, int(name.startswith("down_proj")))
         loaded: Iterable[str] = self.experts.load_weights(
             (f"{expert}.{name}", part) for expert, part in enumerate(parts)
@@ -68,6 +68,8 @@ class LatheMoeMLP(nn.Module):
 
 
 class LatheMoeDecoderLayer(LatheLlamaDecoderLayer):
+    """A decoder layer whose FFN is a mixture of experts."""
+
     def new_mlp(self, vllm_config: VllmConfig, index: int, prefix: str) -> nn.Module:
         return LatheMoeMLP(vllm_config, index, prefix)
 
@@ -81,6 +83,8 @@ class LatheMoeModel(LlamaModel):
 
 
 class LatheMoeForCausalLM(LatheLlamaForCausalLM):
+    """The decoder with its language-model head."""
+
     layer_class = LatheMoeDecoderLayer
     model_class = LatheMoeModel
     hf_to_vllm_mapper = LatheMoeModel.hf_to_vllm_mapper

@@ -13,6 +13,8 @@ from .vllm_layernorm import LayerNormDecoderLayer, LayerNormForCausalLM, LayerNo
 
 
 class LatheNeoxDecoderLayer(LayerNormDecoderLayer):
+    """A decoder layer whose two blocks may read the same input."""
+
     def forward(
         self, positions: torch.Tensor, hidden_states: torch.Tensor, residual: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,9 +27,11 @@ class LatheNeoxDecoderLayer(LayerNormDecoderLayer):
 
 @support_torch_compile(dynamic_arg_dims=COMPILED)
 class LatheNeoxModel(LayerNormModel):
-    pass
+    """The decoder."""
 
 
 class LatheNeoxForCausalLM(LayerNormForCausalLM):
+    """The decoder with its language-model head."""
+
     layer_class = LatheNeoxDecoderLayer
     model_class = LatheNeoxModel

@@ -42,5 +42,7 @@ class LatheOptModel(LayerNormModel):
 
 
 class LatheOptForCausalLM(LayerNormForCausalLM):
+    """The decoder with its language-model head."""
+
     layer_class = LayerNormDecoderLayer
     model_class = LatheOptModel

@@ -1,4 +1,4 @@
-"""What models with LayerNorms and FFNs without a gate share on vLLM.
+"""Parts of models with LayerNorms and FFNs without a gate, for vLLM.
 
 This file is shipped inside artefacts and imports nothing of Lathe but its neighbours.
 """
@@ -28,7 +28,10 @@ MAPPER = WeightsMapper(
 
 
 class AddingLayerNorm(nn.LayerNorm):
-    """Called as vLLM's RMSNorm is: what is given beside the input is added to it first, and given back."""
+    """A LayerNorm with the interface of vLLM's RMSNorm.
+
+    A residual is added to the input first, and the sum is returned beside the output.
+    """
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> Any:
         if residual is None:
@@ -38,6 +41,8 @@ class AddingLayerNorm(nn.LayerNorm):
 
 
 class UngatedMLP(nn.Module):
+    """An FFN without a gate."""
+
     def __init__(self, config: Any, width: int, quant_config: Any, prefix: str) -> None:
         super().__init__()
         options = {"bias": config.mlp_bias, "quant_config": quant_config}
@@ -52,6 +57,8 @@ class UngatedMLP(nn.Module):
 
 
 class LayerNormDecoderLayer(LatheLlamaDecoderLayer):
+    """A decoder layer with LayerNorms and an FFN without a gate."""
+
     norm_class = AddingLayerNorm
 
     def new_mlp(self, vllm_config: VllmConfig, index: int, prefix: str) -> nn.Module:
@@ -60,7 +67,10 @@ class LayerNormDecoderLayer(LatheLlamaDecoderLayer):
 
 
 class LayerNormModel(LlamaModel):
-    """vLLM's Llama with a LayerNorm at its end. Subclasses are to be decorated for compilation."""
+    """vLLM's Llama with a LayerNorm at its end.
+
+    Subclasses must be decorated for compilation.
+    """
 
     hf_to_vllm_mapper = MAPPER
 
@@ -71,5 +81,7 @@ class LayerNormModel(LlamaModel):
 
 
 class LayerNormForCausalLM(LatheLlamaForCausalLM):
+    """The decoder with its language-model head."""
+
     hf_to_vllm_mapper = MAPPER
     packed_modules_mapping = {"qkv_proj": ["q_proj", "k_proj", "v_proj"]}

@@ -1,4 +1,4 @@
-"""What vLLM calls when it starts (entry-point group `vllm.general_plugins`): it makes our models known.
+"""The plugin that registers our models when vLLM starts (entry-point group `vllm.general_plugins`).
 
 This file is shipped inside artefacts and imports nothing of Lathe but its neighbours.
 """
@@ -26,14 +26,15 @@ CONFIGS = (
     LatheOptConfig,
 )
 VERSIONS = ("0.32", "0.33")
-"""Of vLLM, whose parts that we use were found to be there."""
+"""The versions of vLLM that were found to have the parts that we use."""
 CPU_HEAD_SIZES = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
-"""Those for which the attention kernel of vLLM 0.32's CPU build was found to work."""
+"""The head sizes with which the attention kernel of vLLM 0.32's CPU build was found to work."""
 
 
 def refusal(version: str) -> str | None:
-    """Why a vLLM of this version does not serve our models, which use parts of it that others have elsewhere
-    or not at all; None where it does.
+    """Returns the reason why this version of vLLM does not serve our models, or None if it does.
+
+    The models use parts of vLLM that other versions have elsewhere or not at all.
     """
     release = re.match(r"\d+\.\d+", version)
     if release is not None and release[0] in VERSIONS:
@@ -42,7 +43,7 @@ def refusal(version: str) -> str | None:
 
 
 def _refusing(config: Any, why: str) -> Any:
-    """A class of configs that cannot be made."""
+    """Returns a class of configs that raises ValueError when one is made."""
 
     def refuse(_self: Any, **_: Any) -> None:
         raise ValueError(why)
@@ -51,10 +52,11 @@ def _refusing(config: Any, why: str) -> Any:
 
 
 def register() -> None:
-    """Make vLLM serve our checkpoints without `--trust-remote-code`. May be called again.
+    """Makes vLLM serve our checkpoints without `--trust-remote-code`.
 
-    The model itself is imported by vLLM when a checkpoint asks for it. A vLLM that it was not made for still
-    serves other models: only a checkpoint of ours is refused, as soon as vLLM reads its config.
+    It may be called again. vLLM imports the model itself when a checkpoint needs it. A version of vLLM that
+    is not supported still serves other models: only our checkpoints are refused, as soon as vLLM reads their
+    config.
     """
     from vllm import ModelRegistry, __version__
 
