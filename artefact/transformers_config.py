@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lathe.artefact.config_file import read_document
+from lathe.artefact.checkpoint_config import read_document
 from lathe.artefact.errors import UserError
 from lathe.artefact.library_errors import reason
 

@@ -1,6 +1,6 @@
 """What the API asks of an engine, and what an engine may be built from.
 
-A backend takes whole requests. An engine that schedules by itself implements `Backend`; one that only
+A backend takes whole requests. An engine that schedules by itself implements `ServingBackend`; one that only
 computes implements `SlotEngine`, and `lathe.serving.scheduler.Scheduler` makes a backend of it.
 
 Legend: S tokens of one slot, V vocabulary.
@@ -130,7 +130,7 @@ def run_callbacks(batch: OutputBatch) -> None:
         callback(output)
 
 
-class Backend(Protocol):
+class ServingBackend(Protocol):
     """Generates text for many requests at a time. All methods may be called from any thread.
 
     Attributes:

@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from lathe.artefact.config_file import max_positions
+from lathe.artefact.checkpoint_config import max_positions
 from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import MANIFEST, listed_files, read_json, verify_checkpoint, verify_graph
 from lathe.artefact.onnx.graph_format import FOLDER, GRAPH
@@ -25,8 +25,8 @@ log = logging.getLogger("lathe.serving")
 
 
 @dataclass(frozen=True, slots=True)
-class Artefact:
-    """A verified artefact directory.
+class ServedModel:
+    """A verified directory to serve: an artefact, or a dense model.
 
     Attributes:
         path: the directory.
@@ -88,7 +88,7 @@ class Artefact:
         return values, other
 
 
-def open_artefact(path: Path) -> Artefact:
+def open_served_model(path: Path) -> ServedModel:
     """Opens the artefact at `path`; a plain dense checkpoint is exported first.
 
     Every file is verified that serving the graph reads.
@@ -106,7 +106,7 @@ def open_artefact(path: Path) -> Artefact:
     return _describe(export_dense(path), path.resolve().name)
 
 
-def open_checkpoint(path: Path) -> Artefact:
+def open_served_checkpoint(path: Path) -> ServedModel:
     """Opens the artefact at `path`, or a plain dense checkpoint as it is.
 
     Every file is verified that loading the checkpoint reads.
@@ -134,7 +134,7 @@ def _check_weights(path: Path) -> None:
         raise UserError(f"{path} holds no weights (*.safetensors)", "Give the directory of a whole model.")
 
 
-def _describe(path: Path, name: str) -> Artefact:
+def _describe(path: Path, name: str) -> ServedModel:
     config = read_json(path / "config.json")
     generation = read_json(path / "generation_config.json", optional=True)
     report = read_json(path / "report.json", optional=True)
@@ -144,7 +144,7 @@ def _describe(path: Path, name: str) -> Artefact:
         raise UserError(f"{path / 'config.json'} states no vocab_size")
     identity = path / (MANIFEST if (path / MANIFEST).exists() else "config.json")
     compressed = _compressed(config, plan)
-    return Artefact(
+    return ServedModel(
         path=path,
         name=name,
         eos=frozenset(token for token in _eos(config) | _eos(generation) if 0 <= token < vocab_size),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lathe.serving.loadtest.compare import run
-from lathe.serving.loadtest.engine import find_engine
+from lathe.serving.loadtest.engine import find_load_tester
 from lathe.serving.loadtest.load import Endpoint, Load
 from lathe.serving.loadtest.prompts import PromptChoice
 from lathe.serving.loadtest.testbed import Setup
@@ -88,7 +88,7 @@ def aiperf(
 def guidellm(program: Path, url: str, endpoint: Endpoint) -> dict[str, Any]:
     """GuideLLM, as `lathe loadtest --engine guidellm` runs it; a row."""
     load = Load(concurrency=USERS, requests=REQUESTS, output_tokens=ANSWER, endpoint=endpoint)
-    engine = find_engine("guidellm", str(program))
+    engine = find_load_tester("guidellm", str(program))
     system = run(url, load, setup=Setup(PromptChoice(PROMPT), engine=engine))["systems"]["server"]
     counted = system["output_tokens"]
     return {

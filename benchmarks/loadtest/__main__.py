@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.serving.models import dense_model, subnet
 from lathe.serving.loadtest.compare import run
 from lathe.serving.loadtest.document import machine
-from lathe.serving.loadtest.engine import Engine, find_engine
+from lathe.serving.loadtest.engine import LoadTester, find_load_tester
 from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.prompts import PromptChoice
 from lathe.serving.loadtest.servers import served
@@ -36,7 +36,10 @@ COMPARED = ("tpot_ms.p50", "ttft_ms.p50", "e2e_ms.p50", "output_tokens_per_secon
 
 def main() -> int:
     args = _arguments()
-    engines = {"ours": find_engine("lathe"), "guidellm": find_engine("guidellm", str(args.guidellm))}
+    engines = {
+        "ours": find_load_tester("lathe"),
+        "guidellm": find_load_tester("guidellm", str(args.guidellm)),
+    }
     rows: list[dict[str, Any]] = []
     for row in _rows(args, engines):
         rows.append(row)
@@ -47,7 +50,7 @@ def main() -> int:
     return int(not all(row["held"] for row in rows))
 
 
-def _rows(args: argparse.Namespace, engines: dict[str, Engine]) -> Iterator[dict[str, Any]]:
+def _rows(args: argparse.Namespace, engines: dict[str, LoadTester]) -> Iterator[dict[str, Any]]:
     paced = Load(concurrency=4, requests=24, output_tokens=64)
     for pace in PACES_MS:
         command = (sys.executable, "-m", "benchmarks.loadtest.paced", str(TTFT_MS), str(pace))
@@ -62,8 +65,10 @@ def _rows(args: argparse.Namespace, engines: dict[str, Engine]) -> Iterator[dict
         yield from _side_by_side(at.url, load, engines, args.rounds)
 
 
-def _side_by_side(url: str, load: Load, engines: dict[str, Engine], rounds: int) -> Iterator[dict[str, Any]]:
-    """Rounds in turns, the order alternating; medians of the rounds are compared."""
+def _side_by_side(
+    url: str, load: Load, engines: dict[str, LoadTester], rounds: int
+) -> Iterator[dict[str, Any]]:
+    """Yields medians of interleaved rounds, the order alternating."""
     read: dict[str, list[dict[str, float]]] = {name: [] for name in engines}
     for index in range(rounds):
         for name in sorted(engines, reverse=index % 2 == 1):
@@ -80,7 +85,7 @@ def _row(what: str, read: float, expected: float, tolerance: float) -> dict[str,
     return {"what": what, "read": read, "expected": expected, "apart": apart, "held": abs(apart) <= tolerance}
 
 
-def _read(url: str, load: Load, engine: Engine) -> dict[str, float]:
+def _read(url: str, load: Load, engine: LoadTester) -> dict[str, float]:
     """What one round of `engine` reads; a failed request ends the run."""
     system = run(url, load, setup=Setup(PromptChoice(64), engine=engine))["systems"]["server"]
     if system["failed"]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from lathe.artefact.config_file import refuse_adapters
+from lathe.artefact.checkpoint_config import refuse_adapters
 from lathe.artefact.errors import UserError
 from lathe.artefact.library_errors import reason
 from lathe.artefact.modeling import register

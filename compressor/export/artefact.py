@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lathe.artefact.atomic_files import staged_directory, write_json
-from lathe.artefact.config_file import read_config
+from lathe.artefact.checkpoint_config import read_config
 from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import write_manifest
 from lathe.artefact.modeling import AUTO_MAPS
@@ -59,8 +59,10 @@ def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int 
         write_manifest(temporary)
 
 
-def open_artefact(path: Path) -> Export:
-    """An artefact as a job to write once more: its plan, and its tensors as they are. Reads no weights.
+def export_of_artefact(path: Path) -> Export:
+    """Returns an artefact as an export to write once more: its plan, and its tensors as they are.
+
+    No weights are read.
 
     Raises:
         UserError: it is quantized, incomplete, or its weights are not those of its plan.
@@ -78,10 +80,10 @@ def open_model(model: str) -> Export:
     """An artefact or a dense model (path or hub name) as a job to write.
 
     Raises:
-        UserError: as `open_artefact`, or the dense model cannot be read.
+        UserError: as `export_of_artefact`, or the dense model cannot be read.
     """
     if is_artefact(Path(model)):
-        return open_artefact(Path(model))
+        return export_of_artefact(Path(model))
     return Export.whole(alike(open_checkpoint(model)))
 
 

@@ -9,7 +9,7 @@ import psutil
 
 from lathe.artefact.atomic_files import staged_directory, write_json
 from lathe.artefact.cache_dir import cache_root
-from lathe.artefact.config_file import read_config
+from lathe.artefact.checkpoint_config import read_config
 from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import MANIFEST, write_manifest
 from lathe.artefact.onnx.graph_format import GRAPH_FORMAT

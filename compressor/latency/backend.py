@@ -13,7 +13,7 @@ from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import Checkpoint
 
 
-class Backend(Protocol):
+class LatencyBackend(Protocol):
     """An engine that can be timed. `export` is the exporter whose model it runs."""
 
     name: str
@@ -32,7 +32,7 @@ class Backend(Protocol):
         """Returns what the figures depend on."""
 
 
-def versions_here(backend: Backend) -> dict[str, str]:
+def versions_here(backend: LatencyBackend) -> dict[str, str]:
     """Returns what a backend's figures depend on; empty if the engine is on other machines only."""
     try:
         return backend.versions()
@@ -40,7 +40,7 @@ def versions_here(backend: Backend) -> dict[str, str]:
         return {}
 
 
-backends: Registry[Backend] = Registry(
+backends: Registry[LatencyBackend] = Registry(
     "backend",
     "lathe.compressor.latency.backends",
     "lathe.backends",

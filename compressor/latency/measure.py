@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lathe.artefact.plan import Plan
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.latency.backend import Backend
+from lathe.compressor.latency.backend import LatencyBackend
 from lathe.compressor.latency.bench import Timing, interleave, paired_ratio, seconds_per_repeat, uncertainty
 from lathe.compressor.latency.fingerprint import fingerprint
 from lathe.compressor.latency.table import LatencyTable, designs, fit
@@ -58,7 +58,7 @@ class LatencyBenchmark:
     """Times plans of one model on one backend."""
 
     source: Checkpoint
-    backend: Backend
+    backend: LatencyBackend
     workload: Workload
     threads: int | None
     progress: Progress

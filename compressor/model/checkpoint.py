@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lathe.artefact.config_file import max_positions, read_config, refuse_quantized, refuse_unmerged
+from lathe.artefact.checkpoint_config import max_positions, read_config, refuse_quantized, refuse_unmerged
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import ModelShape
 from lathe.compressor.compute.device import CPU

@@ -19,7 +19,7 @@ from lathe.artefact.report_format import Quantization
 from lathe.compressor.compute.device import CPU
 from lathe.compressor.evaluate import Quality, quality
 from lathe.compressor.evaluate.onnx import OnnxModel
-from lathe.compressor.export.artefact import open_artefact
+from lathe.compressor.export.artefact import export_of_artefact
 from lathe.compressor.export.base import Export, exporters
 from lathe.compressor.export.onnx.graph import read_summary
 from lathe.compressor.latency.measure import Comparison
@@ -112,7 +112,7 @@ class Verifier:
         """
         model: Any
         if self._context.preflight.memory.on_disk:
-            source = open_artefact(artefact).source
+            source = export_of_artefact(artefact).source
             loaded = sum(torch.Size(entry.shape).numel() for entry in source.index.values())
             model = LayeredModel.open(source, self._context.store, self._calibration.model.runner)
         else:

@@ -12,11 +12,11 @@ import numpy as np
 
 from lathe.serving.api.thinking import Thinking
 from lathe.serving.api.tool_calls import ServedTools
-from lathe.serving.backend import Backend, DrainingError, QueueFullError
+from lathe.serving.backend import DrainingError, QueueFullError, ServingBackend
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.http.errors import ApiError, invalid
 from lathe.serving.metrics.registry import Metrics
-from lathe.serving.served_model import Artefact
+from lathe.serving.served_model import ServedModel
 from lathe.serving.structured_output.grammar import Grammar, GrammarCompiler
 from lathe.serving.structured_output.schema_errors import GrammarError
 from lathe.serving.tools.grammar import Rules
@@ -41,9 +41,9 @@ class Service:
     """
 
     name: str
-    backend: Backend
+    backend: ServingBackend
     tokenizer: Tokenizer
-    artefact: Artefact
+    artefact: ServedModel
     metrics: Metrics
     request_timeout: float | None = None
     aliases: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lathe.artefact.errors import UserError
 from lathe.serving.api.service import Service
-from lathe.serving.backend import Backend, Observer
+from lathe.serving.backend import Observer, ServingBackend
 from lathe.serving.decoding.generation_defaults import sampling_defaults
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.http.socket import listen, url_of
@@ -18,11 +18,11 @@ from lathe.serving.metrics.registry import Metrics
 from lathe.serving.options import KEEP_ALIVE_S, REQUEST_TIMEOUT_S, WRITE_TIMEOUT_S, ServeOptions
 from lathe.serving.playground.pages import Playground, Setup
 from lathe.serving.playground.upstream import Upstream, check_compare
-from lathe.serving.served_model import Artefact, open_artefact
+from lathe.serving.served_model import ServedModel, open_served_model
 
 log = logging.getLogger("lathe.serving")
 
-OpenBackend = Callable[[Artefact, Tokenizer, ServeOptions, Observer], Backend]
+OpenBackend = Callable[[ServedModel, Tokenizer, ServeOptions, Observer], ServingBackend]
 """Loads an engine; the observer is told about every sequence."""
 
 
@@ -36,7 +36,7 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
         given = "--draft" if options.draft else " ".join(options.engine_args)
         raise UserError(f"the {engine} engine does not take {given}", "It is for --engine vllm.")
     check_compare(options)
-    artefact = open_artefact(model)
+    artefact = open_served_model(model)
     name, *aliases = options.served_model_names or (artefact.name,)
     metrics = Metrics(name, artefact.target_ms, options.metrics_alias, artefact.target_metric)
     with listen(options.host, options.port) as listener:

@@ -1,8 +1,8 @@
 """The engines that serve a model, by name.
 
 An engine is one module `serving/launch/engines/<name>.py` which registers under <name> how a model is served
-with it: by our server (`serve_locally`, which needs no more than a `Backend`), or by one that the engine
-brings along. Another distribution adds one by an entry point of `lathe.engines`.
+with it: by our server (`serve_locally`, which needs no more than a `ServingBackend`), or by one that the
+engine brings along. Another distribution adds one by an entry point of `lathe.engines`.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class RoundSpec:
     on_done: Callable[[Sample], None] = _ignore
 
 
-class Engine(Protocol):
+class LoadTester(Protocol):
     """A load tester, which sends rounds of load."""
 
     @property
@@ -71,7 +71,7 @@ class Engine(Protocol):
         ...
 
 
-engines: LazyRegistry[Callable[[str | None], Engine]] = LazyRegistry(
+engines: LazyRegistry[Callable[[str | None], LoadTester]] = LazyRegistry(
     "load tester",
     "lathe.serving.loadtest.engines",
     "lathe.load_testers",
@@ -80,7 +80,7 @@ engines: LazyRegistry[Callable[[str | None], Engine]] = LazyRegistry(
 """Every load tester by the name that `loadtest --engine` takes, as a function of the path of its program."""
 
 
-def find_engine(name: str, program: str | None = None) -> Engine:
+def find_load_tester(name: str, program: str | None = None) -> LoadTester:
     """Returns the load tester of a name.
 
     Args:

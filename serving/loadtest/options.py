@@ -226,7 +226,7 @@ class LoadTestOptions:
         Raises:
             UserError: the prompts or that program cannot be used.
         """
-        from lathe.serving.loadtest.engine import find_engine
+        from lathe.serving.loadtest.engine import find_load_tester
         from lathe.serving.loadtest.progress import Terminal
         from lathe.serving.loadtest.testbed import Serving, Setup
 
@@ -237,7 +237,7 @@ class LoadTestOptions:
             model=self.model,
             api_key=self.api_key,
             extra_body=self.extra_body,
-            engine=find_engine(self.engine, self.guidellm),
+            engine=find_load_tester(self.engine, self.guidellm),
             progress=Terminal(None if self.slo else known_rounds),
         )
 

@@ -15,8 +15,8 @@ from lathe.artefact.errors import UserError
 from lathe.serving.loadtest.address import is_loopback, read_address
 from lathe.serving.loadtest.client import Target, open_client
 from lathe.serving.loadtest.document import redacted
-from lathe.serving.loadtest.engine import Engine, RoundSpec
-from lathe.serving.loadtest.engines.lathe import BuiltinEngine
+from lathe.serving.loadtest.engine import LoadTester, RoundSpec
+from lathe.serving.loadtest.engines.lathe import BuiltinLoadTester
 from lathe.serving.loadtest.load import Endpoint, Load
 from lathe.serving.loadtest.measure import Round
 from lathe.serving.loadtest.memory import Memory, watched
@@ -56,7 +56,7 @@ class Setup:
     model: str | None = None
     api_key: str | None = field(default=None, repr=False)
     extra_body: Mapping[str, Any] = field(default_factory=dict)
-    engine: Engine = field(default_factory=BuiltinEngine)
+    engine: LoadTester = field(default_factory=BuiltinLoadTester)
     progress: Quiet = field(default_factory=Quiet)
 
     def as_json(self, load: Load) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from lathe.serving.backend import Backend
+from lathe.serving.backend import ServingBackend
 from lathe.serving.metrics.gpu import GpuMemory
 from lathe.serving.metrics.rate import RATE_WINDOW_S, TokenRate
 from lathe.serving.metrics.target import TargetCounter
 from lathe.serving.metrics.vllm_names import VllmAlias
-from lathe.serving.served_model import Artefact
+from lathe.serving.served_model import ServedModel
 
 TOKEN_EDGES_MS = (
     1,
@@ -62,7 +62,7 @@ Endpoint = Literal["completions", "chat", "responses"]
 Outcome = Literal["ok", "client_disconnect", "rejected", "invalid", "timeout", "error"]
 
 
-def model_info(model: str, engine: str, artefact: Artefact) -> dict[str, str]:
+def model_info(model: str, engine: str, artefact: ServedModel) -> dict[str, str]:
     """Returns the labels of `lathe_model_info`."""
     return {
         "model": model,
@@ -197,7 +197,7 @@ class Metrics(SequenceMetrics):
         self.registry.register(GpuMemory())
         ProcessCollector(registry=self.registry)
 
-    def watch(self, backend: Backend, artefact: Artefact, engine: str) -> None:
+    def watch(self, backend: ServingBackend, artefact: ServedModel, engine: str) -> None:
         """Exports the state of the backend, read at every scrape."""
         self._read_at_scrape("lathe_requests_running", lambda: backend.num_running)
         self._read_at_scrape("lathe_requests_waiting", lambda: backend.num_waiting)

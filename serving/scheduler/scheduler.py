@@ -44,7 +44,7 @@ log = logging.getLogger("lathe.serving")
 
 
 class Scheduler:
-    """A `Backend` over a `SlotEngine`.
+    """A `ServingBackend` over a `SlotEngine`.
 
     A sequence is WAITING in the queue, PREFILLING or DECODING in a slot, and FINISHED. `_schedule` and
     `_prefill_chunk` move it forward; `_finish` is the only way out.

@@ -34,8 +34,8 @@ class ServedModelInfo:
         values: the number of floating-point values of the weights.
         other_bytes: bytes of the weights of other types.
         kv_values: values of one token in the KV cache.
-        dense_weights: as in `Artefact`.
-        dense_kv: as in `Artefact`.
+        dense_weights: as in `ServedModel`.
+        dense_kv: as in `ServedModel`.
         key: the API key's SHA-256, in hex.
         origins: web pages that may call from a browser.
         setup: the playground's, if there is one.

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.conformance.clients import scripted, suites
 from lathe.serving.decoding.tokenizer import Tokenizer
-from lathe.serving.served_model import open_artefact
+from lathe.serving.served_model import open_served_model
 from support.tiny_server import NAME, Running, running, save_artefact
 
 CLIENT = """
@@ -73,7 +73,7 @@ def test_a_wrong_answer_a_wrong_count_and_a_missing_test_break_a_suite(
 
 
 def test_the_script_of_a_prompt_is_said_whoever_else_is_served(artefact: Path):
-    opened = open_artefact(artefact)
+    opened = open_served_model(artefact)
     tokenizer = Tokenizer(opened.path)
     runner = scripted.ScriptedRunner(opened.graph, max_batch=3, max_length=400, tokenizer=tokenizer)
     prompts = ["[[weather]]", "no script", "[[weather]]" + scripted.RESULT * 2]

@@ -19,7 +19,7 @@ from fault_rig import ENDLESS, MIB, Figures, percentile, seconds_until, served, 
 from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import write_manifest
 from lathe.serving.http.body import BODY_LIMIT
-from lathe.serving.served_model import open_artefact, open_checkpoint
+from lathe.serving.served_model import open_served_checkpoint, open_served_model
 from support.tiny_server import save_checkpoint
 
 pytestmark = pytest.mark.faults
@@ -125,7 +125,7 @@ def flip(path: Path, rng: random.Random) -> None:
 
 def refused(directory: Path, is_served: bool) -> bool:
     try:
-        (open_artefact if is_served else open_checkpoint)(directory)
+        (open_served_model if is_served else open_served_checkpoint)(directory)
     except UserError:
         return True
     return False

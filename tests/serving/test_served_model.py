@@ -10,7 +10,7 @@ import pytest
 
 from lathe.artefact.errors import UserError
 from lathe.serving.launch.engines.onnx import check_external_data
-from lathe.serving.served_model import open_artefact
+from lathe.serving.served_model import open_served_model
 from support.tiny_server import CONTEXT, NAME
 
 
@@ -20,7 +20,7 @@ def copy(artefact_dir: Path, tmp_path: Path) -> Path:
 
 
 def test_a_dense_artefact_is_described(artefact_dir: Path):
-    artefact = open_artefact(artefact_dir)
+    artefact = open_served_model(artefact_dir)
     assert artefact.eos == {1}
     assert (artefact.context, artefact.vocab_size) == (CONTEXT, 320)
     assert not artefact.compressed
@@ -50,7 +50,7 @@ def test_a_dense_checkpoint_is_exported_under_its_own_name(
 ):
     checkpoint = artefact_dir.parents[2] / NAME
     monkeypatch.setenv("LATHE_CACHE", str(artefact_dir.parents[1]))
-    artefact = open_artefact(checkpoint)
+    artefact = open_served_model(checkpoint)
     assert artefact.path == artefact_dir
     assert artefact.name == NAME
     assert "dense checkpoint" in caplog.text
@@ -60,7 +60,7 @@ def test_what_the_export_refuses_is_told(tmp_path: Path):
     (tmp_path / "config.json").write_text('{"model_type": "abacus"}')
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError):
-        open_artefact(tmp_path)
+        open_served_model(tmp_path)
 
 
 def flip(path: Path) -> None:
@@ -111,7 +111,7 @@ def link_data(copy: Path) -> None:
 def test_damage_is_refused_in_one_sentence(copy: Path, damage: Callable[[Path], None], words: str):
     damage(copy)
     with pytest.raises(UserError, match=words) as refusal:
-        open_artefact(copy)
+        open_served_model(copy)
     assert "\n" not in str(refusal.value)
 
 
@@ -136,4 +136,4 @@ def open_artefact_unverified(copy: Path):
     from lathe.artefact.manifest import write_manifest
 
     write_manifest(copy)
-    return open_artefact(copy)
+    return open_served_model(copy)

@@ -23,7 +23,7 @@ from lathe.serving.launch.server import Server
 from lathe.serving.metrics.registry import Metrics
 from lathe.serving.scheduler.prefix_cache import PrefixCache
 from lathe.serving.scheduler.scheduler import PREFILL_CHUNK, Scheduler
-from lathe.serving.served_model import open_artefact
+from lathe.serving.served_model import open_served_model
 
 NAME = "tiny"
 CONTEXT = 512
@@ -146,7 +146,7 @@ class Running:
         prefix_cache: int = 0,
         **options: Any,
     ) -> None:
-        artefact = open_artefact(artefact_dir)
+        artefact = open_served_model(artefact_dir)
         tokenizer = ServedTokenizer(artefact.path, variables)
         self.metrics = Metrics(NAME, target_ms=17.0, alias=alias)
         self.runner = GatedRunner(artefact.graph, max_batch=max_batch, max_length=max_length, threads=1)

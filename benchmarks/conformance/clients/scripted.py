@@ -18,11 +18,11 @@ import numpy as np
 
 from lathe.artefact.onnx import runner
 from lathe.cli import lathe
-from lathe.serving.backend import Backend, Observer
+from lathe.serving.backend import Observer, ServingBackend
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.launch.engines import onnx as engine
 from lathe.serving.options import ServeOptions
-from lathe.serving.served_model import Artefact
+from lathe.serving.served_model import ServedModel
 
 HERE = Path(__file__).parent
 COMMAND = (sys.executable, "-m", "benchmarks.conformance.clients.scripted", "serve")
@@ -90,8 +90,8 @@ def main() -> None:
     plain = engine.open_onnx
 
     def open_scripted(
-        artefact: Artefact, tokenizer: Tokenizer, options: ServeOptions, observer: Observer
-    ) -> Backend:
+        artefact: ServedModel, tokenizer: Tokenizer, options: ServeOptions, observer: Observer
+    ) -> ServingBackend:
         runner.OnnxRunner = partial(ScriptedRunner, tokenizer=tokenizer)  # type: ignore[misc, assignment]
         return plain(artefact, tokenizer, options, observer)
 

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 import torch
 
-from lathe.artefact.config_file import max_positions
+from lathe.artefact.checkpoint_config import max_positions
 from lathe.artefact.errors import UserError
 from lathe.artefact.onnx.graph_format import GRAPH_FORMAT, MODEL_FILE
 from lathe.artefact.onnx.minimum_version import ENTRY, OLDEST

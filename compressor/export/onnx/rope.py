@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lathe.artefact.config_file import max_positions
+from lathe.artefact.checkpoint_config import max_positions
 from lathe.artefact.errors import UserError
 from lathe.compressor.model.families.refusals import rope_of
 

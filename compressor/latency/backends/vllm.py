@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from lathe.artefact.atomic_files import write_json
-from lathe.artefact.config_file import max_positions
+from lathe.artefact.checkpoint_config import max_positions
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
 from lathe.artefact.vllm.installed import INSTALL, require_vllm

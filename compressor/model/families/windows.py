@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lathe.artefact.config_file import max_positions
+from lathe.artefact.checkpoint_config import max_positions
 from lathe.artefact.errors import UserError
 
 WINDOW_SETTINGS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")

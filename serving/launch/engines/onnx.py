@@ -7,14 +7,14 @@ from pathlib import Path
 from lathe.artefact.errors import UserError
 from lathe.artefact.onnx.device import CPU, DEVICES, Device, check_installed
 from lathe.artefact.onnx.graph_format import DATA_FILE
-from lathe.serving.backend import Backend, Observer
+from lathe.serving.backend import Observer, ServingBackend
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.launch.local import serve_locally
 from lathe.serving.launch.registry import engines
 from lathe.serving.options import ONNX_MAX_BATCH, ServeOptions
 from lathe.serving.scheduler.prefix_cache import PrefixCache
 from lathe.serving.scheduler.scheduler import PREFILL_CHUNK, Scheduler
-from lathe.serving.served_model import Artefact
+from lathe.serving.served_model import ServedModel
 
 
 @engines.register("onnx")
@@ -28,7 +28,9 @@ def serve_onnx(model: Path, options: ServeOptions) -> None:
     serve_locally("onnx", open_onnx, model, options)
 
 
-def open_onnx(artefact: Artefact, tokenizer: Tokenizer, options: ServeOptions, observer: Observer) -> Backend:
+def open_onnx(
+    artefact: ServedModel, tokenizer: Tokenizer, options: ServeOptions, observer: Observer
+) -> ServingBackend:
     """Loads the graph and creates a scheduler over it.
 
     Raises:
@@ -73,7 +75,7 @@ def _device(name: str | None) -> Device:
     return CPU if name is None else DEVICES[name]
 
 
-def check_external_data(artefact: Artefact) -> None:
+def check_external_data(artefact: ServedModel) -> None:
     """Checks that the graph reads weights from its one data file only.
 
     Raises:

@@ -23,7 +23,7 @@ from lathe.serving.metrics.registry import model_info
 from lathe.serving.options import ServeOptions
 from lathe.serving.playground.pages import Setup
 from lathe.serving.playground.upstream import COMPARE_KEY, check_compare
-from lathe.serving.served_model import Artefact, open_checkpoint
+from lathe.serving.served_model import ServedModel, open_served_checkpoint
 from lathe.serving.vllm.arguments import arguments, environment
 from lathe.serving.vllm.server import PARENT
 from lathe.serving.vllm.shared_state import VARIABLE, ServedModelInfo, SharedState
@@ -42,12 +42,12 @@ def serve_vllm(model: Path, options: ServeOptions) -> None:
     check_options(options)
     check_compare(options)
     require_vllm()
-    artefact = open_checkpoint(model)
+    artefact = open_served_checkpoint(model)
     check_model(artefact)
     if options.template_variables:
         Tokenizer(artefact.path, options.template_variables)
     if options.draft is not None:
-        check_draft(artefact, open_checkpoint(options.draft))
+        check_draft(artefact, open_served_checkpoint(options.draft))
     names = options.served_model_names or (artefact.name,)
     with listen(options.host, options.port) as probe:  # vLLM binds it again by itself
         url, port = url_of(probe), int(probe.getsockname()[1])
@@ -75,7 +75,7 @@ def check_options(options: ServeOptions) -> None:
             raise UserError(f"the vllm engine does not take {name}", "It is for --engine onnx.")
 
 
-def check_model(artefact: Artefact) -> None:
+def check_model(artefact: ServedModel) -> None:
     """Checks that vLLM has kernels for a model, which it would find out with the first request.
 
     Raises:
@@ -89,7 +89,7 @@ def check_model(artefact: Artefact) -> None:
         check_head_size(artefact.head_dim, torch.cuda.is_available())
 
 
-def check_draft(artefact: Artefact, draft: Artefact) -> None:
+def check_draft(artefact: ServedModel, draft: ServedModel) -> None:
     """Checks that the draft model has the same tokens as the served one.
 
     Raises:
@@ -104,7 +104,7 @@ def check_draft(artefact: Artefact, draft: Artefact) -> None:
         )
 
 
-def _served(artefact: Artefact, name: str, options: ServeOptions) -> ServedModelInfo:
+def _served(artefact: ServedModel, name: str, options: ServeOptions) -> ServedModelInfo:
     values, other = artefact.weights()
     setup = Setup(
         model=name,

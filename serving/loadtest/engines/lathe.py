@@ -13,7 +13,7 @@ from lathe.serving.loadtest.runner import run_round
 
 
 @dataclass(frozen=True)
-class BuiltinEngine:
+class BuiltinLoadTester:
     """Sends and times requests in this process."""
 
     name: str = "lathe"
@@ -27,7 +27,7 @@ class BuiltinEngine:
 
 
 @engines.register("lathe")
-def make(program: str | None) -> BuiltinEngine:
+def make(program: str | None) -> BuiltinLoadTester:
     """Returns our load tester, which has no program of its own.
 
     Raises:
@@ -35,4 +35,4 @@ def make(program: str | None) -> BuiltinEngine:
     """
     if program is not None:
         raise UserError("--guidellm is the program of another load tester", "Add --engine guidellm.")
-    return BuiltinEngine()
+    return BuiltinLoadTester()

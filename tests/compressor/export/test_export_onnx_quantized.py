@@ -190,7 +190,7 @@ def artefact(tmp_path: Path) -> tuple[Path, Checkpoint]:
 
 
 def test_an_artefact_of_a_graph_alone(artefact: tuple[Path, Checkpoint], tmp_path: Path) -> None:
-    from lathe.serving.served_model import open_artefact
+    from lathe.serving.served_model import open_served_model
 
     given, out = artefact[0], tmp_path / "out"
     summary = quantize_onnx(str(given), out, name="onnx-int4")
@@ -208,7 +208,7 @@ def test_an_artefact_of_a_graph_alone(artefact: tuple[Path, Checkpoint], tmp_pat
     assert report["quantization"].items() >= summary.items()
     assert summary["scheme"] == "int4"
     assert sum(summary["groups"].values()) == 2 + 3 + 3 + 2 + 2  # embedding, head; FFNs; fused QKV with O
-    described = open_artefact(out)
+    described = open_served_model(out)
     assert described.compressed
     assert described.target_ms == 3.0
     runner = OnnxRunner(described.graph, max_batch=1, max_length=16)

@@ -19,7 +19,7 @@ from lathe.artefact.modeling import register
 from lathe.artefact.plan import Plan
 from lathe.compressor.latency import measure
 from lathe.compressor.pipeline import latency_loop
-from lathe.serving.served_model import open_artefact
+from lathe.serving.served_model import open_served_model
 from support.compress_command import Tiny, lathe
 
 pytestmark = pytest.mark.usefixtures("steady", "own_cache")
@@ -78,7 +78,7 @@ def test_keep_writes_a_whole_artefact_of_the_planned_shapes(tiny: Tiny, tmp_path
     assert set(manifest) == files - {"manifest.json"}
     for name, entry in manifest.items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == entry["sha256"]
-    assert open_artefact(out).context == 512
+    assert open_served_model(out).context == 512
 
 
 def test_the_artefact_loads_through_transformers_and_scores_what_the_report_says(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lathe.compressor.report.page import write_page
-from lathe.serving.served_model import open_artefact
+from lathe.serving.served_model import open_served_model
 from support import steady_clock
 from support.compress_command import Tiny, lathe
 
@@ -156,7 +156,7 @@ def test_the_manifest_lists_the_page_and_the_server_does_without(artefact: Path,
     assert "report.html" in manifest["files"]
     copy = shutil.copytree(artefact, tmp_path / "copy")
     (copy / "report.html").unlink()
-    assert open_artefact(copy).compressed
+    assert open_served_model(copy).compressed
 
 
 def test_reports_of_earlier_versions_have_a_page_with_what_they_hold(tmp_path: Path) -> None:

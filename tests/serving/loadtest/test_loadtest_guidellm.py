@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from lathe.artefact.errors import UserError
 from lathe.serving.cli.loadtest import loadtest
 from lathe.serving.loadtest.client import Target
-from lathe.serving.loadtest.engine import engines, find_engine
+from lathe.serving.loadtest.engine import engines, find_load_tester
 from lathe.serving.loadtest.engines.guidellm import GuideLLM, read_report, scenario
 from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.measure import summary
@@ -91,16 +91,16 @@ def test_a_load_that_guidellm_cannot_send_is_refused(load: Load) -> None:
 
 def test_guidellm_has_to_be_there_and_of_the_known_series(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not at .*absent.*pip install 'guidellm==0\.8"):
-        find_engine("guidellm", str(tmp_path / "absent"))
+        find_load_tester("guidellm", str(tmp_path / "absent"))
     old = program(tmp_path / "old", "echo guidellm version: 0.7.0")
     with pytest.raises(UserError, match=r"is not guidellm 0\.8 but: guidellm version: 0\.7\.0"):
-        find_engine("guidellm", old)
+        find_load_tester("guidellm", old)
     new = program(tmp_path / "new", "echo guidellm version: 0.8.3")
-    assert find_engine("guidellm", new).name == "guidellm 0.8.3"
+    assert find_load_tester("guidellm", new).name == "guidellm 0.8.3"
     with pytest.raises(UserError, match="Add --engine guidellm"):
-        find_engine("lathe", new)
+        find_load_tester("lathe", new)
     with pytest.raises(UserError, match="there is no load tester `x`"):
-        find_engine("x")
+        find_load_tester("x")
     assert engines.known() == ["guidellm", "lathe"]
 
 

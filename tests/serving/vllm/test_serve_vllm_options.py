@@ -15,7 +15,7 @@ from lathe.artefact.errors import UserError
 from lathe.serving.launch.engines.vllm import check_draft, check_model, check_options
 from lathe.serving.launch.registry import serve_with
 from lathe.serving.options import ServeOptions
-from lathe.serving.served_model import open_checkpoint
+from lathe.serving.served_model import open_served_checkpoint
 from lathe.serving.vllm.arguments import (
     MIDDLEWARE,
     arguments,
@@ -198,7 +198,7 @@ def test_the_shared_state(tmp_path: Path) -> None:
 
 def test_a_model_that_vllm_cannot_run_is_refused_before_it_starts(artefact_dir: Path) -> None:
     """Heads of size 16, for which vLLM's CPU build has no kernel."""
-    artefact = open_checkpoint(artefact_dir.parents[2] / "tiny")
+    artefact = open_served_checkpoint(artefact_dir.parents[2] / "tiny")
     with pytest.raises(UserError, match="heads of size 16"):
         check_model(artefact)
     fitting = replace(artefact, head_dim=64)
@@ -208,7 +208,7 @@ def test_a_model_that_vllm_cannot_run_is_refused_before_it_starts(artefact_dir: 
 
 
 def test_sizes_of_a_checkpoint(artefact_dir: Path) -> None:
-    artefact = open_checkpoint(artefact_dir.parents[2] / "tiny")
+    artefact = open_served_checkpoint(artefact_dir.parents[2] / "tiny")
     values, other = artefact.weights()
     weights = (artefact.path / "model.safetensors").stat().st_size
     assert 4 * values == pytest.approx(weights, rel=0.02)
