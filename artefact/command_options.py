@@ -1,6 +1,6 @@
 """A command's options, declared once as the fields of a dataclass.
 
-A field holds all that the command line says of an option: its type, its default and its help.
+A field declares all of an option: its type, its default and its help.
 
     @dataclass(frozen=True, kw_only=True)
     class PruneOptions:
@@ -32,21 +32,21 @@ from lathe.artefact.options_file import read_options
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What the command line says of a field.
+    """The description of an option, beside its field's type and default.
 
     Args:
-        help: one line or two for `--help` and the reference.
-        flags: its names, where they are not `--the-field`.
-        parser: makes the field's value from text; without one, typer converts by the field's type.
-        unit: what the parser needs after a number when the value is written to a file.
-        unset: what stands for a value that is not given, as `--help` shows it.
-        follows: makes the value that is not given from the others, by their fields' names.
-        panel: the heading under which `--help` lists it.
-        metavar: what stands for the value in `--help`.
-        envvar: the environment variable that sets it.
-        least: the smallest number allowed.
-        most: the largest number allowed.
-        recorded: whether an artefact keeps it: a run that repeats the result needs it.
+        help: One line or two for `--help` and the reference.
+        flags: The option's names, if they are not `--the-field`.
+        parser: Makes the field's value from text; without one, typer converts by the field's type.
+        unit: The unit after a number when the value is written to a file.
+        unset: The default that `--help` shows for an option that is not given.
+        follows: Makes the value of an option that is not given from the other values, by their fields' names.
+        panel: The heading under which `--help` lists the option.
+        metavar: The placeholder of the value in `--help`.
+        envvar: The environment variable that sets the option.
+        least: The smallest number allowed.
+        most: The largest number allowed.
+        recorded: True if an artefact records the option, because a run that repeats the result needs it.
     """
 
     help: str
@@ -95,7 +95,7 @@ class _Declared:
 
     @property
     def key(self) -> str:
-        """Its name in a file of options."""
+        """The option's name in a file of options."""
         long = [flag for flag in self.option.flags if flag.startswith("--")]
         return long[0].removeprefix("--") if long else self.field.name.replace("_", "-")
 
@@ -163,6 +163,11 @@ def recorded(options: Any) -> dict[str, Any]:
     return {one.key: one.to_json(value) for one, value in found.items() if value not in (None, ())}
 
 
+def recorded_flags(options: type[Any]) -> dict[str, str]:
+    """Returns the long flag of each option that a result depends on, by its field's name."""
+    return {one.field.name: f"--{one.key}" for one in _declared(options) if one.option.recorded}
+
+
 def takes(options: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Makes a command whose options are the fields of a dataclass.
 
@@ -190,7 +195,7 @@ def takes(options: type[Any]) -> Callable[[Callable[..., None]], Callable[..., N
 
 
 def _declared(options: type[Any]) -> list[_Declared]:
-    """Returns the fields that are options; the others are no matter of the command line."""
+    """Returns the fields that are options; other fields are not on the command line."""
     hints = get_type_hints(options, include_extras=True)
     found = []
     for field in fields(options):

@@ -8,12 +8,12 @@ from typing import Any
 from lathe.artefact.errors import UserError
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.pipeline.compress import compress as run
-from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.outcome import Outcome
 from lathe.signature import takes_fields
 
 
-@takes_fields(Options)
+@takes_fields(CompressOptions)
 def compress(**options: Any) -> Outcome:
     """Compresses a model to its targets, as the command `compress` does.
 
@@ -21,11 +21,11 @@ def compress(**options: Any) -> Outcome:
     the same options. Progress is shown on stderr where that is a terminal.
 
     Args:
-        **options: the fields of `lathe.compressor.pipeline.options.Options`, by name. Most runs need `model`,
-            a checkpoint's directory or a name on the hub; `out`, the directory to write, a `Path`; a target,
-            which is `target_latency_ms` (milliseconds), `target_speedup` (a factor), `target_memory` (bytes)
-            or `keep` (a share of the decoder's parameters, from 0 to 1); and `calibration`, files or folders
-            of text separated by commas, or `self`.
+        **options: The fields of `lathe.compressor.pipeline.options.CompressOptions`, by name. Most runs need
+            `model`, a checkpoint's directory or a name on the hub; `out`, the directory to write, a `Path`; a
+            target; and `calibration`, files or folders of text separated by commas, or `self`. A target is
+            `target_latency_ms` (milliseconds), `target_speedup` (a factor), `target_memory` (bytes) or `keep`
+            (a share of the decoder's parameters, from 0 to 1).
 
     Returns:
         What the run ended with: a status, the artefact's directory, and the report.
@@ -34,7 +34,7 @@ def compress(**options: Any) -> Outcome:
         UserError: the options contradict each other, the model is not supported, a target cannot be reached,
             or the artefact fails its checks. What was at `out` before is unchanged.
     """
-    given = Options(**options)
+    given = CompressOptions(**options)
     if given.front:
         raise UserError("`front` makes plans and no artefact", "Use `compress MODEL --front`.")
     return run(given, Progress(quiet=not sys.stderr.isatty()))

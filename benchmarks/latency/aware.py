@@ -17,7 +17,7 @@ from lathe.compressor.latency.cache import cached_table
 from lathe.compressor.latency.measure import LatencyBenchmark
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.pipeline.latency_loop import Iteration
-from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.search import Searcher
 from lathe.compressor.search.method import SearchResult
 from lathe.compressor.search.space import parameter_constraint
@@ -37,7 +37,7 @@ def rows(
     progress: Progress,
 ) -> Iterator[dict[str, Any]]:
     """Two rows: by latency and by parameters, each with its measured milliseconds and its loss."""
-    options = Options(
+    options = CompressOptions(
         model=str(model),
         out=work / f"{model.name}-aware",
         target_speedup=speedup,

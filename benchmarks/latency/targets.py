@@ -20,7 +20,7 @@ from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import Checkpoint, open_config
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
 from lathe.compressor.pipeline.memory_estimate import memory_plan
-from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.outcome import Status
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
@@ -89,7 +89,7 @@ def rows(subject: Subject, speedups: list[float], progress: Progress) -> Iterato
         return SearchResult(plan, [], 0.0, 0)
 
     for speedup in speedups:
-        options = Options(
+        options = CompressOptions(
             model=str(subject.model),
             out=subject.work / f"{subject.name}-{subject.backend}",
             target_speedup=speedup,

@@ -10,7 +10,7 @@ from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.pipeline.calibrate import CalibrationResult, calibrate
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
-from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.preflight import run_preflight
 from lathe.compressor.pipeline.reconstruct import finished_layer, reconstruct
 from lathe.compressor.pipeline.run_context import RunContext
@@ -36,7 +36,7 @@ class Product:
     calibration: CalibrationResult
 
     @classmethod
-    def open(cls, options: Options, progress: Progress) -> Product:
+    def open(cls, options: CompressOptions, progress: Progress) -> Product:
         """Runs preflight and calibration."""
         preflight = run_preflight(options, progress)
         context = RunContext(options, preflight, RunDirectory(options.out), progress)
@@ -85,9 +85,9 @@ class Product:
         return [finished_layer(choice.context.run_dir, name, index) for index in range(count)]
 
 
-def options_for(model: str, text: str, tokens: int, seed: int, work: Path) -> Options:
+def options_for(model: str, text: str, tokens: int, seed: int, work: Path) -> CompressOptions:
     """A run that times nothing, with a directory below `work` that later runs on the same text share."""
-    return Options(
+    return CompressOptions(
         model=model,
         out=work / f"{Path(model).name}-{tokens}-{seed}",
         keep=1.0,

@@ -25,7 +25,7 @@ from benchmarks.scale.models import SHAPES, config_of, write_random
 from lathe.artefact.atomic_files import write_json
 from lathe.compressor.model.checkpoint import open_checkpoint
 from lathe.compressor.pipeline.memory_estimate import memory_plan
-from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.serving.loadtest.document import machine
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -64,7 +64,7 @@ def _row(size: str, args: argparse.Namespace) -> dict[str, Any]:
     drawn = random.Random(0)
     text.write_text(" ".join("".join(drawn.choices(LETTERS, k=5)) for _ in range(4 * args.tokens)))
     source = open_checkpoint(str(model))
-    options = Options(
+    options = CompressOptions(
         model=str(model),
         out=out,
         keep=0.8,

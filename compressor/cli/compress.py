@@ -8,12 +8,13 @@ import typer
 
 from lathe.artefact.command_options import takes
 from lathe.compressor.cli import jobs
-from lathe.compressor.pipeline.options import RUN, Options
+from lathe.compressor.pipeline.options import CompressOptions
+from lathe.compressor.pipeline.shared_options import RUN
 
 
-@takes(Options)
+@takes(CompressOptions)
 def compress(
-    options: Options,
+    options: CompressOptions,
     dry_run: Annotated[
         bool,
         typer.Option(

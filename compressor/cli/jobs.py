@@ -10,11 +10,11 @@ from lathe.compressor.cli.common import emit
 
 if TYPE_CHECKING:
     from lathe.artefact.report_format import Report
-    from lathe.compressor.pipeline.options import Options
+    from lathe.compressor.pipeline.options import CompressOptions
     from lathe.compressor.pipeline.outcome import Outcome
 
 
-def front(options: Options, as_json: bool) -> int:
+def front(options: CompressOptions, as_json: bool) -> int:
     """Writes the front and prints it."""
     from rich.console import Console
 
@@ -31,7 +31,7 @@ def front(options: Options, as_json: bool) -> int:
     return 0
 
 
-def dry_run(options: Options, as_json: bool) -> int:
+def dry_run(options: CompressOptions, as_json: bool) -> int:
     """Checks everything, prints the result, and writes nothing."""
     from rich.console import Console
 
@@ -47,7 +47,7 @@ def dry_run(options: Options, as_json: bool) -> int:
     return 0
 
 
-def run(options: Options, as_json: bool) -> int:
+def run(options: CompressOptions, as_json: bool) -> int:
     """Compresses; prints the report and how to serve the artefact."""
     from lathe.compressor.compute.progress import Progress
     from lathe.compressor.pipeline.compress import compress
@@ -73,7 +73,7 @@ def run(options: Options, as_json: bool) -> int:
     return 0
 
 
-def _print_outcome(options: Options, outcome: Outcome) -> None:
+def _print_outcome(options: CompressOptions, outcome: Outcome) -> None:
     """Prints the report of an artefact, and how to serve it."""
     from rich.console import Console
 

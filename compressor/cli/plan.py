@@ -8,7 +8,7 @@ import typer
 
 from lathe.artefact.command_options import takes
 from lathe.compressor.cli.common import emit
-from lathe.compressor.pipeline.options import PlanOptions
+from lathe.compressor.pipeline.plan_options import PlanOptions
 
 
 @takes(PlanOptions)

@@ -21,7 +21,7 @@ from lathe.compressor.pipeline.calibrate import calibrate
 from lathe.compressor.pipeline.forecast import forecast
 from lathe.compressor.pipeline.memory_estimate import memory_plan
 from lathe.compressor.pipeline.open_run import open_run
-from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.preflight import PreflightResult, run_preflight
 from lathe.compressor.pipeline.search import Searcher
 from lathe.compressor.search.block_library import BlockLibrary
@@ -72,7 +72,7 @@ class Choice:
         }
 
 
-def advise(asked: Options, progress: Progress) -> dict[str, Any]:
+def advise(asked: CompressOptions, progress: Progress) -> dict[str, Any]:
     """Returns feasibility and forecast of the targets, and choices for several weight budgets, best first.
 
     KL is measured, on pruned layers after the closed-form reconstruction and on weights quantized as

@@ -24,7 +24,7 @@ from lathe.compressor.calibration.tokens import (
     window_length,
 )
 from lathe.compressor.model.checkpoint import Checkpoint
-from lathe.compressor.pipeline.options import WINDOW, Options
+from lathe.compressor.pipeline.options import WINDOW, CompressOptions
 from lathe.compressor.search.space import Space
 
 _EVALUATION_WINDOWS = 64
@@ -43,7 +43,7 @@ class Texts:
     evaluation: torch.Tensor | None = None
 
 
-def check_output(options: Options) -> None:
+def check_output(options: CompressOptions) -> None:
     """Refuses an output that exists (unless asked to replace it) or cannot be written."""
     out = options.out
     if out.name in ("", ".."):
@@ -60,7 +60,7 @@ def check_output(options: Options) -> None:
         raise UserError(f"cannot write {out}: {parent} is not a writable directory")
 
 
-def check_texts(options: Options, source: Checkpoint, progress: Told) -> Texts:
+def check_texts(options: CompressOptions, source: Checkpoint, progress: Told) -> Texts:
     """Reads the texts of a run.
 
     Raises:

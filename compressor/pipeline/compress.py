@@ -18,7 +18,7 @@ from lathe.compressor.pipeline.checks import check_output
 from lathe.compressor.pipeline.export import export
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
 from lathe.compressor.pipeline.open_run import open_run
-from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.outcome import Outcome, Status
 from lathe.compressor.pipeline.pareto import tradeoff
 from lathe.compressor.pipeline.preflight import run_preflight
@@ -31,7 +31,7 @@ from lathe.compressor.pipeline.verify import Verified, Verifier
 from lathe.compressor.report.page import PAGE, write_page
 
 
-def compress(options: Options, progress: Progress) -> Outcome:
+def compress(options: CompressOptions, progress: Progress) -> Outcome:
     """Compresses a model to its targets; resumes what an earlier run of the same command left.
 
     Raises:

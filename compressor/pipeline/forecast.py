@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.knapsack import solve, total
@@ -24,7 +24,7 @@ _ROWS = 4
 
 
 def forecast(
-    options: Options, preflight: PreflightResult, problem: Problem, sensitivities: np.ndarray
+    options: CompressOptions, preflight: PreflightResult, problem: Problem, sensitivities: np.ndarray
 ) -> dict[str, Any]:
     """Returns roughly the plan that the targets would lead to, and the memory and seconds of the run.
 
@@ -64,7 +64,7 @@ def _latency(preflight: PreflightResult) -> list[Constraint]:
     return [parameter_constraint(space, shape, least + min(1.0, share) * (1 - least))]
 
 
-def _seconds(options: Options, problem: Problem) -> dict[str, float]:
+def _seconds(options: CompressOptions, problem: Problem) -> dict[str, float]:
     """Returns the least and most seconds of a run, by the speed of one forward pass here."""
     tokens = problem.windows[:_ROWS]
     start = time.perf_counter()

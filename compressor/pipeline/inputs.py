@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from lathe.artefact.atomic_files import write_bytes
+from lathe.artefact.command_options import recorded_flags
 from lathe.compressor.model.checkpoint_fingerprint import weight_digests
-from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory, key
@@ -20,25 +21,15 @@ from lathe.compressor.pipeline.run_directory import RunDirectory, key
 _FILE = "inputs"
 _TEXT, _DRAWN = "the calibration text", {"--seed", "--calibration-tokens"}
 """The fact about the calibration text, and the options that decide which of its windows are drawn."""
-_OPTIONS = {
-    "--keep": "keep",
-    "--target-latency": "latency_limit_ms",
-    "--target-speedup": "target_speedup",
-    "--target-memory": "target_memory",
-    "--max-perplexity-increase": "perplexity_increase",
-    "--backend": "backend",
-    "--export": "exports",
-    "--for": "destinations",
-    "--tensor-parallel": "tensor_parallel",
-    "--method": "method",
-    "--threads": "threads",
-    "--calibration-tokens": "calibration_tokens",
-    "--evaluations": "evaluations",
-    "--tolerance": "tolerance",
-    "--seed": "seed",
-    "--device": "device",
-    "--front": "front",
-}
+_MERGED = {"target_latency_ms": "latency_limit_ms", "engine": "backend", "export": "exports"}
+"""Options whose effective value is another attribute, because `_ABSORBED` options take part in it."""
+_ABSORBED = {"target_throughput", "quantize"}
+_BY_CONTENT = {"model", "calibration", "evaluation", "plan", "profile"}
+"""Options that name files: the facts are what the files contain."""
+_WORKLOAD = {"latency_metric", "batch_size", "context", "output_tokens"}
+"""Options whose facts are those of the workload, which is fitted to the model."""
+_WITHOUT_EFFECT = {"force"}
+"""Options that results do not depend on."""
 
 
 def text_key(preflight: PreflightResult, seed: int) -> str:
@@ -90,12 +81,12 @@ def _shown(value: Any) -> str:
     return "not given" if value is None or value is False else str(value)
 
 
-def _facts(options: Options, preflight: PreflightResult) -> dict[str, Any]:
+def _facts(options: CompressOptions, preflight: PreflightResult) -> dict[str, Any]:
     """Returns everything that the run's results follow from, by the name that a user knows."""
     calibration, evaluation = preflight.texts.calibration.windows, preflight.texts.evaluation
     workload = asdict(preflight.benchmark.workload)
     return {
-        **{option: getattr(options, name) for option, name in _OPTIONS.items()},
+        **_option_facts(options),
         "--latency-metric": workload.pop("metric"),
         **{f"--{name.replace('_', '-')}": value for name, value in workload.items()},
         "config.json": key(preflight.source.config),
@@ -105,6 +96,14 @@ def _facts(options: Options, preflight: PreflightResult) -> dict[str, Any]:
         "the plan": key(preflight.plan.to_json()) if preflight.plan else None,
         "the profile": key(options.profile.read_text()) if options.profile else None,
     }
+
+
+def _option_facts(options: CompressOptions) -> dict[str, Any]:
+    """Returns the effective values of the options that results depend on, by their flags."""
+    elsewhere = _ABSORBED | _BY_CONTENT | _WORKLOAD | _WITHOUT_EFFECT
+    flags = {name: flag for name, flag in recorded_flags(type(options)).items() if name not in elsewhere}
+    values = {flag: getattr(options, _MERGED.get(name, name)) for name, flag in flags.items()}
+    return values | {"--front": options.front}
 
 
 def _digest(windows: torch.Tensor) -> str:

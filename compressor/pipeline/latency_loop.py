@@ -2,7 +2,7 @@
 
 The plan's latency is proven before any weight is pruned. A latency target has one name for each meaning:
 
-- `Options.latency_limit_ms` or `Options.target_speedup` is what was asked for;
+- `CompressOptions.latency_limit_ms` or `CompressOptions.target_speedup` is what was asked for;
 - `PreflightResult.provisional_target_ms` is that in milliseconds, a speed-up taken of the quick timing;
 - `LatencyLoop.table_target_ms` is that in the latency table's milliseconds, which the search keeps to;
 - `LatencyLoop.reported_target_ms` is that at the speed of the machine when the artefact was timed.

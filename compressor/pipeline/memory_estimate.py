@@ -19,7 +19,7 @@ from lathe.compressor.calibration.tokens import SELF, window_length
 from lathe.compressor.compute.device import CPU, free_bytes
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.lm_head import TOP
-from lathe.compressor.pipeline.options import WINDOW, Options
+from lathe.compressor.pipeline.options import WINDOW, CompressOptions
 from lathe.compressor.reconstruction.passes import ROWS
 from lathe.compressor.search.method import methods
 from lathe.compressor.statistics.collect import BATCH
@@ -74,7 +74,7 @@ class MemoryPlan:
         }
 
 
-def memory_plan(options: Options, source: Checkpoint) -> MemoryPlan:
+def memory_plan(options: CompressOptions, source: Checkpoint) -> MemoryPlan:
     """Estimates the peaks of a run, and decides which way it will go.
 
     Raises:
@@ -125,7 +125,7 @@ def _check_device(plan: MemoryPlan, where: torch.device, free: int) -> None:
 class _Needs:
     """The bytes that the parts of a run take."""
 
-    def __init__(self, options: Options, source: Checkpoint) -> None:
+    def __init__(self, options: CompressOptions, source: Checkpoint) -> None:
         shape = self.shape = source.shape
         self.options, self.layers = options, shape.num_layers
         self.window = window_length(source, WINDOW)

@@ -10,14 +10,16 @@ from lathe.compressor.compute.progress import Progress
 from lathe.compressor.compute.workers.start import workers_at
 from lathe.compressor.pipeline.inputs import resume
 from lathe.compressor.pipeline.memory_limit import memory_limit
-from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory
 
 
 @contextmanager
-def open_run(options: Options, preflight: PreflightResult, progress: Progress) -> Iterator[RunContext]:
+def open_run(
+    options: CompressOptions, preflight: PreflightResult, progress: Progress
+) -> Iterator[RunContext]:
     """Opens the run directory and starts the workers; closes both at the end of the block.
 
     Raises:

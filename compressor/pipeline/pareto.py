@@ -17,7 +17,7 @@ from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.pipeline.calibrate import calibrate
 from lathe.compressor.pipeline.latency_loop import LatencyLoop
 from lathe.compressor.pipeline.open_run import open_run
-from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.preflight import PreflightResult, run_preflight
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.search import Searcher
@@ -58,7 +58,7 @@ class Point:
         }
 
 
-def write_front(options: Options, progress: Progress) -> dict[str, Any]:
+def write_front(options: CompressOptions, progress: Progress) -> dict[str, Any]:
     """Writes plans for about two dozen latencies from the floor to dense, with a plot.
 
     Returns:

@@ -28,7 +28,7 @@ from lathe.compressor.pipeline.checks import (
     read_plan,
 )
 from lathe.compressor.pipeline.memory_estimate import MemoryPlan, memory_plan
-from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.search.method import Method, methods
 from lathe.compressor.search.space import (
     Constraint,
@@ -123,7 +123,7 @@ class PreflightResult:
         }
 
 
-def run_preflight(options: Options, progress: Progress) -> PreflightResult:
+def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResult:
     """Checks the model, the text, the output and the disk, and that the target can be reached here.
 
     Raises:
@@ -157,7 +157,7 @@ def run_preflight(options: Options, progress: Progress) -> PreflightResult:
     return _time(options, found) if options.timed else found
 
 
-def _checked_source(options: Options, method: Method, progress: Progress) -> Checkpoint:
+def _checked_source(options: CompressOptions, method: Method, progress: Progress) -> Checkpoint:
     """Opens the model, if it is one that we and the method can compress."""
     source = open_checkpoint(options.model)
     for line in (*source.notes, *check_model(source)):
@@ -166,7 +166,7 @@ def _checked_source(options: Options, method: Method, progress: Progress) -> Che
     return source
 
 
-def _rules(options: Options, source: Checkpoint) -> WidthRules:
+def _rules(options: CompressOptions, source: Checkpoint) -> WidthRules:
     """Returns the widths that everything allows which the artefact is exported to or served by."""
     chosen = [*map(exporters.get, options.exports), *map(destinations.get, options.destinations)]
     for destination in chosen:
@@ -174,7 +174,7 @@ def _rules(options: Options, source: Checkpoint) -> WidthRules:
     return rules_of(chosen, source.shape.head_dim, options.tensor_parallel)
 
 
-def _workload(options: Options, source: Checkpoint, progress: Progress) -> Workload:
+def _workload(options: CompressOptions, source: Checkpoint, progress: Progress) -> Workload:
     """Returns what is timed; warns where a default was reduced to the model's positions."""
     found = options.workload_on(source.positions)
     if options.runs or options.target_memory is not None:
@@ -188,7 +188,9 @@ def _workload(options: Options, source: Checkpoint, progress: Progress) -> Workl
     return found
 
 
-def _constraints(options: Options, source: Checkpoint, space: Space, workload: Workload) -> list[Constraint]:
+def _constraints(
+    options: CompressOptions, source: Checkpoint, space: Space, workload: Workload
+) -> list[Constraint]:
     constraints = []
     if options.keep is not None:
         constraints.append(parameter_constraint(space, source.shape, options.keep))
@@ -219,7 +221,7 @@ def _check_floor(constraint: Constraint, space: Space) -> None:
         )
 
 
-def _profiled(options: Options, found: PreflightResult, path: Path) -> PreflightResult:
+def _profiled(options: CompressOptions, found: PreflightResult, path: Path) -> PreflightResult:
     """Returns the result with a profile's table, and with whether the profile is of this machine."""
     benchmark, shape = found.benchmark, found.source.shape
     table = Profile.load(path).table(options.backend, shape, benchmark.workload)
@@ -234,7 +236,7 @@ def _profiled(options: Options, found: PreflightResult, path: Path) -> Preflight
     return replace(found, table=table, on_this_machine=here)
 
 
-def _time(options: Options, found: PreflightResult) -> PreflightResult:
+def _time(options: CompressOptions, found: PreflightResult) -> PreflightResult:
     """Returns the result with the latencies of dense and the smallest subnet, and the target.
 
     Raises:

@@ -8,7 +8,7 @@ from functools import cached_property
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.compute.workers import LocalWorkers, Workers
-from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.run_directory import RunDirectory
 
@@ -25,7 +25,7 @@ class RunContext:
         workers: Processes that share the work.
     """
 
-    options: Options
+    options: CompressOptions
     preflight: PreflightResult
     run_dir: RunDirectory
     progress: Progress

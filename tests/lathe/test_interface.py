@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 import lathe
-from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.serving.options import ServeOptions
 from support.compress_command import Tiny, make_tiny
 
@@ -71,7 +71,9 @@ def test_the_version_is_the_distributions() -> None:
     assert lathe.__version__ == version("lathe")
 
 
-@pytest.mark.parametrize(("function", "options"), [(lathe.compress, Options), (lathe.serve, ServeOptions)])
+@pytest.mark.parametrize(
+    ("function", "options"), [(lathe.compress, CompressOptions), (lathe.serve, ServeOptions)]
+)
 def test_a_function_takes_the_fields_of_its_options(function: Callable[..., Any], options: type) -> None:
     assert list(inspect.signature(function).parameters) == [field.name for field in fields(options)]
 

@@ -12,7 +12,7 @@ from lathe.compressor.compute.progress import Progress
 from lathe.compressor.pipeline import reconstruct as stage
 from lathe.compressor.pipeline.calibrate import calibrate
 from lathe.compressor.pipeline.latency_loop import LatencyLoop
-from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.preflight import run_preflight
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory
@@ -24,7 +24,7 @@ from support.compress_command import Tiny
 def test_every_round_after_the_first_reads_new_text_and_what_gains_is_kept(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = Options(
+    options = CompressOptions(
         model=str(tiny.model),
         out=tmp_path / "out",
         keep=0.6,

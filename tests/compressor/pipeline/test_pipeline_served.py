@@ -16,7 +16,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.plan import LayerShape, Plan
 from lathe.artefact.vllm.limits import check_parallel
 from lathe.compressor.export import exporters
-from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.options import CompressOptions
 from support.compress_command import Tiny, content, lathe, make_tiny
 
 SHARED = {"head_dim": 32, "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 192}
@@ -195,6 +195,8 @@ def test_a_run_goes_on_under_other_rules_as_one_of_its_own(wide: Tiny, tmp_path:
 )
 def test_a_memory_target_counts_values_as_they_are_served(exports: str, backend: str, counted: float) -> None:
     written = tuple(exports.split(","))
-    asked = Options(model="model", out=Path("out"), target_memory=10**6, export=written, engine=backend)
+    asked = CompressOptions(
+        model="model", out=Path("out"), target_memory=10**6, export=written, engine=backend
+    )
     source: Any = SimpleNamespace(dtype=torch.bfloat16, shape=SimpleNamespace(tied_embeddings=True))
     assert exporters.get(asked.served).stored(source).weight == counted

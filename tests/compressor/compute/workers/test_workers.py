@@ -15,7 +15,7 @@ from lathe.compressor.compute.workers import SHARDS, LocalWorkers, Sharded, shar
 from lathe.compressor.compute.workers.ray_config import parse_place
 from lathe.compressor.compute.workers.serialization import pack, unpack
 from lathe.compressor.pipeline.memory_estimate import memory_plan
-from lathe.compressor.pipeline.options import Options
+from lathe.compressor.pipeline.options import CompressOptions
 from support.tiny_problem import Lab
 
 
@@ -100,8 +100,8 @@ def test_a_place_is_checked_before_anything_starts(monkeypatch: pytest.MonkeyPat
 def test_workers_that_memory_does_not_hold_are_refused(lab: Lab, tmp_path: Path) -> None:
     given = {"model": str(lab.source.path), "out": tmp_path / "out", "keep": 0.5}
     with pytest.raises(UserError, match="for a run of one process"):
-        Options(**given, ray="local:2", memory_limit=2**33)
+        CompressOptions(**given, ray="local:2", memory_limit=2**33)
     with pytest.raises(UserError, match="--worker-threads is for workers"):
-        Options(**given, worker_threads=2)
+        CompressOptions(**given, worker_threads=2)
     with pytest.raises(UserError, match=r"each of 100001 processes will need .* Ask for fewer workers"):
-        memory_plan(Options(**given, ray="local:100000"), lab.source)
+        memory_plan(CompressOptions(**given, ray="local:100000"), lab.source)

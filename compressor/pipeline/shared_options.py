@@ -1,0 +1,150 @@
+"""The options that `compress` and `plan` have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from lathe.artefact.command_options import Argument, Option, words
+from lathe.compressor.latency.workload import (
+    Workload,
+    asked_for,
+    parse_bytes,
+    parse_factor,
+    parse_milliseconds,
+    parse_share,
+)
+
+T = TypeVar("T")
+
+TARGETS, WORKLOAD, TEXT, RUN = "Targets", "Workload that latency is measured on", "Text", "Run"
+
+
+def unless_empty(parser: Callable[[str], T]) -> Callable[[str], T | None]:
+    """Returns a parser for which an empty text stands for no target."""
+    return lambda text: parser(text) if text else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedOptions:
+    """The options that `compress` and `plan` have in common.
+
+    The result has to meet every target that is given.
+    """
+
+    model: Annotated[str, Argument(help="A Hugging Face checkpoint directory, or a hub name.")]
+    target_latency_ms: Annotated[
+        float | None,
+        Option(
+            flags=("--target-latency",),
+            help="Such as 30ms: what the finished artefact must take.",
+            parser=unless_empty(parse_milliseconds),
+            unit="ms",
+            panel=TARGETS,
+        ),
+    ] = None
+    target_speedup: Annotated[
+        float | None,
+        Option(
+            help="Such as 1.5x, over the dense model on this machine.",
+            parser=unless_empty(parse_factor),
+            unit="x",
+            panel=TARGETS,
+        ),
+    ] = None
+    target_memory: Annotated[
+        int | None,
+        Option(
+            help="Such as 6GiB: weights plus KV cache, as served, at the batch size and context.",
+            parser=unless_empty(parse_bytes),
+            unit="B",
+            panel=TARGETS,
+        ),
+    ] = None
+    keep: Annotated[
+        float | None,
+        Option(
+            help="Such as 80%: the share of the decoder's parameters that is kept.",
+            parser=unless_empty(parse_share),
+            panel=TARGETS,
+        ),
+    ] = None
+    latency_metric: Annotated[str, Option(help="tpot, ttft or e2e.", panel=WORKLOAD)] = "tpot"
+    batch_size: Annotated[int, Option(help="Sequences decoded together.", panel=WORKLOAD)] = 1
+    context: Annotated[
+        int | None,
+        Option(
+            help="Tokens in the cache (tpot) or in the prompt (ttft, e2e).",
+            unset=f"{Workload().context}, or as many as fit",
+            panel=WORKLOAD,
+        ),
+    ] = None
+    output_tokens: Annotated[
+        int | None,
+        Option(
+            help="Tokens of an answer (e2e).",
+            unset=f"{Workload().output_tokens}, or as many as fit",
+            panel=WORKLOAD,
+        ),
+    ] = None
+    engine: Annotated[
+        str,
+        Option(flags=("--backend",), help="The engine to measure on: onnx, vllm or torch.", panel=WORKLOAD),
+    ] = "onnx"
+    threads: Annotated[
+        int | None, Option(help="Threads of the engine.", unset="all cores", panel=WORKLOAD)
+    ] = None
+    profile: Annotated[
+        Path | None,
+        Option(
+            help="Search with the latencies in this file (`lathe profile`), for example those of another "
+            "machine.",
+            panel=WORKLOAD,
+        ),
+    ] = None
+    calibration: Annotated[
+        str,
+        Option(
+            help="Files or folders (separated by commas: equal shares), a data set, or `self`: text that the "
+            "model writes.",
+            panel=TEXT,
+        ),
+    ] = "self"
+    calibration_tokens: Annotated[
+        int, Option(help="The number of calibration tokens to use.", panel=TEXT)
+    ] = 65_536
+    destinations: Annotated[
+        tuple[str, ...],
+        Option(
+            flags=("--for",),
+            help="Where else it will be served, such as vllm or vllm-w4a16: search only plans for that.",
+            parser=words,
+            panel=RUN,
+        ),
+    ] = ()
+    tensor_parallel: Annotated[
+        int,
+        Option(
+            help="The number of devices that share every layer: search only widths that they can share.",
+            panel=RUN,
+        ),
+    ] = 1
+    seed: Annotated[
+        int, Option(help="Same seed, same text, same latency table: same artefact.", panel=RUN)
+    ] = 0
+
+    @property
+    def workload(self) -> Workload:
+        """The workload that was given, with defaults that may not fit the model."""
+        return self._asked[0]
+
+    @property
+    def usual(self) -> frozenset[str]:
+        """The fields of the workload that were not given, which may be reduced to the model's positions."""
+        return self._asked[1]
+
+    @property
+    def _asked(self) -> tuple[Workload, frozenset[str]]:
+        return asked_for(self.latency_metric, self.batch_size, self.context, self.output_tokens)
