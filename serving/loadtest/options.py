@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from lathe.artefact.command_options import Argument, Option
 from lathe.artefact.errors import UserError
@@ -150,7 +150,7 @@ class LoadTestOptions:
         ),
     ] = ""
     engine: Annotated[
-        Literal["lathe", "guidellm"],
+        str,
         Option(
             help="The program that sends and times the requests. guidellm, installed elsewhere, is a second "
             "opinion.",

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from lathe.artefact.errors import UserError
 from lathe.serving.cli.loadtest import loadtest
 from lathe.serving.loadtest.document import redacted, write_document
 from lathe.serving.loadtest.mock import Mock
+from support.plugins import install
 
 ServeMock = Callable[[Mock], str]
 
@@ -55,12 +57,28 @@ def test_failed_requests_are_told_and_end_in_failure(serve_mock: ServeMock) -> N
         ["--rounds", "0"],
         ["--output", "/nowhere/at/all.json"],
         ["--model", "x", "--against", "y"],
+        ["--engine", "budgie"],
     ],
 )
 def test_options_are_refused_before_anything_is_asked_of_a_server(wrong: list[str]) -> None:
     result = CliRunner().invoke(app, ["http://127.0.0.1:9", *wrong])
     assert isinstance(result.exception, UserError)
     assert "No server answers" not in str(result.exception)
+
+
+def test_a_load_tester_of_another_distribution_is_chosen_by_name(tmp_path: Path) -> None:
+    code = "def make(program):\n    raise SystemExit(f'budgie at {program}')\n"
+    site = install(tmp_path, "lathe-budgie", code, {"lathe.load_testers": {"budgie": "lathe_budgie:make"}})
+    command = [sys.executable, "-m", "lathe", "loadtest", "http://127.0.0.1:9", "--guidellm", "here"]
+
+    def said(engine: str) -> tuple[int, str]:
+        environment = os.environ | {"PYTHONPATH": str(site)}
+        ran = subprocess.run([*command, "--engine", engine], env=environment, capture_output=True, text=True)
+        return ran.returncode, ran.stderr.strip()
+
+    assert said("budgie") == (1, "budgie at here")
+    known = "Known: budgie, guidellm, lathe."
+    assert said("canary") == (1, f"error: there is no load tester `canary`. {known}")
 
 
 def test_options_come_from_a_file(serve_mock: ServeMock, tmp_path: Path) -> None:
