@@ -3,7 +3,7 @@
     make bench-latency BENCH='--shapes 10m,90m,400m --speedups 1.2,1.5,2,3'
 
 1. *targets*: for every shape (random weights) and speed-up, the product's closed loop, then the artefact
-   timed anew, in turns with dense.
+   timed anew, interleaved with dense.
 2. *predictions*: random plans, table sum against whole model.
 3. *aware*: a trained model; at one latency, the plan by milliseconds against the plan by parameters.
 

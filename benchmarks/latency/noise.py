@@ -53,7 +53,7 @@ def main() -> None:
                 name: meter.backend.prepare(directory, meter.workload, None)
                 for name, directory in zip(("dense", "half"), directories, strict=True)
             }
-            timings = interleave(steps, turns=TURNS)
+            timings = interleave(steps, repeats=TURNS)
             rows.append(
                 {
                     "dense_ms": timings["dense"].median,

@@ -15,7 +15,7 @@ from lathe.compressor.latency.measure import Effort
 from lathe.compressor.search.space import Space, make_space
 
 _AT_ONCE = 5
-_EFFORT = Effort(sessions=4, most=8, precision=0.01)
+_EFFORT = Effort(loads=4, most=8, precision=0.01)
 
 
 def random_plans(space: Space, count: int, seed: int = 0) -> list[Plan]:

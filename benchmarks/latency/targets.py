@@ -145,6 +145,6 @@ def _row(
         "rounds": len(loop.iterations),
         "met": met,
         "spread": timing.subnet.spread,
-        "turns_ms": {"dense": timing.dense.turns, "subnet": timing.subnet.turns},
+        "turns_ms": {"dense": timing.dense.repeats, "subnet": timing.subnet.repeats},
         "plan": iteration.plan.to_json()["layers"],
     }

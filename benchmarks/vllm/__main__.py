@@ -92,7 +92,7 @@ def _class(args: argparse.Namespace, work: Path) -> Part:
                 "vllm_ms": timing.dense.median,
                 "ours_ms": timing.subnet.median,
                 "ratio": timing.ratio,
-                "turns_ms": {"vllm": timing.dense.turns, "ours": timing.subnet.turns},
+                "turns_ms": {"vllm": timing.dense.repeats, "ours": timing.subnet.repeats},
             }
         )
     return {"model": args.shape, "races": [], "engine": rows}

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lathe.artefact.errors import UserError
-from lathe.compressor.calibration.documents import ChatText, Nobody, Reading, Render, Told
+from lathe.compressor.calibration.documents import ChatText, Reading, ReadingLog, Render, SilentLog
 
 
-def reading(tokenizer: Any, told: Told | None = None) -> Reading:
+def reading(tokenizer: Any, log: ReadingLog | None = None) -> Reading:
     """Files are read for a model with this tokenizer."""
-    return Reading(_renderer(tokenizer), told or Nobody())
+    return Reading(_renderer(tokenizer), log or SilentLog())
 
 
 def token_ids(tokenizer: Any, document: str) -> list[int]:

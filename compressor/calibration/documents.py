@@ -47,7 +47,7 @@ class ChatText(str):
     """A conversation as a chat template wrote it, with the special tokens that belong to it."""
 
 
-class Told(Protocol):
+class ReadingLog(Protocol):
     """The receiver of messages about text that was read, and of warnings about text that was not."""
 
     def say(self, text: str) -> None: ...
@@ -55,8 +55,8 @@ class Told(Protocol):
     def warn(self, text: str) -> None: ...
 
 
-class Nobody:
-    """Is told nothing."""
+class SilentLog:
+    """A log that ignores everything."""
 
     def say(self, text: str) -> None:
         """Ignores the message."""
@@ -70,11 +70,11 @@ class Reading:
     """How files are read. render: writes a chat by the model's template; None where there is no model."""
 
     render: Render | None = None
-    told: Told = field(default_factory=Nobody)
+    log: ReadingLog = field(default_factory=SilentLog)
     _found: Counter[str] = field(default_factory=Counter)
 
     def documents(self, rows: Iterable[Row], origin: Path | str) -> Iterator[str]:
-        """A document of each row; which columns were used is told.
+        """Yields a document of each row, and logs which columns were used.
 
         Raises:
             UserError: a row has no text, or something else in the place of text.
@@ -82,9 +82,9 @@ class Reading:
         self._found.clear()
         for row in rows:
             yield _encodable(self._document(row), row.place)
-        told = [f"rows {way}: {count}" for way, count in self._found.items()]
-        if told:
-            self.told.say(f"  {origin}: {', '.join(told)}")
+        ways = [f"rows {way}: {count}" for way, count in self._found.items()]
+        if ways:
+            self.log.say(f"  {origin}: {', '.join(ways)}")
 
     def _document(self, row: Row) -> str:
         value = {CHATS[0]: row.value} if is_chat(row.value) else row.value

@@ -42,7 +42,7 @@ def read_documents(argument: str, reading: Reading | None = None) -> list[str]:
     found = _read(argument, reading)
     documents = [d for d in found if d.strip()]
     if len(documents) < len(found):
-        reading.told.warn(
+        reading.log.warn(
             f"{argument}: {len(found) - len(documents)} of {len(found)} documents are empty, left out"
         )
     return documents
@@ -137,7 +137,7 @@ def from_folder(argument: str, reading: Reading) -> list[str]:
     if others:
         named = ", ".join(str(path.relative_to(folder)) for path in others[:_SHOWN])
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
-        reading.told.warn(f"{argument}: left out {named}{more}")
+        reading.log.warn(f"{argument}: left out {named}{more}")
     if not used:
         raise UserError(
             f"the folder {argument} is empty"
@@ -171,7 +171,7 @@ def _dataset_rows(argument: str, reading: Reading) -> Iterator[Row]:
     except Exception as error:
         raise UserError(f"cannot load the data set {argument}: {error}") from None
     if len(found) > _MAX_DATASET_ROWS:
-        reading.told.warn(f"{argument}: only the first {_MAX_DATASET_ROWS:,} rows are read")
+        reading.log.warn(f"{argument}: only the first {_MAX_DATASET_ROWS:,} rows are read")
     for number, value in enumerate(found[:_MAX_DATASET_ROWS], 1):
         yield Row(value, f"row {number} of the data set {argument}")
 

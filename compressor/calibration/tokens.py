@@ -11,7 +11,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.tokenizer import open_tokenizer
 from lathe.compressor.calibration.amount import Amount, Part, fair_shares, held_out, heldout_windows
 from lathe.compressor.calibration.chat import reading, token_ids
-from lathe.compressor.calibration.documents import Told
+from lathe.compressor.calibration.documents import ReadingLog
 from lathe.compressor.calibration.selfgen import write_samples
 from lathe.compressor.calibration.sources import parts_of, read_documents
 from lathe.compressor.compute.array_store import ArrayStore
@@ -53,7 +53,7 @@ UNREAD = CalibrationText(SELF, Amount(0, 0, ()))
 
 
 def read_calibration(
-    source: Checkpoint, argument: str, *, tokens: int, window: int, seed: int, told: Told | None = None
+    source: Checkpoint, argument: str, *, tokens: int, window: int, seed: int, log: ReadingLog | None = None
 ) -> CalibrationText:
     """Returns the windows of a file, folder or data set, or how many `self` will write.
 
@@ -67,33 +67,35 @@ def read_calibration(
     if argument == SELF:
         return CalibrationText(SELF, Amount(tokens, window, (Part(SELF, wanted, wanted),)))
     names = parts_of(argument)
-    texts = [token_windows(source, name, window, told) for name in names]
+    texts = [token_windows(source, name, window, log) for name in names]
     counts = fair_shares([len(t) for t in texts], wanted)
     windows = torch.cat([spread(t, n, seed) for t, n in zip(texts, counts, strict=True)])
     parts = (Part(name, len(t), n) for name, t, n in zip(names, texts, counts, strict=True))
     return CalibrationText(argument, Amount(tokens, window, tuple(parts)), windows)
 
 
-def load_calibration(  # noqa: PLR0913
+def load_calibration(
     source: Checkpoint,
-    argument: str,
+    text: CalibrationText,
     *,
-    tokens: int,
-    window: int,
     seed: int,
     progress: Progress,
     store: ArrayStore | None = None,
     workers: Workers | None = None,
-    text: CalibrationText | None = None,
 ) -> Calibration:
-    """Returns windows of a text, or of what the model writes; one in eight is held out.
+    """Returns the windows of a text, or lets the model write them; one in eight is held out.
 
-    `text` is one that was read before, `store` is for a model that writes, and `workers` let it write.
+    Args:
+        source: The model.
+        text: The text, as `read_calibration` returns it.
+        seed: The seed of what the model writes.
+        progress: Is told how far the model is.
+        store: Holds the hidden states of a model that writes.
+        workers: The workers that let the model write.
 
     Raises:
-        UserError: no such text, or too little of it for two windows.
+        UserError: There is too little text for two windows.
     """
-    text = text or read_calibration(source, argument, tokens=tokens, window=window, seed=seed)
     windows, amount = text.windows, text.amount
     if windows is None:
         windows = write_samples(
@@ -107,12 +109,12 @@ def load_calibration(  # noqa: PLR0913
         )
     if len(windows) < 2:
         raise UserError(
-            f"the calibration text {argument} gives {len(windows)} windows of {amount.window} tokens, "
+            f"the calibration text {text.name} gives {len(windows)} windows of {amount.window} tokens, "
             "not two",
             "Give more text, or `self`.",
         )
     held = held_out(len(windows))
-    return Calibration(windows[~held].contiguous(), windows[held].contiguous(), argument)
+    return Calibration(windows[~held].contiguous(), windows[held].contiguous(), text.name)
 
 
 def window_length(source: Checkpoint, window: int) -> int:
@@ -120,9 +122,11 @@ def window_length(source: Checkpoint, window: int) -> int:
     return min(window, int(source.config.get("max_position_embeddings") or window))
 
 
-def token_windows(source: Checkpoint, argument: str, window: int, told: Told | None = None) -> torch.Tensor:
-    """All full windows [n, window] of a text, documents joined as the tokenizer marks them."""
-    values = pack_windows(load_tokenizer(source), argument, window, told)
+def token_windows(
+    source: Checkpoint, argument: str, window: int, log: ReadingLog | None = None
+) -> torch.Tensor:
+    """Returns all full windows [n, window] of a text, with documents joined as the tokenizer marks them."""
+    values = pack_windows(load_tokenizer(source), argument, window, log)
     if len(values) and int(values.max()) >= source.shape.vocab_size:
         raise UserError(
             f"the tokenizer of {source.path} gives {argument} ids beyond the model's "
@@ -132,17 +136,17 @@ def token_windows(source: Checkpoint, argument: str, window: int, told: Told | N
     return values
 
 
-def pack_windows(tokenizer: Any, argument: str, window: int, told: Told | None = None) -> torch.Tensor:
+def pack_windows(tokenizer: Any, argument: str, window: int, log: ReadingLog | None = None) -> torch.Tensor:
     """Does what `token_windows` does with any tokenizer, and does not check its ids."""
     ids: list[int] = []
-    for document in read_documents(argument, reading(tokenizer, told)):
+    for document in read_documents(argument, reading(tokenizer, log)):
         ids += token_ids(tokenizer, document)
     count = len(ids) // window
     return torch.tensor(ids[: count * window], dtype=torch.int64).view(count, window)
 
 
 def load_tokenizer(source: Checkpoint) -> Any:
-    """The checkpoint's own tokenizer.
+    """Loads the checkpoint's own tokenizer.
 
     Raises:
         UserError: it is missing or unreadable.

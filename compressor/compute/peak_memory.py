@@ -13,7 +13,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _MMAP_THRESHOLD = -3
 
 
-def give_back_at_once() -> None:
+def return_freed_memory_at_once() -> None:
     """Makes glibc return freed blocks of 1 MiB or more to the operating system."""
     with suppress(AttributeError, OSError):  # glibc's
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 2**20)

@@ -24,7 +24,7 @@ from lathe.artefact.modeling import register
 from lathe.artefact.onnx.graph_format import GRAPH
 from lathe.artefact.tokenizer import open_tokenizer
 from lathe.compressor.calibration.chat import reading, token_ids
-from lathe.compressor.calibration.documents import ChatText, Nobody, Told
+from lathe.compressor.calibration.documents import ChatText, ReadingLog, SilentLog
 from lathe.compressor.calibration.sources import read_whole
 from lathe.compressor.compute.device import CPU
 from lathe.compressor.evaluate.onnx import OnnxModel
@@ -45,7 +45,7 @@ def scores(
     most: int = 0,
     against: str | None = None,
     device: torch.device = CPU,
-    progress: Told | None = None,
+    progress: ReadingLog | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yields one row per model: {"model", "perplexity", "loss", "tokens", "window"}.
 
@@ -66,7 +66,7 @@ def scores(
     """
     everyone = [*models, against] if against else [*models]
     length = _window_length(everyone, window)
-    windows = {model: _windows(model, length, most, text, progress or Nobody()) for model in everyone}
+    windows = {model: _windows(model, length, most, text, progress or SilentLog()) for model in everyone}
     for model in models if against else ():
         if not torch.equal(windows[model], windows[str(against)]):
             raise UserError(
@@ -159,7 +159,7 @@ def _context(model: str) -> int:
     return int(check_checkpoint(model).get("max_position_embeddings") or _LONGEST)
 
 
-def _windows(model: str, length: int, most: int, text: str, progress: Told) -> torch.Tensor:
+def _windows(model: str, length: int, most: int, text: str, progress: ReadingLog) -> torch.Tensor:
     tokenizer = load_tokenizer(model)
     documents = read_whole(text, reading(tokenizer, progress))
     whole = ChatText if any(isinstance(d, ChatText) for d in documents) else str

@@ -100,7 +100,7 @@ def carry_report(job: Export, directory: Path, quantization: dict[str, Any]) -> 
         report = json.loads(written.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {written}: {error}") from None
-    note = {"measured": "All else in this report was measured before rounding."}
+    note = {"measured": "All else in this report was measured before quantization."}
     write_json(directory / REPORT, report | {"quantization": quantization | note})
 
 

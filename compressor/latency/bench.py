@@ -1,4 +1,4 @@
-"""Interleaved timing: systems take turns, so that a machine that drifts slows all of them alike."""
+"""Interleaved timing: systems are repeated in alternating order, so that drift slows all of them alike."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ _REPEAT_SECONDS = 0.15
 
 @dataclass
 class Timing:
-    """Milliseconds of one system: a median per turn, and the raw samples behind them."""
+    """Milliseconds of one system: the median of each repeat, and the raw samples behind them."""
 
-    turns: list[float] = field(default_factory=list)
+    repeats: list[float] = field(default_factory=list)
     samples: list[list[float]] = field(default_factory=list)
 
     def __add__(self, other: Timing) -> Timing:
-        return Timing(self.turns + other.turns, self.samples + other.samples)
+        return Timing(self.repeats + other.repeats, self.samples + other.samples)
 
     @property
     def median(self) -> float:
-        return statistics.median(self.turns)
+        return statistics.median(self.repeats)
 
     @property
     def spread(self) -> float:
-        """Distance of the quartiles over the median: how unquiet the machine was."""
-        low, _, high = statistics.quantiles(self.turns, n=4)
+        """The distance of the quartiles over the median, which tells how busy the machine was."""
+        low, _, high = statistics.quantiles(self.repeats, n=4)
         return (high - low) / self.median
 
 
 def interleave(
-    systems: Mapping[str, Step], *, turns: int, advance: Callable[[], None] = lambda: None
+    systems: Mapping[str, Step], *, repeats: int, advance: Callable[[], None] = lambda: None
 ) -> dict[str, Timing]:
-    """Times each system `turns` times, in alternating order.
+    """Times each system `repeats` times, in alternating order.
 
-    A repeat begins unmeasured: for about 0.1 s after another model ran, steps are slower than they then stay
+    The first steps of a repeat are not measured: for about 0.1 s after another model ran, steps are slower
     (docs/experiments.md).
     """
     timings = {name: Timing() for name in systems}
     names = list(systems)
-    for turn in range(turns):
-        for name in names if turn % 2 == 0 else reversed(names):
+    for repeat in range(repeats):
+        for name in names if repeat % 2 == 0 else reversed(names):
             samples = _repeat(systems[name])
             timings[name].samples.append(samples)
-            timings[name].turns.append(statistics.median(samples))
+            timings[name].repeats.append(statistics.median(samples))
             advance()
     return timings
 
@@ -59,7 +59,7 @@ def _repeat(step: Step) -> list[float]:
 
 
 def _steps(step: Step, seconds: float) -> list[float]:
-    """Milliseconds of steps that fill a time, at least `_MIN_STEPS` of them."""
+    """Returns the milliseconds of steps that fill a time, at least `_MIN_STEPS` of them."""
     samples: list[float] = []
     deadline = time.perf_counter() + seconds
     while len(samples) < _MIN_STEPS or time.perf_counter() < deadline:
@@ -69,21 +69,21 @@ def _steps(step: Step, seconds: float) -> list[float]:
     return samples
 
 
-def uncertainty(timing: Timing, reference: Timing, turns: int) -> float:
+def uncertainty(timing: Timing, reference: Timing, repeats: int) -> float:
     """Returns the relative standard error of timing / reference.
 
-    It is computed from the medians of loads with `turns` repeats each, because the repeats of one load share
+    It is computed from the medians of loads, each of so many repeats, because the repeats of one load share
     the effect of loading the model (docs/experiments.md).
     """
-    ratios = [a / b for a, b in zip(timing.turns, reference.turns, strict=True)]
-    sessions = [statistics.median(ratios[i : i + turns]) for i in range(0, len(ratios), turns)]
-    if len(sessions) < 2:
+    ratios = [a / b for a, b in zip(timing.repeats, reference.repeats, strict=True)]
+    loads = [statistics.median(ratios[i : i + repeats]) for i in range(0, len(ratios), repeats)]
+    if len(loads) < 2:
         return float("inf")
-    return statistics.stdev(sessions) / len(sessions) ** 0.5 / statistics.median(sessions)
+    return statistics.stdev(loads) / len(loads) ** 0.5 / statistics.median(loads)
 
 
 def seconds_per_repeat(step: Step) -> float:
-    """About how long a turn takes."""
+    """Returns about how long a repeat takes."""
     step()
     start = time.perf_counter()
     step()
@@ -92,5 +92,5 @@ def seconds_per_repeat(step: Step) -> float:
 
 
 def paired_ratio(timing: Timing, reference: Timing) -> float:
-    """Median over turns of timing / reference: drift between turns cancels."""
-    return statistics.median(a / b for a, b in zip(timing.turns, reference.turns, strict=True))
+    """Returns the median over repeats of timing / reference, in which drift between repeats cancels."""
+    return statistics.median(a / b for a, b in zip(timing.repeats, reference.repeats, strict=True))

@@ -29,11 +29,11 @@ _MAX_DECODER_BYTES = 512 * 2**20
 class Effort:
     """How often models are loaded and timed.
 
-    There are at least `sessions` loads, and more until the standard error of every ratio to the first model
+    There are at least `loads` loads, and more until the standard error of every ratio to the first model
     is within `precision`, or there were `most`.
     """
 
-    sessions: int
+    loads: int
     most: int
     precision: float
 
@@ -43,7 +43,10 @@ TABLE, PROOF, QUICK = Effort(3, 6, 0.01), Effort(6, 12, 0.005), Effort(1, 1, 1.0
 
 @dataclass(frozen=True)
 class Comparison:
-    """Milliseconds of a plan and of the dense model, timed in turns. `ratio`: median of paired turns."""
+    """Milliseconds of a plan and of the dense model, timed in interleaved repeats.
+
+    `ratio` is the median of the ratios of paired repeats.
+    """
 
     dense: Timing
     subnet: Timing
@@ -66,7 +69,7 @@ class LatencyBenchmark:
     def compare(
         self, plan: Plan, effort: Effort = PROOF, title: str = "measure: the plan against dense"
     ) -> Comparison:
-        """A plan with random weights against the dense shape (timing does not depend on the values)."""
+        """Times a plan with random weights against the dense shape; timing does not depend on the values."""
         return Comparison(*self.time([self.source.shape.dense_plan, plan], effort, title))
 
     def quick(self, plan: Plan) -> Comparison:
@@ -101,7 +104,7 @@ class LatencyBenchmark:
             fingerprint(self.backend.versions(), self.threads),
             terms,
             [
-                {"plan": plan.to_json(), "measured_ms": ms, "turns_ms": timing.turns}
+                {"plan": plan.to_json(), "measured_ms": ms, "turns_ms": timing.repeats}
                 for plan, ms, timing in zip(plans, times, timings, strict=True)
             ],
             tile=tile,
@@ -111,12 +114,15 @@ class LatencyBenchmark:
         return table
 
     def time(self, plans: list[Plan], effort: Effort, title: str) -> list[Timing]:
-        """Whole models of these plans with random weights, timed in turns; all have as many layers."""
+        """Times whole models of these plans, with random weights, in interleaved repeats.
+
+        All plans have as many layers.
+        """
         with self.models(plans) as directories:
             return self._retry_until_quiet(directories, effort, title)
 
     def _retry_until_quiet(self, directories: list[Path], effort: Effort, title: str) -> list[Timing]:
-        """Timings of models against each other; measured again, a few times, while the machine is busy."""
+        """Times models against each other, and again, a few times, while the machine is busy."""
         quietest: list[Timing] = []
         for attempt in range(_ATTEMPTS):
             timings = self._timings(directories, effort, title)
@@ -142,24 +148,24 @@ class LatencyBenchmark:
         return [self._join([part[i] for part in parts]) for i in range(len(directories))]
 
     def _loads(self, directories: list[Path], workload: Workload, effort: Effort, title: str) -> list[Timing]:
-        """Loads and turns of one metric until they are precise enough; says first how long they may take."""
+        """Repeats loads of one metric until they are precise enough; says first how long they may take."""
         total = [Timing() for _ in directories]
-        with self.progress.stage(title, effort.sessions * _REPEATS * len(directories)) as bar:
-            for session in range(effort.most):
+        with self.progress.stage(title, effort.loads * _REPEATS * len(directories)) as bar:
+            for load in range(effort.most):
                 steps = {
                     str(i): self.backend.prepare(d, workload, self.threads) for i, d in enumerate(directories)
                 }
-                if session == 0 and effort.most > 1:
+                if load == 0 and effort.most > 1:
                     once = _REPEATS * sum(seconds_per_repeat(step) for step in steps.values())
                     self.progress.say(
-                        f"  {title}: {len(directories)} models, about {effort.sessions * once:.0f} to "
+                        f"  {title}: {len(directories)} models, about {effort.loads * once:.0f} to "
                         f"{effort.most * once:.0f} s, and loading"
                     )
-                found = interleave(steps, turns=_REPEATS, advance=bar.advance)
+                found = interleave(steps, repeats=_REPEATS, advance=bar.advance)
                 total = [t + found[str(i)] for i, t in enumerate(total)]
                 errors = [uncertainty(t, total[0], _REPEATS) for t in total[1:]]
-                steps.clear()  # one session's models go before the next one's come
-                if session + 1 >= effort.sessions and max(errors, default=0.0) <= effort.precision:
+                steps.clear()  # the models of one load are freed before the next load
+                if load + 1 >= effort.loads and max(errors, default=0.0) <= effort.precision:
                     break
         return total
 
@@ -171,10 +177,10 @@ class LatencyBenchmark:
 
     def _join(self, parts: list[Timing]) -> Timing:
         weights = [weight for _, weight in self._parts()]
-        most = max(len(part.turns) for part in parts)  # what was precise sooner goes round again
-        turns = zip(*(islice(cycle(part.turns), most) for part in parts), strict=True)
+        most = max(len(part.repeats) for part in parts)  # a part that was precise sooner is reused
+        repeats = zip(*(islice(cycle(part.repeats), most) for part in parts), strict=True)
         return Timing(
-            [sum(w * t for w, t in zip(weights, turn, strict=True)) for turn in turns],
+            [sum(w * t for w, t in zip(weights, repeat, strict=True)) for repeat in repeats],
             [samples for part in parts for samples in part.samples],
         )
 

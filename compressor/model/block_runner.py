@@ -1,7 +1,7 @@
 """Running single blocks of a decoder with any widths.
 
 The modules are those of our exported model; their weights are passed in, so one skeleton layer serves every
-layer, dense or cut; `at` makes a runner for one layer where they differ in more than weights. A block is
+layer, dense or pruned; `at` makes a runner for one layer where they differ in more than weights. A block is
 split where reconstruction works: `*_context` gives the input of the output projection (o_proj, down_proj),
 `project` applies that projection, `merge` adds what the block makes of it to the residual stream.
 

@@ -102,47 +102,64 @@ def read_index(path: Path, named: Any = None) -> dict[str, TensorEntry]:
 
 
 def read_header(file: Path) -> dict[str, TensorEntry]:
-    """Parse and check a safetensors header: length, JSON, dtypes, and that the data fills the file.
+    """Parses and checks a safetensors header: length, JSON, dtypes, and that the data fills the file.
 
     Raises:
-        UserError: the file is missing, truncated or damaged.
+        UserError: The file is missing, truncated or damaged.
     """
-    damaged = "The file is truncated or corrupt: download or copy it again."
+    header, data_start, size = _read_json_header(file)
+    entries, end = {}, data_start
+    try:
+        for name, item in header.items():
+            if name != "__metadata__":
+                entries[name], stop = _parse_entry(file, name, item, data_start)
+                end = max(end, stop)
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise UserError(f"the header of {file} is malformed", _DAMAGED) from None
+    if end != size:
+        raise UserError(f"{file} has {size} bytes where its header promises {end}", _DAMAGED)
+    try:
+        with safe_open(file, framework="np"):
+            return entries
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read {file}: {error}", _DAMAGED) from None
+
+
+_DAMAGED = "The file is truncated or corrupt: download or copy it again."
+
+
+def _read_json_header(file: Path) -> tuple[Any, int, int]:
+    """Returns the header, the offset of the data behind it, and the size of the file.
+
+    Raises:
+        UserError: The file cannot be read, or has no header.
+    """
     try:
         size = file.stat().st_size
         with file.open("rb") as handle:
             length = int.from_bytes(handle.read(8), "little")
             if size < 8 or not 2 <= length <= min(_MAX_HEADER, size - 8):
-                raise UserError(f"{file} is not a complete safetensors file", damaged)
-            header = json.loads(handle.read(length))
+                raise UserError(f"{file} is not a complete safetensors file", _DAMAGED)
+            return json.loads(handle.read(length)), 8 + length, size
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}") from None
     except (ValueError, RecursionError):
-        raise UserError(f"the header of {file} is not valid JSON", damaged) from None
-    entries, end = {}, 0
-    try:
-        for name, item in header.items():
-            if name == "__metadata__":
-                continue
-            shape, dtype, (begin, stop) = tuple(item["shape"]), item["dtype"], item["data_offsets"]
-            count = 1
-            for n in shape:
-                count *= n
-            if dtype in _DTYPES and stop - begin != count * _DTYPES[dtype].itemsize:
-                raise UserError(
-                    f"`{name}` in {file} has {stop - begin} bytes for shape {list(shape)}", damaged
-                )
-            entries[name] = TensorEntry(file, shape, dtype, 8 + length + begin)
-            end = max(end, stop)
-    except (TypeError, KeyError, ValueError, AttributeError):
-        raise UserError(f"the header of {file} is malformed", damaged) from None
-    if 8 + length + end != size:
-        raise UserError(f"{file} has {size} bytes where its header promises {8 + length + end}", damaged)
-    try:
-        with safe_open(file, framework="np"):
-            return entries
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read {file}: {error}", damaged) from None
+        raise UserError(f"the header of {file} is not valid JSON", _DAMAGED) from None
+
+
+def _parse_entry(file: Path, name: str, item: Any, data_start: int) -> tuple[TensorEntry, int]:
+    """Returns the entry of a tensor, and the offset in the file where its data ends.
+
+    Raises:
+        UserError: Its data does not have the size of its shape.
+    """
+    shape, dtype, (begin, stop) = tuple(item["shape"]), item["dtype"], item["data_offsets"]
+    count = 1
+    for n in shape:
+        count *= n
+    if dtype in _DTYPES and stop - begin != count * _DTYPES[dtype].itemsize:
+        raise UserError(f"`{name}` in {file} has {stop - begin} bytes for shape {list(shape)}", _DAMAGED)
+    return TensorEntry(file, shape, dtype, data_start + begin), data_start + stop
 
 
 def check_no_others(path: Path, known: set[str], index: dict[str, TensorEntry]) -> None:

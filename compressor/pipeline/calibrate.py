@@ -21,7 +21,6 @@ from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.output_projection import norm_scaled_weight
 from lathe.compressor.model.pruning import ImportanceRanking, rows, select
 from lathe.compressor.pipeline.inputs import text_key
-from lathe.compressor.pipeline.options import WINDOW
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import Saved, Tensors, key
 from lathe.compressor.reconstruction import choose_damping
@@ -175,17 +174,13 @@ def _ranked(
 
 def _read_text(context: RunContext) -> Tensors:
     """Returns the windows of the calibration text, and which are held out."""
-    options = context.options
     found: Calibration = load_calibration(
         context.preflight.source,
-        options.calibration,
-        tokens=options.calibration_tokens,
-        window=WINDOW,
-        seed=options.seed,
+        context.preflight.texts.calibration,
+        seed=context.options.seed,
         progress=context.progress,
         store=context.store,
         workers=context.workers,
-        text=context.preflight.texts.calibration,
     )
     flags = torch.cat([torch.zeros(len(found.fit)), torch.ones(len(found.heldout))])
     return {"windows": torch.cat([found.fit, found.heldout]), "heldout": flags}

@@ -13,7 +13,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import MANIFEST
 from lathe.artefact.plan import LayerShape, Plan
 from lathe.artefact.width_rules import WidthRules
-from lathe.compressor.calibration.documents import Told
+from lathe.compressor.calibration.documents import ReadingLog
 from lathe.compressor.calibration.sources import parts_of
 from lathe.compressor.calibration.tokens import (
     SELF,
@@ -60,7 +60,7 @@ def check_output(options: CompressOptions) -> None:
         raise UserError(f"cannot write {out}: {parent} is not a writable directory")
 
 
-def check_texts(options: CompressOptions, source: Checkpoint, progress: Told) -> Texts:
+def check_texts(options: CompressOptions, source: Checkpoint, progress: ReadingLog) -> Texts:
     """Reads the texts of a run.
 
     Raises:
@@ -79,7 +79,7 @@ def check_texts(options: CompressOptions, source: Checkpoint, progress: Told) ->
         tokens=options.calibration_tokens,
         window=WINDOW,
         seed=options.seed,
-        told=progress,
+        log=progress,
     )
     calibration.amount.check(options.calibration)
     widest = max(source.shape.layer.query_heads * source.shape.head_dim, source.shape.layer.ffn)
@@ -88,7 +88,7 @@ def check_texts(options: CompressOptions, source: Checkpoint, progress: Told) ->
     return Texts(calibration, _evaluation(options.evaluation, source, progress))
 
 
-def _evaluation(text: str | None, source: Checkpoint, progress: Told) -> torch.Tensor | None:
+def _evaluation(text: str | None, source: Checkpoint, progress: ReadingLog) -> torch.Tensor | None:
     """Returns windows from all over a text."""
     if text is None:
         return None

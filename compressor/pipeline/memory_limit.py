@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import psutil
 
 from lathe.artefact.errors import UserError
-from lathe.compressor.compute.peak_memory import give_back_at_once
+from lathe.compressor.compute.peak_memory import return_freed_memory_at_once
 from lathe.compressor.pipeline.memory_estimate import memory_text
 
 
@@ -23,7 +23,7 @@ def memory_limit(limit: int | None) -> Iterator[None]:
     if limit is None:
         yield
         return
-    give_back_at_once()
+    return_freed_memory_at_once()
     process, (soft, hard) = psutil.Process(), resource.getrlimit(resource.RLIMIT_DATA)
     spare = limit - process.memory_info().rss
     resource.setrlimit(resource.RLIMIT_DATA, (max(0, process.memory_info().data + spare), hard))

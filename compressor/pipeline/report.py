@@ -127,7 +127,7 @@ def _measured(timing: Comparison | None) -> Measured:
         "dense_ms": timing.dense.median,
         "measured_ms": timing.subnet.median,
         "speedup": 1 / timing.ratio,
-        "turns_ms": {"dense": timing.dense.turns, "subnet": timing.subnet.turns},
+        "turns_ms": {"dense": timing.dense.repeats, "subnet": timing.subnet.repeats},
         "spread": {"dense": timing.dense.spread, "subnet": timing.subnet.spread},
     }
 

@@ -93,8 +93,8 @@ def test_a_meter_compares_plans(tmp_path: Path, source: Checkpoint, monkeypatch:
     monkeypatch.setattr(bench, "_SETTLE_SECONDS", 0.0)
     meter = LatencyBenchmark(source, backends.get("vllm"), Workload("e2e", 2, 24, 8), 1, Progress(quiet=True))
     found = meter.compare(PLANS["whole layers"], QUICK)
-    assert len(found.dense.turns) == len(found.subnet.turns) == 3
-    assert min(found.subnet.turns) > 0
+    assert len(found.dense.repeats) == len(found.subnet.repeats) == 3
+    assert min(found.subnet.repeats) > 0
 
 
 def limit_memory() -> None:

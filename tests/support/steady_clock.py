@@ -32,8 +32,10 @@ def prepare(_: OnnxBackend, directory: Path, workload: Workload, threads: int | 
     return partial(milliseconds, Plan.from_json(json.loads(plan)), workload.metric)
 
 
-def interleave(systems: Mapping[str, Callable[[], float]], *, turns: int, advance: Any) -> dict[str, Timing]:
-    return {name: Timing([step()] * turns, [[step()]] * turns) for name, step in systems.items()}
+def interleave(
+    systems: Mapping[str, Callable[[], float]], *, repeats: int, advance: Any
+) -> dict[str, Timing]:
+    return {name: Timing([step()] * repeats, [[step()]] * repeats) for name, step in systems.items()}
 
 
 PATCHES = ((OnnxBackend, "prepare", prepare), (measure, "interleave", interleave))

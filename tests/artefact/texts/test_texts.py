@@ -20,7 +20,7 @@ SHARED = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
 
 
-class Told:
+class Log:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
@@ -35,9 +35,9 @@ def render(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None) -
     return said + (f"<{len(tools)} tools>" if tools else "")
 
 
-def read(path: Path, content: str | bytes, told: Told | None = None) -> list[str]:
+def read(path: Path, content: str | bytes, log: Log | None = None) -> list[str]:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_documents(str(path), Reading(render, told or Told()))
+    return read_documents(str(path), Reading(render, log or Log()))
 
 
 def rows(*values: object) -> str:
@@ -167,9 +167,9 @@ def test_c4_a_folder_tells_what_it_passes_over(tmp_path: Path) -> None:
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
-    told = Told()
-    assert read_documents(str(tmp_path), Reading(render, told)) == ["one", "two", "three", "four"]
-    assert told.lines == [f"{tmp_path}: left out .git/notes.md, .hidden.txt, d.py, image.png"]
+    log = Log()
+    assert read_documents(str(tmp_path), Reading(render, log)) == ["one", "two", "three", "four"]
+    assert log.lines == [f"{tmp_path}: left out .git/notes.md, .hidden.txt, d.py, image.png"]
     (tmp_path / "z.json").write_text(rows({"version": 1}))
     with pytest.raises(UserError, match=r"z\.json has no `text`"):
         read_documents(str(tmp_path))
@@ -182,10 +182,10 @@ def test_c4_a_folder_without_text_names_what_it_holds(tmp_path: Path) -> None:
 
 
 def test_c4_columns_chats_and_empty_documents_are_told(tmp_path: Path) -> None:
-    told = Told()
-    read(tmp_path / "x.jsonl", rows({"body": "a"}, {"text": ""}, {"text": "b"}, {"messages": CHAT}), told)
-    assert told.lines[0].endswith("rows by their `body`: 1, rows as chats, by the model's template: 1")
-    assert f"{tmp_path}/x.jsonl: 1 of 4 documents are empty, left out" in told.lines
+    log = Log()
+    read(tmp_path / "x.jsonl", rows({"body": "a"}, {"text": ""}, {"text": "b"}, {"messages": CHAT}), log)
+    assert log.lines[0].endswith("rows by their `body`: 1, rows as chats, by the model's template: 1")
+    assert f"{tmp_path}/x.jsonl: 1 of 4 documents are empty, left out" in log.lines
 
 
 def test_c4_a_chat_is_marked_as_one(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from lathe.artefact.errors import UserError
 from lathe.compressor.calibration import Calibration, load_calibration, token_windows
 from lathe.compressor.calibration.selfgen import continue_text
 from lathe.compressor.calibration.sources import parts_of, read_documents
-from lathe.compressor.calibration.tokens import fair_shares, load_tokenizer
+from lathe.compressor.calibration.tokens import fair_shares, load_tokenizer, read_calibration
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
 from support.tiny_server import save_checkpoint
@@ -28,9 +28,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 def load(
     source: Checkpoint, argument: str, tokens: int = 200, window: int = 32, seed: int = 0
 ) -> Calibration:
-    return load_calibration(
-        source, argument, tokens=tokens, window=window, seed=seed, progress=Progress(quiet=True)
-    )
+    text = read_calibration(source, argument, tokens=tokens, window=window, seed=seed)
+    return load_calibration(source, text, seed=seed, progress=Progress(quiet=True))
 
 
 def test_files_and_folders_can_be_listed(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def artefact(directory: Path, source: Checkpoint, subnet: Plan) -> Path:
     write_json(directory / "plan.json", subnet.to_json())
     write_json(directory / "report.json", REPORT)
     (directory / "onnx").mkdir()
-    (directory / "onnx" / "model.onnx").write_bytes(b"the graph of the weights before rounding")
+    (directory / "onnx" / "model.onnx").write_bytes(b"the graph of the weights before quantization")
     return directory
 
 
@@ -74,7 +74,7 @@ def test_an_artefact(tmp_path: Path, source: Checkpoint) -> None:
     assert after == before
     assert Plan.load(out / "plan.json") == UNEVEN
     report = read(out / "report.json")
-    assert report["quantization"].pop("measured").endswith("before rounding.")
+    assert report["quantization"].pop("measured").endswith("before quantization.")
     assert report == REPORT | {"quantization": summary}
     assert read(out / "manifest.json")["files"].keys() == {
         file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()

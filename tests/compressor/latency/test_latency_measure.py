@@ -1,4 +1,4 @@
-"""Timing: turns alternate, drift cancels, requests are put together, tables are kept."""
+"""Timing: repeats alternate, drift cancels, requests are put together, tables are kept."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def test_a_drift_that_both_share_cancels() -> None:
 def test_systems_take_turns_in_alternating_order(monkeypatch: pytest.MonkeyPatch) -> None:
     hasten(monkeypatch)
     calls: list[str] = []
-    timings = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, turns=4)
+    timings = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=4)
     order = [name for i, name in enumerate(calls) if i == 0 or calls[i - 1] != name]
     assert order == list("ababa")
     assert calls.count("a") == calls.count("b")
-    assert [len(timings[name].turns) for name in "ab"] == [4, 4]
+    assert [len(timings[name].repeats) for name in "ab"] == [4, 4]
     assert all(len(samples) >= 3 and min(samples) >= 0 for samples in timings["a"].samples)
 
 
@@ -59,8 +59,8 @@ def test_real_models_are_built_and_run(
     hasten(monkeypatch)
     timer = replace(meter(tmp_path, Workload(metric, 2, 24)), backend=backends.get(backend))
     comparison = timer.compare(PLANS["mixed"], Effort(2, 2, 1.0))
-    assert len(comparison.dense.turns) == len(comparison.subnet.turns) == 6
-    assert min(comparison.dense.turns) > 0
+    assert len(comparison.dense.repeats) == len(comparison.subnet.repeats) == 6
+    assert min(comparison.dense.repeats) > 0
 
 
 @pytest.mark.usefixtures("steady")
@@ -75,12 +75,12 @@ def test_a_request_is_one_prefill_and_the_decode_steps_after_it(tmp_path: Path) 
 def test_a_request_is_timed_though_one_of_its_parts_is_precise_sooner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sessions = iter([1.0, 0.001, 1.0, 1.0, 0.001])  # those of the prefill, then of a decode step
-    monkeypatch.setattr(measure, "uncertainty", lambda *_: next(sessions))
+    errors = iter([1.0, 0.001, 1.0, 1.0, 0.001])  # those of the prefill, then of a decode step
+    monkeypatch.setattr(measure, "uncertainty", lambda *_: next(errors))
     comparison = meter(tmp_path, Workload("e2e", 1, 24, output_tokens=11)).compare(
         PLANS["mixed"], Effort(1, 6, 0.01)
     )
-    assert len(comparison.dense.turns) == len(comparison.subnet.turns) == 9
+    assert len(comparison.dense.repeats) == len(comparison.subnet.repeats) == 9
     prefill, step = (steady_clock.milliseconds(PLANS["mixed"], m) for m in ("ttft", "tpot"))
     assert comparison.subnet.median == pytest.approx(prefill + 10 * step)
 

@@ -147,7 +147,7 @@ def test_an_artefact_slower_than_its_plan_is_searched_again(
     def slower(self: measure.LatencyBenchmark, dense: Path, subnet: Path, *args: Any, **options: Any) -> Any:
         found = built(self, dense, subnet, *args, **options)
         slow = 1.15 if subnet.name == "onnx" else 1.0
-        found.subnet.turns[:] = [slow * turn for turn in found.subnet.turns]
+        found.subnet.repeats[:] = [slow * ms for ms in found.subnet.repeats]
         return found
 
     monkeypatch.setattr(measure.LatencyBenchmark, "compare_built", slower)
