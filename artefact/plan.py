@@ -129,6 +129,14 @@ class Plan:
         return len(set(self.layers)) > 1
 
 
+_NAMES_IN_FILES = {
+    "learned_positions": "positions",
+    "experts_per_token": "chosen",
+    "norm_topk_prob": "normalised_shares",
+}
+"""How latency profiles call some of a model's dimensions."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelShape:
     """The dimensions of a dense decoder that parameters, bytes and levels follow from.
@@ -145,10 +153,10 @@ class ModelShape:
         norm_before: whether a norm makes what a block reads.
         norm_after: whether a norm makes what a block adds.
         norm_offset: what is added to a norm's weights.
-        positions: how many are learned.
+        learned_positions: how many there are; 0: none is learned.
         experts: of every FFN, each as wide as `layer.ffn`; 0: an FFN is one.
-        chosen: how many of them a token uses.
-        normalised_shares: whether what these count adds up to 1.
+        experts_per_token: how many of them a token uses.
+        norm_topk_prob: whether the routing weights of these add up to 1.
         router_bias: whether the router of experts has one.
         attention_sinks: whether every query head has a score that belongs to no token.
     """
@@ -169,10 +177,10 @@ class ModelShape:
     norm_before: bool = True
     norm_after: bool = False
     norm_offset: float = 0.0
-    positions: int = 0
+    learned_positions: int = 0
     experts: int = 0
-    chosen: int = 0
-    normalised_shares: bool = True
+    experts_per_token: int = 0
+    norm_topk_prob: bool = True
     router_bias: bool = False
     attention_sinks: bool = False
 
@@ -214,6 +222,10 @@ class ModelShape:
         rest = self._block_norms * self.norm_parameters + experts * (d + self.router_bias)
         return (inner + 1) * d * channels + rest + bias
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns the dimensions as latency profiles keep them."""
+        return {_NAMES_IN_FILES.get(name, name): value for name, value in asdict(self).items()}
+
     def ffn_channels(self, layer: LayerShape) -> int:
         """Returns the channels of an FFN, all its experts together."""
         return layer.ffn * max(self.experts_of(layer), 1)
@@ -237,7 +249,7 @@ class ModelShape:
 
     def parameters(self, plan: Iterable[LayerShape]) -> int:
         """All of a model, embeddings and head too."""
-        others = self.positions * self.hidden_size + self.norm_parameters
+        others = self.learned_positions * self.hidden_size + self.norm_parameters
         return self.decoder_parameters(plan) + self.table_parameters + others
 
     def weight_bytes(self, plan: Iterable[LayerShape], bytes_per_weight: int) -> int:

@@ -14,7 +14,7 @@ import torch
 from lathe.artefact.plan import Plan
 from lathe.compressor.model.names import DOWN_PROJ, O_PROJ
 from lathe.compressor.model.pruning import select
-from lathe.compressor.reconstruction.variants import (
+from lathe.compressor.reconstruction.registry import (
     Finished,
     LayerReconstruction,
     ReconstructionTask,

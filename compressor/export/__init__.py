@@ -1,4 +1,4 @@
-"""Exporters: an artefact's files from a dense source, a plan and its cut tensors.
+"""Exporters: an artefact's files from a dense source, a plan and its pruned tensors.
 
 An exporter is one module (or package) beside this one that registers itself; it is found by being there.
 """

@@ -24,7 +24,7 @@ class Export:
 
     Args:
         source: the dense model.
-        tensor: gives a cut tensor (the plan's shape), float32, by checkpoint name.
+        tensor: gives a pruned tensor (the plan's shape), float32, by checkpoint name.
         tensor_parallel: the number of devices that are to share every layer.
     """
 
@@ -39,7 +39,7 @@ class Export:
         return cls(source, source.shape.dense_plan, source.tensor, tensor_parallel)
 
     def stored(self, name: str) -> torch.Tensor:
-        """A cut tensor in `source.dtype`: the values every export must agree on."""
+        """A pruned tensor in `source.dtype`: the values every export must agree on."""
         return self.tensor(name).to(self.source.dtype)
 
 

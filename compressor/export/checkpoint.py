@@ -62,7 +62,7 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint that loads through AutoModelForCausalLM, with or without Lathe installed.
 
-    `tensor` gives a cut tensor by name; values are stored in `source.dtype`. Otherwise as `write_model`.
+    `tensor` gives a pruned tensor by name; values are stored in `source.dtype`. Otherwise as `write_model`.
 
     Raises:
         UserError: as `uneven_config` and `write_model`.

@@ -28,24 +28,24 @@ _ROWS = 512
 """The most rows of W; costs are then within some 6 %."""
 
 
-def eliminate(weight: torch.Tensor, gram: torch.Tensor, block: int, per_step: int = 1) -> torch.Tensor:
-    """Ranks the n / block blocks of columns, most valuable first.
+def eliminate(weight: torch.Tensor, gram: torch.Tensor, group_size: int, per_step: int = 1) -> torch.Tensor:
+    """Ranks the n / group_size groups of columns, most valuable first.
 
     Args:
         weight: [D, n] output projection.
         gram: [n, n] float64 Gram matrix of its input, damped; it is overwritten.
-        block: The number of columns that go together.
-        per_step: The number of blocks removed before costs are computed again.
+        group_size: The number of columns that go together.
+        per_step: The number of groups removed before costs are computed again.
 
     Returns:
-        [n / block] indices of blocks, on the CPU.
+        [n / group_size] indices of groups, on the CPU.
     """
-    alive, w = torch.arange(len(gram) // block, device=gram.device), random_projection(weight, _ROWS)
+    alive, w = torch.arange(len(gram) // group_size, device=gram.device), random_projection(weight, _ROWS)
     torch.linalg.cholesky(gram, out=gram)
     p = torch.cholesky_inverse(gram, out=gram)
     removed: list[torch.Tensor] = []
     while len(alive):
-        steps, p, w = _panel(p, w, block, per_step)
+        steps, p, w = _panel(p, w, group_size, per_step)
         removed += [alive[gone] for gone in steps]
         keep = torch.ones_like(alive, dtype=torch.bool)
         keep[torch.cat(steps)] = False
@@ -54,59 +54,59 @@ def eliminate(weight: torch.Tensor, gram: torch.Tensor, block: int, per_step: in
 
 
 def _panel(
-    p: torch.Tensor, w: torch.Tensor, block: int, per_step: int
+    p: torch.Tensor, w: torch.Tensor, group_size: int, per_step: int
 ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
-    """Takes some steps; returns the blocks that each removes, and P [n, n] and W [D, n] of those left.
+    """Takes some steps; returns the groups that each removes, and P [n, n] and W [D, n] of those left.
 
     A step that removes the columns S leaves P - U V^T and W - W_S V^T, U = P[:, S] and V = U (P_SS)^-1.
     Within a panel, U, V and W_S are only collected; the diagonal blocks of P and M = W^T W, which give the
     costs, are kept up to date: M becomes M - E V^T - V E^T, E = M[:, S] - V M_SS / 2.
     """
-    count, most = len(p) // block, min(_PANEL * per_step * block, len(p))
-    columns = torch.arange(block, device=p.device)
-    diagonal, squares = _diagonal(p, block), _squares(w, block)
+    count, most = len(p) // group_size, min(_PANEL * per_step * group_size, len(p))
+    columns = torch.arange(group_size, device=p.device)
+    diagonal, squares = _diagonal(p, group_size), _squares(w, group_size)
     here, steps, end = torch.ones(count, dtype=torch.bool, device=p.device), list[torch.Tensor](), 0
     us, vs, ws = (p.new_empty(rows, most) for rows in (len(p), len(p), len(w)))
     while here.any() and len(steps) < _PANEL:
         costs = _costs(diagonal, squares).masked_fill(~here, torch.inf)
         gone = costs.argsort(stable=True)[: min(per_step, int(here.sum()))]
-        at = (gone[:, None] * block + columns).reshape(-1)
+        at = (gone[:, None] * group_size + columns).reshape(-1)
         u_then, v_then, w_then = (tall[:, :end] for tall in (us, vs, ws))
         u, own = p[at].T - u_then @ v_then[at].T, w[:, at] - w_then @ v_then[at].T
         v = torch.linalg.solve(u[at], u, left=False)
         cross = w.T @ own - v_then @ (w_then.T @ own)
         e = cross - v @ cross[at] / 2
-        u_b, v_b, e_b = (tall.view(count, block, -1) for tall in (u, v, e))
+        u_b, v_b, e_b = (tall.view(count, group_size, -1) for tall in (u, v, e))
         diagonal -= u_b @ v_b.mT
         moved = e_b @ v_b.mT
         squares -= moved + moved.mT
         new, end = slice(end, end + len(at)), end + len(at)
         us[:, new], vs[:, new], ws[:, new] = u, v, own
         here[gone] = False
-        diagonal[gone] = torch.eye(block, dtype=p.dtype, device=p.device)
+        diagonal[gone] = torch.eye(group_size, dtype=p.dtype, device=p.device)
         steps.append(gone)
-    kept = here.repeat_interleave(block).nonzero()[:, 0]
+    kept = here.repeat_interleave(group_size).nonzero()[:, 0]
     u, v = (tall[kept, :end] for tall in (us, vs))
     p = p[kept[:, None], kept].addmm_(u, v.T, alpha=-1)
     return steps, p, w[:, kept].addmm_(ws[:, :end], v.T, alpha=-1)
 
 
 def _costs(diagonal: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
-    """Returns the costs of removing each block, tr((P_SS)^-1 (W^T W)_SS), from both [blocks, b, b]."""
+    """Returns the costs of removing each group, tr((P_SS)^-1 (W^T W)_SS), from both [groups, b, b]."""
     if diagonal.shape[1] == 1:
         return (squares / diagonal).flatten()
     return torch.linalg.solve(diagonal, squares).diagonal(dim1=1, dim2=2).sum(1)
 
 
-def _diagonal(square: torch.Tensor, block: int) -> torch.Tensor:
-    """Returns the diagonal blocks of a matrix, [blocks, b, b]."""
-    index = torch.arange(len(square) // block, device=square.device)
-    return square.view(len(index), block, len(index), block)[index, :, index, :].clone()
+def _diagonal(square: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Returns the diagonal blocks of a matrix, [groups, b, b]."""
+    index = torch.arange(len(square) // group_size, device=square.device)
+    return square.view(len(index), group_size, len(index), group_size)[index, :, index, :].clone()
 
 
-def _squares(w: torch.Tensor, block: int) -> torch.Tensor:
-    """Returns the diagonal blocks of W^T W, [blocks, b, b]."""
-    parts = w.T.reshape(-1, block, len(w))
+def _squares(w: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Returns the diagonal blocks of W^T W, [groups, b, b]."""
+    parts = w.T.reshape(-1, group_size, len(w))
     return parts @ parts.mT
 
 
@@ -123,7 +123,7 @@ def elimination(shape: ModelShape, weights: Weights, statistics: LayerStatistics
     if not shape.experts:
         return ImportanceRanking(groups, first + rank.argsort(1), channels)
     sample = statistics.expert_logits, statistics.expert_products
-    experts = rank_experts(*sample, shape.chosen, shape.normalised_shares)
+    experts = rank_experts(*sample, shape.experts_per_token, shape.norm_topk_prob)
     return ImportanceRanking(groups, first + rank.argsort(1), channels, experts)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class Profile:
                 f"the profile is of {self.backend}, not of {backend}",
                 f"Make one: lathe profile MODEL --backend {backend} -o FILE.",
             )
-        if asdict(shape) != self.shape:
+        if shape.to_json() != self.shape:
             raise UserError(
                 "the profile is of a model with other dimensions", "Make one: lathe profile MODEL -o FILE."
             )

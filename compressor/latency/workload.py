@@ -39,36 +39,36 @@ class Workload:
             raise UserError("batch size, context and output tokens must be at least 1")
 
 
-USUAL = frozenset({"context", "output_tokens"})
-"""Fields of a workload whose defaults are cut to what a model has room for."""
+FITTED_DEFAULTS = frozenset({"context", "output_tokens"})
+"""Fields of a workload whose defaults are reduced to what a model has room for."""
 
 
 def asked_for(
     metric: str, batch_size: int, context: int | None, output_tokens: int | None
 ) -> tuple[Workload, frozenset[str]]:
-    """A workload, and those of its `USUAL` fields that nobody asked for."""
+    """A workload, and those of its `FITTED_DEFAULTS` fields that nobody asked for."""
     asked = {"context": context, "output_tokens": output_tokens}
     given = {name: value for name, value in asked.items() if value is not None}
-    return Workload(metric, batch_size, **given), USUAL - given.keys()
+    return Workload(metric, batch_size, **given), FITTED_DEFAULTS - given.keys()
 
 
-def fitted(workload: Workload, positions: int, usual: Collection[str]) -> Workload:
+def fitted(workload: Workload, positions: int, defaulted: Collection[str]) -> Workload:
     """Returns a workload that a model with so many positions can run.
 
     Args:
         workload: The workload asked for.
         positions: The longest context of the model.
-        usual: Fields that nobody asked for, which are reduced to fit.
+        defaulted: Fields that nobody asked for, which are reduced to fit.
 
     Raises:
         UserError: A field that was asked for does not fit.
     """
     whole = workload.metric == "e2e"
     context, output = workload.context, workload.output_tokens
-    if whole and "output_tokens" in usual:
-        output = max(1, min(output, positions // 2 if "context" in usual else positions - context))
+    if whole and "output_tokens" in defaulted:
+        output = max(1, min(output, positions // 2 if "context" in defaulted else positions - context))
     room = positions - (output if whole else 1)
-    if "context" in usual:
+    if "context" in defaulted:
         context = max(1, min(context, room))
     if context > room:
         asked = f"--context {context}" + (f" with --output-tokens {output}" if whole else "")

@@ -57,7 +57,7 @@ def embedding(source: Checkpoint, table: torch.Tensor | Table) -> Embedding:
     """The embedding of a dense model whose table of tokens is given."""
     if source.config.get("scaled_embedding"):
         return ScaledEmbedding(table, source.shape.hidden_size**0.5)
-    if not source.shape.positions:
+    if not source.shape.learned_positions:
         return table
     positions = source.tensor(f"{POSITIONS}.weight")
     return PositionedEmbedding(table, positions.to(table.device))

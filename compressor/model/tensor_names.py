@@ -36,8 +36,8 @@ def by_family_names(path: Path, index: Index, family: Family, known: set[str]) -
 
 
 def _candidates(name: str, family: Family) -> Iterator[str]:
-    prefix = f"{family.base}."
-    for form in (name, *(name.replace(new, old) for new, old in family.also.items() if new in name)):
+    prefix = f"{family.base_prefix}."
+    for form in (name, *(name.replace(new, old) for new, old in family.name_aliases.items() if new in name)):
         yield from (form, prefix + form, form.removeprefix(prefix))
 
 

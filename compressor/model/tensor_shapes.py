@@ -76,8 +76,8 @@ def tensors(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
 def first_tensors(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yields the tensors before the layers."""
     yield f"{EMBEDDING}.weight", (shape.vocab_size, shape.hidden_size)
-    if shape.positions:
-        yield f"{POSITIONS}.weight", (shape.positions, shape.hidden_size)
+    if shape.learned_positions:
+        yield f"{POSITIONS}.weight", (shape.learned_positions, shape.hidden_size)
 
 
 def last_tensors(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:

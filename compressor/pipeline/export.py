@@ -12,7 +12,7 @@ from lathe.compressor.model.names import layer_prefix
 from lathe.compressor.pipeline.latency_loop import Iteration
 from lathe.compressor.pipeline.reconstruct import finished_layer
 from lathe.compressor.pipeline.run_context import RunContext
-from lathe.compressor.reconstruction.variants import Finished
+from lathe.compressor.reconstruction.registry import Finished
 
 
 def export(context: RunContext, iteration: Iteration, name: str) -> Path:

@@ -20,7 +20,7 @@ from lathe.compressor.compute.device import CPU, free_bytes
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.lm_head import TOP
 from lathe.compressor.pipeline.options import WINDOW, CompressOptions
-from lathe.compressor.reconstruction.passes import ROWS
+from lathe.compressor.reconstruction.kl_passes import ROWS
 from lathe.compressor.search.method import methods
 from lathe.compressor.statistics.collect import BATCH
 from lathe.compressor.statistics.router_sample import TOKENS as ROUTED

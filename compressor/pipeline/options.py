@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from lathe.artefact.command_options import Option, words
 from lathe.artefact.onnx.graph_format import FOLDER
-from lathe.compressor.latency.workload import USUAL, Workload, fitted, parse_bytes, parse_rate, parse_share
+from lathe.compressor.latency.workload import (
+    FITTED_DEFAULTS,
+    Workload,
+    fitted,
+    parse_bytes,
+    parse_rate,
+    parse_share,
+)
 from lathe.compressor.pipeline.option_checks import check_options
 from lathe.compressor.pipeline.shared_options import RUN, TARGETS, TEXT, SharedOptions, unless_empty
 
@@ -193,7 +200,7 @@ class CompressOptions(SharedOptions):
                 what fits.
         """
         required = self.runs or self.target_memory is not None
-        return fitted(self.workload, positions, self.usual if required else USUAL)
+        return fitted(self.workload, positions, self.defaulted if required else FITTED_DEFAULTS)
 
     @property
     def place(self) -> RayConfig | None:

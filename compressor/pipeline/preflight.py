@@ -17,7 +17,7 @@ from lathe.compressor.latency.fingerprint import fingerprint
 from lathe.compressor.latency.measure import LatencyBenchmark
 from lathe.compressor.latency.profile import Profile
 from lathe.compressor.latency.table import LatencyTable
-from lathe.compressor.latency.workload import USUAL, Workload
+from lathe.compressor.latency.workload import FITTED_DEFAULTS, Workload
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
 from lathe.compressor.pipeline.checks import (
     Texts,
@@ -178,7 +178,7 @@ def _workload(options: CompressOptions, source: Checkpoint, progress: Progress) 
     """Returns what is timed; warns where a default was reduced to the model's positions."""
     found = options.workload_on(source.positions)
     if options.runs or options.target_memory is not None:
-        for name in sorted(USUAL):
+        for name in sorted(FITTED_DEFAULTS):
             usual, now = getattr(options.workload, name), getattr(found, name)
             if now != usual:
                 progress.warn(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.errors import UserError
@@ -30,7 +29,7 @@ def make_profile(options: ProfileOptions, progress: Progress) -> Profile:
     _check_output(options)
     backend, asked = backends.get(options.backend), options.asked()
     source = open_config(options.model)
-    workloads = [fitted(workload, source.positions, usual) for workload, usual in asked]
+    workloads = [fitted(workload, source.positions, defaulted) for workload, defaulted in asked]
 
     def table(workload: Workload) -> LatencyTable:
         if options.hardware:
@@ -42,7 +41,7 @@ def make_profile(options: ProfileOptions, progress: Progress) -> Profile:
     for number, workload in enumerate(workloads, 1):
         progress.say(f"{number} of {len(workloads)}: {workload}")
         tables.append(table(workload))
-    profile = Profile(options.backend, asdict(source.shape), tables)
+    profile = Profile(options.backend, source.shape.to_json(), tables)
     write_json(options.out, profile.to_json())
     return profile
 

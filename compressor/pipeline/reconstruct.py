@@ -17,9 +17,9 @@ from lathe.compressor.pipeline.calibrate import CalibrationResult
 from lathe.compressor.pipeline.latency_loop import Iteration
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory, Saved, key
-from lathe.compressor.reconstruction.passes import KLProblem
-from lathe.compressor.reconstruction.variants import Finished, ReconstructionTask, reconstructions
-from lathe.compressor.reconstruction.whole import ITERATIONS, WORTHWHILE, refine_model
+from lathe.compressor.reconstruction.kl_passes import KLProblem
+from lathe.compressor.reconstruction.kl_refinement import ITERATIONS, WORTHWHILE, refine_model
+from lathe.compressor.reconstruction.registry import Finished, ReconstructionTask, reconstructions
 
 
 def reconstruct(context: RunContext, calibration: CalibrationResult, iteration: Iteration) -> str:

@@ -141,7 +141,7 @@ class SharedOptions:
         return self._asked[0]
 
     @property
-    def usual(self) -> frozenset[str]:
+    def defaulted(self) -> frozenset[str]:
         """The fields of the workload that were not given, which may be reduced to the model's positions."""
         return self._asked[1]
 

@@ -5,7 +5,7 @@ a linear least-squares problem,
 
     min_d  sum_t ||J_t d - (target_t - y_t)||^2 / n + ||d||^2_damping
 
-solved in `conjugate.py`. It uses neither the model's loss nor labels.
+solved in `conjugate_gradients.py`. It uses neither the model's loss nor labels.
 
 The matrices of all experts are solved for together, and the router is left as it is: its choices depend on
 none of them, so that the block is smooth in them (`matrices.py`).
@@ -22,7 +22,14 @@ from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.workers import summed
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.reconstruction.block_moments import BlockPasses, MapShards
-from lathe.compressor.reconstruction.conjugate import Factors, Parts, add, factors_of, iterates, small_step
+from lathe.compressor.reconstruction.conjugate_gradients import (
+    Factors,
+    Parts,
+    add,
+    factors_of,
+    iterates,
+    small_step,
+)
 from lathe.compressor.reconstruction.matrices import matrices_of
 from lathe.compressor.statistics.gram import merge_into_first
 

@@ -122,7 +122,7 @@ class Method:
         reconstruction: The name of its final reconstruction in `reconstructions`.
         search: Finds the plan.
         default_evaluations: The number of whole plans to evaluate where `--evaluations` is not given.
-        whole_rounds: The most rounds of `reconstruction/whole.py` after the blocks are reconstructed.
+        whole_rounds: The most rounds of `reconstruction/kl_refinement.py` after the blocks are reconstructed.
         sensitivities: Makes the table of each block's sensitivity at each level, where the search uses one.
         check: Raises UserError where the method does not support a model of these dimensions.
     """

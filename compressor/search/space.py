@@ -101,7 +101,7 @@ def _widths(shape: ModelShape, rules: WidthRules, most: int) -> list[int]:
 
 def _counts(shape: ModelShape) -> list[int]:
     """Returns numbers of experts, from all down to a quarter, but never fewer than a token uses."""
-    least = max(shape.chosen, math.ceil(shape.experts / 4))
+    least = max(shape.experts_per_token, math.ceil(shape.experts / 4))
     steps = min(_EXPERT_COUNTS, shape.experts - least + 1) - 1
     return [shape.experts - round(i * (shape.experts - least) / max(steps, 1)) for i in range(steps + 1)]
 

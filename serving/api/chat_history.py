@@ -84,7 +84,7 @@ class History:
         Some templates want nine letters and digits and refuse ids of other models.
         """
         form = self._dialect.form if self._dialect else None
-        if form is None or not form.nine or re.fullmatch("[a-zA-Z0-9]{9}", given):
+        if form is None or not form.nine_char_ids or re.fullmatch("[a-zA-Z0-9]{9}", given):
             return given
         return hashlib.sha256(given.encode()).hexdigest()[:9]
 

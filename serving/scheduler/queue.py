@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Collection
-from collections.abc import Sequence as Several
+from collections import abc, deque
 
 from lathe.serving.backend import DrainingError, QueueFullError
 from lathe.serving.scheduler.sequence import Sequence
@@ -41,7 +39,7 @@ class AdmissionQueue:
                 f"the server already holds {self._num_unfinished} of {self.capacity} sequences"
             )
 
-    def add(self, sequences: Several[Sequence]) -> None:
+    def add(self, sequences: abc.Sequence[Sequence]) -> None:
         """Accepts all sequences of one call, or none.
 
         Raises:
@@ -68,7 +66,7 @@ class AdmissionQueue:
                 self._calls.append(call)
             return sequence
 
-    def cancel(self, sequences: Collection[Sequence]) -> list[Sequence]:
+    def cancel(self, sequences: abc.Collection[Sequence]) -> list[Sequence]:
         """Removes and returns those of one call's sequences that still wait; they stay unfinished."""
         with self._changed:
             for call in self._calls:

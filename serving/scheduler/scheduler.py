@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Collection
-from collections.abc import Sequence as Several
+from collections import abc, deque
 from functools import partial
 from typing import Literal
 
@@ -53,9 +51,9 @@ class Scheduler:
     def __init__(
         self,
         engine: SlotEngine,
-        token_bytes: Callable[[int], bytes],
+        token_bytes: abc.Callable[[int], bytes],
         *,
-        eos: Collection[int],
+        eos: abc.Collection[int],
         max_queue: int,
         observer: Observer,
         prefill_chunk: int = PREFILL_CHUNK,
@@ -128,7 +126,7 @@ class Scheduler:
 
     def add_requests(
         self,
-        requests: Several[GenerationRequest],
+        requests: abc.Sequence[GenerationRequest],
         callback: OutputCallback,
         dispatch: Dispatch = run_callbacks,
     ) -> _RequestHandle:
@@ -139,7 +137,7 @@ class Scheduler:
         self._queue.add(sequences)
         return _RequestHandle(self, sequences)
 
-    def cancel(self, sequences: Several[Sequence]) -> None:
+    def cancel(self, sequences: abc.Sequence[Sequence]) -> None:
         """Drops the sequences that wait, and leaves the running ones to the engine's thread."""
         for sequence in self._queue.cancel(sequences):
             self._finish(sequence)
@@ -225,7 +223,7 @@ class Scheduler:
             self._finish(sequence, final)
 
     def _forward(
-        self, kind: str, sequences: Several[Sequence], call: Callable[[], np.ndarray]
+        self, kind: str, sequences: abc.Sequence[Sequence], call: abc.Callable[[], np.ndarray]
     ) -> np.ndarray | None:
         """Returns the engine's logits, or None where it raised and the sequences have been finished.
 
@@ -243,7 +241,7 @@ class Scheduler:
         return logits
 
     def _advance(
-        self, sequence: Sequence, step: Callable[..., RequestOutput | None], *arrays: np.ndarray
+        self, sequence: Sequence, step: abc.Callable[..., RequestOutput | None], *arrays: np.ndarray
     ) -> RequestOutput | None:
         """Returns the final output of a sequence that ends with this step; an error ends it as well."""
         try:

@@ -42,7 +42,7 @@ class Form:
         closing: ends calls that share an opening.
         bare: whether an answer may begin with a call that has no opening.
         several: whether an answer may have more than one call.
-        nine: whether ids are nine letters and digits.
+        nine_char_ids: whether ids are nine letters and digits.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Form:
     closing: Pieces = ()
     bare: bool = False
     several: bool = True
-    nine: bool = False
+    nine_char_ids: bool = False
 
     @property
     def marks(self) -> frozenset[Mark]:
@@ -66,7 +66,7 @@ class Form:
 
     def new_id(self) -> str:
         """Returns an id for a call that the model gave none."""
-        return secrets.token_hex(5)[:9] if self.nine else f"call_{secrets.token_hex(12)}"
+        return secrets.token_hex(5)[:9] if self.nine_char_ids else f"call_{secrets.token_hex(12)}"
 
     def written_head(self, name: str) -> str:
         """Returns the beginning of a call of a tool, behind its opening."""

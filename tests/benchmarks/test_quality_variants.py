@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.quality.variants import ABLATIONS, WithIntercept
-from lathe.compressor.reconstruction.variants import ReconstructionTask, reconstructions
+from lathe.compressor.reconstruction.registry import ReconstructionTask, reconstructions
 from lathe.compressor.search.method import methods
 from support.tiny_problem import make_lab
 

@@ -169,7 +169,7 @@ def planned(source: Checkpoint, name: str) -> Plan:
     plan, shape = PLANS[name], source.shape
     if shape.layer.kv_heads != KV_HEADS:
         plan = Plan(tuple(LayerShape(layer.query_heads, layer.query_heads, layer.ffn) for layer in plan))
-    counts = [shape.experts - i % (shape.experts - shape.chosen + 1) for i in range(len(plan))]
+    counts = [shape.experts - i % (shape.experts - shape.experts_per_token + 1) for i in range(len(plan))]
     if name != "dense" and shape.experts:
         layers = zip(plan, counts, strict=True)
         plan = Plan(tuple(replace(layer, experts=n if layer.ffn else 0) for layer, n in layers))

@@ -46,7 +46,7 @@ def build_onnx(
 ) -> None:
     """Write `model.onnx` and `model.onnx.data` into `directory`.
 
-    `config` is the dense model's config.json document; `tensor` gives a cut tensor, float32, by its
+    `config` is the dense model's config.json document; `tensor` gives a pruned tensor, float32, by its
     checkpoint name, and is asked once for each, block by block.
 
     Raises:

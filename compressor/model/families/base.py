@@ -33,14 +33,14 @@ class Family:
             norms of queries and keys.
         uses_sliding_window: Tells which layers have a sliding window; None if its models take no window.
         rope_types: The kinds of rotary positions with the same meaning in its config and in ours.
-        partial: Whether its models read `partial_rotary_factor`.
+        partial_rotary: Whether its models read `partial_rotary_factor`.
         fused: Modules of its checkpoints that hold several of ours, stacked.
         interleaved: Modules of its checkpoints that hold several of ours, interleaved head by head.
         split_experts: Modules of ours that its checkpoints hold expert by expert, {e}.
         stacked: Tensors of ours that its checkpoints hold in one tensor for all experts.
         checkpoint_names: Module paths that its checkpoints spell differently, by ours.
-        base: The prefix of its checkpoints' names that is left out where the base model was saved.
-        also: Other spellings of names, and those of `checkpoint_names` that they stand for.
+        base_prefix: The prefix of its checkpoints' names that is left out where the base model was saved.
+        name_aliases: Other spellings of names, and those of `checkpoint_names` that they stand for.
         position_offset: Rows of its learned positions that come before the first.
     """
 
@@ -52,14 +52,14 @@ class Family:
     config_overrides: Mapping[str, Any] = field(default_factory=dict)
     uses_sliding_window: Slides | None = None
     rope_types: tuple[str, ...] = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
-    partial: bool = False
+    partial_rotary: bool = False
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     interleaved: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     split_experts: Mapping[str, str] = field(default_factory=dict)
     stacked: Mapping[str, Stack] = field(default_factory=dict)
     checkpoint_names: Mapping[str, str] = field(default_factory=dict)
-    base: str = "model"
-    also: Mapping[str, str] = field(default_factory=dict)
+    base_prefix: str = "model"
+    name_aliases: Mapping[str, str] = field(default_factory=dict)
     position_offset: int = 0
 
     def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class Family:
         whole = {**self.config_defaults, **config}
         try:
             own = {**self.derived(whole), **self.config_overrides}
-            refuse_other_maths(whole | own, own, self.model_type, self.rope_types, self.partial)
+            refuse_other_maths(whole | own, own, self.model_type, self.rope_types, self.partial_rotary)
             own |= windows(whole | own, self.uses_sliding_window)
             refuse_others_settings(config, own, self.model_type)
         except KeyError as error:
@@ -127,10 +127,10 @@ def _shape(config: Mapping[str, Any]) -> ModelShape:
         norm_before=bool(config.get("norm_before", True)),
         norm_after=bool(config.get("norm_after", False)),
         norm_offset=float(config.get("norm_offset", 0.0)),
-        positions=int(config.get("learned_positions") or 0),
+        learned_positions=int(config.get("learned_positions") or 0),
         experts=experts,
-        chosen=int(config.get("experts_per_token") or 0) if experts else 0,
-        normalised_shares=bool(config.get("normalised_shares", True)),
+        experts_per_token=int(config.get("experts_per_token") or 0) if experts else 0,
+        norm_topk_prob=bool(config.get("normalised_shares", True)),
         router_bias=bool(config.get("router_bias", False)),
         attention_sinks=bool(config.get("attention_sinks", False)),
     )

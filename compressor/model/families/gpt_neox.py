@@ -42,7 +42,7 @@ GPT_NEOX = register(
         derived=_settings,
         config_overrides={"norm_bias": True, "mlp_bias": True, "ffn_gate": False},
         rope_types=("default", "linear"),
-        partial=True,
+        partial_rotary=True,
         interleaved={
             "self_attn.query_key_value": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         },
@@ -56,7 +56,7 @@ GPT_NEOX = register(
             "mlp.up_proj": "mlp.dense_h_to_4h",
             "mlp.down_proj": "mlp.dense_4h_to_h",
         },
-        base="gpt_neox",
-        also={"lm_head.": "embed_out."},
+        base_prefix="gpt_neox",
+        name_aliases={"lm_head.": "embed_out."},
     )
 )

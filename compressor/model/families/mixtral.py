@@ -38,6 +38,6 @@ MIXTRAL = register(
             "mlp.up_proj": "block_sparse_moe.experts.{e}.w3",
             "mlp.down_proj": "block_sparse_moe.experts.{e}.w2",
         },
-        also={".mlp.": ".block_sparse_moe."},
+        name_aliases={".mlp.": ".block_sparse_moe."},
     )
 )

@@ -11,7 +11,7 @@ PHI3 = register(
         config_overrides={"attention_bias": False, "mlp_bias": False},
         uses_sliding_window=every_layer,
         rope_types=("default",),
-        partial=True,
+        partial_rotary=True,
         fused={
             "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
             "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),

@@ -18,7 +18,7 @@ FORM = register(
         opening=CALLS,
         head=(Slot.NAME, ARGS),
         tails=((),),
-        nine=True,
+        nine_char_ids=True,
     )
 )
 FORM_WITH_IDS = register(
@@ -29,6 +29,6 @@ FORM_WITH_IDS = register(
         opening=CALLS,
         head=(Slot.NAME, CALL_ID, Slot.ID, ARGS),
         tails=((),),
-        nine=True,
+        nine_char_ids=True,
     )
 )

@@ -16,6 +16,6 @@ FORM = register(
         tails=(("}",), (', "id": "', Slot.ID, '"}')),
         more=(", ",),
         closing=("]",),
-        nine=True,
+        nine_char_ids=True,
     )
 )

@@ -234,7 +234,7 @@ def test_c8_a_tied_model_may_have_its_head_alone(tmp_path: Path, family: str) ->
 @pytest.mark.parametrize("family", FIRST)
 def test_c9_the_prefix_of_names_may_be_missing_or_doubled(tmp_path: Path, family: str) -> None:
     source = family_checkpoint(tmp_path, FIRST[family], tie_word_embeddings=True)
-    before, prefix = logits(source), source.family.base + "."
+    before, prefix = logits(source), source.family.base_prefix + "."
     names = {name: entry.read() for name, entry in source.index.items()}
     assert all(name.startswith(prefix) for name in names)
     for change in (lambda n: n.removeprefix(prefix), lambda n: prefix + n):

@@ -26,6 +26,14 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steady: None) -> 
     monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
 
 
+OWN_NAMES = {
+    "positions": "learned_positions",
+    "chosen": "experts_per_token",
+    "normalised_shares": "norm_topk_prob",
+}
+"""The dimensions that a profile's file calls otherwise than `ModelShape` does."""
+
+
 def made(tiny: Tiny, path: Path, *options: str) -> Profile:
     done = lathe("profile", str(tiny.model), "-o", str(path), *options)
     assert done.exit_code == 0, done.output
@@ -33,7 +41,9 @@ def made(tiny: Tiny, path: Path, *options: str) -> Profile:
 
 
 def shape_of(profile: Profile) -> ModelShape:
-    return ModelShape(**{**profile.shape, "layer": LayerShape(**profile.shape["layer"])})
+    known = {name: value for name, value in profile.shape.items() if name not in OWN_NAMES}
+    renamed = {name: profile.shape[key] for key, name in OWN_NAMES.items()}
+    return ModelShape(**known | renamed | {"layer": LayerShape(**profile.shape["layer"])})
 
 
 def test_a_profile_needs_no_weights_and_holds_a_table_for_every_workload(tiny: Tiny, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from lathe.compressor.pipeline.preflight import run_preflight
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory
 from lathe.compressor.pipeline.search import Searcher
-from lathe.compressor.reconstruction.passes import KLProblem
+from lathe.compressor.reconstruction.kl_passes import KLProblem
 from support.compress_command import Tiny
 
 

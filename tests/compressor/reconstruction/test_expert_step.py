@@ -13,7 +13,7 @@ from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.pruning import ImportanceRanking, prune_ffn, select
 from lathe.compressor.reconstruction.block_moments import BlockPasses
-from lathe.compressor.reconstruction.conjugate import iterates
+from lathe.compressor.reconstruction.conjugate_gradients import iterates
 from lathe.compressor.reconstruction.gauss_newton import BlockStep, refine_block
 from support.tiny_families import family_checkpoint
 from support.tiny_llama import tokens

@@ -9,7 +9,7 @@ from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
 from lathe.compressor.reconstruction import gauss_newton
 from lathe.compressor.reconstruction.block_moments import BlockPasses
-from lathe.compressor.reconstruction.conjugate import iterates
+from lathe.compressor.reconstruction.conjugate_gradients import iterates
 from lathe.compressor.reconstruction.gauss_newton import refine_block
 from support.tiny_llama import PLANS
 from support.tiny_problem import Lab, make_lab

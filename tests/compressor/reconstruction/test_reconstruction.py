@@ -24,9 +24,9 @@ from lathe.compressor.reconstruction import (
 )
 from lathe.compressor.reconstruction.admm import admm
 from lathe.compressor.reconstruction.block_moments import BlockPasses
+from lathe.compressor.reconstruction.registry import Finished, ReconstructionTask, reconstructions
+from lathe.compressor.reconstruction.residual_streams import BlockPosition, ResidualStreams, SequentialPass
 from lathe.compressor.reconstruction.sequential import DAMPINGS, reconstruct_block
-from lathe.compressor.reconstruction.streams import BlockPosition, ResidualStreams, SequentialPass
-from lathe.compressor.reconstruction.variants import Finished, ReconstructionTask, reconstructions
 from support.tiny_llama import HEAD_DIM, PLANS
 from support.tiny_problem import Lab
 

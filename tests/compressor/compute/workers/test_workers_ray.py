@@ -14,8 +14,8 @@ from lathe.artefact.errors import UserError
 from lathe.compressor.compute.workers import LocalWorkers, Workers
 from lathe.compressor.compute.workers.ray import RayWorkers
 from lathe.compressor.compute.workers.ray_config import RayConfig
-from lathe.compressor.reconstruction.passes import KLProblem
-from lathe.compressor.reconstruction.whole import ModelStep
+from lathe.compressor.reconstruction.kl_passes import KLProblem
+from lathe.compressor.reconstruction.kl_refinement import ModelStep
 from lathe.compressor.search.methods.lathe import measure_sensitivities
 from support.tiny_problem import Lab
 from support.worker_tasks import Deadly, Fragile, lives, numbers, refuse

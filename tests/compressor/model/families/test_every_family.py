@@ -181,7 +181,7 @@ class TestFamily:
         assert shape.layer.kv_heads == getattr(theirs, "num_key_value_heads", theirs.num_attention_heads)
         epsilon = getattr(theirs, "rms_norm_eps", getattr(theirs, "layer_norm_eps", 1e-5))
         assert ours.get("rms_norm_eps", 1e-6) == epsilon
-        if source.shape.positions == 0:
+        if source.shape.learned_positions == 0:
             theta = {"rope_theta": ours.get("rope_theta", 1e4)}
             rope = {**theta, **(ours.get("rope_parameters") or {})}
             others = ours.get("window_rope_parameters") or rope

@@ -24,14 +24,14 @@ from support.compress_command import Tiny
 from support.tiny_families import family_checkpoint, first_of_each
 from support.tiny_models import tiny
 
-MIXTURE = ModelShape(64, 120, 16, True, 4, LayerShape(8, 4, 96, 8), experts=8, chosen=2)
+MIXTURE = ModelShape(64, 120, 16, True, 4, LayerShape(8, 4, 96, 8), experts=8, experts_per_token=2)
 
 
 @st.composite
 def mixtures(draw: st.DrawFn) -> ModelShape:
     experts, depth = draw(st.integers(1, 130)), draw(st.integers(1, 5))
     layer, chosen = LayerShape(8, 4, draw(st.integers(1, 15_000)), experts), draw(st.integers(1, experts))
-    return ModelShape(64, 120, 16, True, depth, layer, experts=experts, chosen=chosen)
+    return ModelShape(64, 120, 16, True, depth, layer, experts=experts, experts_per_token=chosen)
 
 
 @given(mixtures(), st.data())
@@ -43,7 +43,7 @@ def test_levels_of_experts_are_few_legal_and_cost_what_the_model_does(
     assert dropped == 0
     assert pairs[0] == (dense.experts, dense.ffn)
     assert len(set(pairs)) == len(pairs) <= 5 * 10
-    assert all(shape.chosen <= experts <= shape.experts for experts, _ in pairs)
+    assert all(shape.experts_per_token <= experts <= shape.experts for experts, _ in pairs)
     assert all(1 <= width <= dense.ffn for _, width in pairs)
     sizes = [experts * width for experts, width in pairs]
     assert sizes == sorted(sizes, reverse=True)

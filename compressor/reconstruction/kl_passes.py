@@ -20,7 +20,7 @@ from lathe.compressor.compute.workers import Sharded, shards_of, some_of
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.lm_head import DenseTargets
-from lathe.compressor.reconstruction.conjugate import Parts
+from lathe.compressor.reconstruction.conjugate_gradients import Parts
 from lathe.compressor.statistics.gram import Grams
 
 ROWS = 4

@@ -6,11 +6,11 @@ it in the end. With p the dense model's next-token distribution, q the subnet's,
 
     descent = J^T W^T (p - q),    curvature = J^T W^T (diag q - q q^T) W J
 
-solved for in `conjugate.py`. The targets are the dense model's own distributions; no labels are needed. A
-round is one step, linearised anew; a round without gain on held-out windows is dropped.
+solved for in `conjugate_gradients.py`. The targets are the dense model's own distributions; no labels are
+needed. A round is one step, linearised anew; a round without gain on held-out windows is dropped.
 
-The text is sharded (`passes.py`): weights and directions go to the processes that hold the shards, and sums
-come back.
+The text is sharded (`kl_passes.py`): weights and directions go to the processes that hold the shards, and
+sums come back.
 """
 
 from __future__ import annotations
@@ -19,8 +19,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from lathe.compressor.compute.array_store import Loaded, Tensors
 from lathe.compressor.compute.workers import LocalWorkers, Workers, summed
-from lathe.compressor.reconstruction.conjugate import Factors, Parts, add, factors_of, iterates, small_step
-from lathe.compressor.reconstruction.passes import KLPasses, KLProblem
+from lathe.compressor.reconstruction.conjugate_gradients import (
+    Factors,
+    Parts,
+    add,
+    factors_of,
+    iterates,
+    small_step,
+)
+from lathe.compressor.reconstruction.kl_passes import KLPasses, KLProblem
 from lathe.compressor.statistics.gram import merge_into_first
 
 ITERATIONS = 4

@@ -21,8 +21,8 @@ from lathe.compressor.reconstruction.block_moments import MapShards
 from lathe.compressor.reconstruction.closed_form import damped, reconstruct
 from lathe.compressor.reconstruction.gauss_newton import refine_block
 from lathe.compressor.reconstruction.prune_block import prune_block
+from lathe.compressor.reconstruction.residual_streams import BlockPosition, ResidualStreams, SequentialPass
 from lathe.compressor.reconstruction.sequential import Refine, reconstruct_block
-from lathe.compressor.reconstruction.streams import BlockPosition, ResidualStreams, SequentialPass
 from lathe.compressor.statistics import LastingStatistics
 
 Finished = dict[str, torch.Tensor]

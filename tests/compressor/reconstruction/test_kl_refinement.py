@@ -13,8 +13,8 @@ from lathe.artefact.plan import Plan
 from lathe.compressor.compute.workers import LocalWorkers
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
-from lathe.compressor.reconstruction.passes import KLProblem
-from lathe.compressor.reconstruction.whole import ModelStep, refine_model
+from lathe.compressor.reconstruction.kl_passes import KLProblem
+from lathe.compressor.reconstruction.kl_refinement import ModelStep, refine_model
 from support.tiny_llama import PLANS, reference, tokens
 from support.tiny_problem import Lab, make_lab
 
