@@ -20,7 +20,7 @@ def profile(
 ) -> None:
     """Measure MODEL's shapes on this machine, for `compress --profile FILE` on another one.
 
-    About fifteen whole models with random weights are timed for every metric, batch size and context. With
+    Up to 14 whole models with random weights are timed for every metric, batch size and context. With
     --hardware nothing runs: milliseconds are computed from the datasheet, and called an estimate everywhere.
 
     Examples:

@@ -86,7 +86,7 @@ class LatencyBenchmark:
         return Comparison(*self._retry_until_quiet([dense, subnet], effort, title))
 
     def table(self, space: Space) -> LatencyTable:
-        """Fits the table from about a dozen whole models, timed in interleaved repeats.
+        """Fits the table from up to 14 whole models, timed in interleaved repeats.
 
         Deep or wide models are measured with fewer layers: the time of a layer does not depend on their
         number.

@@ -53,7 +53,7 @@ class ImportanceRanking:
 
 @dataclass(frozen=True)
 class Selection:
-    """The kept heads and channels of one layer, as dense indices in ascending ranking.
+    """The kept heads and channels of one layer, as dense indices in ascending order.
 
     Query heads are grouped by KV head, and channels by expert where there are any.
     """

@@ -30,8 +30,7 @@ _SAMPLES = 2
 """Backward passes, each for other tokens."""
 _HIGHER_ORDER = 5.0
 """The effect exceeds the second order by about so many times the change's relative size, by replays of two
-small
-models (docs/experiments.md)."""
+small models (docs/experiments.md)."""
 
 
 class SensitivityEstimate(NamedTuple):

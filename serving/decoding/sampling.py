@@ -19,9 +19,8 @@ LAST_BIN = 1023
 class SamplingParams:
     """How tokens are chosen.
 
-    `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 switch those filters off,
-    `repetition_penalty` 1
-    switches that penalty off, which applies to the tokens of prompt and answer.
+    `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 switch those filters off.
+    `repetition_penalty` 1 switches that penalty off, which applies to the tokens of prompt and answer.
     """
 
     temperature: float = 1.0

@@ -27,7 +27,7 @@ OpenBackend = Callable[[ServedModel, Tokenizer, ServeOptions, Observer], Serving
 
 
 def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: ServeOptions) -> None:
-    """Serves the ONNX export of `model` until told to stop.
+    """Serves the ONNX export of `model` until told to stop; takes no draft model and no arguments for vLLM.
 
     Raises:
         UserError: the model, the options or the address cannot be served.

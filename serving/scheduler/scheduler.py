@@ -34,7 +34,10 @@ from lathe.serving.structured_output.schema_errors import GrammarError
 PREFILL_CHUNK = 128
 FAILURES_TO_UNHEALTHY = 3
 MAX_CHUNKS_PER_STEP = 4
-"""A chunk counts as at least this part of a whole one, since a pass over few tokens costs hardly less."""
+"""Chunks of prompts between two decoding steps when all are short.
+
+A step spends the tokens of one whole chunk on prompts, and counts a short chunk as at least a quarter of one:
+a pass over few tokens costs hardly less."""
 FAILED = "the engine failed on this request"
 STOPPED = "the server stopped before the answer was complete"
 

@@ -1,1 +1,1 @@
-"""Engines: one package each, found by name."""
+"""The engines that serve: one module each, found by name."""
