@@ -1,10 +1,10 @@
 """The engines that serve a model, by name.
 
 An engine is one module `serving/launch/engines/<name>.py` which registers under <name> how a model is served
-with it. `serve_locally` serves with our own server: it needs a function that opens a `ServingBackend`, serves the
-ONNX export only, and refuses `--draft` and arguments after `--`. An engine that reads something else, or brings
-its own server along, does all of it itself, as the one for vLLM does. Another distribution adds an engine by an
-entry point of `lathe.engines`.
+with it. `serve_locally` serves with our own server: it needs a function that opens a `ServingBackend`, serves
+the ONNX export only, and refuses `--draft` and arguments after `--`. An engine that reads something else, or
+brings its own server along, does all of it itself, as the one for vLLM does. Another distribution adds an
+engine by an entry point of `lathe.engines`.
 """
 
 from __future__ import annotations

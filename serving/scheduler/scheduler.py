@@ -34,10 +34,10 @@ from lathe.serving.structured_output.schema_errors import GrammarError
 PREFILL_CHUNK = 128
 FAILURES_TO_UNHEALTHY = 3
 MAX_CHUNKS_PER_STEP = 4
-"""Chunks of prompts between two decoding steps when all are short.
+"""The most chunks that are prefilled between two decoding steps.
 
-A step spends the tokens of one whole chunk on prompts, and counts a short chunk as at least a quarter of one:
-a pass over few tokens costs hardly less."""
+A step spends the tokens of one whole chunk on prompts, and counts a short chunk as at least a quarter of one,
+because a pass over few tokens costs hardly less."""
 FAILED = "the engine failed on this request"
 STOPPED = "the server stopped before the answer was complete"
 
