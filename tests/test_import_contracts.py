@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,19 @@ BROKEN = {
     ),
     "a late import": ("compressor/export/dense.py", "lathe.serving.backend", "Compressor and serving never"),
     "the contract": ("artefact/plan.py", "lathe.compressor.search.space", "Compressor and serving never"),
-    "a command": ("serving/launch/server.py", "lathe.cli", "Only the umbrella command"),
+    "a command": ("serving/launch/server.py", "lathe.cli", "nothing of the umbrella package"),
+    "the Python interface": ("serving/launch/local.py", "lathe.run_serve", "nothing of the umbrella package"),
+    "its other half": ("compressor/cli/jobs.py", "lathe.run_compress", "nothing of the umbrella package"),
     "a circle": ("compressor/search/space.py", "lathe.compressor.search.knapsack", "No circle"),
-    "a floor": ("compressor/model/checkpoint.py", "lathe.compressor.search.space", "floor by floor"),
-    "a floor of the server": ("serving/http/errors.py", "lathe.serving.api.service", "floor by floor"),
+    "a layer": (
+        "compressor/model/checkpoint.py",
+        "lathe.compressor.search.space",
+        "layers of the compressor",
+    ),
+    "a layer of the server": ("serving/http/errors.py", "lathe.serving.api.service", "layers of the server"),
     "torch": ("serving/loadtest/load.py", "torch", "without torch"),
+    "torch in the contract": ("artefact/width_rules.py", "torch", "without torch"),
+    "torch by way of a model": ("serving/api/tokenize.py", "lathe.artefact.modeling.load", "without torch"),
 }
 
 
@@ -58,6 +67,20 @@ def test_a_broken_contract_is_named(tree: Path, file: str, module: str, contract
     assert done.returncode == 1, done.stdout
     broken = [line for line in done.stdout.splitlines() if line.endswith(" BROKEN")]
     assert any(contract in line for line in broken), done.stdout
+
+
+def test_all_modules_but_those_for_torch_and_vllm_are_to_do_without_torch() -> None:
+    """The contract lists modules, so that a new one has to be added."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (contract,) = (one for one in contracts if one["name"].endswith("without torch"))
+    folders = ("artefact", "serving", "serving/launch", "serving/launch/engines")
+    files = [
+        file for folder in folders for file in (ROOT / folder).iterdir() if file.stem[:2] not in ("__", ".")
+    ]
+    modules = {".".join(["lathe", *file.relative_to(ROOT).with_suffix("").parts]) for file in files}
+    exempt = ("artefact.modeling", "serving.vllm", "serving.launch", "serving.launch.engines")
+    exempt += ("serving.launch.engines.vllm",)
+    assert modules - {f"lathe.{name}" for name in exempt} == set(contract["source_modules"])
 
 
 def test_no_string_names_the_other_wing() -> None:
