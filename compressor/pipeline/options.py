@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from lathe.artefact.command_options import Option, words
 from lathe.artefact.onnx.graph_format import FOLDER
@@ -28,6 +29,12 @@ WINDOW = 512
 """Tokens of a calibration or evaluation window, where the model has that many positions."""
 
 
+def _output_of(given: Mapping[str, Any]) -> Path:
+    """Returns the artefact's directory where none is given: in the working directory, by the model's name."""
+    model = given["model"]
+    return Path(f"{Path(model).name or Path(model).resolve().name}-lathe")
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompressOptions(SharedOptions):
     """One compression, as the options of `compress` describe it.
@@ -43,7 +50,7 @@ class CompressOptions(SharedOptions):
             flags=("--output", "-o"),
             help="The artefact directory.",
             unset="MODEL-lathe",
-            follows=lambda given: Path(f"{_name_of(given['model'])}-lathe"),
+            follows=_output_of,
             recorded=False,
         ),
     ]
@@ -258,7 +265,3 @@ class CompressOptions(SharedOptions):
 def _quantized(name: str, scheme: str | None) -> str:
     """Returns the exporter, or backend, of quantized weights that goes with one; a checkpoint has none."""
     return name if scheme is None or name == "checkpoint" else f"{name}-{scheme}"
-
-
-def _name_of(model: str) -> str:
-    return Path(model).name or Path(model).resolve().name

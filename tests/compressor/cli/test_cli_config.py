@@ -61,3 +61,19 @@ def test_a_file_of_options_is_checked_like_the_command_line(tiny: Tiny, tmp_path
     done = lathe("compress", "--config", str(file), "-o", str(tmp_path / "out"), "--dry-run", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["calibration"]["asked_tokens"] == 65_536
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny/", "."])
+def test_the_output_follows_from_the_models_name(
+    tiny: Tiny, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny.model if name == "." else tiny.model.parent)
+    model = name.replace("tiny", tiny.model.name)
+    options = ("--keep", "60%", "--calibration", str(tiny.text), "--export", "checkpoint")
+    done = lathe("compress", model, *options, "--dry-run")
+    assert done.exit_code == 0, done.output
+    (Path.cwd() / f"{tiny.model.name}-lathe").mkdir()
+    done = lathe("compress", model, *options)
+    assert done.exit_code == 1
+    assert f"{tiny.model.name}-lathe exists" in done.stderr
+    (Path.cwd() / f"{tiny.model.name}-lathe").rmdir()
