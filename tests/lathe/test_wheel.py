@@ -87,7 +87,7 @@ def test_what_vllm_loads_is_in_it(unpacked: Path) -> None:
 
 ALONE = """
 import sys
-sys.meta_path = [finder for finder in sys.meta_path if "__editable__" not in getattr(finder, "__module__", "")]
+sys.meta_path = [f for f in sys.meta_path if "__editable__" not in getattr(f, "__module__", "")]
 from lathe.cli import lathe
 lathe()
 """
