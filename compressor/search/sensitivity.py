@@ -36,7 +36,7 @@ small models (docs/experiments.md)."""
 class SensitivityEstimate(NamedTuple):
     """The estimated effect of a change.
 
-    Args:
+    Attributes:
         kl: KL(dense || changed) in nats per token: the second order, corrected by `_HIGHER_ORDER`.
         size: The mean over tokens of |delta|^2 / |stream|^2.
     """
