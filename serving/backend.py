@@ -34,8 +34,8 @@ class GenerationRequest:
         min_tokens: the fewest tokens to generate.
         stop: strings that end the answer.
         stop_token_ids: tokens that end the answer, besides the end tokens.
-        specials: texts of the special tokens that are part of the answer (`show_specials`) or that a stop
-            string contains.
+        special_tokens: texts of the special tokens that are part of the answer (`show_specials`) or that a
+            stop string contains.
         show_specials: whether special tokens are part of the answer.
         keep_stop: whether the stop string that ends the answer is a part of it.
         ignore_eos: whether the end tokens are ordinary tokens.
@@ -43,8 +43,8 @@ class GenerationRequest:
         prompt_logprobs: whether to report the log-probabilities of the prompt's tokens.
         grammar: what the answer has to match.
         cache_salt: cached prefixes are shared by requests with an equal salt only.
-        spelled: bytes of the special tokens that are part of the text in any case.
-        verbatim: strings from which on there are no stop strings.
+        visible_tokens: bytes of the special tokens that are part of the text in any case.
+        no_stops_after: strings from which on there are no stop strings.
     """
 
     prompt: np.ndarray
@@ -56,7 +56,7 @@ class GenerationRequest:
     min_tokens: int = 0
     stop: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
-    specials: Mapping[int, str] = field(default_factory=dict)
+    special_tokens: Mapping[int, str] = field(default_factory=dict)
     show_specials: bool = False
     keep_stop: bool = False
     ignore_eos: bool = False
@@ -64,8 +64,8 @@ class GenerationRequest:
     prompt_logprobs: bool = False
     grammar: Grammar | None = None
     cache_salt: str = ""
-    spelled: Mapping[int, bytes] = field(default_factory=dict)
-    verbatim: tuple[str, ...] = ()
+    visible_tokens: Mapping[int, bytes] = field(default_factory=dict)
+    no_stops_after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

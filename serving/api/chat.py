@@ -45,11 +45,11 @@ async def chat_tokens(
     """
     if not service.tokenizer.has_chat_template:
         raise invalid(f"{service.name} has no chat template; use /v1/completions", "messages")
-    dialect = service.tools.dialect
-    if tools and dialect is None:
+    support = service.tools.support
+    if tools and support is None:
         raise invalid("tools: this model's chat template shows no tools", "tools")
     thoughts = "reasoning_content" in service.tokenizer.chat_template
-    given = History(dialect, tools=bool(tools), thoughts=thoughts).written(messages)
+    given = History(support, tools=bool(tools), thoughts=thoughts).written(messages)
     calls = [call for message in given for call in message.get("tool_calls", ())]
     service.check_text("".join(message["content"] for message in given) + _text(calls), "messages")
     service.check_text(_text(tools), "tools")
@@ -73,11 +73,11 @@ async def _prepare(service: Service, body: ChatBody, arrived: float) -> Prepared
     most = body.limit or service.room_after(tokens)
     service.check_minimum(body.min_tokens, most)
     answer = (
-        await service.tool_grammar(calling.rules) if calling else await service.grammar(body.schema_demanded)
+        await service.tool_grammar(calling.spec) if calling else await service.grammar(body.schema_demanded)
     )
     said = body.messages[-1].text if body.continue_final_message else None
-    thinking = service.thinking.beginning(tokens, said)
-    grammar = service.thinking.before(answer, thinking)
+    reasoning = service.reasoning.beginning(tokens, said)
+    grammar = service.reasoning.before(answer, reasoning)
     requests = [
         with_common_fields(
             service,
@@ -91,11 +91,11 @@ async def _prepare(service: Service, body: ChatBody, arrived: float) -> Prepared
                 grammar=grammar,
                 index=choice,
                 choice=choice,
-                spelled=service.thinking.spelled | (calling.spelled if calling else {}),
-                verbatim=calling.verbatim if calling else (),
+                visible_tokens=service.reasoning.visible_tokens | (calling.visible_tokens if calling else {}),
+                no_stops_after=calling.no_stops_after if calling else (),
             ),
         )
         for choice in range(body.n)
     ]
-    writer = ChatWriter(service, requests, body.usage_events, thinking, calling, body.service_tier)
+    writer = ChatWriter(service, requests, body.usage_events, reasoning, calling, body.service_tier)
     return PreparedRequest(requests, writer)

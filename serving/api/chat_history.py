@@ -10,7 +10,7 @@ from typing import Any
 
 from lathe.serving.api.messages import Message, ToolCall
 from lathe.serving.http.errors import invalid
-from lathe.serving.tools.dialect import Dialect
+from lathe.serving.tools.template_support import ToolSupport
 
 Json = dict[str, Any]
 
@@ -18,15 +18,15 @@ Json = dict[str, Any]
 class History:
     """Converts messages for one template."""
 
-    def __init__(self, dialect: Dialect | None, *, tools: bool, thoughts: bool) -> None:
+    def __init__(self, support: ToolSupport | None, *, tools: bool, thoughts: bool) -> None:
         """Creates a converter.
 
         Args:
-            dialect: how the template handles tools, if it knows any.
+            support: how the template handles tools, if it knows any.
             tools: whether the template is given tools.
             thoughts: whether the template reads the reasoning of the assistant's earlier turns.
         """
-        self._dialect, self._tools, self._thoughts = dialect, tools, thoughts
+        self._support, self._tools, self._thoughts = support, tools, thoughts
         self._names: dict[str, str] = {}
 
     def written(self, messages: Sequence[Message]) -> list[Json]:
@@ -51,28 +51,28 @@ class History:
         return document
 
     def _calls(self, message: Message, where: str) -> Json:
-        dialect = self._dialect
-        if dialect is None or (dialect.form is None and not dialect.shows_calls):
+        support = self._support
+        if support is None or (support.format is None and not support.shows_calls):
             raise invalid(f"{where}.tool_calls: this model's chat template shows no tool calls", "messages")
-        if not dialect.alone and not self._tools:
+        if not support.alone and not self._tools:
             raise invalid(
                 f"{where}.tool_calls: this model's chat template shows calls only where it is given tools",
                 "messages",
             )
         self._names |= {call.id: call.function.name for call in message.tool_calls}
-        if dialect.shows_calls or dialect.form is None:
-            return {"tool_calls": [self._call(call, dialect) for call in message.tool_calls]}
+        if support.shows_calls or support.format is None:
+            return {"tool_calls": [self._call(call, support) for call in message.tool_calls]}
         calls = [(call.function.name, _json(call.function.arguments)) for call in message.tool_calls]
-        return {"content": "\n".join(filter(None, [message.text, dialect.form.write(calls)]))}
+        return {"content": "\n".join(filter(None, [message.text, support.format.write(calls)]))}
 
-    def _call(self, call: ToolCall, dialect: Dialect) -> Json:
+    def _call(self, call: ToolCall, support: ToolSupport) -> Json:
         given = call.function.arguments
-        arguments = _json(given) if dialect.text_arguments else given
+        arguments = _json(given) if support.text_arguments else given
         function = {"name": call.function.name, "arguments": arguments}
         return {"id": self._id(call.id), "type": "function", "function": function}
 
     def _result(self, message: Message, call: str, where: str) -> Json:
-        if self._dialect is None or not self._dialect.shows_results:
+        if self._support is None or not self._support.shows_results:
             raise invalid(f"{where}.role: this model's chat template shows no results of tools", "messages")
         if call not in self._names:
             raise invalid(f"{where}.tool_call_id: no earlier tool call has the id {call[:60]!r}", "messages")
@@ -83,8 +83,8 @@ class History:
 
         Some templates want nine letters and digits and refuse ids of other models.
         """
-        form = self._dialect.form if self._dialect else None
-        if form is None or not form.nine_char_ids or re.fullmatch("[a-zA-Z0-9]{9}", given):
+        call_format = self._support.format if self._support else None
+        if call_format is None or not call_format.nine_char_ids or re.fullmatch("[a-zA-Z0-9]{9}", given):
             return given
         return hashlib.sha256(given.encode()).hexdigest()[:9]
 

@@ -24,13 +24,15 @@ def with_common_fields(
 ) -> GenerationRequest:
     """Returns a request with the fields that all bodies of generation requests have in common."""
     shown = not body.skip_special_tokens
-    specials = service.tokenizer.specials(body.stop, shown=shown)
+    special_tokens = service.tokenizer.special_tokens(body.stop, shown=shown)
     return replace(
         request,
         min_tokens=body.min_tokens,
         stop=tuple(body.stop),
         stop_token_ids=frozenset(body.stop_token_ids),
-        specials={token: text for token, text in specials.items() if token not in request.spelled},
+        special_tokens={
+            token: text for token, text in special_tokens.items() if token not in request.visible_tokens
+        },
         show_specials=shown,
         keep_stop=body.include_stop_str_in_output,
         ignore_eos=body.ignore_eos,

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 
 from lathe.serving.api.answer import Answer, Json, PromptUsage
 from lathe.serving.api.logprobs import describe_logprob
+from lathe.serving.api.reasoning import AnswerSplitter, Beginning, Part
 from lathe.serving.api.schemas import UsageEvents
 from lathe.serving.api.service import Service
-from lathe.serving.api.thinking import Beginning, Part, Turn
 from lathe.serving.api.tool_calls import Calling, calls_of
 from lathe.serving.backend import GenerationRequest, RequestOutput
 from lathe.serving.decoding.sampling import TokenLogprob
@@ -157,7 +157,7 @@ class ChatWriter(ResponseBuilder):
         service: Service,
         requests: Sequence[GenerationRequest],
         usage: UsageEvents,
-        thinking: Beginning | None = None,
+        reasoning: Beginning | None = None,
         calling: Calling | None = None,
         tier: str | None = None,
     ) -> None:
@@ -167,7 +167,7 @@ class ChatWriter(ResponseBuilder):
             service: what the routes work with.
             requests: the sequences.
             usage: which events report the usage.
-            thinking: makes the splitter of reasoning and content, if the model reasons.
+            reasoning: makes the splitter of reasoning and content, if the model reasons.
             calling: how the answers may call tools.
             tier: the service tier that was asked for; there is only one.
         """
@@ -175,7 +175,7 @@ class ChatWriter(ResponseBuilder):
         self._head |= {"service_tier": "default"} if tier else {}
         self._with_logprobs = requests[0].logprobs is not None
         self._calls = [calling.deltas() if calling else None for _ in requests]
-        self._turns = [Turn(thinking) for _ in requests]
+        self._splitters = [AnswerSplitter(reasoning) for _ in requests]
 
     def opening(self) -> Iterable[Json]:
         for index in range(self._count):
@@ -186,7 +186,7 @@ class ChatWriter(ResponseBuilder):
     def parts(self, output: RequestOutput) -> list[Json]:
         calls, finish = self._calls[output.index], output.finish_reason
         deltas: list[tuple[Json, Sequence[TokenLogprob]]] = []
-        for part in self._turns[output.index].read(output):
+        for part in self._splitters[output.index].read(output):
             if calls is not None and part.kind == "content":
                 deltas += calls.read(part.text, part.logprobs)
             else:
@@ -230,9 +230,9 @@ class ChatWriter(ResponseBuilder):
         return message | {"content": text or None} | _reasoning(thought) if thought else message
 
     def _usage(self) -> Json:
-        if not any(turn.splits for turn in self._turns):
+        if not any(turn.splits for turn in self._splitters):
             return super()._usage()
-        thought = sum(turn.reasoning_tokens for turn in self._turns)
+        thought = sum(turn.reasoning_tokens for turn in self._splitters)
         return super()._usage() | {"completion_tokens_details": {"reasoning_tokens": thought}}
 
 
@@ -250,23 +250,23 @@ def _reasoning(text: str) -> Json:
 class _Place:
     """Tracks where in a choice's text the next token begins, in characters."""
 
-    def __init__(self, tokenizer: Tokenizer, echo: str = "", specials: bool = False) -> None:
+    def __init__(self, tokenizer: Tokenizer, echo: str = "", special_tokens: bool = False) -> None:
         """Starts at the beginning of the text.
 
         Args:
             tokenizer: gives the bytes of tokens.
             echo: the prompt as it was sent. It may contain the texts of special tokens, and lacks the space
                 that sentencepiece puts in front.
-            specials: whether special tokens are part of the answer.
+            special_tokens: whether special tokens are part of the answer.
         """
-        self._tokenizer, self._echo, self._specials = tokenizer, echo, specials
+        self._tokenizer, self._echo, self._special_tokens = tokenizer, echo, special_tokens
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._at = 0
 
     def advance(self, token: int) -> int:
         at, data = self._at, self._tokenizer.token_bytes(token)
         left = self._echo[at:]
-        if self._specials and not left:
+        if self._special_tokens and not left:
             data = self._tokenizer.display_bytes(token)
         text = self._utf8.decode(data)
         if left and not data:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lathe.serving.api.thinking import Thinking
+from lathe.serving.api.reasoning import ServedReasoning
 from lathe.serving.api.tool_calls import ServedTools
 from lathe.serving.backend import DrainingError, QueueFullError, ServingBackend
 from lathe.serving.decoding.tokenizer import Tokenizer
@@ -19,7 +19,7 @@ from lathe.serving.metrics.registry import Metrics
 from lathe.serving.served_model import ServedModel
 from lathe.serving.structured_output.grammar import Grammar, GrammarCompiler
 from lathe.serving.structured_output.schema_errors import GrammarError
-from lathe.serving.tools.grammar import Rules
+from lathe.serving.tools.grammar import ToolCallSpec
 
 
 @dataclass(slots=True)
@@ -52,11 +52,11 @@ class Service:
     ready: bool = False
     draining: bool = False
     grammars: GrammarCompiler = field(init=False)
-    thinking: Thinking = field(init=False)
+    reasoning: ServedReasoning = field(init=False)
     tools: ServedTools = field(init=False)
 
     def __post_init__(self) -> None:
-        self.thinking = Thinking(self.tokenizer, self.backend.vocab_size, self.backend.eos)
+        self.reasoning = ServedReasoning(self.tokenizer, self.backend.vocab_size, self.backend.eos)
         self.tools = ServedTools(self.tokenizer)
         self.grammars = GrammarCompiler(self.tokenizer, self.backend.vocab_size, self.backend.eos)
 
@@ -157,19 +157,19 @@ class Service:
         except GrammarError as error:
             raise invalid(f"{param}: {error}", param) from None
 
-    async def tool_grammar(self, rules: Rules, param: str = "response_format") -> Grammar:
+    async def tool_grammar(self, spec: ToolCallSpec, param: str = "response_format") -> Grammar:
         """Compiles the grammar of answers that may call tools.
 
         Args:
-            rules: the tools, and the schema of other answers.
+            spec: the tools, and the schema of other answers.
             param: the field that the schema of other answers comes from.
 
         Raises:
             ApiError: 400 when a schema cannot be used.
         """
-        await self.grammar(rules.answer, param)  # alone, so that it is not blamed on the tools
+        await self.grammar(spec.answer, param)  # alone, so that it is not blamed on the tools
         try:
-            return await asyncio.to_thread(self.grammars.compile_tools, rules)
+            return await asyncio.to_thread(self.grammars.compile_tools, spec)
         except GrammarError as error:
             raise invalid(f"tools: {error}", "tools") from None
 

@@ -11,11 +11,11 @@ from lathe.serving.api.tool_fields import ToolUse
 from lathe.serving.decoding.sampling import TokenLogprob
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.http.errors import invalid
-from lathe.serving.tools.dialect import Dialect, dialect_of
-from lathe.serving.tools.form import Form
-from lathe.serving.tools.grammar import Rules
+from lathe.serving.tools.call_format import ToolCallFormat
+from lathe.serving.tools.grammar import ToolCallSpec
 from lathe.serving.tools.parser import CallParser, Event, Start, Text
-from lathe.serving.tools.registry import available_forms
+from lathe.serving.tools.registry import available_formats
+from lathe.serving.tools.template_support import ToolSupport, tool_support_of
 
 Json = dict[str, Any]
 
@@ -25,20 +25,20 @@ class Calling:
     """How one request's answers may call tools.
 
     Attributes:
-        rules: the tools, and how they may be called.
-        spelled: bytes of the special tokens that mark calls.
-        verbatim: the beginnings of a call, within which there are no stop strings.
+        spec: the tools, and how they may be called.
+        visible_tokens: bytes of the special tokens that mark calls.
+        no_stops_after: the beginnings of a call, within which there are no stop strings.
     """
 
-    rules: Rules
-    spelled: dict[int, bytes]
-    verbatim: tuple[str, ...]
+    spec: ToolCallSpec
+    visible_tokens: dict[int, bytes]
+    no_stops_after: tuple[str, ...]
 
     def deltas(self) -> CallDeltas | None:
         """Returns the reader of calls for one answer; None where it calls nothing."""
-        if self.rules.choice == "none":
+        if self.spec.choice == "none":
             return None
-        return CallDeltas(CallParser(self.rules.form, [tool.name for tool in self.rules.tools]))
+        return CallDeltas(CallParser(self.spec.format, [tool.name for tool in self.spec.tools]))
 
 
 class ServedTools:
@@ -48,9 +48,9 @@ class ServedTools:
         self._tokenizer = tokenizer
 
     @cached_property
-    def dialect(self) -> Dialect | None:
+    def support(self) -> ToolSupport | None:
         """How the template handles tools; None where it knows none."""
-        return dialect_of(self._tokenizer.render_chat) if self._tokenizer.has_chat_template else None
+        return tool_support_of(self._tokenizer.render_chat) if self._tokenizer.has_chat_template else None
 
     def calling(
         self, use: ToolUse | None, answer: Json | None, param: str = "response_format"
@@ -67,27 +67,33 @@ class ServedTools:
         """
         if use is None:
             return None
-        form = self.dialect.form if self.dialect else None
-        if form is None and use.choice != "none":
+        call_format = self.support.format if self.support else None
+        if call_format is None and use.choice != "none":
             raise invalid(f"tools: {self._why_not()}", "tools")
-        if form is None or (use.choice == "none" and answer is not None):
+        if call_format is None or (use.choice == "none" and answer is not None):
             return None
-        if answer is not None and form.bare:
+        if answer is not None and call_format.bare:
             raise invalid(
                 f"{param}: with tools, nothing would tell this model's calls from an answer in JSON", param
             )
-        rules = Rules(form, use.callable, use.choice, use.several, answer)
-        heads = tuple(form.written_head(tool.name) for tool in use.callable) if form.bare else ()
-        return Calling(rules, self._spelled(form) if use.choice != "none" else {}, (form.opening, *heads))
+        spec = ToolCallSpec(call_format, use.callable, use.choice, use.several, answer)
+        heads = (
+            tuple(call_format.written_head(tool.name) for tool in use.callable) if call_format.bare else ()
+        )
+        return Calling(
+            spec,
+            self._visible_tokens(call_format) if use.choice != "none" else {},
+            (call_format.opening, *heads),
+        )
 
-    def _spelled(self, form: Form) -> dict[int, bytes]:
-        tokens = {mark: self._tokenizer.token(mark) for mark in form.marks}
+    def _visible_tokens(self, call_format: ToolCallFormat) -> dict[int, bytes]:
+        tokens = {mark: self._tokenizer.token(mark) for mark in call_format.marks}
         return {token: mark.encode() for mark, token in tokens.items() if token is not None}
 
     def _why_not(self) -> str:
-        if self.dialect is None:
+        if self.support is None:
             return "this model's chat template shows no tools"
-        known = ", ".join(form.name for form in available_forms())
+        known = ", ".join(call_format.name for call_format in available_formats())
         return f"this model's chat template writes calls in a form that is not read here; known are {known}"
 
 

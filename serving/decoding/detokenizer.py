@@ -21,12 +21,12 @@ def longest_start(text: str, words: Sequence[str]) -> int:
 class StopMatcher:
     """Lets text through until a stop string is complete; holds back what may be the start of one.
 
-    From one of the `verbatim` strings on, there are no stop strings.
+    From one of the `no_stops_after` strings on, there are no stop strings.
     """
 
-    def __init__(self, stops: Sequence[str], verbatim: Sequence[str] = ()) -> None:
+    def __init__(self, stops: Sequence[str], no_stops_after: Sequence[str] = ()) -> None:
         self._stops = tuple(stops)
-        self._verbatim = tuple(verbatim) if stops else ()
+        self._no_stops_after = tuple(no_stops_after) if stops else ()
         self._held = ""
         self.found = ""
         """The stop string that is complete."""
@@ -43,14 +43,14 @@ class StopMatcher:
         old, text = len(self._held), self._held + text
         place = self._first(text, old) if may_stop else None
         end = len(text) if place is None else place[0]
-        if any(0 <= text.find(start) < end for start in self._verbatim):
-            self._stops = self._verbatim = ()
+        if any(0 <= text.find(start) < end for start in self._no_stops_after):
+            self._stops = self._no_stops_after = ()
             self._held = ""
             return text
         if place is not None:
             self.found, self._held = text[slice(*place)], ""
             return text[:end]
-        safe = len(text) - longest_start(text, self._stops + self._verbatim)
+        safe = len(text) - longest_start(text, self._stops + self._no_stops_after)
         self._held = text[safe:]
         return text[:safe]
 
@@ -74,9 +74,9 @@ class Detokenizer:
     def __init__(
         self,
         stops: Sequence[str] = (),
-        verbatim: Sequence[str] = (),
+        no_stops_after: Sequence[str] = (),
         *,
-        specials: Mapping[int, str] | None = None,
+        special_tokens: Mapping[int, str] | None = None,
         show_specials: bool = False,
         keep_stop: bool = False,
     ) -> None:
@@ -84,19 +84,19 @@ class Detokenizer:
 
         Args:
             stops: strings that end the text.
-            verbatim: strings from which on there are no stop strings.
-            specials: texts of the special tokens that count here.
+            no_stops_after: strings from which on there are no stop strings.
+            special_tokens: texts of the special tokens that count here.
             show_specials: whether special tokens are part of the text.
             keep_stop: whether the stop string that ends the text is a part of it.
         """
-        self._specials = specials or {}
+        self._special_tokens = special_tokens or {}
         self._keep_stop = keep_stop
         self._symbols: dict[int, str] = {}
         if not show_specials:
-            self._symbols = {token: chr(SURROGATE + i) for i, token in enumerate(self._specials)}
+            self._symbols = {token: chr(SURROGATE + i) for i, token in enumerate(self._special_tokens)}
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         written = [self._with_symbols(stop) for stop in stops]
-        self._matcher = StopMatcher([*dict.fromkeys([*stops, *written])], verbatim)
+        self._matcher = StopMatcher([*dict.fromkeys([*stops, *written])], no_stops_after)
 
     @property
     def stopped(self) -> bool:
@@ -105,8 +105,8 @@ class Detokenizer:
 
     def push(self, token_bytes: bytes, token: int = -1, *, may_stop: bool = True) -> str:
         """Returns the text that became certain with one more token, whose bytes are `token_bytes`."""
-        if token in self._specials:
-            name = self._symbols.get(token, self._specials[token])
+        if token in self._special_tokens:
+            name = self._symbols.get(token, self._special_tokens[token])
             text = self._utf8.decode(b"", final=True) + name
         else:
             text = self._utf8.decode(token_bytes)
@@ -118,13 +118,15 @@ class Detokenizer:
         return self._shown(last + self._matcher.flush())
 
     def _with_symbols(self, stop: str) -> str:
-        for token, symbol in sorted(self._symbols.items(), key=lambda item: -len(self._specials[item[0]])):
-            stop = stop.replace(self._specials[token], symbol)
+        for token, symbol in sorted(
+            self._symbols.items(), key=lambda item: -len(self._special_tokens[item[0]])
+        ):
+            stop = stop.replace(self._special_tokens[token], symbol)
         return stop
 
     def _shown(self, text: str) -> str:
         """Removes the special tokens that are hidden, and adds the stop string where it is kept."""
         stop = self._matcher.found if self._keep_stop else ""
         for token, symbol in self._symbols.items():
-            text, stop = text.replace(symbol, ""), stop.replace(symbol, self._specials[token])
+            text, stop = text.replace(symbol, ""), stop.replace(symbol, self._special_tokens[token])
         return text + stop

@@ -135,7 +135,7 @@ class Tokenizer:
         """Returns the bytes a token adds to the text; none for special tokens and vocabulary padding."""
         return self._bytes_of.get(token, b"")
 
-    def specials(self, stops: Sequence[str], *, shown: bool) -> dict[int, str]:
+    def special_tokens(self, stops: Sequence[str], *, shown: bool) -> dict[int, str]:
         """Returns the special tokens, and their texts, that count in an answer which stops at `stops`.
 
         All of them count where they are `shown`.

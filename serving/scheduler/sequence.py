@@ -52,11 +52,11 @@ class Sequence:
         self._banned = set(eos) - self._stop_tokens
         self._sampler = Sampler(request.sampling, request.choice, request.prompt)
         self._matcher = request.grammar.begin() if request.grammar else None
-        self._special_bytes = request.spelled
+        self._special_bytes = request.visible_tokens
         self._detokenizer = Detokenizer(
             request.stop,
-            request.verbatim,
-            specials=request.specials,
+            request.no_stops_after,
+            special_tokens=request.special_tokens,
             show_specials=request.show_specials,
             keep_stop=request.keep_stop,
         )

@@ -24,7 +24,7 @@ from lathe.serving.structured_output.json_schema import definitions, each_schema
 from lathe.serving.structured_output.pattern_properties import all_written_out
 from lathe.serving.structured_output.schema_errors import NO_WAY_ON, GrammarError, explained
 from lathe.serving.structured_output.schema_limits import as_text, checked
-from lathe.serving.tools.grammar import Rules, Tool, closed, lark
+from lathe.serving.tools.grammar import Tool, ToolCallSpec, closed, lark
 
 TOOLS_BYTES = 256 * 1024
 KEPT = 64
@@ -121,38 +121,38 @@ class GrammarCompiler:
         with self._lock:
             return self._kept_or(text, lambda: self._of_schema(schema, OPTIONS, "response_format"))
 
-    def compile_tools(self, rules: Rules) -> Grammar:
+    def compile_tools(self, spec: ToolCallSpec) -> Grammar:
         """Compiles the grammar of answers that may call tools.
 
         Raises:
             GrammarError: a schema cannot be used; the message names its tool.
         """
-        for tool in rules.tools:
+        for tool in spec.tools:
             with _blaming(tool):
                 checked(tool.parameters)
-        if rules.answer is not None:
-            checked(rules.answer)
+        if spec.answer is not None:
+            checked(spec.answer)
         with self._lock:
-            text = lark(rules, self._vocabulary(), OPTIONS)
+            text = lark(spec, self._vocabulary(), OPTIONS)
             if len(text) > TOOLS_BYTES:
                 raise GrammarError(f"the schemas of all tools are larger than {TOOLS_BYTES} bytes")
-            return self._kept_or(text, lambda: self._of_rules(rules))
+            return self._kept_or(text, lambda: self._of_spec(spec))
 
-    def _settled_rules(self, rules: Rules) -> Rules:
-        tools = [replace(tool, parameters=self._settled(tool.parameters)) for tool in rules.tools]
-        answer = None if rules.answer is None else self._settled(rules.answer)
-        return replace(rules, tools=tools, answer=answer)
+    def _settled_spec(self, spec: ToolCallSpec) -> ToolCallSpec:
+        tools = [replace(tool, parameters=self._settled(tool.parameters)) for tool in spec.tools]
+        answer = None if spec.answer is None else self._settled(spec.answer)
+        return replace(spec, tools=tools, answer=answer)
 
     def _settled(self, schema: dict[str, Any]) -> dict[str, Any]:
         """Returns an equivalent schema, in a form that leads to no dead end."""
         return all_written_out(rewritten(schema, without_idle), self._can_follow)
 
-    def _of_rules(self, rules: Rules) -> Grammar:
-        for tool in rules.tools:
+    def _of_spec(self, spec: ToolCallSpec) -> Grammar:
+        for tool in spec.tools:
             with _blaming(tool):
                 options = OPTIONS | {"lenient": not tool.strict}
                 self._of_schema(closed(tool.parameters), options, "tools")
-        text = lark(self._settled_rules(rules), self._vocabulary(), OPTIONS)
+        text = lark(self._settled_spec(spec), self._vocabulary(), OPTIONS)
         try:
             grammar = self._compiled(llguidance.LLMatcher.grammar_from_lark(text), "tools")
             grammar.begin().allowed()
@@ -250,7 +250,7 @@ class Vocabulary:
             self.tokens = llguidance.LLTokenizer(document, n_vocab=vocab_size, eos_token=list(eos))
         except ValueError as error:
             raise GrammarError(explained(str(error), {})) from None
-        self.specials = sorted(
+        self.special_tokens = sorted(
             token for token in known if token not in eos and tokenizer.display_bytes(token)
         )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, Protocol
 
-from lathe.serving.tools.form import Form, Mark, Piece, Pieces
+from lathe.serving.tools.call_format import Mark, Piece, Pieces, ToolCallFormat
 from lathe.serving.tools.pattern import as_regex
 
 Json = dict[str, Any]
@@ -26,7 +26,7 @@ class Vocabulary(Protocol):
         """Returns the special token that `text` is, or None where it is written with ordinary ones."""
 
     @property
-    def specials(self) -> Collection[int]:
+    def special_tokens(self) -> Collection[int]:
         """All special tokens that do not end an answer."""
 
 
@@ -40,35 +40,35 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class ToolCallSpec:
     """The answers that are allowed.
 
     Attributes:
-        form: how the model writes calls.
+        format: how the model writes calls.
         tools: the functions that may be called.
         choice: whether an answer has to call one, may, or must not.
         several: whether it may have more than one call.
         answer: the schema of an answer that calls nothing, if it has to match any.
     """
 
-    form: Form
+    format: ToolCallFormat
     tools: Sequence[Tool]
     choice: Choice
     several: bool
     answer: Json | None = None
 
 
-def lark(rules: Rules, vocabulary: Vocabulary, json_options: Json) -> str:
-    """Returns the grammar of `rules`; `json_options` are llguidance's, for every schema."""
-    writer = _Writer(rules.form, vocabulary, rules.several and rules.form.several)
-    lines = [f"start: {' | '.join(_starts(rules, writer))}"]
-    if rules.choice != "required":
-        lines += writer.words(rules.tools)
-    if rules.answer is not None:
-        lines.append(_schema("answer", rules.answer, json_options))
-    if rules.choice != "none":
-        lines += writer.calls(rules.tools)
-        for number, tool in enumerate(rules.tools):
+def lark(spec: ToolCallSpec, vocabulary: Vocabulary, json_options: Json) -> str:
+    """Returns the grammar of `spec`; `json_options` are llguidance's, for every schema."""
+    writer = _Writer(spec.format, vocabulary, spec.several and spec.format.several)
+    lines = [f"start: {' | '.join(_starts(spec, writer))}"]
+    if spec.choice != "required":
+        lines += writer.words(spec.tools)
+    if spec.answer is not None:
+        lines.append(_schema("answer", spec.answer, json_options))
+    if spec.choice != "none":
+        lines += writer.calls(spec.tools)
+        for number, tool in enumerate(spec.tools):
             options = json_options | {"lenient": not tool.strict}
             lines.append(_schema(f"arguments_{number}", closed(tool.parameters), options))
     return "\n".join(lines) + "\n"
@@ -104,38 +104,40 @@ _OPENS = {
 }
 
 
-def _starts(rules: Rules, writer: _Writer) -> Iterator[str]:
+def _starts(spec: ToolCallSpec, writer: _Writer) -> Iterator[str]:
     """Yields the kinds of answer that are allowed."""
-    if rules.choice != "required":
-        if rules.answer is not None:
+    if spec.choice != "required":
+        if spec.answer is not None:
             yield "answer"
-        elif rules.choice == "none" or writer.opening is None:
+        elif spec.choice == "none" or writer.opening is None:
             yield "words?"
         else:
             yield f"words? ({writer.opening} opened)?"
-    if rules.choice == "none":
+    if spec.choice == "none":
         return
-    if rules.form.bare:
+    if spec.format.bare:
         yield "call"
-        if rules.choice == "required" and writer.opening:
+        if spec.choice == "required" and writer.opening:
             yield f"{writer.opening} opened"
-    elif rules.choice == "required" or rules.answer is not None:
-        yield f"{writer.opening or writer.spelled((rules.form.opening,))} opened"
+    elif spec.choice == "required" or spec.answer is not None:
+        yield f"{writer.opening or writer.terminals((spec.format.opening,))} opened"
     elif writer.opening is None:
         yield "leading opened"
 
 
 class _Writer:
-    """Writes the rules of one form for one vocabulary."""
+    """Writes the rules of one format for one vocabulary."""
 
-    def __init__(self, form: Form, vocabulary: Vocabulary, several: bool) -> None:
-        self._form, self._several = form, several
-        self._tokens = {mark: vocabulary.special(mark) for mark in form.marks}
-        self._others = _ranges(set(vocabulary.specials) - set(self._tokens.values()))
-        self.opening = self.spelled((form.opening,)) if self._tokens[form.opening] is not None else None
+    def __init__(self, call_format: ToolCallFormat, vocabulary: Vocabulary, several: bool) -> None:
+        self._format, self._several = call_format, several
+        self._tokens = {mark: vocabulary.special(mark) for mark in call_format.marks}
+        self._others = _ranges(set(vocabulary.special_tokens) - set(self._tokens.values()))
+        self.opening = (
+            self.terminals((call_format.opening,)) if self._tokens[call_format.opening] is not None else None
+        )
         """The token that opens calls; None where it is spelled out."""
 
-    def spelled(self, pieces: Pieces, name: str = "") -> str:
+    def terminals(self, pieces: Pieces, name: str = "") -> str:
         """Returns tokens for the marks that are tokens, and regular expressions for the rest."""
         terms = []
         for special, group in groupby(pieces, self._token):
@@ -147,40 +149,40 @@ class _Writer:
 
     def words(self, tools: Sequence[Tool]) -> list[str]:
         """Returns the rules of text that begins no call; `leading`, up to an opening that is spelled out."""
-        mark = as_regex((self._form.opening,))
+        mark = as_regex((self._format.opening,))
         begun = [rf"(.|\n)*{mark}(.|\n)*"]
         first = f"TEXT: /(.|\\n)+/ & ~/{begun[0]}/"
         lines = [first]
         start = "TEXT"
-        if self._form.bare:
-            heads = "|".join(as_regex(self._form.head, tool.name) for tool in tools)
+        if self._format.bare:
+            heads = "|".join(as_regex(self._format.head, tool.name) for tool in tools)
             lines.append(f"FIRST: TEXT & ~/[ \\n]*({heads})(.|\\n)*/")
             start = "FIRST"
         if self._others:
             lines += [f"other: <[{self._others}]>", f"words: {start} | {start}? other (TEXT | other)*"]
         else:
             lines.append(f"words: {start}")
-        if self.opening is None and not self._form.bare:
+        if self.opening is None and not self._format.bare:
             lines.append(f"upto[lazy]: /(.|\\n)*/ /{mark}/")
             lines.append("leading: upto" + (" | TEXT? other (TEXT | other)* upto" if self._others else ""))
         return lines
 
     def calls(self, tools: Sequence[Tool]) -> Iterator[str]:
         """Yields the rules of calls: `opened`, what follows an opening, and `call`, one call."""
-        form = self._form
-        before, closing = self.spelled(form.before), self.spelled(form.closing)
+        call_format = self._format
+        before, closing = self.terminals(call_format.before), self.terminals(call_format.closing)
         if not self._several:
             yield f"opened: {before} call {closing}"
-        elif form.more is not None:
-            yield f"opened: {before} call ({self.spelled(form.more)} call)* {closing}"
+        elif call_format.more is not None:
+            yield f"opened: {before} call ({self.terminals(call_format.more)} call)* {closing}"
         else:
-            opening = self.opening or self.spelled((form.opening,))
+            opening = self.opening or self.terminals((call_format.opening,))
             yield f"opened: {before} call {closing} (/[ \\n]?/ {opening} {before} call {closing})*"
         yield "call: " + " | ".join(f"call_{number}" for number in range(len(tools)))
-        tails = [self.spelled(tail) for tail in form.tails]
+        tails = [self.terminals(tail) for tail in call_format.tails]
         tail = f"({' | '.join(tails)})" if any(tails) else ""
         for number, tool in enumerate(tools):
-            yield f"call_{number}: {self.spelled(form.head, tool.name)} arguments_{number} {tail}"
+            yield f"call_{number}: {self.terminals(call_format.head, tool.name)} arguments_{number} {tail}"
 
     def _token(self, piece: Piece) -> int | None:
         return self._tokens[piece] if isinstance(piece, Mark) else None

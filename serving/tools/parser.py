@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from lathe.serving.decoding.detokenizer import longest_start
-from lathe.serving.tools.form import Form
+from lathe.serving.tools.call_format import ToolCallFormat
 from lathe.serving.tools.pattern import Match, Pattern
 
 
@@ -45,15 +45,15 @@ class CallParser:
     incomplete.
     """
 
-    def __init__(self, form: Form, names: Collection[str]) -> None:
+    def __init__(self, call_format: ToolCallFormat, names: Collection[str]) -> None:
         """Creates a parser; a call of a tool that is not in `names` is text."""
-        self._form, self._names = form, frozenset(names)
-        self._first = Pattern(form.before + form.head)
-        self._bare = Pattern((" ", *form.head))
-        self._ends = [Pattern(tail + form.closing) for tail in form.tails]
-        more = [] if form.more is None else [(*form.more, *form.head)]
-        self._nexts = [Pattern(tail + next_) for tail in form.tails for next_ in more]
-        self._state = self._beginning if form.bare else self._words
+        self._format, self._names = call_format, frozenset(names)
+        self._first = Pattern(call_format.before + call_format.head)
+        self._bare = Pattern((" ", *call_format.head))
+        self._ends = [Pattern(tail + call_format.closing) for tail in call_format.tails]
+        more = [] if call_format.more is None else [(*call_format.more, *call_format.head)]
+        self._nexts = [Pattern(tail + next_) for tail in call_format.tails for next_ in more]
+        self._state = self._beginning if call_format.bare else self._words
         self._held = self._opened = ""
         self._object = _Object()
         self._events: list[Event] = []
@@ -79,7 +79,7 @@ class CallParser:
         if self._state == self._head:
             self._tell("" if cut and self._first.match(rest).status != "none" else self._opened + rest)
         elif self._state in (self._words, self._beginning):
-            again = self._after_call and cut and self._form.opening.startswith(rest.lstrip())
+            again = self._after_call and cut and self._format.opening.startswith(rest.lstrip())
             self._tell("" if again else rest)
         events, self._events = self._events, []
         return events
@@ -101,7 +101,7 @@ class CallParser:
     def _words(self) -> bool:
         if self._after_call:
             self._held = self._held.lstrip()
-        opening = self._form.opening
+        opening = self._format.opening
         at = self._held.find(opening)
         end = at if at >= 0 else len(self._held) - longest_start(self._held, [opening])
         said = self._held[:end].rstrip()
@@ -136,7 +136,7 @@ class CallParser:
         if match.status != "full" or match.end == len(self._held) or not self._open_object(match):
             return False
         self._held = self._held[match.end :]
-        fresh = match.id if match.id and match.id not in self._ids else self._form.new_id()
+        fresh = match.id if match.id and match.id not in self._ids else self._format.new_id()
         self._ids.add(fresh)
         self._events.append(Start(match.name, fresh))
         self._object, self._state = _Object(), self._arguments

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from lathe.serving.tools.form import Mark, Pieces, Slot
+from lathe.serving.tools.call_format import Mark, Pieces, Slot
 
 MAX_SPACE = 64
 NAME = re.compile(r"[a-zA-Z0-9_.-]{0,64}")

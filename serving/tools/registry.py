@@ -1,28 +1,28 @@
-"""The forms of tool calls that this server knows, each registered by its file in `serving/tools/formats`."""
+"""The known formats of tool calls, each registered by its file in `serving/tools/formats`."""
 
 from __future__ import annotations
 
 from lathe.artefact.registry import Registry
-from lathe.serving.tools.form import Form
+from lathe.serving.tools.call_format import ToolCallFormat
 
-forms: Registry[Form] = Registry(
+formats: Registry[ToolCallFormat] = Registry(
     "form of tool calls",
     "lathe.serving.tools.formats",
-    "lathe.tool_call_forms",
-    lambda _name, value: isinstance(value, Form),
+    "lathe.tool_call_formats",
+    lambda _name, value: isinstance(value, ToolCallFormat),
 )
 
 
-def register(form: Form) -> Form:
-    """Adds a form."""
-    return forms.add(form.name, form)
+def register(call_format: ToolCallFormat) -> ToolCallFormat:
+    """Adds a format."""
+    return formats.add(call_format.name, call_format)
 
 
-def available_forms() -> list[Form]:
-    """Returns all forms, by name."""
-    return [forms.get(name) for name in forms.known()]
+def available_formats() -> list[ToolCallFormat]:
+    """Returns all formats, by name."""
+    return [formats.get(name) for name in formats.known()]
 
 
-def form_of(rendered: str) -> Form | None:
-    """Returns the form that a rendered chat, with tools and a call, is written in, if it is known."""
-    return next((form for form in available_forms() if form.fits(rendered)), None)
+def format_of(rendered: str) -> ToolCallFormat | None:
+    """Returns the format that a rendered chat, with tools and a call, is written in, if it is known."""
+    return next((call_format for call_format in available_formats() if call_format.fits(rendered)), None)

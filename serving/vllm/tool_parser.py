@@ -6,15 +6,14 @@ from pathlib import Path
 
 from lathe.artefact.errors import UserError
 from lathe.serving.decoding.tokenizer import Tokenizer
-from lathe.serving.tools.dialect import dialect_of
+from lathe.serving.tools.template_support import tool_support_of
 
 
 def tool_arguments(model: Path) -> list[str]:
-    """Returns vLLM's arguments for a model whose template shows tools in a form that we know.
+    """Returns vLLM's arguments for a model whose template shows tools in a format that we know.
 
-    For other models vLLM refuses tools by itself. It gives none to templates that call them otherwise, and
-    its
-    parsers look for the token of the opening.
+    For other models vLLM refuses tools by itself: it passes none to templates that name them otherwise, and
+    its parsers look for the token of the opening.
     """
     if not (model / "tokenizer.json").exists():
         return []
@@ -24,7 +23,7 @@ def tool_arguments(model: Path) -> list[str]:
         return []
     if not tokenizer.has_chat_template or "xml_tools" in tokenizer.chat_template:
         return []
-    dialect = dialect_of(tokenizer.render_chat)
-    if dialect is None or dialect.form is None or tokenizer.token(dialect.form.opening) is None:
+    support = tool_support_of(tokenizer.render_chat)
+    if support is None or support.format is None or tokenizer.token(support.format.opening) is None:
         return []
-    return ["--enable-auto-tool-choice", "--tool-call-parser", dialect.form.vllm_parser]
+    return ["--enable-auto-tool-choice", "--tool-call-parser", support.format.vllm_parser]

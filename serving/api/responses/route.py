@@ -49,11 +49,11 @@ async def _prepare(service: Service, body: ResponsesBody, arrived: float) -> Pre
     limit = body.max_output_tokens
     service.check_tokens(tokens, limit or 1, "input")
     answer = await (
-        service.tool_grammar(calling.rules, "text") if calling else service.grammar(schema, "text")
+        service.tool_grammar(calling.spec, "text") if calling else service.grammar(schema, "text")
     )
     most = limit or service.room_after(tokens)
     service.check_minimum(body.min_tokens, most)
-    thinking = service.thinking.beginning(tokens)
+    reasoning = service.reasoning.beginning(tokens)
     request = with_common_fields(
         service,
         body,
@@ -63,14 +63,14 @@ async def _prepare(service: Service, body: ResponsesBody, arrived: float) -> Pre
             arrived=arrived,
             max_tokens=most,
             logprobs=body.num_logprobs,
-            grammar=service.thinking.before(answer, thinking),
+            grammar=service.reasoning.before(answer, reasoning),
             index=0,
             choice=0,
-            spelled=service.thinking.spelled | (calling.spelled if calling else {}),
-            verbatim=calling.verbatim if calling else (),
+            visible_tokens=service.reasoning.visible_tokens | (calling.visible_tokens if calling else {}),
+            no_stops_after=calling.no_stops_after if calling else (),
         ),
     )
-    return PreparedRequest([request], ResponseWriter(service, body, request, thinking, calling))
+    return PreparedRequest([request], ResponseWriter(service, body, request, reasoning, calling))
 
 
 async def _tokens(service: Service, body: ResponsesBody, tools: Sequence[Json]) -> np.ndarray:

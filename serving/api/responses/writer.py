@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from lathe.serving.api.answer import Answer, PromptUsage
 from lathe.serving.api.logprobs import describe_logprob
+from lathe.serving.api.reasoning import AnswerSplitter, Beginning
 from lathe.serving.api.responses.body import ResponsesBody
 from lathe.serving.api.responses.functions import told_choice, told_tool
 from lathe.serving.api.responses.output import FunctionCallItem, Item, MessageItem, ReasoningItem, Status
 from lathe.serving.api.service import Service
-from lathe.serving.api.thinking import Beginning, Turn
 from lathe.serving.api.tool_calls import Calling
 from lathe.serving.backend import GenerationRequest, RequestOutput
 from lathe.serving.decoding.sampling import TokenLogprob
@@ -32,12 +32,12 @@ class ResponseWriter(Answer):
         service: Service,
         body: ResponsesBody,
         request: GenerationRequest,
-        thinking: Beginning | None,
+        reasoning: Beginning | None,
         calling: Calling | None,
     ) -> None:
-        """`thinking`: how the answer begins to think; `calling`: how it may call tools."""
+        """`reasoning`: how the answer begins to reason; `calling`: how it may call tools."""
         self._tokenizer = service.tokenizer
-        self._turn = Turn(thinking)
+        self._splitter = AnswerSplitter(reasoning)
         self._calls = calling.deltas() if calling else None
         self._prompt, self._output_tokens = PromptUsage([request]), 0
         self._head = {
@@ -58,7 +58,7 @@ class ResponseWriter(Answer):
     def events(self, output: RequestOutput) -> Iterator[Json]:
         self._prompt.read(output)
         self._output_tokens += output.num_tokens
-        for part in self._turn.read(output):
+        for part in self._splitter.read(output):
             if part.kind == "reasoning":
                 yield from self._think(part.text)
             elif self._calls is None:
@@ -163,7 +163,7 @@ class ResponseWriter(Answer):
             "input_tokens": self._prompt.tokens,
             "input_tokens_details": {"cached_tokens": self._prompt.cached or 0, "cache_write_tokens": 0},
             "output_tokens": self._output_tokens,
-            "output_tokens_details": {"reasoning_tokens": self._turn.reasoning_tokens},
+            "output_tokens_details": {"reasoning_tokens": self._splitter.reasoning_tokens},
             "total_tokens": self._prompt.tokens + self._output_tokens,
         }
 

@@ -1,1 +1,1 @@
-"""The forms of tool calls, one file each; every file registers its form."""
+"""The formats of tool calls, one file each; every file registers its format."""

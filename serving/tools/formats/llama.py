@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-from lathe.serving.tools.form import Form, Mark, Slot
+from lathe.serving.tools.call_format import Mark, Slot, ToolCallFormat
 from lathe.serving.tools.registry import register
 
 _CALL = re.compile(r'\{"name": "\w+", "parameters": \{')
 
 FORM = register(
-    Form(
+    ToolCallFormat(
         name="llama3_json",
         vllm_parser="llama3_json",
         fits=lambda chat: _CALL.search(chat) is not None,

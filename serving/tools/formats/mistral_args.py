@@ -5,13 +5,13 @@ Versions 11 and 12 put the call's id between the two.
 
 from __future__ import annotations
 
-from lathe.serving.tools.form import Form, Mark, Slot
+from lathe.serving.tools.call_format import Mark, Slot, ToolCallFormat
 from lathe.serving.tools.registry import register
 
 CALLS, ARGS, CALL_ID = Mark("[TOOL_CALLS]"), Mark("[ARGS]"), Mark("[CALL_ID]")
 
 FORM = register(
-    Form(
+    ToolCallFormat(
         name="mistral_args",
         vllm_parser="mistral",
         fits=lambda chat: CALLS in chat and ARGS in chat and CALL_ID not in chat,
@@ -22,7 +22,7 @@ FORM = register(
     )
 )
 FORM_WITH_IDS = register(
-    Form(
+    ToolCallFormat(
         name="mistral_call_id",
         vllm_parser="mistral",
         fits=lambda chat: CALLS in chat and ARGS in chat and CALL_ID in chat,

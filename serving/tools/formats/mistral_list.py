@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from lathe.serving.tools.form import Form, Mark, Slot
+from lathe.serving.tools.call_format import Mark, Slot, ToolCallFormat
 from lathe.serving.tools.registry import register
 
 FORM = register(
-    Form(
+    ToolCallFormat(
         name="mistral_list",
         vllm_parser="mistral",
         fits=lambda chat: "[TOOL_CALLS]" in chat and "[ARGS]" not in chat,

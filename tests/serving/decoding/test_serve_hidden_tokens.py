@@ -18,7 +18,7 @@ from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.structured_output.grammar import GrammarCompiler
 from lathe.serving.structured_output.schema_errors import GrammarError
 from lathe.serving.tools.formats.hermes import FORM as HERMES
-from lathe.serving.tools.grammar import Rules, Tool
+from lathe.serving.tools.grammar import Tool, ToolCallSpec
 from support.tool_models import save_calling_tokenizer
 
 NAMES = ["<s>", "</s>", "<|user|>", "<|assistant|>x", "a <think>", "<tool_call>", "[ARGS]", "é</think>"]
@@ -99,8 +99,8 @@ def test_s8_so_may_the_schema_of_a_tool(tmp_path: Path, name: str):
     save_calling_tokenizer(tmp_path)
     tokenizer = Tokenizer(tmp_path)
     value = {"type": "object", "properties": {"v": {"const": name}}, "required": ["v"]}
-    rules = Rules(HERMES, [Tool("f", value)], "required", several=False)
-    said = walk(GrammarCompiler(tokenizer, 328, {1}).compile_tools(rules), tokenizer, 1, 2)
+    spec = ToolCallSpec(HERMES, [Tool("f", value)], "required", several=False)
+    said = walk(GrammarCompiler(tokenizer, 328, {1}).compile_tools(spec), tokenizer, 1, 2)
     assert said.startswith("<tool_call>")
     assert said.endswith("</tool_call>")
     call = json.loads(said.removeprefix("<tool_call>").removesuffix("</tool_call>"))

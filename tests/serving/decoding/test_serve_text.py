@@ -98,7 +98,7 @@ def test_s1_a_special_token_ends_the_text_where_a_stop_string_spells_it():
     names = {7: "<end>", 8: "<turn>"}
 
     def text(*pushed: bytes | int, **options: bool) -> str:
-        stream = Detokenizer(["x<end>", "<turn><end>"], specials=names, **options)
+        stream = Detokenizer(["x<end>", "<turn><end>"], special_tokens=names, **options)
         parts = [stream.push(b"", one) if isinstance(one, int) else stream.push(one) for one in pushed]
         return "".join(parts) + ("|" if stream.stopped else stream.flush())
 

@@ -11,12 +11,12 @@ import pytest
 
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.structured_output.grammar import GrammarCompiler, GrammarError
-from lathe.serving.tools.grammar import Choice, Rules, Tool, closed
+from lathe.serving.tools.grammar import Choice, Tool, ToolCallSpec, closed
 from lathe.serving.tools.parser import Arguments, CallParser, Event, Start, Text
-from lathe.serving.tools.registry import available_forms
+from lathe.serving.tools.registry import available_formats
 from support.tool_models import save_calling_tokenizer
 
-FORMS = {form.name: form for form in available_forms()}
+FORMS = {call_format.name: call_format for call_format in available_formats()}
 CITY = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"]}
 TOOLS = [Tool("get_weather", CITY), Tool("do-it", {"type": "object", "properties": {}}, strict=True)]
 WORDS = "The fox {is} [quick] <now>, it"
@@ -34,11 +34,11 @@ def grammars(tokenizer: Tokenizer) -> GrammarCompiler:
     return GrammarCompiler(tokenizer, 328, {END})
 
 
-def walk(tokenizer: Tokenizer, rules: Rules, seed: int, forced: str = "") -> tuple[str, bool]:
+def walk(tokenizer: Tokenizer, spec: ToolCallSpec, seed: int, forced: str = "") -> tuple[str, bool]:
     """(the text that a random model writes after the forced words, whether it came to an end)."""
     rng = np.random.default_rng(seed)
-    constraint = grammars(tokenizer).compile_tools(rules).begin()
-    spelled = {tokenizer.token(mark): mark.encode() for mark in rules.form.marks}
+    constraint = grammars(tokenizer).compile_tools(spec).begin()
+    spelled = {tokenizer.token(mark): mark.encode() for mark in spec.format.marks}
     begun: Sequence[int] = tokenizer.encode(forced, special=False).tolist()
     text = b""
     for step in range(200):
@@ -57,8 +57,8 @@ def walk(tokenizer: Tokenizer, rules: Rules, seed: int, forced: str = "") -> tup
     return text.decode(errors="replace"), False
 
 
-def read(rules: Rules, text: str, ended: bool) -> tuple[list[Event], int]:
-    parser = CallParser(rules.form, [tool.name for tool in rules.tools])
+def read(spec: ToolCallSpec, text: str, ended: bool) -> tuple[list[Event], int]:
+    parser = CallParser(spec.format, [tool.name for tool in spec.tools])
     return parser.push(text) + parser.flush(cut=not ended), parser.called
 
 
@@ -77,10 +77,10 @@ def check_arguments(events: Sequence[Event], calls: int) -> None:
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("several", [True, False])
 def test_what_is_required_is_a_call(tokenizer: Tokenizer, name: str, several: bool):
-    rules = Rules(FORMS[name], TOOLS, "required", several)
+    spec = ToolCallSpec(FORMS[name], TOOLS, "required", several)
     for seed in range(8):
-        text, ended = walk(tokenizer, rules, seed)
-        events, calls = read(rules, text, ended)
+        text, ended = walk(tokenizer, spec, seed)
+        events, calls = read(spec, text, ended)
         assert not any(isinstance(event, Text) for event in events), text
         assert calls or not ended, text
         assert calls < 2 or several
@@ -89,35 +89,37 @@ def test_what_is_required_is_a_call(tokenizer: Tokenizer, name: str, several: bo
 
 @pytest.mark.parametrize("name", FORMS)
 def test_words_are_free_and_a_call_is_held_to_its_schema(tokenizer: Tokenizer, name: str):
-    form = FORMS[name]
-    rules = Rules(form, TOOLS, "auto", several=False)
-    head = form.written_head("get_weather") if form.bare else f"Look: {form.opening}"
+    call_format = FORMS[name]
+    spec = ToolCallSpec(call_format, TOOLS, "auto", several=False)
+    head = call_format.written_head("get_weather") if call_format.bare else f"Look: {call_format.opening}"
     for seed in range(6):
-        text, ended = walk(tokenizer, rules, seed, head)
-        events, calls = read(rules, text, ended)
+        text, ended = walk(tokenizer, spec, seed, head)
+        events, calls = read(spec, text, ended)
         assert calls == 1 or not ended, text
         check_arguments(events, calls)
-        first = read(rules, *walk(tokenizer, rules, seed, WORDS))[0][0]
+        first = read(spec, *walk(tokenizer, spec, seed, WORDS))[0][0]
         assert isinstance(first, Text)
         assert first.text.startswith(WORDS)
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_nothing_is_called_where_that_is_forbidden(tokenizer: Tokenizer, name: str):
-    form = FORMS[name]
-    rules = Rules(form, TOOLS, "none", several=True)
+    call_format = FORMS[name]
+    spec = ToolCallSpec(call_format, TOOLS, "none", several=True)
     for seed in range(4):
-        assert read(rules, *walk(tokenizer, rules, seed))[1] == 0
+        assert read(spec, *walk(tokenizer, spec, seed))[1] == 0
     with pytest.raises((AssertionError, GrammarError)):
-        walk(tokenizer, rules, 0, form.write([("do-it", "{}")]))
+        walk(tokenizer, spec, 0, call_format.write([("do-it", "{}")]))
 
 
 @pytest.mark.parametrize("choice", ["none", "auto"])
 def test_other_special_tokens_stay_free_among_words(tokenizer: Tokenizer, choice: Choice):
     """A thinking model's marks, say."""
     user = tokenizer.token("<|user|>")
-    for form in FORMS.values():
-        constraint = grammars(tokenizer).compile_tools(Rules(form, TOOLS, choice, several=True)).begin()
+    for call_format in FORMS.values():
+        constraint = (
+            grammars(tokenizer).compile_tools(ToolCallSpec(call_format, TOOLS, choice, several=True)).begin()
+        )
         for token in (user, *tokenizer.encode("Hm", special=False), user, user):
             assert constraint.allowed()[token]
             constraint.accept(token)
@@ -128,14 +130,14 @@ def test_a_bad_schema_is_blamed_on_its_tool(tokenizer: Tokenizer):
     for bad in ({"properties": {"a": {"type": "robot"}}}, {"$ref": "#/nowhere"}, {"x-guidance": {}}):
         with pytest.raises(GrammarError, match="'sick'"):
             grammars(tokenizer).compile_tools(
-                Rules(FORMS["hermes"], [*TOOLS, Tool("sick", bad)], "auto", several=True)
+                ToolCallSpec(FORMS["hermes"], [*TOOLS, Tool("sick", bad)], "auto", several=True)
             )
     sets = {"properties": {"a": {"type": "array", "uniqueItems": True}}}
-    rules = Rules(FORMS["hermes"], [Tool("sets", sets)], "auto", several=True)
-    assert grammars(tokenizer).compile_tools(rules)
+    spec = ToolCallSpec(FORMS["hermes"], [Tool("sets", sets)], "auto", several=True)
+    assert grammars(tokenizer).compile_tools(spec)
     with pytest.raises(GrammarError, match=r"'sets'.*uniqueItems"):
         grammars(tokenizer).compile_tools(
-            Rules(FORMS["hermes"], [Tool("sets", sets, strict=True)], "auto", several=True)
+            ToolCallSpec(FORMS["hermes"], [Tool("sets", sets, strict=True)], "auto", several=True)
         )
 
 
@@ -143,7 +145,7 @@ def test_schemas_of_all_tools_have_a_limit(tokenizer: Tokenizer):
     large = {"properties": {"a": {"description": "x" * 60_000}}}
     tools = [Tool(f"t{i}", large) for i in range(5)]
     with pytest.raises(GrammarError, match="all tools are larger"):
-        grammars(tokenizer).compile_tools(Rules(FORMS["hermes"], tools, "auto", several=True))
+        grammars(tokenizer).compile_tools(ToolCallSpec(FORMS["hermes"], tools, "auto", several=True))
 
 
 def test_arguments_that_are_not_described_are_closed_out():

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lathe.serving.tools.form import Form
+from lathe.serving.tools.call_format import ToolCallFormat
 from lathe.serving.tools.parser import Arguments, CallParser, Event, Start, Text
-from lathe.serving.tools.registry import available_forms
+from lathe.serving.tools.registry import available_formats
 
 NAMES = ["get_weather", "do-it"]
-FORMS = {form.name: form for form in available_forms()}
+FORMS = {call_format.name: call_format for call_format in available_formats()}
 WEATHER = '{"city": "S\\u00e3o \\"P{aulo\\"", "days": [1, {"a": "}"}]}'
 
 CALLS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
@@ -98,8 +98,8 @@ WORDS: dict[str, list[str]] = {
 PAIRS = [(name, case) for name, cases in CALLS.items() for case in cases]
 
 
-def parse(form: Form, pieces: list[str], *, cut: bool = False) -> list[Event]:
-    parser = CallParser(form, NAMES)
+def parse(call_format: ToolCallFormat, pieces: list[str], *, cut: bool = False) -> list[Event]:
+    parser = CallParser(call_format, NAMES)
     events = [event for piece in pieces for event in parser.push(piece)]
     return events + parser.flush(cut=cut)
 
@@ -144,12 +144,19 @@ def test_calls_are_the_same_however_the_text_is_cut(pair, cuts):
 @given(st.sampled_from(sorted(FORMS)), st.integers(0, 2**32), st.lists(st.integers(0, 10_000), max_size=8))
 def test_any_text_is_read_the_same_however_it_is_cut(name, seed, cuts):
     """Mixtures of marks, halves of them, braces and words: nothing raises, and chunks change nothing."""
-    form, rng = FORMS[name], random.Random(seed)
-    crumbs = [*form.marks, *(mark[:3] for mark in form.marks), *CALLS[name][0][0].partition("{"), *NAMES]
+    call_format, rng = FORMS[name], random.Random(seed)
+    crumbs = [
+        *call_format.marks,
+        *(mark[:3] for mark in call_format.marks),
+        *CALLS[name][0][0].partition("{"),
+        *NAMES,
+    ]
     crumbs += ["{", "}", "[", "]", '"', ", ", " ", "\n", "word", '{"name": "', '", "arguments": ', "{}", "]"]
     text = "".join(rng.choice(crumbs) for _ in range(rng.randrange(12)))
     for cut in (False, True):
-        assert said(parse(form, pieces_of(text, cuts), cut=cut)) == said(parse(form, [text], cut=cut))
+        assert said(parse(call_format, pieces_of(text, cuts), cut=cut)) == said(
+            parse(call_format, [text], cut=cut)
+        )
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in WORDS.items() for text in texts])

@@ -30,7 +30,7 @@ class Part:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-class Turn:
+class AnswerSplitter:
     """Splits one answer into parts as it arrives.
 
     Attributes:
@@ -66,11 +66,12 @@ class Turn:
         return parts
 
 
-class Thinking:
+class ServedReasoning:
     """How the served model reasons, if it does.
 
     Attributes:
-        spelled: bytes of the special tokens that have to be part of the text, so that the marks can be read.
+        visible_tokens: bytes of the special tokens that have to be part of the text, so that the marks can be
+            read.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, ends: Collection[int]) -> None:
@@ -78,7 +79,7 @@ class Thinking:
         self._format = reasoning_format(tokenizer.chat_template)
         marks = {mark: tokenizer.token(mark) for mark in (self._format.marks if self._format else ())}
         self._marks = {mark: token for mark, token in marks.items() if token is not None}
-        self.spelled = {token: mark.encode() for mark, token in self._marks.items()}
+        self.visible_tokens = {token: mark.encode() for mark, token in self._marks.items()}
 
     def beginning(self, prompt: np.ndarray, said: str | None = None) -> Beginning | None:
         """Returns what makes the splitters of answers to a prompt, or None where there are no marks.
@@ -107,4 +108,4 @@ class Thinking:
         return DelayedGrammar(answer, beginning, self._token_bytes, opening, self._ends, self._vocab_size)
 
     def _token_bytes(self, token: int) -> bytes:
-        return self.spelled.get(token) or self._tokenizer.token_bytes(token)
+        return self.visible_tokens.get(token) or self._tokenizer.token_bytes(token)

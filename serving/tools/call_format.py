@@ -1,4 +1,4 @@
-"""The form in which a family of models writes tool calls, as data for the parser and the grammar."""
+"""The format in which a family of models writes tool calls, as data for the parser and the grammar."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Pieces = tuple[Piece, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class ToolCallFormat:
     """A call is `head`, the arguments as a JSON object, and one of `tails`.
 
     Attributes:
         name: its name here.
-        vllm_parser: the name of vLLM's parser of the same form.
-        fits: whether a rendered chat, with tools and a call, is written in this form.
+        vllm_parser: the name of vLLM's parser of the same format.
+        fits: whether a rendered chat, with tools and a call, is written in this format.
         opening: stands in front of a call.
         head: from there, or from `more`, to the arguments.
         tails: what may follow them; the first is the usual one.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lathe.serving.decoding.chat_template import TemplateError
-from lathe.serving.tools.form import Form
-from lathe.serving.tools.registry import form_of
+from lathe.serving.tools.call_format import ToolCallFormat
+from lathe.serving.tools.registry import format_of
 
 Messages = Sequence[Mapping[str, Any]]
 Render = Callable[[Messages, Messages], str]
@@ -26,25 +26,25 @@ _TOOL = {
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class ToolSupport:
     """How a template handles tools and a history with calls.
 
     Attributes:
-        form: how the model writes calls; None: in a form that is not known here.
+        format: how the model writes calls; None: in a format that is not known here.
         shows_calls: whether earlier calls are rendered; otherwise they have to be text of the assistant.
         shows_results: whether results are rendered.
         text_arguments: whether it expects arguments as JSON text, not as a mapping.
         alone: whether it renders calls and results also where it is given no tools.
     """
 
-    form: Form | None
+    format: ToolCallFormat | None
     shows_calls: bool
     shows_results: bool
     text_arguments: bool
     alone: bool
 
 
-def dialect_of(render: Render) -> Dialect | None:
+def tool_support_of(render: Render) -> ToolSupport | None:
     """Returns how a template handles tools, or None if it shows none."""
     tools = [_TOOL]
     shown = _rendered(render, [_user()], tools)
@@ -54,8 +54,8 @@ def dialect_of(render: Render) -> Dialect | None:
     text_arguments = _VALUE not in chats[False] and _VALUE in chats[True]
     chat = chats[text_arguments]
     bare = _rendered(render, [_user(), *_exchange(text_arguments)], [])
-    return Dialect(
-        form=form_of(chat or shown),
+    return ToolSupport(
+        format=format_of(chat or shown),
         shows_calls=_VALUE in chat,
         shows_results=_RESULT in chat,
         text_arguments=text_arguments,
