@@ -7,10 +7,10 @@ A field declares all of an option: its type, its default and its help.
         model: Annotated[str, Argument(help="A checkpoint directory.")]
         keep: Annotated[float | None, Option(help="Such as 80%.", parser=parse_share)] = None
 
-    @takes(PruneOptions)
+    @command_of(PruneOptions)
     def prune(options: PruneOptions) -> None: ...
 
-`takes` writes the signature from which typer makes the command, and adds `--config` (`options_file.py`).
+`command_of` writes the signature from which typer makes the command, and adds `--config` (`options_file.py`).
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def recorded_flags(options: type[Any]) -> dict[str, str]:
     return {one.field.name: f"--{one.key}" for one in _declared(options) if one.option.recorded}
 
 
-def takes(options: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command_of(options: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Makes a command whose options are the fields of a dataclass.
 
     The function gets an instance as its first argument. What else it takes are options that are not part of

@@ -10,10 +10,10 @@ from lathe.compressor.compute.progress import Progress
 from lathe.compressor.pipeline.compress import compress as run
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.outcome import Outcome
-from lathe.signature import takes_fields
+from lathe.signature import with_fields_of
 
 
-@takes_fields(CompressOptions)
+@with_fields_of(CompressOptions)
 def compress(**options: Any) -> Outcome:
     """Compresses a model to its targets, as the command `compress` does.
 

@@ -8,10 +8,10 @@ from typing import Any
 from lathe.serving.launch.api_key import read_api_key
 from lathe.serving.launch.registry import serve_with
 from lathe.serving.options import ServeOptions
-from lathe.signature import takes_fields
+from lathe.signature import with_fields_of
 
 
-@takes_fields(ServeOptions)
+@with_fields_of(ServeOptions)
 def serve(**options: Any) -> None:
     """Serves a model over an OpenAI-compatible API, as the command `lathe serve` does.
 

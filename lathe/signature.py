@@ -10,7 +10,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def takes_fields(options: Callable[P, object]) -> Callable[[Callable[..., R]], Callable[P, R]]:
+def with_fields_of(options: Callable[P, object]) -> Callable[[Callable[..., R]], Callable[P, R]]:
     """Gives a function the parameters of a class of options, for type checkers and for `help`."""
 
     def dress(function: Callable[..., R]) -> Callable[P, R]:

@@ -1,1 +1,1 @@
-"""Our ONNX engine against others: the same weights, one machine, in turns."""
+"""Our ONNX engine against others: the same weights, one machine, interleaved."""

@@ -3,7 +3,7 @@
     make bench-serving BENCH='--shape 400m --columns int4 --rounds 3'
 
 A column is what stores weights alike (fp32, bf16, int8, int4). Its systems are loaded together, each in a
-process of its own, and compute in turns: prompts, then greedy steps. Before each turn memory is read, so
+process of its own, and compute interleaved: prompts, then greedy steps. Before each turn memory is read, so
 that every step has its bound. A system has to say what transformers says in float32; one that is not
 installed, or fails, is reported. Then, of each column: where our step goes by operator, and what an uneven
 subnet gains over dense where both are served.

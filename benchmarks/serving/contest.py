@@ -1,4 +1,4 @@
-"""One column of the comparison: its systems, each in a process of its own, compute in turns."""
+"""One column of the comparison: its systems, each in a process of its own, compute interleaved."""
 
 from __future__ import annotations
 

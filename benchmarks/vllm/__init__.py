@@ -1,1 +1,1 @@
-"""Dense against subnet, our model class against vLLM's own, and drafting: served by vLLM, in turns."""
+"""Dense against subnet, our model class against vLLM's own, and drafting: served by vLLM, interleaved."""

@@ -2,7 +2,7 @@
 
     make bench-vllm BENCH='--shape 90m --keep 0.5'
 
-Real servers (`lathe serve --engine vllm`), both up at a time, loaded in turns (but for `class`):
+Real servers (`lathe serve --engine vllm`), both up at a time, under interleaved load (but for `class`):
 1. *subnet*: dense against an uneven subnet, random weights;
 2. *class*: vLLM's own Llama against our class with all widths kept, in its engine: the ratio should be 1;
 3. *draft*: a trained model alone against itself with its own subnet as the draft; answers must not change;

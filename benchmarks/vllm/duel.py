@@ -1,4 +1,4 @@
-"""Two servers up at a time, loaded in turns: what the second is to the first."""
+"""Two servers up at a time, under interleaved load: what the second is to the first."""
 
 from __future__ import annotations
 

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from lathe.artefact.command_options import takes
+from lathe.artefact.command_options import command_of
 from lathe.compressor.cli import jobs
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.shared_options import RUN
 
 
-@takes(CompressOptions)
+@command_of(CompressOptions)
 def compress(
     options: CompressOptions,
     dry_run: Annotated[

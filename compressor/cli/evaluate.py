@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lathe.artefact.command_options import Argument, Option, takes
+from lathe.artefact.command_options import Argument, Option, command_of
 from lathe.artefact.errors import UserError
 from lathe.compressor.cli.common import emit
 
@@ -61,7 +61,7 @@ class EvaluateOptions:
             raise UserError("--window and --windows are numbers from 0", "Leave them out, or give more.")
 
 
-@takes(EvaluateOptions)
+@command_of(EvaluateOptions)
 def evaluate(
     options: EvaluateOptions,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lathe.artefact.command_options import Argument, Option, takes
+from lathe.artefact.command_options import Argument, Option, command_of
 from lathe.artefact.errors import UserError
 from lathe.compressor.cli.common import emit
 
@@ -49,7 +49,7 @@ class ExportOptions:
             raise UserError(f"--tensor-parallel does not go with --to {self.to}", "It is for --to vllm.")
 
 
-@takes(ExportOptions)
+@command_of(ExportOptions)
 def export(
     options: ExportOptions,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from lathe.artefact.command_options import takes
+from lathe.artefact.command_options import command_of
 from lathe.compressor.cli.common import emit
 from lathe.compressor.pipeline.plan_options import PlanOptions
 
 
-@takes(PlanOptions)
+@command_of(PlanOptions)
 def plan(
     options: PlanOptions,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout; no progress.")] = False,

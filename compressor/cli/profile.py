@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from lathe.artefact.command_options import takes
+from lathe.artefact.command_options import command_of
 from lathe.compressor.cli.common import emit
 from lathe.compressor.pipeline.profile_options import ProfileOptions
 
 
-@takes(ProfileOptions)
+@command_of(ProfileOptions)
 def profile(
     options: ProfileOptions,
     json: Annotated[

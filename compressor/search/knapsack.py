@@ -1,7 +1,7 @@
 """Multiple-choice knapsack: one level for each block, least summed sensitivity within the budgets.
 
 Sensitivities are taken as additive over blocks, so one table of single-block sensitivities gives a
-near-optimal plan for every budget at once; an evolution can correct what additivity missed. Several
+near-optimal plan for every budget at once; an evolutionary search can correct what additivity missed. Several
 constraints are joined with weights into one (a surrogate relaxation), and its plans are repaired until they
 meet all constraints.
 """

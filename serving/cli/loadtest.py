@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from lathe.artefact.command_options import takes
+from lathe.artefact.command_options import command_of
 from lathe.serving.loadtest.options import LoadTestOptions
 
 
-@takes(LoadTestOptions)
+@command_of(LoadTestOptions)
 def loadtest(options: LoadTestOptions) -> None:
     """Measure time to first token, time per token, throughput and memory of a server.
 

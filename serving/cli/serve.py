@@ -8,11 +8,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from lathe.artefact.command_options import takes
+from lathe.artefact.command_options import command_of
 from lathe.serving.options import ServeOptions
 
 
-@takes(ServeOptions)
+@command_of(ServeOptions)
 def serve(
     options: ServeOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line when ready.")] = False,

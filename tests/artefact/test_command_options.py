@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from lathe.artefact.command_options import Argument, Option, recorded, takes, words
+from lathe.artefact.command_options import Argument, Option, command_of, recorded, words
 from lathe.artefact.errors import UserError
 
 
@@ -38,7 +38,7 @@ class Bake:
 baked: list[tuple[Bake, bool]] = []
 
 
-@takes(Bake)
+@command_of(Bake)
 def bake(options: Bake, loud: Annotated[bool, typer.Option("--loud", help="Tell.")] = False) -> None:
     """Bakes a cake."""
     baked.append((options, loud))
@@ -173,7 +173,7 @@ class Write:
 def test_a_value_that_is_not_given_follows_from_others() -> None:
     made: list[str] = []
 
-    @takes(Write)
+    @command_of(Write)
     def write(options: Write) -> None:
         made.append(options.target)
 

@@ -1,8 +1,8 @@
 """The default method: a table of each block's sensitivity at each level, and a knapsack over it.
 
 The table is made once, so that a front costs hardly more than one of its points. Evaluations beyond the one
-of the plan itself go to an evolution from there, which is rarely worth it: the fitness of whole plans before
-the final reconstruction is dominated by errors that it removes (docs/experiments.md).
+of the plan itself go to an evolutionary search from there, which is rarely worth it: the fitness of whole
+plans before the final reconstruction is dominated by errors that it removes (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def search(
     fitness: type[Fitness] = Fitness,
     measured: int = MEASURED,
 ) -> SearchResult:
-    """Finds the plan of least summed sensitivity in the budget, or the best that an evolution from it finds.
+    """Finds the plan of least summed sensitivity in the budget, or the best that evolutionary search finds.
 
-    The evolution goes by KL(dense || subnet) with every block reconstructed, on text that no statistics were
-    taken from.
+    The evolutionary search goes by KL(dense || subnet) with every block reconstructed, on text that no
+    statistics were taken from.
 
     Args:
         problem: The problem.

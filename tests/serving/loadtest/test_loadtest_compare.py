@@ -1,4 +1,4 @@
-"""Two servers started, loaded in turns and stopped, whatever happens."""
+"""Two servers started, loaded interleaved and stopped, whatever happens."""
 
 import json
 import os
