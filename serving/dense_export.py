@@ -26,7 +26,7 @@ def export_dense(path: Path) -> Path:
         UserError: the model cannot be exported; in the words of `lathe export`.
     """
     log.warning("%s is a dense checkpoint: serving its ONNX export, which is made on the first use", path)
-    done = subprocess.run([*_COMMAND, str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([*_COMMAND, "--", str(path)], capture_output=True, text=True, check=False)
     said = done.stderr.splitlines()
     for line in said:
         if not line.startswith(_ERROR):
