@@ -16,7 +16,7 @@ from lathe.artefact.errors import UserError
 
 @contextmanager
 def atomic_write(path: Path, expected_bytes: int | None = None) -> Iterator[BinaryIO]:
-    """Open `path` for writing under a temporary name; on success it is synced and renamed.
+    """Opens `path` for writing under a temporary name; on success it is synced and renamed.
 
     `expected_bytes` is only named in the error. On failure nothing of the file is left.
 
@@ -41,18 +41,18 @@ def atomic_write(path: Path, expected_bytes: int | None = None) -> Iterator[Bina
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, whole or not at all."""
+    """Replaces `path` by `content`, whole or not at all."""
     with atomic_write(path, len(content)) as handle:
         handle.write(content)
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Replace `path` by a JSON document people can read, whole or not at all."""
+    """Replaces `path` by a JSON document people can read, whole or not at all."""
     write_bytes(path, (json.dumps(document, indent=2) + "\n").encode())
 
 
 def sync_directory(directory: Path) -> None:
-    """Make the renames done in `directory` survive a power cut."""
+    """Makes the renames done in `directory` survive a power failure."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -71,7 +71,7 @@ def publish_directory(finished: Path, target: Path, replaced: Path | None = None
         remedy: What the error advises.
 
     Raises:
-        UserError: The file system refuses; `finished` is still there.
+        UserError: the file system refuses; `finished` is still there.
     """
     try:
         sync_directory(finished)
@@ -93,7 +93,7 @@ def staged_directory(target: Path) -> Iterator[Path]:
     When the block fails, the directory is removed.
 
     Raises:
-        UserError: The file system refuses, or there is something at `target` already.
+        UserError: the file system refuses, or there is something at `target` already.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

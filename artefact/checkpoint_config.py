@@ -93,7 +93,7 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def refuse_adapters(path: Path) -> None:
-    """Refuse a folder with an adapter: loaders add it to the model that lies beside it, or is named in it.
+    """Refuses a folder with an adapter: loaders add it to the model that lies beside it, or is named in it.
 
     Raises:
         UserError: names the adapter's file.
@@ -110,7 +110,7 @@ def refuse_adapters(path: Path) -> None:
 
 
 def refuse_unmerged(path: Path, names: Iterable[str]) -> None:
-    """Refuse weights that were saved with an adapter still beside the layers that it changes.
+    """Refuses weights that were saved with an adapter still beside the layers that it changes.
 
     Raises:
         UserError: names one of its tensors.

@@ -34,7 +34,7 @@ from lathe.artefact.options_file import read_options
 class Option:
     """The description of an option, beside its field's type and default.
 
-    Args:
+    Attributes:
         help: One line or two for `--help` and the reference.
         flags: The option's names, if they are not `--the-field`.
         parser: Makes the field's value from text; without one, typer converts by the field's type.

@@ -22,7 +22,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
 
 
 def write_manifest(directory: Path) -> None:
-    """Write `manifest.json` over every file of `directory` and its folders, hidden ones excepted.
+    """Writes `manifest.json` over every file of `directory` and its folders, hidden ones excepted.
 
     Raises:
         UserError: a file cannot be read, or the manifest not be written.
@@ -49,7 +49,7 @@ def sha256(path: Path) -> str:
     """Returns the hexadecimal hash of a file.
 
     Raises:
-        UserError: It cannot be read.
+        UserError: it cannot be read.
     """
     try:
         with path.open("rb") as handle:
@@ -62,7 +62,7 @@ def listed_files(path: Path) -> dict[str, Any]:
     """Returns the entry of every file that an artefact's manifest lists, by name.
 
     Raises:
-        UserError: The manifest cannot be read, or has another format.
+        UserError: the manifest cannot be read, or has another format.
     """
     manifest = read_json(path / MANIFEST)
     written, files = manifest.get("format"), manifest.get("files")
@@ -82,7 +82,7 @@ def verify_graph(path: Path, files: dict[str, Any]) -> None:
     The checkpoint's weights, which are not read, are checked by size alone.
 
     Raises:
-        UserError: A file differs; names the first.
+        UserError: a file differs; names the first.
     """
     if GRAPH not in files:
         raise UserError(
@@ -100,7 +100,7 @@ def verify_checkpoint(path: Path, files: dict[str, Any]) -> None:
     """Checks sizes and hashes of the files that lie with the weights.
 
     Raises:
-        UserError: A file differs; names the first.
+        UserError: a file differs; names the first.
     """
     _verify_folder(path, files)
 
@@ -157,7 +157,7 @@ def read_json(file: Path, *, optional: bool = False) -> dict[str, Any]:
     """Returns a file's JSON object; an empty one if the file is `optional` and not there.
 
     Raises:
-        UserError: It cannot be read, or holds no object.
+        UserError: it cannot be read, or holds no object.
     """
     if optional and not file.exists():
         return {}

@@ -24,7 +24,7 @@ Width = int | tuple[int, int]
 class LayerShape:
     """Widths of one decoder layer. `kv_heads == 0`: no attention block; `ffn == 0`: no FFN block.
 
-    Args:
+    Attributes:
         experts: how many the FFN has, each of `ffn` channels; 0: all of the dense model's, if that has any.
     """
 
@@ -141,7 +141,7 @@ _NAMES_IN_FILES = {
 class ModelShape:
     """The dimensions of a dense decoder that parameters, bytes and levels follow from.
 
-    Args:
+    Attributes:
         layer: widths of each of its layers.
         attention_bias: of all four projections of an attention block.
         mlp_bias: of all projections of an FFN.

@@ -45,7 +45,7 @@ def open_tokenizer(directory: Path | str) -> Any:
 
 
 def check_own_code(directory: Path) -> None:
-    """Refuse a tokenizer that transformers would not load without code of its own.
+    """Refuses a tokenizer that transformers would not load without code of its own.
 
     Raises:
         UserError: it needs that.

@@ -13,7 +13,7 @@ from lathe.artefact.plan import LayerShape, Plan
 class WidthRules:
     """The rules that the widths of every layer of a model keep; `FREE` allows any.
 
-    Args:
+    Attributes:
         devices: The number of devices that share every layer as vLLM does: each has as many query heads and
             FFN channels as the others; KV heads are shared out, or each is on as many devices as the others.
         heads: Query heads of a device come in multiples of this.
@@ -41,7 +41,7 @@ class WidthRules:
         return self.allow_attention(layer.query_heads, layer.kv_heads) and self.allow_ffn(layer.ffn)
 
     def check(self, plan: Plan, name: str = "This plan") -> None:
-        """Refuse a plan that breaks them; `name` is what it is called.
+        """Refuses a plan that breaks them; `name` is what it is called.
 
         Raises:
             UserError: names the first layer that does, and the numbers of devices or the widths allowed.

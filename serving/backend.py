@@ -252,7 +252,7 @@ class Observer(Protocol):
         """A prompt of so many tokens has been prefilled."""
 
     def prefix(self, asked: int, found: int) -> None:
-        """Of a prompt of `asked` tokens, which is about to be prefilled, `found` are in the prefix cache."""
+        """A prompt of `asked` tokens is about to be prefilled; `found` of them are in the prefix cache."""
 
     def first_token(self, since_arrival: float) -> None:
         """The first token of an answer was generated."""

@@ -51,7 +51,7 @@ class StepBinding:
             self._bound.bind_output(name.replace("past_key_values", "present"), *place)
 
     def resize(self, tokens: np.ndarray, wanted: np.ndarray, logits: np.ndarray) -> None:
-        """Bind new `tokens` [B, S], positions [R, 2] of the wanted logits, their place, float32 [R, V]."""
+        """Binds new `tokens` [B, S], positions [R, 2] of the wanted logits, their place, float32 [R, V]."""
         self.tokens, self._wanted = tokens, np.ascontiguousarray(wanted, dtype=np.int64)
         self._bind_tokens()
         same = logits.ctypes.data == self._logits.ctypes.data and logits.shape == self._logits.shape
@@ -60,7 +60,7 @@ class StepBinding:
             self._output("logits", logits)
 
     def run(self, session: ort.InferenceSession) -> np.ndarray:
-        """Run one step; returns a copy of the logits, float32 [R, V]."""
+        """Runs one step; returns a copy of the logits, float32 [R, V]."""
         if not self._device.shares_memory:
             self._bind_lengths()
             self._bind_tokens()

@@ -17,7 +17,7 @@ from lathe.artefact.errors import UserError
 class Device:
     """A device that ONNX Runtime can use.
 
-    Args:
+    Attributes:
         name: ONNX Runtime's name of the memory.
         half: Whether the graph is run in float16.
         shares_memory: Whether the next run sees what is written into a bound array.

@@ -42,7 +42,7 @@ class Cache(ABC):
 
     @abstractmethod
     def copy(self, source: int, target: int, length: int) -> None:
-        """Copy at least the first `length` positions of a slot to another."""
+        """Copies at least the first `length` positions of a slot to another."""
 
     @abstractmethod
     def read(self, slot: int, start: int, stop: int) -> Any:
@@ -50,7 +50,7 @@ class Cache(ABC):
 
     @abstractmethod
     def write(self, slot: int, start: int, part: Any) -> None:
-        """Put back what was read, from position `start` on."""
+        """Puts back what was read, from position `start` on."""
 
 
 class HostCache(Cache):

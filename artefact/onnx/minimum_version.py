@@ -28,7 +28,7 @@ def check_version(needed: str, what: str) -> None:
         what: The graph or the model, as the user knows it.
 
     Raises:
-        UserError: The installed version is older.
+        UserError: the installed version is older.
     """
     if _numbers(INSTALLED) < _numbers(needed):
         raise UserError(

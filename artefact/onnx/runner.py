@@ -66,7 +66,7 @@ class OnnxRunner:
         threads: int | None = None,
         device: Device = CPU,
     ) -> None:
-        """Load `model_path` and allocate the whole cache.
+        """Loads `model_path` and allocates the whole cache.
 
         Raises:
             UserError: not a graph of Lathe's exporter, a size that it cannot run, too little memory, or a
@@ -97,7 +97,7 @@ class OnnxRunner:
         self._decodes: dict[int, StepBinding] = {}
 
     def prefill(self, slot: int, tokens: np.ndarray, logits: Literal["last", "all"] = "last") -> np.ndarray:
-        """Append `tokens` [S] to a slot; several calls make a chunked prefill.
+        """Appends `tokens` [S] to a slot; several calls make a chunked prefill.
 
         Returns float32 logits [1, V] after the last token, or [S, V] after each.
 
@@ -124,7 +124,7 @@ class OnnxRunner:
         return result
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
-        """Append one token to each of slots 0..n-1, n = len(tokens); returns float32 logits [n, V].
+        """Appends one token to each of slots 0..n-1, n = len(tokens); returns float32 logits [n, V].
 
         Raises:
             UserError: more tokens than slots, a token outside the vocabulary, or a slot that is full.
@@ -151,7 +151,7 @@ class OnnxRunner:
         return result
 
     def move(self, source: int, target: int) -> None:
-        """Move a slot's cached tokens to another slot, whose own are lost; `source` is left empty."""
+        """Moves a slot's cached tokens to another slot, whose own are lost; `source` is left empty."""
         self._check_slot(source)
         self._check_slot(target)
         if source == target:
@@ -181,7 +181,7 @@ class OnnxRunner:
         self.lengths[slot] = stop
 
     def reset(self, slot: int) -> None:
-        """Forget a slot's tokens."""
+        """Forgets a slot's tokens."""
         self._check_slot(slot)
         self.lengths[slot] = 0
 

@@ -49,7 +49,7 @@ _FORMATS: dict[str, RowFormat] = {}
 
 
 def row_format(*suffixes: str) -> Callable[[RowFormat], RowFormat]:
-    """Register a format for files with these suffixes."""
+    """Registers a format for files with these suffixes."""
 
     def decorate(function: RowFormat) -> RowFormat:
         _FORMATS.update(dict.fromkeys(suffixes, function))

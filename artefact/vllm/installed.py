@@ -19,7 +19,7 @@ def require_vllm() -> None:
     """Checks that a vLLM is installed that Lathe was made for.
 
     Raises:
-        UserError: There is none, or another version.
+        UserError: there is none, or another version.
     """
     found = _version()
     if found is None:

@@ -29,7 +29,7 @@ _WINDOW = 16
 
 @torch.inference_mode()
 def check_agreement(source: Checkpoint, whole: bool) -> str:
-    """Refuse a model that transformers reads otherwise; else what was compared, in words.
+    """Refuses a model that transformers reads otherwise; returns what was compared, in words.
 
     Args:
         source: the model.

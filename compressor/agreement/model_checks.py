@@ -72,7 +72,7 @@ def check_config(source: Checkpoint) -> Iterator[str]:
 
 
 def _check_builds(source: Checkpoint) -> None:
-    """Of the config, and of the model without its weights: what is only found when layers are made."""
+    """Checks the config and the model without its weights for what is only found when layers are made."""
     from transformers import AutoModelForCausalLM
 
     config = reference_config(source.path)

@@ -47,7 +47,7 @@ class Amount:
         return (self.windows - self.heldout) * self.window
 
     def check(self, text: str) -> None:
-        """Refuse what is too little to measure anything.
+        """Refuses what is too little to measure anything.
 
         Raises:
             UserError: with what there is and what is needed.
@@ -67,7 +67,12 @@ class Amount:
             )
 
     def shortages(self, text: str, channels: int) -> Iterator[str]:
-        """What a user should know. channels: of the widest projection, whose weights are fitted."""
+        """Yields warnings about too little text.
+
+        Args:
+            text: What the text is called in them.
+            channels: The input channels of the widest projection, whose weights are fitted.
+        """
         if self.windows < sum(heldout_windows(self.asked, self.window)):
             yield (
                 f"the calibration text {text} has {self.tokens:,} tokens to fit on, besides "

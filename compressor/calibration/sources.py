@@ -23,7 +23,7 @@ _REGISTRY: list[tuple[Callable[[str], bool], TextSource]] = []
 
 
 def text_source(claims: Callable[[str], bool]) -> Callable[[TextSource], TextSource]:
-    """Register a source for the arguments that `claims` accepts."""
+    """Registers a source for the arguments that `claims` accepts."""
 
     def decorate(source: TextSource) -> TextSource:
         _REGISTRY.append((claims, source))
@@ -85,7 +85,7 @@ def _is_list(argument: str) -> bool:
 
 
 def _named(argument: str) -> list[str]:
-    """Between commas; an empty part is not the directory that a program was started in."""
+    """Returns the parts between commas; an empty part is not the directory that a program was started in."""
     return [part for part in argument.split(",") if part]
 
 

@@ -94,7 +94,7 @@ def load_calibration(
         workers: The workers that let the model write.
 
     Raises:
-        UserError: There is too little text for two windows.
+        UserError: there is too little text for two windows.
     """
     windows, amount = text.windows, text.amount
     if windows is None:

@@ -194,7 +194,7 @@ class _Unnamed:
         weakref.finalize(self, self._file.close)
 
     def read(self, value: torch.Tensor, offset: int) -> None:
-        """Fill a contiguous tensor."""
+        """Fills a contiguous tensor."""
         memory = _memory(value)
         with self._refusals():
             while memory:

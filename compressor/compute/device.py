@@ -72,7 +72,7 @@ _AGAIN = "Run the command again when it is free, or without --device: what was f
 
 @contextmanager
 def out_of_memory_as_user_error(device: torch.device, remedy: str = _AGAIN) -> Iterator[None]:
-    """While this runs, a device whose memory is full ends it with a sentence.
+    """Ends the block with an error of one sentence where a device's memory is full.
 
     Raises:
         UserError: it was full.

@@ -61,7 +61,7 @@ def scores(
         progress: Is told of what was left out of the text, and how much is missing.
 
     Raises:
-        UserError: A model or the text cannot be read, the text is shorter than a window, a window is longer
+        UserError: a model or the text cannot be read, the text is shorter than a window, a window is longer
             than a model's context, or the models to compare split the text into different tokens.
     """
     everyone = [*models, against] if against else [*models]
@@ -91,7 +91,7 @@ def _window_length(models: Sequence[str], window: int) -> int:
     """Returns the length of windows: the one that was asked for, else the shortest context of all models.
 
     Raises:
-        UserError: It is longer than a model's context.
+        UserError: it is longer than a model's context.
     """
     contexts = {model: _context(model) for model in models}
     length = window or min(_LONGEST, *contexts.values())
@@ -108,7 +108,7 @@ def load_model(model: str, device: torch.device = CPU) -> Any:
     processor.
 
     Raises:
-        UserError: It cannot be loaded.
+        UserError: it cannot be loaded.
     """
     if (Path(model) / GRAPH).is_file() and not any(Path(model).glob("*.safetensors")):
         return OnnxModel(Path(model))
@@ -129,7 +129,7 @@ def load_tokenizer(model: str) -> Any:
     """Loads a checkpoint's own tokenizer.
 
     Raises:
-        UserError: It cannot be loaded.
+        UserError: it cannot be loaded.
     """
     register()
     return open_tokenizer(model)
@@ -139,7 +139,7 @@ def check_checkpoint(model: str) -> dict[str, Any]:
     """Reads the config.json of a checkpoint.
 
     Raises:
-        UserError: It is not a checkpoint directory, or has an adapter.
+        UserError: it is not a checkpoint directory, or has an adapter.
     """
     refuse_adapters(Path(model))
     try:

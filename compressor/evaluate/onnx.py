@@ -33,7 +33,7 @@ class OnnxModel:
         """Returns the float32 logits [B, T, V] of tokens [B, T], computed row by row.
 
         Raises:
-            UserError: The graph cannot be loaded, or T is more than its positions.
+            UserError: the graph cannot be loaded, or T is more than its positions.
         """
         from lathe.artefact.onnx.runner import OnnxRunner
 

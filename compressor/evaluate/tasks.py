@@ -72,7 +72,7 @@ class Tasks:
         Data files that a task names are looked up in its directory.
 
         Raises:
-            UserError: A model cannot be loaded, or a task cannot be run, for example without its data.
+            UserError: a model cannot be loaded, or a task cannot be run, for example without its data.
         """
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM

@@ -31,7 +31,7 @@ def is_artefact(path: Path) -> bool:
 
 
 def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int = 1) -> None:
-    """Copy an artefact into a directory that must not exist yet, and add vLLM's definition of it.
+    """Copies an artefact into a directory that must not exist yet, and adds vLLM's definition of it.
 
     Raises:
         UserError: another exporter was asked for, vLLM cannot serve the plan, or the output exists.

@@ -22,7 +22,7 @@ from lathe.compressor.model.families import Family, families
 class Export:
     """A subnet to write.
 
-    Args:
+    Attributes:
         source: the dense model.
         tensor: gives a pruned tensor (the plan's shape), float32, by checkpoint name.
         tensor_parallel: the number of devices that are to share every layer.
@@ -47,7 +47,7 @@ class Export:
 class Destination:
     """A way to serve, that plans can be made for.
 
-    Args:
+    Attributes:
         check: raises UserError where a model cannot be served so, from its config alone.
         multiple: what a projection reads on a device, its columns, comes in multiples of this.
     """
@@ -85,7 +85,7 @@ def as_stored(source: Checkpoint) -> Stored:
 class Exporter(Destination):
     """An export format.
 
-    Args:
+    Attributes:
         write: puts its files into an artefact directory. Raises UserError where the disk refuses.
         types: our model types that it knows.
         stored: what its values take; of quantized ones with the most scales.

@@ -60,7 +60,7 @@ def write_checkpoint(
     tensor: Callable[[str], torch.Tensor],
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write a checkpoint that loads through AutoModelForCausalLM, with or without Lathe installed.
+    """Writes a checkpoint that loads through AutoModelForCausalLM, with or without Lathe installed.
 
     `tensor` gives a pruned tensor by name; values are stored in `source.dtype`. Otherwise as `write_model`.
 
@@ -81,7 +81,7 @@ def write_model(
     tensor: Callable[[str], torch.Tensor],
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write tensors as they are to be stored, and what else a checkpoint of ours has.
+    """Writes tensors as they are to be stored, and what else a checkpoint of ours has.
 
     `tensor` is asked once for each name, in order; one tensor is in memory at a time. `config.json` is
     written last: a directory that has it is complete. An older checkpoint in `directory` is replaced.
@@ -103,7 +103,7 @@ def write_model(
 
 
 def _clear(directory: Path) -> None:
-    """Remove an older checkpoint's config and weights: transformers prefers a single file to newer shards."""
+    """Removes an older checkpoint's config and weights: transformers prefers one file to newer shards."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for file in (directory / "config.json", *directory.glob("model*.safetensors*")):
@@ -151,7 +151,7 @@ def _overrides(layer: LayerShape, dense: LayerShape) -> dict[str, int]:
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    """Copy the generation config, every tokenizer file and the licence.
+    """Copies the generation config, every tokenizer file and the licence.
 
     Raises:
         UserError: a file cannot be read or written.

@@ -27,7 +27,7 @@ class Scheme:
     Codes of 4 bits are packed into words and multiplied as floats; int8 codes are multiplied by int8
     activations.
 
-    Args:
+    Attributes:
         name: What vLLM calls it.
         bits: Of a code.
         group: Inputs that share a scale; None: all of a row.

@@ -19,7 +19,7 @@ _GIVE = "Give the output directory of `lathe compress`."
 class Refresh:
     """The changes of a refresh.
 
-    Args:
+    Attributes:
         replaced: Model files, by name.
         edited: Those of them that somebody changed after they were exported.
         manifest: Whether there is a manifest to renew.

@@ -29,7 +29,7 @@ class Entry(NamedTuple):
 def write_safetensors(
     path: Path, entries: Mapping[str, Entry], tensor: Callable[[str], torch.Tensor]
 ) -> None:
-    """Write the tensors of `entries`, asking `tensor` for one at a time, in their order.
+    """Writes the tensors of `entries`, asking `tensor` for one at a time, in their order.
 
     In the file the wider dtypes come first, so that readers find every value aligned.
 

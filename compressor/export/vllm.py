@@ -47,7 +47,7 @@ def export_vllm(directory: Path, job: Export) -> None:
 
 
 def write_plugin(folder: Path) -> None:
-    """Write the installable definition of our models.
+    """Writes the installable definition of our models.
 
     Raises:
         UserError: the file system refuses.

@@ -33,7 +33,7 @@ def saliency(weight: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
 class Scores:
     """Float64 scores of one layer's units.
 
-    Args:
+    Attributes:
         query: [N*H], rows of q with columns of o.
         kv: [K*H], rows of k and v.
         channels: [F].

@@ -20,7 +20,7 @@ class LatencyBackend(Protocol):
     export: str
 
     def build(self, directory: Path, source: Checkpoint, plan: Plan, layers: int) -> None:
-        """Write a model of this plan with random weights; `layers` is the length of the plan."""
+        """Writes a model of this plan with random weights; `layers` is the length of the plan."""
 
     def prepare(self, directory: Path, workload: Workload, threads: int | None) -> Callable[[], None]:
         """Returns a function that does one decode step (tpot) or one prefill (ttft) of a model.

@@ -60,7 +60,7 @@ class Profile:
 
     @classmethod
     def load(cls, path: Path) -> Profile:
-        """Read a profile.
+        """Reads a profile.
 
         Raises:
             UserError: the file cannot be read, or is no profile.

@@ -38,7 +38,7 @@ the second as a share of that."""
 class LatencyTable:
     """Milliseconds per term, the measured models they were fitted to, and a factor learnt from artefacts.
 
-    Args:
+    Attributes:
         fingerprint: the machine and the versions that it holds for.
         terms: milliseconds by the names of TERMS.
         rows: the models that were measured.
@@ -88,7 +88,7 @@ class LatencyTable:
         return replace(self, correction=self.correction * factor)
 
     def constraint(self, space: Space, limit_ms: float) -> Constraint:
-        """At most so many milliseconds, as a search takes it."""
+        """Returns the limit of so many milliseconds as a constraint of a search."""
         fixed = self.terms["step"] * self.correction
         return Constraint(
             "latency",

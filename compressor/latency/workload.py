@@ -19,7 +19,7 @@ METRICS = {
 class Workload:
     """The work whose latency is measured.
 
-    Args:
+    Attributes:
         metric: a key of METRICS: tpot, ttft or e2e.
         context: tokens in the cache (tpot) or in the prompt (ttft, e2e).
         output_tokens: of a whole request (e2e).
@@ -61,7 +61,7 @@ def fitted(workload: Workload, positions: int, defaulted: Collection[str]) -> Wo
         defaulted: Fields that nobody asked for, which are reduced to fit.
 
     Raises:
-        UserError: A field that was asked for does not fit.
+        UserError: a field that was asked for does not fit.
     """
     whole = workload.metric == "e2e"
     context, output = workload.context, workload.output_tokens

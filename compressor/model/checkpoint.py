@@ -48,7 +48,7 @@ _CHECKED = 2**22
 class Checkpoint:
     """A checkpoint directory whose config and headers have been checked; weights are read lazily.
 
-    Args:
+    Attributes:
         path: the directory.
         name: what it was called by.
         config: as one of our model (`Family.read`).
@@ -67,7 +67,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """It travels as its place: what it is of is opened again there, once."""
+        """Pickles the path; a process that unpickles it opens the checkpoint again, once."""
         return opened, (str(self.path),)
 
     @cached_property
@@ -176,7 +176,7 @@ class Table:
 
 
 def open_checkpoint(model: str) -> Checkpoint:
-    """Open a local checkpoint directory, or a hub name (fetched through huggingface_hub's cache).
+    """Opens a local checkpoint directory, or a hub name (fetched through huggingface_hub's cache).
 
     Checks the config, every safetensors header, and that each tensor of the family is there in its
     shape. Reads no weights.

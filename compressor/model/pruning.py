@@ -34,7 +34,7 @@ _NONE = torch.empty(0, dtype=torch.long)
 class ImportanceRanking:
     """Nested rankings of one layer, most valuable first: the subnet of width w is the first w.
 
-    Args:
+    Attributes:
         groups: [K] KV heads.
         heads: [K, N/K] query heads (dense indices) of every KV head, row k for KV head k.
         channels: [F]; of experts [E, F], row e for the channels of expert e, numbered through.

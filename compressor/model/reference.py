@@ -21,7 +21,7 @@ def load_dense(path: Path) -> Any:
 
 
 def check_found(path: Path, info: dict[str, Any]) -> None:
-    """Refuse a model in which transformers has made up weights, from what it says of its loading.
+    """Refuses a model in which transformers has made up weights, from what it says of its loading.
 
     Raises:
         UserError: names the first of them.

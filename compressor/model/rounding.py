@@ -32,7 +32,7 @@ _BLOCK = 2**22
 class QuantizedMatrix:
     """A matrix as codes times scales.
 
-    Args:
+    Attributes:
         codes: int8 [R, G * group]; the last group is filled up with zeros.
         scales: float32 [R, G].
         columns: C.

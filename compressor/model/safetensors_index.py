@@ -42,7 +42,7 @@ _DERIVED = ("rotary_emb.inv_freq", ".masked_bias")
 class TensorEntry:
     """The place of one tensor in a file, read from a safetensors header without touching its data.
 
-    Args:
+    Attributes:
         offset: bytes from the beginning of the file.
     """
 
@@ -52,7 +52,7 @@ class TensorEntry:
     offset: int
 
     def read(self, rows: slice = slice(None)) -> torch.Tensor:
-        """These rows of it, one after the other in the file; of a scalar, all.
+        """Returns these rows, one after the other in the file; of a scalar, all.
 
         Raises:
             OSError: the file cannot be read, or ends too early.
@@ -64,7 +64,7 @@ class TensorEntry:
         return found if self.shape else found[0]
 
     def rows(self, at: torch.Tensor) -> torch.Tensor:
-        """Those with these indices [...], of a matrix: [..., columns]. Each is read once.
+        """Returns the rows with these indices [...], of a matrix: [..., columns]. Each is read once.
 
         Raises:
             OSError: as `read`. IndexError: there is no such row.
@@ -105,7 +105,7 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
     """Parses and checks a safetensors header: length, JSON, dtypes, and that the data fills the file.
 
     Raises:
-        UserError: The file is missing, truncated or damaged.
+        UserError: the file is missing, truncated or damaged.
     """
     header, data_start, size = _read_json_header(file)
     entries, end = {}, data_start
@@ -132,7 +132,7 @@ def _read_json_header(file: Path) -> tuple[Any, int, int]:
     """Returns the header, the offset of the data behind it, and the size of the file.
 
     Raises:
-        UserError: The file cannot be read, or has no header.
+        UserError: the file cannot be read, or has no header.
     """
     try:
         size = file.stat().st_size
@@ -151,7 +151,7 @@ def _parse_entry(file: Path, name: str, item: Any, data_start: int) -> tuple[Ten
     """Returns the entry of a tensor, and the offset in the file where its data ends.
 
     Raises:
-        UserError: Its data does not have the size of its shape.
+        UserError: its data does not have the size of its shape.
     """
     shape, dtype, (begin, stop) = tuple(item["shape"]), item["dtype"], item["data_offsets"]
     count = 1

@@ -55,7 +55,7 @@ class Choice:
 
     @property
     def name(self) -> str:
-        """What is done, in words."""
+        """The treatment of the model, in words."""
         if self.keep == 1:
             return "dense" if self.format == FLOAT16 else f"quantize: {self.format}"
         pruned = f"prune to {self.keep:.0%}"
@@ -79,7 +79,7 @@ def advise(asked: CompressOptions, progress: Progress) -> dict[str, Any]:
     `--quantize` does it. `compress` does better than that, by its final reconstruction.
 
     Raises:
-        UserError: The input is bad, or a target cannot be reached.
+        UserError: the input is bad, or a target cannot be reached.
     """
     with tempfile.TemporaryDirectory() as scratch:
         tokens = min(asked.calibration_tokens, _TOKENS)

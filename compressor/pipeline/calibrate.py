@@ -126,7 +126,7 @@ def _check_agreement(context: RunContext) -> None:
     """Compares our forward pass with that of transformers, once for the model's files.
 
     Raises:
-        UserError: They differ.
+        UserError: they differ.
     """
     source, run_dir = context.preflight.source, context.run_dir
 

@@ -64,7 +64,7 @@ def check_texts(options: CompressOptions, source: Checkpoint, progress: ReadingL
     """Reads the texts of a run.
 
     Raises:
-        UserError: A text lies where the run writes, or is too short.
+        UserError: a text lies where the run writes, or is too short.
     """
     if options.calibration != SELF:
         for part in map(Path, parts_of(options.calibration)):
@@ -148,7 +148,7 @@ def read_plan(path: Path, space: Space, rules: WidthRules, experts: int = 0) -> 
         experts: The number of experts in a layer where the plan does not have one.
 
     Raises:
-        UserError: It cannot be read, or does not fit.
+        UserError: it cannot be read, or does not fit.
     """
     plan = Plan.load(path).with_experts(experts)
     if len(plan) != space.layers:

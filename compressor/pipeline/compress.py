@@ -35,7 +35,7 @@ def compress(options: CompressOptions, progress: Progress) -> Outcome:
     """Compresses a model to its targets; resumes what an earlier run of the same command left.
 
     Raises:
-        UserError: The input is bad, a target is unreachable, or the artefact fails its checks. What was
+        UserError: the input is bad, a target is unreachable, or the artefact fails its checks. What was
             at the output before is unchanged.
     """
     preflight = run_preflight(options, progress)

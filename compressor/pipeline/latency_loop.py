@@ -173,7 +173,7 @@ class LatencyLoop:
         """Searches and measures until a plan meets the target.
 
         Raises:
-            UserError: No plan does; the error has the nearest target that one meets.
+            UserError: no plan does; the error has the nearest target that one meets.
         """
         preflight = self.context.preflight
         while True:

@@ -78,7 +78,7 @@ def memory_plan(options: CompressOptions, source: Checkpoint) -> MemoryPlan:
     """Estimates the peaks of a run, and decides which way it will go.
 
     Raises:
-        UserError: It needs more than the given limit, or than the device or the machine has.
+        UserError: it needs more than the given limit, or than the device or the machine has.
     """
     limit = options.memory_limit or psutil.virtual_memory().available
     needs = _Needs(options, source)

@@ -18,7 +18,7 @@ def memory_limit(limit: int | None) -> Iterator[None]:
     """Makes the system refuse memory beyond a limit in bytes, for the duration of a block.
 
     Raises:
-        UserError: It had to refuse.
+        UserError: it had to refuse.
     """
     if limit is None:
         yield

@@ -23,7 +23,7 @@ def open_run(
     """Opens the run directory and starts the workers; closes both at the end of the block.
 
     Raises:
-        UserError: The run directory or the workers cannot be used, or memory ran out.
+        UserError: the run directory or the workers cannot be used, or memory ran out.
     """
     with (
         memory_limit(options.memory_limit),

@@ -131,7 +131,7 @@ class CompressOptions(CompressFields):
         """Returns the workload on a model with so many positions.
 
         Raises:
-            UserError: The given workload does not fit. A run that times and counts nothing reduces it to
+            UserError: the given workload does not fit. A run that times and counts nothing reduces it to
                 what fits.
         """
         required = self.runs or self.target_memory is not None

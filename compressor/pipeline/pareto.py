@@ -65,7 +65,7 @@ def write_front(options: CompressOptions, progress: Progress) -> dict[str, Any]:
         The document that was written into the output directory.
 
     Raises:
-        UserError: The input is bad, which is found before anything is read.
+        UserError: the input is bad, which is found before anything is read.
     """
     preflight = run_preflight(options, progress)
     with open_run(options, preflight, progress) as context:

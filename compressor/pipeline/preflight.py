@@ -127,7 +127,7 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
     """Checks the model, the text, the output and the disk, and that the target can be reached here.
 
     Raises:
-        UserError: One of them will not do; nothing has been written.
+        UserError: one of them will not do; nothing has been written.
     """
     check_output(options)
     method, backend = methods.get(options.method), backends.get(options.backend)
@@ -240,7 +240,7 @@ def _time(options: CompressOptions, found: PreflightResult) -> PreflightResult:
     """Returns the result with the latencies of dense and the smallest subnet, and the target.
 
     Raises:
-        UserError: The target is below what the smallest subnet takes.
+        UserError: the target is below what the smallest subnet takes.
     """
     dense, floor = _ends_ms(found)
     if options.open_ended:

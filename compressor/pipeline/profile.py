@@ -23,7 +23,7 @@ def make_profile(options: ProfileOptions, progress: Progress) -> Profile:
     """Measures or estimates the tables, and writes the profile.
 
     Raises:
-        UserError: The input is bad, which is found before anything is timed, or the file exists or cannot be
+        UserError: the input is bad, which is found before anything is timed, or the file exists or cannot be
             written.
     """
     _check_output(options)

@@ -57,7 +57,7 @@ class QualityLoop:
         """Returns the fastest of the subnets made that keep the quality.
 
         Raises:
-            UserError: None did.
+            UserError: none did.
         """
         allowed, left = self.allowed, _FIRST_GUESS
         best: Iteration | None = None

@@ -132,7 +132,7 @@ class FinishedLayers:
         """Reads a layer.
 
         Raises:
-            UserError: It is not there.
+            UserError: it is not there.
         """
         file = self.path / f"reformed-{self.name}-{index:03d}.safetensors"
         if not file.exists():

@@ -55,7 +55,7 @@ class RunDirectory:
         """Creates or reopens `<out>.run`.
 
         Raises:
-            UserError: It cannot be written, or another process is using it.
+            UserError: it cannot be written, or another process is using it.
         """
         self.path = out.with_name(out.name + ".run")
         self.resumed = self.path.is_dir() and any(self.path.iterdir())

@@ -84,7 +84,7 @@ class Verifier:
         Models that do not fit in memory are read layer by layer instead of loaded by transformers.
 
         Raises:
-            UserError: What was loaded is not what was planned, or the runtimes disagree.
+            UserError: what was loaded is not what was planned, or the runtimes disagree.
         """
         register()
         options, preflight, windows = self._context.options, self._context.preflight, self._windows
@@ -108,7 +108,7 @@ class Verifier:
         """Loads the artefact's checkpoint.
 
         Raises:
-            UserError: It does not have as many parameters as the plan.
+            UserError: it does not have as many parameters as the plan.
         """
         model: Any
         if self._context.preflight.memory.on_disk:
@@ -177,7 +177,7 @@ def _parity(model: Any, artefact: Path, window: torch.Tensor) -> float:
     """Returns the largest difference of the runtimes' logits, relative to their standard deviation.
 
     Raises:
-        UserError: It is too large.
+        UserError: it is too large.
     """
     from lathe.artefact.onnx.runner import OnnxRunner
 

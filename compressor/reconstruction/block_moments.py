@@ -28,7 +28,7 @@ _FACTOR_BATCHES = 2
 class Moments(NamedTuple):
     """Second moments of an output projection's input, alone and with its target output.
 
-    Args:
+    Attributes:
         heldout: Whether they are of the held-out windows.
         gram: Moments of the input.
         cross: Moments of the target output with the input.
@@ -48,7 +48,7 @@ class Moments(NamedTuple):
 class BlockPasses:
     """Runs one block, forward and backward, on some shards.
 
-    Args:
+    Attributes:
         runner: Runs the block.
         kind: "attention" or "ffn".
         dense: [B, T, ...] states of the dense model before the block.

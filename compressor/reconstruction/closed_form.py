@@ -133,7 +133,7 @@ class NestedLeastSquaresPruner:
         """Returns the number of kept columns and their order by rank.
 
         Raises:
-            ValueError: The columns do not lead the ranking.
+            ValueError: the columns do not lead the ranking.
         """
         ranks, by_rank = self._ranks[kept].sort()
         if len(ranks) and int(ranks[-1]) >= len(ranks):

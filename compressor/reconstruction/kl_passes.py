@@ -36,7 +36,7 @@ Vectors = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 class KLProblem(Sharded["KLPasses"]):
     """The problem of one round: KL(dense || subnet) on a text.
 
-    Args:
+    Attributes:
         model: The dense model.
         subnet: The present weights of the subnet's layers.
         windows: [B, T] tokens.

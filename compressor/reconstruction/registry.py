@@ -34,7 +34,7 @@ SolveProjection = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], to
 class ReconstructionTask:
     """The dense model, what is kept of it, and the text to fit on.
 
-    Args:
+    Attributes:
         shape: The dense model's dimensions.
         model: The dense model.
         selections: The kept heads and channels of each layer.

@@ -25,7 +25,7 @@ Finished = Mapping[str, torch.Tensor]
 class BlockPosition:
     """The position just before a block.
 
-    Args:
+    Attributes:
         index: The block's layer.
         kind: "attention" or "ffn".
         finished: Returns the finished layers below, by index.
@@ -46,7 +46,7 @@ class BlockPosition:
         """Returns the subnet's tensors of a block below.
 
         Raises:
-            UserError: The block is not finished.
+            UserError: the block is not finished.
         """
         if block == 2 * self.index:
             return self.attention
@@ -63,7 +63,7 @@ class BlockPosition:
 class SequentialPass(Sharded["ResidualStreams"]):
     """One pass of the text through the layers, block by block.
 
-    Args:
+    Attributes:
         model: The dense model.
         windows: [B, T] tokens.
         heldout: [B] bool.

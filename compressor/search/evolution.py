@@ -20,7 +20,7 @@ _OFFSPRING, _SURVIVORS, _PARENTS = 24, 6, 4
 class Moves:
     """Changes of one block by one level.
 
-    Args:
+    Attributes:
         space: The levels of blocks.
         constraints: All of them have to hold.
         sensitivities: Object array [blocks] of [levels]. Of a few blocks drawn at random, the one whose

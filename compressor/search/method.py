@@ -31,7 +31,7 @@ _NOT_SENT = ("constraints", "trace", "progress", "workers")
 class Problem:
     """The problem that every search is given.
 
-    Args:
+    Attributes:
         source: The dense model's checkpoint.
         model: The dense model: its layers, and what comes before and after them.
         space: The levels that plans are made of.
@@ -99,7 +99,7 @@ class Problem:
 class SearchResult:
     """The winner of a search.
 
-    Args:
+    Attributes:
         plan: Its widths.
         selections: The heads and channels that it keeps, layer by layer.
         fitness: KL(dense || subnet) in nats per token, or another criterion of the search.
@@ -116,7 +116,7 @@ class SearchResult:
 class Method:
     """A search with the importance method and the final reconstruction that belong to it.
 
-    Args:
+    Attributes:
         name: The value of `--method`.
         importance: The name of its importance method in `importance_methods`.
         reconstruction: The name of its final reconstruction in `reconstructions`.

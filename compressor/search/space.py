@@ -22,7 +22,7 @@ Level = Heads | Width
 class Space:
     """Levels of a layer's two blocks, widest first, the dropped block last.
 
-    Args:
+    Attributes:
         attention: (query heads, KV heads).
         ffn: Channels, or (experts, channels of each).
         layers: The number of layers.
@@ -76,7 +76,7 @@ def make_space(shape: ModelShape, rules: WidthRules = FREE) -> Space:
     dropped.
 
     Raises:
-        UserError: The dense model itself breaks the rules.
+        UserError: the dense model itself breaks the rules.
     """
     rules.check(shape.dense_plan, "The dense model")
     dense = shape.layer
@@ -110,7 +110,7 @@ def _counts(shape: ModelShape) -> list[int]:
 class Constraint:
     """An additive budget: `fixed` plus the sum over blocks must not exceed `limit`.
 
-    Args:
+    Attributes:
         name: The name of the budget.
         unit: The unit of all costs.
         limit: The most that a model may cost.

@@ -19,7 +19,7 @@ from lathe.compressor.statistics.collect import LayerAccumulators, batches_of, c
 class CalibrationPass(Sharded["LayerCollector"]):
     """One pass of the calibration text through the dense model.
 
-    Args:
+    Attributes:
         model: The dense model.
         windows: [B, T] tokens.
         heldout: [B] bool.

@@ -45,7 +45,7 @@ class LastingStatistics(Protocol):
 class LayerStatistics:
     """Mean second moments of one dense layer, float64.
 
-    Args:
+    Attributes:
         attention: Moments of o_proj's input, tokens weighted as `output_projection.py` says, [N*H, N*H].
         attention_heldout: The same on windows that nothing is fitted on.
         attention_input: Moments of the input of q, k and v, which the paper's score needs, [D, D].

@@ -20,7 +20,7 @@ LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
 class Address:
     """The address of an API, in parts.
 
-    Args:
+    Attributes:
         root: scheme, host and path, up to the version.
         versions: the versions that may follow, the likeliest first.
         query: the text behind a question mark.

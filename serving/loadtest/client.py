@@ -22,7 +22,7 @@ from lathe.serving.loadtest.sse import EventReader, MalformedStreamError
 class Target:
     """A server under test.
 
-    Args:
+    Attributes:
         url: scheme, host and path, up to the version of its API.
         model: the model's name.
         api_key: the key that it asks for.

@@ -34,7 +34,7 @@ UNKNOWN = re.compile(
 class Dialect:
     """How request bodies are changed for a server.
 
-    Args:
+    Attributes:
         extra: the user's own fields; a null leaves a field out.
         length_field: the name of the field for the number of output tokens.
         dropped: fields that the server refused.

@@ -24,7 +24,7 @@ def _ignore(_: Sample) -> None:
 class RoundSpec:
     """One round of load.
 
-    Args:
+    Attributes:
         http: the client that sends the requests.
         target: the server.
         load: how many requests are sent, and when.

@@ -40,7 +40,7 @@ THROUGHPUTS = ("output_tokens_per_second", "requests_per_second", "total_tokens_
 class Round:
     """One measured round.
 
-    Args:
+    Attributes:
         samples: its requests.
         client_cpu_s: seconds of processor time that this client used; None: unknown.
         stopped_early: why it ended before its time; None: it did not.

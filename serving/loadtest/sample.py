@@ -23,7 +23,7 @@ class RequestError(Exception):
 class Sample:
     """One request and its answer. All times are in seconds.
 
-    Args:
+    Attributes:
         sent_s: when it was sent, from the start of the round; all other times are from this moment.
         late_s: how much later than its arrival time that was.
         chunk_s: the arrival of each chunk that carried tokens.

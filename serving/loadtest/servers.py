@@ -104,7 +104,7 @@ def _last_words(log: IO[bytes]) -> str:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the server to end, wait, and only then force it. A second Ctrl-C forces it at once."""
+    """Asks the server to end, waits, and only then forces it. A second Ctrl-C forces it at once."""
     process.terminate()
     try:
         process.wait(STOP_SECONDS)

@@ -41,7 +41,7 @@ class Serving:
 class Setup:
     """The settings of a load test besides the load.
 
-    Args:
+    Attributes:
         prompts: which prompts are sent.
         serving: how directories are served.
         model: the name of the model to ask a URL for; None: the first that it lists.

@@ -51,7 +51,7 @@ class Workers(Protocol):
         """
 
     def close(self) -> None:
-        """Let the workers go."""
+        """Lets the workers go."""
 
 
 class LocalWorkers:

@@ -43,7 +43,7 @@ class RayWorkers:
     """Workers of a Ray cluster, which it starts or joins."""
 
     def __init__(self, place: RayConfig) -> None:
-        """Start or join the cluster and have every worker up.
+        """Starts or joins the cluster and waits until every worker is up.
 
         Raises:
             UserError: there is no such cluster, or no worker came up.
@@ -147,7 +147,7 @@ class RayWorkers:
             yield [value for part in step for value in part]
 
     def close(self) -> None:
-        """Let the workers go, and end the cluster if it is this run's own."""
+        """Lets the workers go, and ends the cluster if it is this run's own."""
         ray.shutdown()
         self._scratch.cleanup()
 
@@ -195,7 +195,7 @@ class RayWorkers:
             error: The reason.
 
         Raises:
-            UserError: Too many were lost, or nobody is left.
+            UserError: too many were lost, or nobody is left.
         """
         name, at = self._names.pop(worker), self._alive.index(worker)
         if lost >= _LIVES:

@@ -15,7 +15,7 @@ from lathe.artefact.errors import UserError
 class RayConfig:
     """A cluster of this run's own with so many workers, or the address of a running one.
 
-    Args:
+    Attributes:
         workers: The number of workers of an own cluster.
         address: The address of a running cluster.
         threads: Threads of each worker; None: the cores are shared out.

@@ -44,7 +44,7 @@ def build_onnx(
     tensor: Tensors,
     matrices: Callable[[GraphWriter], Matrices] = Plain,
 ) -> None:
-    """Write `model.onnx` and `model.onnx.data` into `directory`.
+    """Writes `model.onnx` and `model.onnx.data` into `directory`.
 
     `config` is the dense model's config.json document; `tensor` gives a pruned tensor, float32, by its
     checkpoint name, and is asked once for each, block by block.

@@ -18,7 +18,7 @@ from lathe.compressor.export.onnx.writer import MICROSOFT, GraphWriter
 class Experts:
     """The parts of an FFN of experts.
 
-    Args:
+    Attributes:
         value: what it reads.
         logits: of its router, [tokens, E].
         gate_up: [E, 2F, D] rows of gate and up in turn, as the operators' CPU kernels read them.

@@ -27,7 +27,7 @@ def random_onnx(
     seed: int = 0,
     matrices: Callable[[GraphWriter], Matrices] = Plain,
 ) -> None:
-    """Write the graph of `plan` with small random weights (norms are one), as fast as the disk allows.
+    """Writes the graph of `plan` with small random weights (norms are one), as fast as the disk allows.
 
     Every tensor is a window, at its own offset, of one pool of 4 Mi values that repeats for ever.
 

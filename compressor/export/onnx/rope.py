@@ -23,7 +23,7 @@ _FIXED_TYPES = ("default", "linear", "llama3", "yarn")
 
 
 def check_rope(config: Mapping[str, Any]) -> None:
-    """Refuse what a fixed table cannot reproduce.
+    """Refuses what a fixed table cannot reproduce.
 
     Raises:
         UserError: a rope type whose frequencies change with the sequence length.

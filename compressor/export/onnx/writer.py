@@ -53,7 +53,7 @@ class GraphWriter:
         domain: str = "",
         **attributes: Any,
     ) -> str:
-        """Add a node, named after its first output, which is returned.
+        """Adds a node, named after its first output, which is returned.
 
         Inputs that are left out have empty names. At the end of the list none is written: ONNX Runtime takes
         them there, OpenVINO (2026.4) refuses the model.
@@ -65,7 +65,7 @@ class GraphWriter:
         return outputs[0]
 
     def weight(self, name: str, value: torch.Tensor) -> str:
-        """Append a weight to the data file; the tensor is not kept."""
+        """Appends a weight to the data file; the tensor is not kept."""
         self.weight_bytes += value.nbytes
         return self.constant(name, value)
 
@@ -78,7 +78,7 @@ class GraphWriter:
         return name
 
     def constant(self, name: str, value: torch.Tensor) -> str:
-        """Append what is not a weight of the model: a table, a shape."""
+        """Appends what is not a weight of the model: a table, a shape."""
         proto = TensorProto(name=name, data_type=_TYPES[value.dtype], dims=list(value.shape))
         content = value.detach().contiguous().view(-1).view(torch.uint8).numpy().data
         if len(content) < _INLINE_LIMIT:
@@ -106,7 +106,7 @@ class GraphWriter:
 
 @contextmanager
 def graph_writer(directory: Path, expected_bytes: int) -> Iterator[GraphWriter]:
-    """Write `model.onnx` and `model.onnx.data` into `directory` from what is added in the block.
+    """Writes `model.onnx` and `model.onnx.data` into `directory` from what is added in the block.
 
     Both files appear complete or not at all, the data first; an older graph goes before its data does.
 

@@ -101,7 +101,7 @@ class _Decode:
 
 
 def _begin(engine: Any, batch: int, prompt: int, answer: int) -> list[str]:
-    """Ask for `answer` tokens after each of `batch` prompts; returns when each has its first."""
+    """Asks for `answer` tokens after each of `batch` prompts; returns when each has its first."""
     from vllm import SamplingParams
 
     sampling = SamplingParams(max_tokens=answer, temperature=0.0, ignore_eos=True, detokenize=False)

@@ -22,7 +22,7 @@ class Family:
 
     Module paths are those of our exported model (`lathe.compressor.model.names`).
 
-    Args:
+    Attributes:
         model_type: The Hugging Face model type.
         description: The names that people use for its models.
         exported_type: The model type of our uneven checkpoints.
@@ -69,7 +69,7 @@ class Family:
         where they are never in use.
 
         Raises:
-            UserError: It sets something that changes what the model computes and that ours does not have.
+            UserError: it sets something that changes what the model computes and that ours does not have.
         """
         whole = {**self.config_defaults, **config}
         try:
@@ -87,7 +87,7 @@ class Family:
         """Returns the dimensions from a document that `read` gave.
 
         Raises:
-            UserError: A dimension is missing or impossible.
+            UserError: a dimension is missing or impossible.
         """
         try:
             shape = _shape(config)
@@ -159,7 +159,7 @@ def resolve(config: Mapping[str, Any]) -> Family:
     """Returns the family of a config.json document, by its `model_type`.
 
     Raises:
-        UserError: There is no `model_type`, or one that no family declares.
+        UserError: there is no `model_type`, or one that no family declares.
     """
     model_type = config.get("model_type")
     if isinstance(model_type, str) and model_type in families.known():

@@ -20,7 +20,7 @@ class Stack:
 
     Its shape is [E, inputs, outputs], or [E, outputs] for biases.
 
-    Args:
+    Attributes:
         name: Of the checkpoint's tensor.
         axis: The axis of ours along which experts lie.
         first: The first of its outputs that is in ours.

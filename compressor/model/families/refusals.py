@@ -52,7 +52,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 def refuse_other_maths(
     config: Mapping[str, Any], own: Mapping[str, Any], model_type: str, ropes: tuple[str, ...], partial: bool
 ) -> None:
-    """Refuse what would silently become another model.
+    """Refuses what would silently become another model.
 
     Args:
         config: of the model.
@@ -86,7 +86,7 @@ def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_others_settings(config: Mapping[str, Any], own: Mapping[str, Any], model_type: str) -> None:
-    """Refuse settings of our model that a family does not have itself (`own`): it would be read as another.
+    """Refuses settings of our model that a family does not have itself (`own`): it would be read as another.
 
     Raises:
         UserError: names the setting and its value.

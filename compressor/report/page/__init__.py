@@ -36,7 +36,7 @@ def write_page(artefact: Path, page: Path, out: str | None = None) -> None:
         out: The artefact's directory as commands on the page name it.
 
     Raises:
-        UserError: There is no report, it is none of ours, or the page cannot be written.
+        UserError: there is no report, it is none of ours, or the page cannot be written.
     """
     facts = Facts(read_report(artefact), _trace(artefact / "trace.jsonl"), out or str(artefact))
     try:
@@ -73,7 +73,7 @@ def read_report(artefact: Path) -> Report:
     """Reads report.json of an artefact.
 
     Raises:
-        UserError: It cannot be read, or is not a report.
+        UserError: it cannot be read, or is not a report.
     """
     try:
         report = json.loads((artefact / REPORT).read_text(encoding="utf-8"))
@@ -88,7 +88,7 @@ def _trace(path: Path) -> list[dict[str, Any]]:
     """Reads the evaluations of the search; none where there is no trace.
 
     Raises:
-        UserError: It cannot be read.
+        UserError: it cannot be read.
     """
     if not path.exists():
         return []

@@ -162,7 +162,7 @@ def check(shape: ModelShape) -> None:
     """Refuses mixtures of experts, which the paper does not cover.
 
     Raises:
-        UserError: The model has experts.
+        UserError: the model has experts.
     """
     if shape.experts:
         raise UserError("the paper's method is not for mixtures of experts", "Leave out --method paper.")
