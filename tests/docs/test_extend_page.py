@@ -12,7 +12,7 @@ import pytest
 from lathe.artefact.registry import Registry
 from lathe.compressor.export.layout import pruned_tensors
 from support.plugins import install
-from support.tiny_llama import PLANS, checkpoint, cut
+from support.tiny_llama import PLANS, checkpoint, pruned
 
 PAGE = (Path(__file__).parents[2] / "docs/how-to/extend.md").read_text()
 
@@ -26,7 +26,7 @@ def exporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_example_writes_every_tensor_of_the_subnet(tmp_path: Path, exporter: Any) -> None:
-    job = cut(checkpoint(tmp_path / "dense"), PLANS["no attention middle"])
+    job = pruned(checkpoint(tmp_path / "dense"), PLANS["no attention middle"])
     out = tmp_path / "out"
     out.mkdir()
     exporter.write(out, job)

@@ -11,7 +11,7 @@ from vllm import LLM
 
 from conftest import DEMO
 from lathe.compressor.export.checkpoint import export_checkpoint
-from support.tiny_llama import PLANS, checkpoint, cut
+from support.tiny_llama import PLANS, checkpoint, pruned
 
 TEXTS = (
     "The boy went to the",
@@ -36,7 +36,7 @@ def counted(llm: LLM) -> dict[str, float]:
 
 def test_a_random_draft_changes_no_answer(tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "dense", **TINY)
-    export_checkpoint(tmp_path / "draft", cut(source, PLANS["mixed"]))
+    export_checkpoint(tmp_path / "draft", pruned(source, PLANS["mixed"]))
     with engine(source.path) as llm:
         alone = ask(llm, prompts(), score_prompts=False)
     with engine(source.path, speculative_config=speculation(tmp_path / "draft")) as llm:

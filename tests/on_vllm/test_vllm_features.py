@@ -10,7 +10,7 @@ from test_vllm_parity import EXACT, TINY
 from torch import nn
 
 from lathe.compressor.export.checkpoint import export_checkpoint
-from support.tiny_llama import PLANS, checkpoint, cut, reference
+from support.tiny_llama import PLANS, checkpoint, pruned, reference
 
 BLOCK = 128  # tokens of a cache block on CPU: what prefix caching shares
 
@@ -20,7 +20,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
     """A checkpoint with every kind of unevenness, and its reference."""
     directory = tmp_path_factory.mktemp("mixed")
     source = checkpoint(directory / "dense", **TINY)
-    export_checkpoint(directory / "out", cut(source, PLANS["mixed"]))
+    export_checkpoint(directory / "out", pruned(source, PLANS["mixed"]))
     return directory / "out", reference(source, PLANS["mixed"])
 
 
@@ -44,7 +44,7 @@ def test_chunked_prefill(mixed: tuple[Path, nn.Module]) -> None:
 
 def test_equal_memory_holds_more_tokens(tmp_path: Path, mixed: tuple[Path, nn.Module]) -> None:
     """4 KV heads in each of four layers, against 3 and 2 in two: a token takes 5 heads' memory, not 16."""
-    export_checkpoint(tmp_path, cut(checkpoint(tmp_path / "dense", **TINY), PLANS["dense"]))
+    export_checkpoint(tmp_path, pruned(checkpoint(tmp_path / "dense", **TINY), PLANS["dense"]))
     blocks = []
     for directory in (tmp_path, mixed[0]):
         with engine(directory, num_gpu_blocks_override=None) as llm:
@@ -54,6 +54,6 @@ def test_equal_memory_holds_more_tokens(tmp_path: Path, mixed: tuple[Path, nn.Mo
 
 def test_a_head_size_without_a_kernel_is_refused_at_the_start(tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "dense", **TINY | {"head_dim": 16})
-    export_checkpoint(tmp_path / "out", cut(source, PLANS["mixed"]))
+    export_checkpoint(tmp_path / "out", pruned(source, PLANS["mixed"]))
     with pytest.raises(ValueError, match="no CPU attention kernel for heads of size 16; it has them for 32"):
         engine(tmp_path / "out").__enter__()

@@ -15,7 +15,7 @@ from vllm.lora.request import LoRARequest
 
 from lathe.artefact.modeling import register
 from lathe.compressor.export.checkpoint import export_checkpoint
-from support.tiny_llama import PLANS, checkpoint, cut
+from support.tiny_llama import PLANS, checkpoint, pruned
 
 RANK, ALPHA = 8, 16
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -47,7 +47,7 @@ def save_and_merge(model: nn.Module, directory: Path) -> None:
 
 def test_an_adapter_is_what_it_is_merged(tmp_path: Path) -> None:
     source, subnet = checkpoint(tmp_path / "dense", **TINY), PLANS["mixed"]
-    export_checkpoint(tmp_path / "out", cut(source, subnet))
+    export_checkpoint(tmp_path / "out", pruned(source, subnet))
     register()
     plain, merged = (
         AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval() for _ in range(2)

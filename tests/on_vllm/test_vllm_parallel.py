@@ -11,7 +11,7 @@ from test_vllm_parity import EXACT, TINY
 
 from lathe.compressor.export.checkpoint import export_checkpoint
 from support.tiny_families import family_checkpoint, first_of_each, zeroed
-from support.tiny_llama import DENSE, checkpoint, cut, plan, reference
+from support.tiny_llama import DENSE, checkpoint, plan, pruned, reference
 
 EVEN_COUNTS = plan((4, 2, 96), (0, 0, 40), (2, 1, 34), (8, 4, 0))
 STAGES = plan((0, 0, 0), DENSE, (0, 0, 33), (3, 3, 17))
@@ -32,7 +32,7 @@ def test_two_processes(
 ) -> None:
     monkeypatch.setitem(os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     source = checkpoint(tmp_path / "dense", **TINY)
-    export_checkpoint(tmp_path / "out", cut(source, subnet))
+    export_checkpoint(tmp_path / "out", pruned(source, subnet))
     with engine(tmp_path / "out", distributed_executor_backend="mp", **options) as llm:
         found = distance(reference(source, subnet), ask(llm, prompts()))
     assert found.misses == []

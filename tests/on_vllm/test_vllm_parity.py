@@ -10,7 +10,7 @@ from answers import NEW, Distance, ask, distance, engine, prompts
 
 from lathe.compressor.export.checkpoint import export_checkpoint
 from lathe.compressor.model.checkpoint import Checkpoint
-from support.tiny_llama import PLANS, VARIANTS, checkpoint, cut, reference
+from support.tiny_llama import PLANS, VARIANTS, checkpoint, pruned, reference
 
 TINY = {"head_dim": 32, "max_position_embeddings": 512}
 EXACT = 1e-4
@@ -26,7 +26,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
 
 def served(directory: Path, source: Checkpoint, plan: str, **options: object) -> Distance:
     """A batch of ragged prompts: what vLLM makes of the checkpoint, against the zeroed dense model."""
-    export_checkpoint(directory, cut(source, PLANS[plan]))
+    export_checkpoint(directory, pruned(source, PLANS[plan]))
     with engine(directory, **options) as llm:
         answers = ask(llm, prompts())
     assert [len(answer.new) for answer in answers] == [NEW] * len(answers)
@@ -55,7 +55,7 @@ def test_other_head_sizes(tmp_path: Path, head_dim: int) -> None:
 
 
 def test_the_comparison_notices_one_wrong_layer(tmp_path: Path, sources: dict[str, Checkpoint]) -> None:
-    export_checkpoint(tmp_path, cut(sources["plain"], PLANS["ffn"]))
+    export_checkpoint(tmp_path, pruned(sources["plain"], PLANS["ffn"]))
     with engine(tmp_path) as llm:
         found = distance(reference(sources["plain"], PLANS["dense"]), ask(llm, prompts()))
     assert found.misses

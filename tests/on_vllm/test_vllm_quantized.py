@@ -27,7 +27,7 @@ from lathe.compressor.export.artefact import is_artefact
 from lathe.compressor.export.checkpoint import export_checkpoint
 from lathe.compressor.export.compressed_tensors import SCHEMES, pack, round_matrix
 from lathe.compressor.export.quantized import export_quantized
-from support.tiny_llama import DENSE, VARIANTS, checkpoint, cut, plan
+from support.tiny_llama import DENSE, VARIANTS, checkpoint, plan, pruned
 
 EVEN = plan(DENSE, DENSE, DENSE, DENSE)
 UNEVEN = plan((0, 0, 32), (3, 3, 64), (0, 0, 0), (4, 2, 0))
@@ -40,7 +40,7 @@ NO_AMX = {"hidden_size": 72}
 def quantized(directory: Path, subnet: Plan, scheme: str, **changes: Any) -> Path:
     """An artefact of a random model, exported by us."""
     source = checkpoint(directory / "dense", **TINY | changes)
-    export_checkpoint(directory / "artefact", cut(source, subnet))
+    export_checkpoint(directory / "artefact", pruned(source, subnet))
     write_json(directory / "artefact" / "plan.json", subnet.to_json())
     export_quantized(str(directory / "artefact"), directory / scheme, scheme=scheme)
     return directory / scheme

@@ -15,7 +15,7 @@ from test_vllm_parity import EXACT, TINY
 from conftest import ENVIRONMENT
 from lathe.compressor.export.checkpoint import export_checkpoint
 from lathe.compressor.model.checkpoint import Checkpoint
-from support.tiny_llama import PLANS, checkpoint, cut, reference
+from support.tiny_llama import PLANS, checkpoint, pruned, reference
 
 SERVED, REFUSED = ["ffn", "groups", "no ffn last"], "no attention middle"
 SCRIPT = """
@@ -41,7 +41,7 @@ def given(source: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[
     root, names = tmp_path_factory.mktemp("plans"), [*SERVED, REFUSED]
     directories = {name: root / name.replace(" ", "_") for name in names}
     for name, directory in directories.items():
-        export_checkpoint(directory, cut(source, PLANS[name]))
+        export_checkpoint(directory, pruned(source, PLANS[name]))
     paths = [Path(__file__).parent, Path(__file__).parents[1], Path(__file__).parents[2]]
     environment = (
         os.environ

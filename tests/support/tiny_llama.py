@@ -85,8 +85,8 @@ def checkpoint(directory: Path, **changes: Any) -> Checkpoint:
     return open_checkpoint(str(directory))
 
 
-def cut(source: Checkpoint, subnet: Plan) -> Export:
-    """The job of a subnet that keeps the first groups, heads and channels of each layer."""
+def pruned(source: Checkpoint, subnet: Plan) -> Export:
+    """Returns the export of a subnet that keeps the first groups, heads and channels of each layer."""
     head_dim = source.shape.head_dim
 
     def tensor(name: str) -> torch.Tensor:

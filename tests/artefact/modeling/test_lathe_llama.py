@@ -27,8 +27,8 @@ from support.tiny_llama import (
     VARIANTS,
     VOCAB,
     checkpoint,
-    cut,
     plan,
+    pruned,
     reference,
     tokens,
 )
@@ -43,7 +43,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
 
 def uneven(source: Checkpoint, subnet: Plan) -> LatheLlamaForCausalLM:
     model = LatheLlamaForCausalLM(LatheLlamaConfig(**uneven_config(source, subnet))).eval()
-    tensor = cut(source, subnet).tensor
+    tensor = pruned(source, subnet).tensor
     state = {name: tensor(name) for name, _ in pruned_tensors(source.shape, subnet)}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected

@@ -14,7 +14,7 @@ from lathe.artefact.onnx import kv_cache as memory
 from lathe.artefact.onnx.runner import OnnxRunner
 from lathe.compressor.export.onnx import export_onnx
 from lathe.compressor.model.checkpoint import Checkpoint
-from support.tiny_llama import PLANS, VARIANTS, VOCAB, checkpoint, cut, reference, tokens
+from support.tiny_llama import PLANS, VARIANTS, VOCAB, checkpoint, pruned, reference, tokens
 
 CASES = [("plain", name) for name in PLANS] + [
     (variant, name) for variant in VARIANTS if variant != "plain" for name in ("mixed", "whole layers")
@@ -31,7 +31,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
 @pytest.fixture(scope="module")
 def graph(sources: dict[str, Checkpoint], tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("mixed")
-    export_onnx(directory, cut(sources["plain"], PLANS["mixed"]))
+    export_onnx(directory, pruned(sources["plain"], PLANS["mixed"]))
     return directory / "onnx" / "model.onnx"
 
 
@@ -52,7 +52,7 @@ def test_a_cache_that_memory_does_not_hold_is_refused_before_it_is_filled(
     sources: dict[str, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variant, name = CASES[0]
-    export_onnx(tmp_path, cut(sources[variant], PLANS[name]))
+    export_onnx(tmp_path, pruned(sources[variant], PLANS[name]))
     monkeypatch.setattr(memory, "free_bytes", lambda: 1000)
     with pytest.raises(UserError, match="a KV cache of .* does not fit into .* Lower --max-batch"):
         runner(tmp_path / "onnx" / "model.onnx")
@@ -71,7 +71,7 @@ def test_prefill_chunks_and_ragged_decode_equal_torch(
     sources: dict[str, Checkpoint], tmp_path: Path, variant: str, name: str
 ) -> None:
     source = sources[variant]
-    export_onnx(tmp_path, cut(source, PLANS[name]))
+    export_onnx(tmp_path, pruned(source, PLANS[name]))
     model = runner(tmp_path / "onnx" / "model.onnx")
     rows = [sequence(50, seed) for seed in range(3)]
     starts, expected = (5, 23, 1), [torch_logits(source, name, row) for row in rows]

@@ -20,7 +20,7 @@ from lathe.compressor.export import Export, exporters
 from lathe.compressor.export.checkpoint import write_checkpoint
 from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.model.checkpoint import Checkpoint
-from support.tiny_llama import DENSE, PLANS, VARIANTS, checkpoint, cut, plan, reference, tokens
+from support.tiny_llama import DENSE, PLANS, VARIANTS, checkpoint, plan, pruned, reference, tokens
 
 LOAD = """
 import sys
@@ -47,7 +47,7 @@ def source(tmp_path: Path) -> Checkpoint:
 
 
 def write(directory: Path, source: Checkpoint, name: str, **options: int) -> Path:
-    job = cut(source, PLANS[name])
+    job = pruned(source, PLANS[name])
     write_checkpoint(directory, source, job.plan, job.tensor, **options)
     return directory
 
@@ -127,7 +127,7 @@ def test_shards_split_between_tensors_and_load(tmp_path: Path, source: Checkpoin
 
 def test_values_are_rounded_to_the_dtype_of_the_source(tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "dense", dtype=torch.bfloat16)
-    job = cut(source, PLANS["mixed"])
+    job = pruned(source, PLANS["mixed"])
     precise = Export(source, job.plan, lambda name: job.tensor(name) * 1.001)
     write_checkpoint(tmp_path / "out", source, precise.plan, precise.tensor)
     with safe_open(tmp_path / "out" / "model.safetensors", framework="pt") as handle:
@@ -182,7 +182,7 @@ def test_a_plan_of_another_depth_is_refused(tmp_path: Path, source: Checkpoint) 
 def test_exporters_are_found_by_name(tmp_path: Path, source: Checkpoint) -> None:
     assert {"checkpoint", "onnx"} <= set(exporters.known())
     for name in ("checkpoint", "onnx"):
-        exporters.get(name).write(tmp_path / "out", cut(source, PLANS["mixed"]))
+        exporters.get(name).write(tmp_path / "out", pruned(source, PLANS["mixed"]))
     assert (tmp_path / "out" / "onnx" / "model.onnx").exists()
     assert (tmp_path / "out" / "config.json").exists()
     with pytest.raises(UserError, match="no exporter `onyx`"):

@@ -31,14 +31,14 @@ from support.tiny_llama import (
     PLANS,
     VARIANTS,
     checkpoint,
-    cut,
+    pruned,
     reference,
     tokens,
 )
 
 
 def export(directory: Path, name: str, **changes: Any) -> onnx.ModelProto:
-    export_onnx(directory, cut(checkpoint(directory / "dense", **changes), PLANS[name]))
+    export_onnx(directory, pruned(checkpoint(directory / "dense", **changes), PLANS[name]))
     return onnx.load(directory / "onnx" / "model.onnx", load_external_data=False)
 
 

@@ -32,7 +32,7 @@ from lathe.compressor.model.families import resolve
 from lathe.compressor.model.rounding import GROUPS, QuantizedMatrix, groups_for, quantize_matrix
 from lathe.compressor.search.space import make_space, memory_constraint
 from support.compress_command import lathe
-from support.tiny_llama import CONFIG, PLANS, VARIANTS, checkpoint, cut, plan, reference, tokens
+from support.tiny_llama import CONFIG, PLANS, VARIANTS, checkpoint, plan, pruned, reference, tokens
 
 BITS = pytest.mark.parametrize("bits", [8, 4])
 EVEN = plan((0, 0, 32), (2, 2, 64), (0, 0, 0), (4, 2, 0))
@@ -57,7 +57,7 @@ def test_the_graph_computes_with_the_rounded_values(tmp_path: Path, bits: int, v
     """Against transformers with the same rounded matrices. What is left is the rounding of activations to
     int8: a few percent of the logits' spread, many times less than another scale or code would make."""
     source = checkpoint(tmp_path / "dense", **VARIANTS[variant])
-    job = cut(source, PLANS["mixed"])
+    job = pruned(source, PLANS["mixed"])
     graph(tmp_path, job, bits)
     whole = ("embed_tokens.weight", "lm_head.weight")
 
@@ -92,10 +92,10 @@ def test_stored_codes_are_those_of_the_rounding(tmp_path: Path, bits: int) -> No
     source = checkpoint(tmp_path / "dense")
     stored = {
         w.name: numpy_helper.to_array(w)
-        for w in graph(tmp_path, cut(source, PLANS["ffn"]), bits).graph.initializer
+        for w in graph(tmp_path, pruned(source, PLANS["ffn"]), bits).graph.initializer
     }
     name = "model.layers.1.mlp.down_proj"
-    found = fitted(cut(source, PLANS["ffn"]).tensor(f"{name}.weight"), bits)
+    found = fitted(pruned(source, PLANS["ffn"]).tensor(f"{name}.weight"), bits)
     blocks = stored[f"{name}.codes.blocks"]
     assert blocks.shape == (64, 2, 32 * bits // 8)
     codes = blocks.reshape(64, -1).astype(int)
@@ -136,7 +136,7 @@ def test_outliers_get_small_groups_and_even_values_large_ones() -> None:
 @BITS
 def test_who_shares_the_batch_changes_nothing(tmp_path: Path, bits: int) -> None:
     """But the order of sums: ONNX Runtime multiplies one row by another kernel than several."""
-    graph(tmp_path, cut(checkpoint(tmp_path / "dense"), PLANS["groups"]), bits)
+    graph(tmp_path, pruned(checkpoint(tmp_path / "dense"), PLANS["groups"]), bits)
     alone, shared = (
         OnnxRunner(tmp_path / "onnx" / "model.onnx", max_batch=batch, max_length=32, threads=1)
         for batch in (1, 3)
@@ -155,7 +155,7 @@ def test_a_tied_head_shares_the_embeddings_bytes(tmp_path: Path) -> None:
     sizes = []
     for tied in (False, True):
         source = checkpoint(tmp_path / str(tied), tie_word_embeddings=tied)
-        graph(tmp_path / f"graph-{tied}", cut(source, PLANS["dense"]), 4)
+        graph(tmp_path / f"graph-{tied}", pruned(source, PLANS["dense"]), 4)
         sizes.append(read_summary(tmp_path / f"graph-{tied}" / "onnx")["weight_bytes"]["after"])
     vocabulary, width = CONFIG["vocab_size"], CONFIG["hidden_size"]
     assert sizes[0] - sizes[1] == vocabulary * width + vocabulary * 4 * (width // 64)
@@ -170,7 +170,7 @@ def test_random_graphs_have_the_shapes_of_rounded_ones(tmp_path: Path, bits: int
     )
     runner = OnnxRunner(tmp_path / "model.onnx", max_batch=1, max_length=32, threads=1)
     assert np.isfinite(runner.prefill(0, tokens(9).numpy())).all()
-    real = graph(tmp_path / "real", cut(checkpoint(tmp_path / "dense"), EVEN), bits)
+    real = graph(tmp_path / "real", pruned(checkpoint(tmp_path / "dense"), EVEN), bits)
     made = onnx.load(tmp_path / "model.onnx")
     for found, expected in zip(made.graph.node, real.graph.node, strict=True):
         assert (found.op_type, found.name) == (expected.op_type, expected.name)
@@ -183,7 +183,7 @@ def test_random_graphs_have_the_shapes_of_rounded_ones(tmp_path: Path, bits: int
 @pytest.fixture
 def artefact(tmp_path: Path) -> tuple[Path, Checkpoint]:
     source, out = checkpoint(tmp_path / "dense"), tmp_path / "artefact"
-    export_checkpoint(out, cut(source, EVEN))
+    export_checkpoint(out, pruned(source, EVEN))
     write_json(out / "plan.json", EVEN.to_json())
     write_json(out / "report.json", {"format": "lathe-report/1", "latency": {"target_ms": 3.0}})
     return out, source
@@ -242,7 +242,9 @@ def test_reference_agrees_with_the_shipped_model(tmp_path: Path) -> None:
     ids = tokens(1, 24)
     with torch.no_grad():
         plain = reference(source, PLANS["mixed"])(ids).logits[0].numpy()
-    np.testing.assert_allclose(logits(tmp_path / "out", cut(source, PLANS["mixed"]), ids), plain, atol=2e-5)
+    np.testing.assert_allclose(
+        logits(tmp_path / "out", pruned(source, PLANS["mixed"]), ids), plain, atol=2e-5
+    )
 
 
 @pytest.mark.parametrize("tied", [True, False])

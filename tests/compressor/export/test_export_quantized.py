@@ -23,7 +23,7 @@ from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.export.quantized import check_quantized, export_quantized
 from lathe.compressor.model.checkpoint import Checkpoint
 from support.compress_command import lathe
-from support.tiny_llama import DENSE, checkpoint, cut, plan
+from support.tiny_llama import DENSE, checkpoint, plan, pruned
 
 EVEN = plan(DENSE, DENSE, DENSE, DENSE)
 UNEVEN = plan((0, 0, 32), (3, 3, 64), (0, 0, 0), (4, 2, 0))
@@ -42,7 +42,7 @@ def source(tmp_path: Path) -> Checkpoint:
 
 
 def artefact(directory: Path, source: Checkpoint, subnet: Plan) -> Path:
-    export_checkpoint(directory, cut(source, subnet))
+    export_checkpoint(directory, pruned(source, subnet))
     write_json(directory / "plan.json", subnet.to_json())
     write_json(directory / "report.json", REPORT)
     (directory / "onnx").mkdir()

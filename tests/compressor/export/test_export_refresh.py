@@ -17,7 +17,7 @@ from lathe.compressor.export.checkpoint import export_checkpoint
 from lathe.compressor.export.refresh import plan_refresh, refresh
 from lathe.compressor.export.vllm import write_plugin
 from support.compress_command import lathe
-from support.tiny_llama import PLANS, checkpoint, cut
+from support.tiny_llama import PLANS, checkpoint, pruned
 
 MODELING, PLUGIN = "modeling_lathe_llama.py", "vllm_plugin/lathe_vllm_plugin/vllm_lathe_llama.py"
 OLD = b'"""Of a version before this one."""\n'
@@ -27,7 +27,7 @@ OLD = b'"""Of a version before this one."""\n'
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artefact of today, with vLLM's plugin and a manifest."""
     place = tmp_path_factory.mktemp("artefact")
-    export_checkpoint(place / "out", cut(checkpoint(place / "dense"), PLANS["mixed"]))
+    export_checkpoint(place / "out", pruned(checkpoint(place / "dense"), PLANS["mixed"]))
     write_plugin(place / "out" / "vllm_plugin")
     write_manifest(place / "out")
     return place / "out"

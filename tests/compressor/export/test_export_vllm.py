@@ -21,7 +21,7 @@ from lathe.compressor.export.dense import export_dense
 from lathe.compressor.export.vllm import check_served
 from lathe.compressor.model.checkpoint import Checkpoint
 from support.compress_command import Tiny, lathe
-from support.tiny_llama import DENSE, PLANS, checkpoint, cut, plan
+from support.tiny_llama import DENSE, PLANS, checkpoint, plan, pruned
 
 PACKAGE = "lathe_vllm_plugin"
 
@@ -37,7 +37,7 @@ def source(tmp_path: Path) -> Checkpoint:
 
 
 def test_the_plugin_is_an_installable_project_of_our_own_files(tmp_path: Path, source: Checkpoint) -> None:
-    exporters.get("vllm").write(tmp_path / "out", cut(source, PLANS["mixed"]))
+    exporters.get("vllm").write(tmp_path / "out", pruned(source, PLANS["mixed"]))
     plugin = tmp_path / "out" / "vllm_plugin"
     project = tomllib.loads((plugin / "pyproject.toml").read_text())
     assert project["tool"]["setuptools"]["packages"] == [PACKAGE]
@@ -65,7 +65,7 @@ def test_shipped_files_import_nothing_of_lathe(file: Path) -> None:
 
 
 def test_a_checkpoint_is_written_once(tmp_path: Path, source: Checkpoint) -> None:
-    job = cut(source, PLANS["mixed"])
+    job = pruned(source, PLANS["mixed"])
     exporters.get("vllm").write(tmp_path / "alone", job)
     assert (tmp_path / "alone" / "model.safetensors").exists()
     exporters.get("checkpoint").write(tmp_path / "both", job)

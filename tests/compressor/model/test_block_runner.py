@@ -13,7 +13,7 @@ from lathe.compressor.model.block_runner import BlockRunner
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
 from support.tiny_families import family_checkpoint
-from support.tiny_llama import PLANS, VARIANTS, checkpoint, cut, reference, tokens
+from support.tiny_llama import PLANS, VARIANTS, checkpoint, pruned, reference, tokens
 from support.tiny_problem import Lab, make_lab
 
 SHAPES: dict[str, dict[str, Any]] = VARIANTS | {"mha": {"num_key_value_heads": 8}}
@@ -50,7 +50,7 @@ def test_cut_blocks_are_the_dense_model_with_the_omitted_parts_zeroed(tmp_path: 
         layers.append(prune_attention(source.shape, dense, kept) | prune_ffn(dense, kept))
     expected = reference(source, plan)(ids).logits
     torch.testing.assert_close(run(source, layers, ids), expected, atol=2e-5, rtol=0)
-    exported = cut(source, plan)
+    exported = pruned(source, plan)
     for index, layer in enumerate(layers):
         for part, value in layer.items():
             assert torch.equal(value, exported.tensor(f"model.layers.{index}.{part}"))

@@ -19,7 +19,7 @@ from lathe.compressor.export.onnx import export_onnx
 from lathe.serving.launch.registry import serve_with
 from lathe.serving.options import ServeOptions
 from support.tiny_families import family_checkpoint, first_of_each, planned, zeroed
-from support.tiny_llama import PLANS, checkpoint, cut, tokens
+from support.tiny_llama import PLANS, checkpoint, pruned, tokens
 
 APART = replace(CPU, shares_memory=False)
 """Caches in ONNX Runtime's own memory, inputs bound anew for every run."""
@@ -30,7 +30,7 @@ HALF = replace(APART, half=True)
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("mixed")
     source = checkpoint(directory / "dense", tie_word_embeddings=True)
-    export_onnx(directory, cut(source, PLANS["heads per group"]))
+    export_onnx(directory, pruned(source, PLANS["heads per group"]))
     return directory / "onnx" / "model.onnx"
 
 
@@ -87,7 +87,7 @@ def test_what_was_kept_of_a_slot_goes_on_in_another(graph: Path, device: Device)
 
 def test_rounded_weights_in_float16(tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "dense")
-    exporters.get("onnx-int4").write(tmp_path, cut(source, PLANS["mixed"]))
+    exporters.get("onnx-int4").write(tmp_path, pruned(source, PLANS["mixed"]))
     graph, ids = tmp_path / "onnx" / "model.onnx", tokens(20).numpy()
     expected, got = (runner(graph, device).prefill(0, ids, "all") for device in (CPU, HALF))
     np.testing.assert_allclose(got, expected, atol=0.04 * np.abs(expected).max())

@@ -10,7 +10,7 @@ import torch
 
 from lathe.artefact.manifest import write_manifest
 from lathe.compressor.export.onnx import export_onnx
-from support.tiny_llama import PLANS, VOCAB, checkpoint, cut, reference
+from support.tiny_llama import PLANS, VOCAB, checkpoint, pruned, reference
 from support.tiny_server import running, save_tokenizer
 
 
@@ -18,7 +18,7 @@ from support.tiny_server import running, save_tokenizer
 def test_an_uneven_model_is_served(tmp_path: Path, name: str):
     source, out = checkpoint(tmp_path / "dense"), tmp_path / "out"
     out.mkdir()
-    export_onnx(out, cut(source, PLANS[name]))
+    export_onnx(out, pruned(source, PLANS[name]))
     (out / "config.json").write_text((source.path / "config.json").read_text())
     (out / "plan.json").write_text(json.dumps(PLANS[name].to_json()))
     save_tokenizer(out)
