@@ -195,7 +195,7 @@ TESTERS := pytest pytest-asyncio hypothesis
 
 COMPAT := build/compat
 COMPAT_TESTS := tests/compressor/model/families/test_strangers.py tests/compressor/model/families/test_every_family.py \
-	tests/compressor/model/families/test_rounded_families.py
+	tests/compressor/model/families/test_quantized_families.py
 define compat
 	-$(1)/bin/python -m pytest -q -m '' -o junit_family=xunit1 --junitxml $(COMPAT)/$(2).families.xml $(3)
 	$(1)/bin/pip freeze --all --disable-pip-version-check > $(COMPAT)/$(2).versions

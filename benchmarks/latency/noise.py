@@ -45,12 +45,12 @@ def main() -> None:
     dense = source.shape.layer
     kv = max(1, dense.kv_heads // 2)
     half = Plan((LayerShape(kv * dense.heads_per_group, kv, dense.ffn // 2),) * source.shape.num_layers)
-    meter = LatencyBenchmark(source, backends.get("onnx"), Workload(), None, Progress(quiet=True))
+    benchmark = LatencyBenchmark(source, backends.get("onnx"), Workload(), None, Progress(quiet=True))
     rows = []
-    with meter.models([source.shape.dense_plan, half]) as directories:
+    with benchmark.models([source.shape.dense_plan, half]) as directories:
         for _ in range(LOADS):
             steps = {
-                name: meter.backend.prepare(directory, meter.workload, None)
+                name: benchmark.backend.prepare(directory, benchmark.workload, None)
                 for name, directory in zip(("dense", "half"), directories, strict=True)
             }
             timings = interleave(steps, repeats=TURNS)
@@ -64,7 +64,7 @@ def main() -> None:
         after_switch = settling(steps)
     result = {
         "model": source.name,
-        "machine": fingerprint(meter.backend.versions(), None),
+        "machine": fingerprint(benchmark.backend.versions(), None),
         "loads": rows,
         "after_switch_ms_per_tenth_of_a_second": after_switch,
     }

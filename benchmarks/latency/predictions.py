@@ -33,13 +33,13 @@ def random_plans(space: Space, count: int, seed: int = 0) -> list[Plan]:
 
 def rows(subject: Subject, count: int, progress: Progress) -> Iterator[dict[str, Any]]:
     """A row per plan: what the table says, and what the whole model takes at the table's dense speed."""
-    meter = subject.meter(progress)
-    space, dense = make_space(meter.source.shape), meter.source.shape.dense_plan
-    table = cached_table(meter, space, refresh=False)
+    benchmark = subject.benchmark(progress)
+    space, dense = make_space(benchmark.source.shape), benchmark.source.shape.dense_plan
+    table = cached_table(benchmark, space, refresh=False)
     plans = random_plans(space, count)
     for start in range(0, count, _AT_ONCE):
         part = plans[start : start + _AT_ONCE]
-        base, *timings = meter.time([dense, *part], _EFFORT, "measure: random plans")
+        base, *timings = benchmark.time([dense, *part], _EFFORT, "measure: random plans")
         for plan, timing in zip(part, timings, strict=True):
             measured = table.dense_ms * paired_ratio(timing, base)
             predicted = table.predict(plan)

@@ -41,7 +41,7 @@ class Subject:
     threads: int | None
     work: Path
 
-    def meter(self, progress: Progress) -> LatencyBenchmark:
+    def benchmark(self, progress: Progress) -> LatencyBenchmark:
         return LatencyBenchmark(
             open_config(str(self.model)), backends.get(self.backend), self.workload, self.threads, progress
         )
@@ -78,8 +78,8 @@ def made_up_plan(source: Checkpoint, keep: float) -> Plan:
 
 def rows(subject: Subject, speedups: list[float], progress: Progress) -> Iterator[dict[str, Any]]:
     """A row per target: predicted, measured while solving, and the artefact timed anew at the end."""
-    meter = subject.meter(progress)
-    space = make_space(meter.source.shape)
+    benchmark = subject.benchmark(progress)
+    space = make_space(benchmark.source.shape)
     table = sensitivities(space)
 
     def search(constraints: list[Constraint]) -> SearchResult:
@@ -98,15 +98,17 @@ def rows(subject: Subject, speedups: list[float], progress: Progress) -> Iterato
             context=subject.workload.context,
             output_tokens=subject.workload.output_tokens,
             engine=subject.backend,
-            export=("checkpoint", meter.backend.export),
+            export=("checkpoint", benchmark.backend.export),
             threads=subject.threads,
         )
-        memory = memory_plan(options, meter.source)
-        preflight = PreflightResult(meter.source, space, methods.get("lathe"), meter, [], memory=memory)
+        memory = memory_plan(options, benchmark.source)
+        preflight = PreflightResult(
+            benchmark.source, space, methods.get("lathe"), benchmark, [], memory=memory
+        )
         with closing(RunDirectory(options.out)) as run_dir:
             context = RunContext(options, preflight, run_dir, progress)
             loop = LatencyLoop(context, search, f"bench {speedup}")
-            made, iteration, status = loop.run(lambda found: _timed(meter, found.plan))
+            made, iteration, status = loop.run(lambda found: _timed(benchmark, found.plan))
         yield _row(subject, loop, iteration, made.timing, speedup, status is Status.DONE)
 
 
@@ -117,8 +119,8 @@ class _Timed:
     timing: Comparison
 
 
-def _timed(meter: LatencyBenchmark, plan: Plan) -> _Timed:
-    return _Timed(meter.compare(plan, title="verify: the artefact against dense"))
+def _timed(benchmark: LatencyBenchmark, plan: Plan) -> _Timed:
+    return _Timed(benchmark.compare(plan, title="verify: the artefact against dense"))
 
 
 def _row(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from benchmarks.quality.layer_step import ROWS
 from benchmarks.quality.setting import Setting
-from benchmarks.quality.walk import ROWS
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.names import DOWN_PROJ, O_PROJ
 

@@ -28,9 +28,9 @@ class Setting:
     Shapes: B windows, T tokens, D model width, V vocabulary.
 
     layers: dense weights, float32, by name relative to their layer. fit: [B, T]
-    calibration tokens to fit and to judge on; heldout: [B, T] kept apart, to choose settings on.
+    calibration tokens to fit and to evaluate on; heldout: [B, T] kept apart, to choose settings on.
     statistics: of each layer's dense activations on them. evaluations: how many candidates a search may
-    judge; None leaves that to the method.
+    evaluate; None leaves that to the method.
     """
 
     source: Checkpoint
@@ -108,7 +108,7 @@ class Subnet:
 
     logprobs: tokens [B, T] -> log-probabilities [B, T, V] of the next token, called with few windows.
     parameters: true count of the decoder layers, whatever was added included.
-    candidates: subnets judged in a search. plan: widths by layer, where that says it all.
+    candidates: subnets evaluated in a search. plan: widths by layer, where that says it all.
     weight_bytes: of the decoder layers as stored, where that is not 4 bytes per parameter.
     """
 

@@ -80,10 +80,10 @@ def _class(args: argparse.Namespace, work: Path) -> Part:
     dense = random_model(args.shape, work)
     ours, rows = control(dense, work), []
     for workload in (Workload("tpot", 8, 256), Workload("ttft", 1, 256)):
-        meter = LatencyBenchmark(
+        benchmark = LatencyBenchmark(
             open_config(str(dense)), backends.get("vllm"), workload, args.threads, Progress()
         )
-        timing = meter.compare_built(dense, ours, PROOF, "our class against vLLM's")
+        timing = benchmark.compare_built(dense, ours, PROOF, "our class against vLLM's")
         rows.append(
             {
                 "metric": workload.metric,

@@ -37,8 +37,8 @@ def random_model(shape: str, directory: Path) -> Path:
 def uneven_subnet(model: Path, keep: float, directory: Path) -> Path:
     """A subnet of a random model, random itself.
 
-    Its plan comes from made-up damages, as a random model's own mean nothing: they cut heads, groups,
-    channels and blocks of unequal worth.
+    Its plan comes from made-up sensitivities, because those of a random model mean nothing: they
+    prune heads, groups, channels and blocks of unequal worth.
     """
     source = open_config(str(model))
     plan = made_up_plan(source, keep)

@@ -17,56 +17,60 @@ from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.search.space import Space
 
 
-def cached_table(meter: LatencyBenchmark, space: Space, refresh: bool) -> LatencyTable:
+def cached_table(benchmark: LatencyBenchmark, space: Space, refresh: bool) -> LatencyTable:
     """Returns the table of this machine, model shape and workload.
 
     It is measured once, then kept in the cache (`$LATHE_CACHE`, else ~/.cache/lathe), so that runs with the
     same inputs search the same table.
     """
-    path = _cache_path(meter)
+    path = _cache_path(benchmark)
     if path.exists() and not refresh:
         try:
             table = LatencyTable.from_json(json.loads(path.read_text()))
-            meter.progress.say(f"  latency table: from {path} (--remeasure to measure again)")
+            benchmark.progress.say(f"  latency table: from {path} (--remeasure to measure again)")
             return table
         except (ValueError, KeyError, TypeError, UserError):
-            meter.progress.say(f"  latency table: {path} is unreadable, measuring again")
-    table = meter.table(space)
+            benchmark.progress.say(f"  latency table: {path} is unreadable, measuring again")
+    table = benchmark.table(space)
     if table.spread > BUSY:
         return table
-    _keep(path, table.to_json(), meter)
+    _keep(path, table.to_json(), benchmark)
     return table
 
 
-def _keep(path: Path, document: Any, meter: LatencyBenchmark) -> None:
+def _keep(path: Path, document: Any, benchmark: LatencyBenchmark) -> None:
     """Keeps a table for later runs, if that is possible: it is good for this run in any case."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, document)
     except (OSError, UserError) as error:
-        meter.progress.say(f"  not kept for later runs: {error} ($LATHE_CACHE names another place)")
+        benchmark.progress.say(f"  not kept for later runs: {error} ($LATHE_CACHE names another place)")
 
 
-def _cache_path(meter: LatencyBenchmark) -> Path:
+def _cache_path(benchmark: LatencyBenchmark) -> Path:
     root = cache_root()
-    facts = [meter.source.config, repr(meter.workload), fingerprint(meter.backend.versions(), meter.threads)]
+    facts = [
+        benchmark.source.config,
+        repr(benchmark.workload),
+        fingerprint(benchmark.backend.versions(), benchmark.threads),
+    ]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    return root / "latency" / f"{meter.backend.name}-{digest}.json"
+    return root / "latency" / f"{benchmark.backend.name}-{digest}.json"
 
 
-def cached_comparison(meter: LatencyBenchmark, plan: Plan, refresh: bool) -> dict[str, float]:
+def cached_comparison(benchmark: LatencyBenchmark, plan: Plan, refresh: bool) -> dict[str, float]:
     """Compares a plan with dense on this machine: {"dense_ms", "subnet_ms", "ratio", "spread"}.
 
     The result is kept in the cache when the machine was quiet, so that the same plan is not timed twice.
     """
     digest = hashlib.sha256(json.dumps(plan.to_json()).encode()).hexdigest()[:16]
-    path = _cache_path(meter).with_suffix("") / f"{digest}.json"
+    path = _cache_path(benchmark).with_suffix("") / f"{digest}.json"
     if path.exists() and not refresh:
         try:
             return dict(json.loads(path.read_text()))
         except ValueError:
             path.unlink()
-    comparison = meter.compare(plan)
+    comparison = benchmark.compare(plan)
     result = {
         "dense_ms": comparison.dense.median,
         "subnet_ms": comparison.subnet.median,
@@ -75,5 +79,5 @@ def cached_comparison(meter: LatencyBenchmark, plan: Plan, refresh: bool) -> dic
     }
     if result["spread"] > BUSY:
         return result
-    _keep(path, result, meter)
+    _keep(path, result, benchmark)
     return result

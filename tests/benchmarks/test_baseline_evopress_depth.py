@@ -57,14 +57,14 @@ def test_the_first_subnets_drop_as_many_of_either_kind(setting: Setting) -> None
 
 def test_search_finds_the_best_of_all_subnets(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(method, "_STEPS", ((10**6, 2), (10**6, 1)))  # all windows: no noise
-    found, judged = search(setting, Depth(setting, 0.75, random.Random(0)), 300, 1)
+    found, evaluated = search(setting, Depth(setting, 0.75, random.Random(0)), 300, 1)
     everything = [f for f in product((0, 1), repeat=8) if is_full(setting, f, 0.75)]
 
     def kl(flags: tuple[int, ...]) -> float:
         dropped = [method._join(setting, flags, i) for i in range(4)]
         return direct_kl(setting, dropped, setting.fit)
 
-    assert judged <= 300
+    assert evaluated <= 300
     assert kl(found) == pytest.approx(min(map(kl, everything)), rel=1e-4)
 
 

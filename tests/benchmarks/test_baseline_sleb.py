@@ -19,7 +19,7 @@ def loss_of(setting: Setting, model: LlamaForCausalLM, layers: list[nn.Module]) 
     return float(nn.functional.cross_entropy(logits.flatten(0, 1), setting.fit[:, 1:].flatten()))
 
 
-def test_the_least_missed_layer_goes_and_all_are_judged_again(setting: Setting) -> None:
+def test_the_least_missed_layer_goes_and_all_are_evaluated_again(setting: Setting) -> None:
     model, alive = dense(setting), [0, 1, 2, 3]
     blocks = list(model.model.layers)
     for _ in range(2):

@@ -15,8 +15,8 @@ from other_settings import KINDS, direct_kl, is_deterministic, make_setting
 from benchmarks.quality.baselines import tyr as method
 from benchmarks.quality.baselines.tyr import evolve, helps, mutate, start, tyr
 from benchmarks.quality.blocks import kinds
-from benchmarks.quality.judge import Block, Judge, Levels
 from benchmarks.quality.setting import Setting
+from benchmarks.quality.subnet_evaluator import Block, Levels, SubnetEvaluator
 from benchmarks.quality.supernet import Structure, layers, ranking, supernet, widths_around
 
 
@@ -127,17 +127,17 @@ def test_shifts_keep_each_kinds_sum_and_go_by_single_steps() -> None:
     assert {i for changed in changes for i in changed} == set(range(6))
 
 
-def test_evolution_lowers_kl_and_judges_as_many_as_it_may(setting: Setting) -> None:
+def test_evolution_lowers_kl_and_evaluates_as_many_as_it_may(setting: Setting) -> None:
     plan = start(setting, 0.6)
     structures = supernet(setting, widths_around(setting, plan, 0.125), first_order=False)
-    judge = Judge(setting, random.Random(0))
-    found, judged = evolve(setting, judge, structures, plan, 60, random.Random(0))
+    evaluator = SubnetEvaluator(setting, random.Random(0))
+    found, evaluated = evolve(setting, evaluator, structures, plan, 60, random.Random(0))
     before, after = (direct_kl(setting, layers(setting, structures, p), setting.fit) for p in (plan, found))
-    assert judged == 60
+    assert evaluated == 60
     assert after < 0.97 * before
 
 
-class PreferringTheStart(Judge):
+class PreferringTheStart(SubnetEvaluator):
     """Ranks plans by how few widths differ from one plan; notes what it was asked."""
 
     def __init__(self, plan: Levels) -> None:
@@ -154,9 +154,11 @@ class PreferringTheStart(Judge):
 def test_stages_narrow_and_the_parent_takes_part_in_the_last(setting: Setting) -> None:
     plan = (2, 50) * 4
     structures = supernet(setting, widths_around(setting, plan, 0.125), first_order=False)
-    judge = PreferringTheStart(plan)
-    assert evolve(setting, judge, structures, plan, 50, random.Random(0)) == (plan, 50)
-    for first, second, last in zip(judge.asked[::3], judge.asked[1::3], judge.asked[2::3], strict=True):
+    evaluator = PreferringTheStart(plan)
+    assert evolve(setting, evaluator, structures, plan, 50, random.Random(0)) == (plan, 50)
+    for first, second, last in zip(
+        evaluator.asked[::3], evaluator.asked[1::3], evaluator.asked[2::3], strict=True
+    ):
         assert [stage[:2] for stage in (first, second, last)] == [(512, 4), (2048, 2), (4096, 1)]
         assert [len(stage[2]) for stage in (first, second, last)] == [25, 4, 3]
         assert plan in last[2]

@@ -47,10 +47,10 @@ def contest(tiny: Tiny, out: Path, **changes: object) -> Contest:
     return Contest(argparse.Namespace(**arguments | changes))
 
 
-def test_baselines_and_product_are_told_how_many_candidates_to_judge(
+def test_baselines_and_product_are_told_how_many_candidates_to_evaluate(
     tiny: Tiny, tmp_path: Path, told: list[tuple[float, int | None]]
 ) -> None:
-    judged = []
+    evaluated = []
     for number, out in ((1, "q.json"), (40, "r.json")):
         asked = contest(
             tiny,
@@ -62,8 +62,8 @@ def test_baselines_and_product_are_told_how_many_candidates_to_judge(
         asked.run(0)
         counts = {row["method"]: row["candidates"] for row in asked.rows}
         assert counts["dense-again"] == number
-        judged.append(counts["lathe"])
-    assert judged[0] < judged[1]
+        evaluated.append(counts["lathe"])
+    assert evaluated[0] < evaluated[1]
     contest(tiny, tmp_path / "s.json", keeps="50%").run(0)
     assert told == [(0.5, 1), (0.5, 40), (0.5, None)]
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from dense_reference import dense, read
 
+from benchmarks.quality.layer_step import step
 from benchmarks.quality.moments import layer_moments
 from benchmarks.quality.setting import Setting
-from benchmarks.quality.walk import step
 
 
 def test_moments_are_those_of_every_calibration_token(setting: Setting) -> None:

@@ -97,10 +97,10 @@ def test_another_model_is_found_out(tmp_path: Path) -> None:
     prompts = np.random.default_rng(0).integers(0, 2048, (2, 16))
     wanted, found = reference(dense, prompts, 4), reference(other, prompts, 4)
     assert agreement(wanted.logprobs.numpy(), wanted.tokens, wanted, False)["same_model"]
-    judged = agreement(found.logprobs.numpy(), found.tokens, wanted, False)
-    assert not judged["same_model"]
-    assert judged["greedy_tokens_equal"] < judged["greedy_tokens"]
-    assert judged["largest_lead_missed_nats"] > 0
+    found_agreement = agreement(found.logprobs.numpy(), found.tokens, wanted, False)
+    assert not found_agreement["same_model"]
+    assert found_agreement["greedy_tokens_equal"] < found_agreement["greedy_tokens"]
+    assert found_agreement["largest_lead_missed_nats"] > 0
 
 
 def test_figures_follow_from_samples() -> None:

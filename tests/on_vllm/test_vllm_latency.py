@@ -89,10 +89,12 @@ def test_engines_live_side_by_side_and_are_replaced(tmp_path: Path, source: Chec
 
 
 def test_a_meter_compares_plans(tmp_path: Path, source: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_TURN_SECONDS", 0.05)
+    monkeypatch.setattr(bench, "_REPEAT_SECONDS", 0.05)
     monkeypatch.setattr(bench, "_SETTLE_SECONDS", 0.0)
-    meter = LatencyBenchmark(source, backends.get("vllm"), Workload("e2e", 2, 24, 8), 1, Progress(quiet=True))
-    found = meter.compare(PLANS["whole layers"], QUICK)
+    benchmark = LatencyBenchmark(
+        source, backends.get("vllm"), Workload("e2e", 2, 24, 8), 1, Progress(quiet=True)
+    )
+    found = benchmark.compare(PLANS["whole layers"], QUICK)
     assert len(found.dense.repeats) == len(found.subnet.repeats) == 3
     assert min(found.subnet.repeats) > 0
 

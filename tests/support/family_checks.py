@@ -30,7 +30,7 @@ from lathe.compressor.model.rounding import QuantizedMatrix, quantize_matrix
 from support.tiny_families import CASES, first_of_each, planned, zeroed
 from support.tiny_llama import tokens
 
-TORCH, ONNX, ROUNDED = 2e-5, 1e-4, 1e-3
+TORCH, ONNX, QUANTIZED = 2e-5, 1e-4, 1e-3
 
 
 def known(exporter: str) -> list[str]:
@@ -93,7 +93,7 @@ def check_inputs(graph: Path) -> None:
     assert all(node.input[-1] for node in nodes if node.input)
 
 
-def rounded_difference(directory: Path, source: Checkpoint, plan: str, bits: int) -> float:
+def quantized_difference(directory: Path, source: Checkpoint, plan: str, bits: int) -> float:
     """The difference between an int8 or int4 graph and our model in transformers.
 
     The graph reads float32; the model has the same quantized matrices.

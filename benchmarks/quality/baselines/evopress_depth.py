@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import random
 
-from benchmarks.quality.judge import Judge, Levels
 from benchmarks.quality.setting import Setting, Subnet, baselines
+from benchmarks.quality.subnet_evaluator import Levels, SubnetEvaluator
 from lathe.artefact.plan import LayerShape, Plan
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.names import DOWN_PROJ, FFN_NORM, GATE_PROJ, UP_PROJ
@@ -33,11 +33,11 @@ def evopress_depth(setting: Setting, keep: float) -> Subnet:
     rng, layers = random.Random(setting.seed), setting.shape.num_layers
     space, gone = Depth(setting, keep, rng), round((1 - keep) * layers)
     limit = setting.evaluations or _FIRST + _OFFSPRING * round(gone * (layers - gone) / 1.5)
-    kept, judged = search(setting, space, limit, gone)
+    kept, evaluated = search(setting, space, limit, gone)
     shape = setting.shape.layer
     return setting.subnet(
         [_join(setting, kept, i) for i in range(layers)],
-        candidates=judged,
+        candidates=evaluated,
         plan=Plan(
             tuple(
                 LayerShape(shape.query_heads * a, shape.kv_heads * a, shape.ffn * f)
@@ -87,25 +87,25 @@ class Depth:
 
 
 def search(setting: Setting, space: Depth, limit: int, gone: int) -> tuple[Levels, int]:
-    """The best flags, and how many subnets were judged, not many more than `limit`."""
-    judge = Judge(setting, random.Random(setting.seed))
+    """The best flags, and how many subnets were evaluated, not many more than `limit`."""
+    evaluator = SubnetEvaluator(setting, random.Random(setting.seed))
 
     def block(position: int, kept: int) -> Weights:
         return setting.layers[position // 2] if kept else {}
 
     first = {space.random(gone) for _ in range(min(limit, _FIRST))}
-    parent, judged = judge.best(first, block, _STEPS[0][0], 1)[0][1], len(first)
-    while judged < limit:
-        offspring = {space.mutate(parent) for _ in range(min(_OFFSPRING, limit - judged))} - {parent}
+    parent, evaluated = evaluator.best(first, block, _STEPS[0][0], 1)[0][1], len(first)
+    while evaluated < limit:
+        offspring = {space.mutate(parent) for _ in range(min(_OFFSPRING, limit - evaluated))} - {parent}
         if not offspring:
             break
-        rivals, judged = offspring, judged + len(offspring)
+        rivals, evaluated = offspring, evaluated + len(offspring)
         for tokens, survivors in _STEPS:
             if survivors == 1:
                 rivals |= {parent}
-            rivals = {flags for _, flags in judge.best(rivals, block, tokens, survivors)}
+            rivals = {flags for _, flags in evaluator.best(rivals, block, tokens, survivors)}
         parent = next(iter(rivals))
-    return parent, judged
+    return parent, evaluated
 
 
 def _join(setting: Setting, kept: Levels, index: int) -> Weights:

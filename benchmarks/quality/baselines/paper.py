@@ -127,7 +127,7 @@ def _facts(masks: Masks, fitness: float) -> dict[str, object]:
 
 
 class Breeder(Breeding[Masks]):
-    """Makes candidates of Table 1's space within the parameter range, and judges them."""
+    """Makes candidates of Table 1's space within the parameter range, and evaluates them."""
 
     def __init__(self, setting: Setting, keep: float, sampler: Sampler) -> None:
         super().__init__(setting.seed)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import torch
 
+from benchmarks.quality.layer_step import step
 from benchmarks.quality.layers import layers_to_drop, without
 from benchmarks.quality.setting import Setting, Subnet, baselines
-from benchmarks.quality.walk import step
 
 
 @baselines.register("shortgpt")

@@ -7,12 +7,12 @@ to four times (few more often, as in the authors' code), and selects in three st
 by KL to the dense model, windows drawn anew; the parent takes part in the last. The result has the weights of
 the last supernet. Attention and FFN both start at `keep` and keep their sums, as in the paper.
 
-Scaled down: 1,500 subnets judged in all (published: 25,600 for the 64 blocks of a 7B model), 25 offspring a
-generation for 128, stages of 512, 2K and 4K tokens that keep 4, 2 and 1 for 2K, 16K and 128K that keep 16, 4
-and 1. `candidates` counts offspring, not their later stages. Not scaled: local pruning reads all calibration
-text, each round. Whether it has its first-order term is chosen on held-out text, at the widths of the start.
-Chosen here: KV groups for heads, one group at least per step; total attention is rounded to whole groups and
-the FFN takes what is left of the budget.
+Scaled down: 1,500 subnets evaluated in all (published: 25,600 for the 64 blocks of a 7B model), 25 offspring
+a generation for 128, stages of 512, 2K and 4K tokens that keep 4, 2 and 1 for 2K, 16K and 128K that keep 16,
+4 and 1. `candidates` counts offspring, not their later stages. Not scaled: local pruning reads all
+calibration text, each round. Whether it has its first-order term is chosen on held-out text, at the widths of
+the start. Chosen here: KV groups for heads, one group at least per step; total attention is rounded to whole
+groups and the FFN takes what is left of the budget.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from itertools import pairwise
 import torch
 
 from benchmarks.quality.blocks import kinds
-from benchmarks.quality.judge import Block, Judge, Levels
 from benchmarks.quality.setting import Setting, Subnet, baselines
+from benchmarks.quality.subnet_evaluator import Block, Levels, SubnetEvaluator
 from benchmarks.quality.supernet import Structure, layers, supernet, widths_around
 from lathe.artefact.plan import LayerShape, ModelShape, Plan
 
@@ -40,13 +40,13 @@ _STAGES = ((512, 4), (2048, 2), (4096, 1))
 @baselines.register("tyr")
 def tyr(setting: Setting, keep: float) -> Subnet:
     rng = random.Random(setting.seed)
-    judge, plan, candidates = Judge(setting, rng), start(setting, keep), 0
+    evaluator, plan, candidates = SubnetEvaluator(setting, rng), start(setting, keep), 0
     each = max(1, (setting.evaluations or _CANDIDATES) // _ROUNDS)
     first_order = helps(setting, plan)
     for number in range(_ROUNDS):
         structures = supernet(setting, widths_around(setting, plan, _INTERVAL / 2**number), first_order)
-        plan, judged = evolve(setting, judge, structures, plan, each, rng)
-        candidates += judged
+        plan, evaluated = evolve(setting, evaluator, structures, plan, each, rng)
+        candidates += evaluated
     per_group = setting.shape.layer.heads_per_group
     shapes = zip(plan[::2], plan[1::2], strict=True)
     return setting.subnet(
@@ -86,31 +86,33 @@ def _spread(total: int, shape: ModelShape) -> list[int]:
 
 def evolve(
     setting: Setting,
-    judge: Judge,
+    evaluator: SubnetEvaluator,
     structures: list[dict[int, Structure]],
     plan: Levels,
     evaluations: int,
     rng: random.Random,
 ) -> tuple[Levels, int]:
-    """The best widths of a supernet and how many were judged. plan: the first parent."""
-    block, judged = _blocks(setting, structures), 0
-    while judged < evaluations:
+    """The best widths of a supernet and how many were evaluated. plan: the first parent."""
+    block, evaluated = _blocks(setting, structures), 0
+    while evaluated < evaluations:
         offspring: set[Levels] = set()
         for _ in range(10 * _OFFSPRING):
             child = mutate(structures, plan, rng)
             if child != plan:
                 offspring.add(child)
-            if len(offspring) == min(_OFFSPRING, evaluations - judged):
+            if len(offspring) == min(_OFFSPRING, evaluations - evaluated):
                 break
         if not offspring:
             break
-        judged += len(offspring)
+        evaluated += len(offspring)
         rivals = sorted(offspring)
         for tokens, survivors in _STAGES:
             last = survivors == 1
-            rivals = [p for _, p in judge.best([*rivals, plan] if last else rivals, block, tokens, survivors)]
+            rivals = [
+                p for _, p in evaluator.best([*rivals, plan] if last else rivals, block, tokens, survivors)
+            ]
         plan = rivals[0]
-    return plan, judged
+    return plan, evaluated
 
 
 def mutate(structures: list[dict[int, Structure]], plan: Levels, rng: random.Random) -> Levels:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import torch
 
+from benchmarks.quality.layer_step import step
 from benchmarks.quality.moments import LayerMoments, layer_moments
 from benchmarks.quality.setting import Setting, Subnet, baselines
 from benchmarks.quality.units import UnitScores, best, by_group
-from benchmarks.quality.walk import step
 from lathe.artefact.plan import Plan
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.names import DOWN_PROJ, O_PROJ

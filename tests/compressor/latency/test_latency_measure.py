@@ -21,7 +21,7 @@ from support import steady_clock
 from support.tiny_llama import PLANS, checkpoint
 
 
-def meter(path: Path, workload: Workload, **model: int) -> LatencyBenchmark:
+def benchmark(path: Path, workload: Workload, **model: int) -> LatencyBenchmark:
     return LatencyBenchmark(
         checkpoint(path, **model), backends.get("onnx"), workload, 1, Progress(quiet=True)
     )
@@ -57,7 +57,7 @@ def test_real_models_are_built_and_run(
     tmp_path: Path, metric: str, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hasten(monkeypatch)
-    timer = replace(meter(tmp_path, Workload(metric, 2, 24)), backend=backends.get(backend))
+    timer = replace(benchmark(tmp_path, Workload(metric, 2, 24)), backend=backends.get(backend))
     comparison = timer.compare(PLANS["mixed"], Effort(2, 2, 1.0))
     assert len(comparison.dense.repeats) == len(comparison.subnet.repeats) == 6
     assert min(comparison.dense.repeats) > 0
@@ -65,7 +65,7 @@ def test_real_models_are_built_and_run(
 
 @pytest.mark.usefixtures("steady")
 def test_a_request_is_one_prefill_and_the_decode_steps_after_it(tmp_path: Path) -> None:
-    comparison = meter(tmp_path, Workload("e2e", 1, 24, output_tokens=11)).compare(PLANS["mixed"])
+    comparison = benchmark(tmp_path, Workload("e2e", 1, 24, output_tokens=11)).compare(PLANS["mixed"])
     for timing, name in ((comparison.dense, "dense"), (comparison.subnet, "mixed")):
         prefill, step = (steady_clock.milliseconds(PLANS[name], m) for m in ("ttft", "tpot"))
         assert timing.median == pytest.approx(prefill + 10 * step)
@@ -77,7 +77,7 @@ def test_a_request_is_timed_though_one_of_its_parts_is_precise_sooner(
 ) -> None:
     errors = iter([1.0, 0.001, 1.0, 1.0, 0.001])  # those of the prefill, then of a decode step
     monkeypatch.setattr(measure, "uncertainty", lambda *_: next(errors))
-    comparison = meter(tmp_path, Workload("e2e", 1, 24, output_tokens=11)).compare(
+    comparison = benchmark(tmp_path, Workload("e2e", 1, 24, output_tokens=11)).compare(
         PLANS["mixed"], Effort(1, 6, 0.01)
     )
     assert len(comparison.dense.repeats) == len(comparison.subnet.repeats) == 9
@@ -90,7 +90,7 @@ def test_a_measured_table_predicts_models_that_it_never_saw(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
-    timer = meter(tmp_path / "model", Workload("tpot", 1, 24))
+    timer = benchmark(tmp_path / "model", Workload("tpot", 1, 24))
     space = make_space(timer.source.shape)
     table = cached_table(timer, space, refresh=False)
     for name in ("dense", "mixed", "whole layers", "heads per group"):
@@ -99,7 +99,7 @@ def test_a_measured_table_predicts_models_that_it_never_saw(
 
     monkeypatch.setattr(LatencyBenchmark, "table", lambda *_: pytest.fail("measured again"))
     assert cached_table(timer, space, refresh=False) == table
-    other = meter(tmp_path / "model", Workload("tpot", 1, 25))
+    other = benchmark(tmp_path / "model", Workload("tpot", 1, 25))
     for again in ((timer, True), (other, False)):
         with pytest.raises(pytest.fail.Exception):
             cached_table(again[0], space, again[1])
@@ -108,7 +108,7 @@ def test_a_measured_table_predicts_models_that_it_never_saw(
 @pytest.mark.usefixtures("steady")
 def test_a_damaged_cache_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
-    timer = meter(tmp_path / "model", Workload("tpot", 1, 24))
+    timer = benchmark(tmp_path / "model", Workload("tpot", 1, 24))
     space = make_space(timer.source.shape)
     first = cached_table(timer, space, refresh=False)
     (file,) = (tmp_path / "cache").rglob("*.json")
@@ -121,7 +121,7 @@ def test_a_damaged_cache_is_measured_again(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.usefixtures("steady")
 def test_a_comparison_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
-    timer = meter(tmp_path / "model", Workload("tpot", 1, 24))
+    timer = benchmark(tmp_path / "model", Workload("tpot", 1, 24))
     first = cached_comparison(timer, PLANS["mixed"], refresh=False)
     dense, subnet = (steady_clock.milliseconds(PLANS[name]) for name in ("dense", "mixed"))
     assert first == {"dense_ms": dense, "subnet_ms": subnet, "ratio": subnet / dense, "spread": 0.0}
@@ -132,7 +132,7 @@ def test_a_comparison_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_torch_step_reads_a_cache_of_the_context_every_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timer = replace(meter(tmp_path / "m", Workload("tpot", 3, 24)), backend=backends.get("torch"))
+    timer = replace(benchmark(tmp_path / "m", Workload("tpot", 3, 24)), backend=backends.get("torch"))
     lengths: list[int] = []
     crop = DynamicCache.crop
 

@@ -34,8 +34,10 @@ pytestmark = pytest.mark.usefixtures("steady")
 def looking(lab: Lab, increase: float, share: float) -> tuple[QualityLoop, list[Iteration]]:
     """A loop whose artefacts lose `share` of the sum of sensitivities."""
     source, space = lab.source, make_space(lab.source.shape)
-    meter = LatencyBenchmark(source, backends.get("onnx"), Workload(context=64), 1, Progress(quiet=True))
-    preflight = PreflightResult(source, space, methods.get("lathe"), meter, [], memory=MemoryPlan({}, 0, 0))
+    benchmark = LatencyBenchmark(source, backends.get("onnx"), Workload(context=64), 1, Progress(quiet=True))
+    preflight = PreflightResult(
+        source, space, methods.get("lathe"), benchmark, [], memory=MemoryPlan({}, 0, 0)
+    )
     sensitivities = np.empty(2 * space.layers, dtype=object)
     for block, (_, kind) in enumerate(space.blocks):
         sensitivities[block] = np.linspace(0, 1, len(space.levels(kind))) ** 2 * (1 + block)

@@ -10,11 +10,11 @@ import pytest
 from lathe.compressor.model.checkpoint import Checkpoint
 from support.family_checks import (
     ONNX,
-    ROUNDED,
+    QUANTIZED,
     TORCH,
     checkpoint_difference,
     onnx_difference,
-    rounded_difference,
+    quantized_difference,
 )
 from support.shown import Shows
 from support.tiny_families import FIRST, STORED, TIED, stored_checkpoint
@@ -44,5 +44,5 @@ def test_the_graph(source: Checkpoint, case: str, tmp_path: Path, shows: Shows) 
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_rounded_graphs(source: Checkpoint, case: str, tmp_path: Path, bits: int, shows: Shows) -> None:
-    assert shows(f"onnx-int{bits}", case)(rounded_difference(tmp_path, source, "mixed", bits)) <= ROUNDED
+def test_quantized_graphs(source: Checkpoint, case: str, tmp_path: Path, bits: int, shows: Shows) -> None:
+    assert shows(f"onnx-int{bits}", case)(quantized_difference(tmp_path, source, "mixed", bits)) <= QUANTIZED

@@ -19,8 +19,8 @@ Block = Callable[[int, int], Weights]
 """(position, state) -> the block's tensors."""
 
 
-class Judge:
-    """Judges subnets of one setting. rng: draws the windows; dense targets are kept once computed."""
+class SubnetEvaluator:
+    """Evaluates subnets of one setting; `rng` draws the windows, and dense targets are computed once."""
 
     def __init__(self, setting: Setting, rng: random.Random) -> None:
         self._setting, self._rng = setting, rng

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from support.family_checks import ROUNDED, known, rounded_difference
+from support.family_checks import QUANTIZED, known, quantized_difference
 from support.shown import Shows
 from support.tiny_families import family_checkpoint
 
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("case", known("onnx-int8"))
-def test_a_rounded_graph_is_its_rounded_matrices(tmp_path: Path, case: str, bits: int, shows: Shows) -> None:
+def test_a_quantized_graph_is_its_matrices(tmp_path: Path, case: str, bits: int, shows: Shows) -> None:
     near = shows(f"onnx-int{bits}", case)
     source = family_checkpoint(tmp_path / "dense", case)
-    assert near(rounded_difference(tmp_path, source, "mixed", bits)) <= ROUNDED
+    assert near(quantized_difference(tmp_path, source, "mixed", bits)) <= QUANTIZED

@@ -1,4 +1,4 @@
-"""The judge of the searching baselines: KL by plain torch, shared states, drawn windows."""
+"""The evaluator of the searching baselines: KL by plain torch, shared states, drawn windows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import random
 import pytest
 from other_settings import direct_kl
 
-from benchmarks.quality.judge import Judge, Levels
 from benchmarks.quality.setting import Setting
+from benchmarks.quality.subnet_evaluator import Levels, SubnetEvaluator
 from lathe.compressor.model.block_runner import Weights
 
 
@@ -31,30 +31,30 @@ CANDIDATES: list[Levels] = [
 
 
 @pytest.fixture
-def judge(setting: Setting) -> Judge:
-    return Judge(setting, random.Random(0))
+def evaluator(setting: Setting) -> SubnetEvaluator:
+    return SubnetEvaluator(setting, random.Random(0))
 
 
 def block(setting: Setting, position: int, state: int) -> Weights:
     return setting.layers[position // 2] if state else {}
 
 
-def test_kl_is_that_of_plain_torch_in_any_order(setting: Setting, judge: Judge) -> None:
+def test_kl_is_that_of_plain_torch_in_any_order(setting: Setting, evaluator: SubnetEvaluator) -> None:
     for order in (CANDIDATES, CANDIDATES[::-1]):
-        found = judge.kl(order, lambda p, s: block(setting, p, s), range(6))
+        found = evaluator.kl(order, lambda p, s: block(setting, p, s), range(6))
         expected = [direct_kl(setting, dropping(setting, c), setting.fit[:6]) for c in order]
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert len({round(kl, 4) for kl in found}) == len(CANDIDATES)
 
 
 def test_the_best_on_few_windows_drawn_anew(
-    setting: Setting, judge: Judge, monkeypatch: pytest.MonkeyPatch
+    setting: Setting, evaluator: SubnetEvaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[list[int]] = []
-    kl = judge.kl
-    monkeypatch.setattr(judge, "kl", lambda c, b, w: drawn.append(list(w)) or kl(c, b, w))
+    kl = evaluator.kl
+    monkeypatch.setattr(evaluator, "kl", lambda c, b, w: drawn.append(list(w)) or kl(c, b, w))
     for _ in range(3):
-        ranked = judge.best(CANDIDATES, lambda p, s: block(setting, p, s), 64, 3)
+        ranked = evaluator.best(CANDIDATES, lambda p, s: block(setting, p, s), 64, 3)
         windows = setting.fit[drawn[-1]]
         expected = sorted(CANDIDATES, key=lambda c: direct_kl(setting, dropping(setting, c), windows))
         assert [levels for _, levels in ranked] == expected[:3]
