@@ -125,7 +125,7 @@ class Plan:
 
     @property
     def uneven(self) -> bool:
-        """Whether layers differ."""
+        """True if layers differ in width."""
         return len(set(self.layers)) > 1
 
 

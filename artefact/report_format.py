@@ -28,7 +28,7 @@ class ModelFacts(TypedDict):
 
 
 class Served(TypedDict):
-    """What the artefact was made for."""
+    """The engine and the workload that the artefact was made for."""
 
     by: list[str]
     exports: list[str]
@@ -148,7 +148,7 @@ class RelativeError(TypedDict):
 
 
 class Quantization(TypedDict):
-    """What quantization did; loss and perplexity where they were measured."""
+    """The effect of quantization, with loss and perplexity if they were measured."""
 
     scheme: str
     weight_bytes: BeforeAndAfter
@@ -158,7 +158,7 @@ class Quantization(TypedDict):
 
 
 class QuantizationFacts(TypedDict):
-    """What quantization did, in a report of quantized weights."""
+    """The effect of quantization, in a report of quantized weights."""
 
     quantization: NotRequired[Quantization]
 
@@ -172,7 +172,7 @@ class FrontPoint(TypedDict):
 
 
 class Front(TypedDict):
-    """What other budgets would have given. `cost` says what the points' costs are."""
+    """The plans of other budgets; `cost` names the unit of their costs."""
 
     cost: str
     unit: str
@@ -181,7 +181,7 @@ class Front(TypedDict):
 
 
 class Samples(TypedDict):
-    """What both models write after the same prompts."""
+    """The texts of both models after the same prompts."""
 
     tokens: int
     decoding: str

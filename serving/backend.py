@@ -70,7 +70,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class RequestOutput:
-    """What became certain of one sequence since its last output.
+    """The text and tokens of one sequence that became certain since its last output.
 
     Attributes:
         index: the sequence's number in its call.
@@ -97,7 +97,7 @@ class RequestOutput:
 
     @property
     def finished(self) -> bool:
-        """Whether this is the final output of its sequence."""
+        """True if this is the final output of its sequence."""
         return self.finish_reason is not None or self.error is not None
 
 
@@ -193,7 +193,7 @@ class ServingBackend(Protocol):
 
     @property
     def healthy(self) -> bool:
-        """Whether the engine still works."""
+        """True while the engine works."""
 
     @property
     def num_running(self) -> int:

@@ -26,7 +26,7 @@ def _silent(_url: str, _model: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """What `lathe serve` was asked for; None stands for the engine's own choice; timeouts are in seconds.
+    """The options of `lathe serve`; None stands for the engine's own choice, and timeouts are in seconds.
 
     A field has its option's name, with underscores, but for two: `served_model_names` is --served-model-name,
     and `template_variables` --default-chat-template-kwargs.

@@ -65,7 +65,7 @@ class ServedModel:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the tokenizer's files contain one."""
+        """True if the tokenizer's files contain a chat template."""
         config = read_json(self.path / "tokenizer_config.json", optional=True)
         return (self.path / "chat_template.jinja").exists() or bool(config.get("chat_template"))
 

@@ -17,7 +17,7 @@ _TEXT, _TASKS = "Perplexity", "Tasks"
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """What is evaluated, and on what."""
+    """The options of `lathe evaluate`."""
 
     models: Annotated[tuple[str, ...], Argument(help="Checkpoint directories: dense, artefacts, or both.")]
     text: Annotated[

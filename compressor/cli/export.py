@@ -15,7 +15,7 @@ from lathe.compressor.cli.common import emit
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What is exported, and how."""
+    """The options of `lathe export`."""
 
     model: Annotated[
         str, Argument(help="A checkpoint directory, a hub name, or an artefact (vllm, quantized).")

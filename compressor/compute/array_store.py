@@ -97,7 +97,7 @@ class ArrayStore:
 
     @property
     def bounded(self) -> bool:
-        """Whether arrays are on disk."""
+        """True if arrays are on disk."""
         return self._directory is not None
 
     def rows(self, *shape: int) -> ArrayLike:

@@ -33,7 +33,7 @@ class Positions:
 
     @property
     def alike(self) -> bool:
-        """Whether they are the same for all layers."""
+        """True if positions are the same for all layers."""
         return len(set(self._kinds)) == 1
 
     def rotation(self, layer: int, hidden_BTD: torch.Tensor, start: int = 0) -> Rotation:

@@ -38,7 +38,7 @@ RANKED = tuple(field.name for field in fields(ImportanceRanking))
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """What search and reconstruction read.
+    """The input of search and reconstruction.
 
     Attributes:
         key: Names the calibration text, the ranking and the space.

@@ -32,7 +32,7 @@ _EVALUATION_WINDOWS = 64
 
 @dataclass(frozen=True)
 class Texts:
-    """What a run reads.
+    """The texts that a run reads.
 
     Attributes:
         calibration: The calibration text.

@@ -54,7 +54,7 @@ class MemoryPlan:
 
     @property
     def on_disk(self) -> bool:
-        """Whether layers, statistics and hidden states stay on disk: where they do not fit."""
+        """True if layers, statistics and hidden states stay on disk, because they do not fit into memory."""
         return self.in_memory > min(self.limit, self.device or self.limit)
 
     @property

@@ -11,7 +11,7 @@ from lathe.artefact.report_format import Report
 
 
 class Status(StrEnum):
-    """Whether the targets are met."""
+    """The state of the targets: met or not."""
 
     DONE = "done"
     """The artefact is written and meets every target."""
@@ -25,7 +25,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run ended with.
+    """The end of a run.
 
     Attributes:
         status: Whether the targets are met.

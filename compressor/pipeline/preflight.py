@@ -43,7 +43,7 @@ _FLOOR_MARGIN = 1.1
 
 @dataclass(frozen=True)
 class PreflightResult:
-    """What preflight found.
+    """The result of preflight.
 
     Attributes:
         source: The dense model's checkpoint.
@@ -77,7 +77,7 @@ class PreflightResult:
 
     @property
     def already_met(self) -> bool:
-        """Whether the dense model meets every target as it is."""
+        """True if the dense model meets every target already."""
         dense = self.source.shape.dense_plan
         if self.plan:
             return self.plan == dense

@@ -27,7 +27,7 @@ def _numbers(option: str) -> Callable[[str], tuple[int, ...]]:
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileOptions:
-    """What `lathe profile` is asked for: the grid of workloads, and where its tables go.
+    """The options of `lathe profile`: the grid of workloads, and the file of its tables.
 
     With `hardware`, latencies are estimated for that device and nothing is measured.
     """

@@ -38,7 +38,7 @@ _MET = {Status.DONE: True, Status.MISSED: False, Status.UNMEASURED: None}
 
 @dataclass(frozen=True)
 class Compression:
-    """What a compression led to.
+    """The results of a compression.
 
     Attributes:
         loop: The latency loop, with its table and iterations.

@@ -39,7 +39,7 @@ Advance = Callable[[], None]
 
 @dataclass(frozen=True)
 class Verified:
-    """What was measured on the finished artefact.
+    """The measurements of the finished artefact.
 
     Attributes:
         timing: Its latency against dense, where it was exported for the backend.

@@ -104,7 +104,7 @@ class GenerationBody(BaseModel):
 
     @property
     def usage_events(self) -> UsageEvents:
-        """Which events of a stream report the usage; all of them with vLLM's continuous_usage_stats."""
+        """The events of a stream that report the usage; all of them with vLLM's continuous_usage_stats."""
         if self.stream_options is None or not self.stream_options.include_usage:
             return "none"
         return "all" if self.stream_options.continuous_usage_stats else "last"
@@ -117,7 +117,7 @@ class GenerationBody(BaseModel):
 
     @property
     def obfuscate(self) -> bool:
-        """Whether a stream's events hide how long its parts are."""
+        """True if a stream's events hide how long its parts are."""
         return self.stream_options is not None and self.stream_options.include_obfuscation
 
     @property

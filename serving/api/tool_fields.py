@@ -57,7 +57,7 @@ class FunctionTool(Lenient):
         return given
 
     def for_template(self) -> dict[str, Any]:
-        """As templates show it."""
+        """Returns the tool in the form that templates show."""
         function = self.function
         shown: dict[str, Any] = {"name": function.name}
         if function.description is not None:

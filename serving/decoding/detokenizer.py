@@ -33,7 +33,7 @@ class StopMatcher:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string is complete."""
+        """True once a stop string is complete."""
         return bool(self.found)
 
     def push(self, text: str, *, may_stop: bool = True) -> str:
@@ -100,7 +100,7 @@ class Detokenizer:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string is complete."""
+        """True once a stop string is complete."""
         return self._matcher.stopped
 
     def push(self, token_bytes: bytes, token: int = -1, *, may_stop: bool = True) -> str:

@@ -65,7 +65,7 @@ def read_address(text: str) -> Address:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether an address is of this machine, which no proxy leads to."""
+    """Returns whether an address is of this machine, to which no proxy leads."""
     return LOOPBACK.fullmatch(httpx.URL(url).host) is not None
 
 

@@ -74,7 +74,7 @@ class AnswerReader:
 
     @property
     def _running(self) -> bool:
-        """Whether chunks reported running counts, and not each the count of the whole answer."""
+        """True if chunks reported running counts, rather than each the count of the whole answer."""
         return len({count for _, count in self._counts}) > 1
 
     def _choice(self, choice: Mapping[str, Any], arrived: float) -> bool:
@@ -129,7 +129,7 @@ def _object(data: str) -> dict[str, Any]:
 
 
 def _is_answer(name: str, delta: Mapping[str, Any]) -> bool:
-    """Whether a field belongs to the answer itself, by its name or by the types of its parts."""
+    """Returns whether a field belongs to the answer itself, by its name or by the types of its parts."""
     if name in LABELS or any(word in name for word in REASONING):
         return False
     parts = delta[name] if isinstance(delta[name], list) else []
@@ -138,7 +138,7 @@ def _is_answer(name: str, delta: Mapping[str, Any]) -> bool:
 
 
 def _has_text(value: Any) -> bool:
-    """Whether a value holds text anywhere but under a label; white space is text."""
+    """Returns whether a value holds text anywhere but under a label; white space is text."""
     if isinstance(value, str):
         return value != ""
     if isinstance(value, Mapping):

@@ -83,7 +83,10 @@ class Dialect:
             self.notes.append(f"the server refuses {name}: left out, {OPTIONAL[name]} {_quoted(refusal)}")
 
     def _wants_other_length(self, named: set[str], refusal: str) -> bool:
-        """Whether the other field for the length is wanted; a length refused for its value stays an error."""
+        """Returns whether the server wants the other field for the length.
+
+        A length that is refused for its value stays an error.
+        """
         if self.length_field == LENGTHS[1] or not named & set(LENGTHS):
             return False
         return LENGTHS[1] in refusal or UNKNOWN.search(refusal.lower()) is not None

@@ -46,7 +46,7 @@ class LoadTester(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name, with its version where it is another program."""
+        """The load tester's name, with its version if it is another program."""
         ...
 
     @property

@@ -17,7 +17,7 @@ Arrival = Literal["poisson", "constant"]
 
 @dataclass(frozen=True)
 class Load:
-    """What is sent in every round.
+    """The requests of a round.
 
     Exactly one of `rate` (requests per second, open loop), `concurrency` (requests always in
     flight, closed loop) and `trace` (recorded requests, open loop) is set. With `ramp_to` the rate

@@ -27,7 +27,7 @@ ROUNDS, COMPARED_ROUNDS = 1, 3
 
 @dataclass(frozen=True, kw_only=True)
 class LoadTestOptions:
-    """What is loaded, how, within which limits, and where the result goes."""
+    """The options of `lathe loadtest`: the servers, the load, its limits, and the files to write."""
 
     target: Annotated[str, Argument(metavar="URL|OUT", help="A server's URL, or a directory to serve.")]
     against: Annotated[

@@ -37,7 +37,7 @@ class _Session:
 
     @property
     def dead(self) -> bool:
-        """Whether so many requests in a row found no server that the round ends."""
+        """True once so many requests in a row found no server that the round ends."""
         return self.unreachable >= DEAD_AFTER
 
     def next_request(self, elapsed_s: float) -> _RequestSpec | None:

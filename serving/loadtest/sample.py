@@ -61,7 +61,7 @@ class Sample:
 
     @property
     def counted(self) -> bool:
-        """Whether the server reported the number of tokens."""
+        """True if the server reported the number of tokens."""
         return self.prompt_tokens is not None if self.usage_reported is None else self.usage_reported
 
     @property
@@ -71,7 +71,7 @@ class Sample:
 
     @property
     def untimed(self) -> bool:
-        """Whether there are more tokens than the chunks can time, so that there is no time per token."""
+        """True if there are more tokens than the chunks can time, so that there is no time per token."""
         if not self.ok or not self.chunk_s:
             return False
         tokens, arrivals = self.output_tokens, len(set(self.chunk_s))

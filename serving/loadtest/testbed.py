@@ -139,7 +139,7 @@ def on_testbed(
 
 
 def is_url(place: str | Path) -> bool:
-    """Whether a place is a server's address rather than a directory."""
+    """Returns whether a place is a server's address rather than a directory."""
     return str(place).startswith(("http://", "https://"))
 
 

@@ -131,7 +131,7 @@ class Sequence:
         return token
 
     def _is_shown(self, token: int) -> bool:
-        """Whether a token that ends the answer is a part of it."""
+        """Returns whether a token that ends the answer is a part of it."""
         special = not self._bytes_of(token)
         return self.request.keep_stop and (self.request.show_specials or not special)
 
@@ -140,7 +140,7 @@ class Sequence:
 
     @property
     def _may_stop(self) -> bool:
-        """Whether a stop string may end with the newest token: not within the first `min_tokens`."""
+        """Returns whether a stop string may end with the newest token: not within the first `min_tokens`."""
         return self._num_generated > self.request.min_tokens
 
     def _append_prompt_logprobs(self, tokens: np.ndarray, logits: np.ndarray) -> None:

@@ -30,7 +30,7 @@ class Slots:
 
     @property
     def can_prefill(self) -> bool:
-        """Whether another sequence can start to be prefilled."""
+        """True if another sequence can start to be prefilled."""
         return self.prefilling is None and len(self.sequences) < self._engine.max_batch
 
     def index(self, sequence: Sequence) -> int:

@@ -53,7 +53,7 @@ class GrammarMatcher:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing may follow."""
+        """True once nothing may follow."""
         return bool(self._matcher.is_stopped())
 
     def allowed(self) -> np.ndarray:

@@ -86,7 +86,7 @@ class SharedState:
 
     @property
     def ready(self) -> bool:
-        """Whether every API server has generated a token."""
+        """True once every API server has generated a token."""
         file = self._directory / "expected.json"
         expected = json.loads(file.read_text()) if file.exists() else 1
         return sum(ready for ready, _ in self._counts()) >= expected

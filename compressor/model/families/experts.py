@@ -35,7 +35,7 @@ class Stack:
     matrix: bool = True
 
     def dims(self, ours: tuple[int, ...], experts: int) -> tuple[int, ...]:
-        """Its shape, from that of ours."""
+        """Returns the stored shape, from the shape in our layout."""
         one = [size // experts if axis == self.axis else size for axis, size in enumerate(ours)]
         outputs = one[0] * self.every
         return (experts, one[1], outputs) if self.matrix else (experts, outputs)

@@ -32,7 +32,7 @@ class TensorLocation(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether it is all of one tensor, unchanged."""
+        """True if the location is a whole tensor, unchanged."""
         return self.rows == slice(None) and not (self.period or self.others or self.stack)
 
     @property

@@ -60,7 +60,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Facts:
-    """What sections read.
+    """The input of sections.
 
     Attributes:
         report: The report.
