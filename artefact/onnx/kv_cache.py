@@ -137,7 +137,7 @@ class Copier:
         self._session.run_with_iobinding(bound)
 
 
-def _check_room(needed: int) -> None:
+def _check_free_memory(needed: int) -> None:
     """The system grants more than there is, and kills who fills it."""
     if needed > (free := free_bytes()):
         raise UserError(
@@ -171,7 +171,9 @@ def allocate(session: ort.InferenceSession, device: Device, slots: int, length: 
         if node.name.startswith("past_key_values.")
     }
     if device.shares_memory:
-        _check_room(sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in wanted.values()))
+        _check_free_memory(
+            sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in wanted.values())
+        )
     for name, (shape, dtype) in wanted.items():
         try:
             if device.shares_memory:

@@ -49,7 +49,7 @@ def scores(
 ) -> Iterator[dict[str, Any]]:
     """Yields one row per model: {"model", "perplexity", "loss", "tokens", "window"}.
 
-    Where there is a dense model to compare with, the row has {"kl", "agreement", "against"}, too.
+    If there is a dense model to compare with, the row has {"kl", "agreement", "against"}, too.
 
     Args:
         models: Checkpoint directories.
@@ -67,11 +67,8 @@ def scores(
     everyone = [*models, against] if against else [*models]
     length = _window_length(everyone, window)
     windows = {model: _windows(model, length, most, text, progress or SilentLog()) for model in everyone}
-    for model in models if against else ():
-        if not torch.equal(windows[model], windows[str(against)]):
-            raise UserError(
-                f"{model} and {against} split {text} into different tokens", "KL needs one tokenizer."
-            )
+    if against:
+        _check_same_tokens(windows, against, text)
     dense = load_model(against, device) if against else None
     for model in models:
         result = quality(load_model(model, device), windows[model], dense=dense)
@@ -85,6 +82,19 @@ def scores(
         if against:
             row |= {"against": against, "kl": result.kl, "agreement": result.agreement}
         yield row
+
+
+def _check_same_tokens(windows: dict[str, torch.Tensor], against: str, text: str) -> None:
+    """Checks that all models split the text into the tokens of the dense one.
+
+    Raises:
+        UserError: One does not.
+    """
+    for model, tokens in windows.items():
+        if not torch.equal(tokens, windows[against]):
+            raise UserError(
+                f"{model} and {against} split {text} into different tokens", "KL needs one tokenizer."
+            )
 
 
 def _window_length(models: Sequence[str], window: int) -> int:

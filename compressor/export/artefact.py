@@ -87,7 +87,7 @@ def open_model(model: str) -> Export:
     return Export.whole(alike(open_checkpoint(model)))
 
 
-def carry_report(job: Export, directory: Path, quantization: dict[str, Any]) -> None:
+def copy_report(job: Export, directory: Path, quantization: dict[str, Any]) -> None:
     """The artefact's report, if it has one, with what rounding did.
 
     Raises:

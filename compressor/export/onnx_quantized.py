@@ -10,7 +10,7 @@ from lathe.artefact.atomic_files import staged_directory
 from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import write_manifest
 from lathe.artefact.onnx.graph_format import FOLDER
-from lathe.compressor.export.artefact import carry_report, open_model
+from lathe.compressor.export.artefact import copy_report, open_model
 from lathe.compressor.export.base import Exporter, Stored, check_known, exporters, quantizers
 from lathe.compressor.export.dense import write_artefact
 from lathe.compressor.export.onnx import check_source, export_onnx
@@ -59,7 +59,7 @@ def quantize_onnx(model: str, output: Path, _devices: int = 1, *, name: str) -> 
     with staged_directory(output) as temporary:
         write_artefact(temporary, job, name)
         summary = read_summary(temporary / FOLDER)
-        carry_report(job, temporary, summary)
+        copy_report(job, temporary, summary)
         write_manifest(temporary)
     return summary
 

@@ -14,7 +14,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import write_manifest
 from lathe.artefact.plan import Plan
 from lathe.artefact.shipped_files import PLUGIN
-from lathe.compressor.export.artefact import carry_report, open_model
+from lathe.compressor.export.artefact import copy_report, open_model
 from lathe.compressor.export.base import Export, destinations, quantizers, rules_of
 from lathe.compressor.export.checkpoint import uneven_config, write_model
 from lathe.compressor.export.compressed_tensors import SCHEMES, Scheme
@@ -44,7 +44,7 @@ def export_quantized(model: str, output: Path, tensor_parallel: int = 1, *, sche
         write_model(temporary, job.source, config, tensors.entries, tensors)
         write_plugin(temporary / PLUGIN)
         write_json(temporary / "plan.json", job.plan.to_json())
-        carry_report(job, temporary, tensors.summary())
+        copy_report(job, temporary, tensors.summary())
         write_manifest(temporary)
     return tensors.summary()
 

@@ -98,7 +98,7 @@ def _words(workload: Workload) -> str:
     return f"{workload.metric} at batch size {workload.batch_size}, context {workload.context}{output}"
 
 
-def _same(timed: Workload, asked: Workload) -> bool:
+def _same(timed: Workload, requested: Workload) -> bool:
     """Returns whether workloads are the same but for context and for output tokens that do not count."""
-    tokens = timed.output_tokens if asked.metric == "e2e" else asked.output_tokens
-    return replace(timed, context=asked.context, output_tokens=tokens) == asked
+    tokens = timed.output_tokens if requested.metric == "e2e" else requested.output_tokens
+    return replace(timed, context=requested.context, output_tokens=tokens) == requested

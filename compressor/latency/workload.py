@@ -43,7 +43,7 @@ FITTED_DEFAULTS = frozenset({"context", "output_tokens"})
 """Fields of a workload whose defaults are reduced to what a model has room for."""
 
 
-def asked_for(
+def requested_workload(
     metric: str, batch_size: int, context: int | None, output_tokens: int | None
 ) -> tuple[Workload, frozenset[str]]:
     """A workload, and those of its `FITTED_DEFAULTS` fields that nobody asked for."""

@@ -72,7 +72,7 @@ class Choice:
         }
 
 
-def advise(asked: CompressOptions, progress: Progress) -> dict[str, Any]:
+def advise(requested: CompressOptions, progress: Progress) -> dict[str, Any]:
     """Returns feasibility and forecast of the targets, and choices for several weight budgets, best first.
 
     KL is measured, on pruned layers after the closed-form reconstruction and on weights quantized as
@@ -82,19 +82,19 @@ def advise(asked: CompressOptions, progress: Progress) -> dict[str, Any]:
         UserError: the input is bad, or a target cannot be reached.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        tokens = min(asked.calibration_tokens, _TOKENS)
-        options = replace(asked, out=Path(scratch) / "plan", calibration_tokens=tokens)
+        tokens = min(requested.calibration_tokens, _TOKENS)
+        options = replace(requested, out=Path(scratch) / "plan", calibration_tokens=tokens)
         preflight = run_preflight(options, progress)
         with open_run(options, preflight, progress) as context:
             problem = Searcher(context, calibrate(context)).problem([])
             advisor = _Advisor(preflight, problem)
-            asked_for = replace(preflight, memory=memory_plan(asked, preflight.source))
-            ahead = forecast(asked, asked_for, problem, advisor.sensitivities)
+            requested_preflight = replace(preflight, memory=memory_plan(requested, preflight.source))
+            ahead = forecast(requested, requested_preflight, problem, advisor.sensitivities)
             budgets = _choices(advisor, progress)
     shape = preflight.source.shape
     parameters, decoder = shape.parameters(shape.dense_plan), shape.decoder_parameters(shape.dense_plan)
     return {
-        "card": asked_for.to_json(),
+        "card": requested_preflight.to_json(),
         "forecast": ahead,
         "model": preflight.source.name,
         "parameters": parameters,

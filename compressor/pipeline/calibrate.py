@@ -202,9 +202,9 @@ class LayerRanker:
     space: Space
     lasting: Sequence[str] | None
 
-    def __call__(self, asked: tuple[int, LayerStatistics]) -> Tensors:
+    def __call__(self, task: tuple[int, LayerStatistics]) -> Tensors:
         """Maps (layer, its statistics) to what is saved of the layer, by name."""
-        index, statistics = asked
+        index, statistics = task
         weights, runner = self.model.layers[index], self.model.runner
         shape = runner.shape
         ranking = importance_methods.get(self.importance)(shape, weights, statistics)

@@ -27,9 +27,9 @@ def make_profile(options: ProfileOptions, progress: Progress) -> Profile:
             written.
     """
     _check_output(options)
-    backend, asked = backends.get(options.backend), options.asked()
+    backend, grid = backends.get(options.backend), options.workloads()
     source = open_config(options.model)
-    workloads = [fitted(workload, source.positions, defaulted) for workload, defaulted in asked]
+    workloads = [fitted(workload, source.positions, defaulted) for workload, defaulted in grid]
 
     def table(workload: Workload) -> LatencyTable:
         if options.hardware:

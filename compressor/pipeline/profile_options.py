@@ -10,7 +10,7 @@ from typing import Annotated
 
 from lathe.artefact.command_options import Argument, Option, words
 from lathe.artefact.errors import UserError
-from lathe.compressor.latency.workload import Workload, asked_for
+from lathe.compressor.latency.workload import Workload, requested_workload
 
 
 def _numbers(option: str) -> Callable[[str], tuple[int, ...]]:
@@ -72,11 +72,11 @@ class ProfileOptions:
     dtype: Annotated[str, Option(help="The weights' data type, for an estimate.")] = "bfloat16"
     overwrite: Annotated[bool, Option(help="Replace the file.")] = False
 
-    def asked(self) -> list[tuple[Workload, frozenset[str]]]:
+    def workloads(self) -> list[tuple[Workload, frozenset[str]]]:
         """Returns every workload, each with its fields that nobody asked for."""
         contexts = [None] if self.contexts is None else self.contexts
         grid = itertools.product(self.metrics, self.batch_sizes, contexts)
-        found = [asked_for(m, b, c, self.output_tokens) for m, b, c in grid]
+        found = [requested_workload(m, b, c, self.output_tokens) for m, b, c in grid]
         if not found:
             raise UserError("there is nothing to time", "Give a metric, a batch size and a context.")
         return found

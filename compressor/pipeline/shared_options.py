@@ -10,11 +10,11 @@ from typing import Annotated, TypeVar
 from lathe.artefact.command_options import Argument, Option, words
 from lathe.compressor.latency.workload import (
     Workload,
-    asked_for,
     parse_bytes,
     parse_factor,
     parse_milliseconds,
     parse_share,
+    requested_workload,
 )
 
 T = TypeVar("T")
@@ -138,13 +138,13 @@ class SharedOptions:
     @property
     def workload(self) -> Workload:
         """The workload that was given, with defaults that may not fit the model."""
-        return self._asked[0]
+        return self._requested[0]
 
     @property
     def defaulted(self) -> frozenset[str]:
         """The fields of the workload that were not given, which may be reduced to the model's positions."""
-        return self._asked[1]
+        return self._requested[1]
 
     @property
-    def _asked(self) -> tuple[Workload, frozenset[str]]:
-        return asked_for(self.latency_metric, self.batch_size, self.context, self.output_tokens)
+    def _requested(self) -> tuple[Workload, frozenset[str]]:
+        return requested_workload(self.latency_metric, self.batch_size, self.context, self.output_tokens)

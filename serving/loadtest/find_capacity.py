@@ -121,8 +121,8 @@ async def _one_level(
     while len(level.rounds) < rounds and not level.attainment.certain:
         seed = load.seed + sum(len(one.rounds) for one in search.levels)  # other prompts every time
         level.rounds.append(await testbed.round(name, at_level(load, asked), seed))
-        judged = [sample for one in level.rounds for sample in steady_state(one.samples, load, asked)]
-        level.attainment = slo.judge(judged)
+        evaluated = [sample for one in level.rounds for sample in steady_state(one.samples, load, asked)]
+        level.attainment = slo.evaluate(evaluated)
     search.bisection.note(asked, level.attainment.passed)
     setup.progress.stage(f"{name}: {level_in_words(asked, load)}, {_verdict(level.attainment)}")
 
@@ -157,7 +157,7 @@ def level_in_words(level: float, load: Mapping[str, Any] | Load) -> str:
 
 def _verdict(attainment: Attainment) -> str:
     low, high = attainment.interval
-    share = f"{attainment.within:.1%} of {attainment.judged} within ({low:.1%} to {high:.1%})"
+    share = f"{attainment.within:.1%} of {attainment.evaluated} within ({low:.1%} to {high:.1%})"
     return f"{share}: {'passed' if attainment.passed else 'failed'}"
 
 

@@ -52,7 +52,7 @@ class Slo:
             name for name, limit in self.limits_s.items() if not sample.ok or MEASURES[name](sample) > limit
         ]
 
-    def judge(self, samples: Sequence[Sample]) -> Attainment:
+    def evaluate(self, samples: Sequence[Sample]) -> Attainment:
         broken = [self.broken(sample) for sample in samples]
         within = {name: sum(name not in one for one in broken) for name in self.limits_s}
         return Attainment(len(samples), sum(not one for one in broken), within, self.share)
@@ -60,20 +60,20 @@ class Slo:
 
 @dataclass(frozen=True)
 class Attainment:
-    """How many of the judged requests kept all limits, and how many each of them."""
+    """How many of the evaluated requests kept all limits, and how many each of them."""
 
-    judged: int
+    evaluated: int
     met: int
     met_each: dict[str, int]
     wanted: float
 
     @property
     def within(self) -> float:
-        return self.met / self.judged if self.judged else 0.0
+        return self.met / self.evaluated if self.evaluated else 0.0
 
     @property
     def interval(self) -> tuple[float, float]:
-        return wilson(self.met, self.judged)
+        return wilson(self.met, self.evaluated)
 
     @property
     def passed(self) -> bool:
@@ -88,24 +88,24 @@ class Attainment:
         return {
             "passed": self.passed,
             "certain": self.certain,
-            "judged": self.judged,
+            "judged": self.evaluated,
             "within": round(self.within, 4),
             "interval": [round(bound, 4) for bound in self.interval],
             "within_each": {
-                name: round(met / self.judged, 4) if self.judged else 0.0
+                name: round(met / self.evaluated, 4) if self.evaluated else 0.0
                 for name, met in self.met_each.items()
             },
         }
 
 
-def wilson(met: int, judged: int) -> tuple[float, float]:
-    """Returns Wilson's score interval of 95 % for a share of `met` in `judged`."""
-    if not judged:
+def wilson(met: int, evaluated: int) -> tuple[float, float]:
+    """Returns Wilson's score interval of 95 % for a share of `met` in `evaluated`."""
+    if not evaluated:
         return 0.0, 1.0
-    share, z2 = met / judged, Z_95**2
-    middle = share + z2 / (2 * judged)
-    reach = Z_95 * sqrt(share * (1 - share) / judged + z2 / (4 * judged * judged))
-    scale = 1 + z2 / judged
+    share, z2 = met / evaluated, Z_95**2
+    middle = share + z2 / (2 * evaluated)
+    reach = Z_95 * sqrt(share * (1 - share) / evaluated + z2 / (4 * evaluated * evaluated))
+    scale = 1 + z2 / evaluated
     return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
 
 

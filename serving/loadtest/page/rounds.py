@@ -41,7 +41,11 @@ def body(whole: Mapping[str, Any]) -> list[str | Plot]:
         _throughput(whole),
     ]
     if not {"rate", "trace", "ramp_to"}.isdisjoint(whole["settings"]):
-        parts += ["<h2>In the course of a round</h2>", _course(whole, "TTFT"), _course(whole, "TPOT")]
+        parts += [
+            "<h2>In the course of a round</h2>",
+            _times_of_a_round(whole, "TTFT"),
+            _times_of_a_round(whole, "TPOT"),
+        ]
     return [*parts, "<h2>Every latency</h2>", _percentiles(whole)]
 
 
@@ -81,7 +85,7 @@ def _throughput(whole: Mapping[str, Any]) -> Plot:
     return plot
 
 
-def _course(whole: Mapping[str, Any], name: str) -> Plot:
+def _times_of_a_round(whole: Mapping[str, Any], name: str) -> Plot:
     label, measure = LATENCIES[name]
     text = f"One mark for each request, at the second of the round in which it was sent: its {label}"
     plot = Plot(f"{name} by the time sent", text, "seconds into the round", "ms")

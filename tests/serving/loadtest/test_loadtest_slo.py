@@ -35,19 +35,19 @@ def test_a_request_has_to_keep_every_limit_and_to_succeed() -> None:
     good, slow, late = answer(0.1, 0.02), answer(0.1, 0.04), answer(0.3, 0.02)
     one_token = Sample(0.0, chunk_s=[0.1], output_tokens=1)
     failed = Sample(0.0, error_kind="http_429")
-    found = parse_slo("tpot=30ms,ttft=200ms", "40%").judge([good, slow, late, one_token, failed])
-    assert (found.judged, found.met, found.met_each) == (5, 2, {"tpot": 3, "ttft": 3})
+    found = parse_slo("tpot=30ms,ttft=200ms", "40%").evaluate([good, slow, late, one_token, failed])
+    assert (found.evaluated, found.met, found.met_each) == (5, 2, {"tpot": 3, "ttft": 3})
     assert found.passed
     assert not found.certain
 
 
 # From Newcombe, Statistics in Medicine 17 (1998), table I: intervals without continuity correction.
 @pytest.mark.parametrize(
-    ("met", "judged", "low", "high"),
+    ("met", "evaluated", "low", "high"),
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
-def test_wilsons_interval_is_the_published_one(met: int, judged: int, low: float, high: float) -> None:
-    assert wilson(met, judged) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+def test_wilsons_interval_is_the_published_one(met: int, evaluated: int, low: float, high: float) -> None:
+    assert wilson(met, evaluated) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
     assert wilson(0, 0) == (0.0, 1.0)
 
 
