@@ -91,7 +91,7 @@ def read_summary(directory: Path) -> dict[str, Any]:
 
 
 def check_config(config: Mapping[str, Any], shape: ModelShape, family: Family) -> None:
-    """Refuse, before any weight is read, what the graph cannot reproduce.
+    """Refuses, before any weight is read, what the graph cannot reproduce.
 
     Raises:
         UserError: names the setting.
