@@ -32,7 +32,9 @@ class ServeOptions:
     and `template_variables` --default-chat-template-kwargs.
     """
 
-    out: Annotated[Path, Argument(help="Output directory of `lathe compress`, or a dense checkpoint.")]
+    out: Annotated[
+        Path, Argument(help="Output directory of `lathe compress`, a dense checkpoint, or a GGUF file.")
+    ]
     engine_args: Annotated[
         tuple[str, ...],
         Argument(

@@ -89,13 +89,17 @@ class ServedModel:
 
 
 def open_served_model(path: Path) -> ServedModel:
-    """Opens the artefact at `path`; a plain dense checkpoint is exported first.
+    """Opens the artefact at `path`; a plain dense checkpoint, or a GGUF file, is exported first.
 
     Every file is verified that serving the graph reads.
 
     Raises:
         UserError: the directory cannot be served.
     """
+    if _is_gguf(path):
+        exported = export_dense(path)
+        name, _, _fingerprint = exported.name.rpartition("-")
+        return _describe(exported, name)
     _check_model(path)
     if (path / MANIFEST).exists():
         verify_graph(path, listed_files(path))
@@ -121,7 +125,16 @@ def open_served_checkpoint(path: Path) -> ServedModel:
     return _describe(path, path.resolve().name)
 
 
+def _is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf" and path.is_file()
+
+
 def _check_model(path: Path) -> None:
+    if _is_gguf(path):
+        raise UserError(
+            f"{path} is a GGUF file, which this engine does not serve",
+            f"Make a checkpoint of it: `lathe export {path} --to checkpoint -o OUT`.",
+        )
     if not path.is_dir():
         raise UserError(f"{path} is not a directory", "Give the output directory of `lathe compress`.")
     if not (path / "config.json").is_file():

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from lathe.compressor.export.checkpoint import write_model
-from lathe.compressor.export.safetensors import Entry
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.families import families
+from lathe.compressor.model.safetensors_writer import Entry
 from lathe.compressor.model.tensor_shapes import tensors
 
 COMPANIONS = Path("demo/model")

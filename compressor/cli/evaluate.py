@@ -19,7 +19,9 @@ _TEXT, _TASKS = "Perplexity", "Tasks"
 class EvaluateOptions:
     """The options of `lathe evaluate`."""
 
-    models: Annotated[tuple[str, ...], Argument(help="Checkpoint directories: dense, artefacts, or both.")]
+    models: Annotated[
+        tuple[str, ...], Argument(help="Checkpoint directories (dense, artefacts, or both) and GGUF files.")
+    ]
     text: Annotated[
         str | None, Option(help="A file, a folder or a data set (name:configuration:split).", panel=_TEXT)
     ] = None
@@ -34,7 +36,7 @@ class EvaluateOptions:
     against: Annotated[
         str | None,
         Option(
-            help="The dense checkpoint: adds KL(dense || model), and how often the likeliest tokens agree.",
+            help="The dense model: adds KL(dense || model), and how often the likeliest tokens agree.",
             panel=_TEXT,
         ),
     ] = None
@@ -82,41 +84,47 @@ def evaluate(
     from lathe.compressor.compute.device import out_of_memory_as_user_error, parse_device
     from lathe.compressor.evaluate.compare import check_checkpoint
     from lathe.compressor.evaluate.tasks import Tasks
+    from lathe.compressor.model.gguf import directory_of
 
     where = parse_device(options.device)
-    for model in options.models:
-        check_checkpoint(model)
-        warn_if_stale(Path(model))
+    places = {model: directory_of(model) for model in options.models}
+    for place in places.values():
+        check_checkpoint(place)
+        warn_if_stale(Path(place))
     harness = Tasks.open(options.tasks, options.task_dir) if options.tasks else None
     rows: list[dict[str, Any]] = [{"model": model} for model in options.models]
     with out_of_memory_as_user_error(where, "Leave --device out, or free it."):
         if options.text:
-            _score(rows, options, options.text, json)
+            _score(rows, options, options.text, [*places.values()], json)
         if harness:
             for row in rows:
-                row["tasks"] = harness.run(row["model"], where)
+                row["tasks"] = harness.run(places[row["model"]], where)
                 _say(_accuracies(row), json)
     if json:
         emit(rows)
 
 
-def _score(rows: list[dict[str, Any]], options: EvaluateOptions, text: str, quiet: bool) -> None:
-    """Adds each model's scores on a text."""
+def _score(
+    rows: list[dict[str, Any]], options: EvaluateOptions, text: str, places: list[str], quiet: bool
+) -> None:
+    """Adds each model's scores on a text; a model is called what it was given as, not by its place."""
     from lathe.compressor.compute.device import parse_device
     from lathe.compressor.compute.progress import Progress
     from lathe.compressor.evaluate.compare import scores
+    from lathe.compressor.model.gguf import directory_of
 
     scored = scores(
-        options.models,
+        places,
         text,
         options.window,
         options.windows,
-        options.against,
+        directory_of(options.against) if options.against else None,
         parse_device(options.device),
         Progress(quiet=quiet),
     )
-    for row, found in zip(rows, scored, strict=True):
-        row |= found
+    for model, row, found in zip(options.models, rows, scored, strict=True):
+        named = {"model": model, "against": options.against}
+        row |= found | {key: named[key] for key in named.keys() & found.keys()}
         _say(_quality(row), quiet)
 
 

@@ -18,7 +18,8 @@ class ExportOptions:
     """The options of `lathe export`."""
 
     model: Annotated[
-        str, Argument(help="A checkpoint directory, a hub name, or an artefact (vllm, quantized).")
+        str,
+        Argument(help="A checkpoint directory, a GGUF file, a hub name, or an artefact (vllm, quantized)."),
     ]
     output: Annotated[
         Path | None,

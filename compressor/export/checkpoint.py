@@ -16,11 +16,9 @@ from lathe.artefact.plan import LayerShape, Plan
 from lathe.artefact.shipped_files import SHIPPED_FILES
 from lathe.compressor.export.base import Export, Exporter, check_known, exporters
 from lathe.compressor.export.layout import pruned_tensors
-from lathe.compressor.export.safetensors import DTYPE_NAMES, Entry, write_safetensors
 from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.safetensors_writer import DTYPE_NAMES, MAX_SHARD_BYTES, Entry, write_shards
 
-MAX_SHARD_BYTES = 4 * 2**30
-_WEIGHTS = "model.safetensors"
 _COMPANIONS = (
     "generation_config.json",
     "tokenizer*",
@@ -94,7 +92,7 @@ def write_model(
     if source.dtype not in DTYPE_NAMES:
         raise UserError(f"cannot store {source.dtype} weights", "Set `dtype` in config.json to a float type.")
     _clear(directory)
-    _write_shards(directory, _shards(entries, max_shard_bytes), tensor)
+    write_shards(directory, entries, tensor, max_shard_bytes)
     for file in SHIPPED_FILES[source.family.exported_type]:
         write_bytes(directory / file.name, file.read_bytes())
     copy_companions(source.path, directory)
@@ -162,32 +160,3 @@ def copy_companions(source: Path, target: Path) -> None:
         copy.parent.mkdir(exist_ok=True)
         with file.open("rb") as reader, atomic_write(copy, file.stat().st_size) as writer:
             shutil.copyfileobj(reader, writer)
-
-
-def _shards(entries: Mapping[str, Entry], limit: int) -> list[dict[str, Entry]]:
-    """Tensors in order, cut where the next would exceed `limit`; a larger one is alone in its shard."""
-    shards: list[dict[str, Entry]] = [{}]
-    filled = 0
-    for name, entry in entries.items():
-        if shards[-1] and filled + entry.bytes > limit:
-            shards.append({})
-            filled = 0
-        shards[-1][name] = entry
-        filled += entry.bytes
-    return shards
-
-
-def _write_shards(
-    directory: Path, shards: list[dict[str, Entry]], tensor: Callable[[str], torch.Tensor]
-) -> None:
-    if len(shards) == 1:
-        write_safetensors(directory / _WEIGHTS, shards[0], tensor)
-        return
-    weight_map, total = {}, 0
-    for number, entries in enumerate(shards, 1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_safetensors(directory / file, entries, tensor)
-        weight_map.update(dict.fromkeys(entries, file))
-        total += sum(entry.bytes for entry in entries.values())
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    write_json(directory / f"{_WEIGHTS}.index.json", index)

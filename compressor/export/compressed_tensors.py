@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from lathe.compressor.export.safetensors import Entry
 from lathe.compressor.model.rounding import relative_error, round_matrix
+from lathe.compressor.model.safetensors_writer import Entry
 
 _PER_WORD = 8
 """4-bit codes in an int32."""

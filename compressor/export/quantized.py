@@ -19,10 +19,10 @@ from lathe.compressor.export.base import Export, destinations, quantizers, rules
 from lathe.compressor.export.checkpoint import uneven_config, write_model
 from lathe.compressor.export.compressed_tensors import SCHEMES, Scheme
 from lathe.compressor.export.layout import pruned_tensors
-from lathe.compressor.export.safetensors import Entry
 from lathe.compressor.export.vllm import write_plugin
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.names import EMBEDDING, LM_HEAD, POSITIONS
+from lathe.compressor.model.safetensors_writer import Entry
 
 
 def export_quantized(model: str, output: Path, tensor_parallel: int = 1, *, scheme: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from lathe.artefact.plan import ModelShape
 from lathe.compressor.compute.device import CPU
 from lathe.compressor.model.families import Family, TensorLocation, locate_tensors, resolve, stored_name
 from lathe.compressor.model.families.experts import PACKED
+from lathe.compressor.model.gguf import checkpoint_directory, is_gguf
 from lathe.compressor.model.names import EMBEDDING, LM_HEAD, layer_prefix
 from lathe.compressor.model.safetensors_index import (
     FLOATS,
@@ -176,8 +177,9 @@ class Table:
 
 
 def open_checkpoint(model: str) -> Checkpoint:
-    """Opens a local checkpoint directory, or a hub name (fetched through huggingface_hub's cache).
+    """Opens a local checkpoint directory, a GGUF file, or a hub name.
 
+    A GGUF file is converted on the first use; a model of the hub is fetched through huggingface_hub's cache.
     Checks the config, every safetensors header, and that each tensor of the family is there in its
     shape. Reads no weights.
 
@@ -196,7 +198,7 @@ def open_checkpoint(model: str) -> Checkpoint:
     shape = family.shape(config)
     _check(path, [*locate_tensors(family, shape, _packed(index)).values()], index)
     notes = tuple(note for note in (layout_note(path, named), apart) if note)
-    source = Checkpoint(path, Path(model).name or path.name, config, family, shape, index, notes)
+    source = Checkpoint(path, _name(model, path), config, family, shape, index, notes)
     if not source.dtype.is_floating_point:
         raise UserError(f"config.json of {path} asks for `{source.dtype}` weights", "Use a float type.")
     return source
@@ -253,15 +255,22 @@ def open_config(model: str) -> Checkpoint:
     config = family.read(raw)
     if any(path.glob("*.safetensors")):
         config, _, _ = _by_family(path, config, family, read_index(path, named))
-    return Checkpoint(path, Path(model).name or path.name, config, family, family.shape(config), {})
+    return Checkpoint(path, _name(model, path), config, family, family.shape(config), {})
+
+
+def _name(model: str, path: Path) -> str:
+    """Returns what a model is called: as it was given, or, of a GGUF file, what its name begins with."""
+    return path.name if is_gguf(model) else Path(model).name or path.name
 
 
 def _locate(model: str, files: Sequence[str] = _FILES) -> Path:
     path = Path(model).expanduser()
     if path.is_dir():
         return path.resolve()
+    if is_gguf(path):
+        return checkpoint_directory(path)
     if path.exists():
-        raise UserError(f"{path} is a file", "Give the checkpoint's directory.")
+        raise UserError(f"{path} is a file", "Give the checkpoint's directory, or a .gguf file.")
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise UserError(
             f"there is no model directory {model}", "Give a local directory or a hub name such as org/name."

@@ -15,7 +15,8 @@ from lathe.compressor.pipeline.shared_options import RUN, TARGETS, TEXT, SharedO
 def _output_of(given: Mapping[str, Any]) -> Path:
     """Returns the artefact's directory where none is given: in the working directory, by the model's name."""
     model = given["model"]
-    return Path(f"{Path(model).name or Path(model).resolve().name}-lathe")
+    name = Path(model).name or Path(model).resolve().name
+    return Path(f"{name.removesuffix('.gguf')}-lathe")
 
 
 @dataclass(frozen=True, kw_only=True)

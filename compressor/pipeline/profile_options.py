@@ -32,7 +32,9 @@ class ProfileOptions:
     With `hardware`, latencies are estimated for that device and nothing is measured.
     """
 
-    model: Annotated[str, Argument(help="A checkpoint directory or hub name; config.json is enough.")]
+    model: Annotated[
+        str, Argument(help="A checkpoint directory (config.json is enough), a GGUF file, or a hub name.")
+    ]
     out: Annotated[Path, Option(flags=("--output", "-o"), help="The JSON file to write.")]
     backend: Annotated[str, Option(help="The engine to measure on.")] = "onnx"
     metrics: Annotated[

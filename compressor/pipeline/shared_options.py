@@ -34,7 +34,7 @@ class SharedOptions:
     The result has to meet every target that is given.
     """
 
-    model: Annotated[str, Argument(help="A Hugging Face checkpoint directory, or a hub name.")]
+    model: Annotated[str, Argument(help="A Hugging Face checkpoint directory, a GGUF file, or a hub name.")]
     target_latency_ms: Annotated[
         float | None,
         Option(

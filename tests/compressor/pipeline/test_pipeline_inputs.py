@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lathe.compressor.model.checkpoint_fingerprint import file_digest
+from lathe.compressor.model.file_digest import file_digest
 from support.compress_command import Tiny
 
 TARGET = ("--keep", "60%", "--method", "quick", "--export", "checkpoint")
@@ -94,8 +94,8 @@ def test_c13_a_seed_that_changed_is_named(again: Tiny) -> None:
 def test_a_long_file_is_told_by_blocks_from_all_over_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lathe.compressor.model.checkpoint_fingerprint._WHOLE", 2**18)
-    monkeypatch.setattr("lathe.compressor.model.checkpoint_fingerprint._BLOCKS", 4)
+    monkeypatch.setattr("lathe.compressor.model.file_digest._WHOLE", 2**18)
+    monkeypatch.setattr("lathe.compressor.model.file_digest._BLOCKS", 4)
     file, content = tmp_path / "file", bytearray(2**20)
     file.write_bytes(content)
     seen = {file_digest(file)}

@@ -1,4 +1,4 @@
-"""A safetensors file written tensor by tensor, so that no shard is ever whole in memory."""
+"""Safetensors files written tensor by tensor, so that no shard is ever whole in memory."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lathe.artefact.atomic_files import atomic_write
+from lathe.artefact.atomic_files import atomic_write, write_json
 
+MAX_SHARD_BYTES = 4 * 2**30
 DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_WEIGHTS = "model.safetensors"
 _NAMES = DTYPE_NAMES | {torch.int64: "I64", torch.int32: "I32", torch.int8: "I8"}
 
 
@@ -55,3 +57,42 @@ def write_safetensors(
                 raise ValueError(f"`{name}` is {value.dtype} {list(value.shape)}, not {dtype} {list(dims)}")
             handle.seek(data + places[name])
             handle.write(value.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+
+
+def write_shards(
+    directory: Path,
+    entries: Mapping[str, Entry],
+    tensor: Callable[[str], torch.Tensor],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Writes tensors as `write_safetensors` does: into one file, or into several with an index.
+
+    Raises:
+        UserError: The file system refuses.
+        ValueError: A tensor has another shape or dtype than was announced.
+    """
+    shards = _shards(entries, max_shard_bytes)
+    if len(shards) == 1:
+        write_safetensors(directory / _WEIGHTS, shards[0], tensor)
+        return
+    weight_map, total = {}, 0
+    for number, part in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_safetensors(directory / file, part, tensor)
+        weight_map.update(dict.fromkeys(part, file))
+        total += sum(entry.bytes for entry in part.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    write_json(directory / f"{_WEIGHTS}.index.json", index)
+
+
+def _shards(entries: Mapping[str, Entry], limit: int) -> list[dict[str, Entry]]:
+    """Tensors in order, cut where the next would exceed `limit`; a larger one is alone in its shard."""
+    shards: list[dict[str, Entry]] = [{}]
+    filled = 0
+    for name, entry in entries.items():
+        if shards[-1] and filled + entry.bytes > limit:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = entry
+        filled += entry.bytes
+    return shards
