@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import shutil
 import time
@@ -55,8 +56,7 @@ def checkpoint_directory(model: str | Path, cache_dir: Path | None = None) -> Pa
             space for the checkpoint.
     """
     check_installed()
-    path = Path(model).expanduser().resolve()
-    source = open_gguf(path)
+    source = open_gguf(Path(model).expanduser().absolute())
     target = (cache_dir or cache_root()) / "gguf" / _key(source) / source.name
     if (target / "config.json").is_file():
         return target
@@ -114,8 +114,11 @@ def _told(source: GgufModel, tensors: Mapping[str, Converted]) -> Callable[[str]
 
 
 def _key(source: GgufModel) -> str:
-    """Returns a fingerprint of the content of all files, and of the conversion."""
-    digest = hashlib.sha256(_VERSION.encode())
+    """Returns a fingerprint of the content of all files, of all metadata, and of the conversion.
+
+    Of long files not every block is read, so metadata that was edited in place counts by itself.
+    """
+    digest = hashlib.sha256(f"{_VERSION} {json.dumps(source.metadata)}".encode())
     for file in source.files:
         digest.update(file_digest(file).encode())
     return digest.hexdigest()[:16]

@@ -147,6 +147,23 @@ def test_a_file_is_converted_once_and_anew_when_it_changes(tmp_path: Path, cache
     assert {entry.name for entry in (cache / "gguf").rglob("*") if entry.name.startswith(".")} == set()
 
 
+def test_a_link_has_its_own_name(tmp_path: Path) -> None:
+    """Hugging Face's cache links a file's name to one that is called by its hash."""
+    write_gguf(tmp_path / "5e1f", random_model("qwen2"))
+    (tmp_path / "small.gguf").symlink_to(tmp_path / "5e1f")
+    assert open_checkpoint(str(tmp_path / "small.gguf")).name == "small"
+
+
+def test_metadata_that_was_edited_in_a_long_file_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lathe.compressor.model.gguf.convert.file_digest", lambda _file: "the same")
+    file = write_gguf(tmp_path / "tiny.gguf", random_model("qwen2"))
+    directory = checkpoint_directory(file)
+    write_gguf(file, random_model("qwen2"), metadata={"qwen2.context_length": 513})
+    assert checkpoint_directory(file) != directory
+
+
 def test_a_checkpoint_is_opened_again_by_its_workers(tmp_path: Path) -> None:
     source = open_checkpoint(str(write_gguf(tmp_path / "tiny.gguf", random_model("qwen2"))))
     again = opened(str(source.path))
