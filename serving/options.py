@@ -11,7 +11,7 @@ from lathe.artefact.command_options import Argument, Option
 from lathe.serving.decoding.chat_template import Scalar, read_variables
 
 ONNX_MAX_BATCH = 8
-VLLM_MAX_BATCH = 256
+MAX_BATCH_OF_VLLM = 256
 REQUEST_TIMEOUT_S = 600.0
 WRITE_TIMEOUT_S = 30.0
 KEEP_ALIVE_S = 75
@@ -56,7 +56,7 @@ class ServeOptions:
         int | None,
         Option(
             help="Sequences computed together.",
-            unset=f"{ONNX_MAX_BATCH} with onnx, {VLLM_MAX_BATCH} with vllm",
+            unset=f"{ONNX_MAX_BATCH} with onnx, {MAX_BATCH_OF_VLLM} with vllm",
             least=1,
             most=1024,
         ),

@@ -12,7 +12,7 @@ from typing import Any
 from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import read_json
 from lathe.serving.decoding.generation_defaults import sampling_defaults
-from lathe.serving.options import KEEP_ALIVE_S, VLLM_MAX_BATCH, ServeOptions
+from lathe.serving.options import KEEP_ALIVE_S, MAX_BATCH_OF_VLLM, ServeOptions
 from lathe.serving.vllm.tool_parser import tool_arguments
 
 MIDDLEWARE = "lathe.serving.vllm.middleware.GatewayMiddleware"
@@ -65,7 +65,7 @@ def arguments(model: Path, names: Sequence[str], port: int, options: ServeOption
         UserError: an argument belongs to `lathe serve`.
     """
     _check(options.engine_args)
-    batch = options.max_batch or VLLM_MAX_BATCH
+    batch = options.max_batch or MAX_BATCH_OF_VLLM
     line = [
         "--model",
         str(model),

@@ -56,7 +56,7 @@ def test_all_is_there(sources: Path) -> None:
         (LLAMA, "    def _init_model(", "    def new_model(", "LlamaForCausalLM._init_model"),
         (LLAMA, "        residual: torch.Tensor | None,\n", "        residual, step,\n", "forward over"),
         (LOGGERS, "        mm_cache_stats:", "        images:", "record over StatLoggerBase's"),
-        (LOGGERS, '"vllm:num_requests_running"', '"running"', "alias.py: vllm:num_requests_running"),
+        (LOGGERS, '"vllm:num_requests_running"', '"running"', "vllm_names.py: vllm:num_requests_running"),
         ("v1/metrics/stats.py", "num_waiting_reqs", "waiting", "SchedulerStats.num_waiting_reqs"),
         ("v1/metrics/stats.py", "num_prompt_tokens", "prompt", "IterationStats.num_prompt_tokens"),
         ("engine/arg_utils.py", "--max-num-queued-reqs", "--queue", "--max-num-queued-reqs"),
