@@ -4,8 +4,8 @@
 
 Compresses the demo model with this tree and with a checkout of the revision: same input, same options, same
 seed, and for a latency target the same profile. Prints one JSON document: which files of the artefacts are
-equal, and which differ. Reports hold times, and the manifest their hashes; model files are source code. The
-exit status is 1 if any other file differs.
+equal, and which differ. Reports and the trace hold times, the manifest hashes; model files are source code.
+The exit status is 1 if any other file differs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "paper": ("--keep", "70%", "--method", "paper", "--evaluations", "40"),
     "target": ("--target-speedup", "1.4x", "--tolerance", "10"),
 }
-TIMED = ("report.json", "report.html", "manifest.json", "options.json")
+TIMED = ("report.json", "report.html", "trace.jsonl", "manifest.json", "options.json")
 """Files that hold times, paths or hashes of others."""
 
 
