@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.quality.setting import Baseline, Setting
-from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.block_runner import Weights
-from support.tiny_problem import make_lab
 
 KINDS: dict[str, dict[str, Any]] = {
     "biased": {"attention_bias": True, "mlp_bias": True},
     "one head per group, tied": {"num_key_value_heads": 8, "tie_word_embeddings": True},
 }
-
-
-def make_setting(directory: Path, **changes: Any) -> Setting:
-    lab = make_lab(directory, **changes)
-    return Setting(
-        lab.source,
-        lab.runner,
-        lab.head,
-        lab.embedding,
-        lab.layers,
-        lab.windows[~lab.heldout],
-        lab.windows[lab.heldout],
-        lab.statistics,
-        0,
-        Progress(quiet=True),
-    )
 
 
 def is_deterministic(baseline: Baseline, setting: Setting, keep: float) -> bool:

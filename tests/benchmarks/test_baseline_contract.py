@@ -15,7 +15,7 @@ LAYERS = ("shortgpt", "sleb")
 
 @pytest.fixture(scope="module", params=KINDS)
 def any_setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Setting:
-    return make_setting(tmp_path_factory.mktemp("dense"), request.param)
+    return make_setting(tmp_path_factory.mktemp("dense"), **KINDS[request.param])
 
 
 @pytest.mark.parametrize("keep", [0.9, 0.7, 0.5, 0.3])

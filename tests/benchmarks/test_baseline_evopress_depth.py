@@ -8,7 +8,8 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from other_settings import KINDS, direct_kl, is_deterministic, make_setting
+from other_settings import KINDS, direct_kl, is_deterministic
+from tiny_setting import make_setting
 
 from benchmarks.quality.baselines import evopress_depth as method
 from benchmarks.quality.baselines.evopress_depth import Depth, evopress_depth, search

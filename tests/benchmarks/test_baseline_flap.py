@@ -74,7 +74,7 @@ def test_one_threshold_over_layers_and_modules_weighs_units_by_their_parameters(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_omitted_is_replaced_by_its_mean(tmp_path: Path, kind: str) -> None:
-    setting = make_setting(tmp_path, kind)
+    setting = make_setting(tmp_path, **KINDS[kind])
     subnet, model = baselines.get("flap")(setting, 0.5), dense(setting)
     inputs = [read(model, index, setting.fit) for index in range(len(setting.layers))]
     for index, (block, widths) in enumerate(zip(model.model.layers, subnet.plan, strict=True)):

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from other_settings import KINDS, is_deterministic, make_setting
+from other_settings import KINDS, is_deterministic
+from tiny_setting import make_setting
 
 from benchmarks.quality.baselines.osscar import osscar, prune, shapes, swap
 from benchmarks.quality.obs import removal_costs, remove, return_gains, solve

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from other_settings import KINDS, is_deterministic, make_setting
+from other_settings import KINDS, is_deterministic
+from tiny_setting import make_setting
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.quality.baselines.slicegpt import largest_width, parameters, pca, principal_axes, slicegpt

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from other_settings import KINDS, direct_kl, is_deterministic, make_setting
+from other_settings import KINDS, direct_kl, is_deterministic
+from tiny_setting import make_setting
 
 from benchmarks.quality.baselines import tyr as method
 from benchmarks.quality.baselines.tyr import evolve, helps, mutate, start, tyr

@@ -16,8 +16,9 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_setting(directory: Path, kind: str) -> Setting:
-    lab = make_lab(directory, **KINDS[kind])
+def make_setting(directory: Path, **changes: Any) -> Setting:
+    """`changes` are of the model's config."""
+    lab = make_lab(directory, **changes)
     return Setting(
         lab.source,
         lab.runner,
