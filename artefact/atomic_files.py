@@ -87,10 +87,15 @@ def publish_directory(finished: Path, target: Path, replaced: Path | None = None
 
 
 @contextmanager
-def staged_directory(target: Path) -> Iterator[Path]:
+def staged_directory(target: Path, shared: str | None = None) -> Iterator[Path]:
     """Yields a hidden directory beside `target`, which takes that name when the block succeeds.
 
     When the block fails, the directory is removed.
+
+    Args:
+        target: The final name.
+        shared: A file by which a complete `target` is known, where other processes may make the same content:
+            the one that was first is kept, and a UserError of the block means nothing then.
 
     Raises:
         UserError: the file system refuses, or there is something at `target` already.
@@ -104,5 +109,8 @@ def staged_directory(target: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o755)
         publish_directory(temporary, target)
+    except UserError:
+        if shared is None or not (target / shared).is_file():
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

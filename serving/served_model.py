@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from lathe.artefact.checkpoint_config import max_positions
 from lathe.artefact.errors import UserError
+from lathe.artefact.gguf_suffix import is_gguf
 from lathe.artefact.manifest import MANIFEST, listed_files, read_json, verify_checkpoint, verify_graph
 from lathe.artefact.onnx.graph_format import FOLDER, GRAPH
 from lathe.artefact.shipped_files import warn_if_stale
@@ -96,7 +97,7 @@ def open_served_model(path: Path) -> ServedModel:
     Raises:
         UserError: the directory cannot be served.
     """
-    if _is_gguf(path):
+    if is_gguf(path):
         exported = export_dense(path)
         name, _, _fingerprint = exported.name.rpartition("-")
         return _describe(exported, name)
@@ -125,12 +126,8 @@ def open_served_checkpoint(path: Path) -> ServedModel:
     return _describe(path, path.resolve().name)
 
 
-def _is_gguf(path: Path) -> bool:
-    return path.suffix.lower() == ".gguf" and path.is_file()
-
-
 def _check_model(path: Path) -> None:
-    if _is_gguf(path):
+    if is_gguf(path):
         raise UserError(
             f"{path} is a GGUF file, which this engine does not serve",
             f"Make a checkpoint of it: `lathe export {path} --to checkpoint -o OUT`.",

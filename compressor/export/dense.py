@@ -42,13 +42,9 @@ def dense_artefact(model: str, cache_dir: Path | None = None) -> Path:
     if (target / MANIFEST).is_file():
         return target
     alike(source)
-    try:
-        with staged_directory(target) as temporary:
-            write_artefact(temporary, Export.whole(source), "onnx")
-            write_manifest(temporary)
-    except UserError:
-        if not (target / MANIFEST).is_file():  # else another process was first, with the same content
-            raise
+    with staged_directory(target, shared=MANIFEST) as temporary:
+        write_artefact(temporary, Export.whole(source), "onnx")
+        write_manifest(temporary)
     return target
 
 

@@ -12,11 +12,12 @@ import torch
 
 from lathe.artefact.checkpoint_config import max_positions, read_config, refuse_quantized, refuse_unmerged
 from lathe.artefact.errors import UserError
+from lathe.artefact.gguf_suffix import is_gguf
 from lathe.artefact.plan import ModelShape
 from lathe.compressor.compute.device import CPU
 from lathe.compressor.model.families import Family, TensorLocation, locate_tensors, resolve, stored_name
 from lathe.compressor.model.families.experts import PACKED
-from lathe.compressor.model.gguf import checkpoint_directory, is_gguf
+from lathe.compressor.model.gguf import checkpoint_directory
 from lathe.compressor.model.names import EMBEDDING, LM_HEAD, layer_prefix
 from lathe.compressor.model.safetensors_index import (
     FLOATS,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from lathe.artefact.disk_space import free_space
 from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import MANIFEST
 from lathe.artefact.plan import LayerShape, Plan
@@ -107,11 +107,9 @@ def _evaluation(text: str | None, source: Checkpoint, progress: ReadingLog) -> t
 
 def check_disk(out: Path, needed: int) -> None:
     """Refuses a disk with less free space, in bytes, than a run may need; what an earlier run left counts."""
-    parent = out.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
+    parent, free = free_space(out.absolute().parent)
     left = out.with_name(out.name + ".run").rglob("*")
-    free = shutil.disk_usage(parent).free + sum(file.stat().st_size for file in left if file.is_file())
+    free += sum(file.stat().st_size for file in left if file.is_file())
     if free < needed:
         raise UserError(
             f"{parent} has {free / 2**20:.0f} MiB free; this run may need {needed / 2**20:.0f} MiB",

@@ -28,6 +28,24 @@ def test_a_staged_directory_is_removed_when_its_block_fails(tmp_path: Path) -> N
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_shared_directory_is_the_one_that_was_there_first(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    with staged_directory(target, shared="whole") as mine:
+        (mine / "whole").write_text("mine")
+        with staged_directory(target, shared="whole") as theirs:
+            (theirs / "whole").write_text("theirs")
+    assert (target / "whole").read_text() == "theirs"
+    assert [*tmp_path.iterdir()] == [target]
+
+
+def test_a_shared_directory_that_is_not_whole_is_an_error(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "part").touch()
+    with pytest.raises(UserError, match="cannot write"), staged_directory(target, shared="whole"):
+        pass
+
+
 def test_what_is_replaced_is_moved_back_when_the_rename_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

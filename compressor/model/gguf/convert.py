@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,11 +14,13 @@ import torch
 
 from lathe.artefact.atomic_files import staged_directory, sync_directory, write_json
 from lathe.artefact.cache_dir import cache_root
+from lathe.artefact.disk_space import free_space
 from lathe.artefact.errors import UserError
+from lathe.artefact.gguf_suffix import is_gguf
 from lathe.compressor.model.file_digest import file_digest
 from lathe.compressor.model.gguf.architectures import architecture_of
 from lathe.compressor.model.gguf.config import config_of, generation_config_of
-from lathe.compressor.model.gguf.file import SUFFIX, GgufModel, open_gguf
+from lathe.compressor.model.gguf.file import GgufModel, open_gguf
 from lathe.compressor.model.gguf.quantization import check_installed
 from lathe.compressor.model.gguf.tensors import Converted, convert_tensors
 from lathe.compressor.model.gguf.tokenizer import check_tokenizer, save_tokenizer
@@ -32,12 +33,6 @@ _VERSION = "1"
 _TOKENIZER_BYTES = 2**26
 _PAUSE_S = 10.0
 """Seconds between two lines of progress."""
-
-
-def is_gguf(model: str | Path) -> bool:
-    """Returns whether a model is given as a GGUF file."""
-    path = Path(model).expanduser()
-    return path.suffix.lower() == SUFFIX and path.is_file()
 
 
 def directory_of(model: str) -> str:
@@ -65,12 +60,8 @@ def checkpoint_directory(model: str | Path, cache_dir: Path | None = None) -> Pa
     check_tokenizer(source)
     tensors = convert_tensors(source, architecture, config)
     _check_space(target, source, tensors)
-    try:
-        with staged_directory(target) as temporary:
-            _write(temporary, source, config, tensors)
-    except UserError:
-        if not (target / "config.json").is_file():  # else another process was first, with the same content
-            raise
+    with staged_directory(target, shared="config.json") as temporary:
+        _write(temporary, source, config, tensors)
     return target
 
 
@@ -126,10 +117,7 @@ def _key(source: GgufModel) -> str:
 
 def _check_space(target: Path, source: GgufModel, tensors: Mapping[str, Converted]) -> None:
     needed = sum(tensor.entry.bytes for tensor in tensors.values()) + _TOKENIZER_BYTES
-    parent = target.absolute()
-    while not parent.exists():
-        parent = parent.parent
-    free = shutil.disk_usage(parent).free
+    parent, free = free_space(target)
     if free < needed:
         raise UserError(
             f"{parent} has {free / 2**20:.0f} MiB free; the checkpoint of {source.path} needs "

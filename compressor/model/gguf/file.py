@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.gguf_suffix import SUFFIX
 from lathe.compressor.model.gguf.header import DAMAGED, GgufTensor, read_header
 from lathe.compressor.model.gguf.quantization import check_type
 
-SUFFIX = ".gguf"
 _PART = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 _KINDS = {bool: "a yes or no", int: "a whole number", float: "a number", str: "a text", list: "a list"}
 
@@ -114,13 +113,9 @@ def open_gguf(path: Path) -> GgufModel:
         if twice:
             raise UserError(f"two parts of {path} hold `{min(twice)}`", DAMAGED)
         tensors |= header.tensors
-    _check(tensors.items())
-    return GgufModel(files[0], tuple(files), metadata, tensors)
-
-
-def _check(tensors: Iterable[tuple[str, GgufTensor]]) -> None:
-    for name, tensor in tensors:
+    for name, tensor in tensors.items():
         check_type(name, tensor)
+    return GgufModel(files[0], tuple(files), metadata, tensors)
 
 
 def _parts(path: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from gguf import GGMLQuantizationType as Kind
 
 from lathe.artefact.errors import UserError
 from lathe.compressor.model.checkpoint import open_checkpoint
-from lathe.compressor.model.gguf import checkpoint_directory, convert, quantization
+from lathe.compressor.model.gguf import checkpoint_directory, quantization
 from lathe.compressor.model.gguf.file import open_gguf
 from support.tiny_families import random_model
 from support.tiny_gguf import plain_tokens, write_gguf
@@ -173,7 +173,7 @@ def test_the_package_is_asked_for_in_one_sentence(file: Path, monkeypatch: pytes
 
 def test_space_is_checked_before_anything_is_written(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(file)
-    monkeypatch.setattr(convert.shutil, "disk_usage", lambda _path: usage._replace(free=2**20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=2**20))
     refused(file, "has 1 MiB free", "needs 65 MiB", "LATHE_CACHE")
 
 

@@ -1,0 +1,13 @@
+"""How a model that is one GGUF file is told from a directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SUFFIX = ".gguf"
+
+
+def is_gguf(model: str | Path) -> bool:
+    """Returns whether a model is given as a GGUF file."""
+    path = Path(model).expanduser()
+    return path.suffix.lower() == SUFFIX and path.is_file()
