@@ -15,10 +15,13 @@ from lathe.artefact.errors import UserError
 
 
 @contextmanager
-def atomic_write(path: Path, expected_bytes: int | None = None) -> Iterator[BinaryIO]:
+def atomic_write(
+    path: Path, expected_bytes: int | None = None, *, durable: bool = True
+) -> Iterator[BinaryIO]:
     """Opens `path` for writing under a temporary name; on success it is synced and renamed.
 
-    `expected_bytes` is only named in the error. On failure nothing of the file is left.
+    `expected_bytes` is only named in the error. On failure nothing of the file is left. A file that is not
+    `durable` is not synced: a power failure may lose it.
 
     Raises:
         UserError: the file system refuses (full, read-only, no permission).
@@ -28,7 +31,8 @@ def atomic_write(path: Path, expected_bytes: int | None = None) -> Iterator[Bina
         with temporary.open("wb") as handle:
             yield handle
             handle.flush()
-            os.fsync(handle.fileno())
+            if durable:
+                os.fsync(handle.fileno())
         temporary.replace(path)
     except OSError as error:
         size = f" ({expected_bytes:,} bytes)" if expected_bytes is not None else ""
@@ -40,9 +44,9 @@ def atomic_write(path: Path, expected_bytes: int | None = None) -> Iterator[Bina
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replaces `path` by `content`, whole or not at all."""
-    with atomic_write(path, len(content)) as handle:
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Replaces `path` by `content`, whole or not at all; `durable` is `atomic_write`'s."""
+    with atomic_write(path, len(content), durable=durable) as handle:
         handle.write(content)
 
 

@@ -42,6 +42,35 @@ class Repeats(TypedDict):
     subnet: list[float]
 
 
+class LatencyPrecision(TypedDict):
+    """The precision that a measurement of ratios of latencies reached.
+
+    Attributes:
+        standard_error: Of the ratio, relative to it; of several, the median. None after one load.
+        largest_standard_error: Of several, the largest.
+        loads: How often the models that were compared with the reference were loaded, together.
+        outliers: Those of these loads that do not count.
+        preempted: Turns in which another process took the processor away, which were done again.
+        corrected: Turns whose processor time counts instead of time on the wall, for the same reason.
+        seconds: How long the measurement took, loading included.
+    """
+
+    standard_error: float | None
+    largest_standard_error: float | None
+    loads: int
+    outliers: int
+    preempted: int
+    corrected: int
+    seconds: float
+
+
+class PrecisionFacts(TypedDict):
+    """The precision of the latency table, and of the artefact's ratio to dense; None where not measured."""
+
+    table: LatencyPrecision | None
+    artefact: LatencyPrecision | None
+
+
 class Measured(TypedDict):
     """The artefact's latency against dense; None where it was not timed."""
 
@@ -53,9 +82,13 @@ class Measured(TypedDict):
 
 
 class PartsOfLatency(TypedDict):
-    """Milliseconds by part: the step itself, and every layer's two blocks."""
+    """Milliseconds by part: the step itself, the head, and every layer's two blocks.
+
+    Earlier versions counted the head as part of the step.
+    """
 
     step: float
+    head: NotRequired[float]
     attention: list[float]
     ffn: list[float]
 
@@ -84,6 +117,7 @@ class LatencyFacts(Measured):
     profile: dict[str, Any] | None
     rounds: list[dict[str, Any]]
     parts_ms: NotRequired[LatencyParts | None]
+    precision: NotRequired[PrecisionFacts]
 
 
 class QualityLimit(TypedDict):

@@ -19,13 +19,15 @@ from collections.abc import Callable
 from lathe.artefact.plan import LayerShape, Plan
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.backend import backends
-from lathe.compressor.latency.bench import interleave, paired_ratio
+from lathe.compressor.latency.bench import take_turns
+from lathe.compressor.latency.built_models import TimedModel
+from lathe.compressor.latency.comparison import Comparison
 from lathe.compressor.latency.fingerprint import fingerprint
 from lathe.compressor.latency.measure import LatencyBenchmark
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import open_checkpoint
 
-LOADS, TURNS, SWITCHES, TENTHS = 8, 3, 6, 8
+LOADS, SWITCHES, TENTHS = 8, 6, 8
 
 
 def settling(steps: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
@@ -47,18 +49,18 @@ def main() -> None:
     half = Plan((LayerShape(kv * dense.heads_per_group, kv, dense.ffn // 2),) * source.shape.num_layers)
     benchmark = LatencyBenchmark(source, backends.get("onnx"), Workload(), None, Progress(quiet=True))
     rows = []
-    with benchmark.models([source.shape.dense_plan, half]) as directories:
+    with benchmark.models([TimedModel(source.shape.dense_plan), TimedModel(half)]) as directories:
         for _ in range(LOADS):
             steps = {
                 name: benchmark.backend.prepare(directory, benchmark.workload, None)
                 for name, directory in zip(("dense", "half"), directories, strict=True)
             }
-            timings = interleave(steps, repeats=TURNS)
+            timings = take_turns(steps)
             rows.append(
                 {
                     "dense_ms": timings["dense"].median,
                     "half_ms": timings["half"].median,
-                    "ratio": paired_ratio(timings["half"], timings["dense"]),
+                    "ratio": Comparison(timings["dense"], timings["half"]).ratio,
                 }
             )
         after_switch = settling(steps)

@@ -9,13 +9,12 @@ from typing import Any
 from benchmarks.latency.targets import Subject
 from lathe.artefact.plan import LayerShape, Plan
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.latency.bench import paired_ratio
+from lathe.compressor.latency.built_models import TimedModel
 from lathe.compressor.latency.cache import cached_table
-from lathe.compressor.latency.measure import Effort
+from lathe.compressor.latency.effort import Effort
 from lathe.compressor.search.space import Space, make_space
 
-_AT_ONCE = 5
-_EFFORT = Effort(loads=4, most=8, precision=0.01)
+_EFFORT = Effort(loads=4, most=8, precision=0.01, seconds=600.0)
 
 
 def random_plans(space: Space, count: int, seed: int = 0) -> list[Plan]:
@@ -37,20 +36,19 @@ def rows(subject: Subject, count: int, progress: Progress) -> Iterator[dict[str,
     space, dense = make_space(benchmark.source.shape), benchmark.source.shape.dense_plan
     table = cached_table(benchmark, space, refresh=False)
     plans = random_plans(space, count)
-    for start in range(0, count, _AT_ONCE):
-        part = plans[start : start + _AT_ONCE]
-        base, *timings = benchmark.time([dense, *part], _EFFORT, "measure: random plans")
-        for plan, timing in zip(part, timings, strict=True):
-            measured = table.dense_ms * paired_ratio(timing, base)
-            predicted = table.predict(plan)
-            yield {
-                "model": subject.name,
-                "backend": subject.backend,
-                "metric": subject.workload.metric,
-                "batch_size": subject.workload.batch_size,
-                "context": subject.workload.context,
-                "predicted_ms": predicted,
-                "measured_ms": measured,
-                "error": predicted / measured - 1,
-                "tile": table.tile,
-            }
+    models = [TimedModel(plan) for plan in (dense, *plans)]
+    timed = benchmark.time(models, _EFFORT, "measure: random plans")
+    for plan, comparison in zip(plans, timed, strict=True):
+        measured = table.dense_ms * comparison.ratio
+        predicted = table.predict(plan)
+        yield {
+            "model": subject.name,
+            "backend": subject.backend,
+            "metric": subject.workload.metric,
+            "batch_size": subject.workload.batch_size,
+            "context": subject.workload.context,
+            "predicted_ms": predicted,
+            "measured_ms": measured,
+            "error": predicted / measured - 1,
+            "tile": table.tile,
+        }

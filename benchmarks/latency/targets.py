@@ -15,7 +15,8 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.backend import backends
-from lathe.compressor.latency.measure import Comparison, LatencyBenchmark
+from lathe.compressor.latency.comparison import Comparison
+from lathe.compressor.latency.measure import LatencyBenchmark
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import Checkpoint, open_config
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop

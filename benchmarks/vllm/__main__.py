@@ -29,7 +29,8 @@ from benchmarks.vllm.models import control, idle_layers, random_model, trained_s
 from lathe.artefact.atomic_files import write_json
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.backend import backends
-from lathe.compressor.latency.measure import PROOF, LatencyBenchmark
+from lathe.compressor.latency.effort import PROOF
+from lathe.compressor.latency.measure import LatencyBenchmark
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import open_config
 from lathe.serving.loadtest.document import machine

@@ -20,8 +20,9 @@ def profile(
 ) -> None:
     """Measure MODEL's shapes on this machine, for `compress --profile FILE` on another one.
 
-    Up to 14 whole models with random weights are timed for every metric, batch size and context. With
-    --hardware nothing runs: milliseconds are computed from the datasheet, and called an estimate everywhere.
+    About a dozen whole models with random weights, at most three at a time, are timed for every metric, batch
+    size and context. With --hardware nothing runs: milliseconds are computed from the datasheet, and called
+    an estimate everywhere.
 
     Examples:
       lathe profile ./my-llama --batch-size 1,8 --context 512,4096 -o here.json

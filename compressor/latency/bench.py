@@ -1,11 +1,13 @@
-"""Interleaved timing: systems are repeated in alternating order, so that drift slows all of them alike."""
+"""Interleaved timing: systems take turns in alternating order, so that drift slows all of them alike."""
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+
+from lathe.compressor.latency.clock import SYSTEM, Clock
+from lathe.compressor.latency.preemption import Repeat, Watch
 
 Step = Callable[[], None]
 _MIN_STEPS = 3
@@ -15,7 +17,7 @@ _REPEAT_SECONDS = 0.15
 
 @dataclass
 class Timing:
-    """Milliseconds of one system: the median of each repeat, and the raw samples behind them."""
+    """Milliseconds of one system: of each repeat a typical step, and the raw samples behind them."""
 
     repeats: list[float] = field(default_factory=list)
     samples: list[list[float]] = field(default_factory=list)
@@ -29,68 +31,63 @@ class Timing:
 
     @property
     def spread(self) -> float:
-        """The distance of the quartiles over the median, which tells how busy the machine was."""
+        """The distance of the quartiles over the median: how busy the machine was, or how much it drifted."""
         low, _, high = statistics.quantiles(self.repeats, n=4)
         return (high - low) / self.median
 
 
-def interleave(
-    systems: Mapping[str, Step], *, repeats: int, advance: Callable[[], None] = lambda: None
+def take_turns(
+    systems: Mapping[str, Step], *, watch: Watch | None = None, clock: Clock = SYSTEM
 ) -> dict[str, Timing]:
-    """Times each system `repeats` times, in alternating order.
+    """Times each system once, in an order that alternates from call to call of one watch.
 
     The first steps of a repeat are not measured: for about 0.1 s after another model ran, steps are slower
-    (docs/experiments.md).
+    (docs/experiments.md). A turn in which another process took the processor away is done again, once, and
+    not where that was in vain before; the one that lost least of it counts.
+
+    Args:
+        systems: The steps of each.
+        watch: What is known of these systems from earlier calls.
+        clock: What is read.
     """
-    timings = {name: Timing() for name in systems}
-    names = list(systems)
-    for repeat in range(repeats):
-        for name in names if repeat % 2 == 0 else reversed(names):
-            samples = _repeat(systems[name])
-            timings[name].samples.append(samples)
-            timings[name].repeats.append(statistics.median(samples))
-            advance()
-    return timings
+    watch = Watch() if watch is None else watch
+    turn = _turn(systems, watch, clock)
+    if watch.preempted(turn) and watch.worthwhile:
+        turn = min(turn, _turn(systems, watch, clock), key=watch.lost)
+        watch.redone += 1
+    corrected = watch.by_processor_time(turn)
+    watch.corrected += corrected
+    return {
+        name: Timing(
+            [repeat.processor_ms if corrected else repeat.wall_ms], [[1e3 * wall for wall in repeat.walls]]
+        )
+        for name, repeat in turn.items()
+    }
 
 
-def _repeat(step: Step) -> list[float]:
-    _steps(step, _SETTLE_SECONDS)
-    return _steps(step, _REPEAT_SECONDS)
+def _turn(systems: Mapping[str, Step], watch: Watch, clock: Clock) -> dict[str, Repeat]:
+    names = list(systems)[:: -1 if watch.turns % 2 else 1]
+    repeats = {name: _repeat(systems[name], clock) for name in names}
+    turn = {name: repeats[name] for name in systems}
+    watch.note(turn)
+    return turn
 
 
-def _steps(step: Step, seconds: float) -> list[float]:
-    """Returns the milliseconds of steps that fill a time, at least `_MIN_STEPS` of them."""
-    samples: list[float] = []
-    deadline = time.perf_counter() + seconds
-    while len(samples) < _MIN_STEPS or time.perf_counter() < deadline:
-        start = time.perf_counter()
+def _repeat(step: Step, clock: Clock) -> Repeat:
+    _steps(step, _SETTLE_SECONDS, clock)
+    waits = clock.waits()
+    walls, cpus = _steps(step, _REPEAT_SECONDS, clock)
+    return Repeat(walls, cpus, clock.waits() - waits)
+
+
+def _steps(step: Step, seconds: float, clock: Clock) -> tuple[list[float], list[float]]:
+    """Returns wall and processor seconds of steps that fill a time, at least `_MIN_STEPS` of them."""
+    walls: list[float] = []
+    cpus: list[float] = []
+    deadline = clock.wall() + seconds
+    while len(walls) < _MIN_STEPS or clock.wall() < deadline:
+        cpu, wall = clock.cpu(), clock.wall()
         step()
-        samples.append((time.perf_counter() - start) * 1e3)
-    return samples
-
-
-def uncertainty(timing: Timing, reference: Timing, repeats: int) -> float:
-    """Returns the relative standard error of timing / reference.
-
-    It is computed from the medians of loads, each of so many repeats, because the repeats of one load share
-    the effect of loading the model (docs/experiments.md).
-    """
-    ratios = [a / b for a, b in zip(timing.repeats, reference.repeats, strict=True)]
-    loads = [statistics.median(ratios[i : i + repeats]) for i in range(0, len(ratios), repeats)]
-    if len(loads) < 2:
-        return float("inf")
-    return statistics.stdev(loads) / len(loads) ** 0.5 / statistics.median(loads)
-
-
-def seconds_per_repeat(step: Step) -> float:
-    """Returns about how long a repeat takes."""
-    step()
-    start = time.perf_counter()
-    step()
-    once = time.perf_counter() - start
-    return max(_SETTLE_SECONDS, _MIN_STEPS * once) + max(_REPEAT_SECONDS, _MIN_STEPS * once)
-
-
-def paired_ratio(timing: Timing, reference: Timing) -> float:
-    """Returns the median over repeats of timing / reference, in which drift between repeats cancels."""
-    return statistics.median(a / b for a, b in zip(timing.repeats, reference.repeats, strict=True))
+        walls.append(clock.wall() - wall)
+        cpus.append(clock.cpu() - cpu)
+    return walls, cpus

@@ -1,4 +1,4 @@
-"""Measurements of this machine, kept in the cache (`$LATHE_CACHE`, else ~/.cache/lathe) when it was quiet."""
+"""Precise measurements of this machine, kept in the cache (`$LATHE_CACHE`, else ~/.cache/lathe)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from lathe.artefact.atomic_files import write_json
 from lathe.artefact.cache_dir import cache_root
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
+from lathe.compressor.latency.effort import PROOF, TABLE
 from lathe.compressor.latency.fingerprint import fingerprint
-from lathe.compressor.latency.measure import BUSY, LatencyBenchmark
+from lathe.compressor.latency.measure import LatencyBenchmark
 from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.search.space import Space
+
+_KEPT = 2.0
+"""What is kept has a standard error of at most this multiple of the one that was wanted."""
 
 
 def cached_table(benchmark: LatencyBenchmark, space: Space, refresh: bool) -> LatencyTable:
@@ -30,11 +34,13 @@ def cached_table(benchmark: LatencyBenchmark, space: Space, refresh: bool) -> La
             benchmark.progress.say(f"  latency table: from {path} (--remeasure to measure again)")
             return table
         except (ValueError, KeyError, TypeError, UserError):
-            benchmark.progress.say(f"  latency table: {path} is unreadable, measuring again")
+            benchmark.progress.say(f"  latency table: {path} is of another version or damaged; measuring")
     table = benchmark.table(space)
-    if table.spread > BUSY:
-        return table
-    _keep(path, table.to_json(), benchmark)
+    error = table.precision["largest_standard_error"] if table.precision else None
+    if error is not None and error <= _KEPT * TABLE.precision:
+        _keep(path, table.to_json(), benchmark)
+    else:
+        benchmark.progress.say("  latency table: not kept for later runs, as it is not precise enough")
     return table
 
 
@@ -59,9 +65,9 @@ def _cache_path(benchmark: LatencyBenchmark) -> Path:
 
 
 def cached_comparison(benchmark: LatencyBenchmark, plan: Plan, refresh: bool) -> dict[str, float]:
-    """Compares a plan with dense on this machine: {"dense_ms", "subnet_ms", "ratio", "spread"}.
+    """Compares a plan with dense on this machine: {"dense_ms", "subnet_ms", "ratio", "standard_error"}.
 
-    The result is kept in the cache when the machine was quiet, so that the same plan is not timed twice.
+    The result is kept in the cache if it is precise, so that the same plan is not timed twice.
     """
     digest = hashlib.sha256(json.dumps(plan.to_json()).encode()).hexdigest()[:16]
     path = _cache_path(benchmark).with_suffix("") / f"{digest}.json"
@@ -71,13 +77,13 @@ def cached_comparison(benchmark: LatencyBenchmark, plan: Plan, refresh: bool) ->
         except ValueError:
             path.unlink()
     comparison = benchmark.compare(plan)
+    paired = comparison.paired
     result = {
         "dense_ms": comparison.dense.median,
         "subnet_ms": comparison.subnet.median,
-        "ratio": comparison.ratio,
-        "spread": max(comparison.dense.spread, comparison.subnet.spread),
+        "ratio": paired.value,
+        "standard_error": paired.standard_error,
     }
-    if result["spread"] > BUSY:
-        return result
-    _keep(path, result, benchmark)
+    if paired.standard_error <= _KEPT * PROOF.precision:
+        _keep(path, result, benchmark)
     return result

@@ -2,195 +2,189 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import cycle, islice
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lathe.artefact.plan import Plan
+from lathe.artefact.report_format import LatencyPrecision
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.backend import LatencyBackend
-from lathe.compressor.latency.bench import Timing, interleave, paired_ratio, seconds_per_repeat, uncertainty
+from lathe.compressor.latency.built_models import BuiltModels, TimedModel
+from lathe.compressor.latency.clock import SYSTEM, Clock
+from lathe.compressor.latency.comparison import Comparison, precision_of
+from lathe.compressor.latency.effort import PROOF, QUICK, SECONDS, TABLE, Effort
 from lathe.compressor.latency.fingerprint import fingerprint
+from lathe.compressor.latency.session import GROUP, Session
 from lathe.compressor.latency.table import LatencyTable, designs, fit
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.search.space import Space
 
-_REPEATS = 3
-BUSY = 0.2
-_ATTEMPTS = 3
-_MAX_DECODER_BYTES = 512 * 2**20
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How often models are loaded and timed.
-
-    There are at least `loads` loads, and more until the standard error of every ratio to the first model
-    is within `precision`, or there were `most`.
-    """
-
-    loads: int
-    most: int
-    precision: float
-
-
-TABLE, PROOF, QUICK = Effort(3, 6, 0.01), Effort(6, 12, 0.005), Effort(1, 1, 1.0)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Milliseconds of a plan and of the dense model, timed in interleaved repeats.
-
-    `ratio` is the median of the ratios of paired repeats.
-    """
-
-    dense: Timing
-    subnet: Timing
-
-    @property
-    def ratio(self) -> float:
-        return paired_ratio(self.subnet, self.dense)
+_DECODER_BYTES = 256 * 2**20
+_FEW_ROWS = 4096
 
 
 @dataclass(frozen=True)
 class LatencyBenchmark:
-    """Times plans of one model on one backend."""
+    """Times plans of one model on one backend.
+
+    Attributes:
+        source: The dense model.
+        backend: The engine.
+        workload: The work.
+        threads: Of the engine; None: its own choice.
+        progress: Is told before and after each measurement.
+        seconds: The time to measure a table in; a plan or an artefact has half of it.
+        clock: What is read.
+    """
 
     source: Checkpoint
     backend: LatencyBackend
     workload: Workload
     threads: int | None
     progress: Progress
+    seconds: float = SECONDS
+    clock: Clock = SYSTEM
+    built: BuiltModels = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "built", BuiltModels(self.backend, self.source))
+
+    @property
+    def proof(self) -> Effort:
+        """The effort for one plan or artefact."""
+        return replace(PROOF, seconds=self.seconds / 2)
 
     def compare(
-        self, plan: Plan, effort: Effort = PROOF, title: str = "measure: the plan against dense"
+        self, plan: Plan, effort: Effort | None = None, title: str = "measure: the plan against dense"
     ) -> Comparison:
         """Times a plan with random weights against the dense shape; timing does not depend on the values."""
-        return Comparison(*self.time([self.source.shape.dense_plan, plan], effort, title))
+        dense, subnet = TimedModel(self.source.shape.dense_plan), TimedModel(plan)
+        return self.time([dense, subnet], effort or self.proof, title)[0]
 
     def quick(self, plan: Plan) -> Comparison:
         return self.compare(plan, QUICK, "measure: dense and the smallest subnet")
+
+    def keep_dense(self) -> AbstractContextManager[None]:
+        """Within the block, all plans are compared with one dense model, built once."""
+        return self.built.keep(TimedModel(self.source.shape.dense_plan))
 
     def compare_built(
         self,
         dense: Path,
         subnet: Path,
-        effort: Effort = PROOF,
+        effort: Effort | None = None,
         title: str = "verify: the artefact against dense",
     ) -> Comparison:
         """Times two exported models side by side."""
-        return Comparison(*self._retry_until_quiet([dense, subnet], effort, title))
+        effort = effort or self.proof
+        session = Session(self, effort, groups=1)
+        with self.progress.stage(title, 1):
+            timings = session.group([dense, subnet])
+        found = session.compared(timings[0], timings[1])
+        self._say(title, found.precision, effort)
+        return found
+
+    def time(self, models: Sequence[TimedModel], effort: Effort, title: str) -> list[Comparison]:
+        """Times models with random weights against the first of them.
+
+        At most `GROUP` are built and loaded at a time: the first, and others in turn. Whoever has noisy
+        ratios is loaded again, and no other group is.
+
+        Returns:
+            A comparison for each model but the first.
+        """
+        reference, *others = models
+        groups = [others[i : i + GROUP - 1] for i in range(0, len(others), GROUP - 1)]
+        self._announce(models, len(groups), effort, title)
+        session, pairs = Session(self, effort, len(groups)), []
+        with self.progress.stage(title, len(groups)) as bar, self.built.keep(reference):
+            for number, group in enumerate(groups, 1):
+                with self.models([reference, *group]) as directories:
+                    dense, *timings = session.group(directories)
+                pairs += [(dense, timing) for timing in timings]
+                bar.advance()
+                if number == 1 and (expected := len(groups) * session.seconds) > 1.5 * effort.seconds > 0:
+                    self.progress.say(f"  {title}: loading is slow, so about {expected:.0f} s in all")
+        found = [session.compared(dense, timing) for dense, timing in pairs]
+        self._say(title, precision_of(found), effort)
+        return found
 
     def table(self, space: Space) -> LatencyTable:
-        """Fits the table from up to 14 whole models, timed in interleaved repeats.
+        """Fits the table from about a dozen whole models, timed against the dense one.
 
         Deep or wide models are measured with fewer layers: the time of a layer does not depend on their
-        number.
+        number. All but one have few vocabulary rows, and the last is the dense model with all of them, so
+        that what the head takes is a term of its own.
         """
-        shape = self.source.shape
-        per_layer = 4 * shape.decoder_parameters(shape.dense_plan) // shape.num_layers
-        layers = min(shape.num_layers, max(2, _MAX_DECODER_BYTES // per_layer))
-        plans = designs(space, shape.dense_plan, layers)
-        timings = self.time(plans, TABLE, "measure: latency table")
-        reference = timings[0].median
-        times = [reference * paired_ratio(t, timings[0]) for t in timings]
-        terms, tile = fit(plans, times)
+        models = self._designs(space)
+        effort = replace(TABLE, seconds=self.seconds)
+        found = self.time(models, effort, "measure: latency table")
+        reference = statistics.median(ms for comparison in found for ms in comparison.dense.repeats)
+        times = [reference, *(reference * comparison.ratio for comparison in found)]
+        heads = [model.vocabulary / self.source.shape.vocab_size for model in models]
+        errors = [0.0, *(comparison.paired.standard_error for comparison in found)]
+        terms, tile = fit([model.plan for model in models], times, heads, errors)
+        rows = [
+            {"plan": model.plan.to_json(), "vocabulary": model.vocabulary, "measured_ms": ms}
+            for model, ms in zip(models, times, strict=True)
+        ]
+        for row, comparison in zip(rows[1:], found, strict=True):
+            row |= {"turns_ms": comparison.subnet.repeats, "dense_turns_ms": comparison.dense.repeats}
         table = LatencyTable(
             self.workload,
             fingerprint(self.backend.versions(), self.threads),
             terms,
-            [
-                {"plan": plan.to_json(), "measured_ms": ms, "turns_ms": timing.repeats}
-                for plan, ms, timing in zip(plans, times, timings, strict=True)
-            ],
+            rows,
             tile=tile,
+            precision=precision_of(found),
         )
-        dense_ms = reference if layers == shape.num_layers else table.predict(shape.dense_plan)
-        table.rows[0]["dense_ms"] = dense_ms
+        dense = self.source.shape.dense_plan
+        whole = [ms for model, ms in zip(models, times, strict=True) if self._is_whole(model)]
+        rows[0]["dense_ms"] = whole[0] if whole else table.predict(dense)
         return table
 
-    def time(self, plans: list[Plan], effort: Effort, title: str) -> list[Timing]:
-        """Times whole models of these plans, with random weights, in interleaved repeats.
+    def _designs(self, space: Space) -> list[TimedModel]:
+        """Returns the models of a table: the reference first, and the one with the whole head last."""
+        shape = self.source.shape
+        per_layer = 4 * shape.decoder_parameters(shape.dense_plan) // shape.num_layers
+        layers = min(shape.num_layers, max(2, _DECODER_BYTES // per_layer))
+        few = max(1, min(_FEW_ROWS, shape.vocab_size // 2))
+        plans = designs(space, shape.dense_plan, layers)
+        models = [*(TimedModel(plan, few) for plan in plans), TimedModel(plans[0], shape.vocab_size)]
+        return list(dict.fromkeys(models))
 
-        All plans have as many layers.
-        """
-        with self.models(plans) as directories:
-            return self._retry_until_quiet(directories, effort, title)
-
-    def _retry_until_quiet(self, directories: list[Path], effort: Effort, title: str) -> list[Timing]:
-        """Times models against each other, and again, a few times, while the machine is busy."""
-        quietest: list[Timing] = []
-        for attempt in range(_ATTEMPTS):
-            timings = self._timings(directories, effort, title)
-            if not quietest or timings[0].spread < quietest[0].spread:
-                quietest = timings
-            if quietest[0].spread <= BUSY:
-                break
-            rest = "measuring again" if attempt + 1 < _ATTEMPTS else "figures may be off"
-            spread = 100 * timings[0].spread
-            self.progress.say(f"  warning: timings vary by {spread:.0f} %: the machine is busy; {rest}")
-        return quietest
-
-    def _timings(self, directories: list[Path], effort: Effort, title: str) -> list[Timing]:
-        """Returns one timing per model; e2e is put together from a prefill and the decode steps.
-
-        Models are loaded anew several times: one and the same model is faster or slower for as long as it is
-        loaded (docs/experiments.md).
-        """
-        parts = [
-            self._loads(directories, replace(self.workload, metric=metric), effort, f"{title} ({metric})")
-            for metric, _ in self._parts()
-        ]
-        return [self._join([part[i] for part in parts]) for i in range(len(directories))]
-
-    def _loads(self, directories: list[Path], workload: Workload, effort: Effort, title: str) -> list[Timing]:
-        """Repeats loads of one metric until they are precise enough; says first how long they may take."""
-        total = [Timing() for _ in directories]
-        with self.progress.stage(title, effort.loads * _REPEATS * len(directories)) as bar:
-            for load in range(effort.most):
-                steps = {
-                    str(i): self.backend.prepare(d, workload, self.threads) for i, d in enumerate(directories)
-                }
-                if load == 0 and effort.most > 1:
-                    once = _REPEATS * sum(seconds_per_repeat(step) for step in steps.values())
-                    self.progress.say(
-                        f"  {title}: {len(directories)} models, about {effort.loads * once:.0f} to "
-                        f"{effort.most * once:.0f} s, and loading"
-                    )
-                found = interleave(steps, repeats=_REPEATS, advance=bar.advance)
-                total = [t + found[str(i)] for i, t in enumerate(total)]
-                errors = [uncertainty(t, total[0], _REPEATS) for t in total[1:]]
-                steps.clear()  # the models of one load are freed before the next load
-                if load + 1 >= effort.loads and max(errors, default=0.0) <= effort.precision:
-                    break
-        return total
-
-    def _parts(self) -> list[tuple[str, float]]:
-        """Returns (metric to time, how often it counts)."""
-        if self.workload.metric == "e2e":
-            return [("ttft", 1.0), ("tpot", self.workload.output_tokens - 1.0)]
-        return [(self.workload.metric, 1.0)]
-
-    def _join(self, parts: list[Timing]) -> Timing:
-        weights = [weight for _, weight in self._parts()]
-        most = max(len(part.repeats) for part in parts)  # a part that was precise sooner is reused
-        repeats = zip(*(islice(cycle(part.repeats), most) for part in parts), strict=True)
-        return Timing(
-            [sum(w * t for w, t in zip(weights, repeat, strict=True)) for repeat in repeats],
-            [samples for part in parts for samples in part.samples],
-        )
+    def _is_whole(self, model: TimedModel) -> bool:
+        shape = self.source.shape
+        return model == TimedModel(shape.dense_plan, shape.vocab_size)
 
     @contextmanager
-    def models(self, plans: list[Plan]) -> Iterator[list[Path]]:
-        with tempfile.TemporaryDirectory(prefix="lathe-latency-") as root:
-            directories = []
-            for i, plan in enumerate(plans):
-                directory = Path(root) / str(i)
-                directory.mkdir()
-                self.backend.build(directory, self.source, plan, len(plan))
-                directories.append(directory)
-            yield directories
+    def models(self, models: Sequence[TimedModel]) -> Iterator[list[Path]]:
+        """Yields the directories of models with random weights, which are removed at the end."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(self.built.build(model)) for model in models]
+
+    def _announce(self, models: Sequence[TimedModel], groups: int, effort: Effort, title: str) -> None:
+        """Says before a measurement what it takes."""
+        if effort.seconds:
+            parts = f" in {groups} groups" if groups > 1 else ""
+            self.progress.say(f"  {title}: {len(models)} models{parts}, at most about {effort.seconds:.0f} s")
+
+    def _say(self, title: str, precision: LatencyPrecision, effort: Effort) -> None:
+        """Says after a measurement what precision was reached."""
+        error, worst = precision["standard_error"], precision["largest_standard_error"]
+        if error is None or worst is None:
+            return
+        most = f", {100 * worst:.2g} % at most" if worst > error else ""
+        text = f"  {title}: ratios within {100 * error:.2g} % (standard error{most}) after "
+        text += f"{precision['seconds']:.0f} s"
+        if worst > effort.precision:
+            text += f"; {100 * effort.precision:.2g} % was wanted"
+        if precision["preempted"]:
+            text += f"; {precision['preempted']} preempted turns were done again"
+        if precision["corrected"]:
+            text += f"; the processor was shared: of {precision['corrected']} turns, processor time counts"
+        self.progress.say(text)

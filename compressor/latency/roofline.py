@@ -83,7 +83,8 @@ def _terms(shape: ModelShape, workload: Workload, device: Device, width: int) ->
     scores = 1e3 * 4 * tokens * cached * h / peak
     cache = 0.0 if prefill else matrix(2 * workload.batch_size * context * h, 0)
     return {
-        "step": _STEP_MS + matrix(shape.vocab_size * d, 1 if prefill else tokens),
+        "step": _STEP_MS,
+        "head": matrix(shape.vocab_size * d, 1 if prefill else tokens),
         "attention": _BLOCK_MS,
         "query_head": matrix(2 * d * h) + scores,
         "kv_head": matrix(2 * d * h) + cache,

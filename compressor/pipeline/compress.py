@@ -12,7 +12,7 @@ from lathe.artefact.manifest import write_manifest
 from lathe.artefact.plan import Plan
 from lathe.artefact.report_format import REPORT, Report
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.latency.measure import Comparison
+from lathe.compressor.latency.comparison import Comparison
 from lathe.compressor.pipeline.calibrate import CalibrationResult, calibrate
 from lathe.compressor.pipeline.checks import check_output
 from lathe.compressor.pipeline.export import export

@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from lathe.artefact.command_options import Option, words
+from lathe.compressor.latency.effort import SECONDS
 from lathe.compressor.latency.workload import parse_bytes, parse_rate, parse_share
-from lathe.compressor.pipeline.shared_options import RUN, TARGETS, TEXT, SharedOptions, unless_empty
+from lathe.compressor.pipeline.shared_options import (
+    RUN,
+    TARGETS,
+    TEXT,
+    WORKLOAD,
+    SharedOptions,
+    unless_empty,
+)
 
 
 def _output_of(given: Mapping[str, Any]) -> Path:
@@ -123,6 +131,15 @@ class CompressFields(SharedOptions):
             recorded=False,
         ),
     ] = False
+    measure_seconds: Annotated[
+        float,
+        Option(
+            help="The time to measure the latency table in; a plan or an artefact gets half. Two loads of "
+            "each model are timed in any case.",
+            panel=WORKLOAD,
+            recorded=False,
+        ),
+    ] = SECONDS
     memory_limit: Annotated[
         int | None,
         Option(

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
 from lathe.compressor.latency.cache import cached_comparison, cached_table
-from lathe.compressor.latency.measure import Comparison
+from lathe.compressor.latency.comparison import Comparison
 from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.model.pruning import Selection
 from lathe.compressor.pipeline.outcome import Status
@@ -175,6 +175,10 @@ class LatencyLoop:
         Raises:
             UserError: no plan does; the error has the nearest target that one meets.
         """
+        with self.context.preflight.benchmark.keep_dense():
+            return self._find_plan()
+
+    def _find_plan(self) -> Iteration:
         preflight = self.context.preflight
         while True:
             found = self._search()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.onnx.graph_format import FOLDER
+from lathe.compressor.latency.effort import check_seconds
 from lathe.compressor.latency.workload import FITTED_DEFAULTS, Workload, fitted
 from lathe.compressor.pipeline.compress_fields import CompressFields
 
@@ -82,6 +83,7 @@ class CompressOptions(CompressFields):
 
         if self.threads is not None and self.threads < 1:
             raise UserError(f"--threads {self.threads} is not a number of threads")
+        check_seconds(self.measure_seconds)
         if self.tensor_parallel < 1:
             raise UserError(
                 f"--tensor-parallel {self.tensor_parallel} is not a number of devices", "Give at least 1."

@@ -140,7 +140,9 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
     workload = _workload(options, source, progress)
     texts = check_texts(options, source, progress)
     memory = memory_plan(options, source)
-    benchmark = LatencyBenchmark(source, backend, workload, options.threads, progress)
+    benchmark = LatencyBenchmark(
+        source, backend, workload, options.threads, progress, options.measure_seconds
+    )
     constraints = _constraints(options, source, space, workload)
     for constraint in constraints:
         _check_floor(constraint, space)

@@ -34,7 +34,9 @@ def make_profile(options: ProfileOptions, progress: Progress) -> Profile:
     def table(workload: Workload) -> LatencyTable:
         if options.hardware:
             return estimate(source.shape, workload, options.hardware, options.dtype)
-        benchmark = LatencyBenchmark(source, backend, workload, options.threads, progress)
+        benchmark = LatencyBenchmark(
+            source, backend, workload, options.threads, progress, options.measure_seconds
+        )
         return cached_table(benchmark, make_space(source.shape), refresh=False)
 
     tables = []

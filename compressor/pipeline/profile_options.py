@@ -10,6 +10,7 @@ from typing import Annotated
 
 from lathe.artefact.command_options import Argument, Option, words
 from lathe.artefact.errors import UserError
+from lathe.compressor.latency.effort import SECONDS, check_seconds
 from lathe.compressor.latency.workload import Workload, requested_workload
 
 
@@ -67,12 +68,19 @@ class ProfileOptions:
         Option(help="Tokens of an answer (e2e).", unset=f"{Workload().output_tokens}, or as many as fit"),
     ] = None
     threads: Annotated[int | None, Option(help="Threads of the engine.", unset="all cores")] = None
+    measure_seconds: Annotated[
+        float,
+        Option(help="The time to measure each table in. Two loads of each model are timed in any case."),
+    ] = SECONDS
     hardware: Annotated[
         str | None,
         Option(help="Estimate from this device's datasheet instead of measuring, such as h200."),
     ] = None
     dtype: Annotated[str, Option(help="The weights' data type, for an estimate.")] = "bfloat16"
     overwrite: Annotated[bool, Option(help="Replace the file.")] = False
+
+    def __post_init__(self) -> None:
+        check_seconds(self.measure_seconds)
 
     def workloads(self) -> list[tuple[Workload, frozenset[str]]]:
         """Returns every workload, each with its fields that nobody asked for."""

@@ -23,8 +23,8 @@ from lathe.artefact.report_format import (
 )
 from lathe.compressor.evaluate.samples import TOKENS
 from lathe.compressor.latency.backend import versions_here
+from lathe.compressor.latency.comparison import Comparison
 from lathe.compressor.latency.fingerprint import fingerprint
-from lathe.compressor.latency.measure import Comparison
 from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.latency.workload import METRICS
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
@@ -116,6 +116,10 @@ def _latency(context: RunContext, result: Compression) -> LatencyFacts:
         "profile": _profile(preflight),
         "rounds": [iteration.row() for iteration in loop.iterations],
         "parts_ms": _parts(loop.table_at(timing), dense, plan, drift),
+        "precision": {
+            "table": loop.table.precision if loop.table else None,
+            "artefact": timing.precision if timing else None,
+        },
     }
 
 

@@ -22,7 +22,8 @@ from lathe.compressor.evaluate.onnx import OnnxModel
 from lathe.compressor.export.artefact import export_of_artefact
 from lathe.compressor.export.base import Export, exporters
 from lathe.compressor.export.onnx.graph import read_summary
-from lathe.compressor.latency.measure import Comparison
+from lathe.compressor.latency.built_models import TimedModel
+from lathe.compressor.latency.comparison import Comparison
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.reference import load_dense
 from lathe.compressor.pipeline.calibrate import CalibrationResult
@@ -159,7 +160,7 @@ class Verifier:
 
 def _time(preflight: PreflightResult, artefact: Path) -> Comparison:
     benchmark = preflight.benchmark
-    with benchmark.models([preflight.source.shape.dense_plan]) as (dense,):
+    with benchmark.models([TimedModel(preflight.source.shape.dense_plan)]) as (dense,):
         return benchmark.compare_built(dense, artefact / exporters.get(benchmark.backend.export).folder)
 
 

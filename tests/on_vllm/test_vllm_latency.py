@@ -17,7 +17,8 @@ from conftest import DEMO
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency import bench
 from lathe.compressor.latency.backend import backends
-from lathe.compressor.latency.measure import QUICK, LatencyBenchmark
+from lathe.compressor.latency.effort import QUICK
+from lathe.compressor.latency.measure import LatencyBenchmark
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import Checkpoint
 from support.tiny_llama import PLANS, checkpoint
@@ -95,7 +96,7 @@ def test_a_meter_compares_plans(tmp_path: Path, source: Checkpoint, monkeypatch:
         source, backends.get("vllm"), Workload("e2e", 2, 24, 8), 1, Progress(quiet=True)
     )
     found = benchmark.compare(PLANS["whole layers"], QUICK)
-    assert len(found.dense.repeats) == len(found.subnet.repeats) == 3
+    assert len(found.dense.repeats) == len(found.subnet.repeats) == QUICK.loads
     assert min(found.subnet.repeats) > 0
 
 

@@ -43,11 +43,13 @@ def build_onnx(
     plan: Plan,
     tensor: Tensors,
     matrices: Callable[[GraphWriter], Matrices] = Plain,
+    *,
+    durable: bool = True,
 ) -> None:
     """Writes `model.onnx` and `model.onnx.data` into `directory`.
 
     `config` is the dense model's config.json document; `tensor` gives a pruned tensor, float32, by its
-    checkpoint name, and is asked once for each, block by block.
+    checkpoint name, and is asked once for each, block by block. `durable` is `graph_writer`'s.
 
     Raises:
         UserError: the config needs something that this graph does not have, or the disk refuses.
@@ -57,7 +59,7 @@ def build_onnx(
     if len(plan) != shape.num_layers:
         raise UserError(f"the plan has {len(plan)} layers; the model has {shape.num_layers}")
     count = sum(torch.Size(dims).numel() for _, dims in pruned_tensors(shape, plan))
-    with graph_writer(directory, 4 * count) as writer:
+    with graph_writer(directory, 4 * count, durable=durable) as writer:
         made = matrices(writer)
         DECODERS[family.exported_type](writer, config, shape, tensor, made).build(plan)
         sizes = {"weight_bytes": {"before": 4 * count, "after": writer.weight_bytes}}

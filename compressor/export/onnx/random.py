@@ -29,7 +29,8 @@ def random_onnx(
 ) -> None:
     """Writes the graph of `plan` with small random weights (norms are one), as fast as the disk allows.
 
-    Every tensor is a window, at its own offset, of one pool of 4 Mi values that repeats for ever.
+    Every tensor is a window, at its own offset, of one pool of 4 Mi values that repeats for ever. One that is
+    longer than the pool is in memory alone, while it is written. The files are not synced.
 
     Raises:
         UserError: as `build_onnx`.
@@ -47,4 +48,4 @@ def random_onnx(
         long_enough = pool if end <= 2 * _POOL else pool.repeat(-(-end // (2 * _POOL)))
         return long_enough[start:end].reshape(dims)
 
-    build_onnx(directory, config, family, plan, tensor, matrices)
+    build_onnx(directory, config, family, plan, tensor, matrices, durable=False)

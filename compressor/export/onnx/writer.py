@@ -105,18 +105,20 @@ class GraphWriter:
 
 
 @contextmanager
-def graph_writer(directory: Path, expected_bytes: int) -> Iterator[GraphWriter]:
+def graph_writer(directory: Path, expected_bytes: int, *, durable: bool = True) -> Iterator[GraphWriter]:
     """Writes `model.onnx` and `model.onnx.data` into `directory` from what is added in the block.
 
-    Both files appear complete or not at all, the data first; an older graph goes before its data does.
+    Both files appear complete or not at all, the data first; an older graph goes before its data does. What
+    is not `durable`, because it is soon removed, is not synced.
 
     Raises:
         UserError: the file system refuses; names the file and `expected_bytes`.
     """
-    with atomic_write(directory / DATA_FILE, expected_bytes) as data:
+    with atomic_write(directory / DATA_FILE, expected_bytes, durable=durable) as data:
         writer = GraphWriter(data)
         yield writer
         model = writer.model()
         (directory / MODEL_FILE).unlink(missing_ok=True)
-    write_bytes(directory / MODEL_FILE, model.SerializeToString())
-    sync_directory(directory)
+    write_bytes(directory / MODEL_FILE, model.SerializeToString(), durable=durable)
+    if durable:
+        sync_directory(directory)

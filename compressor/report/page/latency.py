@@ -108,11 +108,20 @@ def _table(latency: LatencyFacts) -> Table:
 def _notes(latency: LatencyFacts, facts: Facts) -> list[str]:
     served = command("lathe", "loadtest", facts.out, "--against", facts.model)
     notes = [f"As served, to several clients: {served}"]
-    spread = latency.get("spread")
+    spread, precision = latency.get("spread"), latency.get("precision")
     if spread:
         worst = max(spread["dense"], spread["subnet"])
         quiet = "the machine was quiet" if worst <= 0.05 else "the machine was not quiet"
         notes.append(f"Quartiles of the repeats lie up to {percent(worst)} of the median apart: {quiet}.")
+    if precision:
+        notes += [
+            f"{name}: a standard error of {100 * error:.2g} % after {found['seconds']:.0f} s."
+            for name, found in (
+                ("The ratio of the artefact to dense", precision["artefact"]),
+                ("The ratios behind the latency table", precision["table"]),
+            )
+            if found and (error := found["standard_error"]) is not None
+        ]
     if latency.get("target_speedup"):
         notes.append(
             "The target is a speed-up, so it is given in milliseconds at the dense model's speed in the last "

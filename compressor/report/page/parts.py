@@ -10,7 +10,7 @@ from lathe.artefact.report_format import LatencyParts, PartsOfLatency
 from lathe.compressor.report.page.drawing import Drawing, Plot
 from lathe.compressor.report.page.section import Facts, Key, Section, Table, command
 
-_KINDS = (("step", "everything else"), ("attention", "attention"), ("ffn", "FFN"))
+_KINDS = (("step", "everything else"), ("head", "head"), ("attention", "attention"), ("ffn", "FFN"))
 _LEFT, _WIDTH = 62.0, 266.0
 
 
@@ -46,7 +46,12 @@ def section(facts: Facts) -> Section | None:
 
 
 def _sums(part: PartsOfLatency) -> dict[str, float]:
-    found = {"step": part["step"], "attention": sum(part["attention"]), "ffn": sum(part["ffn"])}
+    found = {
+        "step": part["step"],
+        "head": part.get("head", 0.0),
+        "attention": sum(part["attention"]),
+        "ffn": sum(part["ffn"]),
+    }
     return {**found, "total": sum(found.values())}
 
 

@@ -111,7 +111,12 @@ def test_what_the_page_draws_is_what_was_measured(artefact: Path) -> None:
     report = json.loads((artefact / "report.json").read_text())
     parts, front = report["latency"]["parts_ms"], report["front"]
     for name in ("dense", "subnet"):
-        total = parts[name]["step"] + sum(parts[name]["attention"]) + sum(parts[name]["ffn"])
+        total = (
+            parts[name]["step"]
+            + parts[name]["head"]
+            + sum(parts[name]["attention"])
+            + sum(parts[name]["ffn"])
+        )
         measured = report["latency"]["measured_ms" if name == "subnet" else "dense_ms"]
         assert total == pytest.approx(measured, rel=0.02)
     costs, sensitivities = ([point[name] for point in front["points"]] for name in ("cost", "damage"))

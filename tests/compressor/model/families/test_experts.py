@@ -69,8 +69,10 @@ def test_a_plan_says_how_many_experts_where_there_are_any_and_older_plans_have_a
 
 def test_a_table_tells_what_is_read_of_all_experts_from_what_a_token_uses() -> None:
     plans = designs(make_space(MIXTURE), MIXTURE.dense_plan, 4)
-    planted = (1.0, 0.5, 0.1, 0.05, 0.2, 0.01, 0.002)
-    terms, _ = fit(plans, [float(features(p, 1, EXPERT_TERMS) @ planted) for p in plans])
+    timed = [*((plan, 0.25) for plan in plans), (plans[0], 1.0)]
+    planted = (1.0, 3.0, 0.5, 0.1, 0.05, 0.2, 0.01, 0.002)
+    times = [float(features(plan, 1, EXPERT_TERMS, head) @ planted) for plan, head in timed]
+    terms, _ = fit([plan for plan, _ in timed], times, [head for _, head in timed])
     np.testing.assert_allclose([terms[t] for t in EXPERT_TERMS], planted, atol=1e-6)
 
 
