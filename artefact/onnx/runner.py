@@ -26,9 +26,12 @@ KeysValues = tuple[int, int, list[Any]]
 
 
 def open_session(
-    path: Path, threads: int | None, device: Device = CPU
+    path: Path, threads: int | None, device: Device = CPU, spin: bool = True
 ) -> tuple[ort.InferenceSession, list[ort.OrtValue]]:
-    """A session on one device, and what has to live as long. `threads` None: ONNX Runtime's choice.
+    """A session on one device, and what has to live as long.
+
+    `threads` None: ONNX Runtime's choice. `spin`: whether threads that wait for work stay busy. They answer
+    sooner, and take the cores from other work.
 
     Raises:
         UserError: the file is missing, damaged or not an ONNX model, or the device cannot be used.
@@ -38,6 +41,8 @@ def open_session(
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         model, weights = half_graph(path, options) if device.half else (str(path), [])
         session = ort.InferenceSession(model, options, providers=[device.provider], enable_fallback=0)
@@ -65,15 +70,16 @@ class OnnxRunner:
         max_length: int,
         threads: int | None = None,
         device: Device = CPU,
+        spin: bool = True,
     ) -> None:
-        """Loads `model_path` and allocates the whole cache.
+        """Loads `model_path` and allocates the whole cache; `spin` as `open_session`.
 
         Raises:
             UserError: not a graph of Lathe's exporter, a size that it cannot run, too little memory, or a
                 device that cannot be used.
         """
         self.device = device
-        self.session, self._weights = open_session(model_path, threads, device)
+        self.session, self._weights = open_session(model_path, threads, device, spin)
         metadata = self.session.get_modelmeta().custom_metadata_map
         if metadata.get("lathe.format") != GRAPH_FORMAT:
             raise UserError(f"{model_path} is not a `{GRAPH_FORMAT}` graph", "Export it with this lathe.")

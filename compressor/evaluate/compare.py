@@ -24,11 +24,13 @@ from lathe.artefact.modeling import register
 from lathe.artefact.onnx.graph_format import GRAPH
 from lathe.artefact.tokenizer import open_tokenizer
 from lathe.compressor.calibration.chat import reading, token_ids
-from lathe.compressor.calibration.documents import ChatText, ReadingLog, SilentLog
+from lathe.compressor.calibration.documents import ChatText, ReadingLog
 from lathe.compressor.calibration.sources import read_whole
 from lathe.compressor.compute.device import CPU
+from lathe.compressor.compute.progress import Progress
 from lathe.compressor.evaluate.onnx import OnnxModel
-from lathe.compressor.evaluate.perplexity import quality
+from lathe.compressor.evaluate.perplexity import qualities
+from lathe.compressor.evaluate.together import in_memory_together
 from lathe.compressor.model.reference import load_dense
 from lathe.compressor.model.weight_files import layout_note
 
@@ -45,11 +47,12 @@ def scores(
     most: int = 0,
     against: str | None = None,
     device: torch.device = CPU,
-    progress: ReadingLog | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yields one row per model: {"model", "perplexity", "loss", "tokens", "window"}.
 
-    If there is a dense model to compare with, the row has {"kl", "agreement", "against"}, too.
+    If there is a dense model to compare with, the row has {"kl", "agreement", "against"}, too. Dense is then
+    run once for all models that fit in memory together.
 
     Args:
         models: Checkpoint directories.
@@ -58,30 +61,37 @@ def scores(
         most: The largest number of windows; 0 takes all.
         against: The dense model to compare with.
         device: The device that models run on.
-        progress: Is told of what was left out of the text, and how much is missing.
+        progress: Shows how far it is; is told of what was left out of the text, and how much is missing.
 
     Raises:
         UserError: a model or the text cannot be read, the text is shorter than a window, a window is longer
             than a model's context, or the models to compare split the text into different tokens.
     """
+    progress = progress or Progress(quiet=True)
     everyone = [*models, against] if against else [*models]
     length = _window_length(everyone, window)
-    windows = {model: _windows(model, length, most, text, progress or SilentLog()) for model in everyone}
+    windows = {model: _windows(model, length, most, text, progress) for model in everyone}
     if against:
         _check_same_tokens(windows, against, text)
     dense = load_model(against, device) if against else None
-    for model in models:
-        result = quality(load_model(model, device), windows[model], dense=dense)
-        row = {
-            "model": model,
-            "perplexity": result.perplexity,
-            "loss": result.loss,
-            "tokens": result.tokens,
-            "window": length,
-        }
-        if against:
-            row |= {"against": against, "kl": result.kl, "agreement": result.agreement}
-        yield row
+    for group in in_memory_together(models, against, device):
+        loaded: list[Any] = [dense if model == against else load_model(model, device) for model in group]
+        tokens, runs = windows[group[0]], len(group) + (against is not None and against not in group)
+        names = ", ".join(Path(model).name for model in group)
+        with progress.stage(f"evaluate {names}", runs * len(tokens)) as bar:
+            found = qualities(loaded, tokens, bar.advance, dense)
+        del loaded
+        for model, result in zip(group, found, strict=True):
+            row = {
+                "model": model,
+                "perplexity": result.perplexity,
+                "loss": result.loss,
+                "tokens": result.tokens,
+                "window": length,
+            }
+            if against:
+                row |= {"against": against, "kl": result.kl, "agreement": result.agreement}
+            yield row
 
 
 def _check_same_tokens(windows: dict[str, torch.Tensor], against: str, text: str) -> None:

@@ -35,7 +35,7 @@ from lathe.compressor.pipeline.sample_collector import SampleCollector
 _PARITY_TOKENS = 64
 _PARITY = 2e-4
 
-Advance = Callable[[], None]
+Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,6 @@ class Verifier:
         self._context, self._calibration = context, calibration
         self._windows, self._text = _evaluation(context, calibration)
         self._samples = SampleCollector.for_run(context.preflight, self._windows)
-        self._batches = -(-len(self._windows) // 4)
         graph = context.options.graph
         self._quantized = graph if graph and exporters.get(graph).quantizes else None
         self._dense: Quality | None = None
@@ -103,7 +102,7 @@ class Verifier:
         return Verified(timing, dense, subnet, self._text, self._samples.rows(), parity, quantization)
 
     def _steps(self, known: Quality | None) -> int:
-        return self._batches * (1 if known else 2)
+        return len(self._windows) * (1 if known else 2)
 
     def _subnet(self, iteration: Iteration, artefact: Path) -> Any:
         """Loads the artefact's checkpoint.
