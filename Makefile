@@ -29,7 +29,7 @@ DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
 LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
 .PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-vllm test-vllm-slow test-browser lint \
-	check-artefact check-same check-refresh check-deploy lock-deploy bench-quality bench-equal-bytes bench-latency bench-latency-vllm bench-vllm \
+	check-artefact check-same check-refresh check-deploy lock-deploy bench-quality bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
 	bench-serving bench-scale bench-ray families-table check-compat check-vllm-names docs cold-start check-style \
 	check-imports hooks clean
 
@@ -288,6 +288,9 @@ TEXT ?= self
 EVAL ?= demo/heldout.txt
 bench-quality: $(INSTALLED)  ## methods side by side: MODEL=dir TEXT=calibration EVAL=heldout BENCH='--keeps 50%'
 	$(BIN)/python -m benchmarks.quality --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)
+
+bench-evaluate: $(INSTALLED)  ## lathe evaluate beside one plain forward pass: MODEL=dir EVAL=text BENCH='--windows 4'
+	$(BIN)/python -m benchmarks.evaluate --model $(MODEL) --text $(EVAL) $(BENCH)
 
 bench-latency: $(INSTALLED)  ## are latency targets kept? BENCH='--shapes 10m,90m'
 	$(BIN)/python -m benchmarks.latency $(BENCH)
