@@ -42,11 +42,13 @@ class Format:
 
     def store(self, layers: Sequence[Weights], dtype: torch.dtype) -> tuple[list[Weights], int]:
         """Returns the layers as an export of a checkpoint in `dtype` has them, and their bytes."""
-        layers = [{n: value.to(dtype).float() for n, value in layer.items()} for layer in layers]
-        if self.bits == 16:
-            return layers, self.most_bytes(layers)
-        stored = [quantize_layer(layer, self.bits) for layer in layers]
+        stored = [self.store_layer(layer, dtype) for layer in layers]
         return [layer for layer, _ in stored], sum(size for _, size in stored)
+
+    def store_layer(self, layer: Weights, dtype: torch.dtype) -> tuple[Weights, int]:
+        """Returns one layer as `store` does."""
+        kept = {name: value.to(dtype).float() for name, value in layer.items()}
+        return (kept, self.most_bytes([kept])) if self.bits == 16 else quantize_layer(kept, self.bits)
 
     def most_bytes(self, layers: Sequence[Weights]) -> int:
         """Returns the bytes of the layers with the most scales that they can have, from shapes alone."""

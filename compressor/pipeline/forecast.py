@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lathe.compressor.compute.progress import Progress
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.search.evolution import has_attention
@@ -18,8 +19,13 @@ from lathe.compressor.search.space import Constraint, parameter_constraint
 _LEFT_BY_RECONSTRUCTION = 0.25
 """The share of the sensitivities' sum that the final reconstruction may leave (0.25 to 0.6 on ref-7m and
 stories260k)."""
-_FORWARDS = (45.0, 110.0)
-"""The cost of a run in forward passes over the calibration text, with one or three whole-model rounds."""
+_COLLECTING, _SEARCHING = 2.0, 3.0
+"""The cost of statistics in forward passes over the text, and of a run's search by the forecast's own."""
+_RECONSTRUCTING, _REFINING, _VERIFYING = 16.0, 22.0, 1.0
+"""The costs of the layers' reconstruction, of one round for the whole subnet, and of the checks at the end,
+in forward passes over the calibration text."""
+_MEASURING = 60.0
+"""The time for measuring as a multiple of that for dense and the smallest subnet."""
 _ROWS = 4
 
 
@@ -32,7 +38,7 @@ def forecast(
     """
     shape = preflight.source.shape
     plan = solve(preflight.space, sensitivities, [*preflight.constraints, *_latency(preflight)])
-    needs = {"memory_bytes": preflight.memory.peak, "seconds": _seconds(options, problem)}
+    needs = {"memory_bytes": preflight.memory.peak, "seconds": _seconds(options, preflight, problem)}
     if plan is None or not has_attention(plan):
         return {"needs": needs, "plan": None}
     most = total(preflight.space, sensitivities, plan)
@@ -64,8 +70,41 @@ def _latency(preflight: PreflightResult) -> list[Constraint]:
     return [parameter_constraint(space, shape, least + min(1.0, share) * (1 - least))]
 
 
-def _seconds(options: CompressOptions, problem: Problem) -> dict[str, float]:
-    """Returns the least and most seconds of a run, by the speed of one forward pass here."""
+def _seconds(options: CompressOptions, preflight: PreflightResult, problem: Problem) -> dict[str, float]:
+    """Returns about how many seconds a run takes, and the least and most of them.
+
+    They follow from the speed of a forward pass and from what the forecast itself took for text, ranking,
+    sensitivities and timings. The range is that of the rounds in which the whole subnet is refined.
+    """
+    amount, spent = preflight.texts.calibration.amount, _spent(problem.progress)
+    read = amount.windows * amount.window
+    ratio = options.calibration_tokens / read
+    token = _seconds_per_token(problem)
+    once = token * options.calibration_tokens
+    ranking = max(0.0, spent["calibrate and rank"] - _COLLECTING * token * read)
+    fixed = ranking + _SEARCHING * spent["search"] + _MEASURING * spent["measure"]
+    passes = (_COLLECTING + _RECONSTRUCTING + _VERIFYING) * once
+    most = preflight.method.whole_rounds
+    least = min(1, most)
+
+    def seconds(rounds: float) -> float:
+        writing = ratio * spent["calibrate: the model writes"] * max(1.0, rounds)
+        return fixed + passes + writing + rounds * _REFINING * once
+
+    return {"about": seconds((least + most) / 2), "least": seconds(least), "most": seconds(most)}
+
+
+def _spent(progress: Progress) -> dict[str, float]:
+    """Returns the seconds of the forecast's own stages, by how their titles begin."""
+    begins = ("calibrate and rank", "calibrate: the model writes", "search", "measure")
+    return {
+        name: sum(seconds for title, seconds in progress.seconds.items() if title.startswith(name))
+        for name in begins
+    }
+
+
+def _seconds_per_token(problem: Problem) -> float:
+    """Returns the seconds of a forward pass, divided by its tokens."""
     tokens = problem.windows[:_ROWS]
     start = time.perf_counter()
     with torch.inference_mode():
@@ -73,5 +112,4 @@ def _seconds(options: CompressOptions, problem: Problem) -> dict[str, float]:
         for index, weights in enumerate(problem.layers):
             hidden = problem.runner.at(index).layer(weights, hidden)
         problem.head.logprobs(hidden)
-    once = (time.perf_counter() - start) / tokens.numel() * options.calibration_tokens
-    return dict(zip(("least", "most"), (factor * once for factor in _FORWARDS), strict=True))
+    return (time.perf_counter() - start) / tokens.numel()

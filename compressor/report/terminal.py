@@ -63,15 +63,14 @@ def print_forecast(forecast: Mapping[str, Any], console: Console) -> None:
         factor, kept = forecast["perplexity_factor"], forecast["decoder_parameters_kept"]
         console.print(
             f"forecast: {kept:.0%} of the decoder's parameters, weights "
-            f"{forecast['weight_bytes']['subnet'] / 2**20:.1f} MiB, perplexity {_band(factor, 1)} times dense"
+            f"{forecast['weight_bytes']['subnet'] / 2**20:.1f} MiB, "
+            f"perplexity {factor['least']:.2g} to {factor['most']:.2g} times dense"
         )
+    about, least, most = (max(1, round(needs["seconds"][name] / 60)) for name in ("about", "least", "most"))
     console.print(
-        f"the run: about {_band(needs['seconds'], 60)} minutes here, {needs['memory_bytes'] / 2**30:.1f} GiB"
+        f"the run: about {about} min here ({least} to {most}), "
+        f"{needs['memory_bytes'] / 2**30:.1f} GiB of memory"
     )
-
-
-def _band(values: Mapping[str, float], unit: float) -> str:
-    return f"{values['least'] / unit:.2g} to {values['most'] / unit:.2g}"
 
 
 def print_front(front: Mapping[str, Any], console: Console) -> None:
