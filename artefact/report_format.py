@@ -100,6 +100,16 @@ class LatencyParts(TypedDict):
     subnet: PartsOfLatency
 
 
+class PruningLimit(TypedDict):
+    """What pruning does not shorten, as shares of the dense model's time, and the speed-up it can reach."""
+
+    head_ms: float
+    head_share: float
+    ms: float
+    share: float
+    speedup: float
+
+
 class LatencyFacts(Measured):
     """The workload, the target, and what was predicted and measured."""
 
@@ -118,6 +128,7 @@ class LatencyFacts(Measured):
     rounds: list[dict[str, Any]]
     parts_ms: NotRequired[LatencyParts | None]
     precision: NotRequired[PrecisionFacts]
+    pruning_limit: NotRequired[PruningLimit | None]
 
 
 class QualityLimit(TypedDict):
@@ -197,6 +208,33 @@ class QuantizationFacts(TypedDict):
     quantization: NotRequired[Quantization]
 
 
+class VocabularyRows(TypedDict):
+    """Rows of the table of tokens, bytes of embedding and head, and the text that they were cut to."""
+
+    text: str
+    rows: DenseAndSubnet
+    table_bytes: DenseAndSubnet
+
+
+class LossPerByte(DenseAndSubnet):
+    """Loss on the evaluation text by its bytes: also of the dense model with the kept tokens only."""
+
+    cut: float
+    unit: str
+
+
+class Vocabulary(VocabularyRows):
+    """A cut vocabulary."""
+
+    loss_per_byte: LossPerByte
+
+
+class VocabularyFacts(TypedDict):
+    """What was kept of the vocabulary, in a report of a model whose vocabulary was cut."""
+
+    vocabulary: NotRequired[Vocabulary]
+
+
 class FrontPoint(TypedDict):
     """A plan on the front. `damage` is the sum of its sensitivities."""
 
@@ -247,7 +285,7 @@ class ResourceFacts(TypedDict):
     device: DeviceFacts
 
 
-class Report(QualityFacts, SizeFacts, QuantizationFacts, ResourceFacts):
+class Report(QualityFacts, SizeFacts, QuantizationFacts, VocabularyFacts, ResourceFacts):
     """The document of report.json."""
 
     format: str

@@ -76,7 +76,7 @@ def beyond(tokenizer: Any, vocab_size: int) -> list[str]:
         return []
     template = str(tokenizer.chat_template or "")
     used = {token for token in missing if token in template}
-    texts = [tokenizer("a", verbose=False)["input_ids"], *(_chat_ids(tokenizer, chat) for chat in _CHATS)]
+    texts = [tokenizer("a", verbose=False)["input_ids"], [*chat_token_ids(tokenizer)]]
     named = {i: token for token, i in missing.items()}
     used |= {named.get(i, str(i)) for ids in texts for i in ids if i >= vocab_size}
     return sorted(used, key=lambda token: missing.get(token, 0))
@@ -90,6 +90,11 @@ def beyond_warning(tokens: Sequence[str], vocab_size: int) -> str:
         "has no place for: requests with these tokens will be refused. Enlarge the embedding, or take the "
         "tokenizer that belongs to the model"
     )
+
+
+def chat_token_ids(tokenizer: Any) -> set[int]:
+    """Returns the tokens that the chat template writes around messages."""
+    return {number for chat in _CHATS for number in _chat_ids(tokenizer, chat)}
 
 
 def _chat_ids(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> list[int]:

@@ -15,7 +15,7 @@ from lathe.compressor.latency.backend import LatencyBackend
 from lathe.compressor.latency.built_models import BuiltModels, TimedModel
 from lathe.compressor.latency.clock import SYSTEM, Clock
 from lathe.compressor.latency.comparison import Comparison, precision_of
-from lathe.compressor.latency.effort import PROOF, QUICK, SECONDS, TABLE, Effort
+from lathe.compressor.latency.effort import PROOF, SECONDS, TABLE, Effort
 from lathe.compressor.latency.fingerprint import fingerprint
 from lathe.compressor.latency.session import GROUP, Session
 from lathe.compressor.latency.table import LatencyTable, designs, fit
@@ -64,9 +64,6 @@ class LatencyBenchmark:
         """Times a plan with random weights against the dense shape; timing does not depend on the values."""
         dense, subnet = TimedModel(self.source.shape.dense_plan), TimedModel(plan)
         return self.time([dense, subnet], effort or self.proof, title)[0]
-
-    def quick(self, plan: Plan) -> Comparison:
-        return self.compare(plan, QUICK, "measure: dense and the smallest subnet")
 
     def keep_dense(self) -> AbstractContextManager[None]:
         """Within the block, all plans are compared with one dense model, built once."""

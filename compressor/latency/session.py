@@ -94,7 +94,10 @@ class Session:
     def _turns(self, directories: Sequence[Path], metric: str) -> list[Timing]:
         timer = self.timer
         workload = replace(timer.workload, metric=metric)
-        steps = {f"{metric} {d}": timer.backend.prepare(d, workload, timer.threads) for d in directories}
+        steps = {
+            f"{metric} {number} {directory}": timer.backend.prepare(directory, workload, timer.threads)
+            for number, directory in enumerate(directories)
+        }
         return list(take_turns(steps, watch=self.watch, clock=timer.clock).values())
 
     def _parts(self) -> list[tuple[str, float]]:

@@ -51,6 +51,11 @@ class TensorEntry:
     dtype: str
     offset: int
 
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype as PyTorch has it."""
+        return _DTYPES[self.dtype]
+
     def read(self, rows: slice = slice(None)) -> torch.Tensor:
         """Returns these rows, one after the other in the file; of a scalar, all.
 

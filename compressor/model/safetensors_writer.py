@@ -14,7 +14,15 @@ from lathe.artefact.atomic_files import atomic_write, write_json
 MAX_SHARD_BYTES = 4 * 2**30
 DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _WEIGHTS = "model.safetensors"
-_NAMES = DTYPE_NAMES | {torch.int64: "I64", torch.int32: "I32", torch.int8: "I8"}
+_NAMES = DTYPE_NAMES | {
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 class Entry(NamedTuple):

@@ -59,14 +59,14 @@ def forecast(
 
 def _latency(preflight: PreflightResult) -> list[Constraint]:
     """Returns the latency target: by the profile's table, else as a share of the decoder's parameters."""
-    target, dense, floor = preflight.provisional_target_ms, preflight.dense_ms, preflight.floor_ms
-    if target is None or dense is None or floor is None:
+    target, ends = preflight.provisional_target_ms, preflight.ends
+    if target is None or ends is None:
         return []
     space, shape = preflight.space, preflight.source.shape
     if preflight.table:
         return [preflight.table.constraint(space, target)]
     least = shape.kept(space.smallest)
-    share = (target - floor) / max(dense - floor, 1e-9)
+    share = (target - ends.floor) / max(ends.unpruned - ends.floor, 1e-9)
     return [parameter_constraint(space, shape, least + min(1.0, share) * (1 - least))]
 
 

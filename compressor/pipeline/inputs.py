@@ -24,7 +24,7 @@ _TEXT, _DRAWN = "the calibration text", {"--seed", "--calibration-tokens"}
 _MERGED = {"target_latency_ms": "latency_limit_ms", "engine": "backend", "export": "exports"}
 """Options whose effective value is another attribute, because `_ABSORBED` options take part in it."""
 _ABSORBED = {"target_throughput", "quantize"}
-_BY_CONTENT = {"model", "calibration", "evaluation", "plan", "profile"}
+_BY_CONTENT = {"model", "calibration", "evaluation", "vocabulary", "plan", "profile"}
 """Options that name files: the facts are what the files contain."""
 _WORKLOAD = {"latency_metric", "batch_size", "context", "output_tokens"}
 """Options whose facts are those of the workload, which is fitted to the model."""
@@ -84,13 +84,14 @@ def _shown(value: Any) -> str:
 def _facts(options: CompressOptions, preflight: PreflightResult) -> dict[str, Any]:
     """Returns everything that the run's results follow from, by the name that a user knows."""
     calibration, evaluation = preflight.texts.calibration.windows, preflight.texts.evaluation
-    workload = asdict(preflight.benchmark.workload)
+    workload, vocabulary = asdict(preflight.benchmark.workload), preflight.vocabulary
     return {
         **_option_facts(options),
         "--latency-metric": workload.pop("metric"),
         **{f"--{name.replace('_', '-')}": value for name, value in workload.items()},
-        "config.json": key(preflight.source.config),
-        **weight_digests(preflight.source),
+        "config.json": key(preflight.whole.config),
+        **weight_digests(preflight.whole),
+        "the kept vocabulary": key(vocabulary.kept.tolist()) if vocabulary else None,
         _TEXT: options.calibration if calibration is None else _digest(calibration),
         "the evaluation text": None if evaluation is None else _digest(evaluation),
         "the plan": key(preflight.plan.to_json()) if preflight.plan else None,

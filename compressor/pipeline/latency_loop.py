@@ -23,6 +23,7 @@ from lathe.compressor.model.pruning import Selection
 from lathe.compressor.pipeline.outcome import Status
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import key
+from lathe.compressor.pipeline.vocabulary import whole_over_cut
 from lathe.compressor.search.method import SearchResult
 from lathe.compressor.search.space import Constraint, make_space
 
@@ -82,6 +83,7 @@ class LatencyLoop:
         iterations: Those so far.
         bias: The ratio of what artefacts take to what their plans take with random weights, as far as it is
             known.
+        gain: The ratio of what the given model takes to what it takes with the vocabulary that is kept.
     """
 
     context: RunContext
@@ -90,6 +92,7 @@ class LatencyLoop:
     table: LatencyTable | None = field(init=False)
     iterations: list[Iteration] = field(init=False, default_factory=list)
     bias: float = field(init=False, default=1.0)
+    gain: float = field(init=False, default=1.0)
 
     def __post_init__(self) -> None:
         self.table = self.context.preflight.table
@@ -99,11 +102,22 @@ class LatencyLoop:
                     f"table-{self._timing_key()}", lambda: self._measured_table().to_json()
                 )
             )
+        if self.context.options.timed and self.context.preflight.vocabulary:
+            self.gain = self.context.run_dir.json(f"gain-{self._timing_key()}", self._measured_gain)
 
     def _measured_table(self) -> LatencyTable:
         """Returns the table of all spaces of the model: what a width takes does not depend on the others."""
         preflight, remeasure = self.context.preflight, self.context.options.remeasure
         return cached_table(preflight.benchmark, make_space(preflight.source.shape), remeasure)
+
+    def _measured_gain(self) -> float:
+        preflight = self.context.preflight
+        return whole_over_cut(preflight.benchmark, preflight.whole.shape.vocab_size)
+
+    @property
+    def given_ms(self) -> float | None:
+        """The given model's time in the table's milliseconds, which speed-ups are taken of."""
+        return self.table.dense_ms * self.gain if self.table else None
 
     def _timing_key(self, *facts: Any) -> str:
         """Names what was timed, so that a resumed run goes on with the same milliseconds."""
@@ -112,10 +126,10 @@ class LatencyLoop:
 
     @property
     def table_target_ms(self) -> float | None:
-        """The target in the table's milliseconds; a speed-up is taken of the table's dense model."""
+        """The target in the table's milliseconds."""
         options = self.context.options
-        if options.target_speedup and self.table:
-            return self.table.dense_ms / options.target_speedup
+        if options.target_speedup and self.given_ms:
+            return self.given_ms / options.target_speedup
         return options.latency_limit_ms
 
     def reported_target_ms(self, timing: Comparison | None) -> float | None:
@@ -129,8 +143,8 @@ class LatencyLoop:
         Only a speed-up, a ratio, is carried over to the machine's speed of the moment. A target in
         milliseconds is not.
         """
-        if timing and self.context.options.target_speedup and self.table:
-            return timing.dense.median / self.table.dense_ms
+        if timing and self.context.options.target_speedup and self.given_ms:
+            return timing.dense.median / self.given_ms
         return 1.0
 
     def table_at(self, timing: Comparison | None) -> LatencyTable | None:
@@ -139,8 +153,8 @@ class LatencyLoop:
 
     def table_ms(self, timing: Comparison) -> float:
         """Returns an artefact's time in the table's milliseconds, to compare with `table_target_ms`."""
-        if self.context.options.target_speedup and self.table:
-            return self.table.dense_ms * timing.ratio
+        if self.context.options.target_speedup and self.given_ms:
+            return self.given_ms * timing.ratio
         return timing.subnet.median
 
     def run(self, make: Callable[[Iteration], Made]) -> tuple[Made, Iteration, Status]:

@@ -77,6 +77,8 @@ class CompressOptions(CompressFields):
             raise UserError(f"{what} on {self.backend} needs that export", f"Add {export} to --export.")
         if self.profile and not self.timed:
             raise UserError("--profile is for a latency target", "Give --target-latency or --target-speedup.")
+        if self.profile and self.vocabulary:
+            raise UserError("--profile is of the whole vocabulary", "Leave --profile or --vocabulary out.")
 
     def _check_numbers(self) -> None:
         from lathe.compressor.calibration.amount import LEAST

@@ -8,12 +8,15 @@ from typing import Any
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
+from lathe.artefact.report_format import PruningLimit
 from lathe.artefact.width_rules import WidthRules
 from lathe.compressor.agreement.model_checks import check_model
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.export import destinations, exporters, rules_of
 from lathe.compressor.latency.backend import backends, versions_here
+from lathe.compressor.latency.ends import Ends
 from lathe.compressor.latency.fingerprint import fingerprint
+from lathe.compressor.latency.limit import pruning_limit
 from lathe.compressor.latency.measure import LatencyBenchmark
 from lathe.compressor.latency.profile import Profile
 from lathe.compressor.latency.table import LatencyTable
@@ -29,6 +32,8 @@ from lathe.compressor.pipeline.checks import (
 )
 from lathe.compressor.pipeline.memory_estimate import MemoryPlan, memory_plan
 from lathe.compressor.pipeline.options import CompressOptions
+from lathe.compressor.pipeline.vocabulary import vocabulary_rows
+from lathe.compressor.report.wording import limit_of_pruning
 from lathe.compressor.search.method import Method, methods
 from lathe.compressor.search.space import (
     Constraint,
@@ -37,6 +42,7 @@ from lathe.compressor.search.space import (
     memory_constraint,
     parameter_constraint,
 )
+from lathe.compressor.vocabulary import CutVocabulary, cut_vocabulary
 
 _FLOOR_MARGIN = 1.1
 
@@ -46,19 +52,19 @@ class PreflightResult:
     """The result of preflight.
 
     Attributes:
-        source: The dense model's checkpoint.
+        source: The dense model's checkpoint, with the vocabulary that is kept.
         space: The levels that plans are made of.
         method: The search and what belongs to it.
         benchmark: Times plans of the model.
         constraints: The targets besides latency.
-        dense_ms: The dense model's latency, timed quickly or from the profile.
-        floor_ms: The smallest subnet's latency, likewise.
-        provisional_target_ms: The latency target; a speed-up is taken of `dense_ms`.
+        ends: The latencies of the dense model and the smallest subnet, timed quickly or from the profile.
+        provisional_target_ms: The latency target; a speed-up is taken of the dense model.
         table: The profile's latency table, if a profile was given.
         on_this_machine: Whether the target is of this machine, so that the artefact can be timed.
         plan: The plan that was given, if one was.
         memory: What the run will need.
         texts: What it calibrates and is evaluated on.
+        vocabulary: What is kept of the vocabulary; None where it stays whole.
     """
 
     source: Checkpoint
@@ -66,25 +72,40 @@ class PreflightResult:
     method: Method
     benchmark: LatencyBenchmark
     constraints: list[Constraint]
-    dense_ms: float | None = None
-    floor_ms: float | None = None
+    ends: Ends | None = None
     provisional_target_ms: float | None = None
     table: LatencyTable | None = None
     on_this_machine: bool = True
     plan: Plan | None = None
     memory: MemoryPlan = field(kw_only=True)
     texts: Texts = field(default_factory=Texts, kw_only=True)
+    vocabulary: CutVocabulary | None = field(default=None, kw_only=True)
+
+    @property
+    def whole(self) -> Checkpoint:
+        """The model that was given, with its whole vocabulary."""
+        return self.vocabulary.whole if self.vocabulary else self.source
+
+    @property
+    def pruning_limit(self) -> PruningLimit | None:
+        """The most that pruning can reach, by the smallest subnet; None where nothing is timed."""
+        return pruning_limit(self.ends.dense, self.ends.floor, self.ends.head) if self.ends else None
 
     @property
     def already_met(self) -> bool:
-        """True if the dense model meets every target already."""
+        """True if the dense model meets every target already, so that nothing is to be made."""
+        return self.vocabulary is None and self.unpruned_meets
+
+    @property
+    def unpruned_meets(self) -> bool:
+        """True if `source` meets every target without pruning."""
         dense = self.source.shape.dense_plan
         if self.plan:
             return self.plan == dense
         target = self.provisional_target_ms
         if target is None and not self.constraints:
             return False
-        fast = target is None or (self.dense_ms is not None and self.dense_ms <= target)
+        fast = target is None or (self.ends is not None and self.ends.unpruned <= target)
         return fast and all(c.allows(dense) for c in self.constraints)
 
     @property
@@ -98,12 +119,15 @@ class PreflightResult:
         return {
             "status": "already-met" if self.already_met else "feasible",
             "model": self.source.name,
-            "parameters": shape.parameters(shape.dense_plan),
+            "parameters": self.whole.shape.parameters(shape.dense_plan),
+            "vocabulary": vocabulary_rows(self.vocabulary) if self.vocabulary else None,
             "latency": {
                 "metric": self.benchmark.workload.metric,
                 "target_ms": self.provisional_target_ms,
-                "dense_ms": self.dense_ms,
-                "floor_ms": self.floor_ms,
+                "dense_ms": self.ends.dense if self.ends else None,
+                "unpruned_ms": self.ends.unpruned if self.ends else None,
+                "floor_ms": self.ends.floor if self.ends else None,
+                "pruning_limit": self.pruning_limit,
                 "estimate": self.table.estimate if self.table else None,
             },
             "targets": [
@@ -133,7 +157,9 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
     method, backend = methods.get(options.method), backends.get(options.backend)
     if options.runs and not options.profile:
         backend.versions()  # an engine that is not installed says so
-    source = _checked_source(options, method, progress)
+    whole = _checked_source(options, method, progress)
+    vocabulary = cut_vocabulary(whole, options.vocabulary, progress) if options.vocabulary else None
+    source = vocabulary.source if vocabulary else whole
     rules = _rules(options, source)
     space = make_space(source.shape, rules)
     plan = read_plan(options.plan, space, rules, source.shape.experts) if options.plan else None
@@ -147,7 +173,15 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
     for constraint in constraints:
         _check_floor(constraint, space)
     found = PreflightResult(
-        source, space, method, benchmark, constraints, plan=plan, memory=memory, texts=texts
+        source,
+        space,
+        method,
+        benchmark,
+        constraints,
+        plan=plan,
+        memory=memory,
+        texts=texts,
+        vocabulary=vocabulary,
     )
     check_disk(options.out, found.disk_bytes)
     progress.say(
@@ -156,7 +190,7 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
     )
     if options.profile:
         found = _profiled(options, found, options.profile)
-    return _time(options, found) if options.timed else found
+    return _unpruned(options, _time(options, found) if options.timed else found)
 
 
 def _checked_source(options: CompressOptions, method: Method, progress: Progress) -> Checkpoint:
@@ -244,24 +278,42 @@ def _time(options: CompressOptions, found: PreflightResult) -> PreflightResult:
     Raises:
         UserError: the target is below what the smallest subnet takes.
     """
-    dense, floor = _ends_ms(found)
-    if options.open_ended:
-        return replace(found, dense_ms=dense, floor_ms=floor)
+    found = replace(found, ends=_ends(found))
+    if options.open_ended or not found.ends or not (limit := found.pruning_limit):
+        return found
+    dense, floor = found.ends.dense, found.ends.floor
     target = options.latency_limit_ms or dense / (options.target_speedup or 1.0)
     least = floor * _FLOOR_MARGIN
     if least > target:
-        remedy = f"Ask for at least {least:.2g} ms ({dense / least:.3g}x)."
         raise UserError(
             f"a {found.benchmark.workload.metric} of {target:.3g} ms is out of reach: dense "
-            f"takes {dense:.3g} ms, the smallest subnet (one narrow attention block) {floor:.3g} ms",
-            remedy if least < dense else "Run again when the machine is quieter; pruning gains nothing here.",
+            f"takes {dense:.3g} ms, the smallest subnet (one narrow attention block) {floor:.3g} ms: "
+            f"{limit_of_pruning(limit)}",
+            _within_reach(found, dense, least),
         )
-    return replace(found, dense_ms=dense, floor_ms=floor, provisional_target_ms=target)
+    return replace(found, provisional_target_ms=target)
 
 
-def _ends_ms(found: PreflightResult) -> tuple[float, float]:
-    """Returns the milliseconds of dense and of the smallest subnet, by the profile or timed quickly."""
+def _within_reach(found: PreflightResult, dense: float, least: float) -> str:
+    """Returns what to ask for instead of a target out of reach."""
+    if least >= dense:
+        return "Run again when the machine is quieter; pruning gains nothing here."
+    cut = "" if found.vocabulary else " --vocabulary TEXT makes the head smaller."
+    return f"Ask for at least {least:.2g} ms ({dense / least:.3g}x).{cut}"
+
+
+def _unpruned(options: CompressOptions, found: PreflightResult) -> PreflightResult:
+    """Returns the result with the dense plan where a cut vocabulary alone meets the targets for sure."""
+    target, ends = found.provisional_target_ms, found.ends
+    sure = target is None or ends is None or ends.unpruned * _FLOOR_MARGIN <= target
+    if not found.vocabulary or found.plan or options.open_ended or not (sure and found.unpruned_meets):
+        return found
+    found.benchmark.progress.say("  the cut vocabulary alone meets the target: no layer is pruned")
+    return replace(found, plan=found.source.shape.dense_plan)
+
+
+def _ends(found: PreflightResult) -> Ends:
+    """Returns the latencies of the profile, or times them quickly."""
     if found.table:
-        return found.table.predict(found.source.shape.dense_plan), found.table.predict(found.space.smallest)
-    quick = found.benchmark.quick(found.space.smallest)
-    return quick.dense.median, quick.dense.median * quick.ratio
+        return Ends.of_table(found.table, found.source.shape.dense_plan, found.space.smallest)
+    return Ends.measured(found.benchmark, found.space.smallest, found.whole.shape.vocab_size)

@@ -15,23 +15,27 @@ from lathe.artefact.report_format import (
     LatencyFacts,
     LatencyParts,
     Measured,
+    PartsOfLatency,
+    PruningLimit,
     QualityFacts,
     QuantizationFacts,
     Report,
     ResourceFacts,
     SizeFacts,
+    VocabularyFacts,
 )
 from lathe.compressor.evaluate.samples import TOKENS
 from lathe.compressor.latency.backend import versions_here
 from lathe.compressor.latency.comparison import Comparison
 from lathe.compressor.latency.fingerprint import fingerprint
-from lathe.compressor.latency.table import LatencyTable
+from lathe.compressor.latency.limit import pruning_limit
 from lathe.compressor.latency.workload import METRICS
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
 from lathe.compressor.pipeline.outcome import Status
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.verify import Verified
+from lathe.compressor.pipeline.vocabulary import vocabulary_rows
 
 _MET = {Status.DONE: True, Status.MISSED: False, Status.UNMEASURED: None}
 
@@ -66,7 +70,7 @@ def build_report(context: RunContext, result: Compression) -> Report:
         "command": shlex.join(sys.argv),
         "model": {
             "name": preflight.source.name,
-            "path": str(preflight.source.path),
+            "path": str(preflight.whole.path),
             "family": preflight.source.family.model_type,
         },
         "method": preflight.method.name,
@@ -85,6 +89,7 @@ def build_report(context: RunContext, result: Compression) -> Report:
             "unit": "share of the logits' standard deviation",
         },
         **_quantization(verified),
+        **_vocabulary(preflight, verified),
         "front": result.front,
         "samples": {"tokens": TOKENS, "decoding": "greedy", "rows": verified.samples},
         "calibration": preflight.texts.calibration.to_json(),
@@ -100,6 +105,7 @@ def _latency(context: RunContext, result: Compression) -> LatencyFacts:
     workload, timing = preflight.benchmark.workload, result.verified.timing
     predicted, drift = result.iteration.predicted_ms, loop.drift(timing)
     dense, plan = preflight.source.shape.dense_plan, result.iteration.plan
+    parts = _parts(loop, timing, dense, plan)
     return {
         "metric": workload.metric,
         "definition": METRICS[workload.metric],
@@ -115,11 +121,12 @@ def _latency(context: RunContext, result: Compression) -> LatencyFacts:
         **_measured(timing),
         "profile": _profile(preflight),
         "rounds": [iteration.row() for iteration in loop.iterations],
-        "parts_ms": _parts(loop.table_at(timing), dense, plan, drift),
+        "parts_ms": parts,
         "precision": {
             "table": loop.table.precision if loop.table else None,
             "artefact": timing.precision if timing else None,
         },
+        "pruning_limit": _limit(parts["dense"], _cut_ms(loop, timing)) if parts else None,
     }
 
 
@@ -144,11 +151,29 @@ def _profile(preflight: PreflightResult) -> dict[str, Any] | None:
     return {"of": table.fingerprint, "estimate": table.estimate, "this_machine": preflight.on_this_machine}
 
 
-def _parts(table: LatencyTable | None, dense: Plan, plan: Plan, drift: float) -> LatencyParts | None:
-    """Returns milliseconds by part as the table has them; its corrections by artefacts are the subnet's."""
+def _parts(loop: LatencyLoop, timing: Comparison | None, dense: Plan, plan: Plan) -> LatencyParts | None:
+    """Returns milliseconds by part as the table has them; its corrections by artefacts are the subnet's.
+
+    What the given model takes more than one with the kept vocabulary is in the head.
+    """
+    table = loop.table_at(timing)
     if table is None:
         return None
-    return {"dense": replace(table, correction=drift).parts(dense), "subnet": table.parts(plan)}
+    given = replace(table, correction=loop.drift(timing)).parts(dense)
+    given["head"] = given.get("head", 0.0) + _cut_ms(loop, timing)
+    return {"dense": given, "subnet": table.parts(plan)}
+
+
+def _cut_ms(loop: LatencyLoop, timing: Comparison | None) -> float:
+    """Returns the milliseconds that cutting the vocabulary alone saves; 0 where it is whole."""
+    return (loop.gain - 1) * loop.table.dense_ms * loop.drift(timing) if loop.table else 0.0
+
+
+def _limit(dense: PartsOfLatency, cut_ms: float) -> PruningLimit:
+    """Returns what no block's pruning shortens, with the vocabulary that is kept."""
+    blocks, head = sum(dense["attention"]) + sum(dense["ffn"]), dense.get("head", 0.0)
+    left = dense["step"] + head - cut_ms
+    return pruning_limit(dense["step"] + head + blocks, left, head - cut_ms)
 
 
 def _quality(iteration: Iteration, verified: Verified) -> QualityFacts:
@@ -171,15 +196,23 @@ def _quantization(verified: Verified) -> QuantizationFacts:
     return {"quantization": verified.quantization} if verified.quantization else {}
 
 
+def _vocabulary(preflight: PreflightResult, verified: Verified) -> VocabularyFacts:
+    """Returns what was kept of the vocabulary, where it was cut."""
+    if preflight.vocabulary is None or verified.loss_per_byte is None:
+        return {}
+    rows = vocabulary_rows(preflight.vocabulary)
+    return {"vocabulary": {**rows, "loss_per_byte": verified.loss_per_byte}}
+
+
 def _sizes(preflight: PreflightResult, plan: Plan) -> SizeFacts:
     """Returns parameters, bytes and the widths of every layer."""
     shape, width = preflight.source.shape, preflight.source.dtype.itemsize
-    dense = shape.dense_plan
+    whole, dense = preflight.whole.shape, shape.dense_plan
     return {
-        "parameters": {"dense": shape.parameters(dense), "subnet": shape.parameters(plan)},
+        "parameters": {"dense": whole.parameters(dense), "subnet": shape.parameters(plan)},
         "decoder_parameters_kept": shape.kept(plan),
         "weight_bytes": {
-            "dense": shape.weight_bytes(dense, width),
+            "dense": whole.weight_bytes(dense, width),
             "subnet": shape.weight_bytes(plan, width),
         },
         "kv_bytes_per_token": {

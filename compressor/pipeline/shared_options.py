@@ -115,6 +115,13 @@ class SharedOptions:
     calibration_tokens: Annotated[
         int, Option(help="The number of calibration tokens to use.", panel=TEXT)
     ] = 65_536
+    vocabulary: Annotated[
+        str | None,
+        Option(
+            help="Cut the vocabulary to what this text (files or folders) uses, and rewrite the tokenizer.",
+            panel=TEXT,
+        ),
+    ] = None
     destinations: Annotated[
         tuple[str, ...],
         Option(

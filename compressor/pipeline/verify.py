@@ -15,7 +15,8 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.modeling import register
 from lathe.artefact.modeling.load import load_model
 from lathe.artefact.onnx.graph_format import FOLDER, GRAPH
-from lathe.artefact.report_format import Quantization
+from lathe.artefact.report_format import LossPerByte, Quantization
+from lathe.artefact.tokenizer import open_tokenizer
 from lathe.compressor.compute.device import CPU
 from lathe.compressor.evaluate import Quality, quality
 from lathe.compressor.evaluate.onnx import OnnxModel
@@ -31,6 +32,7 @@ from lathe.compressor.pipeline.latency_loop import Iteration
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.sample_collector import SampleCollector
+from lathe.compressor.pipeline.vocabulary import ByteCount, whole_loss_per_byte
 
 _PARITY_TOKENS = 64
 _PARITY = 2e-4
@@ -52,6 +54,8 @@ class Verified:
             logits' standard deviation, where there is a graph of the checkpoint's values.
         quantization: What quantization did to the matrices and to the loss of the dense model and the
             subnet, where there is a graph of quantized values.
+        loss_per_byte: The losses of the given model, of the dense one with the kept tokens, and of the subnet
+            by byte of text, where the vocabulary was cut.
     """
 
     timing: Comparison | None
@@ -61,6 +65,7 @@ class Verified:
     samples: list[dict[str, Any]]
     parity: float | None = None
     quantization: Quantization | None = None
+    loss_per_byte: LossPerByte | None = None
 
 
 class Verifier:
@@ -77,6 +82,7 @@ class Verifier:
         self._quantized = graph if graph and exporters.get(graph).quantizes else None
         self._dense: Quality | None = None
         self._quantized_dense: Quality | None = None
+        self._whole_loss: float | None = None
 
     def __call__(self, iteration: Iteration, artefact: Path) -> Verified:
         """Loads the artefact in both runtimes, compares them, times it against dense, and scores both models.
@@ -99,7 +105,10 @@ class Verifier:
             dense = self._dense = self._dense or self._score_dense(bar.advance)
         quantization = self._score_quantized(artefact) if self._quantized else None
         timing = _time(preflight, artefact) if options.runs and preflight.on_this_machine else None
-        return Verified(timing, dense, subnet, self._text, self._samples.rows(), parity, quantization)
+        per_byte = self._per_byte(dense, subnet) if preflight.vocabulary else None
+        return Verified(
+            timing, dense, subnet, self._text, self._samples.rows(), parity, quantization, per_byte
+        )
 
     def _steps(self, known: Quality | None) -> int:
         return len(self._windows) * (1 if known else 2)
@@ -132,6 +141,23 @@ class Verifier:
         self._samples.collect("dense", model)
         return found
 
+    def _per_byte(self, dense: Quality, subnet: Quality) -> LossPerByte:
+        """Returns losses by byte of text, which models with different tokens can be compared by."""
+        preflight, windows = self._context.preflight, self._windows
+        assert preflight.vocabulary is not None
+        if self._whole_loss is None:
+            with self._context.progress.stage("verify: the whole vocabulary", len(windows)) as bar:
+                self._whole_loss = whole_loss_per_byte(
+                    preflight.vocabulary, windows, preflight.memory.on_disk, bar.advance
+                )
+        count = ByteCount.of(open_tokenizer(preflight.source.path), windows)
+        return {
+            "dense": self._whole_loss,
+            "cut": count.loss(dense.loss),
+            "subnet": count.loss(subnet.loss),
+            "unit": "nats per byte",
+        }
+
     def _score_quantized(self, artefact: Path) -> Quantization:
         """Scores both models quantized.
 
@@ -158,8 +184,9 @@ class Verifier:
 
 
 def _time(preflight: PreflightResult, artefact: Path) -> Comparison:
-    benchmark = preflight.benchmark
-    with benchmark.models([TimedModel(preflight.source.shape.dense_plan)]) as (dense,):
+    """Times an artefact against the model that was given."""
+    benchmark, whole = preflight.benchmark, preflight.whole.shape
+    with benchmark.models([TimedModel(whole.dense_plan, whole.vocab_size)]) as (dense,):
         return benchmark.compare_built(dense, artefact / exporters.get(benchmark.backend.export).folder)
 
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from lathe.artefact.report_format import DenseAndSubnet, Report
-from lathe.compressor.report.wording import channel_count, channels, quantized_weights
+from lathe.compressor.report.wording import (
+    channel_count,
+    channels,
+    kept_vocabulary,
+    limit_of_pruning,
+    quantized_weights,
+    sentence,
+)
 
 _BAR = 10
+_MODELS: tuple[Literal["dense"], Literal["subnet"]] = ("dense", "subnet")
 _LATENCIES = ("target_ms", "dense_ms", "floor_ms")
 
 
@@ -20,8 +28,11 @@ def print_report(report: Report, console: Console) -> None:
     console.print(_layers(report))
     console.print(_summary(report))
     console.print(_calibrated(report["calibration"]), highlight=False)
-    if stored := quantized_weights(report):
-        console.print(stored)
+    if limit := report["latency"].get("pruning_limit"):
+        console.print(sentence(limit_of_pruning(limit)), highlight=False)
+    for note in (kept_vocabulary(report), quantized_weights(report)):
+        if note:
+            console.print(note, highlight=False)
 
 
 def _calibrated(used: Mapping[str, Any]) -> str:
@@ -43,9 +54,20 @@ def print_preflight(preflight: Mapping[str, Any], console: Console) -> None:
         values = (f"{target[name]:,.0f}" for name in ("limit", "dense", "floor"))
         table.add_row(f"{target['name']} ({target['unit']})", *values)
     console.print(table)
+    if cut := preflight["vocabulary"]:
+        console.print(_cut(cut, latency), highlight=False)
+    if limit := latency["pruning_limit"]:
+        console.print(sentence(limit_of_pruning(limit)), highlight=False)
     console.print(_memory(preflight["memory"]))
     console.print(f"disk needed: {preflight['disk_bytes'] / 2**20:,.0f} MiB")
     console.print(_calibrated(preflight["calibration"]), highlight=False)
+
+
+def _cut(cut: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
+    """Returns a sentence about the vocabulary that is kept."""
+    rows, unpruned = cut["rows"], latency["unpruned_ms"]
+    alone = "" if unpruned is None else f"; without pruning that takes {unpruned:.4g} ms"
+    return f"vocabulary: {rows['subnet']:,} of {rows['dense']:,} tokens, for {cut['text']}{alone}"
 
 
 def _memory(memory: Mapping[str, Any]) -> str:
@@ -150,12 +172,20 @@ def _summary(report: Report) -> Table:
             f"{latency['speedup']:.2f}x faster",
         )
     quality, weights = report["perplexity"], report["weight_bytes"]
+    if cut := report.get("vocabulary"):
+        table.add_row("vocabulary (tokens)", *_counts(cut["rows"]), _change(cut["rows"]))
+        loss = cut["loss_per_byte"]
+        table.add_row("loss (nats per byte)", *(f"{loss[n]:.4f}" for n in _MODELS), _change(loss))
     table.add_row("perplexity", f"{quality['dense']:.2f}", f"{quality['subnet']:.2f}", _change(quality))
     table.add_row("parameters (M)", *_pair(report["parameters"], 1e6), _change(report["parameters"]))
     table.add_row("weights (MiB)", *_pair(weights, 2**20), _change(weights))
     cache = report["kv_bytes_per_token"]
     table.add_row("KV cache per token (KiB)", *_pair(cache, 2**10), _change(cache))
     return table
+
+
+def _counts(values: DenseAndSubnet) -> tuple[str, str]:
+    return f"{values['dense']:,}", f"{values['subnet']:,}"
 
 
 def _pair(values: DenseAndSubnet, unit: float) -> tuple[str, str]:

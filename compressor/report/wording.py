@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lathe.artefact.report_format import Report
+from lathe.artefact.report_format import PruningLimit, Report
 
 
 def channels(layer: Mapping[str, int], form: str = "") -> str:
@@ -34,4 +34,32 @@ def quantized_weights(report: Report) -> str | None:
     after = stored["perplexity"]
     return (
         f"{size}: perplexity {after['dense']:.2f} (dense), {after['subnet']:.2f} (subnet) after quantization."
+    )
+
+
+def limit_of_pruning(limit: PruningLimit) -> str:
+    """Returns a sentence, without its stop, about the most that pruning can reach."""
+    head, share = f"{limit['head_share']:.0%}", f"{limit['share']:.0%}"
+    return (
+        f"the head alone takes {head} of a step, with fixed costs {share}, so pruning can reach at most "
+        f"{limit['speedup']:.3g}x"
+    )
+
+
+def sentence(text: str) -> str:
+    """Returns a text with a capital and a stop."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def kept_vocabulary(report: Report) -> str | None:
+    """Returns a sentence about a cut vocabulary; None where it is whole."""
+    if "vocabulary" not in report:
+        return None
+    found = report["vocabulary"]
+    loss = found["loss_per_byte"]
+    return (
+        f"Vocabulary: {found['rows']['subnet']:,} of {found['rows']['dense']:,} tokens, those that "
+        f"{found['text']} needs. Perplexities are over these tokens; by byte of text, the loss is "
+        f"{loss['dense']:.4f} nats (dense), {loss['cut']:.4f} (dense with these tokens only) and "
+        f"{loss['subnet']:.4f} (subnet)."
     )

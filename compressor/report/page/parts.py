@@ -9,6 +9,7 @@ from markupsafe import Markup
 from lathe.artefact.report_format import LatencyParts, PartsOfLatency
 from lathe.compressor.report.page.drawing import Drawing, Plot
 from lathe.compressor.report.page.section import Facts, Key, Section, Table, command
+from lathe.compressor.report.wording import limit_of_pruning, sentence
 
 _KINDS = (("step", "everything else"), ("head", "head"), ("attention", "attention"), ("ffn", "FFN"))
 _LEFT, _WIDTH = 62.0, 266.0
@@ -28,6 +29,7 @@ def section(facts: Facts) -> Section | None:
         "running model.",
         command("lathe", "profile", facts.model, *facts.workload, "-o", "here.json"),
         figures=[_bars(sums), _layers(parts)],
+        notes=_notes(facts),
         keys=[Key(kind, name) for kind, name in _KINDS] + [Key("outline", "dense, the whole layer")],
         table=Table(
             "Milliseconds by part",
@@ -43,6 +45,11 @@ def section(facts: Facts) -> Section | None:
             ],
         ),
     )
+
+
+def _notes(facts: Facts) -> list[str]:
+    limit = facts.latency.get("pruning_limit")
+    return [sentence(limit_of_pruning(limit))] if limit else []
 
 
 def _sums(part: PartsOfLatency) -> dict[str, float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lathe.artefact.report_format import DenseAndSubnet
 from lathe.compressor.report.page.section import Facts, ms, percent
-from lathe.compressor.report.wording import quantized_weights
+from lathe.compressor.report.wording import kept_vocabulary, quantized_weights
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ def _sentence(facts: Facts) -> str:
         got = latency.get("measured_ms")
         found = f"{ms(got)} measured" if got else f"{ms(latency['predicted_ms'])} predicted"
         parts.insert(0, f"{asked}{allowed}; {found}.")
-    if stored := quantized_weights(report):
-        parts.append(stored)
+    parts += [note for note in (kept_vocabulary(report), quantized_weights(report)) if note]
     return " ".join(parts)
 
 
@@ -75,10 +74,17 @@ def _tiles(facts: Facts) -> list[Tile]:
     tiles = [] if medians is None else [_tile(f"{facts.metric.capitalize()}, ms", medians, 1, 3)]
     tiles += [
         _tile("Perplexity", report["perplexity"], 1, 4),
+        *_by_byte(facts),
         _tile("Weights, MiB", report["weight_bytes"], 2**20, 3),
         _tile("KV cache per token, KiB", report["kv_bytes_per_token"], 2**10, 3),
     ]
     return tiles
+
+
+def _by_byte(facts: Facts) -> list[Tile]:
+    """Returns the loss by byte of text, where the vocabulary was cut."""
+    cut = facts.report.get("vocabulary")
+    return [_tile("Loss, nats per byte", cut["loss_per_byte"], 1, 4)] if cut else []
 
 
 def _tile(name: str, values: DenseAndSubnet, unit: float, digits: int) -> Tile:
