@@ -25,6 +25,8 @@ from lathe.compressor.search.space import Space
 
 _DECODER_BYTES = 256 * 2**20
 _FEW_ROWS = 4096
+_BUSY = 3.0
+"""There is a warning where the standard error is larger than this multiple of the one that was wanted."""
 
 
 @dataclass(frozen=True)
@@ -185,3 +187,9 @@ class LatencyBenchmark:
         if precision["corrected"]:
             text += f"; the processor was shared: of {precision['corrected']} turns, processor time counts"
         self.progress.say(text)
+        if error > _BUSY * effort.precision:
+            self.progress.warn(
+                f"the machine was too busy: {title.removeprefix('measure: ')} has a standard error of "
+                f"{100 * error:.2g} %, {100 * effort.precision:.2g} % was wanted; a higher --measure-seconds "
+                "helps"
+            )

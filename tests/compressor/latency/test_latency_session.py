@@ -108,6 +108,8 @@ def test_noisy_loads_use_the_time_up_and_what_was_reached_is_said(source: Checkp
         f"measure: latency table: ratios within {100 * errors[0]:.2g} % (standard error, "
         f"{100 * errors[1]:.2g} % at most) after {precision['seconds']:.0f} s; 1 % was wanted"
     )
+    (warning,) = timer.progress.warnings
+    assert warning.startswith("the machine was too busy: latency table has a standard error of")
     assert json.loads(json.dumps(table.to_json()))["precision"] == precision
 
 
