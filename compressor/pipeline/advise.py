@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lathe.artefact.plan import Plan
+from lathe.artefact.plan import BlockKind, Plan
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.checkpoint import open_checkpoint
 from lathe.compressor.model.stored_format import FLOAT16, FLOAT16_BYTES, INT4, INT8, Format
@@ -28,7 +28,7 @@ from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.knapsack import solve
 from lathe.compressor.search.method import Problem
 from lathe.compressor.search.methods.lathe import PlanEvaluator, sensitivity_table
-from lathe.compressor.search.space import parameter_constraint
+from lathe.compressor.search.space import Level, parameter_constraint
 
 _FORMATS = (FLOAT16, INT8, INT4)
 _SHARES = (0.75, 0.4, 0.2)
@@ -116,6 +116,7 @@ class _Advisor:
         shape = problem.source.shape
         dense = (shape, problem.layers, problem.rankings)
         self._unsolved = BlockLibrary(*dense, most_bytes=0)
+        self._sizes: dict[tuple[Format, BlockKind, Level], int] = {}
         library = BlockLibrary(*dense, problem.statistics, problem.dampings, most_bytes=0)
         evaluator = PlanEvaluator(problem, lambda _: library, tokens=(_EVALUATED_TOKENS,))
         self.sensitivities = sensitivity_table(problem, evaluator, _MEASURED)
@@ -162,18 +163,19 @@ class _Advisor:
         return None
 
     def _most_bytes(self, form: Format, plan: Plan) -> int:
-        """Returns the most bytes of a plan, whose shapes are those of blocks without reconstruction."""
+        """Returns the most bytes that a plan can have in a format."""
         return sum(
-            form.most_bytes(
-                [
-                    {
-                        **self._unsolved.block(index, "attention", (layer.query_heads, layer.kv_heads)),
-                        **self._unsolved.block(index, "ffn", layer.width),
-                    }
-                ]
-            )
-            for index, layer in enumerate(plan)
+            self._block_bytes(form, "attention", (layer.query_heads, layer.kv_heads))
+            + self._block_bytes(form, "ffn", layer.width)
+            for layer in plan
         )
+
+    def _block_bytes(self, form: Format, kind: BlockKind, level: Level) -> int:
+        """Returns the most bytes of a block at a level, which is the same in every layer."""
+        key = (form, kind, level)
+        if key not in self._sizes:
+            self._sizes[key] = form.most_bytes([self._unsolved.block(0, kind, level)])
+        return self._sizes[key]
 
     def _plan(self, keep: float) -> Plan | None:
         """Returns the best plan with a share of the parameters, if there is one."""
