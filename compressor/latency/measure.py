@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from lathe.artefact.plan import Plan
 from lathe.artefact.report_format import LatencyPrecision
@@ -90,8 +91,8 @@ class LatencyBenchmark:
     def time(self, models: Sequence[TimedModel], effort: Effort, title: str) -> list[Comparison]:
         """Times models with random weights against the first of them.
 
-        At most `GROUP` are built and loaded at a time: the first, and others in turn. Whoever has noisy
-        ratios is loaded again, and no other group is.
+        At most `GROUP` are built and loaded at a time: the first, and others in turn. A group with a noisy
+        ratio is loaded again, and no other one is.
 
         Returns:
             A comparison for each model but the first.
@@ -127,23 +128,12 @@ class LatencyBenchmark:
         heads = [model.vocabulary / self.source.shape.vocab_size for model in models]
         errors = [0.0, *(comparison.paired.standard_error for comparison in found)]
         terms, tile = fit([model.plan for model in models], times, heads, errors)
-        rows = [
-            {"plan": model.plan.to_json(), "vocabulary": model.vocabulary, "measured_ms": ms}
-            for model, ms in zip(models, times, strict=True)
-        ]
-        for row, comparison in zip(rows[1:], found, strict=True):
-            row |= {"turns_ms": comparison.subnet.repeats, "dense_turns_ms": comparison.dense.repeats}
-        table = LatencyTable(
-            self.workload,
-            fingerprint(self.backend.versions(), self.threads),
-            terms,
-            rows,
-            tile=tile,
-            precision=precision_of(found),
-        )
-        dense = self.source.shape.dense_plan
-        whole = [ms for model, ms in zip(models, times, strict=True) if self._is_whole(model)]
-        rows[0]["dense_ms"] = whole[0] if whole else table.predict(dense)
+        machine = fingerprint(self.backend.versions(), self.threads)
+        rows = _rows(models, times, found)
+        table = LatencyTable(self.workload, machine, terms, rows, tile=tile, precision=precision_of(found))
+        dense = TimedModel(self.source.shape.dense_plan, self.source.shape.vocab_size)
+        measured = dict(zip(models, times, strict=True)).get(dense)
+        rows[0]["dense_ms"] = table.predict(dense.plan) if measured is None else measured
         return table
 
     def _designs(self, space: Space) -> list[TimedModel]:
@@ -155,10 +145,6 @@ class LatencyBenchmark:
         plans = designs(space, shape.dense_plan, layers)
         models = [*(TimedModel(plan, few) for plan in plans), TimedModel(plans[0], shape.vocab_size)]
         return list(dict.fromkeys(models))
-
-    def _is_whole(self, model: TimedModel) -> bool:
-        shape = self.source.shape
-        return model == TimedModel(shape.dense_plan, shape.vocab_size)
 
     @contextmanager
     def models(self, models: Sequence[TimedModel]) -> Iterator[list[Path]]:
@@ -193,3 +179,16 @@ class LatencyBenchmark:
                 f"{100 * error:.2g} %, {100 * effort.precision:.2g} % was wanted; a higher --measure-seconds "
                 "helps"
             )
+
+
+def _rows(
+    models: Sequence[TimedModel], times: Sequence[float], found: Sequence[Comparison]
+) -> list[dict[str, Any]]:
+    """Returns what was measured, as a table keeps it: the reference, and each model beside it."""
+    rows: list[dict[str, Any]] = [
+        {"plan": model.plan.to_json(), "vocabulary": model.vocabulary, "measured_ms": ms}
+        for model, ms in zip(models, times, strict=True)
+    ]
+    for row, comparison in zip(rows[1:], found, strict=True):
+        row |= {"turns_ms": comparison.subnet.repeats, "dense_turns_ms": comparison.dense.repeats}
+    return rows
