@@ -186,7 +186,7 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
     check_disk(options.out, found.disk_bytes)
     progress.say(
         f"{source.name}: {source.family.model_type}, {source.shape.num_layers} layers, "
-        f"{source.shape.parameters(source.shape.dense_plan) / 1e6:.1f} M parameters"
+        f"{whole.shape.parameters(whole.shape.dense_plan) / 1e6:.1f} M parameters"
     )
     if options.profile:
         found = _profiled(options, found, options.profile)

@@ -148,7 +148,7 @@ class Verifier:
         if self._whole_loss is None:
             with self._context.progress.stage("verify: the whole vocabulary", len(windows)) as bar:
                 self._whole_loss = whole_loss_per_byte(
-                    preflight.vocabulary, windows, preflight.memory.on_disk, bar.advance
+                    preflight.vocabulary, windows, _too_big(preflight), bar.advance
                 )
         count = ByteCount.of(open_tokenizer(preflight.source.path), windows)
         return {
@@ -181,6 +181,12 @@ class Verifier:
         found = quality(OnnxModel(directory), self._windows, advance)
         shutil.rmtree(directory)
         return found
+
+
+def _too_big(preflight: PreflightResult) -> bool:
+    """Returns whether memory does not hold the model with its whole vocabulary beside the run."""
+    shape, memory = preflight.whole.shape, preflight.memory
+    return memory.on_disk or 2 * 4 * shape.parameters(shape.dense_plan) > memory.limit
 
 
 def _time(preflight: PreflightResult, artefact: Path) -> Comparison:

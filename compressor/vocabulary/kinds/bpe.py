@@ -69,6 +69,9 @@ class Bpe(Kind):
 
 
 def _pair(merge: str | list[str]) -> _Pair:
-    """Returns the two tokens of a merge; older files have them as one text."""
-    first, second = merge.split(" ", 1) if isinstance(merge, str) else merge
+    """Returns the two tokens of a merge; older files have them as one text, which may begin with a space."""
+    if isinstance(merge, str):
+        at = merge.index(" ", 1)
+        return merge[:at], merge[at + 1 :]
+    first, second = merge
     return first, second

@@ -85,6 +85,9 @@ def test_the_artefact_has_fewer_rows_and_runs_alike_everywhere(wide: Wide, tmp_p
     assert report["parameters"]["dense"] - report["parameters"]["subnet"] > 64 * (505 - rows["subnet"])
     assert report["model"]["path"] == str(wide.model)
     assert f"{rows['subnet']:,} of 505 tokens" in done.stdout.replace("\n", " ")
+    page = (out / "report.html").read_text()
+    assert f"{rows['subnet']:,} of 505 tokens" in page
+    assert "Loss, nats per byte" in page
 
     register()
     model = AutoModelForCausalLM.from_pretrained(out).eval()
@@ -203,3 +206,13 @@ def test_a_target_out_of_reach_names_the_head(wide: Wide, tmp_path: Path) -> Non
     assert "the head alone takes" in message
     assert "so pruning can reach at most" in message
     assert "--vocabulary TEXT makes the head smaller" in message
+
+
+def test_a_plan_is_of_the_cut_model(wide: Wide) -> None:
+    texts = ("--calibration", str(wide.text), "--calibration-tokens", "2048")
+    done = lathe("plan", str(wide.model), "--vocabulary", str(wide.corpus), "--no-latency", *texts, "--json")
+    assert done.exit_code == 0, done.output
+    advice = json.loads(done.stdout)
+    rows = advice["card"]["vocabulary"]["rows"]
+    assert rows["subnet"] < rows["dense"] == 505
+    assert advice["other_bytes_float16"] == 2 * 64 * (rows["subnet"] + 1), "embedding and the last norm"
