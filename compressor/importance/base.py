@@ -20,3 +20,16 @@ importance_methods: Registry[ImportanceMethod] = Registry(
     lambda _name, value: callable(value),
 )
 """Every importance method by name; a search method names the one it uses."""
+
+_READS_BLOCK_INPUTS = "reads_block_inputs"
+
+
+def reads_block_inputs(method: ImportanceMethod) -> ImportanceMethod:
+    """Marks a method that reads the statistics `attention_input` and `ffn_input`; others get them empty."""
+    setattr(method, _READS_BLOCK_INPUTS, True)
+    return method
+
+
+def needs_block_inputs(name: str) -> bool:
+    """Tells whether the importance method of this name reads the moments of what the blocks read."""
+    return bool(getattr(importance_methods.get(name), _READS_BLOCK_INPUTS, False))

@@ -13,7 +13,7 @@ import torch
 
 from lathe.artefact.plan import ModelShape
 from lathe.compressor.compute.device import CPU
-from lathe.compressor.importance.base import importance_methods
+from lathe.compressor.importance.base import importance_methods, reads_block_inputs
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.names import DOWN_PROJ, GATE_PROJ, K_PROJ, O_PROJ, Q_PROJ, UP_PROJ, V_PROJ
 from lathe.compressor.model.pruning import ImportanceRanking
@@ -65,6 +65,7 @@ def unit_scores(weights: Weights, statistics: LayerStatistics) -> Scores:
 
 
 @importance_methods.register("paper")
+@reads_block_inputs
 def paper(shape: ModelShape, weights: Weights, statistics: LayerStatistics) -> ImportanceRanking:
     """Ranks groups, heads and channels by the paper's initialisation score."""
     scores, per_group = unit_scores(weights, statistics), shape.layer.heads_per_group

@@ -15,7 +15,7 @@ from lathe.artefact.plan import BLOCK_KINDS, BlockKind, LayerShape
 from lathe.compressor.agreement.check import check_agreement
 from lathe.compressor.calibration import Calibration, load_calibration
 from lathe.compressor.compute.workers import Workers
-from lathe.compressor.importance import importance_methods
+from lathe.compressor.importance import importance_methods, needs_block_inputs
 from lathe.compressor.model.checkpoint_fingerprint import quick_fingerprint, weight_files
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.output_projection import norm_scaled_weight
@@ -103,7 +103,9 @@ def calibrate(context: RunContext) -> CalibrationResult:
     layer_key = key(named, preflight.method.importance, asdict(preflight.space), RANKED)
     lasting = LASTING if store.bounded else None
     ranker = LayerRanker(model, preflight.method.importance, preflight.space, lasting)
-    layers = _rank_layers(context, ranker, CalibrationPass(model, windows, heldout, store), layer_key)
+    inputs = needs_block_inputs(preflight.method.importance)
+    text_pass = CalibrationPass(model, windows, heldout, store, inputs)
+    layers = _rank_layers(context, ranker, text_pass, layer_key)
     rankings = [ImportanceRanking(*(saved[name] for name in RANKED)) for saved in layers]
     return CalibrationResult(
         layer_key,
@@ -131,7 +133,7 @@ def _check_agreement(context: RunContext) -> None:
     source, run_dir = context.preflight.source, context.run_dir
 
     def compared() -> str:
-        found = check_agreement(source, whole=not context.preflight.memory.on_disk)
+        found = check_agreement(source, whole=context.preflight.memory.loads_whole)
         context.progress.say(f"{source.name} {found}")
         return found
 

@@ -32,6 +32,8 @@ _RANKING, _SOLVING, _FACTORS = 7, 5, 3
 and for the preconditioner of a step."""
 _MARGIN = 1.3
 """The factor for temporaries and for what allocators hold on to."""
+_IN_MEMORY = 2 * 2**30
+"""The most that a run of one process takes on the CPU where disk does as well."""
 _ENGINE = 2
 """The memory of ONNX Runtime as a multiple of a graph's weights."""
 
@@ -45,22 +47,32 @@ class MemoryPlan:
         in_memory: The peak of a run that keeps everything in memory.
         limit: The limit that was given, else what the machine has left.
         device: What is free on the device that computes, where that is not the machine's memory.
+        whole: The peak with a whole model in memory, as transformers loads it; None where that may not be.
+        most: The most that a run in memory may take of what is free.
     """
 
     stages: dict[str, int]
     in_memory: int
     limit: int
     device: int | None = None
+    whole: int | None = None
+    most: int | None = None
 
     @property
     def on_disk(self) -> bool:
-        """True if layers, statistics and hidden states stay on disk, because they do not fit into memory."""
-        return self.in_memory > min(self.limit, self.device or self.limit)
+        """True if layers, statistics and hidden states stay on disk."""
+        free = min(self.limit, self.device or self.limit)
+        return self.in_memory > min(free, self.most or free)
+
+    @property
+    def loads_whole(self) -> bool:
+        """True if the run checks models as transformers loads them, and not layer by layer."""
+        return not self.on_disk or self.whole is not None
 
     @property
     def peak(self) -> int:
         """The peak of the run, whichever way it goes."""
-        return max(self.stages.values()) if self.on_disk else self.in_memory
+        return max(*self.stages.values(), self.whole or 0) if self.on_disk else self.in_memory
 
     def to_json(self) -> dict[str, Any]:
         """Returns the estimate as documents have it."""
@@ -83,7 +95,9 @@ def memory_plan(options: CompressOptions, source: Checkpoint) -> MemoryPlan:
     limit = options.memory_limit or psutil.virtual_memory().available
     needs = _Needs(options, source)
     device = None if options.where == CPU else free_bytes(options.where)
-    plan = MemoryPlan(needs.stages(), needs.in_memory(), limit, device)
+    most = None if options.place or device is not None else _IN_MEMORY
+    whole = needs.whole() if options.memory_limit is None and needs.whole() <= limit // 2 else None
+    plan = MemoryPlan(needs.stages(), needs.in_memory(), limit, device, whole, most)
     if device is not None:
         _check_device(plan, options.where, device)
     if options.memory_limit and plan.peak > limit:
@@ -166,6 +180,10 @@ class _Needs:
         whole = 8 * self.model + factors + (self.layers + 4) * states + self._logits()
         measure = self.model * (1 + 2 * _ENGINE) if self.options.graph or self.options.timed else 0
         return BASE + max(whole, measure, max(self.stages().values()) + 2 * self.model)
+
+    def whole(self) -> int:
+        """Returns the peak with one model in memory as transformers loads it, and logits."""
+        return BASE + int(_MARGIN * (self.model + 3 * self._logits()))
 
     def _ranking(self) -> int:
         return _RANKING * self.square + self._inputs() + self.layer + self._activations(BATCH)

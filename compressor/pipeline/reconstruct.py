@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.plan import ModelShape
 from lathe.compressor.calibration.selfgen import continue_text
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.model.block_runner import Weights
@@ -20,6 +22,8 @@ from lathe.compressor.pipeline.run_directory import RunDirectory, Saved, key
 from lathe.compressor.reconstruction.kl_passes import KLProblem
 from lathe.compressor.reconstruction.kl_refinement import ITERATIONS, WORTHWHILE, refine_model
 from lathe.compressor.reconstruction.registry import Finished, ReconstructionTask, reconstructions
+
+_BLOCK_TOKENS, _TOKENS_PER_COLUMN = 8192, 6
 
 
 def reconstruct(context: RunContext, calibration: CalibrationResult, iteration: Iteration) -> str:
@@ -51,14 +55,15 @@ def _reconstruct_layers(
 ) -> None:
     """Reconstructs the layers one by one; those that are in the run directory already are kept."""
     preflight, run_dir = context.preflight, context.run_dir
+    windows, heldout = _windows_for_blocks(preflight.source.shape, calibration)
     task = ReconstructionTask(
         preflight.source.shape,
         calibration.model,
         iteration.selections,
         calibration.statistics,
         calibration.dampings,
-        calibration.windows,
-        calibration.heldout,
+        windows,
+        heldout,
         context.store,
         context.workers,
     )
@@ -69,6 +74,24 @@ def _reconstruct_layers(
         for index in range(count):
             run_dir.saved(f"reformed-{name}-{index:03d}", partial(layer, index, finished))
             bar.advance()
+
+
+def _windows_for_blocks(
+    shape: ModelShape, calibration: CalibrationResult
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns windows [n, T] from all over the text for solving single blocks, and which are held out [n].
+
+    A projection with n inputs needs some multiple of n tokens and hardly gains from more, least of all where
+    the whole subnet is refined afterwards, which reads all of the text.
+    """
+    windows, heldout = calibration.windows, calibration.heldout
+    columns = max(shape.layer.query_heads * shape.head_dim, shape.layer.ffn)
+    tokens = max(_BLOCK_TOKENS, _TOKENS_PER_COLUMN * columns)
+    fitted = torch.nonzero(~heldout)[:, 0]
+    count = min(len(fitted), math.ceil(tokens / windows.shape[1]))
+    chosen = fitted[torch.linspace(0, len(fitted) - 1, count).round().long()]
+    kept = torch.cat([chosen, torch.nonzero(heldout)[:, 0]])
+    return windows[kept], heldout[kept]
 
 
 def _refine(

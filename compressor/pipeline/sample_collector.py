@@ -26,7 +26,7 @@ class SampleCollector:
     @classmethod
     def for_run(cls, preflight: PreflightResult, windows_BT: torch.Tensor) -> SampleCollector:
         """Chooses prompts; none where the model has no tokenizer, or its layers are read for every token."""
-        if preflight.memory.on_disk:
+        if not preflight.memory.loads_whole:
             return cls(None, [], frozenset())
         try:
             tokenizer = load_tokenizer(preflight.source)

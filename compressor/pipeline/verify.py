@@ -120,7 +120,7 @@ class Verifier:
             UserError: it does not have as many parameters as the plan.
         """
         model: Any
-        if self._context.preflight.memory.on_disk:
+        if not self._context.preflight.memory.loads_whole:
             source = export_of_artefact(artefact).source
             loaded = sum(torch.Size(entry.shape).numel() for entry in source.index.values())
             model = LayeredModel.open(source, self._context.store, self._calibration.model.runner)
@@ -136,7 +136,7 @@ class Verifier:
 
     def _score_dense(self, advance: Advance) -> Quality:
         preflight = self._context.preflight
-        model = self._calibration.model if preflight.memory.on_disk else load_dense(preflight.source.path)
+        model = load_dense(preflight.source.path) if preflight.memory.loads_whole else self._calibration.model
         found = quality(model, self._windows, advance)
         self._samples.collect("dense", model)
         return found

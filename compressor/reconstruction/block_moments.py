@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 
 from lathe.artefact.plan import BlockKind
 from lathe.compressor.compute.array_store import ArrayLike
+from lathe.compressor.compute.precision import fast_products
 from lathe.compressor.compute.workers import SHARDS, shards_of, some_of
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.output_projection import output, target_output, token_weights
@@ -23,6 +26,8 @@ Vectors = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(windows of a batch, the block's present outputs) -> v."""
 Gradients = Iterator[dict[str, torch.Tensor]]
 _FACTOR_BATCHES = 2
+_CURVATURE_SHARE = 2
+"""Curvature is taken on one of so many batches: it only guides the steps, which held-out windows judge."""
 
 
 class Moments(NamedTuple):
@@ -110,28 +115,28 @@ class BlockPasses:
 
     def descent(self, block: Weights, names: list[str]) -> Gradients:
         """Computes minus the gradient per token with respect to the matrices with these names."""
-        return self._pull_back(block, names, lambda part, y: self.targets[part] - y)
+        return self._pull_back(block, names, lambda part, y: self.targets[part] - y, 1)
 
     def curvature(self, block: Weights, moved: Weights, length: float) -> Gradients:
-        """Computes J^T J d per token; `moved` are the matrices moved by `length` times d."""
+        """Computes J^T J d per token of a part of the text; `moved` are the matrices moved by `length` d."""
 
-        def image(part: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            with torch.no_grad():
-                return (self._outputs(block, part, moved) - y) / length
+        @torch.no_grad()
+        def image(part: torch.Tensor, _y: torch.Tensor) -> torch.Tensor:
+            return (self._outputs(block, part, moved) - self._outputs(block, part)) / length
 
-        return self._pull_back(block, [*moved], image)
+        return self._pull_back(block, [*moved], image, _CURVATURE_SHARE)
 
     def grams(self, block: Weights, names: list[str]) -> Iterator[Grams]:
         """Accumulates Gram matrices of inputs and of pulled-back random probes, on a few batches."""
-        chosen = some_of(batches_of(self.heldout, False), self.shards, _FACTOR_BATCHES)
-        return (self._grams(block, names, shard) for shard in chosen)
+        batches = batches_of(self.heldout, False)
+        return (self._grams(block, names, part) for part in some_of(batches, self.shards, _FACTOR_BATCHES))
 
     @torch.enable_grad()
     def _grams(self, block: Weights, names: list[str], shard: Sequence[torch.Tensor]) -> Grams:
         leaves = self._leaves(block, names)
         grams = matrices_of(self.runner, self.kind).grams(leaves)
         for part in shard:
-            with self.runner.watch(self.kind, leaves) as watched:
+            with self.runner.watch(self.kind, leaves) as watched, fast_products(leaves[names[0]].device):
                 y = self._outputs(block, part, leaves)
             generator = torch.Generator().manual_seed(int(part[0]))
             probe = torch.randint(0, 2, y.shape, generator=generator).to(y) * 2 - 1
@@ -141,18 +146,21 @@ class BlockPasses:
                 grams.add_batch(name, x.detach(), gradient)
         return grams
 
-    def _pull_back(self, block: Weights, names: list[str], vectors: Vectors) -> Gradients:
-        """Computes J^T v / n, shard by shard."""
-        return (self._pulled_back(block, names, vectors, shard) for shard in self._parts(False))
+    def _pull_back(self, block: Weights, names: list[str], vectors: Vectors, share: int) -> Gradients:
+        """Computes J^T v per token on one of `share` batches of the windows to fit, shard by shard."""
+        batches = batches_of(self.heldout, False)
+        count = math.ceil(len(batches) / share)
+        tokens = sum(map(len, chain(*some_of(batches, range(SHARDS), count)))) * self.inputs.shape[1]
+        own = some_of(batches, self.shards, count)
+        return (self._pulled_back(block, names, vectors, shard, tokens) for shard in own)
 
-    @torch.enable_grad()
     def _pulled_back(
-        self, block: Weights, names: list[str], vectors: Vectors, shard: Sequence[torch.Tensor]
+        self, block: Weights, names: list[str], vectors: Vectors, shard: Sequence[torch.Tensor], tokens: int
     ) -> dict[str, torch.Tensor]:
-        tokens = int((~self.heldout).sum()) * self.inputs.shape[1]
         leaves = self._leaves(block, names)
         for part in shard:
-            y = self._outputs(block, part, leaves)
+            with torch.enable_grad(), fast_products(leaves[names[0]].device):
+                y = self._outputs(block, part, leaves)
             y.backward(vectors(part, y.detach()) / tokens)
         return {n: leaf.grad for n, leaf in leaves.items() if leaf.grad is not None}
 

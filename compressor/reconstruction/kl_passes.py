@@ -16,7 +16,8 @@ import torch
 
 from lathe.artefact.plan import BLOCK_KINDS
 from lathe.compressor.compute.array_store import ArrayLike, ArrayStore, Loaded, Tensors
-from lathe.compressor.compute.workers import Sharded, shards_of, some_of
+from lathe.compressor.compute.precision import fast_products
+from lathe.compressor.compute.workers import SHARDS, Sharded, shards_of, some_of
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.lm_head import DenseTargets
@@ -25,7 +26,10 @@ from lathe.compressor.statistics.gram import Grams
 
 ROWS = 4
 """Windows of a batch."""
-_FACTOR_BATCHES = 8
+_FACTOR_BATCHES = 4
+_CURVATURE_SHARE, _CURVATURE_BATCHES = 4, 8
+"""Curvature is taken on one of so many batches, but on at least so many: it only guides the steps, which are
+chosen on held-out windows (Byrd et al., SIAM J. Optim. 21(3), 2011)."""
 Shards = Sequence[Sequence[torch.Tensor]]
 """Batches of windows, by shard."""
 Vectors = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -53,11 +57,6 @@ class KLProblem(Sharded["KLPasses"]):
     def batches(self, heldout: bool) -> Sequence[torch.Tensor]:
         """Returns index batches of the held-out windows, or of those to fit."""
         return torch.nonzero(self.heldout == heldout)[:, 0].split(ROWS)
-
-    @property
-    def tokens(self) -> int:
-        """Returns the number of tokens that are fitted on."""
-        return int((~self.heldout).sum()) * self.windows.shape[1]
 
     def projections(self, index: int) -> Tensors:
         """Returns a layer's matrices that the round changes."""
@@ -102,16 +101,20 @@ class KLPasses:
         def missing(part: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
             return self._head.difference(self._normed(dense, part), normed)
 
-        return self._pull_back(missing)
+        return self._pull_back(missing, self._fit, int((~self._problem.heldout).sum()))
 
     def curvature(self, moved: Parts, length: float) -> Iterable[Iterable[Tensors]]:
         """Computes J^T H J d per token; `moved` are the projections moved by `length` times d."""
-        there = self._run(self._problem.layers(moved), self._fit)
+        batches = self._problem.batches(False)
+        count = max(_CURVATURE_BATCHES, len(batches) // _CURVATURE_SHARE)
+        chosen = some_of(batches, self._shards, count)
+        there = self._run(self._problem.layers(moved), chosen)
 
         def image(part: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
             return self._head.curvature(normed, (self._normed(there, part) - normed) / length)
 
-        return self._pull_back(image)
+        windows = sum(len(batch) for batch in chain(*some_of(batches, range(SHARDS), count)))
+        return self._pull_back(image, chosen, windows)
 
     def grams(self) -> Iterable[Iterable[Grams]]:
         """Accumulates Gram matrices of each layer's projections: of inputs, and of gradients at outputs."""
@@ -131,7 +134,7 @@ class KLPasses:
         for part in shard:
             watched: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
             below = self._states[index][part].requires_grad_()
-            with torch.enable_grad():
+            with torch.enable_grad(), fast_products(below.device):
                 hidden = below
                 for kind, run in zip(BLOCK_KINDS, (runner.attention, runner.ffn), strict=True):
                     with runner.watch(kind) as of_block:
@@ -143,12 +146,12 @@ class KLPasses:
                 grams.add_batch(name, x.detach(), value)
         return grams
 
-    def _pull_back(self, vectors: Vectors) -> Iterator[Iterable[Tensors]]:
-        """Computes J^T v per token."""
-        tokens = self._problem.tokens
-        gradient = self._at_the_head(self._fit, lambda part, normed: vectors(part, normed) / tokens)
+    def _pull_back(self, vectors: Vectors, shards: Shards, windows: int) -> Iterator[Iterable[Tensors]]:
+        """Computes J^T v per token of these shards, which are of so many windows in all processes."""
+        tokens = windows * self._problem.windows.shape[1]
+        gradient = self._at_the_head(shards, lambda part, normed: vectors(part, normed) / tokens)
         for index in reversed(range(len(self._problem.subnet))):
-            yield map(partial(self._gradients, index, gradient), self._fit)
+            yield map(partial(self._gradients, index, gradient), shards)
 
     def _gradients(self, index: int, gradient: ArrayLike, shard: Sequence[torch.Tensor]) -> Tensors:
         """Computes gradients with respect to a layer's projections and moves the gradient below the layer."""
@@ -156,7 +159,7 @@ class KLPasses:
         leaves = {n: w.clone().requires_grad_() for n, w in self._problem.projections(index).items()}
         for part in shard:
             below = self._states[index][part].requires_grad_()
-            with torch.enable_grad():
+            with torch.enable_grad(), fast_products(below.device):
                 hidden = runner.layer({**layer, **leaves}, below)
             hidden.backward(gradient[part])
             assert below.grad is not None

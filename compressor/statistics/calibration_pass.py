@@ -24,12 +24,14 @@ class CalibrationPass(Sharded["LayerCollector"]):
         windows: [B, T] tokens.
         heldout: [B] bool.
         store: Keeps the hidden states.
+        block_inputs: Whether to accumulate the moments of what the blocks read.
     """
 
     model: LayeredModel
     windows: torch.Tensor
     heldout: torch.Tensor
     store: ArrayStore
+    block_inputs: bool = True
 
     def hold(self, shards: range) -> LayerCollector:
         """Returns a collector for these shards."""
@@ -56,9 +58,9 @@ class LayerCollector:
         yield map(partial(self._collect, index, hidden), self._shards)
 
     def _collect(self, index: int, hidden: ArrayLike, shard: Sequence[torch.Tensor]) -> LayerAccumulators:
-        model = self._calibration.model
+        text, model = self._calibration, self._calibration.model
         runner, weights = model.runner.at(index), model.layers[index]
-        return collect_layer(runner, weights, hidden, self._calibration.heldout, shard)
+        return collect_layer(runner, weights, hidden, text.heldout, shard, text.block_inputs)
 
     @torch.no_grad()
     def _before(self, index: int) -> ArrayLike:

@@ -48,10 +48,11 @@ class LayerStatistics:
     Attributes:
         attention: Moments of o_proj's input, tokens weighted as `output_projection.py` says, [N*H, N*H].
         attention_heldout: The same on windows that nothing is fitted on.
-        attention_input: Moments of the input of q, k and v, which the paper's score needs, [D, D].
+        attention_input: Moments of the input of q, k and v, [D, D]; empty where no importance method asked
+            for them.
         ffn: Moments of down_proj's input, weighted likewise, [F, F]; one matrix per expert, [E, F, F].
         ffn_heldout: The same on windows that nothing is fitted on.
-        ffn_input: Moments of the input of gate and up, [D, D].
+        ffn_input: Moments of the input of gate and up, likewise.
         queries: The mean square of each query head, which norms over all heads need, [N].
         keys: The mean square of each KV head, [K].
         expert_logits: Router logits of a sample of tokens, [S, E] float32; empty without experts.
@@ -82,14 +83,17 @@ class LayerAccumulators:
         runner: Runs the layer's blocks.
         weights: The layer's dense weights.
         fitted_tokens: The tokens that are fitted on, in all accumulators that will be added together.
+        block_inputs: Whether to accumulate the moments of what the blocks read.
     """
 
-    def __init__(self, runner: BlockRunner, weights: Weights, fitted_tokens: int) -> None:
+    def __init__(
+        self, runner: BlockRunner, weights: Weights, fitted_tokens: int, block_inputs: bool = True
+    ) -> None:
         shape = runner.shape
         width, channels = (weights[f"{name}.weight"].shape[1] for name in (O_PROJ, DOWN_PROJ))
         self._attention = {heldout: Gram(width) for heldout in (False, True)}
         self._ffn = {heldout: Gram(channels, shape.experts) for heldout in (False, True)}
-        self._inputs = {kind: Gram(shape.hidden_size) for kind in BLOCK_KINDS}
+        self._inputs = {kind: Gram(shape.hidden_size) for kind in BLOCK_KINDS if block_inputs}
         self._heads = {name: HeadSquares(shape.head_dim) for name in (Q_PROJ, K_PROJ)}
         self._router_sample = RouterSample(runner, weights, fitted_tokens)
 
@@ -101,12 +105,14 @@ class LayerAccumulators:
             context = runner.attention_context(weights, x_BTD)
         for name, squares in self._heads.items():
             squares.add_batch(watched[f"{name}.weight"][1])
-        self._inputs["attention"].add_batch(runner.attention_input(weights, x_BTD))
+        if self._inputs:
+            self._inputs["attention"].add_batch(runner.attention_input(weights, x_BTD))
         projected = runner.project(weights, O_PROJ, context)
         self._attention[heldout].add_batch(context * token_weights(runner, projected))
         x = runner.merge("attention", weights, x_BTD, projected)
         context = runner.ffn_context(weights, x)
-        self._inputs["ffn"].add_batch(runner.ffn_input(weights, x))
+        if self._inputs:
+            self._inputs["ffn"].add_batch(runner.ffn_input(weights, x))
         if not heldout:
             self._router_sample.add_batch(x)
         projected = runner.project(weights, DOWN_PROJ, context)
@@ -128,13 +134,14 @@ class LayerAccumulators:
     def finalize(self) -> LayerStatistics:
         """Returns the means and empties the accumulators."""
         queries, keys = (squares.finalize() for squares in self._heads.values())
+        inputs = {kind: gram.finalize() for kind, gram in self._inputs.items()}
         return LayerStatistics(
             self._attention[False].finalize(),
             self._attention[True].finalize(),
-            self._inputs["attention"].finalize(),
+            inputs.get("attention", torch.empty(0, 0)),
             self._ffn[False].finalize(),
             self._ffn[True].finalize(),
-            self._inputs["ffn"].finalize(),
+            inputs.get("ffn", torch.empty(0, 0)),
             queries,
             keys,
             self._router_sample.logits(),
@@ -149,6 +156,7 @@ def collect_layer(
     hidden_BTD: ArrayLike,
     heldout: torch.Tensor,
     parts: Iterable[torch.Tensor],
+    block_inputs: bool = True,
 ) -> LayerAccumulators:
     """Accumulates one layer's statistics over batches of windows and moves their hidden states past it.
 
@@ -158,8 +166,10 @@ def collect_layer(
         hidden_BTD: The hidden states before the layer; overwritten by those after it.
         heldout: [B] bool, the windows that nothing is fitted on.
         parts: Indices of windows, batch by batch.
+        block_inputs: Whether to accumulate the moments of what the blocks read.
     """
-    sums = LayerAccumulators(runner, weights, int((~heldout).sum()) * hidden_BTD.shape[1])
+    tokens = int((~heldout).sum()) * hidden_BTD.shape[1]
+    sums = LayerAccumulators(runner, weights, tokens, block_inputs)
     for part in parts:
         hidden_BTD[part] = sums.add_batch(runner, weights, hidden_BTD[part], bool(heldout[part[0]]))
     return sums

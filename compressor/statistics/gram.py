@@ -54,8 +54,10 @@ class Gram(_Mean):
         super().__init__(*self._parts, own, own)
 
     def add_batch(self, x: torch.Tensor) -> None:
-        """Adds rows, [..., width]."""
+        """Adds rows, [..., width]; products of bfloat16 rows are summed in float32, too."""
         flat = x.reshape(-1, x.shape[-1])
+        if flat.dtype == torch.bfloat16:
+            flat = flat.float()  # a sum rounded to bfloat16 need not be positive definite
         rows = len(flat)
         if self._parts:
             flat = flat.unflatten(-1, (*self._parts, -1)).transpose(0, 1)

@@ -86,6 +86,7 @@ def test_the_block_is_put_together_as_it_was_taken_apart(block: Block) -> None:
     assert all(torch.equal(again[name], start[name]) for name in start)
 
 
+@pytest.mark.usefixtures("exact_steps")
 def test_iterations_lead_to_the_damped_least_squares_solution(block: Block) -> None:
     """Checks the output projection alone, in which the block is linear."""
     start, down = block.pruned("both"), block.runner.expert_projections()[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lathe.compressor.compute import precision
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
 from lathe.compressor.reconstruction import gauss_newton
@@ -61,6 +62,20 @@ def test_the_block_comes_nearer_to_dense_on_text_it_was_not_fitted_on(lab: Lab, 
     assert not any(v.requires_grad for v in found.values())
 
 
+@pytest.mark.usefixtures("bfloat16_products")
+@pytest.mark.parametrize("kind", ["attention", "ffn"])
+def test_products_in_bfloat16_lead_to_the_same_block(
+    lab: Lab, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, target = pruned(lab, kind), run(lab, kind, lab.layers[LAYER])
+    found = refined(lab, kind, start, target)
+    monkeypatch.setattr(precision, "has_bfloat16", lambda _device: False)
+    expected = refined(lab, kind, start, target)
+    gain = error(lab, kind, start, lab.heldout) - error(lab, kind, expected, lab.heldout)
+    assert gain > 0
+    assert error(lab, kind, start, lab.heldout) - error(lab, kind, found, lab.heldout) > 0.95 * gain
+
+
 @pytest.mark.parametrize("kind", ["attention", "ffn"])
 def test_a_block_that_is_right_stays_as_it_is(lab: Lab, kind: str) -> None:
     start = pruned(lab, kind)
@@ -77,6 +92,7 @@ def test_held_out_text_that_disagrees_keeps_the_block(lab: Lab, kind: str) -> No
     assert all(torch.equal(found[n], start[n]) for n in start)
 
 
+@pytest.mark.usefixtures("exact_steps")
 def test_iterations_lead_to_the_damped_gauss_newton_step(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gauss_newton, "_DAMPING", 0.3)
     start = {n: v[:3] if "gate" in n or "up" in n else v for n, v in pruned(lab, "ffn").items()}

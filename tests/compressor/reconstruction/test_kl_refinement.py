@@ -10,6 +10,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lathe.artefact.plan import Plan
+from lathe.compressor.compute import precision
 from lathe.compressor.compute.workers import LocalWorkers
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
@@ -63,6 +64,7 @@ def named(subnet: Sequence[Weights]) -> dict[str, torch.Tensor]:
     return {f"model.layers.{i}.{n}": v for i, layer in enumerate(subnet) for n, v in layer.items()}
 
 
+@pytest.mark.usefixtures("exact_steps")
 def test_the_descent_is_the_gradient_of_the_divergence(lab: Lab) -> None:
     subnet, fit = moved(lab.layers, 0), lab.windows[~lab.heldout]
     model = reference(lab.source, PLANS["dense"])
@@ -77,6 +79,7 @@ def test_the_descent_is_the_gradient_of_the_divergence(lab: Lab) -> None:
             torch.testing.assert_close(value, -leaf[name].grad, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.usefixtures("exact_steps")
 def test_the_curvature_is_the_gauss_newton_matrix(lab: Lab) -> None:
     subnet = moved(lab.layers, 1)
     problem = step(lab, subnet)
@@ -97,6 +100,18 @@ def test_the_curvature_is_the_gauss_newton_matrix(lab: Lab) -> None:
     for part, wanted in zip(found, expected, strict=True):
         for name, value in wanted.items():
             assert (part[name] - value).norm() < 0.02 * value.norm()
+
+
+@pytest.mark.usefixtures("bfloat16_products")
+def test_products_in_bfloat16_give_nearly_the_same_gradient(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subnet = moved(lab.layers, 0)
+    found = step(lab, subnet).descent()
+    monkeypatch.setattr(precision, "has_bfloat16", lambda _device: False)
+    for part, exact in zip(found, step(lab, subnet).descent(), strict=True):
+        for name, value in part.items():
+            assert (value - exact[name]).norm() < 0.02 * exact[name].norm()
 
 
 @pytest.mark.parametrize("name", ["mixed", "groups", "no ffn last"])

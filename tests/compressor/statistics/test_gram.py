@@ -53,3 +53,10 @@ def test_targets_are_multiplied_with_their_inputs() -> None:
     x, y, cross = rows(0), rows(1)[:, :2], CrossGram(2, 6)
     cross.add_batch(y, x)
     torch.testing.assert_close(cross.finalize(), y.T @ x / len(x))
+
+
+def test_rows_in_bfloat16_are_summed_in_float32() -> None:
+    x = rows(4, 64).bfloat16()
+    total = Gram(6)
+    total.add_batch(x)
+    torch.testing.assert_close(total.finalize(), (x.double().T @ x.double()) / len(x), rtol=1e-6, atol=1e-6)
