@@ -95,10 +95,11 @@ class CompressFields(SharedOptions):
     method: Annotated[
         str,
         Option(
-            help="`lathe`; `quick`, without its slowest parts; or `paper` (arXiv 2409.17372) for comparison.",
+            help="`lathe`; `fast`, with less reconstruction; `quick`, with the least; `paper` (arXiv "
+            "2409.17372) for comparison; `auto`: `lathe` up to 30 M decoder parameters, else `fast`.",
             panel=RUN,
         ),
-    ] = "lathe"
+    ] = "auto"
     evaluations: Annotated[
         int | None,
         Option(

@@ -21,7 +21,7 @@ from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.lm_head import TOP
 from lathe.compressor.pipeline.options import WINDOW, CompressOptions
 from lathe.compressor.reconstruction.kl_passes import ROWS
-from lathe.compressor.search.method import methods
+from lathe.compressor.search.method_choice import chosen_method
 from lathe.compressor.statistics.collect import BATCH
 from lathe.compressor.statistics.router_sample import TOKENS as ROUTED
 
@@ -159,7 +159,7 @@ class _Needs:
             "reconstruct": self._reconstruction(BATCH),
             "verify": head + 2 * self.layer + 3 * self._logits(),
         }
-        rounds = methods.get(self.options.method).whole_rounds
+        rounds = chosen_method(self.options.method, self.shape).whole_rounds
         if rounds:
             evaluating = head + 2 * self.layer + self._logits() + self._evaluating()
             found["reconstruct the whole model"] = max(self._reconstruction(ROWS), evaluating)

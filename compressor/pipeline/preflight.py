@@ -34,7 +34,8 @@ from lathe.compressor.pipeline.memory_estimate import MemoryPlan, memory_plan
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.vocabulary import vocabulary_rows
 from lathe.compressor.report.wording import limit_of_pruning
-from lathe.compressor.search.method import Method, methods
+from lathe.compressor.search.method import Method
+from lathe.compressor.search.method_choice import AUTO, SLOWEST, check_name, chosen_method
 from lathe.compressor.search.space import (
     Constraint,
     Space,
@@ -154,10 +155,11 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
         UserError: one of them will not do; nothing has been written.
     """
     check_output(options)
-    method, backend = methods.get(options.method), backends.get(options.backend)
+    check_name(options.method)
+    backend = backends.get(options.backend)
     if options.runs and not options.profile:
         backend.versions()  # an engine that is not installed says so
-    whole = _checked_source(options, method, progress)
+    whole, method = _checked_source(options, progress)
     vocabulary = cut_vocabulary(whole, options.vocabulary, progress) if options.vocabulary else None
     source = vocabulary.source if vocabulary else whole
     rules = _rules(options, source)
@@ -193,13 +195,18 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
     return _unpruned(options, _time(options, found) if options.timed else found)
 
 
-def _checked_source(options: CompressOptions, method: Method, progress: Progress) -> Checkpoint:
-    """Opens the model, if it is one that we and the method can compress."""
+def _checked_source(options: CompressOptions, progress: Progress) -> tuple[Checkpoint, Method]:
+    """Opens the model and chooses the method, if the model is one that we and the method can compress."""
     source = open_checkpoint(options.model)
     for line in (*source.notes, *check_model(source)):
         progress.warn(line)
+    method = chosen_method(options.method, source.shape)
     method.check(source.shape)
-    return source
+    if options.method == AUTO and method.name != SLOWEST:
+        progress.say(
+            f"  method: {method.name}, as the model is large (--method {SLOWEST} is slower and better)"
+        )
+    return source, method
 
 
 def _rules(options: CompressOptions, source: Checkpoint) -> WidthRules:

@@ -24,6 +24,7 @@ from lathe.compressor.reconstruction.kl_refinement import ITERATIONS, WORTHWHILE
 from lathe.compressor.reconstruction.registry import Finished, ReconstructionTask, reconstructions
 
 _BLOCK_TOKENS, _TOKENS_PER_COLUMN = 8192, 6
+_CURVATURE_SHARE = 8
 
 
 def reconstruct(context: RunContext, calibration: CalibrationResult, iteration: Iteration) -> str:
@@ -55,7 +56,9 @@ def _reconstruct_layers(
 ) -> None:
     """Reconstructs the layers one by one; those that are in the run directory already are kept."""
     preflight, run_dir = context.preflight, context.run_dir
-    windows, heldout = _windows_for_blocks(preflight.source.shape, calibration)
+    windows, heldout = calibration.windows, calibration.heldout
+    if preflight.method.on_samples:
+        windows, heldout = _sample_for_blocks(preflight.source.shape, calibration)
     task = ReconstructionTask(
         preflight.source.shape,
         calibration.model,
@@ -76,7 +79,7 @@ def _reconstruct_layers(
             bar.advance()
 
 
-def _windows_for_blocks(
+def _sample_for_blocks(
     shape: ModelShape, calibration: CalibrationResult
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns windows [n, T] from all over the text for solving single blocks, and which are held out [n].
@@ -107,7 +110,10 @@ def _refine(
     windows = _windows(context, calibration, number)
     with context.progress.stage("reconstruct: the whole subnet", ITERATIONS + 1) as bar:
         subnet = context.store.load(count, partial(finished_layer, run_dir, name))
-        problem = KLProblem(calibration.model, subnet, windows, calibration.heldout, context.store)
+        share = _CURVATURE_SHARE if context.preflight.method.on_samples else 1
+        problem = KLProblem(
+            calibration.model, subnet, windows, calibration.heldout, context.store, curvature_share=share
+        )
         layers, before, after = refine_model(problem, bar.advance, context.workers)
         for index in range(count):
             run_dir.saved(f"reformed-{refined}-{index:03d}", partial(_item, layers, index))

@@ -34,7 +34,7 @@ class Searcher:
     @property
     def trace_path(self) -> Path:
         """The file that every evaluation is noted in."""
-        name = f"trace-{self.context.options.method}-{self.calibration.key}.jsonl"
+        name = f"trace-{self.context.preflight.method.name}-{self.calibration.key}.jsonl"
         return self.context.run_dir.path / name
 
     def __call__(self, constraints: list[Constraint]) -> SearchResult:
@@ -95,7 +95,7 @@ class Searcher:
         options = self.context.options
         return key(
             self.calibration.key,
-            options.method,
+            self.context.preflight.method.name,
             options.evaluations,
             options.seed,
             plan and plan.to_json(),

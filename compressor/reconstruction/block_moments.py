@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 
 from lathe.artefact.plan import BlockKind
 from lathe.compressor.compute.array_store import ArrayLike
-from lathe.compressor.compute.precision import fast_products
+from lathe.compressor.compute.precision import fast_products, has_bfloat16
 from lathe.compressor.compute.workers import SHARDS, shards_of, some_of
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.output_projection import output, target_output, token_weights
@@ -26,8 +24,6 @@ Vectors = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(windows of a batch, the block's present outputs) -> v."""
 Gradients = Iterator[dict[str, torch.Tensor]]
 _FACTOR_BATCHES = 2
-_CURVATURE_SHARE = 2
-"""Curvature is taken on one of so many batches: it only guides the steps, which held-out windows judge."""
 
 
 class Moments(NamedTuple):
@@ -115,16 +111,18 @@ class BlockPasses:
 
     def descent(self, block: Weights, names: list[str]) -> Gradients:
         """Computes minus the gradient per token with respect to the matrices with these names."""
-        return self._pull_back(block, names, lambda part, y: self.targets[part] - y, 1)
+        return self._pull_back(block, names, lambda part, y: self.targets[part] - y)
 
     def curvature(self, block: Weights, moved: Weights, length: float) -> Gradients:
-        """Computes J^T J d per token of a part of the text; `moved` are the matrices moved by `length` d."""
+        """Computes J^T J d per token; `moved` are the matrices moved by `length` times d."""
+        rough = has_bfloat16(next(iter(moved.values())).device)
 
         @torch.no_grad()
-        def image(part: torch.Tensor, _y: torch.Tensor) -> torch.Tensor:
-            return (self._outputs(block, part, moved) - self._outputs(block, part)) / length
+        def image(part: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            here = self._outputs(block, part) if rough else y
+            return (self._outputs(block, part, moved) - here) / length
 
-        return self._pull_back(block, [*moved], image, _CURVATURE_SHARE)
+        return self._pull_back(block, [*moved], image)
 
     def grams(self, block: Weights, names: list[str]) -> Iterator[Grams]:
         """Accumulates Gram matrices of inputs and of pulled-back random probes, on a few batches."""
@@ -146,17 +144,14 @@ class BlockPasses:
                 grams.add_batch(name, x.detach(), gradient)
         return grams
 
-    def _pull_back(self, block: Weights, names: list[str], vectors: Vectors, share: int) -> Gradients:
-        """Computes J^T v per token on one of `share` batches of the windows to fit, shard by shard."""
-        batches = batches_of(self.heldout, False)
-        count = math.ceil(len(batches) / share)
-        tokens = sum(map(len, chain(*some_of(batches, range(SHARDS), count)))) * self.inputs.shape[1]
-        own = some_of(batches, self.shards, count)
-        return (self._pulled_back(block, names, vectors, shard, tokens) for shard in own)
+    def _pull_back(self, block: Weights, names: list[str], vectors: Vectors) -> Gradients:
+        """Computes J^T v / n, shard by shard."""
+        return (self._pulled_back(block, names, vectors, shard) for shard in self._parts(False))
 
     def _pulled_back(
-        self, block: Weights, names: list[str], vectors: Vectors, shard: Sequence[torch.Tensor], tokens: int
+        self, block: Weights, names: list[str], vectors: Vectors, shard: Sequence[torch.Tensor]
     ) -> dict[str, torch.Tensor]:
+        tokens = int((~self.heldout).sum()) * self.inputs.shape[1]
         leaves = self._leaves(block, names)
         for part in shard:
             with torch.enable_grad(), fast_products(leaves[names[0]].device):

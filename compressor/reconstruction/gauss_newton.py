@@ -33,7 +33,7 @@ from lathe.compressor.reconstruction.conjugate_gradients import (
 from lathe.compressor.reconstruction.matrices import matrices_of
 from lathe.compressor.statistics.gram import merge_into_first
 
-_ITERATIONS = 3
+_ITERATIONS = 4
 _DAMPING = 1e-2
 _PATIENCE = 2
 

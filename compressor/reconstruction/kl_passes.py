@@ -7,7 +7,9 @@ holds some shards keeps their states.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -27,9 +29,8 @@ from lathe.compressor.statistics.gram import Grams
 ROWS = 4
 """Windows of a batch."""
 _FACTOR_BATCHES = 4
-_CURVATURE_SHARE, _CURVATURE_BATCHES = 4, 8
-"""Curvature is taken on one of so many batches, but on at least so many: it only guides the steps, which are
-chosen on held-out windows (Byrd et al., SIAM J. Optim. 21(3), 2011)."""
+_CURVATURE_TOKENS = 4096
+"""The least tokens that curvature is taken on."""
 Shards = Sequence[Sequence[torch.Tensor]]
 """Batches of windows, by shard."""
 Vectors = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -46,6 +47,8 @@ class KLProblem(Sharded["KLPasses"]):
         windows: [B, T] tokens.
         heldout: [B] bool.
         store: Keeps hidden states and vectors.
+        curvature_share: Curvature is taken on one of so many batches. It only guides the steps, which are
+            chosen on held-out windows (Byrd et al., SIAM J. Optim. 21(3), 2011).
     """
 
     model: LayeredModel
@@ -53,6 +56,7 @@ class KLProblem(Sharded["KLPasses"]):
     windows: torch.Tensor
     heldout: torch.Tensor
     store: ArrayStore = field(default_factory=ArrayStore)
+    curvature_share: int = field(default=1, kw_only=True)
 
     def batches(self, heldout: bool) -> Sequence[torch.Tensor]:
         """Returns index batches of the held-out windows, or of those to fit."""
@@ -84,6 +88,7 @@ class KLPasses:
         self._shards = shards
         self._fit, self._heldout = (shards_of(problem.batches(heldout), shards) for heldout in (False, True))
         self._below: list[ArrayLike] = []
+        self._here: ArrayLike | None = None
         self._targets: list[list[tuple[torch.Tensor, DenseTargets]]] = []
 
     def divergences(self, weights: Parts) -> Iterable[list[list[tuple[int, float]]]]:
@@ -96,7 +101,8 @@ class KLPasses:
 
     def descent(self) -> Iterable[Iterable[Tensors]]:
         """Computes minus the gradient per token with respect to each layer's projections."""
-        dense = self._run(self._problem.model.layers, self._fit)
+        with self._fast():
+            dense = self._run(self._problem.model.layers, self._fit)
 
         def missing(part: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
             return self._head.difference(self._normed(dense, part), normed)
@@ -106,12 +112,17 @@ class KLPasses:
     def curvature(self, moved: Parts, length: float) -> Iterable[Iterable[Tensors]]:
         """Computes J^T H J d per token; `moved` are the projections moved by `length` times d."""
         batches = self._problem.batches(False)
-        count = max(_CURVATURE_BATCHES, len(batches) // _CURVATURE_SHARE)
+        least = math.ceil(_CURVATURE_TOKENS / (ROWS * self._problem.windows.shape[1]))
+        count = max(least, len(batches) // self._problem.curvature_share)
         chosen = some_of(batches, self._shards, count)
         there = self._run(self._problem.layers(moved), chosen)
+        if self._here is None:
+            self._here = self._run(self._problem.subnet, chosen)
+        here = self._here
 
         def image(part: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
-            return self._head.curvature(normed, (self._normed(there, part) - normed) / length)
+            change = (self._normed(there, part) - self._normed(here, part)) / length
+            return self._head.curvature(normed, change)
 
         windows = sum(len(batch) for batch in chain(*some_of(batches, range(SHARDS), count)))
         return self._pull_back(image, chosen, windows)
@@ -181,9 +192,10 @@ class KLPasses:
         """Returns the inputs of every layer of the subnet and of the final norm, for the windows to fit."""
         if not self._below:
             self._below = [self._embedded(self._fit)]
-            for index in range(len(self._problem.subnet)):
-                self._below.append(self._rows())
-                self._step(self._problem.subnet, index, self._fit, *self._below[-2:])
+            with self._fast():
+                for index in range(len(self._problem.subnet)):
+                    self._below.append(self._rows())
+                    self._step(self._problem.subnet, index, self._fit, *self._below[-2:])
         return self._below
 
     def _run(self, layers: Sequence[Weights], shards: Shards) -> ArrayLike:
@@ -206,6 +218,10 @@ class KLPasses:
 
     def _rows(self) -> ArrayLike:
         return self._problem.store.rows(*self._problem.windows.shape, self._runner.shape.hidden_size)
+
+    def _fast(self) -> AbstractContextManager[object]:
+        """Returns a context for hidden states that only derivatives are taken at."""
+        return fast_products(self._problem.store.device)
 
     @torch.no_grad()
     def _normed(self, hidden: ArrayLike, part: torch.Tensor) -> torch.Tensor:

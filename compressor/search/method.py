@@ -123,6 +123,7 @@ class Method:
         search: Finds the plan.
         default_evaluations: The number of whole plans to evaluate where `--evaluations` is not given.
         whole_rounds: The most rounds of `reconstruction/kl_refinement.py` after the blocks are reconstructed.
+        on_samples: Whether blocks are solved on a part of the text, and curvature is taken on a part of it.
         sensitivities: Makes the table of each block's sensitivity at each level, where the search uses one.
         check: Raises UserError where the method does not support a model of these dimensions.
     """
@@ -133,6 +134,7 @@ class Method:
     search: Callable[[Problem], SearchResult]
     default_evaluations: int
     whole_rounds: int = 0
+    on_samples: bool = False
     sensitivities: Callable[[Problem], np.ndarray] | None = None
     check: Callable[[ModelShape], None] = lambda _shape: None
 

@@ -8,7 +8,7 @@ import torch
 from lathe.compressor.compute import precision
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
-from lathe.compressor.reconstruction import gauss_newton
+from lathe.compressor.reconstruction import block_moments, gauss_newton
 from lathe.compressor.reconstruction.block_moments import BlockPasses
 from lathe.compressor.reconstruction.conjugate_gradients import iterates
 from lathe.compressor.reconstruction.gauss_newton import refine_block
@@ -69,7 +69,8 @@ def test_products_in_bfloat16_lead_to_the_same_block(
 ) -> None:
     start, target = pruned(lab, kind), run(lab, kind, lab.layers[LAYER])
     found = refined(lab, kind, start, target)
-    monkeypatch.setattr(precision, "has_bfloat16", lambda _device: False)
+    for module in (precision, block_moments):
+        monkeypatch.setattr(module, "has_bfloat16", lambda _device: False)
     expected = refined(lab, kind, start, target)
     gain = error(lab, kind, start, lab.heldout) - error(lab, kind, expected, lab.heldout)
     assert gain > 0

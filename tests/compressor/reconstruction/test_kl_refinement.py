@@ -111,7 +111,7 @@ def test_products_in_bfloat16_give_nearly_the_same_gradient(
     monkeypatch.setattr(precision, "has_bfloat16", lambda _device: False)
     for part, exact in zip(found, step(lab, subnet).descent(), strict=True):
         for name, value in part.items():
-            assert (value - exact[name]).norm() < 0.02 * exact[name].norm()
+            assert (value - exact[name]).norm() < 0.05 * exact[name].norm()
 
 
 @pytest.mark.parametrize("name", ["mixed", "groups", "no ffn last"])
@@ -128,6 +128,14 @@ def test_the_subnet_comes_nearer_to_dense_on_text_it_was_not_fitted_on(lab: Lab,
         changed = {n for n in was if not torch.equal(mine[n], was[n])}
         assert changed == {n for n in was if was[n].dim() == 2}
         assert not any(v.requires_grad for v in mine.values())
+
+
+@pytest.mark.parametrize("name", ["mixed", "groups"])
+def test_curvature_of_a_part_of_the_text_is_enough_to_come_nearer(lab: Lab, name: str) -> None:
+    windows, heldout = tokens(160, 64), torch.arange(160) >= 140
+    problem = KLProblem(lab.model, pruned(lab, PLANS[name]), windows, heldout, curvature_share=2)
+    _, before, after = refine_model(problem)
+    assert after < 0.95 * before
 
 
 def test_a_subnet_that_is_right_stays_as_it_is(lab: Lab) -> None:

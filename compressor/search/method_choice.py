@@ -1,0 +1,24 @@
+"""The method that suits a model, where none was asked for."""
+
+from __future__ import annotations
+
+from lathe.artefact.plan import ModelShape
+from lathe.compressor.search.method import Method, methods
+
+AUTO, SLOWEST = "auto", "lathe"
+_FASTER = "fast"
+_LARGE = 30_000_000
+"""Decoder parameters from which `auto` takes the faster method; there the slower one takes hours."""
+
+
+def check_name(name: str) -> None:
+    """Raises UserError where no method has this name."""
+    if name != AUTO:
+        methods.get(name)
+
+
+def chosen_method(name: str, shape: ModelShape) -> Method:
+    """Returns the method of this name; for `auto` the one that suits a model of these dimensions."""
+    if name != AUTO:
+        return methods.get(name)
+    return methods.get(_FASTER if shape.decoder_parameters(shape.dense_plan) >= _LARGE else SLOWEST)
