@@ -29,7 +29,7 @@ DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
 LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
 .PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-vllm test-vllm-slow test-browser lint \
-	check-artefact check-same check-refresh check-deploy lock-deploy bench-quality bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
+	check-artefact check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
 	bench-serving bench-scale bench-ray families-table check-compat check-vllm-names docs cold-start check-style \
 	check-imports hooks clean
 
@@ -324,6 +324,11 @@ bench-scale: $(INSTALLED)  ## seconds and peak memory of every stage as models g
 
 bench-ray: $(INSTALLED)  ## one process against two workers of Ray, by stage: MODEL=dir BENCH='--tokens 65536 --rounds 2'
 	$(BIN)/python -m benchmarks.ray --model $(MODEL) $(BENCH)
+
+# A comparison on a real model takes hours: BENCH='--layers 6' takes its first layers only. BENCH=--memory: this tree alone.
+BASELINE ?= 6d53d4b
+bench-compress: $(INSTALLED)  ## time, memory and loss of compress beside BASELINE=commit, by stage: MODEL= TEXT= EVAL= BENCH=
+	$(BIN)/python -m benchmarks.compress --model $(MODEL) --text $(TEXT) --evaluation $(EVAL) --baseline $(BASELINE) $(BENCH)
 
 bench-equal-bytes: $(INSTALLED)  ## subnets and rounded weights at equal bytes: MODEL= TEXT= EVAL= BENCH='--tokens 32768'
 	$(BIN)/python -m benchmarks.quality.equal_bytes --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.source_tree import ROOT, SourceTree, checkout
+
 MODEL = ROOT / "demo" / "model"
 TEXT = ("--calibration", str(ROOT / "demo" / "heldout.txt"), "--calibration-tokens", "2048")
 CASES: dict[str, tuple[str, ...]] = {
@@ -41,26 +40,23 @@ def main() -> int:
     args = parser.parse_args()
     result: dict[str, Any] = {"revision": args.revision, "cases": {}}
     with tempfile.TemporaryDirectory() as scratch:
-        before = Path(scratch) / "tree"
-        _git("worktree", "add", "--quiet", "--detach", str(before), args.revision)
-        try:
-            for name in args.cases.split(","):
-                result["cases"][name] = _case(name, before, Path(scratch) / name)
-        finally:
-            _git("worktree", "remove", "--force", str(before))
+        before = checkout(args.revision, Path(scratch) / "tree")
+        for name in args.cases.split(","):
+            result["cases"][name] = _case(name, before, Path(scratch) / name)
     print(json.dumps(result, indent=1))
     return int(any(case["different"] for case in result["cases"].values()))
 
 
-def _case(name: str, before: Path, folder: Path) -> dict[str, list[str]]:
+def _case(name: str, before: SourceTree, folder: Path) -> dict[str, list[str]]:
     folder.mkdir()
+    now = SourceTree(ROOT, "HEAD")
     options = [*CASES[name], *TEXT]
     if name == "target":
         profile = folder / "profile.json"
-        _lathe(ROOT, folder, "profile", str(MODEL), "-o", str(profile))
+        _lathe(now, folder, "profile", str(MODEL), "-o", str(profile))
         options += ["--profile", str(profile)]
     outs = {}
-    for side, tree in (("before", before), ("now", ROOT)):
+    for side, tree in (("before", before), ("now", now)):
         outs[side] = folder / side
         _lathe(tree, folder, "compress", str(MODEL), *options, "-o", str(outs[side]))
     return compared(outs["before"], outs["now"])
@@ -86,22 +82,14 @@ def _contents(directory: Path) -> dict[str, bytes]:
     return {file.relative_to(directory).as_posix(): file.read_bytes() for file in files}
 
 
-def _lathe(tree: Path, folder: Path, *arguments: str) -> None:
+def _lathe(tree: SourceTree, folder: Path, *arguments: str) -> None:
     """Run the command line of a tree, its caches apart."""
-    module = "lathe" if (tree / "lathe").is_dir() else "compressor.cli.main"
-    environment = os.environ | {
-        "PYTHONPATH": str(tree),
-        "LATHE_CACHE": str(folder / "cache"),
-        "OMP_NUM_THREADS": "2",
-    }
-    command: Sequence[str] = (sys.executable, "-m", module, *arguments)
-    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    environment = tree.environment(folder / "cache") | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        tree.command(*arguments), cwd=tree.path, env=environment, capture_output=True, text=True
+    )
     if done.returncode:
-        raise SystemExit(f"{tree}: {' '.join(arguments)}\n{done.stderr[-2000:]}")
-
-
-def _git(*arguments: str) -> None:
-    subprocess.run(["git", "-C", str(ROOT), *arguments], check=True)
+        raise SystemExit(f"{tree.path}: {' '.join(arguments)}\n{done.stderr[-2000:]}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Llamas of random weights, written shard by shard: no more than a tensor is ever in memory."""
+"""Models of random weights, written shard by shard: no more than a tensor is ever in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lathe.compressor.model.families import families
 from lathe.compressor.model.safetensors_writer import Entry
 from lathe.compressor.model.tensor_shapes import tensors
 
-COMPANIONS = Path("demo/model")
+COMPANIONS = Path(__file__).resolve().parents[2] / "demo" / "model"
 """Whose tokenizer the models have."""
 SHARD_BYTES = 2**30
 _SCALE = 0.02
@@ -85,10 +85,10 @@ def config_of(name: str) -> dict[str, Any]:
 
 
 def write_random(directory: Path, config: dict[str, Any], shard_bytes: int = SHARD_BYTES) -> None:
-    """A checkpoint with normally distributed matrices and norms of one."""
+    """Writes a checkpoint with normally distributed matrices, norms of one and biases of zero."""
     family = families.get(config["model_type"])
     shape = family.shape(family.read(config))
-    source = Checkpoint(COMPANIONS.resolve(), directory.name, config, family, shape, {})
+    source = Checkpoint(COMPANIONS, directory.name, config, family, shape, {})
     entries = {name: Entry(dims, source.dtype) for name, dims in tensors(shape)}
     write_model(directory, source, config, entries, _random(entries), shard_bytes)
 
@@ -98,6 +98,8 @@ def _random(entries: dict[str, Entry]) -> Callable[[str], torch.Tensor]:
 
     def tensor(name: str) -> torch.Tensor:
         dims, dtype = entries[name]
+        if name.endswith(".bias"):
+            return torch.zeros(dims, dtype=dtype)
         if len(dims) == 1:
             return torch.ones(dims, dtype=dtype)
         return torch.empty(dims, dtype=dtype).normal_(std=_SCALE, generator=generator)
