@@ -24,7 +24,7 @@ from lathe.compressor.reconstruction.kl_refinement import ITERATIONS, WORTHWHILE
 from lathe.compressor.reconstruction.registry import Finished, ReconstructionTask, reconstructions
 
 _BLOCK_TOKENS, _TOKENS_PER_COLUMN = 8192, 6
-_CURVATURE_SHARE = 8
+_CURVATURE_SHARE = 2
 
 
 def reconstruct(context: RunContext, calibration: CalibrationResult, iteration: Iteration) -> str:

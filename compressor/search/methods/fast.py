@@ -1,7 +1,7 @@
 """The default method with faster reconstruction, for models of more than some ten million parameters.
 
-Blocks are solved one projection at a time, on a part of the text, and the subnet as a whole is refined with
-curvature from a part of it. On a large model, what `lathe` gains beyond that is small for the time it takes.
+Output projections are solved block after block, on a part of the text, and the subnet as a whole is refined
+in one round with curvature from half of it; from less, steps overshoot (docs/experiments.md).
 """
 
 from lathe.compressor.search.method import Method, methods
@@ -15,7 +15,7 @@ methods.add(
         reconstruction="sequential",
         search=search,
         default_evaluations=1,
-        whole_rounds=2,
+        whole_rounds=1,
         on_samples=True,
         sensitivities=measure_sensitivities,
     ),
