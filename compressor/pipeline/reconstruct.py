@@ -108,13 +108,19 @@ def _refine(
     run_dir, count = context.run_dir, len(calibration.model.layers)
     run_dir.forget(f"reformed-{refined}")  # left by a killed round, perhaps of another device
     windows = _windows(context, calibration, number)
-    with context.progress.stage("reconstruct: the whole subnet", ITERATIONS + 1) as bar:
+    sampled = context.preflight.method.on_samples
+    iterations = 1 if sampled else ITERATIONS
+    with context.progress.stage("reconstruct: the whole subnet", iterations + 1) as bar:
         subnet = context.store.load(count, partial(finished_layer, run_dir, name))
-        share = _CURVATURE_SHARE if context.preflight.method.on_samples else 1
         problem = KLProblem(
-            calibration.model, subnet, windows, calibration.heldout, context.store, curvature_share=share
+            calibration.model,
+            subnet,
+            windows,
+            calibration.heldout,
+            context.store,
+            curvature_share=_CURVATURE_SHARE if sampled else 1,
         )
-        layers, before, after = refine_model(problem, bar.advance, context.workers)
+        layers, before, after = refine_model(problem, bar.advance, context.workers, iterations)
         for index in range(count):
             run_dir.saved(f"reformed-{refined}-{index:03d}", partial(_item, layers, index))
     return {"before": before, "after": after}

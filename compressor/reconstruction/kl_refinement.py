@@ -37,7 +37,10 @@ _DAMPING = 1.0
 
 
 def refine_model(
-    problem: KLProblem, advance: Callable[[], None] = lambda: None, workers: Workers | None = None
+    problem: KLProblem,
+    advance: Callable[[], None] = lambda: None,
+    workers: Workers | None = None,
+    iterations: int = ITERATIONS,
 ) -> tuple[Sequence[Tensors], float, float]:
     """Returns the layers after one round, and KL(dense || subnet) per held-out token before and after it.
 
@@ -45,9 +48,10 @@ def refine_model(
         problem: The dense model, the subnet and the text.
         advance: Called after every iteration.
         workers: Run the passes.
+        iterations: The most iterations of conjugate gradients.
     """
     step = ModelStep(problem, workers or LocalWorkers())
-    rest = iterates(step, ITERATIONS, patience=1)
+    rest = iterates(step, iterations, patience=1)
     best = next(rest)
     before = best[0]
     advance()

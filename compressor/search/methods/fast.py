@@ -1,7 +1,7 @@
 """The default method with faster reconstruction, for models of more than some ten million parameters.
 
 Output projections are solved block after block, on a part of the text, and the subnet as a whole is refined
-in one round with curvature from half of it; from less, steps overshoot (docs/experiments.md).
+in one iteration with curvature from half of it; from less, steps overshoot (docs/experiments.md).
 """
 
 from lathe.compressor.search.method import Method, methods
