@@ -181,7 +181,7 @@ def _read_text(context: RunContext) -> Tensors:
         context.preflight.texts.calibration,
         seed=context.options.seed,
         progress=context.progress,
-        store=context.store,
+        store=context.writing_store,
         workers=context.workers,
     )
     flags = torch.cat([torch.zeros(len(found.fit)), torch.ones(len(found.heldout))])

@@ -147,7 +147,7 @@ def _windows(context: RunContext, calibration: CalibrationResult, number: int) -
                 windows[~heldout],
                 seed=number,
                 progress=context.progress,
-                store=context.store,
+                store=context.writing_store,
                 workers=context.workers,
             )
         },

@@ -36,3 +36,8 @@ class RunContext:
         """Keeps big arrays: on disk where memory does not hold them all."""
         directory = self.run_dir.path if self.preflight.memory.on_disk else None
         return ArrayStore(directory, self.options.where)
+
+    @property
+    def writing_store(self) -> ArrayStore:
+        """Keeps the dense model while it writes text, for which every layer is needed at every token."""
+        return ArrayStore(None, self.options.where) if self.preflight.memory.loads_whole else self.store
