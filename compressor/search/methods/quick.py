@@ -19,6 +19,7 @@ methods.add(
         reconstruction="sequential",
         search=partial(search, measured=_MEASURED),
         default_evaluations=1,
+        on_samples=True,
         sensitivities=partial(measure_sensitivities, measured=_MEASURED),
     ),
 )
