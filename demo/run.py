@@ -54,7 +54,7 @@ def job() -> Job:
     model = real_model.fetch(MODELS)
     options: tuple[str, ...]
     if model is not None:
-        options = ("--method", "quick", "--calibration-tokens", "8192")
+        options = ("--method", "quick", "--calibration-tokens", "8192", "--tolerance", "0.03")
         question = "What is the capital of France?"
         return Job(real_model.NAME, model, "1.25x", options, question, 64)
     print("The demo takes the small model of this repository instead; it writes addresses to Congress.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from lathe.artefact.atomic_files import publish_directory, write_bytes, write_json
@@ -64,19 +65,27 @@ def compress(options: CompressOptions, progress: Progress) -> Outcome:
 
 @dataclass(frozen=True)
 class _MadeArtefact:
-    """A complete artefact in the run directory, and what was measured on it."""
+    """A complete artefact in the run directory; it is timed and verified when that is asked for.
+
+    One that turns out too slow is not verified any further.
+    """
 
     path: Path
-    verified: Verified
+    iteration: Iteration
+    verifier: Verifier
 
-    @property
+    @cached_property
     def timing(self) -> Comparison | None:
-        return self.verified.timing
+        return self.verifier.time(self.path)
+
+    @cached_property
+    def verified(self) -> Verified:
+        return self.verifier(self.iteration, self.path, self.timing)
 
 
 @dataclass(frozen=True)
 class _ArtefactMaker:
-    """Makes the artefact of a plan: reconstructs, exports and verifies it."""
+    """Makes the artefact of a plan: reconstructs and exports it."""
 
     context: RunContext
     calibration: CalibrationResult
@@ -85,7 +94,7 @@ class _ArtefactMaker:
     def __call__(self, iteration: Iteration) -> _MadeArtefact:
         name = reconstruct(self.context, self.calibration, iteration)
         path = export(self.context, iteration, name)
-        return _MadeArtefact(path, self.verify(iteration, path))
+        return _MadeArtefact(path, iteration, self.verify)
 
 
 def _quality_loop(

@@ -84,10 +84,22 @@ class Verifier:
         self._quantized_dense: Quality | None = None
         self._whole_loss: float | None = None
 
-    def __call__(self, iteration: Iteration, artefact: Path) -> Verified:
-        """Loads the artefact in both runtimes, compares them, times it against dense, and scores both models.
+    def time(self, artefact: Path) -> Comparison | None:
+        """Times the artefact against the model that was given, where it was exported for the backend."""
+        preflight = self._context.preflight
+        return (
+            _time(preflight, artefact) if self._context.options.runs and preflight.on_this_machine else None
+        )
+
+    def __call__(self, iteration: Iteration, artefact: Path, timing: Comparison | None) -> Verified:
+        """Loads the artefact in both runtimes, compares them, and scores both models.
 
         Models that do not fit in memory are read layer by layer instead of loaded by transformers.
+
+        Args:
+            iteration: The plan that was exported.
+            artefact: Its directory.
+            timing: What `time` returned.
 
         Raises:
             UserError: what was loaded is not what was planned, or the runtimes disagree.
@@ -104,7 +116,6 @@ class Verifier:
             del model
             dense = self._dense = self._dense or self._score_dense(bar.advance)
         quantization = self._score_quantized(artefact) if self._quantized else None
-        timing = _time(preflight, artefact) if options.runs and preflight.on_this_machine else None
         per_byte = self._per_byte(dense, subnet) if preflight.vocabulary else None
         return Verified(
             timing, dense, subnet, self._text, self._samples.rows(), parity, quantization, per_byte
