@@ -29,9 +29,12 @@ ROUNDS, COMPARED_ROUNDS = 1, 3
 class LoadTestOptions:
     """The options of `lathe loadtest`: the servers, the load, its limits, and the files to write."""
 
-    target: Annotated[str, Argument(metavar="URL|OUT", help="A server's URL, or a directory to serve.")]
+    target: Annotated[
+        str,
+        Argument(metavar="URL|OUT", help="A server's URL, or a model to serve: its directory or GGUF file."),
+    ]
     against: Annotated[
-        str | None, Option(metavar="MODEL", help="The dense model (directory or URL) to compare with.")
+        str | None, Option(metavar="MODEL", help="The dense model to compare with, or its server's URL.")
     ] = None
     slo: Annotated[
         str | None,

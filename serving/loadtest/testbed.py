@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import httpx
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.gguf_suffix import is_gguf
 from lathe.serving.loadtest.address import is_loopback, read_address
 from lathe.serving.loadtest.client import Target, open_client
 from lathe.serving.loadtest.document import redacted
@@ -106,7 +107,7 @@ class Testbed:
 def on_testbed(
     places: Mapping[str, str | Path], load: Load, setup: Setup, job: Callable[[Testbed], Awaitable[T]]
 ) -> tuple[T, Mapping[str, System]]:
-    """Starts or reaches every place (a URL, or a directory, which is served), does the job, and stops them.
+    """Starts or reaches every place (a URL, or a model, which is served), does the job, and stops them.
 
     Returns:
         The result of the job, and the systems.
@@ -139,7 +140,7 @@ def on_testbed(
 
 
 def is_url(place: str | Path) -> bool:
-    """Returns whether a place is a server's address rather than a directory."""
+    """Returns whether a place is a server's address rather than a model's path."""
     return str(place).startswith(("http://", "https://"))
 
 
@@ -150,10 +151,10 @@ def _check_place(place: str | Path, endpoint: Endpoint) -> None:
             raise UserError(
                 f"{place} is the address of {named}", f"Add --endpoint {named}, or leave that off."
             )
-    if not is_url(place) and not Path(place).is_dir():
+    if not is_url(place) and not Path(place).is_dir() and not is_gguf(place):
         raise UserError(
-            f"{place} is neither a URL nor a directory",
-            "Give a server as http://HOST:PORT, or a model as the path of its directory.",
+            f"{place} is neither a URL nor a model",
+            "Give a server as http://HOST:PORT, or a model as the path of its directory or GGUF file.",
         )
 
 

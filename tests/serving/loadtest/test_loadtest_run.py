@@ -1,6 +1,8 @@
 """Whole runs against the mock: counts are exact, latencies have the mock's own sleeps as lower bounds."""
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +11,7 @@ from lathe.serving.loadtest.compare import run
 from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.mock import Fault, Mock
 from lathe.serving.loadtest.prompts import PromptChoice
-from lathe.serving.loadtest.testbed import Setup
+from lathe.serving.loadtest.testbed import Serving, Setup
 
 ServeMock = Callable[[Mock], str]
 
@@ -101,8 +103,17 @@ def test_what_cannot_be_loaded_is_one_sentence(serve_mock: ServeMock, closed_por
         run(f"http://127.0.0.1:{closed_port}", load)
     with pytest.raises(UserError, match="refuses the API key"):
         run(serve_mock(Mock(api_key="right")), load, setup=Setup(api_key="wrong"))
-    with pytest.raises(UserError, match="neither a URL nor a directory"):
-        run("127.0.0.1:8000", load)
+    for place in ("127.0.0.1:8000", "missing.gguf"):
+        with pytest.raises(UserError, match="neither a URL nor a model"):
+            run(place, load)
+
+
+def test_a_gguf_file_is_served_as_a_directory_is(tmp_path: Path) -> None:
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"GGUF")
+    refusing = Serving(command=(sys.executable, "-c", "import sys; sys.exit('served ' + sys.argv[1])"))
+    with pytest.raises(UserError, match=f"served {model}"):
+        run(str(model), Load(concurrency=1, requests=1), setup=Setup(serving=refusing))
 
 
 @pytest.mark.parametrize(
