@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lathe.compressor.evaluate.compare import load_model
+from lathe.compressor.evaluate.onnx import OnnxModel
 from lathe.compressor.latency.profile import Profile
 from support.compress_command import Tiny, lathe, make_tiny
 from support.tiny_models import tiny as tiny_of
@@ -28,8 +29,11 @@ def config(path: Path, **changes: object) -> None:
 
 
 def logits(model: str) -> torch.Tensor:
+    loaded, tokens = load_model(model), torch.arange(24)
+    if isinstance(loaded, OnnxModel):
+        return torch.cat([part for _, part in loaded.chunks(tokens)])[None]
     with torch.inference_mode():
-        found: torch.Tensor = load_model(model)(input_ids=torch.arange(24)[None], use_cache=False).logits
+        found: torch.Tensor = loaded(input_ids=tokens[None], use_cache=False).logits
         return found
 
 
