@@ -26,7 +26,10 @@ STAGES = (
     Stage("reconstruct: text", r"(reform|reconstruct): the model writes more text"),
     Stage("reconstruct: whole subnet", r"(reform|reconstruct): the whole subnet"),
     Stage("export", r"export: .*"),
-    Stage("verify: quality", r"verify: (reload, parity, perplexity, samples|the whole vocabulary|what .* costs)"),
+    Stage(
+        "verify: quality",
+        r"verify: (reload, parity, perplexity, samples|the whole vocabulary|what .* costs)",
+    ),
     Stage("verify: latency", r"verify: the artefact against dense( \(.*\))?"),
 )
 """In the order of a run. A further iteration begins anew with a search or a reconstruction."""
