@@ -20,5 +20,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Tells whether a device multiplies matrices of bfloat16 faster than those of float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
+    capabilities: dict[str, object] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # PyTorch 2.9 may not tell
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -18,7 +18,7 @@ import torch
 
 from lathe.artefact.plan import BLOCK_KINDS
 from lathe.compressor.compute.array_store import ArrayLike, ArrayStore, Loaded, Tensors
-from lathe.compressor.compute.precision import fast_products
+from lathe.compressor.compute.precision import fast_products, has_bfloat16
 from lathe.compressor.compute.workers import SHARDS, Sharded, shards_of, some_of
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.decoder import LayeredModel
@@ -116,9 +116,7 @@ class KLPasses:
         count = max(least, len(batches) // self._problem.curvature_share)
         chosen = some_of(batches, self._shards, count)
         there = self._run(self._problem.layers(moved), chosen)
-        if self._here is None:
-            self._here = self._run(self._problem.subnet, chosen)
-        here = self._here
+        here = self._exact(chosen)
 
         def image(part: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
             change = (self._normed(there, part) - self._normed(here, part)) / length
@@ -197,6 +195,14 @@ class KLPasses:
                     self._below.append(self._rows())
                     self._step(self._problem.subnet, index, self._fit, *self._below[-2:])
         return self._below
+
+    def _exact(self, shards: Shards) -> ArrayLike:
+        """Returns the subnet's stream after the last layer in float32, for windows of these shards."""
+        if not has_bfloat16(self._problem.store.device):
+            return self._states[-1]
+        if self._here is None:
+            self._here = self._run(self._problem.subnet, shards)
+        return self._here
 
     def _run(self, layers: Sequence[Weights], shards: Shards) -> ArrayLike:
         """Returns the residual stream after the last layer for these windows, [B, T, D]."""

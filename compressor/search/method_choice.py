@@ -12,7 +12,11 @@ _LARGE = 30_000_000
 
 
 def check_name(name: str) -> None:
-    """Raises UserError where no method has this name."""
+    """Refuses a name that no method has.
+
+    Raises:
+        UserError: it is unknown.
+    """
     if name != AUTO:
         methods.get(name)
 

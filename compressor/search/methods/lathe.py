@@ -260,15 +260,13 @@ def _facts(problem: Problem, plan: Plan) -> dict[str, object]:
     return {"costs": {c.name: round(c.cost(plan), 6) for c in problem.constraints}}
 
 
-methods.add(
+LATHE = Method(
     "lathe",
-    Method(
-        "lathe",
-        importance="elimination",
-        reconstruction="gauss-newton",
-        search=search,
-        default_evaluations=1,
-        whole_rounds=3,
-        sensitivities=measure_sensitivities,
-    ),
+    importance="elimination",
+    reconstruction="gauss-newton",
+    search=search,
+    default_evaluations=1,
+    whole_rounds=3,
+    sensitivities=measure_sensitivities,
 )
+methods.add(LATHE.name, LATHE)

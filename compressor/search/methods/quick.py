@@ -4,21 +4,22 @@ Two levels of a block are evaluated instead of five, the final reconstruction co
 only, and the subnet as a whole is not refined.
 """
 
+from dataclasses import replace
 from functools import partial
 
-from lathe.compressor.search.method import Method, methods
-from lathe.compressor.search.methods.lathe import measure_sensitivities, search
+from lathe.compressor.search.method import methods
+from lathe.compressor.search.methods.lathe import LATHE, measure_sensitivities, search
 
 _MEASURED = 2
 
 methods.add(
     "quick",
-    Method(
-        "quick",
-        importance="elimination",
+    replace(
+        LATHE,
+        name="quick",
         reconstruction="sequential",
         search=partial(search, measured=_MEASURED),
-        default_evaluations=1,
+        whole_rounds=0,
         on_samples=True,
         sensitivities=partial(measure_sensitivities, measured=_MEASURED),
     ),

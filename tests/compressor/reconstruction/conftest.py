@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from lathe.compressor.compute import precision
-from lathe.compressor.reconstruction import block_moments
+from lathe.compressor.reconstruction import block_moments, kl_passes
 
 
 def _pretend(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
-    for module in (precision, block_moments):
+    for module in (precision, block_moments, kl_passes):
         monkeypatch.setattr(module, "has_bfloat16", lambda _device: has)
 
 
