@@ -197,7 +197,7 @@ class Verifier:
 def _too_big(preflight: PreflightResult) -> bool:
     """Returns whether memory does not hold the model with its whole vocabulary beside the run."""
     shape, memory = preflight.whole.shape, preflight.memory
-    return memory.on_disk or 2 * 4 * shape.parameters(shape.dense_plan) > memory.limit
+    return not memory.loads_whole or 2 * 4 * shape.parameters(shape.dense_plan) > memory.limit
 
 
 def _time(preflight: PreflightResult, artefact: Path) -> Comparison:
