@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.product import Choice, Product
-from benchmarks.quality.score import score, windows_of
+from benchmarks.quality.score import Judge, windows_of
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.cache import cached_table
 from lathe.compressor.latency.measure import LatencyBenchmark
@@ -56,19 +56,14 @@ def rows(
     limit = table.dense_ms / speedup
     by_latency = search([table.constraint(preflight.space, limit)])
     by_parameters = _as_fast(search, table.predict, table.predict(by_latency.plan), product)
-    scored = windows_of(setting, heldout, windows)
-    dense = setting.subnet(list(setting.layers))
-    base = score(setting, dense.logprobs, scored)
+    judge = Judge(setting, windows_of(setting, heldout, windows))
     for name, found in (("latency", by_latency), ("parameters", by_parameters)):
         timing = LatencyBenchmark(benchmark.source, benchmark.backend, workload, None, progress).compare(
             found.plan
         )
         made = Iteration(found.plan, found.selections, found.fitness, found.evaluations)
-        result = score(
-            setting,
-            setting.subnet(product.finish(Choice(product.context, product.calibration, made))).logprobs,
-            scored,
-        )
+        finished = product.finish(Choice(product.context, product.calibration, made))
+        result = judge.score(setting.subnet(finished).hidden)
         yield {
             "model": model.name,
             "plan_by": name,
@@ -80,7 +75,7 @@ def rows(
             "measured_ms": timing.subnet.median,
             "dense_ms": timing.dense.median,
             "kept": benchmark.source.shape.kept(found.plan),
-            "increase": result.loss - base.loss,
+            "increase": result.loss - judge.dense_loss,
             "kl": result.kl,
             "text": Path(heldout).name,
             "plan": found.plan.to_json()["layers"],

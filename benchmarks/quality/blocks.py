@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.quality.setting import Setting
-from lathe.compressor.model.block_runner import Weights
+from lathe.artefact.plan import BlockKind
 from lathe.compressor.model.names import DOWN_PROJ, O_PROJ
 from lathe.compressor.model.pruning import Selection, prune_attention, prune_ffn, rows
 from lathe.compressor.statistics import Gram
 
-KINDS = ("attention", "ffn")
 _ROWS = 8
 _CACHED = 2**29
 
@@ -29,7 +28,7 @@ class Kind:
     projection, per unit. parameters: of a block, per unit.
     """
 
-    name: str
+    name: BlockKind
     output: str
     units: int
     columns: int
@@ -74,32 +73,36 @@ class Stream:
     """
 
     def __init__(self, setting: Setting) -> None:
-        self._runner = setting.runner
+        self._setting = setting
         self._parts = [setting.embed(tokens) for tokens in setting.fit.split(_ROWS)]
         self._read: list[torch.Tensor] = []
 
     @torch.inference_mode()
-    def gram(self, weights: Weights, kind: Kind) -> torch.Tensor:
+    def gram(self, index: int, kind: Kind) -> torch.Tensor:
         """[n, n] float64: mean second moment of what a dense block's output projection reads here."""
         columns, tokens = kind.units * kind.columns, sum(part[..., 0].numel() for part in self._parts)
         gram, stays = Gram(columns), 4 * columns * tokens <= _CACHED
         self._read = []
         for part in self._parts:
-            context = self._context(weights, kind, part)
+            context = self._context(index, kind, part)
             gram.add_batch(context)
             if stays:
                 self._read.append(context)
         return gram.finalize()
 
     @torch.inference_mode()
-    def advance(self, weights: Weights, kind: Kind, projection: torch.Tensor) -> None:
+    def advance(self, index: int, kind: Kind, projection: torch.Tensor) -> None:
         """Past the block that `gram` was last asked for, with another output projection [D, n]."""
-        changed = {**weights, f"{kind.output}.weight": projection}
-        contexts = self._read or (self._context(weights, kind, part) for part in self._parts)
-        pairs = zip(self._parts, contexts, strict=True)
-        self._parts = [part + self._runner.project(changed, kind.output, read) for part, read in pairs]
+        changed = {**self._setting.layers[index], f"{kind.output}.weight": projection}
+        runner = self._setting.runner.at(index)
+        contexts = self._read or (self._context(index, kind, part) for part in self._parts)
+        self._parts = [
+            runner.merge(kind.name, changed, part, runner.project(changed, kind.output, read))
+            for part, read in zip(self._parts, contexts, strict=True)
+        ]
         self._read = []
 
-    def _context(self, weights: Weights, kind: Kind, part: torch.Tensor) -> torch.Tensor:
-        run = self._runner.attention_context if kind.name == "attention" else self._runner.ffn_context
-        return run(weights, part)
+    def _context(self, index: int, kind: Kind, part: torch.Tensor) -> torch.Tensor:
+        runner = self._setting.runner.at(index)
+        run = runner.attention_context if kind.name == "attention" else runner.ffn_context
+        return run(self._setting.layers[index], part)

@@ -15,9 +15,10 @@ import torch
 
 from benchmarks.quality.memory import Peak
 from benchmarks.quality.product import Product, options_for
-from benchmarks.quality.score import Score, machine, score, windows_of
+from benchmarks.quality.score import Judge, machine, windows_of
 from benchmarks.quality.setting import Setting, Subnet, baselines
 from lathe.artefact.atomic_files import write_json
+from lathe.artefact.errors import UserError
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.workload import parse_share
 from lathe.compressor.search.method import methods
@@ -46,13 +47,14 @@ class Contest:
             options_for(args.model, args.text, args.tokens, seed, args.out.parent / "work"), Progress()
         )
         setting = product.setting()
-        texts = {name: windows_of(setting, name, args.windows) for name in args.eval.split(",")}
-        dense = {
-            text: score(setting, lambda t: setting.head.logprobs(setting.hidden(setting.layers, t)), windows)
-            for text, windows in texts.items()
+        judges = {
+            name: Judge(setting, windows_of(setting, name, args.windows)) for name in args.eval.split(",")
         }
         for method, keep in todo:
-            self._row(product, setting, method, keep, texts, dense)
+            try:
+                self._row(product, setting, method, keep, judges)
+            except UserError as error:
+                print(f"  {method} {keep} seed {seed}: {error}")
         product.context.run_dir.close()
 
     def _row(
@@ -61,8 +63,7 @@ class Contest:
         setting: Setting,
         method: str,
         keep: str,
-        texts: dict[str, torch.Tensor],
-        dense: dict[str, Score],
+        judges: dict[str, Judge],
     ) -> None:
         torch.manual_seed(setting.seed)
         start, peak = time.perf_counter(), Peak()
@@ -80,20 +81,20 @@ class Contest:
             **({"plan": subnet.plan.to_json()["layers"]} if subnet.plan else {}),
             **subnet.facts,
         }
-        for text, windows in texts.items():
-            scores = score(setting, subnet.logprobs, windows)
+        for text, judge in judges.items():
+            scores = judge.score(subnet.hidden)
             self.rows.append(
                 {
                     **facts,
                     "text": Path(text).name,
-                    "increase": scores.loss - dense[text].loss,
+                    "increase": scores.loss - judge.dense_loss,
                     **asdict(scores),
-                    "dense_loss": dense[text].loss,
+                    "dense_loss": judge.dense_loss,
                 }
             )
             print(
                 f"  {method} {keep} seed {setting.seed}, {Path(text).name}: "
-                f"{scores.loss - dense[text].loss:+.4f} nats/token"
+                f"{scores.loss - judge.dense_loss:+.4f} nats/token"
             )
         self._write()
 

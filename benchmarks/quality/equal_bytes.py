@@ -19,16 +19,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.formats import FLOAT16, INT4, INT8, Format
+from benchmarks.quality.formats import FLOAT16, INT4, INT8, Format, widest
 from benchmarks.quality.product import Product, options_for
-from benchmarks.quality.score import machine, score, windows_of
+from benchmarks.quality.score import Judge, machine, windows_of
 from benchmarks.quality.setting import Setting
 from lathe.artefact.atomic_files import write_json
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.pipeline.options import WINDOW
-
-NARROWER = [Format(bits, group) for bits in range(7, 1, -1) for group in (32, 64, 128, None)]
 
 
 @dataclass(frozen=True)
@@ -57,11 +55,9 @@ def contenders(
     product: Product, setting: Setting, budget: float, evaluations: int | None
 ) -> Iterator[Contender]:
     """Dense first, then subnets of fewer and fewer bits; those that the budget would not cut are left out."""
-    for form in (INT8, *NARROWER):
-        layers, size = form.store(setting.layers)
-        if size <= budget:
-            yield Contender("dense", form, 1.0, layers, size)
-            break
+    if whole := widest(setting.layers, budget):
+        form, layers, size = whole
+        yield Contender("dense", form, 1.0, layers, size)
     for form in (FLOAT16, INT8, INT4):
         keep = budget / form.store(setting.layers)[1]
         while keep < 1:
@@ -77,15 +73,13 @@ def contenders(
 def compare(product: Product, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row per budget, contender and text."""
     setting = product.setting()
-    texts = {name: windows_of(setting, name, args.windows) for name in args.eval.split(",")}
-    dense = setting.subnet(list(setting.layers))
-    losses = {text: score(setting, dense.logprobs, windows).loss for text, windows in texts.items()}
+    judges = {name: Judge(setting, windows_of(setting, name, args.windows)) for name in args.eval.split(",")}
     whole = FLOAT16.store(setting.layers)[1]
     for name, budget in budgets(setting).items():
         for found in contenders(product, setting, budget, args.evaluations):
             subnet = setting.subnet(found.layers)
-            for text, windows in texts.items():
-                scores = score(setting, subnet.logprobs, windows)
+            for text, judge in judges.items():
+                scores = judge.score(subnet.hidden)
                 yield {
                     "budget": name,
                     "budget_bytes": int(budget),
@@ -95,9 +89,9 @@ def compare(product: Product, args: argparse.Namespace) -> Iterator[dict[str, An
                     "parameters": subnet.parameters,
                     "weight_bytes": found.size,
                     "text": Path(text).name,
-                    "increase": scores.loss - losses[text],
+                    "increase": scores.loss - judge.dense_loss,
                     **asdict(scores),
-                    "dense_loss": losses[text],
+                    "dense_loss": judge.dense_loss,
                 }
 
 

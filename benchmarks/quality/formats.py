@@ -51,3 +51,13 @@ class Format:
 
 
 FLOAT16, INT8, INT4 = Format(16), Format(8), Format(4, 32)
+NARROWER = [Format(bits, group) for bits in range(7, 1, -1) for group in (32, 64, 128, None)]
+
+
+def widest(layers: Sequence[Weights], budget: float) -> tuple[Format, list[Weights], int] | None:
+    """Layers in the most bits, eight at most, whose bytes fit a budget; None where two bits do not."""
+    for form in (INT8, *NARROWER):
+        stored, size = form.store(layers)
+        if size <= budget:
+            return form, stored, size
+    return None

@@ -11,7 +11,6 @@ ROWS = 4
 
 
 @torch.inference_mode()
-def step(setting: Setting, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
+def step(setting: Setting, index: int, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
     """[B, T, D] after one layer, of any widths; a dropped layer changes nothing."""
-    run = setting.runner
-    return torch.cat([run.ffn(weights, run.attention(weights, x)) for x in hidden_BTD.split(ROWS)])
+    return torch.cat([setting.layer(index, weights, x) for x in hidden_BTD.split(ROWS)])

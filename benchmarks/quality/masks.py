@@ -6,6 +6,7 @@ the query heads that read it share a mask. The softmax scale stays that of H dim
 then compute what narrow ones would, and the narrow ones are what is counted.
 
 Shapes: D model width, N query heads, K KV heads, H head dim, F FFN channels.
+Where queries and keys are normed, a narrow head's norm is taken over H dims, as the zeros say.
 """
 
 from __future__ import annotations
@@ -20,17 +21,23 @@ from lathe.artefact.plan import ModelShape
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.names import (
     ATTENTION_NORM,
+    ATTENTION_OUTPUT_NORM,
     DOWN_PROJ,
     FFN_NORM,
+    FFN_OUTPUT_NORM,
     GATE_PROJ,
+    K_NORM,
     K_PROJ,
     O_PROJ,
+    Q_NORM,
     Q_PROJ,
     UP_PROJ,
     V_PROJ,
 )
 from lathe.compressor.reconstruction.admm import admm
 from lathe.compressor.statistics import LayerStatistics
+
+_NORMS = (ATTENTION_NORM, ATTENTION_OUTPUT_NORM, FFN_NORM, FFN_OUTPUT_NORM, Q_NORM, K_NORM)
 
 
 @dataclass(frozen=True)
@@ -48,10 +55,12 @@ class LayerMask:
         """True count of what a pruned layer stores, norms and biases included."""
         if not self.alive:
             return 0
-        d, kv = shape.hidden_size, 2 * sum(map(len, self.pairs))
-        q, f = kv * shape.layer.heads_per_group, len(self.channels)
-        biases = (q + 2 * kv + d if shape.attention_bias else 0) + (2 * f + d if shape.mlp_bias else 0)
-        return 2 * d * q + 2 * d * kv + 3 * d * f + 2 * d + biases
+        layer, d = shape.layer, shape.hidden_size
+        kv = layer.kv_heads * shape.head_dim - 2 * sum(map(len, self.pairs))
+        q, channels = kv * layer.heads_per_group, layer.ffn - len(self.channels)
+        gone = 2 * d * (q + kv) + 3 * d * channels
+        gone += (q + 2 * kv if shape.attention_bias else 0) + (2 * channels if shape.mlp_bias else 0)
+        return shape.decoder_parameters([layer]) - gone
 
     def dims(self, shape: ModelShape) -> tuple[torch.Tensor, torch.Tensor]:
         """Bool masks over the rows of q [N*H] and of k and v [K*H]."""
@@ -66,7 +75,7 @@ class LayerMask:
         if not self.alive:
             return {}
         q, kv = self.dims(shape)
-        pruned = {name: dense[f"{name}.weight"] for name in (ATTENTION_NORM, FFN_NORM)}
+        pruned = {name: dense[f"{name}.weight"] for name in _NORMS if f"{name}.weight" in dense}
         for name, rows in ((Q_PROJ, q), (K_PROJ, kv), (V_PROJ, kv)):
             pruned[name] = dense[f"{name}.weight"] * rows[:, None]
         pruned[O_PROJ] = dense[f"{O_PROJ}.weight"] * q

@@ -8,7 +8,6 @@ import torch
 
 from benchmarks.quality.layer_step import ROWS
 from benchmarks.quality.setting import Setting
-from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.names import DOWN_PROJ, O_PROJ
 
 
@@ -52,10 +51,10 @@ class LayerMoments:
 
 @torch.inference_mode()
 def layer_moments(
-    setting: Setting, weights: Weights, hidden_BTD: torch.Tensor
+    setting: Setting, index: int, hidden_BTD: torch.Tensor
 ) -> tuple[LayerMoments, torch.Tensor]:
-    """Moments in one layer, and the hidden states [B, T, D] after it."""
-    runner = setting.runner
+    """Moments in one dense layer, and the hidden states [B, T, D] after it."""
+    weights, runner = setting.layers[index], setting.runner.at(index)
     found = LayerMoments(
         Moments(weights[f"{O_PROJ}.weight"].shape[1]), Moments(weights[f"{DOWN_PROJ}.weight"].shape[1])
     )
@@ -63,8 +62,8 @@ def layer_moments(
     for x, out in zip(hidden_BTD.split(ROWS), after.split(ROWS), strict=True):
         context = runner.attention_context(weights, x)
         found.attention.add(context)
-        x = x + runner.project(weights, O_PROJ, context)
+        x = runner.merge("attention", weights, x, runner.project(weights, O_PROJ, context))
         context = runner.ffn_context(weights, x)
         found.ffn.add(context)
-        out.copy_(x + runner.project(weights, DOWN_PROJ, context))
+        out.copy_(runner.merge("ffn", weights, x, runner.project(weights, DOWN_PROJ, context)))
     return found, after

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +12,12 @@ from lathe.compressor.calibration import token_windows
 from lathe.compressor.calibration.selfgen import write_samples
 from lathe.compressor.calibration.tokens import SELF, spread, window_length
 from lathe.compressor.latency.fingerprint import fingerprint
+from lathe.compressor.model.lm_head import LMHead
 from lathe.compressor.pipeline.options import WINDOW
 
 _ROWS = 4
+_SLICE_BYTES = 2**26
+"""Of logits that are compared at a time."""
 _SCORED = 2**32
 """Seed of the samples that are scored on; calibration text has the seeds from 0."""
 
@@ -34,21 +37,48 @@ class Score:
     acceptance: float
 
 
+class Judge:
+    """Scores subnets on one text; the dense model runs on it once, and only its last states are kept."""
+
+    def __init__(self, setting: Setting, windows_BT: torch.Tensor) -> None:
+        self._head, self._windows = setting.head, windows_BT
+        self._dense = setting.hidden(setting.layers, windows_BT)
+        self.dense_loss = mean_loss(setting.head, windows_BT, self._dense)
+
+    @torch.inference_mode()
+    def score(self, hidden: Callable[[torch.Tensor], torch.Tensor]) -> Score:
+        """hidden: tokens [b, T] -> the head's input. Every window is predicted from its second token on."""
+        loss = kl = agreement = acceptance = 0.0
+        for tokens, states in zip(self._windows.split(_ROWS), self._dense.split(_ROWS), strict=True):
+            pairs = zip(slices(self._head, states), slices(self._head, hidden(tokens)), strict=True)
+            following = tokens[:, 1:].reshape(-1)
+            for dense, mine in pairs:
+                at, following = following[: len(mine)], following[len(mine) :]
+                loss -= float(mine.gather(-1, at[:, None]).sum())
+                kl += float(torch.linalg.vecdot(dense.exp(), dense - mine).sum())
+                agreement += float((dense.argmax(-1) == mine.argmax(-1)).sum())
+                acceptance += float(torch.minimum(dense, mine).exp_().sum())
+        count = self._windows[:, 1:].numel()
+        return Score(loss / count, kl / count, agreement / count, acceptance / count)
+
+
 @torch.inference_mode()
-def score(
-    setting: Setting, logprobs: Callable[[torch.Tensor], torch.Tensor], windows_BT: torch.Tensor
-) -> Score:
-    """logprobs: tokens [b, T] -> [b, T, V]. Every window is predicted from its second token on."""
-    loss = kl = agreement = acceptance = 0.0
-    for tokens in windows_BT.split(_ROWS):
-        dense = setting.head.logprobs(setting.hidden(setting.layers, tokens))[:, :-1]
-        mine = logprobs(tokens)[:, :-1]
-        loss -= float(mine.gather(-1, tokens[:, 1:, None]).sum())
-        kl += float((dense.exp() * (dense - mine)).sum())
-        agreement += float((dense.argmax(-1) == mine.argmax(-1)).sum())
-        acceptance += float(torch.minimum(dense, mine).exp().sum())
-    count = windows_BT[:, 1:].numel()
-    return Score(loss / count, kl / count, agreement / count, acceptance / count)
+def mean_loss(head: LMHead, windows_BT: torch.Tensor, hidden_BTD: torch.Tensor) -> float:
+    """Nats per predicted token; little memory, however many tokens there are to choose from."""
+    total, following = 0.0, windows_BT[:, 1:].reshape(-1)
+    for part in slices(head, hidden_BTD):
+        at, following = following[: len(part)], following[len(part) :]
+        total -= float(part.gather(-1, at[:, None]).sum())
+    return total / windows_BT[:, 1:].numel()
+
+
+def slices(head: LMHead, hidden_BTD: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Log-probabilities [n, V] of the successors, a few tokens at a time; windows' last have none."""
+    states, start, count = hidden_BTD[:, :-1].flatten(0, 1), 0, 1
+    while start < len(states):
+        part = head.logprobs(states[None, start : start + count])[0]
+        yield part
+        start, count = start + len(part), max(1, _SLICE_BYTES // (4 * part.shape[-1]))
 
 
 def windows_of(setting: Setting, text: str, count: int) -> torch.Tensor:

@@ -30,7 +30,7 @@ class Setting:
     layers: dense weights, float32, by name relative to their layer. fit: [B, T]
     calibration tokens to fit and to evaluate on; heldout: [B, T] kept apart, to choose settings on.
     statistics: of each layer's dense activations on them. evaluations: how many candidates a search may
-    evaluate; None leaves that to the method.
+    evaluate; None leaves that to the method. shared: what a method makes for one `keep` and uses for others.
     """
 
     source: Checkpoint
@@ -44,6 +44,7 @@ class Setting:
     seed: int
     progress: Progress
     evaluations: int | None = None
+    shared: dict[str, Any] = field(default_factory=dict)
 
     @property
     def shape(self) -> ModelShape:
@@ -57,14 +58,18 @@ class Setting:
     def embed(self, tokens_BT: torch.Tensor) -> torch.Tensor:
         return self.embedding[tokens_BT]
 
+    def layer(self, index: int, weights: Weights, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """[B, T, D] after the layer at `index`, of any widths, with gradients where they are on."""
+        return self.runner.at(index).layer(weights, hidden_BTD)
+
     @torch.inference_mode()
     def hidden(self, layers: Sequence[Weights], tokens_BT: torch.Tensor) -> torch.Tensor:
         """[B, T, D]: the residual stream after the last layer, for layers of any widths."""
         parts = []
         for tokens in tokens_BT.split(_ROWS):
             x = self.embed(tokens)
-            for weights in layers:
-                x = self.runner.ffn(weights, self.runner.attention(weights, x))
+            for index, weights in enumerate(layers):
+                x = self.layer(index, weights, x)
             parts.append(x)
         return torch.cat(parts)
 
@@ -96,7 +101,8 @@ class Setting:
     def subnet(self, layers: Sequence[Weights], **facts: Any) -> Subnet:
         """A result made of layers that the runner can run, of any widths, with any biases."""
         return Subnet(
-            lambda tokens: self.head.logprobs(self.hidden(layers, tokens)),
+            self.head,
+            lambda tokens: self.hidden(layers, tokens),
             sum(tensor.numel() for weights in layers for tensor in weights.values()),
             **facts,
         )
@@ -106,18 +112,24 @@ class Setting:
 class Subnet:
     """What a method made.
 
-    logprobs: tokens [B, T] -> log-probabilities [B, T, V] of the next token, called with few windows.
+    head: final norm and LM head, those of the dense model. hidden: tokens [B, T] -> what it reads [B, T, D].
     parameters: true count of the decoder layers, whatever was added included.
     candidates: subnets evaluated in a search. plan: widths by layer, where that says it all.
     weight_bytes: of the decoder layers as stored, where that is not 4 bytes per parameter.
     """
 
-    logprobs: Callable[[torch.Tensor], torch.Tensor]
+    head: LMHead
+    hidden: Callable[[torch.Tensor], torch.Tensor]
     parameters: int
     candidates: int = 0
     plan: Plan | None = None
     weight_bytes: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @torch.inference_mode()
+    def logprobs(self, tokens_BT: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [B, T, V] of the next token, for few windows."""
+        return self.head.logprobs(self.hidden(tokens_BT))
 
 
 Baseline = Callable[[Setting, float], Subnet]

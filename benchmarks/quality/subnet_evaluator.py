@@ -24,7 +24,6 @@ class SubnetEvaluator:
 
     def __init__(self, setting: Setting, rng: random.Random) -> None:
         self._setting, self._rng = setting, rng
-        self._runs = (setting.runner.attention, setting.runner.ffn)
         self._targets: dict[int, DenseTargets] = {}
 
     def best(
@@ -56,7 +55,9 @@ class SubnetEvaluator:
                 del states[shared + 1 :]
                 for position in range(shared, len(levels)):
                     weights = block(position, levels[position])
-                    states.append(self._runs[position % 2](weights, states[-1]))
+                    runner = self._setting.runner.at(position // 2)
+                    run = (runner.attention, runner.ffn)[position % 2]
+                    states.append(run(weights, states[-1]))
                 path = levels
                 sums[number] += self._setting.head.kl(targets, states[-1]) * len(part)
         return [total / len(windows) for total in sums]

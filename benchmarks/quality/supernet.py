@@ -44,11 +44,11 @@ def supernet(setting: Setting, widths: list[list[int]], first_order: bool) -> li
     """Structures by width of each block, attention and FFN of layer 0 first. widths: in units, per block."""
     stream, found = Stream(setting), []
     for position, counts in enumerate(widths):
-        dense, kind = setting.layers[position // 2], kinds(setting)[position % 2]
-        gram = damped(stream.gram(dense, kind), _DAMPING)
+        index, kind = position // 2, kinds(setting)[position % 2]
+        dense, gram = setting.layers[index], damped(stream.gram(index, kind), _DAMPING)
         structures = local_pruning(dense[f"{kind.output}.weight"], gram, kind, counts, first_order)
         if any(counts):
-            stream.advance(dense, kind, expected(structures, kind))
+            stream.advance(index, kind, expected(structures, kind))
         found.append(structures)
     return found
 

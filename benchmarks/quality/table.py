@@ -10,7 +10,7 @@ from typing import Any
 from lathe.compressor.latency.workload import parse_share
 
 OURS = "lathe"
-ROUNDED = ("int8", "int4")
+ROUNDED = ("int8", "int4", "rounded")
 """Not of a size with the others."""
 
 

@@ -42,8 +42,8 @@ def reference_scores(setting: Setting, metric: str) -> list[tuple[np.ndarray, np
 
 def dense_moments(setting: Setting) -> list[LayerMoments]:
     hidden, moments = setting.embed(setting.fit), []
-    for weights in setting.layers:
-        found, hidden = layer_moments(setting, weights, hidden)
+    for index in range(len(setting.layers)):
+        found, hidden = layer_moments(setting, index, hidden)
         moments.append(found)
     return moments
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.quality.score import score
+from benchmarks.quality.score import Judge
 from benchmarks.quality.setting import Setting, baselines
 from lathe.compressor.model.rounding import quantize_in_groups
 
@@ -24,7 +24,7 @@ def test_bytes_and_parameters_are_counted(setting: Setting) -> None:
 
 def test_more_bits_lose_less(setting: Setting) -> None:
     int8, int4 = (
-        score(setting, baselines.get(name)(setting, 0.5).logprobs, setting.heldout)
+        Judge(setting, setting.heldout).score(baselines.get(name)(setting, 0.5).hidden)
         for name in ("int8", "int4")
     )
     assert 0 < int8.kl < 0.1 * int4.kl
@@ -41,3 +41,14 @@ def test_every_keep_has_the_same_rows_and_all_matrices_are_rounded(setting: Sett
     ]
     expected = setting.subnet(layers).logprobs(setting.heldout)
     assert small.logprobs(setting.heldout).numpy() == pytest.approx(expected.numpy())
+
+
+@pytest.mark.parametrize(("keep", "form"), [(0.9, "int8 per channel"), (0.45, "int6, groups of 32")])
+def test_rounded_has_the_most_bits_that_the_bytes_of_a_keep_hold(
+    setting: Setting, keep: float, form: str
+) -> None:
+    found, whole = baselines.get("rounded")(setting, keep), 2 * setting.dense_parameters
+    assert found.parameters == setting.dense_parameters
+    assert found.weight_bytes is not None
+    assert found.weight_bytes <= keep * whole
+    assert found.facts["format"] == form

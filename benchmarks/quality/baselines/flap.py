@@ -40,8 +40,8 @@ METRICS: dict[str, Callable[[torch.Tensor, Moments], torch.Tensor]] = {
 @baselines.register("flap")
 def flap(setting: Setting, keep: float) -> Subnet:
     moments, hidden = [], setting.embed(setting.fit)
-    for weights in setting.layers:
-        found, hidden = layer_moments(setting, weights, hidden)
+    for index in range(len(setting.layers)):
+        found, hidden = layer_moments(setting, index, hidden)
         moments.append(found)
     kept = structures(setting, moments, keep)
     losses = {n: setting.loss(compensated(setting, moments, k), setting.heldout) for n, k in kept.items()}

@@ -59,8 +59,8 @@ def gradients(setting: Setting, tokens_BT: torch.Tensor) -> list[dict[str, torch
     layers = [{n: w.detach().clone().requires_grad_() for n, w in layer.items()} for layer in setting.layers]
     for tokens in tokens_BT.split(1):
         hidden = setting.embed(tokens)
-        for weights in layers:
-            hidden = setting.runner.ffn(weights, setting.runner.attention(weights, hidden))
+        for index, weights in enumerate(layers):
+            hidden = setting.layer(index, weights, hidden)
         logprobs = setting.head.logprobs(hidden)[:, :-1].gather(-1, tokens[:, 1:, None])
         (-logprobs.sum() / tokens_BT[:, 1:].numel()).backward()
     return [{n: w.grad for n, w in layer.items() if w.grad is not None} for layer in layers]

@@ -66,13 +66,13 @@ def prune(setting: Setting, shape: LayerShape) -> list[Weights]:
             if not count:
                 continue
             kept, weight = torch.arange(kind.units), dense[f"{kind.output}.weight"]
-            gram = damped(stream.gram(dense, kind), _DAMPING)
+            gram = damped(stream.gram(index, kind), _DAMPING)
             if count < kind.units:
                 steps = max(1, kind.units // _STEPS)
                 kept = eliminate(weight, gram.clone(), kind.columns, steps)[:count].sort().values
                 kept = swap(weight, gram, kind.columns, kept, _SWAPS[kind.name])
                 weight = reconstruct(weight, gram, rows(kept, kind.columns))
-            stream.advance(dense, kind, widened(weight, kept, kind))
+            stream.advance(index, kind, widened(weight, kept, kind))
             finished |= prune_block(setting, index, kind, kept) | {f"{kind.output}.weight": weight}
         layers.append(finished)
     return layers

@@ -24,8 +24,8 @@ def shortgpt(setting: Setting, keep: float) -> Subnet:
 def block_influence(setting: Setting) -> torch.Tensor:
     """[layers]: mean over all calibration tokens."""
     hidden, found = setting.embed(setting.fit), []
-    for weights in setting.layers:
-        after = step(setting, weights, hidden)
+    for index, weights in enumerate(setting.layers):
+        after = step(setting, index, weights, hidden)
         found.append(1 - torch.cosine_similarity(hidden, after, dim=-1).double().mean())
         hidden = after
     return torch.stack(found)

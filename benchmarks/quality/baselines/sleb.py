@@ -34,7 +34,7 @@ def losses_without_each(setting: Setting, alive: list[int]) -> torch.Tensor:
         for position, gap in enumerate(alive):
             hidden = before
             for layer in alive[position + 1 :]:
-                hidden = step(setting, setting.layers[layer], hidden)
+                hidden = step(setting, layer, setting.layers[layer], hidden)
             total[position] += setting.head.loss(tokens, hidden) * len(tokens)
-            before = step(setting, setting.layers[gap], before)
+            before = step(setting, gap, setting.layers[gap], before)
     return total / len(setting.fit)

@@ -22,16 +22,20 @@ from __future__ import annotations
 import torch
 
 from benchmarks.quality.setting import Setting, Subnet, baselines
+from lathe.artefact.errors import UserError
 
 _ROWS = 8
 
 
 @baselines.register("slicegpt")
 def slicegpt(setting: Setting, keep: float) -> Subnet:
+    if setting.shape.norm_after:
+        raise UserError("slicegpt: what a block adds passes through a norm, and no rotation does")
     width = largest_width(setting, keep)
     axes = principal_axes(setting, width)
     return Subnet(
-        lambda tokens: setting.head.logprobs(run(setting, axes, setting.embed(tokens))),
+        setting.head,
+        lambda tokens: run(setting, axes, setting.embed(tokens)),
         parameters(setting, width),
         facts={"width": width},
     )
@@ -90,7 +94,8 @@ def run(setting: Setting, axes: list[torch.Tensor], hidden_BTD: torch.Tensor) ->
 def _block(
     setting: Setting, axes: list[torch.Tensor], position: int, hidden_BTD: torch.Tensor
 ) -> torch.Tensor:
-    step = (setting.runner.attention, setting.runner.ffn)[position % 2]
+    runner = setting.runner.at(position // 2)
+    step = (runner.attention, runner.ffn)[position % 2]
     if axes:
         hidden_BTD = hidden_BTD @ axes[position] @ axes[position].T
     return step(setting.layers[position // 2], hidden_BTD)

@@ -25,9 +25,9 @@ def wanda_sp(setting: Setting, keep: float) -> Subnet:
     layers: list[Weights] = []
     hidden = setting.embed(setting.fit)
     for index, weights in enumerate(setting.layers):
-        moments, _ = layer_moments(setting, weights, hidden)
+        moments, _ = layer_moments(setting, index, hidden)
         layers.append(setting.prune(index, best(setting.shape, scores(setting, weights, moments), widths)))
-        hidden = step(setting, layers[-1], hidden)
+        hidden = step(setting, index, layers[-1], hidden)
     return setting.subnet(layers, plan=Plan((widths,) * len(layers)))
 
 
