@@ -12,6 +12,7 @@ from lathe.artefact.tokenizer import open_tokenizer
 from lathe.compressor.calibration.amount import Amount, Part, fair_shares, held_out, heldout_windows
 from lathe.compressor.calibration.chat import reading, token_ids
 from lathe.compressor.calibration.documents import ReadingLog
+from lathe.compressor.calibration.excerpts import excerpts
 from lathe.compressor.calibration.selfgen import write_samples
 from lathe.compressor.calibration.sources import parts_of, read_documents
 from lathe.compressor.compute.array_store import ArrayStore
@@ -67,7 +68,7 @@ def read_calibration(
     if argument == SELF:
         return CalibrationText(SELF, Amount(tokens, window, (Part(SELF, wanted, wanted),)))
     names = parts_of(argument)
-    texts = [token_windows(source, name, window, log) for name in names]
+    texts = [token_windows(source, name, window, log, tokens=wanted * window) for name in names]
     counts = fair_shares([len(t) for t in texts], wanted)
     windows = torch.cat([spread(t, n, seed) for t, n in zip(texts, counts, strict=True)])
     parts = (Part(name, len(t), n) for name, t, n in zip(names, texts, counts, strict=True))
@@ -123,10 +124,21 @@ def window_length(source: Checkpoint, window: int) -> int:
 
 
 def token_windows(
-    source: Checkpoint, argument: str, window: int, log: ReadingLog | None = None
+    source: Checkpoint, argument: str, window: int, log: ReadingLog | None = None, tokens: int | None = None
 ) -> torch.Tensor:
-    """Returns all full windows [n, window] of a text, with documents joined as the tokenizer marks them."""
-    values = pack_windows(load_tokenizer(source), argument, window, log)
+    """Returns all full windows [n, window] of a text, with documents joined as the tokenizer marks them.
+
+    Args:
+        source: The model.
+        argument: A file, folder or data set.
+        window: The tokens of a window.
+        log: Is told what was read.
+        tokens: How many are wanted; of a much larger text only `excerpts` are read.
+
+    Raises:
+        UserError: there is no such text, or the tokenizer does not belong to the model.
+    """
+    values = pack_windows(load_tokenizer(source), argument, window, log, tokens)
     if len(values) and int(values.max()) >= source.shape.vocab_size:
         raise UserError(
             f"the tokenizer of {source.path} gives {argument} ids beyond the model's "
@@ -136,10 +148,12 @@ def token_windows(
     return values
 
 
-def pack_windows(tokenizer: Any, argument: str, window: int, log: ReadingLog | None = None) -> torch.Tensor:
+def pack_windows(
+    tokenizer: Any, argument: str, window: int, log: ReadingLog | None = None, tokens: int | None = None
+) -> torch.Tensor:
     """Does what `token_windows` does with any tokenizer, and does not check its ids."""
-    ids: list[int] = []
-    for document in read_documents(argument, reading(tokenizer, log)):
+    documents, ids = read_documents(argument, reading(tokenizer, log)), list[int]()
+    for document in documents if tokens is None else excerpts(documents, tokens):
         ids += token_ids(tokenizer, document)
     count = len(ids) // window
     return torch.tensor(ids[: count * window], dtype=torch.int64).view(count, window)

@@ -93,7 +93,7 @@ def _evaluation(text: str | None, source: Checkpoint, progress: ReadingLog) -> t
     if text is None:
         return None
     window = window_length(source, WINDOW)
-    windows = token_windows(source, text, window, progress)
+    windows = token_windows(source, text, window, progress, tokens=_EVALUATION_WINDOWS * window)
     if not len(windows):
         raise UserError(f"{text} is shorter than one window of {window} tokens", "Give more text.")
     if len(windows) < _EVALUATION_WINDOWS:
