@@ -35,7 +35,9 @@ _SHARES = (0.75, 0.4, 0.2)
 _LEAST_TOKENS, _MOST_TOKENS = 4096, 16_384
 _TOKENS_BY_WIDTH = 2
 """Calibration tokens for each input channel of the widest projection, within these bounds."""
-_EVALUATED_TOKENS = 1024
+_EVALUATED_TOKENS = 512
+_DAMPINGS = (1e-3,)
+"""The best one of several is within a few per cent of the error; a forecast need not look for it."""
 _MEASURED = 3
 """Levels of a block whose sensitivities are evaluated."""
 
@@ -53,7 +55,7 @@ def advise(requested: CompressOptions, progress: Progress) -> dict[str, Any]:
         options = replace(requested, out=Path(scratch) / "plan", calibration_tokens=_tokens(requested))
         preflight = run_preflight(options, progress)
         with open_run(options, preflight, progress) as context:
-            problem = Searcher(context, calibrate(context)).problem([])
+            problem = Searcher(context, calibrate(context, _DAMPINGS)).problem([])
             advisor = _Advisor(preflight, problem)
             requested_preflight = replace(preflight, memory=memory_plan(requested, preflight.source))
             ahead = forecast(requested, requested_preflight, problem, advisor.sensitivities)

@@ -23,7 +23,7 @@ from lathe.compressor.model.pruning import ImportanceRanking, rows, select
 from lathe.compressor.pipeline.inputs import text_key
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import Saved, Tensors, key
-from lathe.compressor.reconstruction import choose_damping
+from lathe.compressor.reconstruction import DAMPINGS, choose_damping
 from lathe.compressor.search.level_errors import level_errors
 from lathe.compressor.search.space import Space
 from lathe.compressor.statistics import LayerStatistics
@@ -92,17 +92,22 @@ class SavedStatistics:
         return self.saved[name].to(self.device)
 
 
-def calibrate(context: RunContext) -> CalibrationResult:
-    """Collects statistics and ranks every layer, or takes the results from an earlier run."""
+def calibrate(context: RunContext, dampings: Sequence[float] = DAMPINGS) -> CalibrationResult:
+    """Collects statistics and ranks every layer, or takes the results from an earlier run.
+
+    Args:
+        context: The run.
+        dampings: Those that are tried for every projection.
+    """
     preflight, store = context.preflight, context.store
     _check_agreement(context)
     named = text_key(preflight, context.options.seed)
     text = context.run_dir.tensors(f"calibration-{named}", partial(_read_text, context))
     windows, heldout = text["windows"], text["heldout"].bool()
     model = LayeredModel.open(preflight.source, store)
-    layer_key = key(named, preflight.method.importance, asdict(preflight.space), RANKED)
+    layer_key = key(named, preflight.method.importance, asdict(preflight.space), RANKED, *_other(dampings))
     lasting = LASTING if store.bounded else None
-    ranker = LayerRanker(model, preflight.method.importance, preflight.space, lasting)
+    ranker = LayerRanker(model, preflight.method.importance, preflight.space, lasting, dampings)
     inputs = needs_block_inputs(preflight.method.importance)
     text_pass = CalibrationPass(model, windows, heldout, store, inputs)
     layers = _rank_layers(context, ranker, text_pass, layer_key)
@@ -117,6 +122,11 @@ def calibrate(context: RunContext) -> CalibrationResult:
         dampings=[_dampings(saved) for saved in layers],
         errors=[{kind: saved[f"errors.{kind}"] for kind in BLOCK_KINDS} for saved in layers],
     )
+
+
+def _other(dampings: Sequence[float]) -> list[list[float]]:
+    """Returns what a key needs to know of dampings: nothing where all of them are tried."""
+    return [] if dampings == DAMPINGS else [list(dampings)]
 
 
 def _dampings(saved: Saved) -> tuple[float, float]:
@@ -197,12 +207,14 @@ class LayerRanker:
         importance: The name of the importance method.
         space: The levels.
         lasting: Names of the statistics that are saved; None saves all.
+        dampings: Those that are tried.
     """
 
     model: LayeredModel
     importance: str
     space: Space
     lasting: Sequence[str] | None
+    dampings: Sequence[float]
 
     def __call__(self, task: tuple[int, LayerStatistics]) -> Tensors:
         """Maps (layer, its statistics) to what is saved of the layer, by name."""
@@ -217,7 +229,9 @@ class LayerRanker:
             (statistics.ffn, statistics.ffn_heldout, channels, ranking.channels),
         )
         chosen = [
-            choose_damping(norm_scaled_weight(shape, weights, kind), fit, heldout, kept, ranked)
+            choose_damping(
+                norm_scaled_weight(shape, weights, kind), fit, heldout, kept, ranked, self.dampings
+            )
             for kind, (fit, heldout, kept, ranked) in zip(BLOCK_KINDS, sides, strict=True)
         ]
         damping, pruners = zip(*chosen, strict=True)

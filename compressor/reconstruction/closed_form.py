@@ -249,6 +249,7 @@ def choose_damping(
     heldout: torch.Tensor,
     kept: list[torch.Tensor],
     ranking: torch.Tensor | None = None,
+    dampings: Sequence[float] = DAMPINGS,
 ) -> tuple[float, ProjectionPruner]:
     """Returns the damping with the least error on held-out text, and the pruner that has it.
 
@@ -261,6 +262,7 @@ def choose_damping(
         heldout: The Gram matrix on held-out text.
         kept: Sets of kept columns; their errors count relative to plain pruning.
         ranking: As in `ProjectionPruner`.
+        dampings: Those that are tried, in ascending order.
     """
     rows = random_projection(weight)
     plain = [max(reconstruction_error(rows, rows[:, k], heldout, k), 1e-30) for k in kept]
@@ -275,4 +277,4 @@ def choose_damping(
         )
         return sum(shares), pruner
 
-    return best_damping(DAMPINGS, attempt)
+    return best_damping(dampings, attempt)

@@ -9,14 +9,17 @@ import torch
 
 from lathe.artefact.plan import BLOCK_KINDS, BlockKind, Plan
 from lathe.compressor.compute.array_store import ArrayLike, ArrayStore
+from lathe.compressor.compute.precision import fast_products
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.embedding import Embedding
-from lathe.compressor.model.lm_head import LMHead
+from lathe.compressor.model.lm_head import DenseTargets, LMHead
 from lathe.compressor.search.sensitivity import ROWS, FisherSensitivity
 from lathe.compressor.search.space import Level, Space
 
 _REPLAY_FROM = 0.1
 """The relative squared change of the residual stream after a block from which its effect is replayed."""
+_REPLAYED = 2
+"""One of so many windows is replayed: the effect is large, and its time grows with the layers above."""
 Block = Callable[[int, BlockKind, Level], Weights]
 
 
@@ -78,21 +81,34 @@ class Fitness:
         outputs = self._outputs(position, levels)
         estimates = [self._fisher.of(position, hidden) for hidden in outputs]
         far = [at for at, estimate in enumerate(estimates) if estimate.size > _REPLAY_FROM]
-        replayed = dict(zip(far, self._replay(position, [outputs[at] for at in far]), strict=True))
+        some = [self._store.copy(outputs[at][self._some]) for at in far]
+        with fast_products(self._store.device):
+            last = self._through(position, some)
+        found = [self.head.kl(self._some_targets, hidden[:]) for hidden in last]
+        replayed = dict(zip(far, found, strict=True))
         return [replayed.get(at, estimate.kl) for at, estimate in enumerate(estimates)]
 
     def replayed(self, position: int, levels: Sequence[int]) -> list[float]:
         """Measures one block at some levels, with all others dense, through all blocks above it."""
-        return self._replay(position, self._outputs(position, levels))
+        return [
+            self.measure(hidden[:]) for hidden in self._through(position, self._outputs(position, levels))
+        ]
 
-    def _replay(self, position: int, candidates: list[ArrayLike]) -> list[float]:
-        """Measures the states after a block, all together, so that each block above is loaded once."""
-        if not candidates:
-            return []
-        for later in range(position + 1, 2 * self._space.layers):
+    def _through(self, position: int, candidates: list[ArrayLike]) -> list[ArrayLike]:
+        """Runs the blocks above a block on states after it, on all together: each is loaded once."""
+        for later in range(position + 1, 2 * self._space.layers) if candidates else ():
             weights = self._block(later, 0, self._dense)
             candidates = [self._run(weights, hidden, later) for hidden in candidates]
-        return [self.measure(hidden[:]) for hidden in candidates]
+        return candidates
+
+    @cached_property
+    def _some(self) -> torch.Tensor:
+        """The windows that are replayed."""
+        return torch.arange(0, len(self.windows), _REPLAYED)
+
+    @cached_property
+    def _some_targets(self) -> DenseTargets:
+        return self.head.targets(self._dense_states[-1][self._some])
 
     @cached_property
     def _fisher(self) -> FisherSensitivity:

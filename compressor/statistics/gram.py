@@ -7,6 +7,9 @@ from typing import Protocol, Self, TypeVar
 
 import torch
 
+_BLOCK = 256
+"""Columns of a Gram matrix that are computed at a time."""
+
 
 class _Mean:
     """Accumulates a mean over rows in float64; memory is allocated with the first batch."""
@@ -39,6 +42,18 @@ class _Mean:
         return torch.zeros(self._shape, dtype=torch.float64) if total is None else total.div_(rows)
 
 
+def _gram(x: torch.Tensor) -> torch.Tensor:
+    """Returns X^T X for X [rows, width]: the blocks on and above the diagonal, and their mirror images."""
+    width = x.shape[1]
+    gram = x.new_empty(width, width)
+    for start in range(0, width, _BLOCK):
+        end = start + _BLOCK
+        strip = x[:, start:end].mT @ x[:, start:]
+        gram[start:end, start:] = strip
+        gram[end:, start:end] = strip[:, _BLOCK:].mT
+    return gram
+
+
 class Gram(_Mean):
     """Accumulates G = X^T X / n over batches of rows.
 
@@ -58,10 +73,11 @@ class Gram(_Mean):
         flat = x.reshape(-1, x.shape[-1])
         if flat.dtype == torch.bfloat16:
             flat = flat.float()  # a sum rounded to bfloat16 need not be positive definite
-        rows = len(flat)
         if self._parts:
-            flat = flat.unflatten(-1, (*self._parts, -1)).transpose(0, 1)
-        self._add(flat.mT @ flat, rows)
+            parts = flat.unflatten(-1, (*self._parts, -1)).transpose(0, 1)
+            self._add(parts.mT @ parts, len(flat))
+        else:
+            self._add(_gram(flat), len(flat))
 
 
 class Grams:
