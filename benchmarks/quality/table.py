@@ -30,6 +30,7 @@ def _of_text(rows: list[dict[str, Any]], text: str) -> str:
     keeps = sorted({keep for _, keep in cells}, key=parse_share, reverse=True)
     smallest = keeps[-1]
     names = sorted({m for m, _ in cells}, key=lambda m: median(cells.get((m, smallest), [float("inf")])))
+    trained = {r["method"] for r in rows if "trained" in r}
     lines = [f"{text}: loss increase over dense, nats per token (median of seeds, lowest to highest)", ""]
     lines.append("| method | " + " | ".join(keeps) + " | candidates | seconds | peak GiB |")
     lines.append("|---" * (len(keeps) + 4) + "|")
@@ -38,14 +39,20 @@ def _of_text(rows: list[dict[str, Any]], text: str) -> str:
         values = " | ".join(_cell(cells.get((name, keep), [])) for keep in keeps)
         counted, took = (int(median(r[k] for r in mine)) for k in ("candidates", "seconds"))
         memory = max(r["peak_memory_bytes"] for r in mine) / 2**30
-        lines.append(f"| {name} | {values} | {counted} | {took} | {memory:.2f} |")
-    return "\n".join([*lines, *_margins(names, keeps, cells)])
+        lines.append(
+            f"| {name}{' (trained)' * (name in trained)} | {values} | {counted} | {took} | {memory:.2f} |"
+        )
+    return "\n".join([*lines, *_margins(names, keeps, cells, trained)])
 
 
-def _margins(names: list[str], keeps: list[str], cells: dict[tuple[str, str], list[float]]) -> Iterator[str]:
+def _margins(
+    names: list[str], keeps: list[str], cells: dict[tuple[str, str], list[float]], trained: set[str]
+) -> Iterator[str]:
     """How our loss increase compares with the best rival's, and with the paper's."""
     rivals = [n for n in names if n not in (OURS, *ROUNDED) and not n.startswith(f"{OURS}-")]
-    for title, others in (("the best of the others", rivals), ("the paper", ["paper"])):
+    free = [n for n in rivals if n not in trained]
+    titles = {"the best training-free method": free, "the best of the others": rivals, "the paper": ["paper"]}
+    for title, others in titles.items():
         shares = []
         for keep in keeps:
             best = min((median(cells[o, keep]) for o in others if (o, keep) in cells), default=None)

@@ -38,16 +38,20 @@ def owned(shape: ModelShape, values: Mapping[str, torch.Tensor]) -> UnitScores:
         shape: of the dense model.
         values: as a layer's weights; biases and norms are not read.
     """
+    return UnitScores(owned_by_groups(values, shape.layer.kv_heads), owned_by_channels(values))
 
-    def rows(name: str) -> torch.Tensor:
-        return values[f"{name}.weight"].sum(1)
 
-    def columns(name: str) -> torch.Tensor:
-        return values[f"{name}.weight"].sum(0)
+def owned_by_groups(values: Mapping[str, torch.Tensor], groups: int) -> torch.Tensor:
+    """[groups]: the attention's part of `owned`, for as many KV groups as the weights have."""
+    heads = [values[f"{name}.weight"].sum(1) for name in (Q_PROJ, K_PROJ, V_PROJ)]
+    heads.append(values[f"{O_PROJ}.weight"].sum(0))
+    return torch.stack([part.view(groups, -1).sum(1) for part in heads]).sum(0)
 
-    heads = (rows(Q_PROJ), rows(K_PROJ), rows(V_PROJ), columns(O_PROJ))
-    groups = torch.stack([by_group(shape, part) for part in heads]).sum(0)
-    return UnitScores(groups, rows(GATE_PROJ) + rows(UP_PROJ) + columns(DOWN_PROJ))
+
+def owned_by_channels(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The FFN's part of `owned`, for as many channels as the weights have."""
+    rows = values[f"{GATE_PROJ}.weight"].sum(1) + values[f"{UP_PROJ}.weight"].sum(1)
+    return rows + values[f"{DOWN_PROJ}.weight"].sum(0)
 
 
 def best(shape: ModelShape, scores: UnitScores, widths: LayerShape) -> Selection:

@@ -1,5 +1,6 @@
 """What is asked of every published method: the budget is kept and used, nothing cut changes nothing, and
-the same setting gives the same subnet; on grouped and ungrouped heads, tied and untied, with biases."""
+the same setting gives the same subnet; on grouped and ungrouped heads, tied and untied, with biases,
+and where layers differ and norms follow blocks."""
 
 from __future__ import annotations
 
@@ -7,10 +8,17 @@ import pytest
 import torch
 from tiny_setting import KINDS, make_setting
 
+from benchmarks.quality.baselines import gisp
+from benchmarks.quality.blocks import kinds
 from benchmarks.quality.setting import Setting, baselines
 
-WIDTHS = ("magnitude", "wanda-sp", "flap", "llm-pruner")
+WIDTHS = ("magnitude", "wanda-sp", "flap", "llm-pruner", "gisp", "grasprune", "flap-local")
 LAYERS = ("shortgpt", "sleb")
+
+
+@pytest.fixture(autouse=True)
+def little_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gisp, "_TOKENS", 32)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -22,14 +30,16 @@ def any_setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 @pytest.mark.parametrize("method", [*WIDTHS, *LAYERS])
 def test_the_budget_is_kept_and_used(any_setting: Setting, method: str, keep: float) -> None:
     shape, budget = any_setting.shape, keep * any_setting.dense_parameters
-    step = (
-        shape.num_layers * 6 * shape.hidden_size if method in WIDTHS else budget / (keep * shape.num_layers)
-    )
+    step = shape.num_layers * 6 * shape.hidden_size
+    if method in LAYERS:
+        step = any_setting.dense_parameters // shape.num_layers
+    if method == "gisp":
+        step += kinds(any_setting)[0].parameters
     subnet = baselines.get(method)(any_setting, keep)
     assert budget - step < subnet.parameters <= budget
     assert subnet.plan is not None
     added = subnet.parameters - shape.decoder_parameters(subnet.plan)
-    assert 0 <= added <= (2 * shape.num_layers * shape.hidden_size if method == "flap" else 0)
+    assert 0 <= added <= (2 * shape.num_layers * shape.hidden_size if method.startswith("flap") else 0)
     assert torch.isfinite(subnet.logprobs(any_setting.heldout)).all()
 
 

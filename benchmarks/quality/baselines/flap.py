@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -37,21 +38,45 @@ METRICS: dict[str, Callable[[torch.Tensor, Moments], torch.Tensor]] = {
 }
 
 
+@dataclass(frozen=True)
+class Mask:
+    """FLAP's choice. layers: pruned and compensated. tried: how many there were to choose from."""
+
+    kept: list[Selection]
+    layers: list[Weights]
+    facts: dict[str, Any]
+    tried: int
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(tuple(layer.shape for layer in self.kept))
+
+
 @baselines.register("flap")
 def flap(setting: Setting, keep: float) -> Subnet:
-    moments, hidden = [], setting.embed(setting.fit)
-    for index in range(len(setting.layers)):
-        found, hidden = layer_moments(setting, index, hidden)
-        moments.append(found)
+    found = mask(setting, keep)
+    return setting.subnet(found.layers, candidates=found.tried, plan=found.plan, facts=found.facts)
+
+
+def mask(setting: Setting, keep: float) -> Mask:
+    """The structure and metric that lose least on held-out text."""
+    moments = dense_moments(setting)
     kept = structures(setting, moments, keep)
     losses = {n: setting.loss(compensated(setting, moments, k), setting.heldout) for n, k in kept.items()}
     metric, structure = chosen = min(losses, key=losses.__getitem__)
-    return setting.subnet(
-        compensated(setting, moments, kept[chosen]),
-        candidates=len(kept),
-        plan=Plan(tuple(layer.shape for layer in kept[chosen])),
-        facts={"metric": metric, "structure": structure},
-    )
+    layers = compensated(setting, moments, kept[chosen])
+    return Mask(kept[chosen], layers, {"metric": metric, "structure": structure}, len(kept))
+
+
+def dense_moments(setting: Setting) -> list[LayerMoments]:
+    """Of every layer, on the calibration text."""
+    if "moments" not in setting.shared:
+        moments, hidden = [], setting.embed(setting.fit)
+        for index in range(len(setting.layers)):
+            found, hidden = layer_moments(setting, index, hidden)
+            moments.append(found)
+        setting.shared["moments"] = moments
+    return list(setting.shared["moments"])
 
 
 def structures(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import torch
 
+from benchmarks.quality.gradients import gradients
 from benchmarks.quality.setting import Setting, Subnet, baselines
 from benchmarks.quality.units import UnitScores, best, owned
 from lathe.artefact.plan import LayerShape, Plan
@@ -50,17 +51,5 @@ def scores(setting: Setting) -> list[UnitScores]:
     samples = setting.fit[torch.randperm(len(setting.fit), generator=generator)[:_SAMPLES]]
     return [
         owned(setting.shape, {n: (weights[n] * g).abs().double() for n, g in found.items()})
-        for weights, found in zip(setting.layers, gradients(setting, samples), strict=True)
+        for weights, found in zip(setting.layers, gradients(setting, setting.layers, samples), strict=True)
     ]
-
-
-def gradients(setting: Setting, tokens_BT: torch.Tensor) -> list[dict[str, torch.Tensor]]:
-    """Of the mean loss in nats per predicted token, by layer and name; one window at a time."""
-    layers = [{n: w.detach().clone().requires_grad_() for n, w in layer.items()} for layer in setting.layers]
-    for tokens in tokens_BT.split(1):
-        hidden = setting.embed(tokens)
-        for index, weights in enumerate(layers):
-            hidden = setting.layer(index, weights, hidden)
-        logprobs = setting.head.logprobs(hidden)[:, :-1].gather(-1, tokens[:, 1:, None])
-        (-logprobs.sum() / tokens_BT[:, 1:].numel()).backward()
-    return [{n: w.grad for n, w in layer.items() if w.grad is not None} for layer in layers]

@@ -1,0 +1,121 @@
+"""GISP (Wang et al., ACL 2026, arXiv 2510.18030): units by a first-order loss estimate, in many small steps.
+
+Each step removes a small share of the parameters, the units of all layers ranked together, and computes
+gradients anew on what is left; nothing is compensated. The steps of one run are nested: a larger `keep` is an
+earlier one. A unit's saliency is the sum of |w * dL/dw| over the weights that it owns, dL/dw the gradient of
+the mean loss on calibration text.
+
+From the authors' code (uncc-efficient-ai/GISP), where the paper leaves it open: 112 steps to 30 % of the
+parameters, all of one size; the normalisation by block divides a head's saliency by its parameters and a
+channel's by three times the FFN's width; the first tenth of the layers and the last one stay whole.
+
+Scaled down: gradients of 4,096 tokens at each step, drawn anew, for 512,000 (2,000 C4 sequences of 256
+tokens). Chosen here: KV groups for heads; shares are of parameters, for the code's of units; where the budget
+falls between two steps, the last step is shorter; whole layers are cut when nothing else is left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.quality.gradients import gradients
+from benchmarks.quality.setting import Setting, Subnet, baselines
+from benchmarks.quality.unit_table import UnitTable
+from benchmarks.quality.units import UnitScores, owned_by_channels, owned_by_groups
+from lathe.artefact.plan import Plan
+from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.pruning import Selection
+
+_STEP = 0.7 / 112
+_TOKENS = 4096
+
+
+@baselines.register("gisp")
+def gisp(setting: Setting, keep: float) -> Subnet:
+    run = setting.shared.setdefault("gisp", Trajectory(setting))
+    kept, steps = run.down_to(keep)
+    chosen = run.table.selections(kept)
+    return setting.subnet(
+        [setting.prune(index, part) for index, part in enumerate(chosen)],
+        plan=Plan(tuple(part.shape for part in chosen)),
+        facts={"steps": steps, "tokens_per_step": run.tokens_per_step},
+    )
+
+
+@dataclass(frozen=True)
+class _State:
+    """A nested subnet. kept: bool [U]. order: its units [k] by saliency, highest first."""
+
+    kept: torch.Tensor
+    order: torch.Tensor
+
+
+class Trajectory:
+    """The steps made so far, from the dense model down; others are made when a smaller `keep` asks."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.table, self._setting = UnitTable.of(setting), setting
+        self._windows = max(1, _TOKENS // setting.fit.shape[1])
+        self.tokens_per_step = min(self._windows, len(setting.fit)) * setting.fit.shape[1]
+        self._spared = self._whole_layers()
+        self._states: list[_State] = []
+
+    def down_to(self, keep: float) -> tuple[torch.Tensor, int]:
+        """The units that stay, and after how many steps."""
+        step, dense = 0, self._setting.dense_parameters
+        while 1 - (step + 1) * _STEP > keep + 1e-9:
+            step += 1
+        if keep >= 1:
+            return torch.ones(len(self.table), dtype=torch.bool), 0
+        return self.table.first(self._state(step).order, keep * dense), step + 1
+
+    def _state(self, step: int) -> _State:
+        """The subnet after so many whole steps."""
+        while len(self._states) <= step:
+            number, kept = len(self._states), torch.ones(len(self.table), dtype=torch.bool)
+            if number:
+                share = (1 - number * _STEP) * self._setting.dense_parameters
+                kept = self.table.first(self._states[-1].order, share)
+            self._states.append(_State(kept, self._ranked(kept, number)))
+        return self._states[step]
+
+    def _ranked(self, kept: torch.Tensor, step: int) -> torch.Tensor:
+        setting = self._setting
+        generator = torch.Generator().manual_seed(1000 * setting.seed + step)
+        drawn = torch.randperm(len(setting.fit), generator=generator)[: self._windows]
+        found = saliency(setting, self.table.selections(kept), setting.fit[drawn])
+        scores = torch.full((len(self.table),), -1.0, dtype=torch.float64)
+        scores[kept] = torch.cat([part for layer in found for part in (layer.groups, layer.channels)])
+        scores[self._spared & kept] += 1 + scores.max()
+        return scores.argsort(descending=True, stable=True)[: int(kept.sum())]
+
+    def _whole_layers(self) -> torch.Tensor:
+        """Bool [U]: units of layers that are cut last."""
+        layers = self._setting.shape.num_layers
+        spared = torch.zeros(len(self.table), dtype=torch.bool)
+        for position, block in enumerate(self.table.blocks(spared)):
+            block[:] = not int(layers * 0.1) <= position // 2 < layers - 1
+        return spared
+
+
+def saliency(setting: Setting, kept: list[Selection], tokens_BT: torch.Tensor) -> list[UnitScores]:
+    """Of what is left of every layer, normalised by block, float64."""
+    layers: list[Weights] = [setting.prune(index, part) for index, part in enumerate(kept)]
+    found = []
+    for chosen, weights, slopes in zip(kept, layers, gradients(setting, layers, tokens_BT), strict=True):
+        values = {name: (weights[name] * slope).abs().double() for name, slope in slopes.items()}
+        groups = channels = torch.zeros(0, dtype=torch.float64)
+        if len(chosen.kv_heads):
+            groups = owned_by_groups(values, len(chosen.kv_heads)) / _head_size(setting)
+        if len(chosen.channels):
+            channels = owned_by_channels(values) / (3 * setting.shape.layer.ffn)
+        found.append(UnitScores(groups, channels))
+    return found
+
+
+def _head_size(setting: Setting) -> int:
+    """Weights of a KV group with its query heads."""
+    shape = setting.shape
+    return 2 * (shape.layer.heads_per_group + 1) * shape.head_dim * shape.hidden_size
