@@ -39,9 +39,8 @@ def _of_text(rows: list[dict[str, Any]], text: str) -> str:
         values = " | ".join(_cell(cells.get((name, keep), [])) for keep in keeps)
         counted, took = (int(median(r[k] for r in mine)) for k in ("candidates", "seconds"))
         memory = max(r["peak_memory_bytes"] for r in mine) / 2**30
-        lines.append(
-            f"| {name}{' (trained)' * (name in trained)} | {values} | {counted} | {took} | {memory:.2f} |"
-        )
+        shown = f"{name} (trained)" if name in trained else name
+        lines.append(f"| {shown} | {values} | {counted} | {took} | {memory:.2f} |")
     return "\n".join([*lines, *_margins(names, keeps, cells, trained)])
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_setting import KINDS, make_setting
+from tiny_setting import EVERY_KIND, make_setting
 
 from benchmarks.quality.baselines import gisp
 from benchmarks.quality.blocks import kinds
@@ -21,9 +21,9 @@ def little_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gisp, "_TOKENS", 32)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=EVERY_KIND)
 def any_setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Setting:
-    return make_setting(tmp_path_factory.mktemp("dense"), **KINDS[request.param])
+    return make_setting(tmp_path_factory.mktemp("dense"), **EVERY_KIND[request.param])
 
 
 @pytest.mark.parametrize("keep", [0.9, 0.7, 0.5, 0.3])

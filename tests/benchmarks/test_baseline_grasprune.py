@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_setting import KINDS, make_setting
+from tiny_setting import EVERY_KIND, make_setting
 
 from benchmarks.quality.baselines import grasprune
 from benchmarks.quality.setting import Setting, baselines
@@ -56,9 +56,9 @@ def test_gradients_go_straight_through_the_mask(setting: Setting, monkeypatch: p
         assert float(scores[unit]) == pytest.approx(expected, rel=0.05, abs=3e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_scales_are_folded_in_and_mend_the_fit(tmp_path: Path, kind: str) -> None:
-    setting = make_setting(tmp_path, **KINDS[kind])
+    setting = make_setting(tmp_path, **EVERY_KIND[kind])
     pruned = list(setting.layers)
     scaled, steps = grasprune.calibrated(setting, pruned)
     assert steps == len(setting.fit)

@@ -1,4 +1,4 @@
-"""The comparison on a model whose layers differ, whose blocks end in norms and whose heads share one KV head."""
+"""The comparison where layers differ, blocks end in norms and all heads share one KV head."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_setting import KINDS, make_setting
+from tiny_setting import GEMMA, make_setting
 from transformers import AutoModelForCausalLM
 
 from benchmarks.quality.baselines.paper import Breeder
@@ -20,7 +20,7 @@ from lathe.artefact.errors import UserError
 
 @pytest.fixture(scope="module")
 def gemma(tmp_path_factory: pytest.TempPathFactory) -> Setting:
-    return make_setting(tmp_path_factory.mktemp("gemma"), **KINDS["Gemma 3"])
+    return make_setting(tmp_path_factory.mktemp("gemma"), **GEMMA)
 
 
 def test_the_dense_model_says_what_transformers_says(gemma: Setting) -> None:

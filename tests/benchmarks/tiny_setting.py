@@ -20,13 +20,15 @@ from support.tiny_problem import LENGTH, WINDOWS, batches
 KINDS: dict[str, dict[str, Any]] = {
     "grouped heads": {},
     "ungrouped heads, tied, biases": VARIANTS["biased"] | VARIANTS["tied"] | {"num_key_value_heads": 8},
-    "Gemma 3": {
-        "family": "gemma3_text",
-        "tie_word_embeddings": True,
-        "num_key_value_heads": 1,
-        "intermediate_size": 256,
-    },
 }
+GEMMA: dict[str, Any] = {
+    "family": "gemma3_text",
+    "tie_word_embeddings": True,
+    "num_key_value_heads": 1,
+    "intermediate_size": 256,
+}
+"""Layers differ, norms follow blocks, and all heads share one KV head."""
+EVERY_KIND = {**KINDS, "Gemma 3": GEMMA}
 
 
 def make_setting(directory: Path, family: str = "llama", **changes: Any) -> Setting:
