@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TASKS_INSTALLED := $(VENV)/.tasks-installed
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
@@ -286,7 +287,12 @@ check-refresh: $(INSTALLED)  ## the same of OUT=dir as an earlier version wrote 
 MODEL ?= demo/model
 TEXT ?= self
 EVAL ?= demo/heldout.txt
-bench-quality: $(INSTALLED)  ## methods side by side: MODEL=dir TEXT=calibration EVAL=heldout BENCH='--keeps 50%'
+# Into the same environment, pinned by the same constraints: subnets in memory are what lm-eval asks.
+$(TASKS_INSTALLED): $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,eval]' lm-eval==0.4.13 datasets==5.2.0
+	touch $@
+
+bench-quality: $(INSTALLED) $(if $(findstring --tasks,$(BENCH)),$(TASKS_INSTALLED))  ## methods side by side: MODEL=dir TEXT=calibration EVAL=heldout BENCH='--keeps 50%'
 	$(BIN)/python -m benchmarks.quality --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)
 
 bench-evaluate: $(INSTALLED)  ## lathe evaluate beside one plain forward pass: MODEL=dir EVAL=text BENCH='--windows 4'

@@ -4,6 +4,7 @@
 
 Every method sees the same model, calibration windows, parameter budget and evaluation code. Writes JSON
 (build/bench/quality.json), a row per method, keep, seed and text, after every subnet, and prints a table.
+With `--tasks`, lm-eval's zero-shot tasks are run on every subnet, too.
 Rows that the file already has are not made again: a killed run goes on, another method is added.
 """
 
@@ -49,6 +50,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--windows", type=int, default=128, help=f"evaluation windows of {WINDOW} tokens per text"
     )
+    parser.add_argument("--tasks", default="", help="lm-eval's tasks, with commas; each subnet runs them")
+    parser.add_argument("--task-path", type=Path, help="a directory with tasks of your own")
+    parser.add_argument("--limit", type=int, help="items of each task [default: all]")
     parser.add_argument("--out", type=Path, default=Path("build/bench/quality.json"))
     return parser.parse_args()
 

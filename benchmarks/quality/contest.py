@@ -17,6 +17,7 @@ from benchmarks.quality.memory import Peak
 from benchmarks.quality.product import Product, options_for
 from benchmarks.quality.score import Judge, machine, windows_of
 from benchmarks.quality.setting import Setting, Subnet, baselines
+from benchmarks.quality.zeroshot import Exam, mean_accuracy
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.errors import UserError
 from lathe.compressor.compute.progress import Progress
@@ -35,6 +36,10 @@ class Contest:
         for name in self._asked:
             if name not in baselines.known():
                 methods.get(name)
+        self._exam = None
+        if args.tasks:
+            self._exam = Exam.open(args.model, args.tasks, args.task_path, args.limit)
+        self._dense_tasks: dict[str, dict[str, float]] | None = None
         self.rows: list[dict[str, Any]] = self._earlier()
 
     def run(self, seed: int) -> None:
@@ -50,6 +55,8 @@ class Contest:
         judges = {
             name: Judge(setting, windows_of(setting, name, args.windows)) for name in args.eval.split(",")
         }
+        if self._exam and self._dense_tasks is None:
+            self._dense_tasks = self._exam.results(setting.subnet(list(setting.layers)))
         for method, keep in todo:
             try:
                 self._row(product, setting, method, keep, judges)
@@ -80,6 +87,7 @@ class Contest:
             **({"weight_bytes": subnet.weight_bytes} if subnet.weight_bytes is not None else {}),
             **({"plan": subnet.plan.to_json()["layers"]} if subnet.plan else {}),
             **subnet.facts,
+            **self._accuracies(subnet),
         }
         for text, judge in judges.items():
             scores = judge.score(subnet.hidden)
@@ -97,6 +105,13 @@ class Contest:
                 f"{scores.loss - judge.dense_loss:+.4f} nats/token"
             )
         self._write()
+
+    def _accuracies(self, subnet: Subnet) -> dict[str, Any]:
+        if self._exam is None or self._dense_tasks is None:
+            return {}
+        found = self._exam.results(subnet)
+        accuracy, dense = mean_accuracy(found), mean_accuracy(self._dense_tasks)
+        return {"accuracy": accuracy, "dense_accuracy": dense, "tasks": found}
 
     def _make(self, product: Product, setting: Setting, method: str, keep: float) -> Subnet:
         setting = replace(setting, evaluations=self._counts.get(method))
@@ -116,6 +131,8 @@ class Contest:
             "calibration_tokens": args.tokens,
             "evaluation": args.eval,
             "evaluation_windows": args.windows,
+            "tasks": args.tasks or None,
+            "items_per_task": args.limit if args.tasks else None,
         }
 
     def _earlier(self) -> list[dict[str, Any]]:
@@ -124,6 +141,7 @@ class Contest:
         document = json.loads(self._args.out.read_text())
         if {k: document.get(k) for k in self._subject()} != self._subject():
             sys.exit(f"error: {self._args.out} holds another comparison. Give another --out, or remove it.")
+        self._dense_tasks = document.get("dense_tasks")
         return list(document["rows"])
 
     def _write(self) -> None:
@@ -132,6 +150,7 @@ class Contest:
             "command": shlex.join(["python", "-m", "benchmarks.quality", *sys.argv[1:]]),
             **self._subject(),
             "unit": "nats per token",
+            **({"dense_tasks": self._dense_tasks} if self._dense_tasks else {}),
             "machine": machine(),
             "rows": self.rows,
         }

@@ -18,7 +18,8 @@ from lathe.compressor.model.lm_head import LMHead
 from lathe.compressor.model.pruning import Selection, prune_attention, prune_ffn
 from lathe.compressor.statistics import LayerStatistics
 
-_ROWS = 4
+_TOKENS = 2048
+"""That run through a layer together, unless one window has more."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Setting:
     def hidden(self, layers: Sequence[Weights], tokens_BT: torch.Tensor) -> torch.Tensor:
         """[B, T, D]: the residual stream after the last layer, for layers of any widths."""
         parts = []
-        for tokens in tokens_BT.split(_ROWS):
+        for tokens in tokens_BT.split(max(1, _TOKENS // tokens_BT.shape[1])):
             x = self.embed(tokens)
             for index, weights in enumerate(layers):
                 x = self.layer(index, weights, x)

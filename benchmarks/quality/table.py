@@ -15,8 +15,11 @@ ROUNDED = ("int8", "int4", "rounded")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: one table per text, a line per method, a column per keep; loss increase in nats/token."""
-    return "\n\n".join(_of_text([r for r in rows if r["text"] == text], text) for text in _texts(rows))
+    """Markdown: a table per text, of loss increases, and one of accuracies; a line per method."""
+    parts = [_of_text([r for r in rows if r["text"] == text], text) for text in _texts(rows)]
+    if any("accuracy" in row for row in rows):
+        parts.append(_accuracies([r for r in rows if "accuracy" in r and r["text"] == _texts(rows)[0]]))
+    return "\n\n".join(parts)
 
 
 def _texts(rows: list[dict[str, Any]]) -> list[str]:
@@ -42,6 +45,23 @@ def _of_text(rows: list[dict[str, Any]], text: str) -> str:
         shown = f"{name} (trained)" if name in trained else name
         lines.append(f"| {shown} | {values} | {counted} | {took} | {memory:.2f} |")
     return "\n".join([*lines, *_margins(names, keeps, cells, trained)])
+
+
+def _accuracies(rows: list[dict[str, Any]]) -> str:
+    """Mean zero-shot accuracy, best of the smallest keep first."""
+    cells: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        cells[row["method"], row["keep"]].append(100 * row["accuracy"])
+    keeps = sorted({keep for _, keep in cells}, key=parse_share, reverse=True)
+    names = sorted({m for m, _ in cells}, key=lambda m: -median(cells.get((m, keeps[-1]), [0.0])))
+    tasks, dense = len(rows[0]["tasks"]), 100 * rows[0]["dense_accuracy"]
+    lines = [f"Mean accuracy of {tasks} zero-shot tasks in %, {dense:.1f} dense (median of seeds)", ""]
+    lines.append("| method | " + " | ".join(keeps) + " |")
+    lines.append("|---" * (len(keeps) + 1) + "|")
+    for name in names:
+        values = (f"{median(found):.1f}" if (found := cells.get((name, k))) else "" for k in keeps)
+        lines.append(f"| {name} | {' | '.join(values)} |")
+    return "\n".join(lines)
 
 
 def _margins(

@@ -74,7 +74,6 @@ class Tasks:
         Raises:
             UserError: a model cannot be loaded, or a task cannot be run, for example without its data.
         """
-        from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
         loaded = load_model(model, device)
@@ -84,12 +83,28 @@ class Tasks:
                 "Serve it, and point lm-eval's local-completions at it.",
             )
         harness = HFLM(pretrained=loaded, tokenizer=load_tokenizer(model), batch_size=_ROWS)
+        return self.score(harness, model)
+
+    def score(self, harness: Any, model: str, limit: int | None = None) -> dict[str, dict[str, float]]:
+        """Returns the same of any model that lm-eval can ask.
+
+        Args:
+            harness: The model, an `lm_eval.api.model.LM`.
+            model: Its name in messages.
+            limit: How many items of each task are run; None: all.
+
+        Raises:
+            UserError: a task cannot be run.
+        """
+        from lm_eval import simple_evaluate
+
         try:
             with redirect_stdout(sys.stderr), chdir(self.directory or "."):
                 results = simple_evaluate(
                     harness,
                     tasks=self.names,
                     task_manager=self.manager,
+                    limit=limit,
                     bootstrap_iters=_BOOTSTRAP,
                     log_samples=False,
                 )

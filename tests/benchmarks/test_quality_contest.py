@@ -42,6 +42,9 @@ def contest(tiny: Tiny, out: Path, **changes: object) -> Contest:
         "keeps": "80%,50%",
         "methods": "dense-again",
         "evaluations": "",
+        "tasks": "",
+        "task_path": None,
+        "limit": None,
         "out": out,
     }
     return Contest(argparse.Namespace(**arguments | changes))

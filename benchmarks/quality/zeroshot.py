@@ -1,0 +1,137 @@
+"""Accuracy of subnets on zero-shot tasks: requests, tokens and metrics are lm-eval's, log-likelihoods ours.
+
+lm-eval runs a request's whole text again for each of its choices, with logits at every position. Here equal
+inputs run once, inputs of like lengths run together, and the head reads only where an answer stands: the
+logits of a vocabulary of 262,144 cost more than the decoder. lm-eval is the `eval` extra; nothing else of the
+comparison needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from benchmarks.quality.setting import Subnet
+from lathe.compressor.evaluate.compare import load_tokenizer
+from lathe.compressor.evaluate.tasks import Tasks
+from lathe.compressor.model.lm_head import LMHead
+
+_TOKENS = 2048
+"""That run through a subnet together, padding included."""
+_LOGIT_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Tasks for subnets of one model. limit: items of each task; None: all."""
+
+    model: str
+    tasks: Tasks
+    limit: int | None = None
+
+    @classmethod
+    def open(cls, model: str, names: str, directory: Path | None, limit: int | None) -> Exam:
+        return cls(model, Tasks.open(names, directory), limit)
+
+    def results(self, subnet: Subnet) -> dict[str, dict[str, float]]:
+        """lm-eval's metrics of every task; groups that it makes of them are left out."""
+        found = self.tasks.score(_harness(self.model, Answers(subnet)), self.model, self.limit)
+        single = set(self.tasks.manager.all_subtasks)
+        return {name: numbers for name, numbers in found.items() if name in single}
+
+
+def mean_accuracy(results: dict[str, dict[str, float]]) -> float:
+    """The mean over tasks, large and small ones alike."""
+    return sum(numbers["acc"] for numbers in results.values()) / len(results)
+
+
+Request = tuple[tuple[str, str] | None, list[int], list[int]]
+"""What lm-eval asks: its strings, tokens of the context, tokens whose likelihood is asked for."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Log-likelihoods of continuations by one subnet."""
+
+    subnet: Subnet
+
+    @torch.inference_mode()
+    def of(self, requests: Sequence[Request], longest: int) -> list[tuple[float, bool]]:
+        """(log-likelihood of the continuation, whether it is the likeliest token by token) by request.
+
+        Of a text of more than `longest` tokens the beginning is left out, as lm-eval does.
+        """
+        answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        by_input: dict[tuple[int, ...], list[int]] = {}
+        for index, (_, context, asked) in enumerate(requests):
+            by_input.setdefault(tuple([*context, *asked][-(longest + 1) :][:-1]), []).append(index)
+        for inputs in _batches(sorted(by_input, key=lambda one: (len(one), one))):
+            tokens = torch.zeros(len(inputs), len(inputs[-1]), dtype=torch.long)
+            for row, one in enumerate(inputs):
+                tokens[row, : len(one)] = torch.tensor(one)
+            hidden = self.subnet.hidden(tokens)
+            spans = [(row, index) for row, one in enumerate(inputs) for index in by_input[one]]
+            states, asked_tokens = [], []
+            for row, index in spans:
+                asked, end = requests[index][2], len(inputs[row])
+                states.append(hidden[row, end - len(asked) : end])
+                asked_tokens.append(torch.tensor(asked))
+            likelihoods, likeliest = _read(self.subnet.head, torch.cat(states), torch.cat(asked_tokens))
+            sizes = [len(part) for part in asked_tokens]
+            for (_, index), values, hits in zip(
+                spans, likelihoods.split(sizes), likeliest.split(sizes), strict=True
+            ):
+                answers[index] = float(values.sum()), bool(hits.all())
+        return answers
+
+
+def _batches(inputs: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+    """Inputs in order of length, as many at a time as `_TOKENS` allows."""
+    batch: list[tuple[int, ...]] = []
+    for one in inputs:
+        if batch and (len(batch) + 1) * len(one) > _TOKENS:
+            yield batch
+            batch = []
+        batch.append(one)
+    if batch:
+        yield batch
+
+
+def _read(head: LMHead, states_ND: torch.Tensor, asked_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities [N] of tokens, and whether each is the likeliest."""
+    likelihoods, likeliest, start, count = [], [], 0, 1
+    while start < len(states_ND):
+        logprobs = head.logprobs(states_ND[None, start : start + count])[0]
+        asked = asked_N[start : start + len(logprobs)]
+        likelihoods.append(logprobs.gather(-1, asked[:, None])[:, 0])
+        likeliest.append(logprobs.argmax(-1) == asked)
+        start, count = start + len(logprobs), max(1, _LOGIT_BYTES // (4 * logprobs.shape[-1]))
+    return torch.cat(likelihoods), torch.cat(likeliest)
+
+
+def _harness(model: str, answers: Answers) -> Any:
+    """lm-eval's model class of the dense checkpoint, whose likelihoods come from elsewhere."""
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoConfig
+
+    class Harness(HFLM):
+        def _loglikelihood_tokens(
+            self, requests: list[Request], **_progress: Any
+        ) -> list[tuple[float, bool]]:
+            return answers.of(requests, self.max_length)
+
+        def generate_until(self, requests: list[Any], **_progress: Any) -> list[str]:
+            raise NotImplementedError("tasks that write text are not run on subnets in memory")
+
+        def get_model_info(self) -> dict[str, Any]:
+            return {}
+
+    named = SimpleNamespace(
+        config=AutoConfig.from_pretrained(model), device=torch.device("cpu"), name_or_path=model
+    )
+    return Harness(pretrained=named, tokenizer=load_tokenizer(model))
