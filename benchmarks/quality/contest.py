@@ -56,7 +56,7 @@ class Contest:
             name: Judge(setting, windows_of(setting, name, args.windows)) for name in args.eval.split(",")
         }
         if self._exam and self._dense_tasks is None:
-            self._dense_tasks = self._exam.results(setting.subnet(list(setting.layers)))
+            self._dense_tasks = self._exam.results(setting, setting.subnet(list(setting.layers)))
         for method, keep in todo:
             try:
                 self._row(product, setting, method, keep, judges)
@@ -87,7 +87,7 @@ class Contest:
             **({"weight_bytes": subnet.weight_bytes} if subnet.weight_bytes is not None else {}),
             **({"plan": subnet.plan.to_json()["layers"]} if subnet.plan else {}),
             **subnet.facts,
-            **self._accuracies(subnet),
+            **self._accuracies(setting, subnet),
         }
         for text, judge in judges.items():
             scores = judge.score(subnet.hidden)
@@ -106,10 +106,10 @@ class Contest:
             )
         self._write()
 
-    def _accuracies(self, subnet: Subnet) -> dict[str, Any]:
+    def _accuracies(self, setting: Setting, subnet: Subnet) -> dict[str, Any]:
         if self._exam is None or self._dense_tasks is None:
             return {}
-        found = self._exam.results(subnet)
+        found = self._exam.results(setting, subnet)
         accuracy, dense = mean_accuracy(found), mean_accuracy(self._dense_tasks)
         return {"accuracy": accuracy, "dense_accuracy": dense, "tasks": found}
 

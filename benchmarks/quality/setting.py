@@ -18,8 +18,8 @@ from lathe.compressor.model.lm_head import LMHead
 from lathe.compressor.model.pruning import Selection, prune_attention, prune_ffn
 from lathe.compressor.statistics import LayerStatistics
 
-_TOKENS = 2048
-"""That run through a layer together, unless one window has more."""
+TOGETHER = 2048
+"""Tokens that run through a layer together, unless one window has more."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Setting:
     def hidden(self, layers: Sequence[Weights], tokens_BT: torch.Tensor) -> torch.Tensor:
         """[B, T, D]: the residual stream after the last layer, for layers of any widths."""
         parts = []
-        for tokens in tokens_BT.split(max(1, _TOKENS // tokens_BT.shape[1])):
+        for tokens in tokens_BT.split(max(1, TOGETHER // tokens_BT.shape[1])):
             x = self.embed(tokens)
             for index, weights in enumerate(layers):
                 x = self.layer(index, weights, x)

@@ -1,14 +1,14 @@
 """Accuracy of subnets on zero-shot tasks: requests, tokens and metrics are lm-eval's, log-likelihoods ours.
 
-lm-eval runs a request's whole text again for each of its choices, with logits at every position. Here equal
-inputs run once, inputs of like lengths run together, and the head reads only where an answer stands: the
-logits of a vocabulary of 262,144 cost more than the decoder. lm-eval is the `eval` extra; nothing else of the
-comparison needs it.
+lm-eval runs a question again for each of its choices, with logits at every position. Here what choices have
+in common runs once (packing.py), rows of like lengths run together, and the head reads only where an answer
+stands: the logits of a vocabulary of 262,144 cost more than the decoder. lm-eval is the `eval` extra; nothing
+else of the comparison needs it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,13 +16,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.quality.setting import Subnet
+from benchmarks.quality.packing import Batch, Row, Text, packed
+from benchmarks.quality.setting import TOGETHER, Setting, Subnet
 from lathe.compressor.evaluate.compare import load_tokenizer
 from lathe.compressor.evaluate.tasks import Tasks
 from lathe.compressor.model.lm_head import LMHead
 
-_TOKENS = 2048
-"""That run through a subnet together, padding included."""
 _LOGIT_BYTES = 2**26
 
 
@@ -38,9 +37,9 @@ class Exam:
     def open(cls, model: str, names: str, directory: Path | None, limit: int | None) -> Exam:
         return cls(model, Tasks.open(names, directory), limit)
 
-    def results(self, subnet: Subnet) -> dict[str, dict[str, float]]:
+    def results(self, setting: Setting, subnet: Subnet) -> dict[str, dict[str, float]]:
         """lm-eval's metrics of every task; groups that it makes of them are left out."""
-        found = self.tasks.score(_harness(self.model, Answers(subnet)), self.model, self.limit)
+        found = self.tasks.score(_harness(self.model, Answers(setting, subnet)), self.model, self.limit)
         single = set(self.tasks.manager.all_subtasks)
         return {name: numbers for name, numbers in found.items() if name in single}
 
@@ -58,6 +57,7 @@ Request = tuple[tuple[str, str] | None, list[int], list[int]]
 class Answers:
     """Log-likelihoods of continuations by one subnet."""
 
+    setting: Setting
     subnet: Subnet
 
     @torch.inference_mode()
@@ -67,39 +67,45 @@ class Answers:
         Of a text of more than `longest` tokens the beginning is left out, as lm-eval does.
         """
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        by_input: dict[tuple[int, ...], list[int]] = {}
+        by_input: dict[Text, list[int]] = {}
         for index, (_, context, asked) in enumerate(requests):
             by_input.setdefault(tuple([*context, *asked][-(longest + 1) :][:-1]), []).append(index)
-        for inputs in _batches(sorted(by_input, key=lambda one: (len(one), one))):
-            tokens = torch.zeros(len(inputs), len(inputs[-1]), dtype=torch.long)
-            for row, one in enumerate(inputs):
-                tokens[row, : len(one)] = torch.tensor(one)
-            hidden = self.subnet.hidden(tokens)
-            spans = [(row, index) for row, one in enumerate(inputs) for index in by_input[one]]
-            states, asked_tokens = [], []
-            for row, index in spans:
-                asked, end = requests[index][2], len(inputs[row])
-                states.append(hidden[row, end - len(asked) : end])
-                asked_tokens.append(torch.tensor(asked))
+        for rows in self._batches(by_input):
+            hidden = self._hidden(rows)
+            states, asked_tokens, indices = [], [], []
+            for number, row in enumerate(rows):
+                for text, places in zip(row.texts, row.places(), strict=True):
+                    for index in by_input[text]:
+                        asked = requests[index][2]
+                        states.append(hidden[number, places[-len(asked) :]])
+                        asked_tokens.append(torch.tensor(asked))
+                        indices.append(index)
             likelihoods, likeliest = _read(self.subnet.head, torch.cat(states), torch.cat(asked_tokens))
             sizes = [len(part) for part in asked_tokens]
-            for (_, index), values, hits in zip(
-                spans, likelihoods.split(sizes), likeliest.split(sizes), strict=True
-            ):
+            parts = zip(indices, likelihoods.split(sizes), likeliest.split(sizes), strict=True)
+            for index, values, hits in parts:
                 answers[index] = float(values.sum()), bool(hits.all())
         return answers
 
+    def _hidden(self, rows: Sequence[Row]) -> torch.Tensor:
+        batch, runner = Batch.of(rows), self.setting.runner
+        if all(len(row.texts) == 1 for row in rows):
+            return self.subnet.hidden(batch.tokens)
+        with runner.placed(runner.packed(batch.positions, batch.seen)):
+            return self.subnet.hidden(batch.tokens)
 
-def _batches(inputs: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-    """Inputs in order of length, as many at a time as `_TOKENS` allows."""
-    batch: list[tuple[int, ...]] = []
-    for one in inputs:
-        if batch and (len(batch) + 1) * len(one) > _TOKENS:
+    def _batches(self, texts: Iterable[Text]) -> Iterator[list[Row]]:
+        """Rows in order of length, as many at a time as `TOGETHER` allows."""
+        alone = bool(self.setting.shape.learned_positions)  # which are read with the tokens
+        rows = [Row((text,), len(text)) for text in texts] if alone else packed(texts)
+        batch: list[Row] = []
+        for row in sorted(rows, key=lambda one: (len(one), one.texts)):
+            if batch and (len(batch) + 1) * len(row) > TOGETHER:
+                yield batch
+                batch = []
+            batch.append(row)
+        if batch:
             yield batch
-            batch = []
-        batch.append(one)
-    if batch:
-        yield batch
 
 
 def _read(head: LMHead, states_ND: torch.Tensor, asked_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -39,7 +39,7 @@ from lathe.compressor.model.names import (
     SHARE_PROJ,
     UP_PROJ,
 )
-from lathe.compressor.model.positions import Positions
+from lathe.compressor.model.positions import PackedPositions, Positions
 
 Weights = Mapping[str, torch.Tensor]
 Past = tuple[Any, int]
@@ -78,6 +78,19 @@ class BlockRunner:
         runner = copy.copy(self)
         runner._index = layer
         return runner
+
+    @contextmanager
+    def placed(self, positions: Positions) -> Iterator[None]:
+        """Runs blocks, those of runners that `at` makes meanwhile too, with other positions and masks."""
+        usual, self._positions = self._positions, positions
+        try:
+            yield
+        finally:
+            self._positions = usual
+
+    def packed(self, at_BT: torch.Tensor, seen_BTT: torch.Tensor) -> Positions:
+        """Returns positions of tokens that do not simply follow each other, for `placed`."""
+        return PackedPositions(self._positions, at_BT, seen_BTT)
 
     def stream(self, state: torch.Tensor) -> torch.Tensor:
         """Returns the residual stream [B, T, D] of a state."""

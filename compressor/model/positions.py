@@ -71,3 +71,41 @@ class Positions:
                 lowest = torch.finfo(hidden.dtype).min
                 self._masks[key] = hidden.masked_fill(~seen, lowest)[None, None].to(key[3])
         return self._masks[key]
+
+
+class PackedPositions(Positions):
+    """Of one batch whose rows hold several texts: tokens' own positions, and who sees whom."""
+
+    def __init__(self, usual: Positions, at_BT: torch.Tensor, seen_BTT: torch.Tensor) -> None:
+        """Takes what layers differ in from the usual positions.
+
+        Args:
+            usual: The positions of a window of tokens that follow each other.
+            at_BT: The position of each token.
+            seen_BTT: Whether a token [1] sees another one [2]; windows of layers are narrower still.
+        """
+        self.__dict__.update(vars(usual))
+        self._at, self._seen = at_BT, seen_BTT
+        self._rotations, self._masks = {}, {}
+
+    def rotation(self, layer: int, hidden_BTD: torch.Tensor, start: int = 0) -> Rotation:
+        rotated, window = self._kinds[layer]
+        key = start, hidden_BTD.shape[1], bool(window), hidden_BTD.device
+        if key not in self._rotations:
+            empty = torch.empty(0, dtype=hidden_BTD.dtype)
+            cos, sin = self._rotaries[key[2]](empty, self._at)
+            self._rotations[key] = cos.to(key[3]), sin.to(key[3])
+        cos, sin = self._rotations[key]
+        return (cos, sin) if rotated else (torch.ones_like(cos), torch.zeros_like(sin))
+
+    def mask(self, layer: int, hidden_BTD: torch.Tensor, start: int = 0) -> torch.Tensor:
+        window = self._kinds[layer][1]
+        key = start, hidden_BTD.shape[1], window, hidden_BTD.device
+        if key not in self._masks:
+            seen = self._seen
+            if window:
+                seen = seen & (self._at[:, :, None] - self._at[:, None, :] < window)
+            lowest = torch.finfo(hidden_BTD.dtype).min
+            hidden = torch.zeros(seen.shape, dtype=hidden_BTD.dtype).masked_fill(~seen, lowest)
+            self._masks[key] = hidden[:, None].to(key[3])
+        return self._masks[key]

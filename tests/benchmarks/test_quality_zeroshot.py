@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from test_quality_contest import contest
+from tiny_setting import GEMMA, make_setting
 
 from benchmarks.quality import zeroshot
+from benchmarks.quality.packing import packed
 from benchmarks.quality.setting import Setting, baselines
 from benchmarks.quality.table import table
 from benchmarks.quality.zeroshot import Answers, Request
@@ -50,17 +52,24 @@ def plainly(setting: Setting, request: Request, longest: int) -> tuple[float, bo
     return float(logprobs.gather(-1, wanted[:, None]).sum()), bool((logprobs.argmax(-1) == wanted).all())
 
 
+@pytest.fixture(scope="module", params=["Llama", "Gemma 3", "OPT"])
+def any_setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    changes = {"Llama": {}, "Gemma 3": GEMMA, "OPT": {"family": "opt"}}[request.param]
+    return make_setting(tmp_path_factory.mktemp("dense"), **changes)
+
+
 @pytest.mark.parametrize("longest", [128, 20])
 @pytest.mark.parametrize("tokens", [1, 100, 2048])
 def test_likelihoods_are_those_of_each_request_alone(
-    setting: Setting, tokens: int, longest: int, monkeypatch: pytest.MonkeyPatch
+    any_setting: Setting, tokens: int, longest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zeroshot, "_TOKENS", tokens)
+    setting = any_setting
+    monkeypatch.setattr(zeroshot, "TOGETHER", tokens)
     monkeypatch.setattr(zeroshot, "_LOGIT_BYTES", 5 * 4 * 120)
     asked = requests()
     likeliest = setting.subnet(list(setting.layers)).logprobs(torch.tensor([[5, 6]]))[0, -1].argmax()
     asked.append((None, [5, 6], [int(likeliest)]))
-    answers = Answers(setting.subnet(list(setting.layers))).of(asked, longest)
+    answers = Answers(setting, setting.subnet(list(setting.layers))).of(asked, longest)
     expected = [plainly(setting, request, longest) for request in asked]
     assert [a for a, _ in answers] == pytest.approx([e for e, _ in expected], abs=1e-4)
     assert [hit for _, hit in answers] == [hit for _, hit in expected]
@@ -75,8 +84,20 @@ def test_equal_inputs_run_once(setting: Setting) -> None:
         return setting.hidden(setting.layers, tokens)
 
     object.__setattr__(subnet, "hidden", hidden)
-    Answers(subnet).of([(None, [1, 2, 3], [token]) for token in range(10)], 128)
+    Answers(setting, subnet).of([(None, [1, 2, 3], [token]) for token in range(10)], 128)
     assert seen == [[1, 2, 3]]
+
+
+def test_a_beginning_in_common_runs_once() -> None:
+    question, other = tuple(range(20)), tuple(range(50, 90))
+    texts = [(*question, 7), (*question, 7, 8), (*question, 9, 9, 9), other, (*other[:10], *range(30))]
+    rows = packed(texts)
+    assert sorted(map(len, rows)) == [20 + 1 + 2 + 3, 40, 40]
+    assert sorted(text for row in rows for text in row.texts) == sorted(texts)
+    for row in rows:
+        for text, places in zip(row.texts, row.places(), strict=True):
+            assert torch.tensor(row.tokens)[places].tolist() == list(text)
+            assert torch.tensor(row.positions)[places].tolist() == list(range(len(text)))
 
 
 def make_tasks(directory: Path) -> Path:
