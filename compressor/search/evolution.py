@@ -102,18 +102,18 @@ def evolve(
     evaluations: int,
     generation_done: Callable[[float], None],
 ) -> list[tuple[float, Plan]]:
-    """Returns the best plans with their full-stage fitness, best first.
+    """Returns the best plans with the fitness that decided between them, best first.
 
     Args:
         seeds: The first plans.
         moves: Makes new plans of them.
         evaluate: (plans, stage) -> the fitness of each; stage 0 is cheap and ranks offspring, stage 1
-            decides.
+            decides. Where there is nothing to decide, seeds are evaluated at stage 0.
         evaluations: The search stops after about this many evaluations, both stages counted.
         generation_done: Called with the best fitness after every generation.
     """
     rng, spent = moves.rng, 0
-    population = _evaluated(list(dict.fromkeys(seeds)), 1, evaluate)
+    population = _evaluated(list(dict.fromkeys(seeds)), int(evaluations > len(seeds)), evaluate)
     spent += len(population)
     seen = {p for _, p in population}
     while spent < evaluations:
