@@ -51,12 +51,18 @@ class Format:
 
 
 FLOAT16, INT8, INT4 = Format(16), Format(8), Format(4, 32)
-NARROWER = [Format(bits, group) for bits in range(7, 1, -1) for group in (32, 64, 128, None)]
+NARROWER = [Format(bits, group) for bits in range(8, 1, -1) for group in (32, 64, 128, None)]
 
 
 def widest(layers: Sequence[Weights], budget: float) -> tuple[Format, list[Weights], int] | None:
-    """Layers in the most bits, eight at most, whose bytes fit a budget; None where two bits do not."""
-    for form in (INT8, *NARROWER):
+    """Layers in the most bits, eight at most, and the smallest groups whose bytes fit a budget.
+
+    None where two bits do not fit.
+    """
+    columns = max(value.shape[-1] for layer in layers for value in layer.values() if value.dim() == 2)
+    for form in NARROWER:
+        if form.group and form.group >= columns:
+            continue
         stored, size = form.store(layers)
         if size <= budget:
             return form, stored, size

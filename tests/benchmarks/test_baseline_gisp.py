@@ -34,14 +34,20 @@ def without_effect(setting: Setting, layer: int, group: int, channel: int) -> Se
     return replace(setting, layers=layers, shared={})
 
 
-def test_saliency_is_transformers_gradient_times_weight_by_block(setting: Setting) -> None:
-    shape, text = setting.shape, setting.fit[:5]
-    found = saliency(setting, UnitTable.of(setting).selections(everything(setting)), text)
+@pytest.mark.parametrize(
+    ("normalisation", "by_group", "by_channel"),
+    [("code", 4 * 2 * 16 * 64, 3 * 96), ("weights", 6 * 16 * 64, 3 * 64)],
+)
+def test_saliency_is_transformers_gradient_times_weight_by_block(
+    setting: Setting, normalisation: str, by_group: int, by_channel: int
+) -> None:
+    text = setting.fit[:5]
+    found = saliency(setting, UnitTable.of(setting).selections(everything(setting)), text, normalisation)
     for scores, t in zip(found, taylor(setting, text), strict=True):
         groups = sum(s.reshape(4, -1).sum(1) for s in (t["q"], t["k"], t["v"], t["o"].T))
         channels = t["g"].sum(1) + t["u"].sum(1) + t["d"].sum(0)
-        np.testing.assert_allclose(scores.groups, groups / (6 * 16 * 64), rtol=1e-3)
-        np.testing.assert_allclose(scores.channels, channels / (3 * shape.layer.ffn), rtol=1e-3, atol=1e-9)
+        np.testing.assert_allclose(scores.groups, groups / by_group, rtol=1e-3)
+        np.testing.assert_allclose(scores.channels, channels / by_channel, rtol=1e-3, atol=1e-9)
 
 
 def test_what_has_no_effect_goes_first(setting: Setting) -> None:
@@ -66,6 +72,14 @@ def test_steps_are_nested_and_counted_whatever_is_asked_first(setting: Setting) 
     for keep in keeps:
         assert shared[keep].logprobs(setting.heldout).equal(found[keep].logprobs(setting.heldout))
     assert found[0.5].facts["tokens_per_step"] == 64
+
+
+def test_held_out_text_chooses_the_normalisation(setting: Setting) -> None:
+    run = Trajectory(replace(setting, shared={}))
+    losses = {name: run._loss_of_one_step(name) for name in gisp.NORMALISATIONS}
+    assert run.normalisation == min(losses, key=losses.__getitem__)
+    assert len(set(losses.values())) == 2
+    assert baselines.get("gisp")(setting, 0.9).facts["normalisation"] == run.normalisation
 
 
 @pytest.mark.parametrize(("keep", "whole"), [(0.8, True), (0.2, False)])

@@ -43,7 +43,7 @@ def test_every_keep_has_the_same_rows_and_all_matrices_are_rounded(setting: Sett
     assert small.logprobs(setting.heldout).numpy() == pytest.approx(expected.numpy())
 
 
-@pytest.mark.parametrize(("keep", "form"), [(0.9, "int8 per channel"), (0.45, "int6, groups of 32")])
+@pytest.mark.parametrize(("keep", "form"), [(0.9, "int8, groups of 32"), (0.45, "int6, groups of 32")])
 def test_rounded_has_the_most_bits_that_the_bytes_of_a_keep_hold(
     setting: Setting, keep: float, form: str
 ) -> None:

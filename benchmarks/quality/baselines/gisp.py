@@ -6,8 +6,10 @@ earlier one. A unit's saliency is the sum of |w * dL/dw| over the weights that i
 the mean loss on calibration text.
 
 From the authors' code (uncc-efficient-ai/GISP), where the paper leaves it open: 112 steps to 30 % of the
-parameters, all of one size; the normalisation by block divides a head's saliency by its parameters and a
-channel's by three times the FFN's width; the first tenth of the layers and the last one stay whole.
+parameters, all of one size; the first tenth of the layers and the last one stay whole. The normalisation by
+block divides a head's saliency by four times its width and the model's, a channel's by three times the FFN's
+width ("code"). Dividing by the number of weights that a unit owns is the other reading ("weights"): held-out
+text chooses, of one step to 80 %.
 
 Scaled down: gradients of 4,096 tokens at each step, drawn anew, for 512,000 (2,000 C4 sequences of 256
 tokens). Chosen here: KV groups for heads; shares are of parameters, for the code's of units; where the budget
@@ -16,6 +18,7 @@ falls between two steps, the last step is shorter; whole layers are cut when not
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,23 +27,47 @@ from benchmarks.quality.gradients import gradients
 from benchmarks.quality.setting import Setting, Subnet, baselines
 from benchmarks.quality.unit_table import UnitTable
 from benchmarks.quality.units import UnitScores, owned_by_channels, owned_by_groups
-from lathe.artefact.plan import Plan
+from lathe.artefact.plan import ModelShape, Plan
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.pruning import Selection
 
 _STEP = 0.7 / 112
 _TOKENS = 4096
+_PROBE = 0.8
+
+
+def _by_code(shape: ModelShape) -> tuple[int, int]:
+    heads = shape.layer.heads_per_group
+    return 4 * heads * shape.head_dim * shape.hidden_size, 3 * shape.layer.ffn
+
+
+def _by_weights(shape: ModelShape) -> tuple[int, int]:
+    heads = shape.layer.heads_per_group
+    return 2 * (heads + 1) * shape.head_dim * shape.hidden_size, 3 * shape.hidden_size
+
+
+NORMALISATIONS: dict[str, Callable[[ModelShape], tuple[int, int]]] = {
+    "code": _by_code,
+    "weights": _by_weights,
+}
+"""What the sums of a KV group and of a channel are divided by."""
 
 
 @baselines.register("gisp")
 def gisp(setting: Setting, keep: float) -> Subnet:
-    run = setting.shared.setdefault("gisp", Trajectory(setting))
+    if "gisp" not in setting.shared:
+        setting.shared["gisp"] = Trajectory(setting)
+    run: Trajectory = setting.shared["gisp"]
     kept, steps = run.down_to(keep)
     chosen = run.table.selections(kept)
     return setting.subnet(
         [setting.prune(index, part) for index, part in enumerate(chosen)],
         plan=Plan(tuple(part.shape for part in chosen)),
-        facts={"steps": steps, "tokens_per_step": run.tokens_per_step},
+        facts={
+            "steps": steps,
+            "tokens_per_step": run.tokens_per_step,
+            "normalisation": run.normalisation,
+        },
     )
 
 
@@ -61,6 +88,7 @@ class Trajectory:
         self.tokens_per_step = min(self._windows, len(setting.fit)) * setting.fit.shape[1]
         self._spared = self._whole_layers()
         self._states: list[_State] = []
+        self.normalisation = min(NORMALISATIONS, key=self._loss_of_one_step)
 
     def down_to(self, keep: float) -> tuple[torch.Tensor, int]:
         """The units that stay, and after how many steps."""
@@ -78,14 +106,21 @@ class Trajectory:
             if number:
                 share = (1 - number * _STEP) * self._setting.dense_parameters
                 kept = self.table.first(self._states[-1].order, share)
-            self._states.append(_State(kept, self._ranked(kept, number)))
+            self._states.append(_State(kept, self._ranked(kept, number, self.normalisation)))
         return self._states[step]
 
-    def _ranked(self, kept: torch.Tensor, step: int) -> torch.Tensor:
+    def _loss_of_one_step(self, normalisation: str) -> float:
+        setting, everything = self._setting, torch.ones(len(self.table), dtype=torch.bool)
+        order = self._ranked(everything, 0, normalisation)
+        kept = self.table.selections(self.table.first(order, _PROBE * setting.dense_parameters))
+        layers = [setting.prune(index, part) for index, part in enumerate(kept)]
+        return setting.loss(layers, setting.heldout)
+
+    def _ranked(self, kept: torch.Tensor, step: int, normalisation: str) -> torch.Tensor:
         setting = self._setting
         generator = torch.Generator().manual_seed(1000 * setting.seed + step)
         drawn = torch.randperm(len(setting.fit), generator=generator)[: self._windows]
-        found = saliency(setting, self.table.selections(kept), setting.fit[drawn])
+        found = saliency(setting, self.table.selections(kept), setting.fit[drawn], normalisation)
         scores = torch.full((len(self.table),), -1.0, dtype=torch.float64)
         scores[kept] = torch.cat([part for layer in found for part in (layer.groups, layer.channels)])
         scores[self._spared & kept] += 1 + scores.max()
@@ -100,22 +135,19 @@ class Trajectory:
         return spared
 
 
-def saliency(setting: Setting, kept: list[Selection], tokens_BT: torch.Tensor) -> list[UnitScores]:
+def saliency(
+    setting: Setting, kept: list[Selection], tokens_BT: torch.Tensor, normalisation: str
+) -> list[UnitScores]:
     """Of what is left of every layer, normalised by block, float64."""
+    by_group, by_channel = NORMALISATIONS[normalisation](setting.shape)
     layers: list[Weights] = [setting.prune(index, part) for index, part in enumerate(kept)]
     found = []
     for chosen, weights, slopes in zip(kept, layers, gradients(setting, layers, tokens_BT), strict=True):
         values = {name: (weights[name] * slope).abs().double() for name, slope in slopes.items()}
         groups = channels = torch.zeros(0, dtype=torch.float64)
         if len(chosen.kv_heads):
-            groups = owned_by_groups(values, len(chosen.kv_heads)) / _head_size(setting)
+            groups = owned_by_groups(values, len(chosen.kv_heads)) / by_group
         if len(chosen.channels):
-            channels = owned_by_channels(values) / (3 * setting.shape.layer.ffn)
+            channels = owned_by_channels(values) / by_channel
         found.append(UnitScores(groups, channels))
     return found
-
-
-def _head_size(setting: Setting) -> int:
-    """Weights of a KV group with its query heads."""
-    shape = setting.shape
-    return 2 * (shape.layer.heads_per_group + 1) * shape.head_dim * shape.hidden_size
