@@ -11,20 +11,25 @@ Rows that the file already has are not made again: a killed run goes on, another
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from benchmarks.quality import variants  # noqa: F401  registers variants of the default method
 from benchmarks.quality.contest import Contest
 from benchmarks.quality.setting import baselines
 from benchmarks.quality.table import OURS, table
+from lathe.artefact.errors import UserError
 from lathe.compressor.pipeline.options import WINDOW
 
 
 def main() -> None:
     args = _arguments()
-    contest = Contest(args)
-    for seed in range(args.seeds):
-        contest.run(seed)
+    try:
+        contest = Contest(args)
+        for seed in range(args.seeds):
+            contest.run(seed)
+    except UserError as error:
+        sys.exit(f"error: {error}")
     print(table(contest.rows))
 
 
@@ -54,7 +59,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--task-path", type=Path, help="a directory with tasks of your own")
     parser.add_argument("--limit", type=int, help="items of each task [default: all]")
     parser.add_argument("--out", type=Path, default=Path("build/bench/quality.json"))
-    return parser.parse_args()
+    args = parser.parse_args()
+    if (args.task_path or args.limit) and not args.tasks:
+        parser.error("--task-path and --limit alone run nothing: give --tasks")
+    return args
 
 
 if __name__ == "__main__":

@@ -58,10 +58,7 @@ class Contest:
         if self._exam and self._dense_tasks is None:
             self._dense_tasks = self._exam.results(setting, setting.subnet(list(setting.layers)))
         for method, keep in todo:
-            try:
-                self._row(product, setting, method, keep, judges)
-            except UserError as error:
-                print(f"  {method} {keep} seed {seed}: {error}")
+            self._row(product, setting, method, keep, judges)
         product.context.run_dir.close()
 
     def _row(
@@ -74,7 +71,11 @@ class Contest:
     ) -> None:
         torch.manual_seed(setting.seed)
         start, peak = time.perf_counter(), Peak()
-        subnet = self._make(product, setting, method, parse_share(keep))
+        try:
+            subnet = self._make(product, setting, method, parse_share(keep))
+        except UserError as error:
+            print(f"  {method} {keep} seed {setting.seed}: no row. {error}")
+            return
         facts = {
             "method": method,
             "keep": keep,

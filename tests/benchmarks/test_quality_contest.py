@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks.quality.contest import Contest
 from benchmarks.quality.setting import Setting, Subnet, baselines
+from benchmarks.quality.table import table
+from lathe.artefact.errors import UserError
 from support.compress_command import Tiny, make_tiny
 
 
@@ -81,3 +83,32 @@ def test_rows_on_disk_are_not_made_again(
     rows = json.loads(out.read_text())["rows"]
     assert [row["keep"] for row in rows] == ["80%", "50%"]
     assert all(row["increase"] == pytest.approx(0, abs=1e-6) and row["agreement"] == 1 for row in rows)
+
+
+def test_a_method_that_cannot_be_run_on_a_model_says_so_and_others_go_on(
+    tiny: Tiny,
+    tmp_path: Path,
+    told: list[tuple[float, int | None]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def unfit(_setting: Setting, _keep: float) -> Subnet:
+        raise UserError("unfit: its blocks are round")
+
+    monkeypatch.setitem(baselines._values, "unfit", unfit)
+    asked = contest(tiny, tmp_path / "q.json", methods="unfit,dense-again", keeps="50%")
+    asked.run(0)
+    assert [row["method"] for row in asked.rows] == ["dense-again"]
+    assert told == [(0.5, None)]
+    assert "unfit 50% seed 0: no row. unfit: its blocks are round" in capsys.readouterr().out
+
+
+def test_tables_tell_training_free_methods_from_the_others() -> None:
+    def row(method: str, increase: float, **facts: object) -> dict[str, object]:
+        shared = {"keep": "50%", "text": "t", "candidates": 0, "seconds": 1, "peak_memory_bytes": 0}
+        return {"method": method, "increase": increase, **shared, **facts}
+
+    shown = table([row("lathe", 0.2), row("flap", 0.5), row("gates", 0.4, trained="gates"), row("int8", 0.1)])
+    assert "| gates (trained) | 0.400 |" in shown
+    assert "lathe over the best training-free method: 50%: 0.40" in shown
+    assert "lathe over the best of the others: 50%: 0.50" in shown
