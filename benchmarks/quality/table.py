@@ -9,7 +9,8 @@ from typing import Any
 
 from lathe.compressor.latency.workload import parse_share
 
-OURS = "lathe"
+OURS, OURS_LARGE = "lathe", "fast"
+"""The default method, and that of large models, which counts as ours where the first was not run."""
 ROUNDED = ("int8", "int4", "rounded")
 """Not of a size with the others."""
 
@@ -68,17 +69,20 @@ def _margins(
     names: list[str], keeps: list[str], cells: dict[tuple[str, str], list[float]], trained: set[str]
 ) -> Iterator[str]:
     """How our loss increase compares with the best rival's, and with the paper's."""
-    rivals = [n for n in names if n not in (OURS, *ROUNDED) and not n.startswith(f"{OURS}-")]
+    mine = OURS if OURS in names else OURS_LARGE
+    rivals = [
+        n for n in names if n not in (OURS, OURS_LARGE, "quick", *ROUNDED) and not n.startswith(f"{OURS}-")
+    ]
     free = [n for n in rivals if n not in trained]
     titles = {"the best training-free method": free, "the best of the others": rivals, "the paper": ["paper"]}
     for title, others in titles.items():
         shares = []
         for keep in keeps:
             best = min((median(cells[o, keep]) for o in others if (o, keep) in cells), default=None)
-            ours = cells.get((OURS, keep))
+            ours = cells.get((mine, keep))
             shares.append(f"{keep}: {median(ours) / best:.2f}" if ours and best else f"{keep}: -")
         if rivals and any(not s.endswith("-") for s in shares):
-            yield f"\n{OURS} over {title}: " + ", ".join(shares)
+            yield f"\n{mine} over {title}: " + ", ".join(shares)
 
 
 def _cell(values: list[float]) -> str:
