@@ -11,7 +11,7 @@ from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.pipeline.calibrate import CalibrationResult, calibrate
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
 from lathe.compressor.pipeline.options import CompressOptions
-from lathe.compressor.pipeline.preflight import run_preflight
+from lathe.compressor.pipeline.preflight import PreflightResult, run_preflight
 from lathe.compressor.pipeline.reconstruct import finished_layer, reconstruct
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory
@@ -38,7 +38,7 @@ class Product:
     @classmethod
     def open(cls, options: CompressOptions, progress: Progress) -> Product:
         """Runs preflight and calibration."""
-        preflight = run_preflight(options, progress)
+        preflight = _preflight(options, progress)
         context = RunContext(options, preflight, RunDirectory(options.out), progress)
         return cls(context, calibrate(context))
 
@@ -70,7 +70,7 @@ class Product:
     def search(self, method: str, keep: float, evaluations: int | None = None) -> Choice:
         """Returns a method's winner, not reconstructed yet."""
         options = replace(self.context.options, keep=keep, method=method, evaluations=evaluations)
-        preflight = run_preflight(options, Progress(quiet=True))
+        preflight = _preflight(options, Progress(quiet=True))
         context = replace(self.context, options=options, preflight=preflight)
         calibration = self.calibration
         if preflight.method.importance != self.context.preflight.method.importance:
@@ -83,6 +83,12 @@ class Product:
         name = reconstruct(choice.context, choice.calibration, choice.iteration)
         count = len(choice.calibration.model.layers)
         return [finished_layer(choice.context.run_dir, name, index) for index in range(count)]
+
+
+def _preflight(options: CompressOptions, progress: Progress) -> PreflightResult:
+    """Checks a run that stays in memory where that is free: rivals read statistics that disks do not keep."""
+    found = run_preflight(options, progress)
+    return replace(found, memory=replace(found.memory, most=None))
 
 
 def options_for(model: str, text: str, tokens: int, seed: int, work: Path) -> CompressOptions:
