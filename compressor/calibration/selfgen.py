@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lathe.artefact.plan import ModelShape
+from lathe.compressor.calibration.kv_buffers import KVBuffers
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.device import CPU
 from lathe.compressor.compute.progress import Progress
@@ -122,20 +123,28 @@ class _Writer:
     @torch.inference_mode()
     def __call__(self, batch: tuple[torch.Tensor, int]) -> torch.Tensor:
         """Maps (prompts [B, T], seed) to tokens [B, length]."""
-        from transformers import DynamicCache
-
         (tokens, seed), dense = batch, self._dense
         generator = torch.Generator().manual_seed(seed)
-        caches, start = [DynamicCache() for _ in dense.layers], 0
+        caches, start = [KVBuffers(self._length) for _ in range(len(dense.layers))], 0
         while (end := tokens.shape[1]) < self._length:
             hidden = embed(dense.embedding, tokens[:, start:], start)
             for index, cache in enumerate(caches):
                 hidden = dense.runner.at(index).layer(dense.layers[index], hidden, (cache, start))
-            likely = dense.head.logprobs(hidden[:, -1:])[:, 0].exp().to(CPU)
-            tokens = torch.cat([tokens, torch.multinomial(likely, 1, generator=generator)], 1)
+            logits = dense.head.logits(hidden[:, -1:])[:, 0].to(CPU)
+            tokens = torch.cat([tokens, _drawn(logits, generator)], 1)
             start = end
             self._advance()
         return tokens
+
+
+def _drawn(logits_BV: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draws a token [B, 1] from each row's distribution, by one number for each.
+
+    `multinomial` draws one for every token of the vocabulary.
+    """
+    summed = torch.softmax(logits_BV, -1).double().cumsum(-1)
+    drawn = torch.rand(len(logits_BV), 1, generator=generator, dtype=torch.float64) * summed[:, -1:]
+    return torch.searchsorted(summed, drawn, right=True).clamp_(max=logits_BV.shape[-1] - 1)
 
 
 def _prompts(source: Checkpoint, count: int, generator: torch.Generator) -> torch.Tensor:
