@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from lathe.compressor.calibration.amount import HELDOUT_SHARE
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.reconstruct import block_tokens
 from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.knapsack import solve, total
 from lathe.compressor.search.method import Problem
@@ -19,12 +21,14 @@ from lathe.compressor.search.space import Constraint, parameter_constraint
 _LEFT_BY_RECONSTRUCTION = 0.25
 """The share of the sensitivities' sum that the final reconstruction may leave (0.25 to 0.6 on ref-7m and
 stories260k)."""
-_COLLECTING, _SEARCHING = 2.0, 3.0
+_COLLECTING, _SEARCHING = 2.0, 6.0
 """The cost of statistics in forward passes over the text, and of a run's search by the forecast's own."""
-_RECONSTRUCTING, _REFINING, _VERIFYING = 16.0, 22.0, 1.0
-"""The costs of the layers' reconstruction, of one round for the whole subnet, and of the checks at the end,
-in forward passes over the calibration text."""
-_MEASURING = 60.0
+_SOLVING, _REFINING = (16.0, 4.5), (22.0, 6.0)
+"""The costs of solving single blocks and of one round for the whole subnet, in forward passes over the text
+that is read for it: by a method that reads all of it, and by one that works on samples."""
+_VERIFYING = 2.5
+"""The cost of the checks at the end, in forward passes over the text that the artefact is evaluated on."""
+_MEASURING = 30.0
 """The time for measuring as a multiple of that for dense and the smallest subnet."""
 _ROWS = 4
 
@@ -76,20 +80,21 @@ def _seconds(options: CompressOptions, preflight: PreflightResult, problem: Prob
     They follow from the speed of a forward pass and from what the forecast itself took for text, ranking,
     sensitivities and timings. The range is that of the rounds in which the whole subnet is refined.
     """
-    amount, spent = preflight.texts.calibration.amount, _spent(problem.progress)
-    read = amount.windows * amount.window
-    ratio = options.calibration_tokens / read
-    token = _seconds_per_token(problem)
-    once = token * options.calibration_tokens
+    method, amount, spent = preflight.method, preflight.texts.calibration.amount, _spent(problem.progress)
+    read, asked = amount.windows * amount.window, options.calibration_tokens
+    token, sampled = _seconds_per_token(problem), method.on_samples
     ranking = max(0.0, spent["calibrate and rank"] - _COLLECTING * token * read)
     fixed = ranking + _SEARCHING * spent["search"] + _MEASURING * spent["measure"]
-    passes = (_COLLECTING + _RECONSTRUCTING + _VERIFYING) * once
-    most = preflight.method.whole_rounds
+    solved = min(asked, block_tokens(preflight.source.shape)) if sampled else asked
+    evaluation = preflight.texts.evaluation
+    judged = asked / HELDOUT_SHARE if evaluation is None else evaluation.numel()
+    passes = token * (_COLLECTING * asked + _SOLVING[sampled] * solved + _VERIFYING * judged)
+    most = method.whole_rounds
     least = min(1, most)
 
     def seconds(rounds: float) -> float:
-        writing = ratio * spent["calibrate: the model writes"] * max(1.0, rounds)
-        return fixed + passes + writing + rounds * _REFINING * once
+        writing = asked / read * spent["calibrate: the model writes"] * max(1.0, rounds)
+        return fixed + passes + writing + rounds * _REFINING[sampled] * token * asked
 
     return {"about": seconds((least + most) / 2), "least": seconds(least), "most": seconds(most)}
 

@@ -79,6 +79,12 @@ def _reconstruct_layers(
             bar.advance()
 
 
+def block_tokens(shape: ModelShape) -> int:
+    """Returns the number of tokens that single blocks are solved on, where that is a part of the text."""
+    columns = max(shape.layer.query_heads * shape.head_dim, shape.layer.ffn)
+    return max(_BLOCK_TOKENS, _TOKENS_PER_COLUMN * columns)
+
+
 def _sample_for_blocks(
     shape: ModelShape, calibration: CalibrationResult
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,10 +94,8 @@ def _sample_for_blocks(
     the whole subnet is refined afterwards, which reads all of the text.
     """
     windows, heldout = calibration.windows, calibration.heldout
-    columns = max(shape.layer.query_heads * shape.head_dim, shape.layer.ffn)
-    tokens = max(_BLOCK_TOKENS, _TOKENS_PER_COLUMN * columns)
     fitted = torch.nonzero(~heldout)[:, 0]
-    count = min(len(fitted), math.ceil(tokens / windows.shape[1]))
+    count = min(len(fitted), math.ceil(block_tokens(shape) / windows.shape[1]))
     chosen = fitted[torch.linspace(0, len(fitted) - 1, count).round().long()]
     kept = torch.cat([chosen, torch.nonzero(heldout)[:, 0]])
     return windows[kept], heldout[kept]
