@@ -30,6 +30,16 @@ class Comparison:
     redone: int = 0
     corrected: int = 0
 
+    def __add__(self, other: Comparison) -> Comparison:
+        """Returns both measurements of the same two models as one."""
+        return Comparison(
+            self.dense + other.dense,
+            self.subnet + other.subnet,
+            self.seconds + other.seconds,
+            self.redone + other.redone,
+            self.corrected + other.corrected,
+        )
+
     @property
     def paired(self) -> Ratio:
         """The ratio of the model's time to the reference's, and its precision."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +33,7 @@ from lathe.compressor.pipeline.latency_loop import Iteration
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.sample_collector import SampleCollector
+from lathe.compressor.pipeline.timing_verdict import timed_until_clear
 from lathe.compressor.pipeline.vocabulary import ByteCount, whole_loss_per_byte
 
 _PARITY_TOKENS = 64
@@ -86,10 +88,10 @@ class Verifier:
 
     def time(self, artefact: Path) -> Comparison | None:
         """Times the artefact against the model that was given, where it was exported for the backend."""
-        preflight = self._context.preflight
-        return (
-            _time(preflight, artefact) if self._context.options.runs and preflight.on_this_machine else None
-        )
+        options, preflight = self._context.options, self._context.preflight
+        if not (options.runs and preflight.on_this_machine):
+            return None
+        return timed_until_clear(options, partial(_time, preflight, artefact), self._context.progress)
 
     def __call__(self, iteration: Iteration, artefact: Path, timing: Comparison | None) -> Verified:
         """Loads the artefact in both runtimes, compares them, and scores both models.
