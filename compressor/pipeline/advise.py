@@ -37,7 +37,7 @@ _TOKENS_BY_WIDTH = 2
 """Calibration tokens for each input channel of the widest projection, within these bounds."""
 _EVALUATED_TOKENS = 512
 _DAMPINGS = (1e-3,)
-"""The best one of several is within a few per cent of the error; a forecast need not look for it."""
+"""That of the ranking: a forecast does not look for the best one."""
 _MEASURED = 3
 """Levels of a block whose sensitivities are evaluated."""
 

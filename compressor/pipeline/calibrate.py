@@ -105,7 +105,7 @@ def calibrate(context: RunContext, dampings: Sequence[float] = DAMPINGS) -> Cali
     text = context.run_dir.tensors(f"calibration-{named}", partial(_read_text, context))
     windows, heldout = text["windows"], text["heldout"].bool()
     model = LayeredModel.open(preflight.source, store)
-    layer_key = key(named, preflight.method.importance, asdict(preflight.space), RANKED, *_other(dampings))
+    layer_key = key(named, preflight.method.importance, asdict(preflight.space), RANKED, dampings)
     lasting = LASTING if store.bounded else None
     ranker = LayerRanker(model, preflight.method.importance, preflight.space, lasting, dampings)
     inputs = needs_block_inputs(preflight.method.importance)
@@ -122,11 +122,6 @@ def calibrate(context: RunContext, dampings: Sequence[float] = DAMPINGS) -> Cali
         dampings=[_dampings(saved) for saved in layers],
         errors=[{kind: saved[f"errors.{kind}"] for kind in BLOCK_KINDS} for saved in layers],
     )
-
-
-def _other(dampings: Sequence[float]) -> list[list[float]]:
-    """Returns what a key needs to know of dampings: nothing where all of them are tried."""
-    return [] if dampings == DAMPINGS else [list(dampings)]
 
 
 def _dampings(saved: Saved) -> tuple[float, float]:
