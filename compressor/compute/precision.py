@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -13,13 +13,15 @@ def fast_products(device: torch.device) -> AbstractContextManager[object]:
     What it makes is right to about three digits, which is enough for gradients that are summed over many
     tokens, and not for differences of nearly equal values.
     """
-    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
+    return torch.autocast(device.type, torch.bfloat16) if has_bfloat16(device) else nullcontext()
 
 
 def has_bfloat16(device: torch.device) -> bool:
     """Tells whether a device multiplies matrices of bfloat16 faster than those of float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
     capabilities: dict[str, object] = getattr(
         torch.cpu, "get_capabilities", dict
     )()  # PyTorch 2.9 may not tell
