@@ -27,6 +27,11 @@ class DenseTargets:
     logprobs: torch.Tensor
     rest: torch.Tensor
 
+    def of_windows(self, chosen: torch.Tensor, count: int) -> DenseTargets:
+        """Returns those of some windows, by their indices; all together are of `count`."""
+        parts = (self.indices, self.logprobs, self.rest)
+        return DenseTargets(*(part.unflatten(0, (count, -1))[chosen].flatten(0, 1) for part in parts))
+
 
 class LMHead:
     """Final norm and LM head, applied window by window so that logits are never all in memory.

@@ -81,7 +81,7 @@ class Fitness:
         outputs = self._outputs(position, levels)
         estimates = [self._fisher.of(position, hidden) for hidden in outputs]
         far = [at for at, estimate in enumerate(estimates) if estimate.size > _REPLAY_FROM]
-        some = [self._store.copy(outputs[at][self._some]) for at in far]
+        some: list[ArrayLike] = [outputs[at][self._some] for at in far]
         with fast_products(self._store.device):
             last = self._through(position, some)
         found = [self.head.kl(self._some_targets, hidden[:]) for hidden in last]
@@ -108,7 +108,7 @@ class Fitness:
 
     @cached_property
     def _some_targets(self) -> DenseTargets:
-        return self.head.targets(self._dense_states[-1][self._some])
+        return self._targets.of_windows(self._some, len(self.windows))
 
     @cached_property
     def _fisher(self) -> FisherSensitivity:
