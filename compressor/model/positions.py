@@ -46,8 +46,8 @@ class Positions:
         key = start, start + hidden_BTD.shape[1], bool(window), hidden_BTD.device
         if key not in self._rotations:
             with torch.inference_mode(False):
-                at = torch.arange(*key[:2])[None]
-                cos, sin = self._rotaries[key[2]](torch.empty(0, dtype=hidden_BTD.dtype), at)
+                at_BT = self._places(start, hidden_BTD.shape[1])
+                cos, sin = self._rotaries[key[2]](torch.empty(0, dtype=hidden_BTD.dtype), at_BT)
                 self._rotations[key] = cos.to(key[3]), sin.to(key[3])
         cos, sin = self._rotations[key]
         return (cos, sin) if rotated else (torch.ones_like(cos), torch.zeros_like(sin))
@@ -65,12 +65,20 @@ class Positions:
         key = start, length, window, hidden_BTD.device
         if key not in self._masks:
             with torch.inference_mode(False):
-                seen = torch.ones(length, start + length, dtype=torch.bool).tril(start)
-                seen = seen.triu(start + 1 - window) if window else seen
-                hidden = torch.zeros(length, start + length, dtype=hidden_BTD.dtype)
+                seen = self._visible(start, length, window)
+                hidden = torch.zeros(seen.shape, dtype=hidden_BTD.dtype)
                 lowest = torch.finfo(hidden.dtype).min
-                self._masks[key] = hidden.masked_fill(~seen, lowest)[None, None].to(key[3])
+                self._masks[key] = hidden.masked_fill(~seen, lowest)[:, None].to(key[3])
         return self._masks[key]
+
+    def _places(self, start: int, length: int) -> torch.Tensor:
+        """Returns the positions of tokens, [1 or B, T]."""
+        return torch.arange(start, start + length)[None]
+
+    def _visible(self, start: int, length: int, window: int) -> torch.Tensor:
+        """Tells which tokens [2] a token [1] sees, [1 or B, T, start + T]; a window of 0 is none."""
+        seen = torch.ones(1, length, start + length, dtype=torch.bool).tril(start)
+        return seen.triu(start + 1 - window) if window else seen
 
 
 class PackedPositions(Positions):
@@ -86,26 +94,11 @@ class PackedPositions(Positions):
         """
         self.__dict__.update(vars(usual))
         self._at, self._seen = at_BT, seen_BTT
-        self._rotations, self._masks = {}, {}
+        self._skips_masks, self._rotations, self._masks = False, {}, {}
 
-    def rotation(self, layer: int, hidden_BTD: torch.Tensor, start: int = 0) -> Rotation:
-        rotated, window = self._kinds[layer]
-        key = start, hidden_BTD.shape[1], bool(window), hidden_BTD.device
-        if key not in self._rotations:
-            empty = torch.empty(0, dtype=hidden_BTD.dtype)
-            cos, sin = self._rotaries[key[2]](empty, self._at)
-            self._rotations[key] = cos.to(key[3]), sin.to(key[3])
-        cos, sin = self._rotations[key]
-        return (cos, sin) if rotated else (torch.ones_like(cos), torch.zeros_like(sin))
+    def _places(self, _start: int, _length: int) -> torch.Tensor:
+        return self._at
 
-    def mask(self, layer: int, hidden_BTD: torch.Tensor, start: int = 0) -> torch.Tensor:
-        window = self._kinds[layer][1]
-        key = start, hidden_BTD.shape[1], window, hidden_BTD.device
-        if key not in self._masks:
-            seen = self._seen
-            if window:
-                seen = seen & (self._at[:, :, None] - self._at[:, None, :] < window)
-            lowest = torch.finfo(hidden_BTD.dtype).min
-            hidden = torch.zeros(seen.shape, dtype=hidden_BTD.dtype).masked_fill(~seen, lowest)
-            self._masks[key] = hidden[:, None].to(key[3])
-        return self._masks[key]
+    def _visible(self, _start: int, _length: int, window: int) -> torch.Tensor:
+        near = self._at[:, :, None] - self._at[:, None, :] < window
+        return self._seen & near if window else self._seen
