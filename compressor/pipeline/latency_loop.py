@@ -23,6 +23,7 @@ from lathe.compressor.model.pruning import Selection
 from lathe.compressor.pipeline.outcome import Status
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import key
+from lathe.compressor.pipeline.timing_verdict import excess
 from lathe.compressor.pipeline.vocabulary import whole_over_cut
 from lathe.compressor.search.method import SearchResult
 from lathe.compressor.search.space import Constraint, make_space
@@ -173,11 +174,11 @@ class LatencyLoop:
             if target is None or made.timing is None:
                 status = Status.DONE if self.context.preflight.on_this_machine else Status.UNMEASURED
                 return made, iteration, status
-            measured = self.table_ms(made.timing)
-            if measured <= target * (1 + options.tolerance):
+            if excess(options, made.timing) <= 0:
                 return made, iteration, Status.DONE
             if len(self.iterations) >= options.rounds:
                 return made, iteration, Status.MISSED
+            measured = self.table_ms(made.timing)
             self.context.progress.say(
                 f"  the artefact took {measured:.4g} ms against a target of {target:.4g} ms: searching again"
             )
