@@ -190,6 +190,11 @@ class ModelShape:
         return Plan((self.layer,) * self.num_layers)
 
     @property
+    def widest_output_projection(self) -> int:
+        """The most inputs of an output projection, of an expert's in an FFN of experts."""
+        return max(self.layer.query_heads * self.head_dim, self.layer.ffn)
+
+    @property
     def norm_parameters(self) -> int:
         """The parameters of one norm over the hidden size."""
         return self.hidden_size * (2 if self.norm_bias else 1)

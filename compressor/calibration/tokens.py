@@ -138,7 +138,12 @@ def token_windows(
     Raises:
         UserError: there is no such text, or the tokenizer does not belong to the model.
     """
-    values = pack_windows(load_tokenizer(source), argument, window, log, tokens)
+    tokenizer, ids = load_tokenizer(source), list[int]()
+    documents = read_documents(argument, reading(tokenizer, log))
+    for document in documents if tokens is None else excerpts(documents, tokens):
+        ids += token_ids(tokenizer, document)
+    count = len(ids) // window
+    values = torch.tensor(ids[: count * window], dtype=torch.int64).view(count, window)
     if len(values) and int(values.max()) >= source.shape.vocab_size:
         raise UserError(
             f"the tokenizer of {source.path} gives {argument} ids beyond the model's "
@@ -146,17 +151,6 @@ def token_windows(
             "Take the tokenizer that belongs to the model, or enlarge its embedding.",
         )
     return values
-
-
-def pack_windows(
-    tokenizer: Any, argument: str, window: int, log: ReadingLog | None = None, tokens: int | None = None
-) -> torch.Tensor:
-    """Does what `token_windows` does with any tokenizer, and does not check its ids."""
-    documents, ids = read_documents(argument, reading(tokenizer, log)), list[int]()
-    for document in documents if tokens is None else excerpts(documents, tokens):
-        ids += token_ids(tokenizer, document)
-    count = len(ids) // window
-    return torch.tensor(ids[: count * window], dtype=torch.int64).view(count, window)
 
 
 def load_tokenizer(source: Checkpoint) -> Any:

@@ -78,8 +78,7 @@ def advise(requested: CompressOptions, progress: Progress) -> dict[str, Any]:
 def _tokens(requested: CompressOptions) -> int:
     """Returns the number of calibration tokens to read: enough to fit the widest projection."""
     shape = open_checkpoint(requested.model).shape
-    widest = max(shape.layer.query_heads * shape.head_dim, shape.layer.ffn)
-    tokens = min(max(_LEAST_TOKENS, _TOKENS_BY_WIDTH * widest), _MOST_TOKENS)
+    tokens = min(max(_LEAST_TOKENS, _TOKENS_BY_WIDTH * shape.widest_output_projection), _MOST_TOKENS)
     return min(requested.calibration_tokens, tokens)
 
 

@@ -82,8 +82,7 @@ def check_texts(options: CompressOptions, source: Checkpoint, progress: ReadingL
         log=progress,
     )
     calibration.amount.check(options.calibration)
-    widest = max(source.shape.layer.query_heads * source.shape.head_dim, source.shape.layer.ffn)
-    for line in calibration.amount.shortages(options.calibration, widest):
+    for line in calibration.amount.shortages(options.calibration, source.shape.widest_output_projection):
         progress.warn(line)
     return Texts(calibration, _evaluation(options.evaluation, source, progress))
 

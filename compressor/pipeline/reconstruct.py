@@ -81,8 +81,7 @@ def _reconstruct_layers(
 
 def block_tokens(shape: ModelShape) -> int:
     """Returns the number of tokens that single blocks are solved on, where that is a part of the text."""
-    columns = max(shape.layer.query_heads * shape.head_dim, shape.layer.ffn)
-    return max(_BLOCK_TOKENS, _TOKENS_PER_COLUMN * columns)
+    return max(_BLOCK_TOKENS, _TOKENS_PER_COLUMN * shape.widest_output_projection)
 
 
 def _sample_for_blocks(
