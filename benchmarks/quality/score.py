@@ -74,9 +74,14 @@ def mean_loss(head: LMHead, windows_BT: torch.Tensor, hidden_BTD: torch.Tensor) 
 
 def slices(head: LMHead, hidden_BTD: torch.Tensor) -> Iterator[torch.Tensor]:
     """Log-probabilities [n, V] of the successors, a few tokens at a time; windows' last have none."""
-    states, start, count = hidden_BTD[:, :-1].flatten(0, 1), 0, 1
-    while start < len(states):
-        part = head.logprobs(states[None, start : start + count])[0]
+    return logprobs_in_slices(head, hidden_BTD[:, :-1].flatten(0, 1))
+
+
+def logprobs_in_slices(head: LMHead, states_ND: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Log-probabilities [n, V], a few states at a time."""
+    start, count = 0, 1
+    while start < len(states_ND):
+        part = head.logprobs(states_ND[None, start : start + count])[0]
         yield part
         start, count = start + len(part), max(1, _SLICE_BYTES // (4 * part.shape[-1]))
 

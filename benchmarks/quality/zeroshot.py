@@ -17,12 +17,11 @@ from typing import Any
 import torch
 
 from benchmarks.quality.packing import Batch, Row, Text, packed
+from benchmarks.quality.score import logprobs_in_slices
 from benchmarks.quality.setting import TOGETHER, Setting, Subnet
 from lathe.compressor.evaluate.compare import load_tokenizer
 from lathe.compressor.evaluate.tasks import Tasks
 from lathe.compressor.model.lm_head import LMHead
-
-_LOGIT_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -110,13 +109,11 @@ class Answers:
 
 def _read(head: LMHead, states_ND: torch.Tensor, asked_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities [N] of tokens, and whether each is the likeliest."""
-    likelihoods, likeliest, start, count = [], [], 0, 1
-    while start < len(states_ND):
-        logprobs = head.logprobs(states_ND[None, start : start + count])[0]
-        asked = asked_N[start : start + len(logprobs)]
+    likelihoods, likeliest, left = [], [], asked_N
+    for logprobs in logprobs_in_slices(head, states_ND):
+        asked, left = left[: len(logprobs)], left[len(logprobs) :]
         likelihoods.append(logprobs.gather(-1, asked[:, None])[:, 0])
         likeliest.append(logprobs.argmax(-1) == asked)
-        start, count = start + len(logprobs), max(1, _LOGIT_BYTES // (4 * logprobs.shape[-1]))
     return torch.cat(likelihoods), torch.cat(likeliest)
 
 

@@ -11,12 +11,13 @@ import torch
 from test_quality_contest import contest
 from tiny_setting import GEMMA, make_setting
 
-from benchmarks.quality import zeroshot
+from benchmarks.quality import score, zeroshot
 from benchmarks.quality.packing import packed
 from benchmarks.quality.setting import Setting, baselines
 from benchmarks.quality.table import table
 from benchmarks.quality.zeroshot import Answers, Request
 from support.compress_command import make_tiny
+from support.task_items import write_items
 
 TASK = """
 task: {name}
@@ -65,7 +66,7 @@ def test_likelihoods_are_those_of_each_request_alone(
 ) -> None:
     setting = any_setting
     monkeypatch.setattr(zeroshot, "TOGETHER", tokens)
-    monkeypatch.setattr(zeroshot, "_LOGIT_BYTES", 5 * 4 * 120)
+    monkeypatch.setattr(score, "_SLICE_BYTES", 5 * 4 * 120)
     asked = requests()
     likeliest = setting.subnet(list(setting.layers)).logprobs(torch.tensor([[5, 6]]))[0, -1].argmax()
     asked.append((None, [5, 6], [int(likeliest)]))
@@ -105,15 +106,7 @@ def make_tasks(directory: Path) -> Path:
     for name in ("foxes", "boxes"):
         (directory / f"{name}.yaml").write_text(TASK.format(name=name))
     (directory / "both.yaml").write_text(GROUP)
-    rows = [
-        {
-            "question": f"The {i}th fox jumps over {i * 7} lazy",
-            "choices": ["dogs", "a box of boxes", "7"],
-            "answer": i % 3,
-        }
-        for i in range(30)
-    ]
-    (directory / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_items(directory / "items.jsonl", ["dogs", "a box of boxes", "7"])
     return directory
 
 

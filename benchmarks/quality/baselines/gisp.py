@@ -127,7 +127,7 @@ class Trajectory:
         drawn = torch.randperm(len(setting.fit), generator=generator)[: self._windows]
         found = saliency(setting, self.table.selections(kept), setting.fit[drawn], self.normalisation)
         scores = torch.full((len(self.table),), -1.0, dtype=torch.float64)
-        scores[kept] = torch.cat([part for layer in found for part in (layer.groups, layer.channels)])
+        scores[kept] = self.table.row(found)
         scores[self._spared & kept] += 1 + scores.max()
         return scores.argsort(descending=True, stable=True)[: int(kept.sum())]
 

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from support.compress_command import Tiny, lathe
+from support.task_items import write_items
 
 TASK = """
 task: foxes
@@ -30,15 +31,7 @@ def tasks(tmp_path: Path) -> Path:
     directory = tmp_path / "tasks"
     directory.mkdir()
     (directory / "foxes.yaml").write_text(TASK)
-    rows = [
-        {
-            "question": f"The {i}th fox jumps over {i * 7} lazy",
-            "choices": ["dogs", "boxes", "7"],
-            "answer": i % 3,
-        }
-        for i in range(30)
-    ]
-    (directory / "foxes.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_items(directory / "foxes.jsonl", ["dogs", "boxes", "7"])
     return directory
 
 
