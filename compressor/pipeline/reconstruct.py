@@ -21,10 +21,10 @@ from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory, Saved, key
 from lathe.compressor.reconstruction.kl_passes import KLProblem
 from lathe.compressor.reconstruction.kl_refinement import ITERATIONS, WORTHWHILE, refine_model
+from lathe.compressor.reconstruction.kl_steps import count_steps, refine_in_steps
 from lathe.compressor.reconstruction.registry import Finished, ReconstructionTask, reconstructions
 
 _BLOCK_TOKENS, _TOKENS_PER_COLUMN = 8192, 6
-_CURVATURE_SHARE = 2
 
 
 def reconstruct(context: RunContext, calibration: CalibrationResult, iteration: Iteration) -> str:
@@ -112,18 +112,12 @@ def _refine(
     run_dir.forget(f"reformed-{refined}")  # left by a killed round, perhaps of another device
     windows = _windows(context, calibration, number)
     sampled = context.preflight.method.on_samples
-    iterations = 1 if sampled else ITERATIONS
-    with context.progress.stage("reconstruct: the whole subnet", iterations + 1) as bar:
+    steps = count_steps(windows, calibration.heldout) if sampled else ITERATIONS
+    with context.progress.stage("reconstruct: the whole subnet", steps + 1) as bar:
         subnet = context.store.load(count, partial(finished_layer, run_dir, name))
-        problem = KLProblem(
-            calibration.model,
-            subnet,
-            windows,
-            calibration.heldout,
-            context.store,
-            curvature_share=_CURVATURE_SHARE if sampled else 1,
-        )
-        layers, before, after = refine_model(problem, bar.advance, context.workers, iterations)
+        problem = KLProblem(calibration.model, subnet, windows, calibration.heldout, context.store)
+        refine = refine_in_steps if sampled else refine_model
+        layers, before, after = refine(problem, bar.advance, context.workers)
         for index in range(count):
             run_dir.saved(f"reformed-{refined}-{index:03d}", partial(_item, layers, index))
     return {"before": before, "after": after}

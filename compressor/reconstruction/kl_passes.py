@@ -7,7 +7,6 @@ holds some shards keeps their states.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import torch
 from lathe.artefact.plan import BLOCK_KINDS
 from lathe.compressor.compute.array_store import ArrayLike, ArrayStore, Loaded, Tensors
 from lathe.compressor.compute.precision import fast_products, has_bfloat16
-from lathe.compressor.compute.workers import SHARDS, Sharded, shards_of, some_of
+from lathe.compressor.compute.workers import Sharded, shards_of, some_of
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.lm_head import DenseTargets
@@ -29,8 +28,6 @@ from lathe.compressor.statistics.gram import Grams
 ROWS = 4
 """Windows of a batch."""
 _FACTOR_BATCHES = 4
-_CURVATURE_TOKENS = 4096
-"""The least tokens that curvature is taken on."""
 Shards = Sequence[Sequence[torch.Tensor]]
 """Batches of windows, by shard."""
 Vectors = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -47,8 +44,6 @@ class KLProblem(Sharded["KLPasses"]):
         windows: [B, T] tokens.
         heldout: [B] bool.
         store: Keeps hidden states and vectors.
-        curvature_share: Curvature is taken on one of so many batches. It only guides the steps, which are
-            chosen on held-out windows (Byrd et al., SIAM J. Optim. 21(3), 2011).
     """
 
     model: LayeredModel
@@ -56,7 +51,6 @@ class KLProblem(Sharded["KLPasses"]):
     windows: torch.Tensor
     heldout: torch.Tensor
     store: ArrayStore = field(default_factory=ArrayStore)
-    curvature_share: int = field(default=1, kw_only=True)
 
     def batches(self, heldout: bool) -> Sequence[torch.Tensor]:
         """Returns index batches of the held-out windows, or of those to fit."""
@@ -107,23 +101,18 @@ class KLPasses:
         def missing(part: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
             return self._head.difference(self._normed(dense, part), normed)
 
-        return self._pull_back(missing, self._fit, int((~self._problem.heldout).sum()))
+        return self._pull_back(missing)
 
     def curvature(self, moved: Parts, length: float) -> Iterable[Iterable[Tensors]]:
         """Computes J^T H J d per token; `moved` are the projections moved by `length` times d."""
-        batches = self._problem.batches(False)
-        least = math.ceil(_CURVATURE_TOKENS / (ROWS * self._problem.windows.shape[1]))
-        count = max(least, len(batches) // self._problem.curvature_share)
-        chosen = some_of(batches, self._shards, count)
-        there = self._run(self._problem.layers(moved), chosen)
-        here = self._exact(chosen)
+        there = self._run(self._problem.layers(moved), self._fit)
+        here = self._exact()
 
         def image(part: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
             change = (self._normed(there, part) - self._normed(here, part)) / length
             return self._head.curvature(normed, change)
 
-        windows = sum(len(batch) for batch in chain(*some_of(batches, range(SHARDS), count)))
-        return self._pull_back(image, chosen, windows)
+        return self._pull_back(image)
 
     def grams(self) -> Iterable[Iterable[Grams]]:
         """Accumulates Gram matrices of each layer's projections: of inputs, and of gradients at outputs."""
@@ -155,12 +144,12 @@ class KLPasses:
                 grams.add_batch(name, x.detach(), value)
         return grams
 
-    def _pull_back(self, vectors: Vectors, shards: Shards, windows: int) -> Iterator[Iterable[Tensors]]:
-        """Computes J^T v per token of these shards, which are of so many windows in all processes."""
-        tokens = windows * self._problem.windows.shape[1]
-        gradient = self._at_the_head(shards, lambda part, normed: vectors(part, normed) / tokens)
+    def _pull_back(self, vectors: Vectors) -> Iterator[Iterable[Tensors]]:
+        """Computes J^T v per token of the text to fit."""
+        tokens = int((~self._problem.heldout).sum()) * self._problem.windows.shape[1]
+        gradient = self._at_the_head(self._fit, lambda part, normed: vectors(part, normed) / tokens)
         for index in reversed(range(len(self._problem.subnet))):
-            yield map(partial(self._gradients, index, gradient), shards)
+            yield map(partial(self._gradients, index, gradient), self._fit)
 
     def _gradients(self, index: int, gradient: ArrayLike, shard: Sequence[torch.Tensor]) -> Tensors:
         """Computes gradients with respect to a layer's projections and moves the gradient below the layer."""
@@ -196,12 +185,12 @@ class KLPasses:
                     self._step(self._problem.subnet, index, self._fit, *self._below[-2:])
         return self._below
 
-    def _exact(self, shards: Shards) -> ArrayLike:
-        """Returns the subnet's stream after the last layer in float32, for windows of these shards."""
+    def _exact(self) -> ArrayLike:
+        """Returns the subnet's stream after the last layer in float32, for the windows to fit."""
         if not has_bfloat16(self._problem.store.device):
             return self._states[-1]
         if self._here is None:
-            self._here = self._run(self._problem.subnet, shards)
+            self._here = self._run(self._problem.subnet, self._fit)
         return self._here
 
     def _run(self, layers: Sequence[Weights], shards: Shards) -> ArrayLike:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lathe.artefact.plan import Plan
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.importance import importance_methods
 from lathe.compressor.model.block_runner import BlockRunner, Weights
@@ -15,6 +16,7 @@ from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.lm_head import LMHead
 from lathe.compressor.model.names import DOWN_PROJ, O_PROJ
+from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
 from lathe.compressor.reconstruction import ProjectionPruner, damped
 from lathe.compressor.search.level_errors import level_errors
 from lathe.compressor.search.method import Problem
@@ -43,6 +45,15 @@ class Lab:
     @property
     def model(self) -> LayeredModel:
         return LayeredModel(self.source, self.runner, self.head, self.embedding, self.layers)
+
+    def first_units(self, plan: Plan) -> list[dict[str, torch.Tensor]]:
+        """Returns layers of the first heads and channels, their weights as they were."""
+        ranking = ImportanceRanking(torch.arange(4), torch.arange(8).view(4, 2), torch.arange(96))
+        chosen = [select(ranking, kept) for kept in plan]
+        return [
+            {**prune_attention(self.source.shape, dense, kept), **prune_ffn(dense, kept)}
+            for dense, kept in zip(self.layers, chosen, strict=True)
+        ]
 
     @property
     def embedded(self) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The default method with faster reconstruction, for models of more than 30 million decoder parameters.
 
 Output projections are solved block after block, on a part of the text, and the subnet as a whole is refined
-in one iteration with curvature from half of it; from less, steps overshoot (docs/experiments.md).
+in one pass over the text, a step for every few thousand tokens (docs/experiments.md).
 """
 
 from dataclasses import replace

@@ -9,11 +9,9 @@ import torch
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lathe.artefact.plan import Plan
 from lathe.compressor.compute import precision
 from lathe.compressor.compute.workers import LocalWorkers
 from lathe.compressor.model.block_runner import Weights
-from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
 from lathe.compressor.reconstruction.kl_passes import KLProblem
 from lathe.compressor.reconstruction.kl_refinement import ModelStep, refine_model
 from support.tiny_llama import PLANS, reference, tokens
@@ -25,19 +23,6 @@ Layers = list[dict[str, torch.Tensor]]
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return make_lab(tmp_path_factory.mktemp("dense"), attention_bias=True)
-
-
-def pruned(lab: Lab, plan: Plan) -> Layers:
-    """Layers of the first heads and channels, weights as they were."""
-    ranking = ImportanceRanking(torch.arange(4), torch.arange(8).view(4, 2), torch.arange(96))
-    shape = lab.source.shape
-    return [
-        {
-            **prune_attention(shape, dense, select(ranking, kept)),
-            **prune_ffn(dense, select(ranking, kept)),
-        }
-        for dense, kept in zip(lab.layers, plan, strict=True)
-    ]
 
 
 def text(lab: Lab, subnet: Sequence[Weights]) -> KLProblem:
@@ -116,7 +101,7 @@ def test_products_in_bfloat16_give_nearly_the_same_gradient(
 
 @pytest.mark.parametrize("name", ["mixed", "groups", "no ffn last"])
 def test_the_subnet_comes_nearer_to_dense_on_text_it_was_not_fitted_on(lab: Lab, name: str) -> None:
-    subnet, windows, heldout = pruned(lab, PLANS[name]), tokens(96, 64), torch.arange(96) >= 84
+    subnet, windows, heldout = lab.first_units(PLANS[name]), tokens(96, 64), torch.arange(96) >= 84
     layers, before, after = refine_model(KLProblem(lab.model, subnet, windows, heldout))
     assert after < 0.95 * before
     again = ModelStep(KLProblem(lab.model, layers, windows, heldout), LocalWorkers())
@@ -130,14 +115,6 @@ def test_the_subnet_comes_nearer_to_dense_on_text_it_was_not_fitted_on(lab: Lab,
         assert not any(v.requires_grad for v in mine.values())
 
 
-@pytest.mark.parametrize("name", ["mixed", "groups"])
-def test_curvature_of_a_part_of_the_text_is_enough_to_come_nearer(lab: Lab, name: str) -> None:
-    windows, heldout = tokens(160, 64), torch.arange(160) >= 140
-    problem = KLProblem(lab.model, pruned(lab, PLANS[name]), windows, heldout, curvature_share=2)
-    _, before, after = refine_model(problem)
-    assert after < 0.95 * before
-
-
 def test_a_subnet_that_is_right_stays_as_it_is(lab: Lab) -> None:
     dense: list[Weights] = lab.layers
     layers, before, after = refine_model(text(lab, dense))
@@ -148,6 +125,6 @@ def test_a_subnet_that_is_right_stays_as_it_is(lab: Lab) -> None:
 
 
 def test_the_same_again_is_the_same(lab: Lab) -> None:
-    subnet = pruned(lab, PLANS["groups"])
+    subnet = lab.first_units(PLANS["groups"])
     first, again = (refine_model(text(lab, subnet))[0] for _ in range(2))
     assert all(torch.equal(a[n], b[n]) for a, b in zip(first, again, strict=True) for n in a)
