@@ -29,7 +29,7 @@ def documents(args: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any
         "ours": snapshot(scratch / "ours"),
     }
     model = prepare_model(args.model[0], args.layers, scratch / "model")
-    task = Task(model.path, args.target_speedup, args.text, args.tokens, args.evaluation)
+    task = Task(model.path, args.target, args.text, args.tokens, args.evaluation)
     rounds: list[dict[str, Any]] = []
     for number in range(args.rounds):
         rounds.append(_round(trees, task, scratch / f"round-{number}", list(trees)[:: 1 - 2 * (number % 2)]))

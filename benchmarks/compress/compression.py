@@ -30,10 +30,14 @@ _LATENCY = (
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of every tree: the options of `lathe compress`, which all commits understand."""
+    """What is asked of every tree: the options of `lathe compress`, which all commits understand.
+
+    Attributes:
+        target: The option of the target and its value.
+    """
 
     model: Path
-    speedup: str
+    target: tuple[str, str]
     text: str
     tokens: int
     evaluation: Path
@@ -42,8 +46,7 @@ class Task:
         return [
             "compress",
             str(self.model),
-            "--target-speedup",
-            self.speedup,
+            *self.target,
             "--calibration",
             self.text,
             "--calibration-tokens",

@@ -37,7 +37,7 @@ def documents(args: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any
 def _model(tree: SourceTree, name: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Compresses one model."""
     model = prepare_model(name, args.layers, folder)
-    task = Task(model.path, args.target_speedup, args.text, args.tokens, args.evaluation)
+    task = Task(model.path, args.target, args.text, args.tokens, args.evaluation)
     run = Compression(tree, task, folder / "run")
     try:
         segments = interleave({model.name: run.process}, tell)[model.name]

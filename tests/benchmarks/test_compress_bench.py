@@ -308,12 +308,13 @@ def run(
     return bench.main()
 
 
+@pytest.mark.parametrize("target", ["--target-speedup 2x", "--target-latency 12ms"])
 def test_two_trees_are_compared_round_by_round(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], target: str
 ) -> None:
     model = str(tiny(tmp_path, "llama", "tied", "shards").model)
     losses = {"ours": 0.1, "baseline": 0.4}
-    options = ("--model", model, "--rounds", "2", "--layers", "1", "--target-speedup", "2x")
+    options = ("--model", model, "--rounds", "2", "--layers", "1", *target.split())
     assert run(monkeypatch, tmp_path, losses, *options) == 0
     document = json.loads((tmp_path / "found.json").read_text())
     assert document["model"]["truncated"]
@@ -322,7 +323,7 @@ def test_two_trees_are_compared_round_by_round(
     assert [one["first"] for one in document["rounds"]] == ["baseline", "ours"]
     titles = [segment["title"] for segment in document["rounds"][0]["ours"]["segments"]]
     assert titles == ["calibrate and rank: layers", "reconstruct: layers", None]
-    assert "--target-speedup 2x" in document["rounds"][1]["baseline"]["command"]
+    assert all(target in document["rounds"][1][side]["command"] for side in ("ours", "baseline"))
     assert list((tmp_path / "work").iterdir()) == []
     assert "| reconstruct: layers |" in capsys.readouterr().out
 
