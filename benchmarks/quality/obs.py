@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from lathe.compressor.compute.solve_each import solve_each
+
 
 def solve(gram: torch.Tensor, cross: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Fitted weights [D, n] and inverse Gram matrix [n, n] of inputs with cross moments [n, D]."""
@@ -21,7 +23,7 @@ def removal_costs(weight: torch.Tensor, inverse: torch.Tensor, block: int) -> to
     if block == 1:
         return weight.square().sum(0) / inverse.diagonal()
     columns = weight.view(len(weight), -1, block).permute(1, 2, 0)
-    return (columns * torch.linalg.solve(_diagonal(inverse, block), columns)).sum((1, 2))
+    return (columns * solve_each(_diagonal(inverse, block), columns)).sum((1, 2))
 
 
 def remove(
@@ -48,7 +50,7 @@ def return_gains(
     if block == 1:
         return rest.square().sum(1) / schur.diagonal()
     rest = rest.view(-1, block, cross.shape[1])
-    return (rest * torch.linalg.solve(_diagonal(schur, block), rest)).sum((1, 2))
+    return (rest * solve_each(_diagonal(schur, block), rest)).sum((1, 2))
 
 
 def _diagonal(matrix: torch.Tensor, block: int) -> torch.Tensor:

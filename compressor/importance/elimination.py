@@ -12,6 +12,7 @@ import torch
 
 from lathe.artefact.plan import BLOCK_KINDS, ModelShape
 from lathe.compressor.compute.device import CPU
+from lathe.compressor.compute.solve_each import solve_each
 from lathe.compressor.importance.base import importance_methods
 from lathe.compressor.importance.experts import rank_experts
 from lathe.compressor.model.block_runner import Weights
@@ -95,7 +96,7 @@ def _costs(diagonal: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
     """Returns the costs of removing each group, tr((P_SS)^-1 (W^T W)_SS), from both [groups, b, b]."""
     if diagonal.shape[1] == 1:
         return (squares / diagonal).flatten()
-    return torch.linalg.solve(diagonal, squares).diagonal(dim1=1, dim2=2).sum(1)
+    return solve_each(diagonal, squares).diagonal(dim1=1, dim2=2).sum(1)
 
 
 def _diagonal(square: torch.Tensor, group_size: int) -> torch.Tensor:
