@@ -1,8 +1,9 @@
 """Solving a batch of linear systems one by one.
 
 After `torch.set_num_threads` was called with more than one thread, PyTorch's LU factorizations of a batch
-(`linalg.solve`, `inv`, `lu_factor`, `slogdet`) on the processor return wrong numbers, or an error about pivots,
-from some 150 rows on (seen in 2.13.0 with oneMKL; pytorch issue 142815). Single systems are solved rightly.
+(`linalg.solve`, `inv`, `lu_factor`, `slogdet`) on the processor return wrong numbers, or an error about
+pivots, from some 150 rows on (seen in 2.13.0 with oneMKL; pytorch issue 142815). Single systems are solved
+rightly.
 """
 
 from __future__ import annotations

@@ -54,7 +54,8 @@ class KLProblem(Sharded["KLPasses"]):
 
     def batches(self, heldout: bool) -> Sequence[torch.Tensor]:
         """Returns index batches of the held-out windows, or of those to fit."""
-        return torch.nonzero(self.heldout == heldout)[:, 0].split(ROWS)
+        chosen = torch.nonzero(self.heldout == heldout)[:, 0]
+        return chosen.split(ROWS) if len(chosen) else []
 
     def projections(self, index: int) -> Tensors:
         """Returns a layer's matrices that the round changes."""

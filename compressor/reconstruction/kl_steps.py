@@ -27,7 +27,7 @@ PART_TOKENS = 4096
 """The least tokens of a part, where the text has so many."""
 _LENGTHS = 3
 """The most lengths of a step that are tried; each is half of the one before."""
-_WORTHWHILE = 0.995
+_WORTHWHILE = 0.999
 """A step that leaves more than this share of the divergence is the last."""
 
 
@@ -47,29 +47,36 @@ def refine_in_steps(
         workers: Run the passes.
     """
     workers, count = workers or LocalWorkers(), count_steps(problem.windows, problem.heldout)
-    step = ModelStep(part_of(problem, 0, count), workers)
-    before = error = step.error(step.start)
-    weights, length, factors = step.start, None, step.factors()
+    heldout = ModelStep(_heldout(problem), workers)
+    before = error = heldout.error(heldout.start)
     advance()
+    weights, length = heldout.start, None
     for number in range(count):
-        if number:
-            at = replace(problem, subnet=problem.layers(weights))
-            step = ModelStep(part_of(at, number, count), workers)
+        step = ModelStep(part_of(replace(problem, subnet=problem.layers(weights)), number, count), workers)
+        if not number:
+            factors = step.factors()
         descent = step.descent()
         direction = problem.store.keep(factors.solve(descent))
         length = length or _gauss_newton_length(step, factors, descent, direction)
-        last, (error, length, weights) = error, _line_search(step, direction, length, error)
+        last = error
+        error, length, weights = _line_search(heldout, weights, direction, length, last, first=not number)
         advance()
         if error > _WORTHWHILE * last:
             break
     return problem.layers(weights), before, error
 
 
+def _heldout(problem: KLProblem) -> KLProblem:
+    """Returns the problem on the held-out windows alone: one for all steps, which keeps dense's answers."""
+    return replace(
+        problem, windows=problem.windows[problem.heldout], heldout=problem.heldout[problem.heldout]
+    )
+
+
 def part_of(problem: KLProblem, number: int, count: int) -> KLProblem:
-    """Returns the problem on one of so many parts of the text, and on all held-out windows."""
-    chosen = problem.heldout.clone()
-    chosen[torch.nonzero(~problem.heldout)[number::count, 0]] = True
-    return replace(problem, windows=problem.windows[chosen], heldout=problem.heldout[chosen])
+    """Returns the problem on one of so many parts of the text to fit."""
+    windows = problem.windows[~problem.heldout][number::count]
+    return replace(problem, windows=windows, heldout=torch.zeros(len(windows), dtype=torch.bool))
 
 
 def _gauss_newton_length(step: ModelStep, factors: Factors, descent: Parts, direction: Parts) -> float:
@@ -79,23 +86,27 @@ def _gauss_newton_length(step: ModelStep, factors: Factors, descent: Parts, dire
 
 
 def _line_search(
-    step: ModelStep, direction: Parts, length: float, error: float
+    heldout: ModelStep, start: Parts, direction: Parts, length: float, error: float, first: bool
 ) -> tuple[float, float, Parts]:
     """Returns (held-out error, length, weights): of the best length, or as they are where none is better.
 
     Args:
-        step: The problem at the present weights.
+        heldout: Measures the error.
+        start: The present weights.
         direction: The step's direction.
-        length: The first length to try; it is halved while that is better, or nothing is better yet.
+        length: The first length to try; it is halved until it is better than no step.
         error: The held-out error of the present weights.
+        first: Whether it is halved for as long as that is better still.
     """
     best: tuple[float, float, Parts] | None = None
     for _ in range(_LENGTHS):
-        weights = step.store.keep(add(step.start, direction, length))
-        tried = step.error(weights)
+        weights = heldout.store.keep(add(start, direction, length))
+        tried = heldout.error(weights)
         if tried < (best[0] if best else error):
             best = (tried, length, weights)
         elif best:
             break
+        if best and not first:
+            break
         length /= 2
-    return best or (error, length, step.start)
+    return best or (error, length, start)
