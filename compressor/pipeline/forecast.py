@@ -23,9 +23,11 @@ _LEFT_BY_RECONSTRUCTION = 0.25
 stories260k)."""
 _COLLECTING, _SEARCHING = 2.0, 6.0
 """The cost of statistics in forward passes over the text, and of a run's search by the forecast's own."""
-_SOLVING, _REFINING = (16.0, 4.5), (22.0, 6.0)
-"""The costs of solving single blocks and of one round for the whole subnet, in forward passes over the text
-that is read for it: by a method that reads all of it, and by one that works on samples."""
+_GAUSS_NEWTON, _SOLVING = 16.0, 4.5
+"""The cost of reconstructing single blocks, with and without Gauss-Newton steps, in forward passes over the
+text that is read for it."""
+_REFINING = (22.0, 6.0)
+"""The cost of one round for the whole subnet, likewise: of conjugate gradients, and of steps on parts."""
 _VERIFYING = 2.5
 """The cost of the checks at the end, in forward passes over the text that the artefact is evaluated on."""
 _MEASURING = 30.0
@@ -82,19 +84,20 @@ def _seconds(options: CompressOptions, preflight: PreflightResult, problem: Prob
     """
     method, amount, spent = preflight.method, preflight.texts.calibration.amount, _spent(problem.progress)
     read, asked = amount.windows * amount.window, options.calibration_tokens
-    token, sampled = _seconds_per_token(problem), method.on_samples
+    token = _seconds_per_token(problem)
     ranking = max(0.0, spent["calibrate and rank"] - _COLLECTING * token * read)
     fixed = ranking + _SEARCHING * spent["search"] + _MEASURING * spent["measure"]
-    solved = min(asked, block_tokens(preflight.source.shape)) if sampled else asked
+    solved = min(asked, block_tokens(preflight.source.shape)) if method.on_samples else asked
+    solving = _GAUSS_NEWTON if method.reconstruction == "gauss-newton" else _SOLVING
     evaluation = preflight.texts.evaluation
     judged = asked / HELDOUT_SHARE if evaluation is None else evaluation.numel()
-    passes = token * (_COLLECTING * asked + _SOLVING[sampled] * solved + _VERIFYING * judged)
+    passes = token * (_COLLECTING * asked + solving * solved + _VERIFYING * judged)
     most = method.whole_rounds
     least = min(1, most)
 
     def seconds(rounds: float) -> float:
         writing = asked / read * spent["calibrate: the model writes"] * max(1.0, rounds)
-        return fixed + passes + writing + rounds * _REFINING[sampled] * token * asked
+        return fixed + passes + writing + rounds * _REFINING[method.in_steps] * token * asked
 
     return {"about": seconds((least + most) / 2), "least": seconds(least), "most": seconds(most)}
 

@@ -89,8 +89,7 @@ def _sample_for_blocks(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns windows [n, T] from all over the text for solving single blocks, and which are held out [n].
 
-    A projection with n inputs needs some multiple of n tokens and hardly gains from more, least of all where
-    the whole subnet is refined afterwards, which reads all of the text.
+    A projection with n inputs needs some multiple of n tokens; more of them gain less than they take.
     """
     windows, heldout = calibration.windows, calibration.heldout
     fitted = torch.nonzero(~heldout)[:, 0]
@@ -111,12 +110,12 @@ def _refine(
     run_dir, count = context.run_dir, len(calibration.model.layers)
     run_dir.forget(f"reformed-{refined}")  # left by a killed round, perhaps of another device
     windows = _windows(context, calibration, number)
-    sampled = context.preflight.method.on_samples
-    steps = count_steps(windows, calibration.heldout) if sampled else ITERATIONS
+    in_steps = context.preflight.method.in_steps
+    steps = count_steps(windows, calibration.heldout) if in_steps else ITERATIONS
     with context.progress.stage("reconstruct: the whole subnet", steps + 1) as bar:
         subnet = context.store.load(count, partial(finished_layer, run_dir, name))
         problem = KLProblem(calibration.model, subnet, windows, calibration.heldout, context.store)
-        refine = refine_in_steps if sampled else refine_model
+        refine = refine_in_steps if in_steps else refine_model
         layers, before, after = refine(problem, bar.advance, context.workers)
         for index in range(count):
             run_dir.saved(f"reformed-{refined}-{index:03d}", partial(_item, layers, index))

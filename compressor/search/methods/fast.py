@@ -1,7 +1,7 @@
 """The default method with faster reconstruction, for models of more than 30 million decoder parameters.
 
-Output projections are solved block after block, on a part of the text, and the subnet as a whole is refined
-in one pass over the text, a step for every few thousand tokens (docs/experiments.md).
+Output projections are solved block after block, and the subnet as a whole is refined in one more pass over
+the text, a step for every few thousand tokens (docs/experiments.md).
 """
 
 from dataclasses import replace
@@ -9,4 +9,4 @@ from dataclasses import replace
 from lathe.compressor.search.method import methods
 from lathe.compressor.search.methods.lathe import LATHE
 
-methods.add("fast", replace(LATHE, name="fast", reconstruction="sequential", whole_rounds=1, on_samples=True))
+methods.add("fast", replace(LATHE, name="fast", reconstruction="sequential", whole_rounds=1, in_steps=True))
