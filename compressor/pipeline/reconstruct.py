@@ -33,6 +33,7 @@ def reconstruct(context: RunContext, calibration: CalibrationResult, iteration: 
     name = key(
         calibration.key,
         preflight.method.reconstruction,
+        preflight.method.on_samples,
         [s.shape for s in iteration.selections],
         [[t.tolist() for t in (s.kv_heads, s.query_heads, s.channels)] for s in iteration.selections],
     )
