@@ -16,6 +16,11 @@ def fast_products(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, torch.bfloat16) if has_bfloat16(device) else nullcontext()
 
 
+def products(device: torch.device, bfloat16: bool) -> AbstractContextManager[object]:
+    """Returns a context with fast products where `bfloat16` allows them, with exact ones elsewhere."""
+    return fast_products(device) if bfloat16 else nullcontext()
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Tells whether a device multiplies matrices of bfloat16 faster than those of float32."""
     if device.type == "cuda":

@@ -34,6 +34,7 @@ def reconstruct(context: RunContext, calibration: CalibrationResult, iteration: 
         calibration.key,
         preflight.method.reconstruction,
         preflight.method.on_samples,
+        preflight.method.bfloat16,
         [s.shape for s in iteration.selections],
         [[t.tolist() for t in (s.kv_heads, s.query_heads, s.channels)] for s in iteration.selections],
     )
@@ -70,6 +71,7 @@ def _reconstruct_layers(
         heldout,
         context.store,
         context.workers,
+        preflight.method.bfloat16,
     )
     layer = reconstructions.get(preflight.method.reconstruction)(task)
     finished = FinishedLayers(run_dir.path.absolute(), name, context.store)

@@ -10,7 +10,7 @@ import torch
 
 from lathe.artefact.plan import BlockKind
 from lathe.compressor.compute.array_store import ArrayLike
-from lathe.compressor.compute.precision import fast_products, has_bfloat16
+from lathe.compressor.compute.precision import fast_products, has_bfloat16, products
 from lathe.compressor.compute.workers import SHARDS, shards_of, some_of
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.output_projection import output, target_output, token_weights
@@ -57,6 +57,7 @@ class BlockPasses:
         targets: [B, T, ...] states of the dense model after the block.
         heldout: [B] bool.
         shards: The shards to run on.
+        bfloat16: Whether inputs of the output projection may come from bfloat16 products.
     """
 
     runner: BlockRunner
@@ -66,6 +67,7 @@ class BlockPasses:
     targets: ArrayLike
     heldout: torch.Tensor
     shards: range = range(SHARDS)
+    bfloat16: bool = False
 
     def map_shards(self, method: Callable[..., Iterable[Any]], *args: Any) -> Iterable[Any]:
         """Calls a method on this process's shards."""
@@ -87,7 +89,10 @@ class BlockPasses:
         columns += f"{name}.bias" in block
         sums = Moments(heldout, Gram(columns), CrossGram(rows, columns))
         for part in shard:
-            x = context(block, self.inputs[part])
+            state = self.inputs[part]
+            with products(state.device, self.bfloat16):
+                x = context(block, state)
+            x = x.to(state.dtype)
             weighting = token_weights(runner, runner.project(block, name, x))
             if f"{name}.bias" in block:
                 x = torch.cat([x, torch.ones_like(x[..., :1])], -1)

@@ -44,6 +44,7 @@ class ReconstructionTask:
         heldout: [B] bool, the windows that nothing is fitted on.
         store: Keeps hidden states.
         workers: Run blocks on the text.
+        bfloat16: Whether hidden states may come from bfloat16 products, where those are faster.
     """
 
     shape: ModelShape
@@ -55,6 +56,7 @@ class ReconstructionTask:
     heldout: torch.Tensor
     store: ArrayStore = field(default_factory=ArrayStore)
     workers: Workers = field(default_factory=LocalWorkers)
+    bfloat16: bool = False
 
     def pruned(self, index: int, solve: SolveProjection, rescale: bool = False) -> tuple[Finished, Finished]:
         """Returns a layer's pruned attention and FFN blocks.
@@ -162,7 +164,7 @@ def gauss_newton(task: ReconstructionTask) -> LayerReconstruction:
 
 
 def _in_order(task: ReconstructionTask, refine: Refine | None) -> LayerReconstruction:
-    text = SequentialPass(task.model, task.windows, task.heldout, task.store)
+    text = SequentialPass(task.model, task.windows, task.heldout, task.store, task.bfloat16)
 
     def layer(index: int, finished: Callable[[int], Finished | None]) -> Finished:
         done: Finished = {}

@@ -12,6 +12,7 @@ import torch
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import BLOCK_KINDS, BlockKind
 from lathe.compressor.compute.array_store import ArrayLike, ArrayStore
+from lathe.compressor.compute.precision import products
 from lathe.compressor.compute.workers import Sharded, shards_of
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.decoder import LayeredModel
@@ -68,12 +69,14 @@ class SequentialPass(Sharded["ResidualStreams"]):
         windows: [B, T] tokens.
         heldout: [B] bool.
         store: Keeps hidden states.
+        bfloat16: Whether they may come from bfloat16 products, where those are faster.
     """
 
     model: LayeredModel
     windows: torch.Tensor
     heldout: torch.Tensor
     store: ArrayStore = field(default_factory=ArrayStore)
+    bfloat16: bool = False
 
     def hold(self, shards: range) -> ResidualStreams:
         """Returns the streams of these shards, at the embedding."""
@@ -114,6 +117,7 @@ class ResidualStreams:
             self._after,
             self._text.heldout,
             self._shards,
+            self._text.bfloat16,
         )
 
     def _ahead(self) -> ArrayLike:
@@ -126,7 +130,8 @@ class ResidualStreams:
     def _moved(self, stream: ArrayLike, weights: Weights) -> ArrayLike:
         """Moves a stream past the next block, which has these weights."""
         runner, kind = self._text.model.runner.at(self._past // 2), BLOCK_KINDS[self._past % 2]
-        return self._text.store.mapped(stream, self._parts, partial(runner.block, kind, weights))
+        with products(self._text.store.device, self._text.bfloat16):
+            return self._text.store.mapped(stream, self._parts, partial(runner.block, kind, weights))
 
     def _embedded(self) -> ArrayLike:
         return self._text.model.embedded(self._text.windows, self._text.store, self._parts)

@@ -124,6 +124,8 @@ class Method:
         default_evaluations: The number of whole plans to evaluate where `--evaluations` is not given.
         whole_rounds: The most rounds of `reconstruction/kl_refinement.py` after the blocks are reconstructed.
         on_samples: Whether blocks are solved on a part of the text.
+        bfloat16: Whether single blocks are reconstructed on hidden states that bfloat16 products give, where
+            those are faster.
         in_steps: Whether a round is `reconstruction/kl_steps.py` instead, each of whose steps reads a part.
         sensitivities: Makes the table of each block's sensitivity at each level, where the search uses one.
         check: Raises UserError where the method does not support a model of these dimensions.
@@ -136,6 +138,7 @@ class Method:
     default_evaluations: int
     whole_rounds: int = 0
     on_samples: bool = False
+    bfloat16: bool = False
     in_steps: bool = False
     sensitivities: Callable[[Problem], np.ndarray] | None = None
     check: Callable[[ModelShape], None] = lambda _shape: None

@@ -9,4 +9,7 @@ from dataclasses import replace
 from lathe.compressor.search.method import methods
 from lathe.compressor.search.methods.lathe import LATHE
 
-methods.add("fast", replace(LATHE, name="fast", reconstruction="sequential", whole_rounds=1, in_steps=True))
+methods.add(
+    "fast",
+    replace(LATHE, name="fast", reconstruction="sequential", whole_rounds=1, bfloat16=True, in_steps=True),
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,23 @@ from lathe.compressor.reconstruction.kl_passes import KLProblem
 from support.compress_command import Tiny
 
 
-def test_every_round_after_the_first_reads_new_text_and_what_gains_is_kept(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = CompressOptions(
+def options_for(tiny: Tiny, folder: Path, method: str = "auto") -> CompressOptions:
+    return CompressOptions(
         model=str(tiny.model),
-        out=tmp_path / "out",
+        out=folder / "out",
         keep=0.6,
         context=1,
         export=("checkpoint",),
         calibration=str(tiny.text),
         calibration_tokens=2048,
+        method=method,
     )
-    quiet = Progress(quiet=True)
+
+
+def test_every_round_after_the_first_reads_new_text_and_what_gains_is_kept(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, quiet = options_for(tiny, tmp_path), Progress(quiet=True)
     run = RunDirectory(options.out)
     context = RunContext(options, run_preflight(options, quiet), run, quiet)
     calibration = calibrate(context)
@@ -69,3 +74,19 @@ def test_every_round_after_the_first_reads_new_text_and_what_gains_is_kept(
         round_ = json.loads((run.path / f"whole-{expected}-{number}.json").read_text())
         expected += f"-{number}" if round_["after"] < round_["before"] else ""
     assert name == expected != base
+
+
+def test_layers_that_one_method_solved_on_a_part_of_the_text_are_not_anothers(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    quiet, run = Progress(quiet=True), RunDirectory(tmp_path / "out")
+    options = options_for(tiny, tmp_path, "quick")
+    context = RunContext(options, run_preflight(options, quiet), run, quiet)
+    calibration = calibrate(context)
+    iteration = LatencyLoop(context, Searcher(context, calibration), "").find_plan()
+    quick = stage.reconstruct(context, calibration, iteration)
+    method = replace(context.preflight.method, on_samples=False)
+    whole = replace(context, preflight=replace(context.preflight, method=method))
+    assert stage.reconstruct(whole, calibration, iteration) != quick
+    assert stage.reconstruct(context, calibration, iteration) == quick
+    run.close()

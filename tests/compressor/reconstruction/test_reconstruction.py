@@ -9,6 +9,7 @@ import torch
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
+from lathe.compressor.compute.precision import has_bfloat16
 from lathe.compressor.compute.workers import SHARDS
 from lathe.compressor.importance import importance_methods
 from lathe.compressor.model.block_runner import Weights
@@ -147,7 +148,7 @@ def test_a_random_projection_has_about_the_squares_of_all_rows() -> None:
     assert torch.equal(random_projection(weight[:5]), weight[:5].double())
 
 
-def finish(lab: Lab, name: str, plan: Plan) -> list[Finished]:
+def finish(lab: Lab, name: str, plan: Plan, bfloat16: bool = False) -> list[Finished]:
     kept = [
         select(importance_methods.get("elimination")(lab.source.shape, w, s), layer)
         for w, s, layer in zip(lab.layers, lab.statistics, plan, strict=True)
@@ -161,6 +162,7 @@ def finish(lab: Lab, name: str, plan: Plan) -> list[Finished]:
         dampings,
         lab.windows,
         lab.heldout,
+        bfloat16=bfloat16,
     )
     layer, done = reconstructions.get(name)(job), []
     for index in range(len(plan)):
@@ -190,6 +192,14 @@ def test_each_reconstruction_errs_less_than_the_one_before(lab: Lab) -> None:
     assert errors["closed-form"] < 0.9 * errors["none"]
     assert errors["admm"] < errors["none"]
     assert errors["sequential"] < 0.9 * errors["closed-form"]
+
+
+def test_hidden_states_of_bfloat16_products_lead_to_nearly_the_same_weights(lab: Lab) -> None:
+    exact, rough = (finish(lab, "sequential", HALF, bfloat16) for bfloat16 in (False, True))
+    assert final_error(lab, rough) == pytest.approx(final_error(lab, exact), rel=0.02)
+    same = all(torch.equal(a[name], b[name]) for a, b in zip(exact, rough, strict=True) for name in a)
+    assert same != has_bfloat16(torch.device("cpu"))
+    assert all(value.dtype == torch.float32 for layer in rough for value in layer.values())
 
 
 @pytest.mark.parametrize("name", ["none", "admm", "closed-form", "sequential"])
