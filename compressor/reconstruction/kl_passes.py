@@ -23,6 +23,7 @@ from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.lm_head import DenseTargets
 from lathe.compressor.reconstruction.conjugate_gradients import Parts
+from lathe.compressor.statistics.collect import batches_of
 from lathe.compressor.statistics.gram import Grams
 
 ROWS = 4
@@ -54,8 +55,7 @@ class KLProblem(Sharded["KLPasses"]):
 
     def batches(self, heldout: bool) -> Sequence[torch.Tensor]:
         """Returns index batches of the held-out windows, or of those to fit."""
-        chosen = torch.nonzero(self.heldout == heldout)[:, 0]
-        return chosen.split(ROWS) if len(chosen) else []
+        return batches_of(self.heldout, heldout, ROWS)
 
     def projections(self, index: int) -> Tensors:
         """Returns a layer's matrices that the round changes."""

@@ -98,15 +98,14 @@ def _line_search(
         error: The held-out error of the present weights.
         first: Whether it is halved for as long as that is better still.
     """
-    best: tuple[float, float, Parts] | None = None
+    best = (error, length, start)
     for _ in range(_LENGTHS):
         weights = heldout.store.keep(add(start, direction, length))
         tried = heldout.error(weights)
-        if tried < (best[0] if best else error):
+        better = tried < best[0]
+        if better:
             best = (tried, length, weights)
-        elif best:
-            break
-        if best and not first:
+        if best[0] < error and not (first and better):
             break
         length /= 2
-    return best or (error, length, start)
+    return best

@@ -175,6 +175,6 @@ def collect_layer(
     return sums
 
 
-def batches_of(is_heldout: torch.Tensor, heldout: bool) -> list[torch.Tensor]:
+def batches_of(is_heldout: torch.Tensor, heldout: bool, size: int = BATCH) -> list[torch.Tensor]:
     """Returns index batches of the held-out windows, or of those to fit; no batch mixes them."""
-    return [part for part in torch.nonzero(is_heldout == heldout)[:, 0].split(BATCH) if len(part)]
+    return [part for part in torch.nonzero(is_heldout == heldout)[:, 0].split(size) if len(part)]
