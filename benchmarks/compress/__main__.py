@@ -90,7 +90,7 @@ def _preamble(args: argparse.Namespace) -> dict[str, Any]:
             "wall_seconds": "from the end of the last stage to the end of this one, without the time stopped",
             "cpu_seconds": "user and system time of all of its processes in that time",
             "peak_bytes": "the highest resident memory of all of its processes in that time",
-            "loss_increase": "nats per token of the evaluation text, subnet over dense",
+            "loss_increase": "nats per token, subnet over dense, on the same windows of the evaluation text",
             "ratios": "ours / baseline, the median over rounds",
         },
     }

@@ -12,6 +12,7 @@ from benchmarks.compress import summary
 from benchmarks.compress.compression import Compression, Task, tell
 from benchmarks.compress.interleave import interleave
 from benchmarks.compress.models import BenchModel, prepare_model
+from benchmarks.compress.same_losses import same_losses
 from benchmarks.source_tree import SourceTree, checkout, snapshot
 from lathe.artefact.errors import UserError
 
@@ -62,6 +63,9 @@ def _round(trees: Mapping[str, SourceTree], task: Task, folder: Path, order: lis
         for run in runs.values():
             run.process.kill()
     found = {side: run.document(segments[side]) for side, run in runs.items()}
+    made = {side: run.artefact for side, run in runs.items() if found[side]["result"]}
+    for side, losses in same_losses(task.model, made, task.evaluation).items():
+        found[side]["result"] |= losses
     shutil.rmtree(folder)
     return {"first": order[0], **found}
 

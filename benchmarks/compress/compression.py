@@ -63,8 +63,8 @@ class Compression:
 
     def __init__(self, tree: SourceTree, task: Task, folder: Path) -> None:
         folder.mkdir(parents=True)
-        self._tree, self._artefact = tree, folder / "artefact"
-        arguments = task.arguments(self._artefact)
+        self._tree, self.artefact = tree, folder / "artefact"
+        arguments = task.arguments(self.artefact)
         self._command = tree.command(*arguments)
         environment = tree.environment(folder / "cache")
         self.process = StagedProcess(tree.module, arguments, tree.path, environment, folder / "stdout.log")
@@ -93,7 +93,7 @@ class Compression:
 
     def _result(self) -> dict[str, Any] | None:
         """Returns figures of its own report; None where it wrote no artefact."""
-        file = self._artefact / "report.json"
+        file = self.artefact / "report.json"
         if not file.is_file():
             return None
         report = json.loads(file.read_text())

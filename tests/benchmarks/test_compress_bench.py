@@ -19,6 +19,7 @@ from benchmarks.compress import __main__ as bench
 from benchmarks.compress import compare, memory, models, process_tree, summary
 from benchmarks.compress.interleave import interleave
 from benchmarks.compress.models import first_layers, prepare_model
+from benchmarks.compress.same_losses import same_losses
 from benchmarks.compress.staged_process import Segment, StagedProcess
 from benchmarks.compress.stages import END, NAMES, Place, stage_name
 from benchmarks.source_tree import ROOT, SourceTree, checkout, snapshot
@@ -301,11 +302,23 @@ def run(
         monkeypatch.setattr(
             place, maker, lambda *arguments, name=name: fake_tree(arguments[-1], losses.get(name))
         )
+    monkeypatch.setattr(compare, "same_losses", lambda *_: {})  # these artefacts are a report alone
     text = folder / "text.txt"
     text.write_text("A text.")
     given = ["--text", str(text), "--evaluation", str(text), "--work", str(folder / "work")]
     monkeypatch.setattr(sys, "argv", ["bench", *given, "--out", str(folder / "found.json"), *options])
     return bench.main()
+
+
+def test_losses_are_of_the_same_tokens_for_both(tmp_path: Path) -> None:
+    dense, other = (tiny(tmp_path / tied, "llama", tied, "shards").model for tied in ("tied", "untied"))
+    text = tmp_path / "text.txt"
+    text.write_text("Once there was a little girl who went to the market with her dog. " * 200)
+    found = same_losses(dense, {"ours": dense, "baseline": other}, text)
+    assert found["ours"]["loss"]["dense"] == found["baseline"]["loss"]["dense"]
+    assert found["ours"]["loss_increase"] == 0
+    assert found["baseline"]["loss_increase"] != 0
+    assert found["ours"]["evaluated_tokens"] == found["baseline"]["evaluated_tokens"] > 100
 
 
 @pytest.mark.parametrize("target", ["--target-speedup 2x", "--target-latency 12ms"])
