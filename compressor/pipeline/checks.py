@@ -27,7 +27,7 @@ from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.pipeline.options import WINDOW, CompressOptions
 from lathe.compressor.search.space import Space
 
-_EVALUATION_WINDOWS = 64
+_EVALUATION_WINDOWS = 32
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class CompressFields(SharedOptions):
     evaluation: Annotated[
         str | None,
         Option(
-            help="Text for the reported perplexities: 64 windows spread over it.",
+            help="Text for the reported perplexities: 32 windows spread over it.",
             unset="held-out calibration text",
             panel=TEXT,
         ),

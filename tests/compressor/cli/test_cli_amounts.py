@@ -94,7 +94,7 @@ def test_c3_a_short_evaluation_text_is_told(tiny: Tiny, tmp_path: Path) -> None:
     options = ("--calibration", str(tiny.text), "--calibration-tokens", "2048", "--dry-run", "--json")
     done = compress(tiny.model, tmp_path / "out", *options, "--evaluation", str(short))
     warnings = json.loads(done.stdout)["warnings"]
-    assert any(f"{short} fills " in line and "of 64 windows" in line for line in warnings)
+    assert any(f"{short} fills " in line and "of 32 windows" in line for line in warnings)
     done = lathe("evaluate", str(tiny.model), "--text", str(short), "--windows", "50", "--json")
     assert done.exit_code == 0, done.output
     assert "warning: " in done.stderr
