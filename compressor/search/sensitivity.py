@@ -21,6 +21,7 @@ import torch
 
 from lathe.artefact.plan import BLOCK_KINDS
 from lathe.compressor.compute.array_store import ArrayLike, ArrayStore
+from lathe.compressor.compute.precision import fast_products
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.lm_head import LMHead
 
@@ -93,7 +94,8 @@ class FisherSensitivity:
             with torch.enable_grad():
                 normed = head.normed(last)
             for at in self._samples(part):
-                drawn = head.sampled_gradient(normed.detach(), torch.Generator().manual_seed(int(at[0])))
+                with fast_products(last.device):
+                    drawn = head.sampled_gradient(normed.detach(), torch.Generator().manual_seed(int(at[0])))
                 (gradients[at],) = torch.autograd.grad(normed, [last], drawn, retain_graph=True)
         return gradients
 
@@ -103,7 +105,7 @@ class FisherSensitivity:
         gradients = self._like(self._states[position])
         for part in self._parts:
             before = self._states[position][part].clone().requires_grad_()
-            with torch.enable_grad():
+            with torch.enable_grad(), fast_products(before.device):
                 after = runner.block(kind, weights, before)
             for at in self._samples(part):
                 (gradients[at],) = torch.autograd.grad(after, [before], above[at], retain_graph=True)

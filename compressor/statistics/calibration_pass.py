@@ -10,6 +10,7 @@ from itertools import chain
 import torch
 
 from lathe.compressor.compute.array_store import ArrayLike, ArrayStore
+from lathe.compressor.compute.precision import products
 from lathe.compressor.compute.workers import Sharded, shards_of
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.statistics.collect import LayerAccumulators, batches_of, collect_layer
@@ -25,6 +26,7 @@ class CalibrationPass(Sharded["LayerCollector"]):
         heldout: [B] bool.
         store: Keeps the hidden states.
         block_inputs: Whether to accumulate the moments of what the blocks read.
+        bfloat16: Whether hidden states may come from bfloat16 products, where those are faster.
     """
 
     model: LayeredModel
@@ -32,6 +34,7 @@ class CalibrationPass(Sharded["LayerCollector"]):
     heldout: torch.Tensor
     store: ArrayStore
     block_inputs: bool = True
+    bfloat16: bool = False
 
     def hold(self, shards: range) -> LayerCollector:
         """Returns a collector for these shards."""
@@ -57,10 +60,15 @@ class LayerCollector:
         self._position += 1
         yield map(partial(self._collect, index, hidden), self._shards)
 
+    def last(self) -> Iterator[Iterator[tuple[torch.Tensor, torch.Tensor]]]:
+        """Returns (indices of windows [n], their hidden states after the last layer [n, T, D]) by shard."""
+        hidden = self._before(len(self._calibration.model.layers))
+        yield ((part := torch.cat([*shard]), hidden[part]) for shard in self._shards)
+
     def _collect(self, index: int, hidden: ArrayLike, shard: Sequence[torch.Tensor]) -> LayerAccumulators:
         text, model = self._calibration, self._calibration.model
         runner, weights = model.runner.at(index), model.layers[index]
-        return collect_layer(runner, weights, hidden, text.heldout, shard, text.block_inputs)
+        return collect_layer(runner, weights, hidden, text.heldout, shard, text.block_inputs, text.bfloat16)
 
     @torch.no_grad()
     def _before(self, index: int) -> ArrayLike:
@@ -70,7 +78,9 @@ class LayerCollector:
             store = self._calibration.store
             self._position, self._hidden = 0, model.embedded(self._calibration.windows, store, parts)
         for layer in range(self._position, index):
+            runner, weights = model.runner.at(layer), model.layers[layer]
             for part in parts:
-                self._hidden[part] = model.runner.at(layer).layer(model.layers[layer], self._hidden[part])
+                with products(self._calibration.store.device, self._calibration.bfloat16):
+                    self._hidden[part] = runner.layer(weights, self._hidden[part])
         self._position = index
         return self._hidden

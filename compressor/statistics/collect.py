@@ -8,11 +8,12 @@ from typing import Protocol, Self
 
 import torch
 
-from lathe.artefact.plan import BLOCK_KINDS
+from lathe.artefact.plan import BLOCK_KINDS, BlockKind
 from lathe.compressor.compute.array_store import ArrayLike
+from lathe.compressor.compute.precision import products
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.names import DOWN_PROJ, K_PROJ, O_PROJ, Q_PROJ
-from lathe.compressor.model.output_projection import token_weights
+from lathe.compressor.model.output_projection import output, token_weights
 from lathe.compressor.statistics.gram import Gram, HeadSquares
 from lathe.compressor.statistics.router_sample import RouterSample
 
@@ -84,12 +85,18 @@ class LayerAccumulators:
         weights: The layer's dense weights.
         fitted_tokens: The tokens that are fitted on, in all accumulators that will be added together.
         block_inputs: Whether to accumulate the moments of what the blocks read.
+        bfloat16: Whether hidden states may come from bfloat16 products; moments are sums in float32.
     """
 
     def __init__(
-        self, runner: BlockRunner, weights: Weights, fitted_tokens: int, block_inputs: bool = True
+        self,
+        runner: BlockRunner,
+        weights: Weights,
+        fitted_tokens: int,
+        block_inputs: bool = True,
+        bfloat16: bool = False,
     ) -> None:
-        shape = runner.shape
+        shape, self._bfloat16 = runner.shape, bfloat16
         width, channels = (weights[f"{name}.weight"].shape[1] for name in (O_PROJ, DOWN_PROJ))
         self._attention = {heldout: Gram(width) for heldout in (False, True)}
         self._ffn = {heldout: Gram(channels, shape.experts) for heldout in (False, True)}
@@ -102,23 +109,31 @@ class LayerAccumulators:
     ) -> torch.Tensor:
         """Runs the layer on a batch, which is held out or not, and returns the hidden states after it."""
         with runner.watch("attention") as watched:
-            context = runner.attention_context(weights, x_BTD)
+            context, projected = self._run(runner, weights, "attention", x_BTD)
         for name, squares in self._heads.items():
             squares.add_batch(watched[f"{name}.weight"][1])
         if self._inputs:
             self._inputs["attention"].add_batch(runner.attention_input(weights, x_BTD))
-        projected = runner.project(weights, O_PROJ, context)
         self._attention[heldout].add_batch(context * token_weights(runner, projected))
         x = runner.merge("attention", weights, x_BTD, projected)
-        context = runner.ffn_context(weights, x)
+        context, projected = self._run(runner, weights, "ffn", x)
         if self._inputs:
             self._inputs["ffn"].add_batch(runner.ffn_input(weights, x))
         if not heldout:
             self._router_sample.add_batch(x)
-        projected = runner.project(weights, DOWN_PROJ, context)
         channels = weights[f"{DOWN_PROJ}.weight"].shape[1]
         self._ffn[heldout].add_batch(context[..., :channels] * token_weights(runner, projected))
         return runner.merge("ffn", weights, x, projected)
+
+    def _run(
+        self, runner: BlockRunner, weights: Weights, kind: BlockKind, x_BTD: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the input and the output of a block's output projection, in the dtype of its input."""
+        context_of = runner.attention_context if kind == "attention" else runner.ffn_context
+        with products(x_BTD.device, self._bfloat16):
+            context = context_of(weights, x_BTD)
+            projected = runner.project(weights, output(kind), context)
+        return context.to(x_BTD.dtype), projected.to(x_BTD.dtype)
 
     def add(self, other: Self) -> None:
         """Adds what another instance has accumulated."""
@@ -157,6 +172,7 @@ def collect_layer(
     heldout: torch.Tensor,
     parts: Iterable[torch.Tensor],
     block_inputs: bool = True,
+    bfloat16: bool = False,
 ) -> LayerAccumulators:
     """Accumulates one layer's statistics over batches of windows and moves their hidden states past it.
 
@@ -167,9 +183,10 @@ def collect_layer(
         heldout: [B] bool, the windows that nothing is fitted on.
         parts: Indices of windows, batch by batch.
         block_inputs: Whether to accumulate the moments of what the blocks read.
+        bfloat16: Whether hidden states may come from bfloat16 products.
     """
     tokens = int((~heldout).sum()) * hidden_BTD.shape[1]
-    sums = LayerAccumulators(runner, weights, tokens, block_inputs)
+    sums = LayerAccumulators(runner, weights, tokens, block_inputs, bfloat16)
     for part in parts:
         hidden_BTD[part] = sums.add_batch(runner, weights, hidden_BTD[part], bool(heldout[part[0]]))
     return sums

@@ -120,7 +120,7 @@ class HeadSquares(_Mean):
     def add_batch(self, x: torch.Tensor) -> None:
         """Adds rows, [..., heads * head_dim]."""
         heads = x.reshape(-1, x.shape[-1] // self._head_dim, self._head_dim)
-        self._add(heads.square().mean(-1).double().sum(0), len(heads))
+        self._add(heads.float().square().mean(-1).double().sum(0), len(heads))
 
 
 class CrossGram(_Mean):
