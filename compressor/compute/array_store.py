@@ -119,15 +119,20 @@ class ArrayStore:
         return made
 
     def mapped(
-        self, rows: ArrayLike, parts: Iterable[torch.Tensor], step: Callable[[torch.Tensor], torch.Tensor]
+        self,
+        rows: ArrayLike,
+        parts: Iterable[torch.Tensor],
+        step: Callable[..., torch.Tensor],
+        *beside: ArrayLike,
     ) -> ArrayLike:
         """Returns the results of a step on rows [B, T, ...], part by part, as [B, T, width of the results].
 
-        It returns the rows themselves if there is no part.
+        The step gets the same parts of the arrays beside them, too. It returns the rows themselves if there
+        is no part.
         """
         made: ArrayLike | None = None
         for part in parts:
-            found = step(rows[part])
+            found = step(rows[part], *(other[part] for other in beside))
             made = self.rows(*rows.shape[:2], found.shape[-1]) if made is None else made
             made[part] = found
         return rows if made is None else made

@@ -14,6 +14,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.plan import BLOCK_KINDS, BlockKind, LayerShape
 from lathe.compressor.agreement.check import check_agreement
 from lathe.compressor.calibration import Calibration, load_calibration
+from lathe.compressor.compute.device import CPU
 from lathe.compressor.compute.workers import Workers
 from lathe.compressor.importance import importance_methods, needs_block_inputs
 from lathe.compressor.model.checkpoint_fingerprint import quick_fingerprint, weight_files
@@ -22,7 +23,7 @@ from lathe.compressor.model.output_projection import norm_scaled_weight
 from lathe.compressor.model.pruning import ImportanceRanking, rows, select
 from lathe.compressor.pipeline.inputs import text_key
 from lathe.compressor.pipeline.run_context import RunContext
-from lathe.compressor.pipeline.run_directory import Saved, Tensors, key
+from lathe.compressor.pipeline.run_directory import Saved, SavedRows, Tensors, key
 from lathe.compressor.reconstruction import DAMPINGS, choose_damping
 from lathe.compressor.search.level_errors import level_errors
 from lathe.compressor.search.space import Space
@@ -33,6 +34,7 @@ from lathe.compressor.statistics.gram import merge_into_first
 
 _SETS = 4
 """The largest number of sets of heads that a damping is chosen by."""
+_STATES = "states"
 RANKED = tuple(field.name for field in fields(ImportanceRanking))
 
 
@@ -49,6 +51,7 @@ class CalibrationResult:
         rankings: The importance ranking of every layer.
         dampings: (attention, FFN) of every layer.
         errors: The squared errors of every layer's levels, by block kind.
+        last: The windows' dense hidden states after the last layer, where the method reads them again.
     """
 
     key: str
@@ -59,6 +62,7 @@ class CalibrationResult:
     rankings: list[ImportanceRanking]
     dampings: list[tuple[float, float]]
     errors: list[dict[BlockKind, torch.Tensor]]
+    last: SavedRows | None
 
 
 @dataclass(frozen=True)
@@ -99,18 +103,24 @@ def calibrate(context: RunContext, dampings: Sequence[float] = DAMPINGS) -> Cali
         context: The run.
         dampings: Those that are tried for every projection.
     """
-    preflight, store = context.preflight, context.store
+    preflight, store, method = context.preflight, context.store, context.preflight.method
     _check_agreement(context)
     named = text_key(preflight, context.options.seed)
     text = context.run_dir.tensors(f"calibration-{named}", partial(_read_text, context))
     windows, heldout = text["windows"], text["heldout"].bool()
     model = LayeredModel.open(preflight.source, store)
-    layer_key = key(named, preflight.method.importance, asdict(preflight.space), RANKED, dampings)
+    layer_key = key(named, method.importance, method.bfloat16, asdict(preflight.space), RANKED, dampings)
     lasting = LASTING if store.bounded else None
-    ranker = LayerRanker(model, preflight.method.importance, preflight.space, lasting, dampings)
-    inputs = needs_block_inputs(preflight.method.importance)
-    text_pass = CalibrationPass(model, windows, heldout, store, inputs)
+    ranker = LayerRanker(model, method.importance, preflight.space, lasting, dampings)
+    inputs = needs_block_inputs(method.importance)
+    text_pass = CalibrationPass(model, windows, heldout, store, inputs, method.bfloat16)
     layers = _rank_layers(context, ranker, text_pass, layer_key)
+    last = None
+    if method.whole_rounds:
+        states = context.run_dir.saved(
+            f"dense-{layer_key}", partial(_last_states, context.workers, text_pass)
+        )
+        last = SavedRows(states, _STATES, store.device)
     rankings = [ImportanceRanking(*(saved[name] for name in RANKED)) for saved in layers]
     return CalibrationResult(
         layer_key,
@@ -121,7 +131,17 @@ def calibrate(context: RunContext, dampings: Sequence[float] = DAMPINGS) -> Cali
         rankings=rankings,
         dampings=[_dampings(saved) for saved in layers],
         errors=[{kind: saved[f"errors.{kind}"] for kind in BLOCK_KINDS} for saved in layers],
+        last=last,
     )
+
+
+def _last_states(workers: Workers, calibration_pass: CalibrationPass) -> Tensors:
+    """Returns the dense hidden states of all windows after the last layer."""
+    made: torch.Tensor | None = None
+    for part, states in chain(*workers.map_shards(calibration_pass, LayerCollector.last)):
+        made = torch.empty(len(calibration_pass.windows), *states.shape[1:]) if made is None else made
+        made[part] = states.to(CPU)
+    return {} if made is None else {_STATES: made}
 
 
 def _dampings(saved: Saved) -> tuple[float, float]:

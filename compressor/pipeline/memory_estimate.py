@@ -25,7 +25,7 @@ from lathe.compressor.search.method_choice import chosen_method
 from lathe.compressor.statistics.collect import BATCH
 from lathe.compressor.statistics.router_sample import TOKENS as ROUTED
 
-BASE = 430 * 2**20
+BASE = 450 * 2**20
 """The bytes of a process that has imported what a run uses."""
 _RANKING, _SOLVING, _FACTORS = 7, 5, 3
 """Matrices [F, F] in float64 that exist at once: for a layer's ranking and dampings, for its reconstruction,

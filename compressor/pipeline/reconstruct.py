@@ -117,7 +117,15 @@ def _refine(
     steps = count_steps(windows, calibration.heldout) if in_steps else ITERATIONS
     with context.progress.stage("reconstruct: the whole subnet", steps + 1) as bar:
         subnet = context.store.load(count, partial(finished_layer, run_dir, name))
-        problem = KLProblem(calibration.model, subnet, windows, calibration.heldout, context.store)
+        problem = KLProblem(
+            calibration.model,
+            subnet,
+            windows,
+            calibration.heldout,
+            context.store,
+            context.preflight.method.bfloat16,
+            None if number else calibration.last,
+        )
         refine = refine_in_steps if in_steps else refine_model
         layers, before, after = refine(problem, bar.advance, context.workers)
         for index in range(count):

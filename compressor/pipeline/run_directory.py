@@ -48,6 +48,18 @@ class Saved:
         return {name: entry.read() for name, entry in read_header(self.path).items()}
 
 
+@dataclass(frozen=True)
+class SavedRows:
+    """Rows of a tensor of a stage [B, ...], read from disk to a device when asked for."""
+
+    saved: Saved
+    name: str
+    device: torch.device = CPU
+
+    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
+        return read_header(self.saved.path)[self.name].rows(rows).to(self.device)
+
+
 class RunDirectory:
     """Results of one run's stages on disk."""
 

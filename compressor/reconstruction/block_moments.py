@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from lathe.compressor.compute.precision import fast_products, has_bfloat16, prod
 from lathe.compressor.compute.workers import SHARDS, shards_of, some_of
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.output_projection import output, target_output, token_weights
+from lathe.compressor.reconstruction.block_contexts import BlockContexts
 from lathe.compressor.reconstruction.matrices import matrices_of
 from lathe.compressor.statistics.collect import batches_of
 from lathe.compressor.statistics.gram import CrossGram, Gram, Grams
@@ -58,6 +59,7 @@ class BlockPasses:
         heldout: [B] bool.
         shards: The shards to run on.
         bfloat16: Whether inputs of the output projection may come from bfloat16 products.
+        contexts: Keeps these inputs.
     """
 
     runner: BlockRunner
@@ -68,6 +70,7 @@ class BlockPasses:
     heldout: torch.Tensor
     shards: range = range(SHARDS)
     bfloat16: bool = False
+    contexts: BlockContexts = field(default_factory=BlockContexts)
 
     def map_shards(self, method: Callable[..., Iterable[Any]], *args: Any) -> Iterable[Any]:
         """Calls a method on this process's shards."""
@@ -93,6 +96,7 @@ class BlockPasses:
             with products(state.device, self.bfloat16):
                 x = context(block, state)
             x = x.to(state.dtype)
+            self.contexts.keep(block, len(self.heldout), part, x)
             weighting = token_weights(runner, runner.project(block, name, x))
             if f"{name}.bias" in block:
                 x = torch.cat([x, torch.ones_like(x[..., :1])], -1)

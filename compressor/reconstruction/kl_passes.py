@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
+from typing import Protocol
 
 import torch
 
 from lathe.artefact.plan import BLOCK_KINDS
 from lathe.compressor.compute.array_store import ArrayLike, ArrayStore, Loaded, Tensors
-from lathe.compressor.compute.precision import fast_products, has_bfloat16
+from lathe.compressor.compute.precision import fast_products, has_bfloat16, products
 from lathe.compressor.compute.workers import Sharded, shards_of, some_of
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.decoder import LayeredModel
@@ -35,6 +36,13 @@ Vectors = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(windows of a batch, the head's input for them [B, T, D]) -> v [B, T, D]."""
 
 
+class KnownStates(Protocol):
+    """Hidden states by windows, such as a tensor."""
+
+    def __getitem__(self, part: torch.Tensor, /) -> torch.Tensor:
+        """Returns those of some windows, [n, T, D]."""
+
+
 @dataclass(eq=False)
 class KLProblem(Sharded["KLPasses"]):
     """The problem of one round: KL(dense || subnet) on a text.
@@ -45,6 +53,8 @@ class KLProblem(Sharded["KLPasses"]):
         windows: [B, T] tokens.
         heldout: [B] bool.
         store: Keeps hidden states and vectors.
+        bfloat16: Whether the divergence, too, may come from hidden states that bfloat16 products give.
+        dense: The dense model's hidden states after the last layer [B, T, D], where they are known.
     """
 
     model: LayeredModel
@@ -52,6 +62,13 @@ class KLProblem(Sharded["KLPasses"]):
     windows: torch.Tensor
     heldout: torch.Tensor
     store: ArrayStore = field(default_factory=ArrayStore)
+    bfloat16: bool = False
+    dense: KnownStates | None = None
+
+    def some(self, chosen: torch.Tensor) -> KLProblem:
+        """Returns the problem on the windows with these indices alone."""
+        dense = None if self.dense is None else self.dense[chosen]
+        return replace(self, windows=self.windows[chosen], heldout=self.heldout[chosen], dense=dense)
 
     def batches(self, heldout: bool) -> Sequence[torch.Tensor]:
         """Returns index batches of the held-out windows, or of those to fit."""
@@ -88,19 +105,22 @@ class KLPasses:
 
     def divergences(self, weights: Parts) -> Iterable[list[list[tuple[int, float]]]]:
         """Measures (windows, mean KL in nats per token) of each held-out batch."""
-        if not self._targets:
-            dense = self._run(self._problem.model.layers, self._heldout)
+        problem = self._problem
+        with products(problem.store.device, problem.bfloat16):
+            dense = None if self._targets else self._dense(self._heldout)
+            hidden = self._run(problem.layers(weights), self._heldout)
+        if dense is not None:
             self._targets = [[(b, self._head.targets(dense[b])) for b in shard] for shard in self._heldout]
-        hidden = self._run(self._problem.layers(weights), self._heldout)
         yield [[(len(b), self._head.kl(t, hidden[b])) for b, t in shard] for shard in self._targets]
 
     def descent(self) -> Iterable[Iterable[Tensors]]:
         """Computes minus the gradient per token with respect to each layer's projections."""
         with self._fast():
-            dense = self._run(self._problem.model.layers, self._fit)
+            dense = self._dense(self._fit)
 
         def missing(part: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
-            return self._head.difference(self._normed(dense, part), normed)
+            with self._fast():
+                return self._head.difference(self._normed(dense, part), normed)
 
         return self._pull_back(missing)
 
@@ -120,7 +140,8 @@ class KLPasses:
         chosen = some_of(self._problem.batches(False), self._shards, _FACTOR_BATCHES)
 
         def drawn(part: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
-            return self._head.sampled_gradient(normed, torch.Generator().manual_seed(int(part[0])))
+            with self._fast():
+                return self._head.sampled_gradient(normed, torch.Generator().manual_seed(int(part[0])))
 
         gradient = self._at_the_head(chosen, drawn)
         for index in reversed(range(len(self._problem.subnet))):
@@ -194,6 +215,11 @@ class KLPasses:
             self._here = self._run(self._problem.subnet, self._fit)
         return self._here
 
+    def _dense(self, shards: Shards) -> KnownStates:
+        """Returns the dense model's hidden states after the last layer for these windows."""
+        known = self._problem.dense
+        return self._run(self._problem.model.layers, shards) if known is None else known
+
     def _run(self, layers: Sequence[Weights], shards: Shards) -> ArrayLike:
         """Returns the residual stream after the last layer for these windows, [B, T, D]."""
         hidden = self._embedded(shards)
@@ -220,5 +246,5 @@ class KLPasses:
         return fast_products(self._problem.store.device)
 
     @torch.no_grad()
-    def _normed(self, hidden: ArrayLike, part: torch.Tensor) -> torch.Tensor:
+    def _normed(self, hidden: KnownStates, part: torch.Tensor) -> torch.Tensor:
         return self._head.normed(hidden[part])

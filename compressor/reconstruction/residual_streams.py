@@ -16,6 +16,8 @@ from lathe.compressor.compute.precision import products
 from lathe.compressor.compute.workers import Sharded, shards_of
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.decoder import LayeredModel
+from lathe.compressor.model.output_projection import output
+from lathe.compressor.reconstruction.block_contexts import BlockContexts
 from lathe.compressor.reconstruction.block_moments import BlockPasses
 from lathe.compressor.statistics.collect import batches_of
 
@@ -96,6 +98,7 @@ class ResidualStreams:
         ]
         self._dense, self._subnet = self._embedded(), self._embedded()
         self._after: ArrayLike | None = None
+        self._contexts = BlockContexts(text.store)
 
     def block(
         self, position: BlockPosition, method: Callable[..., Iterable[Any]], *args: Any
@@ -105,7 +108,7 @@ class ResidualStreams:
 
     def _passes_at(self, position: BlockPosition) -> BlockPasses:
         while self._past < position.blocks:
-            self._subnet = self._moved(self._subnet, position.before(self._past))
+            self._subnet = self._past_subnet(position.before(self._past))
             self._dense, self._after = self._ahead(), None
             self._past += 1
         self._after = self._ahead()
@@ -118,7 +121,23 @@ class ResidualStreams:
             self._text.heldout,
             self._shards,
             self._text.bfloat16,
+            self._contexts,
         )
+
+    @torch.no_grad()
+    def _past_subnet(self, block: Weights) -> ArrayLike:
+        """Moves the subnet's stream past its next block, which was just measured as a rule."""
+        index, kind = self._past // 2, BLOCK_KINDS[self._past % 2]
+        read = self._contexts.take(kind, block)
+        if read is None:
+            return self._moved(self._subnet, block)
+        runner = self._text.model.runner.at(index)
+
+        def step(state: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            return runner.merge(kind, block, state, runner.project(block, output(kind), x))
+
+        with products(self._text.store.device, self._text.bfloat16):
+            return self._text.store.mapped(self._subnet, self._parts, step, read)
 
     def _ahead(self) -> ArrayLike:
         """Returns the dense stream after the next block."""

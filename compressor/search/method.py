@@ -124,7 +124,7 @@ class Method:
         default_evaluations: The number of whole plans to evaluate where `--evaluations` is not given.
         whole_rounds: The most rounds of `reconstruction/kl_refinement.py` after the blocks are reconstructed.
         on_samples: Whether blocks are solved on a part of the text.
-        bfloat16: Whether single blocks are reconstructed on hidden states that bfloat16 products give, where
+        bfloat16: Whether statistics and reconstruction take hidden states that bfloat16 products give, where
             those are faster.
         in_steps: Whether a round is `reconstruction/kl_steps.py` instead, each of whose steps reads a part.
         sensitivities: Makes the table of each block's sensitivity at each level, where the search uses one.

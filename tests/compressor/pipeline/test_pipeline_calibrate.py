@@ -35,3 +35,19 @@ def test_skipped_layers_run_in_the_same_batches(lab: Lab, monkeypatch: pytest.Mo
     assert sizes == 3 * [len(part) for part in batches(lab.heldout)]
     for name, value in last.tensors().items():
         assert torch.equal(value, collected[3].tensors()[name])
+
+
+def test_the_last_hidden_states_are_those_of_the_whole_model(lab: Lab) -> None:
+    text = CalibrationPass(lab.model, lab.windows, lab.heldout, ArrayStore())
+    for index in range(len(lab.layers)):
+        for passed in LocalWorkers().map_shards(text, LayerCollector.collect, index):
+            list(passed)
+    (shards,) = LocalWorkers().map_shards(text, LayerCollector.last)
+    hidden = lab.embedded
+    with torch.no_grad():
+        for index, layer in enumerate(lab.layers):
+            hidden = lab.runner.at(index).layer(layer, hidden)
+    found = [(part, states) for part, states in shards]
+    assert sorted(torch.cat([part for part, _ in found]).tolist()) == list(range(len(lab.windows)))
+    for part, states in found:
+        torch.testing.assert_close(states, hidden[part], rtol=1e-5, atol=1e-5)

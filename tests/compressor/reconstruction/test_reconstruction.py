@@ -24,6 +24,7 @@ from lathe.compressor.reconstruction import (
     reconstruction_error,
 )
 from lathe.compressor.reconstruction.admm import admm
+from lathe.compressor.reconstruction.block_contexts import BlockContexts
 from lathe.compressor.reconstruction.block_moments import BlockPasses
 from lathe.compressor.reconstruction.registry import Finished, ReconstructionTask, reconstructions
 from lathe.compressor.reconstruction.residual_streams import BlockPosition, ResidualStreams, SequentialPass
@@ -258,6 +259,31 @@ def test_sequential_reconstruction_aims_at_the_dense_stream_from_the_subnets_own
 
     distances = [(found - ridge(damping)).abs().max() for damping in DAMPINGS]
     assert min(distances) < 1e-4
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_inputs_of_projections_that_were_measured_are_those_of_running_the_block_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, bfloat16: bool
+) -> None:
+    kept = finish(lab, "sequential", HALF, bfloat16)
+    monkeypatch.setattr(BlockContexts, "take", lambda *_: None)
+    for mine, again in zip(kept, finish(lab, "sequential", HALF, bfloat16), strict=True):
+        assert all(torch.equal(mine[name], again[name]) for name in again)
+
+
+def test_inputs_are_those_of_the_block_that_was_measured_last_and_of_no_other() -> None:
+    block = {"mlp.up_proj.weight": torch.ones(3, 2), "mlp.down_proj.weight": torch.ones(2, 3)}
+    contexts, x = BlockContexts(), torch.ones(2, 4, 3)
+    for part in torch.arange(4).split(2):
+        contexts.keep(block, 4, part, x)
+    solved = block | {"mlp.down_proj.weight": torch.zeros(2, 3)}
+    assert contexts.take("ffn", block | {"mlp.up_proj.weight": torch.zeros(3, 2)}) is None
+    assert contexts.take("ffn", solved) is None  # it let go
+    for part in torch.arange(4).split(2):
+        contexts.keep(block, 4, part, x)
+    found = contexts.take("ffn", solved)
+    assert found is not None
+    assert torch.equal(found[torch.arange(4)], torch.ones(4, 4, 3))
 
 
 def test_streams_go_past_finished_blocks_wherever_they_begin(lab: Lab) -> None:
