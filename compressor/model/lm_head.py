@@ -158,7 +158,7 @@ def _drawn(q_BTV: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Draws a token from each distribution, [B, T, 1]: ten times as fast as `torch.multinomial`."""
     cumulative = q_BTV.cumsum(-1)
     at = torch.rand(*q_BTV.shape[:2], 1, generator=generator).to(q_BTV) * cumulative[..., -1:]
-    return torch.searchsorted(cumulative, at).clamp_max_(q_BTV.shape[-1] - 1)
+    return torch.searchsorted(cumulative, at, right=True).clamp_max_(q_BTV.shape[-1] - 1)
 
 
 def _rest(logprobs: torch.Tensor) -> torch.Tensor:

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 
 from lathe.compressor.calibration.amount import HELDOUT_SHARE
+from lathe.compressor.compute.precision import has_bfloat16
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.reconstruct import block_tokens
+from lathe.compressor.reconstruction.kl_steps import MOST_TOKENS
 from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.knapsack import solve, total
 from lathe.compressor.search.method import Problem
@@ -21,12 +23,14 @@ from lathe.compressor.search.space import Constraint, parameter_constraint
 _LEFT_BY_RECONSTRUCTION = 0.25
 """The share of the sensitivities' sum that the final reconstruction may leave (0.25 to 0.6 on ref-7m and
 stories260k)."""
-_COLLECTING, _SEARCHING = 2.0, 6.0
-"""The cost of statistics in forward passes over the text, and of a run's search by the forecast's own."""
-_GAUSS_NEWTON, _SOLVING = 16.0, 4.5
-"""The cost of reconstructing single blocks, with and without Gauss-Newton steps, in forward passes over the
-text that is read for it."""
-_REFINING = (22.0, 6.0)
+_SEARCHING = 6.0
+"""The cost of a run's search by the forecast's own."""
+_COLLECTING, _SOLVING = (2.0, 1.3), (4.5, 2.6)
+"""The cost of statistics, and of solving single blocks, in forward passes over the text that is read for it:
+on hidden states of float32 products, and of bfloat16 ones."""
+_GAUSS_NEWTON = 16.0
+"""The cost of reconstructing single blocks with Gauss-Newton steps, likewise."""
+_REFINING, _STEPPING = 22.0, 7.0
 """The cost of one round for the whole subnet, likewise: of conjugate gradients, and of steps on parts."""
 _VERIFYING = 2.5
 """The cost of the checks at the end, in forward passes over the text that the artefact is evaluated on."""
@@ -85,19 +89,23 @@ def _seconds(options: CompressOptions, preflight: PreflightResult, problem: Prob
     method, amount, spent = preflight.method, preflight.texts.calibration.amount, _spent(problem.progress)
     read, asked = amount.windows * amount.window, options.calibration_tokens
     token = _seconds_per_token(problem)
-    ranking = max(0.0, spent["calibrate and rank"] - _COLLECTING * token * read)
+    rough = method.bfloat16 and has_bfloat16(options.where)
+    collecting = _COLLECTING[rough]
+    ranking = max(0.0, spent["calibrate and rank"] - collecting * token * read)
     fixed = ranking + _SEARCHING * spent["search"] + _MEASURING * spent["measure"]
     solved = min(asked, block_tokens(preflight.source.shape)) if method.on_samples else asked
-    solving = _GAUSS_NEWTON if method.reconstruction == "gauss-newton" else _SOLVING
+    solving = _GAUSS_NEWTON if method.reconstruction == "gauss-newton" else _SOLVING[rough]
+    stepping = _STEPPING * min(asked, MOST_TOKENS)
+    refining = token * (stepping if method.in_steps else _REFINING * asked)
     evaluation = preflight.texts.evaluation
     judged = asked / HELDOUT_SHARE if evaluation is None else evaluation.numel()
-    passes = token * (_COLLECTING * asked + solving * solved + _VERIFYING * judged)
+    passes = token * (collecting * asked + solving * solved + _VERIFYING * judged)
     most = method.whole_rounds
     least = min(1, most)
 
     def seconds(rounds: float) -> float:
         writing = asked / read * spent["calibrate: the model writes"] * max(1.0, rounds)
-        return fixed + passes + writing + rounds * _REFINING[method.in_steps] * token * asked
+        return fixed + passes + writing + rounds * refining
 
     return {"about": seconds((least + most) / 2), "least": seconds(least), "most": seconds(most)}
 

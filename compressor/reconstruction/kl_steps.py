@@ -25,6 +25,8 @@ from lathe.compressor.reconstruction.kl_refinement import ModelStep
 PART_TOKENS = 2048
 """The tokens of a part, about."""
 _STEPS = 5
+MOST_TOKENS = _STEPS * PART_TOKENS
+"""About the most tokens that all steps read together."""
 _MOMENTUM = 0.6
 _CURVATURE = 2
 """One of so many windows of the first part gives the length of the first step."""

@@ -1,7 +1,7 @@
 """The default method with faster reconstruction, for models of more than 30 million decoder parameters.
 
-Output projections are solved block after block, and the subnet as a whole is refined in one more pass over
-the text, a step for every few thousand tokens (docs/experiments.md).
+Output projections are solved block after block, and the subnet as a whole is refined in a few steps
+(docs/experiments.md).
 """
 
 from dataclasses import replace
