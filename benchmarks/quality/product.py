@@ -73,7 +73,7 @@ class Product:
         preflight = _preflight(options, Progress(quiet=True))
         context = replace(self.context, options=options, preflight=preflight)
         calibration = self.calibration
-        if preflight.method.importance != self.context.preflight.method.importance:
+        if _reading(preflight) != _reading(self.context.preflight):
             calibration = calibrate(context)
         loop = LatencyLoop(context, Searcher(context, calibration), calibration.key)
         return Choice(context, calibration, loop.find_plan())
@@ -85,6 +85,11 @@ class Product:
         return [finished_layer(choice.context.run_dir, name, index) for index in range(count)]
 
 
+def _reading(preflight: PreflightResult) -> tuple[str, bool]:
+    """Returns what a method's statistics and ranking depend on."""
+    return preflight.method.importance, preflight.method.bfloat16
+
+
 def _preflight(options: CompressOptions, progress: Progress) -> PreflightResult:
     """Checks a run that stays in memory where that is free: rivals read statistics that disks do not keep."""
     found = run_preflight(options, progress)
@@ -92,9 +97,13 @@ def _preflight(options: CompressOptions, progress: Progress) -> PreflightResult:
 
 
 def options_for(model: str, text: str, tokens: int, seed: int, work: Path) -> CompressOptions:
-    """A run that times nothing, with a directory below `work` that later runs on the same text share."""
+    """A run that times nothing, with a directory below `work` that later runs on the same text share.
+
+    Its statistics, which rivals are given, are of float32 products.
+    """
     return CompressOptions(
         model=model,
+        method="lathe",
         out=work / f"{Path(model).name}-{tokens}-{seed}",
         keep=1.0,
         context=1,

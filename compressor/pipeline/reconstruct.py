@@ -34,7 +34,6 @@ def reconstruct(context: RunContext, calibration: CalibrationResult, iteration: 
         calibration.key,
         preflight.method.reconstruction,
         preflight.method.on_samples,
-        preflight.method.bfloat16,
         [s.shape for s in iteration.selections],
         [[t.tolist() for t in (s.kv_heads, s.query_heads, s.channels)] for s in iteration.selections],
     )
