@@ -24,13 +24,20 @@ class BlockContexts:
         self._rows: ArrayLike | None = None
 
     def keep(self, block: Weights, windows: int, part: torch.Tensor, x_BTn: torch.Tensor) -> None:
-        """Keeps those of a batch of so many windows in all; a block begins anew."""
+        """Keeps the inputs of a batch; those of another block are let go.
+
+        Args:
+            block: The block that was measured.
+            windows: The number of windows of the text, B.
+            part: The indices of the batch's windows.
+            x_BTn: Its inputs.
+        """
         if self._rows is None or self._block is not block:
             self._block, self._rows = block, self._store.rows(windows, *x_BTn.shape[1:])
         self._rows[part] = x_BTn
 
     def take(self, kind: BlockKind, block: Weights) -> ArrayLike | None:
-        """Returns those of a block, if it is the measured one but for its output projection, and lets go."""
+        """Returns and lets go of the inputs; None where the measured block differs in more than its output."""
         found = self._rows if self._same(kind, block) else None
         self._block, self._rows = _NONE, None
         return found
