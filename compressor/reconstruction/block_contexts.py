@@ -37,7 +37,7 @@ class BlockContexts:
         self._rows[part] = x_BTn
 
     def take(self, kind: BlockKind, block: Weights) -> ArrayLike | None:
-        """Returns and lets go of the inputs; None where the measured block differs in more than its output."""
+        """Returns and lets go of the inputs; None where the measured block had other inner weights."""
         found = self._rows if self._same(kind, block) else None
         self._block, self._rows = _NONE, None
         return found
