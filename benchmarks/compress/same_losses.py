@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from lathe.compressor.calibration.tokens import token_windows, window_length
+from lathe.compressor.calibration.tokens import evenly_spaced, token_windows, window_length
 from lathe.compressor.evaluate import quality
 from lathe.compressor.evaluate.compare import load_model
 from lathe.compressor.model.checkpoint import open_checkpoint
+from lathe.compressor.pipeline.options import WINDOW
 
-WINDOW, WINDOWS = 512, 64
+_WINDOWS = 64
 
 
 def same_losses(dense: Path, artefacts: Mapping[str, Path], text: Path) -> dict[str, dict[str, Any]]:
@@ -25,8 +24,7 @@ def same_losses(dense: Path, artefacts: Mapping[str, Path], text: Path) -> dict[
         text: At most 64 windows spread over it are scored.
     """
     source = open_checkpoint(str(dense))
-    windows = token_windows(source, str(text), window_length(source, WINDOW))
-    windows = windows[torch.linspace(0, len(windows) - 1, min(len(windows), WINDOWS)).round().long()]
+    windows = evenly_spaced(token_windows(source, str(text), window_length(source, WINDOW)), _WINDOWS)
     models = {"dense": dense, **artefacts}
     losses = {name: quality(load_model(str(path)), windows).loss for name, path in models.items()}
     return {

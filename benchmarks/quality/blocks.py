@@ -97,12 +97,11 @@ class Stream:
         runner = self._setting.runner.at(index)
         contexts = self._read or (self._context(index, kind, part) for part in self._parts)
         self._parts = [
-            runner.merge(kind.name, changed, part, runner.project(changed, kind.output, read))
+            runner.finish(kind.name, changed, part, read)
             for part, read in zip(self._parts, contexts, strict=True)
         ]
         self._read = []
 
     def _context(self, index: int, kind: Kind, part: torch.Tensor) -> torch.Tensor:
         runner = self._setting.runner.at(index)
-        run = runner.attention_context if kind.name == "attention" else runner.ffn_context
-        return run(self._setting.layers[index], part)
+        return runner.context(kind.name, self._setting.layers[index], part)

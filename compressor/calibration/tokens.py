@@ -162,6 +162,11 @@ def load_tokenizer(source: Checkpoint) -> Any:
     return open_tokenizer(source.path)
 
 
+def evenly_spaced(windows: torch.Tensor, most: int) -> torch.Tensor:
+    """Returns at most so many windows, from the first to the last at even steps."""
+    return windows[torch.linspace(0, len(windows) - 1, min(len(windows), most)).round().long()]
+
+
 def spread(windows: torch.Tensor, wanted: int, seed: int) -> torch.Tensor:
     """Returns `wanted` windows spread evenly over the text, one of each stretch, chosen by the seed."""
     if len(windows) <= wanted:

@@ -135,6 +135,16 @@ class BlockRunner:
         module.load_state_dict(_under(weights, self._ffn_path, DOWN_PROJ), assign=True)
         return module
 
+    def context(self, kind: BlockKind, weights: Weights, state: torch.Tensor) -> torch.Tensor:
+        """Returns the input of a block's output projection, as `attention_context` or `ffn_context`."""
+        return (self.attention_context if kind == "attention" else self.ffn_context)(weights, state)
+
+    def finish(
+        self, kind: BlockKind, weights: Weights, state: torch.Tensor, context: torch.Tensor
+    ) -> torch.Tensor:
+        """Returns the state after a block, from the input of its output projection."""
+        return self.merge(kind, weights, state, self.project(weights, self._output(kind), context))
+
     def project(self, weights: Weights, name: str, context: torch.Tensor) -> torch.Tensor:
         weight, shares = weights[f"{name}.weight"], weights.get(f"{SHARE_PROJ}.weight")
         read, behind = context.tensor_split([weight.shape[1]], -1)
@@ -156,15 +166,13 @@ class BlockRunner:
         """The state after an attention block; the stream is unchanged where the block was dropped."""
         if f"{O_PROJ}.weight" not in weights:
             return self._between(state, state)
-        projected = self.project(weights, O_PROJ, self.attention_context(weights, state, past))
-        return self.merge("attention", weights, state, projected)
+        return self.finish("attention", weights, state, self.attention_context(weights, state, past))
 
     def ffn(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
         """The residual stream after an FFN block; unchanged where the block was dropped."""
         if f"{DOWN_PROJ}.weight" not in weights:
             return self.stream(state)
-        projected = self.project(weights, DOWN_PROJ, self.ffn_context(weights, state))
-        return self.merge("ffn", weights, state, projected)
+        return self.finish("ffn", weights, state, self.ffn_context(weights, state))
 
     def block(self, kind: BlockKind, weights: Weights, state: torch.Tensor) -> torch.Tensor:
         """The state after one block. kind: "attention" or "ffn"."""

@@ -19,6 +19,7 @@ from lathe.compressor.calibration.tokens import (
     SELF,
     UNREAD,
     CalibrationText,
+    evenly_spaced,
     read_calibration,
     token_windows,
     window_length,
@@ -100,8 +101,7 @@ def _evaluation(text: str | None, source: Checkpoint, progress: ReadingLog) -> t
             f"the evaluation text {text} fills {len(windows)} of {_EVALUATION_WINDOWS} windows of {window} "
             "tokens: perplexities of so little text are uncertain"
         )
-    some = torch.linspace(0, len(windows) - 1, min(len(windows), _EVALUATION_WINDOWS)).round().long()
-    return windows[some]
+    return evenly_spaced(windows, _EVALUATION_WINDOWS)
 
 
 def check_disk(out: Path, needed: int) -> None:

@@ -13,6 +13,7 @@ import torch
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import ModelShape
 from lathe.compressor.calibration.selfgen import continue_text
+from lathe.compressor.calibration.tokens import evenly_spaced
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.pipeline.calibrate import CalibrationResult
@@ -95,8 +96,7 @@ def _sample_for_blocks(
     """
     windows, heldout = calibration.windows, calibration.heldout
     fitted = torch.nonzero(~heldout)[:, 0]
-    count = min(len(fitted), math.ceil(block_tokens(shape) / windows.shape[1]))
-    chosen = fitted[torch.linspace(0, len(fitted) - 1, count).round().long()]
+    chosen = evenly_spaced(fitted, math.ceil(block_tokens(shape) / windows.shape[1]))
     kept = torch.cat([chosen, torch.nonzero(heldout)[:, 0]])
     return windows[kept], heldout[kept]
 

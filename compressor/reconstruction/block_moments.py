@@ -87,14 +87,13 @@ class BlockPasses:
     @torch.no_grad()
     def _moments(self, block: Weights, heldout: bool, shard: Sequence[torch.Tensor]) -> Moments:
         runner, name = self.runner, output(self.kind)
-        context = runner.attention_context if self.kind == "attention" else runner.ffn_context
         rows, columns = block[f"{name}.weight"].shape
         columns += f"{name}.bias" in block
         sums = Moments(heldout, Gram(columns), CrossGram(rows, columns))
         for part in shard:
             state = self.inputs[part]
             with products(state.device, self.bfloat16):
-                x = context(block, state)
+                x = runner.context(self.kind, block, state)
             x = x.to(state.dtype)
             self.contexts.keep(block, len(self.heldout), part, x)
             weighting = token_weights(runner, runner.project(block, name, x))

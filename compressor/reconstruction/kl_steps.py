@@ -56,7 +56,7 @@ def refine_in_steps(
     before = error = heldout.error(heldout.start)
     advance()
     weights, length, direction = heldout.start, None, None
-    for number in range(count_steps(problem.windows, problem.heldout)):
+    for number in range(min(_STEPS, parts)):
         part = part_of(replace(problem, subnet=problem.layers(weights)), number, parts)
         step = ModelStep(part, workers)
         if not number:

@@ -16,7 +16,6 @@ from lathe.compressor.compute.precision import products
 from lathe.compressor.compute.workers import Sharded, shards_of
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.decoder import LayeredModel
-from lathe.compressor.model.output_projection import output
 from lathe.compressor.reconstruction.block_contexts import BlockContexts
 from lathe.compressor.reconstruction.block_moments import BlockPasses
 from lathe.compressor.statistics.collect import batches_of
@@ -108,7 +107,9 @@ class ResidualStreams:
 
     def _passes_at(self, position: BlockPosition) -> BlockPasses:
         while self._past < position.blocks:
-            self._subnet = self._past_subnet(position.before(self._past))
+            block = position.before(self._past)
+            read = self._contexts.take(BLOCK_KINDS[self._past % 2], block)
+            self._subnet = self._moved(self._subnet, block, read)
             self._dense, self._after = self._ahead(), None
             self._past += 1
         self._after = self._ahead()
@@ -124,21 +125,6 @@ class ResidualStreams:
             self._contexts,
         )
 
-    @torch.no_grad()
-    def _past_subnet(self, block: Weights) -> ArrayLike:
-        """Moves the subnet's stream past its next block, which was just measured as a rule."""
-        index, kind = self._past // 2, BLOCK_KINDS[self._past % 2]
-        read = self._contexts.take(kind, block)
-        if read is None:
-            return self._moved(self._subnet, block)
-        runner = self._text.model.runner.at(index)
-
-        def step(state: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-            return runner.merge(kind, block, state, runner.project(block, output(kind), x))
-
-        with products(self._text.store.device, self._text.bfloat16):
-            return self._text.store.mapped(self._subnet, self._parts, step, read)
-
     def _ahead(self) -> ArrayLike:
         """Returns the dense stream after the next block."""
         if self._after is None:
@@ -146,11 +132,20 @@ class ResidualStreams:
         return self._after
 
     @torch.no_grad()
-    def _moved(self, stream: ArrayLike, weights: Weights) -> ArrayLike:
-        """Moves a stream past the next block, which has these weights."""
+    def _moved(self, stream: ArrayLike, weights: Weights, read: ArrayLike | None = None) -> ArrayLike:
+        """Moves a stream past the next block, which has these weights.
+
+        Args:
+            stream: The stream before the block.
+            weights: The block's.
+            read: The input of its output projection, where that is known.
+        """
         runner, kind = self._text.model.runner.at(self._past // 2), BLOCK_KINDS[self._past % 2]
         with products(self._text.store.device, self._text.bfloat16):
-            return self._text.store.mapped(stream, self._parts, partial(runner.block, kind, weights))
+            mapped = partial(self._text.store.mapped, stream, self._parts)
+            if read is None:
+                return mapped(partial(runner.block, kind, weights))
+            return mapped(partial(runner.finish, kind, weights), read)
 
     def _embedded(self) -> ArrayLike:
         return self._text.model.embedded(self._text.windows, self._text.store, self._parts)

@@ -129,9 +129,8 @@ class LayerAccumulators:
         self, runner: BlockRunner, weights: Weights, kind: BlockKind, x_BTD: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the input and the output of a block's output projection, in the dtype of its input."""
-        context_of = runner.attention_context if kind == "attention" else runner.ffn_context
         with products(x_BTD.device, self._bfloat16):
-            context = context_of(weights, x_BTD)
+            context = runner.context(kind, weights, x_BTD)
             projected = runner.project(weights, output(kind), context)
         return context.to(x_BTD.dtype), projected.to(x_BTD.dtype)
 

@@ -14,9 +14,9 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from lathe.artefact.plan import BLOCK_KINDS, BlockKind, Plan
+from lathe.compressor.calibration.tokens import evenly_spaced
 from lathe.compressor.model.pruning import select
 from lathe.compressor.search.block_library import MOST_BYTES, BlockLibrary
 from lathe.compressor.search.evolution import Moves, evolve, has_attention
@@ -242,8 +242,7 @@ class PlanEvaluator:
         problem = self._problem
         length = min(_LENGTH, problem.windows.shape[1])
         windows = problem.windows.unfold(1, length, length).reshape(-1, length)
-        count = min(len(windows), max(1, tokens // length))
-        windows = windows[torch.linspace(0, len(windows) - 1, count).round().long()]
+        windows = evenly_spaced(windows, max(1, tokens // length))
         return self._fitness(
             problem.runner,
             problem.head,
