@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lathe.artefact.errors import UserError
 
@@ -19,6 +19,30 @@ BLOCK_KINDS: tuple[BlockKind, ...] = ("attention", "ffn")
 Width = int | tuple[int, int]
 """Channels of an FFN; of one of experts, (experts, channels of each); 0: no FFN block."""
 
+Heads = tuple[int, int]
+"""(query heads, KV heads); (0, 0): no attention block."""
+
+WEIGHT_BITS = (0, 8, 4)
+"""Bits of a block's weights; 0: they stay as the checkpoint's values."""
+
+
+class RoundedHeads(NamedTuple):
+    """An attention block whose weights are rounded to so many bits."""
+
+    heads: Heads
+    bits: int
+
+
+class RoundedWidth(NamedTuple):
+    """An FFN block whose weights are rounded to so many bits."""
+
+    width: Width
+    bits: int
+
+
+AttentionLevel = Heads | RoundedHeads
+FFNLevel = Width | RoundedWidth
+
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
@@ -26,14 +50,24 @@ class LayerShape:
 
     Attributes:
         experts: how many the FFN has, each of `ffn` channels; 0: all of the dense model's, if that has any.
+        attention_bits: bits of the attention block's weights where an engine runs them; 0: the checkpoint's.
+        ffn_bits: those of the FFN block.
     """
 
     query_heads: int
     kv_heads: int
     ffn: int
     experts: int = 0
+    attention_bits: int = 0
+    ffn_bits: int = 0
 
     def __post_init__(self) -> None:
+        for kind, bits, width in (
+            ("attention", self.attention_bits, self.kv_heads),
+            ("ffn", self.ffn_bits, self.ffn),
+        ):
+            if bits not in WEIGHT_BITS or (bits and not width):
+                raise UserError(f"a layer's {kind} block cannot have {bits} bits: {self}")
         if min(self.query_heads, self.kv_heads, self.ffn, self.experts) < 0:
             raise UserError(f"a layer has a negative width: {self}")
         if self.experts and not self.ffn:
@@ -45,19 +79,46 @@ class LayerShape:
             raise UserError(f"query heads must be a multiple of KV heads: {heads}")
 
     @classmethod
-    def of(cls, heads: tuple[int, int], width: Width) -> LayerShape:
-        """Returns the shape with (query heads, KV heads) and an FFN width."""
+    def of(cls, attention: AttentionLevel, feed_forward: FFNLevel) -> LayerShape:
+        """Returns the shape with these levels of its two blocks."""
+        heads, attention_bits = attention if isinstance(attention, RoundedHeads) else (attention, 0)
+        width, ffn_bits = feed_forward if isinstance(feed_forward, RoundedWidth) else (feed_forward, 0)
         experts, ffn = (0, width) if isinstance(width, int) else width
-        return cls(*heads, ffn, experts)
+        return cls(*heads, ffn, experts, attention_bits, ffn_bits)
+
+    @property
+    def heads(self) -> Heads:
+        """The heads of the attention block."""
+        return self.query_heads, self.kv_heads
 
     @property
     def width(self) -> Width:
         """The width of the FFN."""
         return (self.experts, self.ffn) if self.experts else self.ffn
 
+    @property
+    def attention_level(self) -> AttentionLevel:
+        """The heads of the attention block, and the bits of its weights where they are rounded."""
+        return RoundedHeads(self.heads, self.attention_bits) if self.attention_bits else self.heads
+
+    @property
+    def ffn_level(self) -> FFNLevel:
+        """The width of the FFN block, and the bits of its weights where they are rounded."""
+        return RoundedWidth(self.width, self.ffn_bits) if self.ffn_bits else self.width
+
+    def bits(self, kind: BlockKind) -> int:
+        """Returns the bits of a block's weights; 0: they stay as the checkpoint's values."""
+        return self.attention_bits if kind == "attention" else self.ffn_bits
+
+    @property
+    def unrounded(self) -> LayerShape:
+        """The same widths, with the checkpoint's values."""
+        return replace(self, attention_bits=0, ffn_bits=0)
+
     def to_json(self) -> dict[str, int]:
-        """Returns the shape as JSON; `experts` only if the FFN has some."""
-        return {name: value for name, value in asdict(self).items() if value or name != "experts"}
+        """Returns the shape as JSON; `experts` and bits only if there are some."""
+        optional = ("experts", "attention_bits", "ffn_bits")
+        return {name: value for name, value in asdict(self).items() if value or name not in optional}
 
     @property
     def heads_per_group(self) -> int:
@@ -67,9 +128,19 @@ class LayerShape:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The shape of a subnet, layer by layer."""
+    """The shape of a subnet, layer by layer.
+
+    Attributes:
+        layers: the layers' widths, and bits where their weights are rounded.
+        head_bits: bits of embedding and head; 0: they stay as the checkpoint's values.
+    """
 
     layers: tuple[LayerShape, ...]
+    head_bits: int = 0
+
+    def __post_init__(self) -> None:
+        if self.head_bits not in WEIGHT_BITS:
+            raise UserError(f"embedding and head cannot have {self.head_bits} bits")
 
     def __iter__(self) -> Any:
         return iter(self.layers)
@@ -86,16 +157,31 @@ class Plan:
             tuple(
                 replace(layer, experts=layer.experts or experts) if layer.ffn else layer
                 for layer in self.layers
-            )
+            ),
+            self.head_bits,
         )
 
     def replace(self, index: int, layer: LayerShape) -> Plan:
         """The same but for one layer."""
-        return Plan((*self.layers[:index], layer, *self.layers[index + 1 :]))
+        return Plan((*self.layers[:index], layer, *self.layers[index + 1 :]), self.head_bits)
+
+    @property
+    def unrounded(self) -> Plan:
+        """The same widths, with the checkpoint's values."""
+        return Plan(tuple(layer.unrounded for layer in self.layers))
+
+    @property
+    def rounded(self) -> bool:
+        """True if any weights are rounded."""
+        return self != self.unrounded
 
     def to_json(self) -> dict[str, Any]:
         """The document of `plan.json`."""
-        return {"format": "lathe-plan/1", "layers": [layer.to_json() for layer in self.layers]}
+        document: dict[str, Any] = {
+            "format": "lathe-plan/1",
+            "layers": [layer.to_json() for layer in self.layers],
+        }
+        return document | ({"head_bits": self.head_bits} if self.head_bits else {})
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Plan:
@@ -107,7 +193,8 @@ class Plan:
         if not isinstance(document, dict) or document.get("format") != "lathe-plan/1":
             raise UserError("not a lathe plan: `format` must be `lathe-plan/1`")
         try:
-            return cls(tuple(LayerShape(**layer) for layer in document["layers"]))
+            layers = tuple(LayerShape(**layer) for layer in document["layers"])
+            return cls(layers, document.get("head_bits", 0))
         except (KeyError, TypeError) as error:
             raise UserError(f"the plan's layers are malformed: {error}") from None
 
@@ -126,7 +213,7 @@ class Plan:
     @property
     def uneven(self) -> bool:
         """True if layers differ in width."""
-        return len(set(self.layers)) > 1
+        return len(set(self.unrounded.layers)) > 1
 
 
 _NAMES_IN_FILES = {
