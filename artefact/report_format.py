@@ -192,12 +192,25 @@ class RelativeError(TypedDict):
     max: float
 
 
+class FormatFacts(TypedDict):
+    """How many matrices have one of several formats, and how far quantization moved them."""
+
+    matrices: int
+    groups: NotRequired[dict[str, int]]
+    relative_error: NotRequired[RelativeError]
+
+
 class Quantization(TypedDict):
-    """The effect of quantization, with loss and perplexity if they were measured."""
+    """The effect of quantization, with loss and perplexity if they were measured.
+
+    Attributes:
+        formats: Of a scheme of several formats, each by its name.
+    """
 
     scheme: str
     weight_bytes: BeforeAndAfter
     relative_error: RelativeError
+    formats: NotRequired[dict[str, FormatFacts]]
     loss: NotRequired[Loss]
     perplexity: NotRequired[DenseAndSubnet]
 

@@ -32,3 +32,12 @@ LM_HEAD = "lm_head"
 def layer_prefix(index: int) -> str:
     """Returns the prefix of a layer's tensor names."""
     return LAYER.format(i=index) + "."
+
+
+def in_layer(name: str) -> tuple[int, str]:
+    """Returns a layer's number, and the rest of the name, from the name of something in a layer.
+
+    It is the inverse of a `layer_prefix` with a rest behind it.
+    """
+    index, _, rest = name.removeprefix(LAYER.format(i="")).partition(".")
+    return int(index), rest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lathe.artefact.report_format import PruningLimit, Report
+from lathe.artefact.report_format import PruningLimit, Quantization, Report
 
 
 def channels(layer: Mapping[str, int], form: str = "") -> str:
@@ -23,12 +23,17 @@ def channel_count(layer: Mapping[str, int]) -> int:
     return layer["ffn"] * layer.get("experts", 1)
 
 
+def scheme_of(stored: Quantization) -> str:
+    """Returns what the format of quantized weights is called; of several, that they are mixed."""
+    return f"{', '.join(stored['formats'])} by block" if "formats" in stored else stored["scheme"]
+
+
 def quantized_weights(report: Report) -> str | None:
     """Returns a sentence about quantized weights; None where the weights are not quantized."""
     if "quantization" not in report:
         return None
     stored = report["quantization"]
-    size = f"Stored as {stored['scheme']}, {stored['weight_bytes']['after'] / 2**20:.2f} MiB"
+    size = f"Stored as {scheme_of(stored)}, {stored['weight_bytes']['after'] / 2**20:.2f} MiB"
     if "perplexity" not in stored:
         return f"{size}; all other figures are from before quantization."
     after = stored["perplexity"]

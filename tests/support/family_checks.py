@@ -5,7 +5,7 @@ For every family, and for what is stored in other ways.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from transformers import AutoModelForCausalLM
 from lathe.artefact.errors import UserError
 from lathe.artefact.modeling import register
 from lathe.artefact.onnx.runner import OnnxRunner
+from lathe.artefact.plan import Plan
 from lathe.compressor.export import Export, exporters
 from lathe.compressor.export.checkpoint import export_checkpoint
 from lathe.compressor.export.onnx import export_onnx
 from lathe.compressor.export.onnx.blockwise import Blockwise
+from lathe.compressor.export.onnx.mixed import Mixed
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.families import families
 from lathe.compressor.model.names import DOWN_PROJ, EMBEDDING, LM_HEAD, POSITIONS, ROUTER, SHARE_PROJ
@@ -100,21 +102,39 @@ def quantized_difference(directory: Path, source: Checkpoint, plan: str, bits: i
     """
     job = first_of_each(source, planned(source, plan))
     export_onnx(directory, job, partial(Blockwise, bits=bits, quantize=_in_small_groups))
+    whole = {f"{module}.weight" for module in (EMBEDDING, LM_HEAD)}
+    return _difference(directory, job, lambda name: 8 if name in whole else bits)
+
+
+def mixed_difference(directory: Path, source: Checkpoint, plan: Plan) -> float:
+    """The same of a graph in which the plan says the bits of every block, and of embedding and head."""
+    job = first_of_each(source, plan)
+    export_onnx(directory, job, partial(Mixed, plan=plan, quantize=_in_small_groups))
+
+    def bits(name: str) -> int:
+        if not name.startswith("model.layers."):
+            return plan.head_bits
+        return plan[int(name.split(".")[2])].bits("attention" if ".self_attn." in name else "ffn")
+
+    return _difference(directory, job, bits)
+
+
+def _difference(directory: Path, job: Export, bits: Callable[[str], int]) -> float:
+    """Of the logits of a graph and of our model with matrices of so many bits, by name."""
     check_inputs(directory / "onnx" / "model.onnx")
     _keep_activations(directory / "onnx" / "model.onnx")
-    whole = {f"{module}.weight" for module in (EMBEDDING, LM_HEAD)}
 
     def rounded(name: str) -> torch.Tensor:
         tensor = job.tensor(name)
         kept = (POSITIONS, ROUTER, SHARE_PROJ)
-        if tensor.dim() == 1 or any(module in name for module in kept):
+        if tensor.dim() == 1 or any(module in name for module in kept) or not bits(name):
             return tensor
         apart = [tensor]
-        if source.shape.experts and DOWN_PROJ in name:
+        if job.source.shape.experts and DOWN_PROJ in name:
             apart = list(tensor.chunk(job.plan[int(name.split(".")[2])].experts, 1))
-        return torch.cat([_values(part, 8 if name in whole else bits) for part in apart], 1)
+        return torch.cat([_values(part, bits(name)) for part in apart], 1)
 
-    export_checkpoint(directory / "rounded", Export(source, job.plan, rounded))
+    export_checkpoint(directory / "rounded", Export(job.source, job.plan, rounded))
     ids = tokens(1, 24)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORT_QMOE_CPU_QNBIT_GEMM", "fp32")  # experts, too, read float32

@@ -176,6 +176,14 @@ def planned(source: Checkpoint, name: str) -> Plan:
     return plan.with_experts(shape.experts)
 
 
+def rounded_blocks(plan: Plan, head_bits: int = 8) -> Plan:
+    """The plan with blocks in 8 and 4 bits by turns, layer 1 as it is, and no attention in layer 2."""
+    bits = [(8, 4), (0, 0), (0, 8), (4, 0)]
+    layers = [replace(plan[2], query_heads=0, kv_heads=0) if i == 2 else plan[i] for i in range(4)]
+    pairs = zip(layers, bits, strict=True)
+    return Plan(tuple(replace(p, attention_bits=a, ffn_bits=f) for p, (a, f) in pairs), head_bits)
+
+
 def zeroed(source: Checkpoint, subnet: Plan) -> Any:
     """Transformers' own model of a checkpoint, made equal to the subnet by zeroing what that omits.
 
@@ -268,6 +276,7 @@ __all__ = [
     "family_checkpoint",
     "first_of_each",
     "planned",
+    "rounded_blocks",
     "shapes_of",
     "stored_checkpoint",
     "zeroed",

@@ -49,13 +49,16 @@ class Blockwise:
 
     ONNX Runtime's MatMulNBits quantizes activations to int8, every row by itself. No row depends on the rest
     of its batch, except for the order of sums, which is different for a single row.
+
+    Attributes:
+        errors: of every matrix so far (`QuantizedMatrix.error`).
     """
 
     def __init__(self, writer: GraphWriter, bits: int, quantize: Quantize = quantize_matrix) -> None:
         self._writer, self._bits, self._quantize = writer, bits, quantize
         self._embedding: _Stored | None = None
         self._groups: Counter[int] = Counter()
-        self._errors: list[float] = []
+        self.errors: list[float] = []
 
     def make_matmul(self, value: str, name: str, weight_NK: torch.Tensor) -> str:
         return self._multiply(value, self._store(name, weight_NK, self._bits), f"{name}.product")
@@ -124,7 +127,7 @@ class Blockwise:
         return {
             "scheme": f"int{self._bits}",
             "groups": {str(group): self._groups[group] for group in sorted(self._groups)},
-            "relative_error": {"median": median(self._errors), "max": max(self._errors)},
+            "relative_error": {"median": median(self.errors), "max": max(self.errors)},
         }
 
     def _store(self, name: str, weight_NK: torch.Tensor, bits: int, padding: float = PADDING) -> _Stored:
@@ -136,7 +139,7 @@ class Blockwise:
 
     def _note(self, found: QuantizedMatrix) -> None:
         self._groups[found.group] += 1
-        self._errors.append(found.error)
+        self.errors.append(found.error)
 
     def _multiply(self, value: str, stored: _Stored, output: str) -> str:
         blob = stored.group * stored.bits // 8

@@ -6,7 +6,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
-from lathe.artefact.report_format import DenseAndSubnet
+from lathe.artefact.report_format import DenseAndSubnet, FormatFacts, Quantization, RelativeError
 from lathe.compressor.report.page.drawing import Drawing
 from lathe.compressor.report.page.section import Facts, Key, Section, Table, percent
 
@@ -19,13 +19,12 @@ def section(facts: Facts) -> Section | None:
     stored = facts.report.get("quantization")
     if not stored or "perplexity" not in stored:
         return None
-    scheme, error, size = stored["scheme"], stored["relative_error"], stored["weight_bytes"]
+    scheme, size = stored["scheme"], stored["weight_bytes"]
     before, after = facts.report["perplexity"], stored["perplexity"]
     return Section(
         "stored",
-        f"What {scheme} costs",
-        "Perplexity before and after the weights were quantized. The dense model is quantized in the same "
-        "way, so that the cost of pruning is not taken for the cost of quantization. Latencies on this page "
+        f"What {'mixed precision' if 'formats' in stored else scheme} costs",
+        f"Perplexity before and after the weights were quantized. {_dense(stored)} Latencies on this page "
         "are those of the quantized graphs; what the models write is from before quantization.",
         str(facts.report["command"]),
         figures=[_bars(before, after, scheme)],
@@ -45,10 +44,30 @@ def section(facts: Facts) -> Section | None:
         ),
         notes=[
             f"The subnet's weights take {size['after'] / 2**20:,.2f} MiB, {size['before'] / 2**20:,.2f} as "
-            f"float32. Quantization moved its matrices by {percent(error['median'])} of their norm "
-            f"(median) to {percent(error['max'])}."
+            f"float32. Quantization moved its matrices by {_moved(stored['relative_error'])}.",
+            *(_matrices(name, facts) for name, facts in stored.get("formats", {}).items()),
         ],
     )
+
+
+def _dense(stored: Quantization) -> str:
+    """Returns a sentence about what the dense model is stored as."""
+    if "formats" in stored:
+        return "The dense model stays as it is."
+    return (
+        "The dense model is quantized in the same way, so that the cost of pruning is not taken for the cost "
+        "of quantization."
+    )
+
+
+def _moved(error: RelativeError) -> str:
+    return f"{percent(error['median'])} of their norm (median) to {percent(error['max'])}"
+
+
+def _matrices(name: str, facts: FormatFacts) -> str:
+    """Returns a sentence about the matrices of one of several formats."""
+    moved = f", moved by {_moved(facts['relative_error'])}" if "relative_error" in facts else ""
+    return f"{facts['matrices']} of its matrices are {name}{moved}."
 
 
 def _bars(before: DenseAndSubnet, after: DenseAndSubnet, scheme: str) -> Markup:

@@ -54,7 +54,10 @@ def model(tiny: Tiny, tmp_path: Path) -> Path:
         (("--keep", "60%", "--threads", "0"), "--threads 0"),
         (("--keep", "60%", "--tensor-parallel", "0"), "--tensor-parallel 0 is not a number of devices"),
         (("--keep", "60%", "--tensor-parallel", "3"), "can be served with --tensor-parallel 1, 2, 4."),
-        (("--keep", "60%", "--for", "abacus"), "Known: checkpoint, onnx, onnx-int4, onnx-int8, vllm, "),
+        (
+            ("--keep", "60%", "--for", "abacus"),
+            "Known: checkpoint, onnx, onnx-int4, onnx-int8, onnx-mixed, vllm, ",
+        ),
         (("--keep", "60%", "--quantize", "int3"), "there is no exporter `onnx-int3`"),
         (("--keep", "60%", "--export", "checkpoint,onnx,onnx-int4"), "not onnx and onnx-int4"),
         (("--front", "--export", "checkpoint"), "--front on onnx needs that export"),

@@ -116,7 +116,10 @@ REFUSED = [
         ("--for", "vllm-w4a16", "--tensor-parallel", "4"),
         "in sizes that quantized kernels take. The dense model can be served with --tensor-parallel 1, 2.",
     ),
-    (("--for", "vllm-w4a15"), "Known: checkpoint, onnx, onnx-int4, onnx-int8, vllm, vllm-w4a16, vllm-w8a8."),
+    (
+        ("--for", "vllm-w4a15"),
+        "Known: checkpoint, onnx, onnx-int4, onnx-int8, onnx-mixed, vllm, vllm-w4a16, vllm-w8a8.",
+    ),
 ]
 
 

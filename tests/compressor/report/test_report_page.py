@@ -107,6 +107,31 @@ def test_the_cost_of_quantization_is_shown_apart_from_that_of_pruning(tiny: Tiny
     assert f"{report['quantization']['weight_bytes']['after'] / 2**20:,.2f} MiB" in page.text
 
 
+def test_every_format_of_mixed_weights_is_counted(artefact: Path, tmp_path: Path) -> None:
+    eight, four = ({"median": error, "max": 2 * error} for error in (0.006, 0.07))
+
+    def mix(report: dict[str, Any]) -> None:
+        report["quantization"] = {
+            "scheme": "mixed",
+            "formats": {
+                "float32": {"matrices": 3},
+                "int8": {"matrices": 7, "groups": {"64": 7}, "relative_error": eight},
+                "int4": {"matrices": 5, "groups": {"32": 5}, "relative_error": four},
+            },
+            "relative_error": {"median": 0.006, "max": 0.14},
+            "weight_bytes": {"before": 2**22, "after": 2**20},
+            "loss": report["loss"],
+            "perplexity": {model: report["perplexity"][model] for model in ("dense", "subnet")},
+        }
+
+    text = copied(artefact, tmp_path, mix).text
+    assert "What mixed precision costs" in text
+    assert "Stored as float32, int8, int4 by block, 1.00 MiB" in text
+    assert "3 of its matrices are float32." in text
+    assert "5 of its matrices are int4, moved by 7.0 % of their norm (median) to 14.0 %." in text
+    assert "quantized in the same way" not in text
+
+
 def test_what_the_page_draws_is_what_was_measured(artefact: Path) -> None:
     report = json.loads((artefact / "report.json").read_text())
     parts, front = report["latency"]["parts_ms"], report["front"]

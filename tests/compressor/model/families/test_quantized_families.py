@@ -1,4 +1,4 @@
-"""int8 and int4 graphs of every family."""
+"""int8, int4 and mixed graphs of every family."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from support.family_checks import QUANTIZED, known, quantized_difference
+from support.family_checks import QUANTIZED, known, mixed_difference, quantized_difference
 from support.shown import Shows
-from support.tiny_families import family_checkpoint
+from support.tiny_families import family_checkpoint, planned, rounded_blocks
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -17,3 +17,11 @@ def test_a_quantized_graph_is_its_matrices(tmp_path: Path, case: str, bits: int,
     near = shows(f"onnx-int{bits}", case)
     source = family_checkpoint(tmp_path / "dense", case)
     assert near(quantized_difference(tmp_path, source, "mixed", bits)) <= QUANTIZED
+
+
+@pytest.mark.parametrize("case", known("onnx-mixed"))
+def test_blocks_are_quantized_as_the_plan_says(tmp_path: Path, case: str, shows: Shows) -> None:
+    near = shows("onnx-mixed", case)
+    source = family_checkpoint(tmp_path / "dense", case)
+    plan = rounded_blocks(planned(source, "groups"))
+    assert near(mixed_difference(tmp_path, source, plan)) <= QUANTIZED

@@ -1,0 +1,86 @@
+"""Matrices in the formats of a plan, block by block: float32, or quantized to 8 or 4 bits.
+
+Shapes: N outputs, K inputs of a matrix; V vocabulary, D model width.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from statistics import median
+from typing import Any
+
+import torch
+
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import BlockKind, Plan
+from lathe.compressor.export.onnx.blockwise import WHOLE_BITS, Blockwise, Quantize
+from lathe.compressor.export.onnx.matrices import Experts, Matrices, Plain
+from lathe.compressor.export.onnx.writer import GraphWriter
+from lathe.compressor.model.names import in_layer
+from lathe.compressor.model.rounding import BITS, quantize_matrix
+
+_ATTENTION = ("self_attn.", "qkv")
+"""How the names of an attention block's matrices begin, behind the layer's prefix."""
+
+
+class Mixed:
+    """Stores the matrices of every block, and embedding and head, in the format that a plan gives them.
+
+    Raises:
+        UserError: the plan's embedding and head have bits that no graph has.
+    """
+
+    def __init__(self, writer: GraphWriter, plan: Plan, quantize: Quantize = quantize_matrix) -> None:
+        if plan.head_bits not in (0, WHOLE_BITS):
+            raise UserError(
+                f"a graph cannot have embedding and head in {plan.head_bits} bits",
+                f"They have {WHOLE_BITS} bits, or stay as they are.",
+            )
+        self._plan = plan
+        self._plain = Plain(writer)
+        self._rounded = {bits: Blockwise(writer, bits, quantize) for bits in BITS}
+        self._counts: Counter[int] = Counter()
+
+    def make_matmul(self, value: str, name: str, weight_NK: torch.Tensor) -> str:
+        return self._of_block(name).make_matmul(value, name, weight_NK)
+
+    def make_embedding(self, ids: str, name: str, weight_VD: torch.Tensor) -> str:
+        self._counts[self._plan.head_bits] += 1
+        return self._format(self._plan.head_bits).make_embedding(ids, name, weight_VD)
+
+    def make_lm_head(self, rows: str, output: str, name: str, weight_VD: torch.Tensor | None) -> None:
+        self._counts[self._plan.head_bits] += weight_VD is not None
+        self._format(self._plan.head_bits).make_lm_head(rows, output, name, weight_VD)
+
+    def make_moe(self, experts: Experts, name: str) -> str:
+        return self._of_block(name).make_moe(experts, name)
+
+    def summary(self) -> dict[str, Any]:
+        """Returns how many matrices have which format, and of quantized ones the groups and errors.
+
+        It is empty where none is quantized.
+        """
+        rounded = {bits: made for bits, made in self._rounded.items() if self._counts[bits]}
+        if not rounded:
+            return {}
+        formats = {"float32": {"matrices": self._counts[0]}} if self._counts[0] else {}
+        for bits, made in rounded.items():
+            facts = made.summary()
+            formats[facts.pop("scheme")] = {"matrices": self._counts[bits], **facts}
+        errors = [error for made in rounded.values() for error in made.errors]
+        return {
+            "scheme": "mixed",
+            "formats": formats,
+            "relative_error": {"median": median(errors), "max": max(errors)},
+        }
+
+    def _of_block(self, name: str) -> Matrices:
+        """Returns the format of the block that a matrix belongs to."""
+        index, module = in_layer(name)
+        kind: BlockKind = "attention" if module.startswith(_ATTENTION) else "ffn"
+        bits = self._plan[index].bits(kind)
+        self._counts[bits] += 1
+        return self._format(bits)
+
+    def _format(self, bits: int) -> Matrices:
+        return self._rounded[bits] if bits else self._plain
