@@ -12,6 +12,7 @@ from lathe.artefact.onnx.graph_format import MODEL_FILE
 from lathe.artefact.plan import Plan
 from lathe.compressor.export.onnx.blockwise import Blockwise, arbitrary
 from lathe.compressor.export.onnx.matrices import Matrices, Plain
+from lathe.compressor.export.onnx.mixed import Mixed
 from lathe.compressor.export.onnx.random import random_onnx
 from lathe.compressor.export.onnx.writer import GraphWriter
 from lathe.compressor.latency.backend import backends
@@ -20,16 +21,20 @@ from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.rounding import BITS
 
 
+FormatOf = Callable[[Plan], Callable[[GraphWriter], Matrices]]
+"""Returns what makes the matrices of a plan's graph."""
+
+
 class OnnxBackend:
     """Decode steps keep the cache at the workload's context: each step overwrites the same position."""
 
-    def __init__(self, name: str, matrices: Callable[[GraphWriter], Matrices] = Plain) -> None:
+    def __init__(self, name: str, format_of: FormatOf = lambda _plan: Plain) -> None:
         self.name = self.export = name
-        self._matrices = matrices
+        self._format_of = format_of
 
     def build(self, directory: Path, source: Checkpoint, plan: Plan, layers: int) -> None:
         config = {**source.config, "num_hidden_layers": layers}
-        random_onnx(directory, config, source.family, plan, matrices=self._matrices)
+        random_onnx(directory, config, source.family, plan, matrices=self._format_of(plan))
 
     def prepare(self, directory: Path, workload: Workload, threads: int | None) -> Callable[[], None]:
         from lathe.artefact.onnx.runner import OnnxRunner
@@ -62,8 +67,14 @@ class OnnxBackend:
         return {"onnxruntime": onnxruntime.__version__, "provider": "CPUExecutionProvider"}
 
 
+def _in_bits(bits: int) -> FormatOf:
+    """Returns the format of graphs whose blocks all have so many bits, whatever a plan says."""
+    return lambda _plan: partial(Blockwise, bits=bits, quantize=arbitrary)
+
+
 for _backend in (
     OnnxBackend("onnx"),
-    *(OnnxBackend(f"onnx-int{bits}", partial(Blockwise, bits=bits, quantize=arbitrary)) for bits in BITS),
+    *(OnnxBackend(f"onnx-int{bits}", _in_bits(bits)) for bits in BITS),
+    OnnxBackend("onnx-mixed", lambda plan: partial(Mixed, plan=plan, quantize=arbitrary)),
 ):
     backends.add(_backend.name, _backend)

@@ -6,10 +6,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 from transformers import DynamicCache
 
 from lathe.compressor.compute.progress import Progress
+from lathe.compressor.export import exporters
 from lathe.compressor.latency import bench
 from lathe.compressor.latency.backend import backends
 from lathe.compressor.latency.built_models import TimedModel
@@ -19,7 +21,8 @@ from lathe.compressor.latency.measure import LatencyBenchmark
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.search.space import make_space
 from support import steady_clock
-from support.tiny_llama import PLANS, checkpoint
+from support.tiny_families import rounded_blocks
+from support.tiny_llama import PLANS, checkpoint, pruned
 
 
 def benchmark(path: Path, workload: Workload, **model: int) -> LatencyBenchmark:
@@ -43,6 +46,23 @@ def test_real_models_are_built_and_run(
     comparison = timer.compare(PLANS["mixed"], Effort(2, 2, 1.0, 60.0))
     assert len(comparison.dense.repeats) == len(comparison.subnet.repeats) == 2
     assert min(comparison.dense.repeats) > 0
+
+
+def operators(graph: Path) -> list[tuple[str, str]]:
+    return [(n.op_type, n.name) for n in onnx.load(graph, load_external_data=False).graph.node]
+
+
+def test_models_of_mixed_formats_do_the_work_of_real_ones(tmp_path: Path) -> None:
+    backend, plan = backends.get("onnx-mixed"), rounded_blocks(PLANS["groups"])
+    timer = replace(benchmark(tmp_path / "m", Workload("tpot", 2, 24)), backend=backend)
+    with timer.models([TimedModel(plan), TimedModel(plan.unrounded)]) as built:
+        for directory, layers in zip(built, (plan, plan.unrounded), strict=True):
+            backend.prepare(directory, timer.workload, 1)()
+            real = tmp_path / directory.name
+            exporters.get(backend.export).write(real, pruned(timer.source, layers))
+            found = operators(directory / "model.onnx")
+            assert found == operators(real / "onnx" / "model.onnx")
+            assert any(name == "MatMulNBits" for name, _ in found) == layers.rounded
 
 
 @pytest.mark.usefixtures("steady")
