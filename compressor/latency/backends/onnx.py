@@ -20,7 +20,6 @@ from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.rounding import BITS
 
-
 FormatOf = Callable[[Plan], Callable[[GraphWriter], Matrices]]
 """Returns what makes the matrices of a plan's graph."""
 
