@@ -116,6 +116,14 @@ def round_matrix(
     return codes_RGK.view(rows, columns), scales_RG
 
 
+def best_scales(weight_RC: torch.Tensor, bits: int, group: int, weights_C: torch.Tensor) -> torch.Tensor:
+    """Returns scales, float32 [R, G], with the least squared rounding error; columns count by `weights_C`."""
+    rows, columns = weight_RC.shape
+    groups_RGK, weights_GK = weight_RC.reshape(rows, -1, group), weights_C.reshape(-1, group)
+    parts = groups_RGK.split(max(1, _BLOCK // columns))
+    return torch.cat([_best_scales(p, bits, _CLIPPING, True, weights_GK) for p in parts]).squeeze(-1)
+
+
 def relative_error(weight_RC: torch.Tensor, codes_RC: torch.Tensor, scales_RG: torch.Tensor) -> float:
     """Returns the norm of the rounding error over the norm of the matrix."""
     values = scales_RG.float().repeat_interleave(codes_RC.shape[1] // scales_RG.shape[1], 1).mul_(codes_RC)
@@ -125,14 +133,30 @@ def relative_error(weight_RC: torch.Tensor, codes_RC: torch.Tensor, scales_RG: t
 def _round(
     groups_RGK: torch.Tensor, bits: int, clipping: tuple[float, ...], signed: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    scales = _best_scales(groups_RGK, bits, clipping, signed)
+    codes = _codes(groups_RGK, scales, 2 ** (bits - 1))
+    return codes.to(torch.int8), scales.squeeze(-1)
+
+
+def _best_scales(
+    groups_RGK: torch.Tensor,
+    bits: int,
+    clipping: tuple[float, ...],
+    signed: bool,
+    weights_GK: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Returns those of the tried scales [R, G, 1] with the least squared error, weighted if that is asked."""
     half = 2 ** (bits - 1)
     scales, least = torch.ones_like(groups_RGK[..., :1]), torch.full_like(groups_RGK[..., :1], torch.inf)
     for tried in _scales(groups_RGK, half, clipping, signed):
-        codes = (groups_RGK / tried).round_().clamp_(-half, half - 1)
-        error = codes.mul_(tried).sub_(groups_RGK).square_().sum(-1, keepdim=True)
+        squares = _codes(groups_RGK, tried, half).mul_(tried).sub_(groups_RGK).square_()
+        error = (squares if weights_GK is None else squares.mul_(weights_GK)).sum(-1, keepdim=True)
         scales, least = torch.where(error < least, tried, scales), torch.minimum(error, least)
-    codes = (groups_RGK / scales).round_().clamp_(-half, half - 1)
-    return codes.to(torch.int8), scales.squeeze(-1)
+    return scales
+
+
+def _codes(groups_RGK: torch.Tensor, scales_RG1: torch.Tensor, half: int) -> torch.Tensor:
+    return (groups_RGK / scales_RG1).round_().clamp_(-half, half - 1)
 
 
 def _scales(
