@@ -11,6 +11,7 @@ from lathe.artefact.atomic_files import write_json
 from lathe.artefact.cache_dir import cache_root
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
+from lathe.compressor.latency.designs import formats_of
 from lathe.compressor.latency.effort import PROOF, TABLE
 from lathe.compressor.latency.fingerprint import fingerprint
 from lathe.compressor.latency.measure import LatencyBenchmark
@@ -22,12 +23,12 @@ _KEPT = 2.0
 
 
 def cached_table(benchmark: LatencyBenchmark, space: Space, refresh: bool) -> LatencyTable:
-    """Returns the table of this machine, model shape and workload.
+    """Returns the table of this machine, model shape, workload and formats of weights.
 
     It is measured once, then kept in the cache (`$LATHE_CACHE`, else ~/.cache/lathe), so that runs with the
     same inputs search the same table.
     """
-    path = _cache_path(benchmark)
+    path = _cache_path(benchmark, formats_of(space))
     if path.exists() and not refresh:
         try:
             table = LatencyTable.from_json(json.loads(path.read_text()))
@@ -53,7 +54,8 @@ def _keep(path: Path, document: Any, benchmark: LatencyBenchmark) -> None:
         benchmark.progress.say(f"  not kept for later runs: {error} ($LATHE_CACHE names another place)")
 
 
-def _cache_path(benchmark: LatencyBenchmark) -> Path:
+def _cache_path(benchmark: LatencyBenchmark, formats: tuple[int, ...] = (0,)) -> Path:
+    """Returns the file for a machine, model shape and workload; `formats` is `formats_of` a table's space."""
     root = cache_root()
     facts = [
         benchmark.source.config,
@@ -61,7 +63,8 @@ def _cache_path(benchmark: LatencyBenchmark) -> Path:
         fingerprint(benchmark.backend.versions(), benchmark.threads),
     ]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    return root / "latency" / f"{benchmark.backend.name}-{digest}.json"
+    bits = "".join(f"-{bits}" for bits in formats[1:])
+    return root / "latency" / f"{benchmark.backend.name}-{digest}{bits}.json"
 
 
 def cached_comparison(benchmark: LatencyBenchmark, plan: Plan, refresh: bool) -> dict[str, float]:

@@ -16,16 +16,19 @@ from lathe.compressor.latency.backend import LatencyBackend
 from lathe.compressor.latency.built_models import BuiltModels, TimedModel
 from lathe.compressor.latency.clock import SYSTEM, Clock
 from lathe.compressor.latency.comparison import Comparison, precision_of
+from lathe.compressor.latency.designs import designs, formats_of
 from lathe.compressor.latency.effort import PROOF, SECONDS, TABLE, Effort
 from lathe.compressor.latency.fingerprint import fingerprint
 from lathe.compressor.latency.session import GROUP, Session
-from lathe.compressor.latency.table import LatencyTable, designs, fit
+from lathe.compressor.latency.table import LatencyTable, fit
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.search.space import Space
 
 _DECODER_BYTES = 256 * 2**20
 _FEW_ROWS = 4096
+_HEAD_BITS = 8
+"""Of embedding and head where they are rounded."""
 _BUSY = 3.0
 """There is a warning where the standard error is larger than this multiple of the one that was wanted."""
 
@@ -40,7 +43,8 @@ class LatencyBenchmark:
         workload: The work.
         threads: Of the engine; None: its own choice.
         progress: Is told before and after each measurement.
-        seconds: The time to measure a table in; a plan or an artefact has half of it.
+        seconds: The time to measure a table in, where no weights are rounded; a plan or an artefact has half
+            of it.
         clock: What is read.
     """
 
@@ -117,11 +121,12 @@ class LatencyBenchmark:
         """Fits the table from about a dozen whole models, timed against the dense one.
 
         Deep or wide models are measured with fewer layers: the time of a layer does not depend on their
-        number. All but one have few vocabulary rows, and the last is the dense model with all of them, so
-        that what the head takes is a term of its own.
+        number. All but one have few vocabulary rows, and one is the dense model with all of them, so that
+        what the head takes is a term of its own. Each format of rounded weights in the space adds about five
+        models, and as much time for each as the others have.
         """
         models = self._designs(space)
-        effort = replace(TABLE, seconds=self.seconds)
+        effort = replace(TABLE, seconds=self.seconds * len(models) / (len(models) - _rounded(models)))
         found = self.time(models, effort, "measure: latency table")
         reference = statistics.median(ms for comparison in found for ms in comparison.dense.repeats)
         times = [reference, *(reference * comparison.ratio for comparison in found)]
@@ -137,13 +142,19 @@ class LatencyBenchmark:
         return table
 
     def _designs(self, space: Space) -> list[TimedModel]:
-        """Returns the models of a table: the reference first, and the one with the whole head last."""
+        """Returns the models of a table: the reference first, and those with the whole head last.
+
+        These are the dense model and, where weights are rounded, the same with the head rounded.
+        """
         shape = self.source.shape
         per_layer = 4 * shape.decoder_parameters(shape.dense_plan) // shape.num_layers
         layers = min(shape.num_layers, max(2, _DECODER_BYTES // per_layer))
         few = max(1, min(_FEW_ROWS, shape.vocab_size // 2))
-        plans = designs(space, shape.dense_plan, layers)
-        models = [*(TimedModel(plan, few) for plan in plans), TimedModel(plans[0], shape.vocab_size)]
+        formats = formats_of(space)
+        plans = designs(space, shape.dense_plan, layers, formats)
+        heads = [plans[0], *([replace(plans[0], head_bits=_HEAD_BITS)] if formats[1:] else [])]
+        models = [TimedModel(plan, few) for plan in plans]
+        models += [TimedModel(plan, shape.vocab_size) for plan in heads]
         return list(dict.fromkeys(models))
 
     @contextmanager
@@ -156,7 +167,10 @@ class LatencyBenchmark:
         """Says before a measurement what it takes."""
         if effort.seconds:
             parts = f" in {groups} groups" if groups > 1 else ""
-            self.progress.say(f"  {title}: {len(models)} models{parts}, at most about {effort.seconds:.0f} s")
+            text = f"  {title}: {len(models)} models{parts}, at most about {effort.seconds:.0f} s"
+            if effort.seconds > self.seconds:
+                text += f" ({self.seconds:.0f} s without the {_rounded(models)} of rounded weights)"
+            self.progress.say(text)
 
     def _say(self, title: str, precision: LatencyPrecision, effort: Effort) -> None:
         """Says after a measurement what precision was reached."""
@@ -179,6 +193,11 @@ class LatencyBenchmark:
                 f"{100 * error:.2g} %, {100 * effort.precision:.2g} % was wanted; a higher --measure-seconds "
                 "helps"
             )
+
+
+def _rounded(models: Sequence[TimedModel]) -> int:
+    """Returns how many models have weights that are rounded."""
+    return sum(model.plan.rounded for model in models)
 
 
 def _rows(

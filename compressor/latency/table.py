@@ -9,6 +9,9 @@ Models with few rows take that share of it. All is fitted by least squares (erro
 models whose widths differ on purpose. A block timed alone misleads: its weights stay in the processor's
 caches.
 
+All but `step` is by format: blocks whose weights have 8 bits, and a head that has, count in `attention@8`,
+`channel@8`, `head@8` and so on instead.
+
 Engines compute in tiles. Where the times show it, widths count as rounded up to a tile, found by trying
 each: then a level costs what the widest of its tile costs, and a search takes that one.
 """
@@ -22,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from lathe.artefact.errors import UserError
-from lathe.artefact.plan import LayerShape, Plan, Width
+from lathe.artefact.plan import WEIGHT_BITS, LayerShape, Plan
 from lathe.artefact.report_format import LatencyPrecision, PartsOfLatency
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.search.space import Constraint, Space
@@ -30,6 +33,7 @@ from lathe.compressor.search.space import Constraint, Space
 FORMAT = "lathe-latency/3"
 TERMS = ("step", "head", "attention", "query_head", "kv_head", "ffn", "channel")
 EXPERT_TERMS = (*TERMS, "expert_channel")
+ROUNDED_TERMS = tuple(f"{term}@{bits}" for bits in WEIGHT_BITS if bits for term in TERMS[1:])
 TILES = (16, 32, 64, 128, 256)
 _PRECISE = 0.01
 """Times with a smaller relative standard error than this count alike."""
@@ -44,7 +48,7 @@ class LatencyTable:
 
     Attributes:
         fingerprint: the machine and the versions that it holds for.
-        terms: milliseconds by the names of TERMS.
+        terms: milliseconds by the names of TERMS, and of those of ROUNDED_TERMS that were measured.
         rows: the models that were measured, the dense one first.
         correction: what predictions are multiplied by.
         tile: FFN channels that are computed together, 1 where no cliff shows.
@@ -68,46 +72,84 @@ class LatencyTable:
 
     @property
     def head_ms(self) -> float:
-        """Milliseconds of the head with the whole vocabulary."""
+        """Milliseconds of the head with the whole vocabulary, as the checkpoint has it."""
         return self.terms["head"] * self.correction
 
     @property
     def fixed_ms(self) -> float:
-        """Milliseconds that every plan takes: the step itself and the head."""
-        return self.terms["step"] * self.correction + self.head_ms
+        """Milliseconds that every plan takes with such a head: the step itself and the head."""
+        return self.fixed_in(0)
+
+    def head_in(self, bits: int) -> float:
+        """Returns the milliseconds of the head with the whole vocabulary in so many bits; 0: not rounded.
+
+        Raises:
+            UserError: it was not measured so.
+        """
+        self._check_formats(Plan((), bits))
+        return self.terms[f"head@{bits}" if bits else "head"] * self.correction
+
+    def fixed_in(self, bits: int) -> float:
+        """Returns the milliseconds that every plan takes with the head in so many bits.
+
+        Raises:
+            UserError: it was not measured so.
+        """
+        return self.terms["step"] * self.correction + self.head_in(bits)
 
     def predict(self, plan: Plan) -> float:
-        """Milliseconds of a whole model."""
+        """Returns the milliseconds of a whole model.
+
+        Raises:
+            UserError: it has formats that were not measured.
+        """
+        self._check_formats(plan)
         values = np.array(list(self.terms.values()))
         return float(features(plan, self.tile, self.terms) @ values) * self.correction
 
+    def _check_formats(self, plan: Plan) -> None:
+        missing = [term for term in occurring(ROUNDED_TERMS, [plan]) if term not in self.terms]
+        if missing:
+            raise UserError(
+                f"the latency table has no times of {missing[0].replace('@', ' in ')} bits",
+                "Measure a table of these formats: leave --profile out.",
+            )
+
     def parts(self, plan: Plan) -> PartsOfLatency:
         """Milliseconds of a whole model by part: the step itself, the head, and every layer's two blocks."""
-
-        def block(layer: LayerShape) -> float:
-            return self.predict(Plan((layer,))) - self.fixed_ms
-
         return {
             "step": self.terms["step"] * self.correction,
-            "head": self.head_ms,
-            "attention": [block(LayerShape(p.query_heads, p.kv_heads, 0)) for p in plan],
-            "ffn": [block(LayerShape.of((0, 0), p.width)) for p in plan],
+            "head": self.head_in(plan.head_bits),
+            "attention": [self._block(LayerShape.of(p.attention_level, 0)) for p in plan],
+            "ffn": [self._block(LayerShape.of((0, 0), p.ffn_level)) for p in plan],
         }
+
+    def _block(self, layer: LayerShape) -> float:
+        """Returns the milliseconds of the blocks of a layer."""
+        return self.predict(Plan((layer,))) - self.fixed_ms
 
     def corrected(self, factor: float) -> LatencyTable:
         """Returns a table whose predictions are multiplied by a factor."""
         return replace(self, correction=self.correction * factor)
 
-    def constraint(self, space: Space, limit_ms: float) -> Constraint:
-        """Returns the limit of so many milliseconds as a constraint of a search."""
-        fixed = self.fixed_ms
+    def constraint(self, space: Space, limit_ms: float, head_bits: int = 0) -> Constraint:
+        """Returns the limit of so many milliseconds as a constraint of a search.
+
+        Args:
+            space: The levels of blocks.
+            limit_ms: Milliseconds.
+            head_bits: Bits of embedding and head; 0: they are not rounded.
+
+        Raises:
+            UserError: the space has formats that were not measured.
+        """
         return Constraint(
             "latency",
             "ms",
             limit_ms,
-            fixed,
-            {h: self.predict(Plan((LayerShape(*h, 0),))) - fixed for h in space.attention},
-            {w: self.predict(Plan((LayerShape.of((0, 0), w),))) - fixed for w in space.ffn},
+            self.fixed_in(head_bits),
+            {level: self._block(LayerShape.of(level, 0)) for level in space.attention},
+            {level: self._block(LayerShape.of((0, 0), level)) for level in space.ffn},
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -135,18 +177,33 @@ def features(plan: Plan, tile: int = 1, terms: Iterable[str] = TERMS, head: floa
 
     `head` is the share of the vocabulary's rows that the model has.
     """
-    tiled = [-(-p.ffn // tile) * tile for p in plan]
-    counts = {
+    named = [term.partition("@") for term in terms]
+    counts = {bits: _counts(plan, tile, head, bits) for bits in {int(bits or 0) for _, _, bits in named}}
+    return np.array([counts[int(bits or 0)][term] for term, _, bits in named])
+
+
+def occurring(terms: Iterable[str], plans: Iterable[Plan]) -> list[str]:
+    """Returns those of some terms that occur in plans."""
+    names, plans = list(terms), [plan for plan in plans if plan.rounded]
+    counts = sum((features(plan, 1, names) for plan in plans), np.zeros(len(names)))
+    return [name for name, count in zip(names, counts, strict=True) if count]
+
+
+def _counts(plan: Plan, tile: int, head: float, bits: int) -> dict[str, float]:
+    """Returns how often each term occurs in blocks of so many bits, and in a head of as many."""
+    attention = [p for p in plan if p.kv_heads and p.attention_bits == bits]
+    ffn = [p for p in plan if p.ffn and p.ffn_bits == bits]
+    tiled = [-(-p.ffn // tile) * tile for p in ffn]
+    return {
         "step": 1.0,
-        "head": head,
-        "attention": sum(bool(p.kv_heads) for p in plan),
-        "query_head": sum(p.query_heads for p in plan),
-        "kv_head": sum(p.kv_heads for p in plan),
-        "ffn": sum(bool(p.ffn) for p in plan),
+        "head": head * (plan.head_bits == bits),
+        "attention": len(attention),
+        "query_head": sum(p.query_heads for p in attention),
+        "kv_head": sum(p.kv_heads for p in attention),
+        "ffn": len(ffn),
         "channel": sum(tiled),
-        "expert_channel": sum(p.experts * width for p, width in zip(plan, tiled, strict=True)),
+        "expert_channel": sum(p.experts * width for p, width in zip(ffn, tiled, strict=True)),
     }
-    return np.array([counts[term] for term in terms])
 
 
 def fit(
@@ -180,6 +237,7 @@ def _terms(
 ) -> tuple[dict[str, float], float]:
     """The terms for a tile, and the root mean square of the relative errors they leave."""
     times, names = np.array(milliseconds), EXPERT_TERMS if any(p.experts for p in plans[0]) else TERMS
+    names = (*names, *occurring(ROUNDED_TERMS, plans))
     counts = np.stack([features(p, tile, names, head) for p, head in zip(plans, heads, strict=True)])
     design = counts * (weights / times)[:, None]
     active = [i for i in range(len(names)) if np.ptp(counts[:, i]) > 0 or i == 0]
@@ -192,59 +250,3 @@ def _terms(
     terms = dict.fromkeys(names, 0.0)
     terms.update({names[i]: float(v) for i, v in zip(active, values, strict=True)})
     return terms, float(np.sqrt(np.sum((design[:, active] @ values - weights) ** 2) / np.sum(weights**2)))
-
-
-def designs(space: Space, dense: Plan, layers: int, seed: int = 0) -> list[Plan]:
-    """Returns whole models of `layers` layers that identify the terms.
-
-    Dense comes first, then models with one kind of block narrowed or dropped in every layer, then three
-    random mixtures: at most 11 in all, 13 with experts, fewer where some are the same.
-    """
-    top, widths = dense[0], _spread(space.ffn[1:-1], 3)
-    head, groups = space.attention[:-1], sorted({kv for _, kv in space.attention[:-1]})
-    half_kv = groups[len(groups) // 2 - 1] if len(groups) > 1 else groups[0]
-    same_ratio = half_kv * top.heads_per_group
-    swaps = [
-        top,
-        LayerShape.of((same_ratio, half_kv), top.width),
-        LayerShape.of((0, 0), top.width),
-        LayerShape.of((top.kv_heads, top.kv_heads), top.width),
-        *(
-            LayerShape.of((top.query_heads, top.kv_heads), w)
-            for w in dict.fromkeys(
-                [*(widths if top.experts else widths[-1:]), *_across_a_tile(space.widths[:-1])]
-            )
-        ),
-        LayerShape(top.query_heads, top.kv_heads, 0),
-    ]
-    rng, fed = np.random.default_rng(seed), space.ffn[:-1]
-    plans = [Plan((swap,) * layers) for swap in swaps]
-    plans[2] = Plan((top, *[swaps[2]] * (layers - 1)))
-    for _ in range(3):
-        plans.append(
-            Plan(
-                tuple(
-                    LayerShape.of(space.attention[rng.integers(len(head))], fed[rng.integers(len(fed))])
-                    for _ in range(layers)
-                )
-            )
-        )
-    return list(dict.fromkeys(plans))
-
-
-def _across_a_tile(widths: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the roundest level in the middle half, and the next wider one.
-
-    If there is a cliff, it is between them.
-    """
-    inner = [i for i in range(len(widths)) if widths[0] // 4 <= widths[i] <= 3 * widths[0] // 4]
-    if not inner or inner[0] == 0:
-        return ()
-    roundest = max(inner, key=lambda i: widths[i] & -widths[i])
-    return widths[roundest - 1 : roundest + 1]
-
-
-def _spread(values: tuple[Width, ...], count: int) -> list[Width]:
-    if len(values) <= count:
-        return list(values)
-    return [values[round((i + 1) * (len(values) - 1) / (count + 1))] for i in range(count)]

@@ -8,7 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lathe.artefact.plan import BLOCK_KINDS, BlockKind, LayerShape, ModelShape, Plan, Width
+from lathe.artefact.plan import (
+    BLOCK_KINDS,
+    AttentionLevel,
+    BlockKind,
+    FFNLevel,
+    LayerShape,
+    ModelShape,
+    Plan,
+    Width,
+)
 from lathe.artefact.width_rules import FREE, WidthRules
 
 _FFN_LEVELS = 32
@@ -115,16 +124,16 @@ class Constraint:
         unit: The unit of all costs.
         limit: The most that a model may cost.
         fixed: The cost of all that is no block.
-        attention: The cost of an attention block by (query heads, KV heads).
-        ffn: The cost of an FFN block by its width.
+        attention: The cost of an attention block by its level.
+        ffn: The cost of an FFN block by its level.
     """
 
     name: str
     unit: str
     limit: float
     fixed: float
-    attention: dict[Heads, float]
-    ffn: dict[Width, float]
+    attention: dict[AttentionLevel, float]
+    ffn: dict[FFNLevel, float]
 
     def costs(self, space: Space, kind: BlockKind) -> list[float]:
         """Returns the cost of a block at each of its levels."""
@@ -134,7 +143,7 @@ class Constraint:
     def cost(self, plan: Plan) -> float:
         """Returns the cost of a whole model."""
         return self.fixed + sum(
-            self.attention[layer.query_heads, layer.kv_heads] + self.ffn[layer.width] for layer in plan
+            self.attention[layer.attention_level] + self.ffn[layer.ffn_level] for layer in plan
         )
 
     def allows(self, plan: Plan) -> bool:
@@ -205,6 +214,6 @@ def _per_block(
         unit,
         limit,
         fixed,
-        {(q, kv): float(attention(LayerShape(q, kv, 0))) for q, kv in space.attention},
-        {width: float(ffn(LayerShape.of((0, 0), width))) for width in space.ffn},
+        {level: float(attention(LayerShape.of(level, 0))) for level in space.attention},
+        {level: float(ffn(LayerShape.of((0, 0), level))) for level in space.ffn},
     )

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from lathe.artefact.plan import Plan
-from lathe.compressor.latency import session
+from lathe.compressor.latency import session, table
 from lathe.compressor.latency.backends.onnx import OnnxBackend
 from lathe.compressor.latency.bench import Timing
 from lathe.compressor.latency.table import features
@@ -21,10 +21,19 @@ from lathe.compressor.latency.workload import Workload
 TERMS = np.array([1.0, 0.0, 0.5, 0.1, 0.05, 0.2, 0.01])
 """In the order of the table's terms; the head takes nothing here."""
 FACTORS = {"tpot": 1.0, "ttft": 7.0}
+SHARES = {8: 0.5, 4: 0.3}
+"""What a term takes in so many bits, as a share of what it takes when it is not rounded."""
 
 
 def milliseconds(plan: Plan, metric: str = "tpot") -> float:
-    return float(features(plan) @ TERMS) * FACTORS[metric]
+    return undisturbed(plan) * FACTORS[metric]
+
+
+def undisturbed(plan: Plan) -> float:
+    """Milliseconds of a decode step, without the head."""
+    names = {bits: [f"{term}@{bits}" for term in table.TERMS[1:]] for bits in SHARES}
+    rounded = [share * float(features(plan, 1, names[bits]) @ TERMS[1:]) for bits, share in SHARES.items()]
+    return float(features(plan) @ TERMS) + sum(rounded)
 
 
 def prepare(_: OnnxBackend, directory: Path, workload: Workload, threads: int | None) -> Callable[[], float]:

@@ -8,18 +8,32 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lathe.artefact.plan import Plan
+from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.clock import Clock
-from lathe.compressor.latency.table import features
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import Checkpoint
-from support.steady_clock import FACTORS, TERMS
+from support.steady_clock import FACTORS, SHARES, undisturbed
+
+__all__ = ["ROW_MS", "SHARES", "Told", "VirtualMachine", "undisturbed_ms"]
 
 ROW_MS = 1e-4
 """What a row of the vocabulary takes."""
 
 
 def undisturbed_ms(plan: Plan, rows: int, metric: str = "tpot") -> float:
-    return (float(features(plan) @ TERMS) + rows * ROW_MS) * FACTORS[metric]
+    head = rows * ROW_MS * SHARES.get(plan.head_bits, 1.0)
+    return (undisturbed(plan) + head) * FACTORS[metric]
+
+
+class Told(Progress):
+    """Progress that keeps what it was told to say."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text.strip())
 
 
 class VirtualMachine:

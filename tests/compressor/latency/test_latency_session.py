@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from lathe.artefact.plan import Plan
-from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.backend import backends
 from lathe.compressor.latency.built_models import TimedModel
 from lathe.compressor.latency.cache import cached_table
@@ -22,7 +21,7 @@ from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.search.space import make_space
 from support.tiny_llama import PLANS, VOCAB, checkpoint
-from support.virtual_machine import ROW_MS, VirtualMachine, undisturbed_ms
+from support.virtual_machine import ROW_MS, Told, VirtualMachine, undisturbed_ms
 
 WIDE = 30_000
 GROUPS, MODELS = 6, 12
@@ -31,17 +30,6 @@ GROUPS, MODELS = 6, 12
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return checkpoint(tmp_path_factory.mktemp("wide") / "model", vocab_size=WIDE, tie_word_embeddings=True)
-
-
-class Told(Progress):
-    """Progress that keeps what it was told to say."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text.strip())
 
 
 def benchmark(source: Checkpoint, machine: VirtualMachine, **changes: Any) -> LatencyBenchmark:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import LayerShape, ModelShape, Plan
-from lathe.compressor.latency.table import TERMS, LatencyTable, designs, features, fit
+from lathe.compressor.latency.designs import designs
+from lathe.compressor.latency.table import TERMS, LatencyTable, features, fit
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.search.space import make_space
 from support.tiny_llama import PLANS

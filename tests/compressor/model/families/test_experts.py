@@ -16,7 +16,8 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.modeling import register
 from lathe.artefact.plan import LayerShape, ModelShape, Plan
 from lathe.compressor.export.checkpoint import export_checkpoint
-from lathe.compressor.latency.table import EXPERT_TERMS, designs, features, fit
+from lathe.compressor.latency.designs import designs
+from lathe.compressor.latency.table import EXPERT_TERMS, features, fit
 from lathe.compressor.model.pruning import ImportanceRanking, select
 from lathe.compressor.reconstruction.closed_form import damped, reconstruct
 from lathe.compressor.search.space import make_space, memory_constraint, parameter_constraint
