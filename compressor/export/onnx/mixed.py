@@ -66,7 +66,8 @@ class Mixed:
         formats = {"float32": {"matrices": self._counts[0]}} if self._counts[0] else {}
         for bits, made in rounded.items():
             facts = made.summary()
-            formats[facts.pop("scheme")] = {"matrices": self._counts[bits], **facts}
+            scheme = facts.pop("scheme")
+            formats[scheme] = {"matrices": self._counts[bits], **facts}
         errors = [error for made in rounded.values() for error in made.errors]
         return {
             "scheme": "mixed",

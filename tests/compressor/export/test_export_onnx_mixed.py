@@ -102,6 +102,7 @@ def test_the_summary_counts_matrices_of_every_format(tmp_path: Path) -> None:
     # Layer 1 and the FFN of layer 3; embedding, head, attention of 0, FFN of 2; FFN of 0, attention of 3.
     assert {name: row["matrices"] for name, row in formats.items()} == {"float32": 8, "int8": 7, "int4": 5}
     assert [sum(formats[name]["groups"].values()) for name in ("int8", "int4")] == [7, 5]
+    assert set(formats["int4"]) == {"matrices", "groups", "relative_error"}
     eight, four = (formats[name]["relative_error"] for name in ("int8", "int4"))
     assert eight["max"] < 0.02 < four["median"] <= four["max"] == summary["relative_error"]["max"]
     assert eight["median"] <= summary["relative_error"]["median"] <= four["median"]
