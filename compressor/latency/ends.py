@@ -21,7 +21,7 @@ class Ends:
         dense: Of the dense model with its whole vocabulary.
         unpruned: Of the dense model with the vocabulary that is kept.
         floor: Of the smallest subnet, with the vocabulary that is kept.
-        head: Of the head, with the vocabulary that is kept.
+        head: Of the head of the smallest subnet, with the vocabulary that is kept.
     """
 
     dense: float
@@ -33,7 +33,7 @@ class Ends:
     def of_table(cls, table: LatencyTable, dense: Plan, smallest: Plan) -> Ends:
         """Returns those that a table predicts."""
         whole = table.predict(dense)
-        return cls(whole, whole, table.predict(smallest), table.head_ms)
+        return cls(whole, whole, table.predict(smallest), table.head_in(smallest.head_bits))
 
     @classmethod
     def measured(cls, benchmark: LatencyBenchmark, smallest: Plan, rows: int) -> Ends:

@@ -15,6 +15,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.plan import LayerShape, ModelShape, Plan, RoundedHeads, RoundedWidth
 from lathe.compressor.latency.cache import cached_table
 from lathe.compressor.latency.designs import designs, formats_of
+from lathe.compressor.latency.ends import Ends
 from lathe.compressor.latency.measure import LatencyBenchmark
 from lathe.compressor.latency.table import (
     ROUNDED_TERMS,
@@ -147,6 +148,15 @@ def test_parts_of_a_plan_are_in_its_formats() -> None:
     assert table.head_ms == 1.1 * terms["head"]
     whole = parts["step"] + parts["head"] + sum(parts["attention"]) + sum(parts["ffn"])
     assert whole == pytest.approx(table.predict(Plan((layer, layer.unrounded), head_bits=8)))
+
+
+def test_the_ends_of_a_table_have_the_head_of_the_smallest_subnet() -> None:
+    table = planted_table()
+    smallest = Plan((LayerShape(1, 1, 0, attention_bits=4),), head_bits=8)
+    ends = Ends.of_table(table, GQA.dense_plan, smallest)
+    assert (ends.head, ends.floor) == (table.head_in(8), table.predict(smallest))
+    assert ends.dense == ends.unpruned == table.predict(GQA.dense_plan)
+    assert table.head_in(8) != table.head_ms
 
 
 def test_formats_that_were_not_measured_are_refused() -> None:
