@@ -5,7 +5,7 @@ Shapes: V vocabulary, D model width, B windows, T tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -18,6 +18,13 @@ class Embedding(Protocol):
     """Computes the first layer's input for tokens [B, T]; a plain table [V, D] is an embedding, too."""
 
     def __getitem__(self, tokens_BT: torch.Tensor, /) -> torch.Tensor: ...
+
+
+def with_table(embedding: Embedding, table_VD: torch.Tensor) -> Embedding:
+    """Returns an embedding with another table of tokens."""
+    if isinstance(embedding, (ScaledEmbedding, PositionedEmbedding)):
+        return replace(embedding, table=table_VD)
+    return table_VD
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,10 @@ class LMHead:
     def _weight(self) -> torch.Tensor:
         return self._stored.whole() if isinstance(self._stored, Table) else self._stored
 
+    def with_weight(self, weight_VD: torch.Tensor) -> LMHead:
+        """Returns this head with another weight."""
+        return LMHead(self._runner, self._norm, weight_VD, self._cap)
+
     def normed(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
         """Returns the LM head's input."""
         return self._runner.final_norm(self._norm, hidden_BTD)

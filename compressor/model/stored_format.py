@@ -63,7 +63,7 @@ FLOAT16, INT8, INT4 = Format(16), Format(8), Format(4)
 def quantize_layer(weights: Weights, bits: int) -> tuple[dict[str, torch.Tensor], int]:
     """Returns a layer with the values that its int8 or int4 graph has, dequantized, and its bytes there."""
     layer, size = dict(weights), 0
-    for names in _products(weights):
+    for names in products_of(weights):
         found = quantize_matrix(_stack(weights, names), bits, groups_for(weights[names[0]].shape[1]))
         layer |= zip(names, found.values.split([len(weights[name]) for name in names]), strict=True)
         size += _stored_bytes(len(found.codes), found.columns, found.group, bits)
@@ -74,8 +74,11 @@ def quantize_layer(weights: Weights, bits: int) -> tuple[dict[str, torch.Tensor]
     return layer, size + _unquantized_bytes(weights)
 
 
-def _products(weights: Weights) -> Iterator[list[str]]:
-    """Yields the matrices that the graph multiplies by, each as the names whose rows it stacks."""
+def products_of(weights: Weights) -> Iterator[list[str]]:
+    """Yields the matrices that the graph multiplies by, each as the names whose rows it stacks.
+
+    Experts, which have an operator of their own, are left out.
+    """
     stacked = _QKV if _QKV[0] in weights and f"{Q_NORM}.weight" not in weights else []
     if stacked:
         yield stacked
@@ -106,7 +109,7 @@ def _quantize_experts(weights: Weights, bits: int) -> tuple[dict[str, torch.Tens
 def _most_bytes(weights: Weights, bits: int) -> int:
     size = sum(
         _stored_bytes(len(weights[name]), weights[name].shape[1], GROUPS[-1], bits)
-        for names in _products(weights)
+        for names in products_of(weights)
         for name in names
     )
     experts = _expert_bytes(weights, GROUPS[-1], bits) if _ROUTER in weights else 0

@@ -58,9 +58,10 @@ class Moves:
     def _down(self, indices: list[int]) -> None:
         """Moves one block a level down; the last attention block of the model is never dropped."""
         free = [b for b, i in enumerate(indices) if i + 1 < len(self.sensitivities[b])]
-        dropping = [b for b in free if b % 2 == 0 and indices[b] + 2 == len(self.sensitivities[b])]
-        if sum(i + 1 < len(self.space.attention) for i in indices[::2]) == 1:
-            free = [b for b in free if b not in dropping]
+        attention = [b for b, (_, kind) in enumerate(self.space.blocks) if kind == "attention"]
+        last = len(self.space.attention) - 1
+        if sum(indices[b] < last for b in attention) == 1:
+            free = [b for b in free if b not in attention or indices[b] + 1 < last]
         if free:
             drawn = self.rng.sample(free, min(3, len(free)))
             block = min(

@@ -78,7 +78,20 @@ class Fitness:
 
         The estimate is of second order; where the block's output changes by much, it is replayed instead.
         """
-        outputs = self._outputs(position, levels)
+        return self._estimated(position, self._outputs(position, levels))
+
+    def changed(self, position: int, blocks: Sequence[Weights]) -> list[float]:
+        """Estimates the measure of a block with other weights, with all others dense, as `sensitivities`."""
+        before = self._dense_states[position]
+        return self._estimated(position, [self._run(weights, before, position) for weights in blocks])
+
+    def measure_ends(self, embedding: Embedding, head: LMHead) -> float:
+        """Measures the dense model with another embedding and another head, on the windows of replays."""
+        hidden = self._store.copy(embedding[self.windows[self._some]])
+        return head.kl(self._some_targets, self._through(-1, [hidden])[0][:])
+
+    def _estimated(self, position: int, outputs: list[ArrayLike]) -> list[float]:
+        """Estimates the measure of the dense model whose block gives these states instead of its own."""
         estimates = [self._fisher.of(position, hidden) for hidden in outputs]
         far = [at for at, estimate in enumerate(estimates) if estimate.size > _REPLAY_FROM]
         some: list[ArrayLike] = [outputs[at][self._some] for at in far]

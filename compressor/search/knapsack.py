@@ -49,23 +49,22 @@ def total(space: Space, sensitivities: np.ndarray, plan: Plan) -> float:
 def _repair(
     space: Space, sensitivities: np.ndarray, constraints: Sequence[Constraint], indices: list[int]
 ) -> list[int] | None:
-    """Moves blocks down, the cheapest for what they save of a broken budget first, until all budgets hold."""
-    kinds = [kind for _, kind in space.blocks]
-    while broken := [c for c in constraints if not c.allows(space.plan(indices))]:
+    """Moves blocks to cheaper levels, the least sensitivity for what is saved first, until all budgets hold.
 
-        def price(block: int, budget: Constraint = broken[0]) -> float:
-            at, costs = indices[block], budget.costs(space, kinds[block])
-            saved = costs[at] - costs[at + 1]
-            return (
-                float(sensitivities[block][at + 1] - sensitivities[block][at]) / saved
-                if saved > 0
-                else float("inf")
-            )
-
-        free = [b for b, i in enumerate(indices) if i + 1 < len(sensitivities[b])]
-        if not free:
+    No move makes a block dearer by any budget, so that there is an end to them.
+    """
+    costs = [[np.array(c.costs(space, kind)) for _, kind in space.blocks] for c in constraints]
+    while broken := [n for n, c in enumerate(constraints) if not c.allows(space.plan(indices))]:
+        moves = []
+        for block, at in enumerate(indices):
+            saved = np.stack([of_budget[block][at] - of_budget[block] for of_budget in costs])
+            for level in np.flatnonzero((saved.min(0) >= 0) & (saved[broken[0]] > 0)):
+                rise = float(sensitivities[block][level] - sensitivities[block][at])
+                moves.append((rise / saved[broken[0], level], block, int(level)))
+        if not moves:
             return None
-        indices[min(free, key=price)] += 1
+        _, block, level = min(moves)
+        indices[block] = level
     return indices
 
 
