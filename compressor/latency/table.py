@@ -28,7 +28,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.plan import WEIGHT_BITS, LayerShape, Plan
 from lathe.artefact.report_format import LatencyPrecision, PartsOfLatency
 from lathe.compressor.latency.workload import Workload
-from lathe.compressor.search.space import Constraint, Space
+from lathe.compressor.search.space import Choices, Constraint
 
 FORMAT = "lathe-latency/3"
 TERMS = ("step", "head", "attention", "query_head", "kv_head", "ffn", "channel")
@@ -78,7 +78,7 @@ class LatencyTable:
     @property
     def fixed_ms(self) -> float:
         """Milliseconds that every plan takes with such a head: the step itself and the head."""
-        return self.fixed_in(0)
+        return self.terms["step"] * self.correction + self.head_ms
 
     def head_in(self, bits: int) -> float:
         """Returns the milliseconds of the head with the whole vocabulary in so many bits; 0: not rounded.
@@ -88,14 +88,6 @@ class LatencyTable:
         """
         self._check_formats(Plan((), bits))
         return self.terms[f"head@{bits}" if bits else "head"] * self.correction
-
-    def fixed_in(self, bits: int) -> float:
-        """Returns the milliseconds that every plan takes with the head in so many bits.
-
-        Raises:
-            UserError: it was not measured so.
-        """
-        return self.terms["step"] * self.correction + self.head_in(bits)
 
     def predict(self, plan: Plan) -> float:
         """Returns the milliseconds of a whole model.
@@ -132,13 +124,12 @@ class LatencyTable:
         """Returns a table whose predictions are multiplied by a factor."""
         return replace(self, correction=self.correction * factor)
 
-    def constraint(self, space: Space, limit_ms: float, head_bits: int = 0) -> Constraint:
+    def constraint(self, space: Choices, limit_ms: float) -> Constraint:
         """Returns the limit of so many milliseconds as a constraint of a search.
 
         Args:
             space: The levels of blocks.
             limit_ms: Milliseconds.
-            head_bits: Bits of embedding and head; 0: they are not rounded.
 
         Raises:
             UserError: the space has formats that were not measured.
@@ -147,9 +138,10 @@ class LatencyTable:
             "latency",
             "ms",
             limit_ms,
-            self.fixed_in(head_bits),
-            {level: self._block(LayerShape.of(level, 0)) for level in space.attention},
-            {level: self._block(LayerShape.of((0, 0), level)) for level in space.ffn},
+            self.terms["step"] * self.correction,
+            {level: self._block(LayerShape.of(level, 0)) for level in space.levels("attention")},
+            {level: self._block(LayerShape.of((0, 0), level)) for level in space.levels("ffn")},
+            {bits: self.head_in(bits) for bits in space.levels("head")},
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
-from lathe.compressor.search.space import Constraint, Space
+from lathe.compressor.search.space import Choices, Constraint
 
 Evaluate = Callable[[Sequence[Plan], int], list[float]]
 _OFFSPRING, _SURVIVORS, _PARENTS = 24, 6, 4
@@ -28,7 +28,7 @@ class Moves:
         rng: Draws blocks and directions.
     """
 
-    space: Space
+    space: Choices
     constraints: Sequence[Constraint]
     sensitivities: np.ndarray
     rng: random.Random
@@ -59,7 +59,7 @@ class Moves:
         """Moves one block a level down; the last attention block of the model is never dropped."""
         free = [b for b, i in enumerate(indices) if i + 1 < len(self.sensitivities[b])]
         attention = [b for b, (_, kind) in enumerate(self.space.blocks) if kind == "attention"]
-        last = len(self.space.attention) - 1
+        last = len(self.space.levels("attention")) - 1
         if sum(indices[b] < last for b in attention) == 1:
             free = [b for b in free if b not in attention or indices[b] + 1 < last]
         if free:

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from lathe.artefact.plan import Plan
-from lathe.compressor.search.space import Constraint, Space
+from lathe.compressor.search.space import Choices, Constraint
 
 _BINS = 4096
 _MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def solve(space: Space, sensitivities: np.ndarray, constraints: Sequence[Constraint]) -> Plan | None:
+def solve(space: Choices, sensitivities: np.ndarray, constraints: Sequence[Constraint]) -> Plan | None:
     """Returns the plan of least summed sensitivity, or None when even the smallest plan is too big.
 
     Args:
@@ -41,31 +41,40 @@ def solve(space: Space, sensitivities: np.ndarray, constraints: Sequence[Constra
     return space.plan(min(plans)[1]) if plans else None
 
 
-def total(space: Space, sensitivities: np.ndarray, plan: Plan) -> float:
+def total(space: Choices, sensitivities: np.ndarray, plan: Plan) -> float:
     """Returns the summed sensitivity of a plan's blocks in nats per token."""
     return float(sum(sensitivities[block][level] for block, level in enumerate(space.indices(plan))))
 
 
 def _repair(
-    space: Space, sensitivities: np.ndarray, constraints: Sequence[Constraint], indices: list[int]
+    space: Choices, sensitivities: np.ndarray, constraints: Sequence[Constraint], indices: list[int]
 ) -> list[int] | None:
     """Moves blocks to cheaper levels, the least sensitivity for what is saved first, until all budgets hold.
 
     No move makes a block dearer by any budget, so that there is an end to them.
     """
-    costs = [[np.array(c.costs(space, kind)) for _, kind in space.blocks] for c in constraints]
+    costs = np.array([_flat(c, space, sensitivities) for c in constraints])
     while broken := [n for n, c in enumerate(constraints) if not c.allows(space.plan(indices))]:
         moves = []
         for block, at in enumerate(indices):
-            saved = np.stack([of_budget[block][at] - of_budget[block] for of_budget in costs])
-            for level in np.flatnonzero((saved.min(0) >= 0) & (saved[broken[0]] > 0)):
+            saved = costs[:, block, at, None] - costs[:, block]
+            for level in np.flatnonzero((saved.min(0) >= 0) & (saved[broken[0]] > 0)).tolist():
                 rise = float(sensitivities[block][level] - sensitivities[block][at])
-                moves.append((rise / saved[broken[0], level], block, int(level)))
+                moves.append((rise / float(saved[broken[0], level]), block, level))
         if not moves:
             return None
         _, block, level = min(moves)
         indices[block] = level
     return indices
+
+
+def _flat(constraint: Constraint, space: Choices, sensitivities: np.ndarray) -> np.ndarray:
+    """Returns costs [blocks, levels]; infinite where a block has fewer levels than another."""
+    table = np.full((len(sensitivities), max(map(len, sensitivities))), np.inf)
+    for row, (_, kind) in zip(table, space.blocks, strict=True):
+        costs = constraint.costs(space, kind)
+        row[: len(costs)] = costs
+    return table
 
 
 def _mixes(count: int) -> list[tuple[float, ...]]:
@@ -76,7 +85,7 @@ def _mixes(count: int) -> list[tuple[float, ...]]:
 
 
 def _surrogate(
-    space: Space, constraints: Sequence[Constraint], mix: Sequence[float]
+    space: Choices, constraints: Sequence[Constraint], mix: Sequence[float]
 ) -> tuple[list[np.ndarray], float]:
     """Returns costs per block and level in units of the joint limit, and the share that blocks may spend."""
     shares = [(share / c.limit, c) for share, c in zip(mix, constraints, strict=True)]
@@ -84,7 +93,7 @@ def _surrogate(
         np.sum([np.multiply(share, c.costs(space, kind)) for share, c in shares], axis=0)
         for _, kind in space.blocks
     ]
-    return costs, 1.0 - sum(share * c.fixed for share, c in shares)
+    return costs, 1.0 - sum(share * c.outside(space) for share, c in shares)
 
 
 def _dynamic_program(sensitivities: np.ndarray, costs: list[np.ndarray], limit: float) -> list[int] | None:

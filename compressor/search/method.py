@@ -20,7 +20,8 @@ from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.embedding import Embedding
 from lathe.compressor.model.lm_head import LMHead
 from lathe.compressor.model.pruning import ImportanceRanking, Selection
-from lathe.compressor.search.space import Constraint, Space
+from lathe.compressor.search.mixed_space import MixedSpace
+from lathe.compressor.search.space import Choices, Constraint, Space
 from lathe.compressor.search.trace import Trace
 from lathe.compressor.statistics import LastingStatistics
 
@@ -34,7 +35,7 @@ class Problem:
     Attributes:
         source: The dense model's checkpoint.
         model: The dense model: its layers, and what comes before and after them.
-        space: The levels that plans are made of.
+        space: The widths that plans are made of.
         windows: [n, T] tokens to evaluate candidates on; the statistics come from other windows.
         statistics: Second moments of each layer.
         rankings: The ranking of each layer.
@@ -46,6 +47,8 @@ class Problem:
         evaluations: The number of whole plans that may be evaluated.
         seed: Seeds random searches.
         store: Keeps hidden states.
+        fitted: [n, T] windows to measure inputs of matrices on, where weights may be rounded.
+        mixed: The levels of widths and bits, where weights may be rounded.
         workers: Evaluate candidates. A problem travels to them without the fields that only the search itself
             uses: constraints, trace, progress and workers.
     """
@@ -65,6 +68,13 @@ class Problem:
     seed: int
     store: ArrayStore = field(default_factory=ArrayStore)
     workers: Workers = field(default_factory=LocalWorkers)
+    fitted: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
+    mixed: MixedSpace | None = None
+
+    @property
+    def choices(self) -> Choices:
+        """Returns the levels that plans are made of: widths, with bits where weights may be rounded."""
+        return self.mixed or self.space
 
     @property
     def runner(self) -> BlockRunner:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from lathe.artefact.plan import (
     BLOCK_KINDS,
     AttentionLevel,
     BlockKind,
     FFNLevel,
+    Heads,
     LayerShape,
     ModelShape,
     Plan,
@@ -23,8 +24,32 @@ from lathe.artefact.width_rules import FREE, WidthRules
 _FFN_LEVELS = 32
 _MAX_GROUP_LEVELS = 8
 _EXPERT_LEVELS, _EXPERT_COUNTS = 8, 5
-Heads = tuple[int, int]
 Level = Heads | Width
+Choice = BlockKind | Literal["head"]
+"""What has levels: a layer's blocks, and, where they may be rounded, embedding and head together."""
+WHOLE = (0,)
+"""The bits of embedding and head where they keep the checkpoint's values."""
+
+
+class Choices(Protocol):
+    """The levels of each block, and the plans that are made of them."""
+
+    @property
+    def blocks(self) -> Iterator[tuple[int, Choice]]:
+        """Yields (layer, kind) of everything that has levels to choose from."""
+
+    @property
+    def smallest(self) -> Plan:
+        """Returns the smallest plan."""
+
+    def levels(self, kind: Choice) -> tuple[Any, ...]:
+        """Returns the levels of a block kind, the dense one's first, the smallest last; bits of the head."""
+
+    def plan(self, indices: Iterable[int]) -> Plan:
+        """Returns the plan with these level indices, one per block."""
+
+    def indices(self, plan: Plan) -> list[int]:
+        """Returns one level index per block; the inverse of `plan`."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +76,10 @@ class Space:
         """Returns the FFN levels of a model without experts."""
         return tuple(width for width in self.ffn if isinstance(width, int))
 
-    def levels(self, kind: BlockKind) -> tuple[Heads, ...] | tuple[Width, ...]:
+    def levels(self, kind: Choice) -> tuple[Any, ...]:
         """Returns the levels of a block kind, widest first."""
+        if kind == "head":
+            return WHOLE
         return self.attention if kind == "attention" else self.ffn
 
     @property
@@ -117,7 +144,7 @@ def _counts(shape: ModelShape) -> list[int]:
 
 @dataclass(frozen=True)
 class Constraint:
-    """An additive budget: `fixed` plus the sum over blocks must not exceed `limit`.
+    """An additive budget: `fixed`, the head and the sum over blocks together must not exceed `limit`.
 
     Attributes:
         name: The name of the budget.
@@ -126,6 +153,7 @@ class Constraint:
         fixed: The cost of all that is no block.
         attention: The cost of an attention block by its level.
         ffn: The cost of an FFN block by its level.
+        head: The cost of embedding and head by their bits.
     """
 
     name: str
@@ -134,16 +162,28 @@ class Constraint:
     fixed: float
     attention: dict[AttentionLevel, float]
     ffn: dict[FFNLevel, float]
+    head: dict[int, float] = field(default_factory=lambda: {0: 0.0})
 
-    def costs(self, space: Space, kind: BlockKind) -> list[float]:
+    def costs(self, space: Choices, kind: Choice) -> list[float]:
         """Returns the cost of a block at each of its levels."""
-        of_kind: Mapping[Any, float] = self.attention if kind == "attention" else self.ffn
-        return [of_kind[level] for level in space.levels(kind)]
+        tables: dict[Choice, Mapping[Any, float]] = {
+            "attention": self.attention,
+            "ffn": self.ffn,
+            "head": self.head,
+        }
+        return [tables[kind][level] for level in space.levels(kind)]
+
+    def outside(self, space: Choices) -> float:
+        """Returns the cost of what is no block of a space."""
+        chosen = any(kind == "head" for _, kind in space.blocks)
+        return self.fixed + (0.0 if chosen else self.head[0])
 
     def cost(self, plan: Plan) -> float:
         """Returns the cost of a whole model."""
-        return self.fixed + sum(
-            self.attention[layer.attention_level] + self.ffn[layer.ffn_level] for layer in plan
+        return (
+            self.fixed
+            + self.head[plan.head_bits]
+            + sum(self.attention[layer.attention_level] + self.ffn[layer.ffn_level] for layer in plan)
         )
 
     def allows(self, plan: Plan) -> bool:
@@ -151,7 +191,7 @@ class Constraint:
         return self.cost(plan) <= self.limit * (1 + 1e-9)
 
 
-def parameter_constraint(space: Space, shape: ModelShape, keep: float) -> Constraint:
+def parameter_constraint(space: Choices, shape: ModelShape, keep: float) -> Constraint:
     """Limits a plan to the share `keep` of the decoder's parameters."""
     return _per_block(
         space,
@@ -161,18 +201,19 @@ def parameter_constraint(space: Space, shape: ModelShape, keep: float) -> Constr
         0.0,
         shape.attention_parameters,
         shape.ffn_parameters,
+        dict.fromkeys(space.levels("head"), 0.0),
     )
 
 
 def memory_constraint(
-    space: Space,
+    space: Choices,
     shape: ModelShape,
     limit: float,
     *,
-    weight_bytes: float,
+    weight_bytes: Mapping[int, float],
     kv_bytes: float,
     tokens: int,
-    fixed: float | None = None,
+    fixed: Mapping[int, float] | None = None,
 ) -> Constraint:
     """Limits the bytes of weights plus KV cache.
 
@@ -180,40 +221,44 @@ def memory_constraint(
         space: The levels of blocks.
         shape: The dense model's dimensions.
         limit: Bytes.
-        weight_bytes: Bytes per weight in a layer.
+        weight_bytes: Bytes per weight in a layer, by the bits that it is rounded to (0: it is not).
         kv_bytes: Bytes per value in the KV cache.
         tokens: Tokens in the KV cache: batch size times context.
-        fixed: Bytes of the weights outside of layers; None counts `weight_bytes` for each of them.
+        fixed: Bytes of the weights outside of layers, by the bits of embedding and head; None counts
+            `weight_bytes` for each of them.
     """
-    fixed = shape.parameters(()) * weight_bytes if fixed is None else fixed
+    head = fixed or {bits: shape.parameters(()) * weight_bytes[bits] for bits in space.levels("head")}
     return _per_block(
         space,
         "memory",
         "bytes",
         limit,
-        fixed,
+        0.0,
         lambda layer: (
-            weight_bytes * shape.attention_parameters(layer)
+            weight_bytes[layer.attention_bits] * shape.attention_parameters(layer)
             + tokens * kv_bytes * shape.kv_bytes_per_token((layer,), 1)
         ),
-        lambda layer: weight_bytes * shape.ffn_parameters(layer),
+        lambda layer: weight_bytes[layer.ffn_bits] * shape.ffn_parameters(layer),
+        dict(head),
     )
 
 
 def _per_block(
-    space: Space,
+    space: Choices,
     name: str,
     unit: str,
     limit: float,
     fixed: float,
     attention: Callable[[LayerShape], float],
     ffn: Callable[[LayerShape], float],
+    head: dict[int, float],
 ) -> Constraint:
     return Constraint(
         name,
         unit,
         limit,
         fixed,
-        {level: float(attention(LayerShape.of(level, 0))) for level in space.attention},
-        {level: float(ffn(LayerShape.of((0, 0), level))) for level in space.ffn},
+        {level: float(attention(LayerShape.of(level, 0))) for level in space.levels("attention")},
+        {level: float(ffn(LayerShape.of((0, 0), level))) for level in space.levels("ffn")},
+        head,
     )

@@ -23,6 +23,7 @@ from lathe.compressor.search.evolution import Moves, evolve, has_attention
 from lathe.compressor.search.fitness import Block, Fitness
 from lathe.compressor.search.knapsack import solve
 from lathe.compressor.search.method import Method, Problem, SearchResult, methods
+from lathe.compressor.search.rounding_sensitivity import rounding_table
 from lathe.compressor.search.space import Level, Space
 
 _STAGE_TOKENS = (2048, 8192)
@@ -62,20 +63,25 @@ def search(
     """
     evaluator = PlanEvaluator(problem, library, fitness)
     sensitivities = sensitivity_table(problem, evaluator, measured)
+    rounding = rounding_table(problem, evaluator.stage(0)) if problem.mixed else None
+    if rounding:
+        sensitivities = rounding.joined(sensitivities)
 
     def evaluate(plans: Sequence[Plan], number: int) -> list[float]:
-        keys = [f"plan {number} {json.dumps(problem.space.indices(plan))}" for plan in plans]
-        unknown = [(p, number) for p, k in zip(plans, keys, strict=True) if not problem.trace.knows(k)]
+        widths = [plan.unrounded for plan in plans]
+        keys = [f"plan {number} {json.dumps(problem.space.indices(plan))}" for plan in widths]
+        unknown = [(p, number) for p, k in zip(widths, keys, strict=True) if not problem.trace.knows(k)]
         found, values = problem.workers.map(evaluator.evaluate, unknown), []
         for plan, key in zip(plans, keys, strict=True):
-            values.append(problem.trace.evaluate(key, partial(next, found), **_facts(problem, plan)))
+            value = problem.trace.evaluate(key, partial(next, found), **_facts(problem, plan))
+            values.append(value + (rounding.of(plan) if rounding else 0.0))
             bar.advance()
         return values
 
     with problem.progress.stage("search: plans", problem.evaluations) as bar:
-        moves = Moves(problem.space, problem.constraints, sensitivities, random.Random(problem.seed))
-        plan = solve(problem.space, sensitivities, problem.constraints)
-        start = plan if plan and has_attention(plan) else moves.mutate(problem.space.smallest)
+        moves = Moves(problem.choices, problem.constraints, sensitivities, random.Random(problem.seed))
+        plan = solve(problem.choices, sensitivities, problem.constraints)
+        start = plan if plan and has_attention(plan) else moves.mutate(problem.choices.smallest)
         ranked = evolve(
             [start], moves, evaluate, problem.evaluations, lambda best: bar.note(f"KL {best:.4f} nats/token")
         )
@@ -96,7 +102,11 @@ def _result(problem: Problem, plan: Plan, value: float) -> SearchResult:
 
 def measure_sensitivities(problem: Problem, measured: int = MEASURED) -> np.ndarray:
     """Makes the table of `search` by itself; plans for every budget come from it."""
-    return sensitivity_table(problem, PlanEvaluator(problem), measured)
+    evaluator = PlanEvaluator(problem)
+    sensitivities = sensitivity_table(problem, evaluator, measured)
+    if problem.mixed is None:
+        return sensitivities
+    return rounding_table(problem, evaluator.stage(0)).joined(sensitivities)
 
 
 def sensitivity_table(problem: Problem, evaluator: PlanEvaluator, measured: int = MEASURED) -> np.ndarray:
@@ -114,7 +124,7 @@ def sensitivity_table(problem: Problem, evaluator: PlanEvaluator, measured: int 
     Returns:
         An object array [blocks] of float arrays [levels of that block].
     """
-    blocks = [*enumerate(problem.space.blocks)]
+    blocks = [(at, (at // 2, BLOCK_KINDS[at % 2])) for at in range(2 * problem.space.layers)]
     roots = [problem.errors[layer][kind].sqrt().numpy() for _, (layer, kind) in blocks]
     at = [_measured_levels(problem.space, kind, roots[position], measured) for position, (_, kind) in blocks]
     unknown = [

@@ -1,0 +1,186 @@
+"""What rounding alone does to the output: each dense block, and embedding and head, at each number of bits.
+
+Matrices are rounded with compensation, from the Gram matrices of their inputs in the dense model. The errors
+of rounding and of pruning a block are taken as independent, so that their KL adds up; that of rounding is
+taken as proportional to the weights that are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from lathe.artefact.plan import BLOCK_KINDS, BlockKind, LayerShape, Plan
+from lathe.compressor.compute.array_store import ArrayLike
+from lathe.compressor.model.block_runner import BlockRunner, Weights
+from lathe.compressor.model.embedding import with_table
+from lathe.compressor.model.names import EMBEDDING, LM_HEAD
+from lathe.compressor.model.rounding import groups_for, quantize_matrix
+from lathe.compressor.reconstruction.rounded_block import round_block
+from lathe.compressor.search.fitness import Fitness
+from lathe.compressor.search.method import Problem
+from lathe.compressor.search.mixed_space import MixedSpace
+from lathe.compressor.search.space import Level
+from lathe.compressor.statistics.gram import Gram
+
+_ROWS = 4
+"""Windows per batch."""
+
+
+@dataclass(frozen=True)
+class RoundingTable:
+    """KL(dense || rounded) in nats per token.
+
+    Attributes:
+        problem: The problem; it has a `mixed` space.
+        blocks: [blocks, bits] of each dense block rounded alone, in the order of `MixedSpace.bits`.
+        head: Of embedding and head, in the order of `MixedSpace.head`.
+    """
+
+    problem: Problem
+    blocks: np.ndarray
+    head: np.ndarray
+
+    def joined(self, pruning: np.ndarray) -> np.ndarray:
+        """Returns the table of the mixed space.
+
+        Args:
+            pruning: Object array [blocks] of [widths]: KL of each block pruned alone.
+
+        Returns:
+            Object array [blocks + 1] of [levels], the head last.
+        """
+        space = self._space
+        table = np.empty(len(pruning) + 1, dtype=object)
+        for position, row in enumerate(pruning):
+            kind = BLOCK_KINDS[position % 2]
+            levels = [space.at(index) for index in range(len(space.levels(kind)))]
+            table[position] = np.array(
+                [row[width] + self._of_level(position, width, bits) for width, bits in levels]
+            )
+        table[-1] = self.head
+        return table
+
+    def of(self, plan: Plan) -> float:
+        """Returns the sum over a plan's blocks, embedding and head."""
+        widths = self._space.widths.indices(plan.unrounded)
+        bits = [layer.bits(kind) for layer in plan for kind in BLOCK_KINDS]
+        of_blocks = (self._of_level(at, *level) for at, level in enumerate(zip(widths, bits, strict=True)))
+        return sum(of_blocks) + float(self.head[self._space.head.index(plan.head_bits)])
+
+    @property
+    def _space(self) -> MixedSpace:
+        assert self.problem.mixed is not None
+        return self.problem.mixed
+
+    def _of_level(self, position: int, width: int, bits: int) -> float:
+        if not bits:
+            return 0.0
+        kind, space = BLOCK_KINDS[position % 2], self._space.widths
+        kept, dense = (self._parameters(kind, space.levels(kind)[at]) for at in (width, 0))
+        return float(self.blocks[position][self._space.bits.index(bits)]) * kept / dense
+
+    def _parameters(self, kind: BlockKind, level: Level) -> int:
+        shape = self.problem.source.shape
+        if kind == "attention":
+            return shape.attention_parameters(LayerShape.of(level, 0))  # type: ignore[arg-type]
+        return shape.ffn_parameters(LayerShape.of((0, 0), level))  # type: ignore[arg-type]
+
+
+def rounding_table(problem: Problem, fitness: Fitness) -> RoundingTable:
+    """Measures what rounding does; what the trace has is not measured again.
+
+    Args:
+        problem: The problem; it has a `mixed` space.
+        fitness: Evaluates changes of single blocks.
+    """
+    assert problem.mixed is not None
+    bits, positions = problem.mixed.bits, range(2 * len(problem.layers))
+    known = all(problem.trace.knows(_key(at, b)) for at in positions for b in bits)
+    with problem.progress.stage("search: sensitivity of each block to rounding", len(positions) + 1) as bar:
+        blocks = np.zeros((len(positions), len(bits)))
+        measured = iter(()) if known else _measure(problem, fitness, bits)
+        for at in positions:
+            found = [0.0] * len(bits) if known else next(measured)
+            for number, value in enumerate(found):
+                layer, kind = at // 2, BLOCK_KINDS[at % 2]
+                blocks[at, number] = problem.trace.evaluate(
+                    _key(at, bits[number]), partial(max, 0.0, value), layer=layer, block=kind
+                )
+            bar.advance()
+        head = [
+            problem.trace.evaluate(f"rounding head {b}", partial(_of_head, problem, fitness, b))
+            for b in problem.mixed.head
+        ]
+        bar.advance()
+    return RoundingTable(problem, blocks, np.array(head))
+
+
+def _key(position: int, bits: int) -> str:
+    return f"rounding {position} {bits}"
+
+
+@torch.inference_mode()
+def _measure(problem: Problem, fitness: Fitness, bits: Sequence[int]) -> Iterator[list[float]]:
+    """Yields the KL of each block at each number of bits, in the order in which the model runs them."""
+    parts = torch.arange(len(problem.fitted)).split(_ROWS)
+    hidden = problem.model.embedded(problem.fitted, problem.store, parts)
+    for position in range(2 * len(problem.layers)):
+        runner, kind = problem.runner.at(position // 2), BLOCK_KINDS[position % 2]
+        weights = problem.layers[position // 2]
+        grams, hidden = _grams(problem, runner, kind, weights, hidden, parts)
+        blocks = []
+        for count in bits:
+            rounded = round_block(weights, grams, count)
+            blocks.append({**weights, **{name: matrix.values for name, matrix in rounded.items()}})
+        yield fitness.changed(position, blocks)
+
+
+def _grams(
+    problem: Problem,
+    runner: BlockRunner,
+    kind: BlockKind,
+    weights: Weights,
+    hidden: ArrayLike,
+    parts: Sequence[torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], ArrayLike]:
+    """Returns the Gram matrices of the inputs of a block's matrices, by name, and the states after it."""
+    sums: dict[str, Gram] = {}
+    same: dict[str, str] = {}
+
+    def run(state: torch.Tensor) -> torch.Tensor:
+        with runner.watch(kind) as seen:
+            after = runner.block(kind, weights, state)
+        readers: dict[int, str] = {}
+        for name, (x, _) in seen.items():
+            same[name] = readers.setdefault(id(x), name)
+            if same[name] == name:
+                sums.setdefault(name, Gram(x.shape[-1])).add_batch(x)
+        return after
+
+    moved = problem.store.mapped(hidden, parts, run)
+    found = {name: gram.finalize() for name, gram in sums.items()}
+    return {name: found[reader] for name, reader in same.items()}, moved
+
+
+def _of_head(problem: Problem, fitness: Fitness, bits: int) -> float:
+    """Measures embedding and head in so many bits."""
+    if not bits:
+        return 0.0
+    source = problem.source
+    tables = {}
+    for name in dict.fromkeys([EMBEDDING, EMBEDDING if source.shape.tied_embeddings else LM_HEAD]):
+        table = source.tensor(f"{name}.weight")
+        tables[name] = quantize_matrix(table, bits, groups_for(table.shape[1], 0.0)).values
+    embedding, head = tables[EMBEDDING], tables.get(LM_HEAD, tables[EMBEDDING])
+    device = problem.store.device
+    return max(
+        0.0,
+        fitness.measure_ends(
+            with_table(problem.embedding, embedding.to(device)), problem.head.with_weight(head.to(device))
+        ),
+    )
