@@ -89,6 +89,7 @@ class Exporter(Destination):
         write: puts its files into an artefact directory. Raises UserError where the disk refuses.
         types: our model types that it knows.
         stored: what its values take; of quantized ones with the most scales.
+        rounded: what they take in so many bits, where plans say the bits of each block.
         folder: where in the artefact the model lies that an engine is given.
         quantizes: whether it quantizes what the checkpoint stores.
         served_by: the command that serves an artefact `{out}`.
@@ -98,6 +99,7 @@ class Exporter(Destination):
     write: Callable[[Path, Export], None]
     types: Collection[str]
     stored: Callable[[Checkpoint], Stored] = as_stored
+    rounded: Callable[[Checkpoint, int], Stored] | None = None
     folder: str = "."
     quantizes: bool = False
     served_by: str = ""
@@ -107,6 +109,10 @@ class Exporter(Destination):
         """The command for an artefact that `devices` share."""
         command = self.served_by + (self.shared_by if devices > 1 else "")
         return command.format(out=out, devices=devices)
+
+    def stored_in(self, source: Checkpoint, bits: int) -> Stored:
+        """Returns what values take in so many bits; 0: not rounded."""
+        return self.rounded(source, bits) if self.rounded and bits else self.stored(source)
 
     def knows(self, family: Family) -> bool:
         """Returns whether it can write models of a family."""

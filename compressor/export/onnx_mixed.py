@@ -12,7 +12,7 @@ from lathe.compressor.export.onnx import export_onnx
 from lathe.compressor.export.onnx.decoder_moe import MoeDecoder
 from lathe.compressor.export.onnx.graph import DECODERS
 from lathe.compressor.export.onnx.mixed import Mixed
-from lathe.compressor.export.onnx_quantized import check_quantized_graph
+from lathe.compressor.export.onnx_quantized import check_quantized_graph, stored_quantized
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.rounding import GROUPS
 
@@ -43,6 +43,7 @@ exporters.add(
         write=_write,
         types=[name for name, decoder in DECODERS.items() if not issubclass(decoder, MoeDecoder)],
         stored=lambda _source: Stored(4, 4, 4, 4),
+        rounded=stored_quantized,
         check=check_mixed_graph,
         multiple=GROUPS[-1],
         folder=FOLDER,

@@ -35,7 +35,7 @@ def check_quantized_graph(source: Checkpoint, name: str) -> None:
         )
 
 
-def _stored(source: Checkpoint, bits: int) -> Stored:
+def stored_quantized(source: Checkpoint, bits: int) -> Stored:
     """Returns the bytes of values with a scale for every smallest group.
 
     Those of tied embeddings count once for each use; positions, keys and values stay float32.
@@ -71,7 +71,7 @@ for _bits in BITS:
         Exporter(
             write=partial(export_onnx, matrices=partial(Blockwise, bits=_bits)),
             types=DECODERS,
-            stored=partial(_stored, bits=_bits),
+            stored=partial(stored_quantized, bits=_bits),
             check=partial(check_quantized_graph, name=_name),
             multiple=GROUPS[-1],
             folder=FOLDER,

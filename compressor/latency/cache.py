@@ -16,13 +16,13 @@ from lathe.compressor.latency.effort import PROOF, TABLE
 from lathe.compressor.latency.fingerprint import fingerprint
 from lathe.compressor.latency.measure import LatencyBenchmark
 from lathe.compressor.latency.table import LatencyTable
-from lathe.compressor.search.space import Space
+from lathe.compressor.search.space import Choices
 
 _KEPT = 2.0
 """What is kept has a standard error of at most this multiple of the one that was wanted."""
 
 
-def cached_table(benchmark: LatencyBenchmark, space: Space, refresh: bool) -> LatencyTable:
+def cached_table(benchmark: LatencyBenchmark, space: Choices, refresh: bool) -> LatencyTable:
     """Returns the table of this machine, model shape, workload and formats of weights.
 
     It is measured once, then kept in the cache (`$LATHE_CACHE`, else ~/.cache/lathe), so that runs with the

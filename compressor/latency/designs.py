@@ -7,18 +7,18 @@ from dataclasses import replace
 import numpy as np
 
 from lathe.artefact.plan import Heads, LayerShape, Plan, RoundedHeads, RoundedWidth, Width
-from lathe.compressor.search.space import Space
+from lathe.compressor.search.space import Choices
 
 
-def formats_of(space: Space) -> tuple[int, ...]:
+def formats_of(space: Choices) -> tuple[int, ...]:
     """Returns the bits that blocks may have, 0 (the checkpoint's values) first, then the most bits first."""
-    levels = (*space.attention, *space.ffn)
+    levels = (*space.levels("attention"), *space.levels("ffn"))
     rounded = {level.bits for level in levels if isinstance(level, RoundedHeads | RoundedWidth)}
     return 0, *sorted(rounded, reverse=True)
 
 
 def designs(
-    space: Space, dense: Plan, layers: int, formats: tuple[int, ...] = (0,), seed: int = 0
+    space: Choices, dense: Plan, layers: int, formats: tuple[int, ...] = (0,), seed: int = 0
 ) -> list[Plan]:
     """Returns whole models of `layers` layers that identify the terms.
 
@@ -38,10 +38,10 @@ def designs(
     return list(dict.fromkeys(plans))
 
 
-def _without_bits(space: Space) -> tuple[list[Heads], list[Width]]:
+def _without_bits(space: Choices) -> tuple[list[Heads], list[Width]]:
     """Returns the levels of both blocks whatever their formats, widest first, without the dropped block."""
-    heads = [level.heads if isinstance(level, RoundedHeads) else level for level in space.attention]
-    widths = [level.width if isinstance(level, RoundedWidth) else level for level in space.ffn]
+    heads = [level.heads if isinstance(level, RoundedHeads) else level for level in space.levels("attention")]
+    widths = [level.width if isinstance(level, RoundedWidth) else level for level in space.levels("ffn")]
     return list(dict.fromkeys(heads))[:-1], list(dict.fromkeys(widths))[:-1]
 
 

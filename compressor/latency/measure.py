@@ -23,7 +23,7 @@ from lathe.compressor.latency.session import GROUP, Session
 from lathe.compressor.latency.table import LatencyTable, fit
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import Checkpoint
-from lathe.compressor.search.space import Space
+from lathe.compressor.search.space import Choices
 
 _DECODER_BYTES = 256 * 2**20
 _FEW_ROWS = 4096
@@ -117,7 +117,7 @@ class LatencyBenchmark:
         self._say(title, precision_of(found), effort)
         return found
 
-    def table(self, space: Space) -> LatencyTable:
+    def table(self, space: Choices) -> LatencyTable:
         """Fits the table from about a dozen whole models, timed against the dense one.
 
         Deep or wide models are measured with fewer layers: the time of a layer does not depend on their
@@ -141,7 +141,7 @@ class LatencyBenchmark:
         rows[0]["dense_ms"] = table.predict(dense.plan) if measured is None else measured
         return table
 
-    def _designs(self, space: Space) -> list[TimedModel]:
+    def _designs(self, space: Choices) -> list[TimedModel]:
         """Returns the models of a table: the reference first, and those with the whole head last.
 
         These are the dense model and, where weights are rounded, the same with the head rounded.

@@ -14,6 +14,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.plan import BLOCK_KINDS, BlockKind, LayerShape
 from lathe.compressor.agreement.check import check_agreement
 from lathe.compressor.calibration import Calibration, load_calibration
+from lathe.compressor.calibration.tokens import evenly_spaced
 from lathe.compressor.compute.device import CPU
 from lathe.compressor.compute.workers import Workers
 from lathe.compressor.importance import importance_methods, needs_block_inputs
@@ -63,6 +64,11 @@ class CalibrationResult:
     dampings: list[tuple[float, float]]
     errors: list[dict[BlockKind, torch.Tensor]]
     last: SavedRows | None
+
+    def fitted(self, tokens: int) -> torch.Tensor:
+        """Returns windows [n, T] that are not held out, from all over the text, with about so many tokens."""
+        windows = self.windows[~self.heldout]
+        return evenly_spaced(windows, max(1, tokens // windows.shape[1]))
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,14 @@ class CompressFields(SharedOptions):
         str | None,
         Option(help="int8 or int4: weights of the ONNX graph that is measured and served.", panel=RUN),
     ] = None
+    bits: Annotated[
+        str | None,
+        Option(
+            help="16, 8 or 4: weights of the ONNX graph as they are, or as --quantize int8 or int4; `auto`: "
+            "search for the bits of each block together with its width.",
+            panel=RUN,
+        ),
+    ] = None
     evaluation: Annotated[
         str | None,
         Option(

@@ -26,6 +26,7 @@ from lathe.compressor.pipeline.run_directory import key
 from lathe.compressor.pipeline.timing_verdict import excess
 from lathe.compressor.pipeline.vocabulary import whole_over_cut
 from lathe.compressor.search.method import SearchResult
+from lathe.compressor.search.mixed_space import MixedSpace
 from lathe.compressor.search.space import Constraint, make_space
 
 _AIM = 0.99
@@ -108,8 +109,10 @@ class LatencyLoop:
 
     def _measured_table(self) -> LatencyTable:
         """Returns the table of all spaces of the model: what a width takes does not depend on the others."""
-        preflight, remeasure = self.context.preflight, self.context.options.remeasure
-        return cached_table(preflight.benchmark, make_space(preflight.source.shape), remeasure)
+        preflight, options = self.context.preflight, self.context.options
+        widths = make_space(preflight.source.shape)
+        space = MixedSpace(widths, options.block_bits) if options.block_bits else widths
+        return cached_table(preflight.benchmark, space, options.remeasure)
 
     def _measured_gain(self) -> float:
         preflight = self.context.preflight
@@ -228,7 +231,7 @@ class LatencyLoop:
         preflight, target = self.context.preflight, self.table_target_ms
         constraints = list(preflight.constraints)
         if self.table is not None and target is not None:
-            constraints.append(self.table.constraint(preflight.space, target * _AIM))
+            constraints.append(self.table.constraint(preflight.choices, target * _AIM))
         return self.search(constraints)
 
     def _measure(self, plan: Plan) -> float:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:  # the command line is built where there is no PyTorch, too
 WINDOW = 512
 """Tokens of a calibration or evaluation window, where the model has that many positions."""
 
+AUTO_BITS = "auto"
+SCHEMES = {AUTO_BITS: "mixed", "16": None, "8": "int8", "4": "int4"}
+"""The scheme that each value of `--bits` stands for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompressOptions(CompressFields):
@@ -32,6 +36,7 @@ class CompressOptions(CompressFields):
     def __post_init__(self) -> None:
         self._check_targets()
         self._check_open_targets()
+        self._check_bits()
         self._check_exports()
         self._check_numbers()
         self._check_place()
@@ -60,6 +65,18 @@ class CompressOptions(CompressFields):
             raise UserError("--front is for every quality", "Leave --max-perplexity-increase out.")
         if self.latency_limit_ms is not None and self.target_speedup is not None:
             raise UserError("--target-latency and --target-speedup exclude each other", "Give one of them.")
+
+    def _check_bits(self) -> None:
+        if self.bits is None:
+            return
+        if self.bits not in SCHEMES:
+            raise UserError(f"--bits {self.bits} is unknown", f"Choose of {', '.join(SCHEMES)}.")
+        if self.quantize is not None and self.quantize != SCHEMES[self.bits]:
+            raise UserError(f"--bits {self.bits} and --quantize {self.quantize} differ", "Give one of them.")
+        if self.bits == AUTO_BITS and "onnx" not in self.export:
+            raise UserError("--bits auto is for the ONNX graph", "Add onnx to --export, or leave it out.")
+        if self.bits == AUTO_BITS and self.method == "paper":
+            raise UserError("--method paper searches widths alone", "Leave --bits or --method out.")
 
     def _check_exports(self) -> None:
         from lathe.compressor.latency.backend import backends
@@ -122,14 +139,24 @@ class CompressOptions(CompressFields):
         return self.target_latency_ms
 
     @property
+    def scheme(self) -> str | None:
+        """How weights of the graph are rounded, by the name that exporters and backends have it under."""
+        return self.quantize or (SCHEMES[self.bits] if self.bits else None)
+
+    @property
+    def block_bits(self) -> tuple[int, ...]:
+        """The bits that the search may round each block to, the most first; none where it searches widths."""
+        return (8, 4) if self.scheme == SCHEMES[AUTO_BITS] else ()
+
+    @property
     def backend(self) -> str:
         """The backend that is timed, by its name with the quantization."""
-        return _quantized(self.engine, self.quantize)
+        return _quantized(self.engine, self.scheme)
 
     @property
     def exports(self) -> tuple[str, ...]:
         """The exporters, by their names with the quantization."""
-        return tuple(_quantized(name, self.quantize) for name in self.export)
+        return tuple(_quantized(name, self.scheme) for name in self.export)
 
     def workload_on(self, positions: int) -> Workload:
         """Returns the workload on a model with so many positions.

@@ -75,7 +75,7 @@ def write_front(options: CompressOptions, progress: Progress) -> dict[str, Any]:
         assert table is not None, "a front is timed"
         sensitivities = search.sensitivities()
         points = [
-            Point(plan, table.predict(plan), total(preflight.space, sensitivities, plan))
+            Point(plan, table.predict(plan), total(preflight.choices, sensitivities, plan))
             for plan in plans_along(preflight, table, sensitivities)
         ]
         directory = context.run_dir.fresh("front")
@@ -103,7 +103,7 @@ def tradeoff(context: RunContext, search: Searcher, table: LatencyTable | None, 
         cost = table.predict(plan) if table else shape.kept(plan)
         return {
             "cost": cost,
-            "damage": total(preflight.space, sensitivities, plan),
+            "damage": total(preflight.choices, sensitivities, plan),
             "kept": shape.kept(plan),
         }
 
@@ -122,7 +122,7 @@ def plans_along(
 
     Without a table, budgets are shares of the decoder's parameters.
     """
-    shape, space = preflight.source.shape, preflight.space
+    shape, space = preflight.source.shape, preflight.choices
     floor, dense = map(table.predict if table else shape.kept, (space.smallest, shape.dense_plan))
     seen: set[Plan] = set()
     for limit in np.linspace(floor, dense, _POINTS + 1)[1:]:
@@ -136,8 +136,8 @@ def plans_along(
 
 def _budget(preflight: PreflightResult, table: LatencyTable | None, limit: float) -> Constraint:
     if table:
-        return table.constraint(preflight.space, limit)
-    return parameter_constraint(preflight.space, preflight.source.shape, limit)
+        return table.constraint(preflight.choices, limit)
+    return parameter_constraint(preflight.choices, preflight.source.shape, limit)
 
 
 def _write(

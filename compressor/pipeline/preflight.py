@@ -36,7 +36,9 @@ from lathe.compressor.pipeline.vocabulary import vocabulary_rows
 from lathe.compressor.report.wording import limit_of_pruning
 from lathe.compressor.search.method import Method
 from lathe.compressor.search.method_choice import AUTO, SLOWEST, check_name, chosen_method
+from lathe.compressor.search.mixed_space import MixedSpace
 from lathe.compressor.search.space import (
+    Choices,
     Constraint,
     Space,
     make_space,
@@ -54,7 +56,8 @@ class PreflightResult:
 
     Attributes:
         source: The dense model's checkpoint, with the vocabulary that is kept.
-        space: The levels that plans are made of.
+        space: The widths that plans are made of.
+        mixed: The widths with the bits that weights may be rounded to, where the search chooses those.
         method: The search and what belongs to it.
         benchmark: Times plans of the model.
         constraints: The targets besides latency.
@@ -81,6 +84,12 @@ class PreflightResult:
     memory: MemoryPlan = field(kw_only=True)
     texts: Texts = field(default_factory=Texts, kw_only=True)
     vocabulary: CutVocabulary | None = field(default=None, kw_only=True)
+    mixed: MixedSpace | None = field(default=None, kw_only=True)
+
+    @property
+    def choices(self) -> Choices:
+        """The levels that plans are made of: widths, with bits where the search chooses those."""
+        return self.mixed or self.space
 
     @property
     def whole(self) -> Checkpoint:
@@ -116,7 +125,7 @@ class PreflightResult:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the result for people and scripts: milliseconds, bytes, and the range of every target."""
-        shape, smallest = self.source.shape, self.space.smallest
+        shape, smallest = self.source.shape, self.choices.smallest
         return {
             "status": "already-met" if self.already_met else "feasible",
             "model": self.source.name,
@@ -171,9 +180,10 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
     benchmark = LatencyBenchmark(
         source, backend, workload, options.threads, progress, options.measure_seconds
     )
-    constraints = _constraints(options, source, space, workload)
+    mixed = MixedSpace(space, options.block_bits) if options.block_bits else None
+    constraints = _constraints(options, source, mixed or space, workload)
     for constraint in constraints:
-        _check_floor(constraint, space)
+        _check_floor(constraint, mixed or space)
     found = PreflightResult(
         source,
         space,
@@ -184,6 +194,7 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
         memory=memory,
         texts=texts,
         vocabulary=vocabulary,
+        mixed=mixed,
     )
     check_disk(options.out, found.disk_bytes)
     progress.say(
@@ -232,29 +243,30 @@ def _workload(options: CompressOptions, source: Checkpoint, progress: Progress) 
 
 
 def _constraints(
-    options: CompressOptions, source: Checkpoint, space: Space, workload: Workload
+    options: CompressOptions, source: Checkpoint, space: Choices, workload: Workload
 ) -> list[Constraint]:
     constraints = []
     if options.keep is not None:
         constraints.append(parameter_constraint(space, source.shape, options.keep))
     if options.target_memory is not None:
         tokens = workload.batch_size * workload.context
-        stored, shape = exporters.get(options.served).stored(source), source.shape
+        shape, exporter = source.shape, exporters.get(options.served)
+        stored = {bits: exporter.stored_in(source, bits) for bits in (0, *options.block_bits)}
         constraints.append(
             memory_constraint(
                 space,
                 shape,
                 options.target_memory,
-                weight_bytes=stored.weight,
-                kv_bytes=stored.cache,
+                weight_bytes={bits: values.weight for bits, values in stored.items()},
+                kv_bytes=stored[0].cache,
                 tokens=tokens,
-                fixed=stored.fixed(shape),
+                fixed={bits: stored[bits].fixed(shape) for bits in space.levels("head")},
             )
         )
     return constraints
 
 
-def _check_floor(constraint: Constraint, space: Space) -> None:
+def _check_floor(constraint: Constraint, space: Choices) -> None:
     floor = constraint.cost(space.smallest)
     if floor > constraint.limit:
         raise UserError(
@@ -322,5 +334,5 @@ def _unpruned(options: CompressOptions, found: PreflightResult) -> PreflightResu
 def _ends(found: PreflightResult) -> Ends:
     """Returns the latencies of the profile, or times them quickly."""
     if found.table:
-        return Ends.of_table(found.table, found.source.shape.dense_plan, found.space.smallest)
-    return Ends.measured(found.benchmark, found.space.smallest, found.whole.shape.vocab_size)
+        return Ends.of_table(found.table, found.source.shape.dense_plan, found.choices.smallest)
+    return Ends.measured(found.benchmark, found.choices.smallest, found.whole.shape.vocab_size)

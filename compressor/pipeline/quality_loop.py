@@ -102,7 +102,7 @@ class QualityLoop:
 
         The plan's budget is found by bisection.
         """
-        space, dense = self.preflight.space, self.preflight.source.shape.dense_plan
+        space, dense = self.preflight.choices, self.preflight.source.shape.dense_plan
         low, high = self._cost(space.smallest), self._cost(dense)
         best = dense
         for _ in range(_HALVINGS):
@@ -116,8 +116,8 @@ class QualityLoop:
 
     def _budget(self, limit: float) -> Constraint:
         if self.table:
-            return self.table.constraint(self.preflight.space, limit)
-        return parameter_constraint(self.preflight.space, self.preflight.source.shape, limit)
+            return self.table.constraint(self.preflight.choices, limit)
+        return parameter_constraint(self.preflight.choices, self.preflight.source.shape, limit)
 
     def _cost(self, plan: Plan) -> float:
         """Returns milliseconds, or without a table the share of the decoder's parameters."""

@@ -21,6 +21,8 @@ from lathe.compressor.search.methods.lathe import evaluate_given_plan, measure_s
 from lathe.compressor.search.space import Constraint
 from lathe.compressor.search.trace import Trace
 
+_ROUNDING_TOKENS = 8192
+"""Tokens that the inputs of matrices are measured on before these are rounded."""
 SELECTED = tuple(field.name for field in fields(Selection))
 
 
@@ -78,6 +80,8 @@ class Searcher:
             options.seed,
             context.store,
             context.workers,
+            calibration.fitted(_ROUNDING_TOKENS),
+            preflight.mixed,
         )
 
     def _result(self, constraints: list[Constraint], plan: Plan | None) -> SearchResult:
@@ -106,7 +110,7 @@ class Searcher:
         )
 
     def _compute(self, name: str, constraints: list[Constraint], plan: Plan | None) -> dict[str, Any]:
-        smallest = self.context.preflight.space.smallest
+        smallest = self.context.preflight.choices.smallest
         if not all(c.allows(smallest) for c in constraints):
             raise UserError("the targets together leave no plan", "Relax one of them.")
         problem, method = self.problem(constraints), self.context.preflight.method

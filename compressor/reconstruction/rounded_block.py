@@ -25,7 +25,7 @@ def round_block(
         bits: Of a code.
         names: Those to round; all that have a Gram matrix by default.
     """
-    rounded = {}
+    rounded: dict[str, QuantizedMatrix] = {}
     for stack in products_of(weights):
         asked = [name for name in stack if name in (grams if names is None else names)]
         if not asked:

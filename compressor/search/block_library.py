@@ -63,7 +63,7 @@ class BlockLibrary:
             self._shape,
             kind,
             self._layers[layer],
-            select(self._rankings[layer], _widths(kind, level)),
+            select(self._rankings[layer], alone_in_layer(kind, level)),
             partial(self._solve, layer, kind),
             statistics,
         )
@@ -87,7 +87,7 @@ class BlockLibrary:
         return ProjectionPruner(weight, damped(statistics.ffn, ffn), self._rankings[layer].channels)
 
 
-def _widths(kind: BlockKind, level: Level) -> LayerShape:
+def alone_in_layer(kind: BlockKind, level: Level) -> LayerShape:
     """Returns a layer's widths with only this block."""
     if kind == "attention":
         assert isinstance(level, tuple)

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
-from lathe.artefact.plan import BLOCK_KINDS, Heads, LayerShape, Plan, RoundedHeads, RoundedWidth, Width
-from lathe.compressor.search.space import Choice, Level, Space
+from lathe.artefact.plan import (
+    BLOCK_KINDS,
+    AttentionLevel,
+    FFNLevel,
+    Heads,
+    LayerShape,
+    Plan,
+    RoundedHeads,
+    RoundedWidth,
+    Width,
+)
+from lathe.compressor.search.space import Choice, Space
+
+HEAD_BITS = (0, 8)
+"""What embedding and head may have."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +37,7 @@ class MixedSpace:
 
     widths: Space
     bits: tuple[int, ...]
-    head: tuple[int, ...]
+    head: tuple[int, ...] = HEAD_BITS
 
     @property
     def layers(self) -> int:
@@ -36,7 +50,7 @@ class MixedSpace:
         yield from self.widths.blocks
         yield self.layers, "head"
 
-    def levels(self, kind: Choice) -> tuple[Level, ...]:
+    def levels(self, kind: Choice) -> tuple[Any, ...]:
         """Returns the levels of a block kind; bits of the head."""
         if kind == "head":
             return self.head
@@ -44,10 +58,10 @@ class MixedSpace:
             return tuple(level for heads in self.widths.attention for level in self._of_heads(heads))
         return tuple(level for width in self.widths.ffn for level in self._of_width(width))
 
-    def _of_heads(self, heads: Heads) -> list[Level]:
+    def _of_heads(self, heads: Heads) -> list[AttentionLevel]:
         return [heads, *(RoundedHeads(heads, bits) for bits in self.bits if heads[1])]
 
-    def _of_width(self, width: Width) -> list[Level]:
+    def _of_width(self, width: Width) -> list[FFNLevel]:
         return [width, *(RoundedWidth(width, bits) for bits in self.bits if width)]
 
     def at(self, level: int) -> tuple[int, int]:

@@ -14,13 +14,14 @@ from functools import partial
 import numpy as np
 import torch
 
-from lathe.artefact.plan import BLOCK_KINDS, BlockKind, LayerShape, Plan
+from lathe.artefact.plan import BLOCK_KINDS, BlockKind, Plan
 from lathe.compressor.compute.array_store import ArrayLike
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.embedding import with_table
 from lathe.compressor.model.names import EMBEDDING, LM_HEAD
 from lathe.compressor.model.rounding import groups_for, quantize_matrix
 from lathe.compressor.reconstruction.rounded_block import round_block
+from lathe.compressor.search.block_library import alone_in_layer
 from lathe.compressor.search.fitness import Fitness
 from lathe.compressor.search.method import Problem
 from lathe.compressor.search.mixed_space import MixedSpace
@@ -85,10 +86,8 @@ class RoundingTable:
         return float(self.blocks[position][self._space.bits.index(bits)]) * kept / dense
 
     def _parameters(self, kind: BlockKind, level: Level) -> int:
-        shape = self.problem.source.shape
-        if kind == "attention":
-            return shape.attention_parameters(LayerShape.of(level, 0))  # type: ignore[arg-type]
-        return shape.ffn_parameters(LayerShape.of((0, 0), level))  # type: ignore[arg-type]
+        shape, alone = self.problem.source.shape, Plan((alone_in_layer(kind, level),))
+        return shape.decoder_parameters(alone)
 
 
 def rounding_table(problem: Problem, fitness: Fitness) -> RoundingTable:

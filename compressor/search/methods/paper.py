@@ -114,7 +114,9 @@ class Breeder(Breeding[Candidate]):
         """Tells whether a candidate uses nearly all of the budget, and no more."""
         plan = candidate.plan
         used = max(
-            (c.cost(plan) - c.fixed) / max(c.limit - c.fixed, 1e-12) for c in self._problem.constraints
+            (c.cost(plan) - outside) / max(c.limit - outside, 1e-12)
+            for c in self._problem.constraints
+            for outside in [c.outside(self._problem.space)]
         )
         return any(layer.kv_heads for layer in plan) and _FLOOR <= used <= 1 + 1e-9
 

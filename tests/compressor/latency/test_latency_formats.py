@@ -26,6 +26,7 @@ from lathe.compressor.latency.table import (
     occurring,
 )
 from lathe.compressor.latency.workload import Workload
+from lathe.compressor.search.mixed_space import MixedSpace
 from lathe.compressor.search.space import make_space
 from support.rounded_space import BOTH, EIGHT, WITHOUT, random_plans, rounded_space
 from support.tiny_llama import PLANS, checkpoint
@@ -82,8 +83,8 @@ def test_designs_are_whole_models_of_the_space_those_without_bits_first(
     assert len(rounded) <= 5 * len(formats[1:]) + 3 * bool(formats[1:])
     assert all(plan.rounded for plan in rounded)
     for layer in (layer for plan in plans for layer in plan):
-        assert layer.attention_level in space.attention
-        assert layer.ffn_level in space.ffn
+        assert layer.attention_level in space.levels("attention")
+        assert layer.ffn_level in space.levels("ffn")
 
 
 @pytest.mark.parametrize("formats", [EIGHT, BOTH])
@@ -126,9 +127,9 @@ def planted_table() -> LatencyTable:
 @pytest.mark.parametrize("head_bits", [0, 8])
 def test_the_budget_of_a_table_costs_what_it_predicts(head_bits: int) -> None:
     space, table = rounded_space(GQA), planted_table()
-    constraint = table.constraint(space, 5.0, head_bits)
+    constraint = table.constraint(space, 5.0)
     assert constraint.limit == 5
-    assert set(constraint.attention) == set(space.attention)
+    assert set(constraint.attention) == set(space.levels("attention"))
     assert constraint.attention[RoundedHeads((8, 4), 8)] != constraint.attention[8, 4]
     assert constraint.ffn[RoundedWidth(96, 4)] != constraint.ffn[RoundedWidth(96, 8)]
     for plan in random_plans(space, 4, 30, head_bits):
@@ -167,7 +168,7 @@ def test_formats_that_were_not_measured_are_refused() -> None:
     with pytest.raises(UserError, match="no times of attention in 8 bits"):
         table.constraint(rounded_space(GQA, EIGHT), 5.0)
     with pytest.raises(UserError, match="no times of head in 8 bits"):
-        table.constraint(make_space(GQA), 5.0, head_bits=8)
+        table.constraint(MixedSpace(make_space(GQA), (), (0, 8)), 5.0)
 
 
 def benchmark(path: Path, machine: VirtualMachine) -> LatencyBenchmark:

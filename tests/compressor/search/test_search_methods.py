@@ -32,7 +32,7 @@ def sensitivities(lab: Lab) -> np.ndarray:
 def moves(lab: Lab, share: float, seed: int = 0) -> Moves:
     space, shape = make_space(lab.source.shape), lab.source.shape
     dense = shape.weight_bytes(shape.dense_plan, 4)
-    memory = memory_constraint(space, shape, 0.8 * dense, weight_bytes=4, kv_bytes=4, tokens=10)
+    memory = memory_constraint(space, shape, 0.8 * dense, weight_bytes={0: 4}, kv_bytes=4, tokens=10)
     return Moves(space, [lab.keep(share), memory], sensitivities(lab), random.Random(seed))
 
 

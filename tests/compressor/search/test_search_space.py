@@ -135,7 +135,7 @@ def test_costs_add_up_to_those_of_the_whole_model(shape: ModelShape, data: st.Da
     parameters = parameter_constraint(space, shape, 0.5)
     assert parameters.cost(plan) == shape.decoder_parameters(plan)
     assert parameters.limit == 0.5 * shape.decoder_parameters(shape.dense_plan)
-    memory = memory_constraint(space, shape, 1e9, weight_bytes=4, kv_bytes=2, tokens=100)
+    memory = memory_constraint(space, shape, 1e9, weight_bytes={0: 4}, kv_bytes=2, tokens=100)
     assert memory.cost(plan) == shape.weight_bytes(plan, 4) + 100 * shape.kv_bytes_per_token(plan, 2)
     assert memory.cost(plan) >= memory.cost(space.smallest) or not any(p.kv_heads for p in plan)
 

@@ -53,7 +53,7 @@ def test_levels_of_experts_are_few_legal_and_cost_what_the_model_does(
     plan = space.plan(indices)
     assert space.indices(plan) == indices
     assert parameter_constraint(space, shape, 0.5).cost(plan) == shape.decoder_parameters(plan)
-    memory = memory_constraint(space, shape, 1e9, weight_bytes=4, kv_bytes=2, tokens=100)
+    memory = memory_constraint(space, shape, 1e9, weight_bytes={0: 4}, kv_bytes=2, tokens=100)
     assert memory.cost(plan) == shape.weight_bytes(plan, 4) + 100 * shape.kv_bytes_per_token(plan, 2)
 
 
