@@ -114,6 +114,10 @@ class Exporter(Destination):
         """Returns what values take in so many bits; 0: not rounded."""
         return self.rounded(source, bits) if self.rounded and bits else self.stored(source)
 
+    def rounds(self, plan: Plan) -> bool:
+        """Returns whether a plan's weights are quantized in this format."""
+        return self.quantizes and (plan.rounded or self.rounded is None)
+
     def knows(self, family: Family) -> bool:
         """Returns whether it can write models of a family."""
         return family.exported_type in self.types

@@ -174,6 +174,8 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
     rules = _rules(options, source)
     space = make_space(source.shape, rules)
     plan = read_plan(options.plan, space, rules, source.shape.experts) if options.plan else None
+    if plan and plan.rounded and not options.block_bits:
+        raise UserError(f"the plan {options.plan} rounds weights", "Add --bits auto, which writes them so.")
     workload = _workload(options, source, progress)
     texts = check_texts(options, source, progress)
     memory = memory_plan(options, source)

@@ -39,7 +39,7 @@ def reconstruct(context: RunContext, calibration: CalibrationResult, iteration: 
         [[t.tolist() for t in (s.kv_heads, s.query_heads, s.channels)] for s in iteration.selections],
     )
     _reconstruct_layers(context, calibration, iteration, name)
-    if iteration.plan == preflight.source.shape.dense_plan:
+    if iteration.plan.unrounded == preflight.source.shape.dense_plan:
         return name
     for number in range(preflight.method.whole_rounds):
         refined = f"{name}-{number}"

@@ -104,7 +104,8 @@ class Searcher:
             options.seed,
             plan and plan.to_json(),
             [
-                asdict(c) | {"attention": [*c.attention.values()], "ffn": [*c.ffn.values()]}
+                asdict(c)
+                | {kind: [*costs.values()] for kind, costs in (("attention", c.attention), ("ffn", c.ffn))}
                 for c in constraints
             ],
         )

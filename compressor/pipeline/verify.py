@@ -22,7 +22,7 @@ from lathe.compressor.compute.device import CPU
 from lathe.compressor.evaluate import Quality, quality
 from lathe.compressor.evaluate.onnx import OnnxModel
 from lathe.compressor.export.artefact import export_of_artefact
-from lathe.compressor.export.base import Export, exporters
+from lathe.compressor.export.base import Export, Exporter, exporters
 from lathe.compressor.export.onnx.graph import read_summary
 from lathe.compressor.latency.built_models import TimedModel
 from lathe.compressor.latency.comparison import Comparison
@@ -80,8 +80,7 @@ class Verifier:
         self._context, self._calibration = context, calibration
         self._windows, self._text = _evaluation(context, calibration)
         self._samples = SampleCollector.for_run(context.preflight, self._windows)
-        graph = context.options.graph
-        self._quantized = graph if graph and exporters.get(graph).quantizes else None
+        self._graph = exporters.get(graph) if (graph := context.options.graph) else None
         self._dense: Quality | None = None
         self._quantized_dense: Quality | None = None
         self._whole_loss: float | None = None
@@ -107,17 +106,19 @@ class Verifier:
             UserError: what was loaded is not what was planned, or the runtimes disagree.
         """
         register()
-        options, preflight, windows = self._context.options, self._context.preflight, self._windows
+        preflight, windows = self._context.preflight, self._windows
         title = "verify: reload, parity, perplexity, samples"
         with self._context.progress.stage(title, self._steps(self._dense)) as bar:
             model = self._subnet(iteration, artefact)
-            checked = options.graph and not self._quantized
+            checked = self._graph and not self._graph.rounds(iteration.plan)
             parity = _parity(model, artefact, windows[0]) if checked else None
             subnet = quality(model, windows, bar.advance)
             self._samples.collect("subnet", model)
             del model
             dense = self._dense = self._dense or self._score_dense(bar.advance)
-        quantization = self._score_quantized(artefact) if self._quantized else None
+        quantization = None
+        if self._graph and self._graph.rounds(iteration.plan):
+            quantization = self._score_quantized(artefact, self._graph, dense)
         per_byte = self._per_byte(dense, subnet) if preflight.vocabulary else None
         return Verified(
             timing, dense, subnet, self._text, self._samples.rows(), parity, quantization, per_byte
@@ -171,29 +172,35 @@ class Verifier:
             "unit": "nats per byte",
         }
 
-    def _score_quantized(self, artefact: Path) -> Quantization:
-        """Scores both models quantized.
+    def _score_quantized(self, artefact: Path, graph: Exporter, dense: Quality) -> Quantization:
+        """Scores the quantized graph.
 
-        The dense model is quantized in the same way, so that the cost of pruning is not taken for that of
-        quantization.
+        Where the format rounds all matrices alike, the dense model is rounded to it, too, so that the cost
+        of pruning is not taken for that of quantization. Where the plan says the bits of each block, the
+        dense model stays as it is.
+
+        Args:
+            artefact: Its directory.
+            graph: The exporter of its graph.
+            dense: The quality of the dense model as it is.
         """
-        title = f"verify: what {self._quantized} costs"
-        with self._context.progress.stage(title, self._steps(self._quantized_dense)) as bar:
-            dense = self._quantized_dense = self._quantized_dense or self._score_quantized_dense(bar.advance)
+        title = f"verify: what {self._context.options.graph} costs"
+        known = dense if graph.rounded else self._quantized_dense
+        with self._context.progress.stage(title, self._steps(known)) as bar:
+            beside = known or self._score_quantized_dense(graph, bar.advance)
             subnet = quality(OnnxModel(artefact), self._windows, bar.advance)
         found: Any = read_summary(artefact / FOLDER) | {
-            "loss": {"dense": dense.loss, "subnet": subnet.loss, "unit": "nats per token"},
-            "perplexity": {"dense": dense.perplexity, "subnet": subnet.perplexity},
+            "loss": {"dense": beside.loss, "subnet": subnet.loss, "unit": "nats per token"},
+            "perplexity": {"dense": beside.perplexity, "subnet": subnet.perplexity},
         }
         return cast("Quantization", found)
 
-    def _score_quantized_dense(self, advance: Advance) -> Quality:
-        assert self._quantized is not None
+    def _score_quantized_dense(self, graph: Exporter, advance: Advance) -> Quality:
         directory = self._context.run_dir.fresh("dense")
-        exporters.get(self._quantized).write(directory, Export.whole(self._context.preflight.source))
-        found = quality(OnnxModel(directory), self._windows, advance)
+        graph.write(directory, Export.whole(self._context.preflight.source))
+        self._quantized_dense = quality(OnnxModel(directory), self._windows, advance)
         shutil.rmtree(directory)
-        return found
+        return self._quantized_dense
 
 
 def _too_big(preflight: PreflightResult) -> bool:

@@ -51,11 +51,15 @@ def section(facts: Facts) -> Section | None:
     )
 
 
+_OF_BLOCKS = ("damage ", "rounding ")
+"""How the keys of evaluations begin that are of single blocks."""
+
+
 def _sensitivities(trace: Sequence[Mapping[str, Any]]) -> Sensitivities:
     """Returns KL in nats per token of each (layer, block) at each width evaluated."""
     found: Sensitivities = {}
     for row in trace:
-        if "layer" in row:
+        if "kept" in row:
             kept = row["kept"]
             width = tuple(kept) if isinstance(kept, list) else (kept,)
             found.setdefault((row["layer"], row["block"]), {})[width] = max(0.0, row["value"])
@@ -67,7 +71,7 @@ def _plans(trace: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
     return [
         (float(row.get("seconds", i)), float(row["value"]))
         for i, row in enumerate(trace)
-        if not str(row["key"]).startswith("damage ")
+        if not str(row["key"]).startswith(_OF_BLOCKS)
     ]
 
 

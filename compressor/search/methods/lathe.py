@@ -91,8 +91,12 @@ def search(
 
 def evaluate_given_plan(problem: Problem, plan: Plan) -> SearchResult:
     """Evaluates a plan that was given as the last stage of a search does."""
-    evaluator, key = PlanEvaluator(problem), f"given {json.dumps(problem.space.indices(plan))}"
-    return _result(problem, plan, problem.trace.evaluate(key, partial(evaluator.evaluate, (plan, 1))))
+    evaluator, widths = PlanEvaluator(problem), plan.unrounded
+    key = f"given {json.dumps(problem.space.indices(widths))}"
+    value = problem.trace.evaluate(key, partial(evaluator.evaluate, (widths, 1)))
+    if problem.mixed:
+        value += rounding_table(problem, evaluator.stage(0)).of(plan)
+    return _result(problem, plan, value)
 
 
 def _result(problem: Problem, plan: Plan, value: float) -> SearchResult:

@@ -262,9 +262,9 @@ def test_a_memory_target_counts_what_the_graph_holds(tmp_path: Path, name: str, 
         make_space(shape),
         shape,
         1e9,
-        weight_bytes=stored.weight,
+        weight_bytes={0: stored.weight},
         kv_bytes=stored.cache,
         tokens=0,
-        fixed=stored.fixed(shape),
+        fixed={0: stored.fixed(shape)},
     ).cost(shape.dense_plan)
     assert 0.8 * counted < held <= 1.01 * counted
