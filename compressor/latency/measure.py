@@ -27,8 +27,6 @@ from lathe.compressor.search.space import Choices
 
 _DECODER_BYTES = 256 * 2**20
 _FEW_ROWS = 4096
-_HEAD_BITS = 8
-"""Of embedding and head where they are rounded."""
 _BUSY = 3.0
 """There is a warning where the standard error is larger than this multiple of the one that was wanted."""
 
@@ -144,15 +142,14 @@ class LatencyBenchmark:
     def _designs(self, space: Choices) -> list[TimedModel]:
         """Returns the models of a table: the reference first, and those with the whole head last.
 
-        These are the dense model and, where weights are rounded, the same with the head rounded.
+        These are the dense model with its head in each of its formats.
         """
         shape = self.source.shape
         per_layer = 4 * shape.decoder_parameters(shape.dense_plan) // shape.num_layers
         layers = min(shape.num_layers, max(2, _DECODER_BYTES // per_layer))
         few = max(1, min(_FEW_ROWS, shape.vocab_size // 2))
-        formats = formats_of(space)
-        plans = designs(space, shape.dense_plan, layers, formats)
-        heads = [plans[0], *([replace(plans[0], head_bits=_HEAD_BITS)] if formats[1:] else [])]
+        plans = designs(space, shape.dense_plan, layers, formats_of(space))
+        heads = [replace(plans[0], head_bits=bits) for bits in space.levels("head")]
         models = [TimedModel(plan, few) for plan in plans]
         models += [TimedModel(plan, shape.vocab_size) for plan in heads]
         return list(dict.fromkeys(models))

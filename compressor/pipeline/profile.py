@@ -7,6 +7,7 @@ import os
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.errors import UserError
 from lathe.compressor.compute.progress import Progress
+from lathe.compressor.export.base import Exporter, exporters
 from lathe.compressor.latency.backend import backends
 from lathe.compressor.latency.cache import cached_table
 from lathe.compressor.latency.measure import LatencyBenchmark
@@ -14,9 +15,11 @@ from lathe.compressor.latency.profile import Profile
 from lathe.compressor.latency.roofline import estimate
 from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.latency.workload import Workload, fitted
-from lathe.compressor.model.checkpoint import open_config
+from lathe.compressor.model.checkpoint import Checkpoint, open_config
+from lathe.compressor.model.rounding import BITS
 from lathe.compressor.pipeline.profile_options import ProfileOptions
-from lathe.compressor.search.space import make_space
+from lathe.compressor.search.mixed_space import MixedSpace
+from lathe.compressor.search.space import Choices, make_space
 
 
 def make_profile(options: ProfileOptions, progress: Progress) -> Profile:
@@ -29,6 +32,7 @@ def make_profile(options: ProfileOptions, progress: Progress) -> Profile:
     _check_output(options)
     backend, grid = backends.get(options.backend), options.workloads()
     source = open_config(options.model)
+    space = _space(source, exporters.get(backend.export), options)
     workloads = [fitted(workload, source.positions, defaulted) for workload, defaulted in grid]
 
     def table(workload: Workload) -> LatencyTable:
@@ -37,7 +41,7 @@ def make_profile(options: ProfileOptions, progress: Progress) -> Profile:
         benchmark = LatencyBenchmark(
             source, backend, workload, options.threads, progress, options.measure_seconds
         )
-        return cached_table(benchmark, make_space(source.shape), refresh=False)
+        return cached_table(benchmark, space, refresh=False)
 
     tables = []
     for number, workload in enumerate(workloads, 1):
@@ -46,6 +50,24 @@ def make_profile(options: ProfileOptions, progress: Progress) -> Profile:
     profile = Profile(options.backend, source.shape.to_json(), tables)
     write_json(options.out, profile.to_json())
     return profile
+
+
+def _space(source: Checkpoint, exporter: Exporter, options: ProfileOptions) -> Choices:
+    """Returns the levels that a table is to be of: with every format that a plan can give a block, if any.
+
+    Raises:
+        UserError: the model has no such formats, or an estimate was asked for, which knows none.
+    """
+    widths = make_space(source.shape)
+    if exporter.rounded is None:
+        return widths
+    if options.hardware:
+        raise UserError(
+            f"{options.backend} cannot be estimated: what weights of several formats take is only measured",
+            "Leave --hardware out.",
+        )
+    exporter.check(source)
+    return MixedSpace(widths, BITS)
 
 
 def _check_output(options: ProfileOptions) -> None:

@@ -16,7 +16,9 @@ from lathe.compressor.latency.roofline import DEVICES, estimate
 from lathe.compressor.latency.workload import Workload
 from support import steady_clock
 from support.compress_command import Tiny, lathe, make_tiny
+from support.rounded_space import random_plans, rounded_space
 from support.tiny_llama import PLANS
+from support.tiny_models import tiny as tiny_family
 
 LLAMA_7B = ModelShape(4096, 32_000, 128, False, 32, LayerShape(32, 32, 11_008))
 
@@ -67,6 +69,33 @@ def test_a_profile_needs_no_weights_and_holds_a_table_for_every_workload(tiny: T
     table = profile.table("onnx", shape, Workload("ttft", 4, 64))
     expected = steady_clock.milliseconds(shape.dense_plan, "ttft")
     assert table.predict(shape.dense_plan) == pytest.approx(expected)
+
+
+def test_a_profile_of_mixed_formats_serves_any_plan_of_them(tiny: Tiny, tmp_path: Path) -> None:
+    profile = made(tiny, tmp_path / "p.json", "--context", "32", "--backend", "onnx-mixed")
+    shape = shape_of(profile)
+    space, table = rounded_space(shape), profile.table("onnx-mixed", shape, Workload("tpot", 1, 32))
+    constraint = table.constraint(space, 5.0)
+    for plan in random_plans(space, shape.num_layers, 10, head_bits=8):
+        assert table.predict(plan) == pytest.approx(steady_clock.milliseconds(plan))
+        assert constraint.cost(plan) == pytest.approx(table.predict(plan))
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "message"),
+    [
+        ("llama", ("--hardware", "h200"), "onnx-mixed cannot be estimated"),
+        ("mixtral", (), "has experts, which onnx-mixed does not take"),
+    ],
+)
+def test_what_mixed_formats_cannot_be_profiled_of_is_refused(
+    tmp_path: Path, family: str, options: tuple[str, ...], message: str
+) -> None:
+    made = tiny_family(tmp_path, family, "untied", "one file")
+    command = ("-o", str(tmp_path / "p.json"), "--context", "32", "--backend", "onnx-mixed", *options)
+    done = lathe("profile", str(made.model), *command)
+    assert done.exit_code == 1
+    assert message in done.stderr
 
 
 def test_output_tokens_count_for_whole_requests_only(tiny: Tiny, tmp_path: Path) -> None:
