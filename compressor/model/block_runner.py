@@ -102,6 +102,10 @@ class BlockRunner:
     def ffn_input(self, weights: Weights, state: torch.Tensor) -> torch.Tensor:
         return self._norm(weights, FFN_NORM, self._incoming(state))
 
+    def block_input(self, kind: BlockKind, weights: Weights, state: torch.Tensor) -> torch.Tensor:
+        """Returns what all matrices of a block but its output projection read, [B, T, D]."""
+        return (self.attention_input if kind == "attention" else self.ffn_input)(weights, state)
+
     def attention_context(self, weights: Weights, state: torch.Tensor, past: Past = _NOTHING) -> torch.Tensor:
         """Returns the input of o_proj, [B, T, N*H], for as many heads as the weights have."""
         if self._index is None:

@@ -41,3 +41,8 @@ def in_layer(name: str) -> tuple[int, str]:
     """
     index, _, rest = name.removeprefix(LAYER.format(i="")).partition(".")
     return int(index), rest
+
+
+def of_attention(name: str) -> bool:
+    """Tells whether a tensor of a layer, named relative to it, is the attention block's."""
+    return name.startswith(("self_attn.", f"{ATTENTION_NORM}.", f"{ATTENTION_OUTPUT_NORM}."))

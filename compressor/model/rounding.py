@@ -12,7 +12,7 @@ Shapes: R rows (outputs), C columns (inputs), G groups of a row, K columns of a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -56,6 +56,22 @@ class QuantizedMatrix:
     def values(self) -> torch.Tensor:
         """The dequantized matrix, float32 [R, C]."""
         return (self.scales.repeat_interleave(self.group, 1) * self.codes)[:, : self.columns]
+
+    def taken(self, rows: torch.Tensor) -> QuantizedMatrix:
+        """Returns the matrix with its rows in another order."""
+        return replace(self, codes=self.codes[rows], scales=self.scales[rows])
+
+    @classmethod
+    def stacked(cls, parts: Sequence[QuantizedMatrix]) -> QuantizedMatrix:
+        """Stacks the rows of matrices that have the same groups and bits."""
+        norms = torch.stack([part.values.norm() for part in parts])
+        errors = torch.tensor([part.error for part in parts])
+        return replace(
+            parts[0],
+            codes=torch.cat([part.codes for part in parts]),
+            scales=torch.cat([part.scales for part in parts]),
+            error=float((errors * norms).norm() / norms.norm().clamp(min=1e-30)),
+        )
 
 
 def groups_for(columns: int, padding: float = PADDING) -> list[int]:

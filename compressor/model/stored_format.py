@@ -22,7 +22,13 @@ from lathe.compressor.model.names import (
     UP_PROJ,
     V_PROJ,
 )
-from lathe.compressor.model.rounding import GROUPS, expert_groups, groups_for, quantize_matrix
+from lathe.compressor.model.rounding import (
+    GROUPS,
+    QuantizedMatrix,
+    expert_groups,
+    groups_for,
+    quantize_matrix,
+)
 
 FLOAT16_BYTES, FLOAT32_BYTES = 2, 4
 _QKV = [f"{module}.weight" for module in (Q_PROJ, K_PROJ, V_PROJ)]
@@ -64,11 +70,11 @@ def quantize_layer(weights: Weights, bits: int) -> tuple[dict[str, torch.Tensor]
     """Returns a layer with the values that its int8 or int4 graph has, dequantized, and its bytes there."""
     layer, size = dict(weights), 0
     for names in products_of(weights):
-        found = quantize_matrix(_stack(weights, names), bits, groups_for(weights[names[0]].shape[1]))
+        found = _quantize_stack(weights, names, bits)
         layer |= zip(names, found.values.split([len(weights[name]) for name in names]), strict=True)
         size += _stored_bytes(len(found.codes), found.columns, found.group, bits)
     if _ROUTER in weights:
-        experts, group = _quantize_experts(weights, bits)
+        experts, group = quantize_experts(weights, bits)
         layer |= experts
         size += _expert_bytes(weights, group, bits)
     return layer, size + _unquantized_bytes(weights)
@@ -88,11 +94,17 @@ def products_of(weights: Weights) -> Iterator[list[str]]:
             yield [name]
 
 
-def _stack(weights: Weights, names: list[str]) -> torch.Tensor:
-    return torch.cat([weights[name] for name in names]) if len(names) > 1 else weights[names[0]]
+def group_of(weights: Weights, names: list[str], bits: int) -> int:
+    """Returns the group of a stack of matrices in the graph."""
+    return _quantize_stack(weights, names, bits).group
 
 
-def _quantize_experts(weights: Weights, bits: int) -> tuple[dict[str, torch.Tensor], int]:
+def _quantize_stack(weights: Weights, names: list[str], bits: int) -> QuantizedMatrix:
+    stack = torch.cat([weights[name] for name in names]) if len(names) > 1 else weights[names[0]]
+    return quantize_matrix(stack, bits, groups_for(stack.shape[1]))
+
+
+def quantize_experts(weights: Weights, bits: int) -> tuple[dict[str, torch.Tensor], int]:
     """Quantizes a layer's experts, whose matrices share a group."""
     count = len(weights[_ROUTER])
     gate, up, down = (weights[name] for name in _EXPERTS)

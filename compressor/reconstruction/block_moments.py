@@ -107,6 +107,17 @@ class BlockPasses:
             sums.cross.add_batch(target_output(runner, block, self.kind, added, missing), x * weighting)
         return sums
 
+    def input_gram(self, block: Weights) -> Iterator[Gram]:
+        """Accumulates the Gram matrix of what a block reads, behind its norm, on the windows to fit."""
+        return (self._input_gram(block, shard) for shard in self._parts(False))
+
+    @torch.no_grad()
+    def _input_gram(self, block: Weights, shard: Sequence[torch.Tensor]) -> Gram:
+        gram = Gram(self.runner.shape.hidden_size)
+        for part in shard:
+            gram.add_batch(self.runner.block_input(self.kind, block, self.inputs[part]))
+        return gram
+
     def errors(self, block: Weights) -> Iterator[list[tuple[float, int]]]:
         """Measures (sum of squares, tokens) of each held-out batch."""
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
-from typing import Any
 
 import torch
 
@@ -17,11 +15,10 @@ from lathe.compressor.compute.workers import LocalWorkers, Workers
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.pruning import Selection
 from lathe.compressor.reconstruction.admm import admm
-from lathe.compressor.reconstruction.block_moments import MapShards
 from lathe.compressor.reconstruction.closed_form import damped, reconstruct
 from lathe.compressor.reconstruction.gauss_newton import refine_block
 from lathe.compressor.reconstruction.prune_block import prune_block
-from lathe.compressor.reconstruction.residual_streams import BlockPosition, ResidualStreams, SequentialPass
+from lathe.compressor.reconstruction.residual_streams import BlockPosition, SequentialPass, on_workers
 from lathe.compressor.reconstruction.sequential import Refine, reconstruct_block
 from lathe.compressor.statistics import LastingStatistics
 
@@ -171,19 +168,12 @@ def _in_order(task: ReconstructionTask, refine: Refine | None) -> LayerReconstru
         for kind, block in zip(BLOCK_KINDS, task.reconstructed(index), strict=True):
             solved = block
             if block and task.differs(index, kind):
-                map_shards = _on_workers(task.workers, text, BlockPosition(index, kind, finished, done))
+                map_shards = on_workers(task.workers, text, BlockPosition(index, kind, finished, done))
                 solved = reconstruct_block(map_shards, task.model.runner.at(index), kind, block, refine)
             done = _merge(done, solved)
         return done
 
     return layer
-
-
-def _on_workers(workers: Workers, text: SequentialPass, position: BlockPosition) -> MapShards:
-    def map_shards(method: Callable[..., Iterable[Any]], *args: Any) -> Iterable[Any]:
-        return chain.from_iterable(workers.map_shards(text, ResidualStreams.block, position, method, *args))
-
-    return map_shards
 
 
 def _merge(attention: Finished, ffn: Finished) -> Finished:

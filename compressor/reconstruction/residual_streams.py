@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,11 +14,11 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.plan import BLOCK_KINDS, BlockKind
 from lathe.compressor.compute.array_store import ArrayLike, ArrayStore
 from lathe.compressor.compute.precision import products
-from lathe.compressor.compute.workers import Sharded, shards_of
+from lathe.compressor.compute.workers import Sharded, Workers, shards_of
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.reconstruction.block_contexts import BlockContexts
-from lathe.compressor.reconstruction.block_moments import BlockPasses
+from lathe.compressor.reconstruction.block_moments import BlockPasses, MapShards
 from lathe.compressor.statistics.collect import batches_of
 
 Finished = Mapping[str, torch.Tensor]
@@ -149,3 +150,12 @@ class ResidualStreams:
 
     def _embedded(self) -> ArrayLike:
         return self._text.model.embedded(self._text.windows, self._text.store, self._parts)
+
+
+def on_workers(workers: Workers, text: SequentialPass, position: BlockPosition) -> MapShards:
+    """Returns a function that runs the block at a position on the workers' shards of a text."""
+
+    def map_shards(method: Callable[..., Iterable[Any]], *args: Any) -> Iterable[Any]:
+        return chain.from_iterable(workers.map_shards(text, ResidualStreams.block, position, method, *args))
+
+    return map_shards

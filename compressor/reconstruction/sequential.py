@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -45,40 +46,72 @@ def reconstruct_block(
     """
     block = dict(pruned)
     if runner.projections(kind):
-        block |= _solved(map_shards, runner, kind, pruned)
+        sums = measure_output(map_shards, pruned)
+        block |= split_output(kind, solve_output(sums, runner, kind, pruned), pruned)
     return refine(map_shards, runner, kind, block) if refine else block
 
 
-def _solved(
-    map_shards: MapShards, runner: BlockRunner, kind: BlockKind, pruned: Weights
-) -> dict[str, torch.Tensor]:
-    """Returns the output projection's tensors that bring the subnet's stream nearest to the dense one."""
-    name, sums = output(kind), dict[bool, Moments]()
-    for part in map_shards(BlockPasses.moments, pruned):
+class OutputMoments(NamedTuple):
+    """Mean moments around a block's output projection, float64, on windows to fit and on those held out.
+
+    Attributes:
+        gram: Of its input, with one more column for a bias, where it has one, [n, n].
+        cross: Of its target output with its input, [D, n].
+        heldout_gram: As `gram`.
+        heldout_cross: As `cross`.
+    """
+
+    gram: torch.Tensor
+    cross: torch.Tensor
+    heldout_gram: torch.Tensor
+    heldout_cross: torch.Tensor
+
+
+def measure_output(map_shards: MapShards, block: Weights) -> OutputMoments:
+    """Measures the moments around a block's output projection."""
+    sums = dict[bool, Moments]()
+    for part in map_shards(BlockPasses.moments, block):
         if part.heldout in sums:
             sums[part.heldout].add(part)
         else:
             sums[part.heldout] = part
-    start, bias = pruned[f"{name}.weight"], pruned.get(f"{name}.bias")
+    fitted, heldout = sums[False], sums[True]
+    return OutputMoments(
+        fitted.gram.finalize(), fitted.cross.finalize(), heldout.gram.finalize(), heldout.cross.finalize()
+    )
+
+
+def solve_output(
+    moments: OutputMoments, runner: BlockRunner, kind: BlockKind, block: Weights
+) -> torch.Tensor:
+    """Returns the output projection that brings the subnet's stream nearest to the dense one, [D, n].
+
+    An output bias is its last column.
+    """
+    start, bias = block[f"{output(kind)}.weight"], block.get(f"{output(kind)}.bias")
     if bias is not None:
         start = torch.cat([start, bias[:, None]], 1)
-    gain = norm_gain(runner.shape, pruned, kind)
-    solved = _solve(start, sums, 1.0 if gain is None else gain.double().square()[:, None])
-    if bias is None:
+    gain = norm_gain(runner.shape, block, kind)
+    return _solve(start, moments, 1.0 if gain is None else gain.double().square()[:, None])
+
+
+def split_output(kind: BlockKind, solved: torch.Tensor, block: Weights) -> dict[str, torch.Tensor]:
+    """Returns a block's output projection, and its bias where the block has one, by name."""
+    name = output(kind)
+    if f"{name}.bias" not in block:
         return {f"{name}.weight": solved}
     return {f"{name}.weight": solved[:, :-1].contiguous(), f"{name}.bias": solved[:, -1].contiguous()}
 
 
-def _solve(start: torch.Tensor, sums: dict[bool, Moments], row_weights: torch.Tensor | float) -> torch.Tensor:
+def _solve(start: torch.Tensor, moments: OutputMoments, row_weights: torch.Tensor | float) -> torch.Tensor:
     """Returns the ridge solution around `start` whose damping errs least on the held-out windows.
 
     Args:
         start: [D, n] the projection to stay near to.
-        sums: Moments by whether they are of held-out windows.
+        moments: Around it.
         row_weights: [D, 1] weights of the squared errors of rows.
     """
-    gram, cross, w0 = sums[False].gram.finalize(), sums[False].cross.finalize(), start.double()
-    heldout_gram, heldout_cross = sums[True].gram.finalize(), sums[True].cross.finalize()
+    (gram, cross, heldout_gram, heldout_cross), w0 = moments, start.double()
     scale = float(gram.diagonal().mean().clamp_min(1e-12))
 
     roots = row_weights**0.5
