@@ -16,6 +16,7 @@ from lathe.artefact.registry import Registry
 from lathe.artefact.width_rules import WidthRules
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.families import Family, families
+from lathe.compressor.model.rounding import QuantizedMatrix
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,15 @@ class Export:
         source: the dense model.
         tensor: gives a pruned tensor (the plan's shape), float32, by checkpoint name.
         tensor_parallel: the number of devices that are to share every layer.
+        rounded: gives what rounding on calibration text made of a tensor, by checkpoint name: a matrix in
+            codes, or other values; None where it left the tensor. It is for graphs of quantized weights.
     """
 
     source: Checkpoint
     plan: Plan
     tensor: Callable[[str], torch.Tensor]
     tensor_parallel: int = 1
+    rounded: Callable[[str], torch.Tensor | QuantizedMatrix | None] = lambda _name: None
 
     @classmethod
     def whole(cls, source: Checkpoint, tensor_parallel: int = 1) -> Export:

@@ -57,8 +57,11 @@ class QuantizedMatrix:
         """The dequantized matrix, float32 [R, C]."""
         return (self.scales.repeat_interleave(self.group, 1) * self.codes)[:, : self.columns]
 
-    def taken(self, rows: torch.Tensor) -> QuantizedMatrix:
-        """Returns the matrix with its rows in another order."""
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, rows: torch.Tensor) -> QuantizedMatrix:
+        """Returns rows by their indices; the error stays that of the whole matrix."""
         return replace(self, codes=self.codes[rows], scales=self.scales[rows])
 
     @classmethod

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from lathe.artefact.onnx.graph_format import FOLDER
 from lathe.artefact.onnx.minimum_version import check_version
 from lathe.compressor.export.base import Export, Exporter, Stored, check_known, exporters
@@ -12,6 +14,7 @@ from lathe.compressor.export.onnx.graph import DECODERS, build_onnx, check_confi
 from lathe.compressor.export.onnx.matrices import Matrices, Plain
 from lathe.compressor.export.onnx.writer import GraphWriter
 from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.rounding import QuantizedMatrix
 
 __all__ = ["build_onnx", "export_onnx"]
 
@@ -19,7 +22,8 @@ __all__ = ["build_onnx", "export_onnx"]
 def export_onnx(directory: Path, job: Export, matrices: Callable[[GraphWriter], Matrices] = Plain) -> None:
     """Writes `onnx/model.onnx` and its data.
 
-    Arithmetic is float32 on the values that the checkpoint stores, or on what `matrices` make of them.
+    Arithmetic is float32 on the values that the checkpoint stores, or on what `matrices` make of them, or
+    the job's rounding did.
 
     Raises:
         UserError: as `build_onnx`.
@@ -27,9 +31,16 @@ def export_onnx(directory: Path, job: Export, matrices: Callable[[GraphWriter], 
     folder = directory / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     source = job.source
-    build_onnx(
-        folder, source.config, source.family, job.plan, lambda name: job.stored(name).float(), matrices
-    )
+
+    def tensor(name: str) -> torch.Tensor:
+        found = job.rounded(name)
+        return found if isinstance(found, torch.Tensor) else job.stored(name).float()
+
+    def quantized(name: str) -> QuantizedMatrix | None:
+        found = job.rounded(name)
+        return found if isinstance(found, QuantizedMatrix) else None
+
+    build_onnx(folder, source.config, source.family, job.plan, tensor, matrices, quantized=quantized)
 
 
 def check_source(source: Checkpoint, quantized: bool = False) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from lathe.compressor.export.onnx.matrices import Experts
+from lathe.compressor.export.onnx.matrices import Experts, Matrix
 from lathe.compressor.export.onnx.writer import MICROSOFT, GraphWriter
 from lathe.compressor.model.rounding import (
     PADDING,
@@ -45,7 +45,7 @@ def arbitrary(weight_NK: torch.Tensor, bits: int, groups: Sequence[int]) -> Quan
 
 
 class Blockwise:
-    """Quantizes matrices of layers to `bits`, embedding and head to 8.
+    """Quantizes matrices of layers to `bits`, embedding and head to 8; those in codes it stores as they are.
 
     ONNX Runtime's MatMulNBits quantizes activations to int8, every row by itself. No row depends on the rest
     of its batch, except for the order of sums, which is different for a single row.
@@ -60,7 +60,7 @@ class Blockwise:
         self._groups: Counter[int] = Counter()
         self.errors: list[float] = []
 
-    def make_matmul(self, value: str, name: str, weight_NK: torch.Tensor) -> str:
+    def make_matmul(self, value: str, name: str, weight_NK: Matrix) -> str:
         return self._multiply(value, self._store(name, weight_NK, self._bits), f"{name}.product")
 
     def make_embedding(self, ids: str, name: str, weight_VD: torch.Tensor) -> str:
@@ -130,12 +130,15 @@ class Blockwise:
             "relative_error": {"median": median(self.errors), "max": max(self.errors)},
         }
 
-    def _store(self, name: str, weight_NK: torch.Tensor, bits: int, padding: float = PADDING) -> _Stored:
-        found = self._quantize(weight_NK, bits, groups_for(weight_NK.shape[1], padding))
+    def _store(self, name: str, weight_NK: Matrix, bits: int, padding: float = PADDING) -> _Stored:
+        if isinstance(weight_NK, QuantizedMatrix):
+            found = weight_NK
+        else:
+            found = self._quantize(weight_NK, bits, groups_for(weight_NK.shape[1], padding))
         self._note(found)
         codes = self._writer.weight(f"{name}.codes", found.packed)
         scales = self._writer.weight(f"{name}.scales", found.scales)
-        return _Stored(codes, scales, weight_NK.shape[0], weight_NK.shape[1], found.group, bits)
+        return _Stored(codes, scales, len(found), found.columns, found.group, found.bits)
 
     def _note(self, found: QuantizedMatrix) -> None:
         self._groups[found.group] += 1

@@ -14,7 +14,14 @@ import torch
 from onnx import TensorProto
 
 from lathe.artefact.plan import LayerShape, ModelShape, Plan
-from lathe.compressor.export.onnx.matrices import Matrices
+from lathe.compressor.export.onnx.matrices import (
+    Matrices,
+    Matrix,
+    QuantizedMatrices,
+    as_they_are,
+    stack_rows,
+    values_of,
+)
 from lathe.compressor.export.onnx.rope import rotary_tables, rotated_first
 from lathe.compressor.export.onnx.writer import MICROSOFT, GraphWriter
 from lathe.compressor.model.names import (
@@ -68,9 +75,11 @@ class Decoder:
         shape: ModelShape,
         tensor: Tensors,
         matrices: Matrices,
+        quantized: QuantizedMatrices = as_they_are,
     ) -> None:
         self.writer, self.config = writer, config
         self.shape, self.tensor, self.matrices = shape, tensor, matrices
+        self._quantized = quantized
         self.epsilon = float(config.get("rms_norm_eps", 1e-6))
         self._order = rotated_first(config, shape.head_dim)
 
@@ -323,18 +332,19 @@ class Decoder:
         product = self.matrices.make_matmul(value, name, self._stack(modules, "weight"))
         if not biased:
             return product
-        bias = self.writer.weight(f"{name}.bias", self._stack(modules, "bias"))
+        bias = self.writer.weight(f"{name}.bias", values_of(self._stack(modules, "bias")))
         return self.writer.node("Add", [product, bias], [f"{name}.sum"])
 
-    def _stack(self, modules: list[str], kind: str) -> torch.Tensor:
-        parts = [self._reorder_rotary(module, self.tensor(f"{module}.{kind}")) for module in modules]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def _stack(self, modules: list[str], kind: str) -> Matrix:
+        return stack_rows([self._reordered(module, f"{module}.{kind}") for module in modules])
 
-    def _reorder_rotary(self, module: str, value: torch.Tensor) -> torch.Tensor:
-        """Returns rows of queries and keys in the order that a rotation of the whole head needs."""
+    def _reordered(self, module: str, name: str) -> Matrix:
+        """Returns a tensor, its rows, of queries and keys, in the order that a rotation of the head needs."""
+        value = self._quantized(name) or self.tensor(name)
         if self._order is None or not module.endswith((Q_PROJ, K_PROJ)):
             return value
-        return value.unflatten(0, (-1, self.shape.head_dim))[:, self._order].flatten(0, 1)
+        rows = torch.arange(len(value)).unflatten(0, (-1, self.shape.head_dim))
+        return value[rows[:, self._order].flatten()]
 
     def make_weight(self, name: str) -> str:
         return self.writer.weight(name, self.tensor(name))

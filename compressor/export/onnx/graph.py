@@ -19,7 +19,7 @@ from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.export.onnx.decoder import Decoder, Tensors
 from lathe.compressor.export.onnx.decoder_moe import GptOssDecoder, MoeDecoder
 from lathe.compressor.export.onnx.decoder_variants import GemmaDecoder, NeoxDecoder, OptDecoder
-from lathe.compressor.export.onnx.matrices import Matrices, Plain
+from lathe.compressor.export.onnx.matrices import Matrices, Plain, QuantizedMatrices, as_they_are
 from lathe.compressor.export.onnx.rope import check_rope
 from lathe.compressor.export.onnx.writer import GraphWriter, graph_writer
 from lathe.compressor.model.families import Family
@@ -44,12 +44,14 @@ def build_onnx(
     tensor: Tensors,
     matrices: Callable[[GraphWriter], Matrices] = Plain,
     *,
+    quantized: QuantizedMatrices = as_they_are,
     durable: bool = True,
 ) -> None:
     """Writes `model.onnx` and `model.onnx.data` into `directory`.
 
     `config` is the dense model's config.json document; `tensor` gives a pruned tensor, float32, by its
-    checkpoint name, and is asked once for each, block by block. `durable` is `graph_writer`'s.
+    checkpoint name, and is asked once for each, block by block; `quantized` gives matrices of blocks that are
+    in codes already, of one block all or none. `durable` is `graph_writer`'s.
 
     Raises:
         UserError: the config needs something that this graph does not have, or the disk refuses.
@@ -61,7 +63,7 @@ def build_onnx(
     count = sum(torch.Size(dims).numel() for _, dims in pruned_tensors(shape, plan))
     with graph_writer(directory, 4 * count, durable=durable) as writer:
         made = matrices(writer)
-        DECODERS[family.exported_type](writer, config, shape, tensor, made).build(plan)
+        DECODERS[family.exported_type](writer, config, shape, tensor, made, quantized).build(plan)
         sizes = {"weight_bytes": {"before": 4 * count, "after": writer.weight_bytes}}
         writer.metadata |= {
             "lathe.format": GRAPH_FORMAT,

@@ -6,12 +6,37 @@ E experts, F channels of each.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from lathe.compressor.export.onnx.writer import MICROSOFT, GraphWriter
+from lathe.compressor.model.rounding import QuantizedMatrix
+
+Matrix = torch.Tensor | QuantizedMatrix
+"""Values, or codes and scales."""
+QuantizedMatrices = Callable[[str], QuantizedMatrix | None]
+"""Gives matrices that are in codes already, by name; None for others."""
+
+
+def as_they_are(_name: str) -> QuantizedMatrix | None:
+    """Gives no matrix in codes."""
+    return None
+
+
+def values_of(matrix: Matrix) -> torch.Tensor:
+    """Returns the values of a matrix, dequantized where it is in codes."""
+    return matrix.values if isinstance(matrix, QuantizedMatrix) else matrix
+
+
+def stack_rows(parts: Sequence[Matrix]) -> Matrix:
+    """Stacks matrices, all of which are in codes, or none."""
+    if len(parts) == 1:
+        return parts[0]
+    quantized = [part for part in parts if isinstance(part, QuantizedMatrix)]
+    return QuantizedMatrix.stacked(quantized) if quantized else torch.cat([values_of(part) for part in parts])
 
 
 @dataclass(frozen=True)
@@ -40,8 +65,8 @@ class Experts:
 class Matrices(Protocol):
     """The matrices of one graph; each method adds its nodes to the writer that was given."""
 
-    def make_matmul(self, value: str, name: str, weight_NK: torch.Tensor) -> str:
-        """Adds the product of `value` and a matrix; returns its name."""
+    def make_matmul(self, value: str, name: str, weight_NK: Matrix) -> str:
+        """Adds the product of `value` and a matrix, which may be in codes already; returns its name."""
 
     def make_embedding(self, ids: str, name: str, weight_VD: torch.Tensor) -> str:
         """The rows of the embedding for tokens."""
@@ -63,8 +88,8 @@ class Plain:
         self._writer = writer
         self._embedding = ""
 
-    def make_matmul(self, value: str, name: str, weight_NK: torch.Tensor) -> str:
-        weight = self._writer.weight(f"{name}.weight", weight_NK.T)
+    def make_matmul(self, value: str, name: str, weight_NK: Matrix) -> str:
+        weight = self._writer.weight(f"{name}.weight", values_of(weight_NK).T)
         return self._writer.node("MatMul", [value, weight], [f"{name}.product"])
 
     def make_embedding(self, ids: str, name: str, weight_VD: torch.Tensor) -> str:

@@ -14,7 +14,7 @@ import torch
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import BlockKind, Plan
 from lathe.compressor.export.onnx.blockwise import WHOLE_BITS, Blockwise, Quantize
-from lathe.compressor.export.onnx.matrices import Experts, Matrices, Plain
+from lathe.compressor.export.onnx.matrices import Experts, Matrices, Matrix, Plain
 from lathe.compressor.export.onnx.writer import GraphWriter
 from lathe.compressor.model.names import in_layer
 from lathe.compressor.model.rounding import BITS, quantize_matrix
@@ -41,7 +41,7 @@ class Mixed:
         self._rounded = {bits: Blockwise(writer, bits, quantize) for bits in BITS}
         self._counts: Counter[int] = Counter()
 
-    def make_matmul(self, value: str, name: str, weight_NK: torch.Tensor) -> str:
+    def make_matmul(self, value: str, name: str, weight_NK: Matrix) -> str:
         return self._of_block(name).make_matmul(value, name, weight_NK)
 
     def make_embedding(self, ids: str, name: str, weight_VD: torch.Tensor) -> str:
