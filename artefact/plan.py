@@ -165,6 +165,12 @@ class Plan:
         """The same but for one layer."""
         return Plan((*self.layers[:index], layer, *self.layers[index + 1 :]), self.head_bits)
 
+    def in_bits(self, bits: int, head_bits: int) -> Plan:
+        """The same widths, with every block in so many bits, and embedding and head in others."""
+        levels = ((bits * bool(layer.kv_heads), bits * bool(layer.ffn)) for layer in self.layers)
+        pairs = zip(self.layers, levels, strict=True)
+        return Plan(tuple(replace(layer, attention_bits=a, ffn_bits=f) for layer, (a, f) in pairs), head_bits)
+
     @property
     def unrounded(self) -> Plan:
         """The same widths, with the checkpoint's values."""

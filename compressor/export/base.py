@@ -96,6 +96,7 @@ class Exporter(Destination):
         rounded: what they take in so many bits, where plans say the bits of each block.
         folder: where in the artefact the model lies that an engine is given.
         quantizes: whether it quantizes what the checkpoint stores.
+        with_bits: gives a plan the bits that the blocks of its graph have.
         served_by: the command that serves an artefact `{out}`.
         shared_by: what that command adds for several `{devices}`.
     """
@@ -106,6 +107,7 @@ class Exporter(Destination):
     rounded: Callable[[Checkpoint, int], Stored] | None = None
     folder: str = "."
     quantizes: bool = False
+    with_bits: Callable[[Plan], Plan] = lambda plan: plan.unrounded
     served_by: str = ""
     shared_by: str = ""
 

@@ -48,6 +48,7 @@ exporters.add(
         multiple=GROUPS[-1],
         folder=FOLDER,
         quantizes=True,
+        with_bits=lambda plan: plan,
         served_by="lathe serve {out}",
     ),
 )

@@ -10,6 +10,7 @@ from lathe.artefact.atomic_files import staged_directory
 from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import write_manifest
 from lathe.artefact.onnx.graph_format import FOLDER
+from lathe.artefact.plan import Plan
 from lathe.compressor.export.artefact import copy_report, open_model
 from lathe.compressor.export.base import Exporter, Stored, check_known, exporters, quantizers
 from lathe.compressor.export.dense import write_artefact
@@ -76,6 +77,7 @@ for _bits in BITS:
             multiple=GROUPS[-1],
             folder=FOLDER,
             quantizes=True,
+            with_bits=partial(Plan.in_bits, bits=_bits, head_bits=WHOLE_BITS),
             served_by="lathe serve {out}",
         ),
     )

@@ -70,6 +70,19 @@ class CalibrationResult:
         windows = self.windows[~self.heldout]
         return evenly_spaced(windows, max(1, tokens // windows.shape[1]))
 
+    def sample(self, fitted: int, heldout: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns windows [n, T] from all over the text, and which are held out [n].
+
+        Args:
+            fitted: The most windows to fit on.
+            heldout: The most windows that are held out; None takes all.
+        """
+        fit, apart = (torch.nonzero(self.heldout == held)[:, 0] for held in (False, True))
+        kept = torch.cat(
+            [evenly_spaced(fit, fitted), apart if heldout is None else evenly_spaced(apart, heldout)]
+        )
+        return self.windows[kept], self.heldout[kept]
+
 
 @dataclass(frozen=True)
 class SavedStatistics:

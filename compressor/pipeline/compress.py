@@ -26,6 +26,7 @@ from lathe.compressor.pipeline.preflight import run_preflight
 from lathe.compressor.pipeline.quality_loop import QualityLoop
 from lathe.compressor.pipeline.reconstruct import reconstruct
 from lathe.compressor.pipeline.report import Compression, build_report
+from lathe.compressor.pipeline.round import round_layers
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.search import Searcher
 from lathe.compressor.pipeline.verify import Verified, Verifier
@@ -85,7 +86,7 @@ class _MadeArtefact:
 
 @dataclass(frozen=True)
 class _ArtefactMaker:
-    """Makes the artefact of a plan: reconstructs and exports it."""
+    """Makes the artefact of a plan: reconstructs, rounds and exports it."""
 
     context: RunContext
     calibration: CalibrationResult
@@ -93,7 +94,8 @@ class _ArtefactMaker:
 
     def __call__(self, iteration: Iteration) -> _MadeArtefact:
         name = reconstruct(self.context, self.calibration, iteration)
-        path = export(self.context, iteration, name)
+        rounded = round_layers(self.context, self.calibration, iteration, name)
+        path = export(self.context, iteration, name, rounded)
         return _MadeArtefact(path, iteration, self.verify)
 
 

@@ -13,7 +13,6 @@ import torch
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import ModelShape
 from lathe.compressor.calibration.selfgen import continue_text
-from lathe.compressor.calibration.tokens import evenly_spaced
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.pipeline.calibrate import CalibrationResult
@@ -60,7 +59,8 @@ def _reconstruct_layers(
     preflight, run_dir = context.preflight, context.run_dir
     windows, heldout = calibration.windows, calibration.heldout
     if preflight.method.on_samples:
-        windows, heldout = _sample_for_blocks(preflight.source.shape, calibration)
+        tokens = block_tokens(preflight.source.shape)
+        windows, heldout = calibration.sample(math.ceil(tokens / windows.shape[1]))
     task = ReconstructionTask(
         preflight.source.shape,
         calibration.model,
@@ -83,22 +83,11 @@ def _reconstruct_layers(
 
 
 def block_tokens(shape: ModelShape) -> int:
-    """Returns the number of tokens that single blocks are solved on, where that is a part of the text."""
-    return max(_BLOCK_TOKENS, _TOKENS_PER_COLUMN * shape.widest_output_projection)
-
-
-def _sample_for_blocks(
-    shape: ModelShape, calibration: CalibrationResult
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns windows [n, T] from all over the text for solving single blocks, and which are held out [n].
+    """Returns the number of tokens that single blocks are solved on, where that is a part of the text.
 
     A projection with n inputs needs some multiple of n tokens; more of them gain less than they take.
     """
-    windows, heldout = calibration.windows, calibration.heldout
-    fitted = torch.nonzero(~heldout)[:, 0]
-    chosen = evenly_spaced(fitted, math.ceil(block_tokens(shape) / windows.shape[1]))
-    kept = torch.cat([chosen, torch.nonzero(heldout)[:, 0]])
-    return windows[kept], heldout[kept]
+    return max(_BLOCK_TOKENS, _TOKENS_PER_COLUMN * shape.widest_output_projection)
 
 
 def _refine(

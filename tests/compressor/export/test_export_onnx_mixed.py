@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,14 +26,6 @@ MIXED = exporters.get("onnx-mixed")
 TIED = pytest.mark.parametrize("tied", [True, False])
 
 
-def in_bits(plan: Plan, bits: int, head_bits: int) -> Plan:
-    """Every block of a plan in so many bits."""
-    return Plan(
-        tuple(replace(p, attention_bits=bits * bool(p.kv_heads), ffn_bits=bits * bool(p.ffn)) for p in plan),
-        head_bits,
-    )
-
-
 def written(directory: Path, source: Checkpoint, plan: Plan) -> onnx.ModelProto:
     MIXED.write(directory, pruned(source, plan))
     return onnx.load(directory / "onnx" / "model.onnx", load_external_data=False)
@@ -55,7 +46,7 @@ def test_a_plan_without_bits_gives_the_float32_graph(tmp_path: Path, tied: bool)
 @TIED
 def test_a_plan_of_8_bits_gives_the_graph_of_8_bits(tmp_path: Path, tied: bool) -> None:
     source, plan = checkpoint(tmp_path / "dense", tie_word_embeddings=tied), PLANS["mixed"]
-    found = written(tmp_path / "mixed", source, in_bits(plan, 8, 8))
+    found = written(tmp_path / "mixed", source, plan.in_bits(8, 8))
     export_onnx(tmp_path / "int8", pruned(source, plan), partial(Blockwise, bits=8))
     expected = onnx.load(tmp_path / "int8" / "onnx" / "model.onnx", load_external_data=False)
     assert found.graph.SerializeToString() == expected.graph.SerializeToString()

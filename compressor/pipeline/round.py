@@ -1,0 +1,93 @@
+"""Rounding: from finished layers to those that a graph of quantized weights is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+
+from lathe.artefact.plan import BLOCK_KINDS, Plan
+from lathe.compressor.compute.array_store import ArrayStore
+from lathe.compressor.export.base import exporters
+from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.rounded_tensors import Rounded, from_tensors, to_tensors
+from lathe.compressor.pipeline.calibrate import CalibrationResult
+from lathe.compressor.pipeline.latency_loop import Iteration
+from lathe.compressor.pipeline.reconstruct import finished_layer
+from lathe.compressor.pipeline.run_context import RunContext
+from lathe.compressor.pipeline.run_directory import Saved, Tensors, key
+from lathe.compressor.reconstruction.rounding_pass import RoundingPass
+
+TOKENS, HELDOUT_TOKENS = 16_384, 4096
+"""The most tokens that layers are rounded on, and that a damping is chosen on."""
+
+
+def round_layers(
+    context: RunContext, calibration: CalibrationResult, iteration: Iteration, name: str
+) -> str | None:
+    """Rounds every finished layer, in the run directory, for the graph that the run exports.
+
+    Args:
+        context: The run.
+        calibration: The text.
+        iteration: The plan.
+        name: The name of the finished layers.
+
+    Returns:
+        The name that the rounded layers are under; None where the graph has no rounded block.
+    """
+    graph = context.options.graph
+    plan = exporters.get(graph).with_bits(iteration.plan) if graph else iteration.plan.unrounded
+    if not any(layer.bits(kind) for layer in plan for kind in BLOCK_KINDS):
+        return None
+    layers = RoundedLayers(
+        context.run_dir.path.absolute(), f"{name}-{key(plan.to_json(), TOKENS)}", context.store
+    )
+
+    @cache
+    def opened() -> RoundingPass:
+        return _rounding_pass(context, calibration, plan, name)
+
+    with context.progress.stage("round: layers", len(plan)) as bar:
+        for index in range(len(plan)):
+            context.run_dir.saved(layers.file_name(index), partial(_rounded, opened, layers, index))
+            bar.advance()
+    return layers.name
+
+
+@dataclass(frozen=True)
+class RoundedLayers:
+    """Rounded layers by index, read from a run directory to the device of a store."""
+
+    path: Path
+    name: str
+    store: ArrayStore = field(default_factory=ArrayStore)
+
+    def file_name(self, index: int) -> str:
+        """Returns what the tensors of a layer are called in the run directory."""
+        return f"rounded-{self.name}-{index:03d}"
+
+    def __call__(self, index: int) -> Rounded:
+        """Reads a layer."""
+        saved = Saved(self.path / f"{self.file_name(index)}.safetensors")
+        return from_tensors(self.store.here(saved.all()))
+
+
+def _rounding_pass(
+    context: RunContext, calibration: CalibrationResult, plan: Plan, name: str
+) -> RoundingPass:
+    source, store, length = context.preflight.source, context.store, calibration.windows.shape[1]
+
+    def stored(index: int) -> Weights:
+        layer = finished_layer(context.run_dir, name, index)
+        return {tensor: value.to(source.dtype).float() for tensor, value in layer.items()}
+
+    windows, heldout = calibration.sample(math.ceil(TOKENS / length), math.ceil(HELDOUT_TOKENS / length))
+    model = replace(calibration.model, layers=store.load(len(plan), stored))
+    return RoundingPass(model, plan, windows, heldout, store, context.preflight.method.bfloat16)
+
+
+def _rounded(opened: Callable[[], RoundingPass], layers: RoundedLayers, index: int) -> Tensors:
+    return to_tensors(opened().layer(index, layers))
