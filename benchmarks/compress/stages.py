@@ -25,6 +25,7 @@ STAGES = (
     Stage("reconstruct: layers", r"(reform|reconstruct): layers"),
     Stage("reconstruct: text", r"(reform|reconstruct): the model writes more text"),
     Stage("reconstruct: whole subnet", r"(reform|reconstruct): the whole subnet"),
+    Stage("round: layers", r"round: layers"),
     Stage("export", r"export: .*"),
     Stage(
         "verify: quality",
