@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from lathe.compressor.model.block_runner import Weights
-from lathe.compressor.model.rounding import QuantizedMatrix, groups_for, quantize_matrix
-from lathe.compressor.model.stored_format import products_of
+from lathe.compressor.model.rounding import QuantizedMatrix
+from lathe.compressor.model.stored_format import group_of, products_of
 from lathe.compressor.reconstruction.compensated_rounding import round_compensated
 
 
@@ -17,7 +18,8 @@ def round_block(
 ) -> dict[str, QuantizedMatrix]:
     """Returns a block's matrices as codes and scales, by name.
 
-    Matrices that the graph stacks share the group that the stack has by `quantize_matrix`. Experts are left.
+    Matrices that the graph stacks share the group that the stack has by `quantize_matrix`. Those with the
+    same Gram matrix and group are rounded together. Experts are left.
 
     Args:
         weights: The block.
@@ -25,12 +27,29 @@ def round_block(
         bits: Of a code.
         names: Those to round; all that have a Gram matrix by default.
     """
-    rounded: dict[str, QuantizedMatrix] = {}
+    alike: dict[tuple[int, int], list[str]] = {}
     for stack in products_of(weights):
         asked = [name for name in stack if name in (grams if names is None else names)]
-        if not asked:
-            continue
-        rows = torch.cat([weights[name] for name in stack])
-        group = quantize_matrix(rows, bits, groups_for(rows.shape[1])).group
-        rounded |= {name: round_compensated(weights[name], grams[name], bits, group) for name in asked}
+        group = group_of(weights, stack, bits) if asked else 0
+        for name in asked:
+            alike.setdefault((id(grams[name]), group), []).append(name)
+    rounded: dict[str, QuantizedMatrix] = {}
+    for (_, group), together in alike.items():
+        matrices = [weights[name] for name in together]
+        found = round_compensated(torch.cat(matrices), grams[together[0]], bits, group)
+        rounded |= zip(together, _split(found, matrices), strict=True)
     return rounded
+
+
+def as_moved(found: QuantizedMatrix, weight: torch.Tensor) -> QuantizedMatrix:
+    """Returns a rounded matrix with its error against another than the one that was rounded."""
+    error = (found.values - weight).norm() / weight.norm().clamp(min=1e-30)
+    return replace(found, error=float(error))
+
+
+def _split(found: QuantizedMatrix, matrices: Sequence[torch.Tensor]) -> Iterator[QuantizedMatrix]:
+    """Yields the parts of matrices that were rounded one below the other."""
+    counts = [len(matrix) for matrix in matrices]
+    parts = zip(matrices, found.codes.split(counts), found.scales.split(counts), strict=True)
+    for matrix, codes, scales in parts:
+        yield as_moved(replace(found, codes=codes, scales=scales), matrix)

@@ -13,7 +13,7 @@ that.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -26,11 +26,11 @@ from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.names import of_attention
 from lathe.compressor.model.output_projection import output
 from lathe.compressor.model.rounded_tensors import Rounded, dequantized
-from lathe.compressor.model.rounding import QuantizedMatrix
-from lathe.compressor.model.stored_format import group_of, products_of, quantize_experts
+from lathe.compressor.model.stored_format import group_of, quantize_experts
 from lathe.compressor.reconstruction.block_moments import BlockPasses, MapShards
 from lathe.compressor.reconstruction.compensated_rounding import round_compensated
 from lathe.compressor.reconstruction.residual_streams import BlockPosition, SequentialPass, on_workers
+from lathe.compressor.reconstruction.rounded_block import as_moved, round_block
 from lathe.compressor.reconstruction.sequential import measure_output, solve_output
 from lathe.compressor.statistics.gram import merge_into_first
 
@@ -73,9 +73,7 @@ class RoundingPass:
                 before = {**self.model.layers[index], **dequantized(done)}
                 position = BlockPosition(index, kind, finished, before)
                 block = {name: w for name, w in before.items() if of_attention(name) == (kind == "attention")}
-                done |= round_block(
-                    on_workers(LocalWorkers(), self._text, position), runner, kind, block, bits
-                )
+                done |= _round(on_workers(LocalWorkers(), self._text, position), runner, kind, block, bits)
         return done
 
     def served(self, index: int, rounded: Rounded) -> dict[str, torch.Tensor]:
@@ -90,9 +88,7 @@ class RoundingPass:
         return SequentialPass(self.model, self.windows, self.heldout, self.store, self.bfloat16)
 
 
-def round_block(
-    map_shards: MapShards, runner: BlockRunner, kind: BlockKind, block: Weights, bits: int
-) -> Rounded:
+def _round(map_shards: MapShards, runner: BlockRunner, kind: BlockKind, block: Weights, bits: int) -> Rounded:
     """Returns a block's rounded tensors by name.
 
     Args:
@@ -102,45 +98,24 @@ def round_block(
         block: Its values before rounding.
         bits: Of a code.
     """
-    last = f"{output(kind)}.weight"
-    groups = {name: group_of(block, names, bits) for names in products_of(block) for name in names}
-    inner = [name for name in groups if name != last]
     gram = merge_into_first(map_shards(BlockPasses.input_gram, block)).finalize()
-    rounded: Rounded = {}
-    for group in sorted({groups[name] for name in inner}):
-        alike = [name for name in inner if groups[name] == group]
-        found = round_compensated(torch.cat([block[name] for name in alike]), gram, bits, group)
-        rounded |= zip(alike, _split(found, [block[name] for name in alike]), strict=True)
-    return rounded | _round_output(
-        map_shards, runner, kind, {**block, **dequantized(rounded)}, bits, groups[last]
-    )
-
-
-def _split(found: QuantizedMatrix, weights: list[torch.Tensor]) -> list[QuantizedMatrix]:
-    """Returns the parts of a rounded stack of matrices."""
-    counts = [len(weight) for weight in weights]
-    parts = zip(weights, found.codes.split(counts), found.scales.split(counts), strict=True)
-    return [_as_moved(replace(found, codes=codes, scales=scales), weight) for weight, codes, scales in parts]
-
-
-def _as_moved(found: QuantizedMatrix, weight: torch.Tensor) -> QuantizedMatrix:
-    """Returns a matrix with its error against the weight before rounding."""
-    error = (found.values - weight).norm() / weight.norm().clamp(min=1e-30)
-    return replace(found, error=float(error))
+    inner: Rounded = {**round_block(block, dict.fromkeys(runner.projections(kind)[:-1], gram), bits)}
+    return inner | _round_output(map_shards, runner, kind, {**block, **dequantized(inner)}, bits)
 
 
 def _round_output(
-    map_shards: MapShards, runner: BlockRunner, kind: BlockKind, block: Weights, bits: int, group: int
+    map_shards: MapShards, runner: BlockRunner, kind: BlockKind, block: Weights, bits: int
 ) -> Rounded:
     """Returns the output projection, solved again and rounded, and its bias where there is one."""
     name, moments = output(kind), measure_output(map_shards, block)
     weight = block[f"{name}.weight"]
-    columns = weight.shape[1]
-    solved, gram = solve_output(moments, runner, kind, block)[:, :columns], moments.gram
+    columns, group = weight.shape[1], group_of(block, [f"{name}.weight"], bits)
+    solved = solve_output(moments, runner, kind, block)[:, :columns]
+    gram, output_means = moments.gram, moments.cross[:, -1]
+    del moments
     if f"{name}.bias" not in block:
-        found = round_compensated(solved, gram, bits, group)
-        return {f"{name}.weight": _as_moved(found, weight)}
-    inputs, means, total = gram[:columns, :columns], gram[columns, :columns], gram[columns, columns]
-    found = round_compensated(solved, inputs - means.outer(means) / total, bits, group)
-    bias = (moments.cross[:, columns] - found.values.double() @ means) / total
-    return {f"{name}.weight": _as_moved(found, weight), f"{name}.bias": bias.to(weight.dtype)}
+        return {f"{name}.weight": as_moved(round_compensated(solved, gram, bits, group), weight)}
+    gram, means, total = gram[:columns, :columns], gram[columns, :columns], gram[columns, columns]
+    found = round_compensated(solved, gram - means.outer(means) / total, bits, group)
+    bias = (output_means - found.values.double() @ means) / total
+    return {f"{name}.weight": as_moved(found, weight), f"{name}.bias": bias.to(weight.dtype)}
