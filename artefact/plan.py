@@ -67,7 +67,7 @@ class LayerShape:
             ("ffn", self.ffn_bits, self.ffn),
         ):
             if bits not in WEIGHT_BITS or (bits and not width):
-                raise UserError(f"a layer's {kind} block cannot have {bits} bits: {self}")
+                raise UserError(f"a layer's {kind} block cannot have {bits!r} bits: {self}")
         if min(self.query_heads, self.kv_heads, self.ffn, self.experts) < 0:
             raise UserError(f"a layer has a negative width: {self}")
         if self.experts and not self.ffn:
@@ -140,7 +140,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.head_bits not in WEIGHT_BITS:
-            raise UserError(f"embedding and head cannot have {self.head_bits} bits")
+            raise UserError(f"embedding and head cannot have {self.head_bits!r} bits")
 
     def __iter__(self) -> Any:
         return iter(self.layers)
@@ -199,9 +199,13 @@ class Plan:
         if not isinstance(document, dict) or document.get("format") != "lathe-plan/1":
             raise UserError("not a lathe plan: `format` must be `lathe-plan/1`")
         try:
-            layers = tuple(LayerShape(**layer) for layer in document["layers"])
-            return cls(layers, document.get("head_bits", 0))
-        except (KeyError, TypeError) as error:
+            layers, head_bits = document["layers"], document.get("head_bits", 0)
+            numbers = [("head_bits", head_bits), *(item for layer in layers for item in layer.items())]
+            for name, value in numbers:
+                if type(value) is not int:
+                    raise UserError(f"the plan's `{name}` is {value!r}", "Write a whole number.")
+            return cls(tuple(LayerShape(**layer) for layer in layers), head_bits)
+        except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"the plan's layers are malformed: {error}") from None
 
     @classmethod

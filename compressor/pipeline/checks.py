@@ -26,6 +26,7 @@ from lathe.compressor.calibration.tokens import (
 )
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.pipeline.options import WINDOW, CompressOptions
+from lathe.compressor.search.mixed_space import MixedSpace
 from lathe.compressor.search.space import Space
 
 _EVALUATION_WINDOWS = 32
@@ -135,7 +136,9 @@ def disk_needed(source: Checkpoint, on_disk: bool, rounds: int) -> int:
     return (3 + rounds) * weights + statistics + step + 64 * 2**20
 
 
-def read_plan(path: Path, space: Space, rules: WidthRules, experts: int = 0) -> Plan:
+def read_plan(
+    path: Path, space: Space, rules: WidthRules, experts: int = 0, mixed: MixedSpace | None = None
+) -> Plan:
     """Reads a plan that follows the width rules and consists of the space's levels.
 
     Args:
@@ -143,6 +146,7 @@ def read_plan(path: Path, space: Space, rules: WidthRules, experts: int = 0) -> 
         space: The levels.
         rules: The width rules.
         experts: The number of experts in a layer where the plan does not have one.
+        mixed: The bits that weights may have, where the plan may round them.
 
     Raises:
         UserError: it cannot be read, or does not fit.
@@ -153,9 +157,21 @@ def read_plan(path: Path, space: Space, rules: WidthRules, experts: int = 0) -> 
     rules.check(plan, str(path))
     for index, layer in enumerate(plan):
         _check_levels(path, index, layer, space)
+    if plan.rounded:
+        _check_bits(path, plan, mixed)
     if not any(layer.kv_heads for layer in plan):
         raise UserError(f"{path} has no attention block", "Keep one: it carries positions.")
     return plan
+
+
+def _check_bits(path: Path, plan: Plan, mixed: MixedSpace | None) -> None:
+    if mixed is None:
+        raise UserError(f"the plan {path} rounds weights", "Give --bits auto, which writes them so.")
+    if plan.head_bits not in mixed.head:
+        raise UserError(
+            f"{path}: no graph has embedding and head in {plan.head_bits} bits",
+            f"Choose of {', '.join(map(str, mixed.head))}.",
+        )
 
 
 def _check_levels(path: Path, index: int, layer: LayerShape, space: Space) -> None:

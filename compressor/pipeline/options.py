@@ -67,16 +67,36 @@ class CompressOptions(CompressFields):
             raise UserError("--target-latency and --target-speedup exclude each other", "Give one of them.")
 
     def _check_bits(self) -> None:
-        if self.bits is None:
-            return
-        if self.bits not in SCHEMES:
+        if self.bits is not None and self.bits not in SCHEMES:
             raise UserError(f"--bits {self.bits} is unknown", f"Choose of {', '.join(SCHEMES)}.")
-        if self.quantize is not None and self.quantize != SCHEMES[self.bits]:
+        if self.bits and self.quantize is not None and self.quantize != SCHEMES[self.bits]:
             raise UserError(f"--bits {self.bits} and --quantize {self.quantize} differ", "Give one of them.")
-        if self.bits == AUTO_BITS and "onnx" not in self.export:
-            raise UserError("--bits auto is for the ONNX graph", "Add onnx to --export, or leave it out.")
-        if self.bits == AUTO_BITS and self.method == "paper":
+        if self.block_bits:
+            self._check_searched_bits()
+
+    def _check_searched_bits(self) -> None:
+        """Checks what goes with a search for the bits of each block."""
+        if self.engine != "onnx":
+            raise UserError(
+                f"--bits {AUTO_BITS} is for ONNX Runtime, not for --backend {self.engine}",
+                "Leave one of them out.",
+            )
+        if "onnx" not in self.export:
+            raise UserError(
+                f"--bits {AUTO_BITS} is for the ONNX graph", "Add onnx to --export, or leave it out."
+            )
+        if others := [name for name in self.export if name not in ("checkpoint", "onnx")]:
+            raise UserError(
+                f"--bits {AUTO_BITS} is for the ONNX graph, not for {', '.join(others)}",
+                "Make that of the artefact, with `lathe export`.",
+            )
+        if self.method == "paper":
             raise UserError("--method paper searches widths alone", "Leave --bits or --method out.")
+        if self.keep is not None and not self.timed and self.target_memory is None:
+            raise UserError(
+                f"--keep counts parameters, and --bits {AUTO_BITS} keeps them all",
+                "Give a target of latency or memory, too, or leave one of the two out.",
+            )
 
     def _check_exports(self) -> None:
         from lathe.compressor.latency.backend import backends

@@ -173,16 +173,14 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
     source = vocabulary.source if vocabulary else whole
     rules = _rules(options, source)
     space = make_space(source.shape, rules)
-    plan = read_plan(options.plan, space, rules, source.shape.experts) if options.plan else None
-    if plan and plan.rounded and not options.block_bits:
-        raise UserError(f"the plan {options.plan} rounds weights", "Add --bits auto, which writes them so.")
+    mixed = MixedSpace(space, options.block_bits) if options.block_bits else None
+    plan = read_plan(options.plan, space, rules, source.shape.experts, mixed) if options.plan else None
     workload = _workload(options, source, progress)
     texts = check_texts(options, source, progress)
     memory = memory_plan(options, source)
     benchmark = LatencyBenchmark(
         source, backend, workload, options.threads, progress, options.measure_seconds
     )
-    mixed = MixedSpace(space, options.block_bits) if options.block_bits else None
     constraints = _constraints(options, source, mixed or space, workload)
     for constraint in constraints:
         _check_floor(constraint, mixed or space)

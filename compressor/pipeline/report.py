@@ -15,7 +15,6 @@ from lathe.artefact.report_format import (
     LatencyFacts,
     LatencyParts,
     Measured,
-    PartsOfLatency,
     PruningLimit,
     QualityFacts,
     QuantizationFacts,
@@ -29,6 +28,7 @@ from lathe.compressor.latency.backend import versions_here
 from lathe.compressor.latency.comparison import Comparison
 from lathe.compressor.latency.fingerprint import fingerprint
 from lathe.compressor.latency.limit import pruning_limit
+from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.latency.workload import METRICS
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
 from lathe.compressor.pipeline.outcome import Status
@@ -126,7 +126,7 @@ def _latency(context: RunContext, result: Compression) -> LatencyFacts:
             "table": loop.table.precision if loop.table else None,
             "artefact": timing.precision if timing else None,
         },
-        "pruning_limit": _limit(parts["dense"], _cut_ms(loop, timing)) if parts else None,
+        "pruning_limit": _limit(loop, timing, dense, preflight.choices.smallest.head_bits),
     }
 
 
@@ -156,12 +156,16 @@ def _parts(loop: LatencyLoop, timing: Comparison | None, dense: Plan, plan: Plan
 
     What the given model takes more than one with the kept vocabulary is in the head.
     """
-    table = loop.table_at(timing)
-    if table is None:
+    if loop.table is None:
         return None
-    given = replace(table, correction=loop.drift(timing)).parts(dense)
+    given = _table_of_dense(loop.table, loop, timing).parts(dense)
     given["head"] = given.get("head", 0.0) + _cut_ms(loop, timing)
-    return {"dense": given, "subnet": table.parts(plan)}
+    return {"dense": given, "subnet": (loop.table_at(timing) or loop.table).parts(plan)}
+
+
+def _table_of_dense(table: LatencyTable, loop: LatencyLoop, timing: Comparison | None) -> LatencyTable:
+    """Returns the table at the speed of the machine when the artefact was timed, without corrections."""
+    return replace(table, correction=loop.drift(timing))
 
 
 def _cut_ms(loop: LatencyLoop, timing: Comparison | None) -> float:
@@ -169,11 +173,24 @@ def _cut_ms(loop: LatencyLoop, timing: Comparison | None) -> float:
     return (loop.gain - 1) * loop.table.dense_ms * loop.drift(timing) if loop.table else 0.0
 
 
-def _limit(dense: PartsOfLatency, cut_ms: float) -> PruningLimit:
-    """Returns what no block's pruning shortens, with the vocabulary that is kept."""
-    blocks, head = sum(dense["attention"]) + sum(dense["ffn"]), dense.get("head", 0.0)
-    left = dense["step"] + head - cut_ms
-    return pruning_limit(dense["step"] + head + blocks, left, head - cut_ms)
+def _limit(loop: LatencyLoop, timing: Comparison | None, dense: Plan, head_bits: int) -> PruningLimit | None:
+    """Returns what no block's pruning shortens, with the vocabulary that is kept.
+
+    Args:
+        loop: The latency loop.
+        timing: What was measured on the artefact.
+        dense: The dense plan.
+        head_bits: The fewest bits that embedding and head may have.
+
+    Returns:
+        The limit; None without a table, or with one by which nothing but the blocks takes any time.
+    """
+    if loop.table is None:
+        return None
+    table = _table_of_dense(loop.table, loop, timing)
+    head = table.head_in(head_bits)
+    left = table.parts(dense)["step"] + head
+    return pruning_limit(table.predict(dense) + _cut_ms(loop, timing), left, head) if left > 0 else None
 
 
 def _quality(iteration: Iteration, verified: Verified) -> QualityFacts:

@@ -123,7 +123,6 @@ def _key(position: int, bits: int) -> str:
     return f"rounding {position} {bits}"
 
 
-@torch.inference_mode()
 def _measure(problem: Problem, fitness: Fitness, bits: Sequence[int]) -> Iterator[list[float]]:
     """Yields the KL of each block at each number of bits, in the order in which the model runs them."""
     parts = torch.arange(len(problem.fitted)).split(_ROWS)
@@ -139,6 +138,7 @@ def _measure(problem: Problem, fitness: Fitness, bits: Sequence[int]) -> Iterato
         yield fitness.changed(position, blocks)
 
 
+@torch.inference_mode()
 def _grams(
     problem: Problem,
     runner: BlockRunner,

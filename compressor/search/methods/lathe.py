@@ -70,8 +70,9 @@ def search(
     def evaluate(plans: Sequence[Plan], number: int) -> list[float]:
         widths = [plan.unrounded for plan in plans]
         keys = [f"plan {number} {json.dumps(problem.space.indices(plan))}" for plan in widths]
-        unknown = [(p, number) for p, k in zip(widths, keys, strict=True) if not problem.trace.knows(k)]
-        found, values = problem.workers.map(evaluator.evaluate, unknown), []
+        unknown = {k: p for p, k in zip(widths, keys, strict=True) if not problem.trace.knows(k)}
+        asked = [(plan, number) for plan in unknown.values()]
+        found, values = problem.workers.map(evaluator.evaluate, asked), []
         for plan, key in zip(plans, keys, strict=True):
             value = problem.trace.evaluate(key, partial(next, found), **_facts(problem, plan))
             values.append(value + (rounding.of(plan) if rounding else 0.0))
@@ -94,7 +95,7 @@ def evaluate_given_plan(problem: Problem, plan: Plan) -> SearchResult:
     evaluator, widths = PlanEvaluator(problem), plan.unrounded
     key = f"given {json.dumps(problem.space.indices(widths))}"
     value = problem.trace.evaluate(key, partial(evaluator.evaluate, (widths, 1)))
-    if problem.mixed:
+    if plan.rounded:
         value += rounding_table(problem, evaluator.stage(0)).of(plan)
     return _result(problem, plan, value)
 

@@ -16,6 +16,7 @@ from click.testing import Result
 from safetensors.torch import load_file, save_file
 
 from support.compress_command import Tiny, lathe
+from support.tiny_models import tiny as tiny_family
 
 pytestmark = pytest.mark.usefixtures("steady")
 
@@ -61,6 +62,16 @@ def model(tiny: Tiny, tmp_path: Path) -> Path:
         (("--keep", "60%", "--quantize", "int3"), "there is no exporter `onnx-int3`"),
         (("--keep", "60%", "--export", "checkpoint,onnx,onnx-int4"), "not onnx and onnx-int4"),
         (("--front", "--export", "checkpoint"), "--front on onnx needs that export"),
+        (("--target-speedup", "2x", "--bits", "3"), "--bits 3 is unknown. Choose of auto, 16, 8, 4."),
+        (("--target-speedup", "2x", "--bits", ""), "--bits is unknown. Choose of auto, 16, 8, 4."),
+        (("--target-speedup", "2x", "--bits", "auto", "--quantize", "int8"), "Give one of them."),
+        (("--target-speedup", "2x", "--bits", "8", "--quantize", "int4"), "--quantize int4 differ"),
+        (("--target-memory", "1MiB", "--bits", "auto", "--export", "checkpoint"), "for the ONNX graph. Add"),
+        (("--keep", "60%", "--bits", "auto"), "--keep counts parameters, and --bits auto keeps them all."),
+        (("--front", "--bits", "auto", "--backend", "torch"), "not for --backend torch."),
+        (("--front", "--bits", "auto", "--backend", "vllm"), "not for --backend vllm."),
+        (("--front", "--bits", "auto", "--export", "checkpoint,onnx,vllm"), "not for vllm."),
+        (("--target-speedup", "2x", "--bits", "auto", "--method", "paper"), "searches widths alone"),
         (("--keep", "60%", "--seed", "-1"), "--seed -1"),
         (("--keep", "60%", "--seed", str(2**70)), "is not a seed"),
         (("--keep", "60%", "--tolerance", "nan"), "--tolerance nan"),
@@ -77,6 +88,60 @@ def model(tiny: Tiny, tmp_path: Path) -> Path:
 def test_options(tiny: Tiny, tmp_path: Path, options: tuple[str, ...], words: str) -> None:
     one_sentence(tiny.compress(tmp_path / "out", *options), words)
     assert not list(tmp_path.iterdir())
+
+
+def with_plan(tiny: Tiny, tmp_path: Path, changes: dict[str, object], *options: str) -> Result:
+    """Gives the dense plan with these changes of its first layer, or of `head_bits`, or of `layers`."""
+    config = json.loads((tiny.model / "config.json").read_text())
+    widths = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+    dense = dict(zip(("query_heads", "kv_heads", "ffn"), (config[name] for name in widths), strict=True))
+    whole = {name: changes[name] for name in ("head_bits", "layers") if name in changes}
+    first = {name: value for name, value in changes.items() if name not in whole}
+    plan = {"format": "lathe-plan/1", "layers": [dense | first, dense]} | whole
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    return tiny.compress(tmp_path / "out", "--plan", str(tmp_path / "plan.json"), *options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"attention_bits": 3}, "a layer's attention block cannot have 3 bits"),
+        ({"ffn_bits": 16}, "a layer's ffn block cannot have 16 bits"),
+        ({"ffn": 0, "ffn_bits": 8}, "a layer's ffn block cannot have 8 bits"),
+        ({"attention_bits": "8"}, "the plan's `attention_bits` is '8'. Write a whole number."),
+        ({"attention_bits": [8]}, "the plan's `attention_bits` is [8]"),
+        ({"ffn_bits": 8.0}, "the plan's `ffn_bits` is 8.0"),
+        ({"ffn": True}, "the plan's `ffn` is True"),
+        ({"head_bits": "8"}, "the plan's `head_bits` is '8'"),
+        ({"head_bits": None}, "the plan's `head_bits` is None"),
+        ({"head_bits": 3}, "embedding and head cannot have 3 bits"),
+        ({"head_bits": 4}, "no graph has embedding and head in 4 bits. Choose of 0, 8."),
+        ({"bits": 8}, "the plan's layers are malformed"),
+        ({"layers": 5}, "the plan's layers are malformed"),
+        ({"layers": [5, 5]}, "the plan's layers are malformed"),
+        (
+            {"layers": [{"query_heads": 4, "kv_heads": 2, "ffn": 96, "ffn_bits": 8}]},
+            "has 1 layers; the model",
+        ),
+    ],
+)
+def test_plans_with_bits(tiny: Tiny, tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    one_sentence(with_plan(tiny, tmp_path, changes, "--bits", "auto"), words)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"plan.json"}
+
+
+@pytest.mark.parametrize("options", [(), ("--bits", "8"), ("--quantize", "int4")])
+@pytest.mark.parametrize("changes", [{"attention_bits": 8}, {"ffn_bits": 4}, {"head_bits": 8}])
+def test_a_plan_with_bits_is_written_with_bits_only(
+    tiny: Tiny, tmp_path: Path, changes: dict[str, object], options: tuple[str, ...]
+) -> None:
+    one_sentence(with_plan(tiny, tmp_path, changes, *options), "plan.json rounds weights. Give --bits auto")
+
+
+def test_experts_are_not_rounded_block_by_block(tmp_path: Path) -> None:
+    model = tiny_family(tmp_path, "mixtral", "untied", "one file").model
+    done = lathe("compress", str(model), "-o", str(tmp_path / "out"), "--front", "--bits", "auto")
+    one_sentence(done, "has experts, which onnx-mixed does not take", "--quantize int8 or --quantize int4")
 
 
 BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
