@@ -30,7 +30,7 @@ DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
 LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
 .PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-vllm test-vllm-slow test-browser lint \
-	check-artefact check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
+	check-artefact check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-bits bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
 	bench-serving bench-scale bench-ray families-table check-compat check-vllm-names docs cold-start check-style \
 	check-imports hooks clean
 
@@ -335,6 +335,9 @@ bench-ray: $(INSTALLED)  ## one process against two workers of Ray, by stage: MO
 BASELINE ?= 6d53d4b
 bench-compress: $(INSTALLED)  ## time, memory and loss of compress beside BASELINE=commit, by stage: MODEL= TEXT= EVAL= BENCH=
 	$(BIN)/python -m benchmarks.compress --model $(MODEL) --text $(TEXT) --evaluation $(EVAL) --baseline $(BASELINE) $(BENCH)
+
+bench-bits: $(INSTALLED)  ## widths and bits together against pruning and rounding alone: MODEL= TEXT= EVAL= BENCH='--targets 2x,4x'
+	$(BIN)/python -m benchmarks.bits --model $(MODEL) --text $(TEXT) --evaluation $(EVAL) $(BENCH)
 
 bench-equal-bytes: $(INSTALLED)  ## subnets and rounded weights at equal bytes: MODEL= TEXT= EVAL= BENCH='--tokens 32768'
 	$(BIN)/python -m benchmarks.quality.equal_bytes --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)

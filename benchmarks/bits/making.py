@@ -1,0 +1,152 @@
+"""Making artefacts: by `compress`, or by `lathe export` where weights are rounded to nearest."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bits.facts import facts
+from benchmarks.bits.rows import ALREADY_MET, MADE, REFUSED, Document, Row
+from benchmarks.bits.settings import Settings
+from benchmarks.bits.shared_run import SharedRuns
+from benchmarks.bits.variants import REFERENCE, VARIANTS
+from lathe.artefact.atomic_files import write_json
+from lathe.artefact.errors import UserError
+from lathe.artefact.onnx.graph_format import GRAPH
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.export import quantizers
+from lathe.compressor.export.dense import export_dense
+from lathe.compressor.latency.backend import backends
+from lathe.compressor.latency.built_models import TimedModel
+from lathe.compressor.latency.measure import LatencyBenchmark
+from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.pipeline.compress import compress
+from lathe.compressor.pipeline.options import CompressOptions
+from lathe.compressor.pipeline.outcome import Status
+
+_MIXED = "mixed"
+_ROUNDED_ONCE_MORE = {v.of for v in VARIANTS.values() if v.of != v.name}
+"""Variants whose checkpoints are needed after their graphs are made."""
+
+
+class Maker:
+    """Makes the artefact of a row; what is on disk is not made again."""
+
+    def __init__(self, settings: Settings, document: Document, source: Checkpoint) -> None:
+        self._settings, self._document, self._source = settings, document, source
+        self._shared = SharedRuns(settings.place / "shared", settings.quiet)
+
+    def path(self, row: Row) -> Path:
+        """Returns where the artefact of a row lies, or will lie."""
+        return self._settings.place / row.artefact
+
+    def __call__(self, row: Row) -> None:
+        """Makes an artefact and says in the row what came of it.
+
+        Raises:
+            UserError: the model or the text will not do.
+        """
+        if not (self.path(row) / GRAPH).is_file():
+            self._settings.place.mkdir(parents=True, exist_ok=True)
+            row.status, row.reason = self._make(row)
+        elif row.status != MADE:
+            row.status, row.reason = MADE, None
+        if row.status == MADE and not row.facts:
+            row.facts = facts(self.path(row), self._source.shape, row.kind.scheme)
+
+    def _make(self, row: Row) -> tuple[str, str | None]:
+        out, kind = self.path(row), row.kind
+        if row.variant == REFERENCE:
+            export_dense(self._settings.model, out, "onnx")
+            return MADE, None
+        if kind.compensated or kind.scheme is None:
+            return self._compress(row, out)
+        model = self._settings.model
+        if kind.searched:
+            pruned = self._settings.place / row.rounds
+            if not (pruned / GRAPH).is_file():
+                return REFUSED, f"there is no {row.rounds} to round"
+            model = str(pruned)
+        quantizers.get(f"onnx-{kind.scheme}")(model, out, 1)
+        return MADE, None
+
+    def _compress(self, row: Row, out: Path) -> tuple[str, str | None]:
+        options = self._options(row, out)
+        self._shared.lend(options)
+        progress = Progress(self._settings.quiet)
+        progress.say(f"making {row.artefact}")
+        try:
+            outcome = compress(options, progress)
+        except UserError as error:
+            self._shared.forget(out)
+            return REFUSED, str(error)
+        if outcome.status is Status.ALREADY_MET:
+            self._shared.forget(out)
+            return ALREADY_MET, None
+        if row.variant not in _ROUNDED_ONCE_MORE:
+            for file in out.glob("*.safetensors"):
+                file.unlink()
+        return MADE, None
+
+    def _options(self, row: Row, out: Path) -> CompressOptions:
+        """Returns the options of `compress` for a row; a dense model is made by its plan."""
+        scheme = row.kind.scheme
+        base = partial(options_for, self._settings, scheme, row.batch_size, out)
+        if row.target is not None:
+            return base(target_speedup=row.target * self._conversion(scheme, row.batch_size))
+        plan = self._settings.place / "dense-plan.json"
+        write_json(plan, self._source.shape.dense_plan.to_json())
+        return base(plan=plan, force=True)
+
+    def _conversion(self, scheme: str | None, batch_size: int) -> float:
+        """Returns what a target is multiplied by: `compress` takes it of the dense model in its format."""
+        if scheme is None or scheme == _MIXED:
+            return 1.0
+        return self._document.conversion(batch_size, scheme, lambda: self._ratio(scheme, batch_size))
+
+    def _ratio(self, scheme: str, batch_size: int) -> float:
+        """Times the dense model in a format against that in float32, both with random weights."""
+        plain, rounded = (
+            benchmark(self._settings, self._source, batch_size, name) for name in ("onnx", f"onnx-{scheme}")
+        )
+        dense = [TimedModel(self._source.shape.dense_plan)]
+        with plain.models(dense) as (reference,), rounded.models(dense) as (model,):
+            return plain.compare_built(reference, model, title=f"measure: dense {scheme}").ratio
+
+
+def options_for(
+    settings: Settings, scheme: str | None, batch_size: int, out: Path, **given: Any
+) -> CompressOptions:
+    """Returns the options of one run of `compress`; `given` has its target."""
+    return CompressOptions(
+        model=settings.model,
+        out=out,
+        bits="auto" if scheme == _MIXED else None,
+        quantize=None if scheme == _MIXED else scheme,
+        calibration=settings.text,
+        calibration_tokens=settings.tokens,
+        batch_size=batch_size,
+        context=settings.context,
+        threads=settings.threads,
+        method=settings.method,
+        evaluations=settings.evaluations,
+        seed=settings.seed,
+        measure_seconds=settings.measure_seconds,
+        **given,
+    )
+
+
+def benchmark(
+    settings: Settings, source: Checkpoint, batch_size: int, backend: str = "onnx"
+) -> LatencyBenchmark:
+    """Returns what times models as `compress` does."""
+    workload = options_for(settings, None, batch_size, settings.place, keep=1.0).workload_on(source.positions)
+    return LatencyBenchmark(
+        source,
+        backends.get(backend),
+        workload,
+        settings.threads,
+        Progress(settings.quiet),
+        settings.measure_seconds,
+    )

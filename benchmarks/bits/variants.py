@@ -1,0 +1,69 @@
+"""What is compared: how each kind of artefact is made, and which ones lie on one front."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lathe.artefact.errors import UserError
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kind of artefact.
+
+    Attributes:
+        name: The name that `--variants` takes.
+        scheme: The `--quantize` of `compress` or `lathe export` that makes it, or `mixed`; None: float32.
+        searched: Whether there is an artefact for each target; otherwise it is the dense model.
+        compensated: Whether `compress` rounds its weights, on calibration text; otherwise to nearest.
+        family: The artefacts of one family lie on one front, from the dense model on.
+    """
+
+    name: str
+    scheme: str | None
+    searched: bool
+    compensated: bool
+    family: str
+
+    @property
+    def of(self) -> str:
+        """The variant whose artefacts it rounds to nearest; its own name where it is made from the model."""
+        nearest = self.searched and self.scheme is not None and not self.compensated
+        return self.family.removesuffix(NEAREST) if nearest else self.name
+
+
+NEAREST = "-nearest"
+REFERENCE, OURS, DENSE_INT4 = "dense-float32", "mixed", "dense-int4-nearest"
+"""What all are timed and scored against; our points; what the issue's ratios are taken of."""
+
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        Variant(REFERENCE, None, False, False, "float32"),
+        Variant("dense-int8-nearest", "int8", False, False, "int8-nearest"),
+        Variant(DENSE_INT4, "int4", False, False, "int4-nearest"),
+        Variant("dense-int8", "int8", False, True, "int8"),
+        Variant("dense-int4", "int4", False, True, "int4"),
+        Variant(OURS, "mixed", True, True, "mixed"),
+        Variant("float32", None, True, False, "float32"),
+        Variant("int8", "int8", True, True, "int8"),
+        Variant("int8-nearest", "int8", True, False, "int8-nearest"),
+        Variant("int4", "int4", True, True, "int4"),
+        Variant("int4-nearest", "int4", True, False, "int4-nearest"),
+    )
+}
+"""By name, in the order in which they are made: one that rounds another's artefacts comes after it."""
+
+
+def chosen(names: str) -> tuple[Variant, ...]:
+    """Returns the variants that are listed with commas, and what they need, in the order to make them in.
+
+    Raises:
+        UserError: there is no such variant.
+    """
+    asked = {name.strip() for name in names.split(",") if name.strip()} | {REFERENCE}
+    unknown = asked - VARIANTS.keys()
+    if unknown:
+        raise UserError(f"there is no variant {min(unknown)}", f"Choose of {', '.join(VARIANTS)}.")
+    asked |= {VARIANTS[name].of for name in asked}
+    return tuple(variant for name, variant in VARIANTS.items() if name in asked)
