@@ -73,7 +73,8 @@ def _reconstruct_layers(
         context.workers,
         preflight.method.bfloat16,
     )
-    layer = reconstructions.get(preflight.method.reconstruction)(task)
+    pruned = iteration.plan.unrounded != preflight.source.shape.dense_plan
+    layer = reconstructions.get(preflight.method.reconstruction if pruned else "none")(task)
     finished = FinishedLayers(run_dir.path.absolute(), name, context.store)
     count = len(iteration.selections)
     with context.progress.stage("reconstruct: layers", count) as bar:
