@@ -5,7 +5,8 @@ For every family, and for what is stored in other ways.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,29 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.modeling import register
 from lathe.artefact.onnx.runner import OnnxRunner
 from lathe.artefact.plan import Plan
+from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.export import Export, exporters
 from lathe.compressor.export.checkpoint import export_checkpoint
+from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.export.onnx import export_onnx
 from lathe.compressor.export.onnx.blockwise import Blockwise
 from lathe.compressor.export.onnx.mixed import Mixed
 from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.families import families
-from lathe.compressor.model.names import DOWN_PROJ, EMBEDDING, LM_HEAD, POSITIONS, ROUTER, SHARE_PROJ
+from lathe.compressor.model.names import (
+    DOWN_PROJ,
+    EMBEDDING,
+    LM_HEAD,
+    POSITIONS,
+    ROUTER,
+    SHARE_PROJ,
+    in_layer,
+    layer_prefix,
+)
+from lathe.compressor.model.rounded_tensors import Rounded
 from lathe.compressor.model.rounding import QuantizedMatrix, quantize_matrix
+from lathe.compressor.reconstruction.rounding_pass import RoundingPass
 from support.tiny_families import CASES, first_of_each, planned, zeroed
 from support.tiny_llama import tokens
 
@@ -119,12 +134,40 @@ def mixed_difference(directory: Path, source: Checkpoint, plan: Plan) -> float:
     return _difference(directory, job, bits)
 
 
+def calibrated_difference(directory: Path, source: Checkpoint, plan: str, bits: int) -> float:
+    """The same of a graph whose blocks were rounded one after another on text, where they are no experts'."""
+    job = first_of_each(source, planned(source, plan))
+    rounded = dict(_calibrated(job, bits))
+    assert rounded
+    job = replace(job, rounded=rounded.get)
+    export_onnx(directory, job, partial(Blockwise, bits=bits, quantize=_in_small_groups))
+    whole = {f"{module}.weight" for module in (EMBEDDING, LM_HEAD)}
+    return _difference(directory, job, lambda name: 8 if name in whole else bits)
+
+
+def _calibrated(job: Export, bits: int) -> Iterator[tuple[str, torch.Tensor | QuantizedMatrix]]:
+    """What the rounding pass makes of a subnet's tensors, by name, on a little random text."""
+    layers: list[dict[str, torch.Tensor]] = [{} for _ in job.plan]
+    for name, _ in pruned_tensors(job.source.shape, job.plan):
+        if name.startswith("model.layers."):
+            index, rest = in_layer(name)
+            layers[index][rest] = job.stored(name).float()
+    model = replace(LayeredModel.open(job.source, ArrayStore()), layers=layers)
+    heldout = torch.arange(6) >= 4
+    rounding, made = RoundingPass(model, job.plan.in_bits(bits, 8), tokens(6, 40), heldout), list[Rounded]()
+    for index in range(len(layers)):
+        made.append(rounding.layer(index, made.__getitem__))
+        yield from ((layer_prefix(index) + name, value) for name, value in made[index].items())
+
+
 def _difference(directory: Path, job: Export, bits: Callable[[str], int]) -> float:
     """Of the logits of a graph and of our model with matrices of so many bits, by name."""
     check_inputs(directory / "onnx" / "model.onnx")
     _keep_activations(directory / "onnx" / "model.onnx")
 
     def rounded(name: str) -> torch.Tensor:
+        if (given := job.rounded(name)) is not None:
+            return given.values if isinstance(given, QuantizedMatrix) else given
         tensor = job.tensor(name)
         kept = (POSITIONS, ROUTER, SHARE_PROJ)
         if tensor.dim() == 1 or any(module in name for module in kept) or not bits(name):
