@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from lathe.artefact.plan import BLOCK_KINDS, BlockKind, Plan
+from lathe.compressor.calibration.tokens import token_windows
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.model.block_runner import BlockRunner
+from lathe.compressor.model.checkpoint import open_checkpoint
+from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.rounded_tensors import Rounded, dequantized, from_tensors, to_tensors
 from lathe.compressor.model.rounding import QuantizedMatrix, groups_for, quantize_matrix
 from lathe.compressor.model.stored_format import quantize_layer
@@ -22,6 +25,7 @@ from support.tiny_families import rounded_blocks
 from support.tiny_llama import PLANS
 from support.tiny_problem import Lab, make_lab
 
+DEMO = Path(__file__).parents[3] / "demo"
 ATTENTION = [f"self_attn.{name}_proj.weight" for name in "qkv"]
 FFN = [f"mlp.{name}_proj.weight" for name in ("gate", "up")]
 STACKS: dict[BlockKind, list[list[str]]] = {"attention": [ATTENTION], "ffn": [[name] for name in FFN]}
@@ -155,6 +159,26 @@ def test_the_stream_ends_nearer_to_the_dense_one_than_by_rounding_to_nearest(lab
     made = rounded_by_pass(lab, PLANS["dense"].in_bits(bits, 0))
     nearest = errors(lab, [quantize_layer(layer, bits)[0] for layer in lab.layers])
     assert errors(lab, with_rounded(lab, made)) < 0.8 * nearest
+
+
+@torch.no_grad()
+def test_a_trained_model_loses_less_than_by_rounding_to_nearest() -> None:
+    source = open_checkpoint(str(DEMO / "model"))
+    model = LayeredModel.open(source, ArrayStore())
+    text = token_windows(source, str(DEMO / "heldout.txt"), 256)
+    (windows, judged), plan = text[:44].split([36, 8]), source.shape.dense_plan.in_bits(4, 8)
+    rounding, made = RoundingPass(model, plan, windows, torch.arange(36) >= 32), list[Rounded]()
+    for index in range(len(plan)):
+        made.append(rounding.layer(index, made.__getitem__))
+
+    def kl(layers: list[Layer]) -> float:
+        dense = subnet = model.embedding[judged]
+        for before, layer in zip(model.layers, layers, strict=True):
+            dense, subnet = model.runner.layer(before, dense), model.runner.layer(layer, subnet)
+        return model.head.kl(model.head.targets(dense), subnet)
+
+    nearest = kl([quantize_layer(layer, 4)[0] for layer in model.layers])
+    assert kl([rounding.served(index, layer) for index, layer in enumerate(made)]) < 0.6 * nearest
 
 
 def test_blocks_without_bits_and_dropped_blocks_are_left(lab: Lab) -> None:

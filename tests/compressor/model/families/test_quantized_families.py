@@ -27,7 +27,7 @@ STACKED = (
     "qwen3_moe",
     "gpt_oss",
 )
-"""Of every way in which matrices are stacked and reordered, blocks follow each other, and biases are added."""
+"""Every way in which matrices are stacked and reordered, blocks follow each other, and biases are added."""
 
 
 @pytest.mark.parametrize("bits", [8, 4])
