@@ -14,6 +14,7 @@ from lathe.compressor.compute.progress import Progress
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.reconstruct import block_tokens
+from lathe.compressor.pipeline.round import HELDOUT_TOKENS, TOKENS
 from lathe.compressor.reconstruction.kl_steps import MOST_TOKENS
 from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.knapsack import solve, total
@@ -32,6 +33,8 @@ _GAUSS_NEWTON = 16.0
 """The cost of reconstructing single blocks with Gauss-Newton steps, likewise."""
 _REFINING, _STEPPING = 22.0, 7.0
 """The cost of one round for the whole subnet, likewise: of conjugate gradients, and of steps on parts."""
+_ROUNDING, _ROUNDED_COLUMN = (2.6, 1.9), 6.0
+"""The cost of rounding layers, likewise, and of a column of the widest projection, in passes of a token."""
 _VERIFYING = 2.5
 """The cost of the checks at the end, in forward passes over the text that the artefact is evaluated on."""
 _MEASURING = 30.0
@@ -99,7 +102,8 @@ def _seconds(options: CompressOptions, preflight: PreflightResult, problem: Prob
     refining = token * (stepping if method.in_steps else _REFINING * asked)
     evaluation = preflight.texts.evaluation
     judged = asked / HELDOUT_SHARE if evaluation is None else evaluation.numel()
-    passes = token * (collecting * asked + solving * solved + _VERIFYING * judged)
+    rounding = _rounding_passes(asked, preflight, rough) if options.quantizes else 0.0
+    passes = token * (collecting * asked + solving * solved + rounding + _VERIFYING * judged)
     most = method.whole_rounds
     least = min(1, most)
 
@@ -108,6 +112,12 @@ def _seconds(options: CompressOptions, preflight: PreflightResult, problem: Prob
         return fixed + passes + writing + rounds * refining
 
     return {"about": seconds((least + most) / 2), "least": seconds(least), "most": seconds(most)}
+
+
+def _rounding_passes(asked: int, preflight: PreflightResult, rough: bool) -> float:
+    """Returns the cost of rounding all layers, in forward passes of a token."""
+    read = min(asked, TOKENS) + min(asked / HELDOUT_SHARE, HELDOUT_TOKENS)
+    return _ROUNDING[rough] * read + _ROUNDED_COLUMN * preflight.source.shape.widest_output_projection
 
 
 def _spent(progress: Progress) -> dict[str, float]:

@@ -27,9 +27,9 @@ from lathe.compressor.statistics.router_sample import TOKENS as ROUTED
 
 BASE = 450 * 2**20
 """The bytes of a process that has imported what a run uses."""
-_RANKING, _SOLVING, _FACTORS = 7, 5, 3
+_RANKING, _SOLVING, _FACTORS, _ROUNDING = 7, 5, 3, 6
 """Matrices [F, F] in float64 that exist at once: for a layer's ranking and dampings, for its reconstruction,
-and for the preconditioner of a step."""
+for the preconditioner of a step, and for rounding."""
 _MARGIN = 1.3
 """The factor for temporaries and for what allocators hold on to."""
 _IN_MEMORY = 2 * 2**30
@@ -166,6 +166,8 @@ class _Needs:
         if self.options.calibration == SELF or rounds > 1:
             cached = cache_bytes(self.shape, self.window)
             found["text that the model writes"] = head + self.layer + cached
+        if self.options.quantizes:
+            found["round"] = self._rounding()
         if self.options.graph or self.options.timed:
             found[_MEASURE] = 2 * _ENGINE * self.model
         return {name: BASE + int(_MARGIN * size) for name, size in found.items()}
@@ -193,6 +195,17 @@ class _Needs:
         solving = _SOLVING * self.square
         factors = _FACTORS * self.square + 2 * self._activations(rows)
         return self._inputs() + 3 * self.layer + max(solving, factors)
+
+    def _rounding(self) -> int:
+        """Returns the bytes to round a layer: an output projection is solved and rounded from its moments."""
+        square = 8 * max(self.query, 0 if self.shape.experts else self.shape.layer.ffn) ** 2
+        return (
+            _ROUNDING * square
+            + 2 * self._cross()
+            + self._inputs()
+            + 3 * self.layer
+            + self._activations(BATCH)
+        )
 
     def _inputs(self) -> int:
         """Returns the bytes of the Gram matrices of a layer's inputs and of what experts are ranked by."""

@@ -214,6 +214,13 @@ class CompressOptions(CompressFields):
         return next(iter(self._graphs), None)
 
     @property
+    def quantizes(self) -> bool:
+        """True if weights of the graph are quantized, all or those of some blocks."""
+        from lathe.compressor.export import exporters
+
+        return self.graph is not None and exporters.get(self.graph).quantizes
+
+    @property
     def _graphs(self) -> list[str]:
         from lathe.compressor.export import exporters
 

@@ -175,9 +175,9 @@ class Verifier:
     def _score_quantized(self, artefact: Path, graph: Exporter, dense: Quality) -> Quantization:
         """Scores the quantized graph.
 
-        Where the format rounds all matrices alike, the dense model is rounded to it, too, so that the cost
-        of pruning is not taken for that of quantization. Where the plan says the bits of each block, the
-        dense model stays as it is.
+        Where the format rounds all matrices alike, the dense model is rounded to it, too, to nearest, so
+        that the cost of pruning is not taken for that of quantization. Where the plan says the bits of each
+        block, the dense model stays as it is.
 
         Args:
             artefact: Its directory.

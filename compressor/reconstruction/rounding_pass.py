@@ -111,7 +111,7 @@ def _round_output(
     weight = block[f"{name}.weight"]
     columns, group = weight.shape[1], group_of(block, [f"{name}.weight"], bits)
     solved = solve_output(moments, runner, kind, block)[:, :columns]
-    gram, output_means = moments.gram, moments.cross[:, -1]
+    gram, output_means = moments.gram, moments.cross[:, -1].clone()
     del moments
     if f"{name}.bias" not in block:
         return {f"{name}.weight": as_moved(round_compensated(solved, gram, bits, group), weight)}

@@ -55,8 +55,8 @@ def _dense(stored: Quantization) -> str:
     if "formats" in stored:
         return "The dense model stays as it is."
     return (
-        "The dense model is quantized in the same way, so that the cost of pruning is not taken for the cost "
-        "of quantization."
+        "The dense model is quantized, too, by rounding to nearest, so that the cost of pruning is not taken "
+        "for the cost of quantization."
     )
 
 

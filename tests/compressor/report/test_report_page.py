@@ -105,6 +105,7 @@ def test_the_cost_of_quantization_is_shown_apart_from_that_of_pruning(tiny: Tiny
     for when in (report["perplexity"], report["quantization"]["perplexity"]):
         assert all(f"{when[model]:.3f}" in page.text for model in ("dense", "subnet"))
     assert f"{report['quantization']['weight_bytes']['after'] / 2**20:,.2f} MiB" in page.text
+    assert "rounding to nearest" in page.text
 
 
 def test_every_format_of_mixed_weights_is_counted(artefact: Path, tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_every_format_of_mixed_weights_is_counted(artefact: Path, tmp_path: Path
     assert "Stored as float32, int8, int4 by block, 1.00 MiB" in text
     assert "3 of its matrices are float32." in text
     assert "5 of its matrices are int4, moved by 7.0 % of their norm (median) to 14.0 %." in text
-    assert "quantized in the same way" not in text
+    assert "rounding to nearest" not in text
 
 
 def test_what_the_page_draws_is_what_was_measured(artefact: Path) -> None:
