@@ -168,21 +168,32 @@ class QualityFacts(TypedDict):
 
 
 class SizeFacts(TypedDict):
-    """The sizes of both models."""
+    """The sizes of both models: bytes are the checkpoint's.
+
+    Attributes:
+        layers: Each as in `plan.json`.
+        head_bits: Bits of embedding and head, where they are rounded.
+    """
 
     parameters: DenseAndSubnet
     decoder_parameters_kept: float
     weight_bytes: DenseAndSubnet
     kv_bytes_per_token: DenseAndSubnet
     layers: list[dict[str, int]]
+    head_bits: NotRequired[int]
     dense_layer: dict[str, int]
 
 
-class BeforeAndAfter(TypedDict):
-    """One number before and after quantization."""
+class GraphBytes(TypedDict):
+    """Bytes of the weights before quantization, as float32, and after.
+
+    Attributes:
+        dense: Those of the dense model's graph, which the subnet's is compared with.
+    """
 
     before: float
     after: float
+    dense: NotRequired[float]
 
 
 class RelativeError(TypedDict):
@@ -208,7 +219,7 @@ class Quantization(TypedDict):
     """
 
     scheme: str
-    weight_bytes: BeforeAndAfter
+    weight_bytes: GraphBytes
     relative_error: RelativeError
     formats: NotRequired[dict[str, FormatFacts]]
     loss: NotRequired[Loss]
@@ -249,11 +260,18 @@ class VocabularyFacts(TypedDict):
 
 
 class FrontPoint(TypedDict):
-    """A plan on the front. `damage` is the sum of its sensitivities."""
+    """A plan on the front.
+
+    Attributes:
+        damage: The sum of its sensitivities.
+        kept: The share of the decoder's parameters.
+        bits_per_weight: The mean over the decoder's parameters, where a search chose their bits.
+    """
 
     cost: float
     damage: float
     kept: float
+    bits_per_weight: NotRequired[float]
 
 
 class Front(TypedDict):
@@ -316,3 +334,17 @@ class Report(QualityFacts, SizeFacts, QuantizationFacts, VocabularyFacts, Resour
     calibration: dict[str, Any]
     warnings: NotRequired[list[str]]
     seed: int
+
+
+def served_weights(report: Report) -> DenseAndSubnet:
+    """Returns the bytes of the weights as they are served: of a quantized graph, else of the checkpoint."""
+    graph = report["quantization"]["weight_bytes"] if "quantization" in report else None
+    if graph is None or "dense" not in graph:
+        return report["weight_bytes"]
+    return {"dense": graph["dense"], "subnet": graph["after"]}
+
+
+def served_perplexity(report: Report) -> DenseAndSubnet:
+    """Returns the perplexities as served: of quantized graphs, where they were measured."""
+    stored = report.get("quantization")
+    return stored["perplexity"] if stored and "perplexity" in stored else report["perplexity"]

@@ -48,6 +48,14 @@ class EvaluateOptions:
         Path | None,
         Option(help="A directory with tasks of your own: YAML files, with their JSONL files.", panel=_TASKS),
     ] = None
+    served: Annotated[
+        bool,
+        Option(
+            flags=("--served",),
+            help="Score the ONNX graph of an artefact that has one, with the bits that it is served in.",
+            panel=_TEXT,
+        ),
+    ] = False
     device: Annotated[
         str, Option(help="Where models run: cpu, cuda or cuda:1. ONNX graphs run on the processor.")
     ] = "cpu"
@@ -57,6 +65,8 @@ class EvaluateOptions:
             raise UserError("nothing to evaluate on is given", "Give --text, --tasks or both.")
         if self.against and not self.text:
             raise UserError("--against compares on a text", "Give --text.")
+        if self.served and not self.text:
+            raise UserError("--served scores graphs on a text", "Give --text.")
         if self.task_dir and not self.tasks:
             raise UserError("--task-dir alone runs nothing", "Give --tasks.")
         if min(self.window, self.windows) < 0:
@@ -70,7 +80,8 @@ def evaluate(
 ) -> None:
     """Measure perplexity, closeness to the dense model, and task accuracy, in float32.
 
-    Artefacts that are an ONNX graph only (`lathe export --quantize`) are scored as ONNX Runtime serves them.
+    An artefact's checkpoint is scored; with --served its ONNX graph, as ONNX Runtime serves it. Those that
+    are a graph only (`lathe export --quantize`) are scored so in any case.
 
     Perplexity follows the published protocol: the text's documents are joined by an empty line and tokenised
     once; windows do not overlap; the loss is the mean over all predicted tokens.
@@ -121,6 +132,7 @@ def _score(
         directory_of(options.against) if options.against else None,
         parse_device(options.device),
         Progress(quiet=quiet),
+        options.served,
     )
     for model, row, found in zip(options.models, rows, scored, strict=True):
         named = {"model": model, "against": options.against}

@@ -23,13 +23,17 @@ def families(
     from lathe.compressor.model.families import families as declared
 
     formats = {name: exporters.get(name) for name in exporters.known()}
-    table = Table("family", "models", *formats)
+    table = Table(caption=f"exporters: {', '.join(formats)}", caption_justify="left")
+    table.add_column("family", no_wrap=True)
+    for column in ("models", "exported by"):
+        table.add_column(column)
     rows = []
     for name in declared.known():
         family = declared.get(name)
         known = {kind: exporter.knows(family) for kind, exporter in formats.items()}
         rows.append({"family": name, "models": family.description, "exporters": known})
-        table.add_row(name, family.description, *("yes" if known[kind] else "no" for kind in formats))
+        missing = [kind for kind in formats if not known[kind]]
+        table.add_row(name, family.description, f"all but {', '.join(missing)}" if missing else "all")
     if json:
         emit({"families": rows})
     else:

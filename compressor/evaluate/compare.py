@@ -48,6 +48,7 @@ def scores(
     against: str | None = None,
     device: torch.device = CPU,
     progress: Progress | None = None,
+    served: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Yields one row per model: {"model", "perplexity", "loss", "tokens", "window"}.
 
@@ -62,6 +63,7 @@ def scores(
         against: The dense model to compare with.
         device: The device that models run on.
         progress: Shows how far it is; is told of what was left out of the text, and how much is missing.
+        served: Whether artefacts with a graph are scored by that.
 
     Raises:
         UserError: a model or the text cannot be read, the text is shorter than a window, a window is longer
@@ -75,7 +77,7 @@ def scores(
         _check_same_tokens(windows, against, text)
     dense = load_model(against, device) if against else None
     for group in in_memory_together(models, against, device):
-        loaded: list[Any] = [dense if model == against else load_model(model, device) for model in group]
+        loaded: list[Any] = [dense if m == against else load_model(m, device, served) for m in group]
         tokens, runs = windows[group[0]], len(group) + (against is not None and against not in group)
         names = ", ".join(Path(model).name for model in group)
         with progress.stage(f"evaluate {names}", runs * len(tokens)) as bar:
@@ -121,16 +123,21 @@ def _window_length(models: Sequence[str], window: int) -> int:
     return length
 
 
-def load_model(model: str, device: torch.device = CPU) -> Any:
+def load_model(model: str, device: torch.device = CPU, served: bool = False) -> Any:
     """Loads a causal LM in float32.
 
-    It runs by transformers on a device, or, if the artefact is a graph only, by ONNX Runtime on the
-    processor.
+    It runs by transformers on a device, or, if the artefact is a graph only or its graph is asked for, by
+    ONNX Runtime on the processor.
+
+    Args:
+        model: Its directory.
+        device: The device that transformers runs on.
+        served: Whether its graph is asked for, if it has one.
 
     Raises:
         UserError: it cannot be loaded.
     """
-    if (Path(model) / GRAPH).is_file() and not any(Path(model).glob("*.safetensors")):
+    if (Path(model) / GRAPH).is_file() and (served or not any(Path(model).glob("*.safetensors"))):
         return OnnxModel(Path(model))
     from lathe.artefact.modeling import load
     from lathe.compressor.export.artefact import is_artefact

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,18 +78,19 @@ def export_of_artefact(path: Path) -> Export:
 
 
 def open_model(model: str) -> Export:
-    """An artefact or a dense model (path or hub name) as a job to write.
+    """An artefact or a dense model (path or hub name) as a job to write in one format, whatever its bits.
 
     Raises:
         UserError: as `export_of_artefact`, or the dense model cannot be read.
     """
     if is_artefact(Path(model)):
-        return export_of_artefact(Path(model))
+        job = export_of_artefact(Path(model))
+        return replace(job, plan=job.plan.unrounded)
     return Export.whole(alike(open_checkpoint(model)))
 
 
 def copy_report(job: Export, directory: Path, quantization: dict[str, Any]) -> None:
-    """The artefact's report, if it has one, with what rounding did.
+    """The artefact's report, if it has one, with the copy's plan and what rounding did.
 
     Raises:
         UserError: it cannot be read or written.
@@ -101,7 +103,11 @@ def copy_report(job: Export, directory: Path, quantization: dict[str, Any]) -> N
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {written}: {error}") from None
     note = {"measured": "All else in this report was measured before quantization."}
-    write_json(directory / REPORT, report | {"quantization": quantization | note})
+    changed = {"quantization": quantization | note}
+    if "layers" in report:
+        report.pop("head_bits", None)
+        changed["layers"] = job.plan.to_json()["layers"]
+    write_json(directory / REPORT, report | changed)
 
 
 def _config(path: Path) -> dict[str, Any]:

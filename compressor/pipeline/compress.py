@@ -110,8 +110,7 @@ def _quality_loop(
         return Iteration(plan, found.selections, found.fitness, found.evaluations, predicted_ms=predicted)
 
     def loss_increase(iteration: Iteration) -> float:
-        verified = make(iteration).verified
-        return verified.subnet.loss - verified.dense.loss
+        return make(iteration).verified.loss_increase
 
     return QualityLoop(
         context.preflight,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lathe.artefact.atomic_files import publish_directory, write_bytes, write_json
-from lathe.artefact.plan import Plan
+from lathe.artefact.plan import BLOCK_KINDS, ModelShape, Plan
 from lathe.artefact.report_format import Front, FrontPoint
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.table import LatencyTable
@@ -28,6 +28,7 @@ from lathe.compressor.search.space import Constraint, parameter_constraint
 
 FORMAT = "lathe-front/1"
 _POINTS = 24
+_UNROUNDED_BITS = 32
 _UNIT = "KL in nats per token, summed over blocks pruned alone, before the final reconstruction"
 
 
@@ -55,6 +56,7 @@ class Point:
             "decoder_parameters_kept": shape.kept(self.plan),
             "weight_bytes": shape.weight_bytes(self.plan, preflight.source.dtype.itemsize),
             "kv_bytes_per_token": shape.kv_bytes_per_token(self.plan, 4),
+            **({"bits_per_weight": _mean_bits(shape, self.plan)} if preflight.mixed else {}),
         }
 
 
@@ -100,12 +102,14 @@ def tradeoff(context: RunContext, search: Searcher, table: LatencyTable | None, 
     shape = preflight.source.shape
 
     def row(plan: Plan) -> FrontPoint:
-        cost = table.predict(plan) if table else shape.kept(plan)
-        return {
-            "cost": cost,
+        point: FrontPoint = {
+            "cost": table.predict(plan) if table else shape.kept(plan),
             "damage": total(preflight.choices, sensitivities, plan),
             "kept": shape.kept(plan),
         }
+        if preflight.mixed:
+            point["bits_per_weight"] = _mean_bits(shape, plan)
+        return point
 
     return {
         "cost": "milliseconds" if table else "share of the decoder's parameters",
@@ -132,6 +136,16 @@ def plans_along(
             continue
         seen.add(plan)
         yield plan
+
+
+def _mean_bits(shape: ModelShape, plan: Plan) -> float:
+    """Returns the mean bits of the decoder's parameters, without scales."""
+    blocks = [
+        (count(layer), layer.bits(kind) or _UNROUNDED_BITS)
+        for kind, count in zip(BLOCK_KINDS, (shape.attention_parameters, shape.ffn_parameters), strict=True)
+        for layer in plan
+    ]
+    return sum(count * bits for count, bits in blocks) / sum(count for count, _ in blocks)
 
 
 def _budget(preflight: PreflightResult, table: LatencyTable | None, limit: float) -> Constraint:

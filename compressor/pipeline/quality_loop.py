@@ -61,10 +61,12 @@ class QualityLoop:
         """
         allowed, left = self.allowed, _FIRST_GUESS
         best: Iteration | None = None
+        made: set[Plan] = set()
         for _ in range(_ROUNDS):
             plan, expected = self._plan(allowed / left)
-            if any(row["plan"] == plan.to_json()["layers"] for row in self.rounds):
+            if plan in made:
                 break
+            made.add(plan)
             iteration = self.evaluate(plan)
             loss = self.loss_increase(iteration)
             self._note(plan, loss)

@@ -225,7 +225,7 @@ def _sizes(preflight: PreflightResult, plan: Plan) -> SizeFacts:
     """Returns parameters, bytes and the widths of every layer."""
     shape, width = preflight.source.shape, preflight.source.dtype.itemsize
     whole, dense = preflight.whole.shape, shape.dense_plan
-    return {
+    sizes: SizeFacts = {
         "parameters": {"dense": whole.parameters(dense), "subnet": shape.parameters(plan)},
         "decoder_parameters_kept": shape.kept(plan),
         "weight_bytes": {
@@ -239,6 +239,9 @@ def _sizes(preflight: PreflightResult, plan: Plan) -> SizeFacts:
         "layers": [layer.to_json() for layer in plan],
         "dense_layer": shape.layer.to_json(),
     }
+    if plan.head_bits:
+        sizes["head_bits"] = plan.head_bits
+    return sizes
 
 
 def _resources(context: RunContext) -> ResourceFacts:

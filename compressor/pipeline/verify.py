@@ -69,6 +69,21 @@ class Verified:
     quantization: Quantization | None = None
     loss_per_byte: LossPerByte | None = None
 
+    @property
+    def loss_increase(self) -> float:
+        """The subnet's loss over dense's in nats per token, of quantized graphs where there are some."""
+        if self.quantization and "loss" in self.quantization:
+            return self.quantization["loss"]["subnet"] - self.quantization["loss"]["dense"]
+        return self.subnet.loss - self.dense.loss
+
+
+@dataclass(frozen=True)
+class _GraphFacts:
+    """The quality of the dense model's graph, and the bytes of its weights where no vocabulary is cut."""
+
+    quality: Quality
+    weight_bytes: int | None
+
 
 class Verifier:
     """Verifies the artefacts of a run, one after the other.
@@ -82,7 +97,7 @@ class Verifier:
         self._samples = SampleCollector.for_run(context.preflight, self._windows)
         self._graph = exporters.get(graph) if (graph := context.options.graph) else None
         self._dense: Quality | None = None
-        self._quantized_dense: Quality | None = None
+        self._quantized_dense: _GraphFacts | None = None
         self._whole_loss: float | None = None
 
     def time(self, artefact: Path) -> Comparison | None:
@@ -185,20 +200,26 @@ class Verifier:
             dense: The quality of the dense model as it is.
         """
         title = f"verify: what {self._context.options.graph} costs"
-        known = dense if graph.rounded else self._quantized_dense
-        with self._context.progress.stage(title, self._steps(known)) as bar:
+        if graph.rounded:
+            shape = self._context.preflight.whole.shape
+            self._quantized_dense = _GraphFacts(dense, shape.weight_bytes(shape.dense_plan, 4))
+        known = self._quantized_dense
+        with self._context.progress.stage(title, self._steps(known.quality if known else None)) as bar:
             beside = known or self._score_quantized_dense(graph, bar.advance)
             subnet = quality(OnnxModel(artefact), self._windows, bar.advance)
-        found: Any = read_summary(artefact / FOLDER) | {
-            "loss": {"dense": beside.loss, "subnet": subnet.loss, "unit": "nats per token"},
-            "perplexity": {"dense": beside.perplexity, "subnet": subnet.perplexity},
+        summary, size = read_summary(artefact / FOLDER), beside.weight_bytes
+        found: Any = summary | {
+            "weight_bytes": summary["weight_bytes"] | ({} if size is None else {"dense": size}),
+            "loss": {"dense": beside.quality.loss, "subnet": subnet.loss, "unit": "nats per token"},
+            "perplexity": {"dense": beside.quality.perplexity, "subnet": subnet.perplexity},
         }
         return cast("Quantization", found)
 
-    def _score_quantized_dense(self, graph: Exporter, advance: Advance) -> Quality:
-        directory = self._context.run_dir.fresh("dense")
-        graph.write(directory, Export.whole(self._context.preflight.source))
-        self._quantized_dense = quality(OnnxModel(directory), self._windows, advance)
+    def _score_quantized_dense(self, graph: Exporter, advance: Advance) -> _GraphFacts:
+        directory, preflight = self._context.run_dir.fresh("dense"), self._context.preflight
+        graph.write(directory, Export.whole(preflight.source))
+        size = None if preflight.vocabulary else read_summary(directory / FOLDER)["weight_bytes"]["after"]
+        self._quantized_dense = _GraphFacts(quality(OnnxModel(directory), self._windows, advance), size)
         shutil.rmtree(directory)
         return self._quantized_dense
 

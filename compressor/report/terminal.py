@@ -8,14 +8,18 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from lathe.artefact.report_format import DenseAndSubnet, Report
+from lathe.artefact.report_format import DenseAndSubnet, Report, served_perplexity, served_weights
 from lathe.compressor.report.wording import (
+    bits_in,
+    bits_of,
     channel_count,
     channels,
+    format_of,
     kept_vocabulary,
     limit_of_pruning,
     quantized_weights,
     sentence,
+    with_bits,
 )
 
 _BAR = 10
@@ -101,7 +105,8 @@ def print_front(front: Mapping[str, Any], console: Console) -> None:
     title = f"{front['model']}: {workload['metric']} and sensitivity, dense {front['dense_ms']:.4g} ms"
     title += f" ({front['estimate']})" if front["estimate"] else ""
     table = Table(title=title, title_justify="left")
-    for name in ("plan", "ms", "speed-up", "parameters kept", "KL before the final reconstruction"):
+    bits = ["bits per weight"] if any("bits_per_weight" in row for row in front["points"]) else []
+    for name in ("plan", "ms", "speed-up", "parameters kept", *bits, "KL before the final reconstruction"):
         table.add_column(name, justify="right" if name != "plan" else "left")
     for row in front["points"]:
         speedup = front["dense_ms"] / row["predicted_ms"]
@@ -110,6 +115,7 @@ def print_front(front: Mapping[str, Any], console: Console) -> None:
             f"{row['predicted_ms']:.4g}",
             f"{speedup:.2f}x",
             f"{row['decoder_parameters_kept']:.1%}",
+            *(f"{row['bits_per_weight']:.1f}" for _ in bits),
             f"{row['damage']:.4f}",
         )
     console.print(table)
@@ -133,19 +139,22 @@ def print_advice(advice: Mapping[str, Any], console: Console) -> None:
 
 
 def _layers(report: Report) -> Table:
-    dense = report["dense_layer"]
-    table = Table(title="kept widths, layer by layer", title_justify="left")
+    dense, rounded = report["dense_layer"], bool(bits_in(report))
+    title = "kept widths and bits, layer by layer" if rounded else "kept widths, layer by layer"
+    table = Table(title=title, title_justify="left", caption_justify="left")
     for name in ("layer", "query heads", "KV heads", "attention", "FFN channels", "FFN"):
         table.add_column(name, justify="right" if name not in ("attention", "FFN") else "left")
     for i, layer in enumerate(report["layers"]):
         table.add_row(
             str(i),
-            str(layer["query_heads"]),
+            with_bits(str(layer["query_heads"]), bits_of(layer, "attention")),
             str(layer["kv_heads"]),
             _bar(layer["query_heads"], dense["query_heads"]),
-            channels(layer),
+            with_bits(channels(layer), bits_of(layer, "ffn")),
             _bar(channel_count(layer), channel_count(dense)),
         )
+    if rounded:
+        table.caption = f"embedding and head: {format_of(report.get('head_bits', 0))}"
     return table
 
 
@@ -171,7 +180,7 @@ def _summary(report: Report) -> Table:
             f"{latency['measured_ms']:.4g}",
             f"{latency['speedup']:.2f}x faster",
         )
-    quality, weights = report["perplexity"], report["weight_bytes"]
+    quality, weights = served_perplexity(report), served_weights(report)
     if cut := report.get("vocabulary"):
         table.add_row("vocabulary (tokens)", *_counts(cut["rows"]), _change(cut["rows"]))
         loss = cut["loss_per_byte"]

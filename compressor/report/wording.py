@@ -1,10 +1,13 @@
-"""Wording that the terminal and the page share: widths, and quantized weights."""
+"""Wording that the terminal and the page share: widths, bits, and quantized weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lathe.artefact.plan import BLOCK_KINDS
 from lathe.artefact.report_format import PruningLimit, Quantization, Report
+
+_WIDTHS = {"attention": "kv_heads", "ffn": "ffn"}
 
 
 def channels(layer: Mapping[str, int], form: str = "") -> str:
@@ -23,6 +26,30 @@ def channel_count(layer: Mapping[str, int]) -> int:
     return layer["ffn"] * layer.get("experts", 1)
 
 
+def bits_of(layer: Mapping[str, int], kind: str) -> int:
+    """Returns the bits of a block's weights in a layer of the report; 0: they are not rounded."""
+    return layer.get(f"{kind}_bits", 0)
+
+
+def bits_in(report: Report) -> list[int]:
+    """Returns the bits that the search chose for weights, 0 (not rounded) first; none where it chose none."""
+    found = {
+        bits_of(layer, kind) for layer in report["layers"] for kind in BLOCK_KINDS if layer[_WIDTHS[kind]]
+    }
+    found.add(report.get("head_bits", 0))
+    return sorted(found, key=lambda bits: -(bits or 32)) if any(found) else []
+
+
+def format_of(bits: int) -> str:
+    """Returns what weights of so many bits are called."""
+    return f"{bits} bit" if bits else "float32"
+
+
+def with_bits(width: str, bits: int) -> str:
+    """Returns a width, with the bits of its weights where they are rounded: `512 x 8 bit`."""
+    return f"{width} x {format_of(bits)}" if bits else width
+
+
 def scheme_of(stored: Quantization) -> str:
     """Returns what the format of quantized weights is called; of several, that they are mixed."""
     return f"{', '.join(stored['formats'])} by block" if "formats" in stored else stored["scheme"]
@@ -36,10 +63,9 @@ def quantized_weights(report: Report) -> str | None:
     size = f"Stored as {scheme_of(stored)}, {stored['weight_bytes']['after'] / 2**20:.2f} MiB"
     if "perplexity" not in stored:
         return f"{size}; all other figures are from before quantization."
-    after = stored["perplexity"]
-    return (
-        f"{size}: perplexity {after['dense']:.2f} (dense), {after['subnet']:.2f} (subnet) after quantization."
-    )
+    before = report["perplexity"]
+    dense = "" if "formats" in stored else f"{before['dense']:.2f} (dense), "
+    return f"{size}; before quantization, perplexity is {dense}{before['subnet']:.2f} (subnet)."
 
 
 def limit_of_pruning(limit: PruningLimit) -> str:

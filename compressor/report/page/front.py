@@ -32,17 +32,26 @@ def section(facts: Facts) -> Section | None:
             Key("chosen", "the plan made"),
             *([Key("target", "target")] if timed and facts.latency.get("target_ms") else []),
         ],
-        table=Table(
-            "The front",
-            ("plan", _unit(timed), "sensitivity, nats per token", "layers' parameters kept"),
-            [
-                (name, _cost(row["cost"], timed), f"{row['damage']:.4f}", percent(row["kept"]))
-                for name, row in [
-                    *((str(i), row) for i, row in enumerate(front["points"], 1)),
-                    ("made", front["chosen"]),
-                ]
-            ],
-        ),
+        table=_table(front, timed),
+    )
+
+
+def _table(front: Front, timed: bool) -> Table:
+    rows = [*((str(i), row) for i, row in enumerate(front["points"], 1)), ("made", front["chosen"])]
+    bits = ("bits per weight",) if "bits_per_weight" in front["chosen"] else ()
+    return Table(
+        "The front",
+        ("plan", _unit(timed), "sensitivity, nats per token", "layers' parameters kept", *bits),
+        [
+            (
+                name,
+                _cost(row["cost"], timed),
+                f"{row['damage']:.4f}",
+                percent(row["kept"]),
+                *(f"{row['bits_per_weight']:.1f}" for _ in bits),
+            )
+            for name, row in rows
+        ],
     )
 
 

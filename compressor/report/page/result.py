@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lathe.artefact.report_format import DenseAndSubnet
+from lathe.artefact.report_format import DenseAndSubnet, served_perplexity, served_weights
 from lathe.compressor.report.page.section import Facts, ms, percent
 from lathe.compressor.report.wording import kept_vocabulary, quantized_weights
 
@@ -48,17 +48,17 @@ def _verdict(facts: Facts) -> tuple[str, str]:
 
 
 def _headline(facts: Facts) -> str:
-    speedup, weights = facts.latency.get("speedup"), facts.report["weight_bytes"]
+    speedup, weights = facts.latency.get("speedup"), served_weights(facts.report)
     smaller = f"{percent(1 - weights['subnet'] / weights['dense'])} smaller"
     return f"{speedup:.2f}× as fast, {smaller}" if speedup else smaller
 
 
 def _sentence(facts: Facts) -> str:
     report, latency = facts.report, facts.latency
-    quality = report["perplexity"]
-    change = quality["subnet"] / quality["dense"] - 1
+    served, text = served_perplexity(report), report["perplexity"]["text"]
+    change = served["subnet"] / served["dense"] - 1
     way = "rises" if change >= 0 else "falls"
-    parts = [f"Perplexity {way} by {percent(abs(change))} on {quality['text']}."]
+    parts = [f"Perplexity {way} by {percent(abs(change))} on {text}."]
     if latency.get("target_ms") is not None:
         asked = f"A {facts.metric} of at most {ms(latency['target_ms'])} was asked for"
         allowed = f", {latency['tolerance']:.0%} tolerance" if latency.get("tolerance") else ""
@@ -73,9 +73,9 @@ def _tiles(facts: Facts) -> list[Tile]:
     report, medians = facts.report, facts.medians
     tiles = [] if medians is None else [_tile(f"{facts.metric.capitalize()}, ms", medians, 1, 3)]
     tiles += [
-        _tile("Perplexity", report["perplexity"], 1, 4),
+        _tile("Perplexity", served_perplexity(report), 1, 4),
         *_by_byte(facts),
-        _tile("Weights, MiB", report["weight_bytes"], 2**20, 3),
+        _tile("Weights, MiB", served_weights(report), 2**20, 3),
         _tile("KV cache per token, KiB", report["kv_bytes_per_token"], 2**10, 3),
     ]
     return tiles

@@ -8,11 +8,14 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lathe.artefact.plan import BLOCK_KINDS
 from lathe.compressor.report.page.drawing import COLUMNS, LAYERS_TOP, Drawing, Plot
 from lathe.compressor.report.page.section import Facts, Key, Section, Table
+from lathe.compressor.report.wording import format_of
 
 Width = tuple[int, ...]
 Sensitivities = dict[tuple[int, str], dict[Width, float]]
+Rounding = dict[int, dict[tuple[int, str], float]]
 _ROW = 16.0
 _SHADES = 5
 
@@ -46,7 +49,7 @@ def section(facts: Facts) -> Section | None:
         str(facts.report["command"]),
         figures=figures,
         keys=keys,
-        table=_table(sensitivities, facts.report["layers"]) if sensitivities else None,
+        table=_table(facts, sensitivities) if sensitivities else None,
         notes=["Every evaluation is in trace.jsonl, next to report.json."],
     )
 
@@ -64,6 +67,16 @@ def _sensitivities(trace: Sequence[Mapping[str, Any]]) -> Sensitivities:
             width = tuple(kept) if isinstance(kept, list) else (kept,)
             found.setdefault((row["layer"], row["block"]), {})[width] = max(0.0, row["value"])
     return found
+
+
+def _rounding(trace: Sequence[Mapping[str, Any]]) -> Rounding:
+    """Returns KL in nats per token of each (layer, block) rounded to each number of bits, the most first."""
+    found: Rounding = {}
+    for row in trace:
+        if str(row["key"]).startswith("rounding ") and "layer" in row:
+            bits = int(row["key"].split()[-1])
+            found.setdefault(bits, {})[row["layer"], row["block"]] = row["value"]
+    return dict(sorted(found.items(), reverse=True))
 
 
 def _plans(trace: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
@@ -140,10 +153,17 @@ def _progress(plans: Sequence[tuple[float, float]]) -> Markup:
     return drawing.markup
 
 
-def _table(sensitivities: Sensitivities, layers: Sequence[Mapping[str, int]]) -> Table:
+def _table(facts: Facts, sensitivities: Sensitivities) -> Table:
+    """Returns what pruning does, and what rounding does where that was measured."""
+    rounding, layers = _rounding(facts.trace), facts.report["layers"]
+    of_rounding = ", and of rounding the dense block" if rounding else ""
     return Table(
-        "Sensitivity in nats per token, of the chosen width where it was evaluated and of dropping the block",
-        ("layer", "attention chosen", "attention dropped", "FFN chosen", "FFN dropped"),
+        "Sensitivity in nats per token, of the chosen width where it was evaluated and of dropping the block"
+        + of_rounding,
+        (
+            *("layer", "attention chosen", "attention dropped", "FFN chosen", "FFN dropped"),
+            *(f"{name}, {format_of(bits)}" for bits in rounding for name in ("attention", "FFN")),
+        ),
         [
             (
                 str(index),
@@ -152,6 +172,7 @@ def _table(sensitivities: Sensitivities, layers: Sequence[Mapping[str, int]]) ->
                     for block, dropped in (("attention", (0, 0)), ("ffn", (0,)))
                     for width in (_kept(layer, block), dropped)
                 ),
+                *(f"{found[index, block]:.2g}" for found in rounding.values() for block in BLOCK_KINDS),
             )
             for index, layer in enumerate(layers)
         ],

@@ -61,6 +61,7 @@ SURFACE = {
         "--for",
         "--tensor-parallel",
         "--quantize",
+        "--bits",
     },
     "export": {
         "model",
@@ -83,6 +84,7 @@ SURFACE = {
         "--against",
         "--tasks",
         "--task-dir",
+        "--served",
         "--device",
         "--json",
         "--debug",
