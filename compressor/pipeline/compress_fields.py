@@ -87,8 +87,9 @@ class CompressFields(SharedOptions):
     bits: Annotated[
         str | None,
         Option(
-            help="16, 8 or 4: weights of the ONNX graph as they are, or as --quantize int8 or int4; `auto`: "
-            "search for the bits of each block together with its width.",
+            help="`auto`: search for the bits of each block's weights in the ONNX graph (float32, 8 or 4) "
+            "together with its width, for a target of latency or memory. 16, 8 or 4: the same for all, as "
+            "without, or as --quantize int8 or int4.",
             panel=RUN,
         ),
     ] = None

@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from lathe.artefact.onnx.graph_format import FOLDER
+from lathe.artefact.onnx.graph_format import FOLDER, GRAPH
+from lathe.artefact.onnx.runner import OnnxRunner
 from lathe.artefact.plan import BLOCK_KINDS, LayerShape, Plan
 from lathe.compressor.export.onnx.graph import read_summary
 from lathe.compressor.latency.table import ROUNDED_TERMS, TERMS
 from lathe.compressor.report.page import write_page
 from support import steady_clock
 from support.compress_command import Tiny, content, lathe
+from support.tiny_server import running
 
 pytestmark = pytest.mark.usefixtures("steady", "own_cache")
 BITS = ("--bits", "auto")
@@ -257,3 +260,17 @@ def test_a_killed_run_resumes(tiny: Tiny, artefact: Path, tmp_path: Path, point:
     done = tiny.compress(tmp_path / "out", *target)
     assert done.exit_code == 0, done.output
     assert content(tmp_path / "out", SAME) == content(artefact, SAME)
+
+
+def test_the_artefact_is_served(artefact: Path) -> None:
+    prompt = [5, 17, 99, 4]
+    runner = OnnxRunner(artefact / GRAPH, max_batch=1, max_length=64, threads=1)
+    expected = [int(runner.prefill(0, np.array(prompt), "last")[0].argmax())]
+    while len(expected) < 12:
+        expected.append(int(runner.decode(np.array([expected[-1]]))[0].argmax()))
+    with running(artefact, max_length=64) as server:
+        assert server.service.artefact.compressed
+        answer = server.complete(prompt, max_tokens=12, temperature=0, ignore_eos=True, logprobs=0)
+    shown = server.service.tokenizer.display_bytes
+    assert answer["usage"]["completion_tokens"] == 12
+    assert answer["choices"][0]["text"] == b"".join(map(shown, expected)).decode(errors="replace")
