@@ -19,7 +19,10 @@ STAGES = (
     Stage("calibration text", r"calibrate: .*"),
     Stage("calibrate and rank", r"calibrate and (order|rank): layers"),
     Stage("measure: latency table", r"measure: latency table( \(.*\))?"),
-    Stage("search: sensitivities", r"search: (damage|sensitivity) of each block at each level"),
+    Stage(
+        "search: sensitivities",
+        r"search: ((damage|sensitivity) of each block at each level|sensitivity of each block to rounding)",
+    ),
     Stage("search: plans", r"search: (plans|the paper's evolution)"),
     Stage("measure: plan", r"measure: the plan against dense( \(.*\))?"),
     Stage("reconstruct: layers", r"(reform|reconstruct): layers"),
