@@ -22,8 +22,10 @@ from lathe.compressor.reconstruction.closed_form import damped
 
 _DAMPING = 0.01
 """Of the Gram matrix, as a share of its diagonal's mean: GPTQ's own."""
-_AT_ONCE = 128
-"""Columns whose errors are spread one by one; on all others, as one product."""
+_AT_ONCE = 2**15
+"""Values whose columns are rounded before their errors are spread over all others, as one product. PyTorch
+does not divide work on fewer among threads, which would wait for each other at every column."""
+_MOST_COLUMNS = 128
 
 
 def round_compensated(
@@ -67,8 +69,9 @@ def _round_columns(
     """Returns the codes, int8 [R, P]. Columns are rows here, which makes each contiguous."""
     half, left, scales = 2 ** (bits - 1), weight_RP.T.contiguous(), scales_RP.T.contiguous()
     codes = torch.empty_like(left, dtype=torch.int8)
-    for start in range(0, len(left), _AT_ONCE):
-        part = left[start : start + _AT_ONCE]
+    at_once = max(8, min(_MOST_COLUMNS, _AT_ONCE // left.shape[1]))
+    for start in range(0, len(left), at_once):
+        part = left[start : start + at_once]
         upper, errors = upper_PP[start : start + len(part), start:], torch.empty_like(part)
         for at, column in enumerate(part):
             code = (column / scales[start + at]).round_().clamp_(-half, half - 1)
