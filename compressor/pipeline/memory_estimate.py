@@ -30,6 +30,8 @@ BASE = 450 * 2**20
 _RANKING, _SOLVING, _FACTORS, _ROUNDING = 7, 5, 3, 6
 """Matrices [F, F] in float64 that exist at once: for a layer's ranking and dampings, for its reconstruction,
 for the preconditioner of a step, and for rounding."""
+_ROUNDED_TABLE = 5
+"""Embeddings that exist at once when one is rounded, itself among them."""
 _MARGIN = 1.3
 """The factor for temporaries and for what allocators hold on to."""
 _IN_MEMORY = 2 * 2**30
@@ -155,7 +157,7 @@ class _Needs:
         head = 3 * self.head // 2  # as it is stored, and as float32
         found = {
             "calibrate and rank": self._ranking(),
-            "search": head + 3 * self.layer + 2 * self.square + self._cross() + self._evaluating(),
+            "search": head + self._searching() + self._evaluating(),
             "reconstruct": self._reconstruction(BATCH),
             "verify": head + 2 * self.layer + 3 * self._logits(),
         }
@@ -189,6 +191,12 @@ class _Needs:
 
     def _ranking(self) -> int:
         return _RANKING * self.square + self._inputs() + self.layer + self._activations(BATCH)
+
+    def _searching(self) -> int:
+        """Returns the bytes to prune a block; where bits are searched, those to round one or the tables."""
+        pruning = 3 * self.layer + 2 * self.square + self._cross()
+        tables = (_ROUNDED_TABLE if self.shape.tied_embeddings else _ROUNDED_TABLE + 1) * self.head
+        return max(pruning, self._rounding(), tables) if self.options.block_bits else pruning
 
     def _reconstruction(self, rows: int) -> int:
         """Returns the bytes to solve for a projection, or those of a step's factors if they are more."""

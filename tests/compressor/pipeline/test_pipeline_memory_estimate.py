@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from support.compress_command import Tiny, content, lathe
+from support.compress_command import Tiny, content, lathe, make_tiny
 
 SAME = ("config.json", "plan.json", "model.safetensors")
 TARGET = ("--keep", "60%", "--export", "checkpoint")
+BITS = ("--target-memory", "180kB", "--bits", "auto")
 RUN = "from lathe.cli import compress; compress()"
 
 
@@ -26,19 +27,20 @@ def process(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def needs(tiny: Tiny, tmp_path: Path, *options: str) -> dict[str, Any]:
-    done = tiny.compress(tmp_path / "out", *TARGET, "--dry-run", "--json", *options)
+def needs(tiny: Tiny, tmp_path: Path, *options: str, target: tuple[str, ...] = TARGET) -> dict[str, Any]:
+    done = tiny.compress(tmp_path / "out", *target, "--dry-run", "--json", *options)
     assert done.exit_code == 0, done.output
     return dict(json.loads(done.stdout)["memory"])
 
 
-def test_within_a_limit_the_artefact_is_the_same(tiny: Tiny, tmp_path: Path) -> None:
-    memory = needs(tiny, tmp_path)
+@pytest.mark.parametrize("target", [TARGET, BITS])
+def test_within_a_limit_the_artefact_is_the_same(tiny: Tiny, tmp_path: Path, target: tuple[str, ...]) -> None:
+    memory = needs(tiny, tmp_path, target=target)
     assert not memory["on_disk"]
     limit = max(memory["stages_on_disk_bytes"].values())
     assert limit < memory["in_memory_bytes"] == memory["peak_bytes"]
-    assert tiny.compress(tmp_path / "free", *TARGET).exit_code == 0
-    done = process(RUN, *tiny.arguments(tmp_path / "out", *TARGET, "--memory-limit", f"{limit}b", "--json"))
+    assert tiny.compress(tmp_path / "free", *target).exit_code == 0
+    done = process(RUN, *tiny.arguments(tmp_path / "out", *target, "--memory-limit", f"{limit}b", "--json"))
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["memory"]["on_disk"]
@@ -87,6 +89,17 @@ def test_a_graph_is_what_a_limit_may_have_no_room_for(tiny: Tiny, tmp_path: Path
         )
         stages = json.loads(done.stdout)["memory"]["stages_on_disk_bytes"]
         assert ("measure and verify in ONNX Runtime" in stages) == said
+
+
+def test_rounding_the_tables_of_tokens_takes_memory(tmp_path: Path) -> None:
+    wide = make_tiny(tmp_path / "wide", vocab_size=2**16)
+    target = ("--target-memory", "60MiB")
+    plain, bits = (
+        needs(wide, tmp_path, target=(*target, *options))["stages_on_disk_bytes"]
+        for options in ((), ("--bits", "auto"))
+    )
+    table = 4 * 64 * 2**16
+    assert bits["search"] - plain["search"] > 5 * table
 
 
 def test_a_method_without_the_reform_of_the_whole_is_not_forecast_one(tiny: Tiny, tmp_path: Path) -> None:
