@@ -116,11 +116,11 @@ def test_no_matrix_is_worse_than_plain_rounding_in_groups_of_32(
     found = fitted(weight, bits)
     padded = torch.nn.functional.pad(weight, (0, -columns % 32)).view(rows, -1, 32)
     top = 2 ** (bits - 1) - 1
-    scales = padded.abs().amax(-1, keepdim=True).clamp(min=1e-30) / top
+    scales = (padded.abs().amax(-1, keepdim=True).clamp(min=1e-30) / top).bfloat16().float()
     plain = (padded / scales).round().clamp(-top - 1, top) * scales - padded
     error = (found.values - weight).norm() / weight.norm()
     assert_close(found.error, float(error), atol=1e-6, rtol=1e-3)
-    assert error <= max(0.01, 1.01 * float(plain.norm() / weight.norm()))
+    assert error <= max(0.01, 1.0001 * float(plain.norm() / weight.norm()))
     assert found.group in GROUPS
     assert found.group == 32 or found.codes.shape[1] <= 1.03 * columns
 
