@@ -14,7 +14,7 @@ from lathe.compressor.compute.progress import Progress
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.reconstruct import block_tokens
-from lathe.compressor.pipeline.round import HELDOUT_TOKENS, TOKENS
+from lathe.compressor.pipeline.round import HELDOUT_TOKENS, rounding_tokens
 from lathe.compressor.reconstruction.kl_steps import MOST_TOKENS
 from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.knapsack import solve, total
@@ -116,7 +116,7 @@ def _seconds(options: CompressOptions, preflight: PreflightResult, problem: Prob
 
 def _rounding_passes(asked: int, preflight: PreflightResult, rough: bool) -> float:
     """Returns the cost of rounding all layers, in forward passes of a token."""
-    read = min(asked, TOKENS) + min(asked / HELDOUT_SHARE, HELDOUT_TOKENS)
+    read = min(asked, rounding_tokens(preflight.source.shape)) + min(asked / HELDOUT_SHARE, HELDOUT_TOKENS)
     return _ROUNDING[rough] * read + _ROUNDED_COLUMN * preflight.source.shape.widest_output_projection
 
 

@@ -8,20 +8,26 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 
-from lathe.artefact.plan import BLOCK_KINDS, Plan
+from lathe.artefact.plan import BLOCK_KINDS, ModelShape, Plan
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.export.base import exporters
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.rounded_tensors import Rounded, from_tensors, to_tensors
 from lathe.compressor.pipeline.calibrate import CalibrationResult
 from lathe.compressor.pipeline.latency_loop import Iteration
-from lathe.compressor.pipeline.reconstruct import finished_layer
+from lathe.compressor.pipeline.reconstruct import block_tokens, finished_layer
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import Saved, Tensors, key
 from lathe.compressor.reconstruction.rounding_pass import RoundingPass
 
-TOKENS, HELDOUT_TOKENS = 16_384, 4096
-"""The most tokens that layers are rounded on, and that a damping is chosen on."""
+HELDOUT_TOKENS = 2048
+"""The most tokens that a damping is chosen on."""
+_MOST_TOKENS = 16_384
+
+
+def rounding_tokens(shape: ModelShape) -> int:
+    """Returns the most tokens that layers are rounded on: by the widest projection, within bounds."""
+    return min(_MOST_TOKENS, block_tokens(shape))
 
 
 def round_layers(
@@ -43,7 +49,7 @@ def round_layers(
     if not any(layer.bits(kind) for layer in plan for kind in BLOCK_KINDS):
         return None
     layers = RoundedLayers(
-        context.run_dir.path.absolute(), f"{name}-{key(plan.to_json(), TOKENS)}", context.store
+        context.run_dir.path.absolute(), f"{name}-{key(plan.to_json(), HELDOUT_TOKENS)}", context.store
     )
 
     @cache
@@ -84,7 +90,8 @@ def _rounding_pass(
         layer = finished_layer(context.run_dir, name, index)
         return {tensor: value.to(source.dtype).float() for tensor, value in layer.items()}
 
-    windows, heldout = calibration.sample(math.ceil(TOKENS / length), math.ceil(HELDOUT_TOKENS / length))
+    tokens = rounding_tokens(source.shape)
+    windows, heldout = calibration.sample(math.ceil(tokens / length), math.ceil(HELDOUT_TOKENS / length))
     model = replace(calibration.model, layers=store.load(len(plan), stored))
     return RoundingPass(model, plan, windows, heldout, store, context.preflight.method.bfloat16)
 
