@@ -23,7 +23,7 @@ from lathe.compressor.search.evolution import Moves, evolve, has_attention
 from lathe.compressor.search.fitness import Block, Fitness
 from lathe.compressor.search.knapsack import solve
 from lathe.compressor.search.method import Method, Problem, SearchResult, methods
-from lathe.compressor.search.rounding_sensitivity import rounding_table
+from lathe.compressor.search.rounding_sensitivity import priced, rounding_table
 from lathe.compressor.search.space import Level, Space
 
 _STAGE_TOKENS = (2048, 8192)
@@ -65,7 +65,7 @@ def search(
     sensitivities = sensitivity_table(problem, evaluator, measured)
     rounding = rounding_table(problem, evaluator.stage(0)) if problem.mixed else None
     if rounding:
-        sensitivities = rounding.joined(sensitivities)
+        sensitivities = priced(rounding.joined(sensitivities), problem.choices, problem.constraints)
 
     def evaluate(plans: Sequence[Plan], number: int) -> list[float]:
         widths = [plan.unrounded for plan in plans]

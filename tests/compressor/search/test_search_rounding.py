@@ -17,12 +17,12 @@ from lathe.compressor.reconstruction.rounded_block import round_block
 from lathe.compressor.search import fitness as fitness_module
 from lathe.compressor.search.evolution import Evaluate, Moves
 from lathe.compressor.search.fitness import Fitness
-from lathe.compressor.search.knapsack import total
+from lathe.compressor.search.knapsack import solve, total
 from lathe.compressor.search.method import Problem
 from lathe.compressor.search.methods import lathe
 from lathe.compressor.search.methods.lathe import PlanEvaluator
 from lathe.compressor.search.mixed_space import MixedSpace
-from lathe.compressor.search.rounding_sensitivity import RoundingTable, rounding_table
+from lathe.compressor.search.rounding_sensitivity import RoundingTable, priced, rounding_table
 from lathe.compressor.search.space import Constraint, make_space, memory_constraint
 from support.rounded_space import random_plans
 from support.tiny_llama import PLANS, reference
@@ -257,3 +257,25 @@ def test_a_given_plan_counts_its_rounding(lab: Lab, tmp_path: Path) -> None:
     assert found.plan == plan
     assert found.fitness == pytest.approx(plain.fitness + measured(asked).of(plan))
     assert found.fitness > plain.fitness
+
+
+def test_of_plans_that_lose_about_the_same_the_cheaper_is_found(lab: Lab) -> None:
+    """Eight bits lose a little, four a lot: within a budget for some blocks in eight bits, all have them."""
+    space, budget = space_of(lab), bytes_of(lab, 0.7)
+    losses = {0: 0.0, 8: 1e-5, 4: 1.0}
+    table = np.empty(2 * lab.source.shape.num_layers + 1, dtype=object)
+    for position, (_, kind) in enumerate(space.blocks):
+        levels = space.levels(kind)
+        rows = (
+            [losses[bits] for bits in levels]
+            if kind == "head"
+            else [float(width > 0) + losses[bits] for width, bits in map(space.at, range(len(levels)))]
+        )
+        table[position] = np.array(rows)
+    cheap = solve(space, priced(table, space, [budget]), [budget])
+    spent = solve(space, table, [budget])
+    assert cheap is not None
+    assert spent is not None
+    assert cheap.unrounded == spent.unrounded == PLANS["dense"]
+    assert {layer.bits(kind) for layer in cheap for kind in BLOCK_KINDS} == {cheap.head_bits} == {8}
+    assert budget.cost(cheap) < 0.5 * budget.limit < budget.cost(spent)
