@@ -31,6 +31,8 @@ from lathe.compressor.search.space import Constraint, make_space
 
 _AIM = 0.99
 _SLACK = 0.97
+_LOSSLESS = 0.002
+"""A plan that loses no more, KL in nats per token, may leave any part of its budget unspent."""
 
 
 class Timed(Protocol):
@@ -209,6 +211,7 @@ class LatencyLoop:
             current = self._note(found, self._measure(found.plan))
             measured = self._expected_ms(current)
             spare = measured < target * _SLACK and found.plan != preflight.source.shape.dense_plan
+            spare = spare and found.fitness > _LOSSLESS
             if self._meets(current, target) and not spare:
                 return current
             if len(self.iterations) >= self.context.options.rounds:

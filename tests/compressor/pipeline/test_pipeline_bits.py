@@ -192,6 +192,16 @@ def test_rounding_alone_is_chosen_where_it_meets_the_target(tiny: Tiny, tmp_path
     assert report["latency"]["pruning_limit"] is None, "nothing but blocks takes time"
 
 
+def test_a_plan_that_loses_nothing_may_be_faster_than_the_target(tiny: Tiny, tmp_path: Path) -> None:
+    """All in 8 bits: nothing would be won by spending what is left."""
+    report = compressed(tiny, tmp_path / "out", "--target-speedup", "1.05x")
+    (row,) = report["latency"]["rounds"]
+    assert row["fitness"] < 0.002
+    assert row["measured_ms"] < 0.97 * report["latency"]["target_ms"]
+    assert report["decoder_parameters_kept"] == 1
+    assert bits_of(plan_of(report)) == {8}
+
+
 def test_rounding_that_saves_no_time_is_not_chosen(tiny: Tiny, tmp_path: Path) -> None:
     profile = planted(tiny, tmp_path / "slow.json", 1.3)
     report = compressed(tiny, tmp_path / "out", "--profile", profile, "--target-speedup", "1.5x")
