@@ -193,13 +193,13 @@ def test_rounding_alone_is_chosen_where_it_meets_the_target(tiny: Tiny, tmp_path
 
 
 def test_a_plan_that_loses_nothing_may_be_faster_than_the_target(tiny: Tiny, tmp_path: Path) -> None:
-    """All in 8 bits: nothing would be won by spending what is left."""
+    """Most blocks in 8 bits: nothing would be won by spending what is left."""
     report = compressed(tiny, tmp_path / "out", "--target-speedup", "1.05x")
     (row,) = report["latency"]["rounds"]
     assert row["fitness"] < 0.002
     assert row["measured_ms"] < 0.97 * report["latency"]["target_ms"]
     assert report["decoder_parameters_kept"] == 1
-    assert bits_of(plan_of(report)) == {8}
+    assert bits_of(plan_of(report)) <= {0, 8}
 
 
 def test_rounding_that_saves_no_time_is_not_chosen(tiny: Tiny, tmp_path: Path) -> None:
