@@ -31,7 +31,7 @@ from lathe.compressor.pipeline.checks import (
     read_plan,
 )
 from lathe.compressor.pipeline.memory_estimate import MemoryPlan, memory_plan
-from lathe.compressor.pipeline.options import CompressOptions
+from lathe.compressor.pipeline.options import AUTO_BITS, CompressOptions
 from lathe.compressor.pipeline.vocabulary import vocabulary_rows
 from lathe.compressor.report.wording import limit_of_pruning
 from lathe.compressor.search.method import Method
@@ -201,6 +201,8 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
         f"{source.name}: {source.family.model_type}, {source.shape.num_layers} layers, "
         f"{whole.shape.parameters(whole.shape.dense_plan) / 1e6:.1f} M parameters"
     )
+    if options.could_round and not source.shape.experts:
+        progress.say(f"  the graph's weights stay float32 (--bits {AUTO_BITS} rounds them: often less is lost)")
     if options.profile:
         found = _profiled(options, found, options.profile)
     return _unpruned(options, _time(options, found) if options.timed else found)
