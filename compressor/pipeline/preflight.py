@@ -202,7 +202,7 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
         f"{whole.shape.parameters(whole.shape.dense_plan) / 1e6:.1f} M parameters"
     )
     if options.could_round and not source.shape.experts:
-        progress.say(f"  the graph's weights stay float32 (--bits {AUTO_BITS} rounds them: often less is lost)")
+        progress.say(f"  weights stay float32 (--bits {AUTO_BITS} rounds them, and often loses less)")
     if options.profile:
         found = _profiled(options, found, options.profile)
     return _unpruned(options, _time(options, found) if options.timed else found)
