@@ -33,15 +33,18 @@ Quantize = Callable[[torch.Tensor, int, Sequence[int]], QuantizedMatrix]
 
 
 def arbitrary(weight_NK: torch.Tensor, bits: int, groups: Sequence[int]) -> QuantizedMatrix:
-    """Returns arbitrary codes at once, for models of random weights, of which only speed is measured.
+    """Returns codes of a matrix at once, for models of random weights, of which only speed is measured.
 
-    The group is the one that normally distributed values get.
+    The group is the one that normally distributed values get. No two matrices have the same codes: ONNX
+    Runtime (1.32) keeps equal ones once, and a model of them would be timed from the processor's cache.
     """
     rows, columns = weight_NK.shape
     group = next(group for group in groups if bits == 8 or group <= 128)
-    scales = torch.full((rows, -(-columns // group)), 4e-3)
-    codes = (torch.arange(16, dtype=torch.int8) * 7 % 16 - 8).repeat(rows, scales.shape[1] * group // 16)
-    return QuantizedMatrix(codes, scales, group, bits, columns, 0.0)
+    half, fill = 2 ** (bits - 1), -columns % group
+    scale = float(weight_NK.abs().max()) / half or 1.0
+    codes = (weight_NK / scale).round_().clamp_(-half, half - 1).to(torch.int8)
+    scales = torch.full((rows, (columns + fill) // group), scale)
+    return QuantizedMatrix(torch.nn.functional.pad(codes, (0, fill)), scales, group, bits, columns, 0.0)
 
 
 class Blockwise:

@@ -174,6 +174,12 @@ def test_random_graphs_have_the_shapes_of_rounded_ones(tmp_path: Path, bits: int
     made = onnx.load(tmp_path / "model.onnx")
     for found, expected in zip(made.graph.node, real.graph.node, strict=True):
         assert (found.op_type, found.name) == (expected.op_type, expected.name)
+    codes = [
+        numpy_helper.to_array(value, str(tmp_path)).tobytes()
+        for value in made.graph.initializer
+        if value.name.endswith(".blocks")
+    ]
+    assert len(set(codes)) == len(codes) > 4, "ONNX Runtime keeps equal weights once"
     for shape in (normal(8, 2048), normal(8, 64)):
         assert (
             0.5 <= arbitrary(shape, bits, groups_for(shape.shape[1])).group / fitted(shape, bits).group <= 2
