@@ -32,7 +32,7 @@ def designs(
     plans = _unrounded(heads, widths, top, layers)
     plans += [_mixture(heads, widths, (0,), layers, rng) for _ in range(3)]
     for bits in formats[1:]:
-        plans += [_in_bits(plan, bits) for plan in _few(heads, widths, top, layers)]
+        plans += [plan.in_bits(bits, 0) for plan in _few(heads, widths, top, layers)]
     if formats[1:]:
         plans += [_mixture(heads, widths, formats, layers, rng) for _ in range(3)]
     return list(dict.fromkeys(plans))
@@ -83,15 +83,6 @@ def _half(heads: list[Heads], top: LayerShape) -> Heads:
     groups = sorted({kv for _, kv in heads})
     kv = groups[len(groups) // 2 - 1] if len(groups) > 1 else groups[0]
     return kv * top.heads_per_group, kv
-
-
-def _in_bits(plan: Plan, bits: int) -> Plan:
-    """Returns the plan with every block in so many bits."""
-    return Plan(
-        tuple(
-            replace(p, attention_bits=bits if p.kv_heads else 0, ffn_bits=bits if p.ffn else 0) for p in plan
-        )
-    )
 
 
 def _mixture(

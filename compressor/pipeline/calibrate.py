@@ -67,8 +67,7 @@ class CalibrationResult:
 
     def fitted(self, tokens: int) -> torch.Tensor:
         """Returns windows [n, T] that are not held out, from all over the text, with about so many tokens."""
-        windows = self.windows[~self.heldout]
-        return evenly_spaced(windows, max(1, tokens // windows.shape[1]))
+        return self.sample(max(1, tokens // self.windows.shape[1]), 0)[0]
 
     def sample(self, fitted: int, heldout: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns windows [n, T] from all over the text, and which are held out [n].

@@ -210,8 +210,8 @@ class LatencyLoop:
                 return again[-1]  # no plan lies between this one and the target
             current = self._note(found, self._measure(found.plan))
             measured = self._expected_ms(current)
-            spare = measured < target * _SLACK and found.plan != preflight.source.shape.dense_plan
-            spare = spare and found.fitness > _LOSSLESS
+            loses = found.plan != preflight.source.shape.dense_plan and found.fitness > _LOSSLESS
+            spare = loses and measured < target * _SLACK
             if self._meets(current, target) and not spare:
                 return current
             if len(self.iterations) >= self.context.options.rounds:

@@ -104,8 +104,7 @@ class Searcher:
             options.seed,
             plan and plan.to_json(),
             [
-                asdict(c)
-                | {kind: [*costs.values()] for kind, costs in (("attention", c.attention), ("ffn", c.ffn))}
+                asdict(c) | {"attention": [*c.attention.values()], "ffn": [*c.ffn.values()]}
                 for c in constraints
             ],
         )

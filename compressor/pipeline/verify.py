@@ -122,18 +122,16 @@ class Verifier:
         """
         register()
         preflight, windows = self._context.preflight, self._windows
+        rounded = self._graph if self._graph and self._graph.rounds(iteration.plan) else None
         title = "verify: reload, parity, perplexity, samples"
         with self._context.progress.stage(title, self._steps(self._dense)) as bar:
             model = self._subnet(iteration, artefact)
-            checked = self._graph and not self._graph.rounds(iteration.plan)
-            parity = _parity(model, artefact, windows[0]) if checked else None
+            parity = _parity(model, artefact, windows[0]) if self._graph and not rounded else None
             subnet = quality(model, windows, bar.advance)
             self._samples.collect("subnet", model)
             del model
             dense = self._dense = self._dense or self._score_dense(bar.advance)
-        quantization = None
-        if self._graph and self._graph.rounds(iteration.plan):
-            quantization = self._score_quantized(artefact, self._graph, dense)
+        quantization = self._score_quantized(artefact, rounded, dense) if rounded else None
         per_byte = self._per_byte(dense, subnet) if preflight.vocabulary else None
         return Verified(
             timing, dense, subnet, self._text, self._samples.rows(), parity, quantization, per_byte
