@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,9 +13,7 @@ from lathe.compressor.model.stored_format import group_of, products_of
 from lathe.compressor.reconstruction.compensated_rounding import round_compensated
 
 
-def round_block(
-    weights: Weights, grams: Mapping[str, torch.Tensor], bits: int, names: Collection[str] | None = None
-) -> dict[str, QuantizedMatrix]:
+def round_block(weights: Weights, grams: Mapping[str, torch.Tensor], bits: int) -> dict[str, QuantizedMatrix]:
     """Returns a block's matrices as codes and scales, by name.
 
     Matrices that the graph stacks share the group that the stack has by `quantize_matrix`. Those with the
@@ -23,13 +21,12 @@ def round_block(
 
     Args:
         weights: The block.
-        grams: [C, C] X^T X / n of every matrix's inputs, by name.
+        grams: [C, C] X^T X / n of the inputs of every matrix that is to be rounded, by name.
         bits: Of a code.
-        names: Those to round; all that have a Gram matrix by default.
     """
     alike: dict[tuple[int, int], list[str]] = {}
     for stack in products_of(weights):
-        asked = [name for name in stack if name in (grams if names is None else names)]
+        asked = [name for name in stack if name in grams]
         group = group_of(weights, stack, bits) if asked else 0
         for name in asked:
             alike.setdefault((id(grams[name]), group), []).append(name)
