@@ -12,7 +12,7 @@ Rounded = dict[str, torch.Tensor | QuantizedMatrix]
 _CODES, _SCALES, _FACTS = ":codes", ":scales", ":facts"
 
 
-def dequantized(rounded: Rounded) -> dict[str, torch.Tensor]:
+def dequantized(rounded: Mapping[str, torch.Tensor | QuantizedMatrix]) -> dict[str, torch.Tensor]:
     """Returns the values of all tensors, float32."""
     return {n: v.values if isinstance(v, QuantizedMatrix) else v for n, v in rounded.items()}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 
@@ -12,16 +13,25 @@ from lathe.compressor.model.rounding import QuantizedMatrix
 from lathe.compressor.model.stored_format import group_of, products_of
 from lathe.compressor.reconstruction.compensated_rounding import round_compensated
 
+Grams = Mapping[str, torch.Tensor]
+"""[C, C] X^T X / n of the inputs of the matrices that are to be rounded, by name."""
+BlockRounding = Callable[[Weights, Grams, Weights], Mapping[str, torch.Tensor | QuantizedMatrix]]
+"""(a block, Gram matrices, matrices that were solved again) -> the block's rounded matrices by name."""
+AS_STORED: Weights = MappingProxyType({})
 
-def round_block(weights: Weights, grams: Mapping[str, torch.Tensor], bits: int) -> dict[str, QuantizedMatrix]:
-    """Returns a block's matrices as codes and scales, by name.
+
+def round_block(
+    weights: Weights, grams: Grams, solved: Weights = AS_STORED, *, bits: int
+) -> dict[str, QuantizedMatrix]:
+    """Returns a block's matrices as codes and scales, by name; their errors are against the block's.
 
     Matrices that the graph stacks share the group that the stack has by `quantize_matrix`. Those with the
     same Gram matrix and group are rounded together. Experts are left.
 
     Args:
         weights: The block.
-        grams: [C, C] X^T X / n of the inputs of every matrix that is to be rounded, by name.
+        grams: Those of all that is to be rounded.
+        solved: What is rounded in the place of the block's own matrices.
         bits: Of a code.
     """
     alike: dict[tuple[int, int], list[str]] = {}
@@ -32,21 +42,17 @@ def round_block(weights: Weights, grams: Mapping[str, torch.Tensor], bits: int) 
             alike.setdefault((id(grams[name]), group), []).append(name)
     rounded: dict[str, QuantizedMatrix] = {}
     for (_, group), together in alike.items():
-        matrices = [weights[name] for name in together]
+        matrices = [solved.get(name, weights[name]) for name in together]
         found = round_compensated(torch.cat(matrices), grams[together[0]], bits, group)
-        rounded |= zip(together, _split(found, matrices), strict=True)
+        rounded |= zip(together, _split(found, [weights[name] for name in together]), strict=True)
     return rounded
 
 
-def as_moved(found: QuantizedMatrix, weight: torch.Tensor) -> QuantizedMatrix:
-    """Returns a rounded matrix with its error against another than the one that was rounded."""
-    error = (found.values - weight).norm() / weight.norm().clamp(min=1e-30)
-    return replace(found, error=float(error))
-
-
 def _split(found: QuantizedMatrix, matrices: Sequence[torch.Tensor]) -> Iterator[QuantizedMatrix]:
-    """Yields the parts of matrices that were rounded one below the other."""
+    """Yields the parts of what was rounded one below the other, with their errors against these matrices."""
     counts = [len(matrix) for matrix in matrices]
     parts = zip(matrices, found.codes.split(counts), found.scales.split(counts), strict=True)
     for matrix, codes, scales in parts:
-        yield as_moved(replace(found, codes=codes, scales=scales), matrix)
+        part = replace(found, codes=codes, scales=scales)
+        error = (part.values - matrix).norm() / matrix.norm().clamp(min=1e-30)
+        yield replace(part, error=float(error))

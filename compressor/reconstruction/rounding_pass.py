@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 
@@ -26,11 +26,10 @@ from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.names import of_attention
 from lathe.compressor.model.output_projection import output
 from lathe.compressor.model.rounded_tensors import Rounded, dequantized
-from lathe.compressor.model.stored_format import group_of, quantize_experts
+from lathe.compressor.model.stored_format import quantize_experts
 from lathe.compressor.reconstruction.block_moments import BlockPasses, MapShards
-from lathe.compressor.reconstruction.compensated_rounding import round_compensated
 from lathe.compressor.reconstruction.residual_streams import BlockPosition, SequentialPass, on_workers
-from lathe.compressor.reconstruction.rounded_block import as_moved, round_block
+from lathe.compressor.reconstruction.rounded_block import AS_STORED, BlockRounding, round_block
 from lathe.compressor.reconstruction.sequential import measure_output, solve_output
 from lathe.compressor.statistics.gram import merge_into_first
 
@@ -46,6 +45,7 @@ class RoundingPass:
         heldout: [B] bool, the windows that nothing is fitted on.
         store: Keeps hidden states.
         bfloat16: Whether they may come from bfloat16 products, where those are faster.
+        method: Rounds every block but experts, whatever the plan's bits; None: `round_block` in those.
     """
 
     model: LayeredModel
@@ -54,6 +54,7 @@ class RoundingPass:
     heldout: torch.Tensor
     store: ArrayStore = field(default_factory=ArrayStore)
     bfloat16: bool = False
+    method: BlockRounding | None = None
 
     def layer(self, index: int, below: Callable[[int], Rounded]) -> Rounded:
         """Returns a layer's rounded tensors by name.
@@ -68,13 +69,20 @@ class RoundingPass:
             return self.served(layer, below(layer))
 
         for kind in BLOCK_KINDS:
-            bits = self.plan[index].bits(kind)
-            if bits and runner.projections(kind):
-                before = {**self.model.layers[index], **dequantized(done)}
-                position = BlockPosition(index, kind, finished, before)
-                block = {name: w for name, w in before.items() if of_attention(name) == (kind == "attention")}
-                done |= _round(on_workers(LocalWorkers(), self._text, position), runner, kind, block, bits)
+            method = self._method(index, kind)
+            if method is None or not runner.projections(kind):
+                continue
+            before = {**self.model.layers[index], **dequantized(done)}
+            position = BlockPosition(index, kind, finished, before)
+            block = {name: w for name, w in before.items() if of_attention(name) == (kind == "attention")}
+            if f"{output(kind)}.weight" in block:
+                done |= _round(on_workers(LocalWorkers(), self._text, position), runner, kind, block, method)
         return done
+
+    def _method(self, index: int, kind: BlockKind) -> BlockRounding | None:
+        """Returns what rounds a block; None where it is left."""
+        bits = self.plan[index].bits(kind)
+        return self.method or (partial(round_block, bits=bits) if bits else None)
 
     def served(self, index: int, rounded: Rounded) -> dict[str, torch.Tensor]:
         """Returns a layer's values as they will be served."""
@@ -88,7 +96,9 @@ class RoundingPass:
         return SequentialPass(self.model, self.windows, self.heldout, self.store, self.bfloat16)
 
 
-def _round(map_shards: MapShards, runner: BlockRunner, kind: BlockKind, block: Weights, bits: int) -> Rounded:
+def _round(
+    map_shards: MapShards, runner: BlockRunner, kind: BlockKind, block: Weights, method: BlockRounding
+) -> Rounded:
     """Returns a block's rounded tensors by name.
 
     Args:
@@ -96,26 +106,26 @@ def _round(map_shards: MapShards, runner: BlockRunner, kind: BlockKind, block: W
         runner: Runs the block.
         kind: "attention" or "ffn".
         block: Its values before rounding.
-        bits: Of a code.
+        method: Rounds its matrices.
     """
     gram = merge_into_first(map_shards(BlockPasses.input_gram, block)).finalize()
-    inner: Rounded = {**round_block(block, dict.fromkeys(runner.projections(kind)[:-1], gram), bits)}
-    return inner | _round_output(map_shards, runner, kind, {**block, **dequantized(inner)}, bits)
+    inner = dict(method(block, dict.fromkeys(runner.projections(kind)[:-1], gram), AS_STORED))
+    return inner | _round_output(map_shards, runner, kind, {**block, **dequantized(inner)}, method)
 
 
 def _round_output(
-    map_shards: MapShards, runner: BlockRunner, kind: BlockKind, block: Weights, bits: int
+    map_shards: MapShards, runner: BlockRunner, kind: BlockKind, block: Weights, method: BlockRounding
 ) -> Rounded:
     """Returns the output projection, solved again and rounded, and its bias where there is one."""
     name, moments = output(kind), measure_output(map_shards, block)
-    weight = block[f"{name}.weight"]
-    columns, group = weight.shape[1], group_of(block, [f"{name}.weight"], bits)
-    solved = solve_output(moments, runner, kind, block)[:, :columns]
+    weight, biased = f"{name}.weight", f"{name}.bias" in block
+    columns = block[weight].shape[1]
+    solved = {weight: solve_output(moments, runner, kind, block)[:, :columns]}
     gram, output_means = moments.gram, moments.cross[:, -1].clone()
     del moments
-    if f"{name}.bias" not in block:
-        return {f"{name}.weight": as_moved(round_compensated(solved, gram, bits, group), weight)}
+    if not biased:
+        return dict(method(block, {weight: gram}, solved))
     gram, means, total = gram[:columns, :columns], gram[columns, :columns], gram[columns, columns]
-    found = round_compensated(solved, gram - means.outer(means) / total, bits, group)
-    bias = (output_means - found.values.double() @ means) / total
-    return {f"{name}.weight": as_moved(found, weight), f"{name}.bias": bias.to(weight.dtype)}
+    found = method(block, {weight: gram - means.outer(means) / total}, solved)
+    bias = (output_means - dequantized(found)[weight].double() @ means) / total
+    return {**found, f"{name}.bias": bias.to(block[weight].dtype)}

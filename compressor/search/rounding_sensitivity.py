@@ -151,7 +151,7 @@ def _measure(problem: Problem, fitness: Fitness, bits: Sequence[int]) -> Iterato
         grams, hidden = _grams(problem, runner, kind, weights, hidden, parts)
         blocks = []
         for count in bits:
-            rounded = round_block(weights, grams, count)
+            rounded = round_block(weights, grams, bits=count)
             blocks.append({**weights, **{name: matrix.values for name, matrix in rounded.items()}})
         yield fitness.changed(position, blocks)
 

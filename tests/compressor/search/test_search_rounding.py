@@ -98,7 +98,7 @@ def expected(problem: Problem) -> dict[tuple[int, int], float]:
         names = "self_attn." if kind == "attention" else "mlp."
         grams = {n: g for n, g in grams_of(problem, layer).items() if n.startswith(names)}
         for bits in BITS:
-            rounded = round_block(problem.layers[layer], grams, bits)
+            rounded = round_block(problem.layers[layer], grams, bits=bits)
             assert set(rounded) == set(grams)
             changed = {f"model.layers.{layer}.{name}": matrix.values for name, matrix in rounded.items()}
             found[position, bits] = divergence(problem, changed)
