@@ -339,6 +339,9 @@ bench-compress: $(INSTALLED)  ## time, memory and loss of compress beside BASELI
 bench-bits: $(INSTALLED)  ## widths and bits together against pruning and rounding alone: MODEL= TEXT= EVAL= BENCH='--targets 2x,4x'
 	$(BIN)/python -m benchmarks.bits --model $(MODEL) --text $(TEXT) --evaluation $(EVAL) $(BENCH)
 
+bench-onebit: $(INSTALLED)  ## one-bit weights with all their bits counted: MODEL= TEXT= EVAL=a,b BENCH='--variants dense,billm'
+	$(BIN)/python -m benchmarks.onebit --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)
+
 bench-equal-bytes: $(INSTALLED)  ## subnets and rounded weights at equal bytes: MODEL= TEXT= EVAL= BENCH='--tokens 32768'
 	$(BIN)/python -m benchmarks.quality.equal_bytes --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)
 

@@ -1,0 +1,141 @@
+"""One-bit weights on a real model: what do they lose, at how many bits that are really stored?
+
+    make bench-onebit MODEL=dir TEXT=calibration EVAL=heldout,other BENCH='--windows 8'
+
+BiLLM, ARB-LLM and HBLLM, as papers call one bit, beside rounding to nearest with one bit, and compensated
+rounding (GPTQ) to 2 and 3 bits, of which some are stored in fewer bits than "one". Nominal bits are signs or
+codes alone; effective ones are all that has to be stored: masks, and scales and means of 16 bits, too.
+Embedding and head stay as they are. Writes JSON (build/bench/onebit.json) after every variant and prints a
+table for each text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.onebit.table import table
+from benchmarks.onebit.variants import VARIANTS, Text
+from benchmarks.quality.score import Judge, machine, windows_of
+from benchmarks.quality.setting import Setting
+from lathe.artefact.atomic_files import write_json
+from lathe.artefact.errors import UserError
+from lathe.compressor.calibration import load_calibration
+from lathe.compressor.calibration.tokens import read_calibration
+from lathe.compressor.compute.array_store import ArrayStore
+from lathe.compressor.compute.progress import Progress
+from lathe.compressor.evaluate import Quality
+from lathe.compressor.model.checkpoint import open_checkpoint
+from lathe.compressor.model.decoder import LayeredModel
+from lathe.compressor.pipeline.options import WINDOW
+
+
+def main() -> int:
+    """Returns the exit status."""
+    args = _arguments()
+    try:
+        run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    """Makes and scores the variants, and prints what was found.
+
+    Raises:
+        UserError: the model, a text or a variant will not do.
+    """
+    if unknown := set(args.variants.split(",")) - set(VARIANTS):
+        raise UserError(f"there is no variant {', '.join(sorted(unknown))}", f"Known: {', '.join(VARIANTS)}.")
+    document = {
+        "command": shlex.join(["python", "-m", "benchmarks.onebit", *sys.argv[1:]]),
+        **{name: getattr(args, name) for name in ("model", "text", "eval", "tokens", "windows", "seed")},
+        "unit": "nats per token",
+        "machine": machine(),
+    }
+    rows: list[dict[str, Any]] = []
+    for found in compare(args):
+        rows += found
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.out, document | {"rows": rows})
+    print(table(rows))
+
+
+def compare(args: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
+    """Yields the rows of every variant, one for each text."""
+    setting, text = _opened(args)
+    judges = {name: Judge(setting, windows_of(setting, name, args.windows)) for name in args.eval.split(",")}
+    model = LayeredModel(setting.source, setting.runner, setting.head, setting.embedding, setting.layers)
+    for variant in args.variants.split(","):
+        with setting.progress.stage(f"make: {variant}", 1), torch.inference_mode():
+            made = VARIANTS[variant](model, text)
+        subnet = setting.subnet(made.layers)
+        rows = []
+        for name, judge in judges.items():
+            scores = judge.score(subnet.hidden)
+            rows.append(
+                {
+                    "variant": variant,
+                    "nominal_bits": made.nominal,
+                    "effective_bits": made.effective,
+                    "text": Path(name).name,
+                    "perplexity": Quality(scores.loss, 1).perplexity,
+                    "increase": scores.loss - judge.dense_loss,
+                    **asdict(scores),
+                    "dense_loss": judge.dense_loss,
+                }
+            )
+        yield rows
+
+
+def _opened(args: argparse.Namespace) -> tuple[Setting, Text]:
+    """Returns the dense model with its calibration text."""
+    source, progress = open_checkpoint(args.model), Progress()
+    asked = read_calibration(source, args.text, tokens=args.tokens, window=WINDOW, seed=args.seed)
+    text = load_calibration(source, asked, seed=args.seed, progress=progress)
+    model = LayeredModel.open(source, ArrayStore())
+    setting = Setting(
+        source,
+        model.runner,
+        model.head,
+        model.embedding,
+        model.layers,
+        text.fit,
+        text.heldout,
+        [],
+        args.seed,
+        progress,
+    )
+    flags = torch.arange(len(text.fit) + len(text.heldout)) >= len(text.fit)
+    return setting, Text(torch.cat([text.fit, text.heldout]), flags)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.onebit",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="a checkpoint's directory")
+    add("--text", required=True, help="to calibrate on: files or folders, or `self`, which the model writes")
+    add("--eval", required=True, help="to score on: files, with commas")
+    add("--variants", default=",".join(VARIANTS), help="with commas [all: %(default)s]")
+    add("--tokens", type=int, default=16_384, help="of the calibration text [%(default)s]")
+    add("--windows", type=int, default=8, help=f"of {WINDOW} tokens of every text [%(default)s]")
+    add("--seed", type=int, default=0, help="[%(default)s]")
+    add("--out", type=Path, default=Path("build/bench/onebit.json"), help="the document [%(default)s]")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
