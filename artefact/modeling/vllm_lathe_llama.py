@@ -6,6 +6,7 @@ and quantization. This file is shipped inside artefacts and imports nothing of L
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from vllm.platforms import current_platform
 
 from .vllm_attention import LatheAttention
 from .vllm_plugin import CPU_HEAD_SIZES
+from .vllm_quantized import checked, refuse_formats
 
 
 class LatheLlamaDecoderLayer(LlamaDecoderLayer):
@@ -92,8 +94,8 @@ class LatheLlamaForCausalLM(LlamaForCausalLM):
     """vLLM's Llama with our layers.
 
     Raises:
-        ValueError: The CPU build has no attention kernel for the head size. vLLM itself would find out only
-            when the first request kills the engine.
+        ValueError: The CPU build has no attention kernel for the head size, which vLLM itself would find out
+            only when the first request kills the engine; or there is no kernel for a format of weights.
     """
 
     layer_class: Any = LatheLlamaDecoderLayer
@@ -106,8 +108,19 @@ class LatheLlamaForCausalLM(LlamaForCausalLM):
                 f"vLLM has no CPU attention kernel for heads of size {head_dim}; it has them for "
                 f"{', '.join(map(str, CPU_HEAD_SIZES))}"
             )
+        refuse_formats(vllm_config.quant_config, current_platform.is_cpu())
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=self.layer_class)
+        self.quant_config = vllm_config.quant_config
 
     def _init_model(self, vllm_config: VllmConfig, prefix: str = "", layer_type: Any = None) -> nn.Module:
         model: nn.Module = self.model_class(vllm_config=vllm_config, prefix=prefix, layer_type=layer_type)
         return model
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """Loads a checkpoint's weights and returns the names of the parameters that they filled.
+
+        Raises:
+            ValueError: Scales of quantized weights are damaged.
+        """
+        loaded: set[str] = super().load_weights(checked(weights, self.quant_config))
+        return loaded

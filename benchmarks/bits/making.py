@@ -68,7 +68,7 @@ class Maker:
             if not (pruned / GRAPH).is_file():
                 return REFUSED, f"there is no {row.rounds} to round"
             model = str(pruned)
-        quantizers.get(f"onnx-{kind.scheme}")(model, out, 1)
+        quantizers.get(f"onnx-{kind.scheme}")(model, out, 1, None)
         return MADE, None
 
     def _compress(self, row: Row, out: Path) -> tuple[str, str | None]:

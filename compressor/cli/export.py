@@ -37,13 +37,23 @@ class ExportOptions:
         str | None,
         Option(
             help="int8 or int4 for onnx: weights only, with the group size chosen by each matrix's error. "
-            "w4a16 (4-bit weights, groups of 32: widths in multiples of 32) or w8a8 (int8) for vllm. By "
-            "rounding to nearest."
+            "w4a16 (4-bit weights, groups of 32: widths in multiples of 32) or w8a8 (int8) for vllm, or "
+            "mixed, which gives each block what the plan says. By rounding to nearest."
+        ),
+    ] = None
+    plan: Annotated[
+        Path | None,
+        Option(
+            help="For --quantize mixed: a file like plan.json with the model's widths and the bits of each "
+            "block (none, 8 or 4).",
+            unset="the artefact's own",
         ),
     ] = None
 
     def __post_init__(self) -> None:
         devices = self.tensor_parallel
+        if self.plan is not None and not self.quantize:
+            raise UserError("--plan says bits, and nothing is quantized", "Give --quantize mixed, too.")
         if devices < 1:
             raise UserError(f"--tensor-parallel {devices} is not a number of devices", "Give at least 1.")
         if devices > 1 and self.to != "vllm":
@@ -67,6 +77,8 @@ def export(
       lathe export out --to vllm --tensor-parallel 2 -o out-vllm
 
       lathe export out --to vllm --quantize w4a16 -o out-w4a16
+
+      lathe export out --to vllm --quantize mixed --plan bits.json -o out-mixed
     """
     output, quantization = _export(options)
     note = {"quantization": quantization} if options.quantize else {}
@@ -90,7 +102,7 @@ def _export(options: ExportOptions) -> tuple[Path, dict[str, Any]]:
             )
         return dense_artefact(model), {}
     if options.quantize:
-        return output, quantizers.get(f"{to}-{options.quantize}")(model, output, devices)
+        return output, quantizers.get(f"{to}-{options.quantize}")(model, output, devices, options.plan)
     if is_artefact(Path(model)):
         export_artefact(Path(model), output, to, devices)
     else:

@@ -137,10 +137,11 @@ class _Exporters(Registry[Exporter]):
         return super().add(name, value)
 
 
-Quantizer = Callable[[str, Path, int], dict[str, Any]]
+Quantizer = Callable[[str, Path, int, Path | None], dict[str, Any]]
 """Writes a quantized model or artefact into a new directory, for a number of devices.
 
-It returns the summary of the quantization for `report.json`.
+The last argument is a file with a plan, for formats in which that says the bits of each block. It returns the
+summary of the quantization for `report.json`.
 
 Raises:
     UserError: the model cannot be read or quantized so, or the directory exists.
@@ -164,6 +165,19 @@ exporters = _Exporters(
 
 quantizers: Registry[Quantizer] = Registry("quantized export", "lathe.compressor.export")
 """Every quantized format, by `FORMAT-SCHEME` of `lathe export --to FORMAT --quantize SCHEME`."""
+
+
+def refuse_plan(plan: Path | None, scheme: str) -> None:
+    """Refuses a plan for a quantized format in which all blocks have the same bits.
+
+    Raises:
+        UserError: there is one.
+    """
+    if plan is not None:
+        raise UserError(
+            f"--quantize {scheme} gives all blocks the same bits",
+            "Leave --plan out, or give --quantize mixed.",
+        )
 
 
 def check_known(source: Checkpoint, name: str) -> None:

@@ -8,12 +8,13 @@ Letters: R rows (outputs), C columns (inputs).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from lathe.compressor.model.rounding import relative_error, round_matrix
+from lathe.compressor.model.rounding import QuantizedMatrix, relative_error, round_matrix
 from lathe.compressor.model.safetensors_writer import Entry
 
 _PER_WORD = 8
@@ -54,39 +55,73 @@ class Scheme:
             f"{matrix}_shape": Entry((2,), torch.int64),
         }
 
-    def store(
-        self, matrix: str, weight_RC: torch.Tensor, dtype: torch.dtype
-    ) -> tuple[dict[str, torch.Tensor], float]:
-        """The tensors of `entries`, and the norm of the rounding error relative to the matrix's."""
+    def round(self, weight_RC: torch.Tensor) -> QuantizedMatrix:
+        """Returns a matrix rounded to nearest."""
         codes_RC, scales_RG = round_matrix(weight_RC, self.bits, self.group)
-        scales_RG = scales_RG.to(torch.float32 if self.bits == 8 else dtype)
         error = relative_error(weight_RC, codes_RC, scales_RG)
+        columns = weight_RC.shape[1]
+        return QuantizedMatrix(codes_RC, scales_RG, self.group or columns, self.bits, columns, error)
+
+    def store(self, matrix: str, rounded: QuantizedMatrix, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """Returns the tensors of `entries`. A scale too small for `dtype` stands for a group of zeros."""
+        codes_RC = rounded.codes[:, : rounded.columns]
+        scales_RG = rounded.scales.to(torch.float32 if self.bits == 8 else dtype)
+        if not scales_RG.all():
+            lost_RC = (scales_RG == 0).repeat_interleave(rounded.group, 1)[:, : rounded.columns]
+            codes_RC, scales_RG = codes_RC.masked_fill(lost_RC, 0), scales_RG.masked_fill(scales_RG == 0, 1)
         if self.bits == 8:
-            return {matrix: codes_RC, f"{matrix}_scale": scales_RG}, error
-        stored = {
+            return {matrix: codes_RC.contiguous(), f"{matrix}_scale": scales_RG}
+        return {
             f"{matrix}_packed": pack(codes_RC),
             f"{matrix}_scale": scales_RG,
-            f"{matrix}_shape": torch.tensor(weight_RC.shape),
+            f"{matrix}_shape": torch.tensor(codes_RC.shape),
         }
-        return stored, error
+
+    @property
+    def format(self) -> str:
+        """What compressed-tensors calls the layout of the stored tensors."""
+        return "int-quantized" if self.bits == 8 else "pack-quantized"
 
     def config(self) -> dict[str, Any]:
         """Returns `quantization_config` of config.json: every linear layer but the head."""
+        return _config(self.format, [self.config_group(["Linear"])], ["lm_head"])
+
+    def config_group(self, targets: Sequence[str]) -> dict[str, Any]:
+        """Returns an entry of `config_groups` for some modules, or kinds of modules."""
         weights = {"num_bits": self.bits, "type": "int", "symmetric": True, "dynamic": False}
         weights |= {"strategy": "group" if self.group else "channel", "group_size": self.group}
         token = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": True, "strategy": "token"}
-        group = {"targets": ["Linear"], "weights": weights, "output_activations": None}
-        return {
-            "quant_method": "compressed-tensors",
-            "format": "int-quantized" if self.bits == 8 else "pack-quantized",
-            "quantization_status": "compressed",
-            "config_groups": {"group_0": group | {"input_activations": token if self.bits == 8 else None}},
-            "ignore": ["lm_head"],
-            "kv_cache_scheme": None,
-        }
+        group = {"targets": [*targets], "weights": weights, "output_activations": None}
+        return group | {"input_activations": token if self.bits == 8 else None}
 
 
 SCHEMES = {scheme.name: scheme for scheme in (Scheme("w4a16", 4, 32), Scheme("w8a8", 8, None))}
+
+
+def mixed_config(schemes: Mapping[str, Scheme | None]) -> dict[str, Any]:
+    """Returns `quantization_config` of a model whose modules have schemes of their own.
+
+    Args:
+        schemes: The scheme of every linear module, by name; None: its weights are floats.
+    """
+    used = {scheme.name: scheme for scheme in schemes.values() if scheme}
+    groups = [
+        scheme.config_group([module for module, own in schemes.items() if own == scheme])
+        | {"format": scheme.format}
+        for _, scheme in sorted(used.items())
+    ]
+    return _config("mixed-precision", groups, [module for module, own in schemes.items() if own is None])
+
+
+def _config(form: str, groups: Sequence[dict[str, Any]], ignored: Sequence[str]) -> dict[str, Any]:
+    return {
+        "quant_method": "compressed-tensors",
+        "format": form,
+        "quantization_status": "compressed",
+        "config_groups": {f"group_{number}": group for number, group in enumerate(groups)},
+        "ignore": [*ignored],
+        "kv_cache_scheme": None,
+    }
 
 
 def pack(codes_RC: torch.Tensor) -> torch.Tensor:

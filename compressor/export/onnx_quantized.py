@@ -12,7 +12,7 @@ from lathe.artefact.manifest import write_manifest
 from lathe.artefact.onnx.graph_format import FOLDER
 from lathe.artefact.plan import Plan
 from lathe.compressor.export.artefact import copy_report, open_model
-from lathe.compressor.export.base import Exporter, Stored, check_known, exporters, quantizers
+from lathe.compressor.export.base import Exporter, Stored, check_known, exporters, quantizers, refuse_plan
 from lathe.compressor.export.dense import write_artefact
 from lathe.compressor.export.onnx import check_source, export_onnx
 from lathe.compressor.export.onnx.blockwise import WHOLE_BITS, Blockwise
@@ -45,14 +45,18 @@ def stored_quantized(source: Checkpoint, bits: int) -> Stored:
     return Stored(bits / 8 + scale, uses * WHOLE_BITS / 8 + scale, 4, 4)
 
 
-def quantize_onnx(model: str, output: Path, _devices: int = 1, *, name: str) -> dict[str, Any]:
+def quantize_onnx(
+    model: str, output: Path, _devices: int = 1, plan: Path | None = None, *, name: str
+) -> dict[str, Any]:
     """Writes a quantized artefact or dense model into a new directory; returns its summary.
 
     It holds all that serving needs, without the checkpoint's weights.
 
     Raises:
-        UserError: the model is quantized already or cannot be read or exported, or the output exists.
+        UserError: the model is quantized already or cannot be read or exported, the output exists, or a plan
+            says bits that all blocks have anyway.
     """
+    refuse_plan(plan, name.removeprefix("onnx-"))
     job = open_model(model)
     exporters.get(name).check(job.source)
     if output.exists():

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from test_vllm_parity import TINY
 from test_vllm_trained import answers
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.errors import UserError
-from lathe.artefact.modeling import LatheLlamaConfig, LatheLlamaForCausalLM, register
+from lathe.artefact.modeling import register
 from lathe.artefact.plan import Plan
 from lathe.compressor.export.artefact import is_artefact
 from lathe.compressor.export.checkpoint import export_checkpoint
@@ -61,19 +61,25 @@ def values(directory: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def reference(directory: Path, int8: bool) -> nn.Module:
-    """Our PyTorch model in float32; int8: inputs of the layers' matrices are rounded token by token."""
-    config = LatheLlamaConfig.from_pretrained(directory)
+def reference(directory: Path, int8: bool = True) -> nn.Module:
+    """Our PyTorch model in float32; int8: inputs of matrices in int8 are rounded token by token."""
+    register()
+    config = AutoConfig.from_pretrained(directory)
     del config.quantization_config
-    model = LatheLlamaForCausalLM(config).float().eval()
+    model = AutoModelForCausalLM.from_config(config).float().eval()
     missing, unexpected = model.load_state_dict(values(directory), strict=False)
     assert not unexpected
     assert set(missing) <= {"lm_head.weight"}
     model.tie_weights()
-    for module in model.model.layers.modules() if int8 else ():
-        if isinstance(module, nn.Linear):
-            module.register_forward_pre_hook(lambda _, inputs: (as_int8(inputs[0]),))
+    for name in in_int8(directory) if int8 else ():
+        model.get_submodule(name).register_forward_pre_hook(lambda _, inputs: (as_int8(inputs[0]),))
     return model
+
+
+def in_int8(directory: Path) -> set[str]:
+    """The modules whose weights are stored in int8."""
+    stored = load_file(directory / "model.safetensors")
+    return {name.removesuffix(".weight") for name, tensor in stored.items() if tensor.dtype == torch.int8}
 
 
 def as_int8(inputs: torch.Tensor) -> torch.Tensor:
@@ -85,7 +91,7 @@ def served(directory: Path, **options: Any) -> Distance:
     with engine(directory, **options) as llm:
         given = ask(llm, prompts())
     assert [len(answer.new) for answer in given] == [NEW] * len(given)
-    found = distance(reference(directory, directory.name == "w8a8"), given)
+    found = distance(reference(directory), given)
     show(f"{directory.parent.name} {options}", found)
     return found
 

@@ -209,7 +209,7 @@ def test_refusals(tmp_path: Path, source: Checkpoint) -> None:
     refused = {
         (str(odd), "--to", "vllm", "--quantize", "w4a16"): "0 KV heads, 33 FFN channels)",
         (str(odd), "--to", "vllm", "--quantize", "w8a8", "--tensor-parallel", "2"): "cannot share layer 0",
-        (str(odd), "--to", "vllm", "--quantize", "int4"): "onnx-int8, vllm-w4a16, vllm-w8a8",
+        (str(odd), "--to", "vllm", "--quantize", "int4"): "onnx-int8, vllm-mixed, vllm-w4a16, vllm-w8a8",
         (str(odd), "--to", "checkpoint", "--quantize", "w8a8"): "no quantized export `checkpoint-w8a8`",
         (str(source.path), "--quantize", "w8a8"): "there is no quantized export `onnx-w8a8`",
         (str(done), "--to", "vllm", "--quantize", "w8a8"): "is a quantized checkpoint",

@@ -1,0 +1,143 @@
+"""Checkpoints for vLLM in which a plan says the bits of every block's weights: W4A16, W8A8, or as they are.
+
+vLLM 0.32 has no kernels for 8-bit weights with float activations on a CPU, nor for quantized embeddings:
+8 bits are int8 products there, and embedding and head stay as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lathe.artefact.errors import UserError
+from lathe.artefact.plan import BLOCK_KINDS, BlockKind, LayerShape, Plan
+from lathe.artefact.width_rules import WidthRules
+from lathe.compressor.export.artefact import export_of_artefact, is_artefact
+from lathe.compressor.export.base import Export, quantizers
+from lathe.compressor.export.compressed_tensors import SCHEMES, Scheme, mixed_config
+from lathe.compressor.export.dense import alike
+from lathe.compressor.export.quantized import write_quantized
+from lathe.compressor.export.quantized_tensors import QuantizedTensors
+from lathe.compressor.export.vllm import FOUR_BIT_MULTIPLE, check_four_bit, check_quantized_model
+from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
+from lathe.compressor.model.names import LM_HEAD
+
+NAME = "vllm-mixed"
+SCHEME_OF: dict[int, Scheme] = {scheme.bits: scheme for scheme in SCHEMES.values()}
+"""The scheme of a block's matrices, by the bits that a plan gives it; without bits they stay as they are."""
+
+
+def export_mixed(
+    model: str, output: Path, tensor_parallel: int = 1, plan: Path | None = None
+) -> dict[str, Any]:
+    """Writes an artefact or a dense model for vLLM, with the bits of each block from a plan.
+
+    Matrices are rounded to nearest. It writes a new directory and returns the summary of the quantization.
+
+    Args:
+        model: The artefact, or a dense model (path or hub name).
+        output: The directory, which must not exist.
+        tensor_parallel: The number of devices that are to share every layer.
+        plan: A file with the bits; by default an artefact's own plan says them.
+
+    Raises:
+        UserError: the model cannot be read or is quantized already, the plan is another model's or has
+            formats that vLLM lacks, or the output exists.
+    """
+    job = _job(model, plan)
+    check_mixed(job.source, job.plan, tensor_parallel)
+    return write_mixed(job, output)
+
+
+def write_mixed(job: Export, output: Path) -> dict[str, Any]:
+    """Writes a model with the bits of its plan, which `check_mixed` allows; returns its summary.
+
+    Raises:
+        UserError: the output exists, or the file system refuses.
+    """
+    tensors = QuantizedTensors(job, SCHEME_OF)
+    schemes = {name.removesuffix(".weight"): scheme for name, scheme in tensors.schemes.items()}
+    return write_quantized(job, output, tensors, mixed_config(schemes | {LM_HEAD: None}))
+
+
+def check_mixed(source: Checkpoint, plan: Plan, devices: int = 1) -> None:
+    """Checks that vLLM has kernels for every block's width and bits.
+
+    Raises:
+        UserError: the plan rounds nothing, or vLLM cannot serve it; names the first block that it cannot.
+    """
+    if not plan.rounded:
+        raise UserError(
+            "the plan rounds no weights", "Give a --plan with bits, or leave --quantize mixed out."
+        )
+    if plan.head_bits:
+        raise UserError(
+            f"the plan is for another engine: it has embedding and head in {plan.head_bits} bits, and vLLM "
+            "serves them only as they are",
+            "Give a --plan without `head_bits`.",
+        )
+    four = any(layer.bits(kind) == 4 for layer in plan for kind in BLOCK_KINDS)
+    (check_four_bit if four else check_quantized_model)(source)
+    WidthRules(devices).check(plan)
+    rules = WidthRules.of(devices, FOUR_BIT_MULTIPLE, source.shape.head_dim)
+    for index, layer in enumerate(plan):
+        for kind in BLOCK_KINDS:
+            _check_block(index, layer, kind, rules)
+
+
+def _check_block(index: int, layer: LayerShape, kind: BlockKind, rules: WidthRules) -> None:
+    bits, block = layer.bits(kind), f"the {kind} block of layer {index}"
+    if bits and bits not in SCHEME_OF:
+        raise UserError(
+            f"the plan is for another engine: it has {block} in {bits} bits, for which vLLM has no kernel",
+            f"It has kernels for {' and '.join(map(str, sorted(SCHEME_OF)))} bits.",
+        )
+    if bits != 4:
+        return
+    attention = kind == "attention"
+    if attention and not rules.allow_attention(layer.query_heads, layer.kv_heads):
+        width, multiple, what = layer.query_heads, rules.heads, "query heads"
+    elif not attention and not rules.allow_ffn(layer.ffn):
+        width, multiple, what = layer.ffn, rules.channels, "channels"
+    else:
+        return
+    each = f" on each of {rules.devices} devices" if rules.devices > 1 else ""
+    raise UserError(
+        f"vLLM has no 4-bit kernel for {block} with {width} {what}{each}",
+        f"It takes multiples of {multiple}{each}; give the block 8 bits, or other widths.",
+    )
+
+
+def _job(model: str, file: Path | None) -> Export:
+    """Returns what to write: an artefact or a dense model, with the bits of a plan."""
+    if is_artefact(Path(model)):
+        job = export_of_artefact(Path(model))
+    elif file is None:
+        raise UserError(f"no plan says the bits of {model}, a dense model", "Give a --plan with bits.")
+    else:
+        job = Export.whole(alike(open_checkpoint(model)))
+    return job if file is None else replace(job, plan=_plan_for(job, file))
+
+
+def _plan_for(job: Export, file: Path) -> Plan:
+    """Reads a plan with the widths that a model has."""
+    experts = job.source.shape.experts
+    plan, own = Plan.load(file).with_experts(experts), job.plan.unrounded.with_experts(experts)
+    if len(plan) != len(own):
+        raise UserError(f"{file} has {len(plan)} layers; {job.source.path} has {len(own)}")
+    for index, (asked, has) in enumerate(zip(plan.unrounded, own, strict=True)):
+        if asked != has:
+            raise UserError(
+                f"{file} has other widths than {job.source.path}: layer {index} has {_widths(asked)} instead "
+                f"of {_widths(has)}",
+                "Widths are made by `lathe compress --plan`; this plan only says the bits.",
+            )
+    return plan
+
+
+def _widths(layer: LayerShape) -> str:
+    return f"{layer.query_heads} query heads, {layer.kv_heads} KV heads, {layer.ffn} channels"
+
+
+quantizers.add(NAME, export_mixed)
