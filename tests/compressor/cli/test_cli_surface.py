@@ -71,6 +71,7 @@ SURFACE = {
         "--to",
         "--tensor-parallel",
         "--quantize",
+        "--plan",
         "--json",
         "--debug",
         "--no-debug",
