@@ -43,7 +43,7 @@ exporters.add(
         write=_write,
         types=[name for name, decoder in DECODERS.items() if not issubclass(decoder, MoeDecoder)],
         stored=lambda _source: Stored(4, 4, 4, 4),
-        rounded=stored_quantized,
+        rounded=lambda source, bits: stored_quantized(source, bits, head_bits=bits),
         check=check_mixed_graph,
         multiple=GROUPS[-1],
         folder=FOLDER,

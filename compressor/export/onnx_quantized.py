@@ -36,13 +36,13 @@ def check_quantized_graph(source: Checkpoint, name: str) -> None:
         )
 
 
-def stored_quantized(source: Checkpoint, bits: int) -> Stored:
+def stored_quantized(source: Checkpoint, bits: int, head_bits: int = WHOLE_BITS) -> Stored:
     """Returns the bytes of values with a scale for every smallest group.
 
     Those of tied embeddings count once for each use; positions, keys and values stay float32.
     """
     scale, uses = 4 / GROUPS[-1], 2 if source.shape.tied_embeddings else 1
-    return Stored(bits / 8 + scale, uses * WHOLE_BITS / 8 + scale, 4, 4)
+    return Stored(bits / 8 + scale, uses * head_bits / 8 + scale, 4, 4)
 
 
 def quantize_onnx(

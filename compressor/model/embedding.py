@@ -20,7 +20,7 @@ class Embedding(Protocol):
     def __getitem__(self, tokens_BT: torch.Tensor, /) -> torch.Tensor: ...
 
 
-def with_table(embedding: Embedding, table_VD: torch.Tensor) -> Embedding:
+def with_table(embedding: Embedding, table_VD: Embedding) -> Embedding:
     """Returns an embedding with another table of tokens."""
     if isinstance(embedding, (ScaledEmbedding, PositionedEmbedding)):
         return replace(embedding, table=table_VD)
@@ -31,7 +31,7 @@ def with_table(embedding: Embedding, table_VD: torch.Tensor) -> Embedding:
 class ScaledEmbedding:
     """Tokens from a table [V, D], times `scale`."""
 
-    table: torch.Tensor | Table
+    table: Embedding
     scale: float
 
     def __getitem__(self, tokens_BT: torch.Tensor) -> torch.Tensor:
@@ -42,7 +42,7 @@ class ScaledEmbedding:
 class PositionedEmbedding:
     """Tokens and learned positions. table: [V, D]. positions: one row for each."""
 
-    table: torch.Tensor | Table
+    table: Embedding
     positions: torch.Tensor
 
     def __getitem__(self, tokens_BT: torch.Tensor, /) -> torch.Tensor:

@@ -157,21 +157,11 @@ def read_plan(
     rules.check(plan, str(path))
     for index, layer in enumerate(plan):
         _check_levels(path, index, layer, space)
-    if plan.rounded:
-        _check_bits(path, plan, mixed)
+    if plan.rounded and mixed is None:
+        raise UserError(f"the plan {path} rounds weights", "Give --bits auto, which writes them so.")
     if not any(layer.kv_heads for layer in plan):
         raise UserError(f"{path} has no attention block", "Keep one: it carries positions.")
     return plan
-
-
-def _check_bits(path: Path, plan: Plan, mixed: MixedSpace | None) -> None:
-    if mixed is None:
-        raise UserError(f"the plan {path} rounds weights", "Give --bits auto, which writes them so.")
-    if plan.head_bits not in mixed.head:
-        raise UserError(
-            f"{path}: no graph has embedding and head in {plan.head_bits} bits",
-            f"Choose of {', '.join(map(str, mixed.head))}.",
-        )
 
 
 def _check_levels(path: Path, index: int, layer: LayerShape, space: Space) -> None:

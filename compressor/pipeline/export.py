@@ -56,11 +56,12 @@ def _finished(context: RunContext, name: str) -> Callable[[str], torch.Tensor]:
 
 def _rounded(context: RunContext, name: str) -> Callable[[str], torch.Tensor | QuantizedMatrix | None]:
     """Returns what gives the tensors that rounding changed, by checkpoint name."""
-    layers = _LayerOf(context, RoundedLayers(context.run_dir.path, name))
+    rounded = RoundedLayers(context.run_dir.path, name)
+    layers, head = _LayerOf(context, rounded), rounded.head()
 
     def tensor(name: str) -> torch.Tensor | QuantizedMatrix | None:
         layer, rest = layers(name)
-        return None if layer is None else layer.get(rest)
+        return head.get(name) if layer is None else layer.get(rest)
 
     return tensor
 

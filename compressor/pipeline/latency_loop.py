@@ -18,6 +18,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
 from lathe.compressor.latency.cache import cached_comparison, cached_table
 from lathe.compressor.latency.comparison import Comparison
+from lathe.compressor.latency.learning import learned
 from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.model.pruning import Selection
 from lathe.compressor.pipeline.outcome import Status
@@ -83,7 +84,8 @@ class LatencyLoop:
         context: The run.
         search: Finds the best plan under constraints.
         key: Names what the search reads.
-        table: The latency table, where milliseconds are needed.
+        table: The latency table, where milliseconds are needed, with what was learnt from plans.
+        measured_table: The table as it was measured or given.
         iterations: Those so far.
         bias: The ratio of what artefacts take to what their plans take with random weights, as far as it is
             known.
@@ -94,9 +96,11 @@ class LatencyLoop:
     search: Callable[[list[Constraint]], SearchResult]
     key: str
     table: LatencyTable | None = field(init=False)
+    measured_table: LatencyTable | None = field(init=False)
     iterations: list[Iteration] = field(init=False, default_factory=list)
     bias: float = field(init=False, default=1.0)
     gain: float = field(init=False, default=1.0)
+    _taken: dict[Plan, float] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.table = self.context.preflight.table
@@ -106,6 +110,7 @@ class LatencyLoop:
                     f"table-{self._timing_key()}", lambda: self._measured_table().to_json()
                 )
             )
+        self.measured_table = self.table
         if self.context.options.timed and self.context.preflight.vocabulary:
             self.gain = self.context.run_dir.json(f"gain-{self._timing_key()}", self._measured_gain)
 
@@ -226,9 +231,14 @@ class LatencyLoop:
         self.correct(iteration.plan, artefact_ms)
 
     def correct(self, plan: Plan, measured_ms: float) -> None:
-        """Corrects the table by what a plan really takes."""
-        if self.table is not None:
-            self.table = self.table.corrected(measured_ms / self.table.predict(plan))
+        """Corrects the table by what a plan really takes, so far that no plan too slow is found again."""
+        if self.measured_table is None:
+            return
+        self._taken[plan] = measured_ms
+        self.table = learned(self.measured_table, self._taken)
+        predicted, target = self.table.predict(plan), self.table_target_ms
+        if target and predicted <= target * _AIM < target < measured_ms:
+            self.table = self.table.corrected(measured_ms / predicted)
 
     def _search(self) -> SearchResult:
         preflight, target = self.context.preflight, self.table_target_ms

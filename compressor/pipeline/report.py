@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -28,7 +28,6 @@ from lathe.compressor.latency.backend import versions_here
 from lathe.compressor.latency.comparison import Comparison
 from lathe.compressor.latency.fingerprint import fingerprint
 from lathe.compressor.latency.limit import pruning_limit
-from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.latency.workload import METRICS
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
 from lathe.compressor.pipeline.outcome import Status
@@ -156,16 +155,12 @@ def _parts(loop: LatencyLoop, timing: Comparison | None, dense: Plan, plan: Plan
 
     What the given model takes more than one with the kept vocabulary is in the head.
     """
-    if loop.table is None:
+    measured, learnt = loop.measured_table, loop.table_at(timing)
+    if measured is None or learnt is None:
         return None
-    given = _table_of_dense(loop.table, loop, timing).parts(dense)
+    given = measured.corrected(loop.drift(timing)).parts(dense)
     given["head"] = given.get("head", 0.0) + _cut_ms(loop, timing)
-    return {"dense": given, "subnet": (loop.table_at(timing) or loop.table).parts(plan)}
-
-
-def _table_of_dense(table: LatencyTable, loop: LatencyLoop, timing: Comparison | None) -> LatencyTable:
-    """Returns the table at the speed of the machine when the artefact was timed, without corrections."""
-    return replace(table, correction=loop.drift(timing))
+    return {"dense": given, "subnet": learnt.parts(plan)}
 
 
 def _cut_ms(loop: LatencyLoop, timing: Comparison | None) -> float:
@@ -185,9 +180,9 @@ def _limit(loop: LatencyLoop, timing: Comparison | None, dense: Plan, head_bits:
     Returns:
         The limit; None without a table, or with one by which nothing but the blocks takes any time.
     """
-    if loop.table is None:
+    if loop.measured_table is None:
         return None
-    table = _table_of_dense(loop.table, loop, timing)
+    table = loop.measured_table.corrected(loop.drift(timing))
     head = table.head_in(head_bits)
     left = table.parts(dense)["step"] + head
     return pruning_limit(table.predict(dense) + _cut_ms(loop, timing), left, head) if left > 0 else None

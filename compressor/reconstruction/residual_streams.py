@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -17,6 +17,7 @@ from lathe.compressor.compute.precision import products
 from lathe.compressor.compute.workers import Sharded, Workers, shards_of
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.decoder import LayeredModel
+from lathe.compressor.model.embedding import Embedding
 from lathe.compressor.reconstruction.block_contexts import BlockContexts
 from lathe.compressor.reconstruction.block_moments import BlockPasses, MapShards
 from lathe.compressor.statistics.collect import batches_of
@@ -72,6 +73,7 @@ class SequentialPass(Sharded["ResidualStreams"]):
         heldout: [B] bool.
         store: Keeps hidden states.
         bfloat16: Whether they may come from bfloat16 products, where those are faster.
+        embedding: The subnet's, where that is not the model's.
     """
 
     model: LayeredModel
@@ -79,10 +81,16 @@ class SequentialPass(Sharded["ResidualStreams"]):
     heldout: torch.Tensor
     store: ArrayStore = field(default_factory=ArrayStore)
     bfloat16: bool = False
+    embedding: Embedding | None = None
 
     def hold(self, shards: range) -> ResidualStreams:
         """Returns the streams of these shards, at the embedding."""
         return ResidualStreams(self, shards)
+
+    @property
+    def subnet(self) -> LayeredModel:
+        """Returns the model with the subnet's embedding."""
+        return self.model if self.embedding is None else replace(self.model, embedding=self.embedding)
 
 
 class ResidualStreams:
@@ -96,7 +104,7 @@ class ResidualStreams:
             for shard in shards_of(batches_of(text.heldout, heldout), shards)
             for part in shard
         ]
-        self._dense, self._subnet = self._embedded(), self._embedded()
+        self._dense, self._subnet = self._embedded(text.model), self._embedded(text.subnet)
         self._after: ArrayLike | None = None
         self._contexts = BlockContexts(text.store)
 
@@ -148,8 +156,8 @@ class ResidualStreams:
                 return mapped(partial(runner.block, kind, weights))
             return mapped(partial(runner.finish, kind, weights), read)
 
-    def _embedded(self) -> ArrayLike:
-        return self._text.model.embedded(self._text.windows, self._text.store, self._parts)
+    def _embedded(self, model: LayeredModel) -> ArrayLike:
+        return model.embedded(self._text.windows, self._text.store, self._parts)
 
 
 def on_workers(workers: Workers, text: SequentialPass, position: BlockPosition) -> MapShards:

@@ -23,6 +23,7 @@ from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.workers import LocalWorkers
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.decoder import LayeredModel
+from lathe.compressor.model.embedding import Embedding
 from lathe.compressor.model.names import of_attention
 from lathe.compressor.model.output_projection import output
 from lathe.compressor.model.rounded_tensors import Rounded, dequantized
@@ -46,6 +47,7 @@ class RoundingPass:
         store: Keeps hidden states.
         bfloat16: Whether they may come from bfloat16 products, where those are faster.
         method: Rounds every block but experts, whatever the plan's bits; None: `round_block` in those.
+        embedding: The rounded one, where it is rounded and matters.
     """
 
     model: LayeredModel
@@ -55,6 +57,7 @@ class RoundingPass:
     store: ArrayStore = field(default_factory=ArrayStore)
     bfloat16: bool = False
     method: BlockRounding | None = None
+    embedding: Embedding | None = None
 
     def layer(self, index: int, below: Callable[[int], Rounded]) -> Rounded:
         """Returns a layer's rounded tensors by name.
@@ -93,7 +96,9 @@ class RoundingPass:
 
     @cached_property
     def _text(self) -> SequentialPass:
-        return SequentialPass(self.model, self.windows, self.heldout, self.store, self.bfloat16)
+        return SequentialPass(
+            self.model, self.windows, self.heldout, self.store, self.bfloat16, self.embedding
+        )
 
 
 def _round(

@@ -19,7 +19,7 @@ from lathe.artefact.plan import (
 )
 from lathe.compressor.search.space import Choice, Space
 
-HEAD_BITS = (0, 8)
+HEAD_BITS = (0, 8, 4)
 """What embedding and head may have."""
 
 

@@ -19,8 +19,8 @@ from lathe.compressor.compute.array_store import ArrayLike
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.embedding import with_table
 from lathe.compressor.model.names import EMBEDDING, LM_HEAD
-from lathe.compressor.model.rounding import groups_for, quantize_matrix
 from lathe.compressor.reconstruction.rounded_block import round_block
+from lathe.compressor.reconstruction.rounded_head import round_head
 from lathe.compressor.search.block_library import alone_in_layer
 from lathe.compressor.search.fitness import Fitness
 from lathe.compressor.search.method import Problem
@@ -188,16 +188,8 @@ def _of_head(problem: Problem, fitness: Fitness, bits: int) -> float:
     """Measures embedding and head in so many bits."""
     if not bits:
         return 0.0
-    source = problem.source
-    tables = {}
-    for name in dict.fromkeys([EMBEDDING, EMBEDDING if source.shape.tied_embeddings else LM_HEAD]):
-        table = source.tensor(f"{name}.weight")
-        tables[name] = quantize_matrix(table, bits, groups_for(table.shape[1], 0.0)).values
-    embedding, head = tables[EMBEDDING], tables.get(LM_HEAD, tables[EMBEDDING])
-    device = problem.store.device
-    return max(
-        0.0,
-        fitness.measure_ends(
-            with_table(problem.embedding, embedding.to(device)), problem.head.with_weight(head.to(device))
-        ),
-    )
+    tables, device = round_head(problem.model, problem.fitted, bits, problem.store), problem.store.device
+    embedding = tables[f"{EMBEDDING}.weight"].values.to(device)
+    head = tables[f"{LM_HEAD}.weight"].values.to(device) if f"{LM_HEAD}.weight" in tables else embedding
+    ends = with_table(problem.embedding, embedding), problem.head.with_weight(head)
+    return max(0.0, fitness.measure_ends(*ends))

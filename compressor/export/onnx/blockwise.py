@@ -1,6 +1,6 @@
 """Matrices quantized to 8 or 4 bits, each group of inputs with a scale (`lathe.compressor.model.rounding`).
 
-Embedding and head have 8 bits in any case.
+Embedding and head may have other bits than the layers' matrices.
 
 Shapes: N outputs, K inputs, G groups of a row, V vocabulary, D model width, E experts, F channels of each.
 """
@@ -48,7 +48,9 @@ def arbitrary(weight_NK: torch.Tensor, bits: int, groups: Sequence[int]) -> Quan
 
 
 class Blockwise:
-    """Quantizes matrices of layers to `bits`, embedding and head to 8; those in codes it stores as they are.
+    """Quantizes matrices of layers to `bits`, embedding and head to `head_bits`.
+
+    Those that are in codes already it stores as they are.
 
     ONNX Runtime's MatMulNBits quantizes activations to int8, every row by itself. No row depends on the rest
     of its batch, except for the order of sums, which is different for a single row.
@@ -57,8 +59,14 @@ class Blockwise:
         errors: of every matrix so far (`QuantizedMatrix.error`).
     """
 
-    def __init__(self, writer: GraphWriter, bits: int, quantize: Quantize = quantize_matrix) -> None:
-        self._writer, self._bits, self._quantize = writer, bits, quantize
+    def __init__(
+        self,
+        writer: GraphWriter,
+        bits: int,
+        quantize: Quantize = quantize_matrix,
+        head_bits: int = WHOLE_BITS,
+    ) -> None:
+        self._writer, self._bits, self._quantize, self._head_bits = writer, bits, quantize, head_bits
         self._embedding: _Stored | None = None
         self._groups: Counter[int] = Counter()
         self.errors: list[float] = []
@@ -66,8 +74,8 @@ class Blockwise:
     def make_matmul(self, value: str, name: str, weight_NK: Matrix) -> str:
         return self._multiply(value, self._store(name, weight_NK, self._bits), f"{name}.product")
 
-    def make_embedding(self, ids: str, name: str, weight_VD: torch.Tensor) -> str:
-        stored = self._embedding = self._store(name, weight_VD, WHOLE_BITS, padding=0.0)
+    def make_embedding(self, ids: str, name: str, weight_VD: Matrix) -> str:
+        stored = self._embedding = self._store(name, weight_VD, self._head_bits, padding=0.0)
         return self._writer.node(
             "GatherBlockQuantized",
             [stored.codes, ids, stored.scales],
@@ -79,9 +87,9 @@ class Blockwise:
             quantize_axis=1,
         )
 
-    def make_lm_head(self, rows: str, output: str, name: str, weight_VD: torch.Tensor | None) -> None:
+    def make_lm_head(self, rows: str, output: str, name: str, weight_VD: Matrix | None) -> None:
         if weight_VD is not None:
-            self._multiply(rows, self._store(name, weight_VD, WHOLE_BITS), output)
+            self._multiply(rows, self._store(name, weight_VD, self._head_bits), output)
         elif self._embedding:
             self._multiply(rows, self._embedding, output)
 

@@ -132,13 +132,13 @@ class Decoder:
     def make_lm_head(self, rows: str, output: str) -> None:
         """Adds the head's product, as the graph's `output`."""
         head = f"{LM_HEAD}.weight"
-        weight = None if self.shape.tied_embeddings else self.tensor(head)
+        weight = None if self.shape.tied_embeddings else self._matrix(head)
         self.matrices.make_lm_head(rows, output, head, weight)
 
     def make_embedding(self, ids: str) -> str:
         """Adds the table's look-up; returns what the first layer reads."""
         name = f"{EMBEDDING}.weight"
-        return self.matrices.make_embedding(ids, name, self.tensor(name))
+        return self.matrices.make_embedding(ids, name, self._matrix(name))
 
     def uses_rope(self, index: int) -> bool:
         """Returns whether a layer rotates queries and keys."""
@@ -340,11 +340,15 @@ class Decoder:
 
     def _reordered(self, module: str, name: str) -> Matrix:
         """Returns a tensor, its rows, of queries and keys, in the order that a rotation of the head needs."""
-        value = self._quantized(name) or self.tensor(name)
+        value = self._matrix(name)
         if self._order is None or not module.endswith((Q_PROJ, K_PROJ)):
             return value
         rows = torch.arange(len(value)).unflatten(0, (-1, self.shape.head_dim))
         return value[rows[:, self._order].flatten()]
+
+    def _matrix(self, name: str) -> Matrix:
+        """Returns a tensor in codes, where it was rounded so, or its values."""
+        return self._quantized(name) or self.tensor(name)
 
     def make_weight(self, name: str) -> str:
         return self.writer.weight(name, self.tensor(name))

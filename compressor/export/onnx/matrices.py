@@ -68,10 +68,10 @@ class Matrices(Protocol):
     def make_matmul(self, value: str, name: str, weight_NK: Matrix) -> str:
         """Adds the product of `value` and a matrix, which may be in codes already; returns its name."""
 
-    def make_embedding(self, ids: str, name: str, weight_VD: torch.Tensor) -> str:
+    def make_embedding(self, ids: str, name: str, weight_VD: Matrix) -> str:
         """The rows of the embedding for tokens."""
 
-    def make_lm_head(self, rows: str, output: str, name: str, weight_VD: torch.Tensor | None) -> None:
+    def make_lm_head(self, rows: str, output: str, name: str, weight_VD: Matrix | None) -> None:
         """The head's product, as the graph's `output`. Without a weight it is the embedding's, shared."""
 
     def make_moe(self, experts: Experts, name: str) -> str:
@@ -92,12 +92,12 @@ class Plain:
         weight = self._writer.weight(f"{name}.weight", values_of(weight_NK).T)
         return self._writer.node("MatMul", [value, weight], [f"{name}.product"])
 
-    def make_embedding(self, ids: str, name: str, weight_VD: torch.Tensor) -> str:
-        self._embedding = self._writer.weight(name, weight_VD)
+    def make_embedding(self, ids: str, name: str, weight_VD: Matrix) -> str:
+        self._embedding = self._writer.weight(name, values_of(weight_VD))
         return self._writer.node("Gather", [self._embedding, ids], ["embedded"])
 
-    def make_lm_head(self, rows: str, output: str, name: str, weight_VD: torch.Tensor | None) -> None:
-        head = self._embedding if weight_VD is None else self._writer.weight(name, weight_VD)
+    def make_lm_head(self, rows: str, output: str, name: str, weight_VD: Matrix | None) -> None:
+        head = self._embedding if weight_VD is None else self._writer.weight(name, values_of(weight_VD))
         self._writer.node("Gemm", [rows, head], [output], transB=1)
 
     def make_moe(self, experts: Experts, name: str) -> str:

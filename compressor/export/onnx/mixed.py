@@ -9,11 +9,8 @@ from collections import Counter
 from statistics import median
 from typing import Any
 
-import torch
-
-from lathe.artefact.errors import UserError
 from lathe.artefact.plan import BlockKind, Plan
-from lathe.compressor.export.onnx.blockwise import WHOLE_BITS, Blockwise, Quantize
+from lathe.compressor.export.onnx.blockwise import Blockwise, Quantize
 from lathe.compressor.export.onnx.matrices import Experts, Matrices, Matrix, Plain
 from lathe.compressor.export.onnx.writer import GraphWriter
 from lathe.compressor.model.names import in_layer
@@ -24,31 +21,22 @@ _ATTENTION = ("self_attn.", "qkv")
 
 
 class Mixed:
-    """Stores the matrices of every block, and embedding and head, in the format that a plan gives them.
-
-    Raises:
-        UserError: the plan's embedding and head have bits that no graph has.
-    """
+    """Stores the matrices of every block, and embedding and head, in the format that a plan gives them."""
 
     def __init__(self, writer: GraphWriter, plan: Plan, quantize: Quantize = quantize_matrix) -> None:
-        if plan.head_bits not in (0, WHOLE_BITS):
-            raise UserError(
-                f"a graph cannot have embedding and head in {plan.head_bits} bits",
-                f"They have {WHOLE_BITS} bits, or stay as they are.",
-            )
         self._plan = plan
         self._plain = Plain(writer)
-        self._rounded = {bits: Blockwise(writer, bits, quantize) for bits in BITS}
+        self._rounded = {bits: Blockwise(writer, bits, quantize, head_bits=bits) for bits in BITS}
         self._counts: Counter[int] = Counter()
 
     def make_matmul(self, value: str, name: str, weight_NK: Matrix) -> str:
         return self._of_block(name).make_matmul(value, name, weight_NK)
 
-    def make_embedding(self, ids: str, name: str, weight_VD: torch.Tensor) -> str:
+    def make_embedding(self, ids: str, name: str, weight_VD: Matrix) -> str:
         self._counts[self._plan.head_bits] += 1
         return self._format(self._plan.head_bits).make_embedding(ids, name, weight_VD)
 
-    def make_lm_head(self, rows: str, output: str, name: str, weight_VD: torch.Tensor | None) -> None:
+    def make_lm_head(self, rows: str, output: str, name: str, weight_VD: Matrix | None) -> None:
         self._counts[self._plan.head_bits] += weight_VD is not None
         self._format(self._plan.head_bits).make_lm_head(rows, output, name, weight_VD)
 

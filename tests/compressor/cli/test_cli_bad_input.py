@@ -115,7 +115,6 @@ def with_plan(tiny: Tiny, tmp_path: Path, changes: dict[str, object], *options: 
         ({"head_bits": "8"}, "the plan's `head_bits` is '8'"),
         ({"head_bits": None}, "the plan's `head_bits` is None"),
         ({"head_bits": 3}, "embedding and head cannot have 3 bits"),
-        ({"head_bits": 4}, "no graph has embedding and head in 4 bits. Choose of 0, 8."),
         ({"bits": 8}, "the plan's layers are malformed"),
         ({"layers": 5}, "the plan's layers are malformed"),
         ({"layers": [5, 5]}, "the plan's layers are malformed"),

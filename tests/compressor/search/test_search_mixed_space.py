@@ -26,7 +26,7 @@ def spaces(draw: st.DrawFn) -> tuple[ModelShape, MixedSpace]:
     layer = LayerShape(kv * draw(st.integers(1, 4)), kv, draw(st.integers(1, 600)))
     shape = ModelShape(64, 1000, 16, draw(st.booleans()), draw(st.integers(1, 4)), layer)
     bits = draw(st.sampled_from([(8, 4), (8,), (4,), ()]))
-    return shape, MixedSpace(make_space(shape), bits, draw(st.sampled_from([(0, 8), (0,)])))
+    return shape, MixedSpace(make_space(shape), bits, draw(st.sampled_from([(0, 8, 4), (0, 8), (0,)])))
 
 
 @given(spaces(), st.data())
@@ -100,7 +100,7 @@ def budgets(draw: st.DrawFn, name: str = "a") -> Constraint:
     heads = dict(zip(TINY.widths.attention, (costs[0], costs[2], 0.0), strict=True))
     widths = dict(zip(TINY.widths.ffn, (costs[1], costs[3], 0.0), strict=True))
     head = draw(st.floats(0.0, 5.0))
-    shares_of_head = draw(st.floats(0.1, 1.0))
+    eight_of_head, less_of_head = draw(st.tuples(st.floats(0.1, 1.0), st.floats(0.1, 1.0)))
     dense = 2 * (costs[0] + costs[1]) + head
     return Constraint(
         name,
@@ -115,7 +115,7 @@ def budgets(draw: st.DrawFn, name: str = "a") -> Constraint:
             x: of(widths[x.width], x.bits) if isinstance(x, RoundedWidth) else widths[x]
             for x in TINY.levels("ffn")
         },
-        {0: head, 8: head * shares_of_head},
+        {0: head, 8: head * eight_of_head, 4: head * less_of_head},
     )
 
 
@@ -134,7 +134,7 @@ def sensitivities(draw: st.DrawFn) -> np.ndarray:
                 for bits in (range(3) if width < 2 else range(1))
             ]
         )
-    table[-1] = np.array([0.0, draw(st.floats(0, 0.5))])
+    table[-1] = np.array([0.0, *sorted(draw(st.tuples(st.floats(0, 0.5), st.floats(0, 0.5))))])
     return table
 
 
@@ -161,7 +161,7 @@ def value(table: np.ndarray, constraints: list[Constraint]) -> float:
 
 
 def test_every_plan_is_tried() -> None:
-    assert LEVELS == [7, 7, 7, 7, 2]
+    assert LEVELS == [7, 7, 7, 7, 3]
     plans = {TINY.plan(indices) for indices in itertools.product(*map(range, LEVELS))}
     assert len(plans) == 7**4 * 2
     assert Plan((LayerShape(4, 2, 16, ffn_bits=4), LayerShape(0, 0, 32, ffn_bits=8)), 8) in plans

@@ -14,6 +14,7 @@ import torch
 from lathe.artefact.plan import BLOCK_KINDS, Plan
 from lathe.compressor.model.rounding import BITS, quantize_matrix
 from lathe.compressor.reconstruction.rounded_block import round_block
+from lathe.compressor.reconstruction.rounded_head import round_head
 from lathe.compressor.search import fitness as fitness_module
 from lathe.compressor.search.evolution import Evaluate, Moves
 from lathe.compressor.search.fitness import Fitness
@@ -134,8 +135,12 @@ def test_rounding_embedding_and_head_moves_the_whole_model_so_far(
     head, names = measured(asked).head, ["model.embed_tokens.weight", "lm_head.weight"]
     tables = {name: asked.source.tensor(name if not tied else names[0]) for name in names}
     rounded = {name: quantize_matrix(table, 8, [64, 32]).values for name, table in tables.items()}
+    found = round_head(asked.model, asked.fitted, 4)
+    few = {name: found[name if not tied else names[0]].values for name in names}
     assert head[0] == 0
     assert head[1] == pytest.approx(divergence(asked, rounded), rel=0.02)
+    assert head[2] == pytest.approx(divergence(asked, few), rel=0.02)
+    assert head[2] > 10 * head[1]
 
 
 def test_what_the_trace_has_is_not_measured_again(
@@ -143,7 +148,7 @@ def test_what_the_trace_has_is_not_measured_again(
 ) -> None:
     first = measured(problem(lab, tmp_path))
     lines = (tmp_path / "trace.jsonl").read_text().splitlines()
-    assert len(lines) == 8 * 2 + 2
+    assert len(lines) == 8 * 2 + 3
     monkeypatch.setattr(Fitness, "changed", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(Fitness, "measure_ends", lambda *_: pytest.fail("measured again"))
     again = measured(problem(lab, tmp_path))
@@ -166,16 +171,16 @@ def table_of(lab: Lab, path: Path) -> tuple[RoundingTable, np.ndarray]:
     pruning = np.empty(8, dtype=object)
     for block, (_, kind) in enumerate(asked.space.blocks):
         pruning[block] = np.cumsum([0.0, *rng.random(len(asked.space.levels(kind)) - 1)])
-    return RoundingTable(asked, rng.random((8, 2)), np.array([0.0, 0.7])), pruning
+    return RoundingTable(asked, rng.random((8, 2)), np.array([0.0, 0.7, 0.9])), pruning
 
 
-@pytest.mark.parametrize("head_bits", [0, 8])
+@pytest.mark.parametrize("head_bits", [0, 8, 4])
 def test_sensitivities_of_both_kinds_add_up(lab: Lab, tmp_path: Path, head_bits: int) -> None:
     table, pruning = table_of(lab, tmp_path)
     space, joined, shape = space_of(lab), table.joined(pruning), lab.source.shape
     assert [len(row) for row in joined] == [len(space.levels(kind)) for _, kind in space.blocks]
     for plan in random_plans(space, 4, 30, head_bits):
-        by_hand = 0.7 if head_bits else 0.0
+        by_hand = {0: 0.0, 8: 0.7, 4: 0.9}[head_bits]
         for layer, kept in enumerate(plan):
             for number, kind in enumerate(BLOCK_KINDS):
                 count = shape.attention_parameters if kind == "attention" else shape.ffn_parameters
