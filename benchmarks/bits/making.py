@@ -21,6 +21,7 @@ from lathe.compressor.latency.backend import backends
 from lathe.compressor.latency.built_models import TimedModel
 from lathe.compressor.latency.measure import LatencyBenchmark
 from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.groups import BY_ERROR
 from lathe.compressor.pipeline.compress import compress
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.outcome import Status
@@ -68,7 +69,7 @@ class Maker:
             if not (pruned / GRAPH).is_file():
                 return REFUSED, f"there is no {row.rounds} to round"
             model = str(pruned)
-        quantizers.get(f"onnx-{kind.scheme}")(model, out, 1, None)
+        quantizers.get(f"onnx-{kind.scheme}")(model, out, 1, None, BY_ERROR)
         return MADE, None
 
     def _compress(self, row: Row, out: Path) -> tuple[str, str | None]:

@@ -49,6 +49,14 @@ class ExportOptions:
             unset="the artefact's own",
         ),
     ] = None
+    group_size: Annotated[
+        str,
+        Option(
+            help="Columns that share a scale in the ONNX graph's rounded weights: `auto`, what the error "
+            "of each matrix allows; `adaptive`, by the range of its weights (FineQuant); 32, 64, 128 or 256, "
+            "or the next fewer that fit a matrix."
+        ),
+    ] = "auto"
 
     def __post_init__(self) -> None:
         devices = self.tensor_parallel
@@ -58,6 +66,11 @@ class ExportOptions:
             raise UserError(f"--tensor-parallel {devices} is not a number of devices", "Give at least 1.")
         if devices > 1 and self.to != "vllm":
             raise UserError(f"--tensor-parallel does not go with --to {self.to}", "It is for --to vllm.")
+        if self.group_size != "auto" and not (self.quantize and self.to == "onnx"):
+            raise UserError(
+                f"--group-size {self.group_size} is for rounded weights of an ONNX graph",
+                "Add --to onnx --quantize int8 or int4, or leave it out.",
+            )
 
 
 @command_of(ExportOptions)
@@ -73,6 +86,8 @@ def export(
       lathe export ./my-llama --to onnx -o my-llama-onnx
 
       lathe export out --to onnx --quantize int4 -o out-int4
+
+      lathe export ./my-llama --quantize int4 --group-size adaptive -o my-llama-int4
 
       lathe export out --to vllm --tensor-parallel 2 -o out-vllm
 
@@ -93,7 +108,9 @@ def _export(options: ExportOptions) -> tuple[Path, dict[str, Any]]:
     from lathe.compressor.export import quantizers
     from lathe.compressor.export.artefact import export_artefact, is_artefact
     from lathe.compressor.export.dense import dense_artefact, export_dense
+    from lathe.compressor.model.groups import RULES, check_group_size
 
+    check_group_size(options.group_size)
     model, output, to, devices = options.model, options.output, options.to, options.tensor_parallel
     if output is None:
         if to != "onnx" or options.quantize or is_artefact(Path(model)):
@@ -102,7 +119,8 @@ def _export(options: ExportOptions) -> tuple[Path, dict[str, Any]]:
             )
         return dense_artefact(model), {}
     if options.quantize:
-        return output, quantizers.get(f"{to}-{options.quantize}")(model, output, devices, options.plan)
+        quantize = quantizers.get(f"{to}-{options.quantize}")
+        return output, quantize(model, output, devices, options.plan, RULES[options.group_size])
     if is_artefact(Path(model)):
         export_artefact(Path(model), output, to, devices)
     else:

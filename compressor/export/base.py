@@ -16,6 +16,7 @@ from lathe.artefact.registry import Registry
 from lathe.artefact.width_rules import WidthRules
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.families import Family, families
+from lathe.compressor.model.groups import BY_ERROR, GroupRule
 from lathe.compressor.model.rounding import QuantizedMatrix
 
 
@@ -29,6 +30,7 @@ class Export:
         tensor_parallel: the number of devices that are to share every layer.
         rounded: gives what rounding on calibration text made of a tensor, by checkpoint name: a matrix in
             codes, or other values; None where it left the tensor. It is for graphs of quantized weights.
+        groups: gives every matrix its group that is quantized.
     """
 
     source: Checkpoint
@@ -36,6 +38,7 @@ class Export:
     tensor: Callable[[str], torch.Tensor]
     tensor_parallel: int = 1
     rounded: Callable[[str], torch.Tensor | QuantizedMatrix | None] = lambda _name: None
+    groups: GroupRule = BY_ERROR
 
     @classmethod
     def whole(cls, source: Checkpoint, tensor_parallel: int = 1) -> Export:
@@ -137,11 +140,11 @@ class _Exporters(Registry[Exporter]):
         return super().add(name, value)
 
 
-Quantizer = Callable[[str, Path, int, Path | None], dict[str, Any]]
+Quantizer = Callable[[str, Path, int, Path | None, GroupRule], dict[str, Any]]
 """Writes a quantized model or artefact into a new directory, for a number of devices.
 
-The last argument is a file with a plan, for formats in which that says the bits of each block. It returns the
-summary of the quantization for `report.json`.
+Behind their number comes a file with a plan, for formats in which that says the bits of each block, and what
+gives matrices of an ONNX graph their groups. It returns the summary of the quantization for `report.json`.
 
 Raises:
     UserError: the model cannot be read or quantized so, or the directory exists.

@@ -34,7 +34,7 @@ def check_mixed_graph(source: Checkpoint) -> None:
 
 
 def _write(directory: Path, job: Export) -> None:
-    export_onnx(directory, job, partial(Mixed, plan=job.plan))
+    export_onnx(directory, job, partial(Mixed, plan=job.plan, quantize=job.groups.quantize))
 
 
 exporters.add(

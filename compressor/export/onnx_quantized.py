@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,21 @@ from lathe.artefact.manifest import write_manifest
 from lathe.artefact.onnx.graph_format import FOLDER
 from lathe.artefact.plan import Plan
 from lathe.compressor.export.artefact import copy_report, open_model
-from lathe.compressor.export.base import Exporter, Stored, check_known, exporters, quantizers, refuse_plan
+from lathe.compressor.export.base import (
+    Export,
+    Exporter,
+    Stored,
+    check_known,
+    exporters,
+    quantizers,
+    refuse_plan,
+)
 from lathe.compressor.export.dense import write_artefact
 from lathe.compressor.export.onnx import check_source, export_onnx
 from lathe.compressor.export.onnx.blockwise import WHOLE_BITS, Blockwise
 from lathe.compressor.export.onnx.graph import DECODERS, read_summary
 from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.groups import BY_ERROR, GroupRule
 from lathe.compressor.model.rounding import BITS, GROUPS
 
 
@@ -45,8 +55,18 @@ def stored_quantized(source: Checkpoint, bits: int, head_bits: int = WHOLE_BITS)
     return Stored(bits / 8 + scale, uses * head_bits / 8 + scale, 4, 4)
 
 
+def _write(directory: Path, job: Export, bits: int) -> None:
+    export_onnx(directory, job, partial(Blockwise, bits=bits, quantize=job.groups.quantize))
+
+
 def quantize_onnx(
-    model: str, output: Path, _devices: int = 1, plan: Path | None = None, *, name: str
+    model: str,
+    output: Path,
+    _devices: int = 1,
+    plan: Path | None = None,
+    groups: GroupRule = BY_ERROR,
+    *,
+    name: str,
 ) -> dict[str, Any]:
     """Writes a quantized artefact or dense model into a new directory; returns its summary.
 
@@ -57,7 +77,7 @@ def quantize_onnx(
             says bits that all blocks have anyway.
     """
     refuse_plan(plan, name.removeprefix("onnx-"))
-    job = open_model(model)
+    job = replace(open_model(model), groups=groups)
     exporters.get(name).check(job.source)
     if output.exists():
         raise UserError(f"{output} exists", "Choose another --output.")
@@ -74,7 +94,7 @@ for _bits in BITS:
     exporters.add(
         _name,
         Exporter(
-            write=partial(export_onnx, matrices=partial(Blockwise, bits=_bits)),
+            write=partial(_write, bits=_bits),
             types=DECODERS,
             stored=partial(stored_quantized, bits=_bits),
             check=partial(check_quantized_graph, name=_name),

@@ -18,14 +18,21 @@ from lathe.compressor.export.compressed_tensors import SCHEMES
 from lathe.compressor.export.quantized_tensors import QuantizedTensors
 from lathe.compressor.export.vllm import write_plugin
 from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.groups import BY_ERROR, GroupRule
 
 
 def export_quantized(
-    model: str, output: Path, tensor_parallel: int = 1, plan: Path | None = None, *, scheme: str
+    model: str,
+    output: Path,
+    tensor_parallel: int = 1,
+    plan: Path | None = None,
+    _groups: GroupRule = BY_ERROR,
+    *,
+    scheme: str,
 ) -> dict[str, Any]:
     """Writes a quantized artefact or dense model for vLLM into a new directory; returns its summary.
 
-    One tensor is in memory at a time.
+    One tensor is in memory at a time. Groups are the scheme's own.
 
     Raises:
         UserError: the model is quantized already or cannot be read, vLLM cannot serve its widths like this,

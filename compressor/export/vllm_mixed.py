@@ -21,6 +21,7 @@ from lathe.compressor.export.quantized import write_quantized
 from lathe.compressor.export.quantized_tensors import QuantizedTensors
 from lathe.compressor.export.vllm import FOUR_BIT_MULTIPLE, check_four_bit, check_quantized_model
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
+from lathe.compressor.model.groups import BY_ERROR, GroupRule
 from lathe.compressor.model.names import LM_HEAD
 
 NAME = "vllm-mixed"
@@ -29,7 +30,11 @@ SCHEME_OF: dict[int, Scheme] = {scheme.bits: scheme for scheme in SCHEMES.values
 
 
 def export_mixed(
-    model: str, output: Path, tensor_parallel: int = 1, plan: Path | None = None
+    model: str,
+    output: Path,
+    tensor_parallel: int = 1,
+    plan: Path | None = None,
+    _groups: GroupRule = BY_ERROR,
 ) -> dict[str, Any]:
     """Writes an artefact or a dense model for vLLM, with the bits of each block from a plan.
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 
 import torch
 
+from lathe.artefact.errors import UserError
 from lathe.compressor.model.rounding import GROUPS, QuantizedMatrix, quantize_in_groups, quantize_matrix
 
 ALPHA = 0.93
@@ -33,6 +34,14 @@ class GroupRule:
 
     size: int | None = None
     alpha: float | None = None
+
+    def __str__(self) -> str:
+        """Returns a name that tells rules apart: of those that `--group-size` takes, the option's."""
+        if self.size is not None:
+            return str(self.size)
+        if self.alpha is not None:
+            return "adaptive" if self.alpha == ALPHA else f"adaptive-{self.alpha:g}"
+        return "auto"
 
     def group(self, weight_RC: torch.Tensor, bits: int, groups: Sequence[int]) -> int:
         """Returns the group of a matrix."""
@@ -56,10 +65,21 @@ class GroupRule:
 
 
 BY_ERROR = GroupRule()
-RULES = {"auto": BY_ERROR, "adaptive": GroupRule(alpha=ALPHA)} | {
-    str(size): GroupRule(size) for size in sorted(GROUPS)
+RULES = {
+    str(rule): rule
+    for rule in (BY_ERROR, GroupRule(alpha=ALPHA), *(GroupRule(size) for size in sorted(GROUPS)))
 }
 """What `--group-size` takes."""
+
+
+def check_group_size(name: str) -> None:
+    """Checks what `--group-size` was given.
+
+    Raises:
+        UserError: there is no such rule.
+    """
+    if name not in RULES:
+        raise UserError(f"--group-size {name} is unknown", f"Choose of {', '.join(RULES)}.")
 
 
 def group_ranges(weight_RC: torch.Tensor, group: int) -> torch.Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.groups import BY_ERROR, GroupRule
 from lathe.compressor.model.names import (
     DOWN_PROJ,
     GATE_PROJ,
@@ -24,9 +25,9 @@ from lathe.compressor.model.names import (
 )
 from lathe.compressor.model.rounding import (
     GROUPS,
-    QuantizedMatrix,
     expert_groups,
     groups_for,
+    quantize_in_groups,
     quantize_matrix,
 )
 
@@ -70,7 +71,8 @@ def quantize_layer(weights: Weights, bits: int) -> tuple[dict[str, torch.Tensor]
     """Returns a layer with the values that its int8 or int4 graph has, dequantized, and its bytes there."""
     layer, size = dict(weights), 0
     for names in products_of(weights):
-        found = _quantize_stack(weights, names, bits)
+        stack = _stack(weights, names)
+        found = quantize_matrix(stack, bits, groups_for(stack.shape[1]))
         layer |= zip(names, found.values.split([len(weights[name]) for name in names]), strict=True)
         size += _stored_bytes(len(found.codes), found.columns, found.group, bits)
     if _ROUTER in weights:
@@ -94,26 +96,28 @@ def products_of(weights: Weights) -> Iterator[list[str]]:
             yield [name]
 
 
-def group_of(weights: Weights, names: list[str], bits: int) -> int:
+def group_of(weights: Weights, names: list[str], bits: int, rule: GroupRule = BY_ERROR) -> int:
     """Returns the group of a stack of matrices in the graph."""
-    return _quantize_stack(weights, names, bits).group
+    stack = _stack(weights, names)
+    return rule.group(stack, bits, groups_for(stack.shape[1]))
 
 
-def _quantize_stack(weights: Weights, names: list[str], bits: int) -> QuantizedMatrix:
-    stack = torch.cat([weights[name] for name in names]) if len(names) > 1 else weights[names[0]]
-    return quantize_matrix(stack, bits, groups_for(stack.shape[1]))
+def _stack(weights: Weights, names: list[str]) -> torch.Tensor:
+    return torch.cat([weights[name] for name in names]) if len(names) > 1 else weights[names[0]]
 
 
-def quantize_experts(weights: Weights, bits: int) -> tuple[dict[str, torch.Tensor], int]:
+def quantize_experts(
+    weights: Weights, bits: int, rule: GroupRule = BY_ERROR
+) -> tuple[dict[str, torch.Tensor], int]:
     """Quantizes a layer's experts, whose matrices share a group."""
     count = len(weights[_ROUTER])
     gate, up, down = (weights[name] for name in _EXPERTS)
     gate_up = torch.stack([part.unflatten(0, (count, -1)) for part in (gate, up)], 2).flatten(0, 2)
     rows = down.unflatten(1, (count, -1)).transpose(0, 1).flatten(0, 1)
     groups = expert_groups(gate.shape[1], rows.shape[1])
-    group = min(quantize_matrix(matrix, bits, groups).group for matrix in (gate_up, rows))
-    values = quantize_matrix(gate_up, bits, [group]).values.unflatten(0, (count, -1, 2))
-    downs = quantize_matrix(rows, bits, [group]).values.unflatten(0, (count, -1))
+    group = min(rule.group(matrix, bits, groups) for matrix in (gate_up, rows))
+    values = quantize_in_groups(gate_up, bits, group).values.unflatten(0, (count, -1, 2))
+    downs = quantize_in_groups(rows, bits, group).values.unflatten(0, (count, -1))
     parts = (values[:, :, 0].flatten(0, 1), values[:, :, 1].flatten(0, 1), downs.transpose(0, 1).flatten(1))
     return dict(zip(_EXPERTS, parts, strict=True)), group
 

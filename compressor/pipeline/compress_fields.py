@@ -93,6 +93,15 @@ class CompressFields(SharedOptions):
             panel=RUN,
         ),
     ] = None
+    group_size: Annotated[
+        str,
+        Option(
+            help="Columns that share a scale in the ONNX graph's rounded weights: `auto`, what the error "
+            "of each matrix allows; `adaptive`, by the range of its weights (FineQuant); 32, 64, 128 or 256, "
+            "or the next fewer that fit a matrix.",
+            panel=RUN,
+        ),
+    ] = "auto"
     evaluation: Annotated[
         str | None,
         Option(

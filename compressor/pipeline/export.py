@@ -32,7 +32,13 @@ def export(context: RunContext, iteration: Iteration, name: str, rounded: str | 
         rounded: The name of the rounded ones, where there are some.
     """
     options, directory = context.options, context.run_dir.fresh("artefact")
-    job = Export(context.preflight.source, iteration.plan, _finished(context, name), options.tensor_parallel)
+    job = Export(
+        context.preflight.source,
+        iteration.plan,
+        _finished(context, name),
+        options.tensor_parallel,
+        groups=options.groups,
+    )
     if rounded:
         job = replace(job, rounded=_rounded(context, rounded))
     with context.progress.stage("export: " + " and ".join(options.exports), len(options.exports)) as bar:

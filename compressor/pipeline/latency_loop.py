@@ -132,8 +132,8 @@ class LatencyLoop:
 
     def _timing_key(self, *facts: Any) -> str:
         """Names what was timed, so that a resumed run goes on with the same milliseconds."""
-        options, workload = self.context.options, self.context.preflight.benchmark.workload
-        return key(self.key, options.backend, asdict(workload), options.threads, *facts)
+        benchmark, threads = self.context.preflight.benchmark, self.context.options.threads
+        return key(self.key, benchmark.backend.name, asdict(benchmark.workload), threads, *facts)
 
     @property
     def table_target_ms(self) -> float | None:

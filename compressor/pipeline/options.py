@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the command line is built where there is no PyTorch, too
     import torch
 
     from lathe.compressor.compute.workers.ray_config import RayConfig
+    from lathe.compressor.model.groups import GroupRule
 
 WINDOW = 512
 """Tokens of a calibration or evaluation window, where the model has that many positions."""
@@ -38,6 +39,7 @@ class CompressOptions(CompressFields):
         self._check_open_targets()
         self._check_bits()
         self._check_exports()
+        self._check_groups()
         self._check_numbers()
         self._check_place()
 
@@ -117,6 +119,23 @@ class CompressOptions(CompressFields):
         if self.profile and self.vocabulary:
             raise UserError("--profile is of the whole vocabulary", "Leave --profile or --vocabulary out.")
 
+    def _check_groups(self) -> None:
+        from lathe.compressor.model.groups import BY_ERROR, check_group_size
+
+        check_group_size(self.group_size)
+        if self.groups == BY_ERROR:
+            return
+        if not self.quantizes:
+            raise UserError(
+                f"--group-size {self.group_size} is for rounded weights of an ONNX graph",
+                "Add --quantize int8 or int4, or --bits, or leave it out.",
+            )
+        if self.profile:
+            raise UserError(
+                f"the latencies of --profile are those of --group-size auto, not of {self.group_size}",
+                "Leave one of the two out.",
+            )
+
     def _check_numbers(self) -> None:
         from lathe.compressor.calibration.amount import LEAST
 
@@ -162,6 +181,13 @@ class CompressOptions(CompressFields):
     def scheme(self) -> str | None:
         """How weights of the graph are rounded, by the name that exporters and backends have it under."""
         return self.quantize or (SCHEMES[self.bits] if self.bits else None)
+
+    @property
+    def groups(self) -> GroupRule:
+        """What gives each matrix its group that is rounded."""
+        from lathe.compressor.model.groups import RULES
+
+        return RULES[self.group_size]
 
     @property
     def could_round(self) -> bool:

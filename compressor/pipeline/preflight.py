@@ -14,6 +14,7 @@ from lathe.compressor.agreement.model_checks import check_model
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.export import destinations, exporters, rules_of
 from lathe.compressor.latency.backend import backends, versions_here
+from lathe.compressor.latency.backends.onnx import in_groups
 from lathe.compressor.latency.ends import Ends
 from lathe.compressor.latency.fingerprint import fingerprint
 from lathe.compressor.latency.limit import pruning_limit
@@ -165,7 +166,7 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
     """
     check_output(options)
     check_name(options.method)
-    backend = backends.get(options.backend)
+    backend = in_groups(backends.get(options.backend), options.groups)
     if options.runs and not options.profile:
         backend.versions()  # an engine that is not installed says so
     whole, method = _checked_source(options, progress)

@@ -56,7 +56,9 @@ def round_layers(
     if not head and not any(layer.bits(kind) for layer in plan for kind in BLOCK_KINDS):
         return None
     layers = RoundedLayers(
-        context.run_dir.path.absolute(), f"{name}-{key(plan.to_json(), HELDOUT_TOKENS)}", context.store
+        context.run_dir.path.absolute(),
+        f"{name}-{key(plan.to_json(), HELDOUT_TOKENS, str(context.options.groups))}",
+        context.store,
     )
 
     @cache
@@ -120,12 +122,14 @@ def _rounding_pass(
     tokens = rounding_tokens(source.shape)
     windows, heldout = calibration.sample(math.ceil(tokens / length), math.ceil(HELDOUT_TOKENS / length))
     model = replace(calibration.model, layers=store.load(len(plan), stored))
-    return RoundingPass(model, plan, windows, heldout, store, context.preflight.method.bfloat16)
+    bfloat16, groups = context.preflight.method.bfloat16, context.options.groups
+    return RoundingPass(model, plan, windows, heldout, store, bfloat16, groups=groups)
 
 
 def _rounded_head(rounding: RoundingPass) -> Tensors:
     windows, bits = rounding.windows[~rounding.heldout], rounding.plan.head_bits
-    return to_tensors({**round_head(rounding.model, windows, bits, rounding.store, rounding.bfloat16)})
+    tables = round_head(rounding.model, windows, bits, rounding.store, rounding.bfloat16, rounding.groups)
+    return to_tensors({**tables})
 
 
 def _with_head(rounding: RoundingPass, tables: Rounded) -> RoundingPass:

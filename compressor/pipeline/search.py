@@ -82,6 +82,7 @@ class Searcher:
             context.workers,
             calibration.fitted(_ROUNDING_TOKENS),
             preflight.mixed,
+            options.groups,
         )
 
     def _result(self, constraints: list[Constraint], plan: Plan | None) -> SearchResult:
@@ -102,6 +103,7 @@ class Searcher:
             self.context.preflight.method.name,
             options.evaluations,
             options.seed,
+            str(options.groups),
             plan and plan.to_json(),
             [
                 asdict(c) | {"attention": [*c.attention.values()], "ffn": [*c.ffn.values()]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -215,7 +215,8 @@ class Verifier:
 
     def _score_quantized_dense(self, graph: Exporter, advance: Advance) -> _GraphFacts:
         directory, preflight = self._context.run_dir.fresh("dense"), self._context.preflight
-        graph.write(directory, Export.whole(preflight.source))
+        job = replace(Export.whole(preflight.source), groups=self._context.options.groups)
+        graph.write(directory, job)
         size = None if preflight.vocabulary else read_summary(directory / FOLDER)["weight_bytes"]["after"]
         self._quantized_dense = _GraphFacts(quality(OnnxModel(directory), self._windows, advance), size)
         shutil.rmtree(directory)

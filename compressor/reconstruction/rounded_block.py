@@ -9,6 +9,7 @@ from types import MappingProxyType
 import torch
 
 from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.groups import BY_ERROR, GroupRule
 from lathe.compressor.model.rounding import QuantizedMatrix
 from lathe.compressor.model.stored_format import group_of, products_of
 from lathe.compressor.reconstruction.compensated_rounding import round_compensated
@@ -21,23 +22,24 @@ AS_STORED: Weights = MappingProxyType({})
 
 
 def round_block(
-    weights: Weights, grams: Grams, solved: Weights = AS_STORED, *, bits: int
+    weights: Weights, grams: Grams, solved: Weights = AS_STORED, *, bits: int, groups: GroupRule = BY_ERROR
 ) -> dict[str, QuantizedMatrix]:
     """Returns a block's matrices as codes and scales, by name; their errors are against the block's.
 
-    Matrices that the graph stacks share the group that the stack has by `quantize_matrix`. Those with the
-    same Gram matrix and group are rounded together. Experts are left.
+    Matrices that the graph stacks share the group of the stack. Those with the same Gram matrix and group are
+    rounded together. Experts are left.
 
     Args:
         weights: The block.
         grams: Those of all that is to be rounded.
         solved: What is rounded in the place of the block's own matrices.
         bits: Of a code.
+        groups: Gives each stack its group.
     """
     alike: dict[tuple[int, int], list[str]] = {}
     for stack in products_of(weights):
         asked = [name for name in stack if name in grams]
-        group = group_of(weights, stack, bits) if asked else 0
+        group = group_of(weights, stack, bits, groups) if asked else 0
         for name in asked:
             alike.setdefault((id(grams[name]), group), []).append(name)
     rounded: dict[str, QuantizedMatrix] = {}

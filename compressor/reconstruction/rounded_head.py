@@ -15,8 +15,9 @@ import torch
 from lathe.compressor.compute.array_store import ArrayLike, ArrayStore
 from lathe.compressor.compute.precision import products
 from lathe.compressor.model.decoder import LayeredModel
+from lathe.compressor.model.groups import BY_ERROR, GroupRule
 from lathe.compressor.model.names import EMBEDDING, LM_HEAD
-from lathe.compressor.model.rounding import QuantizedMatrix, groups_for, quantize_matrix
+from lathe.compressor.model.rounding import QuantizedMatrix, groups_for
 from lathe.compressor.reconstruction.compensated_rounding import round_compensated
 from lathe.compressor.statistics.gram import Gram
 
@@ -48,6 +49,7 @@ def round_head(
     bits: int,
     store: ArrayStore | None = None,
     bfloat16: bool = False,
+    groups: GroupRule = BY_ERROR,
 ) -> Tables:
     """Returns the tables of embedding and head as codes and scales, by checkpoint name.
 
@@ -57,6 +59,7 @@ def round_head(
         bits: Of a code.
         store: Keeps hidden states.
         bfloat16: Whether they may come from bfloat16 products, where those are faster.
+        groups: Gives each table its group.
     """
     source = model.source
     embedding = f"{EMBEDDING}.weight"
@@ -65,18 +68,19 @@ def round_head(
     for name in dict.fromkeys([embedding, head]):
         table_VD = source.tensor(name)
         if name == head and bits < EXACT_BITS:
-            tables[name] = _compensated(
-                table_VD, _gram(model, windows_BT, store or ArrayStore(), bfloat16), bits
-            )
+            gram_DD = _gram(model, windows_BT, store or ArrayStore(), bfloat16)
+            tables[name] = _compensated(table_VD, gram_DD, bits, groups)
         else:
-            tables[name] = quantize_matrix(table_VD, bits, groups_for(table_VD.shape[1], 0.0))
+            tables[name] = groups.quantize(table_VD, bits, groups_for(table_VD.shape[1], 0.0))
     return tables
 
 
-def _compensated(table_VD: torch.Tensor, gram_DD: torch.Tensor, bits: int) -> QuantizedMatrix:
-    """Returns a table, rounded with compensation in the group that rounding some rows to nearest takes."""
+def _compensated(
+    table_VD: torch.Tensor, gram_DD: torch.Tensor, bits: int, groups: GroupRule
+) -> QuantizedMatrix:
+    """Returns a table, rounded with compensation in the group that some of its rows would have."""
     sample = table_VD[:: -(-len(table_VD) // _SAMPLE)]
-    group = quantize_matrix(sample, bits, groups_for(table_VD.shape[1], 0.0)).group
+    group = groups.group(sample, bits, groups_for(table_VD.shape[1], 0.0))
     parts = table_VD.split(_ROWS)
     return QuantizedMatrix.stacked([round_compensated(part, gram_DD, bits, group) for part in parts])
 

@@ -24,6 +24,7 @@ from lathe.compressor.compute.workers import LocalWorkers
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.embedding import Embedding
+from lathe.compressor.model.groups import BY_ERROR, GroupRule
 from lathe.compressor.model.names import of_attention
 from lathe.compressor.model.output_projection import output
 from lathe.compressor.model.rounded_tensors import Rounded, dequantized
@@ -48,6 +49,7 @@ class RoundingPass:
         bfloat16: Whether they may come from bfloat16 products, where those are faster.
         method: Rounds every block but experts, whatever the plan's bits; None: `round_block` in those.
         embedding: The rounded one, where it is rounded and matters.
+        groups: Gives each matrix its group, without a method.
     """
 
     model: LayeredModel
@@ -58,6 +60,7 @@ class RoundingPass:
     bfloat16: bool = False
     method: BlockRounding | None = None
     embedding: Embedding | None = None
+    groups: GroupRule = BY_ERROR
 
     def layer(self, index: int, below: Callable[[int], Rounded]) -> Rounded:
         """Returns a layer's rounded tensors by name.
@@ -85,13 +88,13 @@ class RoundingPass:
     def _method(self, index: int, kind: BlockKind) -> BlockRounding | None:
         """Returns what rounds a block; None where it is left."""
         bits = self.plan[index].bits(kind)
-        return self.method or (partial(round_block, bits=bits) if bits else None)
+        return self.method or (partial(round_block, bits=bits, groups=self.groups) if bits else None)
 
     def served(self, index: int, rounded: Rounded) -> dict[str, torch.Tensor]:
         """Returns a layer's values as they will be served."""
         layer, bits = dict(self.model.layers[index]), self.plan[index].bits("ffn")
         if bits and self.model.runner.shape.experts:
-            layer |= quantize_experts(layer, bits)[0]
+            layer |= quantize_experts(layer, bits, self.groups)[0]
         return layer | dequantized(rounded)
 
     @cached_property

@@ -18,6 +18,7 @@ from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.embedding import Embedding
+from lathe.compressor.model.groups import BY_ERROR, GroupRule
 from lathe.compressor.model.lm_head import LMHead
 from lathe.compressor.model.pruning import ImportanceRanking, Selection
 from lathe.compressor.search.mixed_space import MixedSpace
@@ -49,6 +50,7 @@ class Problem:
         store: Keeps hidden states.
         fitted: [n, T] windows to measure inputs of matrices on, where weights may be rounded.
         mixed: The levels of widths and bits, where weights may be rounded.
+        groups: Gives each matrix its group that is rounded.
         workers: Evaluate candidates. A problem travels to them without the fields that only the search itself
             uses: constraints, trace, progress and workers.
     """
@@ -70,6 +72,7 @@ class Problem:
     workers: Workers = field(default_factory=LocalWorkers)
     fitted: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
     mixed: MixedSpace | None = None
+    groups: GroupRule = BY_ERROR
 
     @property
     def choices(self) -> Choices:

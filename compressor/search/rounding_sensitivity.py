@@ -18,6 +18,7 @@ from lathe.artefact.plan import BLOCK_KINDS, BlockKind, Plan
 from lathe.compressor.compute.array_store import ArrayLike
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.embedding import with_table
+from lathe.compressor.model.groups import BY_ERROR
 from lathe.compressor.model.names import EMBEDDING, LM_HEAD
 from lathe.compressor.reconstruction.rounded_block import round_block
 from lathe.compressor.reconstruction.rounded_head import round_head
@@ -117,7 +118,7 @@ def rounding_table(problem: Problem, fitness: Fitness) -> RoundingTable:
     """
     assert problem.mixed is not None
     bits, positions = problem.mixed.bits, range(2 * len(problem.layers))
-    known = all(problem.trace.knows(_key(at, b)) for at in positions for b in bits)
+    known = all(problem.trace.knows(_key(problem, f"{at} {b}")) for at in positions for b in bits)
     with problem.progress.stage("search: sensitivity of each block to rounding", len(positions) + 1) as bar:
         blocks = np.zeros((len(positions), len(bits)))
         measured = iter(()) if known else _measure(problem, fitness, bits)
@@ -126,19 +127,19 @@ def rounding_table(problem: Problem, fitness: Fitness) -> RoundingTable:
             for number, value in enumerate(found):
                 layer, kind = at // 2, BLOCK_KINDS[at % 2]
                 blocks[at, number] = problem.trace.evaluate(
-                    _key(at, bits[number]), partial(max, 0.0, value), layer=layer, block=kind
+                    _key(problem, f"{at} {bits[number]}"), partial(max, 0.0, value), layer=layer, block=kind
                 )
             bar.advance()
         head = [
-            problem.trace.evaluate(f"rounding head {b}", partial(_of_head, problem, fitness, b))
+            problem.trace.evaluate(_key(problem, f"head {b}"), partial(_of_head, problem, fitness, b))
             for b in problem.mixed.head
         ]
         bar.advance()
     return RoundingTable(problem, blocks, np.array(head))
 
 
-def _key(position: int, bits: int) -> str:
-    return f"rounding {position} {bits}"
+def _key(problem: Problem, what: str) -> str:
+    return f"rounding {what}" + ("" if problem.groups == BY_ERROR else f" {problem.groups}")
 
 
 def _measure(problem: Problem, fitness: Fitness, bits: Sequence[int]) -> Iterator[list[float]]:
@@ -151,7 +152,7 @@ def _measure(problem: Problem, fitness: Fitness, bits: Sequence[int]) -> Iterato
         grams, hidden = _grams(problem, runner, kind, weights, hidden, parts)
         blocks = []
         for count in bits:
-            rounded = round_block(weights, grams, bits=count)
+            rounded = round_block(weights, grams, bits=count, groups=problem.groups)
             blocks.append({**weights, **{name: matrix.values for name, matrix in rounded.items()}})
         yield fitness.changed(position, blocks)
 
@@ -188,7 +189,8 @@ def _of_head(problem: Problem, fitness: Fitness, bits: int) -> float:
     """Measures embedding and head in so many bits."""
     if not bits:
         return 0.0
-    tables, device = round_head(problem.model, problem.fitted, bits, problem.store), problem.store.device
+    store, device = problem.store, problem.store.device
+    tables = round_head(problem.model, problem.fitted, bits, store, groups=problem.groups)
     embedding = tables[f"{EMBEDDING}.weight"].values.to(device)
     head = tables[f"{LM_HEAD}.weight"].values.to(device) if f"{LM_HEAD}.weight" in tables else embedding
     ends = with_table(problem.embedding, embedding), problem.head.with_weight(head)

@@ -17,6 +17,7 @@ import torch
 
 from lathe.compressor.export.onnx.matrices import Experts, Matrix
 from lathe.compressor.export.onnx.writer import MICROSOFT, GraphWriter
+from lathe.compressor.model.groups import BY_ERROR, GroupRule
 from lathe.compressor.model.rounding import (
     PADDING,
     QuantizedMatrix,
@@ -32,14 +33,17 @@ Quantize = Callable[[torch.Tensor, int, Sequence[int]], QuantizedMatrix]
 """Quantizes a matrix [N, K], given the bits of a code and the groups to choose from, the largest first."""
 
 
-def arbitrary(weight_NK: torch.Tensor, bits: int, groups: Sequence[int]) -> QuantizedMatrix:
+def arbitrary(
+    weight_NK: torch.Tensor, bits: int, groups: Sequence[int], rule: GroupRule = BY_ERROR
+) -> QuantizedMatrix:
     """Returns codes of a matrix at once, for models of random weights, of which only speed is measured.
 
-    The group is the one that normally distributed values get. No two matrices have the same codes: ONNX
-    Runtime (1.32) keeps equal ones once, and a model of them would be timed from the processor's cache.
+    The group is the one that normally distributed values get by a rule. No two matrices have the same
+    codes: ONNX Runtime (1.32) keeps equal ones once, and a model of them would be timed from the processor's
+    cache.
     """
     rows, columns = weight_NK.shape
-    group = next(group for group in groups if bits == 8 or group <= 128)
+    group = rule.group_of_random(weight_NK, bits, groups)
     half, fill = 2 ** (bits - 1), -columns % group
     scale = float(weight_NK.abs().max()) / half or 1.0
     codes = (weight_NK / scale).round_().clamp_(-half, half - 1).to(torch.int8)

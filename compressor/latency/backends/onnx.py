@@ -15,25 +15,33 @@ from lathe.compressor.export.onnx.matrices import Matrices, Plain
 from lathe.compressor.export.onnx.mixed import Mixed
 from lathe.compressor.export.onnx.random import random_onnx
 from lathe.compressor.export.onnx.writer import GraphWriter
-from lathe.compressor.latency.backend import backends
+from lathe.compressor.latency.backend import LatencyBackend, backends
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.groups import BY_ERROR, GroupRule
 from lathe.compressor.model.rounding import BITS
 
-FormatOf = Callable[[Plan], Callable[[GraphWriter], Matrices]]
-"""Returns what makes the matrices of a plan's graph."""
+FormatOf = Callable[[Plan, GroupRule], Callable[[GraphWriter], Matrices]]
+"""Returns what makes the matrices of a plan's graph; quantized ones have their groups by the rule."""
 
 
 class OnnxBackend:
     """Decode steps keep the cache at the workload's context: each step overwrites the same position."""
 
-    def __init__(self, name: str, format_of: FormatOf = lambda _plan: Plain) -> None:
-        self.name = self.export = name
-        self._format_of = format_of
+    def __init__(
+        self, name: str, format_of: FormatOf = lambda _plan, _groups: Plain, groups: GroupRule = BY_ERROR
+    ) -> None:
+        self.export = name
+        self.name = name if groups == BY_ERROR else f"{name}-{groups}"
+        self._format_of, self._groups = format_of, groups
+
+    def in_groups(self, groups: GroupRule) -> OnnxBackend:
+        """Returns this backend with another rule, and a name of its own."""
+        return OnnxBackend(self.export, self._format_of, groups)
 
     def build(self, directory: Path, source: Checkpoint, plan: Plan, layers: int) -> None:
         config = {**source.config, "num_hidden_layers": layers}
-        random_onnx(directory, config, source.family, plan, matrices=self._format_of(plan))
+        random_onnx(directory, config, source.family, plan, matrices=self._format_of(plan, self._groups))
 
     def prepare(self, directory: Path, workload: Workload, threads: int | None) -> Callable[[], None]:
         from lathe.artefact.onnx.runner import OnnxRunner
@@ -66,14 +74,23 @@ class OnnxBackend:
         return {"onnxruntime": onnxruntime.__version__, "provider": "CPUExecutionProvider"}
 
 
+def in_groups(backend: LatencyBackend, groups: GroupRule) -> LatencyBackend:
+    """Returns a backend whose graphs, if it runs some, have their groups by a rule."""
+    return backend.in_groups(groups) if isinstance(backend, OnnxBackend) else backend
+
+
 def _in_bits(bits: int) -> FormatOf:
     """Returns the format of graphs whose blocks all have so many bits, whatever a plan says."""
-    return lambda _plan: partial(Blockwise, bits=bits, quantize=arbitrary)
+    return lambda _plan, groups: partial(Blockwise, bits=bits, quantize=partial(arbitrary, rule=groups))
+
+
+def _mixed(plan: Plan, groups: GroupRule) -> Callable[[GraphWriter], Matrices]:
+    return partial(Mixed, plan=plan, quantize=partial(arbitrary, rule=groups))
 
 
 for _backend in (
     OnnxBackend("onnx"),
     *(OnnxBackend(f"onnx-int{bits}", _in_bits(bits)) for bits in BITS),
-    OnnxBackend("onnx-mixed", lambda plan: partial(Mixed, plan=plan, quantize=arbitrary)),
+    OnnxBackend("onnx-mixed", _mixed),
 ):
     backends.add(_backend.name, _backend)

@@ -72,6 +72,20 @@ def model(tiny: Tiny, tmp_path: Path) -> Path:
         (("--front", "--bits", "auto", "--backend", "vllm"), "not for --backend vllm."),
         (("--front", "--bits", "auto", "--export", "checkpoint,onnx,vllm"), "not for vllm."),
         (("--target-speedup", "2x", "--bits", "auto", "--method", "paper"), "searches widths alone"),
+        (
+            ("--keep", "60%", "--quantize", "int4", "--group-size", "48"),
+            "--group-size 48 is unknown. Choose of auto, adaptive, 32, 64, 128, 256.",
+        ),
+        (("--keep", "60%", "--group-size", "64"), "--group-size 64 is for rounded weights of an ONNX graph"),
+        (("--keep", "60%", "--bits", "16", "--group-size", "64"), "is for rounded weights of an ONNX graph"),
+        (
+            ("--keep", "60%", "--export", "checkpoint", "--quantize", "int4", "--group-size", "adaptive"),
+            "--group-size adaptive is for rounded weights of an ONNX graph",
+        ),
+        (
+            ("--target-speedup", "2x", "--bits", "8", "--group-size", "64", "--profile", "p.json"),
+            "the latencies of --profile are those of --group-size auto, not of 64",
+        ),
         (("--keep", "60%", "--seed", "-1"), "--seed -1"),
         (("--keep", "60%", "--seed", str(2**70)), "is not a seed"),
         (("--keep", "60%", "--tolerance", "nan"), "--tolerance nan"),

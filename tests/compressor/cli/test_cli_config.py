@@ -31,6 +31,7 @@ def test_an_artefacts_options_make_it_again(tiny: Tiny, tmp_path: Path) -> None:
         "seed": 3,
         "export": "checkpoint,onnx",
         "quantize": "int8",
+        "group-size": "auto",
         "method": "auto",
         "evaluations": 40,
         "tolerance": 0.02,

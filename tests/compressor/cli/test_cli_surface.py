@@ -62,6 +62,7 @@ SURFACE = {
         "--tensor-parallel",
         "--quantize",
         "--bits",
+        "--group-size",
     },
     "export": {
         "model",
@@ -72,6 +73,7 @@ SURFACE = {
         "--tensor-parallel",
         "--quantize",
         "--plan",
+        "--group-size",
         "--json",
         "--debug",
         "--no-debug",
