@@ -21,8 +21,12 @@ UNREAD = ("report.html",)
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
 
 
-def write_manifest(directory: Path) -> None:
+def write_manifest(directory: Path, **facts: Any) -> None:
     """Writes `manifest.json` over every file of `directory` and its folders, hidden ones excepted.
+
+    Args:
+        directory: The artefact's.
+        facts: What else it says, such as how the weights were rounded.
 
     Raises:
         UserError: a file cannot be read, or the manifest not be written.
@@ -32,8 +36,7 @@ def write_manifest(directory: Path) -> None:
         name = path.relative_to(directory)
         if path.is_file() and name != Path(MANIFEST) and not any(part.startswith(".") for part in name.parts):
             files[name.as_posix()] = entry(path)
-    document = {"format": FORMAT, "files": files}
-    write_json(directory / MANIFEST, document)
+    write_json(directory / MANIFEST, {"format": FORMAT, "files": files} | facts)
 
 
 def entry(path: Path) -> dict[str, Any]:

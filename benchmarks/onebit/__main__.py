@@ -6,15 +6,16 @@ BiLLM, ARB-LLM and HBLLM, as papers call one bit, beside rounding to nearest wit
 rounding (GPTQ) to 2 and 3 bits, of which some are stored in fewer bits than "one". Nominal bits are signs or
 codes alone; effective ones are all that has to be stored: masks, and scales and means of 16 bits, too.
 Embedding and head stay as they are. Writes JSON (build/bench/onebit.json) after every variant and prints a
-table for each text.
+table for each text. Variants that the JSON has are not made again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from lathe.compressor.model.checkpoint import open_checkpoint
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.pipeline.options import WINDOW
 
+_SETTINGS = ("model", "text", "eval", "tokens", "windows", "seed")
+
 
 def main() -> int:
     """Returns the exit status."""
@@ -56,26 +59,39 @@ def run(args: argparse.Namespace) -> None:
     """
     if unknown := set(args.variants.split(",")) - set(VARIANTS):
         raise UserError(f"there is no variant {', '.join(sorted(unknown))}", f"Known: {', '.join(VARIANTS)}.")
+    settings = {name: getattr(args, name) for name in _SETTINGS}
+    rows = _kept(args.out, settings)
+    pending = [name for name in args.variants.split(",") if name not in {row["variant"] for row in rows}]
     document = {
         "command": shlex.join(["python", "-m", "benchmarks.onebit", *sys.argv[1:]]),
-        **{name: getattr(args, name) for name in ("model", "text", "eval", "tokens", "windows", "seed")},
+        **settings,
         "unit": "nats per token",
         "machine": machine(),
     }
-    rows: list[dict[str, Any]] = []
-    for found in compare(args):
+    for found in compare(args, pending) if pending else ():
         rows += found
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.out, document | {"rows": rows})
     print(table(rows))
 
 
-def compare(args: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
+def _kept(out: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the rows of an interrupted run with these settings."""
+    if not out.exists():
+        return []
+    document = json.loads(out.read_text(encoding="utf-8"))
+    if any(document.get(name) != value for name, value in settings.items()):
+        raise UserError(f"{out} has rows of other settings", "Give another --out, or remove it.")
+    rows: list[dict[str, Any]] = document["rows"]
+    return rows
+
+
+def compare(args: argparse.Namespace, variants: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
     """Yields the rows of every variant, one for each text."""
     setting, text = _opened(args)
     judges = {name: Judge(setting, windows_of(setting, name, args.windows)) for name in args.eval.split(",")}
     model = LayeredModel(setting.source, setting.runner, setting.head, setting.embedding, setting.layers)
-    for variant in args.variants.split(","):
+    for variant in variants:
         with setting.progress.stage(f"make: {variant}", 1), torch.inference_mode():
             made = VARIANTS[variant](model, text)
         subnet = setting.subnet(made.layers)

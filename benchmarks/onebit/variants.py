@@ -1,7 +1,8 @@
 """What is compared: ways to round the matrices of decoder layers, and the bits that each takes.
 
 All but rounding to nearest go through the pass in which `compress` rounds: block after block, from what each
-reads in the rounded model, its output projection solved again before it is rounded.
+reads in the rounded model, its output projection solved again before it is rounded. As in `--method fast`,
+hidden states come from bfloat16 products where those are faster.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ def one_bit(model: LayeredModel, text: Text, *, name: str) -> Made:
 
 
 def _pass(model: LayeredModel, text: Text, method: BlockRounding) -> list[Weights]:
-    rounding = RoundingPass(model, model.source.shape.dense_plan, text.windows, text.heldout, method=method)
+    rounding = RoundingPass(
+        model, model.source.shape.dense_plan, text.windows, text.heldout, bfloat16=True, method=method
+    )
     made: list[Rounded] = []
     for index in range(len(model.layers)):
         made.append(rounding.layer(index, made.__getitem__))
@@ -103,8 +106,10 @@ def _pass(model: LayeredModel, text: Text, method: BlockRounding) -> list[Weight
 VARIANTS: dict[str, Variant] = {
     "dense": dense,
     "nearest-1": nearest,
-    "gptq-2-g128": partial(compensated, bits=2, group=128),
     "gptq-2-g32": partial(compensated, bits=2, group=32),
+    "billm": partial(one_bit, name="billm"),
+    "arb": partial(one_bit, name="arb"),
+    "gptq-2-g128": partial(compensated, bits=2, group=128),
+    "hbllm": partial(one_bit, name="hbllm"),
     "gptq-3-g128": partial(compensated, bits=3, group=128),
-    **{name: partial(one_bit, name=name) for name in binarizations.known()},
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +39,9 @@ class ExportOptions:
         Option(
             help="int8 or int4 for onnx: weights only, with the group size chosen by each matrix's error. "
             "w4a16 (4-bit weights, groups of 32: widths in multiples of 32) or w8a8 (int8) for vllm, or "
-            "mixed, which gives each block what the plan says. By rounding to nearest."
+            "mixed, which gives each block what the plan says. By rounding to nearest. b1 (BiLLM), b1-arb or "
+            "b1-hbllm for checkpoint: the values of one-bit weights, on calibration text; no engine has a "
+            "kernel for them."
         ),
     ] = None
     plan: Annotated[
@@ -57,6 +60,17 @@ class ExportOptions:
             "or the next fewer that fit a matrix."
         ),
     ] = "auto"
+    calibration: Annotated[
+        str | None,
+        Option(
+            help="Files or folders (separated by commas), a data set, or `self`: the text that one-bit "
+            "weights (b1) are fitted on.",
+            unset="self",
+        ),
+    ] = None
+    calibration_tokens: Annotated[
+        int | None, Option(help="The number of calibration tokens to use.", unset="16384")
+    ] = None
 
     def __post_init__(self) -> None:
         devices = self.tensor_parallel
@@ -94,8 +108,10 @@ def export(
       lathe export out --to vllm --quantize w4a16 -o out-w4a16
 
       lathe export out --to vllm --quantize mixed --plan bits.json -o out-mixed
+
+      lathe export ./my-llama --to checkpoint --quantize b1 --calibration prompts.jsonl -o my-llama-b1
     """
-    output, quantization = _export(options)
+    output, quantization = _export(options, quiet=json)
     note = {"quantization": quantization} if options.quantize else {}
     if json:
         emit({"output": str(output), "exporter": options.to} | note)
@@ -103,24 +119,23 @@ def export(
         typer.echo(f"{output}: written" + (f", {_summary(quantization)}" if note else ""))
 
 
-def _export(options: ExportOptions) -> tuple[Path, dict[str, Any]]:
+def _export(options: ExportOptions, quiet: bool) -> tuple[Path, dict[str, Any]]:
     """Returns where the model was written, and what quantization did."""
-    from lathe.compressor.export import quantizers
     from lathe.compressor.export.artefact import export_artefact, is_artefact
     from lathe.compressor.export.dense import dense_artefact, export_dense
     from lathe.compressor.model.groups import RULES, check_group_size
 
     check_group_size(options.group_size)
     model, output, to, devices = options.model, options.output, options.to, options.tensor_parallel
+    quantizer = _quantizer(options, quiet)
     if output is None:
         if to != "onnx" or options.quantize or is_artefact(Path(model)):
             raise UserError(
                 "there is no --output", "Only the ONNX graph of a dense model is kept in the cache."
             )
         return dense_artefact(model), {}
-    if options.quantize:
-        quantize = quantizers.get(f"{to}-{options.quantize}")
-        return output, quantize(model, output, devices, options.plan, RULES[options.group_size])
+    if quantizer:
+        return output, quantizer(model, output, devices, options.plan, RULES[options.group_size])
     if is_artefact(Path(model)):
         export_artefact(Path(model), output, to, devices)
     else:
@@ -128,10 +143,35 @@ def _export(options: ExportOptions) -> tuple[Path, dict[str, Any]]:
     return output, {}
 
 
+def _quantizer(options: ExportOptions, quiet: bool) -> Callable[..., dict[str, Any]] | None:
+    """Returns what quantizes, with the calibration text where it reads one; None where nothing does."""
+    from lathe.compressor.export.base import CalibrationAsked, OnText, quantizers
+    from lathe.compressor.export.one_bit import FORMAT, check_kernel
+
+    to, scheme = options.to, options.quantize
+    if scheme and to != FORMAT:
+        check_kernel(scheme, f"--to {to} --quantize {scheme}")
+    found = quantizers.get(f"{to}-{scheme}") if scheme else None
+    text, tokens = options.calibration, options.calibration_tokens
+    if isinstance(found, OnText):
+        usual = CalibrationAsked()
+        return replace(found, asked=CalibrationAsked(text or usual.text, tokens or usual.tokens, quiet))
+    if (text, tokens) != (None, None):
+        what = f"--quantize {scheme}" if scheme else "an export as it is"
+        raise UserError(f"{what} reads no calibration text", "Leave --calibration out; it is for b1.")
+    return found
+
+
 def _summary(quantization: dict[str, Any]) -> str:
     before, after = (quantization["weight_bytes"][when] / 2**20 for when in ("before", "after"))
     error = quantization["relative_error"]
-    return (
+    moved = (
         f"{quantization['scheme']}, weights {before:.1f} -> {after:.1f} MiB; quantization moved the matrices "
         f"by {error['median']:.1%} (median) to {error['max']:.1%}"
+    )
+    if "effective_bits" not in quantization:
+        return moved
+    return (
+        f"{moved}. Stored in one bit, a weight would take {quantization['effective_bits']:.2f} bits: "
+        f"{quantization['nominal_bits']:.2f} of signs, the rest masks and scales. {quantization['note']}"
     )

@@ -150,6 +150,44 @@ Raises:
     UserError: the model cannot be read or quantized so, or the directory exists.
 """
 
+
+@dataclass(frozen=True)
+class CalibrationAsked:
+    """Calibration text that is asked for.
+
+    Attributes:
+        text: Files or folders with commas, a data set, or `self`: the model writes it.
+        tokens: How many.
+        quiet: Whether no progress is told.
+    """
+
+    text: str = "self"
+    tokens: int = 16_384
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class OnText:
+    """A quantizer that reads calibration text, and takes no plan.
+
+    Attributes:
+        scheme: What `--quantize` calls it.
+        write: Quantizes as `Quantizer` does, on what is asked for.
+        asked: The text.
+    """
+
+    scheme: str
+    write: Callable[[str, Path, CalibrationAsked], dict[str, Any]]
+    asked: CalibrationAsked = CalibrationAsked()
+
+    def __call__(
+        self, model: str, output: Path, _devices: int, plan: Path | None, _groups: GroupRule
+    ) -> dict[str, Any]:
+        """Does what a `Quantizer` does."""
+        refuse_plan(plan, self.scheme)
+        return self.write(model, output, self.asked)
+
+
 destinations: Registry[Destination] = Registry(
     "destination",
     "lathe.compressor.export",

@@ -9,7 +9,7 @@ from typing import Any
 
 from lathe.artefact.atomic_files import write_bytes, write_json
 from lathe.artefact.errors import UserError
-from lathe.artefact.manifest import FORMAT, MANIFEST, entry, listed_files
+from lathe.artefact.manifest import FORMAT, MANIFEST, entry, listed_files, read_json
 from lathe.artefact.shipped_files import SHIPPED_FILES, shipped_files, stale_files
 
 _GIVE = "Give the output directory of `lathe compress`."
@@ -69,7 +69,9 @@ def refresh(directory: Path) -> Refresh:
         write_bytes(directory / name, files[name])
     if plan.manifest:
         listed = _listed(directory) | {name: entry(directory / name) for name in files}
-        write_json(directory / MANIFEST, {"format": FORMAT, "files": dict(sorted(listed.items()))})
+        facts = read_json(directory / MANIFEST, optional=True)
+        document = facts | {"format": FORMAT, "files": dict(sorted(listed.items()))}
+        write_json(directory / MANIFEST, document)
     return plan
 
 

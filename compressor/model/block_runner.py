@@ -54,6 +54,8 @@ class BlockRunner:
         from lathe.artefact.modeling import new_model
 
         config = {**source.config, "num_hidden_layers": 1, "no_rope_layers": None, "windows": None}
+        if "per_layer_config" in config:  # a subnet's: weights say their widths themselves
+            config |= {"per_layer_config": {}, "dropped_blocks": {"attention": [], "ffn": []}}
         model = new_model(source.family.exported_type, config | {"head_dim": source.shape.head_dim})
         self.shape = source.shape
         self._parallel = bool(source.config.get("parallel_blocks"))

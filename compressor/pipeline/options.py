@@ -69,6 +69,10 @@ class CompressOptions(CompressFields):
             raise UserError("--target-latency and --target-speedup exclude each other", "Give one of them.")
 
     def _check_bits(self) -> None:
+        from lathe.compressor.export.one_bit import check_kernel
+
+        check_kernel(self.quantize or "", f"--quantize {self.quantize}")
+        check_kernel("b1" if self.bits == "1" else "", "--bits 1")
         if self.bits is not None and self.bits not in SCHEMES:
             raise UserError(f"--bits {self.bits} is unknown", f"Choose of {', '.join(SCHEMES)}.")
         if self.bits and self.quantize is not None and self.quantize != SCHEMES[self.bits]:
