@@ -25,10 +25,5 @@ class BlockCode(Protocol):
 Binarization = Callable[[torch.Tensor, torch.Tensor], BlockCode]
 """(weights of a block of columns [R, K], the diagonal of their `inverse_factor` [K]) -> its code."""
 
-binarizations: Registry[Binarization] = Registry(
-    "binarization",
-    "lathe.compressor.reconstruction.one_bit",
-    "lathe.binarizations",
-    lambda _name, value: callable(value),
-)
+binarizations: Registry[Binarization] = Registry("binarization", "lathe.compressor.reconstruction.one_bit")
 """Every binarization by name."""

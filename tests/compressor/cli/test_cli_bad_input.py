@@ -63,6 +63,11 @@ def model(tiny: Tiny, tmp_path: Path) -> Path:
         (("--keep", "60%", "--export", "checkpoint,onnx,onnx-int4"), "not onnx and onnx-int4"),
         (("--front", "--export", "checkpoint"), "--front on onnx needs that export"),
         (("--target-speedup", "2x", "--bits", "3"), "--bits 3 is unknown. Choose of auto, 16, 8, 4."),
+        (
+            ("--target-speedup", "2x", "--bits", "1"),
+            "--bits 1 cannot be served: ONNX Runtime, vLLM and PyTorch",
+        ),
+        (("--keep", "60%", "--quantize", "b1"), "`lathe export MODEL --to checkpoint --quantize b1` writes"),
         (("--target-speedup", "2x", "--bits", ""), "--bits is unknown. Choose of auto, 16, 8, 4."),
         (("--target-speedup", "2x", "--bits", "auto", "--quantize", "int8"), "Give one of them."),
         (("--target-speedup", "2x", "--bits", "8", "--quantize", "int4"), "--quantize int4 differ"),

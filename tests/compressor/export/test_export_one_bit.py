@@ -154,6 +154,7 @@ def test_other_refusals(tiny: Tiny, tmp_path: Path) -> None:
         ): "at least 1,024 tokens are needed",
         (*target, "-o", str(tmp_path)): "exists",
         (*target,): "there is no --output",
+        (*target, "--plan", str(short), "-o", str(tmp_path / "out")): "gives all blocks the same bits",
         ("--to", "onnx", "--quantize", "int8", "--calibration", "self", "-o", str(tmp_path / "out")): (
             "--quantize int8 reads no calibration text"
         ),
