@@ -31,7 +31,7 @@ LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-ma
 
 .PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-vllm test-vllm-slow test-browser lint \
 	check-artefact check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-bits bench-groups bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
-	bench-serving bench-scale bench-ray families-table check-compat check-vllm-names docs cold-start check-style \
+	bench-serving bench-scale bench-ray families-table check-compat check-vllm-names check-vllm-mixed docs cold-start check-style \
 	check-imports hooks clean
 
 help:  ## this list
@@ -306,6 +306,9 @@ bench-latency-vllm: $(VLLM_INSTALLED)  ## the same on vLLM: BENCH='--shapes 90m 
 
 bench-vllm: $(VLLM_INSTALLED)  ## dense against subnet on vLLM servers, our class, drafts: BENCH='--shape 90m'
 	$(VLLM_BIN)/python -m benchmarks.vllm $(BENCH)
+
+check-vllm-mixed: $(VLLM_INSTALLED)  ## blocks of 4, 8 and no bits on vLLM against PyTorch: MODEL=dir EVAL=text BENCH='--bits 4,8,0'
+	$(VLLM_BIN)/python -m benchmarks.vllm.mixed --model $(MODEL) --text $(EVAL) $(BENCH)
 
 $(GENAI_INSTALLED): Makefile
 	$(PYTHON) -m venv .venv-rivals-genai

@@ -15,10 +15,10 @@ from answers import NEW, Answer, Distance, ask, distance, engine, prompts
 from compressed_tensors.quantization import QuantizationConfig
 from safetensors.torch import load_file, save_file
 from test_vllm_parity import TINY
-from test_vllm_quantized import SHARED, as_int8, in_int8, reference, show, values
-from torch import nn
+from test_vllm_quantized import SHARED, show
 from transformers import AutoModelForCausalLM
 
+from benchmarks.vllm.reference import half_reference, reference, values
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.checkpoint_config import read_document
 from lathe.artefact.modeling import register
@@ -49,25 +49,6 @@ def mixed(directory: Path, subnet: Plan = UNEVEN, **changes: Any) -> Path:
     write_json(directory / "artefact" / "plan.json", subnet.to_json())
     export_mixed(str(directory / "artefact"), directory / "mixed")
     return directory / "mixed"
-
-
-def half_reference(directory: Path, dtype: torch.dtype) -> nn.Module:
-    """Our PyTorch model in the served type, with products in float32 of the values that vLLM reads."""
-    model, found, eight = reference(directory, int8=False), values(directory), in_int8(directory)
-    for name, module in model.model.layers.named_modules(prefix="model.layers"):
-        if isinstance(module, nn.Linear):
-            module.forward = _product(found[f"{name}.weight"], module.bias, name in eight, dtype)
-    return model.to(dtype)
-
-
-def _product(
-    weight: torch.Tensor, bias: torch.Tensor | None, eight: bool, dtype: torch.dtype
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        wide = as_int8(x.float()) if eight else x.float()
-        return nn.functional.linear(wide, weight, None if bias is None else bias.float()).to(dtype)
-
-    return forward
 
 
 def given(directory: Path, **options: Any) -> list[Answer]:

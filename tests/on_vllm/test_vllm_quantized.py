@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 from answers import NEW, Answer, Distance, ask, distance, engine, prompts
-from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32
+from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from compressed_tensors.quantization import QuantizationConfig
-from safetensors.torch import load_file
 from test_vllm_parity import TINY
 from test_vllm_trained import answers
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
+from benchmarks.vllm.reference import reference, values
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.errors import UserError
 from lathe.artefact.modeling import register
@@ -44,47 +44,6 @@ def quantized(directory: Path, subnet: Plan, scheme: str, **changes: Any) -> Pat
     write_json(directory / "artefact" / "plan.json", subnet.to_json())
     export_quantized(str(directory / "artefact"), directory / scheme, scheme=scheme)
     return directory / scheme
-
-
-def values(directory: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a quantized checkpoint as floats, by their usual names; codes read by the library."""
-    stored, found = load_file(directory / "model.safetensors"), {}
-    for name, tensor in stored.items():
-        if name.endswith("_packed"):
-            matrix = name.removesuffix("_packed")
-            codes = unpack_from_int32(tensor, 4, torch.Size(stored[f"{matrix}_shape"].tolist()))
-            found[matrix] = codes.float() * stored[f"{matrix}_scale"].float().repeat_interleave(32, 1)
-        elif tensor.dtype == torch.int8:
-            found[name] = tensor.float() * stored[f"{name}_scale"]
-        elif not name.endswith(("_scale", "_shape")):
-            found[name] = tensor.float()
-    return found
-
-
-def reference(directory: Path, int8: bool = True) -> nn.Module:
-    """Our PyTorch model in float32; int8: inputs of matrices in int8 are rounded token by token."""
-    register()
-    config = AutoConfig.from_pretrained(directory)
-    del config.quantization_config
-    model = AutoModelForCausalLM.from_config(config).float().eval()
-    missing, unexpected = model.load_state_dict(values(directory), strict=False)
-    assert not unexpected
-    assert set(missing) <= {"lm_head.weight"}
-    model.tie_weights()
-    for name in in_int8(directory) if int8 else ():
-        model.get_submodule(name).register_forward_pre_hook(lambda _, inputs: (as_int8(inputs[0]),))
-    return model
-
-
-def in_int8(directory: Path) -> set[str]:
-    """The modules whose weights are stored in int8."""
-    stored = load_file(directory / "model.safetensors")
-    return {name.removesuffix(".weight") for name, tensor in stored.items() if tensor.dtype == torch.int8}
-
-
-def as_int8(inputs: torch.Tensor) -> torch.Tensor:
-    scale = inputs.abs().amax(-1, keepdim=True).clamp(min=1e-10) / 127
-    return (inputs / scale).round().clamp(-128, 127) * scale
 
 
 def served(directory: Path, **options: Any) -> Distance:
