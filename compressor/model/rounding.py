@@ -135,12 +135,17 @@ def round_matrix(
     return codes_RGK.view(rows, columns), scales_RG
 
 
-def best_scales(weight_RC: torch.Tensor, bits: int, group: int, weights_C: torch.Tensor) -> torch.Tensor:
-    """Returns scales, float32 [R, G], with the least squared rounding error; columns count by `weights_C`."""
+def best_scales(
+    weight_RC: torch.Tensor, bits: int, group: int, weights_C: torch.Tensor, signed: bool = True
+) -> torch.Tensor:
+    """Returns scales, float32 [R, G], with the least squared rounding error; columns count by `weights_C`.
+
+    They may be negative if `signed`, as in `round_matrix`.
+    """
     rows, columns = weight_RC.shape
     groups_RGK, weights_GK = weight_RC.reshape(rows, -1, group), weights_C.reshape(-1, group)
     parts = groups_RGK.split(max(1, _BLOCK // columns))
-    return torch.cat([_best_scales(p, bits, _CLIPPING, True, weights_GK) for p in parts]).squeeze(-1)
+    return torch.cat([_best_scales(p, bits, _CLIPPING, signed, weights_GK) for p in parts]).squeeze(-1)
 
 
 def relative_error(weight_RC: torch.Tensor, codes_RC: torch.Tensor, scales_RG: torch.Tensor) -> float:

@@ -27,7 +27,7 @@ _MOST_COLUMNS = 128
 
 
 def round_compensated(
-    weight_RC: torch.Tensor, gram_CC: torch.Tensor, bits: int, group: int
+    weight_RC: torch.Tensor, gram_CC: torch.Tensor, bits: int, group: int, signed: bool = True
 ) -> QuantizedMatrix:
     """Quantizes a matrix so that its outputs change little.
 
@@ -36,13 +36,14 @@ def round_compensated(
         gram_CC: X^T X / n of its inputs.
         bits: Of a code.
         group: Columns that share a scale.
+        signed: Whether scales may be negative.
     """
     columns = weight_RC.shape[1]
     fill = -columns % group
     weight_RP = torch.nn.functional.pad(weight_RC.float(), (0, fill))
     gram_PP = torch.nn.functional.pad(gram_CC.double(), (0, fill, 0, fill))
     squares_P, gram_PP = gram_PP.diagonal().clone(), with_inputs(gram_PP)
-    scales_RG = best_scales(weight_RP, bits, group, squares_P.float())
+    scales_RG = best_scales(weight_RP, bits, group, squares_P.float(), signed)
     order = squares_P.argsort(descending=True, stable=True)
     ordered = gram_PP[order][:, order]
     codes = _round_columns(

@@ -36,16 +36,28 @@ def round_block(
         bits: Of a code.
         groups: Gives each stack its group.
     """
-    alike: dict[tuple[int, int], list[str]] = {}
+    found: dict[str, int] = {}
     for stack in products_of(weights):
         asked = [name for name in stack if name in grams]
-        group = group_of(weights, stack, bits, groups) if asked else 0
-        for name in asked:
-            alike.setdefault((id(grams[name]), group), []).append(name)
+        if asked:
+            found |= dict.fromkeys(asked, group_of(weights, stack, bits, groups))
+    return round_in_groups(weights, grams, solved, bits, found)
+
+
+def round_in_groups(
+    weights: Weights, grams: Grams, solved: Weights, bits: int, groups: Mapping[str, int], signed: bool = True
+) -> dict[str, QuantizedMatrix]:
+    """Does what `round_block` does, with the groups of the matrices by name.
+
+    `signed`: scales may be negative.
+    """
+    alike: dict[tuple[int, int], list[str]] = {}
+    for name, group in groups.items():
+        alike.setdefault((id(grams[name]), group), []).append(name)
     rounded: dict[str, QuantizedMatrix] = {}
     for (_, group), together in alike.items():
         matrices = [solved.get(name, weights[name]) for name in together]
-        found = round_compensated(torch.cat(matrices), grams[together[0]], bits, group)
+        found = round_compensated(torch.cat(matrices), grams[together[0]], bits, group, signed)
         rounded |= zip(together, _split(found, [weights[name] for name in together]), strict=True)
     return rounded
 

@@ -50,6 +50,7 @@ class RoundingPass:
         method: Rounds every block but experts, whatever the plan's bits; None: `round_block` in those.
         embedding: The rounded one, where it is rounded and matters.
         groups: Gives each matrix its group, without a method.
+        by_bits: Gives the method of a block by its bits; None: `round_block` with the groups.
     """
 
     model: LayeredModel
@@ -61,6 +62,7 @@ class RoundingPass:
     method: BlockRounding | None = None
     embedding: Embedding | None = None
     groups: GroupRule = BY_ERROR
+    by_bits: Callable[[int], BlockRounding] | None = None
 
     def layer(self, index: int, below: Callable[[int], Rounded]) -> Rounded:
         """Returns a layer's rounded tensors by name.
@@ -88,7 +90,9 @@ class RoundingPass:
     def _method(self, index: int, kind: BlockKind) -> BlockRounding | None:
         """Returns what rounds a block; None where it is left."""
         bits = self.plan[index].bits(kind)
-        return self.method or (partial(round_block, bits=bits, groups=self.groups) if bits else None)
+        if self.method or not bits:
+            return self.method
+        return self.by_bits(bits) if self.by_bits else partial(round_block, bits=bits, groups=self.groups)
 
     def served(self, index: int, rounded: Rounded) -> dict[str, torch.Tensor]:
         """Returns a layer's values as they will be served."""
