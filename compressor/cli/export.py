@@ -64,8 +64,8 @@ class ExportOptions:
         str | None,
         Option(
             help="Files or folders (separated by commas), a data set, or `self`: the text that one-bit "
-            "weights (b1) are fitted on.",
-            unset="self",
+            "weights (b1) are fitted on, and weights for vLLM are rounded on, instead of to nearest.",
+            unset="self for b1",
         ),
     ] = None
     calibration_tokens: Annotated[
@@ -145,7 +145,7 @@ def _export(options: ExportOptions, quiet: bool) -> tuple[Path, dict[str, Any]]:
 
 def _quantizer(options: ExportOptions, quiet: bool) -> Callable[..., dict[str, Any]] | None:
     """Returns what quantizes, with the calibration text where it reads one; None where nothing does."""
-    from lathe.compressor.export.base import CalibrationAsked, OnText, quantizers
+    from lathe.compressor.export.base import CalibrationAsked, OnText, WithText, quantizers
     from lathe.compressor.export.one_bit import FORMAT, check_kernel
 
     to, scheme = options.to, options.quantize
@@ -153,12 +153,15 @@ def _quantizer(options: ExportOptions, quiet: bool) -> Callable[..., dict[str, A
         check_kernel(scheme, f"--to {to} --quantize {scheme}")
     found = quantizers.get(f"{to}-{scheme}") if scheme else None
     text, tokens = options.calibration, options.calibration_tokens
-    if isinstance(found, OnText):
+    given = (text, tokens) != (None, None)
+    if isinstance(found, OnText) or (isinstance(found, WithText) and given):
         usual = CalibrationAsked()
         return replace(found, asked=CalibrationAsked(text or usual.text, tokens or usual.tokens, quiet))
-    if (text, tokens) != (None, None):
+    if given:
         what = f"--quantize {scheme}" if scheme else "an export as it is"
-        raise UserError(f"{what} reads no calibration text", "Leave --calibration out; it is for b1.")
+        raise UserError(
+            f"{what} reads no calibration text", "Leave --calibration out; it is for b1 and for vLLM."
+        )
     return found
 
 

@@ -188,6 +188,25 @@ class OnText:
         return self.write(model, output, self.asked)
 
 
+@dataclass(frozen=True)
+class WithText:
+    """A quantizer that rounds to nearest, or with compensation where calibration text is asked for.
+
+    Attributes:
+        write: Quantizes as `Quantizer` does, for a number of devices, with a plan, on what is asked for.
+        asked: The text, if any.
+    """
+
+    write: Callable[[str, Path, int, Path | None, CalibrationAsked | None], dict[str, Any]]
+    asked: CalibrationAsked | None = None
+
+    def __call__(
+        self, model: str, output: Path, devices: int, plan: Path | None, _groups: GroupRule
+    ) -> dict[str, Any]:
+        """Does what a `Quantizer` does."""
+        return self.write(model, output, devices, plan, self.asked)
+
+
 destinations: Registry[Destination] = Registry(
     "destination",
     "lathe.compressor.export",

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from lathe.compressor.model.names import LM_HEAD
 from lathe.compressor.model.rounding import QuantizedMatrix, relative_error, round_matrix
 from lathe.compressor.model.safetensors_writer import Entry
 
@@ -96,21 +97,24 @@ class Scheme:
 
 
 SCHEMES = {scheme.name: scheme for scheme in (Scheme("w4a16", 4, 32), Scheme("w8a8", 8, None))}
+SCHEME_OF = {scheme.bits: scheme for scheme in SCHEMES.values()}
+"""The scheme of a block's matrices, by the bits that a plan gives it; without bits they stay as they are."""
 
 
 def mixed_config(schemes: Mapping[str, Scheme | None]) -> dict[str, Any]:
-    """Returns `quantization_config` of a model whose modules have schemes of their own.
+    """Returns `quantization_config` of a model whose matrices have schemes of their own.
 
     Args:
-        schemes: The scheme of every linear module, by name; None: its weights are floats.
+        schemes: The scheme of every matrix of a layer, by its tensor's name; None: its weights are floats.
     """
-    used = {scheme.name: scheme for scheme in schemes.values() if scheme}
+    modules = {name.removesuffix(".weight"): scheme for name, scheme in schemes.items()} | {LM_HEAD: None}
+    used = {scheme.name: scheme for scheme in modules.values() if scheme}
     groups = [
-        scheme.config_group([module for module, own in schemes.items() if own == scheme])
+        scheme.config_group([module for module, own in modules.items() if own == scheme])
         | {"format": scheme.format}
         for _, scheme in sorted(used.items())
     ]
-    return _config("mixed-precision", groups, [module for module, own in schemes.items() if own is None])
+    return _config("mixed-precision", groups, [module for module, own in modules.items() if own is None])
 
 
 def _config(form: str, groups: Sequence[dict[str, Any]], ignored: Sequence[str]) -> dict[str, Any]:

@@ -14,19 +14,14 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.plan import BLOCK_KINDS, BlockKind, LayerShape, Plan
 from lathe.artefact.width_rules import WidthRules
 from lathe.compressor.export.artefact import export_of_artefact, is_artefact
-from lathe.compressor.export.base import Export, quantizers
-from lathe.compressor.export.compressed_tensors import SCHEMES, Scheme, mixed_config
+from lathe.compressor.export.base import CalibrationAsked, Export, WithText, quantizers
+from lathe.compressor.export.compressed_tensors import SCHEME_OF
 from lathe.compressor.export.dense import alike
 from lathe.compressor.export.quantized import write_quantized
-from lathe.compressor.export.quantized_tensors import QuantizedTensors
 from lathe.compressor.export.vllm import FOUR_BIT_MULTIPLE, check_four_bit, check_quantized_model
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
-from lathe.compressor.model.groups import BY_ERROR, GroupRule
-from lathe.compressor.model.names import LM_HEAD
 
 NAME = "vllm-mixed"
-SCHEME_OF: dict[int, Scheme] = {scheme.bits: scheme for scheme in SCHEMES.values()}
-"""The scheme of a block's matrices, by the bits that a plan gives it; without bits they stay as they are."""
 
 
 def export_mixed(
@@ -34,36 +29,26 @@ def export_mixed(
     output: Path,
     tensor_parallel: int = 1,
     plan: Path | None = None,
-    _groups: GroupRule = BY_ERROR,
+    asked: CalibrationAsked | None = None,
 ) -> dict[str, Any]:
     """Writes an artefact or a dense model for vLLM, with the bits of each block from a plan.
 
-    Matrices are rounded to nearest. It writes a new directory and returns the summary of the quantization.
+    It writes a new directory and returns the summary of the quantization.
 
     Args:
         model: The artefact, or a dense model (path or hub name).
         output: The directory, which must not exist.
         tensor_parallel: The number of devices that are to share every layer.
         plan: A file with the bits; by default an artefact's own plan says them.
+        asked: Calibration text to round on; None: matrices are rounded to nearest.
 
     Raises:
         UserError: the model cannot be read or is quantized already, the plan is another model's or has
-            formats that vLLM lacks, or the output exists.
+            formats that vLLM lacks, the text will not do, or the output exists.
     """
     job = _job(model, plan)
     check_mixed(job.source, job.plan, tensor_parallel)
-    return write_mixed(job, output)
-
-
-def write_mixed(job: Export, output: Path) -> dict[str, Any]:
-    """Writes a model with the bits of its plan, which `check_mixed` allows; returns its summary.
-
-    Raises:
-        UserError: the output exists, or the file system refuses.
-    """
-    tensors = QuantizedTensors(job, SCHEME_OF)
-    schemes = {name.removesuffix(".weight"): scheme for name, scheme in tensors.schemes.items()}
-    return write_quantized(job, output, tensors, mixed_config(schemes | {LM_HEAD: None}))
+    return write_quantized(job, output, asked=asked)
 
 
 def check_mixed(source: Checkpoint, plan: Plan, devices: int = 1) -> None:
@@ -145,4 +130,4 @@ def _widths(layer: LayerShape) -> str:
     return f"{layer.query_heads} query heads, {layer.kv_heads} KV heads, {layer.ffn} channels"
 
 
-quantizers.add(NAME, export_mixed)
+quantizers.add(NAME, WithText(export_mixed))

@@ -23,6 +23,10 @@ WINDOW = 512
 AUTO_BITS = "auto"
 SCHEMES = {AUTO_BITS: "mixed", "16": None, "8": "int8", "4": "int4"}
 """The scheme that each value of `--bits` stands for."""
+_BITS_OF_VLLM = (
+    "For vLLM, `lathe export OUT --to vllm --quantize mixed --plan FILE` gives an artefact's blocks the bits "
+    "of a plan; w4a16 and w8a8 are the same for all."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +83,18 @@ class CompressOptions(CompressFields):
             raise UserError(f"--bits {self.bits} and --quantize {self.quantize} differ", "Give one of them.")
         if self.block_bits:
             self._check_searched_bits()
+        elif self.scheme and "vllm" in (self.engine, *self.export):
+            given = f"--bits {self.bits}" if self.bits else f"--quantize {self.quantize}"
+            raise UserError(f"{given} is for the ONNX graph, not for vllm", f"Leave it out. {_BITS_OF_VLLM}")
 
     def _check_searched_bits(self) -> None:
         """Checks what goes with a search for the bits of each block."""
         if self.engine != "onnx":
             raise UserError(
                 f"--bits {AUTO_BITS} is for ONNX Runtime, not for --backend {self.engine}",
-                "Leave one of them out.",
+                f"Leave one of them out. {_BITS_OF_VLLM}"
+                if self.engine == "vllm"
+                else "Leave one of them out.",
             )
         if "onnx" not in self.export:
             raise UserError(
@@ -94,7 +103,7 @@ class CompressOptions(CompressFields):
         if others := [name for name in self.export if name not in ("checkpoint", "onnx")]:
             raise UserError(
                 f"--bits {AUTO_BITS} is for the ONNX graph, not for {', '.join(others)}",
-                "Make that of the artefact, with `lathe export`.",
+                _BITS_OF_VLLM if "vllm" in others else "Make that of the artefact, with `lathe export`.",
             )
         if self.method == "paper":
             raise UserError("--method paper searches widths alone", "Leave --bits or --method out.")

@@ -62,6 +62,18 @@ def model(tiny: Tiny, tmp_path: Path) -> Path:
         (("--keep", "60%", "--quantize", "int3"), "there is no exporter `onnx-int3`"),
         (("--keep", "60%", "--export", "checkpoint,onnx,onnx-int4"), "not onnx and onnx-int4"),
         (("--front", "--export", "checkpoint"), "--front on onnx needs that export"),
+        (
+            ("--target-speedup", "2x", "--bits", "auto", "--backend", "vllm"),
+            "Leave one of them out. For vLLM, `lathe export OUT --to vllm --quantize mixed --plan FILE` ",
+        ),
+        (
+            ("--keep", "60%", "--bits", "4", "--export", "checkpoint,vllm"),
+            "--bits 4 is for the ONNX graph, not for vllm",
+        ),
+        (
+            ("--keep", "60%", "--quantize", "int8", "--export", "checkpoint,vllm"),
+            "int8 is for the ONNX graph, not",
+        ),
         (("--target-speedup", "2x", "--bits", "3"), "--bits 3 is unknown. Choose of auto, 16, 8, 4."),
         (
             ("--target-speedup", "2x", "--bits", "1"),

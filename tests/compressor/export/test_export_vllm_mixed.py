@@ -18,10 +18,10 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.plan import LayerShape, Plan
 from lathe.compressor.export.base import Export
 from lathe.compressor.export.checkpoint import export_checkpoint
-from lathe.compressor.export.compressed_tensors import SCHEMES, mixed_config
-from lathe.compressor.export.quantized import export_quantized
+from lathe.compressor.export.compressed_tensors import SCHEME_OF, SCHEMES, mixed_config
+from lathe.compressor.export.quantized import export_quantized, write_quantized
 from lathe.compressor.export.quantized_tensors import QuantizedTensors
-from lathe.compressor.export.vllm_mixed import SCHEME_OF, check_mixed, export_mixed, write_mixed
+from lathe.compressor.export.vllm_mixed import check_mixed, export_mixed
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.rounding import QuantizedMatrix
 from support.compress_command import lathe
@@ -114,9 +114,9 @@ def test_the_config_names_the_modules_of_each_scheme(tmp_path: Path, source: Che
 
 
 def test_formats_that_no_block_has_are_not_in_the_config() -> None:
-    config = mixed_config({"a": None, "b": SCHEMES["w8a8"]})
+    config = mixed_config({"a.weight": None, "b.weight": SCHEMES["w8a8"]})
     assert [group["targets"] for group in config["config_groups"].values()] == [["b"]]
-    assert config["ignore"] == ["a"]
+    assert config["ignore"] == ["a", "lm_head"]
 
 
 def test_the_summary_and_the_report(tmp_path: Path, source: Checkpoint) -> None:
@@ -201,7 +201,7 @@ def test_scales_too_small_for_the_type_are_not_stored_as_zero(tmp_path: Path) ->
     """A zero scale is a sign of damage where vLLM loads it."""
     source = checkpoint(tmp_path / "dense", head_dim=32, dtype=torch.float16)
     job = Export(source, source.shape.dense_plan.in_bits(4, 0), lambda name: source.tensor(name) * 1e-7)
-    write_mixed(job, tmp_path / "out")
+    write_quantized(job, tmp_path / "out")
     weights = load_file(tmp_path / "out" / "model.safetensors")
     scales = [tensor for name, tensor in weights.items() if name.endswith("_scale")]
     assert all(bool((tensor > 0).all()) for tensor in scales)
