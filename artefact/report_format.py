@@ -171,6 +171,7 @@ class SizeFacts(TypedDict):
     """The sizes of both models: bytes are the checkpoint's.
 
     Attributes:
+        kv_bytes_per_token: Of the dense model with float32 keys and values, of the subnet as its graph has.
         layers: Each as in `plan.json`.
         head_bits: Bits of embedding and head, where they are rounded.
     """
@@ -224,6 +225,32 @@ class Quantization(TypedDict):
     formats: NotRequired[dict[str, FormatFacts]]
     loss: NotRequired[Loss]
     perplexity: NotRequired[DenseAndSubnet]
+
+
+class CacheLoss(TypedDict):
+    """The subnet's loss with a float32 and with an int8 KV cache."""
+
+    float32: float
+    int8: float
+    unit: str
+
+
+class KvCache(TypedDict):
+    """An int8 KV cache, with what it does to loss and perplexity if that was measured apart.
+
+    Attributes:
+        perplexity: Of the dense model, whose cache is float32, and of the subnet, whose is int8.
+    """
+
+    type: str
+    loss: NotRequired[CacheLoss]
+    perplexity: NotRequired[DenseAndSubnet]
+
+
+class KvCacheFacts(TypedDict):
+    """The KV cache of the graph, in a report where it is not float32."""
+
+    kv_cache: NotRequired[KvCache]
 
 
 class QuantizationFacts(TypedDict):
@@ -316,7 +343,7 @@ class ResourceFacts(TypedDict):
     device: DeviceFacts
 
 
-class Report(QualityFacts, SizeFacts, QuantizationFacts, VocabularyFacts, ResourceFacts):
+class Report(QualityFacts, SizeFacts, QuantizationFacts, KvCacheFacts, VocabularyFacts, ResourceFacts):
     """The document of report.json."""
 
     format: str
@@ -345,6 +372,8 @@ def served_weights(report: Report) -> DenseAndSubnet:
 
 
 def served_perplexity(report: Report) -> DenseAndSubnet:
-    """Returns the perplexities as served: of quantized graphs, where they were measured."""
-    stored = report.get("quantization")
-    return stored["perplexity"] if stored and "perplexity" in stored else report["perplexity"]
+    """Returns the perplexities as served: of quantized graphs or caches, where they were measured."""
+    for stored in (report.get("quantization"), report.get("kv_cache")):
+        if stored and "perplexity" in stored:
+            return stored["perplexity"]
+    return report["perplexity"]

@@ -1,4 +1,4 @@
-"""A float32 graph as the same graph in float16, made while it is loaded."""
+"""A graph as the same graph with float16 in the place of float32, made while it is loaded."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import NodeProto, TensorProto, helper
+
+from lathe.artefact.errors import UserError
 
 _LOGITS = "logits"
 _WEIGHT_BYTES = "lathe.weight_bytes"
@@ -21,8 +23,16 @@ def half_graph(path: Path, options: ort.SessionOptions) -> tuple[bytes, list[ort
 
     The weights, which are registered with `options`, have to live as long as the session that is made with
     them.
+
+    Raises:
+        UserError: its KV cache is int8, which was not tried on a device that computes in float16.
     """
     model = onnx.load(path, load_external_data=False)
+    if any(value.type.tensor_type.elem_type == TensorProto.INT8 for value in model.graph.input):
+        raise UserError(
+            f"{path} has an int8 KV cache, which is for the processor",
+            "Serve it with --device cpu, or export it without --kv-cache int8.",
+        )
     weights: dict[str, ort.OrtValue] = {}
     saved = 0
     for tensor in model.graph.initializer:

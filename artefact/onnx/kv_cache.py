@@ -20,16 +20,21 @@ from onnx import helper
 from lathe.artefact.errors import UserError
 from lathe.artefact.onnx.device import Device
 
-Float = type[np.float32] | type[np.float16]
+Value = type[np.float32] | type[np.float16] | type[np.int8]
 
-TYPES: dict[str, Float] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+TYPES: dict[str, Value] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int8)": np.int8,
+}
+"""Of a graph's cache inputs: the graph says what its attention keeps."""
 _IDENTITY_IR, _IDENTITY_OPSET = 10, 21
 
 
 class Cache(ABC):
     """Keys or values of one layer, [B, K, M, H], all zeros at first."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: Float) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: Value) -> None:
         self.shape = shape
         self.dtype = np.dtype(dtype)
         self.slot_bytes = int(np.prod(shape[1:])) * self.dtype.itemsize
@@ -56,7 +61,7 @@ class Cache(ABC):
 class HostCache(Cache):
     """Filled, not `np.zeros`: untouched pages would make early reads look cheap."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: Float) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: Value) -> None:
         super().__init__(shape, dtype)
         self._array = np.full(shape, 0, dtype)
 
@@ -77,7 +82,7 @@ class HostCache(Cache):
 class DeviceCache(Cache):
     """Slots are copied whole, by the device: they are contiguous there, parts of them are not."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: Float, copier: Copier) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: Value, copier: Copier) -> None:
         super().__init__(shape, dtype)
         self._copier = copier
         self._value = ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, copier.device.name)
@@ -120,7 +125,7 @@ class DeviceCache(Cache):
 class Copier:
     """Copies within a device's memory: a graph of one node, whose input and output are bound in place."""
 
-    def __init__(self, device: Device, dtype: Float) -> None:
+    def __init__(self, device: Device, dtype: Value) -> None:
         self.device = device
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         node = helper.make_node("Identity", ["source"], ["target"])
@@ -163,7 +168,7 @@ def allocate(session: ort.InferenceSession, device: Device, slots: int, length: 
     Raises:
         UserError: there is too little memory.
     """
-    copiers: dict[Float, Copier] = {}
+    copiers: dict[Value, Copier] = {}
     caches: dict[str, Cache] = {}
     wanted = {
         node.name: ((slots, node.shape[1], length, node.shape[3]), TYPES[node.type])

@@ -1,6 +1,6 @@
 """The oldest ONNX Runtime for a graph: older ones load it, and some compute wrong answers silently.
 
-Found by `make check-compat` on the CPU's kernels of 1.23 to 1.32.
+Found on the CPU's kernels of 1.23 to 1.32, by `make check-compat` but for the int8 cache.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from lathe.artefact.errors import UserError
 
 OLDEST = "1.24"
 """Of any graph: 1.23 lets windows of attention see a token more, and has no experts."""
+INT8_CACHE = "1.27"
+"""Of a graph whose KV cache is int8: 1.25 and 1.26 load it and fail at its first step, 1.24 does not."""
 ENTRY = "lathe.onnxruntime"
 """What a graph's metadata calls the version that it needs."""
 

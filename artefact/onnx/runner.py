@@ -46,6 +46,8 @@ def open_session(
     try:
         model, weights = half_graph(path, options) if device.half else (str(path), [])
         session = ort.InferenceSession(model, options, providers=[device.provider], enable_fallback=0)
+    except UserError:
+        raise
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         with contextlib.suppress(OSError, DecodeError):
             check_graph(path)
@@ -58,8 +60,9 @@ def open_session(
 class OnnxRunner:
     """An ONNX Runtime session with a slot-major KV cache in place.
 
-    Each attention layer has a key and a value cache [max_batch, K, max_length, H] with its own K. A slot
-    holds one sequence, of which `lengths[slot]` tokens are cached. Not thread-safe.
+    Each attention layer has a key and a value cache [max_batch, K, max_length, H] with its own K, of the type
+    that the graph asks for. A slot holds one sequence, of which `lengths[slot]` tokens are cached. Not
+    thread-safe.
     """
 
     def __init__(

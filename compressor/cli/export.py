@@ -34,6 +34,14 @@ class ExportOptions:
     tensor_parallel: Annotated[
         int, Option(help="Devices that share every layer (vllm): refuse widths that they cannot share.")
     ] = 1
+    kv_cache: Annotated[
+        str | None,
+        Option(
+            help="int8 (onnx): keys and values in 8 bits, a quarter of the memory, by scales from the "
+            "calibration text.",
+            unset="float",
+        ),
+    ] = None
     quantize: Annotated[
         str | None,
         Option(
@@ -64,8 +72,9 @@ class ExportOptions:
         str | None,
         Option(
             help="Files or folders (separated by commas), a data set, or `self`: the text that one-bit "
-            "weights (b1) are fitted on, and weights for vLLM are rounded on, instead of to nearest.",
-            unset="self for b1",
+            "weights (b1) and the scales of --kv-cache int8 are fitted on, and weights for vLLM are rounded on, "
+            "instead of to nearest.",
+            unset="self for b1 and --kv-cache int8",
         ),
     ] = None
     calibration_tokens: Annotated[
@@ -85,6 +94,15 @@ class ExportOptions:
                 f"--group-size {self.group_size} is for rounded weights of an ONNX graph",
                 "Add --to onnx --quantize int8 or int4, or leave it out.",
             )
+        self._check_cache()
+
+    def _check_cache(self) -> None:
+        from lathe.compressor.pipeline.options import INT8_CACHE, KV_CACHES
+
+        if self.kv_cache is not None and self.kv_cache not in KV_CACHES:
+            raise UserError(f"--kv-cache {self.kv_cache} is unknown", f"Choose of {', '.join(KV_CACHES)}.")
+        if self.kv_cache == INT8_CACHE and self.to != "onnx":
+            raise UserError(f"--kv-cache int8 does not go with --to {self.to}", "It is for --to onnx.")
 
 
 @command_of(ExportOptions)
@@ -103,6 +121,8 @@ def export(
 
       lathe export ./my-llama --quantize int4 --group-size adaptive -o my-llama-int4
 
+      lathe export out --to onnx --kv-cache int8 --calibration notes.txt -o out-kv8
+
       lathe export out --to vllm --tensor-parallel 2 -o out-vllm
 
       lathe export out --to vllm --quantize w4a16 -o out-w4a16
@@ -113,8 +133,9 @@ def export(
     """
     output, quantization = _export(options, quiet=json)
     note = {"quantization": quantization} if options.quantize else {}
+    cache = {"kv_cache": options.kv_cache} if options.kv_cache else {}
     if json:
-        emit({"output": str(output), "exporter": options.to} | note)
+        emit({"output": str(output), "exporter": options.to} | note | cache)
     else:
         typer.echo(f"{output}: written" + (f", {_summary(quantization)}" if note else ""))
 
@@ -129,7 +150,7 @@ def _export(options: ExportOptions, quiet: bool) -> tuple[Path, dict[str, Any]]:
     model, output, to, devices = options.model, options.output, options.to, options.tensor_parallel
     quantizer = _quantizer(options, quiet)
     if output is None:
-        if to != "onnx" or options.quantize or is_artefact(Path(model)):
+        if to != "onnx" or quantizer or is_artefact(Path(model)):
             raise UserError(
                 "there is no --output", "Only the ONNX graph of a dense model is kept in the cache."
             )
@@ -147,20 +168,25 @@ def _quantizer(options: ExportOptions, quiet: bool) -> Callable[..., dict[str, A
     """Returns what quantizes, with the calibration text where it reads one; None where nothing does."""
     from lathe.compressor.export.base import CalibrationAsked, OnText, WithText, quantizers
     from lathe.compressor.export.one_bit import FORMAT, check_kernel
+    from lathe.compressor.export.onnx_int8_cache import WithInt8Cache
+    from lathe.compressor.pipeline.options import INT8_CACHE
 
     to, scheme = options.to, options.quantize
     if scheme and to != FORMAT:
         check_kernel(scheme, f"--to {to} --quantize {scheme}")
     found = quantizers.get(f"{to}-{scheme}") if scheme else None
     text, tokens = options.calibration, options.calibration_tokens
-    given = (text, tokens) != (None, None)
+    given, usual = (text, tokens) != (None, None), CalibrationAsked()
+    asked = CalibrationAsked(text or usual.text, tokens or usual.tokens, quiet)
+    if options.kv_cache == INT8_CACHE:
+        return WithInt8Cache(f"{to}-{scheme}" if scheme else to, asked)
     if isinstance(found, OnText) or (isinstance(found, WithText) and given):
-        usual = CalibrationAsked()
-        return replace(found, asked=CalibrationAsked(text or usual.text, tokens or usual.tokens, quiet))
+        return replace(found, asked=asked)
     if given:
         what = f"--quantize {scheme}" if scheme else "an export as it is"
         raise UserError(
-            f"{what} reads no calibration text", "Leave --calibration out; it is for b1 and for vLLM."
+            f"{what} reads no calibration text",
+            "Leave --calibration out; it is for b1, for vLLM and for --kv-cache int8.",
         )
     return found
 

@@ -90,7 +90,7 @@ def open_model(model: str) -> Export:
 
 
 def copy_report(job: Export, directory: Path, quantization: dict[str, Any]) -> None:
-    """The artefact's report, if it has one, with the copy's plan and what rounding did.
+    """The artefact's report, if it has one, with the copy's plan and cache and what rounding did.
 
     Raises:
         UserError: it cannot be read or written.
@@ -103,7 +103,11 @@ def copy_report(job: Export, directory: Path, quantization: dict[str, Any]) -> N
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {written}: {error}") from None
     note = {"measured": "All else in this report was measured before quantization."}
-    changed = {"quantization": quantization | note}
+    changed: dict[str, Any] = {"quantization": quantization | note} if "scheme" in quantization else {}
+    if job.cache_scales and "kv_bytes_per_token" in report:
+        cache = report["kv_bytes_per_token"]
+        kept = job.source.shape.kv_bytes_per_token(job.plan, 1)
+        changed |= {"kv_cache": {"type": "int8"}, "kv_bytes_per_token": cache | {"subnet": kept}}
     if "layers" in report:
         report.pop("head_bits", None)
         changed["layers"] = job.plan.to_json()["layers"]

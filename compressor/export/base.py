@@ -14,6 +14,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.plan import ModelShape, Plan
 from lathe.artefact.registry import Registry
 from lathe.artefact.width_rules import WidthRules
+from lathe.compressor.model.cache_rounding import CacheScales
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.families import Family, families
 from lathe.compressor.model.groups import BY_ERROR, GroupRule
@@ -31,6 +32,7 @@ class Export:
         rounded: gives what rounding on calibration text made of a tensor, by checkpoint name: a matrix in
             codes, or other values; None where it left the tensor. It is for graphs of quantized weights.
         groups: gives every matrix its group that is quantized.
+        cache_scales: gives the scales of a layer's int8 KV cache; None leaves the cache of graphs float32.
     """
 
     source: Checkpoint
@@ -39,6 +41,7 @@ class Export:
     tensor_parallel: int = 1
     rounded: Callable[[str], torch.Tensor | QuantizedMatrix | None] = lambda _name: None
     groups: GroupRule = BY_ERROR
+    cache_scales: Callable[[int], CacheScales] | None = None
 
     @classmethod
     def whole(cls, source: Checkpoint, tensor_parallel: int = 1) -> Export:

@@ -81,6 +81,15 @@ def quantize_onnx(
     exporters.get(name).check(job.source)
     if output.exists():
         raise UserError(f"{output} exists", "Choose another --output.")
+    return write_graph(job, output, name)
+
+
+def write_graph(job: Export, output: Path, name: str) -> dict[str, Any]:
+    """Writes a directory with a graph and what serving needs beside it; returns the quantization's summary.
+
+    Raises:
+        UserError: it cannot be exported or written.
+    """
     with staged_directory(output) as temporary:
         write_artefact(temporary, job, name)
         summary = read_summary(temporary / FOLDER)

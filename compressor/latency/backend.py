@@ -32,6 +32,20 @@ class LatencyBackend(Protocol):
         """Returns what the figures depend on."""
 
 
+def with_int8_cache(name: str) -> str:
+    """Returns the name of the backend that runs the same graphs with an int8 KV cache."""
+    return f"{name}-kv8"
+
+
+def has_int8_cache(name: str) -> bool:
+    """Returns whether a backend runs graphs with an int8 KV cache.
+
+    Raises:
+        UserError: there is no such backend.
+    """
+    return bool(getattr(backends.get(name), "int8_cache", False))
+
+
 def versions_here(backend: LatencyBackend) -> dict[str, str]:
     """Returns what a backend's figures depend on; empty if the engine is on other machines only."""
     try:

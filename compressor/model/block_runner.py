@@ -94,6 +94,11 @@ class BlockRunner:
         """Returns positions of tokens that do not simply follow each other, for `placed`."""
         return PackedPositions(self._positions, at_BT, seen_BTT)
 
+    @property
+    def rotated_channels(self) -> int:
+        """How many channels of a head of keys are rotated in this layer; see `Positions.rotated`."""
+        return self._positions.rotated(self._layer_index)
+
     def stream(self, state: torch.Tensor) -> torch.Tensor:
         """Returns the residual stream [B, T, D] of a state."""
         return state[..., : self.shape.hidden_size]
@@ -110,9 +115,7 @@ class BlockRunner:
 
     def attention_context(self, weights: Weights, state: torch.Tensor, past: Past = _NOTHING) -> torch.Tensor:
         """Returns the input of o_proj, [B, T, N*H], for as many heads as the weights have."""
-        if self._index is None:
-            raise ValueError("layers differ in their positions: ask `at` for the runner of one")
-        normed = self.attention_input(weights, state)
+        index, normed = self._layer_index, self.attention_input(weights, state)
         queries = weights[f"{Q_PROJ}.weight"].shape[0]
         self._attention.num_key_value_groups = queries // weights[f"{K_PROJ}.weight"].shape[0]
         return functional_call(
@@ -120,8 +123,8 @@ class BlockRunner:
             _under(weights, self._attention_path, O_PROJ),
             kwargs={
                 "hidden_states": normed,
-                "position_embeddings": self._positions.rotation(self._index, normed, past[1]),
-                "attention_mask": self._positions.mask(self._index, normed, past[1]),
+                "position_embeddings": self._positions.rotation(index, normed, past[1]),
+                "attention_mask": self._positions.mask(index, normed, past[1]),
                 "cache": past[0],
             },
             args=(),
@@ -191,6 +194,12 @@ class BlockRunner:
     def after(self, kind: BlockKind) -> str:
         """The norm of what a block adds, where there is one."""
         return ATTENTION_OUTPUT_NORM if kind == "attention" else FFN_OUTPUT_NORM
+
+    @property
+    def _layer_index(self) -> int:
+        if self._index is None:
+            raise ValueError("layers differ in their positions: ask `at` for the runner of one")
+        return self._index
 
     def _incoming(self, state: torch.Tensor) -> torch.Tensor:
         """Returns the input of a block before its norm, [B, T, D]."""

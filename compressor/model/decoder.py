@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -69,11 +69,13 @@ class LayeredModel:
             hidden[part] = self.embedding[windows_BT[part]]
         return hidden
 
-    def __call__(self, input_ids: torch.Tensor, **_use_cache: Any) -> Output:
-        """Logits, float32 [B, T, V], of tokens [B, T]."""
+    def __call__(
+        self, input_ids: torch.Tensor, caches: Mapping[int, Any] | None = None, **_use_cache: Any
+    ) -> Output:
+        """Logits, float32 [B, T, V], of tokens [B, T]; `caches` are empty ones of layers, by index."""
         hidden = self.embedding[input_ids]
         for index, layer in enumerate(self.layers):
-            hidden = self.runner.at(index).layer(layer, hidden)
+            hidden = self.runner.at(index).layer(layer, hidden, ((caches or {}).get(index), 0))
         return Output(self.head.logits(hidden))
 
 

@@ -52,6 +52,11 @@ class Positions:
         cos, sin = self._rotations[key]
         return (cos, sin) if rotated else (torch.ones_like(cos), torch.zeros_like(sin))
 
+    def rotated(self, layer: int) -> int:
+        """Returns how many channels of a head, the first ones, are rotated; pairs are half of them apart."""
+        turns = self._kinds[layer][0]
+        return self.rotation(layer, torch.empty(1, 1, 0))[0].shape[-1] if turns else 0
+
     def mask(self, layer: int, hidden_BTD: torch.Tensor, start: int = 0) -> torch.Tensor | None:
         """Returns a mask [1, 1, T, start + T] to add to scores; T is 1 where there is a start.
 

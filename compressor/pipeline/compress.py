@@ -14,6 +14,7 @@ from lathe.artefact.plan import Plan
 from lathe.artefact.report_format import REPORT, Report
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.comparison import Comparison
+from lathe.compressor.pipeline.cache_scales import Scales, cache_scales
 from lathe.compressor.pipeline.calibrate import CalibrationResult, calibrate
 from lathe.compressor.pipeline.checks import check_output
 from lathe.compressor.pipeline.export import export
@@ -73,6 +74,7 @@ class _MadeArtefact:
 
     path: Path
     iteration: Iteration
+    scales: Scales | None
     verifier: Verifier
 
     @cached_property
@@ -81,7 +83,7 @@ class _MadeArtefact:
 
     @cached_property
     def verified(self) -> Verified:
-        return self.verifier(self.iteration, self.path, self.timing)
+        return self.verifier(self.iteration, self.path, self.timing, self.scales)
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,9 @@ class _ArtefactMaker:
     def __call__(self, iteration: Iteration) -> _MadeArtefact:
         name = reconstruct(self.context, self.calibration, iteration)
         rounded = round_layers(self.context, self.calibration, iteration, name)
-        path = export(self.context, iteration, name, rounded)
-        return _MadeArtefact(path, iteration, self.verify)
+        scales = cache_scales(self.context, self.calibration, name, rounded)
+        path = export(self.context, iteration, name, rounded, scales)
+        return _MadeArtefact(path, iteration, scales, self.verify)
 
 
 def _quality_loop(

@@ -102,6 +102,15 @@ class CompressFields(SharedOptions):
             panel=RUN,
         ),
     ] = "auto"
+    kv_cache: Annotated[
+        str | None,
+        Option(
+            help="int8: the ONNX graph that is measured and served keeps keys and values in 8 bits, in a "
+            "quarter of the memory, by scales from the calibration text.",
+            unset="float",
+            panel=RUN,
+        ),
+    ] = None
     evaluation: Annotated[
         str | None,
         Option(

@@ -14,6 +14,7 @@ from lathe.artefact.atomic_files import write_json
 from lathe.compressor.export.base import Export, exporters
 from lathe.compressor.model.names import layer_prefix
 from lathe.compressor.model.rounding import QuantizedMatrix
+from lathe.compressor.pipeline.cache_scales import Scales
 from lathe.compressor.pipeline.latency_loop import Iteration
 from lathe.compressor.pipeline.reconstruct import finished_layer
 from lathe.compressor.pipeline.round import RoundedLayers
@@ -22,7 +23,13 @@ from lathe.compressor.pipeline.run_context import RunContext
 T = TypeVar("T")
 
 
-def export(context: RunContext, iteration: Iteration, name: str, rounded: str | None = None) -> Path:
+def export(
+    context: RunContext,
+    iteration: Iteration,
+    name: str,
+    rounded: str | None = None,
+    scales: Scales | None = None,
+) -> Path:
     """Writes the artefact's files into the run directory; returns their directory.
 
     Args:
@@ -30,6 +37,7 @@ def export(context: RunContext, iteration: Iteration, name: str, rounded: str | 
         iteration: The plan.
         name: The name of the finished layers in the run directory.
         rounded: The name of the rounded ones, where there are some.
+        scales: Those of an int8 KV cache.
     """
     options, directory = context.options, context.run_dir.fresh("artefact")
     job = Export(
@@ -41,6 +49,8 @@ def export(context: RunContext, iteration: Iteration, name: str, rounded: str | 
     )
     if rounded:
         job = replace(job, rounded=_rounded(context, rounded))
+    if scales is not None:
+        job = replace(job, cache_scales=scales.__getitem__)
     with context.progress.stage("export: " + " and ".join(options.exports), len(options.exports)) as bar:
         for target in options.exports:
             exporters.get(target).write(directory, job)

@@ -23,7 +23,7 @@ _TEXT, _DRAWN = "the calibration text", {"--seed", "--calibration-tokens"}
 """The fact about the calibration text, and the options that decide which of its windows are drawn."""
 _MERGED = {"target_latency_ms": "latency_limit_ms", "engine": "backend", "export": "exports"}
 """Options whose effective value is another attribute, because `_ABSORBED` options take part in it."""
-_ABSORBED = {"target_throughput", "quantize", "bits"}
+_ABSORBED = {"target_throughput", "quantize", "bits", "kv_cache"}
 _BY_CONTENT = {"model", "calibration", "evaluation", "vocabulary", "plan", "profile"}
 """Options that name files: the facts are what the files contain."""
 _WORKLOAD = {"latency_metric", "batch_size", "context", "output_tokens"}

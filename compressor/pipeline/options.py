@@ -23,6 +23,8 @@ WINDOW = 512
 AUTO_BITS = "auto"
 SCHEMES = {AUTO_BITS: "mixed", "16": None, "8": "int8", "4": "int4"}
 """The scheme that each value of `--bits` stands for."""
+FLOAT_CACHE, INT8_CACHE = KV_CACHES = ("float", "int8")
+"""The values of `--kv-cache`."""
 _BITS_OF_VLLM = (
     "For vLLM, `lathe export OUT --to vllm --quantize mixed --plan FILE` gives an artefact's blocks the bits "
     "of a plan; w4a16 and w8a8 are the same for all."
@@ -42,6 +44,7 @@ class CompressOptions(CompressFields):
         self._check_targets()
         self._check_open_targets()
         self._check_bits()
+        self._check_cache()
         self._check_exports()
         self._check_groups()
         self._check_numbers()
@@ -112,6 +115,21 @@ class CompressOptions(CompressFields):
                 f"--keep counts parameters, and --bits {AUTO_BITS} keeps them all",
                 "Give a target of latency or memory, too, or leave one of the two out.",
             )
+
+    def _check_cache(self) -> None:
+        from lathe.compressor.latency.backend import has_int8_cache
+
+        if self.kv_cache is not None and self.kv_cache not in KV_CACHES:
+            raise UserError(f"--kv-cache {self.kv_cache} is unknown", f"Choose of {', '.join(KV_CACHES)}.")
+        if self.kv_cache == FLOAT_CACHE and has_int8_cache(self.engine):
+            raise UserError(f"--kv-cache float and --backend {self.engine} differ", "Leave one of them out.")
+        if self.int8_cache and not self.engine.startswith("onnx"):
+            raise UserError(
+                f"--kv-cache int8 is for ONNX Runtime, not for --backend {self.engine}",
+                "Leave one of them out.",
+            )
+        if self.int8_cache and self.graph is None:
+            raise UserError("--kv-cache int8 is for the ONNX graph", "Add onnx to --export, or leave it out.")
 
     def _check_exports(self) -> None:
         from lathe.compressor.latency.backend import backends
@@ -207,7 +225,7 @@ class CompressOptions(CompressFields):
         """True if `--bits auto` is to be had for a latency target, and nothing was said of bits."""
         unsaid = self.bits is None and self.quantize is None and self.profile is None
         targeted = self.timed and not self.open_ended
-        return unsaid and targeted and self.backend == "onnx" and self.method != "paper"
+        return unsaid and targeted and self.engine == "onnx" and self.method != "paper"
 
     @property
     def block_bits(self) -> tuple[int, ...]:
@@ -216,8 +234,19 @@ class CompressOptions(CompressFields):
 
     @property
     def backend(self) -> str:
-        """The backend that is timed, by its name with the quantization."""
-        return _quantized(self.engine, self.scheme)
+        """The backend that is timed, by its name with the quantization and the KV cache."""
+        from lathe.compressor.latency.backend import has_int8_cache, with_int8_cache
+
+        name = _quantized(self.engine, self.scheme)
+        added = self.kv_cache == INT8_CACHE and not has_int8_cache(self.engine)
+        return with_int8_cache(name) if added else name
+
+    @property
+    def int8_cache(self) -> bool:
+        """True if the KV cache of the graph is int8."""
+        from lathe.compressor.latency.backend import has_int8_cache
+
+        return self.kv_cache == INT8_CACHE or has_int8_cache(self.engine)
 
     @property
     def exports(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from lathe.artefact.atomic_files import publish_directory, write_bytes, write_js
 from lathe.artefact.plan import BLOCK_KINDS, ModelShape, Plan
 from lathe.artefact.report_format import Front, FrontPoint
 from lathe.compressor.compute.progress import Progress
+from lathe.compressor.latency.backend import has_int8_cache
 from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.pipeline.calibrate import calibrate
 from lathe.compressor.pipeline.latency_loop import LatencyLoop
@@ -49,13 +50,14 @@ class Point:
     def to_json(self, preflight: PreflightResult, file: str) -> dict[str, Any]:
         """Returns the point as the document has it; `file` is its plan's."""
         shape = preflight.source.shape
+        cache_bytes = 1 if has_int8_cache(preflight.benchmark.backend.name) else 4
         return {
             "plan": file,
             "predicted_ms": self.predicted_ms,
             "damage": self.sensitivity,
             "decoder_parameters_kept": shape.kept(self.plan),
             "weight_bytes": shape.weight_bytes(self.plan, preflight.source.dtype.itemsize),
-            "kv_bytes_per_token": shape.kv_bytes_per_token(self.plan, 4),
+            "kv_bytes_per_token": shape.kv_bytes_per_token(self.plan, cache_bytes),
             **({"bits_per_weight": _mean_bits(shape, self.plan)} if preflight.mixed else {}),
         }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.onnx.minimum_version import INT8_CACHE, check_version
 from lathe.artefact.plan import Plan
 from lathe.artefact.report_format import PruningLimit
 from lathe.artefact.width_rules import WidthRules
@@ -228,6 +229,8 @@ def _rules(options: CompressOptions, source: Checkpoint) -> WidthRules:
     chosen = [*map(exporters.get, options.exports), *map(destinations.get, options.destinations)]
     for destination in chosen:
         destination.check(source)
+    if options.int8_cache:
+        check_version(INT8_CACHE, f"the graph of {source.name} with an int8 KV cache")
     return rules_of(chosen, source.shape.head_dim, options.tensor_parallel)
 
 
@@ -261,7 +264,7 @@ def _constraints(
                 shape,
                 options.target_memory,
                 weight_bytes={bits: values.weight for bits, values in stored.items()},
-                kv_bytes=stored[0].cache,
+                kv_bytes=1 if options.int8_cache else stored[0].cache,
                 tokens=tokens,
                 fixed={bits: stored[bits].fixed(shape) for bits in space.levels("head")},
             )

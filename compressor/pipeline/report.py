@@ -12,6 +12,7 @@ from lathe.artefact.plan import Plan
 from lathe.artefact.report_format import (
     REPORT_FORMAT,
     Front,
+    KvCacheFacts,
     LatencyFacts,
     LatencyParts,
     Measured,
@@ -82,12 +83,13 @@ def build_report(context: RunContext, result: Compression) -> Report:
         "latency": _latency(context, result),
         "max_perplexity_increase": {"asked": options.perplexity_increase, "rounds": result.quality_rounds},
         **_quality(result.iteration, verified),
-        **_sizes(preflight, result.iteration.plan),
+        **_sizes(preflight, result.iteration.plan, 1 if options.int8_cache else 4),
         "parity": {
             "onnx_vs_transformers": verified.parity,
             "unit": "share of the logits' standard deviation",
         },
         **_quantization(verified),
+        **_cache(verified),
         **_vocabulary(preflight, verified),
         "front": result.front,
         "samples": {"tokens": TOKENS, "decoding": "greedy", "rows": verified.samples},
@@ -208,6 +210,11 @@ def _quantization(verified: Verified) -> QuantizationFacts:
     return {"quantization": verified.quantization} if verified.quantization else {}
 
 
+def _cache(verified: Verified) -> KvCacheFacts:
+    """Returns the KV cache of the graph, where it is int8."""
+    return {"kv_cache": verified.cache} if verified.cache else {}
+
+
 def _vocabulary(preflight: PreflightResult, verified: Verified) -> VocabularyFacts:
     """Returns what was kept of the vocabulary, where it was cut."""
     if preflight.vocabulary is None or verified.loss_per_byte is None:
@@ -216,8 +223,8 @@ def _vocabulary(preflight: PreflightResult, verified: Verified) -> VocabularyFac
     return {"vocabulary": {**rows, "loss_per_byte": verified.loss_per_byte}}
 
 
-def _sizes(preflight: PreflightResult, plan: Plan) -> SizeFacts:
-    """Returns parameters, bytes and the widths of every layer."""
+def _sizes(preflight: PreflightResult, plan: Plan, cache_bytes: int) -> SizeFacts:
+    """Returns parameters, bytes and the widths of every layer; the cache has so many bytes for a value."""
     shape, width = preflight.source.shape, preflight.source.dtype.itemsize
     whole, dense = preflight.whole.shape, shape.dense_plan
     sizes: SizeFacts = {
@@ -229,7 +236,7 @@ def _sizes(preflight: PreflightResult, plan: Plan) -> SizeFacts:
         },
         "kv_bytes_per_token": {
             "dense": shape.kv_bytes_per_token(dense, 4),
-            "subnet": shape.kv_bytes_per_token(plan, 4),
+            "subnet": shape.kv_bytes_per_token(plan, cache_bytes),
         },
         "layers": [layer.to_json() for layer in plan],
         "dense_layer": shape.layer.to_json(),

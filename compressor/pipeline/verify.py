@@ -9,16 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.modeling import register
 from lathe.artefact.modeling.load import load_model
-from lathe.artefact.onnx.graph_format import FOLDER, GRAPH
-from lathe.artefact.report_format import LossPerByte, Quantization
+from lathe.artefact.onnx.graph_format import FOLDER
+from lathe.artefact.report_format import KvCache, LossPerByte, Quantization
 from lathe.artefact.tokenizer import open_tokenizer
-from lathe.compressor.compute.device import CPU
 from lathe.compressor.evaluate import Quality, quality
 from lathe.compressor.evaluate.onnx import OnnxModel
 from lathe.compressor.export.artefact import export_of_artefact
@@ -28,16 +26,15 @@ from lathe.compressor.latency.built_models import TimedModel
 from lathe.compressor.latency.comparison import Comparison
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.reference import load_dense
+from lathe.compressor.pipeline.cache_scales import Scales
 from lathe.compressor.pipeline.calibrate import CalibrationResult
 from lathe.compressor.pipeline.latency_loop import Iteration
+from lathe.compressor.pipeline.parity import check_parity
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.sample_collector import SampleCollector
 from lathe.compressor.pipeline.timing_verdict import timed_until_clear
 from lathe.compressor.pipeline.vocabulary import ByteCount, whole_loss_per_byte
-
-_PARITY_TOKENS = 64
-_PARITY = 2e-4
 
 Advance = Callable[[int], None]
 
@@ -56,6 +53,7 @@ class Verified:
             logits' standard deviation, where there is a graph of the checkpoint's values.
         quantization: What quantization did to the matrices and to the loss of the dense model and the
             subnet, where there is a graph of quantized values.
+        cache: The graph's KV cache, where it is int8.
         loss_per_byte: The losses of the given model, of the dense one with the kept tokens, and of the subnet
             by byte of text, where the vocabulary was cut.
     """
@@ -67,13 +65,16 @@ class Verified:
     samples: list[dict[str, Any]]
     parity: float | None = None
     quantization: Quantization | None = None
+    cache: KvCache | None = None
     loss_per_byte: LossPerByte | None = None
 
     @property
     def loss_increase(self) -> float:
-        """The subnet's loss over dense's in nats per token, of quantized graphs where there are some."""
+        """The subnet's loss over dense's in nats per token, as the graph is served."""
         if self.quantization and "loss" in self.quantization:
             return self.quantization["loss"]["subnet"] - self.quantization["loss"]["dense"]
+        if self.cache and "loss" in self.cache:
+            return self.cache["loss"]["int8"] - self.dense.loss
         return self.subnet.loss - self.dense.loss
 
 
@@ -107,7 +108,9 @@ class Verifier:
             return None
         return timed_until_clear(options, partial(_time, preflight, artefact), self._context.progress)
 
-    def __call__(self, iteration: Iteration, artefact: Path, timing: Comparison | None) -> Verified:
+    def __call__(
+        self, iteration: Iteration, artefact: Path, timing: Comparison | None, scales: Scales | None = None
+    ) -> Verified:
         """Loads the artefact in both runtimes, compares them, and scores both models.
 
         Models that do not fit in memory are read layer by layer instead of loaded by transformers.
@@ -116,6 +119,7 @@ class Verifier:
             iteration: The plan that was exported.
             artefact: Its directory.
             timing: What `time` returned.
+            scales: Those of an int8 KV cache.
 
         Raises:
             UserError: what was loaded is not what was planned, or the runtimes disagree.
@@ -126,15 +130,17 @@ class Verifier:
         title = "verify: reload, parity, perplexity, samples"
         with self._context.progress.stage(title, self._steps(self._dense)) as bar:
             model = self._subnet(iteration, artefact)
-            parity = _parity(model, artefact, windows[0]) if self._graph and not rounded else None
+            compared = self._graph and not rounded
+            parity = check_parity(model, artefact, windows[0], preflight.source, scales) if compared else None
             subnet = quality(model, windows, bar.advance)
             self._samples.collect("subnet", model)
             del model
             dense = self._dense = self._dense or self._score_dense(bar.advance)
         quantization = self._score_quantized(artefact, rounded, dense) if rounded else None
+        cache = self._cache(artefact, rounded is not None, dense, subnet) if scales else None
         per_byte = self._per_byte(dense, subnet) if preflight.vocabulary else None
         return Verified(
-            timing, dense, subnet, self._text, self._samples.rows(), parity, quantization, per_byte
+            timing, dense, subnet, self._text, self._samples.rows(), parity, quantization, cache, per_byte
         )
 
     def _steps(self, known: Quality | None) -> int:
@@ -183,6 +189,18 @@ class Verifier:
             "cut": count.loss(dense.loss),
             "subnet": count.loss(subnet.loss),
             "unit": "nats per byte",
+        }
+
+    def _cache(self, artefact: Path, rounded: bool, dense: Quality, subnet: Quality) -> KvCache:
+        """Returns what an int8 cache costs; where weights are rounded, too, that is a part of their cost."""
+        if rounded:
+            return {"type": "int8"}
+        with self._context.progress.stage("verify: the int8 KV cache", len(self._windows)) as bar:
+            served = quality(OnnxModel(artefact), self._windows, bar.advance)
+        return {
+            "type": "int8",
+            "loss": {"float32": subnet.loss, "int8": served.loss, "unit": "nats per token"},
+            "perplexity": {"dense": dense.perplexity, "subnet": served.perplexity},
         }
 
     def _score_quantized(self, artefact: Path, graph: Exporter, dense: Quality) -> Quantization:
@@ -243,24 +261,3 @@ def _evaluation(context: RunContext, calibration: CalibrationResult) -> tuple[to
         text = f"held-out part of the calibration text ({options.calibration})"
         return calibration.windows[calibration.heldout], text
     return evaluation, options.evaluation
-
-
-@torch.inference_mode()
-def _parity(model: Any, artefact: Path, window: torch.Tensor) -> float:
-    """Returns the largest difference of the runtimes' logits, relative to their standard deviation.
-
-    Raises:
-        UserError: it is too large.
-    """
-    from lathe.artefact.onnx.runner import OnnxRunner
-
-    tokens = window[:_PARITY_TOKENS]
-    expected = model(input_ids=tokens[None]).logits[0].to(CPU).numpy()
-    runner = OnnxRunner(artefact / GRAPH, max_batch=1, max_length=len(tokens))
-    half = len(tokens) // 2
-    rows = [runner.prefill(0, tokens[:half].numpy(), "all")]
-    rows += [runner.decode(token[None].numpy()) for token in tokens[half:]]
-    difference = float(np.abs(np.concatenate(rows) - expected).max() / expected.std())
-    if difference > _PARITY:
-        raise UserError(f"ONNX Runtime and transformers disagree by {difference:.2g} of the logits' spread")
-    return difference

@@ -18,6 +18,7 @@ from lathe.compressor.report.wording import (
     kept_vocabulary,
     limit_of_pruning,
     quantized_weights,
+    rounded_cache,
     sentence,
     with_bits,
 )
@@ -34,7 +35,7 @@ def print_report(report: Report, console: Console) -> None:
     console.print(_calibrated(report["calibration"]), highlight=False)
     if limit := report["latency"].get("pruning_limit"):
         console.print(sentence(limit_of_pruning(limit)), highlight=False)
-    for note in (kept_vocabulary(report), quantized_weights(report)):
+    for note in (kept_vocabulary(report), quantized_weights(report), rounded_cache(report)):
         if note:
             console.print(note, highlight=False)
 

@@ -68,6 +68,18 @@ def quantized_weights(report: Report) -> str | None:
     return f"{size}; before quantization, perplexity is {dense}{before['subnet']:.2f} (subnet)."
 
 
+def rounded_cache(report: Report) -> str | None:
+    """Returns a sentence about a KV cache that is not float32; None where it is."""
+    cache = report.get("kv_cache")
+    if cache is None:
+        return None
+    kept = f"The KV cache is {cache['type']}"
+    if "loss" not in cache:
+        return f"{kept}."
+    moved = cache["loss"]["int8"] - cache["loss"]["float32"]
+    return f"{kept}, which changes the loss by {moved:+.4f} nats per token."
+
+
 def limit_of_pruning(limit: PruningLimit) -> str:
     """Returns a sentence, without its stop, about the most that pruning can reach."""
     head, share = f"{limit['head_share']:.0%}", f"{limit['share']:.0%}"

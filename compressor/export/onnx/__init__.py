@@ -10,7 +10,7 @@ import torch
 from lathe.artefact.onnx.graph_format import FOLDER
 from lathe.artefact.onnx.minimum_version import check_version
 from lathe.compressor.export.base import Export, Exporter, Stored, check_known, exporters
-from lathe.compressor.export.onnx.graph import DECODERS, build_onnx, check_config, oldest_runtime
+from lathe.compressor.export.onnx.graph import DECODERS, Rounded, build_onnx, check_config, oldest_runtime
 from lathe.compressor.export.onnx.matrices import Matrices, Plain
 from lathe.compressor.export.onnx.writer import GraphWriter
 from lathe.compressor.model.checkpoint import Checkpoint
@@ -23,7 +23,7 @@ def export_onnx(directory: Path, job: Export, matrices: Callable[[GraphWriter], 
     """Writes `onnx/model.onnx` and its data.
 
     Arithmetic is float32 on the values that the checkpoint stores, or on what `matrices` make of them, or
-    the job's rounding did.
+    the job's rounding did. The KV cache is int8 where the job has scales for it.
 
     Raises:
         UserError: as `build_onnx`.
@@ -40,7 +40,15 @@ def export_onnx(directory: Path, job: Export, matrices: Callable[[GraphWriter], 
         found = job.rounded(name)
         return found if isinstance(found, QuantizedMatrix) else None
 
-    build_onnx(folder, source.config, source.family, job.plan, tensor, matrices, quantized=quantized)
+    build_onnx(
+        folder,
+        source.config,
+        source.family,
+        job.plan,
+        tensor,
+        matrices,
+        rounded=Rounded(quantized, job.cache_scales),
+    )
 
 
 def check_source(source: Checkpoint, quantized: bool = False) -> None:

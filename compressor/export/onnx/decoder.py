@@ -14,6 +14,7 @@ import torch
 from onnx import TensorProto
 
 from lathe.artefact.plan import LayerShape, ModelShape, Plan
+from lathe.compressor.export.onnx.cache import CacheFormat
 from lathe.compressor.export.onnx.matrices import (
     Matrices,
     Matrix,
@@ -47,7 +48,7 @@ from lathe.compressor.model.names import (
 Tensors = Callable[[str], torch.Tensor]
 _TABLES, _WINDOW_TABLES = ("cos", "sin"), ("window_cos", "window_sin")
 _SINK = 11
-"""The position of the sinks among the inputs of GroupQueryAttention."""
+"""The position of the sinks among the inputs of GroupQueryAttention; scales of the cache follow."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Decoder:
     """Adds the nodes and weights of one decoder to a writer.
 
     Every `make_` method adds nodes and returns the name of their result. `activations` are those that the
-    decoder can compute, as `hidden_act` calls them.
+    decoder can compute, as `hidden_act` calls them. `cache` is what the graph keeps of keys and values.
     """
 
     activations: tuple[str, ...] = ("silu", "swish")
@@ -75,11 +76,12 @@ class Decoder:
         shape: ModelShape,
         tensor: Tensors,
         matrices: Matrices,
+        cache: CacheFormat,
         quantized: QuantizedMatrices = as_they_are,
     ) -> None:
         self.writer, self.config = writer, config
         self.shape, self.tensor, self.matrices = shape, tensor, matrices
-        self._quantized = quantized
+        self._cache, self._quantized = cache, quantized
         self.epsilon = float(config.get("rms_norm_eps", 1e-6))
         self._order = rotated_first(config, shape.head_dim)
 
@@ -187,13 +189,14 @@ class Decoder:
         queries, keys, values = self.make_qkv(normed, prefix)
         cache: list[str | int] = ["batch", layer.kv_heads, "max_length", self.shape.head_dim]
         parts = [f"{index}.key", f"{index}.value"]
-        past = [writer.input(f"past_key_values.{part}", TensorProto.FLOAT, cache) for part in parts]
-        present = [writer.output(f"present.{part}", TensorProto.FLOAT, cache) for part in parts]
+        past = [writer.input(f"past_key_values.{part}", self._cache.kind, cache) for part in parts]
+        present = [writer.output(f"present.{part}", self._cache.kind, cache) for part in parts]
         tables, sinks = self.rotary_table_names(index), self.make_sinks(prefix)
         inputs = [queries, keys, values, *past, "seqlens_k", "total_sequence_length", *tables]
+        scales = self._cache.make_scales(index, self._order)
         attended = writer.node(
             "GroupQueryAttention",
-            [*inputs, *[""] * (_SINK - len(inputs)), sinks] if sinks else inputs,
+            [*inputs, *[""] * (_SINK - len(inputs)), sinks, *scales],
             [f"{prefix}attended", *present],
             domain=MICROSOFT,
             num_heads=layer.query_heads,
@@ -201,6 +204,7 @@ class Decoder:
             do_rotary=int(bool(tables)),
             local_window_size=self.window_of(index) or -1,
             **self.attention_attributes(),
+            **self._cache.attributes,
         )
         biased = self.shape.attention_bias
         return self.make_output_projection(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import torch
 from lathe.artefact.checkpoint_config import max_positions
 from lathe.artefact.errors import UserError
 from lathe.artefact.onnx.graph_format import GRAPH_FORMAT, MODEL_FILE
-from lathe.artefact.onnx.minimum_version import ENTRY, OLDEST
+from lathe.artefact.onnx.minimum_version import ENTRY, INT8_CACHE, OLDEST
 from lathe.artefact.plan import ModelShape, Plan
 from lathe.compressor.export.layout import pruned_tensors
+from lathe.compressor.export.onnx.cache import LayerScales, cache_format
 from lathe.compressor.export.onnx.decoder import Decoder, Tensors
 from lathe.compressor.export.onnx.decoder_moe import GptOssDecoder, MoeDecoder
 from lathe.compressor.export.onnx.decoder_variants import GemmaDecoder, NeoxDecoder, OptDecoder
@@ -36,6 +38,19 @@ DECODERS: dict[str, type[Decoder]] = {
 _HEAD_DIM_UNIT = 16
 
 
+@dataclass(frozen=True)
+class Rounded:
+    """What of a model is rounded before its graph is built.
+
+    Attributes:
+        matrices: gives matrices of blocks that are in codes already, of one block all or none.
+        cache: gives the scales of an int8 KV cache; None: it is float32.
+    """
+
+    matrices: QuantizedMatrices = as_they_are
+    cache: LayerScales | None = None
+
+
 def build_onnx(
     directory: Path,
     config: dict[str, Any],
@@ -44,14 +59,13 @@ def build_onnx(
     tensor: Tensors,
     matrices: Callable[[GraphWriter], Matrices] = Plain,
     *,
-    quantized: QuantizedMatrices = as_they_are,
+    rounded: Rounded = Rounded(),
     durable: bool = True,
 ) -> None:
     """Writes `model.onnx` and `model.onnx.data` into `directory`.
 
     `config` is the dense model's config.json document; `tensor` gives a pruned tensor, float32, by its
-    checkpoint name, and is asked once for each, block by block; `quantized` gives matrices of blocks that are
-    in codes already, of one block all or none. `durable` is `graph_writer`'s.
+    checkpoint name, and is asked once for each, block by block. `durable` is `graph_writer`'s.
 
     Raises:
         UserError: the config needs something that this graph does not have, or the disk refuses.
@@ -62,8 +76,9 @@ def build_onnx(
         raise UserError(f"the plan has {len(plan)} layers; the model has {shape.num_layers}")
     count = sum(torch.Size(dims).numel() for _, dims in pruned_tensors(shape, plan))
     with graph_writer(directory, 4 * count, durable=durable) as writer:
-        made = matrices(writer)
-        DECODERS[family.exported_type](writer, config, shape, tensor, made, quantized).build(plan)
+        made, cache = matrices(writer), cache_format(writer, rounded.cache)
+        decoder = DECODERS[family.exported_type]
+        decoder(writer, config, shape, tensor, made, cache, rounded.matrices).build(plan)
         sizes = {"weight_bytes": {"before": 4 * count, "after": writer.weight_bytes}}
         writer.metadata |= {
             "lathe.format": GRAPH_FORMAT,
@@ -72,11 +87,13 @@ def build_onnx(
             "lathe.weight_bytes": str(writer.weight_bytes),
             "lathe.plan": json.dumps(plan.to_json()),
             "lathe.quantization": json.dumps(made.summary() | sizes),
-            ENTRY: oldest_runtime(config, shape.experts > 0, bool(made.summary())),
+            ENTRY: oldest_runtime(config, shape.experts > 0, bool(made.summary()), rounded.cache is not None),
         }
 
 
-def oldest_runtime(config: Mapping[str, Any], experts: bool, quantized: bool) -> str:
+def oldest_runtime(
+    config: Mapping[str, Any], experts: bool, quantized: bool, int8_cache: bool = False
+) -> str:
     """Returns the oldest ONNX Runtime that computes a model's graph right.
 
     Before 1.32, float32 experts whose routing weights are not normalised overwrite their input; quantized
@@ -84,7 +101,9 @@ def oldest_runtime(config: Mapping[str, Any], experts: bool, quantized: bool) ->
     """
     if experts and not quantized and not config.get("normalised_shares", True):
         return "1.32"
-    return "1.31" if experts and quantized else OLDEST
+    if experts and quantized:
+        return "1.31"
+    return INT8_CACHE if int8_cache else OLDEST
 
 
 def read_summary(directory: Path) -> dict[str, Any]:

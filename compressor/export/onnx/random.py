@@ -10,9 +10,10 @@ import torch
 
 from lathe.artefact.plan import Plan
 from lathe.compressor.export.layout import pruned_tensors
-from lathe.compressor.export.onnx.graph import build_onnx
+from lathe.compressor.export.onnx.graph import Rounded, build_onnx
 from lathe.compressor.export.onnx.matrices import Matrices, Plain
 from lathe.compressor.export.onnx.writer import GraphWriter
+from lathe.compressor.model.cache_rounding import CacheScales
 from lathe.compressor.model.families import Family
 
 _POOL = 1 << 22
@@ -26,8 +27,11 @@ def random_onnx(
     plan: Plan,
     seed: int = 0,
     matrices: Callable[[GraphWriter], Matrices] = Plain,
+    int8_cache: bool = False,
 ) -> None:
     """Writes the graph of `plan` with small random weights (norms are one), as fast as the disk allows.
+
+    All scales of an `int8_cache` are alike.
 
     Every tensor is a window, at its own offset, of one pool of 4 Mi values that repeats for ever. One that is
     longer than the pool is in memory alone, while it is written. The files are not synced.
@@ -37,7 +41,8 @@ def random_onnx(
     """
     generator = torch.Generator().manual_seed(seed)
     pool = (torch.randn(_POOL, generator=generator) * _SCALE).repeat(2)
-    shapes = dict(pruned_tensors(family.shape(config), plan))
+    shape = family.shape(config)
+    shapes = dict(pruned_tensors(shape, plan))
 
     def tensor(name: str) -> torch.Tensor:
         dims = torch.Size(shapes[name])
@@ -48,4 +53,9 @@ def random_onnx(
         long_enough = pool if end <= 2 * _POOL else pool.repeat(-(-end // (2 * _POOL)))
         return long_enough[start:end].reshape(dims)
 
-    build_onnx(directory, config, family, plan, tensor, matrices, durable=False)
+    def scales(index: int) -> CacheScales:
+        every = torch.full((plan[index].kv_heads, shape.head_dim), _SCALE)
+        return CacheScales(every, every)
+
+    rounded = Rounded(cache=scales if int8_cache else None)
+    build_onnx(directory, config, family, plan, tensor, matrices, rounded=rounded, durable=False)

@@ -15,7 +15,7 @@ from lathe.compressor.export.onnx.matrices import Matrices, Plain
 from lathe.compressor.export.onnx.mixed import Mixed
 from lathe.compressor.export.onnx.random import random_onnx
 from lathe.compressor.export.onnx.writer import GraphWriter
-from lathe.compressor.latency.backend import LatencyBackend, backends
+from lathe.compressor.latency.backend import LatencyBackend, backends, with_int8_cache
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.groups import BY_ERROR, GroupRule
@@ -26,22 +26,33 @@ FormatOf = Callable[[Plan, GroupRule], Callable[[GraphWriter], Matrices]]
 
 
 class OnnxBackend:
-    """Decode steps keep the cache at the workload's context: each step overwrites the same position."""
+    """Decode steps keep the cache at the workload's context: each step overwrites the same position.
+
+
+    Attributes:
+        int8_cache: Whether keys and values are kept in 8 bits.
+    """
 
     def __init__(
-        self, name: str, format_of: FormatOf = lambda _plan, _groups: Plain, groups: GroupRule = BY_ERROR
+        self,
+        export: str,
+        format_of: FormatOf = lambda _plan, _groups: Plain,
+        groups: GroupRule = BY_ERROR,
+        int8_cache: bool = False,
     ) -> None:
-        self.export = name
+        name = with_int8_cache(export) if int8_cache else export
         self.name = name if groups == BY_ERROR else f"{name}-{groups}"
+        self.export, self.int8_cache = export, int8_cache
         self._format_of, self._groups = format_of, groups
 
     def in_groups(self, groups: GroupRule) -> OnnxBackend:
         """Returns this backend with another rule, and a name of its own."""
-        return OnnxBackend(self.export, self._format_of, groups)
+        return OnnxBackend(self.export, self._format_of, groups, self.int8_cache)
 
     def build(self, directory: Path, source: Checkpoint, plan: Plan, layers: int) -> None:
         config = {**source.config, "num_hidden_layers": layers}
-        random_onnx(directory, config, source.family, plan, matrices=self._format_of(plan, self._groups))
+        matrices = self._format_of(plan, self._groups)
+        random_onnx(directory, config, source.family, plan, matrices=matrices, int8_cache=self.int8_cache)
 
     def prepare(self, directory: Path, workload: Workload, threads: int | None) -> Callable[[], None]:
         from lathe.artefact.onnx.runner import OnnxRunner
@@ -88,9 +99,14 @@ def _mixed(plan: Plan, groups: GroupRule) -> Callable[[GraphWriter], Matrices]:
     return partial(Mixed, plan=plan, quantize=partial(arbitrary, rule=groups))
 
 
-for _backend in (
-    OnnxBackend("onnx"),
-    *(OnnxBackend(f"onnx-int{bits}", _in_bits(bits)) for bits in BITS),
-    OnnxBackend("onnx-mixed", _mixed),
-):
-    backends.add(_backend.name, _backend)
+_FORMATS: dict[str, FormatOf] = {
+    "onnx": lambda _plan, _groups: Plain,
+    **{f"onnx-int{bits}": _in_bits(bits) for bits in BITS},
+    "onnx-mixed": _mixed,
+}
+"""By exporter."""
+
+for _export, _format_of in _FORMATS.items():
+    for _int8_cache in (False, True):
+        _backend = OnnxBackend(_export, _format_of, int8_cache=_int8_cache)
+        backends.add(_backend.name, _backend)
