@@ -97,7 +97,7 @@ class BlockRunner:
     @property
     def rotated_channels(self) -> int:
         """How many channels of a head of keys are rotated in this layer; see `Positions.rotated`."""
-        return self._positions.rotated(self._layer_index)
+        return self._positions.rotated(self._layer_index) if self._attention.rotates else 0
 
     def stream(self, state: torch.Tensor) -> torch.Tensor:
         """Returns the residual stream [B, T, D] of a state."""
