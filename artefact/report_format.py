@@ -171,7 +171,7 @@ class SizeFacts(TypedDict):
     """The sizes of both models: bytes are the checkpoint's.
 
     Attributes:
-        kv_bytes_per_token: Of the dense model with float32 keys and values, of the subnet as its graph has.
+        kv_bytes_per_token: In the type that the graph keeps keys and values in.
         layers: Each as in `plan.json`.
         head_bits: Bits of embedding and head, where they are rounded.
     """

@@ -72,8 +72,8 @@ class ExportOptions:
         str | None,
         Option(
             help="Files or folders (separated by commas), a data set, or `self`: the text that one-bit "
-            "weights (b1) and the scales of --kv-cache int8 are fitted on, and weights for vLLM are rounded on, "
-            "instead of to nearest.",
+            "weights (b1) and the scales of --kv-cache int8 are fitted on, and weights for vLLM are rounded "
+            "on, instead of to nearest.",
             unset="self for b1 and --kv-cache int8",
         ),
     ] = None

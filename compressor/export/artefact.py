@@ -104,14 +104,21 @@ def copy_report(job: Export, directory: Path, quantization: dict[str, Any]) -> N
         raise UserError(f"cannot read {written}: {error}") from None
     note = {"measured": "All else in this report was measured before quantization."}
     changed: dict[str, Any] = {"quantization": quantization | note} if "scheme" in quantization else {}
-    if job.cache_scales and "kv_bytes_per_token" in report:
-        cache = report["kv_bytes_per_token"]
-        kept = job.source.shape.kv_bytes_per_token(job.plan, 1)
-        changed |= {"kv_cache": {"type": "int8"}, "kv_bytes_per_token": cache | {"subnet": kept}}
+    changed |= _cache_facts(job, report)
     if "layers" in report:
         report.pop("head_bits", None)
         changed["layers"] = job.plan.to_json()["layers"]
     write_json(directory / REPORT, report | changed)
+
+
+def _cache_facts(job: Export, report: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the report says of the KV cache, for the copy's; takes from it what no longer holds."""
+    report.pop("kv_cache", None)
+    facts: dict[str, Any] = {"kv_cache": {"type": "int8"}} if job.cache_scales else {}
+    if known := report.get("kv_bytes_per_token"):
+        subnet = job.source.shape.kv_bytes_per_token(job.plan, 1 if job.cache_scales else 4)
+        facts["kv_bytes_per_token"] = {"dense": known["dense"] * subnet // known["subnet"], "subnet": subnet}
+    return facts
 
 
 def _config(path: Path) -> dict[str, Any]:

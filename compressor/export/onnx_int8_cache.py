@@ -35,7 +35,7 @@ class WithInt8Cache:
     """
 
     exporter: str
-    asked: CalibrationAsked = CalibrationAsked()
+    asked: CalibrationAsked
 
     def __call__(
         self, model: str, output: Path, _devices: int, plan: Path | None, groups: GroupRule
@@ -43,7 +43,7 @@ class WithInt8Cache:
         """Does what a `Quantizer` does.
 
         Raises:
-            UserError: as `quantize_onnx`, or the text cannot be read, or the installed ONNX Runtime has no such
+            UserError: as `quantize_onnx`, the text cannot be read, or the installed ONNX Runtime has no such
                 cache.
         """
         refuse_plan(plan, self.exporter.removeprefix("onnx-"))

@@ -235,7 +235,7 @@ def _sizes(preflight: PreflightResult, plan: Plan, cache_bytes: int) -> SizeFact
             "subnet": shape.weight_bytes(plan, width),
         },
         "kv_bytes_per_token": {
-            "dense": shape.kv_bytes_per_token(dense, 4),
+            "dense": shape.kv_bytes_per_token(dense, cache_bytes),
             "subnet": shape.kv_bytes_per_token(plan, cache_bytes),
         },
         "layers": [layer.to_json() for layer in plan],

@@ -28,7 +28,6 @@ FormatOf = Callable[[Plan, GroupRule], Callable[[GraphWriter], Matrices]]
 class OnnxBackend:
     """Decode steps keep the cache at the workload's context: each step overwrites the same position.
 
-
     Attributes:
         int8_cache: Whether keys and values are kept in 8 bits.
     """

@@ -63,6 +63,7 @@ SURFACE = {
         "--quantize",
         "--bits",
         "--group-size",
+        "--kv-cache",
     },
     "export": {
         "model",
@@ -74,6 +75,7 @@ SURFACE = {
         "--quantize",
         "--plan",
         "--group-size",
+        "--kv-cache",
         "--json",
         "--debug",
         "--no-debug",

@@ -60,7 +60,9 @@ def test_the_report_has_what_the_graph_takes_and_loses(artefact: Path) -> None:
     assert report["latency"]["backend"] == "onnx-kv8"
     assert report["parity"]["onnx_vs_transformers"] < 2e-4
     assert opened(artefact).kv_bytes_per_token == report["kv_bytes_per_token"]["subnet"]
-    assert report["kv_bytes_per_token"]["dense"] >= 4 * report["kv_bytes_per_token"]["subnet"]
+    config = json.loads((artefact / "config.json").read_text())
+    heads = config["num_hidden_layers"] * config["num_key_value_heads"]
+    assert report["kv_bytes_per_token"]["dense"] == 2 * heads * config["head_dim"]
     assert cache["type"] == "int8"
     assert cache["loss"]["float32"] == report["loss"]["subnet"]
     assert 0 < abs(cache["loss"]["int8"] - cache["loss"]["float32"]) < 0.01
@@ -166,10 +168,22 @@ def test_a_dense_model_and_an_artefact_are_exported_with_it(
     report = read(tmp_path / "copy")
     assert report["kv_cache"] == {"type": "int8"}
     assert ("quantization" in report) == bool(quantize)
+    assert report["kv_bytes_per_token"] == read(artefact)["kv_bytes_per_token"]
     assert report["kv_bytes_per_token"]["subnet"] == runner.kv_bytes_per_token
     assert lathe("inspect", str(tmp_path / "copy")).exit_code == 0
     for name, found in scales(tmp_path / "copy").items():
         assert np.median(found / scales(artefact)[name]) == pytest.approx(1, rel=0.25)
+
+
+def test_a_copy_without_it_is_of_float32(artefact: Path, tmp_path: Path) -> None:
+    done = lathe("export", str(artefact), "--quantize", "int8", "-o", str(tmp_path / "copy"))
+    assert done.exit_code == 0, done.output
+    report = read(tmp_path / "copy")
+    assert "kv_cache" not in report
+    assert report["kv_bytes_per_token"]["subnet"] == opened(tmp_path / "copy").kv_bytes_per_token
+    assert {k: v // 4 for k, v in report["kv_bytes_per_token"].items()} == read(artefact)[
+        "kv_bytes_per_token"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -190,10 +204,10 @@ def test_what_compress_refuses(tiny: Tiny, tmp_path: Path, options: tuple[str, .
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (INT8, "--kv-cache int8 needs a text to take its scales from. Give --calibration"),
-        (("--calibration", "x.txt"), "--calibration is for --kv-cache int8"),
-        ((*INT8, "--calibration", "self", "--to", "vllm"), "--kv-cache int8 does not go with --to vllm"),
-        ((*INT8, "--calibration", "self", "--quantize", "w8"), "quantized export `onnx-w8`"),
+        (("--calibration", "x.txt"), "reads no calibration text. Leave --calibration out"),
+        ((*INT8, "--calibration", "no.txt"), "no.txt"),
+        ((*INT8, "--to", "vllm"), "--kv-cache int8 does not go with --to vllm"),
+        ((*INT8, "--quantize", "w8"), "quantized export `onnx-w8`"),
         (("--kv-cache", "8"), "--kv-cache 8 is unknown"),
     ],
 )
