@@ -75,6 +75,8 @@ SURFACE = {
         "--quantize",
         "--plan",
         "--group-size",
+        "--calibration",
+        "--calibration-tokens",
         "--kv-cache",
         "--json",
         "--debug",
