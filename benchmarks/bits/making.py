@@ -10,7 +10,7 @@ from benchmarks.bits.facts import facts
 from benchmarks.bits.rows import ALREADY_MET, MADE, REFUSED, Document, Row
 from benchmarks.bits.settings import Settings
 from benchmarks.bits.shared_run import SharedRuns
-from benchmarks.bits.variants import REFERENCE, VARIANTS
+from benchmarks.bits.variants import MIXED, REFERENCE, VARIANTS
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.errors import UserError
 from lathe.artefact.onnx.graph_format import GRAPH
@@ -26,7 +26,7 @@ from lathe.compressor.pipeline.compress import compress
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.outcome import Status
 
-_MIXED = "mixed"
+_PLAIN = "onnx"
 _ROUNDED_ONCE_MORE = {v.of for v in VARIANTS.values() if v.of != v.name}
 """Variants whose checkpoints are needed after their graphs are made."""
 
@@ -92,28 +92,26 @@ class Maker:
 
     def _options(self, row: Row, out: Path) -> CompressOptions:
         """Returns the options of `compress` for a row; a dense model is made by its plan."""
-        scheme = row.kind.scheme
-        base = partial(options_for, self._settings, scheme, row.batch_size, out)
+        kind = row.kind
+        base = partial(options_for, self._settings, kind.scheme, row.batch_size, out, kv_cache=kind.kv_cache)
         if row.target is not None:
-            return base(target_speedup=row.target * self._conversion(scheme, row.batch_size))
+            return base(target_speedup=row.target * self._conversion(kind.dense_backend, row.batch_size))
         plan = self._settings.place / "dense-plan.json"
         write_json(plan, self._source.shape.dense_plan.to_json())
         return base(plan=plan, force=True)
 
-    def _conversion(self, scheme: str | None, batch_size: int) -> float:
-        """Returns what a target is multiplied by: `compress` takes it of the dense model in its format."""
-        if scheme is None or scheme == _MIXED:
+    def _conversion(self, backend: str, batch_size: int) -> float:
+        """Returns what a target is multiplied by: `compress` takes it of the dense model on its backend."""
+        if backend == _PLAIN:
             return 1.0
-        return self._document.conversion(batch_size, scheme, lambda: self._ratio(scheme, batch_size))
+        return self._document.conversion(batch_size, backend, lambda: self._ratio(backend, batch_size))
 
-    def _ratio(self, scheme: str, batch_size: int) -> float:
-        """Times the dense model in a format against that in float32, both with random weights."""
-        plain, rounded = (
-            benchmark(self._settings, self._source, batch_size, name) for name in ("onnx", f"onnx-{scheme}")
-        )
+    def _ratio(self, backend: str, batch_size: int) -> float:
+        """Times the dense model on a backend against float32, both with random weights."""
+        plain, other = (benchmark(self._settings, self._source, batch_size, b) for b in (_PLAIN, backend))
         dense = [TimedModel(self._source.shape.dense_plan)]
-        with plain.models(dense) as (reference,), rounded.models(dense) as (model,):
-            return plain.compare_built(reference, model, title=f"measure: dense {scheme}").ratio
+        with plain.models(dense) as (reference,), other.models(dense) as (model,):
+            return plain.compare_built(reference, model, title=f"measure: dense on {backend}").ratio
 
 
 def options_for(
@@ -123,8 +121,8 @@ def options_for(
     return CompressOptions(
         model=settings.model,
         out=out,
-        bits="auto" if scheme == _MIXED else None,
-        quantize=None if scheme == _MIXED else scheme,
+        bits="auto" if scheme == MIXED else None,
+        quantize=None if scheme == MIXED else scheme,
         calibration=settings.text,
         calibration_tokens=settings.tokens,
         batch_size=batch_size,

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks.bits.variants import OURS, REFERENCE
+from benchmarks.bits.variants import REFERENCE, VARIANTS
 from benchmarks.bits.verdict import Cost, Point, bytes_of, front
 from lathe.compressor.report.page.drawing import Drawing, Range, share
 
@@ -24,7 +24,8 @@ _STYLES = {
     "int8-nearest": "ffn repeat",
     "int4": "head",
     "int4-nearest": "head repeat",
-    OURS: "front",
+    "mixed": "front",
+    "mixed-kv8": "attention",
 }
 """The CSS class of each family."""
 
@@ -81,7 +82,7 @@ def plot(title: str, found: Sequence[Point]) -> str:
 
 
 def _draw(panel: _Panel, family: str, members: Sequence[Point], cost: Cost) -> None:
-    if family == OURS:
+    if VARIANTS[family].ours:
         panel.drawing.line("front", [panel.at(cost(p), height(p)) for p in front(members, cost)])
     for point in members:
         tip = f"{point.name}: {point.ms:.4g} ms, {point.size / 2**20:.4g} MiB, {point.increase:+.4f}"

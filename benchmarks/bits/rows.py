@@ -133,13 +133,13 @@ class Document:
         rows = [asdict(row) for row in self._rows.values() if row.status]
         write_json(self._out, self._head | {"conversions": self.conversions, "rows": rows, **self.results})
 
-    def conversion(self, batch_size: int, scheme: str, measure: Callable[[], float]) -> float:
-        """Returns milliseconds of the dense model in a format over those in float32; measured once."""
+    def conversion(self, batch_size: int, backend: str, measure: Callable[[], float]) -> float:
+        """Returns milliseconds of the dense model on a backend over those in float32; measured once."""
         known = self.conversions.setdefault(str(batch_size), {})
-        if scheme not in known:
-            known[scheme] = measure()
+        if backend not in known:
+            known[backend] = measure()
             self.change()
-        return known[scheme]
+        return known[backend]
 
 
 def asked(settings: Settings) -> Iterator[Row]:

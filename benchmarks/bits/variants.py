@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lathe.artefact.errors import UserError
+from lathe.compressor.latency.backend import with_int8_cache
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Variant:
         searched: Whether there is an artefact for each target; otherwise it is the dense model.
         compensated: Whether `compress` rounds its weights, on calibration text; otherwise to nearest.
         family: The artefacts of one family lie on one front, from the dense model on.
+        kv_cache: The `--kv-cache` of `compress` that makes it.
     """
 
     name: str
@@ -24,6 +26,19 @@ class Variant:
     searched: bool
     compensated: bool
     family: str
+    kv_cache: str = "float"
+
+    @property
+    def ours(self) -> bool:
+        """True if the bits of every block are searched."""
+        return self.scheme == MIXED
+
+    @property
+    def dense_backend(self) -> str:
+        """The backend of the dense model that `compress` takes its speed-up of."""
+        scheme = "" if self.scheme in (None, MIXED) else f"-{self.scheme}"
+        name = f"onnx{scheme}"
+        return with_int8_cache(name) if self.kv_cache == "int8" else name
 
     @property
     def of(self) -> str:
@@ -32,9 +47,9 @@ class Variant:
         return self.family.removesuffix(NEAREST) if nearest else self.name
 
 
-NEAREST = "-nearest"
-REFERENCE, OURS, DENSE_INT4 = "dense-float32", "mixed", "dense-int4-nearest"
-"""What all are timed and scored against; our points; what the issue's ratios are taken of."""
+MIXED, NEAREST = "mixed", "-nearest"
+REFERENCE, DENSE_INT4 = "dense-float32", "dense-int4-nearest"
+"""What all are timed and scored against; what the issue's ratios are taken of."""
 
 VARIANTS = {
     variant.name: variant
@@ -44,7 +59,8 @@ VARIANTS = {
         Variant(DENSE_INT4, "int4", False, False, "int4-nearest"),
         Variant("dense-int8", "int8", False, True, "int8"),
         Variant("dense-int4", "int4", False, True, "int4"),
-        Variant(OURS, "mixed", True, True, "mixed"),
+        Variant("mixed", MIXED, True, True, "mixed"),
+        Variant("mixed-kv8", MIXED, True, True, "mixed-kv8", kv_cache="int8"),
         Variant("float32", None, True, False, "float32"),
         Variant("int8", "int8", True, True, "int8"),
         Variant("int8-nearest", "int8", True, False, "int8-nearest"),

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from benchmarks.bits.rows import Row
-from benchmarks.bits.variants import DENSE_INT4, OURS, REFERENCE
+from benchmarks.bits.variants import DENSE_INT4, REFERENCE, VARIANTS
 
 CLEAR = 2.0
 """Standard errors of a difference of times from which it counts."""
@@ -124,8 +124,8 @@ def interpolated(candidates: Iterable[Point], cost: Cost, at: float) -> float | 
 
 def verdict(found: Sequence[Point]) -> dict[str, Any]:
     """Returns, for the points of one batch size, what beats each of ours, and the issue's ratios."""
-    ours = [point for point in found if point.variant == OURS]
-    others = [point for point in found if point.variant != OURS]
+    ours = [point for point in found if VARIANTS[point.variant].ours]
+    others = [point for point in found if not VARIANTS[point.variant].ours]
     return {
         "points": [
             {"point": point.name, "better": better(point, others), "fronts": better_fronts(point, others)}
