@@ -14,6 +14,7 @@ from lathe.compressor.report.wording import (
     bits_of,
     channel_count,
     channels,
+    floats_of,
     format_of,
     kept_vocabulary,
     limit_of_pruning,
@@ -155,7 +156,7 @@ def _layers(report: Report) -> Table:
             _bar(channel_count(layer), channel_count(dense)),
         )
     if rounded:
-        table.caption = f"embedding and head: {format_of(report.get('head_bits', 0))}"
+        table.caption = f"embedding and head: {format_of(report.get('head_bits', 0), floats_of(report))}"
     return table
 
 

@@ -40,9 +40,15 @@ def bits_in(report: Report) -> list[int]:
     return sorted(found, key=lambda bits: -(bits or 32)) if any(found) else []
 
 
-def format_of(bits: int) -> str:
-    """Returns what weights of so many bits are called."""
-    return f"{bits} bit" if bits else "float32"
+def format_of(bits: int, floats: str = "float32") -> str:
+    """Returns what weights of so many bits are called; `floats`: those that are not rounded."""
+    return f"{bits} bit" if bits else floats
+
+
+def floats_of(report: Report) -> str:
+    """Returns what weights that are not rounded are called: graphs hold them as float32, vLLM as they are."""
+    as_they_are = "float" in report.get("quantization", {}).get("formats", {})
+    return "the checkpoint's type" if as_they_are else "float32"
 
 
 def with_bits(width: str, bits: int) -> str:

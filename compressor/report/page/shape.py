@@ -11,7 +11,7 @@ from lathe.artefact.plan import BLOCK_KINDS, BlockKind
 from lathe.artefact.report_format import Report
 from lathe.compressor.report.page.drawing import COLUMNS, LAYERS_TOP, Drawing
 from lathe.compressor.report.page.section import Facts, Key, Section, Table, command, percent
-from lathe.compressor.report.wording import bits_in, bits_of, channel_count, channels, format_of
+from lathe.compressor.report.wording import bits_in, bits_of, channel_count, channels, floats_of, format_of
 
 _MANY = 40
 
@@ -41,10 +41,10 @@ def section(facts: Facts) -> Section:
 
 
 def _notes(report: Report) -> list[str]:
-    head = format_of(report.get("head_bits", 0))
+    floats = floats_of(report)
     return [
-        "Blocks in full colour have weights of float32; the fewer the bits, the paler the block. Embedding "
-        f"and head: {head}."
+        f"Blocks in full colour have weights of {floats}; the fewer the bits, the paler the block. Embedding "
+        f"and head: {format_of(report.get('head_bits', 0), floats)}."
     ]
 
 
@@ -56,7 +56,7 @@ def _table(report: Report) -> Table:
             str(index),
             *(f"{layer[name]} of {dense[name]}" for name in ("query_heads", "kv_heads")),
             f"{channels(layer)} of {channels(dense)}",
-            *(_format(layer, kind) for kind in BLOCK_KINDS if rounded),
+            *(_format(layer, kind, floats_of(report)) for kind in BLOCK_KINDS if rounded),
         )
         for index, layer in enumerate(report["layers"])
     ]
@@ -65,9 +65,9 @@ def _table(report: Report) -> Table:
     return Table("Widths of every layer, subnet of dense", (*head, *bits), rows)
 
 
-def _format(layer: Mapping[str, int], kind: BlockKind) -> str:
+def _format(layer: Mapping[str, int], kind: BlockKind, floats: str) -> str:
     width = layer["kv_heads"] if kind == "attention" else layer["ffn"]
-    return format_of(bits_of(layer, kind)) if width else "–"
+    return format_of(bits_of(layer, kind), floats) if width else "–"
 
 
 def _figure(layers: list[dict[str, int]], dense: Mapping[str, Any]) -> Markup:

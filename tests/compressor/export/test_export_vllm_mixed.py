@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lathe.artefact import plan as plan_module
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.errors import UserError
+from lathe.artefact.manifest import listed_files, verify_checkpoint
 from lathe.artefact.plan import LayerShape, Plan
 from lathe.compressor.export.base import Export
 from lathe.compressor.export.checkpoint import export_checkpoint
@@ -307,3 +308,20 @@ def test_what_is_quantized_is_not_quantized_again(tmp_path: Path, source: Checkp
         export_mixed(str(tmp_path / "done"), tmp_path / "again")
     with pytest.raises(UserError, match="exists"):
         export_mixed(str(tmp_path / "artefact"), tmp_path / "done")
+
+
+@pytest.mark.parametrize("damage", ["changed", "truncated"])
+def test_a_damaged_file_is_found_before_it_is_served(tmp_path: Path, source: Checkpoint, damage: str) -> None:
+    """By `lathe serve`, which checks all files; scales that vLLM alone loads are checked by our class."""
+    out = tmp_path / "out"
+    export_mixed(str(artefact(tmp_path / "artefact", source)), out)
+    verify_checkpoint(out, listed_files(out))
+    file = out / "model.safetensors"
+    if damage == "changed":
+        weights = load_file(file)
+        weights["model.layers.1.self_attn.q_proj.weight_scale"][0] = torch.nan
+        save_file(weights, file, {"format": "pt"})
+    else:
+        file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        verify_checkpoint(out, listed_files(out))

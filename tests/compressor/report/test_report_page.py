@@ -108,6 +108,23 @@ def test_the_cost_of_quantization_is_shown_apart_from_that_of_pruning(tiny: Tiny
     assert "rounding to nearest" in page.text
 
 
+def test_weights_for_vllm_that_are_not_rounded_have_the_checkpoints_type(
+    artefact: Path, tmp_path: Path
+) -> None:
+    def mix(report: dict[str, Any]) -> None:
+        size, error = {"before": 2**22, "after": 2**20}, {"median": 0.006, "max": 0.14}
+        formats = {"float": {"matrices": 3}, "w8a8": {"matrices": 7, "relative_error": error}}
+        report["quantization"] = {"scheme": "mixed", "formats": formats, "weight_bytes": size}
+        report["quantization"]["relative_error"] = error
+        next(layer for layer in report["layers"] if layer["ffn"])["ffn_bits"] = 8
+
+    text = copied(artefact, tmp_path, mix).text
+    assert "full colour have weights of the checkpoint's type" in text
+    assert "Embedding and head: the checkpoint's type." in text
+    assert "Stored as float, w8a8 by block, 1.00 MiB" in text
+    assert "float32;" not in text
+
+
 def test_every_format_of_mixed_weights_is_counted(artefact: Path, tmp_path: Path) -> None:
     eight, four = ({"median": error, "max": 2 * error} for error in (0.006, 0.07))
 
