@@ -66,6 +66,8 @@ SURFACE = {
         "--kv-cache",
     },
     "export": {
+        "--calibration",
+        "--calibration-tokens",
         "model",
         "--config",
         "--output",
@@ -75,8 +77,6 @@ SURFACE = {
         "--quantize",
         "--plan",
         "--group-size",
-        "--calibration",
-        "--calibration-tokens",
         "--kv-cache",
         "--json",
         "--debug",
