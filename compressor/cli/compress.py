@@ -33,15 +33,18 @@ def compress(
 ) -> None:
     """Turn MODEL into a smaller one that meets a target, measured on this machine.
 
-    Searches uneven per-layer widths (attention heads, FFN channels, whole blocks), compensates the kept
-    weights for the removed ones by least squares (no training), and writes an artefact that loads in
-    transformers and ONNX Runtime, with a report. An interrupted run resumes when the same command is
-    given again. OUT/options.json holds the options: --config OUT/options.json repeats the run.
+    Searches uneven per-layer widths (attention heads, FFN channels, whole blocks) and, for a target of
+    latency or memory, the bits of weights in the ONNX graph; compensates the kept weights for the removed
+    ones by least squares (no training), and writes an artefact that loads in transformers and ONNX Runtime,
+    with a report. An interrupted run resumes when the same command is given again. OUT/options.json holds the
+    options: --config OUT/options.json repeats the run.
 
     Examples:
       compress ./my-llama --target-latency 30ms -o out
 
       compress ./my-llama --target-speedup 1.5x --calibration corpus/ -o out
+
+      compress ./my-llama --target-speedup 1.5x --bits 16 -o out   # widths alone, weights in float32
 
       compress ./my-llama --target-latency 12ms --quantize int4 -o out
 

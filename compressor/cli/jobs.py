@@ -36,10 +36,11 @@ def dry_run(options: CompressOptions, as_json: bool) -> int:
     from rich.console import Console
 
     from lathe.compressor.compute.progress import Progress
+    from lathe.compressor.pipeline.default_bits import with_default_bits
     from lathe.compressor.pipeline.preflight import run_preflight
     from lathe.compressor.report.terminal import print_preflight
 
-    document = run_preflight(options, Progress(quiet=as_json)).to_json()
+    document = run_preflight(with_default_bits(options), Progress(quiet=as_json)).to_json()
     if as_json:
         emit(document)
     else:

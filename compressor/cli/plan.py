@@ -19,9 +19,10 @@ def plan(
     """Forecast what compressing MODEL would give and need, and advise whether to prune, quantize or both.
 
     Writes nothing. Feasibility: the dense model and the smallest subnet, measured here. Forecast for the
-    targets: size, a range of quality, memory and time of the run. Advice: for several sizes of the decoder's
-    weights, each way to reach the size is tried on the model and ranked by KL to dense; weights are quantized
-    by rounding to nearest. 4,096 to 16,384 calibration tokens are read, by the model's width.
+    targets: size, a range of quality, memory and time of the run. Both are of widths alone, as with `compress
+    --bits 16`; `compress` by itself may reach more at less loss, by rounding. Advice: for several sizes of
+    the decoder's weights, each way to reach the size is tried on the model and ranked by KL to dense; weights
+    are quantized by rounding to nearest. 4,096 to 16,384 calibration tokens are read, by the model's width.
 
     Examples:
       lathe plan ./my-llama --target-speedup 1.5x --calibration notes.txt

@@ -11,6 +11,7 @@ import torch
 from lathe.artefact.disk_space import free_space
 from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import MANIFEST
+from lathe.artefact.onnx.minimum_version import INT8_CACHE, check_version
 from lathe.artefact.plan import LayerShape, Plan
 from lathe.artefact.width_rules import WidthRules
 from lathe.compressor.calibration.documents import ReadingLog
@@ -24,6 +25,7 @@ from lathe.compressor.calibration.tokens import (
     token_windows,
     window_length,
 )
+from lathe.compressor.export import destinations, exporters, rules_of
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.pipeline.options import WINDOW, CompressOptions
 from lathe.compressor.search.mixed_space import MixedSpace
@@ -60,6 +62,20 @@ def check_output(options: CompressOptions) -> None:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UserError(f"cannot write {out}: {parent} is not a writable directory")
+
+
+def width_rules(options: CompressOptions, source: Checkpoint) -> WidthRules:
+    """Returns the widths that everything allows which the artefact is exported to or served by.
+
+    Raises:
+        UserError: one of them does not take the model.
+    """
+    chosen = [*map(exporters.get, options.exports), *map(destinations.get, options.destinations)]
+    for destination in chosen:
+        destination.check(source)
+    if options.int8_cache:
+        check_version(INT8_CACHE, f"the graph of {source.name} with an int8 KV cache")
+    return rules_of(chosen, source.shape.head_dim, options.tensor_parallel)
 
 
 def check_texts(options: CompressOptions, source: Checkpoint, progress: ReadingLog) -> Texts:

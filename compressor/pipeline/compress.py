@@ -17,6 +17,7 @@ from lathe.compressor.latency.comparison import Comparison
 from lathe.compressor.pipeline.cache_scales import Scales, cache_scales
 from lathe.compressor.pipeline.calibrate import CalibrationResult, calibrate
 from lathe.compressor.pipeline.checks import check_output
+from lathe.compressor.pipeline.default_bits import with_default_bits
 from lathe.compressor.pipeline.export import export
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
 from lathe.compressor.pipeline.open_run import open_run
@@ -41,6 +42,7 @@ def compress(options: CompressOptions, progress: Progress) -> Outcome:
         UserError: the input is bad, a target is unreachable, or the artefact fails its checks. What was
             at the output before is unchanged.
     """
+    options = with_default_bits(options)
     preflight = run_preflight(options, progress)
     if preflight.already_met and not options.force:
         return Outcome(Status.ALREADY_MET, options.out, preflight.to_json())

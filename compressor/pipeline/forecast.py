@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from lathe.compressor.calibration.amount import HELDOUT_SHARE
 from lathe.compressor.compute.precision import has_bfloat16
 from lathe.compressor.compute.progress import Progress
+from lathe.compressor.pipeline.default_bits import rounds_by_default
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.reconstruct import block_tokens
@@ -47,18 +49,22 @@ def forecast(
 ) -> dict[str, Any]:
     """Returns roughly the plan that the targets would lead to, and the memory and seconds of the run.
 
+    The plan is one of widths alone; `rounds` says whether `compress` rounds weights by default, too.
     KL and perplexity are a band, from what the final reconstruction may leave to the sum of sensitivities.
     """
     shape = preflight.source.shape
+    asked = replace(options, front=False) if options.target_memory is not None else options
+    rounds = rounds_by_default(asked, preflight.source)
     plan = solve(preflight.space, sensitivities, [*preflight.constraints, *_latency(preflight)])
     needs = {"memory_bytes": preflight.memory.peak, "seconds": _seconds(options, preflight, problem)}
     if plan is None or not has_attention(plan):
-        return {"needs": needs, "plan": None}
+        return {"needs": needs, "rounds": rounds, "plan": None}
     most = total(preflight.space, sensitivities, plan)
     least = _LEFT_BY_RECONSTRUCTION * most
     width = preflight.source.dtype.itemsize
     return {
         "needs": needs,
+        "rounds": rounds,
         "plan": plan.to_json(),
         "decoder_parameters_kept": shape.kept(plan),
         "weight_bytes": {

@@ -221,13 +221,6 @@ class CompressOptions(CompressFields):
         return RULES[self.group_size]
 
     @property
-    def could_round(self) -> bool:
-        """True if `--bits auto` is to be had for a latency target, and nothing was said of bits."""
-        unsaid = self.bits is None and self.quantize is None and self.profile is None
-        targeted = self.timed and not self.open_ended
-        return unsaid and targeted and self.engine == "onnx" and self.method != "paper"
-
-    @property
     def block_bits(self) -> tuple[int, ...]:
         """The bits that the search may round each block to, the most first; none where it searches widths."""
         return (8, 4) if self.scheme == SCHEMES[AUTO_BITS] else ()

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lathe.artefact.errors import UserError
-from lathe.artefact.onnx.minimum_version import INT8_CACHE, check_version
 from lathe.artefact.plan import Plan
 from lathe.artefact.report_format import PruningLimit
-from lathe.artefact.width_rules import WidthRules
 from lathe.compressor.agreement.model_checks import check_model
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.export import destinations, exporters, rules_of
+from lathe.compressor.export import exporters
 from lathe.compressor.latency.backend import backends, versions_here
 from lathe.compressor.latency.backends.onnx import in_groups
 from lathe.compressor.latency.ends import Ends
@@ -31,9 +29,11 @@ from lathe.compressor.pipeline.checks import (
     check_texts,
     disk_needed,
     read_plan,
+    width_rules,
 )
+from lathe.compressor.pipeline.default_bits import rounds_by_default
 from lathe.compressor.pipeline.memory_estimate import MemoryPlan, memory_plan
-from lathe.compressor.pipeline.options import AUTO_BITS, CompressOptions
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.vocabulary import vocabulary_rows
 from lathe.compressor.report.wording import limit_of_pruning
 from lathe.compressor.search.method import Method
@@ -173,7 +173,7 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
     whole, method = _checked_source(options, progress)
     vocabulary = cut_vocabulary(whole, options.vocabulary, progress) if options.vocabulary else None
     source = vocabulary.source if vocabulary else whole
-    rules = _rules(options, source)
+    rules = width_rules(options, source)
     space = make_space(source.shape, rules)
     mixed = MixedSpace(space, options.block_bits) if options.block_bits else None
     plan = read_plan(options.plan, space, rules, source.shape.experts, mixed) if options.plan else None
@@ -203,8 +203,8 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
         f"{source.name}: {source.family.model_type}, {source.shape.num_layers} layers, "
         f"{whole.shape.parameters(whole.shape.dense_plan) / 1e6:.1f} M parameters"
     )
-    if options.could_round and not source.shape.experts:
-        progress.say(f"  weights stay float32 (--bits {AUTO_BITS} rounds them, and often loses less)")
+    if options.block_bits:
+        progress.say("  weights: float32, 8 or 4 bits by block; --bits 16 keeps float32")
     if options.profile:
         found = _profiled(options, found, options.profile)
     return _unpruned(options, _time(options, found) if options.timed else found)
@@ -222,16 +222,6 @@ def _checked_source(options: CompressOptions, progress: Progress) -> tuple[Check
             f"  method: {method.name}, as the model is large (--method {SLOWEST} is slower and better)"
         )
     return source, method
-
-
-def _rules(options: CompressOptions, source: Checkpoint) -> WidthRules:
-    """Returns the widths that everything allows which the artefact is exported to or served by."""
-    chosen = [*map(exporters.get, options.exports), *map(destinations.get, options.destinations)]
-    for destination in chosen:
-        destination.check(source)
-    if options.int8_cache:
-        check_version(INT8_CACHE, f"the graph of {source.name} with an int8 KV cache")
-    return rules_of(chosen, source.shape.head_dim, options.tensor_parallel)
 
 
 def _workload(options: CompressOptions, source: Checkpoint, progress: Progress) -> Workload:
@@ -314,17 +304,19 @@ def _time(options: CompressOptions, found: PreflightResult) -> PreflightResult:
             f"a {found.benchmark.workload.metric} of {target:.3g} ms is out of reach: dense "
             f"takes {dense:.3g} ms, the smallest subnet (one narrow attention block) {floor:.3g} ms: "
             f"{limit_of_pruning(limit)}",
-            _within_reach(found, dense, least),
+            _within_reach(options, found, dense, least),
         )
     return replace(found, provisional_target_ms=target)
 
 
-def _within_reach(found: PreflightResult, dense: float, least: float) -> str:
+def _within_reach(options: CompressOptions, found: PreflightResult, dense: float, least: float) -> str:
     """Returns what to ask for instead of a target out of reach."""
+    rounds = " Widths alone were looked at: `compress` rounds weights, too, and reaches more."
+    more = rounds if rounds_by_default(options, found.source) else ""
     if least >= dense:
-        return "Run again when the machine is quieter; pruning gains nothing here."
+        return f"Run again when the machine is quieter; pruning gains nothing here.{more}"
     cut = "" if found.vocabulary else " --vocabulary TEXT makes the head smaller."
-    return f"Ask for at least {least:.2g} ms ({dense / least:.3g}x).{cut}"
+    return f"Ask for at least {least:.2g} ms ({dense / least:.3g}x).{cut}{more}"
 
 
 def _unpruned(options: CompressOptions, found: PreflightResult) -> PreflightResult:

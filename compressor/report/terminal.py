@@ -20,6 +20,7 @@ from lathe.compressor.report.wording import (
     limit_of_pruning,
     quantized_weights,
     rounded_cache,
+    rounding_alone,
     sentence,
     with_bits,
 )
@@ -36,7 +37,12 @@ def print_report(report: Report, console: Console) -> None:
     console.print(_calibrated(report["calibration"]), highlight=False)
     if limit := report["latency"].get("pruning_limit"):
         console.print(sentence(limit_of_pruning(limit)), highlight=False)
-    for note in (kept_vocabulary(report), quantized_weights(report), rounded_cache(report)):
+    for note in (
+        kept_vocabulary(report),
+        rounding_alone(report),
+        quantized_weights(report),
+        rounded_cache(report),
+    ):
         if note:
             console.print(note, highlight=False)
 
@@ -99,6 +105,11 @@ def print_forecast(forecast: Mapping[str, Any], console: Console) -> None:
         f"the run: about {about} min here ({least} to {most}), "
         f"{needs['memory_bytes'] / 2**30:.1f} GiB of memory"
     )
+    if forecast["rounds"]:
+        console.print(
+            "both are of widths alone (--bits 16); without it, `compress` rounds weights, too, where that "
+            "loses less"
+        )
 
 
 def print_front(front: Mapping[str, Any], console: Console) -> None:

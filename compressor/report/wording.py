@@ -61,6 +61,15 @@ def scheme_of(stored: Quantization) -> str:
     return f"{', '.join(stored['formats'])} by block" if "formats" in stored else stored["scheme"]
 
 
+def rounding_alone(report: Report) -> str | None:
+    """Returns a sentence where weights are rounded and no layer is narrower than the dense model's."""
+    dense = report["dense_layer"]
+    whole = all({**layer, **dense} == layer for layer in report["layers"])
+    return (
+        "Rounding alone is enough: no layer is narrower than it was." if bits_in(report) and whole else None
+    )
+
+
 def quantized_weights(report: Report) -> str | None:
     """Returns a sentence about quantized weights; None where the weights are not quantized."""
     if "quantization" not in report:

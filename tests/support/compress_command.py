@@ -41,10 +41,14 @@ compress()
 
 @dataclass(frozen=True)
 class Tiny:
-    """A two-layer Llama with a tokenizer, and text for it."""
+    """A two-layer Llama with a tokenizer, and text for it; plans are of widths alone unless bits are said.
+
+    `bits` are the options for that; none: what the command does by default.
+    """
 
     model: Path
     text: Path
+    bits: tuple[str, ...] = ("--bits", "16")
 
     def arguments(self, out: Path, *options: str) -> list[str]:
         return [
@@ -59,6 +63,7 @@ class Tiny:
             "2048",
             "--evaluations",
             "40",
+            *(() if {"--bits", "--quantize"} & {*options} else self.bits),
             *options,
         ]
 

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 
 from lathe.artefact.report_format import DenseAndSubnet, served_perplexity, served_weights
 from lathe.compressor.report.page.section import Facts, ms, percent
-from lathe.compressor.report.wording import kept_vocabulary, quantized_weights, rounded_cache
+from lathe.compressor.report.wording import (
+    kept_vocabulary,
+    quantized_weights,
+    rounded_cache,
+    rounding_alone,
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def _sentence(facts: Facts) -> str:
         got = latency.get("measured_ms")
         found = f"{ms(got)} measured" if got else f"{ms(latency['predicted_ms'])} predicted"
         parts.insert(0, f"{asked}{allowed}; {found}.")
-    notes = kept_vocabulary(report), quantized_weights(report), rounded_cache(report)
+    notes = kept_vocabulary(report), rounding_alone(report), quantized_weights(report), rounded_cache(report)
     parts += [note for note in notes if note]
     return " ".join(parts)
 

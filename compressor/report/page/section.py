@@ -13,6 +13,7 @@ from lathe.artefact.report_format import DenseAndSubnet, LatencyFacts, Report
 
 Row = Sequence[str]
 _USUAL = ["checkpoint", "onnx"]
+_MIXED = "onnx-mixed"
 _METRICS = {"tpot": "time per output token", "ttft": "time to first token", "e2e": "time of a whole request"}
 
 
@@ -107,14 +108,16 @@ class Facts:
         ]
         if asked["metric"] == "e2e":
             words += ["--output-tokens", str(asked["output_tokens"])]
-        if asked.get("backend", "onnx") != "onnx":
+        if asked.get("backend", "onnx") not in ("onnx", _MIXED):
             words += ["--backend", asked["backend"]]
         return words + (["--threads", str(asked["threads"])] if asked.get("threads") else [])
 
     @property
     def exports(self) -> list[str]:
-        """The option for what is written, where it is not the default."""
+        """The options for what is written, where they are not the default of every command."""
         asked = self.report.get("served", {}).get("exports", _USUAL)
+        if _MIXED in asked:
+            return ["--bits", "auto"]
         return [] if asked == _USUAL else ["--export", ",".join(asked)]
 
     @property

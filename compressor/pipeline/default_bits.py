@@ -1,0 +1,59 @@
+"""The default of `--bits`: a search for the bits of each block, for a target that rounding helps to meet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lathe.artefact.errors import UserError
+from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
+from lathe.compressor.pipeline.checks import check_output, width_rules
+from lathe.compressor.pipeline.options import AUTO_BITS, CompressOptions
+
+_EXPORTS = {"checkpoint", "onnx"}
+
+
+def with_default_bits(options: CompressOptions) -> CompressOptions:
+    """Returns the options with `--bits auto` where that is the default, and unchanged elsewhere.
+
+    It is where the target is one of latency or memory alone, nothing is said of how weights are stored, and
+    the model has an ONNX graph with bits by block. Reads no weights. A model that cannot be opened keeps its
+    options, for preflight to say why.
+
+    Raises:
+        UserError: the output will not do, which is found before a model is fetched.
+    """
+    if not _open(options):
+        return options
+    check_output(options)
+    try:
+        source = open_checkpoint(options.model)
+    except UserError:
+        return options
+    return replace(options, bits=AUTO_BITS) if rounds_by_default(options, source) else options
+
+
+def rounds_by_default(options: CompressOptions, source: Checkpoint) -> bool:
+    """Returns whether `compress` searches for the bits of each block of a model by default."""
+    if not _open(options):
+        return False
+    try:
+        width_rules(replace(options, bits=AUTO_BITS), source).check(source.shape.dense_plan, source.name)
+    except UserError:
+        return False
+    return True
+
+
+def _open(options: CompressOptions) -> bool:
+    """Returns whether options leave the bits open: by what they ask for, and by all that they do not say."""
+    said = (options.bits, options.quantize, options.profile, options.keep, options.plan)
+    targeted = options.timed or options.target_memory is not None
+    return (
+        targeted
+        and not options.open_ended
+        and all(value is None for value in said)
+        and not options.destinations
+        and options.tensor_parallel == 1
+        and options.engine == "onnx"
+        and {*options.export} == _EXPORTS
+        and options.method != "paper"
+    )
