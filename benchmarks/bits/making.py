@@ -121,7 +121,7 @@ def options_for(
     return CompressOptions(
         model=settings.model,
         out=out,
-        bits="auto" if scheme == MIXED else None,
+        bits={MIXED: "auto", None: "16"}.get(scheme),
         quantize=None if scheme == MIXED else scheme,
         calibration=settings.text,
         calibration_tokens=settings.tokens,

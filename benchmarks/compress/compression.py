@@ -26,11 +26,12 @@ _LATENCY = (
     "measured_ms",
     "speedup",
 )
+_ROUNDS_BY_DEFAULT = "compressor/pipeline/default_bits.py"
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of every tree: the options of `lathe compress`, which all commits understand.
+    """What is asked of every tree: widths alone, by options of `lathe compress` that all commits understand.
 
     Attributes:
         target: The option of the target and its value.
@@ -58,13 +59,18 @@ class Task:
         ]
 
 
+def _widths_alone(tree: SourceTree) -> tuple[str, ...]:
+    """Returns what keeps weights float32 in a tree that rounds them by default; earlier ones may lack it."""
+    return ("--bits", "16") if (tree.path / _ROUNDS_BY_DEFAULT).is_file() else ()
+
+
 class Compression:
     """A run of a tree in a new folder, which holds its caches, its log and its artefact."""
 
     def __init__(self, tree: SourceTree, task: Task, folder: Path) -> None:
         folder.mkdir(parents=True)
         self._tree, self.artefact = tree, folder / "artefact"
-        arguments = task.arguments(self.artefact)
+        arguments = [*task.arguments(self.artefact), *_widths_alone(tree)]
         self._command = tree.command(*arguments)
         environment = tree.environment(folder / "cache")
         self.process = StagedProcess(tree.module, arguments, tree.path, environment, folder / "stdout.log")

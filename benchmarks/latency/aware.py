@@ -41,6 +41,7 @@ def rows(
         model=str(model),
         out=work / f"{model.name}-aware",
         target_speedup=speedup,
+        bits="16",
         latency_metric=workload.metric,
         batch_size=workload.batch_size,
         context=workload.context,

@@ -94,6 +94,7 @@ def rows(subject: Subject, speedups: list[float], progress: Progress) -> Iterato
             model=str(subject.model),
             out=subject.work / f"{subject.name}-{subject.backend}",
             target_speedup=speedup,
+            bits="16",
             latency_metric=subject.workload.metric,
             batch_size=subject.workload.batch_size,
             context=subject.workload.context,

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Tiny:
 
     model: Path
     text: Path
-    bits: tuple[str, ...] = ("--bits", "16")
+    bits: tuple[str, ...] = field(default=("--bits", "16"), kw_only=True)
 
     def arguments(self, out: Path, *options: str) -> list[str]:
         return [

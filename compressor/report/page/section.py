@@ -14,6 +14,8 @@ from lathe.artefact.report_format import DenseAndSubnet, LatencyFacts, Report
 Row = Sequence[str]
 _USUAL = ["checkpoint", "onnx"]
 _MIXED = "onnx-mixed"
+_BACKENDS = {"onnx": (), _MIXED: (), f"{_MIXED}-kv8": ("--kv-cache", "int8")}
+"""Options that stand for a backend, beside those for what is written; of others, the name is the option."""
 _METRICS = {"tpot": "time per output token", "ttft": "time to first token", "e2e": "time of a whole request"}
 
 
@@ -108,8 +110,8 @@ class Facts:
         ]
         if asked["metric"] == "e2e":
             words += ["--output-tokens", str(asked["output_tokens"])]
-        if asked.get("backend", "onnx") not in ("onnx", _MIXED):
-            words += ["--backend", asked["backend"]]
+        backend = asked.get("backend", "onnx")
+        words += _BACKENDS.get(backend, ("--backend", backend))
         return words + (["--threads", str(asked["threads"])] if asked.get("threads") else [])
 
     @property

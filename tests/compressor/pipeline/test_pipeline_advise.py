@@ -66,11 +66,21 @@ def test_people_read_a_table(tiny: Tiny) -> None:
     assert re.search(r"the run: about \d+ min here \(\d+ to \d+\), \d\.\d GiB of memory\n", shown.stdout)
 
 
+@pytest.mark.parametrize("target", [("--target-speedup", "1.3x"), ("--target-memory", "300kB"), ()])
+def test_a_forecast_says_whether_compress_rounds_as_well(tiny: Tiny, target: tuple[str, ...]) -> None:
+    given = ("--calibration", str(tiny.text), "--calibration-tokens", "2048", "--context", "64", *target)
+    shown = " ".join(lathe("plan", str(tiny.model), *given).stdout.split())
+    note = "both are of widths alone (--bits 16); without it, `compress` rounds weights, too"
+    assert (note in shown) == bool(target)
+    assert planned(tiny, "--context", "64", *target)["forecast"]["rounds"] is bool(target)
+
+
 def test_an_impossible_target_is_refused_with_the_floor(tiny: Tiny) -> None:
     fastest = steady_clock.TERMS[0] / 2
     done = lathe("plan", str(tiny.model), "--target-latency", f"{fastest}ms")
     assert done.exit_code == 1
     assert "is out of reach" in done.stderr
+    assert "Widths alone were looked at: `compress` rounds weights, too" in done.stderr
 
 
 def test_a_model_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:

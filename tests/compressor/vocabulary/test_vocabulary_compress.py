@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,24 @@ def test_a_cut_that_is_fast_enough_is_all_that_is_done(wide: Wide, tmp_path: Pat
     assert report["decoder_parameters_kept"] == 1
     assert report["latency"]["speedup"] > 1.05
     assert report["met"] is True
+
+
+@pytest.mark.usefixtures("wide_head")
+def test_bits_are_searched_of_what_a_cut_leaves(wide: Wide, tmp_path: Path) -> None:
+    """By default, and not where the cut alone is enough."""
+    model = save_model(tmp_path / "tiny", byte_level(), hidden_size=64, intermediate_size=96)
+    rounding = replace(wide, model=model, bits=())
+    done = rounding.cut(tmp_path / "cut", "--target-memory", "1GiB")
+    assert done.exit_code == 0, done.output
+    assert "the cut vocabulary alone meets the target" in done.stderr
+    assert not Plan.load(tmp_path / "cut" / "plan.json").rounded
+    done = rounding.cut(tmp_path / "out", "--target-speedup", "1.6x")
+    assert done.exit_code == 0, done.output
+    report = read(tmp_path / "out" / "report.json")
+    assert Plan.load(tmp_path / "out" / "plan.json").rounded
+    assert report["latency"]["speedup"] >= 1.6 * 0.98
+    assert report["loss"]["dense"] == report["quantization"]["loss"]["dense"]
+    assert report["vocabulary"]["rows"]["subnet"] < report["vocabulary"]["rows"]["dense"]
 
 
 def test_a_cut_that_meets_the_target_leaves_the_layers_alone(wide: Wide, tmp_path: Path) -> None:
