@@ -15,7 +15,6 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.plan import BLOCK_KINDS, LayerShape, Plan
 from lathe.compressor.pipeline.default_bits import with_default_bits
 from lathe.compressor.pipeline.options import CompressOptions
-from support import steady_clock
 from support.compress_command import Tiny, content, lathe, make_tiny
 from support.tiny_models import tiny as tiny_family
 
@@ -187,4 +186,4 @@ def test_python_has_the_same_default(tiny: Tiny, tmp_path: Path) -> None:
         method="quick",
     )
     assert Plan.load(outcome.out / "plan.json").rounded
-    assert steady_clock.milliseconds(Plan.load(outcome.out / "plan.json")) > 0
+    assert outcome.report["served"]["exports"] == ["checkpoint", "onnx-mixed"]
