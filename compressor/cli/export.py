@@ -45,7 +45,7 @@ class ExportOptions:
     quantize: Annotated[
         str | None,
         Option(
-            help="int8 or int4 for onnx: weights only, with the group size chosen by each matrix's error. "
+            help="int8 or int4 for onnx: weights only, in groups by --group-size. "
             "w4a16 (4-bit weights, groups of 32: widths in multiples of 32) or w8a8 (int8) for vllm, or "
             "mixed, which gives each block what the plan says. By rounding to nearest. b1 (BiLLM), b1-arb or "
             "b1-hbllm for checkpoint: the values of one-bit weights, on calibration text; no engine has a "
