@@ -137,7 +137,8 @@ def disk_needed(source: Checkpoint, on_disk: bool, rounds: int) -> int:
     """Returns the bytes that a run of one plan may hold on disk.
 
     These are the checkpoint, the graph, and the run directory with its statistics and the layers after each
-    reconstruction. Where memory does not hold them, the whole-model rounds' vectors and factors are added.
+    reconstruction. A method with whole-model rounds adds their vectors and factors, where memory does not
+    hold them, or the gradients that few bits are rounded by.
 
     Args:
         source: The dense model.
@@ -148,8 +149,8 @@ def disk_needed(source: Checkpoint, on_disk: bool, rounds: int) -> int:
     weights, reads = shape.weight_bytes(shape.dense_plan, 4), shape.layer.query_heads * shape.head_dim
     squares = shape.num_layers * (max(1, shape.experts) * shape.layer.ffn**2 + reads**2)
     statistics = (8 if on_disk else 2 * 8) * squares
-    step = 7 * weights + 3 * 4 * squares if on_disk and rounds else 0
-    return (3 + rounds) * weights + statistics + step + 64 * 2**20
+    step = 7 * weights + 3 * 4 * squares if on_disk else 2 * 4 * squares
+    return (3 + rounds) * weights + statistics + (step if rounds else 0) + 64 * 2**20
 
 
 def read_plan(

@@ -21,6 +21,9 @@ from lathe.compressor.pipeline.latency_loop import Iteration
 from lathe.compressor.pipeline.reconstruct import block_tokens, finished_layer
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import Saved, Tensors, key
+from lathe.compressor.reconstruction.kl_passes import KLProblem
+from lathe.compressor.reconstruction.output_gradients import TOKENS, output_gradients
+from lathe.compressor.reconstruction.rounded_block import AS_STORED, Grams
 from lathe.compressor.reconstruction.rounded_head import EXACT_BITS, RoundedTable, round_head
 from lathe.compressor.reconstruction.rounding_pass import RoundingPass
 
@@ -60,6 +63,9 @@ def round_layers(
         f"{name}-{key(plan.to_json(), HELDOUT_TOKENS, str(context.options.groups))}",
         context.store,
     )
+    files = [layers.file_name(index) for index in range(len(plan))]
+    if _by_gradients(context, plan) and not all(map(context.run_dir.has, files)):
+        _store_gradients(context, calibration, name)
 
     @cache
     def opened() -> RoundingPass:
@@ -73,9 +79,10 @@ def round_layers(
         if head:
             context.run_dir.saved(layers.head_file, lambda: _rounded_head(opened()))
             bar.advance()
-        for index in range(len(plan)):
-            context.run_dir.saved(layers.file_name(index), partial(_rounded, served, layers, index))
+        for index, file in enumerate(files):
+            context.run_dir.saved(file, partial(_rounded, served, layers, index))
             bar.advance()
+    context.run_dir.forget(_gradients_of(name))
     return layers.name
 
 
@@ -110,20 +117,63 @@ class RoundedLayers:
         return from_tensors(self.store.here(saved.all()))
 
 
+def _by_gradients(context: RunContext, plan: Plan) -> bool:
+    """Tells whether layers are rounded by gradients, too; those of 8 bits alone lose next to nothing."""
+    few = any(0 < layer.bits(kind) < 8 for layer in plan for kind in BLOCK_KINDS)
+    return few and context.preflight.method.whole_rounds > 0
+
+
+def _store_gradients(context: RunContext, calibration: CalibrationResult, name: str) -> None:
+    """Keeps what gradients at the outputs of the finished layers' matrices are like, in the run directory."""
+    run_dir, count = context.run_dir, len(calibration.model.layers)
+    files = [f"{_gradients_of(name)}-{index:03d}" for index in range(count)]
+    if all(map(run_dir.has, files)):
+        return
+    windows, heldout = calibration.sample(math.ceil(TOKENS / calibration.windows.shape[1]), 0)
+    subnet = context.store.load(count, partial(_stored, context, name))
+    problem = KLProblem(calibration.model, subnet, windows, heldout, context.store)
+    with context.progress.stage("round: gradients", count) as bar:
+        found = output_gradients(problem, context.workers)
+        for file, grams in zip(reversed(files), found, strict=True):
+            run_dir.saved(file, partial(dict, grams))
+            bar.advance()
+
+
+def _gradients_of(name: str) -> str:
+    """Returns what the layers' gradients are called in the run directory."""
+    return f"gradients-{name}"
+
+
+def _stored(context: RunContext, name: str, index: int) -> Weights:
+    """Returns a finished layer with the values that its checkpoint has."""
+    layer, dtype = finished_layer(context.run_dir, name, index), context.preflight.source.dtype
+    return {tensor: value.to(dtype).float() for tensor, value in layer.items()}
+
+
 def _rounding_pass(
     context: RunContext, calibration: CalibrationResult, plan: Plan, name: str
 ) -> RoundingPass:
-    source, store, length = context.preflight.source, context.store, calibration.windows.shape[1]
+    store, method = context.store, context.preflight.method
 
-    def stored(index: int) -> Weights:
-        layer = finished_layer(context.run_dir, name, index)
-        return {tensor: value.to(source.dtype).float() for tensor, value in layer.items()}
+    def gradients(index: int) -> Grams:
+        if not _by_gradients(context, plan):
+            return AS_STORED
+        file = context.run_dir.path / f"{_gradients_of(name)}-{index:03d}.safetensors"
+        return store.here(Saved(file).all())
 
-    tokens = rounding_tokens(source.shape)
+    tokens, length = rounding_tokens(context.preflight.source.shape), calibration.windows.shape[1]
     windows, heldout = calibration.sample(math.ceil(tokens / length), math.ceil(HELDOUT_TOKENS / length))
-    model = replace(calibration.model, layers=store.load(len(plan), stored))
-    bfloat16, groups = context.preflight.method.bfloat16, context.options.groups
-    return RoundingPass(model, plan, windows, heldout, store, bfloat16, groups=groups)
+    model = replace(calibration.model, layers=store.load(len(plan), partial(_stored, context, name)))
+    return RoundingPass(
+        model,
+        plan,
+        windows,
+        heldout,
+        store,
+        method.bfloat16,
+        groups=context.options.groups,
+        gradients=gradients,
+    )
 
 
 def _rounded_head(rounding: RoundingPass) -> Tensors:

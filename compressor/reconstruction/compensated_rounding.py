@@ -38,21 +38,38 @@ def round_compensated(
         group: Columns that share a scale.
         signed: Whether scales may be negative.
     """
-    columns = weight_RC.shape[1]
-    fill = -columns % group
-    weight_RP = torch.nn.functional.pad(weight_RC.float(), (0, fill))
-    gram_PP = torch.nn.functional.pad(gram_CC.double(), (0, fill, 0, fill))
-    squares_P, gram_PP = gram_PP.diagonal().clone(), with_inputs(gram_PP)
-    scales_RG = best_scales(weight_RP, bits, group, squares_P.float(), signed)
-    order = squares_P.argsort(descending=True, stable=True)
-    ordered = gram_PP[order][:, order]
-    codes = _round_columns(
-        weight_RP[:, order], inverse_factor(ordered), scales_RG.repeat_interleave(group, 1)[:, order], bits
-    )
-    codes_RP = torch.empty_like(codes)
-    codes_RP[:, order] = codes
-    error = relative_error(weight_RP, codes_RP, scales_RG)
-    return QuantizedMatrix(codes_RP, scales_RG, group, bits, columns, error)
+    return ColumnRounding(gram_CC, bits, group, signed)(weight_RC)
+
+
+class ColumnRounding:
+    """Rounds matrices that read the same.
+
+    Args:
+        gram_CC: X^T X / n of their inputs.
+        bits: Of a code.
+        group: Columns that share a scale.
+        signed: Whether scales may be negative.
+    """
+
+    def __init__(self, gram_CC: torch.Tensor, bits: int, group: int, signed: bool = True) -> None:
+        self._bits, self._group, self._signed = bits, group, signed
+        self._fill = -len(gram_CC) % group
+        gram_PP = torch.nn.functional.pad(gram_CC.double(), (0, self._fill, 0, self._fill))
+        self._squares_P = gram_PP.diagonal().clone()
+        self._order = self._squares_P.argsort(descending=True, stable=True)
+        self._upper_PP = inverse_factor(with_inputs(gram_PP)[self._order][:, self._order])
+
+    def __call__(self, weight_RC: torch.Tensor) -> QuantizedMatrix:
+        """Quantizes a matrix."""
+        weight_RP = torch.nn.functional.pad(weight_RC.float(), (0, self._fill))
+        squares_P = self._squares_P.float()
+        scales_RG = best_scales(weight_RP, self._bits, self._group, squares_P, self._signed)
+        scales_RP = scales_RG.repeat_interleave(self._group, 1)[:, self._order]
+        codes = _round_columns(weight_RP[:, self._order], self._upper_PP, scales_RP, self._bits)
+        codes_RP = torch.empty_like(codes)
+        codes_RP[:, self._order] = codes
+        error = relative_error(weight_RP, codes_RP, scales_RG)
+        return QuantizedMatrix(codes_RP, scales_RG, self._group, self._bits, weight_RC.shape[1], error)
 
 
 def _round_columns(

@@ -135,8 +135,11 @@ class KLPasses:
 
         return self._pull_back(image)
 
-    def grams(self) -> Iterable[Iterable[Grams]]:
-        """Accumulates Gram matrices of each layer's projections: of inputs, and of gradients at outputs."""
+    def grams(self, inputs: bool = True) -> Iterable[Iterable[Grams]]:
+        """Accumulates Gram matrices of each layer's projections: of inputs, and of gradients at outputs.
+
+        inputs: False leaves those of inputs out.
+        """
         chosen = some_of(self._problem.batches(False), self._shards, _FACTOR_BATCHES)
 
         def drawn(part: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
@@ -145,12 +148,12 @@ class KLPasses:
 
         gradient = self._at_the_head(chosen, drawn)
         for index in reversed(range(len(self._problem.subnet))):
-            yield map(partial(self._grams, index, gradient), chosen)
+            yield map(partial(self._grams, index, gradient, inputs), chosen)
 
-    def _grams(self, index: int, gradient: ArrayLike, shard: Sequence[torch.Tensor]) -> Grams:
+    def _grams(self, index: int, gradient: ArrayLike, inputs: bool, shard: Sequence[torch.Tensor]) -> Grams:
         """Accumulates one layer's Gram matrices and moves the gradient below the layer."""
         layer, runner = self._problem.subnet[index], self._runner.at(index)
-        grams = Grams.of(self._problem.projections(index))
+        grams = Grams.of(self._problem.projections(index), inputs)
         for part in shard:
             watched: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
             below = self._states[index][part].requires_grad_()

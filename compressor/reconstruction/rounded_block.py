@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -12,7 +12,8 @@ from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.groups import BY_ERROR, GroupRule
 from lathe.compressor.model.rounding import QuantizedMatrix
 from lathe.compressor.model.stored_format import group_of, products_of
-from lathe.compressor.reconstruction.compensated_rounding import round_compensated
+from lathe.compressor.reconstruction.compensated_rounding import ColumnRounding
+from lathe.compressor.reconstruction.row_feedback import round_by_rows
 
 Grams = Mapping[str, torch.Tensor]
 """[C, C] X^T X / n of the inputs of the matrices that are to be rounded, by name."""
@@ -22,7 +23,13 @@ AS_STORED: Weights = MappingProxyType({})
 
 
 def round_block(
-    weights: Weights, grams: Grams, solved: Weights = AS_STORED, *, bits: int, groups: GroupRule = BY_ERROR
+    weights: Weights,
+    grams: Grams,
+    solved: Weights = AS_STORED,
+    *,
+    bits: int,
+    groups: GroupRule = BY_ERROR,
+    gradients: Grams = AS_STORED,
 ) -> dict[str, QuantizedMatrix]:
     """Returns a block's matrices as codes and scales, by name; their errors are against the block's.
 
@@ -35,17 +42,25 @@ def round_block(
         solved: What is rounded in the place of the block's own matrices.
         bits: Of a code.
         groups: Gives each stack its group.
+        gradients: [R, R] the Gram matrix of the gradients at the outputs of each matrix, by name. Matrices
+            that have none are rounded by their inputs alone.
     """
     found: dict[str, int] = {}
     for stack in products_of(weights):
         asked = [name for name in stack if name in grams]
         if asked:
             found |= dict.fromkeys(asked, group_of(weights, stack, bits, groups))
-    return round_in_groups(weights, grams, solved, bits, found)
+    return round_in_groups(weights, grams, solved, bits, found, gradients=gradients)
 
 
 def round_in_groups(
-    weights: Weights, grams: Grams, solved: Weights, bits: int, groups: Mapping[str, int], signed: bool = True
+    weights: Weights,
+    grams: Grams,
+    solved: Weights,
+    bits: int,
+    groups: Mapping[str, int],
+    signed: bool = True,
+    gradients: Grams = AS_STORED,
 ) -> dict[str, QuantizedMatrix]:
     """Does what `round_block` does, with the groups of the matrices by name.
 
@@ -57,16 +72,22 @@ def round_in_groups(
     rounded: dict[str, QuantizedMatrix] = {}
     for (_, group), together in alike.items():
         matrices = [solved.get(name, weights[name]) for name in together]
-        found = round_compensated(torch.cat(matrices), grams[together[0]], bits, group, signed)
-        rounded |= zip(together, _split(found, [weights[name] for name in together]), strict=True)
+        round_rows = ColumnRounding(grams[together[0]], bits, group, signed)
+        if all(name in gradients for name in together):
+            parts = round_by_rows(matrices, [gradients[name] for name in together], round_rows)
+        else:
+            parts = _split(round_rows(torch.cat(matrices)), map(len, matrices))
+        for name, part in zip(together, parts, strict=True):
+            rounded[name] = _against(part, weights[name])
     return rounded
 
 
-def _split(found: QuantizedMatrix, matrices: Sequence[torch.Tensor]) -> Iterator[QuantizedMatrix]:
-    """Yields the parts of what was rounded one below the other, with their errors against these matrices."""
-    counts = [len(matrix) for matrix in matrices]
-    parts = zip(matrices, found.codes.split(counts), found.scales.split(counts), strict=True)
-    for matrix, codes, scales in parts:
-        part = replace(found, codes=codes, scales=scales)
-        error = (part.values - matrix).norm() / matrix.norm().clamp(min=1e-30)
-        yield replace(part, error=float(error))
+def _split(found: QuantizedMatrix, counts: Iterable[int]) -> list[QuantizedMatrix]:
+    """Returns the parts of what was rounded one below the other."""
+    return [found[rows] for rows in torch.arange(len(found)).split([*counts])]
+
+
+def _against(found: QuantizedMatrix, matrix: torch.Tensor) -> QuantizedMatrix:
+    """Returns a rounded matrix with its error against that of the block."""
+    error = (found.values - matrix).norm() / matrix.norm().clamp(min=1e-30)
+    return replace(found, error=float(error))

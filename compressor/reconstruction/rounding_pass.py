@@ -31,7 +31,7 @@ from lathe.compressor.model.rounded_tensors import Rounded, dequantized
 from lathe.compressor.model.stored_format import quantize_experts
 from lathe.compressor.reconstruction.block_moments import BlockPasses, MapShards
 from lathe.compressor.reconstruction.residual_streams import BlockPosition, SequentialPass, on_workers
-from lathe.compressor.reconstruction.rounded_block import AS_STORED, BlockRounding, round_block
+from lathe.compressor.reconstruction.rounded_block import AS_STORED, BlockRounding, Grams, round_block
 from lathe.compressor.reconstruction.sequential import measure_output, solve_output
 from lathe.compressor.statistics.gram import merge_into_first
 
@@ -51,6 +51,8 @@ class RoundingPass:
         embedding: The rounded one, where it is rounded and matters.
         groups: Gives each matrix its group, without a method.
         by_bits: Gives the method of a block by its bits; None: `round_block` with the groups.
+        gradients: Gives [R, R] the Gram matrices of the gradients at the outputs of a layer's matrices, by
+            name, as far as they are known.
     """
 
     model: LayeredModel
@@ -63,6 +65,7 @@ class RoundingPass:
     embedding: Embedding | None = None
     groups: GroupRule = BY_ERROR
     by_bits: Callable[[int], BlockRounding] | None = None
+    gradients: Callable[[int], Grams] = lambda _index: AS_STORED
 
     def layer(self, index: int, below: Callable[[int], Rounded]) -> Rounded:
         """Returns a layer's rounded tensors by name.
@@ -92,7 +95,9 @@ class RoundingPass:
         bits = self.plan[index].bits(kind)
         if self.method or not bits:
             return self.method
-        return self.by_bits(bits) if self.by_bits else partial(round_block, bits=bits, groups=self.groups)
+        if self.by_bits:
+            return self.by_bits(bits)
+        return partial(round_block, bits=bits, groups=self.groups, gradients=self.gradients(index))
 
     def served(self, index: int, rounded: Rounded) -> dict[str, torch.Tensor]:
         """Returns a layer's values as they will be served."""

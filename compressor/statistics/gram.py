@@ -87,10 +87,10 @@ class Grams:
         self.inputs, self.gradients = inputs, gradients
 
     @classmethod
-    def of(cls, weights: Mapping[str, torch.Tensor]) -> Grams:
-        """Creates empty accumulators for these weights, [out, in] each."""
-        inputs, gradients = ({n: Gram(w.shape[axis]) for n, w in weights.items()} for axis in (1, 0))
-        return cls(inputs, gradients)
+    def of(cls, weights: Mapping[str, torch.Tensor], inputs: bool = True) -> Grams:
+        """Creates empty accumulators for these weights, [out, in] each; perhaps of gradients alone."""
+        reads, gradients = ({n: Gram(w.shape[axis]) for n, w in weights.items()} for axis in (1, 0))
+        return cls(reads if inputs else {}, gradients)
 
     def add_batch(self, name: str, x: torch.Tensor, gradient: torch.Tensor) -> None:
         """Adds a batch of one matrix.
@@ -100,7 +100,8 @@ class Grams:
             x: Its inputs, [..., in]; columns beyond these are left out.
             gradient: The gradients at its outputs, [..., out].
         """
-        self.inputs[name].add_batch(x[..., : self.inputs[name].width])
+        if name in self.inputs:
+            self.inputs[name].add_batch(x[..., : self.inputs[name].width])
         self.gradients[name].add_batch(gradient)
 
     def add(self, other: Self) -> None:

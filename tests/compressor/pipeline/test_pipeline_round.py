@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("steady")
 class Run:
     """A run up to its reconstruction."""
 
-    def __init__(self, tiny: Tiny, out: Path, quantize: str | None) -> None:
+    def __init__(self, tiny: Tiny, out: Path, quantize: str | None, method: str = "quick") -> None:
         options = CompressOptions(
             model=str(tiny.model),
             out=out,
@@ -42,7 +42,7 @@ class Run:
             quantize=quantize,
             calibration=str(tiny.text),
             calibration_tokens=2048,
-            method="quick",
+            method=method,
         )
         quiet = Progress(quiet=True)
         self.context = RunContext(options, run_preflight(options, quiet), RunDirectory(out), quiet)
@@ -55,8 +55,8 @@ class Run:
     def round(self) -> str | None:
         return round_layers(self.context, self.calibration, self.iteration, self.name)
 
-    def files(self) -> dict[Path, bytes]:
-        return {file: file.read_bytes() for file in self.context.run_dir.path.glob("rounded-*")}
+    def files(self, kind: str = "rounded") -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in self.context.run_dir.path.glob(f"{kind}-*")}
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,18 @@ def test_a_stage_that_was_killed_goes_on_with_the_layers_that_it_had(run: Run) -
     run.round()
     assert run.files() == before
     assert first.stat().st_mtime_ns == at
+
+
+def test_a_method_that_refines_the_whole_subnet_rounds_by_gradients_too(tiny: Tiny, tmp_path: Path) -> None:
+    made = Run(tiny, tmp_path / "out", "int4", "fast")
+    made.round()
+    assert "round: gradients" in made.context.progress.seconds
+    before = made.files()
+    sorted(before)[-1].unlink()
+    made.round()
+    assert made.files() == before
+    assert made.files("gradients") == {}
+    made.context.run_dir.close()
 
 
 def test_without_quantization_nothing_is_rounded(tiny: Tiny, tmp_path: Path) -> None:
