@@ -18,6 +18,7 @@ from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.reconstruct import block_tokens
 from lathe.compressor.pipeline.round import HELDOUT_TOKENS, rounding_tokens
 from lathe.compressor.reconstruction.kl_steps import MOST_TOKENS
+from lathe.compressor.reconstruction.output_gradients import TOKENS
 from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.knapsack import solve, total
 from lathe.compressor.search.method import Problem
@@ -37,6 +38,8 @@ _REFINING, _STEPPING = 22.0, 7.0
 """The cost of one round for the whole subnet, likewise: of conjugate gradients, and of steps on parts."""
 _ROUNDING, _ROUNDED_COLUMN = (2.6, 1.9), 6.0
 """The cost of rounding layers, likewise, and of a column of the widest projection, in passes of a token."""
+_GRADIENTS, _ROUNDED_ROWS = 3.0, 7.0
+"""The cost of the gradients that few bits are rounded by, likewise; what they add to that of a column."""
 _VERIFYING = 2.5
 """The cost of the checks at the end, in forward passes over the text that the artefact is evaluated on."""
 _MEASURING = 30.0
@@ -123,7 +126,10 @@ def _seconds(options: CompressOptions, preflight: PreflightResult, problem: Prob
 def _rounding_passes(asked: int, preflight: PreflightResult, rough: bool) -> float:
     """Returns the cost of rounding all layers, in forward passes of a token."""
     read = min(asked, rounding_tokens(preflight.source.shape)) + min(asked / HELDOUT_SHARE, HELDOUT_TOKENS)
-    return _ROUNDING[rough] * read + _ROUNDED_COLUMN * preflight.source.shape.widest_output_projection
+    column, gradients = _ROUNDED_COLUMN, 0.0
+    if preflight.method.whole_rounds:
+        column, gradients = column + _ROUNDED_ROWS, _GRADIENTS * min(asked, TOKENS)
+    return _ROUNDING[rough] * read + gradients + column * preflight.source.shape.widest_output_projection
 
 
 def _spent(progress: Progress) -> dict[str, float]:

@@ -32,6 +32,7 @@ from lathe.compressor.model.stored_format import quantize_experts
 from lathe.compressor.reconstruction.block_moments import BlockPasses, MapShards
 from lathe.compressor.reconstruction.residual_streams import BlockPosition, SequentialPass, on_workers
 from lathe.compressor.reconstruction.rounded_block import AS_STORED, BlockRounding, Grams, round_block
+from lathe.compressor.reconstruction.rounded_head import EXACT_BITS
 from lathe.compressor.reconstruction.sequential import measure_output, solve_output
 from lathe.compressor.statistics.gram import merge_into_first
 
@@ -52,7 +53,7 @@ class RoundingPass:
         groups: Gives each matrix its group, without a method.
         by_bits: Gives the method of a block by its bits; None: `round_block` with the groups.
         gradients: Gives [R, R] the Gram matrices of the gradients at the outputs of a layer's matrices, by
-            name, as far as they are known.
+            name, as far as they are known; those of fewer than 8 bits are rounded by them.
     """
 
     model: LayeredModel
@@ -97,7 +98,8 @@ class RoundingPass:
             return self.method
         if self.by_bits:
             return self.by_bits(bits)
-        return partial(round_block, bits=bits, groups=self.groups, gradients=self.gradients(index))
+        gradients = self.gradients(index) if bits < EXACT_BITS else AS_STORED
+        return partial(round_block, bits=bits, groups=self.groups, gradients=gradients)
 
     def served(self, index: int, rounded: Rounded) -> dict[str, torch.Tensor]:
         """Returns a layer's values as they will be served."""
