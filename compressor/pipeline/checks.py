@@ -138,7 +138,7 @@ def disk_needed(source: Checkpoint, on_disk: bool, rounds: int) -> int:
 
     These are the checkpoint, the graph, and the run directory with its statistics and the layers after each
     reconstruction. A method with whole-model rounds adds their vectors and factors, where memory does not
-    hold them, or the gradients that few bits are rounded by.
+    hold them, or the gradients that few bits may be rounded by.
 
     Args:
         source: The dense model.

@@ -127,7 +127,7 @@ def _rounding_passes(asked: int, preflight: PreflightResult, rough: bool) -> flo
     """Returns the cost of rounding all layers, in forward passes of a token."""
     read = min(asked, rounding_tokens(preflight.source.shape)) + min(asked / HELDOUT_SHARE, HELDOUT_TOKENS)
     column, gradients = _ROUNDED_COLUMN, 0.0
-    if preflight.method.whole_rounds:
+    if preflight.method.by_gradients:
         column, gradients = column + _ROUNDED_ROWS, _GRADIENTS * min(asked, TOKENS)
     return _ROUNDING[rough] * read + gradients + column * preflight.source.shape.widest_output_projection
 

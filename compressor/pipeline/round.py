@@ -120,7 +120,7 @@ class RoundedLayers:
 def _by_gradients(context: RunContext, plan: Plan) -> bool:
     """Tells whether layers are rounded by gradients, too; those of 8 bits alone lose next to nothing."""
     few = any(0 < layer.bits(kind) < EXACT_BITS for layer in plan for kind in BLOCK_KINDS)
-    return few and context.preflight.method.whole_rounds > 0
+    return few and context.preflight.method.by_gradients
 
 
 def _store_gradients(context: RunContext, calibration: CalibrationResult, name: str) -> None:

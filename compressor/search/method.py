@@ -140,6 +140,7 @@ class Method:
         bfloat16: Whether statistics and reconstruction take hidden states that bfloat16 products give, where
             those are faster.
         in_steps: Whether a round is `reconstruction/kl_steps.py` instead, each of whose steps reads a part.
+        by_gradients: Whether few bits are rounded by what changes cost at the model's end, too.
         sensitivities: Makes the table of each block's sensitivity at each level, where the search uses one.
         check: Raises UserError where the method does not support a model of these dimensions.
     """
@@ -153,6 +154,7 @@ class Method:
     on_samples: bool = False
     bfloat16: bool = False
     in_steps: bool = False
+    by_gradients: bool = False
     sensitivities: Callable[[Problem], np.ndarray] | None = None
     check: Callable[[ModelShape], None] = lambda _shape: None
 

@@ -11,5 +11,13 @@ from lathe.compressor.search.methods.lathe import LATHE
 
 methods.add(
     "fast",
-    replace(LATHE, name="fast", reconstruction="sequential", whole_rounds=1, bfloat16=True, in_steps=True),
+    replace(
+        LATHE,
+        name="fast",
+        reconstruction="sequential",
+        whole_rounds=1,
+        bfloat16=True,
+        in_steps=True,
+        by_gradients=False,
+    ),
 )

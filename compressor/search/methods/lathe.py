@@ -281,6 +281,7 @@ LATHE = Method(
     search=search,
     default_evaluations=1,
     whole_rounds=3,
+    by_gradients=True,
     sensitivities=measure_sensitivities,
 )
 methods.add(LATHE.name, LATHE)

@@ -21,6 +21,7 @@ methods.add(
         search=partial(search, measured=_MEASURED),
         whole_rounds=0,
         on_samples=True,
+        by_gradients=False,
         sensitivities=partial(measure_sensitivities, measured=_MEASURED),
     ),
 )

@@ -91,8 +91,8 @@ def test_a_stage_that_was_killed_goes_on_with_the_layers_that_it_had(run: Run) -
     assert first.stat().st_mtime_ns == at
 
 
-def test_a_method_that_refines_the_whole_subnet_rounds_by_gradients_too(tiny: Tiny, tmp_path: Path) -> None:
-    made = Run(tiny, tmp_path / "out", "int4", "fast")
+def test_the_thorough_method_rounds_by_gradients_too(tiny: Tiny, tmp_path: Path) -> None:
+    made = Run(tiny, tmp_path / "out", "int4", "lathe")
     made.round()
     assert "round: gradients" in made.context.progress.seconds
     before = made.files()
