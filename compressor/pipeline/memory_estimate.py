@@ -30,6 +30,8 @@ BASE = 450 * 2**20
 _RANKING, _SOLVING, _FACTORS, _ROUNDING = 7, 5, 3, 6
 """Matrices [F, F] in float64 that exist at once: for a layer's ranking and dampings, for its reconstruction,
 for the preconditioner of a step, and for rounding."""
+_GRADIENTS = 2
+"""Those that rounding by gradients adds: a layer's, and their factors."""
 _ROUNDED_TABLE = 5
 """Embeddings that exist at once when one is rounded, itself among them."""
 _MARGIN = 1.3
@@ -207,8 +209,9 @@ class _Needs:
     def _rounding(self) -> int:
         """Returns the bytes to round a layer: an output projection is solved and rounded from its moments."""
         square = 8 * max(self.query, 0 if self.shape.experts else self.shape.layer.ffn) ** 2
+        by_gradients = chosen_method(self.options.method, self.shape).by_gradients
         return (
-            _ROUNDING * square
+            (_ROUNDING + _GRADIENTS * by_gradients) * square
             + 2 * self._cross()
             + self._inputs()
             + 3 * self.layer
