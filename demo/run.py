@@ -19,7 +19,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import real_model
 
@@ -56,7 +56,7 @@ def job() -> Job:
     if model is not None:
         options = ("--method", "quick", "--calibration-tokens", "12288", "--tolerance", "0.03")
         question = "What is the capital of France?"
-        return Job(real_model.NAME, model, "1.15x", options, question, 64)
+        return Job(real_model.NAME, model, "3.2x", options, question, 64)
     print("The demo takes the small model of this repository instead; it writes addresses to Congress.")
     question = "My fellow Americans, the state of our Union is strong."
     options = ("--calibration-tokens", "32768")
@@ -157,14 +157,18 @@ def table(
     from rich.console import Console
     from rich.table import Table
 
-    latency, quality, weights = report["latency"], report["perplexity"], report["weight_bytes"]
+    from lathe.artefact.report_format import Report, served_perplexity, served_weights
+
+    facts = cast(Report, report)
+    latency, weights = report["latency"], served_weights(facts)
+    quality = {"dense": report["perplexity"]["dense"], "subnet": served_perplexity(facts)["subnet"]}
     dense, subnet = loadtest["systems"]["dense"], loadtest["systems"]["subnet"]
     rows = [
         ("target latency (ms/token)", "", f"{latency['target_ms']:.3f}"),
         ("predicted latency (ms/token)", "", f"{latency['predicted_ms']:.3f}"),
         ("measured latency (ms/token)", f"{latency['dense_ms']:.3f}", f"{latency['measured_ms']:.3f}"),
-        ("perplexity, held-out text", f"{quality['dense']:.1f}", f"{quality['subnet']:.1f}"),
-        ("weights (MiB)", *(f"{weights[name] / 2**20:.1f}" for name in ("dense", "subnet"))),
+        ("perplexity as served, held-out text", f"{quality['dense']:.1f}", f"{quality['subnet']:.1f}"),
+        ("weights as served (MiB)", *(f"{weights[name] / 2**20:.1f}" for name in ("dense", "subnet"))),
         (
             "peak memory of the server (MiB)",
             *(f"{s['memory']['peak_rss_bytes'] / 2**20:.0f}" for s in (dense, subnet)),

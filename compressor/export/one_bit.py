@@ -18,13 +18,12 @@ import torch
 from lathe.artefact.atomic_files import staged_directory, write_json
 from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import write_manifest
-from lathe.artefact.modeling import register
-from lathe.compressor.calibration.tokens import load_calibration, read_calibration
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.export.artefact import copy_report, open_model
 from lathe.compressor.export.base import CalibrationAsked, Export, OnText, check_known, quantizers
 from lathe.compressor.export.checkpoint import write_checkpoint
+from lathe.compressor.export.on_text import read_text
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.names import layer_prefix
 from lathe.compressor.model.rounded_tensors import Rounded, dequantized
@@ -35,7 +34,6 @@ from lathe.compressor.reconstruction.rounding_pass import RoundingPass
 SCHEMES = {"b1": "billm", "b1-arb": "arb", "b1-hbllm": "hbllm"}
 """The binarization of every scheme of `lathe export --to checkpoint --quantize SCHEME`."""
 FORMAT = "checkpoint"
-_WINDOW = 512
 _NOTE = "The weights are stored as values, so the file is no smaller; no engine has a kernel for one bit."
 
 
@@ -88,16 +86,10 @@ def _binarized(
     job: Export, blocks: OneBitBlocks, asked: CalibrationAsked
 ) -> tuple[Callable[[str], torch.Tensor], dict[str, Any]]:
     """Returns what gives the tensors by name, and the calibration text that was read."""
-    register()
     source, progress, store = job.source, Progress(asked.quiet), ArrayStore()
-    text = read_calibration(source, asked.text, tokens=asked.tokens, window=_WINDOW, seed=0)
-    text.amount.check(asked.text)
-    read = load_calibration(source, text, seed=0, progress=progress)
-    heldout = torch.arange(len(read.fit) + len(read.heldout)) >= len(read.fit)
+    text = read_text(source, asked, progress)
     model = LayeredModel.open(source, store)
-    rounding = RoundingPass(
-        model, job.plan, torch.cat([read.fit, read.heldout]), heldout, store, method=blocks
-    )
+    rounding = RoundingPass(model, job.plan, text.windows, text.heldout, store, method=blocks)
     made: list[dict[str, torch.Tensor]] = []
 
     def below(index: int) -> Rounded:
@@ -109,7 +101,7 @@ def _binarized(
             made.append({name: value.to(source.dtype) for name, value in layer.items()})
             bar.advance()
     by_name = {layer_prefix(i) + name: value for i, layer in enumerate(made) for name, value in layer.items()}
-    return lambda name: by_name[name] if name in by_name else job.tensor(name), text.to_json()
+    return lambda name: by_name[name] if name in by_name else job.tensor(name), text.facts
 
 
 def _summary(blocks: OneBitBlocks, scheme: str, size: int) -> dict[str, Any]:
