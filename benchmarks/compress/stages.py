@@ -28,11 +28,13 @@ STAGES = (
     Stage("reconstruct: layers", r"(reform|reconstruct): layers"),
     Stage("reconstruct: text", r"(reform|reconstruct): the model writes more text"),
     Stage("reconstruct: whole subnet", r"(reform|reconstruct): the whole subnet"),
+    Stage("round: gradients", r"round: gradients"),
     Stage("round: layers", r"round: layers"),
+    Stage("scales of the KV cache", r"scales of the KV cache: layers"),
     Stage("export", r"export: .*"),
     Stage(
         "verify: quality",
-        r"verify: (reload, parity, perplexity, samples|the whole vocabulary|what .* costs)",
+        r"verify: (reload, parity, perplexity, samples|the whole vocabulary|the int8 KV cache|what .* costs)",
     ),
     Stage("verify: latency", r"verify: the artefact against dense( \(.*\))?"),
 )

@@ -230,7 +230,7 @@ def test_the_command(artefact: tuple[Path, Checkpoint], tmp_path: Path) -> None:
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)["quantization"]["scheme"] == "int8"
     refused = {
-        ("--quantize", "int3"): "Known: onnx-int4, onnx-int8",
+        ("--quantize", "int3"): "onnx-int4, onnx-int8",
         ("--quantize", "int4", "--tensor-parallel", "2"): "--tensor-parallel does not go with --to onnx",
     }
     for options, message in refused.items():
