@@ -7,22 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lathe.artefact.errors import UserError
 from lathe.artefact.onnx.minimum_version import INT8_CACHE, check_version
-from lathe.compressor.calibration.tokens import load_calibration, read_calibration
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.export.artefact import open_model
 from lathe.compressor.export.base import CalibrationAsked, Export, exporters, refuse_plan
+from lathe.compressor.export.on_text import read_text
 from lathe.compressor.export.onnx_quantized import write_graph
 from lathe.compressor.model.cache_rounding import CacheScales
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.groups import GroupRule
 from lathe.compressor.statistics.cache_scales import measure_cache_scales
-
-_WINDOW = 512
 
 
 @dataclass(frozen=True)
@@ -57,12 +53,10 @@ class WithInt8Cache:
 
     def _scales(self, job: Export) -> dict[int, CacheScales]:
         """Returns the scales by layer; a layer is in memory at a time, unless the model writes the text."""
-        asked, progress = self.asked, Progress(self.asked.quiet)
-        text = read_calibration(job.source, asked.text, tokens=asked.tokens, window=_WINDOW, seed=0)
-        text.amount.check(asked.text)
-        read = load_calibration(job.source, text, seed=0, progress=progress)
+        progress = Progress(self.asked.quiet)
+        windows = read_text(job.source, self.asked, progress).windows
         with tempfile.TemporaryDirectory(prefix="lathe-scales-") as directory:
             store = ArrayStore(Path(directory))
             model = LayeredModel.open(job.source, store)
             with progress.stage("scales of the KV cache: layers", len(model.layers)) as bar:
-                return measure_cache_scales(model, torch.cat([read.fit, read.heldout]), store, bar.advance)
+                return measure_cache_scales(model, windows, store, bar.advance)
