@@ -27,6 +27,7 @@ import numpy as np
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import WEIGHT_BITS, LayerShape, Plan
 from lathe.artefact.report_format import LatencyPrecision, PartsOfLatency
+from lathe.compressor.latency.expected_terms import expectations
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.search.space import Choices, Constraint
 
@@ -37,6 +38,9 @@ ROUNDED_TERMS = tuple(f"{term}@{bits}" for bits in WEIGHT_BITS if bits for term 
 TILES = (16, 32, 64, 128, 256)
 _PRECISE = 0.01
 """Times with a smaller relative standard error than this count alike."""
+_REPEATS, _OUTLIER = 10, 2.0
+"""A time that is further off than so many standard errors counts less, and what is expected counts (see
+`expected_terms.py`): where weights are rounded, whose terms are many, and times have errors."""
 _NOISE, _CONVINCING = 0.005, 0.5
 """A tile counts when widths as they are leave a larger relative error than the first, and the tile at most
 the second as a share of that."""
@@ -213,9 +217,8 @@ def fit(
         errors: The relative standard errors of the times: precise ones count more.
     """
     known = np.zeros(len(plans)) if errors is None else np.array(errors)
-    weights = _PRECISE / np.maximum(known, _PRECISE)
-    plain, error = _terms(plans, milliseconds, heads, weights, 1)
-    fits = [(*_terms(plans, milliseconds, heads, weights, tile), tile) for tile in TILES]
+    plain, error = _terms(plans, milliseconds, heads, known, 1)
+    fits = [(*_terms(plans, milliseconds, heads, known, tile), tile) for tile in TILES]
     terms, least, tile = min(fits, key=lambda found: found[1])
     return (terms, tile) if least < _CONVINCING * error and error > _NOISE else (plain, 1)
 
@@ -224,21 +227,37 @@ def _terms(
     plans: Sequence[Plan],
     milliseconds: Sequence[float],
     heads: Sequence[float],
-    weights: np.ndarray,
+    errors: np.ndarray,
     tile: int,
 ) -> tuple[dict[str, float], float]:
     """The terms for a tile, and the root mean square of the relative errors they leave."""
     times, names = np.array(milliseconds), EXPERT_TERMS if any(p.experts for p in plans[0]) else TERMS
-    names = (*names, *occurring(ROUNDED_TERMS, plans))
+    rounded = occurring(ROUNDED_TERMS, plans)
+    names = (*names, *rounded)
     counts = np.stack([features(p, tile, names, head) for p, head in zip(plans, heads, strict=True)])
-    design = counts * (weights / times)[:, None]
     active = [i for i in range(len(names)) if np.ptp(counts[:, i]) > 0 or i == 0]
+    relative, precise = counts / times[:, None], np.maximum(errors, _PRECISE)
+    weights = _PRECISE / precise
+    values = _non_negative(relative * weights[:, None], weights, active)
+    noise = float(np.median(errors[1:])) if rounded else 0.0
+    for _ in range(_REPEATS if noise else 0):
+        off = np.abs(relative @ values - 1) / precise
+        weights = _PRECISE / precise * np.sqrt(np.minimum(1.0, _OUTLIER / np.maximum(off, _OUTLIER)))
+        expected = expectations(names, values, noise)
+        design = np.vstack([relative * weights[:, None], expected])
+        values = _non_negative(design, np.concatenate([weights, np.zeros(len(expected))]), active)
+    error = np.sqrt(np.sum((weights * (relative @ values - 1)) ** 2) / np.sum(weights**2))
+    return dict(zip(names, values.tolist(), strict=True)), float(error)
+
+
+def _non_negative(design: np.ndarray, wanted: np.ndarray, active: Sequence[int]) -> np.ndarray:
+    """Returns the values of least squares; those that are not active or would be negative are 0."""
+    left, values = [*active], np.zeros(design.shape[1])
     while True:
-        values, *_ = np.linalg.lstsq(design[:, active], weights, rcond=None)
-        worst = int(values.argmin())
-        if values[worst] >= 0:
+        found, *_ = np.linalg.lstsq(design[:, left], wanted, rcond=None)
+        worst = int(found.argmin())
+        if found[worst] >= 0:
             break
-        del active[worst]
-    terms = dict.fromkeys(names, 0.0)
-    terms.update({names[i]: float(v) for i, v in zip(active, values, strict=True)})
-    return terms, float(np.sqrt(np.sum((design[:, active] @ values - weights) ** 2) / np.sum(weights**2)))
+        del left[worst]
+    values[left] = found
+    return values
