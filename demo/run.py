@@ -54,7 +54,8 @@ def job() -> Job:
     model = real_model.fetch(MODELS)
     options: tuple[str, ...]
     if model is not None:
-        options = ("--method", "quick", "--calibration-tokens", "12288", "--tolerance", "0.03")
+        options = ("--method", "quick", "--calibration-tokens", "8192", "--tolerance", "0.03")
+        options += ("--measure-seconds", "40")
         question = "What is the capital of France?"
         return Job(real_model.NAME, model, "3.2x", options, question, 64)
     print("The demo takes the small model of this repository instead; it writes addresses to Congress.")
