@@ -30,10 +30,9 @@ from benchmarks.groups.rounded import Grams, RoundedLayers, input_grams
 from benchmarks.groups.verdict import Row, at_equal_bits, table
 from benchmarks.quality.score import Judge
 from benchmarks.quality.setting import Setting
+from benchmarks.windows import text_windows
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.errors import UserError
-from lathe.compressor.calibration import token_windows
-from lathe.compressor.calibration.tokens import evenly_spaced
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
@@ -82,13 +81,13 @@ def compare(args: argparse.Namespace, known: list[Row]) -> Iterator[list[Row]]:
     source = open_checkpoint(args.model)
     setting = _setting(source)
     judges = {
-        Path(text).name: Judge(setting, _windows(source, text, args.window, args.windows))
+        Path(text).name: Judge(setting, text_windows(source, text, args.window, args.windows))
         for text in args.eval.split(",")
     }
     grams: dict[str, Grams | None] = {NEAREST: None}
     if args.text:
         count = max(1, args.tokens // args.window)
-        grams[COMPENSATED] = input_grams(setting, _windows(source, args.text, args.window, count))
+        grams[COMPENSATED] = input_grams(setting, text_windows(source, args.text, args.window, count))
     rows, done = list(known), {(row["code_bits"], row["method"], row["groups"]) for row in known}
     for bits in args.bits:
         choices = _choices(setting, bits, args.alphas)
@@ -142,18 +141,6 @@ def _setting(source: Checkpoint) -> Setting:
     return Setting(
         source, model.runner, model.head, model.embedding, layers, none, none, [], seed=0, progress=progress
     )
-
-
-def _windows(source: Checkpoint, text: str, length: int, count: int) -> torch.Tensor:
-    """Returns windows from all over a text, [count, length].
-
-    Raises:
-        UserError: it cannot be read, or is shorter than one.
-    """
-    windows = evenly_spaced(token_windows(source, text, length, tokens=count * length), count)
-    if not len(windows):
-        raise UserError(f"{text} is shorter than one window of {length} tokens", "Give more text.")
-    return windows
 
 
 def _numbers(text: str) -> list[int]:

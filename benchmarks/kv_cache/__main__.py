@@ -15,19 +15,20 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 import torch
 
+from benchmarks.windows import text_windows
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.errors import UserError
 from lathe.artefact.onnx.graph_format import FOLDER, GRAPH
 from lathe.artefact.onnx.runner import OnnxRunner
-from lathe.compressor.calibration import token_windows
-from lathe.compressor.calibration.tokens import evenly_spaced
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.evaluate.onnx import OnnxModel
 from lathe.compressor.evaluate.perplexity import qualities
@@ -121,31 +122,16 @@ def _graphs(args: argparse.Namespace, source: Checkpoint) -> dict[str, Path]:
     if not missing:
         return found
     model, job = LayeredModel.open(source, ArrayStore()), Export.whole(source)
-    windows = _windows(source, args.text, _WINDOW, TOKENS // _WINDOW)
+    windows = text_windows(source, args.text, _WINDOW, TOKENS // _WINDOW)
+    measures: dict[str, Callable[[LayeredModel, torch.Tensor], dict[int, CacheScales]]] = {
+        INT8: partial(measure_cache_scales, store=ArrayStore()),
+        BY_VALUES: by_largest_values,
+    }
     for name, path in missing.items():
-        scales = None
-        if name != FLOAT:
-            by_values = name == BY_VALUES
-            measured = (
-                by_largest_values(model, windows)
-                if by_values
-                else measure_cache_scales(model, windows, ArrayStore())
-            )
-            scales = measured.__getitem__
+        measure = measures.get(name)
+        scales = measure(model, windows).__getitem__ if measure else None
         export_onnx(path, replace(job, cache_scales=scales))
     return found
-
-
-def _windows(source: Checkpoint, text: str, length: int, count: int) -> torch.Tensor:
-    """Returns windows from all over a text, [count, length].
-
-    Raises:
-        UserError: it cannot be read, or is shorter than one.
-    """
-    windows = evenly_spaced(token_windows(source, text, length, tokens=count * length), count)
-    if not len(windows):
-        raise UserError(f"{text} is shorter than one window of {length} tokens", "Give more text.")
-    return windows
 
 
 def _bytes(directory: Path) -> dict[str, int]:
@@ -154,7 +140,7 @@ def _bytes(directory: Path) -> dict[str, int]:
 
 
 def _score(graphs: dict[str, Path], source: Checkpoint, text: str, args: argparse.Namespace) -> list[Row]:
-    windows = _windows(source, text, min(args.window, source.positions), args.windows)
+    windows = text_windows(source, text, min(args.window, source.positions), args.windows)
     models = [OnnxModel(path) for path in graphs.values()]
     scored = qualities(models, windows, dense=models[0])
     return [

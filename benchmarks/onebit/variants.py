@@ -95,7 +95,12 @@ def one_bit(model: LayeredModel, text: Text, *, name: str) -> Made:
 
 def _pass(model: LayeredModel, text: Text, method: BlockRounding) -> list[Weights]:
     rounding = RoundingPass(
-        model, model.source.shape.dense_plan, text.windows, text.heldout, bfloat16=True, method=method
+        model,
+        model.source.shape.dense_plan,
+        text.windows,
+        text.heldout,
+        bfloat16=True,
+        method=lambda _: method,
     )
     made: list[Rounded] = []
     for index in range(len(model.layers)):

@@ -97,10 +97,9 @@ class ExportOptions:
         self._check_cache()
 
     def _check_cache(self) -> None:
-        from lathe.compressor.pipeline.options import INT8_CACHE, KV_CACHES
+        from lathe.compressor.pipeline.options import INT8_CACHE, check_kv_cache
 
-        if self.kv_cache is not None and self.kv_cache not in KV_CACHES:
-            raise UserError(f"--kv-cache {self.kv_cache} is unknown", f"Choose of {', '.join(KV_CACHES)}.")
+        check_kv_cache(self.kv_cache)
         if self.kv_cache == INT8_CACHE and self.to != "onnx":
             raise UserError(f"--kv-cache int8 does not go with --to {self.to}", "It is for --to onnx.")
 

@@ -89,7 +89,7 @@ def _binarized(
     source, progress, store = job.source, Progress(asked.quiet), ArrayStore()
     text = read_text(source, asked, progress)
     model = LayeredModel.open(source, store)
-    rounding = RoundingPass(model, job.plan, text.windows, text.heldout, store, method=blocks)
+    rounding = RoundingPass(model, job.plan, text.windows, text.heldout, store, method=lambda _: blocks)
     made: list[dict[str, torch.Tensor]] = []
 
     def below(index: int) -> Rounded:

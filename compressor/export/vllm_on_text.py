@@ -35,12 +35,12 @@ def rounded_on_text(job: Export, plan: Plan, asked: CalibrationAsked) -> tuple[E
     progress, store = Progress(asked.quiet), ArrayStore()
     text = read_text(job.source, asked, progress)
     model = LayeredModel.open(job.source, store)
-    made = round_all(RoundingPass(model, plan, text.windows, text.heldout, store, by_bits=_method), progress)
+    made = round_all(RoundingPass(model, plan, text.windows, text.heldout, store, method=_method), progress)
     return replace(job, rounded=made.get), {"calibration": text.facts}
 
 
-def _method(bits: int) -> BlockRounding:
-    return partial(_round_block, scheme=SCHEME_OF[bits])
+def _method(bits: int) -> BlockRounding | None:
+    return partial(_round_block, scheme=SCHEME_OF[bits]) if bits else None
 
 
 def _round_block(

@@ -9,7 +9,7 @@ from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.cache_rounding import CacheScales
 from lathe.compressor.model.rounded_tensors import dequantized
 from lathe.compressor.pipeline.calibrate import CalibrationResult
-from lathe.compressor.pipeline.reconstruct import finished_layer
+from lathe.compressor.pipeline.reconstruct import stored_layer
 from lathe.compressor.pipeline.round import RoundedLayers
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import Tensors
@@ -39,12 +39,11 @@ def cache_scales(
 
 
 def _measure(context: RunContext, calibration: CalibrationResult, name: str, rounded: str | None) -> Tensors:
-    source, store, model = context.preflight.source, context.store, calibration.model
+    store, model = context.store, calibration.model
 
     def served(index: int) -> Weights:
-        layer = finished_layer(context.run_dir, name, index)
-        values = {tensor: value.to(source.dtype).float() for tensor, value in layer.items()}
-        return values | (dequantized(RoundedLayers(context.run_dir.path, rounded)(index)) if rounded else {})
+        layer = dict(stored_layer(context, name, index))
+        return layer | (dequantized(RoundedLayers(context.run_dir.path, rounded)(index)) if rounded else {})
 
     subnet = replace(model, layers=store.load(len(model.layers), served))
     with context.progress.stage("scales of the KV cache: layers", len(model.layers)) as bar:

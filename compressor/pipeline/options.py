@@ -31,6 +31,16 @@ _BITS_OF_VLLM = (
 )
 
 
+def check_kv_cache(name: str | None) -> None:
+    """Checks what `--kv-cache` was given.
+
+    Raises:
+        UserError: there is no such cache.
+    """
+    if name is not None and name not in KV_CACHES:
+        raise UserError(f"--kv-cache {name} is unknown", f"Choose of {', '.join(KV_CACHES)}.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompressOptions(CompressFields):
     """One compression, as the options of `compress` describe it.
@@ -119,8 +129,7 @@ class CompressOptions(CompressFields):
     def _check_cache(self) -> None:
         from lathe.compressor.latency.backend import has_int8_cache
 
-        if self.kv_cache is not None and self.kv_cache not in KV_CACHES:
-            raise UserError(f"--kv-cache {self.kv_cache} is unknown", f"Choose of {', '.join(KV_CACHES)}.")
+        check_kv_cache(self.kv_cache)
         if self.kv_cache == FLOAT_CACHE and has_int8_cache(self.engine):
             raise UserError(f"--kv-cache float and --backend {self.engine} differ", "Leave one of them out.")
         if self.int8_cache and not self.engine.startswith("onnx"):

@@ -174,3 +174,9 @@ class FinishedLayers:
 def finished_layer(run_dir: RunDirectory, name: str, index: int) -> Finished:
     """Reads a finished layer to the machine's memory."""
     return FinishedLayers(run_dir.path, name)(index)
+
+
+def stored_layer(context: RunContext, name: str, index: int) -> Finished:
+    """Reads a finished layer with the values that its checkpoint has, float32."""
+    layer, dtype = finished_layer(context.run_dir, name, index), context.preflight.source.dtype
+    return {tensor: value.to(dtype).float() for tensor, value in layer.items()}

@@ -11,14 +11,13 @@ from pathlib import Path
 from lathe.artefact.plan import BLOCK_KINDS, ModelShape, Plan
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.export.base import exporters
-from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.embedding import with_table
 from lathe.compressor.model.names import EMBEDDING
 from lathe.compressor.model.rounded_tensors import Rounded, from_tensors, to_tensors
 from lathe.compressor.model.rounding import QuantizedMatrix
 from lathe.compressor.pipeline.calibrate import CalibrationResult
 from lathe.compressor.pipeline.latency_loop import Iteration
-from lathe.compressor.pipeline.reconstruct import block_tokens, finished_layer
+from lathe.compressor.pipeline.reconstruct import block_tokens, stored_layer
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import Saved, Tensors, key
 from lathe.compressor.reconstruction.kl_passes import KLProblem
@@ -130,7 +129,7 @@ def _store_gradients(context: RunContext, calibration: CalibrationResult, name: 
     if all(map(run_dir.has, files)):
         return
     windows, heldout = calibration.sample(math.ceil(TOKENS / calibration.windows.shape[1]), 0)
-    subnet = context.store.load(count, partial(_stored, context, name))
+    subnet = context.store.load(count, partial(stored_layer, context, name))
     problem = KLProblem(calibration.model, subnet, windows, heldout, context.store)
     with context.progress.stage("round: gradients", count) as bar:
         found = output_gradients(problem, context.workers)
@@ -142,12 +141,6 @@ def _store_gradients(context: RunContext, calibration: CalibrationResult, name: 
 def _gradients_of(name: str) -> str:
     """Returns what the layers' gradients are called in the run directory."""
     return f"gradients-{name}"
-
-
-def _stored(context: RunContext, name: str, index: int) -> Weights:
-    """Returns a finished layer with the values that its checkpoint has."""
-    layer, dtype = finished_layer(context.run_dir, name, index), context.preflight.source.dtype
-    return {tensor: value.to(dtype).float() for tensor, value in layer.items()}
 
 
 def _rounding_pass(
@@ -163,7 +156,7 @@ def _rounding_pass(
 
     tokens, length = rounding_tokens(context.preflight.source.shape), calibration.windows.shape[1]
     windows, heldout = calibration.sample(math.ceil(tokens / length), math.ceil(HELDOUT_TOKENS / length))
-    model = replace(calibration.model, layers=store.load(len(plan), partial(_stored, context, name)))
+    model = replace(calibration.model, layers=store.load(len(plan), partial(stored_layer, context, name)))
     return RoundingPass(
         model,
         plan,

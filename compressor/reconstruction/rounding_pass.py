@@ -48,10 +48,10 @@ class RoundingPass:
         heldout: [B] bool, the windows that nothing is fitted on.
         store: Keeps hidden states.
         bfloat16: Whether they may come from bfloat16 products, where those are faster.
-        method: Rounds every block but experts, whatever the plan's bits; None: `round_block` in those.
+        method: Gives what rounds a block but experts, by its bits in the plan, None where it is left; by
+            default `round_block` in these bits.
         embedding: The rounded one, where it is rounded and matters.
         groups: Gives each matrix its group, without a method.
-        by_bits: Gives the method of a block by its bits; None: `round_block` with the groups.
         gradients: Gives [R, R] the Gram matrices of the gradients at the outputs of a layer's matrices, by
             name, as far as they are known; those of fewer than 8 bits are rounded by them.
     """
@@ -62,10 +62,9 @@ class RoundingPass:
     heldout: torch.Tensor
     store: ArrayStore = field(default_factory=ArrayStore)
     bfloat16: bool = False
-    method: BlockRounding | None = None
+    method: Callable[[int], BlockRounding | None] | None = None
     embedding: Embedding | None = None
     groups: GroupRule = BY_ERROR
-    by_bits: Callable[[int], BlockRounding] | None = None
     gradients: Callable[[int], Grams] = lambda _index: AS_STORED
 
     def layer(self, index: int, below: Callable[[int], Rounded]) -> Rounded:
@@ -94,10 +93,10 @@ class RoundingPass:
     def _method(self, index: int, kind: BlockKind) -> BlockRounding | None:
         """Returns what rounds a block; None where it is left."""
         bits = self.plan[index].bits(kind)
-        if self.method or not bits:
-            return self.method
-        if self.by_bits:
-            return self.by_bits(bits)
+        if self.method:
+            return self.method(bits)
+        if not bits:
+            return None
         gradients = self.gradients(index) if bits < EXACT_BITS else AS_STORED
         return partial(round_block, bits=bits, groups=self.groups, gradients=gradients)
 

@@ -159,8 +159,7 @@ def test_a_lent_run_directory_shares_files_but_not_what_grows(tmp_path: Path) ->
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latencies follow from plans, not from this machine."""
-    for place, name, value in steady_clock.PATCHES:
-        monkeypatch.setattr(place, name, value)
+    steady_clock.hold(monkeypatch)
 
 
 def arguments(tiny: Tiny, place: Path, *more: str) -> list[str]:

@@ -23,8 +23,7 @@ from support.compress_command import make_tiny
 @pytest.fixture(autouse=True)
 def steady(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
-    for place, name, value in steady_clock.PATCHES:
-        monkeypatch.setattr(place, name, value)
+    steady_clock.hold(monkeypatch)
     monkeypatch.setitem(shapes._DIMENSIONS, "tiny", (64, 4, 8, 4, 16, 96, 120, False))
 
 

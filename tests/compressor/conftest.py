@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 
@@ -21,8 +23,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latencies follow from plans, not from this machine."""
-    for place, name, value in steady_clock.PATCHES:
-        monkeypatch.setattr(place, name, value)
+    steady_clock.hold(monkeypatch)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latencies of earlier tests are not at hand."""
+    monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="session")

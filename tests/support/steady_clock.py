@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 
 from lathe.artefact.plan import Plan
 from lathe.compressor.latency import session, table
@@ -49,7 +50,13 @@ def take_turns(systems: Mapping[str, Callable[[], float]], **_: Any) -> dict[str
 PATCHES = ((OnnxBackend, "prepare", prepare), (session, "take_turns", take_turns))
 
 
+def hold(patch: pytest.MonkeyPatch) -> None:
+    """For tests in this process, which undo it."""
+    for place, name, value in PATCHES:
+        patch.setattr(place, name, value)
+
+
 def install() -> None:
-    """For processes of their own; tests undo it with monkeypatch."""
+    """For processes of their own."""
     for place, name, value in PATCHES:
         setattr(place, name, value)

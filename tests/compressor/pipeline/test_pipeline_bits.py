@@ -26,17 +26,11 @@ BITS = ("--bits", "auto")
 SAME = ("config.json", "plan.json", "model.safetensors", "onnx/model.onnx", "onnx/model.onnx.data")
 
 
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture(scope="module")
 def artefact(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Of a run whose target needs fewer bits and smaller widths."""
     with pytest.MonkeyPatch.context() as patch:
-        for place, name, value in steady_clock.PATCHES:
-            patch.setattr(place, name, value)
+        steady_clock.hold(patch)
         patch.setenv("LATHE_CACHE", str(tmp_path_factory.mktemp("cache")))
         out = tmp_path_factory.mktemp("run") / "out"
         done = tiny.compress(out, *BITS, "--target-speedup", "2.6x", "--evaluation", str(tiny.text))

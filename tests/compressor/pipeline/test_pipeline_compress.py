@@ -26,11 +26,6 @@ from support.compress_command import Tiny, lathe
 pytestmark = pytest.mark.usefixtures("steady", "own_cache")
 
 
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
-
-
 def read(path: Path) -> Any:
     return json.loads(path.read_text())
 

@@ -24,11 +24,6 @@ SAME = ("config.json", "plan.json", "model.safetensors", "onnx/model.onnx", "onn
 
 
 @pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
 def usual(tiny: Tiny) -> Tiny:
     """Of which commands say nothing of bits."""
     return replace(tiny, bits=())

@@ -25,16 +25,10 @@ INT8 = ("--kv-cache", "int8")
 SAME = ("config.json", "plan.json", "model.safetensors", "onnx/model.onnx", "onnx/model.onnx.data")
 
 
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture(scope="module")
 def artefact(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
-        for place, name, value in steady_clock.PATCHES:
-            patch.setattr(place, name, value)
+        steady_clock.hold(patch)
         patch.setenv("LATHE_CACHE", str(tmp_path_factory.mktemp("cache")))
         out = tmp_path_factory.mktemp("run") / "out"
         done = tiny.compress(out, *INT8, "--keep", "80%", "--evaluation", str(tiny.text))

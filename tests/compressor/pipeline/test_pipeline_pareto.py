@@ -15,11 +15,6 @@ from support.compress_command import Tiny
 pytestmark = pytest.mark.usefixtures("steady", "own_cache")
 
 
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
-
-
 def test_a_front_has_plans_from_the_floor_to_dense_that_can_be_made(tiny: Tiny, tmp_path: Path) -> None:
     out = tmp_path / "front"
     done = tiny.compress(out, "--front", "--json")

@@ -54,8 +54,7 @@ class Page(HTMLParser):
 def artefact(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a whole run with a latency target."""
     with pytest.MonkeyPatch.context() as patch:
-        for place, name, value in steady_clock.PATCHES:
-            patch.setattr(place, name, value)
+        steady_clock.hold(patch)
         patch.setenv("LATHE_CACHE", str(tmp_path_factory.mktemp("cache")))
         out = tmp_path_factory.mktemp("run") / "out"
         done = tiny.compress(out, "--target-speedup", "1.3x")

@@ -39,11 +39,6 @@ class Wide(Tiny):
         return self.compress(out, "--vocabulary", str(self.corpus), *QUICK, *options)
 
 
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Wide:
     place = tmp_path_factory.mktemp("wide")

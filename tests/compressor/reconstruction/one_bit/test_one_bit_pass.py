@@ -22,7 +22,7 @@ def biased(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 
 def by_pass(lab: Lab, method: OneBitBlocks) -> list[dict[str, torch.Tensor]]:
-    rounding = RoundingPass(lab.model, PLANS["dense"], lab.windows, lab.heldout, method=method)
+    rounding = RoundingPass(lab.model, PLANS["dense"], lab.windows, lab.heldout, method=lambda _: method)
     made: list[Rounded] = []
     for index in range(len(lab.layers)):
         made.append(rounding.layer(index, made.__getitem__))
@@ -68,7 +68,7 @@ def test_dropped_blocks_are_left(lab: Lab) -> None:
         PLANS["groups"],
         lab.windows,
         lab.heldout,
-        method=OneBitBlocks(binarizations.get("billm")),
+        method=lambda _: OneBitBlocks(binarizations.get("billm")),
     )
     made: list[Rounded] = []
     for index, layer in enumerate(layers):
