@@ -7,13 +7,12 @@ from typing import Any
 import torch
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.gguf.file import TOKENS, GgufModel
 from lathe.compressor.model.gguf.architectures import Architecture
-from lathe.compressor.model.gguf.file import GgufModel
 from lathe.compressor.model.gguf.quantization import value_dtype
 from lathe.compressor.model.gguf.rope import rope_parameters
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
-TOKENS = "tokenizer.ggml.tokens"
 _DIMENSIONS = {
     "hidden_size": "embedding_length",
     "num_hidden_layers": "block_count",

@@ -16,14 +16,14 @@ from lathe.artefact.atomic_files import staged_directory, sync_directory, write_
 from lathe.artefact.cache_dir import cache_root
 from lathe.artefact.disk_space import free_space
 from lathe.artefact.errors import UserError
+from lathe.artefact.gguf.file import GgufModel, open_gguf
+from lathe.artefact.gguf.tokenizer import check_tokenizer, save_tokenizer
 from lathe.artefact.gguf_suffix import is_gguf
 from lathe.compressor.model.file_digest import file_digest
 from lathe.compressor.model.gguf.architectures import architecture_of
 from lathe.compressor.model.gguf.config import config_of, generation_config_of
-from lathe.compressor.model.gguf.file import GgufModel, open_gguf
-from lathe.compressor.model.gguf.quantization import check_installed
+from lathe.compressor.model.gguf.quantization import check_installed, check_type
 from lathe.compressor.model.gguf.tensors import Converted, convert_tensors
-from lathe.compressor.model.gguf.tokenizer import check_tokenizer, save_tokenizer
 from lathe.compressor.model.safetensors_writer import write_shards
 
 log = logging.getLogger("lathe.gguf")
@@ -52,6 +52,8 @@ def checkpoint_directory(model: str | Path, cache_dir: Path | None = None) -> Pa
     """
     check_installed()
     source = open_gguf(Path(model).expanduser().absolute())
+    for name, tensor in source.tensors.items():
+        check_type(name, tensor)
     target = (cache_dir or cache_root()) / "gguf" / _key(source) / source.name
     if (target / "config.json").is_file():
         return target

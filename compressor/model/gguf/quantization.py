@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lathe.artefact.errors import UserError
-from lathe.compressor.model.gguf.header import DAMAGED, GgufTensor
+from lathe.artefact.gguf.header import DAMAGED, GgufTensor
 
 _KEPT = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Types that a checkpoint can have as they are."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lathe.artefact.errors import UserError
-from lathe.compressor.model.gguf.file import GgufModel
+from lathe.artefact.gguf.file import GgufModel
 from lathe.compressor.model.gguf.quantization import read_values
 
 FREQUENCIES = "rope_freqs.weight"

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.gguf.file import GgufModel
+from lathe.artefact.gguf.header import GgufTensor
 from lathe.compressor.model.families import locate_tensors, resolve
 from lathe.compressor.model.gguf.architectures import Architecture
-from lathe.compressor.model.gguf.file import GgufModel
-from lathe.compressor.model.gguf.header import GgufTensor
 from lathe.compressor.model.gguf.quantization import read_values, value_dtype
 from lathe.compressor.model.gguf.rope import FREQUENCIES
 from lathe.compressor.model.safetensors_writer import Entry

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.gguf.file import GgufModel
 from lathe.artefact.registry import Registry
-from lathe.compressor.model.gguf.file import GgufModel
 
 ATTENTION = {
     "attn_q": "self_attn.q_proj",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.gguf.file import GgufModel
 from lathe.compressor.model.gguf.architectures.base import (
     ATTENTION,
     FFN,
@@ -11,7 +12,6 @@ from lathe.compressor.model.gguf.architectures.base import (
     architectures,
 )
 from lathe.compressor.model.gguf.architectures.gemma2 import NORMS, WINDOW, query_scale
-from lathe.compressor.model.gguf.file import GgufModel
 from lathe.compressor.model.gguf.rope import rope_parameters
 
 _LAYERS_OF_27B = 62

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from lathe.artefact.gguf.file import GgufModel
 from lathe.compressor.model.gguf.architectures.base import NORMS, Architecture, architectures
-from lathe.compressor.model.gguf.file import GgufModel
 
 _WINDOW = "attention.sliding_window"
 _MODULES = {

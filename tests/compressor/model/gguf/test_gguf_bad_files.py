@@ -15,9 +15,9 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.gguf.file import open_gguf
 from lathe.compressor.model.checkpoint import open_checkpoint
 from lathe.compressor.model.gguf import checkpoint_directory, quantization
-from lathe.compressor.model.gguf.file import open_gguf
 from support.tiny_families import random_model
 from support.tiny_gguf import plain_tokens, write_gguf
 

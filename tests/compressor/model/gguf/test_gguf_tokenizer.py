@@ -12,9 +12,9 @@ from transformers.models.llama.tokenization_llama import LlamaTokenizer
 from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.gguf.pre_tokenizers import SPLITTINGS
 from lathe.artefact.tokenizer import open_tokenizer
 from lathe.compressor.model.gguf import checkpoint_directory
-from lathe.compressor.model.gguf.pre_tokenizers import SPLITTINGS
 from support.tiny_families import random_model
 from support.tiny_gguf import byte_level_tokens, write_gguf
 from support.tiny_server import CHAT_TEMPLATE, TEXT, save_tokenizer

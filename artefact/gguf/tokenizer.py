@@ -11,11 +11,10 @@ from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.gguf.file import TOKENS, GgufModel
+from lathe.artefact.gguf.header import DAMAGED
+from lathe.artefact.gguf.pre_tokenizers import SPLITTINGS
 from lathe.artefact.tokenizer import open_tokenizer
-from lathe.compressor.model.gguf.config import TOKENS
-from lathe.compressor.model.gguf.file import GgufModel
-from lathe.compressor.model.gguf.header import DAMAGED
-from lathe.compressor.model.gguf.pre_tokenizers import SPLITTINGS
 
 _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 3, 4, 5, 6
 _SPECIAL = {

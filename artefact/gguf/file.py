@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.gguf.header import DAMAGED, GgufTensor, read_header
 from lathe.artefact.gguf_suffix import SUFFIX
-from lathe.compressor.model.gguf.header import DAMAGED, GgufTensor, read_header
-from lathe.compressor.model.gguf.quantization import check_type
 
 _PART = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
+TOKENS = "tokenizer.ggml.tokens"
+"""The metadata that lists the vocabulary."""
 _KINDS = {bool: "a yes or no", int: "a whole number", float: "a number", str: "a text", list: "a list"}
 
 
@@ -91,10 +92,10 @@ class GgufModel:
 
 
 def open_gguf(path: Path) -> GgufModel:
-    """Reads the headers of a GGUF model and checks them against the files' sizes. Reads no weights.
+    """Reads the headers of a GGUF model, and no weights.
 
     Raises:
-        UserError: A file is missing or damaged, or a tensor's type cannot be read.
+        UserError: A file is missing or damaged.
     """
     files = _parts(path)
     headers = [read_header(file) for file in files]
@@ -113,8 +114,6 @@ def open_gguf(path: Path) -> GgufModel:
         if twice:
             raise UserError(f"two parts of {path} hold `{min(twice)}`", DAMAGED)
         tensors |= header.tensors
-    for name, tensor in tensors.items():
-        check_type(name, tensor)
     return GgufModel(files[0], tuple(files), metadata, tensors)
 
 
