@@ -8,16 +8,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-import psutil
 from onnx import helper
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.free_memory import check_cache_fits
 from lathe.artefact.onnx.device import Device
 
 Value = type[np.float32] | type[np.float16] | type[np.int8]
@@ -142,26 +140,6 @@ class Copier:
         self._session.run_with_iobinding(bound)
 
 
-def _check_free_memory(needed: int) -> None:
-    """The system grants more than there is, and kills who fills it."""
-    if needed > (free := free_bytes()):
-        raise UserError(
-            f"a KV cache of {needed / 2**30:.2f} GiB does not fit into the {free / 2**30:.2f} GiB of memory "
-            "that are free",
-            "Lower --max-batch or --max-length.",
-        )
-
-
-def free_bytes(group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Returns the free memory of this machine, or of this container where it has a limit."""
-    free = int(psutil.virtual_memory().available)
-    with suppress(OSError, ValueError, KeyError):  # no control group, or none with a limit
-        limit = int((group / "memory.max").read_text())
-        used = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        free = min(free, limit - int(used["anon"]))
-    return free
-
-
 def allocate(session: ort.InferenceSession, device: Device, slots: int, length: int) -> dict[str, Cache]:
     """The caches that a graph asks for, by input name.
 
@@ -176,9 +154,7 @@ def allocate(session: ort.InferenceSession, device: Device, slots: int, length: 
         if node.name.startswith("past_key_values.")
     }
     if device.shares_memory:
-        _check_free_memory(
-            sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in wanted.values())
-        )
+        check_cache_fits(sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in wanted.values()))
     for name, (shape, dtype) in wanted.items():
         try:
             if device.shares_memory:

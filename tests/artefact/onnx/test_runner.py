@@ -9,8 +9,8 @@ import onnx
 import pytest
 import torch
 
+from lathe.artefact import free_memory as memory
 from lathe.artefact.errors import UserError
-from lathe.artefact.onnx import kv_cache as memory
 from lathe.artefact.onnx.runner import OnnxRunner
 from lathe.compressor.export.onnx import export_onnx
 from lathe.compressor.model.checkpoint import Checkpoint
