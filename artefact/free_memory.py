@@ -11,7 +11,9 @@ from lathe.artefact.errors import UserError
 
 
 def check_cache_fits(needed: int) -> None:
-    """Checks that there is memory for a KV cache: the system grants more than there is, and kills who fills it.
+    """Checks that there is memory for a KV cache.
+
+    The system grants more than there is, and kills who fills it.
 
     Raises:
         UserError: There is not.
