@@ -13,13 +13,17 @@ from typing import Any
 
 from lathe.artefact.plan import BlockKind, Plan
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.model.checkpoint import open_checkpoint
+from lathe.compressor.latency.rough_table import RoughTable, dense_in_formats
+from lathe.compressor.latency.table import LatencyTable
+from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
 from lathe.compressor.model.stored_format import FLOAT16, FLOAT16_BYTES, INT4, INT8, Format
 from lathe.compressor.pipeline.calibrate import calibrate
-from lathe.compressor.pipeline.forecast import forecast
+from lathe.compressor.pipeline.default_bits import may_round
+from lathe.compressor.pipeline.forecast import Forecaster, forecast, weight_bytes
 from lathe.compressor.pipeline.memory_estimate import memory_plan
+from lathe.compressor.pipeline.mixtures import mixtures
 from lathe.compressor.pipeline.open_run import open_run
-from lathe.compressor.pipeline.options import CompressOptions
+from lathe.compressor.pipeline.options import AUTO_BITS, CompressOptions
 from lathe.compressor.pipeline.preflight import PreflightResult, run_preflight
 from lathe.compressor.pipeline.search import Searcher
 from lathe.compressor.pipeline.stored_choices import Candidate, Choice, ChoiceEvaluator
@@ -28,6 +32,7 @@ from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.knapsack import solve
 from lathe.compressor.search.method import Problem
 from lathe.compressor.search.methods.lathe import PlanEvaluator, sensitivity_table
+from lathe.compressor.search.rounding_sensitivity import rounding_table
 from lathe.compressor.search.space import Level, parameter_constraint
 
 _FORMATS = (FLOAT16, INT8, INT4)
@@ -43,28 +48,37 @@ _MEASURED = 3
 
 
 def advise(requested: CompressOptions, progress: Progress) -> dict[str, Any]:
-    """Returns feasibility and forecast of the targets, and choices for several weight budgets, best first.
+    """Returns feasibility and forecast of the targets, and what to choose: mixtures, or for weight budgets.
 
-    KL is measured, on pruned layers after the closed-form reconstruction and on weights quantized as
-    `--quantize` does it. `compress` does better than that, by its final reconstruction.
+    Where bits are searched and latencies are known, that is a mixture of widths and bits for each of several
+    speed-ups, a forecast. Elsewhere it is choices for several weight budgets, the best first, whose KL is
+    measured: on pruned layers after the closed-form reconstruction and on weights quantized as `--quantize`
+    does it. `compress` does better than that, by its final reconstruction.
 
     Raises:
         UserError: the input is bad, or a target cannot be reached.
     """
+    source = open_checkpoint(requested.model)
+    if requested.runs and may_round(requested, source):
+        requested = replace(requested, bits=AUTO_BITS)
     with tempfile.TemporaryDirectory() as scratch:
-        options = replace(requested, out=Path(scratch) / "plan", calibration_tokens=_tokens(requested))
+        tokens = _tokens(requested, source)
+        options = replace(requested, out=Path(scratch) / "plan", calibration_tokens=tokens)
         preflight = run_preflight(options, progress)
         with open_run(options, preflight, progress) as context:
             problem = Searcher(context, calibrate(context, _DAMPINGS)).problem([])
             advisor = _Advisor(preflight, problem)
             requested_preflight = replace(preflight, memory=memory_plan(requested, preflight.source))
-            ahead = forecast(requested, requested_preflight, problem, advisor.sensitivities)
-            budgets = _choices(advisor)
+            forecaster = advisor.forecaster(requested)
+            ahead = forecast(requested, requested_preflight, problem, forecaster)
+            mixed = mixtures(forecaster)
+            budgets = [] if mixed else _choices(advisor)
     shape = preflight.source.shape
     parameters, decoder = shape.parameters(shape.dense_plan), shape.decoder_parameters(shape.dense_plan)
     return {
         "card": requested_preflight.to_json(),
         "forecast": ahead,
+        "mixtures": mixed,
         "model": preflight.source.name,
         "parameters": parameters,
         "decoder_bytes_float16": FLOAT16_BYTES * decoder,
@@ -75,10 +89,10 @@ def advise(requested: CompressOptions, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _tokens(requested: CompressOptions) -> int:
+def _tokens(requested: CompressOptions, source: Checkpoint) -> int:
     """Returns the number of calibration tokens to read: enough to fit the widest projection."""
-    shape = open_checkpoint(requested.model).shape
-    tokens = min(max(_LEAST_TOKENS, _TOKENS_BY_WIDTH * shape.widest_output_projection), _MOST_TOKENS)
+    width = source.shape.widest_output_projection
+    tokens = min(max(_LEAST_TOKENS, _TOKENS_BY_WIDTH * width), _MOST_TOKENS)
     return min(requested.calibration_tokens, tokens)
 
 
@@ -109,6 +123,7 @@ class _Advisor:
 
     Attributes:
         sensitivities: The table of every block at every level.
+        rounding: What rounding alone does, where the search chooses bits.
         dense: The dense decoder in each format.
     """
 
@@ -121,10 +136,24 @@ class _Advisor:
         library = BlockLibrary(*dense, problem.statistics, problem.dampings, most_bytes=0)
         evaluator = PlanEvaluator(problem, lambda _: library, tokens=(_EVALUATED_TOKENS,))
         self.sensitivities = sensitivity_table(problem, evaluator, _MEASURED)
+        self.rounding = rounding_table(problem, evaluator.stage(0)) if preflight.mixed else None
         self._evaluate = ChoiceEvaluator(problem, library, evaluator.stage(0))
         whole = self._evaluated("plan: whole decoders", [Candidate(form) for form in _FORMATS])
         self.dense = dict(zip(_FORMATS, whole, strict=True))
         self._scales = {form: self.dense[form].bytes / form.most_bytes(problem.layers) for form in _FORMATS}
+
+    def forecaster(self, options: CompressOptions) -> Forecaster:
+        """Returns what makes forecasts; times the dense model in each format that plans may have."""
+        preflight = self._preflight
+        latencies: LatencyTable | RoughTable | None = preflight.table
+        if latencies is None and preflight.ends is not None:
+            bits = preflight.mixed.bits if preflight.mixed else ()
+            timed = dense_in_formats(preflight.benchmark, bits)
+            latencies = RoughTable.of(
+                preflight.source.shape, preflight.ends, preflight.choices.smallest, timed
+            )
+        size = weight_bytes(options, preflight)
+        return Forecaster(preflight, self.sensitivities, size, self.rounding, latencies)
 
     def choices(self, budgets: Mapping[str, int]) -> dict[str, list[Choice]]:
         """Returns the largest decoder of each format that fits, by budget."""

@@ -84,16 +84,6 @@ class CompressFields(SharedOptions):
         str | None,
         Option(help="int8 or int4: weights of the ONNX graph that is measured and served.", panel=RUN),
     ] = None
-    bits: Annotated[
-        str | None,
-        Option(
-            help="`auto`: search for the bits of each block's weights in the ONNX graph (float32, 8 or 4) "
-            "together with its width. 16: widths alone, in float32. 8 or 4: the same for all, as --quantize "
-            "int8 or int4.",
-            unset="auto for a target of latency or memory alone, where the ONNX graph has them; else 16",
-            panel=RUN,
-        ),
-    ] = None
     group_size: Annotated[
         str,
         Option(

@@ -34,7 +34,12 @@ def with_default_bits(options: CompressOptions) -> CompressOptions:
 
 def rounds_by_default(options: CompressOptions, source: Checkpoint) -> bool:
     """Returns whether `compress` searches for the bits of each block of a model by default."""
-    if not _open(options):
+    return _open(options) and may_round(options, source)
+
+
+def may_round(options: CompressOptions, source: Checkpoint) -> bool:
+    """Returns whether nothing is said of how weights are stored, and the graph has bits by block."""
+    if not _unsaid(options):
         return False
     try:
         width_rules(replace(options, bits=AUTO_BITS), source).check(source.shape.dense_plan, source.name)
@@ -45,12 +50,15 @@ def rounds_by_default(options: CompressOptions, source: Checkpoint) -> bool:
 
 def _open(options: CompressOptions) -> bool:
     """Returns whether options leave the bits open: by what they ask for, and by all that they do not say."""
-    said = (options.bits, options.quantize, options.profile, options.keep, options.plan)
     targeted = options.timed or options.target_memory is not None
+    return targeted and not options.open_ended and _unsaid(options)
+
+
+def _unsaid(options: CompressOptions) -> bool:
+    """Returns whether options say nothing that decides how weights are stored."""
+    said = (options.bits, options.quantize, options.profile, options.keep, options.plan)
     return (
-        targeted
-        and not options.open_ended
-        and all(value is None for value in said)
+        all(value is None for value in said)
         and not options.destinations
         and options.tensor_parallel == 1
         and options.engine == "onnx"

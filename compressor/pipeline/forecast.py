@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from lathe.artefact.plan import Plan
 from lathe.compressor.calibration.amount import HELDOUT_SHARE
 from lathe.compressor.compute.precision import has_bfloat16
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.pipeline.default_bits import rounds_by_default
+from lathe.compressor.export import exporters
+from lathe.compressor.latency.rough_table import RoughTable
+from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.reconstruct import block_tokens
@@ -22,7 +27,8 @@ from lathe.compressor.reconstruction.output_gradients import TOKENS
 from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.knapsack import solve, total
 from lathe.compressor.search.method import Problem
-from lathe.compressor.search.space import Constraint, parameter_constraint
+from lathe.compressor.search.rounding_sensitivity import RoundingTable, priced
+from lathe.compressor.search.space import Constraint, memory_constraint
 
 _LEFT_BY_RECONSTRUCTION = 0.25
 """The share of the sensitivities' sum that the final reconstruction may leave (0.25 to 0.6 on ref-7m and
@@ -45,51 +51,95 @@ _VERIFYING = 2.5
 _MEASURING = 30.0
 """The time for measuring as a multiple of that for dense and the smallest subnet."""
 _ROWS = 4
+_PRUNING, _ROUNDING_ALONE = "search: sensitivity of each block at", "search: sensitivity of each block to"
+"""How the titles of stages begin."""
+
+
+@dataclass(frozen=True)
+class Forecaster:
+    """What forecasts are made of.
+
+    Attributes:
+        preflight: What is known before a weight is read.
+        pruning: Object array [blocks] of [widths]: KL of each block pruned alone, nats per token.
+        rounding: What rounding alone does, where the search chooses bits.
+        latencies: Of plans on this machine; None where nothing is timed.
+        size: Returns the bytes of a plan's weights: as served where the search chooses bits, else as stored.
+    """
+
+    preflight: PreflightResult
+    pruning: np.ndarray
+    size: Callable[[Plan], float]
+    rounding: RoundingTable | None = None
+    latencies: LatencyTable | RoughTable | None = None
+
+    def best(self, constraints: list[Constraint]) -> Plan | None:
+        """Returns the plan of least loss that meets constraints, if there is one with attention."""
+        choices, table = self.preflight.choices, self.pruning
+        if self.rounding:
+            table = priced(self.rounding.joined(self.pruning), choices, constraints)
+        plan = solve(choices, table, constraints)
+        return plan if plan is not None and has_attention(plan) else None
+
+    def facts(self, plan: Plan) -> dict[str, Any]:
+        """Returns a plan with its sizes, and bands of its KL and perplexity.
+
+        A band is from what the final reconstruction may leave of the sum of sensitivities to all of it; of
+        rounding, which is compensated in the sensitivities already, all is left.
+        """
+        shape = self.preflight.source.shape
+        pruned = total(self.preflight.space, self.pruning, plan.unrounded)
+        rounded = self.rounding.of(plan) if self.rounding else 0.0
+        least, most = _LEFT_BY_RECONSTRUCTION * pruned + rounded, pruned + rounded
+        return {
+            "plan": plan.to_json(),
+            "predicted_ms": self.latencies.predict(plan) if self.latencies else None,
+            "decoder_parameters_kept": shape.kept(plan),
+            "weight_bytes": {
+                "dense": round(self.size(shape.dense_plan)),
+                "subnet": round(self.size(plan)),
+            },
+            "kl": {"least": least, "most": most, "unit": "nats per token"},
+            "perplexity_factor": {"least": float(np.exp(least)), "most": float(np.exp(most))},
+        }
+
+
+def weight_bytes(options: CompressOptions, preflight: PreflightResult) -> Callable[[Plan], float]:
+    """Returns what gives the bytes of a plan's weights, for a `Forecaster`."""
+    source, mixed = preflight.source, preflight.mixed
+    shape = source.shape
+    if mixed is None:
+        return lambda plan: shape.weight_bytes(plan, source.dtype.itemsize)
+    exporter = exporters.get(options.served)
+    stored = {bits: exporter.stored_in(source, bits) for bits in {*mixed.head, 0, *mixed.bits}}
+    return memory_constraint(
+        mixed,
+        shape,
+        math.inf,
+        weight_bytes={bits: values.weight for bits, values in stored.items()},
+        kv_bytes=0,
+        tokens=0,
+        fixed={bits: stored[bits].fixed(shape) for bits in mixed.head},
+    ).cost
 
 
 def forecast(
-    options: CompressOptions, preflight: PreflightResult, problem: Problem, sensitivities: np.ndarray
+    options: CompressOptions, preflight: PreflightResult, problem: Problem, forecaster: Forecaster
 ) -> dict[str, Any]:
     """Returns roughly the plan that the targets would lead to, and the memory and seconds of the run.
 
-    The plan is one of widths alone; `rounds` says whether `compress` rounds weights by default, too.
-    KL and perplexity are a band, from what the final reconstruction may leave to the sum of sensitivities.
+    `rounds` says whether the plan may have rounded weights.
     """
-    shape = preflight.source.shape
-    asked = replace(options, front=False) if options.target_memory is not None else options
-    rounds = rounds_by_default(asked, preflight.source)
-    plan = solve(preflight.space, sensitivities, [*preflight.constraints, *_latency(preflight)])
+    plan = forecaster.best([*preflight.constraints, *_latency(preflight, forecaster)])
     needs = {"memory_bytes": preflight.memory.peak, "seconds": _seconds(options, preflight, problem)}
-    if plan is None or not has_attention(plan):
-        return {"needs": needs, "rounds": rounds, "plan": None}
-    most = total(preflight.space, sensitivities, plan)
-    least = _LEFT_BY_RECONSTRUCTION * most
-    width = preflight.source.dtype.itemsize
-    return {
-        "needs": needs,
-        "rounds": rounds,
-        "plan": plan.to_json(),
-        "decoder_parameters_kept": shape.kept(plan),
-        "weight_bytes": {
-            "dense": shape.weight_bytes(shape.dense_plan, width),
-            "subnet": shape.weight_bytes(plan, width),
-        },
-        "kl": {"least": least, "most": most, "unit": "nats per token"},
-        "perplexity_factor": {"least": float(np.exp(least)), "most": float(np.exp(most))},
-    }
+    found = {"needs": needs, "rounds": preflight.mixed is not None}
+    return found | (forecaster.facts(plan) if plan else {"plan": None})
 
 
-def _latency(preflight: PreflightResult) -> list[Constraint]:
-    """Returns the latency target: by the profile's table, else as a share of the decoder's parameters."""
-    target, ends = preflight.provisional_target_ms, preflight.ends
-    if target is None or ends is None:
-        return []
-    space, shape = preflight.space, preflight.source.shape
-    if preflight.table:
-        return [preflight.table.constraint(space, target)]
-    least = shape.kept(space.smallest)
-    share = (target - ends.floor) / max(ends.unpruned - ends.floor, 1e-9)
-    return [parameter_constraint(space, shape, least + min(1.0, share) * (1 - least))]
+def _latency(preflight: PreflightResult, forecaster: Forecaster) -> list[Constraint]:
+    """Returns the latency target, if there is one."""
+    target, latencies = preflight.provisional_target_ms, forecaster.latencies
+    return [latencies.constraint(preflight.choices, target)] if target and latencies else []
 
 
 def _seconds(options: CompressOptions, preflight: PreflightResult, problem: Problem) -> dict[str, float]:
@@ -104,7 +154,8 @@ def _seconds(options: CompressOptions, preflight: PreflightResult, problem: Prob
     rough = method.bfloat16 and has_bfloat16(options.where)
     collecting = _COLLECTING[rough]
     ranking = max(0.0, spent["calibrate and rank"] - collecting * token * read)
-    fixed = ranking + _SEARCHING * spent["search"] + _MEASURING * spent["measure"]
+    searching = _SEARCHING * spent[_PRUNING] + spent[_ROUNDING_ALONE]
+    fixed = ranking + searching + _MEASURING * spent["measure"]
     solved = min(asked, block_tokens(preflight.source.shape)) if method.on_samples else asked
     solving = _GAUSS_NEWTON if method.reconstruction == "gauss-newton" else _SOLVING[rough]
     stepping = _STEPPING * min(asked, MOST_TOKENS)
@@ -134,7 +185,7 @@ def _rounding_passes(asked: int, preflight: PreflightResult, rough: bool) -> flo
 
 def _spent(progress: Progress) -> dict[str, float]:
     """Returns the seconds of the forecast's own stages, by how their titles begin."""
-    begins = ("calibrate and rank", "calibrate: the model writes", "search", "measure")
+    begins = ("calibrate and rank", "calibrate: the model writes", _PRUNING, _ROUNDING_ALONE, "measure")
     return {
         name: sum(seconds for title, seconds in progress.seconds.items() if title.startswith(name))
         for name in begins

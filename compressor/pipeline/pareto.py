@@ -58,7 +58,7 @@ class Point:
             "decoder_parameters_kept": shape.kept(self.plan),
             "weight_bytes": shape.weight_bytes(self.plan, preflight.source.dtype.itemsize),
             "kv_bytes_per_token": shape.kv_bytes_per_token(self.plan, cache_bytes),
-            **({"bits_per_weight": _mean_bits(shape, self.plan)} if preflight.mixed else {}),
+            **({"bits_per_weight": mean_bits(shape, self.plan)} if preflight.mixed else {}),
         }
 
 
@@ -110,7 +110,7 @@ def tradeoff(context: RunContext, search: Searcher, table: LatencyTable | None, 
             "kept": shape.kept(plan),
         }
         if preflight.mixed:
-            point["bits_per_weight"] = _mean_bits(shape, plan)
+            point["bits_per_weight"] = mean_bits(shape, plan)
         return point
 
     return {
@@ -140,7 +140,7 @@ def plans_along(
         yield plan
 
 
-def _mean_bits(shape: ModelShape, plan: Plan) -> float:
+def mean_bits(shape: ModelShape, plan: Plan) -> float:
     """Returns the mean bits of the decoder's parameters, without scales."""
     blocks = [
         (count(layer), layer.bits(kind) or _UNROUNDED_BITS)

@@ -31,7 +31,6 @@ from lathe.compressor.pipeline.checks import (
     read_plan,
     width_rules,
 )
-from lathe.compressor.pipeline.default_bits import rounds_by_default
 from lathe.compressor.pipeline.memory_estimate import MemoryPlan, memory_plan
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.vocabulary import vocabulary_rows
@@ -304,19 +303,17 @@ def _time(options: CompressOptions, found: PreflightResult) -> PreflightResult:
             f"a {found.benchmark.workload.metric} of {target:.3g} ms is out of reach: dense "
             f"takes {dense:.3g} ms, the smallest subnet (one narrow attention block) {floor:.3g} ms: "
             f"{limit_of_pruning(limit)}",
-            _within_reach(options, found, dense, least),
+            _within_reach(found, dense, least),
         )
     return replace(found, provisional_target_ms=target)
 
 
-def _within_reach(options: CompressOptions, found: PreflightResult, dense: float, least: float) -> str:
+def _within_reach(found: PreflightResult, dense: float, least: float) -> str:
     """Returns what to ask for instead of a target out of reach."""
-    rounds = " Widths alone were looked at: `compress` rounds weights, too, and reaches more."
-    more = rounds if rounds_by_default(options, found.source) else ""
     if least >= dense:
-        return f"Run again when the machine is quieter; pruning gains nothing here.{more}"
+        return "Run again when the machine is quieter; pruning gains nothing here."
     cut = "" if found.vocabulary else " --vocabulary TEXT makes the head smaller."
-    return f"Ask for at least {least:.2g} ms ({dense / least:.3g}x).{cut}{more}"
+    return f"Ask for at least {least:.2g} ms ({dense / least:.3g}x).{cut}"
 
 
 def _unpruned(options: CompressOptions, found: PreflightResult) -> PreflightResult:

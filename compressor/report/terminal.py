@@ -105,11 +105,6 @@ def print_forecast(forecast: Mapping[str, Any], console: Console) -> None:
         f"the run: about {about} min here ({least} to {most}), "
         f"{needs['memory_bytes'] / 2**30:.1f} GiB of memory"
     )
-    if forecast["rounds"]:
-        console.print(
-            "both are of widths alone (--bits 16); without it, `compress` rounds weights, too, where that "
-            "loses less"
-        )
 
 
 def print_front(front: Mapping[str, Any], console: Console) -> None:

@@ -98,6 +98,7 @@ SURFACE = {
         "--no-debug",
     },
     "plan": {
+        "--bits",
         "model",
         "--config",
         "--target-latency",

@@ -44,11 +44,15 @@ def test_without_a_target_dense_and_the_floor_are_timed(tiny: Tiny) -> None:
     assert 0 < preflight["latency"]["floor_ms"] < preflight["latency"]["dense_ms"]
 
 
-def test_a_forecast_is_of_the_run_that_follows(tiny: Tiny, tmp_path: Path) -> None:
-    ahead = planned(tiny, "--target-speedup", "1.3x", "--context", "64")["forecast"]
-    done = tiny.compress(tmp_path / "out", "--target-speedup", "1.3x", "--json")
+@pytest.mark.parametrize("bits", ["16", "auto"])
+def test_a_forecast_is_of_the_run_that_follows(tiny: Tiny, tmp_path: Path, bits: str) -> None:
+    options = ("--target-speedup", "2.2x", "--bits", bits)
+    ahead = planned(tiny, *options, "--context", "64")["forecast"]
+    done = tiny.compress(tmp_path / "out", *options, "--json")
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
+    assert ahead["rounds"] is (bits == "auto")
+    assert ahead["predicted_ms"] == pytest.approx(report["latency"]["measured_ms"], rel=0.15)
     assert ahead["decoder_parameters_kept"] == pytest.approx(report["decoder_parameters_kept"], abs=0.2)
     assert 0 < ahead["kl"]["least"] < ahead["kl"]["most"]
     assert 1 < ahead["perplexity_factor"]["least"] < ahead["perplexity_factor"]["most"]
@@ -66,13 +70,42 @@ def test_people_read_a_table(tiny: Tiny) -> None:
     assert re.search(r"the run: about \d+ min here \(\d+ to \d+\), \d\.\d GiB of memory\n", shown.stdout)
 
 
-@pytest.mark.parametrize("target", [("--target-speedup", "1.3x"), ("--target-memory", "300kB"), ()])
-def test_a_forecast_says_whether_compress_rounds_as_well(tiny: Tiny, target: tuple[str, ...]) -> None:
-    given = ("--calibration", str(tiny.text), "--calibration-tokens", "2048", "--context", "64", *target)
+def test_mixtures_keep_speedups_and_lose_more_the_faster_they_are(tiny: Tiny) -> None:
+    advice = planned(tiny, "--context", "64")
+    rows, dense = advice["mixtures"], advice["card"]["latency"]["dense_ms"]
+    assert [row["speedup"] for row in rows] == [1.5, 2.0, 3.0, 4.0, 6.0]
+    reached = [row for row in rows if row["plan"]]
+    assert reached
+    assert rows[-1]["plan"] is None, "below what a step takes without blocks"
+    for row in reached:
+        assert row["predicted_ms"] <= dense / row["speedup"] * 1.0001
+        assert all(sum(row["blocks"][kind].values()) == len(row["plan"]["layers"]) for kind in row["blocks"])
+        assert row["weight_bytes"]["subnet"] < row["weight_bytes"]["dense"]
+    losses = [row["kl"]["most"] for row in reached]
+    assert losses == sorted(losses)
+    assert reached[0]["decoder_parameters_kept"] == 1, "rounding alone is enough, and loses less"
+
+
+def test_people_read_what_mixtures_cost(tiny: Tiny) -> None:
+    given = ("--calibration", str(tiny.text), "--calibration-tokens", "2048", "--context", "64")
     shown = " ".join(lathe("plan", str(tiny.model), *given).stdout.split())
-    note = "both are of widths alone (--bits 16); without it, `compress` rounds weights, too"
-    assert (note in shown) == bool(target)
-    assert planned(tiny, "--context", "64", *target)["forecast"]["rounds"] is bool(target)
+    assert "widths and bits together, a forecast" in shown
+    assert "│ 6x │ - │" in shown
+
+
+@pytest.mark.parametrize("options", [("--bits", "16"), ("--no-latency",), ("--keep", "60%")])
+def test_where_no_bits_are_searched_or_nothing_is_timed_there_are_no_mixtures(
+    tiny: Tiny, options: tuple[str, ...]
+) -> None:
+    advice = planned(tiny, *options)
+    assert advice["mixtures"] == []
+    assert advice["forecast"]["rounds"] is False
+
+
+def test_a_target_of_memory_is_forecast_with_rounded_weights(tiny: Tiny) -> None:
+    ahead = planned(tiny, "--target-memory", "300kB", "--context", "64")["forecast"]
+    assert ahead["rounds"] is True
+    assert ahead["weight_bytes"]["subnet"] <= 300e3 < ahead["weight_bytes"]["dense"]
 
 
 def test_an_impossible_target_is_refused_with_the_floor(tiny: Tiny) -> None:
@@ -80,7 +113,6 @@ def test_an_impossible_target_is_refused_with_the_floor(tiny: Tiny) -> None:
     done = lathe("plan", str(tiny.model), "--target-latency", f"{fastest}ms")
     assert done.exit_code == 1
     assert "is out of reach" in done.stderr
-    assert "Widths alone were looked at: `compress` rounds weights, too" in done.stderr
 
 
 def test_a_model_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
