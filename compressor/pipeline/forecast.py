@@ -52,6 +52,7 @@ _MEASURING = 30.0
 """The time for measuring as a multiple of that for dense and the smallest subnet."""
 _ROWS = 4
 _PRUNING, _ROUNDING_ALONE = "search: sensitivity of each block at", "search: sensitivity of each block to"
+_TIMING = "measure: dense and the smallest"
 """How the titles of stages begin."""
 
 
@@ -155,7 +156,7 @@ def _seconds(options: CompressOptions, preflight: PreflightResult, problem: Prob
     collecting = _COLLECTING[rough]
     ranking = max(0.0, spent["calibrate and rank"] - collecting * token * read)
     searching = _SEARCHING * spent[_PRUNING] + spent[_ROUNDING_ALONE]
-    fixed = ranking + searching + _MEASURING * spent["measure"]
+    fixed = ranking + searching + _MEASURING * spent[_TIMING]
     solved = min(asked, block_tokens(preflight.source.shape)) if method.on_samples else asked
     solving = _GAUSS_NEWTON if method.reconstruction == "gauss-newton" else _SOLVING[rough]
     stepping = _STEPPING * min(asked, MOST_TOKENS)
@@ -185,7 +186,7 @@ def _rounding_passes(asked: int, preflight: PreflightResult, rough: bool) -> flo
 
 def _spent(progress: Progress) -> dict[str, float]:
     """Returns the seconds of the forecast's own stages, by how their titles begin."""
-    begins = ("calibrate and rank", "calibrate: the model writes", _PRUNING, _ROUNDING_ALONE, "measure")
+    begins = ("calibrate and rank", "calibrate: the model writes", _PRUNING, _ROUNDING_ALONE, _TIMING)
     return {
         name: sum(seconds for title, seconds in progress.seconds.items() if title.startswith(name))
         for name in begins
