@@ -19,7 +19,7 @@ def print_mixtures(advice: Mapping[str, Any], console: Console) -> None:
         table.add_row(f"{row['speedup']:g}x", *(_mixture(row) if row["plan"] else ("-",)))
     table.caption = (
         "ms: by a few timed models, - if out of reach; kept: parameters of the decoder; bits: of each, on "
-        "average; KL: to dense, in nats per token, from what reconstruction may leave to all; then blocks by bits"
+        "average; KL: to dense, nats per token, from what reconstruction may leave up; then blocks by bits"
     )
     console.print(table)
 
