@@ -10,6 +10,7 @@ from typing import Any
 
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.errors import UserError
+from lathe.artefact.gguf_suffix import MODEL_FILE, SUFFIX
 from lathe.artefact.onnx.graph_format import FOLDER, GRAPH, GRAPH_DATA
 
 FORMAT = "lathe-artefact/1"
@@ -18,7 +19,7 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pt", ".json", ".model", ".jinja
 """Of files that loading a checkpoint may read."""
 UNREAD = ("report.html",)
 """For people: an artefact is served without it, too."""
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", SUFFIX)
 
 
 def write_manifest(directory: Path, **facts: Any) -> None:
@@ -99,13 +100,29 @@ def verify_graph(path: Path, files: dict[str, Any]) -> None:
     _verify_folder(path, files, by_size=WEIGHT_SUFFIXES)
 
 
+def verify_gguf(path: Path, files: dict[str, Any]) -> None:
+    """Checks sizes and hashes of the GGUF file and the files beside it.
+
+    The checkpoint's weights, which are not read, are checked by size alone.
+
+    Raises:
+        UserError: a file differs; names the first.
+    """
+    if MODEL_FILE not in files:
+        raise UserError(
+            f"{path} holds no GGUF export ({MODEL_FILE})", "Compress with --export checkpoint,gguf."
+        )
+    _verify_file(path.resolve(), MODEL_FILE, files[MODEL_FILE])
+    _verify_folder(path, files, by_size=WEIGHT_SUFFIXES)
+
+
 def verify_checkpoint(path: Path, files: dict[str, Any]) -> None:
     """Checks sizes and hashes of the files that lie with the weights.
 
     Raises:
         UserError: a file differs; names the first.
     """
-    _verify_folder(path, files)
+    _verify_folder(path, files, by_size=(SUFFIX,))
 
 
 def verify_all(path: Path, files: dict[str, Any]) -> None:
@@ -118,7 +135,7 @@ def verify_all(path: Path, files: dict[str, Any]) -> None:
         _verify_file(path.resolve(), name, files[name])
 
 
-def _verify_folder(path: Path, files: dict[str, Any], by_size: Collection[str] = ()) -> None:
+def _verify_folder(path: Path, files: dict[str, Any], by_size: Collection[str]) -> None:
     root = path.resolve()
     for name in files:
         if "/" not in name and name not in UNREAD:

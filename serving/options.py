@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 from lathe.artefact.command_options import Argument, Option
 from lathe.serving.decoding.chat_template import Scalar, read_variables
 
-ONNX_MAX_BATCH = 8
+SLOTS = 8
+"""Sequences that our own scheduler computes together."""
 MAX_BATCH_OF_VLLM = 256
 REQUEST_TIMEOUT_S = 600.0
 WRITE_TIMEOUT_S = 30.0
@@ -45,7 +46,11 @@ class ServeOptions:
     host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Option(help="0 picks a free port.", least=0, most=65535)] = 8000
     engine: Annotated[
-        str, Option(help="The inference engine: onnx (the ONNX export) or vllm (the checkpoint).")
+        str,
+        Option(
+            help="The inference engine: onnx (the ONNX export), llamacpp (the GGUF export, or any GGUF file "
+            "as it is) or vllm (the checkpoint)."
+        ),
     ] = "onnx"
     device: Annotated[
         Literal["cpu", "cuda"] | None,
@@ -56,7 +61,7 @@ class ServeOptions:
         int | None,
         Option(
             help="Sequences computed together.",
-            unset=f"{ONNX_MAX_BATCH} with onnx, {MAX_BATCH_OF_VLLM} with vllm",
+            unset=f"{SLOTS} with onnx and llamacpp, {MAX_BATCH_OF_VLLM} with vllm",
             least=1,
             most=1024,
         ),
@@ -75,6 +80,13 @@ class ServeOptions:
             least=128,
         ),
     ] = None
+    flash_attention: Annotated[
+        bool,
+        Option(
+            help="Flash attention, with --engine llamacpp: reads long prompts faster, and rounds more and "
+            "decodes slower."
+        ),
+    ] = False
     served_model_names: Annotated[
         tuple[str, ...],
         Option(
@@ -100,7 +112,7 @@ class ServeOptions:
     request_timeout: Annotated[
         float | None,
         Option(
-            help="Seconds that an answer may take, with --engine onnx.",
+            help="Seconds that an answer may take, with --engine onnx or llamacpp.",
             unset=f"{REQUEST_TIMEOUT_S:g}",
             least=0.001,
         ),
@@ -108,7 +120,7 @@ class ServeOptions:
     write_timeout: Annotated[
         float | None,
         Option(
-            help="Seconds for which a client may not read, with --engine onnx.",
+            help="Seconds for which a client may not read, with --engine onnx or llamacpp.",
             unset=f"{WRITE_TIMEOUT_S:g}",
             least=0.001,
         ),

@@ -100,15 +100,15 @@ def open_served_model(path: Path) -> ServedModel:
     if is_gguf(path):
         exported = export_dense(path)
         name, _, _fingerprint = exported.name.rpartition("-")
-        return _describe(exported, name)
-    _check_model(path)
+        return describe(exported, name)
+    check_model(path)
     if (path / MANIFEST).exists():
         verify_graph(path, listed_files(path))
-        return _describe(path, path.resolve().name)
+        return describe(path, path.resolve().name)
     if (path / FOLDER).exists():
         raise UserError(f"{path} has an onnx folder but no manifest.json", "Export it again.")
     _check_weights(path)
-    return _describe(export_dense(path), path.resolve().name)
+    return describe(export_dense(path), path.resolve().name)
 
 
 def open_served_checkpoint(path: Path) -> ServedModel:
@@ -119,14 +119,19 @@ def open_served_checkpoint(path: Path) -> ServedModel:
     Raises:
         UserError: the directory cannot be served.
     """
-    _check_model(path)
+    check_model(path)
     _check_weights(path)
     if (path / MANIFEST).exists():
         verify_checkpoint(path, listed_files(path))
-    return _describe(path, path.resolve().name)
+    return describe(path, path.resolve().name)
 
 
-def _check_model(path: Path) -> None:
+def check_model(path: Path) -> None:
+    """Checks that a path is a model's directory.
+
+    Raises:
+        UserError: it is not.
+    """
     if is_gguf(path):
         raise UserError(
             f"{path} is a GGUF file, which this engine does not serve",
@@ -144,7 +149,12 @@ def _check_weights(path: Path) -> None:
         raise UserError(f"{path} holds no weights (*.safetensors)", "Give the directory of a whole model.")
 
 
-def _describe(path: Path, name: str) -> ServedModel:
+def describe(path: Path, name: str) -> ServedModel:
+    """Returns what the files of a verified directory say of its model.
+
+    Raises:
+        UserError: one of them cannot be read, or there is no size of the vocabulary.
+    """
     config = read_json(path / "config.json")
     generation = read_json(path / "generation_config.json", optional=True)
     report = read_json(path / "report.json", optional=True)

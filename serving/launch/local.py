@@ -24,10 +24,25 @@ log = logging.getLogger("lathe.serving")
 
 OpenBackend = Callable[[ServedModel, Tokenizer, ServeOptions, Observer], ServingBackend]
 """Loads an engine; the observer is told about every sequence."""
+OpenModel = Callable[[Path], ServedModel]
+"""Verifies and describes a model."""
 
 
-def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: ServeOptions) -> None:
-    """Serves the ONNX export of `model` until told to stop; takes no draft model and no arguments for vLLM.
+def serve_locally(
+    engine: str,
+    open_backend: OpenBackend,
+    model: Path,
+    options: ServeOptions,
+    open_model: OpenModel = open_served_model,
+) -> None:
+    """Serves `model` until told to stop; takes no draft model and no arguments for vLLM.
+
+    Args:
+        engine: its name, for metrics and messages.
+        open_backend: loads it.
+        model: what is served.
+        options: where and how.
+        open_model: verifies and describes the model; by default what serving its ONNX export reads.
 
     Raises:
         UserError: the model, the options or the address cannot be served.
@@ -36,7 +51,7 @@ def serve_locally(engine: str, open_backend: OpenBackend, model: Path, options: 
         given = "--draft" if options.draft else " ".join(options.engine_args)
         raise UserError(f"the {engine} engine does not take {given}", "It is for --engine vllm.")
     check_compare(options)
-    artefact = open_served_model(model)
+    artefact = open_model(model)
     name, *aliases = options.served_model_names or (artefact.name,)
     metrics = Metrics(name, artefact.target_ms, options.metrics_alias, artefact.target_metric)
     with listen(options.host, options.port) as listener:

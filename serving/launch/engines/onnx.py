@@ -11,7 +11,8 @@ from lathe.serving.backend import Observer, ServingBackend
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.launch.local import serve_locally
 from lathe.serving.launch.registry import engines
-from lathe.serving.options import ONNX_MAX_BATCH, ServeOptions
+from lathe.serving.launch.slots import check_no_flash_attention, end_tokens, slot_sizes
+from lathe.serving.options import ServeOptions
 from lathe.serving.scheduler.prefix_cache import PrefixCache
 from lathe.serving.scheduler.scheduler import PREFILL_CHUNK, Scheduler
 from lathe.serving.served_model import ServedModel
@@ -24,6 +25,7 @@ def serve_onnx(model: Path, options: ServeOptions) -> None:
     Raises:
         UserError: the model or the options cannot be served.
     """
+    check_no_flash_attention("onnx", options)
     check_installed(_device(options.device))
     serve_locally("onnx", open_onnx, model, options)
 
@@ -39,13 +41,7 @@ def open_onnx(
     from lathe.artefact.onnx.runner import OnnxRunner
 
     check_external_data(artefact)
-    max_batch = options.max_batch or ONNX_MAX_BATCH
-    max_length = options.max_length or artefact.context
-    if max_length > artefact.context:
-        raise UserError(
-            f"--max-length {max_length} is more than the model's {artefact.context} positions",
-            "Give a smaller one.",
-        )
+    max_batch, max_length = slot_sizes(artefact, options)
     try:
         runner = OnnxRunner(
             artefact.graph,
@@ -59,12 +55,11 @@ def open_onnx(
             f"no memory for {max_batch} sequences of {max_length} tokens",
             "Lower --max-batch or --max-length.",
         ) from None
-    eos = artefact.eos | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
     kept = options.prefix_cache
     return Scheduler(
         runner,
         tokenizer.token_bytes,
-        eos=eos,
+        eos=end_tokens(artefact, tokenizer),
         max_queue=options.max_queue,
         observer=observer,
         prefix_cache=PrefixCache(runner, observer, PREFILL_CHUNK, kept) if kept else None,

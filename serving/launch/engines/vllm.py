@@ -19,6 +19,7 @@ from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.http.auth import key_digest
 from lathe.serving.http.socket import GRACEFUL_SHUTDOWN_S, listen, url_of
 from lathe.serving.launch.registry import engines
+from lathe.serving.launch.slots import check_no_flash_attention
 from lathe.serving.metrics.registry import model_info
 from lathe.serving.options import ServeOptions
 from lathe.serving.playground.pages import Setup
@@ -40,6 +41,7 @@ def serve_vllm(model: Path, options: ServeOptions) -> None:
         UserError: vLLM is missing or of another version, cannot serve this model, or ended by itself.
     """
     check_options(options)
+    check_no_flash_attention("vllm", options)
     check_compare(options)
     require_vllm()
     artefact = open_served_checkpoint(model)

@@ -1,0 +1,1 @@
+"""Running GGUF files in llama.cpp, without torch."""
