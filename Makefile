@@ -15,6 +15,8 @@ CHROMIUM := build/tools/chromium.installed
 AXE := build/tools/axe.min.js
 GENAI_INSTALLED := .venv-rivals-genai/.installed
 LLAMA_INSTALLED := .venv-rivals-llama/.installed
+LLAMACPP_BIN := .venv-llamacpp/bin
+LLAMACPP_INSTALLED := .venv-llamacpp/.installed
 GUIDELLM_INSTALLED := .venv-guidellm/.installed
 AIPERF_INSTALLED := .venv-aiperf/.installed
 OPENAI_TESTS := build/tools/openai-3.57.0/.installed
@@ -29,7 +31,7 @@ BWRAP := build/tools/usr/bin/bwrap
 DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
 LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
-.PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-vllm test-vllm-slow test-browser lint \
+.PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-llamacpp test-vllm test-vllm-slow test-browser lint \
 	check-artefact check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-bits bench-groups bench-kv-cache bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
 	bench-serving bench-scale bench-ray families-table check-compat check-vllm-names check-vllm-mixed docs cold-start check-style \
 	check-imports hooks clean
@@ -164,6 +166,18 @@ lock-deploy:  ## renew the hashed requirements of the images and of check-deploy
 OF_OTHERS := $(COMPLY_INSTALLED) $(OPENAI_TESTS) $(CLIENTS_INSTALLED) $(LM_EVAL_INSTALLED) $(PROMETHEUS) $(AIPERF_INSTALLED) $(GUIDELLM_INSTALLED)
 conformance: $(INSTALLED) $(OF_OTHERS)  ## suites of others on our server
 	$(BIN)/python -m benchmarks.conformance --model $(MODEL) --text $(EVAL) $(CONFORMANCE)
+
+# Built for this very processor. Without the two flags, GCC 12 drops stores that AMX tiles are configured by,
+# and the first matrix product of quantized weights ends the process.
+LLAMA_BUILD := "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-fno-tree-dse -fno-dse'"
+$(LLAMACPP_INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-llamacpp
+	CMAKE_ARGS=$(LLAMA_BUILD) $(LLAMACPP_BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--no-binary llama-cpp-python -e '.[dev,llamacpp]' llama-cpp-python==0.3.36
+	touch $@
+
+test-llamacpp: $(LLAMACPP_INSTALLED)  ## uneven models on real llama.cpp (built from source, an environment of its own)
+	$(LLAMACPP_BIN)/pytest tests/on_llamacpp
 
 test-vllm: $(VLLM_INSTALLED) $(PROMETHEUS)  ## uneven models on real vLLM (CPU build, an environment of its own)
 	$(VLLM_BIN)/pytest tests/on_vllm
@@ -316,12 +330,9 @@ $(GENAI_INSTALLED): Makefile
 		onnxruntime==1.32.0 onnx==1.23.2 onnx-ir==1.1.0 torch==2.13.0 transformers==5.23.0
 	touch $@
 
-# Built for this very processor. Without the two flags, GCC 12 drops stores that AMX tiles are configured by,
-# and the first matrix product of quantized weights ends the process.
 $(LLAMA_INSTALLED): Makefile
 	$(PYTHON) -m venv .venv-rivals-llama
-	CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-fno-tree-dse -fno-dse'" \
-		.venv-rivals-llama/bin/pip install --quiet --disable-pip-version-check \
+	CMAKE_ARGS=$(LLAMA_BUILD) .venv-rivals-llama/bin/pip install --quiet --disable-pip-version-check \
 		--no-binary llama-cpp-python llama-cpp-python==0.3.36 gguf==0.19.0 safetensors
 	touch $@
 

@@ -30,8 +30,8 @@ def gguf_of(model: Path) -> Path:
 def open_served_gguf(model: Path) -> ServedModel:
     """Opens an artefact with a GGUF export, or a GGUF file.
 
-    Of an artefact every file is verified that serving the export reads. The tokenizer of a file, with its chat
-    template, is kept in Lathe's cache.
+    Of an artefact every file is verified that serving the export reads. The tokenizer of a file, with its
+    chat template, is kept in Lathe's cache.
 
     Raises:
         UserError: it cannot be served.

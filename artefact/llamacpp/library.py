@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections import deque
 from functools import cache
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 from lathe.artefact.errors import UserError
 
 INSTALL = "pip install 'lathe[llamacpp]'"
-_ERROR_LEVEL, _LINES_KEPT = 3, 8
+_ERROR_LEVEL, _LINES_KEPT = 4, 8
+_FUNCTION = re.compile(r"^\w+: (error loading model: )*")
+"""What a line begins with."""
 _said: deque[str] = deque(maxlen=_LINES_KEPT)
 
 
@@ -34,7 +37,7 @@ def llama_cpp() -> Any:
 
 def explanation() -> str:
     """Returns the first of the errors that llama.cpp told since it was last asked, and forgets all."""
-    lines = list(_said)
+    lines = [_FUNCTION.sub("", line) for line in _said]
     _said.clear()
     return lines[0] if lines else "it gives no reason"
 

@@ -25,8 +25,8 @@ _BATCH, _OUTPUTS, _CELLS = 2048, 128, 256
 class LlamaCppRunner:
     """Slots 0 to `max_batch` - 1, each of up to `max_length` tokens, in caches of their own.
 
-    A slot's logits do not depend on other slots after `prefill`. After `decode` they do in their last bits:
-    llama.cpp has other kernels for one token than for several.
+    A slot's logits do not depend on other slots, but for one thing: with weights that are not quantized, a
+    decode step of one token uses other kernels than one of several, and rounds differently.
 
     Attributes:
         vocab_size: tokens of the vocabulary.
