@@ -28,6 +28,11 @@ _USER, _ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "conten
 _CHATS = ([_USER], [_USER, _ANSWER, _USER], [{"role": "system", "content": "c"}, _USER])
 
 
+def has_tokenizer(directory: Path) -> bool:
+    """Returns whether a model has files of a tokenizer."""
+    return any(file for pattern in _FILES for file in directory.glob(pattern))
+
+
 def open_tokenizer(directory: Path | str) -> Any:
     """Opens a model's tokenizer.
 

@@ -66,7 +66,7 @@ def document(found: list[Outcome]) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for name in families.known():
         family, row = families.get(name), {}
-        for column in (*exporters.known(), COMPRESS):
+        for column in (*exporters.listed(), COMPRESS):
             mine = [o for o in found if (o.family, o.exporter) == (name, column)]
             differences = [o.difference for o in mine if o.difference is not None]
             row[column] = {
@@ -97,7 +97,7 @@ def counted(tests: dict[str, Any]) -> str:
 
 
 def table(rows: dict[str, Any]) -> str:
-    columns = [*exporters.known(), COMPRESS]
+    columns = [*exporters.listed(), COMPRESS]
     lines = [f"| family | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     lines += [
         f"| {name} | {' | '.join(cell(row['columns'][column]) for column in columns)} |"

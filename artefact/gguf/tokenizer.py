@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,29 @@ from lathe.artefact.gguf.header import DAMAGED
 from lathe.artefact.gguf.pre_tokenizers import SPLITTINGS
 from lathe.artefact.tokenizer import open_tokenizer
 
-_CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 3, 4, 5, 6
 _SPECIAL = {
     "bos_token": "bos_token_id",
     "eos_token": "eos_token_id",
     "unk_token": "unknown_token_id",
     "pad_token": "padding_token_id",
 }
-_SPACE = "\u2581"
+SPACE = "\u2581"
+"""What SentencePiece writes for a space."""
 _GEMMA = ("gemma2", "gemma3")
-_PROBE = "In 2024, 12345.67 dollars; it's WE'LL  do\n\n\tna\u00efve cafe\u0301 \u4e16\u754c \U0001f642!!"
+PROBE = "In 2024, 12345.67 dollars; it's WE'LL  do\n\n\tna\u00efve cafe\u0301 \u4e16\u754c \U0001f642!!"
 """A text that ways of splitting differ on."""
 _Merges = list[tuple[str, str]]
+
+
+class TokenKind(IntEnum):
+    """The kinds of tokens by their numbers in GGUF."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
 
 
 def build_tokenizer(model: GgufModel) -> Any:
@@ -41,7 +53,7 @@ def build_tokenizer(model: GgufModel) -> Any:
     tokens = model.items(TOKENS, str, required=True) or []
     special = {role: _special(model, tokens, key) for role, key in _SPECIAL.items()}
     backend = _backend(model, tokens)
-    control, own = (_of_kind(model, tokens, kind) for kind in (_CONTROL, _USER_DEFINED))
+    control, own = (_of_kind(model, tokens, kind) for kind in (TokenKind.CONTROL, TokenKind.USER_DEFINED))
     backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in control])
     known = [token for token in own if backend.token_to_id(token) is not None]
     backend.add_tokens([AddedToken(token, normalized=False) for token in known])
@@ -64,7 +76,7 @@ def save_tokenizer(model: GgufModel, directory: Path) -> None:
     """
     built = build_tokenizer(model)
     built.save_pretrained(directory)
-    if open_tokenizer(directory)(_PROBE)["input_ids"] != built(_PROBE)["input_ids"]:
+    if open_tokenizer(directory)(PROBE)["input_ids"] != built(PROBE)["input_ids"]:
         asked = model.metadata.get("tokenizer.ggml.pre")
         raise UserError(
             f"transformers splits texts for the architecture `{model.architecture}` in its own way, and "
@@ -137,7 +149,7 @@ def _sentencepiece(model: GgufModel, tokens: Sequence[str]) -> Tokenizer:
     """Returns SentencePiece's BPE, which merges the pair with the best score first."""
     scores = model.items("tokenizer.ggml.scores", float, required=True) or []
     vocabulary = {token: number for number, token in enumerate(tokens)}
-    unmerged = (_CONTROL, _UNUSED, _BYTE)
+    unmerged = (TokenKind.CONTROL, TokenKind.UNUSED, TokenKind.BYTE)
     whole = {number for number in range(len(tokens)) if _kind(model, number) not in unmerged}
     pairs = [
         (-scores[number], number, first, second)
@@ -148,11 +160,11 @@ def _sentencepiece(model: GgufModel, tokens: Sequence[str]) -> Tokenizer:
     merges = [(first, second) for _, _, first, second in sorted(pairs, key=lambda pair: pair[:2])]
     found = Tokenizer(_bpe(model, vocabulary, merges, **_fallback(model, tokens)))
     prefix = model.get("tokenizer.ggml.add_space_prefix", bool, True)
-    steps = [normalizers.Prepend(_SPACE)] if prefix else []
-    found.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
+    steps = [normalizers.Prepend(SPACE)] if prefix else []
+    found.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
     strip = [decoders.Strip(" ", 1, 0)] if prefix else []
     found.decoder = decoders.Sequence(
-        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
     return found
 
@@ -162,14 +174,14 @@ def _gemma(model: GgufModel, tokens: Sequence[str]) -> Tokenizer:
 
     The file has runs of spaces as spaces; the tokenizer looks for them as it does for every other.
     """
-    spelled = [_SPACE * len(token) if token and not token.strip(" ") else token for token in tokens]
+    spelled = [SPACE * len(token) if token and not token.strip(" ") else token for token in tokens]
     vocabulary = {token: number for number, token in enumerate(spelled)}
     merges = [pair for token in spelled for pair in _splits(token, vocabulary)]
     found = Tokenizer(_bpe(model, vocabulary, merges, **_fallback(model, tokens)))
-    found.normalizer = normalizers.Replace(" ", _SPACE)
+    found.normalizer = normalizers.Replace(" ", SPACE)
     found.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     found.decoder = decoders.Sequence(
-        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     )
     return found
 

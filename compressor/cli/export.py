@@ -1,4 +1,4 @@
-"""`lathe export MODEL -o OUT`: the dense model in our formats, or an artefact for vLLM, also quantized."""
+"""`lathe export MODEL -o OUT`: a dense model in our formats, or an artefact in one more, also quantized."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class ExportOptions:
 
     model: Annotated[
         str,
-        Argument(help="A checkpoint directory, a GGUF file, a hub name, or an artefact (vllm, quantized)."),
+        Argument(
+            help="A checkpoint directory, a GGUF file, a hub name, or an artefact (vllm, gguf, quantized)."
+        ),
     ]
     output: Annotated[
         Path | None,
@@ -30,7 +32,7 @@ class ExportOptions:
             "Lathe's cache, where `lathe serve` looks for it.",
         ),
     ] = None
-    to: Annotated[str, Option(help="Exporter: onnx, checkpoint or vllm.")] = "onnx"
+    to: Annotated[str, Option(help="Exporter: onnx, checkpoint, vllm or gguf.")] = "onnx"
     tensor_parallel: Annotated[
         int, Option(help="Devices that share every layer (vllm): refuse widths that they cannot share.")
     ] = 1
@@ -109,7 +111,7 @@ def export(
     options: ExportOptions,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Export the dense MODEL with all its widths, or copy an artefact and add what vLLM needs.
+    """Export the dense MODEL with all its widths, or an artefact for vLLM or as a GGUF file.
 
     Either can be quantized.
 
@@ -123,6 +125,8 @@ def export(
       lathe export out --to onnx --kv-cache int8 --calibration notes.txt -o out-kv8
 
       lathe export out --to vllm --tensor-parallel 2 -o out-vllm
+
+      lathe export out --to gguf -o out-gguf
 
       lathe export out --to vllm --quantize w4a16 -o out-w4a16
 

@@ -22,7 +22,7 @@ def families(
     from lathe.compressor.export import exporters
     from lathe.compressor.model.families import families as declared
 
-    formats = {name: exporters.get(name) for name in exporters.known()}
+    formats = {name: exporters.get(name) for name in exporters.listed()}
     table = Table(caption=f"exporters: {', '.join(formats)}", caption_justify="left")
     table.add_column("family", no_wrap=True)
     for column in ("models", "exported by"):

@@ -18,7 +18,7 @@ from lathe.artefact.report_format import REPORT
 from lathe.artefact.shipped_files import PLUGIN, warn_if_stale
 from lathe.artefact.vllm.limits import check_parallel
 from lathe.compressor.export.base import Export, exporters
-from lathe.compressor.export.dense import alike
+from lathe.compressor.export.dense import alike, write_artefact
 from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.export.vllm import check_served, write_plugin
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
@@ -32,14 +32,19 @@ def is_artefact(path: Path) -> bool:
 
 
 def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int = 1) -> None:
-    """Copies an artefact into a directory that must not exist yet, and adds vLLM's definition of it.
+    """Writes an artefact in one more format, into a directory that must not exist yet.
+
+    For vLLM it is copied, with vLLM's definition of it beside it.
 
     Raises:
-        UserError: another exporter was asked for, vLLM cannot serve the plan, or the output exists.
+        UserError: the format takes dense models only, cannot have the plan, or the output exists.
     """
+    if exporters.get(to).takes_artefacts:
+        rewrite(export_of_artefact(artefact), output, to)
+        return
     if to != "vllm":
         raise UserError(
-            f"{artefact} is a subnet already, which can only be exported --to vllm",
+            f"{artefact} is a subnet already, which can only be exported --to vllm or gguf",
             f"For {to}, compress the dense model with --export checkpoint,{to}.",
         )
     warn_if_stale(artefact)
@@ -58,6 +63,26 @@ def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int 
             raise UserError(f"cannot copy {artefact}: {error}") from None
         write_plugin(temporary / PLUGIN)
         write_manifest(temporary)
+
+
+def rewrite(job: Export, output: Path, to: str) -> dict[str, Any]:
+    """Writes a directory with a model in one format, and what else an artefact has; returns the summary.
+
+    The summary is that of the quantization, if there was one.
+
+    Raises:
+        UserError: it cannot be exported or written, or the output exists.
+    """
+    exporter = exporters.get(to)
+    exporter.check(job.source)
+    if output.exists():
+        raise UserError(f"{output} exists", "Choose another --output.")
+    with staged_directory(output) as temporary:
+        write_artefact(temporary, job, to)
+        summary = exporter.summary(temporary)
+        copy_report(job, temporary, summary)
+        write_manifest(temporary)
+    return summary
 
 
 def export_of_artefact(path: Path) -> Export:

@@ -60,10 +60,12 @@ class Destination:
     Attributes:
         check: raises UserError where a model cannot be served so, from its config alone.
         multiple: what a projection reads on a device, its columns, comes in multiples of this.
+        check_uneven: raises UserError where a model cannot be served with layers of uneven widths.
     """
 
     check: Callable[[Checkpoint], None] = lambda _source: None
     multiple: int = 1
+    check_uneven: Callable[[Checkpoint], None] = lambda _source: None
 
 
 @dataclass(frozen=True)
@@ -98,22 +100,30 @@ class Exporter(Destination):
     Attributes:
         write: puts its files into an artefact directory. Raises UserError where the disk refuses.
         types: our model types that it knows.
+        unknown: families of these types that it does not know.
+        variant_of: the exporter of the same families that it is a variant of; it is not listed beside that.
         stored: what its values take; of quantized ones with the most scales.
         rounded: what they take in so many bits, where plans say the bits of each block.
         folder: where in the artefact the model lies that an engine is given.
         quantizes: whether it quantizes what the checkpoint stores.
         with_bits: gives a plan the bits that the blocks of its graph have.
+        takes_artefacts: whether `lathe export` writes finished artefacts, too.
+        summary: what quantization did, from a directory that was written; empty where it did nothing.
         served_by: the command that serves an artefact `{out}`.
         shared_by: what that command adds for several `{devices}`.
     """
 
     write: Callable[[Path, Export], None]
     types: Collection[str]
+    unknown: Collection[str] = ()
+    variant_of: str = ""
     stored: Callable[[Checkpoint], Stored] = as_stored
     rounded: Callable[[Checkpoint, int], Stored] | None = None
     folder: str = "."
     quantizes: bool = False
     with_bits: Callable[[Plan], Plan] = lambda plan: plan.unrounded
+    takes_artefacts: bool = False
+    summary: Callable[[Path], dict[str, Any]] = lambda _directory: {}
     served_by: str = ""
     shared_by: str = ""
 
@@ -132,7 +142,7 @@ class Exporter(Destination):
 
     def knows(self, family: Family) -> bool:
         """Returns whether it can write models of a family."""
-        return family.exported_type in self.types
+        return family.exported_type in self.types and family.model_type not in self.unknown
 
 
 class _Exporters(Registry[Exporter]):
@@ -141,6 +151,10 @@ class _Exporters(Registry[Exporter]):
     def add(self, name: str, value: Exporter) -> Exporter:
         destinations.add(name, value)
         return super().add(name, value)
+
+    def listed(self) -> list[str]:
+        """Returns the names of those that are no variants, sorted."""
+        return [name for name in self.known() if not self.get(name).variant_of]
 
 
 Quantizer = Callable[[str, Path, int, Path | None, GroupRule], dict[str, Any]]

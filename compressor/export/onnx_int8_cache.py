@@ -11,10 +11,9 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.onnx.minimum_version import INT8_CACHE, check_version
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.export.artefact import open_model
+from lathe.compressor.export.artefact import open_model, rewrite
 from lathe.compressor.export.base import CalibrationAsked, Export, exporters, refuse_plan
 from lathe.compressor.export.on_text import read_text
-from lathe.compressor.export.onnx_quantized import write_graph
 from lathe.compressor.model.cache_rounding import CacheScales
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.groups import GroupRule
@@ -49,7 +48,7 @@ class WithInt8Cache:
         if output.exists():
             raise UserError(f"{output} exists", "Choose another --output.")
         scales = self._scales(job)
-        return write_graph(replace(job, cache_scales=scales.__getitem__), output, self.exporter)
+        return rewrite(replace(job, cache_scales=scales.__getitem__), output, self.exporter)
 
     def _scales(self, job: Export) -> dict[int, CacheScales]:
         """Returns the scales by layer; a layer is in memory at a time, unless the model writes the text."""

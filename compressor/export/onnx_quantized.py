@@ -7,12 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lathe.artefact.atomic_files import staged_directory
 from lathe.artefact.errors import UserError
-from lathe.artefact.manifest import write_manifest
 from lathe.artefact.onnx.graph_format import FOLDER
 from lathe.artefact.plan import Plan
-from lathe.compressor.export.artefact import copy_report, open_model
+from lathe.compressor.export.artefact import open_model, rewrite
 from lathe.compressor.export.base import (
     Export,
     Exporter,
@@ -22,7 +20,6 @@ from lathe.compressor.export.base import (
     quantizers,
     refuse_plan,
 )
-from lathe.compressor.export.dense import write_artefact
 from lathe.compressor.export.onnx import check_source, export_onnx
 from lathe.compressor.export.onnx.blockwise import WHOLE_BITS, Blockwise
 from lathe.compressor.export.onnx.graph import DECODERS, read_summary
@@ -78,24 +75,7 @@ def quantize_onnx(
     """
     refuse_plan(plan, name.removeprefix("onnx-"))
     job = replace(open_model(model), groups=groups)
-    exporters.get(name).check(job.source)
-    if output.exists():
-        raise UserError(f"{output} exists", "Choose another --output.")
-    return write_graph(job, output, name)
-
-
-def write_graph(job: Export, output: Path, name: str) -> dict[str, Any]:
-    """Writes a directory with a graph and what serving needs beside it; returns the quantization's summary.
-
-    Raises:
-        UserError: it cannot be exported or written.
-    """
-    with staged_directory(output) as temporary:
-        write_artefact(temporary, job, name)
-        summary = read_summary(temporary / FOLDER)
-        copy_report(job, temporary, summary)
-        write_manifest(temporary)
-    return summary
+    return rewrite(job, output, name)
 
 
 for _bits in BITS:
@@ -109,6 +89,7 @@ for _bits in BITS:
             check=partial(check_quantized_graph, name=_name),
             multiple=GROUPS[-1],
             folder=FOLDER,
+            summary=lambda directory: read_summary(directory / FOLDER),
             quantizes=True,
             with_bits=partial(Plan.in_bits, bits=_bits, head_bits=WHOLE_BITS),
             served_by="lathe serve {out}",

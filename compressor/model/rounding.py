@@ -64,6 +64,13 @@ class QuantizedMatrix:
         """Returns rows by their indices; the error stays that of the whole matrix."""
         return replace(self, codes=self.codes[rows], scales=self.scales[rows])
 
+    def padded(self, rows: int, columns: int) -> QuantizedMatrix:
+        """Returns the matrix with rows and columns of zeros behind it."""
+        fill = -columns % self.group + columns - self.codes.shape[1]
+        codes = torch.nn.functional.pad(self.codes, (0, fill, 0, rows - len(self)))
+        scales = torch.nn.functional.pad(self.scales, (0, fill // self.group, 0, rows - len(self)), value=1.0)
+        return replace(self, codes=codes, scales=scales, columns=columns)
+
     @classmethod
     def stacked(cls, parts: Sequence[QuantizedMatrix]) -> QuantizedMatrix:
         """Stacks the rows of matrices that have the same groups and bits."""

@@ -73,6 +73,7 @@ def width_rules(options: CompressOptions, source: Checkpoint) -> WidthRules:
     chosen = [*map(exporters.get, options.exports), *map(destinations.get, options.destinations)]
     for destination in chosen:
         destination.check(source)
+        destination.check_uneven(source)
     if options.int8_cache:
         check_version(INT8_CACHE, f"the graph of {source.name} with an int8 KV cache")
     return rules_of(chosen, source.shape.head_dim, options.tensor_parallel)

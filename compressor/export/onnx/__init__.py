@@ -10,7 +10,14 @@ import torch
 from lathe.artefact.onnx.graph_format import FOLDER
 from lathe.artefact.onnx.minimum_version import check_version
 from lathe.compressor.export.base import Export, Exporter, Stored, check_known, exporters
-from lathe.compressor.export.onnx.graph import DECODERS, Rounded, build_onnx, check_config, oldest_runtime
+from lathe.compressor.export.onnx.graph import (
+    DECODERS,
+    Rounded,
+    build_onnx,
+    check_config,
+    oldest_runtime,
+    read_summary,
+)
 from lathe.compressor.export.onnx.matrices import Matrices, Plain
 from lathe.compressor.export.onnx.writer import GraphWriter
 from lathe.compressor.model.checkpoint import Checkpoint
@@ -73,6 +80,7 @@ exporters.add(
         stored=lambda _source: Stored(4, 4, 4, 4),
         check=check_source,
         folder=FOLDER,
+        summary=lambda directory: read_summary(directory / FOLDER),
         served_by="lathe serve {out}",
     ),
 )

@@ -68,8 +68,8 @@ def test_export_dense_writes_a_new_directory(tmp_path: Path, to: str) -> None:
     assert model_type == {"checkpoint": "lathe_llama", "onnx": "llama"}[to]
     with pytest.raises(UserError, match="exists"):
         export_dense(str(source.path), out, to)
-    with pytest.raises(UserError, match="no exporter `gguf`"):
-        export_dense(str(source.path), tmp_path / "other", "gguf")
+    with pytest.raises(UserError, match="no exporter `coreml`"):
+        export_dense(str(source.path), tmp_path / "other", "coreml")
 
 
 def test_manifest_lists_every_file_but_itself_and_hidden_ones(tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""GGUF files, which llama.cpp runs, and what is built on it: Ollama, LM Studio, koboldcpp.
+
+Uneven layers need no change of llama.cpp: released architectures read widths by layer (`hosts`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from lathe.artefact.errors import UserError
+from lathe.artefact.gguf_suffix import MODEL_FILE
+from lathe.artefact.tokenizer import has_tokenizer
+from lathe.compressor.export.base import Export, Exporter, Stored, check_known, exporters
+from lathe.compressor.export.gguf.build import Origin, build_gguf
+from lathe.compressor.export.gguf.hosts import host_of
+from lathe.compressor.export.gguf.subnet import Subnet
+from lathe.compressor.export.gguf.types import FLOATS, FloatTypes, Types, Value
+from lathe.compressor.export.gguf.writer import Written, check_installed
+from lathe.compressor.model.checkpoint import Checkpoint
+
+__all__ = ["FloatTypes", "Origin", "build_gguf", "export_gguf"]
+
+SERVED_BY = "llama-server --model {out}/" + MODEL_FILE
+_TYPES, _UNKNOWN = ("lathe_llama", "lathe_gemma"), ("olmo3",)
+_OF_DTYPE = {dtype: kind for kind, dtype in FLOATS.items()}
+
+
+def export_gguf(directory: Path, job: Export, types: Types) -> Written:
+    """Writes `model.gguf` with what the job's rounding made of matrices, else the values that are stored.
+
+    Raises:
+        UserError: as `build_gguf`.
+    """
+    source = job.source
+
+    def read(name: str) -> Value:
+        found = job.rounded(name)
+        return job.stored(name).float() if found is None else found
+
+    origin = Origin(source.name, source.path if has_tokenizer(source.path) else None)
+    return build_gguf(directory / MODEL_FILE, source.config, source.family, job.plan, read, types, origin)
+
+
+def check_dense(source: Checkpoint, name: str) -> None:
+    """Checks from its config that llama.cpp has an architecture for a model as it is.
+
+    Raises:
+        UserError: It has none, or the package that writes files is not installed.
+    """
+    check_known(source, name)
+    check_installed()
+    host_of(Subnet(source.config, source.shape, source.shape.dense_plan), source.family.model_type)
+
+
+def check_uneven(source: Checkpoint) -> None:
+    """Checks from its config that llama.cpp has an architecture for a model with uneven layers.
+
+    Raises:
+        UserError: It has none; says what upstream lacks.
+    """
+    plan = source.shape.dense_plan
+    uneven = plan.replace(0, replace(plan[0], query_heads=0, kv_heads=0))
+    host_of(Subnet(source.config, source.shape, uneven), source.family.model_type)
+
+
+def float_types(source: Checkpoint) -> FloatTypes:
+    """Returns the type that a checkpoint stores its values in.
+
+    Raises:
+        UserError: It is none that llama.cpp has.
+    """
+    if source.dtype not in _OF_DTYPE:
+        raise UserError(f"GGUF has no type for {source.dtype} weights", "Export with --quantize f32.")
+    return FloatTypes(_OF_DTYPE[source.dtype])
+
+
+def stored_as(kind: str) -> Stored:
+    """Returns the bytes of values in a float type; vectors are float32, the KV cache is float16."""
+    size = FLOATS[kind].itemsize
+    return Stored(size, size, 4, torch.float16.itemsize)
+
+
+def _write(directory: Path, job: Export) -> None:
+    export_gguf(directory, job, float_types(job.source))
+
+
+exporters.add(
+    "gguf",
+    Exporter(
+        write=_write,
+        types=_TYPES,
+        unknown=_UNKNOWN,
+        stored=lambda source: stored_as(float_types(source).kind),
+        check=partial(check_dense, name="gguf"),
+        check_uneven=check_uneven,
+        takes_artefacts=True,
+        served_by=SERVED_BY,
+    ),
+)
