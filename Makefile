@@ -183,11 +183,12 @@ test-vllm: $(VLLM_INSTALLED) $(PROMETHEUS)  ## uneven models on real vLLM (CPU b
 	$(VLLM_BIN)/pytest tests/on_vllm
 
 # Each run ends with its table, whatever failed: the last command says whether something did.
-families-table: $(INSTALLED) $(VLLM_INSTALLED)  ## families x exporters from one run of their tests: docs/families.md
+families-table: $(INSTALLED) $(VLLM_INSTALLED) $(LLAMACPP_INSTALLED)  ## families x exporters from one run of their tests: docs/families.md
 	rm -rf build/families && mkdir -p build/families
 	-$(BIN)/pytest -q -m '' -o junit_family=xunit1 --junitxml build/families/lathe.xml tests/compressor/model/families
 	-$(VLLM_BIN)/pytest -q -m '' -o junit_family=xunit1 --junitxml build/families/vllm.xml tests/on_vllm/test_vllm_families.py
-	$(BIN)/python -m benchmarks.families build/families/lathe.xml build/families/vllm.xml
+	-$(LLAMACPP_BIN)/pytest -q -m '' -o junit_family=xunit1 --junitxml build/families/llamacpp.xml tests/on_llamacpp/test_llamacpp_families.py
+	$(BIN)/python -m benchmarks.families build/families/lathe.xml build/families/vllm.xml build/families/llamacpp.xml
 
 # Wheels are read and not installed: that of the GPU build tells on any machine whether a name is missing. The newest
 # one there is: VLLM_WHEELS=vllm

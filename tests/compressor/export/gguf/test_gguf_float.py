@@ -21,17 +21,8 @@ from support.hosted_models import HOSTED, hosted_checkpoint
 from support.tiny_families import SOME_PLANS, family_checkpoint, first_of_each, planned, zeroed
 from support.tiny_llama import PLANS, tokens
 
-
-def untokenized(directory: Path, case: str) -> Checkpoint:
-    source = family_checkpoint(directory, case)
-    (directory / "tokenizer.json").unlink()
-    return source
-
-
 THOROUGHLY = ("llama, biased", "qwen3, tied")
 PROMPT = tokens(24)
-
-
 COMPUTED = [
     case for case in HOSTED if not case.startswith(("gemma", "smollm3", "olmo2")) and "yarn" not in case
 ]
@@ -46,6 +37,12 @@ CHECKED = [
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory: Any) -> Callable[[str], Checkpoint]:
     return cache(lambda case: hosted_checkpoint(tmp_path_factory.mktemp("dense"), case))
+
+
+def untokenized(directory: Path, case: str) -> Checkpoint:
+    source = family_checkpoint(directory, case)
+    (directory / "tokenizer.json").unlink()
+    return source
 
 
 @pytest.mark.parametrize(("case", "name"), CHECKED)
