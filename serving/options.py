@@ -49,7 +49,8 @@ class ServeOptions:
         str,
         Option(
             help="The inference engine: onnx (the ONNX export), llamacpp (the GGUF export, or any GGUF file "
-            "as it is) or vllm (the checkpoint)."
+            "as it is), vllm (the checkpoint), or auto: of onnx and llamacpp the one that is measured to be "
+            "faster here, with the files that are there."
         ),
     ] = "onnx"
     device: Annotated[

@@ -28,9 +28,9 @@ from benchmarks.latency import aware, predictions, targets
 from benchmarks.latency.shapes import SHAPES, write_shape
 from benchmarks.latency.targets import Subject
 from lathe.artefact.atomic_files import write_json
+from lathe.artefact.fingerprint import fingerprint
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.backend import backends
-from lathe.compressor.latency.fingerprint import fingerprint
 from lathe.compressor.latency.workload import Workload
 
 Row = dict[str, Any]

@@ -16,13 +16,13 @@ import sys
 import time
 from collections.abc import Callable
 
+from lathe.artefact.fingerprint import fingerprint
 from lathe.artefact.plan import LayerShape, Plan
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.backend import backends
 from lathe.compressor.latency.bench import take_turns
 from lathe.compressor.latency.built_models import TimedModel
 from lathe.compressor.latency.comparison import Comparison
-from lathe.compressor.latency.fingerprint import fingerprint
 from lathe.compressor.latency.measure import LatencyBenchmark
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import open_checkpoint

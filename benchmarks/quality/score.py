@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.quality.setting import Setting
+from lathe.artefact.fingerprint import fingerprint
 from lathe.compressor.calibration import token_windows
 from lathe.compressor.calibration.selfgen import write_samples
 from lathe.compressor.calibration.tokens import SELF, spread, window_length
-from lathe.compressor.latency.fingerprint import fingerprint
 from lathe.compressor.model.lm_head import LMHead
 from lathe.compressor.pipeline.options import WINDOW
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.tutorial.document import TUTORIAL, read
 from benchmarks.tutorial.session import MismatchError, Session, environment
-from lathe.compressor.latency.fingerprint import fingerprint
+from lathe.artefact.fingerprint import fingerprint
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,10 +10,10 @@ from typing import Any
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.cache_dir import cache_root
 from lathe.artefact.errors import UserError
+from lathe.artefact.fingerprint import fingerprint
 from lathe.artefact.plan import Plan
 from lathe.compressor.latency.designs import formats_of
 from lathe.compressor.latency.effort import PROOF, TABLE
-from lathe.compressor.latency.fingerprint import fingerprint
 from lathe.compressor.latency.measure import LatencyBenchmark
 from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.search.space import Choices

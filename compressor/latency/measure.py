@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lathe.artefact.fingerprint import fingerprint
 from lathe.artefact.plan import Plan
 from lathe.artefact.report_format import LatencyPrecision
 from lathe.compressor.compute.progress import Progress
@@ -18,7 +19,6 @@ from lathe.compressor.latency.clock import SYSTEM, Clock
 from lathe.compressor.latency.comparison import Comparison, precision_of
 from lathe.compressor.latency.designs import designs, formats_of
 from lathe.compressor.latency.effort import PROOF, SECONDS, TABLE, Effort
-from lathe.compressor.latency.fingerprint import fingerprint
 from lathe.compressor.latency.session import GROUP, Session
 from lathe.compressor.latency.table import LatencyTable, fit
 from lathe.compressor.latency.workload import Workload

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.fingerprint import fingerprint
 from lathe.artefact.plan import Plan
 from lathe.artefact.report_format import PruningLimit
 from lathe.compressor.agreement.model_checks import check_model
@@ -15,7 +16,6 @@ from lathe.compressor.export import exporters
 from lathe.compressor.latency.backend import backends, versions_here
 from lathe.compressor.latency.backends.onnx import in_groups
 from lathe.compressor.latency.ends import Ends
-from lathe.compressor.latency.fingerprint import fingerprint
 from lathe.compressor.latency.limit import pruning_limit
 from lathe.compressor.latency.measure import LatencyBenchmark
 from lathe.compressor.latency.profile import Profile

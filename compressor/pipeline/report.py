@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from lathe.artefact.fingerprint import fingerprint
 from lathe.artefact.plan import Plan
 from lathe.artefact.report_format import (
     REPORT_FORMAT,
@@ -27,7 +28,6 @@ from lathe.artefact.report_format import (
 from lathe.compressor.evaluate.samples import TOKENS
 from lathe.compressor.latency.backend import versions_here
 from lathe.compressor.latency.comparison import Comparison
-from lathe.compressor.latency.fingerprint import fingerprint
 from lathe.compressor.latency.limit import pruning_limit
 from lathe.compressor.latency.workload import METRICS
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop

@@ -47,7 +47,7 @@ def test_ours_stay_ours(site: Path) -> None:
     assert ran.returncode == 1
     assert "error: out is not a directory" in ran.stderr
     unknown = serve(site, "budgie")
-    assert "there is no engine `budgie`. Known: llamacpp, mute, onnx, parrot, vllm." in unknown.stderr
+    assert "there is no engine `budgie`. Known: auto, llamacpp, mute, onnx, parrot, vllm." in unknown.stderr
     assert (
         "the engine `onnx` of the distribution lathe-parrot 1.2 is left out: that name is taken"
         in unknown.stderr
