@@ -31,7 +31,7 @@ BWRAP := build/tools/usr/bin/bwrap
 DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
 LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
-.PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-llamacpp test-vllm test-vllm-slow test-browser lint \
+.PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-llamacpp test-genai test-vllm test-vllm-slow test-browser lint \
 	check-artefact check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-bits bench-groups bench-kv-cache bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
 	bench-serving bench-scale bench-ray families-table check-compat check-vllm-names check-vllm-mixed docs cold-start check-style \
 	check-imports hooks clean
@@ -325,11 +325,14 @@ bench-vllm: $(VLLM_INSTALLED)  ## dense against subnet on vLLM servers, our clas
 check-vllm-mixed: $(VLLM_INSTALLED)  ## blocks of 4, 8 and no bits on vLLM against PyTorch: MODEL=dir EVAL=text BENCH='--bits 4,8,0'
 	$(VLLM_BIN)/python -m benchmarks.vllm.mixed --model $(MODEL) --text $(EVAL) $(BENCH)
 
-$(GENAI_INSTALLED): Makefile
+$(GENAI_INSTALLED): Makefile pyproject.toml
 	$(PYTHON) -m venv .venv-rivals-genai
 	.venv-rivals-genai/bin/pip install --quiet --disable-pip-version-check onnxruntime-genai==0.18.0 \
-		onnxruntime==1.32.0 onnx==1.23.2 onnx-ir==1.1.0 torch==2.13.0 transformers==5.23.0
+		onnxruntime==1.32.0 onnx==1.23.2 onnx-ir==1.1.0 torch==2.13.0 transformers==5.23.0 pytest==9.2.0 -e .
 	touch $@
+
+test-genai: $(GENAI_INSTALLED)  ## exports for onnxruntime-genai on the real thing, in an environment of its own
+	.venv-rivals-genai/bin/pytest tests/on_genai
 
 $(LLAMA_INSTALLED): Makefile
 	$(PYTHON) -m venv .venv-rivals-llama

@@ -13,6 +13,9 @@ from lathe.artefact.command_options import Argument, Option, command_of
 from lathe.artefact.errors import UserError
 from lathe.compressor.cli.common import emit
 
+GRAPHS = ("onnx", "genai")
+"""The exporters that write an ONNX graph."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
@@ -21,7 +24,8 @@ class ExportOptions:
     model: Annotated[
         str,
         Argument(
-            help="A checkpoint directory, a GGUF file, a hub name, or an artefact (vllm, gguf, quantized)."
+            help="A checkpoint directory, a GGUF file, a hub name, or an artefact (vllm, gguf, genai, "
+            "quantized)."
         ),
     ]
     output: Annotated[
@@ -32,14 +36,14 @@ class ExportOptions:
             "Lathe's cache, where `lathe serve` looks for it.",
         ),
     ] = None
-    to: Annotated[str, Option(help="Exporter: onnx, checkpoint, vllm or gguf.")] = "onnx"
+    to: Annotated[str, Option(help="Exporter: onnx, checkpoint, vllm, gguf or genai.")] = "onnx"
     tensor_parallel: Annotated[
         int, Option(help="Devices that share every layer (vllm): refuse widths that they cannot share.")
     ] = 1
     kv_cache: Annotated[
         str | None,
         Option(
-            help="int8 (onnx): keys and values in 8 bits, a quarter of the memory, by scales from the "
+            help="int8 (onnx, genai): keys and values in 8 bits, a quarter of the memory, by scales from the "
             "calibration text.",
             unset="float",
         ),
@@ -91,7 +95,7 @@ class ExportOptions:
             raise UserError(f"--tensor-parallel {devices} is not a number of devices", "Give at least 1.")
         if devices > 1 and self.to != "vllm":
             raise UserError(f"--tensor-parallel does not go with --to {self.to}", "It is for --to vllm.")
-        if self.group_size != "auto" and not (self.quantize and self.to == "onnx"):
+        if self.group_size != "auto" and not (self.quantize and self.to in GRAPHS):
             raise UserError(
                 f"--group-size {self.group_size} is for rounded weights of an ONNX graph",
                 "Add --to onnx --quantize int8 or int4, or leave it out.",
@@ -102,8 +106,10 @@ class ExportOptions:
         from lathe.compressor.pipeline.options import INT8_CACHE, check_kv_cache
 
         check_kv_cache(self.kv_cache)
-        if self.kv_cache == INT8_CACHE and self.to != "onnx":
-            raise UserError(f"--kv-cache int8 does not go with --to {self.to}", "It is for --to onnx.")
+        if self.kv_cache == INT8_CACHE and self.to not in GRAPHS:
+            raise UserError(
+                f"--kv-cache int8 does not go with --to {self.to}", f"It is for --to {' or '.join(GRAPHS)}."
+            )
 
 
 @command_of(ExportOptions)
@@ -111,7 +117,7 @@ def export(
     options: ExportOptions,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Export the dense MODEL with all its widths, or an artefact for vLLM or as a GGUF file.
+    """Export the dense MODEL with all its widths, or an artefact for another engine.
 
     Either can be quantized.
 
@@ -123,6 +129,8 @@ def export(
       lathe export ./my-llama --quantize int4 --group-size adaptive -o my-llama-int4
 
       lathe export out --to onnx --kv-cache int8 --calibration notes.txt -o out-kv8
+
+      lathe export out --to genai -o out-genai
 
       lathe export out --to vllm --tensor-parallel 2 -o out-vllm
 
@@ -145,6 +153,7 @@ def export(
 
 def _export(options: ExportOptions, quiet: bool) -> tuple[Path, dict[str, Any]]:
     """Returns where the model was written, and what quantization did."""
+    from lathe.compressor.export import exporters
     from lathe.compressor.export.artefact import export_artefact, is_artefact
     from lathe.compressor.export.dense import dense_artefact, export_dense
     from lathe.compressor.model.groups import RULES, check_group_size
@@ -160,7 +169,7 @@ def _export(options: ExportOptions, quiet: bool) -> tuple[Path, dict[str, Any]]:
         return dense_artefact(model), {}
     if quantizer:
         return output, quantizer(model, output, devices, options.plan, RULES[options.group_size])
-    if is_artefact(Path(model)):
+    if is_artefact(Path(model)) or exporters.get(to).adds_to(Path(model)):
         export_artefact(Path(model), output, to, devices)
     else:
         export_dense(model, output, to, devices)

@@ -15,13 +15,12 @@ from lathe.artefact.manifest import write_manifest
 from lathe.artefact.modeling import AUTO_MAPS
 from lathe.artefact.plan import Plan
 from lathe.artefact.report_format import REPORT
-from lathe.artefact.shipped_files import PLUGIN, warn_if_stale
+from lathe.artefact.shipped_files import warn_if_stale
 from lathe.artefact.vllm.limits import check_parallel
 from lathe.compressor.export.base import Export, exporters
 from lathe.compressor.export.dense import alike, write_artefact
 from lathe.compressor.export.layout import pruned_tensors
-from lathe.compressor.export.vllm import check_served, write_plugin
-from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
+from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint, open_config
 from lathe.compressor.model.families import exported
 from lathe.compressor.model.safetensors_index import check_tensors, read_index
 
@@ -34,25 +33,26 @@ def is_artefact(path: Path) -> bool:
 def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int = 1) -> None:
     """Writes an artefact in one more format, into a directory that must not exist yet.
 
-    For vLLM it is copied, with vLLM's definition of it beside it.
+    Where the format only adds to what is there, that is copied.
 
     Raises:
         UserError: the format takes dense models only, cannot have the plan, or the output exists.
     """
-    if exporters.get(to).takes_artefacts:
+    exporter = exporters.get(to)
+    if exporter.takes_artefacts:
         rewrite(export_of_artefact(artefact), output, to)
         return
-    if to != "vllm":
+    if not exporter.adds_to(artefact):
         raise UserError(
-            f"{artefact} is a subnet already, which can only be exported --to vllm or gguf",
-            f"For {to}, compress the dense model with --export checkpoint,{to}.",
+            f"{artefact} is a subnet already, which can only be exported --to {_formats_of(artefact)}",
+            f"For {to}, compress the dense model with --export {','.join([*exporter.beside, to])}.",
         )
     warn_if_stale(artefact)
-    config = _config(artefact)
-    family = exported(config["model_type"])
-    if not exporters.get(to).knows(family):
-        raise UserError(f"{artefact} is a `{config['model_type']}`, which cannot be exported to {to} yet")
-    check_served(Checkpoint(artefact.resolve(), artefact.name, config, family, family.shape(config), {}))
+    source = _described(artefact)
+    if not exporter.knows(source.family):
+        kind = source.config["model_type"]
+        raise UserError(f"{artefact} is a `{kind}`, which cannot be exported to {to} yet")
+    exporter.check(source)
     check_parallel(Plan.load(artefact / "plan.json"), tensor_parallel)
     if output.exists():
         raise UserError(f"{output} exists", "Choose another --output.")
@@ -61,8 +61,24 @@ def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int 
             shutil.copytree(artefact, temporary, dirs_exist_ok=True)
         except (OSError, shutil.Error) as error:
             raise UserError(f"cannot copy {artefact}: {error}") from None
-        write_plugin(temporary / PLUGIN)
+        exporter.add(temporary, source)
         write_manifest(temporary)
+
+
+def _formats_of(artefact: Path) -> str:
+    """Returns the formats that an artefact can be exported to, as words."""
+    found = {name: exporters.get(name) for name in exporters.listed()}
+    *first, last = (name for name, each in found.items() if each.takes_artefacts or each.adds_to(artefact))
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _described(artefact: Path) -> Checkpoint:
+    """Returns what config.json says of an artefact's model, without its tensors."""
+    if not is_artefact(artefact):
+        return open_config(str(artefact))
+    config = _config(artefact)
+    family = exported(config["model_type"])
+    return Checkpoint(artefact.resolve(), artefact.name, config, family, family.shape(config), {})
 
 
 def rewrite(job: Export, output: Path, to: str) -> dict[str, Any]:

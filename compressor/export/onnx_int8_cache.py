@@ -41,7 +41,7 @@ class WithInt8Cache:
             UserError: as `quantize_onnx`, the text cannot be read, or the installed ONNX Runtime has no such
                 cache.
         """
-        refuse_plan(plan, self.exporter.removeprefix("onnx-"))
+        refuse_plan(plan, self.exporter.rpartition("-")[2])
         job = replace(open_model(model), groups=groups)
         exporters.get(self.exporter).check(job.source)
         check_version(INT8_CACHE, f"the graph of {job.source.name} with an int8 KV cache")

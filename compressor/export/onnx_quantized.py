@@ -73,7 +73,7 @@ def quantize_onnx(
         UserError: the model is quantized already or cannot be read or exported, the output exists, or a plan
             says bits that all blocks have anyway.
     """
-    refuse_plan(plan, name.removeprefix("onnx-"))
+    refuse_plan(plan, name.rpartition("-")[2])
     job = replace(open_model(model), groups=groups)
     return rewrite(job, output, name)
 

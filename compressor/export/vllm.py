@@ -10,6 +10,7 @@ from lathe.artefact.atomic_files import sync_directory, write_bytes
 from lathe.artefact.errors import UserError
 from lathe.artefact.shipped_files import PLUGIN, PLUGIN_PACKAGE, plugin_files
 from lathe.artefact.vllm.limits import check_head_size, check_parallel
+from lathe.compressor.export.artefact import is_artefact
 from lathe.compressor.export.base import Destination, Export, Exporter, check_known, destinations, exporters
 from lathe.compressor.export.checkpoint import export_checkpoint
 from lathe.compressor.model.checkpoint import Checkpoint
@@ -127,6 +128,8 @@ exporters.add(
         check=check_served,
         served_by=_SERVED_BY,
         shared_by=" --tensor-parallel-size {devices}",
+        adds_to=is_artefact,
+        add=lambda directory, _source: write_plugin(directory / PLUGIN),
     ),
 )
 destinations.add("vllm-w4a16", Destination(check_four_bit, FOUR_BIT_MULTIPLE))

@@ -75,7 +75,8 @@ class CompressFields(SharedOptions):
     export: Annotated[
         tuple[str, ...],
         Option(
-            help="What is written: checkpoint, and onnx or vllm, whichever is served and measured.",
+            help="What is written: checkpoint, and onnx or vllm, whichever is served and measured; with onnx "
+            "also genai, for onnxruntime-genai.",
             parser=words,
             panel=RUN,
         ),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from lathe.artefact.errors import UserError
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
 from lathe.compressor.pipeline.checks import check_output, width_rules
-from lathe.compressor.pipeline.options import AUTO_BITS, CompressOptions
+from lathe.compressor.pipeline.options import AUTO_BITS, GENAI, CompressOptions
 
 _EXPORTS = {"checkpoint", "onnx"}
 
@@ -62,6 +62,6 @@ def _unsaid(options: CompressOptions) -> bool:
         and not options.destinations
         and options.tensor_parallel == 1
         and options.engine == "onnx"
-        and {*options.export} == _EXPORTS
+        and {*options.export} - {GENAI} == _EXPORTS
         and options.method != "paper"
     )

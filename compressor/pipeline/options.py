@@ -25,6 +25,8 @@ SCHEMES = {AUTO_BITS: "mixed", "16": None, "8": "int8", "4": "int4"}
 """The scheme that each value of `--bits` stands for."""
 FLOAT_CACHE, INT8_CACHE = KV_CACHES = ("float", "int8")
 """The values of `--kv-cache`."""
+GENAI = "genai"
+"""The exporter that adds to the ONNX graph."""
 _BITS_OF_VLLM = (
     "For vLLM, `lathe export OUT --to vllm --quantize mixed --plan FILE` gives an artefact's blocks the bits "
     "of a plan; w4a16 and w8a8 are the same for all."
@@ -113,7 +115,7 @@ class CompressOptions(CompressFields):
             raise UserError(
                 f"--bits {AUTO_BITS} is for the ONNX graph", "Add onnx to --export, or leave it out."
             )
-        if others := [name for name in self.export if name not in ("checkpoint", "onnx")]:
+        if others := [name for name in self.export if name not in ("checkpoint", "onnx", GENAI)]:
             raise UserError(
                 f"--bits {AUTO_BITS} is for the ONNX graph, not for {', '.join(others)}",
                 _BITS_OF_VLLM if "vllm" in others else "Make that of the artefact, with `lathe export`.",
@@ -145,6 +147,8 @@ class CompressOptions(CompressFields):
 
         if "checkpoint" not in self.exports:
             raise UserError("an artefact has a checkpoint in any case", "Add checkpoint to --export.")
+        if GENAI in self.export and not self._graphs:
+            raise UserError("--export genai adds to the ONNX graph", "Add onnx to --export, too.")
         if len(self._graphs) > 1:
             raise UserError(
                 f"an artefact holds one ONNX graph, not {' and '.join(self._graphs)}",
@@ -252,8 +256,9 @@ class CompressOptions(CompressFields):
 
     @property
     def exports(self) -> tuple[str, ...]:
-        """The exporters, by their names with the quantization."""
-        return tuple(_quantized(name, self.scheme) for name in self.export)
+        """The exporters, by their names with the quantization; what adds to a graph comes after it."""
+        ordered = sorted(self.export, key=lambda name: name == GENAI)
+        return tuple(_quantized(name, self.scheme) for name in ordered)
 
     def workload_on(self, positions: int) -> Workload:
         """Returns the workload on a model with so many positions.

@@ -163,7 +163,7 @@ def _calibrated(job: Export, bits: int) -> Iterator[tuple[str, torch.Tensor | Qu
 def _difference(directory: Path, job: Export, bits: Callable[[str], int]) -> float:
     """Of the logits of a graph and of our model with matrices of so many bits, by name."""
     check_inputs(directory / "onnx" / "model.onnx")
-    _keep_activations(directory / "onnx" / "model.onnx")
+    keep_activations(directory / "onnx" / "model.onnx")
 
     def rounded(name: str) -> torch.Tensor:
         if (given := job.rounded(name)) is not None:
@@ -196,7 +196,7 @@ def _in_small_groups(weight: torch.Tensor, bits: int, _groups: Sequence[int]) ->
     return quantize_matrix(weight, bits, [32])
 
 
-def _keep_activations(file: Path) -> None:
+def keep_activations(file: Path) -> None:
     """Let products read float32, which the kernels else round to int8."""
     model = onnx.load(file, load_external_data=False)
     for node in model.graph.node:

@@ -151,7 +151,7 @@ def test_the_export_command_takes_dense_models_and_artefacts(tmp_path: Path, sou
     assert lathe("export", str(first), "--to", "vllm", "-o", str(second)).exit_code == 0
     assert (second / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
     refused = {
-        ("--to", "onnx"): "a subnet already, which can only be exported --to vllm",
+        ("--to", "onnx"): "a subnet already, which can only be exported --to gguf or vllm",
         ("--to", "vllm", "--tensor-parallel", "3"): "3 devices cannot share layer 0",
         ("--to", "vllm", "--tensor-parallel", "0"): "not a number of devices",
         ("--to", "onnx", "--tensor-parallel", "2"): "does not go with --to onnx",
