@@ -52,7 +52,8 @@ class EvaluateOptions:
         bool,
         Option(
             flags=("--served",),
-            help="Score the ONNX graph of an artefact that has one, with the bits that it is served in.",
+            help="Score the ONNX graph of an artefact that has one, or a GGUF file in llama.cpp, with the "
+            "bits that it is served in.",
             panel=_TEXT,
         ),
     ] = False
@@ -66,7 +67,7 @@ class EvaluateOptions:
         if self.against and not self.text:
             raise UserError("--against compares on a text", "Give --text.")
         if self.served and not self.text:
-            raise UserError("--served scores graphs on a text", "Give --text.")
+            raise UserError("--served scores on a text", "Give --text.")
         if self.task_dir and not self.tasks:
             raise UserError("--task-dir alone runs nothing", "Give --tasks.")
         if min(self.window, self.windows) < 0:
@@ -80,8 +81,9 @@ def evaluate(
 ) -> None:
     """Measure perplexity, closeness to the dense model, and task accuracy, in float32.
 
-    An artefact's checkpoint is scored; with --served its ONNX graph, as ONNX Runtime serves it. Those that
-    are a graph only (`lathe export --quantize`) are scored so in any case.
+    An artefact's checkpoint is scored; with --served its ONNX graph, as ONNX Runtime serves it, or its GGUF
+    file, as llama.cpp does, which a file that is given by itself is scored in, too. Those that have no
+    checkpoint (`lathe export --quantize`) are scored so in any case.
 
     Perplexity follows the published protocol: the text's documents are joined by an empty line and tokenised
     once; windows do not overlap; the loss is the mean over all predicted tokens.
@@ -119,11 +121,14 @@ def _score(
     rows: list[dict[str, Any]], options: EvaluateOptions, text: str, places: list[str], quiet: bool
 ) -> None:
     """Adds each model's scores on a text; a model is called what it was given as, not by its place."""
+    from lathe.artefact.gguf_suffix import is_gguf
     from lathe.compressor.compute.device import parse_device
     from lathe.compressor.compute.progress import Progress
     from lathe.compressor.evaluate.compare import scores
     from lathe.compressor.model.gguf import directory_of
 
+    pairs = zip(options.models, places, strict=True)
+    files = {place: Path(model) for model, place in pairs if is_gguf(model)}
     scored = scores(
         places,
         text,
@@ -132,7 +137,7 @@ def _score(
         directory_of(options.against) if options.against else None,
         parse_device(options.device),
         Progress(quiet=quiet),
-        options.served,
+        files if options.served else None,
     )
     for model, row, found in zip(options.models, rows, scored, strict=True):
         named = {"model": model, "against": options.against}

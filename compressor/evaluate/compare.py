@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 
 from lathe.artefact.checkpoint_config import refuse_adapters
 from lathe.artefact.errors import UserError
+from lathe.artefact.gguf_suffix import MODEL_FILE
 from lathe.artefact.library_errors import reason
 from lathe.artefact.modeling import register
 from lathe.artefact.onnx.graph_format import GRAPH
@@ -28,6 +29,8 @@ from lathe.compressor.calibration.documents import ChatText, ReadingLog
 from lathe.compressor.calibration.sources import read_whole
 from lathe.compressor.compute.device import CPU
 from lathe.compressor.compute.progress import Progress
+from lathe.compressor.evaluate.engine_model import EngineModel
+from lathe.compressor.evaluate.llamacpp import LlamaCppModel
 from lathe.compressor.evaluate.onnx import OnnxModel
 from lathe.compressor.evaluate.perplexity import qualities
 from lathe.compressor.evaluate.together import in_memory_together
@@ -48,7 +51,7 @@ def scores(
     against: str | None = None,
     device: torch.device = CPU,
     progress: Progress | None = None,
-    served: bool = False,
+    served: Mapping[str, Path] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yields one row per model: {"model", "perplexity", "loss", "tokens", "window"}.
 
@@ -63,7 +66,8 @@ def scores(
         against: The dense model to compare with.
         device: The device that models run on.
         progress: Shows how far it is; is told of what was left out of the text, and how much is missing.
-        served: Whether artefacts with a graph are scored by that.
+        served: None scores checkpoints; else artefacts are scored by the graph or GGUF file that they have,
+            and models that were converted from a file by that, which is given here.
 
     Raises:
         UserError: a model or the text cannot be read, the text is shorter than a window, a window is longer
@@ -77,7 +81,10 @@ def scores(
         _check_same_tokens(windows, against, text)
     dense = load_model(against, device) if against else None
     for group in in_memory_together(models, against, device):
-        loaded: list[Any] = [dense if m == against else load_model(m, device, served) for m in group]
+        loaded: list[Any] = [
+            dense if m == against else load_model(m, device, served is not None, (served or {}).get(m))
+            for m in group
+        ]
         tokens, runs = windows[group[0]], len(group) + (against is not None and against not in group)
         names = ", ".join(Path(model).name for model in group)
         with progress.stage(f"evaluate {names}", runs * len(tokens)) as bar:
@@ -123,22 +130,24 @@ def _window_length(models: Sequence[str], window: int) -> int:
     return length
 
 
-def load_model(model: str, device: torch.device = CPU, served: bool = False) -> Any:
+def load_model(model: str, device: torch.device = CPU, served: bool = False, file: Path | None = None) -> Any:
     """Loads a causal LM in float32.
 
-    It runs by transformers on a device, or, if the artefact is a graph only or its graph is asked for, by
-    ONNX Runtime on the processor.
+    It runs by transformers on a device, or, if the artefact has no checkpoint or is asked for as it is
+    served, on the processor: its graph by ONNX Runtime, its GGUF file by llama.cpp.
 
     Args:
         model: Its directory.
         device: The device that transformers runs on.
-        served: Whether its graph is asked for, if it has one.
+        served: Whether it is asked for as it is served, if it has a graph or a file.
+        file: The GGUF file that the directory was converted from.
 
     Raises:
         UserError: it cannot be loaded.
     """
-    if (Path(model) / GRAPH).is_file() and (served or not any(Path(model).glob("*.safetensors"))):
-        return OnnxModel(Path(model))
+    engine = _on_engine(Path(model), file)
+    if engine and (served or not any(Path(model).glob("*.safetensors"))):
+        return engine
     from lathe.artefact.modeling import load
     from lathe.compressor.export.artefact import is_artefact
 
@@ -150,6 +159,14 @@ def load_model(model: str, device: torch.device = CPU, served: bool = False) -> 
         raise
     except Exception as error:
         raise UserError(f"cannot load {model}: {reason(error)}") from None
+
+
+def _on_engine(model: Path, file: Path | None) -> EngineModel | None:
+    """Returns a model as it is served; None where it is a checkpoint alone."""
+    if (model / GRAPH).is_file():
+        return OnnxModel(model)
+    file = file or model / MODEL_FILE
+    return LlamaCppModel(file) if file.is_file() else None
 
 
 def load_tokenizer(model: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lathe.compressor.compute.device import CPU
-from lathe.compressor.evaluate.onnx import OnnxModel
+from lathe.compressor.evaluate.engine_model import EngineModel
 
 _ROWS, _TOKENS = 4, 2048
 _LOGIT_BYTES = 2**29
@@ -21,8 +21,8 @@ _LOGIT_BYTES = 2**29
 _SLICE_BYTES = 2**23
 """The bytes of logits that are normalised at a time: their temporaries stay in a processor's cache."""
 
-Model = Callable[..., Any] | OnnxModel
-"""A causal LM as transformers calls it, or a graph."""
+Model = Callable[..., Any] | EngineModel
+"""A causal LM as transformers calls it, or on an engine."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _reference(dense: Model, tokens_BT: torch.Tensor) -> list[torch.Tensor]:
 
 def _logits(model: Model, tokens_BT: torch.Tensor) -> Iterator[_Slice]:
     """Yields a row, a position and the logits [T, V] from there on; the model may be on a device."""
-    if isinstance(model, OnnxModel):
+    if isinstance(model, EngineModel):
         for row, tokens in enumerate(tokens_BT):
             yield from ((row, start, logits) for start, logits in model.chunks(tokens))
         return

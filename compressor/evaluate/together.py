@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from lathe.artefact.gguf_suffix import MODEL_FILE
 from lathe.artefact.onnx.graph_format import FOLDER
 from lathe.compressor.compute.device import CPU, free_bytes
 
@@ -37,5 +38,6 @@ def in_memory_together(
 
 def _loaded_bytes(model: str) -> int:
     """Returns about the bytes of a model in memory."""
-    weights = [*Path(model).glob("*.safetensors")] or [*(Path(model) / FOLDER).glob("*")]
+    place = Path(model)
+    weights = [*place.glob("*.safetensors")] or [*(place / FOLDER).glob("*"), *place.glob(MODEL_FILE)]
     return _LOADED * sum(path.stat().st_size for path in weights)

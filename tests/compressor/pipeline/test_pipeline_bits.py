@@ -132,7 +132,7 @@ def test_the_graph_is_scored_as_it_is_served_when_asked(artefact: Path, tiny: Ti
     assert rows[True]["loss"] != rows[False]["loss"]
     refused = lathe("evaluate", str(artefact), "--tasks", "x", "--served")
     assert refused.exit_code == 1
-    assert "--served scores graphs on a text" in refused.stderr
+    assert "--served scores on a text" in refused.stderr
 
 
 def test_copies_in_one_format_have_no_bits_of_their_own(artefact: Path, tmp_path: Path) -> None:
