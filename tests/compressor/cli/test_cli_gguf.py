@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from gguf import GGMLQuantizationType as Kind
 from transformers import AutoModelForCausalLM
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.llamacpp.library import llama_cpp
 from lathe.compressor.model.gguf import checkpoint_directory
 from lathe.serving.served_model import open_served_checkpoint, open_served_model
 from support.compress_command import Tiny, lathe
@@ -94,3 +96,13 @@ def test_a_damaged_file_is_one_sentence(file: Path, tmp_path: Path, command: tup
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: {damaged} announces 21 tensors")
     assert done.stderr.count("\n") == 1
+
+
+def test_without_llama_cpp_a_file_is_not_scored_as_served(
+    tiny: Tiny, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    llama_cpp.cache_clear()
+    done = lathe("evaluate", str(file), "--text", str(tiny.text), "--window", "32", "--served")
+    assert done.exit_code == 1
+    assert "error: llama.cpp is not installed. Install it: pip install 'lathe[llamacpp]'." in done.stderr
