@@ -354,8 +354,8 @@ BASELINE ?= 6d53d4b
 bench-compress: $(INSTALLED)  ## time, memory and loss of compress beside BASELINE=commit, by stage: MODEL= TEXT= EVAL= BENCH=
 	$(BIN)/python -m benchmarks.compress --model $(MODEL) --text $(TEXT) --evaluation $(EVAL) --baseline $(BASELINE) $(BENCH)
 
-bench-bits: $(INSTALLED)  ## widths and bits together against pruning and rounding alone: MODEL= TEXT= EVAL= BENCH='--targets 2x,4x'
-	$(BIN)/python -m benchmarks.bits --model $(MODEL) --text $(TEXT) --evaluation $(EVAL) $(BENCH)
+bench-bits: $(LLAMACPP_INSTALLED)  ## widths and bits together against pruning, rounding and llama.cpp: MODEL= TEXT= EVAL= BENCH='--targets 2x,4x'
+	$(LLAMACPP_BIN)/python -m benchmarks.bits --model $(MODEL) --text $(TEXT) --evaluation $(EVAL) $(BENCH)
 
 bench-onebit: $(INSTALLED)  ## one-bit weights with all their bits counted: MODEL= TEXT= EVAL=a,b BENCH='--variants dense,billm'
 	$(BIN)/python -m benchmarks.onebit --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)

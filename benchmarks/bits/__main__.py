@@ -5,7 +5,8 @@
 For each target, a speed-up over the dense model in float32, there is an artefact of `compress --bits auto`,
 and alternatives of about the same milliseconds: pruned in float32, and pruned and then rounded to int8 or
 int4, each by `compress --quantize` (on calibration text) and to nearest (`lathe export --quantize`). The
-dense model is there in float32 and in int8 and int4, rounded in both ways.
+dense model is there in float32 and in int8 and int4, rounded in both ways, and as GGUF files that llama.cpp
+quantizes and runs, where it is installed (extra `llamacpp`).
 
 All are timed at the end, in turns with the dense model in float32, and scored in ONNX Runtime on the same
 windows of the evaluation text. Writes JSON after every step, with a plot for each batch size beside it, and

@@ -6,13 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bits.engines import ByFile, engine_files
 from benchmarks.bits.facts import facts
+from benchmarks.bits.gguf_files import gguf_facts, quantize_gguf
 from benchmarks.bits.rows import ALREADY_MET, MADE, REFUSED, Document, Row
 from benchmarks.bits.settings import Settings
 from benchmarks.bits.shared_run import SharedRuns
 from benchmarks.bits.variants import MIXED, REFERENCE, VARIANTS
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.errors import UserError
+from lathe.artefact.gguf_suffix import MODEL_FILE
 from lathe.artefact.onnx.graph_format import GRAPH
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.export import quantizers
@@ -48,19 +51,26 @@ class Maker:
         Raises:
             UserError: the model or the text will not do.
         """
-        if not (self.path(row) / GRAPH).is_file():
+        if not engine_files(self.path(row)).exists():
             self._settings.place.mkdir(parents=True, exist_ok=True)
             row.status, row.reason = self._make(row)
         elif row.status != MADE:
             row.status, row.reason = MADE, None
         if row.status == MADE and not row.facts:
-            row.facts = facts(self.path(row), self._source.shape, row.kind.scheme)
+            row.facts = self._facts(row)
+
+    def _facts(self, row: Row) -> dict[str, Any]:
+        if row.kind.gguf:
+            return gguf_facts(self.path(row) / MODEL_FILE)
+        return facts(self.path(row), self._source.shape, row.kind.scheme)
 
     def _make(self, row: Row) -> tuple[str, str | None]:
         out, kind = self.path(row), row.kind
         if row.variant == REFERENCE:
             export_dense(self._settings.model, out, "onnx")
             return MADE, None
+        if kind.gguf:
+            return self._quantize(kind.gguf, out)
         if kind.compensated or kind.scheme is None:
             return self._compress(row, out)
         model = self._settings.model
@@ -70,6 +80,16 @@ class Maker:
                 return REFUSED, f"there is no {row.rounds} to round"
             model = str(pruned)
         quantizers.get(f"onnx-{kind.scheme}")(model, out, 1, None, BY_ERROR)
+        return MADE, None
+
+    def _quantize(self, kind: str, out: Path) -> tuple[str, str | None]:
+        dense = self._settings.place / "dense-gguf"
+        try:
+            if not dense.exists():
+                export_dense(self._settings.model, dense, "gguf")
+            quantize_gguf(dense / MODEL_FILE, out / MODEL_FILE, kind)
+        except UserError as error:
+            return REFUSED, str(error)
         return MADE, None
 
     def _compress(self, row: Row, out: Path) -> tuple[str, str | None]:
@@ -143,7 +163,7 @@ def benchmark(
     workload = options_for(settings, None, batch_size, settings.place, keep=1.0).workload_on(source.positions)
     return LatencyBenchmark(
         source,
-        backends.get(backend),
+        ByFile(backends.get(backend)),
         workload,
         settings.threads,
         Progress(settings.quiet),

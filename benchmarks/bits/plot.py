@@ -26,6 +26,7 @@ _STYLES = {
     "int4-nearest": "head repeat",
     "mixed": "front",
     "mixed-kv8": "attention",
+    "llama.cpp": "attention repeat",
 }
 """The CSS class of each family."""
 
@@ -67,9 +68,7 @@ def plot(title: str, found: Sequence[Point]) -> str:
         families[point.family].append(point)
     description = f"Loss increase of {len(shown)} artefacts against their time and their bytes."
     drawing = Drawing(title, description, _HEIGHT, 2 * _PANEL + _LEGEND)
-    for number, (cost, name) in enumerate(
-        ((_milliseconds, "milliseconds"), (_mebibytes, "weights of the graph, MiB"))
-    ):
+    for number, (cost, name) in enumerate(((_milliseconds, "milliseconds"), (_mebibytes, "weights, MiB"))):
         panel = _Panel(drawing, number * _PANEL, _range(map(cost, shown)), _range(map(height, shown)))
         panel.frame(name, "loss increase, nats per token")
         for family, members in families.items():

@@ -23,9 +23,9 @@ _DEFINITIONS = {
     "target": "speed-up over the dense model in float32",
     "ratio": "milliseconds of a step over those of the dense model in float32, taking turns with it",
     "standard_error": "of a ratio: relative to it, over loads; of a loss increase: over windows",
-    "loss": "nats per token in ONNX Runtime",
-    "weight_bytes": "of all initializers of the graph, scales, embedding and head included",
-    "mean_bits": "of the decoder's weights that are left, without scales; those of float32 have 32",
+    "loss": "nats per token in ONNX Runtime, of GGUF files in llama.cpp",
+    "weight_bytes": "of all initializers or tensors, scales, embedding and head included",
+    "mean_bits": "of the decoder's weights that are left, without scales (GGUF: with); float32 has 32",
     "conversions": "milliseconds of the dense model in a format over those in float32, random weights",
 }
 

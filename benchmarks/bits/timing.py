@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bits.engines import engine_files
 from benchmarks.bits.rows import Row
-from lathe.artefact.onnx.graph_format import FOLDER
 from lathe.compressor.latency.bench import Timing
 from lathe.compressor.latency.comparison import Comparison
 from lathe.compressor.latency.measure import LatencyBenchmark
@@ -40,7 +40,7 @@ def measure(
     references, known = Timing(), bool(dense.time)
     with benchmark.progress.stage("time: artefacts against dense float32", len(groups)) as bar:
         for group in groups:
-            reference, *timings = session.group([path(row) / FOLDER for row in (dense, *group)])
+            reference, *timings = session.group([engine_files(path(row)) for row in (dense, *group)])
             references += reference
             if not known:
                 dense.time = _facts(session.compared(references, references), began)

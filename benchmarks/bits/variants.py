@@ -19,6 +19,7 @@ class Variant:
         compensated: Whether `compress` rounds its weights, on calibration text; otherwise to nearest.
         family: The artefacts of one family lie on one front, from the dense model on.
         kv_cache: The `--kv-cache` of `compress` that makes it.
+        gguf: The file type that llama.cpp quantizes the dense model to, and runs.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Variant:
     compensated: bool
     family: str
     kv_cache: str = "float"
+    gguf: str | None = None
 
     @property
     def ours(self) -> bool:
@@ -66,6 +68,10 @@ VARIANTS = {
         Variant("int8-nearest", "int8", True, False, "int8-nearest"),
         Variant("int4", "int4", True, True, "int4"),
         Variant("int4-nearest", "int4", True, False, "int4-nearest"),
+        *(
+            Variant(f"llama.cpp-{name.lower()}", None, False, False, "llama.cpp", gguf=name)
+            for name in ("Q8_0", "Q4_K_M", "Q4_0", "Q2_K")
+        ),
     )
 }
 """By name, in the order in which they are made: one that rounds another's artefacts comes after it."""
