@@ -1,6 +1,7 @@
-"""Our ONNX engine against onnxruntime-genai, llama.cpp, vLLM and PyTorch, on the same random weights.
+"""Our engines against onnxruntime-genai, llama.cpp, vLLM and PyTorch, on the same weights.
 
     make bench-serving BENCH='--shape 400m --columns int4 --rounds 3'
+    make bench-serving BENCH='--shape smollm2-135m/ --columns int8,int4'
 
 A column is what stores weights alike (fp32, bf16, int8, int4). Its systems are loaded together, each in a
 process of its own, and compute interleaved: prompts, then greedy steps. Before each turn memory is read, so
@@ -51,13 +52,14 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with _folder(args.work) as work:
         setting, reader = _setting(args, work), Reader(args.threads)
-        run = document["runs"].setdefault(args.shape, {"columns": {}})
+        model = Path(args.shape).name
+        run = document["runs"].setdefault(model, {"columns": {}})
         run |= _conditions(args, setting, reader)
         for name in args.columns.split(","):
             print(name, file=sys.stderr, flush=True)
             column = run["columns"][name] = run_column(name, setting, reader)
             column["summary"] = summarize(column, args.prompt)
-            print("\n".join(table(f"{args.shape}, {name}", column)), flush=True)
+            print("\n".join(table(f"{model}, {name}", column)), flush=True)
             write_json(args.out, document)
             _ours(args, column, setting)
             write_json(args.out, document)
@@ -144,7 +146,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", default="90m", help=f"of {', '.join(SHAPES)}")
+    parser.add_argument("--shape", default="90m", help=f"of {', '.join(SHAPES)}, or a Llama's directory")
     parser.add_argument("--columns", default=",".join(COLUMNS))
     parser.add_argument("--rivals", default=",".join([OURS, *(n for n in rivals.known() if n != OURS)]))
     parser.add_argument("--batches", default="1,4,8")

@@ -1,11 +1,11 @@
-"""The two models that everybody gets: a random Llama, and an uneven subnet of it."""
+"""The two models that everybody gets: a dense one, random or given, and an uneven subnet of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from benchmarks.latency.shapes import write_shape
 from benchmarks.latency.targets import made_up_plan
@@ -22,9 +22,20 @@ _SPREAD = 1.4
 
 
 def dense_model(shape: str, directory: Path) -> Path:
-    """A float32 checkpoint with random weights and the demo model's tokenizer; kept if it is there."""
-    path = directory / shape
-    if not (path / "model.safetensors").is_file():
+    """A float32 checkpoint that ends no answer by itself; kept if it is there.
+
+    `shape` is a checkpoint's directory, or one of random weights, which has the demo model's tokenizer.
+    """
+    path = directory / Path(shape).name
+    if (path / "model.safetensors").is_file():
+        return path
+    if Path(shape).is_dir():
+        model = AutoModelForCausalLM.from_pretrained(shape, dtype=torch.float32)
+        for settings in (model.config, model.generation_config):
+            settings.eos_token_id = None
+        model.save_pretrained(path)
+        AutoTokenizer.from_pretrained(shape).save_pretrained(path)
+    else:
         write_shape(shape, directory)
         torch.manual_seed(0)
         config = AutoConfig.from_pretrained(path, eos_token_id=None, bos_token_id=None)

@@ -50,7 +50,7 @@ class _LlamaCpp:
         self._memory = api.llama_get_memory(self._context)
         self._batch = api.llama_batch_init(job.length * job.batch, 0, 1)
         self._next, self._length = np.zeros(0, np.int64), 0
-        self.streamed_bytes = _streamed(path)
+        self.streamed_bytes = streamed_bytes(path)
         self.kv_bytes = _F16_BYTES * cached_values(config)
 
     def prefill(self, prompts: np.ndarray) -> np.ndarray:
@@ -147,7 +147,7 @@ def _interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(outputs, inputs))
 
 
-def _streamed(path: Path) -> int:
+def streamed_bytes(path: Path) -> int:
     """All tensors, but an embedding that is not the head, too."""
     import gguf
 
