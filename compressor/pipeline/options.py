@@ -145,8 +145,6 @@ class CompressOptions(CompressFields):
     def _check_exports(self) -> None:
         from lathe.compressor.latency.backend import backends
 
-        if "checkpoint" not in self.exports:
-            raise UserError("an artefact has a checkpoint in any case", "Add checkpoint to --export.")
         if GENAI in self.export and not self._graphs:
             raise UserError("--export genai adds to the ONNX graph", "Add onnx to --export, too.")
         if len(self._graphs) > 1:
@@ -256,9 +254,12 @@ class CompressOptions(CompressFields):
 
     @property
     def exports(self) -> tuple[str, ...]:
-        """The exporters, by their names with the quantization; what adds to a graph comes after it."""
-        ordered = sorted(self.export, key=lambda name: name == GENAI)
-        return tuple(_quantized(name, self.scheme) for name in ordered)
+        """The exporters, by their names with the quantization.
+
+        An artefact has a checkpoint in any case; what adds to a graph comes after it.
+        """
+        others = sorted((name for name in self.export if name != "checkpoint"), key=lambda name: name == GENAI)
+        return ("checkpoint", *(_quantized(name, self.scheme) for name in others))
 
     def workload_on(self, positions: int) -> Workload:
         """Returns the workload on a model with so many positions.

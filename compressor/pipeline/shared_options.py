@@ -91,7 +91,11 @@ class SharedOptions:
     ] = None
     engine: Annotated[
         str,
-        Option(flags=("--backend",), help="The engine to measure on: onnx, vllm or torch.", panel=WORKLOAD),
+        Option(
+            flags=("--backend",),
+            help="The engine to measure on: onnx, llamacpp, vllm or torch.",
+            panel=WORKLOAD,
+        ),
     ] = "onnx"
     threads: Annotated[
         int | None, Option(help="Threads of the engine.", unset="all cores", panel=WORKLOAD)

@@ -13,10 +13,10 @@ from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.export.onnx.graph import Rounded, build_onnx
 from lathe.compressor.export.onnx.matrices import Matrices, Plain
 from lathe.compressor.export.onnx.writer import GraphWriter
+from lathe.compressor.export.random_weights import RandomWeights
 from lathe.compressor.model.cache_rounding import CacheScales
 from lathe.compressor.model.families import Family
 
-_POOL = 1 << 22
 _SCALE = 0.02
 
 
@@ -29,29 +29,15 @@ def random_onnx(
     matrices: Callable[[GraphWriter], Matrices] = Plain,
     int8_cache: bool = False,
 ) -> None:
-    """Writes the graph of `plan` with small random weights (norms are one), as fast as the disk allows.
+    """Writes the graph of `plan` with random weights (norms are one), as fast as the disk allows.
 
-    All scales of an `int8_cache` are alike.
-
-    Every tensor is a window, at its own offset, of one pool of 4 Mi values that repeats for ever. One that is
-    longer than the pool is in memory alone, while it is written. The files are not synced.
+    All scales of an `int8_cache` are alike. The files are not synced.
 
     Raises:
         UserError: as `build_onnx`.
     """
-    generator = torch.Generator().manual_seed(seed)
-    pool = (torch.randn(_POOL, generator=generator) * _SCALE).repeat(2)
     shape = family.shape(config)
-    shapes = dict(pruned_tensors(shape, plan))
-
-    def tensor(name: str) -> torch.Tensor:
-        dims = torch.Size(shapes[name])
-        if len(dims) == 1 and name.endswith(".weight"):
-            return torch.ones(dims)
-        start = int(torch.randint(_POOL, (), generator=generator))
-        end = start + dims.numel()
-        long_enough = pool if end <= 2 * _POOL else pool.repeat(-(-end // (2 * _POOL)))
-        return long_enough[start:end].reshape(dims)
+    tensor = RandomWeights(dict(pruned_tensors(shape, plan)), seed)
 
     def scales(index: int) -> CacheScales:
         every = torch.full((plan[index].kv_heads, shape.head_dim), _SCALE)

@@ -20,6 +20,7 @@ from lathe.artefact.modeling import register
 from lathe.artefact.plan import Plan
 from lathe.compressor.latency import measure
 from lathe.compressor.pipeline import latency_loop
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.serving.served_model import open_served_model
 from support.compress_command import Tiny, lathe
 
@@ -114,7 +115,6 @@ def test_a_checkpoint_alone_is_not_timed(tiny: Tiny, tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--target-speedup", "1.2x", "--export", "checkpoint"], "Add onnx to --export"),
-        (["--keep", "60%", "--export", "onnx"], "Add checkpoint to --export"),
         (["--keep", "60%", "--export", "checkpoint,onyx"], "there is no exporter `onyx`"),
     ],
 )
@@ -123,6 +123,11 @@ def test_exports_that_cannot_be(tiny: Tiny, tmp_path: Path, options: list[str], 
     assert done.exit_code == 1
     assert message in done.output
     assert not names(tmp_path)
+
+
+def test_a_checkpoint_is_written_in_any_case() -> None:
+    for export in (("onnx",), ("checkpoint", "onnx"), ("onnx", "checkpoint")):
+        assert CompressOptions(model="m", keep=0.6, export=export).exports == ("checkpoint", "onnx")
 
 
 @pytest.mark.parametrize("method", ["lathe", "paper"])

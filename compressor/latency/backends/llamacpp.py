@@ -1,0 +1,75 @@
+"""llama.cpp on the CPU, through the runner that serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from lathe.artefact.gguf_suffix import MODEL_FILE
+from lathe.artefact.plan import Plan
+from lathe.compressor.export.gguf import float_types
+from lathe.compressor.export.gguf.random import random_gguf
+from lathe.compressor.export.gguf.types import Types
+from lathe.compressor.latency.backend import backends
+from lathe.compressor.latency.workload import Workload
+from lathe.compressor.model.checkpoint import Checkpoint
+
+TypesOf = Callable[[Checkpoint, Plan], Types]
+"""Returns the types of the tensors of a plan's file."""
+
+
+class LlamaCppBackend:
+    """Runs GGUF files as they are served: without flash attention, keys and values in float16.
+
+    Decode steps keep the cache at the workload's context: the token that one adds is taken away again.
+    """
+
+    def __init__(self, name: str, export: str, types_of: TypesOf) -> None:
+        self.name, self.export, self._types_of = name, export, types_of
+
+    def build(self, directory: Path, source: Checkpoint, plan: Plan, layers: int) -> None:
+        config = {**source.config, "num_hidden_layers": layers}
+        random_gguf(directory / MODEL_FILE, config, source.family, plan, self._types_of(source, plan))
+
+    def prepare(self, directory: Path, workload: Workload, threads: int | None) -> Callable[[], None]:
+        from lathe.artefact.llamacpp.runner import LlamaCppRunner
+
+        runner = LlamaCppRunner(
+            directory / MODEL_FILE,
+            max_batch=1 if workload.metric == "ttft" else workload.batch_size,
+            max_length=workload.context + 1,
+            threads=threads,
+        )
+        prompt = np.arange(workload.context) % runner.vocab_size
+
+        def prefill() -> None:
+            runner.reset(0)
+            runner.prefill(0, prompt).argmax(-1)
+
+        if workload.metric == "ttft":
+            return prefill
+        prefill()
+        for slot in range(1, workload.batch_size):
+            runner.copy(0, slot)
+        tokens = np.zeros(workload.batch_size, dtype=np.int64)
+
+        def decode() -> None:
+            runner.decode(tokens).argmax(-1)
+            for slot in range(workload.batch_size):
+                runner.cut(slot, workload.context)
+
+        return decode
+
+    def versions(self) -> dict[str, str]:
+        from lathe.artefact.llamacpp.library import llama_cpp
+
+        api = llama_cpp()
+        return {
+            "llama-cpp-python": api.__version__,
+            "llama.cpp": " ".join(api.llama_print_system_info().decode().split()),
+        }
+
+
+backends.add("llamacpp", LlamaCppBackend("llamacpp", "gguf", lambda source, _plan: float_types(source)))
