@@ -75,8 +75,8 @@ class CompressFields(SharedOptions):
     export: Annotated[
         tuple[str, ...],
         Option(
-            help="What is written beside the checkpoint: onnx, gguf or vllm, whichever is served and timed; with "
-            "onnx also genai, for onnxruntime-genai.",
+            help="What is written beside the checkpoint: onnx, gguf or vllm, whichever is served and timed; "
+            "with onnx also genai, for onnxruntime-genai.",
             parser=words,
             panel=RUN,
         ),

@@ -258,7 +258,8 @@ class CompressOptions(CompressFields):
 
         An artefact has a checkpoint in any case; what adds to a graph comes after it.
         """
-        others = sorted((name for name in self.export if name != "checkpoint"), key=lambda name: name == GENAI)
+        others = [name for name in self.export if name != "checkpoint"]
+        others.sort(key=lambda name: name == GENAI)
         return ("checkpoint", *(_quantized(name, self.scheme) for name in others))
 
     def workload_on(self, positions: int) -> Workload:

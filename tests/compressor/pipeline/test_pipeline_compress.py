@@ -127,7 +127,10 @@ def test_exports_that_cannot_be(tiny: Tiny, tmp_path: Path, options: list[str], 
 
 def test_a_checkpoint_is_written_in_any_case() -> None:
     for export in (("onnx",), ("checkpoint", "onnx"), ("onnx", "checkpoint")):
-        assert CompressOptions(model="m", keep=0.6, export=export).exports == ("checkpoint", "onnx")
+        assert CompressOptions(model="m", out=Path("out"), keep=0.6, export=export).exports == (
+            "checkpoint",
+            "onnx",
+        )
 
 
 @pytest.mark.parametrize("method", ["lathe", "paper"])

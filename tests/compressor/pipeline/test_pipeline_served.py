@@ -113,7 +113,7 @@ REFUSED = [
     ),
     (
         ("--for", "vllm-w4a15"),
-        "Known: checkpoint, onnx, onnx-int4, onnx-int8, onnx-mixed, vllm, vllm-w4a16, vllm-w8a8.",
+        "Known: checkpoint, genai, genai-int4, genai-int8, genai-mixed, gguf",
     ),
 ]
 
