@@ -107,6 +107,7 @@ class Exporter(Destination):
         folder: where in the artefact the model lies that an engine is given.
         quantizes: whether it quantizes what the checkpoint stores.
         with_bits: gives a plan the bits that the blocks of its graph have.
+        graph: what runs the file that it writes, beside the checkpoint: onnx or gguf.
         takes_artefacts: whether `lathe export` writes finished artefacts, too.
         summary: what quantization did, from a directory that was written; empty where it did nothing.
         served_by: the command that serves an artefact `{out}`.
@@ -125,6 +126,7 @@ class Exporter(Destination):
     folder: str = "."
     quantizes: bool = False
     with_bits: Callable[[Plan], Plan] = lambda plan: plan.unrounded
+    graph: str = ""
     takes_artefacts: bool = False
     summary: Callable[[Path], dict[str, Any]] = lambda _directory: {}
     served_by: str = ""

@@ -10,7 +10,7 @@ from lathe.artefact.onnx.graph_format import FOLDER
 from lathe.compressor.export.base import Export, Exporter, Stored, exporters
 from lathe.compressor.export.onnx import export_onnx
 from lathe.compressor.export.onnx.decoder_moe import MoeDecoder
-from lathe.compressor.export.onnx.graph import DECODERS
+from lathe.compressor.export.onnx.graph import DECODERS, read_summary
 from lathe.compressor.export.onnx.mixed import Mixed
 from lathe.compressor.export.onnx_quantized import check_quantized_graph, stored_quantized
 from lathe.compressor.model.checkpoint import Checkpoint
@@ -47,6 +47,8 @@ exporters.add(
         check=check_mixed_graph,
         multiple=GROUPS[-1],
         folder=FOLDER,
+        graph="onnx",
+        summary=lambda directory: read_summary(directory / FOLDER),
         quantizes=True,
         with_bits=lambda plan: plan,
         served_by="lathe serve {out}",

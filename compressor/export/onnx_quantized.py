@@ -89,6 +89,7 @@ for _bits in BITS:
             check=partial(check_quantized_graph, name=_name),
             multiple=GROUPS[-1],
             folder=FOLDER,
+            graph="onnx",
             summary=lambda directory: read_summary(directory / FOLDER),
             quantizes=True,
             with_bits=partial(Plan.in_bits, bits=_bits, head_bits=WHOLE_BITS),

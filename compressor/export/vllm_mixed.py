@@ -6,20 +6,18 @@ vLLM 0.32 has no kernels for 8-bit weights with float activations on a CPU, nor 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import BLOCK_KINDS, BlockKind, LayerShape, Plan
 from lathe.artefact.width_rules import WidthRules
-from lathe.compressor.export.artefact import export_of_artefact, is_artefact
-from lathe.compressor.export.base import CalibrationAsked, Export, WithText, quantizers
+from lathe.compressor.export.base import CalibrationAsked, WithText, quantizers
 from lathe.compressor.export.compressed_tensors import SCHEME_OF
-from lathe.compressor.export.dense import alike
+from lathe.compressor.export.planned_bits import check_rounds, planned_job
 from lathe.compressor.export.quantized import write_quantized
 from lathe.compressor.export.vllm import FOUR_BIT_MULTIPLE, check_four_bit, check_quantized_model
-from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
+from lathe.compressor.model.checkpoint import Checkpoint
 
 NAME = "vllm-mixed"
 
@@ -46,7 +44,7 @@ def export_mixed(
         UserError: the model cannot be read or is quantized already, the plan is another model's or has
             formats that vLLM lacks, the text will not do, or the output exists.
     """
-    job = _job(model, plan)
+    job = planned_job(model, plan)
     check_mixed(job.source, job.plan, tensor_parallel)
     return write_quantized(job, output, asked=asked)
 
@@ -57,10 +55,7 @@ def check_mixed(source: Checkpoint, plan: Plan, devices: int = 1) -> None:
     Raises:
         UserError: the plan rounds nothing, or vLLM cannot serve it; names the first block that it cannot.
     """
-    if not plan.rounded:
-        raise UserError(
-            "the plan rounds no weights", "Give a --plan with bits, or leave --quantize mixed out."
-        )
+    check_rounds(plan)
     if plan.head_bits:
         raise UserError(
             f"the plan is for another engine: it has embedding and head in {plan.head_bits} bits, and vLLM "
@@ -97,37 +92,6 @@ def _check_block(index: int, layer: LayerShape, kind: BlockKind, rules: WidthRul
         f"vLLM has no 4-bit kernel for {block} with {width} {what}{each}",
         f"It takes multiples of {multiple}{each}; give the block 8 bits, or other widths.",
     )
-
-
-def _job(model: str, file: Path | None) -> Export:
-    """Returns what to write: an artefact or a dense model, with the bits of a plan."""
-    if is_artefact(Path(model)):
-        job = export_of_artefact(Path(model))
-    elif file is None:
-        raise UserError(f"no plan says the bits of {model}, a dense model", "Give a --plan with bits.")
-    else:
-        job = Export.whole(alike(open_checkpoint(model)))
-    return job if file is None else replace(job, plan=_plan_for(job, file))
-
-
-def _plan_for(job: Export, file: Path) -> Plan:
-    """Reads a plan with the widths that a model has."""
-    experts = job.source.shape.experts
-    plan, own = Plan.load(file).with_experts(experts), job.plan.unrounded.with_experts(experts)
-    if len(plan) != len(own):
-        raise UserError(f"{file} has {len(plan)} layers; {job.source.path} has {len(own)}")
-    for index, (asked, has) in enumerate(zip(plan.unrounded, own, strict=True)):
-        if asked != has:
-            raise UserError(
-                f"{file} has other widths than {job.source.path}: layer {index} has {_widths(asked)} instead "
-                f"of {_widths(has)}",
-                "Widths are made by `lathe compress --plan`; this plan only says the bits.",
-            )
-    return plan
-
-
-def _widths(layer: LayerShape) -> str:
-    return f"{layer.query_heads} query heads, {layer.kv_heads} KV heads, {layer.ffn} channels"
 
 
 quantizers.add(NAME, WithText(export_mixed))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,14 +19,22 @@ from lathe.compressor.export.base import Export, Exporter, Stored, check_known, 
 from lathe.compressor.export.gguf.build import Origin, build_gguf
 from lathe.compressor.export.gguf.hosts import host_of
 from lathe.compressor.export.gguf.subnet import Subnet
-from lathe.compressor.export.gguf.types import FLOATS, FloatTypes, Types, Value
+from lathe.compressor.export.gguf.types import FLOATS, FloatTypes, Types, Value, bytes_of
 from lathe.compressor.export.gguf.writer import Written, check_installed
+from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.model.checkpoint import Checkpoint
 
 __all__ = ["FloatTypes", "Origin", "build_gguf", "export_gguf"]
 
-SERVED_BY = "llama-server --model {out}/" + MODEL_FILE
-_TYPES, _UNKNOWN = ("lathe_llama", "lathe_gemma"), ("olmo3",)
+GGUF = "gguf"
+FAMILIES: dict[str, Any] = {
+    "types": ("lathe_llama", "lathe_gemma"),
+    "unknown": ("olmo3",),
+    "takes_artefacts": True,
+    "graph": GGUF,
+    "served_by": "llama-server --model {out}/" + MODEL_FILE,
+}
+"""What all exporters of such files have in common."""
 _OF_DTYPE = {dtype: kind for kind, dtype in FLOATS.items()}
 
 
@@ -80,8 +89,14 @@ def float_types(source: Checkpoint) -> FloatTypes:
 
 def stored_as(kind: str) -> Stored:
     """Returns the bytes of values in a float type; vectors are float32, the KV cache is float16."""
-    size = FLOATS[kind].itemsize
+    size = bytes_of(kind)
     return Stored(size, size, 4, torch.float16.itemsize)
+
+
+def source_bytes(job: Export) -> int:
+    """Returns the bytes of a job's weights as the checkpoint has them."""
+    count = sum(torch.Size(dims).numel() for _, dims in pruned_tensors(job.source.shape, job.plan))
+    return count * job.source.dtype.itemsize
 
 
 def _write(directory: Path, job: Export) -> None:
@@ -89,15 +104,12 @@ def _write(directory: Path, job: Export) -> None:
 
 
 exporters.add(
-    "gguf",
+    GGUF,
     Exporter(
         write=_write,
-        types=_TYPES,
-        unknown=_UNKNOWN,
         stored=lambda source: stored_as(float_types(source).kind),
-        check=partial(check_dense, name="gguf"),
+        check=partial(check_dense, name=GGUF),
         check_uneven=check_uneven,
-        takes_artefacts=True,
-        served_by=SERVED_BY,
+        **FAMILIES,
     ),
 )

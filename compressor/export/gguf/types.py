@@ -93,6 +93,14 @@ def as_floats(name: str, value: Value, kind: str) -> Rows:
     return (stored.view(torch.uint16) if kind == "BF16" else stored).numpy()
 
 
+def bytes_of(kind: str) -> float:
+    """Returns the bytes of a value of a type, with its share of scales."""
+    import gguf
+
+    values, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    return size / values
+
+
 def row_bytes(kind: str, columns: int) -> int:
     """Returns the bytes of a row of a type."""
     import gguf

@@ -80,6 +80,7 @@ exporters.add(
         stored=lambda _source: Stored(4, 4, 4, 4),
         check=check_source,
         folder=FOLDER,
+        graph="onnx",
         summary=lambda directory: read_summary(directory / FOLDER),
         served_by="lathe serve {out}",
     ),

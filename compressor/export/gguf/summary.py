@@ -1,0 +1,52 @@
+"""What quantization did to a GGUF file's weights, kept beside the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from lathe.artefact.atomic_files import write_json
+from lathe.artefact.manifest import read_json
+from lathe.compressor.export.gguf.writer import Written
+
+FILE = "gguf.json"
+
+
+def summary_of(scheme: str, before: int, written: Written) -> dict[str, Any]:
+    """Returns the summary: bytes, errors, and of every type its matrices and bytes; vectors count to F32.
+
+    Args:
+        scheme: What was asked for.
+        before: The bytes of the weights as the checkpoint has them.
+        written: What the file came to hold.
+    """
+    types = {
+        kind: {"matrices": written.matrices[kind], "bytes": size}
+        for kind, size in sorted(written.bytes.items(), key=lambda item: -item[1])
+    }
+    errors = written.errors
+    return {
+        "scheme": scheme,
+        "types": types,
+        "weight_bytes": {"before": before, "after": sum(written.bytes.values())},
+        "relative_error": {"median": median(errors or [0.0]), "max": max(errors, default=0.0)},
+    }
+
+
+def write_summary(directory: Path, summary: dict[str, Any]) -> None:
+    """Keeps a summary in an artefact's directory.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    write_json(directory / FILE, summary)
+
+
+def read_summary(directory: Path) -> dict[str, Any]:
+    """Returns the summary in an artefact's directory.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    return read_json(directory / FILE)
