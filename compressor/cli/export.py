@@ -142,19 +142,19 @@ def export(
 
       lathe export ./my-llama --to checkpoint --quantize b1 --calibration prompts.jsonl -o my-llama-b1
     """
-    output, quantization = _export(options, quiet=json)
-    note = {"quantization": quantization} if options.quantize else {}
+    output, summary = _export(options, quiet=json)
+    note = {"quantization" if options.quantize else "weights": summary} if summary else {}
     cache = {"kv_cache": options.kv_cache} if options.kv_cache else {}
     if json:
         emit({"output": str(output), "exporter": options.to} | note | cache)
     else:
-        typer.echo(f"{output}: written" + (f", {_summary(quantization)}" if note else ""))
+        typer.echo(f"{output}: written" + (f", {_summary(summary)}" if note else ""))
 
 
 def _export(options: ExportOptions, quiet: bool) -> tuple[Path, dict[str, Any]]:
-    """Returns where the model was written, and what quantization did."""
+    """Returns where the model was written, and what became of the weights, where that is known."""
     from lathe.compressor.export import exporters
-    from lathe.compressor.export.artefact import export_artefact, is_artefact
+    from lathe.compressor.export.artefact import export_artefact, is_artefact, open_model, rewrite
     from lathe.compressor.export.dense import dense_artefact, export_dense
     from lathe.compressor.model.groups import RULES, check_group_size
 
@@ -169,6 +169,8 @@ def _export(options: ExportOptions, quiet: bool) -> tuple[Path, dict[str, Any]]:
         return dense_artefact(model), {}
     if quantizer:
         return output, quantizer(model, output, devices, options.plan, RULES[options.group_size])
+    if exporters.get(to).takes_artefacts:
+        return output, rewrite(open_model(model), output, to)
     if is_artefact(Path(model)) or exporters.get(to).adds_to(Path(model)):
         export_artefact(Path(model), output, to, devices)
     else:
@@ -203,16 +205,34 @@ def _quantizer(options: ExportOptions, quiet: bool) -> Callable[..., dict[str, A
     return found
 
 
-def _summary(quantization: dict[str, Any]) -> str:
-    before, after = (quantization["weight_bytes"][when] / 2**20 for when in ("before", "after"))
-    error = quantization["relative_error"]
-    moved = (
-        f"{quantization['scheme']}, weights {before:.1f} -> {after:.1f} MiB; quantization moved the matrices "
-        f"by {error['median']:.1%} (median) to {error['max']:.1%}"
-    )
-    if "effective_bits" not in quantization:
-        return moved
+def _summary(summary: dict[str, Any]) -> str:
+    """Returns what became of the weights, for people."""
+    before, after = (summary["weight_bytes"][when] / 2**20 for when in ("before", "after"))
+    told = f"weights {before:.1f} -> {after:.1f} MiB"
+    if types := summary.get("types"):
+        sizes = (f"{name} {facts['bytes'] / 2**20:.1f}" for name, facts in types.items())
+        told += f" ({', '.join(sizes)})"
+    if "scheme" in summary:
+        error = summary["relative_error"]
+        told = (
+            f"{summary['scheme']}, {told}; quantization moved the matrices by {error['median']:.1%} (median) "
+            f"to {error['max']:.1%}"
+        )
+    if "effective_bits" in summary:
+        told += (
+            f". Stored in one bit, a weight would take {summary['effective_bits']:.2f} bits: "
+            f"{summary['nominal_bits']:.2f} of signs, the rest masks and scales. {summary['note']}"
+        )
+    if "llama_cpp" in summary:
+        told += f". {_checked(summary['llama_cpp'])}"
+    return told
+
+
+def _checked(parity: dict[str, Any] | None) -> str:
+    """Returns how far llama.cpp's logits are from the reference."""
+    if parity is None:
+        return "llama.cpp is not installed, so its logits were not checked (pip install 'lathe[llamacpp]')"
     return (
-        f"{moved}. Stored in one bit, a weight would take {quantization['effective_bits']:.2f} bits: "
-        f"{quantization['nominal_bits']:.2f} of signs, the rest masks and scales. {quantization['note']}"
+        f"llama.cpp's logits differ from ours by {parity['rms']:.1e} of their spread (at most "
+        f"{parity['largest']:.1e})"
     )

@@ -8,11 +8,18 @@ from typing import Any
 
 from lathe.compressor.export.artefact import rewrite
 from lathe.compressor.export.base import Export, Exporter, Stored, exporters, quantizers
-from lathe.compressor.export.gguf import FAMILIES, GGUF, check_dense, check_uneven, float_types, stored_as
+from lathe.compressor.export.gguf import (
+    FAMILIES,
+    GGUF,
+    check_dense,
+    check_uneven,
+    export_gguf,
+    float_types,
+    stored_as,
+)
 from lathe.compressor.export.gguf.coded_types import KINDS, CodedTypes
-from lathe.compressor.export.gguf.summary import read_summary
 from lathe.compressor.export.gguf.tensors import BLOCK
-from lathe.compressor.export.gguf_quantized import stored_types, write_types
+from lathe.compressor.export.gguf_quantized import stored_types
 from lathe.compressor.export.planned_bits import check_rounds, planned_job
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.groups import BY_ERROR, GroupRule
@@ -42,7 +49,7 @@ def quantize_mixed(
 
 
 def _write(directory: Path, job: Export) -> None:
-    write_types(directory, job, "mixed", CodedTypes(job.plan, float_types(job.source).kind))
+    export_gguf(directory, job, CodedTypes(job.plan, float_types(job.source).kind), "mixed")
 
 
 def _rounded(source: Checkpoint, bits: int) -> Stored:
@@ -60,7 +67,6 @@ exporters.add(
         multiple=BLOCK,
         quantizes=True,
         with_bits=lambda plan: plan,
-        summary=read_summary,
         variant_of=GGUF,
         **FAMILIES,
     ),

@@ -10,7 +10,7 @@ from typing import Any
 from lathe.artefact.plan import Plan
 from lathe.compressor.export.artefact import open_model, rewrite
 from lathe.compressor.export.base import Export, Exporter, Stored, exporters, quantizers, refuse_plan
-from lathe.compressor.export.gguf import FAMILIES, GGUF, check_dense, check_uneven, export_gguf, source_bytes
+from lathe.compressor.export.gguf import FAMILIES, GGUF, check_dense, check_uneven, export_gguf
 from lathe.compressor.export.gguf.coded_types import KINDS, CodedTypes
 from lathe.compressor.export.gguf.quantized_types import (
     BY_LLAMA_CPP,
@@ -20,7 +20,6 @@ from lathe.compressor.export.gguf.quantized_types import (
     fitting,
     table_kind,
 )
-from lathe.compressor.export.gguf.summary import read_summary, summary_of, write_summary
 from lathe.compressor.export.gguf.tensors import BLOCK
 from lathe.compressor.export.gguf.types import FLOATS, FloatTypes, Types, bytes_of
 from lathe.compressor.model.checkpoint import Checkpoint
@@ -28,16 +27,6 @@ from lathe.compressor.model.groups import BY_ERROR, GroupRule
 
 HEAD_BITS = 8
 """Bits of embedding and head where Lathe rounds."""
-
-
-def write_types(directory: Path, job: Export, scheme: str, types: Types) -> None:
-    """Writes a file and its summary.
-
-    Raises:
-        UserError: as `export_gguf`.
-    """
-    written = export_gguf(directory, job, types)
-    write_summary(directory, summary_of(scheme, source_bytes(job), written))
 
 
 def quantize_gguf(
@@ -66,7 +55,7 @@ def stored_types(source: Checkpoint, kind: str, table: str) -> Stored:
 
 
 def _add(scheme: str, types: Callable[[Export], Types], kind: str, table: str, **settings: Any) -> None:
-    name = f"{GGUF}-{scheme}"
+    name, moved = f"{GGUF}-{scheme}", None if kind in FLOATS else scheme
 
     def check(source: Checkpoint) -> None:
         check_dense(source, name)
@@ -75,11 +64,10 @@ def _add(scheme: str, types: Callable[[Export], Types], kind: str, table: str, *
     exporters.add(
         name,
         Exporter(
-            write=lambda directory, job: write_types(directory, job, scheme, types(job)),
+            write=lambda directory, job: export_gguf(directory, job, types(job), moved),
             stored=partial(stored_types, kind=kind, table=table),
             check=check,
             check_uneven=check_uneven,
-            summary=read_summary,
             variant_of=GGUF,
             **{**FAMILIES, **settings},
         ),

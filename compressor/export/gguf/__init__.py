@@ -18,9 +18,11 @@ from lathe.artefact.tokenizer import has_tokenizer
 from lathe.compressor.export.base import Export, Exporter, Stored, check_known, exporters
 from lathe.compressor.export.gguf.build import Origin, build_gguf
 from lathe.compressor.export.gguf.hosts import host_of
+from lathe.compressor.export.gguf.parity import check_parity
 from lathe.compressor.export.gguf.subnet import Subnet
+from lathe.compressor.export.gguf.summary import read_summary, summary_of, write_summary
 from lathe.compressor.export.gguf.types import FLOATS, FloatTypes, Types, Value, bytes_of
-from lathe.compressor.export.gguf.writer import Written, check_installed
+from lathe.compressor.export.gguf.writer import check_installed
 from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.model.checkpoint import Checkpoint
 
@@ -32,17 +34,26 @@ FAMILIES: dict[str, Any] = {
     "unknown": ("olmo3",),
     "takes_artefacts": True,
     "graph": GGUF,
+    "summary": read_summary,
     "served_by": "llama-server --model {out}/" + MODEL_FILE,
 }
 """What all exporters of such files have in common."""
 _OF_DTYPE = {dtype: kind for kind, dtype in FLOATS.items()}
 
 
-def export_gguf(directory: Path, job: Export, types: Types) -> Written:
+def export_gguf(directory: Path, job: Export, types: Types, scheme: str | None = None) -> None:
     """Writes `model.gguf` with what the job's rounding made of matrices, else the values that are stored.
 
+    Beside it is a summary. Where llama.cpp is installed, its logits are compared with ours.
+
+    Args:
+        directory: Where it is written.
+        job: The model.
+        types: The types of the tensors.
+        scheme: What they are called; None: nothing is quantized.
+
     Raises:
-        UserError: as `build_gguf`.
+        UserError: as `build_gguf` and `check_parity`.
     """
     source = job.source
 
@@ -51,7 +62,15 @@ def export_gguf(directory: Path, job: Export, types: Types) -> Written:
         return job.stored(name).float() if found is None else found
 
     origin = Origin(source.name, source.path if has_tokenizer(source.path) else None)
-    return build_gguf(directory / MODEL_FILE, source.config, source.family, job.plan, read, types, origin)
+    path = directory / MODEL_FILE
+    written = build_gguf(path, source.config, source.family, job.plan, read, types, origin)
+    write_summary(directory, summary_of(scheme, source_bytes(job), written, check_parity(path, job)))
+
+
+def source_bytes(job: Export) -> int:
+    """Returns the bytes of a job's weights as the checkpoint has them."""
+    count = sum(torch.Size(dims).numel() for _, dims in pruned_tensors(job.source.shape, job.plan))
+    return count * job.source.dtype.itemsize
 
 
 def check_dense(source: Checkpoint, name: str) -> None:
@@ -91,12 +110,6 @@ def stored_as(kind: str) -> Stored:
     """Returns the bytes of values in a float type; vectors are float32, the KV cache is float16."""
     size = bytes_of(kind)
     return Stored(size, size, 4, torch.float16.itemsize)
-
-
-def source_bytes(job: Export) -> int:
-    """Returns the bytes of a job's weights as the checkpoint has them."""
-    count = sum(torch.Size(dims).numel() for _, dims in pruned_tensors(job.source.shape, job.plan))
-    return count * job.source.dtype.itemsize
 
 
 def _write(directory: Path, job: Export) -> None:

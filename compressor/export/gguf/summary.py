@@ -1,4 +1,4 @@
-"""What quantization did to a GGUF file's weights, kept beside the file."""
+"""What a GGUF file's types did to the weights, kept beside the file."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from lathe.compressor.export.gguf.writer import Written
 FILE = "gguf.json"
 
 
-def summary_of(scheme: str, before: int, written: Written) -> dict[str, Any]:
+def summary_of(
+    scheme: str | None, before: int, written: Written, parity: dict[str, Any] | None
+) -> dict[str, Any]:
     """Returns the summary: bytes, errors, and of every type its matrices and bytes; vectors count to F32.
 
     Args:
-        scheme: What was asked for.
+        scheme: What was asked for; None: nothing was quantized.
         before: The bytes of the weights as the checkpoint has them.
         written: What the file came to hold.
+        parity: How far llama.cpp is from the reference, where it was checked.
     """
     types = {
         kind: {"matrices": written.matrices[kind], "bytes": size}
         for kind, size in sorted(written.bytes.items(), key=lambda item: -item[1])
     }
+    size = {"before": before, "after": sum(written.bytes.values())}
+    facts = {"types": types, "weight_bytes": size, "llama_cpp": parity}
+    if scheme is None:
+        return facts
     errors = written.errors
-    return {
-        "scheme": scheme,
-        "types": types,
-        "weight_bytes": {"before": before, "after": sum(written.bytes.values())},
-        "relative_error": {"median": median(errors or [0.0]), "max": max(errors, default=0.0)},
-    }
+    moved = {"median": median(errors or [0.0]), "max": max(errors, default=0.0)}
+    return {"scheme": scheme, **facts, "relative_error": moved}
 
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:

@@ -57,7 +57,7 @@ def model(tiny: Tiny, tmp_path: Path) -> Path:
         (("--keep", "60%", "--tensor-parallel", "3"), "can be served with --tensor-parallel 1, 2, 4."),
         (
             ("--keep", "60%", "--for", "abacus"),
-            "Known: checkpoint, genai, genai-int4, genai-int8, genai-mixed, gguf, ",
+            "Known: checkpoint, genai, genai-int4, genai-int8, genai-mixed, gguf, gguf-bf16, ",
         ),
         (("--keep", "60%", "--quantize", "int3"), "there is no exporter `onnx-int3`"),
         (("--keep", "60%", "--export", "checkpoint,onnx,onnx-int4"), "not onnx and onnx-int4"),
