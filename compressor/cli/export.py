@@ -53,7 +53,9 @@ class ExportOptions:
         Option(
             help="int8 or int4 for onnx: weights only, in groups by --group-size. "
             "w4a16 (4-bit weights, groups of 32: widths in multiples of 32) or w8a8 (int8) for vllm, or "
-            "mixed, which gives each block what the plan says. By rounding to nearest. b1 (BiLLM), b1-arb or "
+            "mixed, which gives each block what the plan says. f32, bf16, f16, q8_0, q5_1, q5_0, q4_1, q4_0, "
+            "q6_k, q5_k or q4_k for gguf: llama.cpp's types; int8, int4 and mixed: Lathe's rounding in q8_0 "
+            "and q4_0. By rounding to nearest. b1 (BiLLM), b1-arb or "
             "b1-hbllm for checkpoint: the values of one-bit weights, on calibration text; no engine has a "
             "kernel for them."
         ),
@@ -134,7 +136,7 @@ def export(
 
       lathe export out --to vllm --tensor-parallel 2 -o out-vllm
 
-      lathe export out --to gguf -o out-gguf
+      lathe export out --to gguf --quantize q4_0 -o out-gguf
 
       lathe export out --to vllm --quantize w4a16 -o out-w4a16
 
