@@ -96,10 +96,10 @@ def rounded_cache(report: Report) -> str | None:
 
 
 def limit_of_pruning(limit: PruningLimit) -> str:
-    """Returns a sentence, without its stop, about the most that pruning can reach."""
+    """Returns a sentence, without its stop, about the most that a plan can reach."""
     head, share = f"{limit['head_share']:.0%}", f"{limit['share']:.0%}"
     return (
-        f"the head alone takes {head} of a step, with fixed costs {share}, so pruning can reach at most "
+        f"the head alone takes {head} of a step, with fixed costs {share}, so no plan gets faster than "
         f"{limit['speedup']:.3g}x"
     )
 

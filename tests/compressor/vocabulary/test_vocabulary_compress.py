@@ -196,7 +196,7 @@ def test_a_dry_run_tells_what_is_kept(wide: Wide, tmp_path: Path) -> None:
     assert limit["share"] == pytest.approx(latency["floor_ms"] / latency["dense_ms"])
     shown = " ".join(wide.cut(tmp_path / "out", "--target-speedup", "1.3x", "--dry-run").stdout.split())
     assert "of 505 tokens" in shown
-    assert "so pruning can reach at most" in shown
+    assert "so no plan gets faster than" in shown
 
 
 def test_options_repeat_the_run_and_a_profile_is_refused(wide: Wide, tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_a_target_out_of_reach_names_the_head(wide: Wide, tmp_path: Path) -> Non
     assert done.exit_code == 1
     message = " ".join(done.output.split())
     assert "the head alone takes" in message
-    assert "so pruning can reach at most" in message
+    assert "so no plan gets faster than" in message
     assert "--vocabulary TEXT makes the head smaller" in message
 
 
