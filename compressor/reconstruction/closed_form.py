@@ -262,9 +262,11 @@ def choose_damping(
         heldout: The Gram matrix on held-out text.
         kept: Sets of kept columns; their errors count relative to plain pruning.
         ranking: As in `ProjectionPruner`.
-        dampings: Those that are tried, in ascending order.
+        dampings: Those that are tried, in ascending order; of one alone no errors are computed.
     """
     rows = random_projection(weight)
+    if len(dampings) == 1:
+        return dampings[0], ProjectionPruner(rows, damped(fit, dampings[0]), ranking)
     plain = [max(reconstruction_error(rows, rows[:, k], heldout, k), 1e-30) for k in kept]
 
     def attempt(damping: float) -> tuple[float, ProjectionPruner]:
