@@ -32,7 +32,7 @@ DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
 LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
 .PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-llamacpp test-genai test-vllm test-vllm-slow test-browser lint \
-	check-artefact check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-bits bench-groups bench-kv-cache bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
+	check-artefact check-genai check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-bits bench-groups bench-kv-cache bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
 	bench-serving bench-scale bench-ray families-table check-compat check-vllm-names check-vllm-mixed docs cold-start check-style \
 	check-imports hooks clean
 
@@ -289,6 +289,9 @@ lint: $(INSTALLED)  ## fix what ruff can fix, and format
 	$(BIN)/ruff format .
 
 OUT ?= build/demo/artefact
+check-genai: $(GENAI_INSTALLED)  ## greedy answers of onnxruntime-genai from OUT=dir, by Lathe's engine and transformers (MODEL=dir)
+	.venv-rivals-genai/bin/python -m benchmarks.artefact.genai $(OUT) --model $(MODEL)
+
 check-artefact: $(INSTALLED)  ## load OUT=dir without Lathe and compare transformers, caches, batches and ONNX
 	$(BIN)/python benchmarks/artefact/check.py $(OUT)
 

@@ -1,0 +1,85 @@
+#!/bin/sh
+# Guess: a single prompt has no padding: onnxruntime-genai gives the logits after its last token, whichever that is. (Its
+#   own attention mask for it is all ones.)
+# Version: onnxruntime-genai 0.18.0, onnxruntime 1.32.0, CPU (numpy 2.4.6, onnx 1.23.2).
+# Behaviour: where a graph returns the logits of all tokens, as those of its builder do, the row is looked for from the end,
+#   over all tokens that are `pad_token_id`. A prompt that ends in that token, which often is the one that ends answers, is
+#   answered by the logits of an earlier token, without an error. Graphs that return one row (`prune_lm_head`) are right.
+set -eu
+here=$(mktemp -d)
+trap 'rm -rf "$here"' EXIT
+cat > "$here/run.py" <<'PY'
+import json, sys
+from pathlib import Path
+
+import numpy as np, onnx, onnxruntime as ort, onnxruntime_genai as genai
+from onnx import TensorProto as T, helper, numpy_helper
+
+VOCAB, WIDTH, LONGEST = 50, 16, 64
+folder = Path(sys.argv[1])
+generator = np.random.default_rng(0)
+weights = {name: (0.3 * generator.normal(size=shape)).astype(np.float32) for name, shape in
+           {"table": (VOCAB, WIDTH), "qkv": (WIDTH, 3 * WIDTH), "head": (WIDTH, VOCAB)}.items()}
+weights |= {"one": np.array([1], np.int64)}
+nodes = [
+    helper.make_node("ReduceSum", ["attention_mask", "one"], ["counts"], keepdims=0),
+    helper.make_node("Sub", ["counts", "one"], ["lasts"]),
+    helper.make_node("Cast", ["lasts"], ["seqlens_k"], to=T.INT32),
+    helper.make_node("Shape", ["attention_mask"], ["width"], start=1, end=2),
+    helper.make_node("Squeeze", ["width"], ["total"]),
+    helper.make_node("Cast", ["total"], ["total_length"], to=T.INT32),
+    helper.make_node("Gather", ["table", "input_ids"], ["embedded"]),
+    helper.make_node("MatMul", ["embedded", "qkv"], ["packed"]),
+    helper.make_node("GroupQueryAttention", ["packed", "", "", "past.0.key", "past.0.value", "seqlens_k", "total_length"],
+                     ["attended", "present.0.key", "present.0.value"], domain="com.microsoft", num_heads=1, kv_num_heads=1),
+    helper.make_node("Add", ["attended", "embedded"], ["hidden"]),
+    helper.make_node("MatMul", ["hidden", "head"], ["logits"]),
+]
+cache = ["batch", 1, "length", WIDTH]
+inputs = [helper.make_tensor_value_info(name, T.INT64, ["batch", name]) for name in ("input_ids", "attention_mask")]
+inputs += [helper.make_tensor_value_info(f"past.0.{part}", T.FLOAT, cache) for part in ("key", "value")]
+outputs = [helper.make_tensor_value_info("logits", T.FLOAT, ["batch", "input_ids", VOCAB])]
+outputs += [helper.make_tensor_value_info(f"present.0.{part}", T.FLOAT, cache) for part in ("key", "value")]
+graph = helper.make_graph(nodes, "g", inputs, outputs, [numpy_helper.from_array(w, name) for name, w in weights.items()])
+opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "model.onnx")
+decoder = {
+    "filename": "model.onnx", "head_size": WIDTH, "hidden_size": WIDTH, "num_attention_heads": 1,
+    "num_key_value_heads": 1, "num_hidden_layers": 1,
+    "inputs": {"input_ids": "input_ids", "attention_mask": "attention_mask",
+               "past_key_names": "past.%d.key", "past_value_names": "past.%d.value"},
+    "outputs": {"logits": "logits", "present_key_names": "present.%d.key", "present_value_names": "present.%d.value"},
+}
+config = {"model": {"type": "decoder", "vocab_size": VOCAB, "context_length": LONGEST, "eos_token_id": 49, "pad_token_id": 49,
+                    "decoder": decoder},
+          "search": {"max_length": LONGEST, "past_present_share_buffer": True}}
+(folder / "genai_config.json").write_text(json.dumps(config))
+model = genai.Model(str(folder))
+session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+
+
+def rows(text):
+    """The logits after every token, by ONNX Runtime."""
+    ids, empty = np.array([text], np.int64), np.zeros((1, 1, LONGEST, WIDTH), np.float32)
+    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "past.0.key": empty, "past.0.value": empty}
+    return session.run(["logits"], feeds)[0][0]
+
+
+def row(text):
+    """The place of the row that onnxruntime-genai takes."""
+    reader = genai.Generator(model, genai.GeneratorParams(model))
+    reader.append_tokens(np.array(text, np.int32))
+    taken = np.array(reader.get_logits()).ravel()
+    return int(np.abs(rows(text) - taken).max(1).argmin())
+
+
+found = {str(text): row(text) for text in ([1, 2, 3, 4], [49, 1, 2, 3], [1, 2, 3, 49], [1, 2, 49, 49])}
+print("row of four that a prompt is answered by, with 49 for padding:", found)
+ok = list(found.values()) == [3, 3, 2, 1]
+print("as described" if ok else "CHANGED")
+raise SystemExit(not ok)
+PY
+python3 -m venv "$here/venv"
+"$here/venv/bin/pip" install -q onnxruntime-genai==0.18.0 onnxruntime==1.32.0 onnx==1.23.2 numpy==2.4.6
+mkdir "$here/model"
+"$here/venv/bin/python" "$here/run.py" "$here/model"
