@@ -39,7 +39,8 @@ def generated(folder: Path, texts: list[str]) -> list[tuple[np.ndarray, np.ndarr
         params.set_search_options(max_length=LENGTH, do_sample=False)
         generator, prompt = genai.Generator(model, params), np.array(tokenizer.encode(text))
         generator.append_tokens(prompt)
-        tokens, logits = [], []
+        tokens: list[int] = []
+        logits: list[np.ndarray] = []
         while len(tokens) < NEW and not generator.is_done():
             logits.append(np.array(generator.get_logits()).ravel())
             generator.generate_next_token()
