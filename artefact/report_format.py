@@ -217,12 +217,16 @@ class Quantization(TypedDict):
 
     Attributes:
         formats: Of a scheme of several formats, each by its name.
+        types: Of a GGUF file, the matrices and bytes of each type.
+        llama_cpp: How far llama.cpp's logits are from those of the rounded values; None: not checked.
     """
 
     scheme: str
     weight_bytes: GraphBytes
     relative_error: RelativeError
     formats: NotRequired[dict[str, FormatFacts]]
+    types: NotRequired[dict[str, Any]]
+    llama_cpp: NotRequired[dict[str, Any] | None]
     loss: NotRequired[Loss]
     perplexity: NotRequired[DenseAndSubnet]
 
@@ -319,9 +323,13 @@ class Samples(TypedDict):
 
 
 class Parity(TypedDict):
-    """The largest difference of the runtimes' logits."""
+    """The largest difference of the runtimes' logits; None where it was not measured.
+
+    llama.cpp is compared where a GGUF file was written.
+    """
 
     onnx_vs_transformers: float | None
+    llama_cpp_vs_transformers: NotRequired[float | None]
     unit: str
 
 

@@ -18,13 +18,14 @@ from lathe.compressor.export.gguf import (
     stored_as,
 )
 from lathe.compressor.export.gguf.coded_types import KINDS, CodedTypes
+from lathe.compressor.export.gguf.summary import MIXED
 from lathe.compressor.export.gguf.tensors import BLOCK
 from lathe.compressor.export.gguf_quantized import stored_types
 from lathe.compressor.export.planned_bits import check_rounds, planned_job
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.groups import BY_ERROR, GroupRule
 
-NAME = f"{GGUF}-mixed"
+NAME = f"{GGUF}-{MIXED}"
 
 
 def quantize_mixed(
@@ -49,7 +50,7 @@ def quantize_mixed(
 
 
 def _write(directory: Path, job: Export) -> None:
-    export_gguf(directory, job, CodedTypes(job.plan, float_types(job.source).kind), "mixed")
+    export_gguf(directory, job, CodedTypes(job.plan, float_types(job.source).kind), MIXED)
 
 
 def _rounded(source: Checkpoint, bits: int) -> Stored:

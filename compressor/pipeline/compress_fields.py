@@ -83,7 +83,11 @@ class CompressFields(SharedOptions):
     ] = ("checkpoint", "onnx")
     quantize: Annotated[
         str | None,
-        Option(help="int8 or int4: weights of the ONNX graph that is measured and served.", panel=RUN),
+        Option(
+            help="int8 or int4: weights of the ONNX graph or the GGUF file that is measured and served. With "
+            "gguf also llama.cpp's own types, such as q8_0 or q4_k, rounded to nearest.",
+            panel=RUN,
+        ),
     ] = None
     group_size: Annotated[
         str,

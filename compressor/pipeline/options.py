@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lathe.artefact.errors import UserError
-from lathe.artefact.onnx.graph_format import FOLDER
 from lathe.compressor.latency.effort import check_seconds
 from lathe.compressor.latency.workload import FITTED_DEFAULTS, Workload, fitted
 from lathe.compressor.pipeline.compress_fields import CompressFields
@@ -23,6 +22,8 @@ WINDOW = 512
 AUTO_BITS = "auto"
 SCHEMES = {AUTO_BITS: "mixed", "16": None, "8": "int8", "4": "int4"}
 """The scheme that each value of `--bits` stands for."""
+GRAPHS = ("onnx", "gguf")
+"""Exports that one run writes one of, and that may have weights rounded."""
 FLOAT_CACHE, INT8_CACHE = KV_CACHES = ("float", "int8")
 """The values of `--kv-cache`."""
 GENAI = "genai"
@@ -104,20 +105,23 @@ class CompressOptions(CompressFields):
 
     def _check_searched_bits(self) -> None:
         """Checks what goes with a search for the bits of each block."""
-        if self.engine != "onnx":
+        from lathe.compressor.latency.backend import backends
+
+        if _quantized(self.engine, self.scheme) not in backends.known():
             raise UserError(
-                f"--bits {AUTO_BITS} is for ONNX Runtime, not for --backend {self.engine}",
+                f"--bits {AUTO_BITS} is for ONNX Runtime and llama.cpp, not for --backend {self.engine}",
                 f"Leave one of them out. {_BITS_OF_VLLM}"
                 if self.engine == "vllm"
                 else "Leave one of them out.",
             )
-        if "onnx" not in self.export:
+        if not {*GRAPHS} & {*self.export}:
             raise UserError(
-                f"--bits {AUTO_BITS} is for the ONNX graph", "Add onnx to --export, or leave it out."
+                f"--bits {AUTO_BITS} is for the ONNX graph or the GGUF file",
+                "Add onnx or gguf to --export, or leave it out.",
             )
-        if others := [name for name in self.export if name not in ("checkpoint", "onnx", GENAI)]:
+        if others := [name for name in self.export if name not in ("checkpoint", *GRAPHS, GENAI)]:
             raise UserError(
-                f"--bits {AUTO_BITS} is for the ONNX graph, not for {', '.join(others)}",
+                f"--bits {AUTO_BITS} is for the ONNX graph or the GGUF file, not for {', '.join(others)}",
                 _BITS_OF_VLLM if "vllm" in others else "Make that of the artefact, with `lathe export`.",
             )
         if self.method == "paper":
@@ -139,17 +143,17 @@ class CompressOptions(CompressFields):
                 f"--kv-cache int8 is for ONNX Runtime, not for --backend {self.engine}",
                 "Leave one of them out.",
             )
-        if self.int8_cache and self.graph is None:
+        if self.int8_cache and self.graph_kind != "onnx":
             raise UserError("--kv-cache int8 is for the ONNX graph", "Add onnx to --export, or leave it out.")
 
     def _check_exports(self) -> None:
         from lathe.compressor.latency.backend import backends
 
-        if GENAI in self.export and not self._graphs:
+        if GENAI in self.export and self.graph_kind != "onnx":
             raise UserError("--export genai adds to the ONNX graph", "Add onnx to --export, too.")
         if len(self._graphs) > 1:
             raise UserError(
-                f"an artefact holds one ONNX graph, not {' and '.join(self._graphs)}",
+                f"a run writes one graph for an engine, not {' and '.join(self._graphs)}",
                 "Export one of them, and make the other with `lathe export`.",
             )
         if (self.timed or self.front) and not self.runs:
@@ -165,7 +169,11 @@ class CompressOptions(CompressFields):
         from lathe.compressor.model.groups import BY_ERROR, check_group_size
 
         check_group_size(self.group_size)
-        if self.groups == BY_ERROR:
+        if self.graph_kind == "gguf" and self.group_size != str(BY_ERROR):
+            raise UserError(
+                f"--group-size {self.group_size} is not for GGUF, whose groups are of 32", "Leave it out."
+            )
+        if self.graph_kind == "gguf" or self.groups == BY_ERROR:
             return
         if not self.quantizes:
             raise UserError(
@@ -226,10 +234,10 @@ class CompressOptions(CompressFields):
 
     @property
     def groups(self) -> GroupRule:
-        """What gives each matrix its group that is rounded."""
+        """What gives each matrix its group that is rounded: all groups of a GGUF file are of 32."""
         from lathe.compressor.model.groups import RULES
 
-        return RULES[self.group_size]
+        return RULES["32" if self.graph_kind == "gguf" else self.group_size]
 
     @property
     def block_bits(self) -> tuple[int, ...]:
@@ -238,10 +246,15 @@ class CompressOptions(CompressFields):
 
     @property
     def backend(self) -> str:
-        """The backend that is timed, by its name with the quantization and the KV cache."""
-        from lathe.compressor.latency.backend import has_int8_cache, with_int8_cache
+        """The backend that is timed, by its name with the quantization and the KV cache.
+
+        Where a run quantizes for another engine, the name has no quantization.
+        """
+        from lathe.compressor.latency.backend import backends, has_int8_cache, with_int8_cache
 
         name = _quantized(self.engine, self.scheme)
+        if name not in backends.known() and self.graph_kind not in ("", self.engine):
+            name = self.engine
         added = self.kv_cache == INT8_CACHE and not has_int8_cache(self.engine)
         return with_int8_cache(name) if added else name
 
@@ -294,8 +307,15 @@ class CompressOptions(CompressFields):
 
     @property
     def graph(self) -> str | None:
-        """The one of `exports` that is an ONNX graph, or None."""
+        """The one of `exports` that an engine besides vLLM runs: an ONNX graph or a GGUF file; or None."""
         return next(iter(self._graphs), None)
+
+    @property
+    def graph_kind(self) -> str:
+        """What runs it: onnx, gguf, or nothing."""
+        from lathe.compressor.export import exporters
+
+        return exporters.get(self.graph).graph if self.graph else ""
 
     @property
     def quantizes(self) -> bool:
@@ -308,7 +328,7 @@ class CompressOptions(CompressFields):
     def _graphs(self) -> list[str]:
         from lathe.compressor.export import exporters
 
-        return [name for name in self.exports if exporters.get(name).folder == FOLDER]
+        return [name for name in self.exports if exporters.get(name).graph]
 
     @property
     def runs(self) -> bool:

@@ -1,4 +1,4 @@
-"""Whether ONNX Runtime computes an artefact's graph as transformers computes its checkpoint."""
+"""Whether an engine computes an artefact's graph as transformers computes its checkpoint."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ import torch
 from lathe.artefact.errors import UserError
 from lathe.artefact.onnx.graph_format import GRAPH
 from lathe.compressor.compute.device import CPU
+from lathe.compressor.export.gguf.parity import compare
+from lathe.compressor.export.gguf.summary import read_summary
 from lathe.compressor.export.onnx.rope import rotated_first
 from lathe.compressor.model.cache_rounding import CacheScales, StoredKeysValues, whole_cache
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.decoder import LayeredModel
+from lathe.compressor.pipeline.graph_engines import installed, run_gguf
 
 _TOKENS = 64
 _MOST = 2e-4
@@ -57,6 +60,30 @@ def check_parity(
             f"ONNX Runtime's KV cache is off by {distance:.2g} codes, where half a one is rounding"
         )
     return difference
+
+
+def check_gguf_parity(model: Any, artefact: Path, window: torch.Tensor, source: Checkpoint) -> float | None:
+    """Returns the largest difference of the logits of transformers and llama.cpp, as `check_parity`.
+
+    In types in which llama.cpp rounds activations, too, the bound is one of the mean. None: llama.cpp is not
+    installed.
+
+    Args:
+        model: The artefact's checkpoint, as transformers calls it.
+        artefact: Its directory.
+        window: Tokens, of which the first 64 are read, or fewer where the file has fewer positions.
+        source: The dense model.
+
+    Raises:
+        UserError: logits differ too much.
+    """
+    if not installed("gguf"):
+        return None
+    windows = [size for size in source.config.get("windows") or () if size]
+    tokens = window[: min([_TOKENS, *windows])]
+    found, expected = run_gguf(artefact, tokens.numpy()), _run_model(model, tokens, {})
+    types = read_summary(artefact)["types"]
+    return float(compare(found, expected, types, source.config)["largest"])
 
 
 def _run_graph(graph: Path, tokens: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:

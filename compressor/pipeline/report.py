@@ -17,6 +17,7 @@ from lathe.artefact.report_format import (
     LatencyFacts,
     LatencyParts,
     Measured,
+    Parity,
     PruningLimit,
     QualityFacts,
     QuantizationFacts,
@@ -84,10 +85,7 @@ def build_report(context: RunContext, result: Compression) -> Report:
         "max_perplexity_increase": {"asked": options.perplexity_increase, "rounds": result.quality_rounds},
         **_quality(result.iteration, verified),
         **_sizes(preflight, result.iteration.plan, 1 if options.int8_cache else 4),
-        "parity": {
-            "onnx_vs_transformers": verified.parity,
-            "unit": "share of the logits' standard deviation",
-        },
+        "parity": _parity(options.graph_kind, verified),
         **_quantization(verified),
         **_cache(verified),
         **_vocabulary(preflight, verified),
@@ -203,6 +201,16 @@ def _quality(iteration: Iteration, verified: Verified) -> QualityFacts:
         "loss": {"dense": dense.loss, "subnet": subnet.loss, "unit": "nats per token"},
         "kl": {"search": iteration.fitness, "unit": "nats per token", "candidates": iteration.candidates},
     }
+
+
+def _parity(kind: str, verified: Verified) -> Parity:
+    """Returns how far the engine of the graph is from transformers."""
+    gguf = kind == "gguf"
+    found: Parity = {
+        "onnx_vs_transformers": None if gguf else verified.parity,
+        "unit": "share of the logits' standard deviation",
+    }
+    return {**found, "llama_cpp_vs_transformers": verified.parity} if gguf else found
 
 
 def _quantization(verified: Verified) -> QuantizationFacts:

@@ -14,22 +14,21 @@ import torch
 from lathe.artefact.errors import UserError
 from lathe.artefact.modeling import register
 from lathe.artefact.modeling.load import load_model
-from lathe.artefact.onnx.graph_format import FOLDER
 from lathe.artefact.report_format import KvCache, LossPerByte, Quantization
 from lathe.artefact.tokenizer import open_tokenizer
 from lathe.compressor.evaluate import Quality, quality
 from lathe.compressor.evaluate.onnx import OnnxModel
 from lathe.compressor.export.artefact import export_of_artefact
 from lathe.compressor.export.base import Export, Exporter, exporters
-from lathe.compressor.export.onnx.graph import read_summary
 from lathe.compressor.latency.built_models import TimedModel
 from lathe.compressor.latency.comparison import Comparison
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.reference import load_dense
 from lathe.compressor.pipeline.cache_scales import Scales
 from lathe.compressor.pipeline.calibrate import CalibrationResult
+from lathe.compressor.pipeline.graph_engines import graph_model, installed
 from lathe.compressor.pipeline.latency_loop import Iteration
-from lathe.compressor.pipeline.parity import check_parity
+from lathe.compressor.pipeline.parity import check_gguf_parity, check_parity
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.sample_collector import SampleCollector
@@ -49,8 +48,8 @@ class Verified:
         subnet: The subnet's quality.
         evaluation_text: What both were scored on, for people.
         samples: What both write after the same prompts, before quantization; none without a tokenizer.
-        parity: The largest difference between the logits of transformers and ONNX Runtime, relative to the
-            logits' standard deviation, where there is a graph of the checkpoint's values.
+        parity: The largest difference between the logits of transformers and of the engine of the graph,
+            relative to the logits' standard deviation, where there is a graph of the checkpoint's values.
         quantization: What quantization did to the matrices and to the loss of the dense model and the
             subnet, where there is a graph of quantized values.
         cache: The graph's KV cache, where it is int8.
@@ -131,7 +130,7 @@ class Verifier:
         with self._context.progress.stage(title, self._steps(self._dense)) as bar:
             model = self._subnet(iteration, artefact)
             compared = self._graph and not rounded
-            parity = check_parity(model, artefact, windows[0], preflight.source, scales) if compared else None
+            parity = self._parity(model, artefact, scales) if compared else None
             subnet = quality(model, windows, bar.advance)
             self._samples.collect("subnet", model)
             del model
@@ -142,6 +141,12 @@ class Verifier:
         return Verified(
             timing, dense, subnet, self._text, self._samples.rows(), parity, quantization, cache, per_byte
         )
+
+    def _parity(self, model: Any, artefact: Path, scales: Scales | None) -> float | None:
+        source, window = self._context.preflight.source, self._windows[0]
+        if self._graph and self._graph.graph == "gguf":
+            return check_gguf_parity(model, artefact, window, source)
+        return check_parity(model, artefact, window, source, scales)
 
     def _steps(self, known: Quality | None) -> int:
         return len(self._windows) * (1 if known else 2)
@@ -215,6 +220,8 @@ class Verifier:
             graph: The exporter of its graph.
             dense: The quality of the dense model as it is.
         """
+        if not installed(graph.graph):
+            return cast("Quantization", graph.summary(artefact))
         title = f"verify: what {self._context.options.graph} costs"
         if graph.rounded:
             shape = self._context.preflight.whole.shape
@@ -222,8 +229,8 @@ class Verifier:
         known = self._quantized_dense
         with self._context.progress.stage(title, self._steps(known.quality if known else None)) as bar:
             beside = known or self._score_quantized_dense(graph, bar.advance)
-            subnet = quality(OnnxModel(artefact), self._windows, bar.advance)
-        summary, size = read_summary(artefact / FOLDER), beside.weight_bytes
+            subnet = quality(graph_model(graph, artefact), self._windows, bar.advance)
+        summary, size = graph.summary(artefact), beside.weight_bytes
         found: Any = summary | {
             "weight_bytes": summary["weight_bytes"] | ({} if size is None else {"dense": size}),
             "loss": {"dense": beside.quality.loss, "subnet": subnet.loss, "unit": "nats per token"},
@@ -235,8 +242,9 @@ class Verifier:
         directory, preflight = self._context.run_dir.fresh("dense"), self._context.preflight
         job = replace(Export.whole(preflight.source), groups=self._context.options.groups)
         graph.write(directory, job)
-        size = None if preflight.vocabulary else read_summary(directory / FOLDER)["weight_bytes"]["after"]
-        self._quantized_dense = _GraphFacts(quality(OnnxModel(directory), self._windows, advance), size)
+        size = None if preflight.vocabulary else graph.summary(directory)["weight_bytes"]["after"]
+        found = quality(graph_model(graph, directory), self._windows, advance)
+        self._quantized_dense = _GraphFacts(found, size)
         shutil.rmtree(directory)
         return self._quantized_dense
 

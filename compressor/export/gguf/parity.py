@@ -5,6 +5,7 @@ Shapes: S tokens, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,10 @@ _GELU = 5e-3
 def check_parity(path: Path, job: Export) -> dict[str, Any] | None:
     """Returns how far llama.cpp's logits are from ours; None where llama.cpp is not installed.
 
-    Flash attention is off, and keys and values are float32. Differences are the root mean square and the
-    largest, relative to the logits' standard deviation. What counts is the largest in float32, and the mean
-    in types that round activations, too.
+    Flash attention is off, and keys and values are float32.
 
     Raises:
-        UserError: They are too far apart.
+        UserError: as `compare`.
     """
     if find_spec("llama_cpp") is None:
         return None
@@ -48,22 +47,41 @@ def check_parity(path: Path, job: Export) -> dict[str, Any] | None:
     count = min(_TOKENS, max_positions(source.config), *windows)
     tokens = torch.arange(1, count + 1) * _STEP % source.shape.vocab_size
     expected = reference_logits(values, job, tokens).numpy()
-    difference, spread = _run(path, tokens.numpy()) - expected, float(expected.std())
+    return compare(_run(path, tokens.numpy()), expected, values.types, source.config)
+
+
+def compare(
+    found: np.ndarray[Any, Any],
+    expected: np.ndarray[Any, Any],
+    types: Collection[str],
+    config: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns how far llama.cpp's logits [S, V] are from a reference's.
+
+    Differences are the root mean square and the largest, relative to the logits' standard deviation. What
+    counts is the largest in float32, and the mean in types that round activations, too.
+
+    Args:
+        found: llama.cpp's.
+        expected: The reference's.
+        types: The types in the file.
+        config: The dense model's, as one of ours.
+
+    Raises:
+        UserError: They are too far apart.
+    """
+    difference, spread = found - expected, float(expected.std())
     rms = float(np.sqrt(np.square(difference).mean())) / spread
-    largest, most = float(np.abs(difference).max()) / spread, _allowed(values.types, job)
-    if not (largest if values.types == {"F32"} else rms) <= most:
+    largest, exact = float(np.abs(difference).max()) / spread, {*types} == {"F32"}
+    most = max(_MOST.get(kind, _MOST_QUANTIZED) for kind in types)
+    if exact and config.get("hidden_act", "silu") != "silu":
+        most = _GELU
+    if not (largest if exact else rms) <= most:
         raise UserError(
-            f"llama.cpp and Lathe disagree on {path.name} by {rms:.2g} of the logits' spread (at most "
-            f"{largest:.2g})",
+            f"llama.cpp and the reference disagree by {rms:.2g} of the logits' spread, up to {largest:.2g}",
             "Use llama-cpp-python 0.3.36, or report it with the model's config.json.",
         )
-    return {"tokens": count, "rms": rms, "largest": largest, "allowed": most}
-
-
-def _allowed(kinds: set[str], job: Export) -> float:
-    if kinds == {"F32"} and job.source.config.get("hidden_act", "silu") != "silu":
-        return _GELU
-    return max(_MOST.get(kind, _MOST_QUANTIZED) for kind in kinds)
+    return {"tokens": len(found), "rms": rms, "largest": largest, "allowed": most}
 
 
 def _run(path: Path, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -8,9 +8,12 @@ from typing import Any
 
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.manifest import read_json
+from lathe.compressor.export.gguf.types import FLOATS
 from lathe.compressor.export.gguf.writer import Written
 
 FILE = "gguf.json"
+MIXED = "mixed"
+"""The scheme in which each block has its own type."""
 
 
 def summary_of(
@@ -34,7 +37,11 @@ def summary_of(
         return facts
     errors = written.errors
     moved = {"median": median(errors or [0.0]), "max": max(errors, default=0.0)}
-    return {"scheme": scheme, **facts, "relative_error": moved}
+    found = {"scheme": scheme, **facts, "relative_error": moved}
+    if scheme != MIXED:
+        return found
+    names = {kind: "float" if kind in FLOATS else kind.lower() for kind in types}
+    return {**found, "formats": {names[kind]: {"matrices": n} for kind, n in written.matrices.items() if n}}
 
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:
