@@ -83,7 +83,10 @@ def model(tiny: Tiny, tmp_path: Path) -> Path:
         (("--target-speedup", "2x", "--bits", ""), "--bits is unknown. Choose of auto, 16, 8, 4."),
         (("--target-speedup", "2x", "--bits", "auto", "--quantize", "int8"), "Give one of them."),
         (("--target-speedup", "2x", "--bits", "8", "--quantize", "int4"), "--quantize int4 differ"),
-        (("--target-memory", "1MiB", "--bits", "auto", "--export", "checkpoint"), "for the ONNX graph or the GGUF file. Add"),
+        (
+            ("--target-memory", "1MiB", "--bits", "auto", "--export", "checkpoint"),
+            "graph or the GGUF file. Add",
+        ),
         (("--keep", "60%", "--bits", "auto"), "--keep counts parameters, and --bits auto keeps them all."),
         (("--front", "--bits", "auto", "--backend", "torch"), "not for --backend torch."),
         (("--front", "--bits", "auto", "--backend", "vllm"), "not for --backend vllm."),
