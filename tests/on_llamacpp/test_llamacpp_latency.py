@@ -63,6 +63,15 @@ def test_every_prefill_is_of_one_empty_slot(built: Path, calls: list[tuple[str, 
     assert calls == [("prefill", [0])] * 3
 
 
+@pytest.mark.parametrize("scheme", ["q4_k", "q8_0", "int4", "mixed", "bf16"])
+def test_every_type_runs(tmp_path: Path, scheme: str, calls: list[tuple[str, list[int]]]) -> None:
+    backend = backends.get(f"llamacpp-{scheme}")
+    source = checkpoint(tmp_path / "source", hidden_size=256)
+    backend.build(tmp_path, source, PLANS["mixed"].in_bits(4, 8), LAYERS)
+    backend.prepare(tmp_path, Workload("tpot", 2, CONTEXT), 1)()
+    assert calls == [("prefill", [0, 0]), ("decode", [CONTEXT] * 2)]
+
+
 def test_figures_are_of_this_build() -> None:
     versions = backends.get("llamacpp").versions()
     assert versions["llama-cpp-python"] >= "0.3.36"

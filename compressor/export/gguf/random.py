@@ -18,6 +18,9 @@ from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.export.random_weights import RandomWeights
 from lathe.compressor.model.families import Family
 
+_ROWS = 64
+"""Of a matrix, that are quantized."""
+
 
 def random_gguf(path: Path, config: Mapping[str, Any], family: Family, plan: Plan, types: Types) -> None:
     """Writes a file of `plan` with random weights and no tokenizer, as fast as the disk allows.
@@ -33,7 +36,7 @@ def random_gguf(path: Path, config: Mapping[str, Any], family: Family, plan: Pla
 
 @dataclass(frozen=True)
 class _Repeated:
-    """The types of a file, in which all matrices of a quantized type repeat the first one's blocks."""
+    """The types of a file, in which all matrices of a quantized type repeat blocks of the first one."""
 
     types: Types
     blocks: dict[str, Rows] = field(default_factory=dict)
@@ -51,9 +54,9 @@ class _Repeated:
         """Stores rows of a tensor in a type."""
         if kind in FLOATS:
             return self.types.encode(tensor, value, kind)
-        if kind not in self.blocks:
-            self.blocks[kind] = self.types.encode(tensor, value, kind).rows.reshape(-1)
         assert isinstance(value, torch.Tensor)
+        if kind not in self.blocks:
+            self.blocks[kind] = self.types.encode(tensor, value[:_ROWS], kind).rows.reshape(-1)
         rows, columns = value.shape
         size = row_bytes(kind, columns)
         return Encoded(np.resize(self.blocks[kind], rows * size).reshape(rows, size))

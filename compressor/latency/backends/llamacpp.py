@@ -9,9 +9,12 @@ import numpy as np
 
 from lathe.artefact.gguf_suffix import MODEL_FILE
 from lathe.artefact.plan import Plan
-from lathe.compressor.export.gguf import float_types
+from lathe.compressor.export.gguf import GGUF, float_types
+from lathe.compressor.export.gguf.coded_types import KINDS, CodedTypes
+from lathe.compressor.export.gguf.quantized_types import BY_LLAMA_CPP, BY_PACKAGE, QuantizedTypes
 from lathe.compressor.export.gguf.random import random_gguf
-from lathe.compressor.export.gguf.types import Types
+from lathe.compressor.export.gguf.types import FLOATS, FloatTypes, Types
+from lathe.compressor.export.gguf_quantized import HEAD_BITS
 from lathe.compressor.latency.backend import backends
 from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import Checkpoint
@@ -72,4 +75,23 @@ class LlamaCppBackend:
         }
 
 
-backends.add("llamacpp", LlamaCppBackend("llamacpp", "gguf", lambda source, _plan: float_types(source)))
+def _always(types: Types) -> TypesOf:
+    return lambda _source, _plan: types
+
+
+def _in_bits(bits: int) -> TypesOf:
+    return lambda _source, plan: CodedTypes(plan.in_bits(bits, HEAD_BITS), "F16")
+
+
+_TYPES: dict[str, TypesOf] = {
+    **{kind.lower(): _always(FloatTypes(kind)) for kind in FLOATS},
+    **{kind.lower(): _always(QuantizedTypes(kind)) for kind in (*BY_PACKAGE, *BY_LLAMA_CPP)},
+    **{f"int{bits}": _in_bits(bits) for bits in KINDS},
+    "mixed": lambda source, plan: CodedTypes(plan, float_types(source).kind),
+}
+"""By what `--quantize` calls them."""
+
+backends.add("llamacpp", LlamaCppBackend("llamacpp", GGUF, lambda source, _plan: float_types(source)))
+for _scheme, _types in _TYPES.items():
+    _name = f"llamacpp-{_scheme}"
+    backends.add(_name, LlamaCppBackend(_name, f"{GGUF}-{_scheme}", _types))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from gguf.quants import quantize
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.gguf.file import GgufModel, open_gguf
+from lathe.artefact.plan import Plan
 from lathe.compressor.export import exporters
 from lathe.compressor.export.gguf.random import random_gguf
 from lathe.compressor.export.gguf.tensors import FileTensor
@@ -32,14 +34,33 @@ def widths(model: GgufModel) -> dict[str, Any]:
     return {key: value for key, value in model.metadata.items() if key.startswith(model.architecture)}
 
 
-@pytest.mark.parametrize("name", ["dense", "mixed", "groups", "no ffn first"])
+BITS = (
+    PLANS["groups"]
+    .replace(0, replace(PLANS["groups"][0], ffn_bits=4))
+    .replace(2, replace(PLANS["groups"][2], attention_bits=8))
+)
+
+
+@pytest.mark.parametrize(
+    ("backend", "plan"),
+    [
+        ("llamacpp", PLANS["dense"]),
+        ("llamacpp", PLANS["mixed"]),
+        ("llamacpp", PLANS["no ffn first"]),
+        ("llamacpp-f16", PLANS["groups"]),
+        ("llamacpp-q8_0", PLANS["groups"]),
+        ("llamacpp-q4_1", PLANS["mixed"]),
+        ("llamacpp-int4", PLANS["groups"]),
+        ("llamacpp-mixed", BITS),
+    ],
+)
 def test_what_is_timed_has_the_shape_of_what_is_exported(
-    source: Checkpoint, tmp_path: Path, name: str
+    source: Checkpoint, tmp_path: Path, backend: str, plan: Plan
 ) -> None:
-    backends.get("llamacpp").build(tmp_path, source, PLANS[name], LAYERS)
+    backends.get(backend).build(tmp_path, source, plan, LAYERS)
     built = open_gguf(tmp_path / "model.gguf")
     (tmp_path / "out").mkdir()
-    exporters.get("gguf").write(tmp_path / "out", pruned(source, PLANS[name]))
+    exporters.get(backends.get(backend).export).write(tmp_path / "out", pruned(source, plan))
     exported = open_gguf(tmp_path / "out" / "model.gguf")
     assert built.architecture == exported.architecture
     assert widths(built) == widths(exported)
