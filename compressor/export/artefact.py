@@ -45,7 +45,7 @@ def export_artefact(artefact: Path, output: Path, to: str, tensor_parallel: int 
     if not exporter.adds_to(artefact):
         raise UserError(
             f"{artefact} is a subnet already, which can only be exported --to {_formats_of(artefact)}",
-            f"For {to}, compress the dense model with --export {','.join([*exporter.beside, to])}.",
+            f"For {to}, compress the dense model with --export {to}.",
         )
     warn_if_stale(artefact)
     source = _described(artefact)

@@ -112,7 +112,6 @@ class Exporter(Destination):
         summary: what quantization did, from a directory that was written; empty where it did nothing.
         served_by: the command that serves an artefact `{out}`.
         shared_by: what that command adds for several `{devices}`.
-        beside: the exporters whose files an artefact has beside its own.
         adds_to: whether an artefact holds all that it needs, but for what it adds.
         add: adds that to such a directory, of which the checkpoint says config and shape. Raises as `write`.
     """
@@ -131,7 +130,6 @@ class Exporter(Destination):
     summary: Callable[[Path], dict[str, Any]] = lambda _directory: {}
     served_by: str = ""
     shared_by: str = ""
-    beside: tuple[str, ...] = ("checkpoint",)
     adds_to: Callable[[Path], bool] = lambda _directory: False
     add: Callable[[Path, Checkpoint], None] = lambda _directory, _source: None
 

@@ -76,7 +76,7 @@ class CompressFields(SharedOptions):
         tuple[str, ...],
         Option(
             help="What is written beside the checkpoint: onnx, gguf or vllm, whichever is served and timed; "
-            "with onnx also genai, for onnxruntime-genai.",
+            "genai writes onnx, too, and what onnxruntime-genai needs.",
             parser=words,
             panel=RUN,
         ),

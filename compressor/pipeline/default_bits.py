@@ -62,6 +62,6 @@ def _unsaid(options: CompressOptions) -> bool:
         and not options.destinations
         and options.tensor_parallel == 1
         and options.engine == "onnx"
-        and {*options.export} - {GENAI} == _EXPORTS
+        and {*options.exports} - {GENAI} == _EXPORTS
         and options.method != "paper"
     )

@@ -114,7 +114,7 @@ class CompressOptions(CompressFields):
                 if self.engine == "vllm"
                 else "Leave one of them out.",
             )
-        if not {*GRAPHS} & {*self.export}:
+        if not {*GRAPHS, GENAI} & {*self.export}:
             raise UserError(
                 f"--bits {AUTO_BITS} is for the ONNX graph or the GGUF file",
                 "Add onnx or gguf to --export, or leave it out.",
@@ -149,8 +149,6 @@ class CompressOptions(CompressFields):
     def _check_exports(self) -> None:
         from lathe.compressor.latency.backend import backends
 
-        if GENAI in self.export and self.graph_kind != "onnx":
-            raise UserError("--export genai adds to the ONNX graph", "Add onnx to --export, too.")
         if len(self._graphs) > 1:
             raise UserError(
                 f"a run writes one graph for an engine, not {' and '.join(self._graphs)}",
@@ -269,10 +267,11 @@ class CompressOptions(CompressFields):
     def exports(self) -> tuple[str, ...]:
         """The exporters, by their names with the quantization.
 
-        An artefact has a checkpoint in any case; what adds to a graph comes after it.
+        An artefact has a checkpoint in any case, and an ONNX graph where one adds to that.
         """
-        others = [name for name in self.export if name != "checkpoint"]
-        others.sort(key=lambda name: name == GENAI)
+        others = [name for name in self.export if name not in ("checkpoint", GENAI)]
+        if GENAI in self.export:
+            others = [*dict.fromkeys([*others, "onnx"]), GENAI]
         return ("checkpoint", *(_quantized(name, self.scheme) for name in others))
 
     def workload_on(self, positions: int) -> Workload:

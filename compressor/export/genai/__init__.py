@@ -77,7 +77,6 @@ def _register(scheme: str) -> None:
             multiple=GROUPS[-1] if scheme else 1,
             quantizes=bool(scheme),
             summary=lambda directory: exporters.get(graph).summary(directory),
-            beside=("checkpoint", "onnx"),
             adds_to=_has_graph,
             add=add_genai,
         ),
