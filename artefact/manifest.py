@@ -109,9 +109,7 @@ def verify_gguf(path: Path, files: dict[str, Any]) -> None:
         UserError: a file differs; names the first.
     """
     if MODEL_FILE not in files:
-        raise UserError(
-            f"{path} holds no GGUF export ({MODEL_FILE})", "Compress with --export checkpoint,gguf."
-        )
+        raise UserError(f"{path / MODEL_FILE} is not listed in manifest.json", "Export the model again.")
     _verify_file(path.resolve(), MODEL_FILE, files[MODEL_FILE])
     _verify_folder(path, files, by_size=WEIGHT_SUFFIXES)
 

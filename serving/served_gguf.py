@@ -39,6 +39,11 @@ def open_served_gguf(model: Path) -> ServedModel:
     if is_gguf(model):
         return _describe_file(open_gguf(gguf_of(model).absolute()))
     check_model(model)
+    if not (model / MODEL_FILE).exists():
+        raise UserError(
+            f"{model} holds no GGUF export ({MODEL_FILE})",
+            f"Make one: `lathe export {model} --to gguf -o OUT`.",
+        )
     verify_gguf(model, listed_files(model))
     return describe(model, model.resolve().name)
 

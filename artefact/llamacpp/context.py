@@ -57,7 +57,7 @@ def new_context(model: Any, path: Path, sizes: Sizes, threads: int | None, cache
     """Returns a context over a model, with a cache for every sequence.
 
     Raises:
-        UserError: llama.cpp makes none.
+        UserError: llama.cpp makes none; the model is freed.
     """
     api = llama_cpp()
     options = api.llama_context_default_params()
@@ -69,6 +69,7 @@ def new_context(model: Any, path: Path, sizes: Sizes, threads: int | None, cache
     explanation()
     context = api.llama_init_from_model(model, options)
     if not context:
+        api.llama_model_free(model)
         raise UserError(
             f"llama.cpp has no context for {path} with {sizes.sequences} sequences of {sizes.length} tokens: "
             f"{explanation()}",

@@ -63,22 +63,22 @@ class LlamaCppRunner:
         """
         self._api = api = llama_cpp()
         header = open_gguf(model_path)
-        model = load_model(model_path)
-        positions, most = api.llama_model_n_ctx_train(model), api.llama_max_parallel_sequences()
+        positions = header.required(f"{header.architecture}.context_length", int)
+        most = api.llama_max_parallel_sequences()
         if not 1 <= max_batch <= most or not 1 <= max_length <= positions:
-            api.llama_model_free(model)
             raise UserError(
                 f"max_batch {max_batch} and max_length {max_length} are impossible",
                 f"{model_path} takes up to {positions} positions, llama.cpp {most} sequences.",
             )
         self.max_batch, self.max_length = max_batch, max_length
-        self.vocab_size = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
-        self.weight_bytes = api.llama_model_size(model)
         self.lengths = np.zeros(max_batch, dtype=np.int64)
         room = -(-max_length // _CELLS) * _CELLS
         self.kv_bytes_per_token = kv_bytes_per_token(header, CACHE_TYPES[cache], flash=flash)
         self.kv_cache_bytes = self.kv_bytes_per_token * max_batch * room
         check_cache_fits(self.kv_cache_bytes)
+        model = load_model(model_path)
+        self.vocab_size = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
+        self.weight_bytes = api.llama_model_size(model)
         self._sizes = Sizes(max_batch, room, max(_BATCH, max_batch), max(_OUTPUTS, max_batch))
         self._context = new_context(model, model_path, self._sizes, threads, cache, flash)
         free_with(self, model, self._context)

@@ -88,7 +88,7 @@ def test_a_target_is_met_on_llama_cpp_and_served(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     latency = json.loads((out / "report.json").read_text())["latency"]
     assert (latency["backend"], latency["metric"]) == ("llamacpp", "tpot")
-    assert latency["speedup"] >= 1.3
+    assert latency["measured_ms"] <= latency["target_ms"] * (1 + latency["tolerance"])
     with served(out) as url:
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="x")
         answer = client.completions.create(model="out", prompt="Once upon a time", max_tokens=8)

@@ -193,16 +193,16 @@ def test_files_that_llama_cpp_does_not_load_say_why(
     uneven = settings(dense.config, "llama") | {"llama.feed_forward_length": [96, 96, 96]}
     cases = {
         "llama.cpp cannot load .*not found": {"skip": lambda name: name == "blk.2.ffn_up.weight"},
-        "llama.cpp cannot load .*wrong array length": {"metadata": uneven},
-        "llama.cpp cannot load .*key_length": {"metadata": {"llama.attention.key_length": "x"}},
+        "wrong array length": {"metadata": uneven},
+        "key_length": {"metadata": {"llama.attention.key_length": "x"}},
     }
     for message, options in cases.items():
         file = write_gguf(tmp_path / "bad.gguf", dense, **options)  # type: ignore[arg-type]
         with pytest.raises(UserError, match=message):
-            runner(file)
+            runner(file, length=100)
     file.write_bytes(write_gguf(tmp_path / "good.gguf", dense).read_bytes()[:-100])
     with pytest.raises(UserError, match="llama.cpp cannot load .*bounds"):
-        runner(file)
+        runner(file, length=100)
     file.write_bytes(b"GGUF")
     with pytest.raises(UserError, match="ends within its header"):
         runner(file)

@@ -62,9 +62,11 @@ def test_uneven_widths_are_a_compressed_models(file: Path, tmp_path: Path) -> No
 
 def test_an_artefact_needs_the_export_unharmed(file: Path, artefact_dir: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(artefact_dir, tmp_path / "out"))
-    with pytest.raises(UserError, match=r"holds no GGUF export \(model.gguf\)"):
+    with pytest.raises(UserError, match=r"holds no GGUF export \(model.gguf\). Make one: `lathe export"):
         open_served_gguf(out)
     shutil.copy(file, out / "model.gguf")
+    with pytest.raises(UserError, match="model.gguf is not listed in manifest.json"):
+        open_served_gguf(out)
     write_manifest(out)
     assert gguf_of(out) == out / "model.gguf"
     assert open_served_gguf(out).path == out
