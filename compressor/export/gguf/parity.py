@@ -25,9 +25,10 @@ from lathe.compressor.model.names import EMBEDDING, FINAL_NORM, LM_HEAD, layer_p
 _TOKENS = 32
 _STEP = 7919
 """A prime: multiples of it are tokens from all over a vocabulary."""
-_MOST = {"F32": 2e-4, "F16": 2e-2, "BF16": 5e-2}
-_MOST_QUANTIZED = 0.25
-"""The most that logits may be off. llama.cpp rounds activations to what weights are multiplied in."""
+_MOST = {"F32": 2e-4, "F16": 5e-2, "BF16": 0.1}
+_MOST_QUANTIZED = 0.5
+"""The most that logits may be off. llama.cpp rounds activations to what weights are multiplied in: a pruned
+SmolLM2-135M that was not healed is off by 0.03 in BF16 and by 0.24 in Q8_0. A wrong order of rows gives 1."""
 _GELU = 5e-3
 """The same in float32 where its GELU is a table of float16 values."""
 

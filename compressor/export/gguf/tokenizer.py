@@ -19,6 +19,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.gguf.file import GgufModel
 from lathe.artefact.gguf.pre_tokenizers import SPLITTINGS, Splitting
 from lathe.artefact.gguf.tokenizer import PROBE, SPACE, TokenKind, build_tokenizer
+from lathe.artefact.modeling import register
 from lathe.artefact.tokenizer import open_tokenizer
 
 _PREFIX = "tokenizer.ggml."
@@ -42,6 +43,7 @@ def tokenizer_metadata(directory: Path, vocab_size: int, architecture: str) -> d
     Raises:
         UserError: llama.cpp has no such tokenizer.
     """
+    register()
     tokenizer = open_tokenizer(directory)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
