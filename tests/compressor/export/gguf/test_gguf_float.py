@@ -14,7 +14,7 @@ from lathe.artefact.gguf_suffix import MODEL_FILE
 from lathe.artefact.plan import LayerShape
 from lathe.compressor.export import exporters
 from lathe.compressor.export.dense import write_artefact
-from lathe.compressor.export.gguf import FloatTypes, export_gguf
+from lathe.compressor.export.gguf import FloatTypes, Origin, build_gguf, export_gguf
 from lathe.compressor.model.checkpoint import Checkpoint
 from support.gguf_graph import GgufGraph
 from support.hosted_models import HOSTED, hosted_checkpoint
@@ -185,3 +185,20 @@ def test_an_even_plan_that_is_narrower_is_still_an_even_file(tmp_path: Path) -> 
     write_artefact(tmp_path, first_of_each(source, plan), "gguf")
     graph = GgufGraph(tmp_path / MODEL_FILE)
     assert (graph.architecture, graph.metadata["attention.head_count"]) == ("llama", 2)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    source = untokenized(tmp_path / "dense", "llama, plain")
+    job = first_of_each(source, planned(source, "ffn"))
+    with pytest.raises(UserError, match=r"cannot write /dev/full \([\d,]+ bytes\): .*Free space there"):
+        build_gguf(
+            Path("/dev/full"),
+            source.config,
+            source.family,
+            job.plan,
+            job.tensor,
+            FloatTypes("F32"),
+            Origin("m"),
+            durable=False,
+        )
