@@ -6,6 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,21 +91,20 @@ def write_file(
         written.bytes[kind] += size
         written.matrices[kind] += len(tensor.dims) > 1
     try:
-        writer.write_header_to_file(path)
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        for tensor, kind in tensors:
-            writer.write_tensor_data(_rows(tensor, kind, read, encode, written.errors))
-        writer.flush()
-        for file in (writer.fout or []) if durable else []:
-            os.fsync(file.fileno())
+        with closing(writer):
+            writer.write_header_to_file(path)
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            for tensor, kind in tensors:
+                writer.write_tensor_data(_rows(tensor, kind, read, encode, written.errors))
+            writer.flush()
+            for file in (writer.fout or []) if durable else []:
+                os.fsync(file.fileno())
     except OSError as error:
         raise UserError(
             f"cannot write {path} ({sum(written.bytes.values()):,} bytes): {error.strerror or error}",
             "Free space there, or choose another place.",
         ) from None
-    finally:
-        writer.close()
     return written
 
 
