@@ -14,6 +14,7 @@ BROWSER_INSTALLED := .venv-browser/.installed
 CHROMIUM := build/tools/chromium.installed
 AXE := build/tools/axe.min.js
 GENAI_INSTALLED := .venv-rivals-genai/.installed
+OPENVINO_INSTALLED := .venv-openvino/.installed
 LLAMA_INSTALLED := .venv-rivals-llama/.installed
 LLAMACPP_BIN := .venv-llamacpp/bin
 LLAMACPP_INSTALLED := .venv-llamacpp/.installed
@@ -32,7 +33,7 @@ DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
 LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
 .PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-llamacpp test-genai test-vllm test-vllm-slow test-browser lint \
-	check-artefact check-genai check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-bits bench-groups bench-kv-cache bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
+	check-artefact check-genai check-openvino check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-bits bench-groups bench-kv-cache bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
 	bench-serving bench-scale bench-ray families-table check-compat check-vllm-names check-vllm-mixed docs cold-start check-style \
 	check-imports hooks clean
 
@@ -287,6 +288,15 @@ check-imports: $(CORE_INSTALLED)  ## every module imports with the core dependen
 lint: $(INSTALLED)  ## fix what ruff can fix, and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+$(OPENVINO_INSTALLED): Makefile pyproject.toml
+	$(PYTHON) -m venv .venv-openvino
+	.venv-openvino/bin/pip install --quiet --disable-pip-version-check openvino==2026.4.1 onnxruntime==1.32.0 onnx==1.23.2 \
+		torch==2.13.0 pytest==9.2.0 -e .
+	touch $@
+
+check-openvino: $(OPENVINO_INSTALLED)  ## which of our graphs does OpenVINO run, and right? a table of families x formats
+	PYTHONPATH=tests .venv-openvino/bin/python -m benchmarks.openvino $(BENCH)
 
 OUT ?= build/demo/artefact
 check-genai: $(GENAI_INSTALLED)  ## greedy answers of onnxruntime-genai from OUT=dir, by Lathe's engine and transformers (MODEL=dir)

@@ -1,0 +1,1 @@
+"""Which of Lathe's graphs released OpenVINO reads, and whether it computes them right."""
