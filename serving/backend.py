@@ -138,7 +138,8 @@ class ServingBackend(Protocol):
         max_length: the most tokens of a sequence, its prompt included.
         vocab_size: the number of tokens in the vocabulary.
         weight_bytes: the size of the weights.
-        kv_cache_bytes: the memory reserved for the KV cache.
+        kv_cache_bytes: the most memory that the tokens of running sequences may take. An engine that takes
+            memory with its tokens takes less of it most of the time, and cached prefixes take more beside it.
         kv_bytes_per_token: the size of one token in the KV cache.
         eos: the tokens that end an answer.
     """
@@ -205,7 +206,22 @@ class ServingBackend(Protocol):
 
     @property
     def kv_cache_usage(self) -> float:
-        """The share of the KV cache's tokens in use, 0 to 1."""
+        """The share of `kv_cache_bytes` that the tokens of running sequences take, 0 to 1.
+
+        Tokens of a cached prefix that sequences share are not counted.
+        """
+
+    @property
+    def kv_reserved_bytes(self) -> int:
+        """The part of `kv_cache_bytes` that the running sequences may come to take."""
+
+    @property
+    def kv_resident_bytes(self) -> int:
+        """The memory that keys and values take now, cached prefixes included."""
+
+    @property
+    def kv_prefix_bytes(self) -> int:
+        """The memory of cached prefixes that lies in a file in memory, which slots map."""
 
 
 class SlotEngine(Protocol):
@@ -216,7 +232,7 @@ class SlotEngine(Protocol):
         max_batch: the number of slots.
         max_length: the most tokens of a slot.
         weight_bytes: the size of the weights.
-        kv_cache_bytes: the memory reserved for all slots.
+        kv_cache_bytes: the size of all slots when they are full.
         kv_bytes_per_token: the size of one token in a slot.
         lengths: the number of tokens now in each slot, [max_batch].
     """

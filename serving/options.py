@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from lathe.artefact.byte_size import parse_bytes
 from lathe.artefact.command_options import Argument, Option
 from lathe.serving.decoding.chat_template import Scalar, read_variables
 
@@ -79,6 +80,17 @@ class ServeOptions:
             help="Prompt tokens to keep for later prompts that begin alike, in chunks of 128. Off unless "
             "given, because clients could tell what others asked. With --engine onnx.",
             least=128,
+        ),
+    ] = None
+    kv_cache_memory: Annotated[
+        int | None,
+        Option(
+            help="The most memory for keys and values, such as 4GiB. A sequence waits until there is enough "
+            "for its prompt and max_tokens. With --engine onnx.",
+            unset="what all sequences take at full length, or what is free at the start",
+            parser=parse_bytes,
+            unit="B",
+            metavar="SIZE",
         ),
     ] = None
     flash_attention: Annotated[

@@ -17,6 +17,7 @@ from onnx import helper
 from lathe.artefact.errors import UserError
 from lathe.artefact.free_memory import check_cache_fits
 from lathe.artefact.onnx.device import Device
+from lathe.artefact.onnx.pages import PAGE, SUPPORTED, Pages
 
 Value = type[np.float32] | type[np.float16] | type[np.int8]
 
@@ -44,8 +45,8 @@ class Cache(ABC):
         """The address of the first slot; the others follow."""
 
     @abstractmethod
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Copies at least the first `length` positions of a slot to another."""
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        """Copies at least the positions `start` to `stop` of a slot to another."""
 
     @abstractmethod
     def read(self, slot: int, start: int, stop: int) -> Any:
@@ -57,24 +58,70 @@ class Cache(ABC):
 
 
 class HostCache(Cache):
-    """Filled, not `np.zeros`: untouched pages would make early reads look cheap."""
+    """In an array that takes all of its memory from the beginning."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Value) -> None:
         super().__init__(shape, dtype)
-        self._array = np.full(shape, 0, dtype)
+        self.array = self._allocate()
+
+    def _allocate(self) -> np.ndarray:
+        """Filled, not `np.zeros`: untouched pages would make early reads look cheap."""
+        return np.full(self.shape, 0, self.dtype)
 
     @property
     def address(self) -> int:
-        return self._array.ctypes.data
+        return self.array.ctypes.data
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        self._array[target, :, :length] = self._array[source, :, :length]
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        self.array[target, :, start:stop] = self.array[source, :, start:stop]
 
     def read(self, slot: int, start: int, stop: int) -> np.ndarray:
-        return self._array[slot, :, start:stop].copy()
+        return self.array[slot, :, start:stop].copy()
 
     def write(self, slot: int, start: int, part: np.ndarray) -> None:
-        self._array[slot, :, start : start + part.shape[1]] = part
+        self.array[slot, :, start : start + part.shape[1]] = part
+
+
+class PagedCache(HostCache):
+    """Takes memory as it is written, and gives it back. Every row, of one head of one slot, begins a page.
+
+    Attributes:
+        page_tokens: the fewest tokens that fill whole pages.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: Value) -> None:
+        self.token_bytes = shape[3] * np.dtype(dtype).itemsize
+        self.page_tokens = math.lcm(PAGE, self.token_bytes) // self.token_bytes
+        length = -(-shape[2] // self.page_tokens) * self.page_tokens
+        self.row_bytes = length * self.token_bytes
+        super().__init__((*shape[:2], length, shape[3]), dtype)
+
+    def _allocate(self) -> np.ndarray:
+        self._pages = Pages(self.nbytes)
+        return self._pages.bytes.view(self.dtype).reshape(self.shape)
+
+    def drop(self, slot: int, start: int, stop: int) -> None:
+        """Gives back the memory of the positions `start` to `stop`, in whole pages."""
+        if not start:
+            self._pages.drop(slot * self.slot_bytes, (slot + 1) * self.slot_bytes)
+            return
+        for head in range(self.shape[1]):
+            row = slot * self.slot_bytes + head * self.row_bytes
+            self._pages.drop(row + start * self.token_bytes, row + stop * self.token_bytes)
+
+    def show(self, slot: int, head: int, start: int, stop: int, file: int, row: int) -> None:
+        """Maps a file's positions, in whole pages, of the row that begins at `row` there.
+
+        Raises:
+            OSError: the system has no room for another mapping.
+        """
+        here = slot * self.slot_bytes + head * self.row_bytes
+        first, last = start * self.token_bytes, stop * self.token_bytes
+        self._pages.show(here + first, here + last, file, row + first)
+
+    def clear(self, slot: int) -> None:
+        """Takes files and memory away from a slot."""
+        self._pages.clear(slot * self.slot_bytes, (slot + 1) * self.slot_bytes)
 
 
 class DeviceCache(Cache):
@@ -90,7 +137,7 @@ class DeviceCache(Cache):
     def address(self) -> int:
         return int(self._value.data_ptr())
 
-    def copy(self, source: int, target: int, length: int) -> None:  # noqa: ARG002
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:  # noqa: ARG002
         first, other = (self.address + slot * self.slot_bytes for slot in (source, target))
         self._copier.copy(first, other, self.shape[1:], self.dtype)
 
@@ -153,12 +200,13 @@ def allocate(session: ort.InferenceSession, device: Device, slots: int, length: 
         for node in session.get_inputs()
         if node.name.startswith("past_key_values.")
     }
-    if device.shares_memory:
+    paged = device.shares_memory and SUPPORTED
+    if device.shares_memory and not paged:
         check_cache_fits(sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in wanted.values()))
     for name, (shape, dtype) in wanted.items():
         try:
             if device.shares_memory:
-                caches[name] = HostCache(shape, dtype)
+                caches[name] = PagedCache(shape, dtype) if paged else HostCache(shape, dtype)
             else:
                 if dtype not in copiers:
                     copiers[dtype] = Copier(device, dtype)

@@ -6,23 +6,23 @@ Shapes: n slots of a decode step, S new tokens, V vocabulary, K KV heads, M cach
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.free_memory import check_cache_fits
 from lathe.artefact.onnx.binding import StepBinding
 from lathe.artefact.onnx.device import CPU, Device, check_installed, check_used
 from lathe.artefact.onnx.float16 import half_graph
 from lathe.artefact.onnx.graph_format import GRAPH_FORMAT
-from lathe.artefact.onnx.kv_cache import allocate
+from lathe.artefact.onnx.kv_cache import PagedCache, allocate
 from lathe.artefact.onnx.minimum_version import ENTRY, OLDEST, check_graph, check_version
-
-KeysValues = tuple[int, int, list[Any]]
-"""Start and stop, and what each cache holds between them."""
+from lathe.artefact.onnx.slot_memory import KeysValues, PagedSlots, WholeSlots
 
 
 def open_session(
@@ -61,8 +61,13 @@ class OnnxRunner:
     """An ONNX Runtime session with a slot-major KV cache in place.
 
     Each attention layer has a key and a value cache [max_batch, K, max_length, H] with its own K, of the type
-    that the graph asks for. A slot holds one sequence, of which `lengths[slot]` tokens are cached. Not
+    that the graph asks for. A slot holds one sequence, of which `lengths[slot]` tokens are cached. On the CPU
+    of a Linux system it takes memory as its tokens come; elsewhere all memory is taken at the start. Not
     thread-safe.
+
+    Attributes:
+        takes_pages: whether slots take memory as their tokens come.
+        kv_cache_bytes: the keys and values of all slots when they are full.
     """
 
     def __init__(
@@ -75,7 +80,7 @@ class OnnxRunner:
         device: Device = CPU,
         spin: bool = True,
     ) -> None:
-        """Loads `model_path` and allocates the whole cache; `spin` as `open_session`.
+        """Loads `model_path` and makes the slots; `spin` as `open_session`.
 
         Raises:
             UserError: not a graph of Lathe's exporter, a size that it cannot run, too little memory, or a
@@ -98,8 +103,12 @@ class OnnxRunner:
         self.weight_bytes = int(metadata["lathe.weight_bytes"])
         self.lengths = np.zeros(max_batch, dtype=np.int64)
         self._caches = allocate(self.session, device, max_batch, max_length)
-        self.kv_cache_bytes = sum(cache.nbytes for cache in self._caches.values())
-        self.kv_bytes_per_token = self.kv_cache_bytes // (max_batch * max_length)
+        self.kv_bytes_per_token = sum(
+            cache.shape[1] * cache.shape[3] * cache.dtype.itemsize for cache in self._caches.values()
+        )
+        self.kv_cache_bytes = max_batch * max_length * self.kv_bytes_per_token
+        self._memory = self._slot_memory()
+        self.takes_pages = isinstance(self._memory, PagedSlots)
         self._prompt_logits = np.empty((1, self.vocab_size), np.float32)
         self._step_logits = np.empty((max_batch, self.vocab_size), np.float32)
         self._prefills: dict[int, StepBinding] = {}
@@ -128,6 +137,7 @@ class OnnxRunner:
         binding.resize(tokens.reshape(1, count), wanted, self._prompt_logits[: len(wanted)])
         binding.seqlens_k[0] = binding.total_length[()] = past + count
         binding.seqlens_k[0] -= 1
+        self._memory.touched[slot] = max(self._memory.touched[slot], past + count)
         result = binding.run(self.session)
         self.lengths[slot] = past + count
         return result
@@ -155,6 +165,8 @@ class OnnxRunner:
         binding.tokens[:, 0] = tokens
         binding.seqlens_k[:] = lengths
         binding.total_length[()] = longest + 1
+        touched = self._memory.touched[:count]
+        np.maximum(touched, lengths + 1, out=touched)
         result = binding.run(self.session)
         lengths += 1
         return result
@@ -166,8 +178,7 @@ class OnnxRunner:
         if source == target:
             return
         length = int(self.lengths[source])
-        for cache in self._caches.values():
-            cache.copy(source, target, length)
+        self._memory.move(source, target, length)
         self.lengths[target], self.lengths[source] = length, 0
 
     def copy_kv(self, slot: int, start: int, stop: int) -> KeysValues:
@@ -187,12 +198,77 @@ class OnnxRunner:
             raise UserError(f"tokens kept from {start} on do not follow {self.lengths[slot]} cached ones")
         for cache, part in zip(self._caches.values(), parts, strict=True):
             cache.write(slot, start, part)
+        self._memory.touched[slot] = max(self._memory.touched[slot], stop)
         self.lengths[slot] = stop
 
+    def keep_kv(self, slot: int, start: int, stop: int) -> Any:
+        """Keeps keys and values of tokens `start` to `stop` of a slot while the caller keeps the result.
+
+        Where slots take pages, the slot shares that memory from now on.
+        """
+        self._check_slot(slot)
+        return self._memory.keep(slot, start, stop)
+
+    def restore_kv(self, slot: int, kept: Sequence[Any], tokens: int) -> None:
+        """Fills an empty slot with the first `tokens` tokens of a sequence, kept one part after another.
+
+        Raises:
+            UserError: no such slot, or it is not empty.
+        """
+        self._check_slot(slot)
+        if self.lengths[slot]:
+            raise UserError(f"slot {slot} is not empty: it has {self.lengths[slot]} tokens")
+        self._memory.append(slot, kept)
+        self.lengths[slot] = tokens
+
+    def is_shown(self, kept: Any) -> bool:
+        """Returns whether the memory of what was kept is that of a slot, too."""
+        return self._memory.is_shown(kept)
+
     def reset(self, slot: int) -> None:
-        """Forgets a slot's tokens."""
+        """Forgets a slot's tokens; the memory stays for the next ones until `release`."""
         self._check_slot(slot)
         self.lengths[slot] = 0
+        self._memory.reset(slot)
+
+    def release(self, slot: int, keep: int = 0) -> None:
+        """Gives back a slot's memory, but for that of its tokens, and of `keep` tokens at least."""
+        self._check_slot(slot)
+        self._memory.release(slot, max(keep, int(self.lengths[slot])))
+
+    def fill(self, tokens: int) -> None:
+        """Takes the memory of `tokens` zeros in every slot: reading what was never written costs less.
+
+        Raises:
+            UserError: there is too little memory.
+        """
+        if isinstance(self._memory, PagedSlots):
+            check_cache_fits(self.max_batch * self.kv_bytes(tokens))
+            self._memory.fill(tokens)
+
+    def kv_bytes(self, tokens: int) -> int:
+        """Returns the memory of a slot of so many tokens, in whole pages but for a full one's."""
+        page = self._memory.page_tokens
+        return self.kv_bytes_per_token * min(-(-tokens // page) * page, self.max_length)
+
+    def held_bytes(self, slot: int) -> int:
+        """Returns the memory that a slot holds now for itself alone."""
+        return self.kv_bytes_per_token * self._memory.held(slot)
+
+    def shared_bytes(self, slot: int) -> int:
+        """Returns the bytes of a slot's tokens whose memory is that of what was kept."""
+        return self.kv_bytes_per_token * self._memory.shown(slot)
+
+    @property
+    def kept_bytes(self) -> int:
+        """The memory of what was kept."""
+        return self._memory.stored_bytes
+
+    def _slot_memory(self) -> WholeSlots:
+        caches = list(self._caches.values())
+        if caches and all(isinstance(cache, PagedCache) for cache in caches):
+            return PagedSlots(cast("list[PagedCache]", caches), self.max_batch, self.max_length)
+        return WholeSlots(caches, self.max_batch, self.max_length)
 
     def _binding(self, first: int, stop: int) -> StepBinding:
         return StepBinding(self.session, self._caches, range(first, stop), self.device)

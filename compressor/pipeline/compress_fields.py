@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from lathe.artefact.byte_size import parse_bytes
 from lathe.artefact.command_options import Option, words
 from lathe.compressor.latency.effort import SECONDS
-from lathe.compressor.latency.workload import parse_bytes, parse_rate, parse_share
+from lathe.compressor.latency.workload import parse_rate, parse_share
 from lathe.compressor.pipeline.shared_options import (
     RUN,
     TARGETS,

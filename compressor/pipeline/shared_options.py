@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+from lathe.artefact.byte_size import parse_bytes
 from lathe.artefact.command_options import Argument, Option, words
 from lathe.compressor.latency.workload import (
     Workload,
-    parse_bytes,
     parse_factor,
     parse_milliseconds,
     parse_share,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
-import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from lathe.serving.backend import ServingBackend
 from lathe.serving.metrics.gpu import GpuMemory
 from lathe.serving.metrics.rate import RATE_WINDOW_S, TokenRate
+from lathe.serving.metrics.resident import resident_bytes
 from lathe.serving.metrics.target import TargetCounter
 from lathe.serving.metrics.vllm_names import VllmAlias
 from lathe.serving.served_model import ServedModel
@@ -47,13 +47,18 @@ GAUGES = {
     "lathe_backend_up": "1 while the engine works.",
     "lathe_model_weight_bytes": "Bytes of the weights.",
     "lathe_dense_weight_bytes": "Bytes of the dense model's weights in the same types.",
-    "lathe_kv_cache_bytes": "Bytes reserved for the KV cache.",
+    "lathe_kv_cache_bytes": "The most bytes for keys and values of running sequences.",
     "lathe_kv_cache_bytes_per_token": "Bytes of one token in the KV cache.",
     "lathe_dense_kv_cache_bytes_per_token": "Bytes of one token of the dense model in the KV cache.",
     "lathe_resident_memory_bytes": "Resident memory of all processes of this server.",
     "lathe_generation_tokens_per_second": f"Tokens generated per second, over the last {RATE_WINDOW_S} s.",
 }
 """Gauges labelled by model, set by every engine; those of the dense model only where a report states them."""
+PAGE_GAUGES = {
+    "lathe_kv_cache_reserved_bytes": "Bytes of the KV cache that running sequences may come to take.",
+    "lathe_kv_cache_resident_bytes": "Bytes that keys and values take now, cached prefixes included.",
+}
+"""Gauges of our own engines."""
 MODEL_INFO = ("lathe_model_info", "The served model.")
 ENDPOINTS = ("completions", "chat", "responses")
 OUTCOMES = ("ok", "client_disconnect", "rejected", "invalid", "timeout", "error")
@@ -212,8 +217,10 @@ class Metrics(SequenceMetrics):
             self._read_at_scrape(
                 "lathe_dense_kv_cache_bytes_per_token", lambda: more * backend.kv_bytes_per_token
             )
-        process = psutil.Process()
-        self._read_at_scrape("lathe_resident_memory_bytes", lambda: process.memory_info().rss)
+        pages = PAGE_GAUGES
+        self._read_at_scrape("lathe_kv_cache_reserved_bytes", lambda: backend.kv_reserved_bytes, pages)
+        self._read_at_scrape("lathe_kv_cache_resident_bytes", lambda: backend.kv_resident_bytes, pages)
+        self._read_at_scrape("lathe_resident_memory_bytes", lambda: resident_bytes(backend.kv_prefix_bytes))
         labels = model_info(self.model, engine, artefact)
         Gauge(*MODEL_INFO, tuple(labels), registry=self.registry).labels(**labels).set(1)
 
@@ -221,6 +228,8 @@ class Metrics(SequenceMetrics):
         """Returns the metrics in the text exposition format."""
         return generate_latest(self.registry) + generate_latest(self._aliases)
 
-    def _read_at_scrape(self, name: str, read: Callable[[], float]) -> None:
-        gauge = Gauge(name, GAUGES[name], ("model",), registry=self.registry)
+    def _read_at_scrape(
+        self, name: str, read: Callable[[], float], gauges: Mapping[str, str] = GAUGES
+    ) -> None:
+        gauge = Gauge(name, gauges[name], ("model",), registry=self.registry)
         gauge.labels(self.model).set_function(read)

@@ -54,10 +54,13 @@ class AdmissionQueue:
                 self._calls.append(deque(sequences))
             self._changed.notify_all()
 
-    def pop(self) -> Sequence | None:
-        """Removes and returns the first sequence of the call whose turn it is; it stays unfinished."""
+    def pop(self, admits: abc.Callable[[Sequence], bool] = lambda _: True) -> Sequence | None:
+        """Removes and returns the first sequence of the call whose turn it is; it stays unfinished.
+
+        One that is not admitted keeps its turn: smaller ones that came later do not pass it by.
+        """
         with self._changed:
-            if not self._calls:
+            if not self._calls or not admits(self._calls[0][0]):
                 return None
             call = self._calls.popleft()
             sequence = call.popleft()

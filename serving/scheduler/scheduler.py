@@ -24,6 +24,7 @@ from lathe.serving.backend import (
     SlotEngine,
     run_callbacks,
 )
+from lathe.serving.scheduler.kv_budget import KVBudget
 from lathe.serving.scheduler.output_batcher import OutputBatcher
 from lathe.serving.scheduler.prefix_cache import PrefixCache
 from lathe.serving.scheduler.queue import AdmissionQueue
@@ -61,6 +62,7 @@ class Scheduler:
         observer: Observer,
         prefill_chunk: int = PREFILL_CHUNK,
         prefix_cache: PrefixCache | None = None,
+        kv_budget: KVBudget | None = None,
     ) -> None:
         """Creates the scheduler; `warm_up` starts it.
 
@@ -72,6 +74,7 @@ class Scheduler:
             observer: is told about every sequence.
             prefill_chunk: the most prompt tokens that are prefilled at a time.
             prefix_cache: keeps chunks of that size for later prompts.
+            kv_budget: bounds the memory of sequences; without one, a free slot is enough.
         """
         self._engine = engine
         self._token_bytes = token_bytes
@@ -83,13 +86,14 @@ class Scheduler:
         self._outputs = OutputBatcher()
         self._cancelled: deque[Sequence] = deque()
         self._prefix_cache = prefix_cache
+        self._kv_budget = kv_budget
         self._failures = {"prefill": 0, "decode": 0}
         self._thread = threading.Thread(target=self._run, name="lathe-scheduler", daemon=True)
         self.capacity = self._queue.capacity
         self.max_length = engine.max_length
         self.vocab_size = engine.vocab_size
         self.weight_bytes = engine.weight_bytes
-        self.kv_cache_bytes = engine.kv_cache_bytes
+        self.kv_cache_bytes = engine.kv_cache_bytes if kv_budget is None else kv_budget.total
         self.kv_bytes_per_token = engine.kv_bytes_per_token
 
     @property
@@ -106,7 +110,21 @@ class Scheduler:
 
     @property
     def kv_cache_usage(self) -> float:
+        if self._kv_budget is not None:
+            return self._kv_budget.used / max(1, self._kv_budget.total)
         return float(self._engine.lengths.sum()) / (self._engine.max_batch * self._engine.max_length)
+
+    @property
+    def kv_reserved_bytes(self) -> int:
+        return self.kv_cache_bytes if self._kv_budget is None else self._kv_budget.reserved
+
+    @property
+    def kv_resident_bytes(self) -> int:
+        return self.kv_cache_bytes if self._kv_budget is None else self._kv_budget.held
+
+    @property
+    def kv_prefix_bytes(self) -> int:
+        return 0 if self._kv_budget is None else self._kv_budget.kept
 
     def warm_up(self) -> None:
         """Prefills and decodes a token in every slot, then starts the thread.
@@ -157,6 +175,7 @@ class Scheduler:
     def _run(self) -> None:
         try:
             while not self._queue.closed:
+                self._release_memory()
                 if not self._slots.sequences:
                     self._queue.wait_for_work()
                 self._finish_cancelled()
@@ -179,14 +198,25 @@ class Scheduler:
             self._finish_cancelled()
 
     def _schedule(self) -> Sequence | None:
-        """Returns the sequence to prefill next; admits one that waits if a slot is free."""
-        if self._queue.num_waiting and self._slots.can_prefill and (waiting := self._queue.pop()):
+        """Returns the sequence to prefill next; admits one that waits if a slot and its memory are free."""
+        if self._queue.num_waiting and self._slots.can_prefill and (waiting := self._queue.pop(self._admits)):
             self._observer.admitted(time.perf_counter() - waiting.request.arrived)
             waiting.status = SequenceStatus.PREFILLING
             self._slots.add(waiting)
+            slot = self._slots.index(waiting)
             if self._prefix_cache is not None:
-                self._prefix_cache.restore(waiting, self._slots.index(waiting))
+                self._prefix_cache.restore(waiting, slot)
+            if self._kv_budget is not None:
+                self._kv_budget.reserve(waiting, slot)
         return self._slots.prefilling
+
+    def _admits(self, sequence: Sequence) -> bool:
+        return self._kv_budget is None or self._kv_budget.admits(sequence)
+
+    def _release_memory(self) -> None:
+        """Gives back the memory of free slots that no waiting sequence is about to take."""
+        if self._kv_budget is not None and not self._queue.num_waiting:
+            self._kv_budget.release(self._slots.free)
 
     def _prefill_chunk(self, sequence: Sequence) -> int:
         """Prefills the next chunk of a prompt and returns its length in tokens."""
@@ -260,6 +290,8 @@ class Scheduler:
         """Releases what a sequence holds, then emits its final output; a cancelled one has none."""
         if sequence.status is not SequenceStatus.WAITING:
             self._slots.remove(sequence)
+            if self._kv_budget is not None:
+                self._kv_budget.cancel(sequence)
         sequence.status = SequenceStatus.FINISHED
         self._queue.release()
         if final is not None:

@@ -71,6 +71,11 @@ class Sequence:
         """Prompt tokens that the engine has not seen, int64 [S]."""
         return self.request.prompt[self.num_computed :]
 
+    @property
+    def most_tokens(self) -> int:
+        """The most tokens that the engine will hold of this sequence."""
+        return len(self.request.prompt) + self.request.max_tokens
+
     def append_prompt(self, tokens: np.ndarray, logits: np.ndarray) -> RequestOutput | None:
         """Records that the engine has seen some prompt tokens; after the last, chooses the first token.
 

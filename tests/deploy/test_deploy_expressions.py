@@ -9,7 +9,7 @@ import yaml
 
 from deploy.check import expressions, rules
 from lathe.serving.metrics.gpu import GPU_MEMORY, GPU_TOTAL
-from lathe.serving.metrics.registry import GAUGES, MODEL_INFO, Metrics
+from lathe.serving.metrics.registry import GAUGES, MODEL_INFO, PAGE_GAUGES, Metrics
 
 OF_GPU = {
     "panel GPU memory by component, per replica",
@@ -25,7 +25,7 @@ def every() -> list[expressions.Expression]:
 def test_every_metric_is_one_that_the_server_reports():
     metrics = Metrics("m", 20.0)
     samples = {sample.name for family in metrics.registry.collect() for sample in family.samples}
-    samples |= {*GAUGES, MODEL_INFO[0], GPU_MEMORY, GPU_TOTAL, "up"}
+    samples |= {*GAUGES, *PAGE_GAUGES, MODEL_INFO[0], GPU_MEMORY, GPU_TOTAL, "up"}
     recorded = {rule["record"] for group in rules.groups() for rule in group["rules"] if "record" in rule}
     for expression in every():
         asked = set(re.findall(r"\b(?:up|lathe[_:][a-z0-9_:]+)", re.sub(r'"[^"]*"', "", expression.text)))

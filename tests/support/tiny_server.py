@@ -21,6 +21,7 @@ from lathe.serving.decoding.tokenizer import Tokenizer as ServedTokenizer
 from lathe.serving.http.socket import listen, url_of
 from lathe.serving.launch.server import Server
 from lathe.serving.metrics.registry import Metrics
+from lathe.serving.scheduler.kv_budget import KVBudget
 from lathe.serving.scheduler.prefix_cache import PrefixCache
 from lathe.serving.scheduler.scheduler import PREFILL_CHUNK, Scheduler
 from lathe.serving.served_model import open_served_model
@@ -144,6 +145,7 @@ class Running:
         defaults: dict[str, float] | None = None,
         variables: dict[str, Any] | None = None,
         prefix_cache: int = 0,
+        kv_memory: int | None = None,
         **options: Any,
     ) -> None:
         artefact = open_served_model(artefact_dir)
@@ -158,6 +160,7 @@ class Running:
             max_queue=max_queue,
             observer=self.metrics,
             prefix_cache=kept,
+            kv_budget=KVBudget(self.runner, kv_memory or self.runner.kv_cache_bytes),
         )
         self.metrics.watch(self.backend, artefact, "onnx")
         self.service = Service(

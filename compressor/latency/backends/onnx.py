@@ -70,6 +70,7 @@ class OnnxBackend:
                 runner.prefill(0, prompt).argmax(-1)
 
             return prefill
+        runner.fill(workload.context + 1)
         tokens = np.zeros(workload.batch_size, dtype=np.int64)
 
         def decode() -> None:

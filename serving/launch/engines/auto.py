@@ -56,7 +56,8 @@ def choose_engine(model: Path, options: ServeOptions) -> tuple[str, str]:
 def _able(model: Path, options: ServeOptions) -> set[str]:
     """Returns the engines whose files, libraries and options are there; onnx, which says what is missing."""
     installed = importlib.util.find_spec("llama_cpp") is not None
-    wants_onnx = options.device is not None or options.prefix_cache is not None
+    onnx_only = (options.device, options.prefix_cache, options.kv_cache_memory)
+    wants_onnx = any(given is not None for given in onnx_only)
     able = set()
     if installed and not wants_onnx and (is_gguf(model) or (model / MODEL_FILE).is_file()):
         able.add("llamacpp")

@@ -36,7 +36,12 @@ def check_options(options: ServeOptions) -> None:
     Raises:
         UserError: one does.
     """
-    for name, value in {"--device": options.device, "--prefix-cache": options.prefix_cache}.items():
+    onnx_only = {
+        "--device": options.device,
+        "--prefix-cache": options.prefix_cache,
+        "--kv-cache-memory": options.kv_cache_memory,
+    }
+    for name, value in onnx_only.items():
         if value is not None:
             raise UserError(f"the llamacpp engine does not take {name}", "It is for --engine onnx.")
 

@@ -9,10 +9,12 @@ from lathe.artefact.onnx.device import CPU, DEVICES, Device, check_installed
 from lathe.artefact.onnx.graph_format import DATA_FILE
 from lathe.serving.backend import Observer, ServingBackend
 from lathe.serving.decoding.tokenizer import Tokenizer
+from lathe.serving.launch.kv_memory import kv_memory
 from lathe.serving.launch.local import serve_locally
 from lathe.serving.launch.registry import engines
 from lathe.serving.launch.slots import check_no_flash_attention, end_tokens, slot_sizes
 from lathe.serving.options import ServeOptions
+from lathe.serving.scheduler.kv_budget import KVBudget
 from lathe.serving.scheduler.prefix_cache import PrefixCache
 from lathe.serving.scheduler.scheduler import PREFILL_CHUNK, Scheduler
 from lathe.serving.served_model import ServedModel
@@ -63,6 +65,7 @@ def open_onnx(
         max_queue=options.max_queue,
         observer=observer,
         prefix_cache=PrefixCache(runner, observer, PREFILL_CHUNK, kept) if kept else None,
+        kv_budget=KVBudget(runner, kv_memory(runner, options)),
     )
 
 

@@ -69,6 +69,7 @@ def check_options(options: ServeOptions) -> None:
     onnx_only = {
         "--device": options.device,
         "--prefix-cache": options.prefix_cache,
+        "--kv-cache-memory": options.kv_cache_memory,
         "--request-timeout": options.request_timeout,
         "--write-timeout": options.write_timeout,
     }

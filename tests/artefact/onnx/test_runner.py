@@ -11,6 +11,7 @@ import torch
 
 from lathe.artefact import free_memory as memory
 from lathe.artefact.errors import UserError
+from lathe.artefact.onnx import kv_cache
 from lathe.artefact.onnx.runner import OnnxRunner
 from lathe.compressor.export.onnx import export_onnx
 from lathe.compressor.model.checkpoint import Checkpoint
@@ -54,6 +55,10 @@ def test_a_cache_that_memory_does_not_hold_is_refused_before_it_is_filled(
     variant, name = CASES[0]
     export_onnx(tmp_path, pruned(sources[variant], PLANS[name]))
     monkeypatch.setattr(memory, "free_bytes", lambda: 1000)
+    model = runner(tmp_path / "onnx" / "model.onnx")
+    with pytest.raises(UserError, match="a KV cache of .* does not fit into .* Lower --max-batch"):
+        model.fill(64)
+    monkeypatch.setattr(kv_cache, "SUPPORTED", False)
     with pytest.raises(UserError, match="a KV cache of .* does not fit into .* Lower --max-batch"):
         runner(tmp_path / "onnx" / "model.onnx")
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lathe.artefact.byte_size import parse_bytes
 from lathe.artefact.errors import UserError
 from lathe.compressor.latency.workload import (
     Workload,
-    parse_bytes,
     parse_factor,
     parse_milliseconds,
     parse_share,

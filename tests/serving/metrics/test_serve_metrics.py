@@ -21,6 +21,8 @@ PROMISED = {
     "inter_token_latency_seconds": "histogram",
     "kv_cache_bytes": "gauge",
     "kv_cache_bytes_per_token": "gauge",
+    "kv_cache_reserved_bytes": "gauge",
+    "kv_cache_resident_bytes": "gauge",
     "kv_cache_usage_ratio": "gauge",
     "model_info": "gauge",
     "model_weight_bytes": "gauge",

@@ -30,13 +30,17 @@ class KeepingEngine(HistoryEngine):
         self.read += len(tokens)
         return super().prefill(slot, tokens, logits)
 
-    def copy_kv(self, slot: int, start: int, stop: int) -> list[int]:
+    def keep_kv(self, slot: int, start: int, stop: int) -> list[int]:
         if self.refuse_to_keep:
             raise MemoryError
         return self.history[slot][start:stop]
 
-    def append_kv(self, slot: int, kept: list[int]) -> None:
-        self.history[slot] += kept
+    def restore_kv(self, slot: int, kept: list[list[int]], tokens: int) -> None:
+        self.history[slot] += [token for part in kept for token in part]
+        assert len(self.history[slot]) == tokens
+
+    def is_shown(self, kept: list[int]) -> bool:
+        return False
 
 
 class Seen:
