@@ -76,8 +76,10 @@ $(PROMETHEUS):
 
 ROUNDS ?= 3
 SOAK ?= 30s
-test-faults: $(INSTALLED)  ## break servers and print how they take it: ROUNDS=20 SOAK=20m for the long ones
-	ROUNDS=$(ROUNDS) SOAK=$(SOAK) $(BIN)/pytest -q -m faults tests/faults
+ENGINE ?= onnx
+ON_LLAMACPP := $(filter llamacpp,$(ENGINE))
+test-faults: $(if $(ON_LLAMACPP),$(LLAMACPP_INSTALLED),$(INSTALLED))  ## break servers and print how they take it: ROUNDS=20 SOAK=20m for the long ones, ENGINE=llamacpp
+	ROUNDS=$(ROUNDS) SOAK=$(SOAK) FAULTS_ENGINE=$(ENGINE) $(if $(ON_LLAMACPP),$(LLAMACPP_BIN),$(BIN))/pytest -q -m faults tests/faults
 
 POINTS ?= 20
 test-crash: $(INSTALLED)  ## kill compress at POINTS=20 random moments, fill its disk, starve it: same artefact after all

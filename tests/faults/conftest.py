@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fault_rig import Figures
+from fault_rig import ENGINE, Figures
 
-from support.tiny_server import save_artefact
+from lathe.artefact.manifest import write_manifest
+from lathe.compressor.export.base import Export, exporters
+from lathe.compressor.model.checkpoint import open_checkpoint
+from support.tiny_server import NAME, save_artefact
 
 BOOK = pytest.StashKey[Figures]()
 
@@ -23,7 +26,12 @@ def figures(pytestconfig: pytest.Config) -> Figures:
 
 @pytest.fixture(scope="session")
 def artefact_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_artefact(tmp_path_factory.mktemp("artefact"))
+    directory = save_artefact(tmp_path_factory.mktemp("artefact"))
+    if ENGINE == "llamacpp":
+        whole = Export.whole(open_checkpoint(str(directory.parents[2] / NAME)))
+        exporters.get("gguf").write(directory, whole)
+        write_manifest(directory)
+    return directory
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -20,6 +20,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 NAME = "tiny"
+ENGINE = os.environ.get("FAULTS_ENGINE", "onnx")
 ENDLESS = {
     "model": NAME,
     "prompt": "The dog",
@@ -114,6 +115,7 @@ class Served:
 def served(artefact: Path, *options: str, pace_ms: float = 0) -> Iterator[Served]:
     script = Path(__file__).with_name("paced_serve.py")
     command = [sys.executable, str(script), str(artefact), "--port", "0", "--threads", "1", "--json"]
+    command += ["--engine", ENGINE]
     variables = os.environ | {"PACE_MS": str(pace_ms), "PYTHONPATH": str(script.parents[2])}
     process = subprocess.Popen(
         [*command, "--served-model-name", NAME, *options],
