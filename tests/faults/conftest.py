@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def artefact_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if ENGINE == "llamacpp":
         whole = Export.whole(open_checkpoint(str(directory.parents[2] / NAME)))
         exporters.get("gguf").write(directory, whole)
+        shutil.rmtree(directory / "onnx")
         write_manifest(directory)
     return directory
 

@@ -14,11 +14,12 @@ from statistics import median
 
 import httpx
 import pytest
-from fault_rig import ENDLESS, MIB, Figures, percentile, seconds_until, served, stream, together
+from fault_rig import ENDLESS, ENGINE, MIB, Figures, percentile, seconds_until, served, stream, together
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.manifest import write_manifest
 from lathe.serving.http.body import BODY_LIMIT
+from lathe.serving.served_gguf import open_served_gguf
 from lathe.serving.served_model import open_served_checkpoint, open_served_model
 from support.tiny_server import save_checkpoint
 
@@ -117,6 +118,9 @@ def longest_gap(answers: list) -> float:
     return percentile(gaps, 99)
 
 
+OPENED_BY = {"onnx": open_served_model, "llamacpp": open_served_gguf}
+
+
 def flip(path: Path, rng: random.Random) -> None:
     data = bytearray(path.read_bytes())
     data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
@@ -125,14 +129,14 @@ def flip(path: Path, rng: random.Random) -> None:
 
 def refused(directory: Path, is_served: bool) -> bool:
     try:
-        (open_served_model if is_served else open_served_checkpoint)(directory)
+        (OPENED_BY[ENGINE] if is_served else open_served_checkpoint)(directory)
     except UserError:
         return True
     return False
 
 
 def test_one_bit_changed_anywhere(artefact_dir: Path, tmp_path: Path, figures: Figures):
-    """Half of the files of an ONNX artefact, half of a checkpoint's; every file as often as any other."""
+    """Half of the files of an artefact, half of a checkpoint's; every file as often as any other."""
     rng = random.Random(0)
     checkpoint = save_checkpoint(tmp_path / "checkpoint")
     write_manifest(checkpoint)
