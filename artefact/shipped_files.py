@@ -79,10 +79,11 @@ def stale_files(directory: Path) -> list[str]:
 def warn_if_stale(directory: Path) -> None:
     """Logs a warning if an artefact carries model files of another Lathe.
 
-    Transformers and vLLM run those files where there is no Lathe; here our own are used.
+    Transformers and vLLM run those files where there is no Lathe; here our own are used. One without a
+    checkpoint, such as a GGUF export, has none of them.
     """
     stale = stale_files(directory)
-    if stale:
+    if stale and any(directory.glob("*.safetensors")):
         log.warning(
             "%s carries model files of another version of Lathe (%s); transformers 5.24 and newer may answer "
             "wrongly with old ones. `lathe refresh %s` renews them and keeps the weights",
