@@ -12,6 +12,7 @@ import torch
 from lathe.artefact.errors import UserError
 from lathe.artefact.gguf_suffix import MODEL_FILE
 from lathe.artefact.plan import LayerShape, Plan
+from lathe.artefact.shipped_files import warn_if_stale
 from lathe.compressor.export import exporters, quantizers
 from lathe.compressor.export.checkpoint import export_checkpoint
 from lathe.compressor.export.gguf import export_gguf
@@ -161,7 +162,9 @@ def test_an_openelm_matrix_of_codes_and_zeros_is_stacked(tmp_path: Path) -> None
     torch.testing.assert_close(graph.logits(ids), expected, atol=0.1, rtol=0)
 
 
-def test_export_writes_an_artefact_in_bits_of_its_plan_and_reports_it(tmp_path: Path) -> None:
+def test_export_writes_an_artefact_in_bits_of_its_plan_and_reports_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     source = source_in(tmp_path)
     export_checkpoint(tmp_path / "out", first_of_each(source, MIXED.unrounded))
     (tmp_path / "out" / "plan.json").write_text(json.dumps(MIXED.to_json()))
@@ -170,6 +173,8 @@ def test_export_writes_an_artefact_in_bits_of_its_plan_and_reports_it(tmp_path: 
     assert {"Q8_0", "Q4_0", "F32"} == summary["types"].keys()
     assert json.loads((tmp_path / "q" / "plan.json").read_text()) == MIXED.to_json()
     assert {"manifest.json", MODEL_FILE, "config.json"} < {file.name for file in (tmp_path / "q").iterdir()}
+    warn_if_stale(tmp_path / "q")
+    assert "model files of another version" not in caplog.text, "it carries none"
     types = GgufGraph(tmp_path / "q" / MODEL_FILE).types
     assert [types[f"blk.{i}.ffn_up.weight"] for i in range(4)] == ["Q4_0", "Q8_0", "Q4_0", "F32"]
     assert [types[f"blk.{i}.attn_v.weight"] for i in (0, 1, 3)] == ["Q8_0", "F32", "Q4_0"]
