@@ -14,7 +14,7 @@ CHUNK = 256
 
 
 class Runner(Protocol):
-    """What an engine's runner of one slot offers here; see `lathe.serving.backend.SlotEngine`."""
+    """What an engine's runner of one slot offers here: a part of the server's `SlotEngine`."""
 
     max_length: int
 
