@@ -51,8 +51,9 @@ def tokenizer_metadata(directory: Path, vocab_size: int, architecture: str) -> d
     document = json.loads(backend.to_str())
     found = {f"{_PREFIX}{key}": value for key, value in _vocabulary(directory, document, vocab_size).items()}
     found |= _special(directory, tokenizer, vocab_size)
-    if template := tokenizer.chat_template:
-        found["tokenizer.chat_template"] = template if isinstance(template, str) else template["default"]
+    template = tokenizer.chat_template
+    if template := template.get("default") if isinstance(template, dict) else template:
+        found["tokenizer.chat_template"] = template
     _check(directory, tokenizer, found, architecture)
     return found
 

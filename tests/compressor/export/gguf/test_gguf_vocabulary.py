@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
@@ -12,7 +13,10 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.gguf.file import GgufModel
 from lathe.artefact.gguf.pre_tokenizers import SPLITTINGS
 from lathe.artefact.gguf.tokenizer import TokenKind, build_tokenizer
+from lathe.artefact.gguf_suffix import MODEL_FILE
+from lathe.compressor.export import Export, exporters
 from lathe.compressor.export.gguf.tokenizer import tokenizer_metadata
+from lathe.compressor.model.checkpoint import open_checkpoint
 from support.tiny_tokenizers import BYTES, CHAT, KINDS, TEXT, byte_level, save_model, sentencepiece_bpe
 
 UNKNOWN = "naïve 日本 🙂 12,345\n\n  x"
@@ -109,3 +113,19 @@ def test_tokens_that_differ_are_refused(tmp_path: Path) -> None:
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(" ", "▁")])
     with pytest.raises(UserError, match="the nearest one gives other tokens"):
         metadata(tmp_path, tokenizer)
+
+
+@pytest.mark.parametrize("name", ["byte-level BPE", "SentencePiece BPE"])
+def test_an_even_file_is_read_as_the_model_that_it_was_written_from(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
+    source = open_checkpoint(str(save_model(tmp_path / "model", KINDS[name](), intermediate_size=64)))
+    exporters.get("gguf").write(tmp_path, Export.whole(source))
+    again = open_checkpoint(str(tmp_path / MODEL_FILE))
+    assert again.shape == source.shape
+    assert again.config["rope_parameters"]["rope_theta"] == source.config["rope_parameters"]["rope_theta"]
+    for tensor in source.names():
+        assert torch.equal(again.tensor(tensor), source.tensor(tensor))
+    own, read = (AutoTokenizer.from_pretrained(path) for path in (source.path, again.path))
+    assert read(TEXT[5])["input_ids"] == own(TEXT[5])["input_ids"]
