@@ -81,7 +81,7 @@ def plot(title: str, found: Sequence[Point]) -> str:
 
 
 def _draw(panel: _Panel, family: str, members: Sequence[Point], cost: Cost) -> None:
-    if VARIANTS[family].ours:
+    if VARIANTS[members[0].variant].ours:
         panel.drawing.line("front", [panel.at(cost(p), height(p)) for p in front(members, cost)])
     for point in members:
         tip = f"{point.name}: {point.ms:.4g} ms, {point.size / 2**20:.4g} MiB, {point.increase:+.4f}"
