@@ -12,7 +12,7 @@ from benchmarks.bits.gguf_files import gguf_facts, quantize_gguf
 from benchmarks.bits.rows import ALREADY_MET, MADE, REFUSED, Document, Row
 from benchmarks.bits.settings import Settings
 from benchmarks.bits.shared_run import SharedRuns
-from benchmarks.bits.variants import MIXED, REFERENCE, VARIANTS
+from benchmarks.bits.variants import LLAMACPP, MIXED, ONNX, REFERENCE, VARIANTS
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.errors import UserError
 from lathe.artefact.gguf_suffix import MODEL_FILE
@@ -29,7 +29,8 @@ from lathe.compressor.pipeline.compress import compress
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.outcome import Status
 
-_PLAIN = "onnx"
+_PLAIN = ONNX
+ON_LLAMACPP: dict[str, Any] = {"engine": LLAMACPP, "export": ("checkpoint", "gguf")}
 _ROUNDED_ONCE_MORE = {v.of for v in VARIANTS.values() if v.of != v.name}
 """Variants whose checkpoints are needed after their graphs are made."""
 
@@ -113,7 +114,8 @@ class Maker:
     def _options(self, row: Row, out: Path) -> CompressOptions:
         """Returns the options of `compress` for a row; a dense model is made by its plan."""
         kind = row.kind
-        base = partial(options_for, self._settings, kind.scheme, row.batch_size, out, kv_cache=kind.kv_cache)
+        stored = {"kv_cache": kind.kv_cache} | (ON_LLAMACPP if kind.engine == LLAMACPP else {})
+        base = partial(options_for, self._settings, kind.scheme, row.batch_size, out, **stored)
         if row.target is not None:
             return base(target_speedup=row.target * self._conversion(kind.dense_backend, row.batch_size))
         plan = self._settings.place / "dense-plan.json"

@@ -25,7 +25,8 @@ _STYLES = {
     "int4": "head",
     "int4-nearest": "head repeat",
     "mixed": "front",
-    "mixed-kv8": "attention",
+    "mixed-kv8": "front repeat",
+    "mixed-llamacpp": "attention",
     "llama.cpp": "attention repeat",
 }
 """The CSS class of each family."""

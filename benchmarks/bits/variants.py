@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from lathe.artefact.errors import UserError
 from lathe.compressor.latency.backend import with_int8_cache
 
+ONNX, LLAMACPP = "onnx", "llamacpp"
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -20,6 +22,7 @@ class Variant:
         family: The artefacts of one family lie on one front, from the dense model on.
         kv_cache: The `--kv-cache` of `compress` that makes it.
         gguf: The file type that llama.cpp quantizes the dense model to, and runs.
+        engine: The `--backend` of `compress`.
     """
 
     name: str
@@ -29,6 +32,7 @@ class Variant:
     family: str
     kv_cache: str = "float"
     gguf: str | None = None
+    engine: str = ONNX
 
     @property
     def ours(self) -> bool:
@@ -39,7 +43,7 @@ class Variant:
     def dense_backend(self) -> str:
         """The backend of the dense model that `compress` takes its speed-up of."""
         scheme = "" if self.scheme in (None, MIXED) else f"-{self.scheme}"
-        name = f"onnx{scheme}"
+        name = f"{self.engine}{scheme}"
         return with_int8_cache(name) if self.kv_cache == "int8" else name
 
     @property
@@ -63,6 +67,7 @@ VARIANTS = {
         Variant("dense-int4", "int4", False, True, "int4"),
         Variant("mixed", MIXED, True, True, "mixed"),
         Variant("mixed-kv8", MIXED, True, True, "mixed-kv8", kv_cache="int8"),
+        Variant("mixed-llamacpp", MIXED, True, True, "mixed-llamacpp", engine=LLAMACPP),
         Variant("float32", None, True, False, "float32"),
         Variant("int8", "int8", True, True, "int8"),
         Variant("int8-nearest", "int8", True, False, "int8-nearest"),

@@ -128,7 +128,9 @@ def test_bits_are_of_the_weights_that_are_left() -> None:
 
 
 def test_plots_show_every_artefact_but_the_reference() -> None:
-    drawn = ElementTree.fromstring(plot("title", [*OURS, point("dense-float32", 1.0, 0.0)]))
+    drawn = ElementTree.fromstring(
+        plot("title", [*OURS, point("llama.cpp-q4_0", 0.3, 0.2), point("dense-float32", 1.0, 0.0)])
+    )
     tips = [title.text for title in drawn.iter("{http://www.w3.org/2000/svg}title")]
     assert sum("mixed 3x: 3 ms" in (tip or "") for tip in tips) == 2
     assert not any("dense-float32" in (tip or "") for tip in tips)
