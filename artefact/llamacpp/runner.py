@@ -17,6 +17,7 @@ from lathe.artefact.llamacpp.cache_size import kv_bytes_per_token
 from lathe.artefact.llamacpp.context import CACHE_TYPES, Sizes, free_with, load_model, new_context
 from lathe.artefact.llamacpp.library import explanation, llama_cpp
 from lathe.artefact.llamacpp.token_batch import TokenBatch
+from lathe.artefact.slot_checks import check_slot, checked_tokens
 
 _BATCH, _OUTPUTS, _CELLS = 2048, 128, 256
 """Tokens that llama.cpp takes at a time, those with logits, and what lengths of caches are multiples of."""
@@ -94,7 +95,7 @@ class LlamaCppRunner:
             UserError: no such slot, no tokens, a token outside the vocabulary, more than `max_length`, or
                 llama.cpp fails.
         """
-        self._check_slot(slot)
+        check_slot(slot, self.max_batch)
         tokens = self._checked(tokens)
         past, count = int(self.lengths[slot]), len(tokens)
         if past + count > self.max_length:
@@ -146,7 +147,7 @@ class LlamaCppRunner:
             UserError: no such slot, or llama.cpp fails.
         """
         self.reset(target)
-        self._check_slot(source)
+        check_slot(source, self.max_batch)
         if not self.lengths[source]:
             return
         api = self._api
@@ -160,7 +161,7 @@ class LlamaCppRunner:
 
     def reset(self, slot: int) -> None:
         """Forgets a slot's tokens."""
-        self._check_slot(slot)
+        check_slot(slot, self.max_batch)
         self.cut(slot, 0)
 
     def cut(self, slot: int, length: int) -> None:
@@ -184,15 +185,5 @@ class LlamaCppRunner:
         pointer = api.llama_get_logits(self._context)
         return np.ctypeslib.as_array(pointer, (count, self.vocab_size)).copy()
 
-    def _check_slot(self, slot: int) -> None:
-        if not 0 <= slot < self.max_batch:
-            raise UserError(f"there is no slot {slot}: the runner has {self.max_batch}")
-
     def _checked(self, tokens: np.ndarray) -> np.ndarray:
-        tokens = np.asarray(tokens)
-        if tokens.ndim != 1 or not tokens.size or tokens.dtype.kind not in "iu":
-            raise UserError(f"tokens must be a non-empty row of integers, not {tokens.dtype} {tokens.shape}")
-        outside = [int(end) for end in (tokens.min(), tokens.max()) if not 0 <= end < self.vocab_size]
-        if outside:
-            raise UserError(f"token {outside[0]} is outside the vocabulary of {self.vocab_size}")
-        return tokens.astype(np.int32)
+        return checked_tokens(tokens, self.vocab_size).astype(np.int32)

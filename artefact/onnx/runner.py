@@ -23,6 +23,7 @@ from lathe.artefact.onnx.graph_format import GRAPH_FORMAT
 from lathe.artefact.onnx.kv_cache import PagedCache, allocate
 from lathe.artefact.onnx.minimum_version import ENTRY, OLDEST, check_graph, check_version
 from lathe.artefact.onnx.slot_memory import KeysValues, PagedSlots, WholeSlots
+from lathe.artefact.slot_checks import check_slot, checked_tokens
 
 
 def open_session(
@@ -122,7 +123,7 @@ class OnnxRunner:
         Raises:
             UserError: no such slot, no tokens, a token outside the vocabulary, or more than `max_length`.
         """
-        self._check_slot(slot)
+        check_slot(slot, self.max_batch)
         tokens = self._checked(tokens)
         past, count = int(self.lengths[slot]), len(tokens)
         if past + count > self.max_length:
@@ -173,8 +174,8 @@ class OnnxRunner:
 
     def move(self, source: int, target: int) -> None:
         """Moves a slot's cached tokens to another slot, whose own are lost; `source` is left empty."""
-        self._check_slot(source)
-        self._check_slot(target)
+        check_slot(source, self.max_batch)
+        check_slot(target, self.max_batch)
         if source == target:
             return
         length = int(self.lengths[source])
@@ -183,7 +184,7 @@ class OnnxRunner:
 
     def copy_kv(self, slot: int, start: int, stop: int) -> KeysValues:
         """Returns a copy of the keys and values of tokens `start` to `stop` of a slot."""
-        self._check_slot(slot)
+        check_slot(slot, self.max_batch)
         return start, stop, [cache.read(slot, start, stop) for cache in self._caches.values()]
 
     def append_kv(self, slot: int, kv: KeysValues) -> None:
@@ -192,7 +193,7 @@ class OnnxRunner:
         Raises:
             UserError: no such slot, or it does not end where the tokens belong.
         """
-        self._check_slot(slot)
+        check_slot(slot, self.max_batch)
         start, stop, parts = kv
         if self.lengths[slot] != start:
             raise UserError(f"tokens kept from {start} on do not follow {self.lengths[slot]} cached ones")
@@ -206,7 +207,7 @@ class OnnxRunner:
 
         Where slots take pages, the slot shares that memory from now on.
         """
-        self._check_slot(slot)
+        check_slot(slot, self.max_batch)
         return self._memory.keep(slot, start, stop)
 
     def restore_kv(self, slot: int, kept: Sequence[Any], tokens: int) -> None:
@@ -215,7 +216,7 @@ class OnnxRunner:
         Raises:
             UserError: no such slot, or it is not empty.
         """
-        self._check_slot(slot)
+        check_slot(slot, self.max_batch)
         if self.lengths[slot]:
             raise UserError(f"slot {slot} is not empty: it has {self.lengths[slot]} tokens")
         self._memory.append(slot, kept)
@@ -227,13 +228,13 @@ class OnnxRunner:
 
     def reset(self, slot: int) -> None:
         """Forgets a slot's tokens; the memory stays for the next ones until `release`."""
-        self._check_slot(slot)
+        check_slot(slot, self.max_batch)
         self.lengths[slot] = 0
         self._memory.reset(slot)
 
     def release(self, slot: int, keep: int = 0) -> None:
         """Gives back a slot's memory, but for that of its tokens, and of `keep` tokens at least."""
-        self._check_slot(slot)
+        check_slot(slot, self.max_batch)
         self._memory.release(slot, max(keep, int(self.lengths[slot])))
 
     def fill(self, tokens: int) -> None:
@@ -273,15 +274,5 @@ class OnnxRunner:
     def _binding(self, first: int, stop: int) -> StepBinding:
         return StepBinding(self.session, self._caches, range(first, stop), self.device)
 
-    def _check_slot(self, slot: int) -> None:
-        if not 0 <= slot < self.max_batch:
-            raise UserError(f"there is no slot {slot}: the runner has {self.max_batch}")
-
     def _checked(self, tokens: np.ndarray) -> np.ndarray:
-        tokens = np.asarray(tokens)
-        if tokens.ndim != 1 or not tokens.size or tokens.dtype.kind not in "iu":
-            raise UserError(f"tokens must be a non-empty row of integers, not {tokens.dtype} {tokens.shape}")
-        outside = [int(end) for end in (tokens.min(), tokens.max()) if not 0 <= end < self.vocab_size]
-        if outside:
-            raise UserError(f"token {outside[0]} is outside the vocabulary of {self.vocab_size}")
-        return np.ascontiguousarray(tokens, dtype=np.int64)
+        return np.ascontiguousarray(checked_tokens(tokens, self.vocab_size), dtype=np.int64)

@@ -13,16 +13,16 @@ from typing import Any
 import torch
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.gguf.installed import check_installed
 from lathe.artefact.gguf_suffix import MODEL_FILE
 from lathe.artefact.tokenizer import has_tokenizer
 from lathe.compressor.export.base import Export, Exporter, Stored, check_known, exporters
-from lathe.compressor.export.gguf.build import Origin, build_gguf
+from lathe.compressor.export.gguf.build import WRITING, Origin, build_gguf
 from lathe.compressor.export.gguf.hosts import host_of
 from lathe.compressor.export.gguf.parity import check_parity
 from lathe.compressor.export.gguf.subnet import Subnet
 from lathe.compressor.export.gguf.summary import read_summary, summary_of, write_summary
 from lathe.compressor.export.gguf.types import FLOATS, FloatTypes, Types, Value, bytes_of
-from lathe.compressor.export.gguf.writer import check_installed
 from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.model.checkpoint import Checkpoint
 
@@ -80,7 +80,7 @@ def check_dense(source: Checkpoint, name: str) -> None:
         UserError: It has none, or the package that writes files is not installed.
     """
     check_known(source, name)
-    check_installed()
+    check_installed(WRITING)
     host_of(Subnet(source.config, source.shape, source.shape.dense_plan), source.family.model_type)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from lathe.artefact.checkpoint_config import max_positions
 from lathe.artefact.errors import UserError
+from lathe.artefact.gguf.installed import check_installed
 from lathe.artefact.plan import Plan
 from lathe.compressor.export.gguf.hosts import Host, host_of
 from lathe.compressor.export.gguf.metadata import context_of, metadata_of
@@ -17,9 +18,11 @@ from lathe.compressor.export.gguf.subnet import Subnet
 from lathe.compressor.export.gguf.tensors import file_tensors
 from lathe.compressor.export.gguf.tokenizer import NONE, tokenizer_metadata
 from lathe.compressor.export.gguf.types import Types
-from lathe.compressor.export.gguf.writer import Read, Written, check_installed, write_file
+from lathe.compressor.export.gguf.writer import Read, Written, write_file
 from lathe.compressor.model.families import Family
 
+WRITING = "writing a GGUF file"
+"""What the `gguf` package is needed for."""
 log = logging.getLogger("lathe.export")
 
 
@@ -62,7 +65,7 @@ def build_gguf(
     Raises:
         UserError: llama.cpp has no architecture or no tokenizer for the model, or the disk refuses.
     """
-    check_installed()
+    check_installed(WRITING)
     model = Subnet(config, family.shape(config), plan)
     if len(plan) != model.shape.num_layers:
         raise UserError(f"the plan has {len(plan)} layers; the model has {model.shape.num_layers}")

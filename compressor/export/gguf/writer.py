@@ -40,20 +40,6 @@ class Written:
     errors: list[float] = field(default_factory=list)
 
 
-def check_installed() -> None:
-    """Checks that the `gguf` package is there.
-
-    Raises:
-        UserError: It is not, with the command that installs it.
-    """
-    try:
-        import gguf  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "writing a GGUF file needs the package gguf, which is not installed", "pip install 'lathe[gguf]'"
-        ) from None
-
-
 def write_file(
     path: Path,
     architecture: str,

@@ -17,12 +17,13 @@ from lathe.artefact.cache_dir import cache_root
 from lathe.artefact.disk_space import free_space
 from lathe.artefact.errors import UserError
 from lathe.artefact.gguf.file import GgufModel, open_gguf
+from lathe.artefact.gguf.installed import check_installed
 from lathe.artefact.gguf.tokenizer import check_tokenizer, save_tokenizer
 from lathe.artefact.gguf_suffix import is_gguf
 from lathe.compressor.model.file_digest import file_digest
 from lathe.compressor.model.gguf.architectures import architecture_of
 from lathe.compressor.model.gguf.config import config_of, generation_config_of
-from lathe.compressor.model.gguf.quantization import check_installed, check_type
+from lathe.compressor.model.gguf.quantization import check_type
 from lathe.compressor.model.gguf.tensors import Converted, convert_tensors
 from lathe.compressor.model.safetensors_writer import write_shards
 
@@ -50,7 +51,7 @@ def checkpoint_directory(model: str | Path, cache_dir: Path | None = None) -> Pa
         UserError: The file cannot be read, is damaged, or of a kind that Lathe does not read; or there is no
             space for the checkpoint.
     """
-    check_installed()
+    check_installed("reading a GGUF file")
     source = open_gguf(Path(model).expanduser().absolute())
     for name, tensor in source.tensors.items():
         check_type(name, tensor)

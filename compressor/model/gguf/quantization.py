@@ -18,20 +18,6 @@ _AT_ONCE = 2**21
 """Values that are dequantized together: temporaries stay small."""
 
 
-def check_installed() -> None:
-    """Checks that the `gguf` package is there.
-
-    Raises:
-        UserError: It is not, with the command that installs it.
-    """
-    try:
-        import gguf  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "reading a GGUF file needs the package gguf, which is not installed", "pip install 'lathe[gguf]'"
-        ) from None
-
-
 def check_type(name: str, tensor: GgufTensor) -> None:
     """Checks that a tensor's type can be dequantized, and that the file is as long as it has to be.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from lathe.artefact.errors import UserError
 from lathe.artefact.llamacpp.library import llama_cpp
 from lathe.serving.backend import Observer, ServingBackend
 from lathe.serving.decoding.tokenizer import Tokenizer
+from lathe.serving.launch.engine_options import refuse_onnx_only
 from lathe.serving.launch.local import serve_locally
 from lathe.serving.launch.registry import engines
 from lathe.serving.launch.slots import end_tokens, slot_sizes
@@ -16,6 +16,8 @@ from lathe.serving.options import ServeOptions
 from lathe.serving.scheduler.scheduler import Scheduler
 from lathe.serving.served_gguf import gguf_of, open_served_gguf
 from lathe.serving.served_model import ServedModel
+
+_ONNX_ONLY = ("device", "prefix_cache", "kv_cache_memory")
 
 
 @engines.register("llamacpp")
@@ -36,14 +38,7 @@ def check_options(options: ServeOptions) -> None:
     Raises:
         UserError: one does.
     """
-    onnx_only = {
-        "--device": options.device,
-        "--prefix-cache": options.prefix_cache,
-        "--kv-cache-memory": options.kv_cache_memory,
-    }
-    for name, value in onnx_only.items():
-        if value is not None:
-            raise UserError(f"the llamacpp engine does not take {name}", "It is for --engine onnx.")
+    refuse_onnx_only("llamacpp", options, _ONNX_ONLY)
 
 
 def open_llamacpp(

@@ -18,6 +18,7 @@ from lathe.artefact.vllm.installed import require_vllm
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.http.auth import key_digest
 from lathe.serving.http.socket import GRACEFUL_SHUTDOWN_S, listen, url_of
+from lathe.serving.launch.engine_options import refuse_onnx_only
 from lathe.serving.launch.registry import engines
 from lathe.serving.launch.slots import check_no_flash_attention
 from lathe.serving.metrics.registry import model_info
@@ -31,6 +32,7 @@ from lathe.serving.vllm.shared_state import VARIABLE, ServedModelInfo, SharedSta
 
 POLL_S = 0.05
 STOP_S = 30.0
+_ONNX_ONLY = ("device", "prefix_cache", "kv_cache_memory", "request_timeout", "write_timeout")
 
 
 @engines.register("vllm")
@@ -66,16 +68,7 @@ def check_options(options: ServeOptions) -> None:
     Raises:
         UserError: one does.
     """
-    onnx_only = {
-        "--device": options.device,
-        "--prefix-cache": options.prefix_cache,
-        "--kv-cache-memory": options.kv_cache_memory,
-        "--request-timeout": options.request_timeout,
-        "--write-timeout": options.write_timeout,
-    }
-    for name, value in onnx_only.items():
-        if value is not None:
-            raise UserError(f"the vllm engine does not take {name}", "It is for --engine onnx.")
+    refuse_onnx_only("vllm", options, _ONNX_ONLY)
 
 
 def check_model(artefact: ServedModel) -> None:

@@ -205,7 +205,6 @@ def test_split_models_are_joined_or_refused(tmp_path: Path) -> None:
 
 
 def test_only_types_that_the_package_reads_are_taken() -> None:
-    quantization.check_installed()
     readable = {kind.name for kind in Kind if quantization._readable(kind.value)}
     assert {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q4_K", "Q6_K", "IQ4_XS"} <= readable
     assert not {"I32", "Q8_1", "Q8_K"} & readable
