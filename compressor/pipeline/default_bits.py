@@ -9,15 +9,16 @@ from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
 from lathe.compressor.pipeline.checks import check_output, width_rules
 from lathe.compressor.pipeline.options import AUTO_BITS, GENAI, CompressOptions
 
-_EXPORTS = {"checkpoint", "onnx"}
+_EXPORTS = {"onnx": {"checkpoint", "onnx"}, "llamacpp": {"checkpoint", "gguf"}}
+"""What is written, by the engine that runs it."""
 
 
 def with_default_bits(options: CompressOptions) -> CompressOptions:
     """Returns the options with `--bits auto` where that is the default, and unchanged elsewhere.
 
     It is where the target is one of latency or memory alone, nothing is said of how weights are stored, and
-    the model has an ONNX graph with bits by block. Reads no weights. A model that cannot be opened keeps its
-    options, for preflight to say why.
+    the model has an ONNX graph or a GGUF file with bits by block. Reads no weights. A model that cannot be
+    opened keeps its options, for preflight to say why.
 
     Raises:
         UserError: the output will not do, which is found before a model is fetched.
@@ -38,7 +39,7 @@ def rounds_by_default(options: CompressOptions, source: Checkpoint) -> bool:
 
 
 def may_round(options: CompressOptions, source: Checkpoint) -> bool:
-    """Returns whether nothing is said of how weights are stored, and the graph has bits by block."""
+    """Returns whether nothing is said of how weights are stored, and the graph or file has bits by block."""
     if not _unsaid(options):
         return False
     try:
@@ -61,7 +62,6 @@ def _unsaid(options: CompressOptions) -> bool:
         all(value is None for value in said)
         and not options.destinations
         and options.tensor_parallel == 1
-        and options.engine == "onnx"
-        and {*options.exports} - {GENAI} == _EXPORTS
+        and {*options.exports} - {GENAI} == _EXPORTS.get(options.engine)
         and options.method != "paper"
     )

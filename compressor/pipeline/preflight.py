@@ -203,7 +203,8 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
         f"{whole.shape.parameters(whole.shape.dense_plan) / 1e6:.1f} M parameters"
     )
     if options.block_bits:
-        progress.say("  weights: float32, 8 or 4 bits by block; --bits 16 keeps float32")
+        plain = "float32" if options.engine.startswith("onnx") else "the checkpoint's type"
+        progress.say(f"  weights: {plain}, 8 or 4 bits by block; --bits 16 keeps {plain}")
     if options.profile:
         found = _profiled(options, found, options.profile)
     return _unpruned(options, _time(options, found) if options.timed else found)

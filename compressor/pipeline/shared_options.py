@@ -138,10 +138,10 @@ class SharedOptions:
     bits: Annotated[
         str | None,
         Option(
-            help="`auto`: search for the bits of each block's weights in the ONNX graph (float32, 8 or 4) "
-            "together with its width. 16: widths alone, in float32. 8 or 4: the same for all, as --quantize "
+            help="`auto`: search for the bits of each block's weights in the ONNX graph (float32, 8 or 4) or "
+            "GGUF file together with its width. 16: widths alone. 8 or 4: the same for all, as --quantize "
             "int8 or int4.",
-            unset="auto for a target of latency or memory alone, where the ONNX graph has them; else 16",
+            unset="auto for a target of latency or memory alone, where the graph or file has them; else 16",
             panel=RUN,
         ),
     ] = None

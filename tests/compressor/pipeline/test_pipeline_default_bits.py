@@ -44,6 +44,7 @@ def asked(model: Path | str, out: Path, **given: Any) -> CompressOptions:
         {"target_latency_ms": 40.0, "latency_metric": "ttft", "method": "quick"},
         {"target_memory": 10**6, "vocabulary": "text.txt"},
         {"target_speedup": 1.5, "export": ("onnx", "checkpoint")},
+        {"target_speedup": 1.5, "engine": "llamacpp", "export": ("gguf",)},
     ],
 )
 def test_a_target_of_latency_or_memory_is_met_by_widths_and_bits(
@@ -67,6 +68,7 @@ def test_a_target_of_latency_or_memory_is_met_by_widths_and_bits(
         {"target_speedup": 1.5, "method": "paper"},
         {"target_speedup": 1.5, "engine": "torch", "export": ("checkpoint",)},
         {"target_speedup": 1.5, "export": ("checkpoint", "onnx", "vllm")},
+        {"target_speedup": 1.5, "export": ("onnx", "gguf")},
         {"target_memory": 10**6, "export": ("checkpoint",)},
         {"target_memory": 10**6, "front": True},
         {"target_memory": 10**6, "perplexity_increase": 0.1},
