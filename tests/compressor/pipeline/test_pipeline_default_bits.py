@@ -68,7 +68,6 @@ def test_a_target_of_latency_or_memory_is_met_by_widths_and_bits(
         {"target_speedup": 1.5, "method": "paper"},
         {"target_speedup": 1.5, "engine": "torch", "export": ("checkpoint",)},
         {"target_speedup": 1.5, "export": ("checkpoint", "onnx", "vllm")},
-        {"target_speedup": 1.5, "export": ("onnx", "gguf")},
         {"target_memory": 10**6, "export": ("checkpoint",)},
         {"target_memory": 10**6, "front": True},
         {"target_memory": 10**6, "perplexity_increase": 0.1},
