@@ -148,16 +148,39 @@ class LlamaCppRunner:
         """
         self.reset(target)
         check_slot(source, self.max_batch)
-        if not self.lengths[source]:
-            return
+        if self.lengths[source]:
+            self.restore(target, self.saved(source), int(self.lengths[source]))
+
+    def saved(self, slot: int) -> np.ndarray:
+        """Returns a slot's cached tokens in llama.cpp's own form, bytes.
+
+        Raises:
+            UserError: no such slot, or llama.cpp fails.
+        """
+        check_slot(slot, self.max_batch)
         api = self._api
-        state = np.empty(api.llama_state_seq_get_size(self._context, source), np.uint8)
+        state = np.empty(api.llama_state_seq_get_size(self._context, slot), np.uint8)
         pointer = np.ctypeslib.as_ctypes(state)
-        if not api.llama_state_seq_get_data(self._context, pointer, state.nbytes, source) or not (
-            api.llama_state_seq_set_data(self._context, pointer, state.nbytes, target)
-        ):
-            raise UserError(f"llama.cpp cannot copy slot {source} to {target}: {explanation()}")
-        self.lengths[target] = self.lengths[source]
+        if not api.llama_state_seq_get_data(self._context, pointer, state.nbytes, slot):
+            raise UserError(f"llama.cpp cannot save slot {slot}: {explanation()}")
+        return state
+
+    def restore(self, slot: int, state: np.ndarray, length: int) -> None:
+        """Fills an empty slot with what `saved` returned, here or for a model with caches of the same sizes.
+
+        Args:
+            slot: the slot.
+            state: cached tokens.
+            length: how many.
+
+        Raises:
+            UserError: no such slot, or llama.cpp refuses.
+        """
+        check_slot(slot, self.max_batch)
+        pointer = np.ctypeslib.as_ctypes(state)
+        if not self._api.llama_state_seq_set_data(self._context, pointer, state.nbytes, slot):
+            raise UserError(f"llama.cpp cannot fill slot {slot}: {explanation()}")
+        self.lengths[slot] = length
 
     def reset(self, slot: int) -> None:
         """Forgets a slot's tokens."""

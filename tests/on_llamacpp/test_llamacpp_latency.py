@@ -56,6 +56,22 @@ def test_every_decode_step_is_at_the_context(built: Path, calls: list[tuple[str,
     assert calls[1:] == [("decode", [CONTEXT] * 3)] * 5
 
 
+def test_a_model_with_the_same_caches_needs_no_prompt(
+    tmp_path: Path, calls: list[tuple[str, list[int]]]
+) -> None:
+    source, backend, work = (
+        checkpoint(tmp_path / "source"),
+        backends.get("llamacpp-q8_0"),
+        Workload("tpot", 2, 90),
+    )
+    for name, plan in (("groups", "groups"), ("again", "groups"), ("dense", "dense")):
+        (tmp_path / name).mkdir()
+        backend.build(tmp_path / name, source, PLANS[plan], LAYERS)
+        backend.prepare(tmp_path / name, work, 1)()
+    prompt, step = ("prefill", [0, 0]), ("decode", [90, 90])
+    assert calls == [prompt, step, step, prompt, step]
+
+
 def test_every_prefill_is_of_one_empty_slot(built: Path, calls: list[tuple[str, list[int]]]) -> None:
     step = backends.get("llamacpp").prepare(built, Workload("ttft", 4, CONTEXT), 1)
     for _ in range(3):
