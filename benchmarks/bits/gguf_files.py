@@ -11,7 +11,7 @@ from gguf import GGUFReader
 from lathe.artefact.errors import UserError
 from lathe.artefact.llamacpp.library import explanation, llama_cpp
 
-_BITS_OF_BYTE = 8
+_BITS_OF_BYTE, _PIECE = 8, 2**22
 
 
 def quantize_gguf(source: Path, target: Path, kind: str) -> None:
@@ -27,7 +27,19 @@ def quantize_gguf(source: Path, target: Path, kind: str) -> None:
     partial = target.with_suffix(".part")
     if api.llama_model_quantize(str(source).encode(), str(partial).encode(), options):
         raise UserError(f"llama.cpp cannot quantize {source} to {kind}: {explanation()}")
-    partial.rename(target)
+    _rewrite(partial, target)
+    partial.unlink()
+
+
+def _rewrite(source: Path, target: Path) -> None:
+    """Writes a file once more, in large pieces.
+
+    llama.cpp quantizes in small writes. Linux then keeps the file in small pieces in memory, where it is
+    mapped from, and decoding from them was seen to take 1.2 to 1.6 times as long.
+    """
+    with source.open("rb") as whole, target.open("wb", buffering=0) as file:
+        while part := whole.read(_PIECE):
+            file.write(part)
 
 
 def weight_bytes(file: Path) -> int:
