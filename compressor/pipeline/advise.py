@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,6 @@ class _Advisor:
     Attributes:
         sensitivities: The table of every block at every level.
         rounding: What rounding alone does, where the search chooses bits.
-        dense: The dense decoder in each format.
     """
 
     def __init__(self, preflight: PreflightResult, problem: Problem) -> None:
@@ -138,9 +138,17 @@ class _Advisor:
         self.sensitivities = sensitivity_table(problem, evaluator, _MEASURED)
         self.rounding = rounding_table(problem, evaluator.stage(0)) if preflight.mixed else None
         self._evaluate = ChoiceEvaluator(problem, library, evaluator.stage(0))
+
+    @cached_property
+    def dense(self) -> dict[Format, Choice]:
+        """The dense decoder in each format."""
         whole = self._evaluated("plan: whole decoders", [Candidate(form) for form in _FORMATS])
-        self.dense = dict(zip(_FORMATS, whole, strict=True))
-        self._scales = {form: self.dense[form].bytes / form.most_bytes(problem.layers) for form in _FORMATS}
+        return dict(zip(_FORMATS, whole, strict=True))
+
+    @cached_property
+    def _scales(self) -> dict[Format, float]:
+        layers = self._problem.layers
+        return {form: self.dense[form].bytes / form.most_bytes(layers) for form in _FORMATS}
 
     def forecaster(self, options: CompressOptions) -> Forecaster:
         """Returns what makes forecasts; times the dense model in each format that plans may have."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,20 +14,20 @@ from lathe.artefact.plan import Plan
 from lathe.compressor.calibration.amount import HELDOUT_SHARE
 from lathe.compressor.compute.precision import has_bfloat16
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.export import exporters
 from lathe.compressor.latency.rough_table import RoughTable
 from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.reconstruct import block_tokens
 from lathe.compressor.pipeline.round import HELDOUT_TOKENS, rounding_tokens
+from lathe.compressor.pipeline.served_memory import served_memory
 from lathe.compressor.reconstruction.kl_steps import MOST_TOKENS
 from lathe.compressor.reconstruction.output_gradients import TOKENS
 from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.knapsack import solve, total
 from lathe.compressor.search.method import Problem
 from lathe.compressor.search.rounding_sensitivity import RoundingTable, priced
-from lathe.compressor.search.space import Constraint, memory_constraint
+from lathe.compressor.search.space import Constraint
 
 _LEFT_BY_RECONSTRUCTION = 0.25
 """The share of the sensitivities' sum that the final reconstruction may leave (0.25 to 0.6 on ref-7m and
@@ -108,20 +107,9 @@ class Forecaster:
 def weight_bytes(options: CompressOptions, preflight: PreflightResult) -> Callable[[Plan], float]:
     """Returns what gives the bytes of a plan's weights, for a `Forecaster`."""
     source, mixed = preflight.source, preflight.mixed
-    shape = source.shape
     if mixed is None:
-        return lambda plan: shape.weight_bytes(plan, source.dtype.itemsize)
-    exporter = exporters.get(options.served)
-    stored = {bits: exporter.stored_in(source, bits) for bits in {*mixed.head, 0, *mixed.bits}}
-    return memory_constraint(
-        mixed,
-        shape,
-        math.inf,
-        weight_bytes={bits: values.weight for bits, values in stored.items()},
-        kv_bytes=0,
-        tokens=0,
-        fixed={bits: stored[bits].fixed(shape) for bits in mixed.head},
-    ).cost
+        return lambda plan: source.shape.weight_bytes(plan, source.dtype.itemsize)
+    return served_memory(options, source, mixed).cost
 
 
 def forecast(

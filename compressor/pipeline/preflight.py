@@ -12,7 +12,6 @@ from lathe.artefact.plan import Plan
 from lathe.artefact.report_format import PruningLimit
 from lathe.compressor.agreement.model_checks import check_model
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.export import exporters
 from lathe.compressor.latency.backend import backends, versions_here
 from lathe.compressor.latency.backends.onnx import in_groups
 from lathe.compressor.latency.ends import Ends
@@ -33,6 +32,7 @@ from lathe.compressor.pipeline.checks import (
 )
 from lathe.compressor.pipeline.memory_estimate import MemoryPlan, memory_plan
 from lathe.compressor.pipeline.options import CompressOptions
+from lathe.compressor.pipeline.served_memory import served_memory
 from lathe.compressor.pipeline.vocabulary import vocabulary_rows
 from lathe.compressor.report.wording import limit_of_pruning
 from lathe.compressor.search.method import Method
@@ -43,7 +43,6 @@ from lathe.compressor.search.space import (
     Constraint,
     Space,
     make_space,
-    memory_constraint,
     parameter_constraint,
 )
 from lathe.compressor.vocabulary import CutVocabulary, cut_vocabulary
@@ -246,19 +245,7 @@ def _constraints(
         constraints.append(parameter_constraint(space, source.shape, options.keep))
     if options.target_memory is not None:
         tokens = workload.batch_size * workload.context
-        shape, exporter = source.shape, exporters.get(options.served)
-        stored = {bits: exporter.stored_in(source, bits) for bits in (0, *options.block_bits)}
-        constraints.append(
-            memory_constraint(
-                space,
-                shape,
-                options.target_memory,
-                weight_bytes={bits: values.weight for bits, values in stored.items()},
-                kv_bytes=1 if options.int8_cache else stored[0].cache,
-                tokens=tokens,
-                fixed={bits: stored[bits].fixed(shape) for bits in space.levels("head")},
-            )
-        )
+        constraints.append(served_memory(options, source, space, options.target_memory, tokens))
     return constraints
 
 
