@@ -77,7 +77,7 @@ class LlamaCppBackend:
     def _fill(self, runner: LlamaCppRunner, file: Path, prefill: Callable[[], None]) -> None:
         """Brings slot 0 to the context: by a prompt, or as an earlier model with such caches left it.
 
-        What is in a cache does not change the time of a step, and a prompt takes as long as a hundred steps.
+        What is in a cache does not change the time of a step, and a prompt takes long.
         """
         key = _caches_of(file), runner.max_length
         if key in self._filled:
