@@ -13,6 +13,7 @@ import numpy as np
 from lathe.artefact.errors import UserError
 from lathe.artefact.free_memory import check_cache_fits
 from lathe.artefact.gguf.file import open_gguf
+from lathe.artefact.huge_pages import huge_pages
 from lathe.artefact.llamacpp.cache_size import kv_bytes_per_token
 from lathe.artefact.llamacpp.context import CACHE_TYPES, Sizes, free_with, load_model, new_context
 from lathe.artefact.llamacpp.library import explanation, llama_cpp
@@ -77,7 +78,8 @@ class LlamaCppRunner:
         self.kv_bytes_per_token = kv_bytes_per_token(header, CACHE_TYPES[cache], flash=flash)
         self.kv_cache_bytes = self.kv_bytes_per_token * max_batch * room
         check_cache_fits(self.kv_cache_bytes)
-        model = load_model(model_path)
+        with huge_pages():
+            model = load_model(model_path)
         self.vocab_size = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
         self.weight_bytes = api.llama_model_size(model)
         self._sizes = Sizes(max_batch, room, max(_BATCH, max_batch), max(_OUTPUTS, max_batch))

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.free_memory import check_cache_fits
+from lathe.artefact.huge_pages import huge_pages
 from lathe.artefact.onnx.binding import StepBinding
 from lathe.artefact.onnx.device import CPU, Device, check_installed, check_used
 from lathe.artefact.onnx.float16 import half_graph
@@ -88,7 +89,8 @@ class OnnxRunner:
                 device that cannot be used.
         """
         self.device = device
-        self.session, self._weights = open_session(model_path, threads, device, spin)
+        with huge_pages() if device is CPU else contextlib.nullcontext():
+            self.session, self._weights = open_session(model_path, threads, device, spin)
         metadata = self.session.get_modelmeta().custom_metadata_map
         if metadata.get("lathe.format") != GRAPH_FORMAT:
             raise UserError(f"{model_path} is not a `{GRAPH_FORMAT}` graph", "Export it with this lathe.")

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.large_writes import LargeWrites
 from lathe.compressor.export.gguf.tensors import FileTensor, Part
 from lathe.compressor.export.gguf.types import Encoded, Rows, Value, row_bytes
 from lathe.compressor.model.rounding import QuantizedMatrix
@@ -81,10 +82,14 @@ def write_file(
             writer.write_header_to_file(path)
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
+            [file] = writer.fout or []
+            pieces = LargeWrites(file)
             for tensor, kind in tensors:
-                writer.write_tensor_data(_rows(tensor, kind, read, encode, written.errors))
-            writer.flush()
-            for file in (writer.fout or []) if durable else []:
+                pieces.write(bytes(-pieces.tell() % writer.data_alignment))
+                pieces.write(_rows(tensor, kind, read, encode, written.errors).data)
+            pieces.write(bytes(-pieces.tell() % writer.data_alignment))
+            pieces.flush()
+            if durable:
                 os.fsync(file.fileno())
     except OSError as error:
         raise UserError(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import onnx
 import torch
 from onnx import TensorProto, helper
 
 from lathe.artefact.atomic_files import atomic_write, sync_directory, write_bytes
+from lathe.artefact.large_writes import LargeWrites
 from lathe.artefact.onnx.graph_format import DATA_FILE, MODEL_FILE
 
 MICROSOFT = "com.microsoft"
@@ -28,7 +29,7 @@ class GraphWriter:
     metadata: what the model says of itself. weight_bytes: of all weights so far.
     """
 
-    def __init__(self, data: BinaryIO) -> None:
+    def __init__(self, data: LargeWrites) -> None:
         self.metadata: dict[str, str] = {}
         self.weight_bytes = 0
         self._data = data
@@ -115,8 +116,10 @@ def graph_writer(directory: Path, expected_bytes: int, *, durable: bool = True) 
         UserError: the file system refuses; names the file and `expected_bytes`.
     """
     with atomic_write(directory / DATA_FILE, expected_bytes, durable=durable) as data:
-        writer = GraphWriter(data)
+        pieces = LargeWrites(data)
+        writer = GraphWriter(pieces)
         yield writer
+        pieces.flush()
         model = writer.model()
         (directory / MODEL_FILE).unlink(missing_ok=True)
     write_bytes(directory / MODEL_FILE, model.SerializeToString(), durable=durable)
