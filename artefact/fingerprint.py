@@ -6,14 +6,17 @@ import os
 import platform
 from pathlib import Path
 
+from lathe.artefact.huge_pages import huge_page_bytes
+
 
 def fingerprint(versions: dict[str, str], threads: int | None) -> dict[str, object]:
-    """Processor, cores, operating system, engine versions and thread count."""
+    """Processor, cores, operating system, engine versions, thread count, and whether there are huge pages."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "threads": threads or "all cores",
+        "huge_pages": bool(huge_page_bytes()),
         **versions,
     }
 

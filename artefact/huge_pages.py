@@ -31,7 +31,7 @@ def huge_pages() -> Iterator[None]:
     Nothing happens where the system has no `MADV_COLLAPSE` (Linux before 6.1, others), or where its
     administrator has switched huge pages off (`never`).
     """
-    size = _huge_page_bytes()
+    size = huge_page_bytes()
     if not size:
         yield
         return
@@ -40,16 +40,7 @@ def huge_pages() -> Iterator[None]:
     _collapse(_places_in_use(size) - before, size)
 
 
-def huge_page_bytes_in_use() -> int:
-    """Returns the bytes of this process's private memory in huge pages, 0 where the system does not say."""
-    with suppress(OSError):
-        for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-            if line.startswith("AnonHugePages:"):
-                return int(line.split()[1]) << 10
-    return 0
-
-
-def _huge_page_bytes() -> int:
+def huge_page_bytes() -> int:
     """Returns the size of a huge page, 0 where there are none to be had."""
     if sys.platform != "linux" or sys.maxsize < 2**32:
         return 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lathe.artefact import huge_pages as module
-from lathe.artefact.huge_pages import huge_page_bytes_in_use, huge_pages
+from lathe.artefact.huge_pages import huge_pages
 
 _MIB = 1 << 20
 
@@ -27,7 +27,7 @@ def _always() -> bool:
 
 
 def _has_collapse() -> bool:
-    if not module._huge_page_bytes():
+    if not module.huge_page_bytes():
         return False
     memory = _private(8)
     memory.write(b"x" * len(memory))
@@ -43,12 +43,12 @@ needs_collapse = pytest.mark.skipif(not _has_collapse(), reason="the kernel has 
 
 @needs_collapse
 def test_memory_that_is_in_use_moves_and_keeps_its_values() -> None:
-    before = huge_page_bytes_in_use()
+    before = _figure("AnonHugePages:")
     with huge_pages():
         memory = _private(64)
         values = np.frombuffer(memory, np.uint32)
         values[:] = np.arange(len(values))
-    assert huge_page_bytes_in_use() - before >= 32 * _MIB
+    assert _figure("AnonHugePages:") - before >= 32 * _MIB
     assert np.array_equal(values, np.arange(len(values), dtype=np.uint32))
 
 
@@ -67,10 +67,10 @@ def test_memory_from_before_is_left_as_it_is() -> None:
     memory = _private(64)
     memory.madvise(mmap.MADV_NOHUGEPAGE)
     memory.write(b"x" * len(memory))
-    before = huge_page_bytes_in_use()
+    before = _figure("AnonHugePages:")
     with huge_pages():
         pass
-    assert huge_page_bytes_in_use() - before < 8 * _MIB
+    assert _figure("AnonHugePages:") - before < 8 * _MIB
 
 
 @pytest.mark.skipif(_always(), reason="huge pages come by themselves here")
@@ -78,14 +78,14 @@ def test_never_is_respected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "enabled").write_text("always madvise [never]\n")
     (tmp_path / "hpage_pmd_size").write_text("2097152\n")
     monkeypatch.setattr(module, "_SETTINGS", tmp_path)
-    before = huge_page_bytes_in_use()
+    before = _figure("AnonHugePages:")
     with huge_pages():
         memory = _private(64)
         memory.write(b"x" * len(memory))
-    assert huge_page_bytes_in_use() - before < 8 * _MIB
+    assert _figure("AnonHugePages:") - before < 8 * _MIB
 
 
 def test_a_system_without_huge_pages_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SETTINGS", tmp_path)
     with huge_pages():
-        assert module._huge_page_bytes() == 0
+        assert module.huge_page_bytes() == 0
