@@ -32,7 +32,7 @@ BWRAP := build/tools/usr/bin/bwrap
 DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
 LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
-.PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-llamacpp test-genai test-vllm test-vllm-slow test-browser lint \
+.PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-llamacpp test-genai test-openvino test-vllm test-vllm-slow test-browser lint \
 	check-artefact check-genai check-openvino check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-bits bench-groups bench-kv-cache bench-kv-paging bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
 	bench-serving bench-scale bench-ray families-table check-compat check-vllm-names check-vllm-mixed docs cold-start check-style \
 	check-imports hooks clean
@@ -296,6 +296,9 @@ $(OPENVINO_INSTALLED): Makefile pyproject.toml
 	.venv-openvino/bin/pip install --quiet --disable-pip-version-check openvino==2026.4.1 onnxruntime==1.32.0 onnx==1.23.2 \
 		torch==2.13.0 pytest==9.2.0 -e .
 	touch $@
+
+test-openvino: $(OPENVINO_INSTALLED)  ## prompts read in OpenVINO, answers decoded in ONNX Runtime, in an environment of its own
+	.venv-openvino/bin/pytest tests/on_openvino
 
 check-openvino: $(OPENVINO_INSTALLED)  ## which of our graphs does OpenVINO run, and right? a table of families x formats
 	PYTHONPATH=tests .venv-openvino/bin/python -m benchmarks.openvino $(BENCH)

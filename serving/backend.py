@@ -142,6 +142,7 @@ class ServingBackend(Protocol):
             memory with its tokens takes less of it most of the time, and cached prefixes take more beside it.
         kv_bytes_per_token: the size of one token in the KV cache.
         eos: the tokens that end an answer.
+        prompt_engine: what reads prompts, by name; empty: what decodes.
     """
 
     capacity: int
@@ -151,6 +152,7 @@ class ServingBackend(Protocol):
     kv_cache_bytes: int
     kv_bytes_per_token: int
     eos: Collection[int]
+    prompt_engine: str
 
     def add_requests(
         self,

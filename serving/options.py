@@ -93,6 +93,15 @@ class ServeOptions:
             metavar="SIZE",
         ),
     ] = None
+    prompts: Annotated[
+        Literal["auto", "onnxruntime", "openvino", "openvino-bf16"] | None,
+        Option(
+            help="What reads prompts, with --engine onnx: openvino computes in float32 and openvino-bf16 in "
+            "bfloat16, either with a second copy of the weights (extra `openvino`). auto takes what is "
+            "measured to be faster here, and bfloat16 for rounded weights alone.",
+            unset="onnxruntime; auto with --engine auto",
+        ),
+    ] = None
     flash_attention: Annotated[
         bool,
         Option(

@@ -21,8 +21,9 @@ from lathe.artefact.onnx.binding import StepBinding
 from lathe.artefact.onnx.device import CPU, Device, check_installed, check_used
 from lathe.artefact.onnx.float16 import half_graph
 from lathe.artefact.onnx.graph_format import GRAPH_FORMAT
-from lathe.artefact.onnx.kv_cache import PagedCache, allocate
+from lathe.artefact.onnx.kv_cache import HostCache, PagedCache, allocate
 from lathe.artefact.onnx.minimum_version import ENTRY, OLDEST, check_graph, check_version
+from lathe.artefact.onnx.prompt_reader import PromptReader
 from lathe.artefact.onnx.slot_memory import KeysValues, PagedSlots, WholeSlots
 from lathe.artefact.slot_checks import check_slot, checked_tokens
 
@@ -70,6 +71,8 @@ class OnnxRunner:
     Attributes:
         takes_pages: whether slots take memory as their tokens come.
         kv_cache_bytes: the keys and values of all slots when they are full.
+        positions: of the model.
+        prompt_reader: reads what it takes of prompts in place of ONNX Runtime; on the CPU alone.
     """
 
     def __init__(
@@ -95,11 +98,11 @@ class OnnxRunner:
         if metadata.get("lathe.format") != GRAPH_FORMAT:
             raise UserError(f"{model_path} is not a `{GRAPH_FORMAT}` graph", "Export it with this lathe.")
         check_version(metadata.get(ENTRY, OLDEST), str(model_path))
-        positions = int(metadata["lathe.max_position_embeddings"])
-        if max_batch < 1 or not 1 <= max_length <= positions:
+        self.positions = int(metadata["lathe.max_position_embeddings"])
+        if max_batch < 1 or not 1 <= max_length <= self.positions:
             raise UserError(
                 f"max_batch {max_batch} and max_length {max_length} are impossible",
-                f"{model_path} takes up to {positions} positions and a batch of at least 1.",
+                f"{model_path} takes up to {self.positions} positions and a batch of at least 1.",
             )
         self.max_batch, self.max_length = max_batch, max_length
         self.vocab_size = int(self.session.get_outputs()[0].shape[1])
@@ -114,6 +117,7 @@ class OnnxRunner:
         self.takes_pages = isinstance(self._memory, PagedSlots)
         self._prompt_logits = np.empty((1, self.vocab_size), np.float32)
         self._step_logits = np.empty((max_batch, self.vocab_size), np.float32)
+        self.prompt_reader: PromptReader | None = None
         self._prefills: dict[int, StepBinding] = {}
         self._decodes: dict[int, StepBinding] = {}
 
@@ -130,18 +134,12 @@ class OnnxRunner:
         past, count = int(self.lengths[slot]), len(tokens)
         if past + count > self.max_length:
             raise UserError(f"{past} cached and {count} new tokens exceed the slot's {self.max_length}")
-        binding = self._prefills.get(slot)
-        if binding is None:
-            binding = self._prefills[slot] = self._binding(slot, slot + 1)
         columns = np.arange(count) if logits == "all" else np.array([count - 1])
-        wanted = np.stack([np.zeros_like(columns), columns], axis=1)
-        if len(wanted) > len(self._prompt_logits):
-            self._prompt_logits = np.empty((len(wanted), self.vocab_size), np.float32)
-        binding.resize(tokens.reshape(1, count), wanted, self._prompt_logits[: len(wanted)])
-        binding.seqlens_k[0] = binding.total_length[()] = past + count
-        binding.seqlens_k[0] -= 1
         self._memory.touched[slot] = max(self._memory.touched[slot], past + count)
-        result = binding.run(self.session)
+        if self.prompt_reader is not None and self.prompt_reader.takes(past, count):
+            result = self.prompt_reader.read(tokens, past, self._arrays(slot), columns)
+        else:
+            result = self._read(slot, tokens, columns)
         self.lengths[slot] = past + count
         return result
 
@@ -266,6 +264,28 @@ class OnnxRunner:
     def kept_bytes(self) -> int:
         """The memory of what was kept."""
         return self._memory.stored_bytes
+
+    def _read(self, slot: int, tokens: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Appends tokens to a slot in ONNX Runtime; returns the logits after those at `columns`."""
+        past, count = int(self.lengths[slot]), len(tokens)
+        binding = self._prefills.get(slot)
+        if binding is None:
+            binding = self._prefills[slot] = self._binding(slot, slot + 1)
+        wanted = np.stack([np.zeros_like(columns), columns], axis=1)
+        if len(wanted) > len(self._prompt_logits):
+            self._prompt_logits = np.empty((len(wanted), self.vocab_size), np.float32)
+        binding.resize(tokens.reshape(1, count), wanted, self._prompt_logits[: len(wanted)])
+        binding.seqlens_k[0] = binding.total_length[()] = past + count
+        binding.seqlens_k[0] -= 1
+        return binding.run(self.session)
+
+    def _arrays(self, slot: int) -> dict[str, np.ndarray]:
+        """A slot's keys and values where they lie in this process's memory, by input name."""
+        return {
+            name: cache.array[slot : slot + 1]
+            for name, cache in self._caches.items()
+            if isinstance(cache, HostCache)
+        }
 
     def _slot_memory(self) -> WholeSlots:
         caches = list(self._caches.values())

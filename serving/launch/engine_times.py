@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +20,7 @@ from lathe.serving.backend import SlotEngine
 PROMPT, ANSWER = 128, 128
 """Tokens of the request that engines are compared by."""
 _SECONDS, _LEAST, _MOST = 0.5, 2, 100
-PACKAGES = ("onnxruntime", "llama-cpp-python")
+PACKAGES = ("onnxruntime", "llama-cpp-python", "openvino")
 
 OpenEngine = Callable[[], SlotEngine]
 """Loads a model with one slot."""
@@ -52,8 +52,7 @@ def times_of(
         threads: of the processor.
         clock: seconds.
     """
-    versions = {name: stated for name in PACKAGES if (stated := _version(name))}
-    key = json.dumps([model, sorted(engines), fingerprint(versions, threads)], sort_keys=True)
+    key = json.dumps([model, sorted(engines), fingerprint(installed(PACKAGES), threads)], sort_keys=True)
     kept = cache_root() / "engines" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     with suppress(OSError, ValueError, TypeError):
         known = {name: Times(**entry) for name, entry in json.loads(kept.read_text("utf-8")).items()}
@@ -88,8 +87,10 @@ def _shortest(work: Callable[[], object], most: int, clock: Callable[[], float])
     return min(taken)
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """Returns the versions of those packages that are installed."""
+    found = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -221,7 +221,7 @@ class Metrics(SequenceMetrics):
         self._read_at_scrape("lathe_kv_cache_reserved_bytes", lambda: backend.kv_reserved_bytes, pages)
         self._read_at_scrape("lathe_kv_cache_resident_bytes", lambda: backend.kv_resident_bytes, pages)
         self._read_at_scrape("lathe_resident_memory_bytes", lambda: resident_bytes(backend.kv_prefix_bytes))
-        labels = model_info(self.model, engine, artefact)
+        labels = model_info(self.model, engine, artefact) | {"prompts": backend.prompt_engine or engine}
         Gauge(*MODEL_INFO, tuple(labels), registry=self.registry).labels(**labels).set(1)
 
     def render(self) -> bytes:

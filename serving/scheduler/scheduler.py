@@ -87,6 +87,7 @@ class Scheduler:
         self._cancelled: deque[Sequence] = deque()
         self._prefix_cache = prefix_cache
         self._kv_budget = kv_budget
+        self.prompt_engine = ""
         self._failures = {"prefill": 0, "decode": 0}
         self._thread = threading.Thread(target=self._run, name="lathe-scheduler", daemon=True)
         self.capacity = self._queue.capacity

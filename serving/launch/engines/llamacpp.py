@@ -17,7 +17,7 @@ from lathe.serving.scheduler.scheduler import Scheduler
 from lathe.serving.served_gguf import gguf_of, open_served_gguf
 from lathe.serving.served_model import ServedModel
 
-_ONNX_ONLY = ("device", "prefix_cache", "kv_cache_memory")
+_ONNX_ONLY = ("device", "prefix_cache", "kv_cache_memory", "prompts")
 
 
 @engines.register("llamacpp")

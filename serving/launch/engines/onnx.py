@@ -41,6 +41,7 @@ def open_onnx(
         UserError: the graph or the options cannot be used.
     """
     from lathe.artefact.onnx.runner import OnnxRunner
+    from lathe.serving.launch.prompts import read_prompts
 
     check_external_data(artefact)
     max_batch, max_length = slot_sizes(artefact, options)
@@ -57,8 +58,9 @@ def open_onnx(
             f"no memory for {max_batch} sequences of {max_length} tokens",
             "Lower --max-batch or --max-length.",
         ) from None
+    prompt_engine = read_prompts(runner, artefact.graph, artefact.digest, options)
     kept = options.prefix_cache
-    return Scheduler(
+    scheduler = Scheduler(
         runner,
         tokenizer.token_bytes,
         eos=end_tokens(artefact, tokenizer),
@@ -67,6 +69,8 @@ def open_onnx(
         prefix_cache=PrefixCache(runner, observer, PREFILL_CHUNK, kept) if kept else None,
         kv_budget=KVBudget(runner, kv_memory(runner, options)),
     )
+    scheduler.prompt_engine = prompt_engine
+    return scheduler
 
 
 def _device(name: str | None) -> Device:

@@ -1,0 +1,1 @@
+"""Lathe's ONNX graphs in OpenVINO."""
