@@ -20,7 +20,8 @@ PIECE = PREFILL_CHUNK
 SIZES = (8, 32, 64, 96, PIECE)
 """Tokens of the pieces that are measured."""
 PACKAGES = ("onnxruntime", "openvino")
-_REPEATS = 4
+_LEAST, _MOST, _SECONDS = 2, 5, 2.0
+"""Turns of each engine with pieces of one size; no more than the fewest after so much time."""
 
 Times = dict[int, float]
 """Seconds by tokens."""
@@ -67,7 +68,10 @@ def _shortest(
     The first turn is not counted: kernels are made in it.
     """
     taken: dict[str, list[float]] = {one: [] for one in engines}
-    for _ in range(1 + _REPEATS):
+    begun = clock()
+    for turn in range(_MOST):
+        if turn >= _LEAST and clock() - begun > _SECONDS:
+            break
         for one, read in engines.items():
             before = clock()
             read(size)

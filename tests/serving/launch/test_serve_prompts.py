@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -161,12 +160,28 @@ def test_pieces_from_which_on_it_is_faster() -> None:
     assert faster_from({n: 2.0 * n for n in other}, other) == 128
 
 
+class Slow:
+    """An engine whose turns take what is given, by a clock that it moves."""
+
+    now = 0.0
+
+    def __init__(self, *seconds: float) -> None:
+        self.turns = iter(seconds)
+
+    def read(self, _count: int) -> None:
+        Slow.now += next(self.turns)
+
+
 def test_times_are_the_shortest_but_for_the_first() -> None:
-    ticks = iter(accumulate([0, 1, 0, 2, 0, 9, 0, 8, 0, 5, 0, 4, 0, 7, 0, 3, 0, 9, 0, 9]))
-    engines = {"a": lambda n: n, "b": lambda n: n}
-    found, new = kept_times(engines, [8], "m", 1, lambda: float(next(ticks)))
-    assert (found, new) == ({"a": {8: 5.0}, "b": {8: 3.0}}, True)
+    engines = {"a": Slow(0, 0.3, 0.2, 0.4, 0.3).read, "b": Slow(0, 0.1, 0.1, 0.05, 0.2).read}
+    found, new = kept_times(engines, [8], "m", 1, lambda: Slow.now)
+    assert (found, new) == ({"a": {8: pytest.approx(0.2)}, "b": {8: pytest.approx(0.05)}}, True)
     assert kept_times(engines, [8], "m", 1, lambda: 0.0) == (found, False)
+
+
+def test_two_turns_of_a_large_model_are_enough() -> None:
+    engines = {"a": Slow(9, 3).read, "b": Slow(9, 2).read}
+    assert kept_times(engines, [8], "m", 1, lambda: Slow.now)[0] == {"a": {8: 3}, "b": {8: 2}}
 
 
 def test_it_is_in_the_metrics(machine: Machine, artefact_dir: Path) -> None:
