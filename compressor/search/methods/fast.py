@@ -9,15 +9,13 @@ from dataclasses import replace
 from lathe.compressor.search.method import methods
 from lathe.compressor.search.methods.lathe import LATHE
 
-methods.add(
-    "fast",
-    replace(
-        LATHE,
-        name="fast",
-        reconstruction="sequential",
-        whole_rounds=1,
-        bfloat16=True,
-        in_steps=True,
-        by_gradients=False,
-    ),
+FAST = replace(
+    LATHE,
+    name="fast",
+    reconstruction="sequential",
+    whole_rounds=1,
+    bfloat16=True,
+    in_steps=True,
+    by_gradients=False,
 )
+methods.add(FAST.name, FAST)

@@ -80,14 +80,27 @@ def search(
         return values
 
     with problem.progress.stage("search: plans", problem.evaluations) as bar:
-        moves = Moves(problem.choices, problem.constraints, sensitivities, random.Random(problem.seed))
-        plan = solve(problem.choices, sensitivities, problem.constraints)
-        start = plan if plan and has_attention(plan) else moves.mutate(problem.choices.smallest)
+        moves = moves_of(problem, sensitivities)
         ranked = evolve(
-            [start], moves, evaluate, problem.evaluations, lambda best: bar.note(f"KL {best:.4f} nats/token")
+            [least_harmful(problem, moves)],
+            moves,
+            evaluate,
+            problem.evaluations,
+            lambda best: bar.note(f"KL {best:.4f} nats/token"),
         )
     best, plan = ranked[0]
     return _result(problem, plan, best)
+
+
+def moves_of(problem: Problem, sensitivities: np.ndarray) -> Moves:
+    """Returns the moves between plans of a problem."""
+    return Moves(problem.choices, problem.constraints, sensitivities, random.Random(problem.seed))
+
+
+def least_harmful(problem: Problem, moves: Moves) -> Plan:
+    """Returns the knapsack's plan, or a random one within the budgets where that would drop all attention."""
+    plan = solve(problem.choices, moves.sensitivities, problem.constraints)
+    return plan if plan and has_attention(plan) else moves.mutate(problem.choices.smallest)
 
 
 def evaluate_given_plan(problem: Problem, plan: Plan) -> SearchResult:

@@ -1,0 +1,1 @@
+"""What `--method policy-gradient` is made of: masks over units, and their probabilities."""
