@@ -119,8 +119,9 @@ class CompressFields(SharedOptions):
     method: Annotated[
         str,
         Option(
-            help="`lathe`; `fast`, with less reconstruction; `quick`, with the least; `paper` (arXiv "
-            "2409.17372) for comparison; `auto`: `lathe` up to 30 M decoder parameters, else `fast`.",
+            help="`lathe`; `fast`, with less reconstruction; `quick`, with the least; `policy-gradient` "
+            "(arXiv 2406.10576), `fast` with a search over masks; `paper` (arXiv 2409.17372) for comparison; "
+            "`auto`: `lathe` up to 30 M decoder parameters, else `fast`.",
             panel=RUN,
         ),
     ] = "auto"
@@ -128,7 +129,7 @@ class CompressFields(SharedOptions):
         int | None,
         Option(
             help="The number of whole plans that the search evaluates; `lathe` then adds an evolutionary "
-            "search.",
+            "search. With `policy-gradient`, forward passes of a batch.",
             unset="the method's own",
             panel=RUN,
         ),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from lathe.artefact.errors import UserError
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
 from lathe.compressor.pipeline.checks import check_output, width_rules
-from lathe.compressor.pipeline.options import AUTO_BITS, GENAI, CompressOptions
+from lathe.compressor.pipeline.options import AUTO_BITS, GENAI, OF_WIDTHS, CompressOptions
 
 _EXPORTS = {"onnx": {"checkpoint", "onnx"}, "llamacpp": {"checkpoint", "gguf"}}
 """What is written, by the engine that runs it."""
@@ -63,5 +63,5 @@ def _unsaid(options: CompressOptions) -> bool:
         and not options.destinations
         and options.tensor_parallel == 1
         and {*options.exports} - {GENAI} == _EXPORTS.get(options.engine)
-        and options.method != "paper"
+        and options.method not in OF_WIDTHS
     )

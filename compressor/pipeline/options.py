@@ -26,6 +26,9 @@ GRAPHS = ("onnx", "gguf")
 """Exports that one run writes one of, and that may have weights rounded."""
 FLOAT_CACHE, INT8_CACHE = KV_CACHES = ("float", "int8")
 """The values of `--kv-cache`."""
+_POLICY = "policy-gradient"
+OF_WIDTHS = ("paper", _POLICY)
+"""Methods that search no bits."""
 GENAI = "genai"
 """The exporter that adds to the ONNX graph."""
 _BITS_OF_VLLM = (
@@ -85,6 +88,12 @@ class CompressOptions(CompressFields):
             raise UserError(f"{name} leaves the latency open", "Leave the latency target out.")
         if self.front and self.perplexity_increase is not None:
             raise UserError("--front is for every quality", "Leave --max-perplexity-increase out.")
+        if self.method == _POLICY and (self.open_ended or self.plan):
+            name = "--plan" if self.plan else "--front" if self.front else "--max-perplexity-increase"
+            raise UserError(
+                f"--method {_POLICY} searches for one budget, and {name} gives it none",
+                "Give a target of latency, memory or parameters, or leave --method out.",
+            )
         if self.latency_limit_ms is not None and self.target_speedup is not None:
             raise UserError("--target-latency and --target-speedup exclude each other", "Give one of them.")
 
@@ -124,8 +133,8 @@ class CompressOptions(CompressFields):
                 f"--bits {AUTO_BITS} is for the ONNX graph or the GGUF file, not for {', '.join(others)}",
                 _BITS_OF_VLLM if "vllm" in others else "Make that of the artefact, with `lathe export`.",
             )
-        if self.method == "paper":
-            raise UserError("--method paper searches widths alone", "Leave --bits or --method out.")
+        if self.method in OF_WIDTHS:
+            raise UserError(f"--method {self.method} searches widths alone", "Leave --bits or --method out.")
         if self.keep is not None and not self.timed and self.target_memory is None:
             raise UserError(
                 f"--keep counts parameters, and --bits {AUTO_BITS} keeps them all",

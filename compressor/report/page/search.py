@@ -42,6 +42,9 @@ def section(facts: Facts) -> Section | None:
     if len(plans) > 2:
         figures.append(_progress(plans))
         lead += " The line is the best whole plan so far."
+    if heldout := _heldout(facts.trace):
+        figures.append(_steps(heldout))
+        lead += " The second line is the likeliest mask of a policy gradient, on text it is not fitted to."
     return Section(
         "search",
         "How the plan was found",
@@ -54,8 +57,9 @@ def section(facts: Facts) -> Section | None:
     )
 
 
-_OF_BLOCKS = ("damage ", "rounding ")
-"""How the keys of evaluations begin that are of single blocks."""
+_HELDOUT = "heldout "
+_OF_NO_PLAN = ("damage ", "rounding ", "mask ", _HELDOUT)
+"""How the keys of evaluations begin that are of single blocks, or of masks on the way to a plan."""
 
 
 def _sensitivities(trace: Sequence[Mapping[str, Any]]) -> Sensitivities:
@@ -84,8 +88,14 @@ def _plans(trace: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
     return [
         (float(row.get("seconds", i)), float(row["value"]))
         for i, row in enumerate(trace)
-        if not str(row["key"]).startswith(_OF_BLOCKS)
+        if not str(row["key"]).startswith(_OF_NO_PLAN)
     ]
+
+
+def _heldout(trace: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    """Returns (step, KL on held-out text) of the last policy gradient, the plan that it starts from first."""
+    rows = [(str(row["key"]).split(), row) for row in trace if str(row["key"]).startswith(_HELDOUT)]
+    return [(float(row["step"]), float(row["value"])) for key, row in rows if key[1] == rows[-1][0][1]]
 
 
 def _kept(layer: Mapping[str, int], block: str) -> Width:
@@ -150,6 +160,19 @@ def _progress(plans: Sequence[tuple[float, float]]) -> Markup:
     top = max(value for _, value in line)
     plot = Plot(drawing, (0.0, line[-1][0] or 1.0), (0.0, top * 1.05 or 1.0), "seconds", "best value so far")
     drawing.line("front", [plot.at(*point) for point in line])
+    return drawing.markup
+
+
+def _steps(heldout: Sequence[tuple[float, float]]) -> Markup:
+    drawing = Drawing(
+        "Held-out KL by step",
+        f"From {heldout[0][1]:.4g} for the plan it starts from to {heldout[-1][1]:.4g} nats per token, as "
+        "masks on the dense model, before reconstruction.",
+        220,
+    )
+    most = 1.05 * max(value for _, value in heldout) or 1.0
+    plot = Plot(drawing, (0.0, heldout[-1][0] or 1.0), (0.0, most), "steps", "KL, nats per token")
+    drawing.line("front", [plot.at(*point) for point in heldout])
     return drawing.markup
 
 

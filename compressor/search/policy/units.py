@@ -2,8 +2,8 @@
 
 A unit of attention is a KV group with its query heads, as many as the start has in that layer. A unit of an
 FFN is a block of channels that follow each other in the layer's ranking, as wide as the steps of the space.
-Where the levels of attention are further apart, a unit is so many groups. The last unit has what is left over.
-A block with n units costs what the narrowest level costs that holds n whole ones.
+Where the levels of attention are further apart, a unit is so many groups. The last unit has what is left. A
+block with n units costs what the narrowest level costs that holds n whole ones.
 
 Shapes: X blocks, U the most units of a block, C constraints. Masks and probabilities are [X, 1 + U]: whether
 the block is kept at all, then its units; a block with fewer units never keeps those behind its own.
