@@ -378,6 +378,9 @@ bench-bits: $(LLAMACPP_INSTALLED)  ## widths and bits together against pruning, 
 bench-onebit: $(INSTALLED)  ## one-bit weights with all their bits counted: MODEL= TEXT= EVAL=a,b BENCH='--variants dense,billm'
 	$(BIN)/python -m benchmarks.onebit --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)
 
+bench-search: $(INSTALLED)  ## search engines on the same milliseconds: MODEL= TEXT= EVAL=a,b BENCH='--engines lathe,paper:200'
+	$(BIN)/python -m benchmarks.search --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)
+
 bench-groups: $(INSTALLED)  ## a group size for each matrix against one for all, at equal bits: MODEL= EVAL= BENCH='--bits 4,3'
 	$(BIN)/python -m benchmarks.groups --model $(MODEL) --eval $(EVAL) $(BENCH)
 
