@@ -104,6 +104,7 @@ def _facts(arena: Arena, found: Found, *, measure: bool) -> Row:
         "peak_memory_bytes": found.peak_memory_bytes,
         "evaluations": result.evaluations,
         "fitness": result.fitness,
+        **({"heldout": found.heldout, "finalists": found.finalists} if found.heldout else {}),
         "plan": result.plan.to_json()["layers"],
     }
 

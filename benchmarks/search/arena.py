@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +45,8 @@ class Found:
         table_seconds: Of that table, where the engine reads one.
         forward_tokens: Tokens through the whole model, table included; backward passes are not counted.
         peak_memory_bytes: Resident memory at its highest, table not included.
+        heldout: The KL of masks on held-out text, where the engine has some, those of its start first.
+        finalists: The KL of the plans that it chooses from in the end, the default's first.
     """
 
     result: SearchResult
@@ -51,6 +54,8 @@ class Found:
     table_seconds: float
     forward_tokens: float
     peak_memory_bytes: int
+    heldout: list[float]
+    finalists: list[float]
 
 
 @dataclass
@@ -130,6 +135,8 @@ class Arena:
             table_seconds,
             tokens + runner.forward_tokens - before,
             peak.bytes(),
+            _values(trace, "heldout "),
+            _values(trace, "plan "),
         )
 
     def _sensitivities(
@@ -170,3 +177,9 @@ class Arena:
         """Returns an engine's method, with what its calibration shares with that of all others."""
         own = self.context.preflight.method
         return replace(engine.method, bfloat16=own.bfloat16, whole_rounds=own.whole_rounds)
+
+
+def _values(trace: Path, beginning: str) -> list[float]:
+    """Returns the values in a trace whose keys begin so."""
+    rows = map(json.loads, trace.read_text(encoding="utf-8").splitlines())
+    return [row["value"] for row in rows if row["key"].startswith(beginning)]

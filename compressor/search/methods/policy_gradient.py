@@ -3,8 +3,8 @@
 Every KV group, block of channels and whole block has a probability. A step draws two masks, measures what the
 predictions of the dense model lose by each on the same text, moves the probabilities by the difference, and
 projects them onto the budget. It takes forward passes alone. It starts between the knapsack's plan and what
-sensitivities suggest; of the knapsack's plan and the best mask on held-out text, the one that is better after
-the closed-form reconstruction wins.
+sensitivities suggest. Of the knapsack's plan, the best mask on held-out text, and the first units of the
+ranking in that mask's widths, the one that is best after the closed-form reconstruction wins.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from lathe.compressor.search.policy.units import Units, make_units
 MASKS = 2
 """Masks of a step."""
 FORWARD_PASSES = 600
-_RATE, _FARTHEST = 0.03, 0.1
+_RATE, _FARTHEST = 0.1, 0.1
 """The first step's rate per standard deviation of the losses; the most that a probability moves in a step."""
 _MEMORY = 0.9
 """The share of earlier steps in the running variance of the losses."""
-_EVERY, _PATIENCE = 10, 8
+_EVERY, _PATIENCE = 10, 10
 """Steps between two looks at the held-out text, and how many of these may bring nothing."""
 Subnet = tuple[Plan, list[ImportanceRanking]]
 
@@ -125,7 +125,10 @@ class _Refinement:
         return cls(problem, units, budget, model, mask, budget.initial(harm, mask), _digest(problem))
 
     def run(self) -> list[Subnet]:
-        """Takes all steps; returns the subnet of the best mask on held-out text, if there is one."""
+        """Takes all steps; returns the best mask on held-out text, and its widths with the ranking's units.
+
+        There are none where no mask kept any attention.
+        """
         steps, best, waited = max(1, self.problem.evaluations // MASKS), (math.inf, self.start), 0
         rng = np.random.default_rng(self.problem.seed)
         with self.problem.progress.stage("search: policy gradient", steps) as bar:
@@ -139,7 +142,10 @@ class _Refinement:
                 best, waited = self._look(best, waited, step + 1, bar)
                 if waited == _PATIENCE:
                     break
-        return [self.units.subnet(best[1])] if math.isfinite(best[0]) else []
+        if math.isinf(best[0]):
+            return []
+        plan, rankings = self.units.subnet(best[1])
+        return [(plan, rankings), (plan, self.problem.rankings)]
 
     def _look(
         self, best: tuple[float, np.ndarray], waited: int, step: int, bar: Bar
