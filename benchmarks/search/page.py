@@ -27,7 +27,7 @@ def _part(file: Path) -> str:
     rows, machine = document["rows"], document["machine"]
     lines = [f"### {file.stem.removeprefix('search-')}", "", f"`{document['command']}`"]
     lines += [
-        f"({machine.get('cpu', 'unknown')}; [rows](../benchmarks/results/{file.name}))",
+        f"({machine['processor']}; [rows](../benchmarks/results/{file.name}))",
         "",
         table(rows),
     ]

@@ -62,8 +62,12 @@ def search(problem: Problem) -> SearchResult:
         subnets += _Refinement.of(problem, start, sensitivities).run()
     name = _digest(problem)
     keys = [f"plan {name} {number}" for number in range(len(subnets))]
-    unknown = [subnet for subnet, key in zip(subnets, keys, strict=True) if not problem.trace.knows(key)]
-    found = problem.workers.map(_Judge(problem), unknown)
+    unknown = [
+        (PlanEvaluator(replace(problem, rankings=rankings)), plan)
+        for (plan, rankings), key in zip(subnets, keys, strict=True)
+        if not problem.trace.knows(key)
+    ]
+    found = problem.workers.map(_reconstructed, unknown)
     fitness = [problem.trace.evaluate(key, partial(next, found)) for key in keys]
     best = fitness.index(min(fitness))
     plan, rankings = subnets[best]
@@ -80,15 +84,10 @@ def _digest(problem: Problem) -> str:
     return hashlib.sha256(facts.encode()).hexdigest()[:12]
 
 
-@dataclass(frozen=True)
-class _Judge:
-    """Measures subnets as the last stage of the default search does: with all blocks reconstructed."""
-
-    problem: Problem
-
-    def __call__(self, subnet: Subnet) -> float:
-        plan, rankings = subnet
-        return PlanEvaluator(replace(self.problem, rankings=rankings)).evaluate((plan, 1))
+def _reconstructed(asked: tuple[PlanEvaluator, Plan]) -> float:
+    """Returns the KL of a plan as the last stage of the default search has it: with blocks reconstructed."""
+    evaluator, plan = asked
+    return evaluator.evaluate((plan, 1))
 
 
 @dataclass

@@ -93,6 +93,13 @@ def model(tiny: Tiny, tmp_path: Path) -> Path:
         (("--front", "--bits", "auto", "--export", "checkpoint,onnx,vllm"), "not for vllm."),
         (("--target-speedup", "2x", "--bits", "auto", "--method", "paper"), "searches widths alone"),
         (
+            ("--target-speedup", "2x", "--bits", "auto", "--method", "policy-gradient"),
+            "--method policy-gradient searches widths alone",
+        ),
+        (("--front", "--method", "policy-gradient"), "searches for one budget, and --front gives it none"),
+        (("--max-perplexity-increase", "5%", "--method", "policy-gradient"), "gives it none"),
+        (("--plan", "plan.json", "--method", "policy-gradient"), "and --plan gives it none"),
+        (
             ("--keep", "60%", "--quantize", "int4", "--group-size", "48"),
             "--group-size 48 is unknown. Choose of auto, adaptive, 32, 64, 128, 256.",
         ),
@@ -169,6 +176,13 @@ def test_a_plan_with_bits_is_written_with_bits_only(
     tiny: Tiny, tmp_path: Path, changes: dict[str, object], options: tuple[str, ...]
 ) -> None:
     one_sentence(with_plan(tiny, tmp_path, changes, *options), "plan.json rounds weights. Give --bits auto")
+
+
+def test_masks_do_not_stand_for_experts(tmp_path: Path) -> None:
+    model = tiny_family(tmp_path, "mixtral", "untied", "one file").model
+    asked = ("-o", str(tmp_path / "out"), "--keep", "60%", "--method", "policy-gradient")
+    done = lathe("compress", str(model), *asked)
+    one_sentence(done, "--method policy-gradient is not for mixtures of experts")
 
 
 def test_experts_are_not_rounded_block_by_block(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_a_target_of_latency_or_memory_is_met_by_widths_and_bits(
         {"target_speedup": 1.5, "destinations": ("vllm",)},
         {"target_speedup": 1.5, "tensor_parallel": 2},
         {"target_speedup": 1.5, "method": "paper"},
+        {"target_speedup": 1.5, "method": "policy-gradient"},
         {"target_speedup": 1.5, "engine": "torch", "export": ("checkpoint",)},
         {"target_speedup": 1.5, "export": ("checkpoint", "onnx", "vllm")},
         {"target_memory": 10**6, "export": ("checkpoint",)},

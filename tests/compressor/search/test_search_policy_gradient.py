@@ -274,9 +274,9 @@ def test_a_search_that_was_killed_finds_the_same_and_measures_nothing_twice(
     assert 0 < len(counted) < 40 - 21 + 4
     other = METHOD.search(problem(lab, tmp_path / "seed", evaluations=40, seed=1))
     assert other.evaluations == whole.evaluations
+    traces = [(tmp_path / name / "trace.jsonl").read_text() for name in ("whole", "seed")]
     seeds = [
-        [json.loads(line)["value"] for line in (tmp_path / name / "trace.jsonl").open() if '"mask ' in line]
-        for name in ("whole", "seed")
+        [json.loads(line)["value"] for line in trace.splitlines() if '"mask ' in line] for trace in traces
     ]
     assert seeds[0] != seeds[1]
 

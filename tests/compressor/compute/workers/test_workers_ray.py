@@ -16,6 +16,7 @@ from lathe.compressor.compute.workers.ray import RayWorkers
 from lathe.compressor.compute.workers.ray_config import RayConfig
 from lathe.compressor.reconstruction.kl_passes import KLProblem
 from lathe.compressor.reconstruction.kl_refinement import ModelStep
+from lathe.compressor.search.method import methods
 from lathe.compressor.search.methods.lathe import measure_sensitivities
 from support.tiny_problem import Lab
 from support.worker_tasks import Deadly, Fragile, lives, numbers, refuse
@@ -37,6 +38,18 @@ def test_damages_are_those_of_one_process(lab: Lab, tmp_path: Path, workers: Wor
         (tmp_path / name).mkdir()
         tables.append(measure_sensitivities(lab.problem(tmp_path / name, workers=who)))
     assert all((a == b).all() for a, b in zip(*tables, strict=True))
+
+
+def test_a_policy_gradient_is_that_of_one_process(lab: Lab, tmp_path: Path, workers: Workers) -> None:
+    found = []
+    for name, who in (("here", LocalWorkers()), ("there", workers)):
+        (tmp_path / name).mkdir()
+        fitted = lab.windows[~lab.heldout]
+        problem = lab.problem(tmp_path / name, workers=who, fitted=fitted, evaluations=8)
+        found.append(methods.get("policy-gradient").search(problem))
+    assert (found[0].plan, found[0].fitness) == (found[1].plan, found[1].fitness)
+    for here, there in zip(found[0].selections, found[1].selections, strict=True):
+        assert here.channels.equal(there.channels)
 
 
 def test_sums_over_text_are_those_of_one_process_bit_by_bit(lab: Lab, workers: Workers) -> None:

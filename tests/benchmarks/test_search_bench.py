@@ -1,0 +1,92 @@
+"""The comparison of search engines: rows, a run that goes on, its tables in the documentation."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.search import __main__ as bench
+from benchmarks.search.page import PAGE, ROOT, written
+from benchmarks.search.table import table, verdict
+from support import steady_clock
+from support.compress_command import Tiny, make_tiny
+
+
+def run(tiny: Tiny, out: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
+    texts = ["--text", str(tiny.text), "--eval", str(tiny.text), "--tokens", "1024", "--windows", "1"]
+    place = ["--model", str(tiny.model), "--out", str(out), "--budgets", "1.3x"]
+    monkeypatch.setattr(sys, "argv", ["search", *place, *texts, *options])
+    return bench.main()
+
+
+def test_the_command_writes_its_rows_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steady_clock.hold(monkeypatch)
+    monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
+    tiny, out = make_tiny(tmp_path), tmp_path / "bench" / "search.json"
+    assert run(tiny, out, monkeypatch, "--engines", "lathe") == 0
+    first = json.loads(out.read_text())["rows"]
+    assert run(tiny, out, monkeypatch, "--engines", "lathe,policy-gradient:8,paper:20", "--measure") == 0
+    document = json.loads(out.read_text())
+    assert document["rows"][:1] == first
+    lathe, policy, paper = document["rows"]
+    assert [row["engine"] for row in (lathe, policy, paper)] == ["lathe", "policy-gradient:8", "paper:20"]
+    for row in (lathe, policy, paper):
+        assert row["predicted_ms"] <= document["dense_ms"] / 1.3 * (1 + 1e-9)
+        assert row["loss"] == pytest.approx(row["dense_loss"] + row["increase"])
+        assert row["seconds"] > 0
+    assert policy["measured_speedup"] == pytest.approx(policy["speedup"], rel=0.01)
+    assert policy["forward_tokens"] > lathe["forward_tokens"] > 0
+    assert (paper["table_seconds"], lathe["table_seconds"] > 0) == (0, True)
+    assert policy["fitness"] == min(policy["finalists"])
+    assert len(policy["heldout"]) == 2
+    assert "lathe at 1.3x" in (out.parent / "search-text.svg").read_text()
+    assert table(document["rows"]) in capsys.readouterr().out
+    assert run(tiny, out, monkeypatch, "--seed", "1") == 1
+    assert run(tiny, tmp_path / "other.json", monkeypatch, "--engines", "abacus") == 1
+    assert run(tiny, tmp_path / "other.json", monkeypatch, "--engines", "lathe:few") == 1
+
+
+def row(engine: str, increase: float) -> dict[str, Any]:
+    numbers = (
+        "speedup",
+        "increase_before",
+        "seconds",
+        "table_seconds",
+        "forward_tokens",
+        "peak_memory_bytes",
+    )
+    return dict.fromkeys(numbers, 1.5) | {
+        "engine": engine,
+        "increase": increase,
+        "text": "a",
+        "budget": "2x",
+    }
+
+
+def test_the_default_is_told_where_it_is_not_first() -> None:
+    assert verdict([row("lathe", 0.1), row("paper", 0.2)]) == []
+    (line,) = verdict([row("lathe", 0.1), row("paper", 0.05)])
+    assert line == "a at 2x: paper has 0.0500 nats per token less than lathe"
+
+
+def test_the_page_has_the_tables_of_the_results() -> None:
+    page = PAGE.read_text()
+    assert written(page, ROOT / "benchmarks" / "results") == page
+
+
+def test_tables_are_written_between_their_marks(tmp_path: Path) -> None:
+    document = {"command": "made", "machine": {"processor": "Z80"}, "rows": [row("lathe", 0.1)]}
+    (tmp_path / "search-toy.json").write_text(json.dumps(document))
+    page = "a\n\n<!-- search tables -->\n<!-- end of search tables -->\n\nb\n"
+    full = written(page, tmp_path)
+    assert "### toy" in full
+    assert table(document["rows"]) in full
+    assert written(full, tmp_path) == full
+    (tmp_path / "search-toy.json").unlink()
+    assert written(full, tmp_path) == page
