@@ -13,7 +13,6 @@ from lathe.artefact.atomic_files import publish_directory, write_bytes, write_js
 from lathe.artefact.plan import BLOCK_KINDS, ModelShape, Plan
 from lathe.artefact.report_format import Front, FrontPoint
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.latency.backend import has_int8_cache
 from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.pipeline.calibrate import calibrate
 from lathe.compressor.pipeline.latency_loop import LatencyLoop
@@ -22,6 +21,7 @@ from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.preflight import PreflightResult, run_preflight
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.search import Searcher
+from lathe.compressor.pipeline.served_memory import cache_value_bytes
 from lathe.compressor.report.page.front import standalone
 from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.knapsack import solve, total
@@ -47,10 +47,9 @@ class Point:
     predicted_ms: float
     sensitivity: float
 
-    def to_json(self, preflight: PreflightResult, file: str) -> dict[str, Any]:
-        """Returns the point as the document has it; `file` is its plan's."""
+    def to_json(self, preflight: PreflightResult, file: str, cache_bytes: int) -> dict[str, Any]:
+        """Returns the point as the document has it; `file` is its plan's, `cache_bytes` a cached value's."""
         shape = preflight.source.shape
-        cache_bytes = 1 if has_int8_cache(preflight.benchmark.backend.name) else 4
         return {
             "plan": file,
             "predicted_ms": self.predicted_ms,
@@ -83,7 +82,8 @@ def write_front(options: CompressOptions, progress: Progress) -> dict[str, Any]:
             for plan in plans_along(preflight, table, sensitivities)
         ]
         directory = context.run_dir.fresh("front")
-        document = _write(directory, preflight, table, points)
+        cache_bytes = cache_value_bytes(options, preflight.source)
+        document = _write(directory, preflight, table, points, cache_bytes)
         publish_directory(directory, options.out)
         context.run_dir.remove()
     return document
@@ -157,7 +157,7 @@ def _budget(preflight: PreflightResult, table: LatencyTable | None, limit: float
 
 
 def _write(
-    directory: Path, preflight: PreflightResult, table: LatencyTable, points: list[Point]
+    directory: Path, preflight: PreflightResult, table: LatencyTable, points: list[Point], cache_bytes: int
 ) -> dict[str, Any]:
     """Writes the plans, the document and the plot; returns the document."""
     (directory / "plans").mkdir()
@@ -165,7 +165,7 @@ def _write(
     for number, point in enumerate(points, 1):
         file = f"plans/{number:02d}.json"
         write_json(directory / file, point.plan.to_json())
-        rows.append(point.to_json(preflight, file))
+        rows.append(point.to_json(preflight, file, cache_bytes))
     workload, name = table.workload, preflight.source.name
     document = {
         "format": FORMAT,

@@ -35,6 +35,7 @@ from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
 from lathe.compressor.pipeline.outcome import Status
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
+from lathe.compressor.pipeline.served_memory import cache_value_bytes
 from lathe.compressor.pipeline.verify import Verified
 from lathe.compressor.pipeline.vocabulary import vocabulary_rows
 
@@ -84,7 +85,7 @@ def build_report(context: RunContext, result: Compression) -> Report:
         "latency": _latency(context, result),
         "max_perplexity_increase": {"asked": options.perplexity_increase, "rounds": result.quality_rounds},
         **_quality(result.iteration, verified),
-        **_sizes(preflight, result.iteration.plan, 1 if options.int8_cache else 4),
+        **_sizes(preflight, result.iteration.plan, cache_value_bytes(options, preflight.source)),
         "parity": _parity(options.graph_kind, verified),
         **_quantization(verified),
         **_cache(verified),

@@ -29,7 +29,12 @@ def served_memory(
         shape,
         limit,
         weight_bytes={bits: values.weight for bits, values in stored.items()},
-        kv_bytes=1 if options.int8_cache else stored[0].cache,
+        kv_bytes=cache_value_bytes(options, source),
         tokens=tokens,
         fixed={bits: stored[bits].fixed(shape) for bits in space.levels("head")},
     )
+
+
+def cache_value_bytes(options: CompressOptions, source: Checkpoint) -> int:
+    """Returns the bytes of a value in the KV cache of what is served."""
+    return 1 if options.int8_cache else int(exporters.get(options.served).stored(source).cache)

@@ -35,7 +35,7 @@ FAMILIES: dict[str, Any] = {
     "takes_artefacts": True,
     "graph": GGUF,
     "summary": read_summary,
-    "served_by": "llama-server --model {out}/" + MODEL_FILE,
+    "served_by": "lathe serve {out}   (or llama-server --model {out}/" + MODEL_FILE + ")",
 }
 """What all exporters of such files have in common."""
 _OF_DTYPE = {dtype: kind for kind, dtype in FLOATS.items()}
