@@ -126,7 +126,7 @@ class _Refinement:
     def run(self) -> list[Subnet]:
         """Takes all steps; returns the best mask on held-out text, and its widths with the ranking's units.
 
-        There are none where no mask kept any attention.
+        There are none where no mask kept any attention, and where that of the start was the best.
         """
         steps, best, waited = max(1, self.problem.evaluations // MASKS), (math.inf, self.start), 0
         rng = np.random.default_rng(self.problem.seed)
@@ -141,7 +141,7 @@ class _Refinement:
                 best, waited = self._look(best, waited, step + 1, bar)
                 if waited == _PATIENCE:
                     break
-        if math.isinf(best[0]):
+        if math.isinf(best[0]) or np.array_equal(best[1], self.start):
             return []
         plan, rankings = self.units.subnet(best[1])
         return [(plan, rankings), (plan, self.problem.rankings)]
