@@ -6,6 +6,7 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,11 @@ from hypothesis import strategies as st
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import LayerShape, ModelShape, Plan
+from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.latency.table import TERMS, LatencyTable
 from lathe.compressor.latency.workload import Workload
+from lathe.compressor.model.checkpoint import open_checkpoint
+from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
 from lathe.compressor.search.method import Problem, methods
 from lathe.compressor.search.methods.lathe import PlanEvaluator
@@ -27,6 +31,7 @@ from lathe.compressor.search.policy.masked_model import MaskedModel
 from lathe.compressor.search.policy.probabilities import Budget
 from lathe.compressor.search.policy.units import Units, make_units
 from lathe.compressor.search.space import Constraint, Space, make_space
+from support.tiny_models import tiny as tiny_family
 from support.tiny_problem import Lab
 
 METHOD = methods.get("policy-gradient")
@@ -191,6 +196,30 @@ def test_a_masked_model_is_the_model_without_those_heads_and_channels(lab: Lab, 
         subnet = prune_attention(lab.source.shape, weights, kept) | prune_ffn(weights, kept)
         pruned = lab.runner.layer(subnet, pruned)
     exact = lab.head.kl(lab.head.targets(dense), pruned)
+    assert MaskedModel(task, units)((mask, None)) == pytest.approx(exact, rel=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("family", ["gpt_neox", "opt", "gemma2"])
+def test_masks_are_right_in_parallel_blocks_and_with_biases_and_norms_behind(
+    family: str, tmp_path: Path
+) -> None:
+    source = open_checkpoint(str(tiny_family(tmp_path, family, "untied", "one file").model))
+    model, shape = LayeredModel.open(source, ArrayStore()), source.shape
+    units, ids = units_of(shape), torch.randint(5, shape.vocab_size, (2, 16))
+    mask = (np.random.default_rng(1).random(units.exist.shape) < 0.6) & units.exist
+    mask[:, 0], mask[-1, 0] = True, False
+    dense = pruned = model.embedding[ids]
+    for index, (ranking, layer) in enumerate(zip(*units.subnet(mask)[::-1], strict=True)):
+        runner, weights, kept = model.runner.at(index), model.layers[index], select(ranking, layer)
+        dense = runner.layer(weights, dense)
+        pruned = runner.layer(prune_attention(shape, weights, kept) | prune_ffn(weights, kept), pruned)
+    task: Any = SimpleNamespace(
+        **{name: getattr(model, name) for name in ("head", "embedding", "layers", "source", "runner")},
+        windows=ids,
+        store=ArrayStore(),
+    )
+    exact = model.head.kl(model.head.targets(dense), pruned)
     assert MaskedModel(task, units)((mask, None)) == pytest.approx(exact, rel=1e-4)
 
 
