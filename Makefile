@@ -16,6 +16,7 @@ AXE := build/tools/axe.min.js
 GENAI_INSTALLED := .venv-rivals-genai/.installed
 OPENVINO_INSTALLED := .venv-openvino/.installed
 LLAMA_INSTALLED := .venv-rivals-llama/.installed
+OPENVINO_GENAI_INSTALLED := .venv-rivals-openvino/.installed
 LLAMACPP_BIN := .venv-llamacpp/bin
 LLAMACPP_INSTALLED := .venv-llamacpp/.installed
 GUIDELLM_INSTALLED := .venv-guidellm/.installed
@@ -176,7 +177,7 @@ LLAMA_BUILD := "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-fno-tree-
 $(LLAMACPP_INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-llamacpp
 	CMAKE_ARGS=$(LLAMA_BUILD) $(LLAMACPP_BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
-		--no-binary llama-cpp-python -e '.[dev,llamacpp]' llama-cpp-python==0.3.36
+		--no-binary llama-cpp-python -e '.[dev,llamacpp]' llama-cpp-python==0.3.36 openvino==2026.4.1
 	touch $@
 
 test-llamacpp: $(LLAMACPP_INSTALLED)  ## uneven models on real llama.cpp (built from source, an environment of its own)
@@ -358,7 +359,14 @@ $(LLAMA_INSTALLED): Makefile
 		--no-binary llama-cpp-python llama-cpp-python==0.3.36 gguf==0.19.0 safetensors
 	touch $@
 
-bench-serving: $(INSTALLED) $(VLLM_INSTALLED) $(GENAI_INSTALLED) $(LLAMA_INSTALLED)  ## our ONNX engine against others
+$(OPENVINO_GENAI_INSTALLED): Makefile pyproject.toml
+	$(PYTHON) -m venv .venv-rivals-openvino
+	.venv-rivals-openvino/bin/pip install --quiet --disable-pip-version-check openvino-genai==2026.4.1.0 torch==2.13.0 \
+		transformers==5.23.0 -e '.[gguf]'
+	touch $@
+
+bench-serving: $(INSTALLED) $(VLLM_INSTALLED) $(GENAI_INSTALLED) $(LLAMA_INSTALLED) $(LLAMACPP_INSTALLED) $(OPENVINO_INSTALLED) \
+		$(OPENVINO_GENAI_INSTALLED)  ## our engines against others
 	$(BIN)/python -m benchmarks.serving $(BENCH)
 
 bench-scale: $(INSTALLED)  ## seconds and peak memory of every stage as models grow: BENCH='--sizes 0.1b,0.5b,1b,3b'

@@ -1,4 +1,4 @@
-"""Our engines against onnxruntime-genai, llama.cpp, vLLM and PyTorch, on the same weights.
+"""Our engines against onnxruntime-genai, OpenVINO GenAI, llama.cpp, vLLM and PyTorch, on the same weights.
 
     make bench-serving BENCH='--shape 400m --columns int4 --rounds 3'
     make bench-serving BENCH='--shape smollm2-135m/ --columns int8,int4'
@@ -9,7 +9,8 @@ that every step has its bound. A system has to say what transformers says in flo
 installed, or fails, is reported. Then, of each column: where our step goes by operator, and what an uneven
 subnet gains over dense where both are served.
 
-Writes build/bench/serving.json after every column, raw samples included, and prints tables.
+Writes build/bench/serving.json after every turn of all systems, raw samples included, and prints tables.
+With --work and --resume a run that was ended goes on where it was.
 """
 
 from __future__ import annotations
@@ -54,15 +55,29 @@ def main() -> None:
         setting, reader = _setting(args, work), Reader(args.threads)
         model = Path(args.shape).name
         run = document["runs"].setdefault(model, {"columns": {}})
-        run |= _conditions(args, setting, reader)
+        conditions = _conditions(args, setting, reader)
+        before = run["columns"] if args.resume and _same(run, conditions) else {}
+        run |= conditions
         for name in args.columns.split(","):
             print(name, file=sys.stderr, flush=True)
-            column = run["columns"][name] = run_column(name, setting, reader)
+
+            def save(column: dict[str, Any], name: str = name) -> None:
+                run["columns"][name] = column
+                write_json(args.out, document)
+
+            column = run_column(name, setting, reader, before.get(name), save)
             column["summary"] = summarize(column, args.prompt)
             print("\n".join(table(f"{model}, {name}", column)), flush=True)
-            write_json(args.out, document)
-            _ours(args, column, setting)
-            write_json(args.out, document)
+            save(column)
+            if "operators" not in column:
+                _ours(args, column, setting)
+                save(column)
+
+
+def _same(run: dict[str, Any], conditions: dict[str, Any]) -> bool:
+    """Whether samples of an earlier run may stand beside new ones."""
+    loose = ("command", "machine", "read_buffer_bytes")
+    return all(run.get(name) == value for name, value in conditions.items() if name not in loose)
 
 
 def _setting(args: argparse.Namespace, work: Path) -> Setting:
@@ -94,6 +109,8 @@ def _conditions(args: argparse.Namespace, setting: Setting, reader: Reader) -> d
         "command": shlex.join(["python", "-m", "benchmarks.serving", *sys.argv[1:]]),
         "machine": machine(),
         "threads": args.threads,
+        "batches": args.batches,
+        "rivals": args.rivals,
         "prompt_tokens": args.prompt,
         "decode_steps": args.steps,
         "read_buffer_bytes": reader.buffer_bytes,
@@ -161,6 +178,9 @@ def _arguments() -> argparse.Namespace:
         "--python", action="append", default=[], metavar="RIVAL=PATH", help="in place of its own environment"
     )
     parser.add_argument("--work", type=Path, help="keep models and rivals' files here, and use them again")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep what --out has of a run with the same options"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/bench/serving.json"))
     return parser.parse_args()
 

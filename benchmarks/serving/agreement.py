@@ -48,24 +48,29 @@ def reference(model: Path, prompts: np.ndarray, steps: int) -> Reference:
     return Reference(found[0], greedy.numpy(), torch.stack(leads, dim=1).numpy())
 
 
-def agreement(logits: np.ndarray, tokens: np.ndarray, wanted: Reference, rounded: bool) -> dict[str, Any]:
+def agreement(
+    logits: np.ndarray | None, tokens: np.ndarray, wanted: Reference, rounded: bool
+) -> dict[str, Any]:
     """How near a system's answers are to the reference.
 
-    After the prompts: KL(reference || system) in nats, and the spread of the differences of log-probabilities
-    over the spread of these. Then how many greedy tokens are the reference's, up to the first that is not,
-    and by how much the reference preferred its own there (much: rounding is not why). same_model: the
-    verdict, on weights that are not quantized.
+    After the prompts, where there are logits: KL(reference || system) in nats, and the spread of the
+    differences of log-probabilities over the spread of these. Then how many greedy tokens are the
+    reference's, up to the first that is not, and by how much the reference preferred its own there (much:
+    rounding is not why). same_model: the verdict, on weights that are not quantized.
     """
-    found = torch.from_numpy(logits).float().log_softmax(-1)
-    kl = (wanted.logprobs.exp() * (wanted.logprobs - found)).sum(-1).mean().item()
-    relative = ((found - wanted.logprobs).std() / wanted.logprobs.std(-1).mean()).item()
     same = np.cumprod(tokens == wanted.tokens, axis=1).sum(axis=1)
     missed = [float(wanted.leads[row, at]) for row, at in enumerate(same) if at < wanted.tokens.shape[1]]
     return {
-        "kl_nats": kl,
-        "relative_error": relative,
+        **({} if logits is None else _distances(logits, wanted, rounded)),
         "greedy_tokens_equal": int(same.sum()),
         "greedy_tokens": wanted.tokens.size,
         "largest_lead_missed_nats": max(missed, default=0.0),
-        **({} if rounded else {"same_model": relative < _SAME_MODEL}),
     }
+
+
+def _distances(logits: np.ndarray, wanted: Reference, rounded: bool) -> dict[str, Any]:
+    found = torch.from_numpy(logits).float().log_softmax(-1)
+    kl = (wanted.logprobs.exp() * (wanted.logprobs - found)).sum(-1).mean().item()
+    relative = ((found - wanted.logprobs).std() / wanted.logprobs.std(-1).mean()).item()
+    same = {} if rounded else {"same_model": relative < _SAME_MODEL}
+    return {"kl_nats": kl, "relative_error": relative, **same}

@@ -65,25 +65,37 @@ class Entrant:
             self.worker = None
 
 
-def run_column(column: str, setting: Setting, reader: Reader) -> dict[str, Any]:
-    """Facts of every system, those that could not run too, and the raw samples of every round."""
+Column = dict[str, Any]
+
+
+def run_column(
+    column: str, setting: Setting, reader: Reader, before: Column | None, save: Callable[[Column], None]
+) -> Column:
+    """Facts of every system, those that could not run too, and the raw samples of every round.
+
+    before: what an earlier run saved; its turns are kept. save: is called after every turn of all systems.
+    """
     entrants = [
         Entrant(name if model == "dense" else f"{name} {model}", name, model)
         for name in setting.names
         for model in rivals.get(name).models
     ]
+    cells = [(index, batch) for index in range(setting.rounds) for batch in setting.batches]
+    rounds = before["rounds"] if before else []
+    missing = cells[len(rounds) :]
+    if before and not missing:
+        return before
     with _closing(entrants):
         for entrant in entrants:
             _attempt(entrant, lambda one: _open(one, column, setting))
         for entrant in entrants:
             _attempt(entrant, lambda one: _check(one, column, setting))
         _watch_idle(entrants)
-        rounds = [
-            _round(index, batch, entrants, setting, reader)
-            for index in range(setting.rounds)
-            for batch in setting.batches
-        ]
-    return {"systems": {entrant.name: entrant.facts for entrant in entrants}, "rounds": rounds}
+        found = {"systems": {entrant.name: entrant.facts for entrant in entrants}, "rounds": rounds}
+        for index, batch in missing:
+            rounds.append(_round(index, batch, entrants, setting, reader))
+            save(found)
+    return found
 
 
 @contextmanager
@@ -133,10 +145,12 @@ def _check(entrant: Entrant, column: str, setting: Setting) -> None:
     count, steps = len(wanted.tokens), wanted.tokens.shape[1] - 1
     prompts, file = setting.prompts[:count].tolist(), setting.work / "logits.npy"
     assert entrant.worker is not None
-    entrant.worker.ask("logits", prompts=prompts, file=str(file.resolve()))
+    saved = entrant.worker.ask("logits", prompts=prompts, file=str(file.resolve()))["saved"]
     said = entrant.worker.ask("turn", prompts=prompts, steps=steps)
     tokens = np.array(said["tokens"])
-    entrant.facts["agreement"] = agreement(np.load(file), tokens, wanted, column in ROUNDED)
+    entrant.facts["agreement"] = agreement(
+        np.load(file) if saved else None, tokens, wanted, column in ROUNDED
+    )
 
 
 def _watch_idle(entrants: Sequence[Entrant]) -> None:

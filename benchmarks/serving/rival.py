@@ -55,8 +55,9 @@ class Engine(Protocol):
         """Append the tokens given last; gives the likeliest next ones [B]."""
         ...
 
-    def logits(self, prompts: np.ndarray) -> np.ndarray:
-        """Logits after prompts, or log-probabilities, float32 [B, V]."""
+    @property
+    def logits(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """Gives logits after prompts, or log-probabilities, float32 [B, V]; None: they are not to be had."""
         ...
 
 

@@ -97,13 +97,19 @@ def table(name: str, column: Mapping[str, Any]) -> Iterator[str]:
         if "failed" in facts:
             yield f"{system}: {facts['failed']}"
         elif "agreement" in facts:
-            yield f"{system}: {_told(facts['agreement'])}, {facts['idle_cpu_share']:.0%} of a core while idle"
+            chosen = f" ({facts['chosen']})" if facts.get("chosen") else ""
+            told = _told(facts["agreement"])
+            yield f"{system}{chosen}: {told}, {facts['idle_cpu_share']:.0%} of a core while idle"
 
 
 def _told(found: Mapping[str, Any]) -> str:
-    return (
-        f"{'' if found.get('same_model', True) else 'ANOTHER MODEL: '}"
+    distances = (
         f"{found['relative_error']:.1e} from transformers in float32, KL {found['kl_nats']:.1e} nats, "
+        if "kl_nats" in found
+        else ""
+    )
+    return (
+        f"{'' if found.get('same_model', True) else 'ANOTHER MODEL: '}{distances}"
         f"{found['greedy_tokens_equal']} of {found['greedy_tokens']} greedy tokens before a first other "
         f"(lead missed there: {found['largest_lead_missed_nats']:.3f} nats at most)"
     )

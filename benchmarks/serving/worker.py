@@ -40,6 +40,7 @@ class System:
             "versions": {name: version(name) for name in self._rival.packages},
             "streamed_bytes": int(engine.streamed_bytes),
             "kv_bytes": int(engine.kv_bytes),
+            "chosen": getattr(engine, "chosen", None),
         }
 
     def turn(self, prompts: list[list[int]], steps: int) -> Answer:
@@ -55,9 +56,11 @@ class System:
         return {"prefill_ms": prefill, "decode_ms": [ms for _, ms in rest], "tokens": greedy.tolist()}
 
     def logits(self, prompts: list[list[int]], file: str) -> Answer:
-        """Save what follows prompts, [B, V], as a NumPy file."""
-        np.save(file, self._loaded().logits(np.array(prompts, np.int64)))
-        return {}
+        """Save what follows prompts, [B, V], as a NumPy file, if it is to be had."""
+        logits = self._loaded().logits
+        if logits is not None:
+            np.save(file, logits(np.array(prompts, np.int64)))
+        return {"saved": logits is not None}
 
     def _loaded(self) -> Engine:
         if self._engine is None:

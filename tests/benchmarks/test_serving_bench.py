@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.serving import __main__ as bench
-from benchmarks.serving import bandwidth
-from benchmarks.serving.agreement import agreement, reference
+from benchmarks.serving import bandwidth, contest
+from benchmarks.serving.agreement import Reference, agreement, reference
 from benchmarks.serving.models import dense_model, subnet
 from benchmarks.serving.rival import rivals
 from benchmarks.serving.summary import summarize
@@ -91,6 +92,59 @@ def test_who_is_not_installed_crashes_or_lacks_a_format_is_reported(
     assert "genai: not installed" in capsys.readouterr().out
 
 
+class Turns:
+    """In place of systems: turns that end the run at one of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.taken: list[tuple[int, int]] = []
+        self.last: tuple[int, int] | None = None
+        self.saved: list[int] = []
+        for name in ("_open", "_check", "_watch_idle"):
+            monkeypatch.setattr(contest, name, lambda *_: None)
+        monkeypatch.setattr(contest, "_round", self._round)
+
+    def run(self, before: contest.Column | None = None) -> contest.Column:
+        setting = contest.Setting({}, {}, np.zeros((2, 4)), [1, 2], 8, 2, 1, ["torch"], {}, Path())
+        return contest.run_column("fp32", setting, None, before, self._save)  # type: ignore[arg-type]
+
+    def _save(self, column: contest.Column) -> None:
+        self.column = json.loads(json.dumps(column))
+        self.saved.append(len(column["rounds"]))
+
+    def _round(self, index: int, batch: int, *_: Any) -> dict[str, Any]:
+        if (index, batch) == self.last:
+            raise KeyboardInterrupt
+        self.taken.append((index, batch))
+        return {"round": index, "batch": batch, "turns": {}}
+
+
+def test_a_run_that_was_ended_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = Turns(monkeypatch)
+    turns.last = (1, 1)
+    with pytest.raises(KeyboardInterrupt):
+        turns.run()
+    assert turns.saved == [1, 2]
+    turns.last = None
+    column = turns.run(turns.column)
+    assert turns.taken == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert [(entry["round"], entry["batch"]) for entry in column["rounds"]] == turns.taken
+    assert turns.run(column) is column
+
+
+def test_other_settings_are_not_gone_on_with() -> None:
+    run = {"threads": 2, "command": "python x", "columns": {}}
+    assert bench._same(run, {"threads": 2, "command": "python y"})
+    assert not bench._same(run, {"threads": 1, "command": "python x"})
+    assert not bench._same({"columns": {}}, {"threads": 2})
+
+
+def test_of_who_gives_no_logits_the_tokens_are_compared() -> None:
+    leads = np.array([[3.0, 2.0, 1.0]])
+    wanted = Reference(torch.zeros(1, 4), np.array([[1, 2, 3]]), leads)
+    found = agreement(None, np.array([[1, 0, 3]]), wanted, False)
+    assert found == {"greedy_tokens_equal": 1, "greedy_tokens": 3, "largest_lead_missed_nats": 2.0}
+
+
 def test_another_model_is_found_out(tmp_path: Path) -> None:
     dense = dense_model("tiny", tmp_path)
     other = subnet(dense, 0.5, tmp_path)
@@ -138,4 +192,4 @@ def test_every_rival_names_an_environment_and_known_formats() -> None:
     for name in rivals.known():
         rival = rivals.get(name)
         assert rival.python.startswith(".venv")
-        assert {"fp32", "int8"} <= set(rival.formats) <= {"fp32", "bf16", "int8", "int4"}
+        assert {"int8"} <= set(rival.formats) <= {"fp32", "bf16", "int8", "int4"}

@@ -11,10 +11,10 @@ from benchmarks.serving.slots import Slots
 from lathe.artefact.onnx.graph_format import GRAPH
 
 
-def _make(job: Job) -> Path:
-    """What `lathe export` writes, or, in float32, the graph that an artefact has already."""
+def make_graph(job: Job, always: bool = False) -> Path:
+    """What `lathe export` writes, or, in float32, unless `always`, the graph that an artefact has already."""
     plain = job.format == "fp32"
-    if plain and (job.model / GRAPH).is_file():
+    if plain and (job.model / GRAPH).is_file() and not always:
         return job.model
     if not job.out.exists():
         quantize = [] if plain else ["--quantize", job.format]
@@ -38,7 +38,7 @@ rivals.add(
         python=".venv/bin/python",
         packages=("lathe", "onnxruntime"),
         formats={"fp32": "fp32", "int8": "int8", "int4": "int4"},
-        make=_make,
+        make=make_graph,
         load=_load,
         models=("dense", "subnet"),
     ),
