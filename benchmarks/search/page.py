@@ -9,16 +9,15 @@ from benchmarks.search.table import table, verdict
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "search.md"
+_NONE = "No run is recorded yet."
 _BEGIN, _END = "<!-- search tables -->", "<!-- end of search tables -->"
 
 
 def written(page: str, results: Path) -> str:
     """Returns the page with the tables of the documents in a folder between its marks."""
     before, _, rest = page.partition(_BEGIN)
-    parts = [_part(file) for file in sorted(results.glob("search-*.json"))]
-    return "\n\n".join([f"{before}{_BEGIN}", *parts, f"{_END}{rest.partition(_END)[2]}"]).replace(
-        f"{_BEGIN}\n\n{_END}", f"{_BEGIN}\n{_END}"
-    )
+    parts = [_part(file) for file in sorted(results.glob("search-*.json"))] or [_NONE]
+    return "\n\n".join([f"{before}{_BEGIN}", *parts, f"{_END}{rest.partition(_END)[2]}"])
 
 
 def _part(file: Path) -> str:

@@ -83,7 +83,7 @@ def test_the_page_has_the_tables_of_the_results() -> None:
 def test_tables_are_written_between_their_marks(tmp_path: Path) -> None:
     document = {"command": "made", "machine": {"processor": "Z80"}, "rows": [row("lathe", 0.1)]}
     (tmp_path / "search-toy.json").write_text(json.dumps(document))
-    page = "a\n\n<!-- search tables -->\n<!-- end of search tables -->\n\nb\n"
+    page = "a\n\n<!-- search tables -->\n\nNo run is recorded yet.\n\n<!-- end of search tables -->\n\nb\n"
     full = written(page, tmp_path)
     assert "### toy" in full
     assert table(document["rows"]) in full
