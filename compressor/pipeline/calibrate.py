@@ -114,13 +114,15 @@ class SavedStatistics:
         return self.saved[name].to(self.device)
 
 
-def calibrate(context: RunContext, dampings: Sequence[float] = DAMPINGS) -> CalibrationResult:
+def calibrate(context: RunContext, dampings: Sequence[float] | None = None) -> CalibrationResult:
     """Collects statistics and ranks every layer, or takes the results from an earlier run.
 
     Args:
         context: The run.
-        dampings: Those that are tried for every projection.
+        dampings: Those that are tried for every projection; None for those that the options say.
     """
+    if dampings is None:
+        dampings = (context.options.damping,) if context.options.damping else DAMPINGS
     preflight, store, method = context.preflight, context.store, context.preflight.method
     _check_agreement(context)
     named = text_key(preflight, context.options.seed)

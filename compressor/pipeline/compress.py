@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from lathe.artefact.atomic_files import publish_directory, write_bytes, write_json
@@ -13,12 +11,10 @@ from lathe.artefact.manifest import write_manifest
 from lathe.artefact.plan import Plan
 from lathe.artefact.report_format import REPORT, Report
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.latency.comparison import Comparison
-from lathe.compressor.pipeline.cache_scales import Scales, cache_scales
-from lathe.compressor.pipeline.calibrate import CalibrationResult, calibrate
+from lathe.compressor.pipeline.artefact_maker import ArtefactMaker
+from lathe.compressor.pipeline.calibrate import calibrate
 from lathe.compressor.pipeline.checks import check_output
 from lathe.compressor.pipeline.default_bits import with_default_bits
-from lathe.compressor.pipeline.export import export
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
 from lathe.compressor.pipeline.open_run import open_run
 from lathe.compressor.pipeline.options import CompressOptions
@@ -26,12 +22,10 @@ from lathe.compressor.pipeline.outcome import Outcome, Status
 from lathe.compressor.pipeline.pareto import tradeoff
 from lathe.compressor.pipeline.preflight import run_preflight
 from lathe.compressor.pipeline.quality_loop import QualityLoop
-from lathe.compressor.pipeline.reconstruct import reconstruct
 from lathe.compressor.pipeline.report import Compression, build_report
-from lathe.compressor.pipeline.round import round_layers
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.search import Searcher
-from lathe.compressor.pipeline.verify import Verified, Verifier
+from lathe.compressor.pipeline.verify import Verifier
 from lathe.compressor.report.page import PAGE, write_page
 
 
@@ -50,7 +44,7 @@ def compress(options: CompressOptions, progress: Progress) -> Outcome:
         calibration = calibrate(context)
         search = Searcher(context, calibration)
         loop = LatencyLoop(context, search, calibration.key)
-        make = _ArtefactMaker(context, calibration, Verifier(context, calibration))
+        make = ArtefactMaker(context, calibration, Verifier(context, calibration))
         if options.perplexity_increase is None:
             made, iteration, status = loop.run(make)
             quality_rounds = None
@@ -67,45 +61,8 @@ def compress(options: CompressOptions, progress: Progress) -> Outcome:
     return Outcome(status, options.out, report)
 
 
-@dataclass(frozen=True)
-class _MadeArtefact:
-    """A complete artefact in the run directory; it is timed and verified when that is asked for.
-
-    One that turns out too slow is not verified any further.
-    """
-
-    path: Path
-    iteration: Iteration
-    scales: Scales | None
-    verifier: Verifier
-
-    @cached_property
-    def timing(self) -> Comparison | None:
-        return self.verifier.time(self.path)
-
-    @cached_property
-    def verified(self) -> Verified:
-        return self.verifier(self.iteration, self.path, self.timing, self.scales)
-
-
-@dataclass(frozen=True)
-class _ArtefactMaker:
-    """Makes the artefact of a plan: reconstructs, rounds and exports it."""
-
-    context: RunContext
-    calibration: CalibrationResult
-    verify: Verifier
-
-    def __call__(self, iteration: Iteration) -> _MadeArtefact:
-        name = reconstruct(self.context, self.calibration, iteration)
-        rounded = round_layers(self.context, self.calibration, iteration, name)
-        scales = cache_scales(self.context, self.calibration, name, rounded)
-        path = export(self.context, iteration, name, rounded, scales)
-        return _MadeArtefact(path, iteration, scales, self.verify)
-
-
 def _quality_loop(
-    context: RunContext, search: Searcher, loop: LatencyLoop, make: _ArtefactMaker, increase: float
+    context: RunContext, search: Searcher, loop: LatencyLoop, make: ArtefactMaker, increase: float
 ) -> QualityLoop:
     """Returns the search for the fastest plan whose perplexity rises by no more than a share of dense's."""
 

@@ -163,7 +163,7 @@ class _Needs:
             "reconstruct": self._reconstruction(BATCH),
             "verify": head + 2 * self.layer + 3 * self._logits(),
         }
-        rounds = chosen_method(self.options.method, self.shape).whole_rounds
+        rounds = chosen_method(self.options.method, self.shape, self.options.refinements).whole_rounds
         if rounds:
             evaluating = head + 2 * self.layer + self._logits() + self._evaluating()
             found["reconstruct the whole model"] = max(self._reconstruction(ROWS), evaluating)

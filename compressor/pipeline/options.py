@@ -9,6 +9,7 @@ from lathe.artefact.errors import UserError
 from lathe.compressor.latency.effort import check_seconds
 from lathe.compressor.latency.workload import FITTED_DEFAULTS, Workload, fitted
 from lathe.compressor.pipeline.compress_fields import CompressFields
+from lathe.compressor.search.space import FFN_LEVELS
 
 if TYPE_CHECKING:  # the command line is built where there is no PyTorch, too
     import torch
@@ -213,6 +214,10 @@ class CompressOptions(CompressFields):
             raise UserError(f"--tolerance {self.tolerance} is not a share from 0 to 1")
         if self.evaluations is not None and self.evaluations < 1:
             raise UserError(f"--evaluations {self.evaluations} is too few", "Give at least 1.")
+        if not 2 <= self.ffn_levels <= FFN_LEVELS:
+            raise UserError(f"--ffn-levels {self.ffn_levels} is not a number from 2 to {FFN_LEVELS}")
+        if self.refinements is not None and self.refinements < 0:
+            raise UserError(f"--refinements {self.refinements} is not a number of rounds")
 
     def _check_place(self) -> None:
         from lathe.compressor.compute.device import CPU

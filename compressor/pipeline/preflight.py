@@ -157,8 +157,13 @@ class PreflightResult:
         }
 
 
-def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResult:
+def run_preflight(options: CompressOptions, progress: Progress, ends: Ends | None = None) -> PreflightResult:
     """Checks the model, the text, the output and the disk, and that the target can be reached here.
+
+    Args:
+        options: What was asked for.
+        progress: Is told what is found.
+        ends: The latencies of the dense model and the smallest subnet, where they are known.
 
     Raises:
         UserError: one of them will not do; nothing has been written.
@@ -172,7 +177,7 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
     vocabulary = cut_vocabulary(whole, options.vocabulary, progress) if options.vocabulary else None
     source = vocabulary.source if vocabulary else whole
     rules = width_rules(options, source)
-    space = make_space(source.shape, rules)
+    space = make_space(source.shape, rules, options.ffn_levels)
     mixed = MixedSpace(space, options.block_bits) if options.block_bits else None
     plan = read_plan(options.plan, space, rules, source.shape.experts, mixed) if options.plan else None
     workload = _workload(options, source, progress)
@@ -206,7 +211,7 @@ def run_preflight(options: CompressOptions, progress: Progress) -> PreflightResu
         progress.say(f"  weights: {plain}, 8 or 4 bits by block; --bits 16 keeps {plain}")
     if options.profile:
         found = _profiled(options, found, options.profile)
-    return _unpruned(options, _time(options, found) if options.timed else found)
+    return _unpruned(options, _time(options, found, ends) if options.timed else found)
 
 
 def _checked_source(options: CompressOptions, progress: Progress) -> tuple[Checkpoint, Method]:
@@ -214,7 +219,7 @@ def _checked_source(options: CompressOptions, progress: Progress) -> tuple[Check
     source = open_checkpoint(options.model)
     for line in (*source.notes, *check_model(source)):
         progress.warn(line)
-    method = chosen_method(options.method, source.shape)
+    method = chosen_method(options.method, source.shape, options.refinements)
     method.check(source.shape)
     if options.method == AUTO and method.name != SLOWEST:
         progress.say(
@@ -274,13 +279,13 @@ def _profiled(options: CompressOptions, found: PreflightResult, path: Path) -> P
     return replace(found, table=table, on_this_machine=here)
 
 
-def _time(options: CompressOptions, found: PreflightResult) -> PreflightResult:
+def _time(options: CompressOptions, found: PreflightResult, known: Ends | None) -> PreflightResult:
     """Returns the result with the latencies of dense and the smallest subnet, and the target.
 
     Raises:
         UserError: the target is below what the smallest subnet takes.
     """
-    found = replace(found, ends=_ends(found))
+    found = replace(found, ends=known or _ends(found))
     if options.open_ended or not found.ends or not (limit := found.pruning_limit):
         return found
     dense, floor = found.ends.dense, found.ends.floor

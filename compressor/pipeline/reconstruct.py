@@ -23,6 +23,7 @@ from lathe.compressor.reconstruction.kl_passes import KLProblem
 from lathe.compressor.reconstruction.kl_refinement import ITERATIONS, WORTHWHILE, refine_model
 from lathe.compressor.reconstruction.kl_steps import count_steps, refine_in_steps
 from lathe.compressor.reconstruction.registry import Finished, ReconstructionTask, reconstructions
+from lathe.compressor.reconstruction.sequential import DAMPINGS
 
 _BLOCK_TOKENS, _TOKENS_PER_COLUMN = 8192, 6
 
@@ -56,7 +57,7 @@ def _reconstruct_layers(
     context: RunContext, calibration: CalibrationResult, iteration: Iteration, name: str
 ) -> None:
     """Reconstructs the layers one by one; those that are in the run directory already are kept."""
-    preflight, run_dir = context.preflight, context.run_dir
+    preflight, run_dir, damping = context.preflight, context.run_dir, context.options.damping
     windows, heldout = calibration.windows, calibration.heldout
     if preflight.method.on_samples:
         tokens = block_tokens(preflight.source.shape)
@@ -72,6 +73,7 @@ def _reconstruct_layers(
         context.store,
         context.workers,
         preflight.method.bfloat16,
+        DAMPINGS if damping is None else (damping,),
     )
     pruned = iteration.plan.unrounded != preflight.source.shape.dense_plan
     layer = reconstructions.get(preflight.method.reconstruction if pruned else "none")(task)

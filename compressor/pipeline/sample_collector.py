@@ -24,14 +24,19 @@ class SampleCollector:
     written: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
+    def none(cls) -> SampleCollector:
+        """Returns a collector without prompts."""
+        return cls(None, [], frozenset())
+
+    @classmethod
     def for_run(cls, preflight: PreflightResult, windows_BT: torch.Tensor) -> SampleCollector:
         """Chooses prompts; none where the model has no tokenizer, or its layers are read for every token."""
         if not preflight.memory.loads_whole:
-            return cls(None, [], frozenset())
+            return cls.none()
         try:
             tokenizer = load_tokenizer(preflight.source)
         except UserError:
-            return cls(None, [], frozenset())
+            return cls.none()
         value = preflight.source.config.get("eos_token_id")
         eos = frozenset(value if isinstance(value, list) else [value]) - {None}
         return cls(tokenizer, prompts(tokenizer, windows_BT, preflight.source.shape.vocab_size), eos)

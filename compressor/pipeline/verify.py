@@ -89,14 +89,32 @@ class Verifier:
     """Verifies the artefacts of a run, one after the other.
 
     The dense model is scored once, with the first artefact.
+
+    Attributes:
+        dense: The dense model's quality, as soon as it is known.
     """
 
-    def __init__(self, context: RunContext, calibration: CalibrationResult) -> None:
-        self._context, self._calibration = context, calibration
+    def __init__(
+        self,
+        context: RunContext,
+        calibration: CalibrationResult,
+        dense: Quality | None = None,
+        samples: bool = True,
+    ) -> None:
+        """Prepares the text.
+
+        Args:
+            context: The run.
+            calibration: Has the text that is held out.
+            dense: The dense model's quality, if it is known.
+            samples: Whether both models write samples.
+        """
+        self._context, self._calibration, self.dense = context, calibration, dense
         self._windows, self._text = _evaluation(context, calibration)
-        self._samples = SampleCollector.for_run(context.preflight, self._windows)
+        self._samples = (
+            SampleCollector.for_run(context.preflight, self._windows) if samples else SampleCollector.none()
+        )
         self._graph = exporters.get(graph) if (graph := context.options.graph) else None
-        self._dense: Quality | None = None
         self._quantized_dense: _GraphFacts | None = None
         self._whole_loss: float | None = None
 
@@ -127,14 +145,14 @@ class Verifier:
         preflight, windows = self._context.preflight, self._windows
         rounded = self._graph if self._graph and self._graph.rounds(iteration.plan) else None
         title = "verify: reload, parity, perplexity, samples"
-        with self._context.progress.stage(title, self._steps(self._dense)) as bar:
+        with self._context.progress.stage(title, self._steps(self.dense)) as bar:
             model = self._subnet(iteration, artefact)
             compared = self._graph and not rounded
             parity = self._parity(model, artefact, scales) if compared else None
             subnet = quality(model, windows, bar.advance)
             self._samples.collect("subnet", model)
             del model
-            dense = self._dense = self._dense or self._score_dense(bar.advance)
+            dense = self.dense = self.dense or self._score_dense(bar.advance)
         quantization = self._score_quantized(artefact, rounded, dense) if rounded else None
         cache = self._cache(artefact, rounded is not None, dense, subnet) if scales else None
         per_byte = self._per_byte(dense, subnet) if preflight.vocabulary else None

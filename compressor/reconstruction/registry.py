@@ -19,7 +19,7 @@ from lathe.compressor.reconstruction.closed_form import damped, reconstruct
 from lathe.compressor.reconstruction.gauss_newton import refine_block
 from lathe.compressor.reconstruction.prune_block import prune_block
 from lathe.compressor.reconstruction.residual_streams import BlockPosition, SequentialPass, on_workers
-from lathe.compressor.reconstruction.sequential import Refine, reconstruct_block
+from lathe.compressor.reconstruction.sequential import DAMPINGS, Refine, reconstruct_block
 from lathe.compressor.statistics import LastingStatistics
 
 Finished = dict[str, torch.Tensor]
@@ -42,6 +42,7 @@ class ReconstructionTask:
         store: Keeps hidden states.
         workers: Run blocks on the text.
         bfloat16: Whether hidden states may come from bfloat16 products, where those are faster.
+        tried: Dampings that are tried where output projections are solved for the subnet's stream.
     """
 
     shape: ModelShape
@@ -54,6 +55,7 @@ class ReconstructionTask:
     store: ArrayStore = field(default_factory=ArrayStore)
     workers: Workers = field(default_factory=LocalWorkers)
     bfloat16: bool = False
+    tried: Sequence[float] = DAMPINGS
 
     def pruned(self, index: int, solve: SolveProjection, rescale: bool = False) -> tuple[Finished, Finished]:
         """Returns a layer's pruned attention and FFN blocks.
@@ -169,7 +171,8 @@ def _in_order(task: ReconstructionTask, refine: Refine | None) -> LayerReconstru
             solved = block
             if block and task.differs(index, kind):
                 map_shards = on_workers(task.workers, text, BlockPosition(index, kind, finished, done))
-                solved = reconstruct_block(map_shards, task.model.runner.at(index), kind, block, refine)
+                runner = task.model.runner.at(index)
+                solved = reconstruct_block(map_shards, runner, kind, block, refine, task.tried)
             done = _merge(done, solved)
         return done
 

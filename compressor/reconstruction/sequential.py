@@ -14,7 +14,7 @@ takes one pass over the calibration text.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -33,7 +33,12 @@ Refine = Callable[[MapShards, BlockRunner, BlockKind, Weights], dict[str, torch.
 
 
 def reconstruct_block(
-    map_shards: MapShards, runner: BlockRunner, kind: BlockKind, pruned: Weights, refine: Refine | None = None
+    map_shards: MapShards,
+    runner: BlockRunner,
+    kind: BlockKind,
+    pruned: Weights,
+    refine: Refine | None = None,
+    dampings: Sequence[float] = DAMPINGS,
 ) -> dict[str, torch.Tensor]:
     """Returns a block with its output projection solved for the subnet's stream; experts' are left.
 
@@ -43,11 +48,12 @@ def reconstruct_block(
         kind: "attention" or "ffn".
         pruned: The block after the closed-form reconstruction.
         refine: Goes on from there with the whole block.
+        dampings: Those that are tried.
     """
     block = dict(pruned)
     if runner.projections(kind):
         sums = measure_output(map_shards, pruned)
-        block |= split_output(kind, solve_output(sums, runner, kind, pruned), pruned)
+        block |= split_output(kind, solve_output(sums, runner, kind, pruned, dampings), pruned)
     return refine(map_shards, runner, kind, block) if refine else block
 
 
@@ -82,7 +88,11 @@ def measure_output(map_shards: MapShards, block: Weights) -> OutputMoments:
 
 
 def solve_output(
-    moments: OutputMoments, runner: BlockRunner, kind: BlockKind, block: Weights
+    moments: OutputMoments,
+    runner: BlockRunner,
+    kind: BlockKind,
+    block: Weights,
+    dampings: Sequence[float] = DAMPINGS,
 ) -> torch.Tensor:
     """Returns the output projection that brings the subnet's stream nearest to the dense one, [D, n].
 
@@ -92,7 +102,7 @@ def solve_output(
     if bias is not None:
         start = torch.cat([start, bias[:, None]], 1)
     gain = norm_gain(runner.shape, block, kind)
-    return _solve(start, moments, 1.0 if gain is None else gain.double().square()[:, None])
+    return _solve(start, moments, 1.0 if gain is None else gain.double().square()[:, None], dampings)
 
 
 def split_output(kind: BlockKind, solved: torch.Tensor, block: Weights) -> dict[str, torch.Tensor]:
@@ -103,13 +113,19 @@ def split_output(kind: BlockKind, solved: torch.Tensor, block: Weights) -> dict[
     return {f"{name}.weight": solved[:, :-1].contiguous(), f"{name}.bias": solved[:, -1].contiguous()}
 
 
-def _solve(start: torch.Tensor, moments: OutputMoments, row_weights: torch.Tensor | float) -> torch.Tensor:
+def _solve(
+    start: torch.Tensor,
+    moments: OutputMoments,
+    row_weights: torch.Tensor | float,
+    dampings: Sequence[float],
+) -> torch.Tensor:
     """Returns the ridge solution around `start` whose damping errs least on the held-out windows.
 
     Args:
         start: [D, n] the projection to stay near to.
         moments: Around it.
         row_weights: [D, 1] weights of the squared errors of rows.
+        dampings: Those that are tried.
     """
     (gram, cross, heldout_gram, heldout_cross), w0 = moments, start.double()
     scale = float(gram.diagonal().mean().clamp_min(1e-12))
@@ -128,5 +144,5 @@ def _solve(start: torch.Tensor, moments: OutputMoments, row_weights: torch.Tenso
         w = solve(few_cross, few_w0)
         return float((w * (w @ heldout_gram - 2 * few_heldout)).sum()), solve
 
-    _, solve = best_damping(DAMPINGS, attempt)
+    _, solve = best_damping(dampings, attempt)
     return start if solve is None else solve(cross, w0).to(start.dtype)

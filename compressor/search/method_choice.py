@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lathe.artefact.plan import ModelShape
 from lathe.compressor.search.method import Method, methods
 
@@ -21,8 +23,15 @@ def check_name(name: str) -> None:
         methods.get(name)
 
 
-def chosen_method(name: str, shape: ModelShape) -> Method:
-    """Returns the method of this name; for `auto` the one that suits a model of these dimensions."""
-    if name != AUTO:
-        return methods.get(name)
-    return methods.get(_FASTER if shape.decoder_parameters(shape.dense_plan) >= _LARGE else SLOWEST)
+def chosen_method(name: str, shape: ModelShape, refinements: int | None = None) -> Method:
+    """Returns the method of this name; for `auto` the one that suits a model of these dimensions.
+
+    Args:
+        name: The value of `--method`.
+        shape: The model's dimensions.
+        refinements: The most rounds that refine the subnet as a whole; None leaves the method's own.
+    """
+    if name == AUTO:
+        name = _FASTER if shape.decoder_parameters(shape.dense_plan) >= _LARGE else SLOWEST
+    found = methods.get(name)
+    return found if refinements is None else replace(found, whole_rounds=refinements)

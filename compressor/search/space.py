@@ -21,7 +21,8 @@ from lathe.artefact.plan import (
 )
 from lathe.artefact.width_rules import FREE, WidthRules
 
-_FFN_LEVELS = 32
+FFN_LEVELS = 32
+"""The most widths of an FFN that are searched."""
 _MAX_GROUP_LEVELS = 8
 _EXPERT_LEVELS, _EXPERT_COUNTS = 8, 5
 Level = Heads | Width
@@ -103,13 +104,13 @@ class Space:
         return flat
 
 
-def make_space(shape: ModelShape, rules: WidthRules = FREE) -> Space:
+def make_space(shape: ModelShape, rules: WidthRules = FREE, ffn_levels: int = FFN_LEVELS) -> Space:
     """Returns the levels of a model.
 
     Attention blocks have whole KV groups with the same number of query heads in each. FFN widths come in
-    steps of a power of two on each device, at most 32 of them, so that wide models are pruned in whole tiles
-    of any engine. FFNs of experts have five numbers of experts and about eight widths. Any block may be
-    dropped.
+    steps of a power of two on each device, at most `ffn_levels` of them, so that wide models are pruned in
+    whole tiles of any engine; the widths of fewer levels are among those of more. FFNs of experts have five
+    numbers of experts and about eight widths at most. Any block may be dropped.
 
     Raises:
         UserError: the dense model itself breaks the rules.
@@ -121,9 +122,9 @@ def make_space(shape: ModelShape, rules: WidthRules = FREE) -> Space:
     groups = [heads for heads in allowed if heads]
     attention = [heads for group in groups[:: math.ceil(len(groups) / _MAX_GROUP_LEVELS)] for heads in group]
     attention.sort(key=lambda heads: (-(heads[0] + heads[1]), -heads[0]))
-    ffn: list[int] | list[tuple[int, int]] = _widths(shape, rules, _FFN_LEVELS)
+    ffn: list[int] | list[tuple[int, int]] = _widths(shape, rules, ffn_levels)
     if shape.experts:
-        pairs = itertools.product(_counts(shape), _widths(shape, rules, _EXPERT_LEVELS))
+        pairs = itertools.product(_counts(shape), _widths(shape, rules, min(ffn_levels, _EXPERT_LEVELS)))
         ffn = sorted(pairs, key=lambda pair: (-pair[0] * pair[1], -pair[0]))
     return Space((*attention, (0, 0)), (*ffn, 0), shape.num_layers)
 

@@ -1,0 +1,54 @@
+"""From a plan to its artefact in the run directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from lathe.compressor.latency.comparison import Comparison
+from lathe.compressor.pipeline.cache_scales import Scales, cache_scales
+from lathe.compressor.pipeline.calibrate import CalibrationResult
+from lathe.compressor.pipeline.export import export
+from lathe.compressor.pipeline.latency_loop import Iteration
+from lathe.compressor.pipeline.reconstruct import reconstruct
+from lathe.compressor.pipeline.round import round_layers
+from lathe.compressor.pipeline.run_context import RunContext
+from lathe.compressor.pipeline.verify import Verified, Verifier
+
+
+@dataclass(frozen=True)
+class MadeArtefact:
+    """A complete artefact in the run directory; it is timed and verified when that is asked for.
+
+    One that turns out too slow is not verified any further.
+    """
+
+    path: Path
+    iteration: Iteration
+    scales: Scales | None
+    verifier: Verifier
+
+    @cached_property
+    def timing(self) -> Comparison | None:
+        return self.verifier.time(self.path)
+
+    @cached_property
+    def verified(self) -> Verified:
+        return self.verifier(self.iteration, self.path, self.timing, self.scales)
+
+
+@dataclass(frozen=True)
+class ArtefactMaker:
+    """Makes the artefact of a plan: reconstructs, rounds and exports it."""
+
+    context: RunContext
+    calibration: CalibrationResult
+    verify: Verifier
+
+    def __call__(self, iteration: Iteration) -> MadeArtefact:
+        name = reconstruct(self.context, self.calibration, iteration)
+        rounded = round_layers(self.context, self.calibration, iteration, name)
+        scales = cache_scales(self.context, self.calibration, name, rounded)
+        path = export(self.context, iteration, name, rounded, scales)
+        return MadeArtefact(path, iteration, scales, self.verify)
