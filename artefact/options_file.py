@@ -31,7 +31,7 @@ def read_options(path: Path, context: typer.Context, check: Check) -> dict[str, 
     """
     known = _names(context)
     values: dict[str, Any] = {}
-    for key, value in _document(path).items():
+    for key, value in read_document(path).items():
         parameter = known.get(_plain(key))
         if parameter is None:
             near = get_close_matches(_plain(key), known, n=1, cutoff=0.0)
@@ -50,7 +50,12 @@ def read_options(path: Path, context: typer.Context, check: Check) -> dict[str, 
     return values
 
 
-def _document(path: Path) -> dict[Any, Any]:
+def read_document(path: Path) -> dict[Any, Any]:
+    """Reads the `name: value` lines of a YAML or JSON file.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
     import yaml
 
     kind, parse = ("JSON", json.loads) if path.suffix == ".json" else ("YAML", yaml.safe_load)

@@ -16,6 +16,7 @@ from lathe.guarded import guarded
 COMMANDS = {
     "compress": "lathe.compressor.cli.compress",
     "plan": "lathe.compressor.cli.plan",
+    "tune": "lathe.compressor.cli.tune",
     "profile": "lathe.compressor.cli.profile",
     "export": "lathe.compressor.cli.export",
     "evaluate": "lathe.compressor.cli.evaluate",

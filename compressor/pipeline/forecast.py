@@ -34,18 +34,18 @@ _LEFT_BY_RECONSTRUCTION = 0.25
 stories260k)."""
 _SEARCHING = 6.0
 """The cost of a run's search by the forecast's own."""
-_COLLECTING, _SOLVING = (2.0, 1.3), (4.5, 2.6)
+COLLECTING, SOLVING = (2.0, 1.3), (4.5, 2.6)
 """The cost of statistics, and of solving single blocks, in forward passes over the text that is read for it:
 on hidden states of float32 products, and of bfloat16 ones."""
-_GAUSS_NEWTON = 16.0
+GAUSS_NEWTON = 16.0
 """The cost of reconstructing single blocks with Gauss-Newton steps, likewise."""
-_REFINING, _STEPPING = 22.0, 7.0
+REFINING, STEPPING = 22.0, 7.0
 """The cost of one round for the whole subnet, likewise: of conjugate gradients, and of steps on parts."""
 _ROUNDING, _ROUNDED_COLUMN = (2.6, 1.9), 6.0
 """The cost of rounding layers, likewise, and of a column of the widest projection, in passes of a token."""
 _GRADIENTS, _ROUNDED_ROWS = 3.0, 7.0
 """The cost of the gradients that few bits are rounded by, likewise; what they add to that of a column."""
-_VERIFYING = 2.5
+VERIFYING = 2.5
 """The cost of the checks at the end, in forward passes over the text that the artefact is evaluated on."""
 _MEASURING = 30.0
 """The time for measuring as a multiple of that for dense and the smallest subnet."""
@@ -141,18 +141,18 @@ def _seconds(options: CompressOptions, preflight: PreflightResult, problem: Prob
     read, asked = amount.windows * amount.window, options.calibration_tokens
     token = _seconds_per_token(problem)
     rough = method.bfloat16 and has_bfloat16(options.where)
-    collecting = _COLLECTING[rough]
+    collecting = COLLECTING[rough]
     ranking = max(0.0, spent["calibrate and rank"] - collecting * token * read)
     searching = _SEARCHING * spent[_PRUNING] + spent[_ROUNDING_ALONE]
     fixed = ranking + searching + _MEASURING * spent[_TIMING]
     solved = min(asked, block_tokens(preflight.source.shape)) if method.on_samples else asked
-    solving = _GAUSS_NEWTON if method.reconstruction == "gauss-newton" else _SOLVING[rough]
-    stepping = _STEPPING * min(asked, MOST_TOKENS)
-    refining = token * (stepping if method.in_steps else _REFINING * asked)
+    solving = GAUSS_NEWTON if method.reconstruction == "gauss-newton" else SOLVING[rough]
+    stepping = STEPPING * min(asked, MOST_TOKENS)
+    refining = token * (stepping if method.in_steps else REFINING * asked)
     evaluation = preflight.texts.evaluation
     judged = asked / HELDOUT_SHARE if evaluation is None else evaluation.numel()
     rounding = _rounding_passes(asked, preflight, rough) if options.quantizes else 0.0
-    passes = token * (collecting * asked + solving * solved + rounding + _VERIFYING * judged)
+    passes = token * (collecting * asked + solving * solved + rounding + VERIFYING * judged)
     most = method.whole_rounds
     least = min(1, most)
 

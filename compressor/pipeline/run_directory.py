@@ -120,9 +120,10 @@ class RunDirectory:
         return Saved(path.absolute())
 
     def forget(self, beginning: str) -> None:
-        """Removes the tensors whose names begin so."""
-        for file in self.path.glob(f"{beginning}-*.safetensors"):
-            file.unlink()
+        """Removes the documents and tensors whose names begin so, documents about tensors first."""
+        for suffix in ("json", "safetensors"):
+            for file in self.path.glob(f"{beginning}-*.{suffix}"):
+                file.unlink()
 
     def _file(self, name: str) -> Path:
         return self.path / f"{name}.safetensors"

@@ -1,0 +1,1 @@
+"""Samplers, one registered file each: they choose the points that are tried."""
