@@ -32,5 +32,5 @@ def write_evaluation_text(source: Checkpoint, directory: Path, progress: Progres
         tokenizer, length = load_tokenizer(source), window_length(source, WINDOW)
         tokens = write_samples(source, windows=_WINDOWS, length=length, seed=_SEED, progress=progress)
         texts = [tokenizer.decode(row.tolist(), skip_special_tokens=True) for row in tokens]
-        write_bytes(path, "\n\n".join(texts).encode())
+        write_bytes(path, "\n\n".join(texts).replace("\0", "").encode())
     return path

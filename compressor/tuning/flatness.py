@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from lathe.compressor.tuning.space import TuningSpace
 from lathe.compressor.tuning.study import Record
 
 _SHARE = 0.1
@@ -30,22 +32,36 @@ def spread_of_best(found: Sequence[Record]) -> dict[str, Any]:
     return {"trials": len(best), "nats": width, "share": relative, "unit": "nats per token"}
 
 
-def importances(study: Any, found: Sequence[Record]) -> dict[str, float] | None:
-    """Returns each knob's share in the differences between complete trials, by PED-ANOVA.
+def importances(space: TuningSpace, found: Sequence[Record]) -> dict[str, float] | None:
+    """Returns the share of the variance of the losses that each knob explains by itself.
+
+    That is epsilon squared of a one-way analysis of variance, (SSB - (k - 1) MSW) / SST for k values of a
+    knob: what k values would explain by chance does not count. Optuna's own measure (PED-ANOVA, of the best
+    tenth) says little of some dozens of trials: findings/optuna-importance-of-few-trials-is-chance.sh.
 
     Returns:
-        Shares that add up to one; None where there are too few trials, or all have the same loss.
+        Shares from 0 to 1, which need not add up to 1; None where there are too few trials, or all have the
+        same loss.
     """
-    import optuna
-
-    done = [r for r in complete(found) if r.point is not None]
-    if len(done) < _LEAST or len({r.loss for r in done}) < 2:
+    rows = [(r.point, r.loss) for r in complete(found) if r.point is not None and r.loss is not None]
+    losses = np.array([loss for _, loss in rows])
+    if len(rows) < _LEAST or not losses.std():
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        found_shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return {name: float(share) for name, share in found_shares.items()}
+    whole = float(((losses - losses.mean()) ** 2).sum())
+    return {
+        name: _explained(np.array([point[at] for point, _ in rows]), losses) / whole
+        for at, name in enumerate(space.values)
+    }
+
+
+def _explained(values: np.ndarray, losses: np.ndarray) -> float:
+    """Returns the sum of squares that the values of a knob [n] explain beyond chance."""
+    groups = [losses[values == value] for value in np.unique(values)]
+    if len(groups) < 2 or len(groups) == len(losses):
+        return 0.0
+    between = sum(len(group) * (group.mean() - losses.mean()) ** 2 for group in groups)
+    within = sum(((group - group.mean()) ** 2).sum() for group in groups)
+    return max(0.0, float(between - (len(groups) - 1) * within / (len(losses) - len(groups))))
 
 
 def gain_over_default(

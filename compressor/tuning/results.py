@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lathe.artefact.atomic_files import write_bytes, write_json
 from lathe.artefact.command_options import recorded
+from lathe.compressor.compute.progress import Progress
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.tuning.flatness import complete, gain_over_default, importances, spread_of_best
 from lathe.compressor.tuning.plot import plot
@@ -53,21 +53,20 @@ class Results:
         """The run without tuning."""
         return self.trials[0]
 
-    def confirm_gain(self, advance: Callable[[], None]) -> list[tuple[float, float]]:
+    def confirm_gain(self, progress: Progress) -> list[tuple[float, float]]:
         """Runs the default and the best with other seeds, or takes their losses from the database.
 
         Returns:
             (the default's loss, the best's) of each seed; none where the default is the best.
         """
-        if self.best.number == self.default.number:
+        if self.best.number == self.default.number or not self.confirm:
             return []
         found = []
-        for seed in range(1, self.confirm + 1):
-            losses = []
-            for record in (self.default, self.best):
-                losses.append(self._with_seed(record, seed))
-                advance()
-            found.append((losses[0], losses[1]))
+        with progress.stage("tune: other seeds", self.confirm) as bar:
+            for seed in range(1, self.confirm + 1):
+                default, best = (self._with_seed(record, seed) for record in (self.default, self.best))
+                found.append((default, best))
+                bar.advance()
         return found
 
     def _with_seed(self, record: Record, seed: int) -> float:
@@ -104,7 +103,7 @@ class Results:
             "default": rows[0],
             "best": next(row for row, r in zip(rows, trials, strict=True) if r.number == best.number),
             "spread": spread_of_best(trials),
-            "importance": importances(self.study, trials),
+            "importance": importances(self.space, trials),
             "gain": gain_over_default(default.loss, best.loss, other_seeds),
             "seconds": sum(record.seconds for record in trials),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -160,14 +161,14 @@ class Search:
         if fewer:
             first = trial.user_attrs.get("first")
             if first is None:
-                drafted = self.run(values | {_TOKENS: fewer}, draft=True)
+                drafted = _finite(self.run(values | {_TOKENS: fewer}, draft=True))
                 first = drafted.loss_increase
                 trial.set_user_attr("seconds", drafted.seconds)
                 trial.set_user_attr("first", first)
             trial.report(first, 0)
             if not promising(first, self._firsts):
                 return "dropped", None
-        found = self.run(values)
+        found = _finite(self.run(values))
         trial.set_user_attr("seconds", trial.user_attrs.get("seconds", 0.0) + found.seconds)
         trial.set_user_attr("plan", found.plan.to_json())
         trial.set_user_attr("ms", found.ms)
@@ -189,3 +190,14 @@ class Search:
         self.spent += record.seconds
         if record.first is not None:
             self._firsts.append(record.first)
+
+
+def _finite(found: Outcome) -> Outcome:
+    """Refuses a loss that is none.
+
+    Raises:
+        UserError: it is not a number.
+    """
+    if not math.isfinite(found.loss_increase):
+        raise UserError(f"the artefact's loss is {found.loss_increase}")
+    return found

@@ -118,8 +118,7 @@ def tune(options: TuneOptions, progress: Progress) -> dict[str, Any]:
             search.run_default()
             samplers.get(options.sampler).search(search)
         results = Results(study, prepared.space, runner, options.confirm)
-        with progress.stage("tune: other seeds", 2 * options.confirm) as bar:
-            other_seeds = results.confirm_gain(bar.advance)
+        other_seeds = results.confirm_gain(progress)
         return write_results(options, results, other_seeds)
 
 

@@ -36,6 +36,8 @@ def search(found: Search) -> None:
 
 
 def _search_once(found: Search, start: Point, tops: list[int], number: int) -> None:
+    """Searches from one point. NOMAD is told of the knobs alone that have more than one value."""
+    free = [at for at, top in enumerate(tops) if top]
     process = subprocess.Popen(
         [sys.executable, "-P", str(_PROCESS)],
         stdin=subprocess.PIPE,
@@ -47,10 +49,12 @@ def _search_once(found: Search, start: Point, tops: list[int], number: int) -> N
     assert process.stdout
     try:
         seed = (found.seed * 1_000_003 + number) % 2**31
-        process.stdin.write(json.dumps({"start": start, "tops": tops, "seed": seed}) + "\n")
+        asked = {"start": [start[at] for at in free], "tops": [tops[at] for at in free], "seed": seed}
+        process.stdin.write(json.dumps(asked) + "\n")
         process.stdin.flush()
         for line in process.stdout:
-            loss = found.evaluate(tuple(json.loads(line)))
+            chosen = dict(zip(free, json.loads(line), strict=True))
+            loss = found.evaluate(tuple(chosen.get(at, 0) for at in range(len(tops))))
             if not found.more:
                 return
             process.stdin.write(f"{loss!r}\n")
