@@ -34,6 +34,7 @@ def test_an_artefacts_options_make_it_again(tiny: Tiny, tmp_path: Path) -> None:
         "group-size": "auto",
         "method": "auto",
         "evaluations": 40,
+        "ffn-levels": 32,
         "tolerance": 0.02,
         "force": False,
         "device": "cpu",

@@ -259,6 +259,8 @@ def test_sequential_reconstruction_aims_at_the_dense_stream_from_the_subnets_own
 
     distances = [(found - ridge(damping)).abs().max() for damping in DAMPINGS]
     assert min(distances) < 1e-4
+    alone = reconstruct_block(passes.map_shards, lab.runner, "ffn", start, dampings=(0.05,))
+    assert (alone["mlp.down_proj.weight"].double() - ridge(0.05)).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])

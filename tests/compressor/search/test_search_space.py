@@ -63,6 +63,18 @@ def spaces_under_rules(draw: st.DrawFn) -> tuple[ModelShape, WidthRules, int, in
     return shape, rules, devices, multiple, make_space(shape, rules)
 
 
+@given(spaces_under_rules(), st.sampled_from((2, 4, 8, 16)))
+def test_fewer_widths_are_among_those_of_more(
+    made: tuple[ModelShape, WidthRules, int, int, Space], levels: int
+) -> None:
+    shape, rules, _, _, space = made
+    fewer = make_space(shape, rules, levels)
+    assert len(fewer.widths) - 1 <= levels  # the dropped block comes on top
+    assert {*fewer.widths} <= {*space.widths}
+    assert fewer.widths[0] == shape.layer.ffn
+    assert fewer.attention == space.attention
+
+
 @given(spaces_under_rules(), st.data())
 def test_every_plan_of_a_space_keeps_its_rules(
     made: tuple[ModelShape, WidthRules, int, int, Space], data: st.DataObject
