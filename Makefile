@@ -34,7 +34,7 @@ DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
 LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
 .PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-llamacpp test-genai test-openvino test-vllm test-vllm-slow test-browser lint \
-	check-artefact check-genai check-openvino check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-bits bench-groups bench-kv-cache bench-kv-paging bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
+	check-artefact check-genai check-openvino check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-bits bench-groups bench-kv-cache bench-kv-paging bench-tune bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
 	bench-serving bench-scale bench-ray families-table check-compat check-vllm-names check-vllm-mixed docs cold-start check-style \
 	check-imports hooks clean
 
@@ -397,6 +397,9 @@ bench-kv-cache: $(INSTALLED)  ## an int8 KV cache: loss, bytes, time: MODEL= TEX
 
 bench-kv-paging: $(INSTALLED)  ## memory and speed of paged slots beside an earlier build, shared prompts: MODEL= BENCH='--base REVISION'
 	$(BIN)/python -m benchmarks.kv_paging --model $(MODEL) $(BENCH)
+
+bench-tune: $(INSTALLED)  ## lathe tune by TPE and NOMAD against random points: MODEL= BENCH='--trials 24 --seeds 10'
+	$(BIN)/python -m benchmarks.tune --model $(MODEL) $(BENCH)
 
 bench-equal-bytes: $(INSTALLED)  ## subnets and rounded weights at equal bytes: MODEL= TEXT= EVAL= BENCH='--tokens 32768'
 	$(BIN)/python -m benchmarks.quality.equal_bytes --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)

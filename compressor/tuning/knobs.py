@@ -69,6 +69,7 @@ def _given_refinements(options: CompressOptions, shape: ModelShape) -> Value:
 
 TOKENS = tuple(2**power for power in range(10, 21))
 METHODS = ("quick", "fast", "lathe")
+OTHER_METHODS = ("policy-gradient", "paper")
 GROUPS = ("auto", "adaptive", "32", "64", "128", "256")
 DAMPINGS = (None, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -76,7 +77,7 @@ KNOBS = {
     knob.name: knob
     for knob in (
         Knob("calibration-tokens", TOKENS, _usual_tokens, _field("calibration_tokens")),
-        Knob("method", METHODS, _usual_methods, _given_method),
+        Knob("method", METHODS + OTHER_METHODS, _usual_methods, _given_method),
         Knob("refinements", (0, 1, 2, 3, 4), lambda _options: (0, 1, 2, 3), _given_refinements),
         Knob("damping", DAMPINGS, lambda _options: DAMPINGS, _field("damping"), ordered=False),
         Knob(

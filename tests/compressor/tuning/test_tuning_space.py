@@ -52,7 +52,7 @@ def test_ranges_and_lists_are_read_from_the_command_line_and_from_a_file(tmp_pat
         ("dampng=0.1..1", "there is no knob `dampng`. The nearest is `damping`"),
         ("ffn-levels=32..4", "the bounds are reversed"),
         ("ffn-levels=4..64", "ffn-levels cannot be 64. Its values are 2, 4, 8, 16, 32"),
-        ("method=lathe,paper", "method cannot be paper"),
+        ("method=lathe,annealing", "method cannot be annealing"),
         ("damping", "has no values"),
         ("group-size=32,64", "--group-size does nothing in this run"),
     ],
