@@ -23,7 +23,7 @@ class KnownPoints:
 
     def __init__(self, path: Path, run: TrialRunner) -> None:
         self._path, self._run = path, run
-        document = json.loads(path.read_text()) if path.exists() else {"losses": {}, "seconds": 0.0}
+        document: Any = json.loads(path.read_text()) if path.exists() else {"losses": {}, "seconds": 0.0}
         self.losses: dict[str, float] = document["losses"]
         self.seconds: float = document["seconds"]
 
