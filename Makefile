@@ -34,7 +34,7 @@ DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
 LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
 .PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-llamacpp test-genai test-openvino test-vllm test-vllm-slow test-browser lint \
-	check-artefact check-genai check-openvino check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-bits bench-groups bench-kv-cache bench-kv-paging bench-tune bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
+	check-artefact check-genai check-openvino check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-bits bench-groups bench-patterns bench-kv-cache bench-kv-paging bench-tune bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
 	bench-serving bench-scale bench-ray families-table check-compat check-vllm-names check-vllm-mixed docs cold-start check-style \
 	check-imports hooks clean
 
@@ -388,6 +388,10 @@ bench-onebit: $(INSTALLED)  ## one-bit weights with all their bits counted: MODE
 
 bench-search: $(INSTALLED)  ## search engines on the same milliseconds: MODEL= TEXT= EVAL=a,b BENCH='--engines lathe,paper:200'
 	$(BIN)/python -m benchmarks.search --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)
+
+bench-patterns: $(INSTALLED)  ## N:M patterns, what methods lose and engines gain: MODEL= TEXT= EVAL=a,b BENCH='--variants dense/wanda/joint'
+	$(BIN)/python -m benchmarks.patterns --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)
+	$(BIN)/python -m benchmarks.patterns.speed --model $(MODEL)
 
 bench-groups: $(INSTALLED)  ## a group size for each matrix against one for all, at equal bits: MODEL= EVAL= BENCH='--bits 4,3'
 	$(BIN)/python -m benchmarks.groups --model $(MODEL) --eval $(EVAL) $(BENCH)

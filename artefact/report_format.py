@@ -263,6 +263,26 @@ class QuantizationFacts(TypedDict):
     quantization: NotRequired[Quantization]
 
 
+class WeightPattern(TypedDict):
+    """The pattern of the weights of all matrices of layers.
+
+    Attributes:
+        name: N:M, the most weights of so many consecutive ones of a row that are not zero.
+        method: How they were chosen and corrected.
+        zeros: The share of zeros among them, as the checkpoint has them.
+    """
+
+    name: str
+    method: str
+    zeros: float
+
+
+class PatternFacts(TypedDict):
+    """The pattern of the weights, in a report of an artefact that has one."""
+
+    pattern: NotRequired[WeightPattern]
+
+
 class VocabularyRows(TypedDict):
     """Rows of the table of tokens, bytes of embedding and head, and the text that they were cut to."""
 
@@ -351,7 +371,9 @@ class ResourceFacts(TypedDict):
     device: DeviceFacts
 
 
-class Report(QualityFacts, SizeFacts, QuantizationFacts, KvCacheFacts, VocabularyFacts, ResourceFacts):
+class Report(
+    QualityFacts, SizeFacts, QuantizationFacts, KvCacheFacts, PatternFacts, VocabularyFacts, ResourceFacts
+):
     """The document of report.json."""
 
     format: str

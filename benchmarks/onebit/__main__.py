@@ -12,7 +12,6 @@ table for each text. Variants that the JSON has are not made again.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,19 +21,14 @@ from typing import Any
 
 import torch
 
+from benchmarks.kept_rows import kept_rows
 from benchmarks.onebit.table import table
-from benchmarks.onebit.variants import VARIANTS, Text
+from benchmarks.onebit.variants import VARIANTS
+from benchmarks.quality.opened import open_setting
 from benchmarks.quality.score import Judge, machine, windows_of
-from benchmarks.quality.setting import Setting
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.errors import UserError
-from lathe.compressor.calibration import load_calibration
-from lathe.compressor.calibration.tokens import read_calibration
-from lathe.compressor.compute.array_store import ArrayStore
-from lathe.compressor.compute.progress import Progress
 from lathe.compressor.evaluate import Quality
-from lathe.compressor.model.checkpoint import open_checkpoint
-from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.pipeline.options import WINDOW
 
 _SETTINGS = ("model", "text", "eval", "tokens", "windows", "seed")
@@ -60,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     if unknown := set(args.variants.split(",")) - set(VARIANTS):
         raise UserError(f"there is no variant {', '.join(sorted(unknown))}", f"Known: {', '.join(VARIANTS)}.")
     settings = {name: getattr(args, name) for name in _SETTINGS}
-    rows = _kept(args.out, settings)
+    rows = kept_rows(args.out, settings)
     pending = [name for name in args.variants.split(",") if name not in {row["variant"] for row in rows}]
     document = {
         "command": shlex.join(["python", "-m", "benchmarks.onebit", *sys.argv[1:]]),
@@ -75,22 +69,10 @@ def run(args: argparse.Namespace) -> None:
     print(table(rows))
 
 
-def _kept(out: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns the rows of an interrupted run with these settings."""
-    if not out.exists():
-        return []
-    document = json.loads(out.read_text(encoding="utf-8"))
-    if any(document.get(name) != value for name, value in settings.items()):
-        raise UserError(f"{out} has rows of other settings", "Give another --out, or remove it.")
-    rows: list[dict[str, Any]] = document["rows"]
-    return rows
-
-
 def compare(args: argparse.Namespace, variants: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
     """Yields the rows of every variant, one for each text."""
-    setting, text = _opened(args)
+    setting, model, text = open_setting(args.model, args.text, args.tokens, args.seed)
     judges = {name: Judge(setting, windows_of(setting, name, args.windows)) for name in args.eval.split(",")}
-    model = LayeredModel(setting.source, setting.runner, setting.head, setting.embedding, setting.layers)
     for variant in variants:
         with setting.progress.stage(f"make: {variant}", 1), torch.inference_mode():
             made = VARIANTS[variant](model, text)
@@ -111,28 +93,6 @@ def compare(args: argparse.Namespace, variants: Sequence[str]) -> Iterator[list[
                 }
             )
         yield rows
-
-
-def _opened(args: argparse.Namespace) -> tuple[Setting, Text]:
-    """Returns the dense model with its calibration text."""
-    source, progress = open_checkpoint(args.model), Progress()
-    asked = read_calibration(source, args.text, tokens=args.tokens, window=WINDOW, seed=args.seed)
-    text = load_calibration(source, asked, seed=args.seed, progress=progress)
-    model = LayeredModel.open(source, ArrayStore())
-    setting = Setting(
-        source,
-        model.runner,
-        model.head,
-        model.embedding,
-        model.layers,
-        text.fit,
-        text.heldout,
-        [],
-        args.seed,
-        progress,
-    )
-    flags = torch.arange(len(text.fit) + len(text.heldout)) >= len(text.fit)
-    return setting, Text(torch.cat([text.fit, text.heldout]), flags)
 
 
 def _arguments() -> argparse.Namespace:

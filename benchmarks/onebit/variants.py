@@ -8,12 +8,12 @@ hidden states come from bfloat16 products where those are faster.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import torch
 
+from benchmarks.quality.opened import Text
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.rounded_tensors import Rounded
@@ -34,14 +34,6 @@ class Made(NamedTuple):
     layers: Sequence[Weights]
     nominal: float
     effective: float
-
-
-@dataclass(frozen=True)
-class Text:
-    """Calibration windows [B, T], and which are held out [B]."""
-
-    windows: torch.Tensor
-    heldout: torch.Tensor
 
 
 Variant = Callable[[LayeredModel, Text], Made]

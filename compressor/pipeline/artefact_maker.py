@@ -11,6 +11,7 @@ from lathe.compressor.pipeline.cache_scales import Scales, cache_scales
 from lathe.compressor.pipeline.calibrate import CalibrationResult
 from lathe.compressor.pipeline.export import export
 from lathe.compressor.pipeline.latency_loop import Iteration
+from lathe.compressor.pipeline.pattern import prune_to_pattern
 from lathe.compressor.pipeline.reconstruct import reconstruct
 from lathe.compressor.pipeline.round import round_layers
 from lathe.compressor.pipeline.run_context import RunContext
@@ -40,7 +41,7 @@ class MadeArtefact:
 
 @dataclass(frozen=True)
 class ArtefactMaker:
-    """Makes the artefact of a plan: reconstructs, rounds and exports it."""
+    """Makes the artefact of a plan: reconstructs, prunes to a pattern, rounds and exports it."""
 
     context: RunContext
     calibration: CalibrationResult
@@ -48,6 +49,7 @@ class ArtefactMaker:
 
     def __call__(self, iteration: Iteration) -> MadeArtefact:
         name = reconstruct(self.context, self.calibration, iteration)
+        name = prune_to_pattern(self.context, self.calibration, iteration, name)
         rounded = round_layers(self.context, self.calibration, iteration, name)
         scales = cache_scales(self.context, self.calibration, name, rounded)
         path = export(self.context, iteration, name, rounded, scales)

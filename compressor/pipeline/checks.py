@@ -26,7 +26,9 @@ from lathe.compressor.calibration.tokens import (
     window_length,
 )
 from lathe.compressor.export import destinations, exporters, rules_of
+from lathe.compressor.export.base import Destination
 from lathe.compressor.model.checkpoint import Checkpoint
+from lathe.compressor.model.pattern import Pattern
 from lathe.compressor.pipeline.options import WINDOW, CompressOptions
 from lathe.compressor.search.mixed_space import MixedSpace
 from lathe.compressor.search.space import Space
@@ -76,7 +78,23 @@ def width_rules(options: CompressOptions, source: Checkpoint) -> WidthRules:
         destination.check_uneven(source)
     if options.int8_cache:
         check_version(INT8_CACHE, f"the graph of {source.name} with an int8 KV cache")
+    if options.weight_pattern:
+        chosen.append(Destination(multiple=options.weight_pattern.group))
     return rules_of(chosen, source.shape.head_dim, options.tensor_parallel)
+
+
+def checked_pattern(options: CompressOptions, source: Checkpoint) -> Pattern | None:
+    """Returns the pattern that is asked for, if any.
+
+    Raises:
+        UserError: the model has experts, or a matrix whose rows its groups do not fill.
+    """
+    pattern = options.weight_pattern
+    if pattern:
+        if source.shape.experts:
+            raise UserError(f"{source.name} has experts, which --pattern does not take", "Leave it out.")
+        pattern.check(source.shape, source.shape.dense_plan, source.name)
+    return pattern
 
 
 def check_texts(options: CompressOptions, source: Checkpoint, progress: ReadingLog) -> Texts:
@@ -134,7 +152,7 @@ def check_disk(out: Path, needed: int) -> None:
         )
 
 
-def disk_needed(source: Checkpoint, on_disk: bool, rounds: int) -> int:
+def disk_needed(source: Checkpoint, on_disk: bool, rounds: int, layers: int = 0) -> int:
     """Returns the bytes that a run of one plan may hold on disk.
 
     These are the checkpoint, the graph, and the run directory with its statistics and the layers after each
@@ -145,13 +163,14 @@ def disk_needed(source: Checkpoint, on_disk: bool, rounds: int) -> int:
         source: The dense model.
         on_disk: Whether memory does not hold them.
         rounds: The number of whole-model rounds.
+        layers: How often all layers are kept besides.
     """
     shape = source.shape
     weights, reads = shape.weight_bytes(shape.dense_plan, 4), shape.layer.query_heads * shape.head_dim
     squares = shape.num_layers * (max(1, shape.experts) * shape.layer.ffn**2 + reads**2)
     statistics = (8 if on_disk else 2 * 8) * squares
     step = 7 * weights + 3 * 4 * squares if on_disk else 2 * 4 * squares
-    return (3 + rounds) * weights + statistics + (step if rounds else 0) + 64 * 2**20
+    return (3 + rounds + layers) * weights + statistics + (step if rounds else 0) + 64 * 2**20
 
 
 def read_plan(

@@ -20,6 +20,7 @@ from lathe.compressor.pipeline.open_run import open_run
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.outcome import Outcome, Status
 from lathe.compressor.pipeline.pareto import tradeoff
+from lathe.compressor.pipeline.pattern import manifest_facts
 from lathe.compressor.pipeline.preflight import run_preflight
 from lathe.compressor.pipeline.quality_loop import QualityLoop
 from lathe.compressor.pipeline.report import Compression, build_report
@@ -91,7 +92,7 @@ def _publish(context: RunContext, artefact: Path, report: Report) -> None:
     write_json(artefact / REPORT, report)
     write_json(artefact / "options.json", recorded(context.options))
     write_page(artefact, artefact / PAGE, str(out))
-    write_manifest(artefact)
+    write_manifest(artefact, **manifest_facts(context.options))
     check_output(context.options)
     publish_directory(artefact, out, run_dir.path / "replaced", f"The artefact is at {artefact}.")
     run_dir.remove()

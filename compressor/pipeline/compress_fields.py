@@ -65,6 +65,23 @@ class CompressFields(RunFields):
             recorded=False,
         ),
     ] = False
+    pattern: Annotated[
+        str | None,
+        Option(
+            help="N:M, such as 2:4: of every M consecutive weights of a row, N stay, and the others become "
+            "zeros. Widths are pruned first, if a target asks for that. No engine here gets faster by it.",
+            panel=RUN,
+        ),
+    ] = None
+    pattern_method: Annotated[
+        str | None,
+        Option(
+            help="How the weights of a --pattern are chosen and corrected: joint, or for comparison mrp, "
+            "sparsegpt, wanda or magnitude.",
+            unset="joint",
+            panel=RUN,
+        ),
+    ] = None
     force: Annotated[
         bool, Option(help="Compress although the dense model already meets the target.", panel=RUN)
     ] = False

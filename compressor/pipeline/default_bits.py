@@ -57,7 +57,7 @@ def _open(options: CompressOptions) -> bool:
 
 def _unsaid(options: CompressOptions) -> bool:
     """Returns whether options say nothing that decides how weights are stored."""
-    said = (options.bits, options.quantize, options.profile, options.keep, options.plan)
+    said = (options.bits, options.quantize, options.profile, options.keep, options.plan, options.pattern)
     return (
         all(value is None for value in said)
         and not options.destinations

@@ -170,7 +170,7 @@ class _Needs:
         if self.options.calibration == SELF or rounds > 1:
             cached = cache_bytes(self.shape, self.window)
             found["text that the model writes"] = head + self.layer + cached
-        if self.options.quantizes:
+        if self.options.quantizes or self.options.pattern:
             found["round"] = self._rounding()
         if self.options.graph or self.options.timed:
             found[_MEASURE] = 2 * _ENGINE * self.model

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the command line is built where there is no PyTorch, too
 
     from lathe.compressor.compute.workers.ray_config import RayConfig
     from lathe.compressor.model.groups import GroupRule
+    from lathe.compressor.model.pattern import Pattern
 
 WINDOW = 512
 """Tokens of a calibration or evaluation window, where the model has that many positions."""
@@ -32,6 +33,10 @@ OF_WIDTHS = ("paper", _POLICY)
 """Methods that search no bits."""
 GENAI = "genai"
 """The exporter that adds to the ONNX graph."""
+JOINT = "joint"
+"""The default of `--pattern-method`."""
+_WITH_PATTERN = (None, "int8", "int4")
+"""Schemes that a pattern goes with."""
 _BITS_OF_VLLM = (
     "For vLLM, `lathe export OUT --to vllm --quantize mixed --plan FILE` gives an artefact's blocks the bits "
     "of a plan; w4a16 and w8a8 are the same for all."
@@ -64,6 +69,7 @@ class CompressOptions(CompressFields):
         self._check_cache()
         self._check_exports()
         self._check_groups()
+        self._check_pattern()
         self._check_numbers()
         self._check_place()
 
@@ -75,10 +81,11 @@ class CompressOptions(CompressFields):
             raise UserError("--target-throughput is a target of tpot", "Leave the other latency options out.")
         targets = [self.latency_limit_ms, self.target_speedup, self.target_memory, self.keep]
         given = [target for target in targets if target is not None]
-        if not given and not self.plan and not self.front and self.perplexity_increase is None:
+        open_ended = self.front or self.perplexity_increase is not None
+        if not (given or self.plan or open_ended or self.pattern):
             raise UserError(
                 "no target is given",
-                "Give --target-latency, --target-speedup, --target-memory, --keep or --plan.",
+                "Give --target-latency, --target-speedup, --target-memory, --keep, --plan or --pattern.",
             )
         if self.plan and (given or self.front or self.perplexity_increase):
             raise UserError("--plan says all widths, so no target goes with it", "Give one of the two.")
@@ -193,6 +200,37 @@ class CompressOptions(CompressFields):
                 f"the latencies of --profile are those of --group-size auto, not of {self.group_size}",
                 "Leave one of the two out.",
             )
+
+    def _check_pattern(self) -> None:
+        if self.pattern is None:
+            if self.pattern_method is not None:
+                raise UserError("--pattern-method is for --pattern", "Give --pattern 2:4, or leave it out.")
+            return
+        from lathe.compressor.reconstruction.patterns.registry import pattern_methods
+
+        _ = self.weight_pattern
+        pattern_methods.get(self.pattern_method or JOINT)
+        if self.open_ended:
+            name = "--front" if self.front else "--max-perplexity-increase"
+            raise UserError(
+                f"{name} searches widths by what they lose without a pattern", "Leave --pattern or it out."
+            )
+        if self.scheme not in _WITH_PATTERN:
+            given = f"--quantize {self.quantize}" if self.quantize else f"--bits {self.bits}"
+            raise UserError(
+                f"{given} and --pattern cannot be combined", "Give --quantize int8 or int4, which keep zeros."
+            )
+
+    @property
+    def weight_pattern(self) -> Pattern | None:
+        """The pattern that weights are pruned to, if any.
+
+        Raises:
+            UserError: it is none.
+        """
+        from lathe.compressor.model.pattern import Pattern
+
+        return None if self.pattern is None else Pattern.parse(self.pattern)
 
     def _check_numbers(self) -> None:
         from lathe.compressor.calibration.amount import LEAST
@@ -317,6 +355,11 @@ class CompressOptions(CompressFields):
         """True if a plan cannot be chosen without milliseconds."""
         latency = self.latency_limit_ms is not None or self.target_speedup is not None
         return latency or (self.open_ended and self.runs)
+
+    @property
+    def targeted(self) -> bool:
+        """True if a target is given that plans are searched for."""
+        return self.timed or self.open_ended or self.target_memory is not None or self.keep is not None
 
     @property
     def graph(self) -> str | None:

@@ -21,11 +21,13 @@ from lathe.compressor.latency.profile import Profile
 from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.latency.workload import FITTED_DEFAULTS, Workload
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
+from lathe.compressor.model.pattern import Pattern
 from lathe.compressor.pipeline.checks import (
     Texts,
     check_disk,
     check_output,
     check_texts,
+    checked_pattern,
     disk_needed,
     read_plan,
     width_rules,
@@ -57,6 +59,7 @@ class PreflightResult:
     Attributes:
         source: The dense model's checkpoint, with the vocabulary that is kept.
         space: The widths that plans are made of.
+        pattern: What weights are pruned to, if that is asked for.
         mixed: The widths with the bits that weights may be rounded to, where the search chooses those.
         method: The search and what belongs to it.
         benchmark: Times plans of the model.
@@ -85,6 +88,7 @@ class PreflightResult:
     texts: Texts = field(default_factory=Texts, kw_only=True)
     vocabulary: CutVocabulary | None = field(default=None, kw_only=True)
     mixed: MixedSpace | None = field(default=None, kw_only=True)
+    pattern: Pattern | None = field(default=None, kw_only=True)
 
     @property
     def choices(self) -> Choices:
@@ -104,7 +108,7 @@ class PreflightResult:
     @property
     def already_met(self) -> bool:
         """True if the dense model meets every target already, so that nothing is to be made."""
-        return self.vocabulary is None and self.unpruned_meets
+        return self.vocabulary is None and self.pattern is None and self.unpruned_meets
 
     @property
     def unpruned_meets(self) -> bool:
@@ -121,7 +125,8 @@ class PreflightResult:
     @property
     def disk_bytes(self) -> int:
         """The most that the run may hold on disk."""
-        return disk_needed(self.source, self.memory.on_disk, self.method.whole_rounds)
+        layers = 2 if self.pattern else 0
+        return disk_needed(self.source, self.memory.on_disk, self.method.whole_rounds, layers)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the result for people and scripts: milliseconds, bytes, and the range of every target."""
@@ -176,10 +181,13 @@ def run_preflight(options: CompressOptions, progress: Progress, ends: Ends | Non
     whole, method = _checked_source(options, progress)
     vocabulary = cut_vocabulary(whole, options.vocabulary, progress) if options.vocabulary else None
     source = vocabulary.source if vocabulary else whole
+    pattern = checked_pattern(options, source)
     rules = width_rules(options, source)
     space = make_space(source.shape, rules, options.ffn_levels)
     mixed = MixedSpace(space, options.block_bits) if options.block_bits else None
     plan = read_plan(options.plan, space, rules, source.shape.experts, mixed) if options.plan else None
+    if pattern and not options.targeted:
+        plan = plan or source.shape.dense_plan
     workload = _workload(options, source, progress)
     texts = check_texts(options, source, progress)
     memory = memory_plan(options, source)
@@ -200,6 +208,7 @@ def run_preflight(options: CompressOptions, progress: Progress, ends: Ends | Non
         texts=texts,
         vocabulary=vocabulary,
         mixed=mixed,
+        pattern=pattern,
     )
     check_disk(options.out, found.disk_bytes)
     progress.say(

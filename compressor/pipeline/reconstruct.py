@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from lathe.artefact.plan import ModelShape
 from lathe.compressor.calibration.selfgen import continue_text
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.model.block_runner import Weights
+from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.pipeline.calibrate import CalibrationResult
 from lathe.compressor.pipeline.latency_loop import Iteration
 from lathe.compressor.pipeline.run_context import RunContext
@@ -41,10 +42,27 @@ def reconstruct(context: RunContext, calibration: CalibrationResult, iteration: 
     _reconstruct_layers(context, calibration, iteration, name)
     if iteration.plan.unrounded == preflight.source.shape.dense_plan:
         return name
-    for number in range(preflight.method.whole_rounds):
+    return refine_rounds(context, calibration, name)
+
+
+def refine_rounds(
+    context: RunContext, calibration: CalibrationResult, name: str, keep_zeros: bool = False
+) -> str:
+    """Refines the whole subnet, round after round, in the run directory.
+
+    Args:
+        context: The run.
+        calibration: The text.
+        name: The name of the finished layers.
+        keep_zeros: Whether weights that are zero stay zero.
+
+    Returns:
+        The name of the refined layers; `name` where no round was worth it.
+    """
+    for number in range(context.preflight.method.whole_rounds):
         refined = f"{name}-{number}"
         kl = context.run_dir.json(
-            f"whole-{refined}", partial(_refine, context, calibration, number, name, refined)
+            f"whole-{refined}", partial(_refine, context, calibration, number, name, refined, keep_zeros)
         )
         if kl["after"] < kl["before"]:
             name = refined
@@ -94,7 +112,12 @@ def block_tokens(shape: ModelShape) -> int:
 
 
 def _refine(
-    context: RunContext, calibration: CalibrationResult, number: int, name: str, refined: str
+    context: RunContext,
+    calibration: CalibrationResult,
+    number: int,
+    name: str,
+    refined: str,
+    keep_zeros: bool,
 ) -> dict[str, float]:
     """Refines the whole subnet once, from the layers called `name` to those called `refined`.
 
@@ -116,6 +139,7 @@ def _refine(
             context.store,
             context.preflight.method.bfloat16,
             None if number else calibration.last,
+            keep_zeros,
         )
         refine = refine_in_steps if in_steps else refine_model
         layers, before, after = refine(problem, bar.advance, context.workers)
@@ -176,6 +200,12 @@ class FinishedLayers:
 def finished_layer(run_dir: RunDirectory, name: str, index: int) -> Finished:
     """Reads a finished layer to the machine's memory."""
     return FinishedLayers(run_dir.path, name)(index)
+
+
+def subnet_of(context: RunContext, calibration: CalibrationResult, name: str) -> LayeredModel:
+    """Returns the finished layers as a model, with the values that its checkpoint has."""
+    layers = context.store.load(len(calibration.model.layers), partial(stored_layer, context, name))
+    return replace(calibration.model, layers=layers)
 
 
 def stored_layer(context: RunContext, name: str, index: int) -> Finished:

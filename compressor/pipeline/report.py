@@ -18,6 +18,7 @@ from lathe.artefact.report_format import (
     LatencyParts,
     Measured,
     Parity,
+    PatternFacts,
     PruningLimit,
     QualityFacts,
     QuantizationFacts,
@@ -33,6 +34,7 @@ from lathe.compressor.latency.limit import pruning_limit
 from lathe.compressor.latency.workload import METRICS
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
 from lathe.compressor.pipeline.outcome import Status
+from lathe.compressor.pipeline.pattern import method_of
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.served_memory import cache_value_bytes
@@ -87,6 +89,7 @@ def build_report(context: RunContext, result: Compression) -> Report:
         **_quality(result.iteration, verified),
         **_sizes(preflight, result.iteration.plan, cache_value_bytes(options, preflight.source)),
         "parity": _parity(options.graph_kind, verified),
+        **_pattern(context, verified),
         **_quantization(verified),
         **_cache(verified),
         **_vocabulary(preflight, verified),
@@ -212,6 +215,14 @@ def _parity(kind: str, verified: Verified) -> Parity:
         "unit": "share of the logits' standard deviation",
     }
     return {**found, "llama_cpp_vs_transformers": verified.parity} if gguf else found
+
+
+def _pattern(context: RunContext, verified: Verified) -> PatternFacts:
+    """Returns the pattern of the weights, where they have one."""
+    if verified.zeros is None:
+        return {}
+    name, method = str(context.preflight.pattern), method_of(context.options)
+    return {"pattern": {"name": name, "method": method, "zeros": verified.zeros}}
 
 
 def _quantization(verified: Verified) -> QuantizationFacts:

@@ -17,7 +17,7 @@ from lathe.compressor.model.rounded_tensors import Rounded, from_tensors, to_ten
 from lathe.compressor.model.rounding import QuantizedMatrix
 from lathe.compressor.pipeline.calibrate import CalibrationResult
 from lathe.compressor.pipeline.latency_loop import Iteration
-from lathe.compressor.pipeline.reconstruct import block_tokens, stored_layer
+from lathe.compressor.pipeline.reconstruct import block_tokens, stored_layer, subnet_of
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import Saved, Tensors, key
 from lathe.compressor.reconstruction.kl_passes import KLProblem
@@ -117,9 +117,12 @@ class RoundedLayers:
 
 
 def _by_gradients(context: RunContext, plan: Plan) -> bool:
-    """Tells whether layers are rounded by gradients, too; those of 8 bits alone lose next to nothing."""
+    """Tells whether layers are rounded by gradients, too; those of 8 bits alone lose next to nothing.
+
+    Feedback over rows would fill the zeros of a pattern.
+    """
     few = any(0 < layer.bits(kind) < EXACT_BITS for layer in plan for kind in BLOCK_KINDS)
-    return few and context.preflight.method.by_gradients
+    return few and context.preflight.method.by_gradients and not context.options.pattern
 
 
 def _store_gradients(context: RunContext, calibration: CalibrationResult, name: str) -> None:
@@ -156,9 +159,8 @@ def _rounding_pass(
 
     tokens, length = rounding_tokens(context.preflight.source.shape), calibration.windows.shape[1]
     windows, heldout = calibration.sample(math.ceil(tokens / length), math.ceil(HELDOUT_TOKENS / length))
-    model = replace(calibration.model, layers=store.load(len(plan), partial(stored_layer, context, name)))
     return RoundingPass(
-        model,
+        subnet_of(context, calibration, name),
         plan,
         windows,
         heldout,
@@ -166,6 +168,7 @@ def _rounding_pass(
         method.bfloat16,
         groups=context.options.groups,
         gradients=gradients,
+        keep_zeros=context.options.pattern is not None,
     )
 
 

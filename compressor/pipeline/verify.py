@@ -29,6 +29,7 @@ from lathe.compressor.pipeline.calibrate import CalibrationResult
 from lathe.compressor.pipeline.graph_engines import graph_model, installed
 from lathe.compressor.pipeline.latency_loop import Iteration
 from lathe.compressor.pipeline.parity import check_gguf_parity, check_parity
+from lathe.compressor.pipeline.pattern import share_of_zeros
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.sample_collector import SampleCollector
@@ -55,6 +56,7 @@ class Verified:
         cache: The graph's KV cache, where it is int8.
         loss_per_byte: The losses of the given model, of the dense one with the kept tokens, and of the subnet
             by byte of text, where the vocabulary was cut.
+        zeros: The share of zeros in the matrices of layers, where they have a pattern.
     """
 
     timing: Comparison | None
@@ -66,6 +68,7 @@ class Verified:
     quantization: Quantization | None = None
     cache: KvCache | None = None
     loss_per_byte: LossPerByte | None = None
+    zeros: float | None = None
 
     @property
     def loss_increase(self) -> float:
@@ -139,7 +142,8 @@ class Verifier:
             scales: Those of an int8 KV cache.
 
         Raises:
-            UserError: what was loaded is not what was planned, or the runtimes disagree.
+            UserError: what was loaded is not what was planned, its weights do not have the pattern, or the
+                runtimes disagree.
         """
         register()
         preflight, windows = self._context.preflight, self._windows
@@ -156,8 +160,10 @@ class Verifier:
         quantization = self._score_quantized(artefact, rounded, dense) if rounded else None
         cache = self._cache(artefact, rounded is not None, dense, subnet) if scales else None
         per_byte = self._per_byte(dense, subnet) if preflight.vocabulary else None
+        zeros = share_of_zeros(artefact, preflight.pattern) if preflight.pattern else None
+        samples = self._samples.rows()
         return Verified(
-            timing, dense, subnet, self._text, self._samples.rows(), parity, quantization, cache, per_byte
+            timing, dense, subnet, self._text, samples, parity, quantization, cache, per_byte, zeros
         )
 
     def _parity(self, model: Any, artefact: Path, scales: Scales | None) -> float | None:

@@ -49,10 +49,13 @@ class ColumnRounding:
         bits: Of a code.
         group: Columns that share a scale.
         signed: Whether scales may be negative.
+        keep_zeros: Whether weights that are zero stay zero.
     """
 
-    def __init__(self, gram_CC: torch.Tensor, bits: int, group: int, signed: bool = True) -> None:
-        self._bits, self._group, self._signed = bits, group, signed
+    def __init__(
+        self, gram_CC: torch.Tensor, bits: int, group: int, signed: bool = True, keep_zeros: bool = False
+    ) -> None:
+        self._bits, self._group, self._signed, self._keep_zeros = bits, group, signed, keep_zeros
         self._fill = -len(gram_CC) % group
         gram_PP = torch.nn.functional.pad(gram_CC.double(), (0, self._fill, 0, self._fill))
         self._squares_P = gram_PP.diagonal().clone()
@@ -65,7 +68,9 @@ class ColumnRounding:
         squares_P = self._squares_P.float()
         scales_RG = best_scales(weight_RP, self._bits, self._group, squares_P, self._signed)
         scales_RP = scales_RG.repeat_interleave(self._group, 1)[:, self._order]
-        codes = _round_columns(weight_RP[:, self._order], self._upper_PP, scales_RP, self._bits)
+        ordered_RP = weight_RP[:, self._order]
+        kept_RP = ordered_RP != 0 if self._keep_zeros else None
+        codes = _round_columns(ordered_RP, self._upper_PP, scales_RP, self._bits, kept_RP)
         codes_RP = torch.empty_like(codes)
         codes_RP[:, self._order] = codes
         error = relative_error(weight_RP, codes_RP, scales_RG)
@@ -73,16 +78,23 @@ class ColumnRounding:
 
 
 def _round_columns(
-    weight_RP: torch.Tensor, upper_PP: torch.Tensor, scales_RP: torch.Tensor, bits: int
+    weight_RP: torch.Tensor,
+    upper_PP: torch.Tensor,
+    scales_RP: torch.Tensor,
+    bits: int,
+    kept_RP: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Returns the codes, int8 [R, P]."""
+    """Returns the codes, int8 [R, P]; 0 where a weight is not kept."""
     half, scales = 2 ** (bits - 1), scales_RP.T.contiguous()
+    kept = None if kept_RP is None else kept_RP.T.contiguous()
     codes = torch.empty_like(scales, dtype=torch.int8)
 
     def begin(start: int, _part: torch.Tensor) -> Settle:
         def settle(at: int, column: torch.Tensor) -> torch.Tensor:
             scale = scales[start + at]
             code = (column / scale).round_().clamp_(-half, half - 1)
+            if kept is not None:
+                code.mul_(kept[start + at])
             codes[start + at] = code
             return code.mul_(scale)
 

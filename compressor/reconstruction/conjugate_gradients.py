@@ -13,7 +13,7 @@ A vector is a sequence of parts (blocks, or layers), each by weight name; only o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -58,13 +58,22 @@ class Factors:
     Args:
         inverses: Inverses of the damped Gram matrices, `input NAME` [in, in] and `gradient NAME` [out, out].
         ridges: Ridges by weight name.
+        free: Takes out of the parts of a vector what does not change.
     """
 
-    def __init__(self, inverses: Parts, ridges: Sequence[dict[str, float]]) -> None:
-        self._inverses, self._ridges = inverses, ridges
+    def __init__(
+        self,
+        inverses: Parts,
+        ridges: Sequence[dict[str, float]],
+        free: Callable[[Iterable[Tensors]], Iterator[Tensors]] = iter,
+    ) -> None:
+        self._inverses, self._ridges, self._free = inverses, ridges, free
 
     def solve(self, residual: Parts) -> Iterator[Tensors]:
         """Applies the preconditioner."""
+        return self._free(self._solved(residual))
+
+    def _solved(self, residual: Parts) -> Iterator[Tensors]:
         for part, inverse in zip(residual, self._inverses, strict=True):
             yield {n: inverse[f"gradient {n}"] @ r @ inverse[f"input {n}"] for n, r in part.items()}
 

@@ -55,6 +55,7 @@ class KLProblem(Sharded["KLPasses"]):
         store: Keeps hidden states and vectors.
         bfloat16: Whether the divergence, too, may come from hidden states that bfloat16 products give.
         dense: The dense model's hidden states after the last layer [B, T, D], where they are known.
+        keep_zeros: Whether weights that are zero stay zero.
     """
 
     model: LayeredModel
@@ -64,6 +65,7 @@ class KLProblem(Sharded["KLPasses"]):
     store: ArrayStore = field(default_factory=ArrayStore)
     bfloat16: bool = False
     dense: KnownStates | None = None
+    keep_zeros: bool = False
 
     def some(self, chosen: torch.Tensor) -> KLProblem:
         """Returns the problem on the windows with these indices alone."""
@@ -79,6 +81,14 @@ class KLProblem(Sharded["KLPasses"]):
         runner = self.model.runner
         names = {name for kind in BLOCK_KINDS for name in runner.projections(kind)}
         return {n: w for n, w in self.subnet[index].items() if n in names}
+
+    def free(self, vectors: Iterable[Tensors]) -> Iterator[Tensors]:
+        """Yields the parts of a vector, one for each layer, without what is to stay zero."""
+        for index, part in enumerate(vectors):
+            if self.keep_zeros:
+                kept = self.projections(index)
+                part = {name: value * (kept[name] != 0) for name, value in part.items()}
+            yield part
 
     def layers(self, weights: Parts) -> Sequence[Tensors]:
         """Returns the subnet's layers with other weights in the place of these matrices."""

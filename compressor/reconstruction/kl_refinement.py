@@ -99,7 +99,8 @@ class ModelStep:
                 ridges.insert(0, ridge)
                 yield found
 
-        return Factors(self.store.keep(inverses(), backwards=True), ridges)
+        return Factors(self.store.keep(inverses(), backwards=True), ridges, self._problem.free)
 
     def _summed(self, answers: Iterable[Iterable[Tensors]]) -> Parts:
-        return self.store.keep(map(summed, answers), backwards=True)
+        found = self.store.keep(map(summed, answers), backwards=True)
+        return self.store.keep(self._problem.free(found)) if self._problem.keep_zeros else found

@@ -12,7 +12,10 @@ from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.groups import BY_ERROR, GroupRule
 from lathe.compressor.model.rounding import QuantizedMatrix
 from lathe.compressor.model.stored_format import group_of, products_of
+from lathe.compressor.reconstruction.closed_form import damped
 from lathe.compressor.reconstruction.compensated_rounding import ColumnRounding
+from lathe.compressor.reconstruction.error_feedback import DAMPING, with_inputs
+from lathe.compressor.reconstruction.kept_weights import solve_kept
 from lathe.compressor.reconstruction.row_feedback import round_by_rows
 
 Grams = Mapping[str, torch.Tensor]
@@ -30,6 +33,7 @@ def round_block(
     bits: int,
     groups: GroupRule = BY_ERROR,
     gradients: Grams = AS_STORED,
+    keep_zeros: bool = False,
 ) -> dict[str, QuantizedMatrix]:
     """Returns a block's matrices as codes and scales, by name; their errors are against the block's.
 
@@ -44,13 +48,16 @@ def round_block(
         groups: Gives each stack its group.
         gradients: [R, R] the Gram matrix of the gradients at the outputs of each matrix, by name. Matrices
             that have none are rounded by their inputs alone.
+        keep_zeros: Whether weights that are zero stay zero, where there are no such gradients.
     """
+    if keep_zeros:
+        solved = {name: _with_zeros_of(weights[name], w, grams[name]) for name, w in solved.items()}
     found: dict[str, int] = {}
     for stack in products_of(weights):
         asked = [name for name in stack if name in grams]
         if asked:
             found |= dict.fromkeys(asked, group_of(weights, stack, bits, groups))
-    return round_in_groups(weights, grams, solved, bits, found, gradients=gradients)
+    return round_in_groups(weights, grams, solved, bits, found, gradients=gradients, keep_zeros=keep_zeros)
 
 
 def round_in_groups(
@@ -61,6 +68,7 @@ def round_in_groups(
     groups: Mapping[str, int],
     signed: bool = True,
     gradients: Grams = AS_STORED,
+    keep_zeros: bool = False,
 ) -> dict[str, QuantizedMatrix]:
     """Does what `round_block` does, with the groups of the matrices by name.
 
@@ -72,7 +80,7 @@ def round_in_groups(
     rounded: dict[str, QuantizedMatrix] = {}
     for (_, group), together in alike.items():
         matrices = [solved.get(name, weights[name]) for name in together]
-        round_rows = ColumnRounding(grams[together[0]], bits, group, signed)
+        round_rows = ColumnRounding(grams[together[0]], bits, group, signed, keep_zeros)
         if all(name in gradients for name in together):
             parts = round_by_rows(matrices, [gradients[name] for name in together], round_rows)
         else:
@@ -80,6 +88,11 @@ def round_in_groups(
         for name, part in zip(together, parts, strict=True):
             rounded[name] = _against(part, weights[name])
     return rounded
+
+
+def _with_zeros_of(weight: torch.Tensor, solved: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
+    """Returns the matrix nearest to a solved one in its outputs that has the zeros of a block's own."""
+    return solve_kept(solved, damped(with_inputs(gram), DAMPING), weight, weight != 0)
 
 
 def _split(found: QuantizedMatrix, counts: Iterable[int]) -> list[QuantizedMatrix]:

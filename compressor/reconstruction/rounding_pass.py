@@ -54,6 +54,7 @@ class RoundingPass:
         groups: Gives each matrix its group, without a method.
         gradients: Gives [R, R] the Gram matrices of the gradients at the outputs of a layer's matrices, by
             name, as far as they are known; those of fewer than 8 bits are rounded by them.
+        keep_zeros: Whether weights that are zero stay zero, without a method or gradients.
     """
 
     model: LayeredModel
@@ -66,6 +67,7 @@ class RoundingPass:
     embedding: Embedding | None = None
     groups: GroupRule = BY_ERROR
     gradients: Callable[[int], Grams] = lambda _index: AS_STORED
+    keep_zeros: bool = False
 
     def layer(self, index: int, below: Callable[[int], Rounded]) -> Rounded:
         """Returns a layer's rounded tensors by name.
@@ -98,7 +100,9 @@ class RoundingPass:
         if not bits:
             return None
         gradients = self.gradients(index) if bits < EXACT_BITS else AS_STORED
-        return partial(round_block, bits=bits, groups=self.groups, gradients=gradients)
+        return partial(
+            round_block, bits=bits, groups=self.groups, gradients=gradients, keep_zeros=self.keep_zeros
+        )
 
     def served(self, index: int, rounded: Rounded) -> dict[str, torch.Tensor]:
         """Returns a layer's values as they will be served."""

@@ -23,6 +23,7 @@ from lathe.compressor.report.wording import (
     rounding_alone,
     sentence,
     with_bits,
+    zeros_in_weights,
 )
 
 _BAR = 10
@@ -40,6 +41,7 @@ def print_report(report: Report, console: Console) -> None:
     for note in (
         kept_vocabulary(report),
         rounding_alone(report),
+        zeros_in_weights(report),
         quantized_weights(report),
         rounded_cache(report),
     ):

@@ -95,6 +95,18 @@ def rounded_cache(report: Report) -> str | None:
     return f"{kept}, which changes the loss by {moved:+.4f} nats per token."
 
 
+def zeros_in_weights(report: Report) -> str | None:
+    """Returns a sentence about the pattern of the weights; None where they have none."""
+    if "pattern" not in report:
+        return None
+    found = report["pattern"]
+    return (
+        f"Weights have the pattern {found['name']} ({found['method']}): {found['zeros']:.0%} of the layers' "
+        "matrices are zeros. They are stored and multiplied like other weights: no file is smaller, and ONNX "
+        "Runtime, llama.cpp, vLLM and PyTorch get no faster by them."
+    )
+
+
 def limit_of_pruning(limit: PruningLimit) -> str:
     """Returns a sentence, without its stop, about the most that a plan can reach."""
     head, share = f"{limit['head_share']:.0%}", f"{limit['share']:.0%}"

@@ -11,6 +11,7 @@ from lathe.compressor.report.wording import (
     quantized_weights,
     rounded_cache,
     rounding_alone,
+    zeros_in_weights,
 )
 
 
@@ -70,8 +71,8 @@ def _sentence(facts: Facts) -> str:
         got = latency.get("measured_ms")
         found = f"{ms(got)} measured" if got else f"{ms(latency['predicted_ms'])} predicted"
         parts.insert(0, f"{asked}{allowed}; {found}.")
-    notes = kept_vocabulary(report), rounding_alone(report), quantized_weights(report), rounded_cache(report)
-    parts += [note for note in notes if note]
+    notes = (kept_vocabulary, rounding_alone, zeros_in_weights, quantized_weights, rounded_cache)
+    parts += [said for note in notes if (said := note(report))]
     return " ".join(parts)
 
 
