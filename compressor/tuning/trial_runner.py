@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from lathe.artefact.atomic_files import write_json
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
 from lathe.compressor.compute.progress import Progress
@@ -27,6 +29,7 @@ from lathe.compressor.search.mixed_space import MixedSpace
 from lathe.compressor.search.space import make_space
 from lathe.compressor.tuning.space import option_values
 
+_TABLE = "latency-table.json"
 _BIG = ("whole", "reformed", "rounded", "layer", "dense")
 """Results that are too big to keep those of all trials; `whole` says which of `reformed` to take."""
 
@@ -109,14 +112,22 @@ class TrialRunner:
 
     @cached_property
     def table(self) -> LatencyTable | None:
-        """The latency table that all trials search, where they have a target of latency."""
+        """The latency table that all trials search, where they have a target of latency.
+
+        It is kept beside the trials, so that a command that goes on with them has the same.
+        """
         if not self.base.timed:
             return None
         if self.preflight.table:
             return self.preflight.table
+        path = self.base.out.with_name(_TABLE)
+        if path.exists():
+            return LatencyTable.from_json(json.loads(path.read_text()))
         widths = make_space(self.preflight.source.shape)
         space = MixedSpace(widths, self.base.block_bits) if self.base.block_bits else widths
-        return cached_table(self.preflight.benchmark, space, refresh=False)
+        table = cached_table(self.preflight.benchmark, space, refresh=False)
+        write_json(path, table.to_json())
+        return table
 
 
 def check_tunable(preflight: PreflightResult) -> None:

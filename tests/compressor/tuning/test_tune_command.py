@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.tuning import tune as module
 from lathe.compressor.tuning.study import FILE
 from support.compress_command import Tiny, lathe
@@ -71,9 +72,6 @@ def test_a_killed_tuning_resumes_and_its_options_give_the_reported_loss_again(
     assert report["best"]["loss_increase"] == min(losses)
     assert "<svg" in (out / "tuning.svg").read_text()
 
-    whole = lathe(*arguments(tiny, tmp_path / "whole", "--trials", "3", "--sampler", "random"), "--json")
-    assert [row["loss_increase"] for row in json.loads(whole.stdout)["trials"]] == losses
-
     made = lathe("compress", "--config", str(saved), "-o", str(tmp_path / "made"), "--json")
     assert made.exit_code == 0, made.output
     perplexity = json.loads(made.stdout)["perplexity"]["subnet"]
@@ -91,6 +89,7 @@ def test_a_target_of_latency_is_kept_and_the_model_writes_what_is_judged(tiny: T
     report = read(out / "tuning.json")
     assert Path(report["evaluation"]).samefile(out / "evaluation.txt")
     assert all(row["ms"] > 0 for row in report["trials"])
+    assert LatencyTable.from_json(read(out / "latency-table.json")).dense_ms > 0
     assert "lie within" in done.stdout
 
 
