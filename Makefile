@@ -34,7 +34,7 @@ DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
 LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
 .PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-llamacpp test-genai test-openvino test-vllm test-vllm-slow test-browser lint \
-	check-artefact check-genai check-openvino check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-bits bench-groups bench-patterns bench-kv-cache bench-kv-paging bench-tune bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
+	check-artefact check-genai check-openvino check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-bits bench-groups bench-patterns bench-kv-cache bench-huge-pages bench-kv-paging bench-tune bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
 	bench-serving bench-scale bench-ray families-table check-compat check-vllm-names check-vllm-mixed docs cold-start check-style \
 	check-imports hooks clean
 
@@ -398,6 +398,9 @@ bench-groups: $(INSTALLED)  ## a group size for each matrix against one for all,
 
 bench-kv-cache: $(INSTALLED)  ## an int8 KV cache: loss, bytes, time: MODEL= TEXT= EVAL= BENCH='--times --contexts 256,2047'
 	$(BIN)/python -m benchmarks.kv_cache --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)
+
+bench-huge-pages: $(INSTALLED)  ## decode steps from huge pages beside small ones, as the system would give them: GRAPHS='a/model.onnx b/model.onnx'
+	$(BIN)/python -m benchmarks.huge_pages $(GRAPHS) $(BENCH)
 
 bench-kv-paging: $(INSTALLED)  ## memory and speed of paged slots beside an earlier build, shared prompts: MODEL= BENCH='--base REVISION'
 	$(BIN)/python -m benchmarks.kv_paging --model $(MODEL) $(BENCH)
