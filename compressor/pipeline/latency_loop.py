@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.fingerprint import fingerprint
 from lathe.artefact.plan import Plan
+from lathe.compressor.latency.backend import versions_here
 from lathe.compressor.latency.cache import cached_comparison, cached_table
 from lathe.compressor.latency.comparison import Comparison
 from lathe.compressor.latency.learning import learned
@@ -131,9 +133,10 @@ class LatencyLoop:
         return self.table.dense_ms * self.gain if self.table else None
 
     def _timing_key(self, *facts: Any) -> str:
-        """Names what was timed, so that a resumed run goes on with the same milliseconds."""
-        benchmark, threads = self.context.preflight.benchmark, self.context.options.threads
-        return key(self.key, benchmark.backend.name, asdict(benchmark.workload), threads, *facts)
+        """Names what was timed where, so that a run resumed there goes on with the same milliseconds."""
+        benchmark = self.context.preflight.benchmark
+        machine = fingerprint(versions_here(benchmark.backend), self.context.options.threads)
+        return key(self.key, benchmark.backend.name, asdict(benchmark.workload), machine, *facts)
 
     @property
     def table_target_ms(self) -> float | None:

@@ -28,7 +28,13 @@ from lathe.compressor.model.checkpoint import open_checkpoint
 from support.tiny_llama import CONFIG
 from support.tiny_models import tiny
 
-_APART = {"start: workers", "plan: weights of equal size", "one-bit weights: layers"}
+_APART = {
+    "start: workers",
+    "plan: weights of equal size",
+    "one-bit weights: layers",
+    "tune: trials",
+    "tune: other seeds",
+}
 """Stages of other jobs than a compression in one process."""
 
 

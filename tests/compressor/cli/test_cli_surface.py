@@ -67,6 +67,8 @@ SURFACE = {
         "--damping",
         "--ffn-levels",
         "--refinements",
+        "--pattern",
+        "--pattern-method",
     },
     "export": {
         "--calibration",
@@ -216,6 +218,7 @@ SURFACE = {
         "--kv-cache-memory",
         "--no-flash-attention",
         "--prefix-cache",
+        "--prompts",
         "--served-model-name",
         "--api-key",
         "--api-key-file",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lathe.artefact import fingerprint as fingerprint_module
 from lathe.compressor.pipeline import latency_loop
 from support.compress_command import Tiny, content
 
@@ -71,3 +72,18 @@ def test_a_resumed_run_keeps_the_milliseconds_it_had_measured(
     done = tiny.compress(tmp_path / "out", *target)
     assert done.exit_code == 0, done.output
     assert content(tmp_path / "out", SAME) == content(tmp_path / "whole", SAME)
+
+
+def test_a_run_that_goes_on_elsewhere_measures_again(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATHE_CACHE", str(tmp_path / "cache"))
+    target, out = ("--target-speedup", "1.3x", "--seed", "0"), tmp_path / "out"
+    assert tiny.killed(out, "evaluate:30", *target).returncode == -signal.SIGKILL
+    tables, measure = [], latency_loop.cached_table
+    monkeypatch.setattr(latency_loop, "cached_table", lambda *asked: tables.append(asked) or measure(*asked))
+    monkeypatch.setattr(fingerprint_module, "huge_page_bytes", lambda: 0)
+    done = tiny.compress(out, *target)
+    assert done.exit_code == 0, done.output
+    assert f"resuming from {out}.run" in done.stderr.replace("\n", "")
+    assert len(tables) == 1
