@@ -57,7 +57,7 @@ def job() -> Job:
         options = ("--method", "quick", "--calibration-tokens", "8192", "--tolerance", "0.03")
         options += ("--measure-seconds", "40")
         question = "What is the capital of France?"
-        return Job(real_model.NAME, model, "3.2x", options, question, 64)
+        return Job(real_model.NAME, model, "2.8x", options, question, 64)
     print("The demo takes the small model of this repository instead; it writes addresses to Congress.")
     question = "My fellow Americans, the state of our Union is strong."
     options = ("--calibration-tokens", "32768")
