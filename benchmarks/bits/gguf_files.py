@@ -9,9 +9,10 @@ from typing import Any
 from gguf import GGUFReader
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.large_writes import PIECE
 from lathe.artefact.llamacpp.library import explanation, llama_cpp
 
-_BITS_OF_BYTE, _PIECE = 8, 2**22
+_BITS_OF_BYTE = 8
 
 
 def quantize_gguf(source: Path, target: Path, kind: str) -> None:
@@ -34,11 +35,10 @@ def quantize_gguf(source: Path, target: Path, kind: str) -> None:
 def _rewrite(source: Path, target: Path) -> None:
     """Writes a file once more, in large pieces.
 
-    llama.cpp quantizes in small writes. Linux then keeps the file in small pieces in memory, where it is
-    mapped from, and decoding from them was seen to take 1.2 to 1.6 times as long.
+    llama.cpp quantizes in small writes, which decoding suffers from (`artefact/large_writes.py`).
     """
     with source.open("rb") as whole, target.open("wb", buffering=0) as file:
-        while part := whole.read(_PIECE):
+        while part := whole.read(PIECE):
             file.write(part)
 
 

@@ -12,23 +12,19 @@ table for each text. Variants that the JSON has are not made again.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.kept_rows import kept_rows
+from benchmarks.kept_rows import run_variants
 from benchmarks.onebit.table import table
 from benchmarks.onebit.variants import VARIANTS
 from benchmarks.quality.opened import open_setting
-from benchmarks.quality.score import Judge, machine, windows_of
-from lathe.artefact.atomic_files import write_json
+from benchmarks.quality.score import judges_of, score_rows
 from lathe.artefact.errors import UserError
-from lathe.compressor.evaluate import Quality
 from lathe.compressor.pipeline.options import WINDOW
 
 _SETTINGS = ("model", "text", "eval", "tokens", "windows", "seed")
@@ -53,46 +49,22 @@ def run(args: argparse.Namespace) -> None:
     """
     if unknown := set(args.variants.split(",")) - set(VARIANTS):
         raise UserError(f"there is no variant {', '.join(sorted(unknown))}", f"Known: {', '.join(VARIANTS)}.")
-    settings = {name: getattr(args, name) for name in _SETTINGS}
-    rows = kept_rows(args.out, settings)
-    pending = [name for name in args.variants.split(",") if name not in {row["variant"] for row in rows}]
-    document = {
-        "command": shlex.join(["python", "-m", "benchmarks.onebit", *sys.argv[1:]]),
-        **settings,
-        "unit": "nats per token",
-        "machine": machine(),
-    }
-    for found in compare(args, pending) if pending else ():
-        rows += found
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(args.out, document | {"rows": rows})
-    print(table(rows))
+    print(table(run_variants(args, "benchmarks.onebit", _SETTINGS, args.variants.split(","), compare)))
 
 
 def compare(args: argparse.Namespace, variants: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
     """Yields the rows of every variant, one for each text."""
     setting, model, text = open_setting(args.model, args.text, args.tokens, args.seed)
-    judges = {name: Judge(setting, windows_of(setting, name, args.windows)) for name in args.eval.split(",")}
+    judges = judges_of(setting, args.eval, args.windows)
     for variant in variants:
         with setting.progress.stage(f"make: {variant}", 1), torch.inference_mode():
             made = VARIANTS[variant](model, text)
-        subnet = setting.subnet(made.layers)
-        rows = []
-        for name, judge in judges.items():
-            scores = judge.score(subnet.hidden)
-            rows.append(
-                {
-                    "variant": variant,
-                    "nominal_bits": made.nominal,
-                    "effective_bits": made.effective,
-                    "text": Path(name).name,
-                    "perplexity": Quality(scores.loss, 1).perplexity,
-                    "increase": scores.loss - judge.dense_loss,
-                    **asdict(scores),
-                    "dense_loss": judge.dense_loss,
-                }
-            )
-        yield rows
+        facts = {
+            "variant": variant,
+            "nominal_bits": made.nominal,
+            "effective_bits": made.effective,
+        }
+        yield score_rows(judges, setting.subnet(made.layers).hidden, facts)
 
 
 def _arguments() -> argparse.Namespace:

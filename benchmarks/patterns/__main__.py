@@ -11,23 +11,19 @@ and prints a table for each text. Variants that the JSON has are not made again.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kept_rows import kept_rows
+from benchmarks.kept_rows import run_variants
 from benchmarks.patterns.table import table
 from benchmarks.patterns.variants import VARIANTS, Maker, zeros_of
 from benchmarks.quality.opened import open_setting
-from benchmarks.quality.score import Judge, machine, windows_of
-from lathe.artefact.atomic_files import write_json
+from benchmarks.quality.score import judges_of, score_rows
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import BLOCK_KINDS
-from lathe.compressor.evaluate import Quality
 from lathe.compressor.model.pattern import Pattern
 from lathe.compressor.pipeline.options import WINDOW
 
@@ -54,20 +50,7 @@ def run(args: argparse.Namespace) -> None:
     asked = args.variants.split("/")
     if unknown := set(asked) - set(VARIANTS):
         raise UserError(f"there is no variant {', '.join(sorted(unknown))}", f"Known: {'/'.join(VARIANTS)}.")
-    settings = {name: getattr(args, name) for name in _SETTINGS}
-    rows = kept_rows(args.out, settings)
-    pending = [name for name in asked if name not in {row["variant"] for row in rows}]
-    document = {
-        "command": shlex.join(["python", "-m", "benchmarks.patterns", *sys.argv[1:]]),
-        **settings,
-        "unit": "nats per token",
-        "machine": machine(),
-    }
-    for found in compare(args, pending) if pending else ():
-        rows += found
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(args.out, document | {"rows": rows})
-    print(table(rows))
+    print(table(run_variants(args, "benchmarks.patterns", _SETTINGS, asked, compare)))
 
 
 def compare(args: argparse.Namespace, variants: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
@@ -75,7 +58,7 @@ def compare(args: argparse.Namespace, variants: Sequence[str]) -> Iterator[list[
     pattern = Pattern.parse(args.pattern)
     setting, model, text = open_setting(args.model, args.text, args.tokens, args.seed)
     pattern.check(setting.shape, setting.shape.dense_plan, setting.source.name)
-    judges = {name: Judge(setting, windows_of(setting, name, args.windows)) for name in args.eval.split(",")}
+    judges = judges_of(setting, args.eval, args.windows)
     names = {name for kind in BLOCK_KINDS for name in model.runner.projections(kind)}
     make = Maker(model, text, pattern)
     for variant in variants:
@@ -87,20 +70,7 @@ def compare(args: argparse.Namespace, variants: Sequence[str]) -> Iterator[list[
             "zeros": zeros_of(layers, names),
             "seconds": round(time.monotonic() - began, 1),
         }
-        subnet, rows = setting.subnet(layers), []
-        for name, judge in judges.items():
-            scores = judge.score(subnet.hidden)
-            rows.append(
-                {
-                    **facts,
-                    "text": Path(name).name,
-                    "perplexity": Quality(scores.loss, 1).perplexity,
-                    "increase": scores.loss - judge.dense_loss,
-                    **asdict(scores),
-                    "dense_loss": judge.dense_loss,
-                }
-            )
-        yield rows
+        yield score_rows(judges, setting.subnet(layers).hidden, facts)
 
 
 def _arguments() -> argparse.Namespace:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +14,7 @@ from lathe.artefact.fingerprint import fingerprint
 from lathe.compressor.calibration import token_windows
 from lathe.compressor.calibration.selfgen import write_samples
 from lathe.compressor.calibration.tokens import SELF, spread, window_length
+from lathe.compressor.evaluate import Quality
 from lathe.compressor.model.lm_head import LMHead
 from lathe.compressor.pipeline.options import WINDOW
 
@@ -60,6 +63,34 @@ class Judge:
                 acceptance += float(torch.minimum(dense, mine).exp_().sum())
         count = self._windows[:, 1:].numel()
         return Score(loss / count, kl / count, agreement / count, acceptance / count)
+
+
+def judges_of(setting: Setting, texts: str, windows: int) -> dict[str, Judge]:
+    """Returns a judge for each of some texts, which commas divide, by name."""
+    return {name: Judge(setting, windows_of(setting, name, windows)) for name in texts.split(",")}
+
+
+def score_rows(
+    judges: dict[str, Judge], hidden: Callable[[torch.Tensor], torch.Tensor], facts: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Returns a row for each text: the facts of a subnet, and its scores beside the dense model's.
+
+    hidden: as `Judge.score` takes it.
+    """
+    rows = []
+    for name, judge in judges.items():
+        scores = judge.score(hidden)
+        rows.append(
+            {
+                **facts,
+                "text": Path(name).name,
+                "perplexity": Quality(scores.loss, 1).perplexity,
+                "increase": scores.loss - judge.dense_loss,
+                **asdict(scores),
+                "dense_loss": judge.dense_loss,
+            }
+        )
+    return rows
 
 
 @torch.inference_mode()

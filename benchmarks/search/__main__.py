@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.quality.score import Judge, Score, windows_of
+from benchmarks.quality.score import Judge, Score, judges_of
 from benchmarks.search.arena import Arena, Found
 from benchmarks.search.document import PROGRAM, Document, Row
 from benchmarks.search.engines import DEFAULT, Engine, parse_engines
@@ -72,7 +72,7 @@ def _run(
     pending: Sequence[tuple[Engine, str, float]],
 ) -> None:
     setting = arena.setting
-    judges = {name: Judge(setting, windows_of(setting, name, args.windows)) for name in args.eval.split(",")}
+    judges = judges_of(setting, args.eval, args.windows)
     for engine, budget, speedup in pending:
         arena.context.progress.say(f"{engine.name} at {budget}")
         try:

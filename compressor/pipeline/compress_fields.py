@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from lathe.artefact.command_options import Option
 from lathe.compressor.latency.workload import parse_rate, parse_share
 from lathe.compressor.pipeline.run_fields import RunFields
-from lathe.compressor.pipeline.shared_options import RUN, TARGETS, unless_empty
-
-
-def _output_of(given: Mapping[str, Any]) -> Path:
-    """Returns the artefact's directory where none is given: in the working directory, by the model's name."""
-    model = given["model"]
-    name = Path(model).name or Path(model).resolve().name
-    return Path(f"{name.removesuffix('.gguf')}-lathe")
+from lathe.compressor.pipeline.shared_options import RUN, TARGETS, output_named, unless_empty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +22,7 @@ class CompressFields(RunFields):
             flags=("--output", "-o"),
             help="The artefact directory.",
             unset="MODEL-lathe",
-            follows=_output_of,
+            follows=output_named("lathe"),
             recorded=False,
         ),
     ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from lathe.artefact.byte_size import parse_bytes
 from lathe.artefact.command_options import Argument, Option, words
@@ -25,6 +25,17 @@ TARGETS, WORKLOAD, TEXT, RUN = "Targets", "Workload that latency is measured on"
 def unless_empty(parser: Callable[[str], T]) -> Callable[[str], T | None]:
     """Returns a parser for which an empty text stands for no target."""
     return lambda text: parser(text) if text else None
+
+
+def output_named(suffix: str) -> Callable[[Mapping[str, Any]], Path]:
+    """Returns what names a directory where none is given: in the working directory, by the model's name."""
+
+    def output_of(given: Mapping[str, Any]) -> Path:
+        model = given["model"]
+        name = Path(model).name or Path(model).resolve().name
+        return Path(f"{name.removesuffix('.gguf')}-{suffix}")
+
+    return output_of
 
 
 @dataclass(frozen=True, kw_only=True)

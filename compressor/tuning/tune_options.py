@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from lathe.artefact.command_options import Option
 from lathe.artefact.errors import UserError
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.run_fields import RunFields
+from lathe.compressor.pipeline.shared_options import output_named
 
 TUNING = "Tuning"
 DEFAULT_TRIALS = 30
@@ -31,12 +31,6 @@ def parse_seconds(text: str) -> float:
     return seconds
 
 
-def _output_of(given: Mapping[str, Any]) -> Path:
-    model = given["model"]
-    name = Path(model).name or Path(model).resolve().name
-    return Path(f"{name.removesuffix('.gguf')}-tuning")
-
-
 @dataclass(frozen=True, kw_only=True)
 class TuneOptions(RunFields):
     """The options of `lathe tune`: those of the runs that are tuned, and how they are."""
@@ -47,7 +41,7 @@ class TuneOptions(RunFields):
             flags=("--output", "-o"),
             help="The study's directory: the trials, the plot, and what they share.",
             unset="MODEL-tuning",
-            follows=_output_of,
+            follows=output_named("tuning"),
         ),
     ]
     trials: Annotated[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 
 from lathe.artefact.atomic_files import write_json
-from lathe.artefact.cache_dir import cache_root
+from lathe.artefact.cache_dir import kept_file
 from lathe.artefact.fingerprint import fingerprint
 from lathe.serving.backend import SlotEngine
 
@@ -52,8 +51,7 @@ def times_of(
         threads: of the processor.
         clock: seconds.
     """
-    key = json.dumps([model, sorted(engines), fingerprint(installed(PACKAGES), threads)], sort_keys=True)
-    kept = cache_root() / "engines" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    kept = kept_file("engines", [model, sorted(engines), fingerprint(installed(PACKAGES), threads)])
     with suppress(OSError, ValueError, TypeError):
         known = {name: Times(**entry) for name, entry in json.loads(kept.read_text("utf-8")).items()}
         if known.keys() == engines.keys():

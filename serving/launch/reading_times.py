@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -10,7 +9,7 @@ from contextlib import suppress
 import numpy as np
 
 from lathe.artefact.atomic_files import write_json
-from lathe.artefact.cache_dir import cache_root
+from lathe.artefact.cache_dir import kept_file
 from lathe.artefact.fingerprint import fingerprint
 from lathe.artefact.openvino.prompt_reader import filled
 from lathe.serving.launch.engine_times import installed
@@ -46,8 +45,7 @@ def kept_times(
         clock: seconds.
     """
     stated = [model, list(engines), list(sizes), fingerprint(installed(PACKAGES), threads)]
-    name = hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:16]
-    kept = cache_root() / "prompts" / f"{name}.json"
+    kept = kept_file("prompts", stated)
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         known = json.loads(kept.read_text("utf-8"))
         return {one: {n: float(known[one][str(n)]) for n in sizes} for one in engines}, False
