@@ -42,7 +42,8 @@ class Found:
     Attributes:
         result: The plan, and what it keeps.
         seconds: Of the search, without the table of sensitivities.
-        table_seconds: Of that table, where the engine reads one.
+        cpu_seconds: Those that this process computed meanwhile, all threads together.
+        table_cpu_seconds: Those of that table, where the engine reads one.
         forward_tokens: Tokens through the whole model, table included; backward passes are not counted.
         peak_memory_bytes: Resident memory at its highest, table not included.
         heldout: The KL of masks on held-out text, where the engine has some, those of its start first.
@@ -51,7 +52,8 @@ class Found:
 
     result: SearchResult
     seconds: float
-    table_seconds: float
+    cpu_seconds: float
+    table_cpu_seconds: float
     forward_tokens: float
     peak_memory_bytes: int
     heldout: list[float]
@@ -120,19 +122,20 @@ class Arena:
         problem = Searcher(context, calibration).problem([constraint])
         problem = replace(problem, evaluations=engine.evaluations or method.default_evaluations)
         work = self.context.run_dir.path
-        trace, table_seconds, tokens = work / "engine-trace.jsonl", 0.0, 0.0
+        trace, table_cpu, tokens = work / "engine-trace.jsonl", 0.0, 0.0
         trace.unlink(missing_ok=True)
         if method.sensitivities:
             measured = getattr(method.sensitivities, "keywords", {}).get("measured", MEASURED)
             shared = work / f"engine-table-{calibration.key}-{measured}.jsonl"
-            table_seconds, tokens = self._sensitivities(method.sensitivities, problem, runner, shared)
+            table_cpu, tokens = self._sensitivities(method.sensitivities, problem, runner, shared)
             shutil.copy2(shared, trace)
-        start, peak, before = time.perf_counter(), Peak(), runner.forward_tokens
+        start, cpu, peak, before = time.perf_counter(), time.process_time(), Peak(), runner.forward_tokens
         result = method.search(replace(problem, trace=Trace(trace)))
         return Found(
             result,
             time.perf_counter() - start,
-            table_seconds,
+            time.process_time() - cpu,
+            table_cpu,
             tokens + runner.forward_tokens - before,
             peak.bytes(),
             _values(trace, "heldout "),
@@ -146,13 +149,13 @@ class Arena:
         runner: CountedRunner,
         path: Path,
     ) -> tuple[float, float]:
-        """Makes the table of sensitivities once; returns the seconds and the tokens that it took."""
+        """Makes the table of sensitivities once; returns the CPU seconds and the tokens that it took."""
 
         def make() -> dict[str, float]:
             path.unlink(missing_ok=True)
-            start = time.perf_counter()
+            start = time.process_time()
             sensitivities(replace(problem, trace=Trace(path)))
-            return {"seconds": time.perf_counter() - start, "tokens": runner.forward_tokens}
+            return {"seconds": time.process_time() - start, "tokens": runner.forward_tokens}
 
         facts = self.context.run_dir.json(path.stem, make)
         return facts["seconds"], facts["tokens"]

@@ -11,7 +11,7 @@ _HEADER = (
     "speed-up",
     "loss increase before",
     "after",
-    "seconds",
+    "CPU seconds",
     "of the table",
     "forward tokens",
     "peak MiB",
@@ -43,7 +43,7 @@ def _of(rows: Sequence[dict[str, Any]], text: str, budget: str) -> str:
     lines = [f"{text} at {budget}\n", f"| {' | '.join(_HEADER)} |", "|---" * len(_HEADER) + "|"]
     lines += [
         f"| {row['engine']} | {row['speedup']:.3f}x | {row['increase_before']:.4f} | {row['increase']:.4f} "
-        f"| {row['seconds']:.0f} | {row['table_seconds']:.0f} | {row['forward_tokens']:,.0f} "
+        f"| {row['cpu_seconds']:.0f} | {row['table_cpu_seconds']:.0f} | {row['forward_tokens']:,.0f} "
         f"| {row['peak_memory_bytes'] / 2**20:,.0f} |"
         for row in sorted(rows, key=lambda row: row["increase"])
     ]
