@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -280,12 +281,17 @@ def _profiled(options: CompressOptions, found: PreflightResult, path: Path) -> P
     own = fingerprint(versions_here(benchmark.backend), benchmark.threads)
     here = table.estimate is None and table.fingerprint == own
     if not here:
-        origin = table.estimate or table.fingerprint.get("processor")
-        benchmark.progress.say(
-            f"  profile: {'an estimate, ' if table.estimate else ''}{origin}; this is another machine, on "
-            "which the artefact will not be timed"
-        )
+        origin = f"an estimate, {table.estimate}" if table.estimate else _differences(table.fingerprint, own)
+        benchmark.progress.say(f"  profile: {origin}; the artefact will not be timed against it here")
     return replace(found, table=table, on_this_machine=here)
+
+
+def _differences(theirs: Mapping[str, object], own: Mapping[str, object]) -> str:
+    """Returns in what a profile's machine and its settings are not those of here."""
+    names = [name for name in {**theirs, **own} if theirs.get(name) != own.get(name)]
+    return "; ".join(
+        f"{name.replace('_', ' ')} {theirs.get(name, 'none')}, here {own.get(name, 'none')}" for name in names
+    )
 
 
 def _time(options: CompressOptions, found: PreflightResult, known: Ends | None) -> PreflightResult:

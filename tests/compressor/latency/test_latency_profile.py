@@ -152,7 +152,7 @@ def test_a_profile_of_another_machine_is_searched_with_and_nothing_is_called_mea
     target = 10 * steady_clock.milliseconds(shape.dense_plan) / 1.3
     done = tiny.compress(tmp_path / "out", "--target-latency", f"{target:.3f}ms", "--profile", str(path))
     assert done.exit_code == 0, done.output
-    assert "Another 9000; this is another machine" in done.stderr
+    assert "profile: processor Another 9000, here " in done.stderr
     assert "not measured" in done.stdout
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["met"] is report["latency"]["measured_ms"] is None
