@@ -89,8 +89,8 @@ def _print_outcome(options: CompressOptions, outcome: Outcome) -> None:
         estimate = (latency["profile"] or {}).get("estimate")
         kind = "estimated" if estimate else "predicted from the profile"
         typer.echo(
-            f"{latency['predicted_ms']:.4g} ms are {kind}, not measured: it is of another machine or setting. "
-            f"On the machine that serves, run: lathe loadtest {outcome.out}"
+            f"{latency['predicted_ms']:.4g} ms are {kind}, not measured: of another machine or setting. "
+            f"On the one that serves, run: lathe loadtest {outcome.out}"
         )
     print_report(report, Console())
     commands = [exporters.get(name).serving(outcome.out, options.tensor_parallel) for name in options.exports]
