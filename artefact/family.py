@@ -106,7 +106,8 @@ def _plan(file: Path, entry: Any) -> FamilyPlan:
         raise UserError(f"{file} lists a plan without a name", _AGAIN)
     if not isinstance(entry.get("path"), str):
         raise UserError(f"the plan {entry['name']!r} of {file} has no path", _AGAIN)
-    return FamilyPlan(**{field.name: entry.get(field.name) for field in fields(FamilyPlan)})
+    stated: dict[str, Any] = {field.name: entry.get(field.name) for field in fields(FamilyPlan)}
+    return FamilyPlan(**stated)
 
 
 def _check(file: Path, family: Family) -> None:
