@@ -45,6 +45,7 @@ class GenerationRequest:
         cache_salt: cached prefixes are shared by requests with an equal salt only.
         visible_tokens: bytes of the special tokens that are part of the text in any case.
         no_stops_after: strings from which on there are no stop strings.
+        subnet: which subnet of a family computes it; empty where one model is served.
     """
 
     prompt: np.ndarray
@@ -66,6 +67,7 @@ class GenerationRequest:
     cache_salt: str = ""
     visible_tokens: Mapping[int, bytes] = field(default_factory=dict)
     no_stops_after: tuple[str, ...] = ()
+    subnet: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ class ServingBackend(Protocol):
 
     Attributes:
         capacity: the most unfinished sequences, waiting ones included.
+        max_batch: the most sequences that are computed together.
         max_length: the most tokens of a sequence, its prompt included.
         vocab_size: the number of tokens in the vocabulary.
         weight_bytes: the size of the weights.
@@ -146,6 +149,7 @@ class ServingBackend(Protocol):
     """
 
     capacity: int
+    max_batch: int
     max_length: int
     vocab_size: int
     weight_bytes: int
@@ -205,6 +209,10 @@ class ServingBackend(Protocol):
     @property
     def num_waiting(self) -> int:
         """The number of sequences that were accepted and are not being computed yet."""
+
+    @property
+    def waiting_since(self) -> float | None:
+        """The `time.perf_counter()` at which the sequence arrived that begins next; None where none waits."""
 
     @property
     def kv_cache_usage(self) -> float:

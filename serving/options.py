@@ -102,6 +102,22 @@ class ServeOptions:
             unset="onnxruntime; auto with --engine auto",
         ),
     ] = None
+    switch: Annotated[
+        str | None,
+        Option(
+            help="Which subnet of a family answers requests that name none: widest, or slo: a faster one for "
+            "new requests while a limit of --slo is about to break. With --engine onnx.",
+            unset="widest",
+        ),
+    ] = None
+    slo: Annotated[
+        str | None,
+        Option(
+            metavar="LIMITS",
+            help="Limits for --switch slo, per output token and for the first one: tpot=30ms,ttft=200ms, or "
+            "one of them.",
+        ),
+    ] = None
     flash_attention: Annotated[
         bool,
         Option(

@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from lathe.artefact.checkpoint_config import max_positions
 from lathe.artefact.errors import UserError
+from lathe.artefact.family import is_family, read_family
 from lathe.artefact.gguf_suffix import is_gguf
 from lathe.artefact.manifest import MANIFEST, listed_files, read_json, verify_checkpoint, verify_graph
 from lathe.artefact.onnx.graph_format import FOLDER, GRAPH
@@ -58,6 +59,11 @@ class ServedModel:
     digest: str
     kv_values: int
     head_dim: int | None
+
+    @property
+    def target(self) -> tuple[str, float | None]:
+        """The metric of the target, and its milliseconds."""
+        return self.target_metric, self.target_ms
 
     @property
     def tpot_target_ms(self) -> float | None:
@@ -139,6 +145,12 @@ def check_model(path: Path) -> None:
         )
     if not path.is_dir():
         raise UserError(f"{path} is not a directory", "Give the output directory of `lathe compress`.")
+    if is_family(path):
+        subnet = read_family(path).plans[0].path
+        raise UserError(
+            f"{path} is a family of subnets, which this engine does not serve",
+            f"Give one of them, such as {path / subnet}, or --engine onnx.",
+        )
     if not (path / "config.json").is_file():
         raise UserError(f"{path} holds no config.json", "Give the output directory of `lathe compress`.")
     warn_if_stale(path)

@@ -69,13 +69,17 @@ class GatedRunner(OnnxRunner):
 def scheduler_of(runner: OnnxRunner, prefix_tokens: int = 0) -> Scheduler:
     """Returns a started scheduler, with a budget of memory where the build has one."""
     options: dict[str, Any] = {}
-    if importlib.util.find_spec("lathe.serving.scheduler.kv_budget"):
-        from lathe.serving.scheduler.kv_budget import KVBudget
+    if importlib.util.find_spec("lathe.serving.scheduler.admission"):
+        from lathe.serving.scheduler.admission import Admission
+        from lathe.serving.scheduler.kv_budget import KVBudget, KVPool
 
-        options["kv_budget"] = KVBudget(runner, runner.kv_cache_bytes)
+        options["admission"] = Admission(runner.max_batch + 1000)
+        options["kv_budget"] = KVBudget(runner, KVPool(runner.kv_cache_bytes))
+    else:
+        options["max_queue"] = 1000
     if prefix_tokens:
         options["prefix_cache"] = PrefixCache(runner, Silent(), PREFILL_CHUNK, prefix_tokens)
-    made = Scheduler(runner, lambda _: b"x", eos=[], max_queue=1000, observer=Silent(), **options)
+    made = Scheduler(runner, lambda _: b"x", eos=[], observer=Silent(), **options)
     made.warm_up()
     return made
 

@@ -97,5 +97,7 @@ async def _prepare(service: Service, body: ChatBody, arrived: float) -> Prepared
         )
         for choice in range(body.n)
     ]
-    writer = ChatWriter(service, requests, body.usage_events, reasoning, calling, body.service_tier)
-    return PreparedRequest(requests, writer)
+    return PreparedRequest(
+        requests,
+        lambda served: ChatWriter(served, requests, body.usage_events, reasoning, calling, body.service_tier),
+    )

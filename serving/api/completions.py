@@ -56,8 +56,10 @@ async def _prepare(service: Service, body: CompletionBody, arrived: float) -> Pr
             )
             echoes.append(echo)
     if body.candidates > body.n:
-        return PreparedRequest(requests, BestOfWriter(service, requests, body, echoes))
-    return PreparedRequest(requests, CompletionWriter(service, requests, body.usage_events, echoes))
+        return PreparedRequest(requests, lambda served: BestOfWriter(served, requests, body, echoes))
+    return PreparedRequest(
+        requests, lambda served: CompletionWriter(served, requests, body.usage_events, echoes)
+    )
 
 
 async def _echo(service: Service, prompt: str | list[int]) -> str:

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from lathe.serving.api.answer import Answer
+from lathe.serving.api.answering import answering
 from lathe.serving.api.generation import Generation
 from lathe.serving.api.obfuscation import obfuscated
 from lathe.serving.api.prepared_request import PreparedRequest
@@ -31,18 +32,23 @@ Body = TypeVar("Body", bound=GenerationBody)
 
 
 class RequestRecorder:
-    """Counts how one request ended; only the first end counts."""
+    """Counts how one request ended; only the first end counts.
+
+    Attributes:
+        arrived: when it arrived, by `time.perf_counter`.
+        answered_by: the model that answers it, or would.
+    """
 
     def __init__(self, service: Service, endpoint: Endpoint) -> None:
         self.arrived = time.perf_counter()
-        self._service = service
+        self.answered_by = answering(service, service.name).service
         self._endpoint = endpoint
         self._counted = False
 
     def end(self, outcome: Outcome) -> None:
         if not self._counted:
             self._counted = True
-            self._service.metrics.request(self._endpoint, outcome, time.perf_counter() - self.arrived)
+            self.answered_by.metrics.request(self._endpoint, outcome, time.perf_counter() - self.arrived)
 
 
 class TimeLimit:
@@ -92,14 +98,22 @@ async def respond(
             limits = Limits(service.backend.capacity, service.backend.max_length)
             body = await read_model(request, model, limits)
             service.check_model(body.model)
+            recorder.answered_by = answering(service, body.model).service
             service.check_known(body.logit_bias, "logit_bias")
             service.check_known(body.stop_token_ids, "stop_token_ids")
             body.take_defaults(service.defaults)
             prepared = await prepare(service, body, recorder.arrived)
-            generation = Generation(service, prepared.requests)
+            answered = answering(service, body.model, prepared.requests)
+            recorder.answered_by = answered.service
+            generation = Generation(service, answered.requests)
+            writer = prepared.writer(answered.service)
             if body.stream:
-                return EventStream(generation, prepared.writer, recorder, limit, obfuscate=body.obfuscate)
-            return await _whole(request, generation, prepared.writer, recorder)
+                stream = EventStream(generation, writer, recorder, limit, obfuscate=body.obfuscate)
+                stream.headers.update(answered.headers)
+                return stream
+            response = await _whole(request, generation, writer, recorder)
+            response.headers.update(answered.headers)
+            return response
     except ApiError as error:
         recorder.end(_outcome(error.status))
         raise

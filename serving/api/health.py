@@ -44,4 +44,6 @@ async def show_version(_: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Answers GET /metrics."""
     service: Service = request.app.state.service
-    return Response(await asyncio.to_thread(service.metrics.render), media_type=CONTENT_TYPE_LATEST)
+    return Response(
+        await asyncio.to_thread(service.metrics.exposition.render), media_type=CONTENT_TYPE_LATEST
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from lathe.serving.api.answer import Answer
@@ -13,10 +13,15 @@ from lathe.serving.backend import GenerationRequest
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
-    """A checked request: its sequences and how the answer is written."""
+    """A checked request.
+
+    Attributes:
+        requests: its sequences.
+        writer: makes what writes the answer, from the model that answers.
+    """
 
     requests: Sequence[GenerationRequest]
-    writer: Answer
+    writer: Callable[[Service], Answer]
 
 
 def with_common_fields(

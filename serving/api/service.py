@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from lathe.serving.metrics.registry import Metrics
 from lathe.serving.served_model import ServedModel
 from lathe.serving.structured_output.grammar import Grammar, GrammarCompiler
 from lathe.serving.structured_output.schema_errors import GrammarError
+from lathe.serving.switching.chooser import Chooser
 from lathe.serving.tools.grammar import ToolCallSpec
 
 
@@ -35,6 +37,8 @@ class Service:
         request_timeout: seconds that an answer may take; None: no limit.
         aliases: other names that clients may use for the model.
         defaults: values of the fields that requests leave out, where they are not OpenAI's.
+        subnets: of a family: the view of each subnet, by the names of the plans, widest first.
+        chooser: of a family: chooses the subnet for calls that name none.
         created: the time of the start, in seconds since the epoch.
         ready: true once a token has been generated.
         draining: true once the server is told to stop.
@@ -48,6 +52,8 @@ class Service:
     request_timeout: float | None = None
     aliases: tuple[str, ...] = ()
     defaults: Mapping[str, float] = field(default_factory=dict)
+    subnets: Mapping[str, Service] = field(default_factory=dict)
+    chooser: Chooser | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     ready: bool = False
     draining: bool = False
@@ -60,10 +66,25 @@ class Service:
         self.tools = ServedTools(self.tokenizer)
         self.grammars = GrammarCompiler(self.tokenizer, self.backend.vocab_size, self.backend.eos)
 
+    def view(self, name: str, artefact: ServedModel, metrics: Metrics) -> Service:
+        """Returns this service as one of its subnets: with a name, description and metrics of its own."""
+        served = copy.copy(self)
+        served.name, served.artefact, served.metrics = name, artefact, metrics
+        return served
+
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that clients may use, the main one first."""
-        return (self.name, *self.aliases)
+        """The names that clients may use, the main one first; those of subnets last."""
+        return (self.name, *self.aliases, *self._subnet_names)
+
+    def subnet_named(self, model: str) -> str | None:
+        """Returns the subnet that a name stands for; None for a name of the whole."""
+        return self._subnet_names.get(model)
+
+    @property
+    def _subnet_names(self) -> dict[str, str]:
+        bases = (self.name, *self.aliases)
+        return {f"{base}:{subnet}": subnet for base in bases for subnet in self.subnets}
 
     def check_model(self, model: str) -> None:
         """Checks that `model` is the one that is served.
@@ -74,10 +95,15 @@ class Service:
         if model not in self.names:
             raise ApiError(
                 404,
-                f"there is no model {model[:100]!r}; this server has {self.name!r}",
+                f"there is no model {model[:100]!r}; this server has {self._told}",
                 param="model",
                 code="model_not_found",
             )
+
+    @property
+    def _told(self) -> str:
+        """The names in words: aliases are for those who know them."""
+        return ", ".join(repr(name) for name in (self.name, *(f"{self.name}:{one}" for one in self.subnets)))
 
     def check_capacity(self, count: int) -> None:
         """Checks that the backend accepts `count` more sequences now.

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 from lathe.artefact.errors import UserError
 
 ANY = "*"
-READABLE_HEADERS = ("retry-after", "x-should-retry")
+READABLE_HEADERS = ("retry-after", "x-should-retry", "x-lathe-subnet", "x-lathe-subnet-reason")
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?|https?://\[[0-9a-f:]+\](:\d+)?")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lathe.serving.decoding.generation_defaults import sampling_defaults
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.http.socket import listen, url_of
 from lathe.serving.launch.server import Server
+from lathe.serving.metrics.exposition import Exposition
 from lathe.serving.metrics.registry import Metrics
 from lathe.serving.options import KEEP_ALIVE_S, REQUEST_TIMEOUT_S, WRITE_TIMEOUT_S, ServeOptions
 from lathe.serving.playground.pages import Playground, Setup
@@ -47,32 +49,75 @@ def serve_locally(
     Raises:
         UserError: the model, the options or the address cannot be served.
     """
+    check_options(engine, options)
+    for option in ("switch", "slo"):
+        if getattr(options, option) is not None:
+            raise UserError(
+                f"{model} is one model, and --{option} is for a family of subnets",
+                "Compress for several targets, such as --target-speedup 1.2x,1.5x,2x.",
+            )
+    artefact = open_model(model)
+    name, *aliases = options.served_model_names or (artefact.name,)
+    exposition = Exposition([artefact.target], options.metrics_alias)
+    metrics = Metrics(name, artefact.target_ms, artefact.target_metric, exposition)
+    with listen(options.host, options.port) as listener:
+        tokenizer = open_tokenizer(artefact, options)
+        backend = open_backend(artefact, tokenizer, options, metrics)
+        metrics.watch(backend, artefact, engine)
+        metrics.watch_process(backend)
+        service = Service(
+            name,
+            backend,
+            tokenizer,
+            artefact,
+            metrics,
+            options.request_timeout or REQUEST_TIMEOUT_S,
+            tuple(aliases),
+            sampling_defaults(artefact.path, options.generation_config),
+        )
+        run_until_stopped(service, options, listener)
+
+
+def check_options(engine: str, options: ServeOptions) -> None:
+    """Checks the options that our own server does not have.
+
+    Raises:
+        UserError: one of them is given, or --compare names no server.
+    """
     if options.draft or options.engine_args:
         given = "--draft" if options.draft else " ".join(options.engine_args)
         raise UserError(f"the {engine} engine does not take {given}", "It is for --engine vllm.")
     check_compare(options)
-    artefact = open_model(model)
-    name, *aliases = options.served_model_names or (artefact.name,)
-    metrics = Metrics(name, artefact.target_ms, options.metrics_alias, artefact.target_metric)
-    with listen(options.host, options.port) as listener:
-        tokenizer = Tokenizer(artefact.path, options.template_variables)
-        if warning := tokenizer.warning(artefact.vocab_size):
-            log.warning(warning)
-        defaults = sampling_defaults(artefact.path, options.generation_config)
-        backend = open_backend(artefact, tokenizer, options, metrics)
-        metrics.watch(backend, artefact, engine)
-        limit = options.request_timeout or REQUEST_TIMEOUT_S
-        service = Service(name, backend, tokenizer, artefact, metrics, limit, tuple(aliases), defaults)
-        server = Server(
-            service,
-            api_key=options.api_key,
-            allowed_origins=options.allowed_origins,
-            playground=_playground(service, options) if options.playground else None,
-            drain_timeout=options.drain_timeout,
-            write_timeout=options.write_timeout or WRITE_TIMEOUT_S,
-            keep_alive=options.keep_alive or KEEP_ALIVE_S,
-        )
-        asyncio.run(server.run_on(listener, lambda: options.announce(url_of(listener), name)))
+
+
+def open_tokenizer(artefact: ServedModel, options: ServeOptions) -> Tokenizer:
+    """Loads the tokenizer of a model, and says what is odd about it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    tokenizer = Tokenizer(artefact.path, options.template_variables)
+    if warning := tokenizer.warning(artefact.vocab_size):
+        log.warning(warning)
+    return tokenizer
+
+
+def run_until_stopped(service: Service, options: ServeOptions, listener: socket.socket) -> None:
+    """Serves on a socket; announces that it is ready once it has generated.
+
+    Raises:
+        UserError: the model loads but does not generate.
+    """
+    server = Server(
+        service,
+        api_key=options.api_key,
+        allowed_origins=options.allowed_origins,
+        playground=_playground(service, options) if options.playground else None,
+        drain_timeout=options.drain_timeout,
+        write_timeout=options.write_timeout or WRITE_TIMEOUT_S,
+        keep_alive=options.keep_alive or KEEP_ALIVE_S,
+    )
+    asyncio.run(server.run_on(listener, lambda: options.announce(url_of(listener), service.name)))
 
 
 def _playground(service: Service, options: ServeOptions) -> Playground:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 from typing import Any
 
 from lathe.artefact.errors import UserError
+from lathe.serving.latency_limits import parse_limits
 from lathe.serving.loadtest.measure import tpot_s
 from lathe.serving.loadtest.sample import Sample
 
-SECONDS = {"ms": 1e-3, "s": 1.0}
-LIMIT = re.compile(r"\s*(?P<name>[a-z0-9]+)\s*=\s*(?P<value>[0-9.]+)\s*(?P<unit>ms|s)\s*")
 Z_95 = 1.959964
 """The normal quantile of a two-sided interval of 95 %."""
 
@@ -115,23 +113,7 @@ def parse_slo(text: str, share: str = "95%") -> Slo:
     Raises:
         UserError: either is written otherwise.
     """
-    limits: dict[str, float] = {}
-    for part in text.split(","):
-        found = LIMIT.fullmatch(part)
-        if found is None or found["name"] not in MEASURES or found["name"] in limits:
-            raise UserError(f"--slo {text!r} is not a list of limits", _remedy())
-        limits[found["name"]] = _number(found["value"], text) * SECONDS[found["unit"]]
-    return Slo(limits, _share(share))
-
-
-def _number(text: str, whole: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if value <= 0:
-        raise UserError(f"--slo {whole!r} has a limit that is no number above 0", _remedy())
-    return value
+    return Slo(parse_limits(text, MEASURES), _share(share))
 
 
 def _share(text: str) -> float:
@@ -142,8 +124,3 @@ def _share(text: str) -> float:
     if not 0 < value <= 1:
         raise UserError(f"--slo-share is {text}", "Give a share of the requests, such as 95% or 0.95.")
     return value
-
-
-def _remedy() -> str:
-    names = ", ".join(MEASURES)
-    return f"Write some of {names} with milliseconds or seconds, such as 'tpot=30ms,ttft=0.2s'."

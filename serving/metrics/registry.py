@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import Counter, Histogram
 
 from lathe.serving.backend import ServingBackend
-from lathe.serving.metrics.gpu import GpuMemory
+from lathe.serving.metrics.exposition import Exposition
+from lathe.serving.metrics.families import Families
 from lathe.serving.metrics.rate import RATE_WINDOW_S, TokenRate
 from lathe.serving.metrics.resident import resident_bytes
 from lathe.serving.metrics.target import TargetCounter
-from lathe.serving.metrics.vllm_names import VllmAlias
 from lathe.serving.served_model import ServedModel
 
 TOKEN_EDGES_MS = (
@@ -82,14 +82,14 @@ class SequenceMetrics:
     """Counters and histograms of requests and of their sequences: the observer of an engine. Thread-safe."""
 
     def __init__(
-        self, model: str, target_ms: float | None, registry: CollectorRegistry, target_metric: str = "tpot"
+        self, model: str, target_ms: float | None, families: Families, target_metric: str = "tpot"
     ) -> None:
-        """Creates the metrics; `target_ms` becomes a bucket edge of its metric's histograms."""
-        self.registry = registry
+        """Creates the metrics of a model, which has the target `target_ms`, if any."""
         self.rate = TokenRate()
         self.model = model
-        self._target = TargetCounter(model, target_metric, target_ms, registry)
-        token_edges_s = {*(edge / 1000 for edge in TOKEN_EDGES_MS), *self._target.edge("tpot")}
+        self._families = families
+        self._target = TargetCounter(model, target_metric, target_ms, families)
+        token_edges_s = [edge / 1000 for edge in TOKEN_EDGES_MS]
         self._requests = self._request_counter()
         self._prompt_tokens = self._counter(
             "lathe_prompt_tokens", "Prompt tokens prefilled or found in the prefix cache."
@@ -102,35 +102,31 @@ class SequenceMetrics:
             "lathe_prefix_cache_hit_tokens", "Prompt tokens found in the prefix cache."
         )
         self._ttft = self._histogram(
-            "lathe_time_to_first_token_seconds",
-            "Arrival to first token.",
-            {*REQUEST_EDGES_S, *self._target.edge("ttft")},
+            "lathe_time_to_first_token_seconds", "Arrival to first token.", REQUEST_EDGES_S, "ttft"
         )
         self._itl = self._histogram(
-            "lathe_inter_token_latency_seconds", "Time between two tokens of a sequence.", token_edges_s
+            "lathe_inter_token_latency_seconds",
+            "Time between two tokens of a sequence.",
+            token_edges_s,
+            "tpot",
         )
         self._tpot = self._histogram(
             "lathe_time_per_output_token_seconds",
             "Mean time per token after the first, by sequence.",
             token_edges_s,
+            "tpot",
         )
         self._duration = self._histogram(
-            "lathe_request_duration_seconds",
-            "Arrival to end of the answer.",
-            {*REQUEST_EDGES_S, *self._target.edge("e2e")},
+            "lathe_request_duration_seconds", "Arrival to end of the answer.", REQUEST_EDGES_S, "e2e"
         )
         self._queued = self._histogram(
             "lathe_queue_seconds", "Arrival to first prompt token.", REQUEST_EDGES_S
         )
 
     def _request_counter(self) -> Counter:
-        """Creates the counter of requests, with every label at zero."""
-        counter = Counter(
-            "lathe_requests",
-            "Requests by outcome.",
-            ("model", "endpoint", "outcome"),
-            registry=self.registry,
-        )
+        """Returns the counter of requests, with every label of the model at zero."""
+        labels = ("model", "endpoint", "outcome")
+        counter = self._families.counter("lathe_requests", "Requests by outcome.", labels)
         for endpoint in ENDPOINTS:
             for outcome in OUTCOMES:
                 counter.labels(self.model, endpoint, outcome)
@@ -175,32 +171,31 @@ class SequenceMetrics:
         self._generation_tokens.inc()
         self.rate.add()
 
-    def _counter(self, name: str, help_text: str) -> Any:
-        return Counter(name, help_text, ("model",), registry=self.registry).labels(self.model)
+    def _counter(self, name: str, help_text: str) -> Counter:
+        return self._families.counter(name, help_text).labels(self.model)
 
-    def _histogram(self, name: str, help_text: str, edges_s: Iterable[float]) -> Any:
-        family = Histogram(name, help_text, ("model",), registry=self.registry, buckets=sorted(edges_s))
-        return family.labels(self.model)
+    def _histogram(self, name: str, help_text: str, edges_s: Iterable[float], metric: str = "") -> Histogram:
+        return self._families.histogram(name, help_text, edges_s, metric).labels(self.model)
 
 
 class Metrics(SequenceMetrics):
-    """All metrics of one server of ours, in a registry of its own."""
+    """All metrics of one model of a server of ours.
+
+    Attributes:
+        exposition: where they are told; models of one server share it.
+    """
 
     def __init__(
         self,
         model: str,
         target_ms: float | None = None,
-        alias: str | None = None,
         target_metric: str = "tpot",
+        exposition: Exposition | None = None,
     ) -> None:
-        """Creates the metrics; `alias` names a server under whose names common ones are reported, too."""
-        super().__init__(model, target_ms, CollectorRegistry(), target_metric)
-        self._aliases = CollectorRegistry()
-        if alias is not None:
-            self._aliases.register(VllmAlias(self.registry, alias))
+        """Creates the metrics; `exposition` None: one for this model alone."""
+        self.exposition = exposition or Exposition([(target_metric, target_ms)])
+        super().__init__(model, target_ms, self.exposition.families, target_metric)
         self._read_at_scrape("lathe_generation_tokens_per_second", self.rate.per_second)
-        self.registry.register(GpuMemory())
-        ProcessCollector(registry=self.registry)
 
     def watch(self, backend: ServingBackend, artefact: ServedModel, engine: str) -> None:
         """Exports the state of the backend, read at every scrape."""
@@ -220,16 +215,20 @@ class Metrics(SequenceMetrics):
         pages = PAGE_GAUGES
         self._read_at_scrape("lathe_kv_cache_reserved_bytes", lambda: backend.kv_reserved_bytes, pages)
         self._read_at_scrape("lathe_kv_cache_resident_bytes", lambda: backend.kv_resident_bytes, pages)
-        self._read_at_scrape("lathe_resident_memory_bytes", lambda: resident_bytes(backend.kv_prefix_bytes))
         labels = model_info(self.model, engine, artefact) | {"prompts": backend.prompt_engine or engine}
-        Gauge(*MODEL_INFO, tuple(labels), registry=self.registry).labels(**labels).set(1)
+        self._families.gauge(*MODEL_INFO, tuple(labels)).labels(**labels).set(1)
 
-    def render(self) -> bytes:
-        """Returns the metrics in the text exposition format."""
-        return generate_latest(self.registry) + generate_latest(self._aliases)
+    def watch_process(self, backend: ServingBackend, name: str | None = None) -> None:
+        """Exports what the process takes; under the name of the whole, where it serves several models."""
+        self._read_at_scrape(
+            "lathe_resident_memory_bytes", lambda: resident_bytes(backend.kv_prefix_bytes), model=name
+        )
 
     def _read_at_scrape(
-        self, name: str, read: Callable[[], float], gauges: Mapping[str, str] = GAUGES
+        self,
+        name: str,
+        read: Callable[[], float],
+        gauges: Mapping[str, str] = GAUGES,
+        model: str | None = None,
     ) -> None:
-        gauge = Gauge(name, gauges[name], ("model",), registry=self.registry)
-        gauge.labels(self.model).set_function(read)
+        self._families.gauge(name, gauges[name]).labels(model or self.model).set_function(read)

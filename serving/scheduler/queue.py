@@ -1,28 +1,26 @@
-"""Bounded admission: which sequences wait, how many are unfinished, and whether new ones are accepted."""
+"""Which sequences wait for an engine, and in which order they leave."""
 
 from __future__ import annotations
 
-import threading
 from collections import abc, deque
 
-from lathe.serving.backend import DrainingError, QueueFullError
+from lathe.serving.backend import DrainingError
+from lathe.serving.scheduler.admission import Admission
 from lathe.serving.scheduler.sequence import Sequence
 
 
 class AdmissionQueue:
-    """Holds waiting sequences and bounds the unfinished ones, waiting and running together, by `capacity`.
+    """Holds waiting sequences, as many as `admission` accepts.
 
     Calls are served round-robin, one sequence each, in the order of their arrival: a call with many sequences
     does not delay the calls after it. All methods may be called from any thread.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self._changed = threading.Condition()
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
+        self._changed = admission.changed
         self._calls: deque[deque[Sequence]] = deque()
         self.num_waiting = 0
-        self._num_unfinished = 0
-        self._draining = False
         self.closed = False
 
     def check_capacity(self, count: int) -> None:
@@ -32,12 +30,9 @@ class AdmissionQueue:
             QueueFullError: too many sequences are unfinished.
             DrainingError: no new sequences are accepted.
         """
-        if self._draining:
+        if self.closed:
             raise DrainingError("the server is shutting down")
-        if self._num_unfinished + count > self.capacity:
-            raise QueueFullError(
-                f"the server already holds {self._num_unfinished} of {self.capacity} sequences"
-            )
+        self.admission.check_capacity(count)
 
     def add(self, sequences: abc.Sequence[Sequence]) -> None:
         """Accepts all sequences of one call, or none.
@@ -48,7 +43,7 @@ class AdmissionQueue:
         """
         with self._changed:
             self.check_capacity(len(sequences))
-            self._num_unfinished += len(sequences)
+            self.admission.take(len(sequences))
             self.num_waiting += len(sequences)
             if sequences:
                 self._calls.append(deque(sequences))
@@ -67,6 +62,7 @@ class AdmissionQueue:
             self.num_waiting -= 1
             if call:
                 self._calls.append(call)
+            self._changed.notify_all()
             return sequence
 
     def cancel(self, sequences: abc.Collection[Sequence]) -> list[Sequence]:
@@ -79,29 +75,18 @@ class AdmissionQueue:
                     return list(call)
             return []
 
-    def release(self) -> None:
-        """Counts one unfinished sequence less."""
+    def waiting_since(self) -> float | None:
+        """Returns when the one whose turn it is arrived, by `time.perf_counter`; None where none waits."""
         with self._changed:
-            self._num_unfinished -= 1
-            self._changed.notify_all()
+            return self._calls[0][0].request.arrived if self._calls else None
 
-    def wait_for_work(self) -> None:
-        """Blocks until a sequence waits or the queue is closed."""
+    def wait_for_work(self, admits: abc.Callable[[Sequence], bool]) -> None:
+        """Blocks until the sequence whose turn it is may begin, or the queue is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self.num_waiting or self.closed)
-
-    def drain(self, timeout: float) -> bool:
-        """Accepts no new sequences and waits up to `timeout` seconds for the others.
-
-        Returns:
-            Whether all have finished.
-        """
-        with self._changed:
-            self._draining = True
-            return self._changed.wait_for(lambda: self._num_unfinished == 0, timeout)
+            self._changed.wait_for(lambda: self.closed or (self._calls and admits(self._calls[0][0])))
 
     def close(self) -> None:
         """Accepts no new sequences and ends the scheduler's loop."""
         with self._changed:
-            self._draining = self.closed = True
+            self.closed = True
             self._changed.notify_all()

@@ -24,6 +24,7 @@ from lathe.serving.backend import (
     SlotEngine,
     run_callbacks,
 )
+from lathe.serving.scheduler.admission import Admission
 from lathe.serving.scheduler.kv_budget import KVBudget
 from lathe.serving.scheduler.output_batcher import OutputBatcher
 from lathe.serving.scheduler.prefix_cache import PrefixCache
@@ -58,7 +59,7 @@ class Scheduler:
         token_bytes: abc.Callable[[int], bytes],
         *,
         eos: abc.Collection[int],
-        max_queue: int,
+        admission: Admission,
         observer: Observer,
         prefill_chunk: int = PREFILL_CHUNK,
         prefix_cache: PrefixCache | None = None,
@@ -70,7 +71,7 @@ class Scheduler:
             engine: computes the logits.
             token_bytes: returns the bytes of a token.
             eos: the tokens that end an answer.
-            max_queue: how many sequences may wait.
+            admission: bounds the unfinished sequences; engines that share it take turns.
             observer: is told about every sequence.
             prefill_chunk: the most prompt tokens that are prefilled at a time.
             prefix_cache: keeps chunks of that size for later prompts.
@@ -81,7 +82,8 @@ class Scheduler:
         self.eos = eos
         self._observer = observer
         self._chunk = prefill_chunk
-        self._queue = AdmissionQueue(engine.max_batch + max_queue)
+        self._queue = AdmissionQueue(admission)
+        self._turns = admission.turns
         self._slots = Slots(engine)
         self._outputs = OutputBatcher()
         self._cancelled: deque[Sequence] = deque()
@@ -90,7 +92,8 @@ class Scheduler:
         self.prompt_engine = ""
         self._failures = {"prefill": 0, "decode": 0}
         self._thread = threading.Thread(target=self._run, name="lathe-scheduler", daemon=True)
-        self.capacity = self._queue.capacity
+        self.capacity = admission.capacity
+        self.max_batch = engine.max_batch
         self.max_length = engine.max_length
         self.vocab_size = engine.vocab_size
         self.weight_bytes = engine.weight_bytes
@@ -108,6 +111,10 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         return self._queue.num_waiting
+
+    @property
+    def waiting_since(self) -> float | None:
+        return self._queue.waiting_since()
 
     @property
     def kv_cache_usage(self) -> float:
@@ -133,6 +140,11 @@ class Scheduler:
         Raises:
             FloatingPointError: the logits are not finite.
         """
+        with self._turns:
+            self._try_all_slots()
+        self._thread.start()
+
+    def _try_all_slots(self) -> None:
         token = np.zeros(1, dtype=np.int64)
         for slot in range(self._engine.max_batch):
             self._engine.prefill(slot, token)
@@ -141,7 +153,7 @@ class Scheduler:
             raise FloatingPointError("the model's logits are not finite numbers")
         for slot in range(self._engine.max_batch):
             self._engine.reset(slot)
-        self._thread.start()
+        self._release_memory()
 
     def check_capacity(self, count: int) -> None:
         self._queue.check_capacity(count)
@@ -166,7 +178,7 @@ class Scheduler:
         self._cancelled.extend(s for s in sequences if s.status is not SequenceStatus.FINISHED)
 
     def drain(self, timeout: float) -> bool:
-        return self._queue.drain(timeout)
+        return self._queue.admission.drain(timeout)
 
     def close(self) -> None:
         self._queue.close()
@@ -176,19 +188,24 @@ class Scheduler:
     def _run(self) -> None:
         try:
             while not self._queue.closed:
-                self._release_memory()
                 if not self._slots.sequences:
-                    self._queue.wait_for_work()
-                self._finish_cancelled()
-                self._prefill_step()
-                self._decode_step()
-                self._outputs.flush()
+                    self._queue.wait_for_work(self._admits)
+                with self._turns:
+                    self._step()
         except Exception:
             log.exception("the scheduler failed")
         finally:
             self._queue.close()
-            self._finish_all(STOPPED)
+            with self._turns:
+                self._finish_all(STOPPED)
             self._outputs.flush()
+
+    def _step(self) -> None:
+        self._finish_cancelled()
+        self._prefill_step()
+        self._decode_step()
+        self._outputs.flush()
+        self._release_memory()
 
     def _prefill_step(self) -> None:
         """Prefills up to one chunk's worth of tokens, so that decoding waits no longer than that."""
@@ -217,7 +234,7 @@ class Scheduler:
     def _release_memory(self) -> None:
         """Gives back the memory of free slots that no waiting sequence is about to take."""
         if self._kv_budget is not None and not self._queue.num_waiting:
-            self._kv_budget.release(self._slots.free)
+            self._kv_budget.release()
 
     def _prefill_chunk(self, sequence: Sequence) -> int:
         """Prefills the next chunk of a prompt and returns its length in tokens."""
@@ -291,10 +308,10 @@ class Scheduler:
         """Releases what a sequence holds, then emits its final output; a cancelled one has none."""
         if sequence.status is not SequenceStatus.WAITING:
             self._slots.remove(sequence)
-            if self._kv_budget is not None:
-                self._kv_budget.cancel(sequence)
+        if self._kv_budget is not None:
+            self._kv_budget.cancel(sequence)
         sequence.status = SequenceStatus.FINISHED
-        self._queue.release()
+        self._queue.admission.release()
         if final is not None:
             sequence.emit_final(final)
 

@@ -33,11 +33,6 @@ class Slots:
         """True if another sequence can start to be prefilled."""
         return self.prefilling is None and len(self.sequences) < self._engine.max_batch
 
-    @property
-    def free(self) -> range:
-        """The slots without a sequence."""
-        return range(len(self.sequences), self._engine.max_batch)
-
     def index(self, sequence: Sequence) -> int:
         """Returns the slot of a sequence."""
         return self.sequences.index(sequence)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import psutil
 from prometheus_client import REGISTRY, Gauge
 
+from lathe.serving.metrics.families import Families
 from lathe.serving.metrics.gpu import (
     GPU_MEMORY,
     GPU_MEMORY_HELP,
@@ -34,7 +35,8 @@ class VllmMetrics(SequenceMetrics):
     """Metrics fed by the stat logger (sequences) and by the middleware (requests)."""
 
     def __init__(self, served: ServedModelInfo) -> None:
-        super().__init__(served.model, served.target_ms, REGISTRY, served.target_metric)
+        families = Families(REGISTRY, [(served.target_metric, served.target_ms)])
+        super().__init__(served.model, served.target_ms, families, served.target_metric)
         self._served = served
         self._counting = False
         self._nvml = Nvml()
@@ -121,7 +123,7 @@ class VllmMetrics(SequenceMetrics):
 
     def _gauge(self, name: str, help_text: str) -> Any:
         mode: Literal["livesum", "livemostrecent"] = "livesum" if name in SUMMED else "livemostrecent"
-        gauge = Gauge(name, help_text, ("model",), registry=self.registry, multiprocess_mode=mode)
+        gauge = Gauge(name, help_text, ("model",), registry=REGISTRY, multiprocess_mode=mode)
         return gauge.labels(self.model)
 
 

@@ -24,7 +24,7 @@ def every() -> list[expressions.Expression]:
 
 def test_every_metric_is_one_that_the_server_reports():
     metrics = Metrics("m", 20.0)
-    samples = {sample.name for family in metrics.registry.collect() for sample in family.samples}
+    samples = {sample.name for family in metrics.exposition.registry.collect() for sample in family.samples}
     samples |= {*GAUGES, *PAGE_GAUGES, MODEL_INFO[0], GPU_MEMORY, GPU_TOTAL, "up"}
     recorded = {rule["record"] for group in rules.groups() for rule in group["rules"] if "record" in rule}
     for expression in every():

@@ -13,13 +13,16 @@ from test_serve_scheduler import Reader, Silent, request, until
 
 from conftest import TOKENS
 from lathe.artefact.llamacpp.runner import LlamaCppRunner
+from lathe.serving.scheduler.admission import Admission
 from lathe.serving.scheduler.scheduler import Scheduler
 
 
 @pytest.fixture
 def scheduler(files: dict[str, Path]) -> Iterator[Scheduler]:
     runner = LlamaCppRunner(files["Q8_0"], max_batch=3, max_length=500, threads=1)
-    scheduler = Scheduler(runner, lambda t: b"%d " % t, eos=[0], max_queue=30, observer=Silent())
+    scheduler = Scheduler(
+        runner, lambda t: b"%d " % t, eos=[0], admission=Admission(runner.max_batch + 30), observer=Silent()
+    )
     scheduler.warm_up()
     yield scheduler
     scheduler.close()

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import torch
@@ -20,8 +20,10 @@ from lathe.serving.api.service import Service
 from lathe.serving.decoding.tokenizer import Tokenizer as ServedTokenizer
 from lathe.serving.http.socket import listen, url_of
 from lathe.serving.launch.server import Server
+from lathe.serving.metrics.exposition import Exposition
 from lathe.serving.metrics.registry import Metrics
-from lathe.serving.scheduler.kv_budget import KVBudget
+from lathe.serving.scheduler.admission import Admission
+from lathe.serving.scheduler.kv_budget import KVBudget, KVPool
 from lathe.serving.scheduler.prefix_cache import PrefixCache
 from lathe.serving.scheduler.scheduler import PREFILL_CHUNK, Scheduler
 from lathe.serving.served_model import open_served_model
@@ -130,8 +132,44 @@ class GatedRunner(OnnxRunner):
         return rows
 
 
-class Running:
-    """A server at work in a thread of this process."""
+class Served:
+    """A service at work in a thread of this process."""
+
+    def __init__(self, service: Service, runners: Sequence[GatedRunner], **options: Any) -> None:
+        self.service = service
+        self.runners = runners
+        self.server = Server(service, **options)
+        self._listener = listen("127.0.0.1", 0)
+        self.url = url_of(self._listener)
+        self.ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self.server.run_on(self._listener, self.ready.set))
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self.server.stop)
+
+    def counter(self, name: str, **labels: str) -> float:
+        registry = self.service.metrics.exposition.registry
+        return registry.get_sample_value(name, {"model": self.service.name} | labels) or 0.0
+
+    def post(self, path: str, **body: Any) -> httpx.Response:
+        return httpx.post(f"{self.url}/v1/{path}", json={"model": self.service.name} | body, timeout=30)
+
+    def complete(self, prompt: Any = "The quick", **body: Any) -> dict[str, Any]:
+        response = self.post("completions", prompt=prompt, **body)
+        response.raise_for_status()
+        document: dict[str, Any] = response.json()
+        return document
+
+
+class Running(Served):
+    """A server of one artefact."""
 
     def __init__(
         self,
@@ -150,63 +188,49 @@ class Running:
     ) -> None:
         artefact = open_served_model(artefact_dir)
         tokenizer = ServedTokenizer(artefact.path, variables)
-        self.metrics = Metrics(NAME, target_ms=17.0, alias=alias)
+        self.metrics = Metrics(NAME, target_ms=17.0, exposition=Exposition([("tpot", 17.0)], alias))
         self.runner = GatedRunner(artefact.graph, max_batch=max_batch, max_length=max_length, threads=1)
         kept = PrefixCache(self.runner, self.metrics, PREFILL_CHUNK, prefix_cache) if prefix_cache else None
         self.backend = Scheduler(
             self.runner,
             tokenizer.token_bytes,
             eos=artefact.eos,
-            max_queue=max_queue,
+            admission=Admission(max_batch + max_queue),
             observer=self.metrics,
             prefix_cache=kept,
-            kv_budget=KVBudget(self.runner, kv_memory or self.runner.kv_cache_bytes),
+            kv_budget=KVBudget(self.runner, KVPool(kv_memory or self.runner.kv_cache_bytes)),
         )
         self.metrics.watch(self.backend, artefact, "onnx")
-        self.service = Service(
+        self.metrics.watch_process(self.backend)
+        service = Service(
             NAME, self.backend, tokenizer, artefact, self.metrics, request_timeout, defaults=defaults or {}
         )
-        self.server = Server(self.service, **options)
-        self._listener = listen("127.0.0.1", 0)
-        self.url = url_of(self._listener)
-        self.ready = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self._run)
+        super().__init__(service, [self.runner], **options)
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self.server.run_on(self._listener, self.ready.set))
-        self._loop.run_until_complete(self._loop.shutdown_default_executor())
-        self._loop.close()
 
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self.server.stop)
-
-    def counter(self, name: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(name, {"model": NAME} | labels) or 0.0
-
-    def post(self, path: str, **body: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}/v1/{path}", json={"model": NAME} | body, timeout=30)
-
-    def complete(self, prompt: Any = "The quick", **body: Any) -> dict[str, Any]:
-        response = self.post("completions", prompt=prompt, **body)
-        response.raise_for_status()
-        document: dict[str, Any] = response.json()
-        return document
+S = TypeVar("S", bound=Served)
 
 
 @contextmanager
-def running(
-    artefact_dir: Path, *, max_batch: int = 4, max_queue: int = 16, **options: Any
-) -> Iterator[Running]:
-    server = Running(artefact_dir, max_batch=max_batch, max_queue=max_queue, **options)
+def started(server: S) -> Iterator[S]:
+    """Starts a server, and stops it in the end."""
     server.thread.start()
     try:
         if not server.ready.wait(30):
             raise TimeoutError("the server did not become ready")
         yield server
     finally:
-        server.runner.gate.set()
+        for runner in server.runners:
+            runner.gate.set()
         if server.thread.is_alive():
             server.stop()
             server.thread.join(30)
+
+
+@contextmanager
+def running(
+    artefact_dir: Path, *, max_batch: int = 4, max_queue: int = 16, **options: Any
+) -> Iterator[Running]:
+    """A server of one artefact at work."""
+    with started(Running(artefact_dir, max_batch=max_batch, max_queue=max_queue, **options)) as server:
+        yield server

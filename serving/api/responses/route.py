@@ -70,7 +70,9 @@ async def _prepare(service: Service, body: ResponsesBody, arrived: float) -> Pre
             no_stops_after=calling.no_stops_after if calling else (),
         ),
     )
-    return PreparedRequest([request], ResponseWriter(service, body, request, reasoning, calling))
+    return PreparedRequest(
+        [request], lambda served: ResponseWriter(served, body, request, reasoning, calling)
+    )
 
 
 async def _tokens(service: Service, body: ResponsesBody, tools: Sequence[Json]) -> np.ndarray:

@@ -13,11 +13,12 @@ from lathe.serving.launch.local import serve_locally
 from lathe.serving.launch.registry import engines
 from lathe.serving.launch.slots import end_tokens, slot_sizes
 from lathe.serving.options import ServeOptions
+from lathe.serving.scheduler.admission import Admission
 from lathe.serving.scheduler.scheduler import Scheduler
 from lathe.serving.served_gguf import gguf_of, open_served_gguf
 from lathe.serving.served_model import ServedModel
 
-_ONNX_ONLY = ("device", "prefix_cache", "kv_cache_memory", "prompts")
+_ONNX_ONLY = ("device", "prefix_cache", "kv_cache_memory", "prompts", "switch", "slo")
 
 
 @engines.register("llamacpp")
@@ -63,6 +64,6 @@ def open_llamacpp(
         runner,
         tokenizer.token_bytes,
         eos=end_tokens(artefact, tokenizer),
-        max_queue=options.max_queue,
+        admission=Admission(max_batch + options.max_queue),
         observer=observer,
     )

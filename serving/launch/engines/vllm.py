@@ -32,7 +32,16 @@ from lathe.serving.vllm.shared_state import VARIABLE, ServedModelInfo, SharedSta
 
 POLL_S = 0.05
 STOP_S = 30.0
-_ONNX_ONLY = ("device", "prefix_cache", "kv_cache_memory", "prompts", "request_timeout", "write_timeout")
+_ONNX_ONLY = (
+    "device",
+    "prefix_cache",
+    "kv_cache_memory",
+    "prompts",
+    "request_timeout",
+    "write_timeout",
+    "switch",
+    "slo",
+)
 
 
 @engines.register("vllm")

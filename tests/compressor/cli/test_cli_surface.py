@@ -220,6 +220,8 @@ SURFACE = {
         "--prefix-cache",
         "--prompts",
         "--served-model-name",
+        "--slo",
+        "--switch",
         "--api-key",
         "--api-key-file",
         "--allowed-origins",

@@ -189,7 +189,7 @@ def test_it_is_in_the_metrics(machine: Machine, artefact_dir: Path) -> None:
     options = ServeOptions(out=artefact_dir, prompts="openvino", threads=1, max_batch=2)
     backend = open_onnx(artefact, Tokenizer(artefact.path), options, metrics)
     metrics.watch(backend, artefact, "onnx")
-    assert 'prompts="openvino"' in metrics.render().decode()
+    assert 'prompts="openvino"' in metrics.exposition.render().decode()
     assert machine.opened == [False]
 
 

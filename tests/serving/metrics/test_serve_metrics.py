@@ -120,7 +120,7 @@ def test_a_target_is_counted_in_its_own_metric(metric: str, edges: set[str]):
     metrics.request("chat", "error", 0.001)
 
     def value(name: str, **labels: str) -> float | None:
-        return metrics.registry.get_sample_value(name, {"model": NAME, **labels})
+        return metrics.exposition.registry.get_sample_value(name, {"model": NAME, **labels})
 
     counts = [value("lathe_target_results_total", metric=metric, result=result) for result in RESULTS]
     assert counts == ([1, 0] if metric == "tpot" else [0, 1])
@@ -132,8 +132,8 @@ def test_a_target_is_counted_in_its_own_metric(metric: str, edges: set[str]):
 def test_without_a_target_nothing_is_counted():
     metrics = Metrics(NAME)
     metrics.finished(0.02)
-    assert b"lathe_target_results_total{" not in metrics.render()
-    assert b"lathe_target_seconds{" not in metrics.render()
+    assert b"lathe_target_results_total{" not in metrics.exposition.render()
+    assert b"lathe_target_seconds{" not in metrics.exposition.render()
 
 
 def test_labels_do_not_grow_with_what_clients_send(server: Running):

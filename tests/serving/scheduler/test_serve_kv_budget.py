@@ -15,7 +15,8 @@ from test_serve_scheduler import EOS, Reader, Silent, request
 from lathe.artefact.errors import UserError
 from lathe.serving.launch import kv_memory
 from lathe.serving.options import ServeOptions
-from lathe.serving.scheduler.kv_budget import KVBudget
+from lathe.serving.scheduler.admission import Admission
+from lathe.serving.scheduler.kv_budget import KVBudget, KVPool
 from lathe.serving.scheduler.prefix_cache import PrefixCache
 from lathe.serving.scheduler.scheduler import Scheduler
 from support.tiny_server import CONTEXT, running
@@ -91,11 +92,11 @@ def scheduling(total: int, prefix: int = 0) -> Iterator[tuple[Scheduler, PagedEn
         engine,
         lambda t: b"%d " % t,
         eos=[EOS],
-        max_queue=30,
+        admission=Admission(engine.max_batch + 30),
         observer=seen if prefix else Silent(),
         prefill_chunk=CHUNK,
         prefix_cache=PrefixCache(engine, seen, CHUNK, prefix) if prefix else None,
-        kv_budget=KVBudget(engine, total),
+        kv_budget=KVBudget(engine, KVPool(total)),
     )
     scheduler.warm_up()
     engine.most = 0
@@ -214,7 +215,7 @@ class Free:
 
 def memory(free: int, monkeypatch: pytest.MonkeyPatch, engine: Free | None = None, **options: int) -> int:
     monkeypatch.setattr(kv_memory, "free_bytes", lambda: free)
-    return kv_memory.kv_memory(engine or Free(), ServeOptions(out=Path(), **options))
+    return kv_memory.kv_memory([engine or Free()], ServeOptions(out=Path(), **options))
 
 
 def test_the_budget_is_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:

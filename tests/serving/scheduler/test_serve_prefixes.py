@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from test_serve_scheduler import EOS, HistoryEngine, Reader, request
 
+from lathe.serving.scheduler.admission import Admission
 from lathe.serving.scheduler.prefix_cache import PrefixCache
 from lathe.serving.scheduler.scheduler import PREFILL_CHUNK, Scheduler
 from support.tiny_server import Running, running
@@ -63,7 +64,7 @@ def scheduling(room: int) -> Iterator[tuple[Scheduler, KeepingEngine, Seen]]:
         engine,
         lambda t: b"%d " % t,
         eos=[EOS],
-        max_queue=30,
+        admission=Admission(engine.max_batch + 30),
         observer=seen,
         prefill_chunk=CHUNK,
         prefix_cache=PrefixCache(engine, seen, CHUNK, room) if room else None,
@@ -156,7 +157,10 @@ def test_served_answers_are_equal_to_the_bit_and_counted(servers: tuple[Running,
     assert keeping.counter("lathe_prefix_cache_queried_tokens_total") == asked
     assert keeping.counter("lathe_prefix_cache_hit_tokens_total") == 3 * 2 * PREFILL_CHUNK
     assert keeping.counter("lathe_prompt_tokens_total") == asked
-    assert b'vllm:prefix_cache_hits_total{engine="0",model_name="tiny"} 768.0' in keeping.metrics.render()
+    assert (
+        b'vllm:prefix_cache_hits_total{engine="0",model_name="tiny"} 768.0'
+        in keeping.metrics.exposition.render()
+    )
 
 
 def test_usage_tells_what_was_not_read_again(servers: tuple[Running, Running]) -> None:

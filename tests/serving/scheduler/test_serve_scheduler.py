@@ -22,6 +22,7 @@ from lathe.serving.backend import (
     run_callbacks,
 )
 from lathe.serving.decoding.sampling import SamplingParams
+from lathe.serving.scheduler.admission import Admission
 from lathe.serving.scheduler.scheduler import Scheduler
 
 V = 64
@@ -110,7 +111,12 @@ def engine() -> HistoryEngine:
 @pytest.fixture
 def scheduler(engine: HistoryEngine) -> Iterator[Scheduler]:
     scheduler = Scheduler(
-        engine, lambda t: b"%d " % t, eos=[EOS], max_queue=30, observer=Silent(), prefill_chunk=4
+        engine,
+        lambda t: b"%d " % t,
+        eos=[EOS],
+        admission=Admission(engine.max_batch + 30),
+        observer=Silent(),
+        prefill_chunk=4,
     )
     scheduler.warm_up()
     yield scheduler
@@ -217,7 +223,9 @@ def test_a_cancelled_prompt_is_prefilled_no_further(scheduler: Scheduler, engine
 
 
 def test_a_call_of_many_does_not_hold_up_those_after_it() -> None:
-    scheduler = Scheduler(HistoryEngine(1), lambda _: b"x", eos=[], max_queue=30, observer=Silent())
+    scheduler = Scheduler(
+        HistoryEngine(1), lambda _: b"x", eos=[], admission=Admission(31), observer=Silent()
+    )
     ended: list[str] = []
 
     def note(name: str) -> Any:
@@ -276,7 +284,7 @@ def test_the_queue_is_bounded_and_admits_all_or_none(scheduler: Scheduler, engin
 
 
 def test_a_finished_request_has_left_before_its_end_is_told():
-    scheduler = Scheduler(HistoryEngine(1), lambda _: b"x", eos=[], max_queue=0, observer=Silent())
+    scheduler = Scheduler(HistoryEngine(1), lambda _: b"x", eos=[], admission=Admission(1), observer=Silent())
     scheduler.warm_up()
     room: queue.Queue[int] = queue.Queue()
 

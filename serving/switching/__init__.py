@@ -1,0 +1,1 @@
+"""Which subnet of a family answers a request."""

@@ -1,0 +1,1 @@
+"""One chooser in each file, registered by its name."""
