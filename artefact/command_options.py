@@ -238,7 +238,7 @@ def _config_parameter(declared: dict[str, _Declared]) -> inspect.Parameter:
 
 def _as_text(value: Any, unit: str = "") -> str:
     if isinstance(value, tuple | list):
-        return ",".join(map(str, value))
+        return ",".join(_as_text(one, unit) for one in value)
     if isinstance(value, int | float):
         return format(Decimal(repr(value)).normalize(), "f") + unit
     return str(value)

@@ -120,6 +120,19 @@ class LayerShape:
         optional = ("experts", "attention_bits", "ffn_bits")
         return {name: value for name, value in asdict(self).items() if value or name not in optional}
 
+    def contains(self, other: LayerShape) -> bool:
+        """Returns whether a layer of other widths can consist of the first units of each block of this one.
+
+        Units are query heads of a KV group, KV groups, channels, of each expert where there are any, and
+        experts.
+        """
+        return (
+            other.kv_heads <= self.kv_heads
+            and other.heads_per_group <= self.heads_per_group
+            and other.ffn <= self.ffn
+            and other.experts <= self.experts
+        )
+
     @property
     def heads_per_group(self) -> int:
         """Query heads that read one KV head; 0 without attention."""

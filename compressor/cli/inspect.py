@@ -17,13 +17,22 @@ def inspect(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="The report as one JSON document on stdout.")] = False,
 ) -> None:
-    """Show what an artefact is: widths layer by layer, and dense against subnet as they were measured."""
+    """Show what an artefact is: widths layer by layer, and dense against subnet as they were measured.
+
+    Of a family it shows the widths and measurements of all subnets.
+    """
     from rich.console import Console
 
+    from lathe.artefact.family import FAMILY, is_family
+    from lathe.artefact.manifest import read_json
     from lathe.artefact.shipped_files import warn_if_stale
+    from lathe.compressor.report.family_table import print_family
     from lathe.compressor.report.page import read_report, write_page
     from lathe.compressor.report.terminal import print_report
 
+    if is_family(artefact) and not html:
+        emit(read_json(artefact / FAMILY)) if json else print_family(artefact, Console())
+        return
     warn_if_stale(artefact)
     report = read_report(artefact)
     if html:

@@ -48,6 +48,31 @@ def dry_run(options: CompressOptions, as_json: bool) -> int:
     return 0
 
 
+def family(options: CompressOptions, as_json: bool) -> int:
+    """Compresses to several targets; prints the family and how to serve it."""
+    from rich.console import Console
+
+    from lathe.compressor.compute.progress import Progress
+    from lathe.compressor.pipeline.family import compress_family
+    from lathe.compressor.pipeline.outcome import Status
+    from lathe.compressor.report.family_table import print_family
+
+    outcome = compress_family(options, Progress(quiet=as_json))
+    if as_json:
+        emit(outcome.report)
+    else:
+        print_family(outcome.out, Console())
+        typer.echo(f"{outcome.out}: serve it with `lathe serve {outcome.out}`")
+    if outcome.status is Status.MISSED:
+        typer.echo(
+            "error: a subnet took longer than its target. Run again when the machine is quieter, or relax "
+            "the target.",
+            err=True,
+        )
+        return 3
+    return 0
+
+
 def run(options: CompressOptions, as_json: bool) -> int:
     """Compresses; prints the report and how to serve the artefact."""
     from lathe.compressor.compute.progress import Progress

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 
@@ -53,7 +53,7 @@ class ImportanceRanking:
 
 @dataclass(frozen=True)
 class Selection:
-    """The kept heads and channels of one layer, as dense indices in ascending order.
+    """The kept heads and channels of one layer, as dense indices, ascending or as they are ranked.
 
     Query heads are grouped by KV head, and channels by expert where there are any.
     """
@@ -80,6 +80,18 @@ def select(ranking: ImportanceRanking, shape: LayerShape) -> Selection:
         return Selection(kv_heads, heads, ranking.channels[..., : shape.ffn].sort().values.flatten())
     experts = ranking.experts[: shape.experts or None].sort().values
     return Selection(kv_heads, heads, ranking.channels[experts, : shape.ffn].sort().values.flatten(), experts)
+
+
+def select_ranked(ranking: ImportanceRanking, shape: LayerShape) -> Selection:
+    """Returns what `select` keeps, most valuable first: the first units of a wider selection are a narrower.
+
+    Query heads follow their KV heads. Experts and their channels stay in ascending order.
+    """
+    kv_heads = ranking.groups[: shape.kv_heads]
+    heads = ranking.heads[kv_heads, : shape.heads_per_group].reshape(-1)
+    if len(ranking.experts):
+        return replace(select(ranking, shape), kv_heads=kv_heads, query_heads=heads)
+    return Selection(kv_heads, heads, ranking.channels[: shape.ffn])
 
 
 def rows(heads: torch.Tensor, head_dim: int) -> torch.Tensor:

@@ -41,16 +41,24 @@ class MadeArtefact:
 
 @dataclass(frozen=True)
 class ArtefactMaker:
-    """Makes the artefact of a plan: reconstructs, prunes to a pattern, rounds and exports it."""
+    """Makes the artefact of a plan: reconstructs, prunes to a pattern, rounds and exports it.
+
+    Attributes:
+        context: The run.
+        calibration: What it is calibrated with.
+        verify: Times and verifies the artefact.
+        place: The name of the artefact's directory in the run directory.
+    """
 
     context: RunContext
     calibration: CalibrationResult
     verify: Verifier
+    place: str = "artefact"
 
     def __call__(self, iteration: Iteration) -> MadeArtefact:
         name = reconstruct(self.context, self.calibration, iteration)
         name = prune_to_pattern(self.context, self.calibration, iteration, name)
         rounded = round_layers(self.context, self.calibration, iteration, name)
         scales = cache_scales(self.context, self.calibration, name, rounded)
-        path = export(self.context, iteration, name, rounded, scales)
+        path = export(self.context, iteration, name, rounded, scales, self.place)
         return MadeArtefact(path, iteration, scales, self.verify)

@@ -10,6 +10,7 @@ import torch
 
 from lathe.artefact.disk_space import free_space
 from lathe.artefact.errors import UserError
+from lathe.artefact.family import is_family
 from lathe.artefact.manifest import MANIFEST
 from lathe.artefact.onnx.minimum_version import INT8_CACHE, check_version
 from lathe.artefact.plan import LayerShape, Plan
@@ -54,7 +55,7 @@ def check_output(options: CompressOptions) -> None:
     out = options.out
     if out.name in ("", ".."):
         raise UserError(f"--output {out} has no name of its own", "Choose another --output.")
-    replaceable = (out / MANIFEST).is_file() and not options.front
+    replaceable = ((out / MANIFEST).is_file() or is_family(out)) and not options.front
     if out.exists() and not replaceable:
         raise UserError(f"{out} exists, and is not an artefact to replace", "Choose another --output.")
     if out.exists() and not options.overwrite:

@@ -57,8 +57,8 @@ def compress(options: CompressOptions, progress: Progress) -> Outcome:
         report = build_report(
             context, Compression(loop, iteration, made.verified, status, quality_rounds, front)
         )
-        write_bytes(made.path / "trace.jsonl", search.trace_path.read_bytes())
-        _publish(context, made.path, report)
+        complete_artefact(context, search, made.path, report, str(options.out))
+        publish(context, made.path)
     return Outcome(status, options.out, report)
 
 
@@ -86,13 +86,20 @@ def _quality_loop(
     )
 
 
-def _publish(context: RunContext, artefact: Path, report: Report) -> None:
-    """Completes the artefact, renames it into place, and only then removes what it replaces."""
-    out, run_dir = context.options.out, context.run_dir
+def complete_artefact(
+    context: RunContext, search: Searcher, artefact: Path, report: Report, title: str
+) -> None:
+    """Writes what an artefact has beside its exports; `title` is what its page calls it."""
+    write_bytes(artefact / "trace.jsonl", search.trace_path.read_bytes())
     write_json(artefact / REPORT, report)
     write_json(artefact / "options.json", recorded(context.options))
-    write_page(artefact, artefact / PAGE, str(out))
+    write_page(artefact, artefact / PAGE, title)
     write_manifest(artefact, **manifest_facts(context.options))
+
+
+def publish(context: RunContext, finished: Path) -> None:
+    """Renames a complete directory into place, and only then removes what it replaces."""
+    out, run_dir = context.options.out, context.run_dir
     check_output(context.options)
-    publish_directory(artefact, out, run_dir.path / "replaced", f"The artefact is at {artefact}.")
+    publish_directory(finished, out, run_dir.path / "replaced", f"The artefact is at {finished}.")
     run_dir.remove()

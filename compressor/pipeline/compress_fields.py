@@ -11,6 +11,10 @@ from lathe.compressor.latency.workload import parse_rate, parse_share
 from lathe.compressor.pipeline.run_fields import RunFields
 from lathe.compressor.pipeline.shared_options import RUN, TARGETS, output_named, unless_empty
 
+POLICY_GRADIENT = "policy-gradient"
+OF_WIDTHS = ("paper", POLICY_GRADIENT)
+"""Methods that search no bits, and make no table of sensitivities."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompressFields(RunFields):

@@ -7,14 +7,17 @@ from dataclasses import replace
 from lathe.artefact.errors import UserError
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
 from lathe.compressor.pipeline.checks import check_output, width_rules
-from lathe.compressor.pipeline.options import AUTO_BITS, GENAI, OF_WIDTHS, CompressOptions
+from lathe.compressor.pipeline.compress_fields import OF_WIDTHS
+from lathe.compressor.pipeline.options import AUTO_BITS, GENAI, CompressOptions
 
+FAMILY_BITS = "8"
+"""Of all subnets of a family: rows of 8 bits are shared, and rounding to them loses next to nothing."""
 _EXPORTS = {"onnx": {"checkpoint", "onnx"}, "llamacpp": {"checkpoint", "gguf"}}
 """What is written, by the engine that runs it."""
 
 
 def with_default_bits(options: CompressOptions) -> CompressOptions:
-    """Returns the options with `--bits auto` where that is the default, and unchanged elsewhere.
+    """Returns the options with `--bits auto`, or 8 for a family, where that is the default; else unchanged.
 
     It is where the target is one of latency or memory alone, nothing is said of how weights are stored, and
     the model has an ONNX graph or a GGUF file with bits by block. Reads no weights. A model that cannot be
@@ -30,7 +33,9 @@ def with_default_bits(options: CompressOptions) -> CompressOptions:
         source = open_checkpoint(options.model)
     except UserError:
         return options
-    return replace(options, bits=AUTO_BITS) if rounds_by_default(options, source) else options
+    if not rounds_by_default(options, source):
+        return options
+    return replace(options, bits=FAMILY_BITS if options.several_targets else AUTO_BITS)
 
 
 def rounds_by_default(options: CompressOptions, source: Checkpoint) -> bool:
@@ -43,7 +48,8 @@ def may_round(options: CompressOptions, source: Checkpoint) -> bool:
     if not _unsaid(options):
         return False
     try:
-        width_rules(replace(options, bits=AUTO_BITS), source).check(source.shape.dense_plan, source.name)
+        bits = FAMILY_BITS if options.several_targets else AUTO_BITS
+        width_rules(replace(options, bits=bits), source).check(source.shape.dense_plan, source.name)
     except UserError:
         return False
     return True

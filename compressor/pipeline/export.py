@@ -29,6 +29,7 @@ def export(
     name: str,
     rounded: str | None = None,
     scales: Scales | None = None,
+    place: str = "artefact",
 ) -> Path:
     """Writes the artefact's files into the run directory; returns their directory.
 
@@ -38,8 +39,9 @@ def export(
         name: The name of the finished layers in the run directory.
         rounded: The name of the rounded ones, where there are some.
         scales: Those of an int8 KV cache.
+        place: The name of the directory.
     """
-    options, directory = context.options, context.run_dir.fresh("artefact")
+    options, directory = context.options, context.run_dir.fresh(place)
     job = Export(
         context.preflight.source,
         iteration.plan,

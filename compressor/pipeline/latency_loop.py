@@ -2,7 +2,7 @@
 
 The plan's latency is proven before any weight is pruned. A latency target has one name for each meaning:
 
-- `CompressOptions.latency_limit_ms` or `CompressOptions.target_speedup` is what was asked for;
+- `CompressOptions.latency_limit_ms` or `CompressOptions.speedup` is what was asked for;
 - `PreflightResult.provisional_target_ms` is that in milliseconds, a speed-up taken of the quick timing;
 - `LatencyLoop.table_target_ms` is that in the latency table's milliseconds, which the search keeps to;
 - `LatencyLoop.reported_target_ms` is that at the speed of the machine when the artefact was timed.
@@ -142,8 +142,8 @@ class LatencyLoop:
     def table_target_ms(self) -> float | None:
         """The target in the table's milliseconds."""
         options = self.context.options
-        if options.target_speedup and self.given_ms:
-            return self.given_ms / options.target_speedup
+        if options.speedup and self.given_ms:
+            return self.given_ms / options.speedup
         return options.latency_limit_ms
 
     def reported_target_ms(self, timing: Comparison | None) -> float | None:
@@ -157,7 +157,7 @@ class LatencyLoop:
         Only a speed-up, a ratio, is carried over to the machine's speed of the moment. A target in
         milliseconds is not.
         """
-        if timing and self.context.options.target_speedup and self.given_ms:
+        if timing and self.context.options.speedup and self.given_ms:
             return timing.dense.median / self.given_ms
         return 1.0
 
@@ -167,7 +167,7 @@ class LatencyLoop:
 
     def table_ms(self, timing: Comparison) -> float:
         """Returns an artefact's time in the table's milliseconds, to compare with `table_target_ms`."""
-        if self.context.options.target_speedup and self.given_ms:
+        if self.context.options.speedup and self.given_ms:
             return self.given_ms * timing.ratio
         return timing.subnet.median
 
@@ -261,7 +261,7 @@ class LatencyLoop:
             f"proof-{len(self.iterations)}-{self._timing_key(plan.to_json())}",
             lambda: cached_comparison(benchmark, plan, options.remeasure),
         )
-        if options.target_speedup and self.table:
+        if options.speedup and self.table:
             return self.table.dense_ms * float(comparison["ratio"])
         return float(comparison["subnet_ms"])
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lathe.artefact.errors import UserError
 from lathe.compressor.latency.effort import check_seconds
 from lathe.compressor.latency.workload import FITTED_DEFAULTS, Workload, fitted
-from lathe.compressor.pipeline.compress_fields import CompressFields
+from lathe.compressor.pipeline.compress_fields import OF_WIDTHS, POLICY_GRADIENT, CompressFields
+from lathe.compressor.pipeline.family_targets import check_family, named_targets
 from lathe.compressor.search.space import FFN_LEVELS
 
 if TYPE_CHECKING:  # the command line is built where there is no PyTorch, too
@@ -28,9 +29,6 @@ GRAPHS = ("onnx", "gguf")
 """Exports that one run writes one of, and that may have weights rounded."""
 FLOAT_CACHE, INT8_CACHE = KV_CACHES = ("float", "int8")
 """The values of `--kv-cache`."""
-_POLICY = "policy-gradient"
-OF_WIDTHS = ("paper", _POLICY)
-"""Methods that search no bits."""
 GENAI = "genai"
 """The exporter that adds to the ONNX graph."""
 JOINT = "joint"
@@ -64,6 +62,7 @@ class CompressOptions(CompressFields):
 
     def __post_init__(self) -> None:
         self._check_targets()
+        check_family(self)
         self._check_open_targets()
         self._check_bits()
         self._check_cache()
@@ -96,10 +95,10 @@ class CompressOptions(CompressFields):
             raise UserError(f"{name} leaves the latency open", "Leave the latency target out.")
         if self.front and self.perplexity_increase is not None:
             raise UserError("--front is for every quality", "Leave --max-perplexity-increase out.")
-        if self.method == _POLICY and (self.open_ended or self.plan):
+        if self.method == POLICY_GRADIENT and (self.open_ended or self.plan):
             name = "--plan" if self.plan else "--front" if self.front else "--max-perplexity-increase"
             raise UserError(
-                f"--method {_POLICY} searches for one budget, and {name} gives it none",
+                f"--method {POLICY_GRADIENT} searches for one budget, and {name} gives it none",
                 "Give a target of latency, memory or parameters, or leave --method out.",
             )
         if self.latency_limit_ms is not None and self.target_speedup is not None:
@@ -269,18 +268,35 @@ class CompressOptions(CompressFields):
 
     @property
     def latency_limit_ms(self) -> float | None:
-        """The latency target.
+        """The latency target; of several the smallest.
 
         A target throughput is one of tpot, because every step gives each sequence one token.
         """
         if self.target_throughput is not None:
             return 1e3 * self.batch_size / self.target_throughput
-        return self.target_latency_ms
+        limits = self.target_latency_ms
+        return min(limits) if isinstance(limits, tuple) else limits
+
+    @property
+    def speedup(self) -> float | None:
+        """The target over the dense model; of several the largest."""
+        factors = self.target_speedup
+        return max(factors) if isinstance(factors, tuple) else factors
+
+    @property
+    def plans(self) -> dict[str, CompressOptions]:
+        """The options of each subnet of a family by its name, the widest first; empty for one target."""
+        return {name: replace(self, **target) for name, target in named_targets(self).items()}
 
     @property
     def scheme(self) -> str | None:
         """How weights of the graph are rounded, by the name that exporters and backends have it under."""
         return self.quantize or (SCHEMES[self.bits] if self.bits else None)
+
+    @property
+    def tightest_plan(self) -> str:
+        """The name of a family's smallest subnet; empty for one target."""
+        return next(reversed(self.plans), "")
 
     @property
     def groups(self) -> GroupRule:

@@ -21,6 +21,7 @@ class PlanOptions(SharedOptions):
         """Returns the compression that is planned; without a target it is a `--front` over all latencies."""
         from lathe.compressor.latency.backend import backends
 
+        self.refuse_several("lathe plan")
         targeted = bool(self.target_latency_ms or self.target_speedup)
         timed = self.latency or targeted
         shared = {field.name: getattr(self, field.name) for field in fields(SharedOptions)}

@@ -73,6 +73,7 @@ class PreflightResult:
         memory: What the run will need.
         texts: What it calibrates and is evaluated on.
         vocabulary: What is kept of the vocabulary; None where it stays whole.
+        plans: The number of subnets that are made.
     """
 
     source: Checkpoint
@@ -90,6 +91,7 @@ class PreflightResult:
     vocabulary: CutVocabulary | None = field(default=None, kw_only=True)
     mixed: MixedSpace | None = field(default=None, kw_only=True)
     pattern: Pattern | None = field(default=None, kw_only=True)
+    plans: int = field(default=1, kw_only=True)
 
     @property
     def choices(self) -> Choices:
@@ -126,8 +128,9 @@ class PreflightResult:
     @property
     def disk_bytes(self) -> int:
         """The most that the run may hold on disk."""
-        layers = 2 if self.pattern else 0
-        return disk_needed(self.source, self.memory.on_disk, self.method.whole_rounds, layers)
+        rounds = self.method.whole_rounds
+        layers = 2 if self.pattern else (self.plans - 1) * (3 + rounds)
+        return disk_needed(self.source, self.memory.on_disk, rounds, layers)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the result for people and scripts: milliseconds, bytes, and the range of every target."""
@@ -210,6 +213,7 @@ def run_preflight(options: CompressOptions, progress: Progress, ends: Ends | Non
         vocabulary=vocabulary,
         mixed=mixed,
         pattern=pattern,
+        plans=max(1, len(options.plans)),
     )
     check_disk(options.out, found.disk_bytes)
     progress.say(
@@ -304,16 +308,33 @@ def _time(options: CompressOptions, found: PreflightResult, known: Ends | None) 
     if options.open_ended or not found.ends or not (limit := found.pruning_limit):
         return found
     dense, floor = found.ends.dense, found.ends.floor
-    target = options.latency_limit_ms or dense / (options.target_speedup or 1.0)
+    target = options.latency_limit_ms or dense / (options.speedup or 1.0)
     least = floor * _FLOOR_MARGIN
     if least > target:
+        whose = f"the plan {options.tightest_plan} with " if options.several_targets else ""
         raise UserError(
-            f"a {found.benchmark.workload.metric} of {target:.3g} ms is out of reach: dense "
+            f"{whose}a {found.benchmark.workload.metric} of {target:.3g} ms is out of reach: dense "
             f"takes {dense:.3g} ms, the smallest subnet (one narrow attention block) {floor:.3g} ms: "
             f"{limit_of_pruning(limit)}",
             _within_reach(found, dense, least),
         )
+    _check_widest(options, dense, found.ends.unpruned)
     return replace(found, provisional_target_ms=target)
+
+
+def _check_widest(options: CompressOptions, dense: float, unpruned: float) -> None:
+    """Checks that no subnet of a family is the whole model.
+
+    Raises:
+        UserError: the model as it is meets the target of one.
+    """
+    for name, own in options.plans.items():
+        target = own.latency_limit_ms or dense / (own.speedup or 1.0)
+        if unpruned <= target:
+            raise UserError(
+                f"the plan {name} is the whole model, which takes {unpruned:.3g} of {target:.3g} ms",
+                "Leave that target out.",
+            )
 
 
 def _within_reach(found: PreflightResult, dense: float, least: float) -> str:

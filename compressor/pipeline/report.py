@@ -118,7 +118,7 @@ def _latency(context: RunContext, result: Compression) -> LatencyFacts:
         "backend": options.backend,
         "threads": options.threads,
         "target_ms": loop.reported_target_ms(timing),
-        "target_speedup": options.target_speedup,
+        "target_speedup": options.speedup,
         "tolerance": options.tolerance,
         "predicted_ms": None if predicted is None else predicted * drift,
         **_measured(timing),

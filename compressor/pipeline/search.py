@@ -12,7 +12,7 @@ import torch
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
 from lathe.compressor.compute.progress import Progress
-from lathe.compressor.model.pruning import Selection
+from lathe.compressor.model.pruning import Selection, select_ranked
 from lathe.compressor.pipeline.calibrate import CalibrationResult
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import key
@@ -28,10 +28,19 @@ SELECTED = tuple(field.name for field in fields(Selection))
 
 @dataclass(frozen=True)
 class Searcher:
-    """Finds plans under constraints; under the same ones again, the plan comes from the run directory."""
+    """Finds plans under constraints; under the same ones again, the plan comes from the run directory.
+
+    Attributes:
+        context: The run.
+        calibration: What it is calibrated with.
+        ranked: Whether what is kept is stored in the order of its importance, as in a family.
+        within: The next wider plan of a family.
+    """
 
     context: RunContext
     calibration: CalibrationResult
+    ranked: bool = False
+    within: Plan | None = None
 
     @property
     def trace_path(self) -> Path:
@@ -83,6 +92,7 @@ class Searcher:
             calibration.fitted(_ROUNDING_TOKENS),
             preflight.mixed,
             options.groups,
+            self.within,
         )
 
     def _result(self, constraints: list[Constraint], plan: Plan | None) -> SearchResult:
@@ -105,6 +115,7 @@ class Searcher:
             options.seed,
             str(options.groups),
             plan and plan.to_json(),
+            *([self.within and self.within.to_json()] if self.ranked else []),
             [
                 asdict(c) | {"attention": [*c.attention.values()], "ffn": [*c.ffn.values()]}
                 for c in constraints
@@ -117,7 +128,10 @@ class Searcher:
             raise UserError("the targets together leave no plan", "Relax one of them.")
         problem, method = self.problem(constraints), self.context.preflight.method
         found = evaluate_given_plan(problem, plan) if plan else method.search(problem)
-        self.context.run_dir.tensors(f"selection-{name}", lambda: _selection_tensors(found.selections))
+        selections = found.selections
+        if self.ranked:
+            selections = list(map(select_ranked, self.calibration.rankings, found.plan))
+        self.context.run_dir.tensors(f"selection-{name}", lambda: _selection_tensors(selections))
         return {"plan": found.plan.to_json(), "fitness": found.fitness, "evaluations": found.evaluations}
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from lathe.artefact.byte_size import parse_bytes
 from lathe.artefact.command_options import Argument, Option, words
+from lathe.artefact.errors import UserError
 from lathe.compressor.latency.workload import (
     Workload,
     parse_factor,
@@ -25,6 +26,16 @@ TARGETS, WORKLOAD, TEXT, RUN = "Targets", "Workload that latency is measured on"
 def unless_empty(parser: Callable[[str], T]) -> Callable[[str], T | None]:
     """Returns a parser for which an empty text stands for no target."""
     return lambda text: parser(text) if text else None
+
+
+def one_or_more(parser: Callable[[str], float]) -> Callable[[str], float | tuple[float, ...] | None]:
+    """Returns a parser of one target, or of several with commas; an empty text stands for none."""
+
+    def parse(text: str) -> float | tuple[float, ...] | None:
+        found = tuple(map(parser, words(text)))
+        return found if len(found) > 1 else next(iter(found), None)
+
+    return parse
 
 
 def output_named(suffix: str) -> Callable[[Mapping[str, Any]], Path]:
@@ -47,20 +58,22 @@ class SharedOptions:
 
     model: Annotated[str, Argument(help="A Hugging Face checkpoint directory, a GGUF file, or a hub name.")]
     target_latency_ms: Annotated[
-        float | None,
+        float | tuple[float, ...] | None,
         Option(
             flags=("--target-latency",),
-            help="Such as 30ms: what the finished artefact must take.",
-            parser=unless_empty(parse_milliseconds),
+            help="Such as 30ms: what the finished artefact must take. Several of `compress`, such as "
+            "30ms,20ms: a family of nested subnets.",
+            parser=one_or_more(parse_milliseconds),
             unit="ms",
             panel=TARGETS,
         ),
     ] = None
     target_speedup: Annotated[
-        float | None,
+        float | tuple[float, ...] | None,
         Option(
-            help="Such as 1.5x, over the dense model on this machine.",
-            parser=unless_empty(parse_factor),
+            help="Such as 1.5x, over the dense model on this machine. Several of `compress`, such as "
+            "1.2x,1.5x,2x: a family of nested subnets.",
+            parser=one_or_more(parse_factor),
             unit="x",
             panel=TARGETS,
         ),
@@ -152,7 +165,8 @@ class SharedOptions:
             help="`auto`: search for the bits of each block's weights in the ONNX graph (float32, 8 or 4) or "
             "GGUF file together with its width. 16: widths alone. 8 or 4: the same for all, as --quantize "
             "int8 or int4.",
-            unset="auto for a target of latency or memory alone, where the graph or file has them; else 16",
+            unset="auto for a target of latency or memory alone, 8 for a family of subnets, where the graph "
+            "or file has them; else 16",
             panel=RUN,
         ),
     ] = None
@@ -166,6 +180,22 @@ class SharedOptions:
     seed: Annotated[
         int, Option(help="Same seed, same text, same latency table: same artefact.", panel=RUN)
     ] = 0
+
+    @property
+    def several_targets(self) -> bool:
+        """True if several targets of latency are given, each of which is a subnet's of one family."""
+        return isinstance(self.target_latency_ms, tuple) or isinstance(self.target_speedup, tuple)
+
+    def refuse_several(self, command: str) -> None:
+        """Refuses several targets for a command that makes one subnet.
+
+        Raises:
+            UserError: there are several.
+        """
+        if self.several_targets:
+            raise UserError(
+                f"{command} takes one target of latency", "Several make a family with `compress`."
+            )
 
     @property
     def workload(self) -> Workload:

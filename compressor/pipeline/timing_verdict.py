@@ -23,8 +23,8 @@ def excess(options: CompressOptions, found: Comparison) -> float:
     The limit is the target with its tolerance; that of a speed-up is taken of the dense model beside it.
     """
     allowed = 1 + options.tolerance
-    if options.target_speedup is not None:
-        return found.ratio * options.target_speedup / allowed - 1
+    if options.speedup is not None:
+        return found.ratio * options.speedup / allowed - 1
     if options.latency_limit_ms is not None:
         return found.subnet.median / (options.latency_limit_ms * allowed) - 1
     return -math.inf

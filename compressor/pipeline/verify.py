@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -120,6 +121,12 @@ class Verifier:
         self._graph = exporters.get(graph) if (graph := context.options.graph) else None
         self._quantized_dense: _GraphFacts | None = None
         self._whole_loss: float | None = None
+
+    def under(self, context: RunContext) -> Verifier:
+        """Returns one for another target of the run, which knows what this one knows of the dense model."""
+        found = copy(self)
+        found._context = context
+        return found
 
     def time(self, artefact: Path) -> Comparison | None:
         """Times the artefact against the model that was given, where it was exported for the backend."""

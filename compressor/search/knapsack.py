@@ -14,27 +14,36 @@ from collections.abc import Sequence
 import numpy as np
 
 from lathe.artefact.plan import Plan
+from lathe.compressor.search.block_library import alone_in_layer
 from lathe.compressor.search.space import Choices, Constraint
 
 _BINS = 4096
 _MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def solve(space: Choices, sensitivities: np.ndarray, constraints: Sequence[Constraint]) -> Plan | None:
+def solve(
+    space: Choices,
+    sensitivities: np.ndarray,
+    constraints: Sequence[Constraint],
+    within: Plan | None = None,
+) -> Plan | None:
     """Returns the plan of least summed sensitivity, or None when even the smallest plan is too big.
 
     Args:
         space: The levels of blocks.
         sensitivities: Object array [blocks] of float arrays [levels of that block], nats per token.
         constraints: All of them have to hold.
+        within: A plan whose blocks contain those of the plan that is returned.
     """
-    dense = space.plan([0] * len(sensitivities))
-    if all(c.allows(dense) for c in constraints):
-        return dense
+    widest = [0] * len(sensitivities) if within is None else space.indices(within)
+    if all(c.allows(space.plan(widest)) for c in constraints):
+        return space.plan(widest)
+    if within is not None:
+        sensitivities = _contained(space, sensitivities, widest)
     plans = []
     for mix in _mixes(len(constraints)):
         costs, limit = _surrogate(space, constraints, mix)
-        start = _dynamic_program(sensitivities, costs, limit) or [0] * len(sensitivities)
+        start = _dynamic_program(sensitivities, costs, limit) or widest
         indices = _repair(space, sensitivities, constraints, start)
         if indices is not None:
             plans.append((sum(sensitivities[b][i] for b, i in enumerate(indices)), indices))
@@ -58,7 +67,10 @@ def _repair(
         moves = []
         for block, at in enumerate(indices):
             saved = costs[:, block, at, None] - costs[:, block]
+            open_to = np.isfinite(sensitivities[block])
             for level in np.flatnonzero((saved.min(0) >= 0) & (saved[broken[0]] > 0)).tolist():
+                if not open_to[level]:
+                    continue
                 rise = float(sensitivities[block][level] - sensitivities[block][at])
                 moves.append((rise / float(saved[broken[0], level]), block, level))
         if not moves:
@@ -66,6 +78,16 @@ def _repair(
         _, block, level = min(moves)
         indices[block] = level
     return indices
+
+
+def _contained(space: Choices, sensitivities: np.ndarray, widest: Sequence[int]) -> np.ndarray:
+    """Returns sensitivities that are infinite at the levels that a plan's blocks do not contain."""
+    found = np.empty_like(sensitivities)
+    for block, ((_, kind), row, at) in enumerate(zip(space.blocks, sensitivities, widest, strict=True)):
+        assert kind != "head", "plans within others have the same bits everywhere"
+        shapes = [alone_in_layer(kind, level) for level in space.levels(kind)]
+        found[block] = np.where([shapes[at].contains(shape) for shape in shapes], row, np.inf)
+    return found
 
 
 def _flat(constraint: Constraint, space: Choices, sensitivities: np.ndarray) -> np.ndarray:

@@ -51,6 +51,7 @@ class Problem:
         fitted: [n, T] windows to measure inputs of matrices on, where weights may be rounded.
         mixed: The levels of widths and bits, where weights may be rounded.
         groups: Gives each matrix its group that is rounded.
+        within: A wider plan, each of whose blocks contains that of the plan that is searched; None: any.
         workers: Evaluate candidates. A problem travels to them without the fields that only the search itself
             uses: constraints, trace, progress and workers.
     """
@@ -73,6 +74,7 @@ class Problem:
     fitted: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
     mixed: MixedSpace | None = None
     groups: GroupRule = BY_ERROR
+    within: Plan | None = None
 
     @property
     def choices(self) -> Choices:

@@ -119,5 +119,6 @@ class TuneOptions(RunFields):
         Raises:
             UserError: they do not go together.
         """
+        self.refuse_several("lathe tune")
         shared = {field.name: getattr(self, field.name) for field in fields(RunFields)}
         return CompressOptions(**shared, out=self.out / "work")

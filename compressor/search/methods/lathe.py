@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lathe.artefact.errors import UserError
 from lathe.artefact.plan import BLOCK_KINDS, BlockKind, Plan
 from lathe.compressor.calibration.tokens import evenly_spaced
 from lathe.compressor.model.pruning import select
@@ -98,9 +99,20 @@ def moves_of(problem: Problem, sensitivities: np.ndarray) -> Moves:
 
 
 def least_harmful(problem: Problem, moves: Moves) -> Plan:
-    """Returns the knapsack's plan, or a random one within the budgets where that would drop all attention."""
-    plan = solve(problem.choices, moves.sensitivities, problem.constraints)
-    return plan if plan and has_attention(plan) else moves.mutate(problem.choices.smallest)
+    """Returns the knapsack's plan, or a random one within the budgets where that would drop all attention.
+
+    Raises:
+        UserError: no plan within that of the problem is in the budgets and keeps attention.
+    """
+    plan = solve(problem.choices, moves.sensitivities, problem.constraints, problem.within)
+    if plan and has_attention(plan):
+        return plan
+    if problem.within is not None:
+        raise UserError(
+            "no subnet within the next larger one meets its target and keeps an attention block",
+            "Give targets that are nearer to each other, or none so far from the dense model.",
+        )
+    return moves.mutate(problem.choices.smallest)
 
 
 def evaluate_given_plan(problem: Problem, plan: Plan) -> SearchResult:

@@ -1,0 +1,111 @@
+"""Several targets in one run: nested subnets in one directory, each a whole artefact."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+from transformers import AutoModelForCausalLM
+
+from lathe.artefact.directory import open_artefact
+from lathe.artefact.family import Family, read_family
+from lathe.artefact.modeling import register
+from lathe.artefact.plan import Plan
+from support import steady_clock
+from support.compress_command import Tiny, lathe, make_tiny
+
+TARGETS = {"1.1x": 1.1, "1.3x": 1.3, "1.6x": 1.6}
+
+
+def compressed(tiny: Tiny, out: Path, *options: str) -> Result:
+    return tiny.compress(out, "--evaluations", "1", *options)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    """A family in 8 bits of a model with two query heads in a KV group."""
+    place = tmp_path_factory.mktemp("family")
+    with pytest.MonkeyPatch.context() as patch:
+        steady_clock.hold(patch)
+        patch.setenv("LATHE_CACHE", str(place / "cache"))
+        tiny = make_tiny(place)
+        done = compressed(tiny, place / "out", "--target-speedup", "1.6x,1.1x,1.3x", "--bits", "8")
+    assert done.exit_code == 0, done.output
+    assert "layer by layer" in done.stdout
+    return read_family(place / "out")
+
+
+def plan_of(family: Family, name: str) -> Plan:
+    return Plan.load(family.path / "plans" / name / "plan.json")
+
+
+def test_subnets_are_nested_and_meet_their_targets(made: Family) -> None:
+    assert [plan.name for plan in made.plans] == [*TARGETS]
+    for wider, narrower in pairwise(TARGETS):
+        pairs = zip(plan_of(made, wider), plan_of(made, narrower), strict=True)
+        assert all(a.contains(b) for a, b in pairs)
+        assert plan_of(made, wider) != plan_of(made, narrower)
+    for plan in made.plans:
+        artefact = open_artefact(made.directory(plan))
+        artefact.verify()
+        latency = artefact.report["latency"]
+        assert latency["target_speedup"] == TARGETS[plan.name]
+        assert plan.measured_ms == latency["measured_ms"] <= latency["target_ms"]
+        quantized = artefact.report["quantization"]["loss"]
+        assert plan.loss_increase == pytest.approx(quantized["subnet"] - quantized["dense"])
+
+
+def test_each_subnet_loads_from_its_folder_and_as_a_folder_of_the_family(made: Family) -> None:
+    register()
+    tokens = torch.arange(40)[None]
+    for plan in made.plans:
+        alone = AutoModelForCausalLM.from_pretrained(made.directory(plan)).eval()
+        folder = AutoModelForCausalLM.from_pretrained(made.path, subfolder=f"plans/{plan.name}").eval()
+        with torch.no_grad():
+            assert torch.equal(alone(tokens).logits, folder(tokens).logits)
+
+
+def test_inspect_shows_all_subnets(made: Family) -> None:
+    shown = lathe("inspect", str(made.path))
+    assert shown.exit_code == 0, shown.output
+    assert all(plan.name in shown.stdout for plan in made.plans)
+    again = lathe("inspect", str(made.path), "--json")
+    assert json.loads(again.stdout) == json.loads((made.path / "family.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--target-speedup", "1.2x,1.20x"], "--target-speedup has a target twice"),
+        (["--target-latency", "3ms,2ms", "--target-speedup", "2x"], "exclude each other"),
+        (["--target-speedup", "1.2x,2x", "--front"], "--front and several targets"),
+        (["--target-speedup", "1.2x,2x", "--max-perplexity-increase", "5%"], "--max-perplexity-increase and"),
+        (["--target-speedup", "1.2x,2x", "--bits", "auto"], "--bits auto and several targets"),
+        (["--target-speedup", "1.2x,2x", "--quantize", "q4_k"], "--quantize q4_k and several targets"),
+        (["--target-speedup", "1.2x,2x", "--pattern", "2:4"], "--pattern and several targets"),
+        (["--target-speedup", "1.2x,2x", "--method", "paper"], "--method paper and several targets"),
+        (["--target-speedup", "1.2x,2x", "--evaluations", "9"], "--evaluations and several targets"),
+        (["--target-speedup", "1x,1.2x"], "the plan 1x is the whole model"),
+        (["--target-speedup", "1.2x,900x"], "the plan 900x with a tpot of"),
+        (["--target-speedup", "1.2x,fast"], "`fast` is not a speed-up"),
+    ],
+)
+@pytest.mark.usefixtures("steady", "own_cache")
+def test_what_makes_no_family_is_refused_and_nothing_is_left(
+    tiny: Tiny, tmp_path: Path, options: list[str], message: str
+) -> None:
+    done = compressed(tiny, tmp_path / "out", *options)
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"cache"}
+
+
+@pytest.mark.parametrize("command", ["plan", "tune"])
+def test_other_commands_take_one_target(tiny: Tiny, command: str) -> None:
+    done = lathe(command, str(tiny.model), "--target-speedup", "1.2x,2x")
+    assert done.exit_code == 1
+    assert f"lathe {command} takes one target of latency" in done.stderr
