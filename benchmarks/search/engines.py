@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from lathe.artefact.errors import UserError
 from lathe.compressor.search.method import Method, methods
 
-DEFAULT = ("lathe", "quick", "lathe:200", "policy-gradient", "paper:200")
-"""The knapsack on five and on two measured levels, an evolution from it, the policy gradient, the paper's."""
+DEFAULT = ("lathe", "quick", "lathe:200", "policy-gradient", "evopress", "tyr", "paper:200")
+"""The knapsack on five and on two measured levels, an evolution from it, and the engines of others."""
 
 
 @dataclass(frozen=True)

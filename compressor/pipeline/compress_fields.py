@@ -11,8 +11,9 @@ from lathe.compressor.latency.workload import parse_rate, parse_share
 from lathe.compressor.pipeline.run_fields import RunFields
 from lathe.compressor.pipeline.shared_options import RUN, TARGETS, output_named, unless_empty
 
-POLICY_GRADIENT = "policy-gradient"
-OF_WIDTHS = ("paper", POLICY_GRADIENT)
+OF_ONE_BUDGET = ("policy-gradient", "evopress", "tyr")
+"""Methods that search for one budget at a time."""
+OF_WIDTHS = ("paper", *OF_ONE_BUDGET)
 """Methods that search no bits, and make no table of sensitivities."""
 
 

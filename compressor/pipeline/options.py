@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lathe.artefact.errors import UserError
 from lathe.compressor.latency.effort import check_seconds
 from lathe.compressor.latency.workload import FITTED_DEFAULTS, Workload, fitted
-from lathe.compressor.pipeline.compress_fields import OF_WIDTHS, POLICY_GRADIENT, CompressFields
+from lathe.compressor.pipeline.compress_fields import OF_ONE_BUDGET, OF_WIDTHS, CompressFields
 from lathe.compressor.pipeline.family_targets import check_family, named_targets
 from lathe.compressor.search.space import FFN_LEVELS
 
@@ -95,10 +95,10 @@ class CompressOptions(CompressFields):
             raise UserError(f"{name} leaves the latency open", "Leave the latency target out.")
         if self.front and self.perplexity_increase is not None:
             raise UserError("--front is for every quality", "Leave --max-perplexity-increase out.")
-        if self.method == POLICY_GRADIENT and (self.open_ended or self.plan):
+        if self.method in OF_ONE_BUDGET and (self.open_ended or self.plan):
             name = "--plan" if self.plan else "--front" if self.front else "--max-perplexity-increase"
             raise UserError(
-                f"--method {POLICY_GRADIENT} searches for one budget, and {name} gives it none",
+                f"--method {self.method} searches for one budget, and {name} gives it none",
                 "Give a target of latency, memory or parameters, or leave --method out.",
             )
         if self.latency_limit_ms is not None and self.target_speedup is not None:

@@ -81,8 +81,9 @@ class RunFields(SharedOptions):
         str,
         Option(
             help="`lathe`; `fast`, with less reconstruction; `quick`, with the least; `policy-gradient` "
-            "(arXiv 2406.10576), `fast` with a search over masks; `paper` (arXiv 2409.17372) for comparison; "
-            "`auto`: `lathe` up to 30 M decoder parameters, else `fast`.",
+            "(arXiv 2406.10576), `fast` with a search over masks; `evopress` (arXiv 2410.14649) and `tyr` "
+            "(arXiv 2503.09657), `fast` with an evolution from uniform widths; `paper` (arXiv 2409.17372) "
+            "for comparison; `auto`: `lathe` up to 30 M decoder parameters, else `fast`.",
             panel=RUN,
         ),
     ] = "auto"

@@ -10,7 +10,7 @@ import numpy as np
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
-from lathe.compressor.search.space import Choices, Constraint
+from lathe.compressor.search.space import Constraint, Coordinates
 
 Evaluate = Callable[[Sequence[Plan], int], list[float]]
 _OFFSPRING, _SURVIVORS, _PARENTS = 24, 6, 4
@@ -28,7 +28,7 @@ class Moves:
         rng: Draws blocks and directions.
     """
 
-    space: Choices
+    space: Coordinates
     constraints: Sequence[Constraint]
     sensitivities: np.ndarray
     rng: random.Random
@@ -37,41 +37,51 @@ class Moves:
         """Moves some blocks down, then others up until nothing more fits."""
         indices = self.space.indices(plan)
         for _ in range(self.rng.choice((1, 1, 2, 3))):
-            self._down(indices)
-        return self._full(indices)
+            self.down(indices)
+        return self.full(indices)
 
     def cross(self, a: Plan, b: Plan) -> Plan:
         """Takes each layer from one parent, then moves blocks down until it fits and up until it is full."""
         plan = Plan(tuple(self.rng.choice(pair) for pair in zip(a, b, strict=True)))
-        return self._full(self.space.indices(plan if has_attention(plan) else a))
+        return self.full(self.space.indices(plan if has_attention(plan) else a))
 
-    def _full(self, indices: list[int]) -> Plan:
-        while not self._fits(indices):
-            self._down(indices)
-        self._fill(indices)
+    def full(self, indices: list[int]) -> Plan:
+        """Moves blocks down until all constraints hold, then up until no block can move up.
+
+        Raises:
+            UserError: no plan with attention is within the constraints.
+        """
+        while not self.fits(indices):
+            if not self.down(indices):
+                raise UserError("the targets leave no plan with an attention block", "Relax one of them.")
+        self.fill(indices)
         return self.space.plan(indices)
 
-    def _fits(self, indices: list[int]) -> bool:
+    def fits(self, indices: list[int]) -> bool:
+        """Tells whether the plan of these levels is within all constraints."""
         plan = self.space.plan(indices)
         return all(c.allows(plan) for c in self.constraints)
 
-    def _down(self, indices: list[int]) -> None:
-        """Moves one block a level down; the last attention block of the model is never dropped."""
-        free = [b for b, i in enumerate(indices) if i + 1 < len(self.sensitivities[b])]
-        attention = [b for b, (_, kind) in enumerate(self.space.blocks) if kind == "attention"]
-        last = len(self.space.levels("attention")) - 1
-        if sum(indices[b] < last for b in attention) == 1:
-            free = [b for b in free if b not in attention or indices[b] + 1 < last]
-        if free:
-            drawn = self.rng.sample(free, min(3, len(free)))
-            block = min(
-                drawn, key=lambda b: self.sensitivities[b][indices[b] + 1] - self.sensitivities[b][indices[b]]
-            )
-            indices[block] += 1
-        elif not self._fits(indices):
-            raise UserError("the targets leave no plan with an attention block", "Relax one of them.")
+    def down(self, indices: list[int]) -> bool:
+        """Moves one block a level down; tells whether any could."""
+        free = self.lowerable(indices)
+        if not free:
+            return False
+        drawn = self.rng.sample(free, min(3, len(free)))
+        block = min(
+            drawn, key=lambda b: self.sensitivities[b][indices[b] + 1] - self.sensitivities[b][indices[b]]
+        )
+        indices[block] += 1
+        return True
 
-    def _fill(self, indices: list[int]) -> None:
+    def lowerable(self, indices: list[int]) -> list[int]:
+        """Returns the blocks that have a level below; the last attention block of a model is not dropped."""
+        free = [b for b, i in enumerate(indices) if i + 1 < len(self.sensitivities[b])]
+        if sum(layer.kv_heads > 0 for layer in self.space.plan(indices)) > 1:
+            return free
+        return [b for b in free if has_attention(self.space.plan(_lowered(indices, b)))]
+
+    def fill(self, indices: list[int]) -> None:
         """Moves blocks up, in random order and by random amounts, until no block can move up."""
         blocks = list(range(len(indices)))
         self.rng.shuffle(blocks)
@@ -85,10 +95,14 @@ class Moves:
         for block in blocks:
             while indices[block] > 0 and self.rng.random() < often:
                 indices[block] -= 1
-                if not self._fits(indices):
+                if not self.fits(indices):
                     indices[block] += 1
                     break
         return indices != before
+
+
+def _lowered(indices: list[int], block: int) -> list[int]:
+    return [level + (at == block) for at, level in enumerate(indices)]
 
 
 def has_attention(plan: Plan) -> bool:

@@ -32,12 +32,22 @@ WHOLE = (0,)
 """The bits of embedding and head where they keep the checkpoint's values."""
 
 
-class Choices(Protocol):
-    """The levels of each block, and the plans that are made of them."""
+class Coordinates(Protocol):
+    """Plans as one level index per block, the widest level's first."""
 
     @property
     def blocks(self) -> Iterator[tuple[int, Choice]]:
         """Yields (layer, kind) of everything that has levels to choose from."""
+
+    def plan(self, indices: Iterable[int]) -> Plan:
+        """Returns the plan with these level indices, one per block."""
+
+    def indices(self, plan: Plan) -> list[int]:
+        """Returns one level index per block; the inverse of `plan`."""
+
+
+class Choices(Coordinates, Protocol):
+    """The levels of each block, and the plans that are made of them."""
 
     @property
     def smallest(self) -> Plan:
@@ -45,12 +55,6 @@ class Choices(Protocol):
 
     def levels(self, kind: Choice) -> tuple[Any, ...]:
         """Returns the levels of a block kind, the dense one's first, the smallest last; bits of the head."""
-
-    def plan(self, indices: Iterable[int]) -> Plan:
-        """Returns the plan with these level indices, one per block."""
-
-    def indices(self, plan: Plan) -> list[int]:
-        """Returns one level index per block; the inverse of `plan`."""
 
 
 @dataclass(frozen=True)

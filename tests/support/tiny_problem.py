@@ -11,6 +11,8 @@ import torch
 from lathe.artefact.plan import Plan
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.importance import importance_methods
+from lathe.compressor.latency.table import TERMS, LatencyTable
+from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.decoder import LayeredModel
@@ -27,6 +29,14 @@ from lathe.compressor.statistics.collect import batches_of
 from support.tiny_llama import checkpoint, tokens
 
 WINDOWS, LENGTH = 16, 32
+TABLE = LatencyTable(
+    Workload(),
+    {},
+    dict(zip(TERMS, (0.4, 0.3, 0.11, 0.013, 0.02, 0.09, 0.004), strict=True)),
+    [{"dense_ms": 9.0}],
+    tile=32,
+)
+"""Milliseconds whose prices are steps of 32 channels."""
 
 
 @dataclass(frozen=True)

@@ -84,11 +84,11 @@ def _rounding(trace: Sequence[Mapping[str, Any]]) -> Rounding:
 
 
 def _plans(trace: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
-    """Returns (seconds, value) of the evaluations of whole plans."""
+    """Returns (seconds, value) of the evaluations of whole plans, in stages those on the most text."""
+    plans = [(i, row) for i, row in enumerate(trace) if not str(row["key"]).startswith(_OF_NO_PLAN)]
+    last = max((row.get("stage", 0) for _, row in plans), default=0)
     return [
-        (float(row.get("seconds", i)), float(row["value"]))
-        for i, row in enumerate(trace)
-        if not str(row["key"]).startswith(_OF_NO_PLAN)
+        (float(row.get("seconds", i)), float(row["value"])) for i, row in plans if row.get("stage", 0) == last
     ]
 
 

@@ -24,6 +24,7 @@ from lathe.compressor.search.evolution import Moves, evolve, has_attention
 from lathe.compressor.search.fitness import Block, Fitness
 from lathe.compressor.search.knapsack import solve
 from lathe.compressor.search.method import Method, Problem, SearchResult, methods
+from lathe.compressor.search.plan_fitness import plan_fitness
 from lathe.compressor.search.rounding_sensitivity import priced, rounding_table
 from lathe.compressor.search.space import Level, Space
 
@@ -68,14 +69,11 @@ def search(
     if rounding:
         sensitivities = priced(rounding.joined(sensitivities), problem.choices, problem.constraints)
 
+    measure = evaluator.evaluate
+
     def evaluate(plans: Sequence[Plan], number: int) -> list[float]:
-        widths = [plan.unrounded for plan in plans]
-        keys = [f"plan {number} {json.dumps(problem.space.indices(plan))}" for plan in widths]
-        unknown = {k: p for p, k in zip(widths, keys, strict=True) if not problem.trace.knows(k)}
-        asked = [(plan, number) for plan in unknown.values()]
-        found, values = problem.workers.map(evaluator.evaluate, asked), []
-        for plan, key in zip(plans, keys, strict=True):
-            value = problem.trace.evaluate(key, partial(next, found), **_facts(problem, plan))
+        values = []
+        for plan, value in zip(plans, plan_fitness(problem, measure, plans, number), strict=True):
             values.append(value + (rounding.of(plan) if rounding else 0.0))
             bar.advance()
         return values
@@ -90,7 +88,7 @@ def search(
             lambda best: bar.note(f"KL {best:.4f} nats/token"),
         )
     best, plan = ranked[0]
-    return _result(problem, plan, best)
+    return search_result(problem, plan, best)
 
 
 def moves_of(problem: Problem, sensitivities: np.ndarray) -> Moves:
@@ -122,10 +120,11 @@ def evaluate_given_plan(problem: Problem, plan: Plan) -> SearchResult:
     value = problem.trace.evaluate(key, partial(evaluator.evaluate, (widths, 1)))
     if plan.rounded:
         value += rounding_table(problem, evaluator.stage(0)).of(plan)
-    return _result(problem, plan, value)
+    return search_result(problem, plan, value)
 
 
-def _result(problem: Problem, plan: Plan, value: float) -> SearchResult:
+def search_result(problem: Problem, plan: Plan, value: float) -> SearchResult:
+    """Returns the result of a search that ends with this plan: the first units of every ranking."""
     selections = [select(ranking, layer) for ranking, layer in zip(problem.rankings, plan, strict=True)]
     return SearchResult(plan, selections, value, problem.trace.asked)
 
@@ -239,6 +238,7 @@ class PlanEvaluator:
         library: Makes the blocks of candidates.
         fitness: Evaluates plans.
         tokens: The number of tokens of each stage.
+        length: The most tokens of a window.
     """
 
     def __init__(
@@ -247,13 +247,15 @@ class PlanEvaluator:
         library: Callable[[Problem], BlockLibrary] = make_block_library,
         fitness: type[Fitness] = Fitness,
         tokens: Sequence[int] = _STAGE_TOKENS,
+        length: int = _LENGTH,
     ) -> None:
-        self._problem, self._library, self._fitness, self._tokens = problem, library, fitness, tokens
+        self._problem, self._library, self._fitness = problem, library, fitness
+        self._tokens, self._length = tokens, length
         self._stages: dict[int, Fitness] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Sends the arguments alone."""
-        return PlanEvaluator, (self._problem, self._library, self._fitness, self._tokens)
+        return PlanEvaluator, (self._problem, self._library, self._fitness, self._tokens, self._length)
 
     def sensitivities(self, asked: tuple[int, list[int]]) -> dict[int, float]:
         """Returns KL by level for (block, levels)."""
@@ -280,7 +282,7 @@ class PlanEvaluator:
 
     def _new_stage(self, tokens: int) -> Fitness:
         problem = self._problem
-        length = min(_LENGTH, problem.windows.shape[1])
+        length = min(self._length, problem.windows.shape[1])
         windows = problem.windows.unfold(1, length, length).reshape(-1, length)
         windows = evenly_spaced(windows, max(1, tokens // length))
         return self._fitness(
@@ -293,10 +295,6 @@ class PlanEvaluator:
             self._blocks,
             problem.store,
         )
-
-
-def _facts(problem: Problem, plan: Plan) -> dict[str, object]:
-    return {"costs": {c.name: round(c.cost(plan), 6) for c in problem.constraints}}
 
 
 LATHE = Method(

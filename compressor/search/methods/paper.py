@@ -25,6 +25,7 @@ from lathe.artefact.plan import LayerShape, ModelShape, Plan
 from lathe.compressor.model.pruning import Selection, prune_attention, prune_ffn, select
 from lathe.compressor.search.method import Method, Problem, SearchResult, methods
 from lathe.compressor.search.published import EVALUATIONS, SIMILARITY, Breeding, Effort, evolve, resample
+from lathe.compressor.search.uniform_plan import uniform_plan
 
 _FLOOR = 0.95
 _TOKENS = 2048
@@ -78,20 +79,7 @@ class Breeder(Breeding[Candidate]):
 
     def uniform(self) -> Candidate:
         """Returns the score's best units at the widest uniform widths that fit."""
-        space, rankings = self._problem.space, self._problem.rankings
-        uniform = [
-            Plan((LayerShape(*heads, width),) * space.layers)
-            for heads in space.attention[:-1]
-            for width in space.widths[:-1]
-        ]
-        fitting = [p for p in uniform if self._problem.allows(p)] or [space.smallest]
-        dense, cost = self._problem.source.shape.layer, self._problem.constraints[0].cost
-
-        def value(plan: Plan) -> float:
-            unevenness = abs(plan[0].query_heads / dense.query_heads - plan[0].ffn / dense.ffn)
-            return cost(plan) * (1 - 0.25 * unevenness)
-
-        plan = max(fitting, key=value)
+        plan, rankings = uniform_plan(self._problem), self._problem.rankings
         return Candidate(tuple(select(o, layer) for o, layer in zip(rankings, plan, strict=True)))
 
     def cross(self, first: Candidate, second: Candidate) -> Candidate:

@@ -100,6 +100,16 @@ def model(tiny: Tiny, tmp_path: Path) -> Path:
         (("--max-perplexity-increase", "5%", "--method", "policy-gradient"), "gives it none"),
         (("--plan", "plan.json", "--method", "policy-gradient"), "and --plan gives it none"),
         (
+            ("--front", "--method", "evopress"),
+            "--method evopress searches for one budget, and --front gives it none",
+        ),
+        (("--max-perplexity-increase", "5%", "--method", "tyr"), "increase gives it none. Give a target of"),
+        (("--plan", "plan.json", "--method", "tyr"), "--method tyr searches for one budget, and --plan"),
+        (
+            ("--target-memory", "1MiB", "--bits", "auto", "--method", "evopress"),
+            "--method evopress searches widths alone. Leave --bits or --method out.",
+        ),
+        (
             ("--keep", "60%", "--quantize", "int4", "--group-size", "48"),
             "--group-size 48 is unknown. Choose of auto, adaptive, 32, 64, 128, 256.",
         ),

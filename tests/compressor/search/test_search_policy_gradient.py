@@ -18,8 +18,6 @@ from hypothesis import strategies as st
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import LayerShape, ModelShape, Plan
 from lathe.compressor.compute.array_store import ArrayStore
-from lathe.compressor.latency.table import TERMS, LatencyTable
-from lathe.compressor.latency.workload import Workload
 from lathe.compressor.model.checkpoint import open_checkpoint
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
@@ -32,16 +30,9 @@ from lathe.compressor.search.policy.probabilities import Budget
 from lathe.compressor.search.policy.units import Units, make_units
 from lathe.compressor.search.space import Constraint, Space, make_space
 from support.tiny_models import tiny as tiny_family
-from support.tiny_problem import Lab
+from support.tiny_problem import TABLE, Lab
 
 METHOD = methods.get("policy-gradient")
-TABLE = LatencyTable(
-    Workload(),
-    {},
-    dict(zip(TERMS, (0.4, 0.3, 0.11, 0.013, 0.02, 0.09, 0.004), strict=True)),
-    [{"dense_ms": 9.0}],
-    tile=32,
-)
 
 
 def problem(lab: Lab, directory: Path, **changes: Any) -> Problem:

@@ -40,13 +40,14 @@ def test_damages_are_those_of_one_process(lab: Lab, tmp_path: Path, workers: Wor
     assert all((a == b).all() for a, b in zip(*tables, strict=True))
 
 
-def test_a_policy_gradient_is_that_of_one_process(lab: Lab, tmp_path: Path, workers: Workers) -> None:
+@pytest.mark.parametrize("method", ["policy-gradient", "evopress"])
+def test_a_search_is_that_of_one_process(lab: Lab, tmp_path: Path, workers: Workers, method: str) -> None:
     found = []
     for name, who in (("here", LocalWorkers()), ("there", workers)):
         (tmp_path / name).mkdir()
         fitted = lab.windows[~lab.heldout]
         problem = lab.problem(tmp_path / name, workers=who, fitted=fitted, evaluations=8)
-        found.append(methods.get("policy-gradient").search(problem))
+        found.append(methods.get(method).search(problem))
     assert (found[0].plan, found[0].fitness) == (found[1].plan, found[1].fitness)
     for here, there in zip(found[0].selections, found[1].selections, strict=True):
         assert here.channels.equal(there.channels)
