@@ -44,6 +44,8 @@ class AnswerReader:
             complaint = event.get("detail") or event.get("message")
         if complaint:
             raise RequestError("error_event", json.dumps(complaint)[:300])
+        if self._sample.model is None and isinstance(event.get("model"), str):
+            self._sample.model = event["model"]
         try:
             carried = [self._choice(choice, arrived) for choice in event.get("choices") or ()]
             self._usage(event.get("usage") or {}, arrived, carried)

@@ -23,7 +23,7 @@ def carry_out(options: LoadTestOptions) -> None:
     Raises:
         UserError: nothing could be measured, or, when all is written, if requests failed.
     """
-    shown = report if options.slo is None else capacity_report
+    shown = capacity_report if options.searches else report
     result = _measured(options)
     if options.as_json:
         typer.echo(json.dumps(result, indent=1))
@@ -40,11 +40,10 @@ def carry_out(options: LoadTestOptions) -> None:
 def _measured(options: LoadTestOptions) -> dict[str, Any]:
     load, setup = options.load(), options.setup()
     rounds, target, dense = options.round_count, options.target, options.against
-    if options.slo is not None:
+    slo = None if options.slo is None else parse_slo(options.slo, options.slo_share)
+    if slo is not None and options.searches:
         places = {"server": target} if dense is None else {"dense": dense, "subnet": target}
-        return find_capacity(
-            places, load, parse_slo(options.slo, options.slo_share), rounds=rounds, setup=setup
-        )
+        return find_capacity(places, load, slo, rounds=rounds, setup=setup)
     if dense is None:
-        return run(target, load, rounds=rounds, setup=setup)
-    return compare(target, dense, load, rounds=rounds, setup=setup)
+        return run(target, load, rounds=rounds, setup=setup, slo=slo)
+    return compare(target, dense, load, rounds=rounds, setup=setup, slo=slo)

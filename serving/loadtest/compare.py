@@ -7,14 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.answered import DEFINITIONS, SLO_DEFINITIONS
 from lathe.serving.loadtest.document import document, system_json
 from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.measure import Round
+from lathe.serving.loadtest.slo import Slo
 from lathe.serving.loadtest.testbed import Setup, Testbed, on_testbed
 
 
-def run(target: str | Path, load: Load, *, rounds: int = 1, setup: Setup | None = None) -> dict[str, Any]:
+def run(
+    target: str | Path,
+    load: Load,
+    *,
+    rounds: int = 1,
+    setup: Setup | None = None,
+    slo: Slo | None = None,
+) -> dict[str, Any]:
     """Loads one system, a URL or a directory, which is served during the test.
+
+    With `slo` the document tells how many requests kept it.
 
     Returns:
         The `lathe-loadtest/1` document; its only system is called "server".
@@ -22,17 +33,23 @@ def run(target: str | Path, load: Load, *, rounds: int = 1, setup: Setup | None 
     Raises:
         UserError: if the system cannot be reached or started, or the settings make no sense.
     """
-    return _test({"server": target}, load, rounds, setup or Setup())
+    return _test({"server": target}, load, rounds, setup or Setup(), slo)
 
 
 def compare(
-    subnet: str | Path, dense: str | Path, load: Load, *, rounds: int = 3, setup: Setup | None = None
+    subnet: str | Path,
+    dense: str | Path,
+    load: Load,
+    *,
+    rounds: int = 3,
+    setup: Setup | None = None,
+    slo: Slo | None = None,
 ) -> dict[str, Any]:
     """Loads two systems, each a directory or a URL, in interleaved rounds.
 
     The order changes from pair to pair (dense first, then subnet first), so that a drift of the machine
     affects both. Both stay up; only one is under load at a time. In a pair both get the same prompts and
-    arrival times.
+    arrival times. With `slo` the document tells how many requests kept it.
 
     Returns:
         The `lathe-loadtest/1` document with the systems "dense" and "subnet" and their ratios.
@@ -40,10 +57,12 @@ def compare(
     Raises:
         UserError: a system cannot be reached or started, or the settings make no sense.
     """
-    return _test({"dense": dense, "subnet": subnet}, load, rounds, setup or Setup())
+    return _test({"dense": dense, "subnet": subnet}, load, rounds, setup or Setup(), slo)
 
 
-def _test(places: Mapping[str, str | Path], load: Load, rounds: int, setup: Setup) -> dict[str, Any]:
+def _test(
+    places: Mapping[str, str | Path], load: Load, rounds: int, setup: Setup, slo: Slo | None
+) -> dict[str, Any]:
     if rounds < 1:
         raise UserError(f"--rounds is {rounds}", "It must be at least 1.")
 
@@ -57,12 +76,17 @@ def _test(places: Mapping[str, str | Path], load: Load, rounds: int, setup: Setu
 
     done, systems = on_testbed(places, load, setup, alternate)
     return document(
-        {**setup.as_json(load), "rounds": rounds},
+        {**setup.as_json(load), **({"slo": slo.as_json()} if slo else {}), "rounds": rounds},
         {
             name: system_json(
-                system.place, system.target.model, done[name], system.memory, system.target.dialect.notes
+                system.place,
+                system.target.model,
+                done[name],
+                system.memory,
+                system.target.dialect.notes,
+                slo,
             )
             for name, system in systems.items()
         },
-        definitions=setup.engine.definitions,
+        definitions={**DEFINITIONS, **(SLO_DEFINITIONS if slo else {}), **setup.engine.definitions},
     )

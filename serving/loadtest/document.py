@@ -15,9 +15,11 @@ from typing import Any
 import psutil
 
 from lathe.artefact.errors import UserError
+from lathe.serving.loadtest.answered import answered_json
 from lathe.serving.loadtest.measure import DEFINITIONS, LATENCIES, THROUGHPUTS, Round, summary
 from lathe.serving.loadtest.memory import Memory
 from lathe.serving.loadtest.sample import Sample
+from lathe.serving.loadtest.slo import Slo
 
 FORMAT = "lathe-loadtest/1"
 SECRETS = ("--api-key", "--compare-api-key")
@@ -25,7 +27,12 @@ _OPTIONS = "--serve-options"
 
 
 def system_json(
-    url: str, model: str, rounds: Sequence[Round], memory: Memory, remarks: Sequence[str] = ()
+    url: str,
+    model: str,
+    rounds: Sequence[Round],
+    memory: Memory,
+    remarks: Sequence[str] = (),
+    slo: Slo | None = None,
 ) -> dict[str, Any]:
     """Returns one system's part of the document: all rounds together, each round, and the raw samples.
 
@@ -35,12 +42,14 @@ def system_json(
         rounds: all of its rounds.
         memory: the memory that it needed.
         remarks: how requests differed from the settings.
+        slo: limits that its requests are held against.
     """
     return {
         "url": url,
         "model": model,
         "remarks": list(remarks),
         **summary(rounds),
+        **answered_json(rounds, slo),
         "memory": memory.as_json(),
         "rounds": [round_json(one) for one in rounds],
     }
@@ -124,6 +133,8 @@ def _sample_json(sample: Sample) -> dict[str, Any]:
         "output_tokens": sample.output_tokens,
         "asked_tokens": sample.asked_tokens,
     }
+    if sample.model is not None:
+        raw["model"] = sample.model
     if sample.answer_s is not None:
         raw["answer_ms"] = round(1e3 * sample.answer_s, 3)
     if sample.untimed:

@@ -40,7 +40,8 @@ class LoadTestOptions:
         str | None,
         Option(
             metavar="LIMITS",
-            help="Find the most users, or the highest --rate, within these: tpot=30ms,ttft=200ms,e2e=2s.",
+            help="Find the most users, or the highest --rate, within these: tpot=30ms,ttft=200ms,e2e=2s. "
+            "With --duration or --trace: the share of that load's requests within them.",
             panel=SLO,
         ),
     ] = None
@@ -77,8 +78,8 @@ class LoadTestOptions:
     requests: Annotated[
         int | None,
         Option(
-            help="Requests in a round; with --slo those that are evaluated.",
-            unset=f"{REQUESTS}, with --slo {SLO_REQUESTS}, unless --duration or --trace is given",
+            help="Requests in a round; in a search by --slo those that are evaluated.",
+            unset=f"{REQUESTS}, in a search by --slo {SLO_REQUESTS}, unless --duration or --trace is given",
             panel=LOAD,
         ),
     ] = None
@@ -96,8 +97,8 @@ class LoadTestOptions:
     rounds: Annotated[
         int | None,
         Option(
-            help="Rounds, the order alternating; with --slo at most so many for a level.",
-            unset=f"{COMPARED_ROUNDS} with --against or --slo, otherwise {ROUNDS}",
+            help="Rounds, the order alternating; in a search by --slo at most so many for a level.",
+            unset=f"{COMPARED_ROUNDS} with --against or in a search by --slo, otherwise {ROUNDS}",
             panel=LOAD,
         ),
     ] = None
@@ -189,11 +190,16 @@ class LoadTestOptions:
                 _check_writable(file)
 
     @property
+    def searches(self) -> bool:
+        """Whether the most load within limits is looked for, rather than a given load held against them."""
+        return self.slo is not None and self.duration is None and self.trace is None
+
+    @property
     def round_count(self) -> int:
         """Rounds for each system."""
         if self.rounds is not None:
             return self.rounds
-        return ROUNDS if self.against is None and self.slo is None else COMPARED_ROUNDS
+        return ROUNDS if self.against is None and not self.searches else COMPARED_ROUNDS
 
     def load(self) -> Load:
         """Returns what is sent in every round.
@@ -241,7 +247,7 @@ class LoadTestOptions:
             api_key=self.api_key,
             extra_body=self.extra_body,
             engine=find_load_tester(self.engine, self.guidellm),
-            progress=Terminal(None if self.slo else known_rounds),
+            progress=Terminal(None if self.searches else known_rounds),
         )
 
     def _endpoint(self) -> Endpoint:

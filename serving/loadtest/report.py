@@ -59,7 +59,11 @@ def summary_rows(whole: Mapping[str, Any]) -> list[list[str]]:
             cells = [_cell(path, value) for value in values]
             rows.append([label, *cells, *([_ratio(ratios.get(path))] if ratios is not None else [])])
     errors = [f"{system['failed']} of {system['requests']}" for system in systems.values()]
-    return [*rows, ["errors", *errors, *([""] if ratios is not None else [])]]
+    rows.append(["errors", *errors, *([""] if ratios is not None else [])])
+    if "slo" in whole["settings"]:
+        kept = [f"{system['slo']['within']:.1%}" for system in systems.values()]
+        rows.append(["within limits", *kept, *([""] if ratios is not None else [])])
+    return rows
 
 
 def _table(whole: Mapping[str, Any]) -> Table:
@@ -124,6 +128,8 @@ def notes(whole: Mapping[str, Any]) -> list[str]:
         if (system["client_cpu_share"] or 0) > BUSY_CLIENT:
             share = system["client_cpu_share"]
             found.append(f"{name}: this client used {share:.0%} of a processor; the latencies may be its own")
+        if len(system["answered_by"]) > 1:
+            found.append(f"{name}: answered by {_shares(system)}")
         stops = [one["stopped_early"] for one in system["rounds"] if "stopped_early" in one]
         found += [f"{name}: stopped early, {reason}" for reason in stops]
     for label, path in (("output tokens/s", "output_tokens_per_second"), ("TPOT p50", "tpot_ms.p50")):
@@ -131,6 +137,12 @@ def notes(whole: Mapping[str, Any]) -> list[str]:
         if spread and spread["min"] < 1 < spread["max"]:
             found.append(f"{label}: the rounds disagree on which is faster; no difference is shown")
     return found
+
+
+def _shares(system: Mapping[str, Any]) -> str:
+    """Returns the models that answered, with the shares of their answers."""
+    total = system["succeeded"]
+    return ", ".join(f"{name} {one['requests'] / total:.0%}" for name, one in system["answered_by"].items())
 
 
 def untimed_note(system: Mapping[str, Any]) -> str:

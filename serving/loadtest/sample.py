@@ -35,6 +35,7 @@ class Sample:
         usage_reported: whether `output_tokens` is the server's count; None: it is if `prompt_tokens` is.
         first_tokens: output tokens in the first chunk, where the server counts chunk by chunk.
         hidden_tokens: tokens that the server says it generated and did not send.
+        model: the model that the answer names.
         ends_only: the chunks between the first and the last are not known.
         error_kind: the kind of error; None: it succeeded.
         error: the error's message.
@@ -51,6 +52,7 @@ class Sample:
     usage_reported: bool | None = None
     first_tokens: int | None = None
     hidden_tokens: int = 0
+    model: str | None = None
     ends_only: bool = False
     error_kind: str | None = None
     error: str | None = None

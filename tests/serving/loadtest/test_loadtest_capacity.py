@@ -99,7 +99,7 @@ def test_a_server_that_fails_at_once_ends_in_failure(serve_mock: ServeMock) -> N
     assert "not even 1 user within the SLO" in told.stdout
 
 
-@pytest.mark.parametrize("wrong", [["--duration", "3"], ["--slo-share", "0"], ["--rounds", "0"]])
+@pytest.mark.parametrize("wrong", [["--requests", "0"], ["--slo-share", "0"], ["--rounds", "0"]])
 def test_options_that_search_nothing_are_refused(wrong: list[str]) -> None:
     told = CliRunner().invoke(app, ["http://127.0.0.1:9", "--slo", "tpot=1ms", *wrong])
     assert isinstance(told.exception, UserError)
