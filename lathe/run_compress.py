@@ -8,6 +8,7 @@ from typing import Any
 from lathe.artefact.errors import UserError
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.pipeline.compress import compress as run
+from lathe.compressor.pipeline.domain_family import compress_domains
 from lathe.compressor.pipeline.family import compress_family
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.outcome import Outcome
@@ -27,7 +28,7 @@ def compress(**options: Any) -> Outcome:
             target; and `calibration`, files or folders of text separated by commas, or `self`. A target is
             `target_latency_ms` (milliseconds), `target_speedup` (a factor), `target_memory` (bytes) or `keep`
             (a share of the decoder's parameters, from 0 to 1). Several latencies or factors, in a tuple, make
-            a family of nested subnets.
+            a family of nested subnets; `domain`, texts NAME=TEXT in a tuple, one of a subnet for each.
 
     Returns:
         What the run ended with: a status, the artefact's directory, and the report.
@@ -39,5 +40,5 @@ def compress(**options: Any) -> Outcome:
     given = CompressOptions(**options)
     if given.front:
         raise UserError("`front` makes plans and no artefact", "Use `compress MODEL --front`.")
-    job = compress_family if given.several_targets else run
+    job = compress_domains if given.domain else compress_family if given.several_targets else run
     return job(given, Progress(quiet=not sys.stderr.isatty()))

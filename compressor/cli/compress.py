@@ -50,10 +50,12 @@ def compress(
 
       compress ./my-llama --target-speedup 1.2x,1.5x,2x -o out   # a family of nested subnets
 
+      compress ./my-llama --target-speedup 1.5x --domain code=corpus/code --domain chat=chat.jsonl -o out
+
       compress meta-llama/Llama-3.2-1B --keep 70% --calibration notes.txt -o out
 
       compress --config run.yaml -o out   # run.yaml: {model: ./my-llama, target-latency: 30ms}
     """
-    made = jobs.front if options.front else jobs.family if options.several_targets else jobs.run
+    made = jobs.front if options.front else jobs.family if options.subnets > 1 else jobs.run
     job = jobs.dry_run if dry_run else made
     raise typer.Exit(job(options, json))

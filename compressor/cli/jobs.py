@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from lathe.compressor.pipeline.options import CompressOptions
     from lathe.compressor.pipeline.outcome import Outcome
 
+_ALREADY_MET = "the dense model already meets the target; nothing was written (--force compresses anyway)"
+
 
 def front(options: CompressOptions, as_json: bool) -> int:
     """Writes the front and prints it."""
@@ -49,17 +51,21 @@ def dry_run(options: CompressOptions, as_json: bool) -> int:
 
 
 def family(options: CompressOptions, as_json: bool) -> int:
-    """Compresses to several targets; prints the family and how to serve it."""
+    """Compresses to several targets, or for several domains; prints the family and how to serve it."""
     from rich.console import Console
 
     from lathe.compressor.compute.progress import Progress
+    from lathe.compressor.pipeline.domain_family import compress_domains
     from lathe.compressor.pipeline.family import compress_family
     from lathe.compressor.pipeline.outcome import Status
     from lathe.compressor.report.family_table import print_family
 
-    outcome = compress_family(options, Progress(quiet=as_json))
+    compress = compress_domains if options.domain else compress_family
+    outcome = compress(options, Progress(quiet=as_json))
     if as_json:
         emit(outcome.report)
+    elif outcome.status is Status.ALREADY_MET:
+        typer.echo(_ALREADY_MET)
     else:
         print_family(outcome.out, Console())
         typer.echo(f"{outcome.out}: serve it with `lathe serve {outcome.out}`")
@@ -83,9 +89,7 @@ def run(options: CompressOptions, as_json: bool) -> int:
     if as_json:
         emit(outcome.report)
     elif outcome.status is Status.ALREADY_MET:
-        typer.echo(
-            "the dense model already meets the target; nothing was written (--force compresses anyway)"
-        )
+        typer.echo(_ALREADY_MET)
     else:
         _print_outcome(options, outcome)
     if outcome.status is Status.MISSED:

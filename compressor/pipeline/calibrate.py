@@ -114,12 +114,15 @@ class SavedStatistics:
         return self.saved[name].to(self.device)
 
 
-def calibrate(context: RunContext, dampings: Sequence[float] | None = None) -> CalibrationResult:
+def calibrate(
+    context: RunContext, dampings: Sequence[float] | None = None, model: LayeredModel | None = None
+) -> CalibrationResult:
     """Collects statistics and ranks every layer, or takes the results from an earlier run.
 
     Args:
         context: The run.
         dampings: Those that are tried for every projection; None for those that the options say.
+        model: The dense model, if it is open already.
     """
     if dampings is None:
         dampings = (context.options.damping,) if context.options.damping else DAMPINGS
@@ -128,7 +131,7 @@ def calibrate(context: RunContext, dampings: Sequence[float] | None = None) -> C
     named = text_key(preflight, context.options.seed)
     text = context.run_dir.tensors(f"calibration-{named}", partial(_read_text, context))
     windows, heldout = text["windows"], text["heldout"].bool()
-    model = LayeredModel.open(preflight.source, store)
+    model = model or LayeredModel.open(preflight.source, store)
     layer_key = key(named, method.importance, method.bfloat16, asdict(preflight.space), RANKED, dampings)
     lasting = LASTING if store.bounded else None
     ranker = LayerRanker(model, method.importance, preflight.space, lasting, dampings)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from lathe.compressor.export import destinations, exporters, rules_of
 from lathe.compressor.export.base import Destination
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.pattern import Pattern
+from lathe.compressor.pipeline.domain_texts import read_domains, text_of_all
 from lathe.compressor.pipeline.options import WINDOW, CompressOptions
 from lathe.compressor.search.mixed_space import MixedSpace
 from lathe.compressor.search.space import Space
@@ -44,10 +46,12 @@ class Texts:
     Attributes:
         calibration: The calibration text.
         evaluation: Windows [n, T]; None where the held-out calibration text is meant.
+        domains: The texts of the domains, by their names.
     """
 
     calibration: CalibrationText = UNREAD
     evaluation: torch.Tensor | None = None
+    domains: Mapping[str, CalibrationText] = field(default_factory=dict)
 
 
 def check_output(options: CompressOptions) -> None:
@@ -104,13 +108,12 @@ def check_texts(options: CompressOptions, source: Checkpoint, progress: ReadingL
     Raises:
         UserError: a text lies where the run writes, or is too short.
     """
-    if options.calibration != SELF:
-        for part in map(Path, parts_of(options.calibration)):
-            if part.is_dir() and options.out.resolve().is_relative_to(part.resolve()):
-                raise UserError(
-                    f"--output {options.out} lies in the folder of the calibration text {part}",
-                    "Choose another --output.",
-                )
+    for text in (options.calibration, *(domain.text for domain in options.domains)):
+        if text != SELF:
+            _check_apart(options.out, text)
+    domains = read_domains(options, source, progress) if options.domains else {}
+    if domains and options.calibration == SELF:
+        return Texts(text_of_all(domains), domains=domains)
     calibration = read_calibration(
         source,
         options.calibration,
@@ -122,7 +125,17 @@ def check_texts(options: CompressOptions, source: Checkpoint, progress: ReadingL
     calibration.amount.check(options.calibration)
     for line in calibration.amount.shortages(options.calibration, source.shape.widest_output_projection):
         progress.warn(line)
-    return Texts(calibration, _evaluation(options.evaluation, source, progress))
+    return Texts(calibration, _evaluation(options.evaluation, source, progress), domains)
+
+
+def _check_apart(out: Path, text: str) -> None:
+    """Refuses an output in a folder of text."""
+    for part in map(Path, parts_of(text)):
+        if part.is_dir() and out.resolve().is_relative_to(part.resolve()):
+            raise UserError(
+                f"--output {out} lies in the folder of the calibration text {part}",
+                "Choose another --output.",
+            )
 
 
 def _evaluation(text: str | None, source: Checkpoint, progress: ReadingLog) -> torch.Tensor | None:

@@ -9,7 +9,7 @@ from typing import Annotated
 from lathe.artefact.command_options import Option
 from lathe.compressor.latency.workload import parse_rate, parse_share
 from lathe.compressor.pipeline.run_fields import RunFields
-from lathe.compressor.pipeline.shared_options import RUN, TARGETS, output_named, unless_empty
+from lathe.compressor.pipeline.shared_options import RUN, TARGETS, TEXT, output_named, unless_empty
 
 OF_ONE_BUDGET = ("policy-gradient", "evopress", "tyr")
 """Methods that search for one budget at a time."""
@@ -62,6 +62,16 @@ class CompressFields(RunFields):
             recorded=False,
         ),
     ] = False
+    domain: Annotated[
+        tuple[str, ...],
+        Option(
+            help="Such as code=corpus/code, twice or more: a family of one subnet for any text and one for "
+            "each domain, made with its text, and a router that chooses by the prompt. The first is made "
+            "with --calibration, or else with the text of all.",
+            panel=TEXT,
+            metavar="NAME=TEXT",
+        ),
+    ] = ()
     pattern: Annotated[
         str | None,
         Option(

@@ -24,7 +24,7 @@ _TEXT, _DRAWN = "the calibration text", {"--seed", "--calibration-tokens"}
 _MERGED = {"target_latency_ms": "latency_limit_ms", "engine": "backend", "export": "exports"}
 """Options whose effective value is another attribute, because `_ABSORBED` options take part in it."""
 _ABSORBED = {"target_throughput", "quantize", "bits", "kv_cache"}
-_BY_CONTENT = {"model", "calibration", "evaluation", "vocabulary", "plan", "profile"}
+_BY_CONTENT = {"model", "calibration", "domain", "evaluation", "vocabulary", "plan", "profile"}
 """Options that name files: the facts are what the files contain."""
 _WORKLOAD = {"latency_metric", "batch_size", "context", "output_tokens"}
 """Options whose facts are those of the workload, which is fitted to the model."""
@@ -93,6 +93,11 @@ def _facts(options: CompressOptions, preflight: PreflightResult) -> dict[str, An
         **weight_digests(preflight.whole),
         "the kept vocabulary": key(vocabulary.kept.tolist()) if vocabulary else None,
         _TEXT: options.calibration if calibration is None else _digest(calibration),
+        **{
+            f"the text of the domain {name}": _digest(text.windows)
+            for name, text in preflight.texts.domains.items()
+            if text.windows is not None
+        },
         "the evaluation text": None if evaluation is None else _digest(evaluation),
         "the plan": key(preflight.plan.to_json()) if preflight.plan else None,
         "the profile": key(options.profile.read_text()) if options.profile else None,

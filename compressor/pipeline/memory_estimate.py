@@ -147,7 +147,7 @@ class _Needs:
         shape = self.shape = source.shape
         self.options, self.layers = options, shape.num_layers
         self.window = window_length(source, WINDOW)
-        self.windows = sum(heldout_windows(options.calibration_tokens, self.window))
+        self.windows = sum(heldout_windows(options.fitted_tokens, self.window))
         self.query = shape.layer.query_heads * shape.head_dim
         self.layer = 4 * shape.decoder_parameters([shape.layer])
         self.head = 4 * shape.vocab_size * shape.hidden_size
@@ -167,7 +167,7 @@ class _Needs:
         if rounds:
             evaluating = head + 2 * self.layer + self._logits() + self._evaluating()
             found["reconstruct the whole model"] = max(self._reconstruction(ROWS), evaluating)
-        if self.options.calibration == SELF or rounds > 1:
+        if (self.options.calibration == SELF and not self.options.domain) or rounds > 1:
             cached = cache_bytes(self.shape, self.window)
             found["text that the model writes"] = head + self.layer + cached
         if self.options.quantizes or self.options.pattern:
@@ -237,7 +237,7 @@ class _Needs:
 
     def _evaluating(self) -> int:
         """Returns the bytes of a window's logits, and of the dense targets of all held-out windows."""
-        _, heldout = heldout_windows(self.options.calibration_tokens, self.window)
+        _, heldout = heldout_windows(self.options.fitted_tokens, self.window)
         return self._logits() + 12 * TOP * heldout * self.window
 
 

@@ -9,6 +9,7 @@ from lathe.artefact.errors import UserError
 from lathe.compressor.latency.effort import check_seconds
 from lathe.compressor.latency.workload import FITTED_DEFAULTS, Workload, fitted
 from lathe.compressor.pipeline.compress_fields import OF_ONE_BUDGET, OF_WIDTHS, CompressFields
+from lathe.compressor.pipeline.domains import Domain, check_domains, parse_domains
 from lathe.compressor.pipeline.family_targets import check_family, named_targets
 from lathe.compressor.search.space import FFN_LEVELS
 
@@ -63,6 +64,7 @@ class CompressOptions(CompressFields):
     def __post_init__(self) -> None:
         self._check_targets()
         check_family(self)
+        check_domains(self)
         self._check_open_targets()
         self._check_bits()
         self._check_cache()
@@ -287,6 +289,24 @@ class CompressOptions(CompressFields):
     def plans(self) -> dict[str, CompressOptions]:
         """The options of each subnet of a family by its name, the widest first; empty for one target."""
         return {name: replace(self, **target) for name, target in named_targets(self).items()}
+
+    @property
+    def domains(self) -> tuple[Domain, ...]:
+        """The domains that get a subnet of their own; none: there is one subnet for any text."""
+        return parse_domains(self.domain)
+
+    @property
+    def fitted_tokens(self) -> int:
+        """The tokens that a subnet is fitted on: of all domains together where each gives its share."""
+        from lathe.compressor.calibration.tokens import SELF
+
+        shares = len(self.domain) if self.calibration == SELF else 0
+        return self.calibration_tokens * max(1, shares)
+
+    @property
+    def subnets(self) -> int:
+        """The number of subnets that are made."""
+        return max(1, len(self.plans), len(self.domain) + bool(self.domain))
 
     @property
     def scheme(self) -> str | None:

@@ -129,6 +129,8 @@ class PreflightResult:
     def disk_bytes(self) -> int:
         """The most that the run may hold on disk."""
         rounds = self.method.whole_rounds
+        if self.texts.domains:
+            return self.plans * disk_needed(self.source, self.memory.on_disk, rounds)
         layers = 2 if self.pattern else (self.plans - 1) * (3 + rounds)
         return disk_needed(self.source, self.memory.on_disk, rounds, layers)
 
@@ -213,7 +215,7 @@ def run_preflight(options: CompressOptions, progress: Progress, ends: Ends | Non
         vocabulary=vocabulary,
         mixed=mixed,
         pattern=pattern,
-        plans=max(1, len(options.plans)),
+        plans=options.subnets,
     )
     check_disk(options.out, found.disk_bytes)
     progress.say(

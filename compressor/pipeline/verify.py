@@ -12,18 +12,13 @@ from typing import Any, cast
 
 import torch
 
-from lathe.artefact.errors import UserError
-from lathe.artefact.modeling import register
-from lathe.artefact.modeling.load import load_model
 from lathe.artefact.report_format import KvCache, LossPerByte, Quantization
 from lathe.artefact.tokenizer import open_tokenizer
 from lathe.compressor.evaluate import Quality, quality
 from lathe.compressor.evaluate.onnx import OnnxModel
-from lathe.compressor.export.artefact import export_of_artefact
 from lathe.compressor.export.base import Export, Exporter, exporters
 from lathe.compressor.latency.built_models import TimedModel
 from lathe.compressor.latency.comparison import Comparison
-from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.reference import load_dense
 from lathe.compressor.pipeline.cache_scales import Scales
 from lathe.compressor.pipeline.calibrate import CalibrationResult
@@ -34,6 +29,7 @@ from lathe.compressor.pipeline.pattern import share_of_zeros
 from lathe.compressor.pipeline.preflight import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.sample_collector import SampleCollector
+from lathe.compressor.pipeline.served_model import checkpoint_model
 from lathe.compressor.pipeline.timing_verdict import timed_until_clear
 from lathe.compressor.pipeline.vocabulary import ByteCount, whole_loss_per_byte
 
@@ -152,12 +148,11 @@ class Verifier:
             UserError: what was loaded is not what was planned, its weights do not have the pattern, or the
                 runtimes disagree.
         """
-        register()
         preflight, windows = self._context.preflight, self._windows
         rounded = self._graph if self._graph and self._graph.rounds(iteration.plan) else None
         title = "verify: reload, parity, perplexity, samples"
         with self._context.progress.stage(title, self._steps(self.dense)) as bar:
-            model = self._subnet(iteration, artefact)
+            model = checkpoint_model(self._context, self._calibration.model.runner, iteration.plan, artefact)
             compared = self._graph and not rounded
             parity = self._parity(model, artefact, scales) if compared else None
             subnet = quality(model, windows, bar.advance)
@@ -181,27 +176,6 @@ class Verifier:
 
     def _steps(self, known: Quality | None) -> int:
         return len(self._windows) * (1 if known else 2)
-
-    def _subnet(self, iteration: Iteration, artefact: Path) -> Any:
-        """Loads the artefact's checkpoint.
-
-        Raises:
-            UserError: it does not have as many parameters as the plan.
-        """
-        model: Any
-        if not self._context.preflight.memory.loads_whole:
-            source = export_of_artefact(artefact).source
-            loaded = sum(torch.Size(entry.shape).numel() for entry in source.index.values())
-            model = LayeredModel.open(source, self._context.store, self._calibration.model.runner)
-        else:
-            model = load_model(artefact)
-            loaded = sum(p.numel() for p in model.parameters())
-        planned = self._context.preflight.source.shape.parameters(iteration.plan)
-        if loaded != planned:
-            raise UserError(
-                f"the reloaded checkpoint has {loaded:,} parameters where the plan has {planned:,}"
-            )
-        return model
 
     def _score_dense(self, advance: Advance) -> Quality:
         preflight = self._context.preflight

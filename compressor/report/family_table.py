@@ -9,8 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lathe.artefact.family import read_family
+from lathe.artefact.family import FAMILY, read_family
+from lathe.artefact.manifest import read_json
 from lathe.artefact.report_format import Report, served_weights
+from lathe.compressor.report.domain_table import print_domains
 from lathe.compressor.report.page import read_report
 from lathe.compressor.report.wording import channels
 
@@ -25,6 +27,7 @@ def print_family(directory: Path, console: Console) -> None:
     reports = {plan.name: read_report(family.directory(plan)) for plan in family.plans}
     console.print(_widths(reports))
     console.print(_measured(reports, {plan.name: plan.loss_increase for plan in family.plans}))
+    print_domains(read_json(directory / FAMILY), console)
 
 
 def _widths(reports: Mapping[str, Report]) -> Table:

@@ -34,6 +34,8 @@ _APART = {
     "one-bit weights: layers",
     "tune: trials",
     "tune: other seeds",
+    "verify: subnets on the text of all domains",
+    "train the router",
 }
 """Stages of other jobs than a compression in one process."""
 

@@ -71,11 +71,16 @@ class Tiny:
         return lathe("compress", *self.arguments(out, *options))
 
     def killed(self, out: Path, point: str, *options: str) -> subprocess.CompletedProcess[str]:
-        """`point`: "replace:7" kills with SIGKILL at the seventh rename of a finished file."""
-        paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", DRIVER, point, *self.arguments(out, *options)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        """`point`: as `killed_at` takes it."""
+        return killed_at(point, self.arguments(out, *options))
+
+
+def killed_at(point: str, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """`point`: "replace:7" kills with SIGKILL at the seventh rename of a finished file."""
+    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", DRIVER, point, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def make_tiny(directory: Path, **changes: Any) -> Tiny:

@@ -31,6 +31,7 @@ SURFACE = {
         "--threads",
         "--calibration",
         "--calibration-tokens",
+        "--domain",
         "--vocabulary",
         "--evaluation",
         "--method",

@@ -1,0 +1,125 @@
+"""What families of all kinds have in common: a subnet that was made, its report, and all in one directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lathe.artefact.atomic_files import write_json
+from lathe.artefact.command_options import recorded
+from lathe.artefact.family import PLANS, FamilyPlan, write_family
+from lathe.artefact.report_format import Report
+from lathe.compressor.pipeline.artefact_maker import ArtefactMaker, MadeArtefact
+from lathe.compressor.pipeline.calibrate import CalibrationResult
+from lathe.compressor.pipeline.compress import complete_artefact
+from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
+from lathe.compressor.pipeline.outcome import Status
+from lathe.compressor.pipeline.pareto import tradeoff
+from lathe.compressor.pipeline.report import Compression, build_report
+from lathe.compressor.pipeline.run_context import RunContext
+from lathe.compressor.pipeline.search import Searcher
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """A subnet that was made, with what its report is built from.
+
+    Attributes:
+        name: Of its plan.
+        context: The run, with the subnet's own options.
+        search: What found its plan.
+        loop: What proved its latency.
+        made: Its artefact, verified.
+        iteration: Its plan.
+        status: Whether it meets its target.
+        domain: The kind of text that it is for; None: any.
+    """
+
+    name: str
+    context: RunContext
+    search: Searcher
+    loop: LatencyLoop
+    made: MadeArtefact
+    iteration: Iteration
+    status: Status
+    domain: str | None = None
+
+    @property
+    def calibration(self) -> CalibrationResult:
+        """What it was calibrated with."""
+        return self.search.calibration
+
+
+def make_subnet(
+    name: str, search: Searcher, make: ArtefactMaker, timing: str, domain: str | None = None
+) -> Subnet:
+    """Makes a subnet that meets its target, or comes nearest, and verifies it.
+
+    Args:
+        name: Of its plan.
+        search: Finds plans; has the run with the subnet's own options.
+        make: Makes the artefact of a plan.
+        timing: Names what is timed; subnets with the same share the latency table.
+        domain: The kind of text that it is for.
+    """
+    loop = LatencyLoop(search.context, search, timing)
+    made, iteration, status = loop.run(make)
+    _ = made.verified
+    return Subnet(name, search.context, search, loop, made, iteration, status, domain)
+
+
+def status_of(subnets: Sequence[Subnet]) -> Status:
+    """Returns that of a family: missed where one of its subnets missed its target."""
+    missed = any(subnet.status is Status.MISSED for subnet in subnets)
+    return Status.MISSED if missed else subnets[-1].status
+
+
+def report_of(subnet: Subnet) -> Report:
+    """Returns the report of a subnet."""
+    made, loop = subnet.made, subnet.loop
+    front = tradeoff(subnet.context, subnet.search, loop.table_at(made.timing), subnet.iteration.plan)
+    compression = Compression(loop, subnet.iteration, made.verified, subnet.status, None, front)
+    return build_report(subnet.context, compression)
+
+
+def assemble(
+    context: RunContext,
+    subnets: Sequence[Subnet],
+    reports: Sequence[Report],
+    add: Callable[[Path], dict[str, Any]] = lambda _directory: {},
+) -> Path:
+    """Completes the artefacts and joins them to one directory; returns it.
+
+    Args:
+        context: The run.
+        subnets: In the order of `family.json`.
+        reports: Theirs.
+        add: Writes what else is in the directory; returns what `family.json` says of that.
+    """
+    family = context.run_dir.fresh("family")
+    (family / PLANS).mkdir()
+    rows = []
+    for subnet, report in zip(subnets, reports, strict=True):
+        path = f"{PLANS}/{subnet.name}"
+        subnet.made.path.rename(family / path)
+        title = str(context.options.out / path)
+        complete_artefact(subnet.context, subnet.search, family / path, report, title)
+        rows.append(_row(subnet, report, path))
+    write_json(family / "options.json", recorded(context.options))
+    write_family(family, rows, **add(family))
+    return family
+
+
+def _row(subnet: Subnet, report: Report, path: str) -> FamilyPlan:
+    """Returns what `family.json` says of a subnet."""
+    latency = report["latency"]
+    return FamilyPlan(
+        subnet.name,
+        path,
+        latency["predicted_ms"],
+        latency["measured_ms"],
+        subnet.made.verified.loss_increase,
+        subnet.domain,
+    )
