@@ -11,7 +11,7 @@ from typing import Any
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.errors import UserError
 from lathe.artefact.gguf_suffix import MODEL_FILE, SUFFIX
-from lathe.artefact.onnx.graph_format import FOLDER, GRAPH, GRAPH_DATA
+from lathe.artefact.onnx.graph_format import FOLDER, GRAPH, GRAPH_DATA, SHARED_DATA
 
 FORMAT = "lathe-artefact/1"
 MANIFEST = "manifest.json"
@@ -93,7 +93,7 @@ def verify_graph(path: Path, files: dict[str, Any]) -> None:
             f"{path} holds no ONNX export",
             "Compress with --export checkpoint,onnx; one exported for vLLM is served with --engine vllm.",
         )
-    for name in (GRAPH, GRAPH_DATA):
+    for name in (GRAPH, GRAPH_DATA, SHARED_DATA):
         if name in files:
             _verify_file(path, name, files[name])
     _verify_listed((path / FOLDER).iterdir(), f"{FOLDER}/", files)

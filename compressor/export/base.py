@@ -33,6 +33,7 @@ class Export:
             codes, or other values; None where it left the tensor. It is for graphs of quantized weights.
         groups: gives every matrix its group that is quantized.
         cache_scales: gives the scales of a layer's int8 KV cache; None leaves the cache of graphs float32.
+        nested: whether graphs are laid out so that those of a family's subnets can share rows.
     """
 
     source: Checkpoint
@@ -42,6 +43,7 @@ class Export:
     rounded: Callable[[str], torch.Tensor | QuantizedMatrix | None] = lambda _name: None
     groups: GroupRule = BY_ERROR
     cache_scales: Callable[[int], CacheScales] | None = None
+    nested: bool = False
 
     @classmethod
     def whole(cls, source: Checkpoint, tensor_parallel: int = 1) -> Export:

@@ -94,6 +94,24 @@ def select_ranked(ranking: ImportanceRanking, shape: LayerShape) -> Selection:
     return Selection(kv_heads, heads, ranking.channels[: shape.ffn])
 
 
+def within(wider: Selection, kept: Selection) -> Selection:
+    """Returns where a wider selection has what a narrower one keeps: indices into the wider one's units."""
+    names = [field.name for field in fields(Selection)]
+    return Selection(**{name: _places(getattr(wider, name), getattr(kept, name)) for name in names})
+
+
+def _places(wider: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    order = wider.argsort()
+    return order[torch.searchsorted(wider[order], kept)]
+
+
+def input_rows(kept: Selection, head_dim: int) -> dict[str, torch.Tensor]:
+    """Returns the rows that a selection keeps of the matrices that read a block's input, by module."""
+    kv = rows(kept.kv_heads, head_dim)
+    query = rows(kept.query_heads, head_dim)
+    return {Q_PROJ: query, K_PROJ: kv, V_PROJ: kv, GATE_PROJ: kept.channels, UP_PROJ: kept.channels}
+
+
 def rows(heads: torch.Tensor, head_dim: int) -> torch.Tensor:
     """Returns the row indices of heads in a stacked projection: [n] heads -> [n * head_dim] rows."""
     return (heads[:, None] * head_dim + torch.arange(head_dim)).reshape(-1)

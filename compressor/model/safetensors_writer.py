@@ -14,6 +14,8 @@ from lathe.artefact.atomic_files import atomic_write, write_json
 MAX_SHARD_BYTES = 4 * 2**30
 DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _WEIGHTS = "model.safetensors"
+INDEX = f"{_WEIGHTS}.index.json"
+"""What says which tensors are in which of several files."""
 _NAMES = DTYPE_NAMES | {
     torch.float64: "F64",
     torch.int64: "I64",
@@ -90,7 +92,7 @@ def write_shards(
         weight_map.update(dict.fromkeys(part, file))
         total += sum(entry.bytes for entry in part.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    write_json(directory / f"{_WEIGHTS}.index.json", index)
+    write_json(directory / INDEX, index)
 
 
 def _shards(entries: Mapping[str, Entry], limit: int) -> list[dict[str, Entry]]:

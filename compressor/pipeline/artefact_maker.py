@@ -16,6 +16,7 @@ from lathe.compressor.pipeline.reconstruct import reconstruct
 from lathe.compressor.pipeline.round import round_layers
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.verify import Verified, Verifier
+from lathe.compressor.pipeline.widest_subnet import WidestSubnet
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,20 @@ class MadeArtefact:
     """A complete artefact in the run directory; it is timed and verified when that is asked for.
 
     One that turns out too slow is not verified any further.
+
+    Attributes:
+        path: Its directory.
+        iteration: Its plan.
+        scales: Those of an int8 KV cache.
+        verifier: Times and verifies it.
+        layers: What narrower subnets of its family take over.
     """
 
     path: Path
     iteration: Iteration
     scales: Scales | None
     verifier: Verifier
+    layers: WidestSubnet
 
     @cached_property
     def timing(self) -> Comparison | None:
@@ -48,17 +57,20 @@ class ArtefactMaker:
         calibration: What it is calibrated with.
         verify: Times and verifies the artefact.
         place: The name of the artefact's directory in the run directory.
+        widest: The widest subnet of the family, for a narrower one.
     """
 
     context: RunContext
     calibration: CalibrationResult
     verify: Verifier
     place: str = "artefact"
+    widest: WidestSubnet | None = None
 
     def __call__(self, iteration: Iteration) -> MadeArtefact:
-        name = reconstruct(self.context, self.calibration, iteration)
+        name = reconstruct(self.context, self.calibration, iteration, self.widest)
         name = prune_to_pattern(self.context, self.calibration, iteration, name)
-        rounded = round_layers(self.context, self.calibration, iteration, name)
+        rounded = round_layers(self.context, self.calibration, iteration, name, self.widest)
         scales = cache_scales(self.context, self.calibration, name, rounded)
         path = export(self.context, iteration, name, rounded, scales, self.place)
-        return MadeArtefact(path, iteration, scales, self.verify)
+        layers = WidestSubnet(iteration.selections, name, rounded)
+        return MadeArtefact(path, iteration, scales, self.verify, layers)

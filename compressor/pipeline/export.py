@@ -48,6 +48,7 @@ def export(
         _finished(context, name),
         options.tensor_parallel,
         groups=options.groups,
+        nested=context.preflight.nested,
     )
     if rounded:
         job = replace(job, rounded=_rounded(context, rounded))

@@ -21,6 +21,7 @@ from lathe.compressor.pipeline.preflight import run_preflight
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.search import Searcher
 from lathe.compressor.pipeline.verify import Verifier
+from lathe.compressor.pipeline.widest_subnet import WidestSubnet
 
 
 def compress_family(options: CompressOptions, progress: Progress) -> Outcome:
@@ -48,13 +49,14 @@ def compress_family(options: CompressOptions, progress: Progress) -> Outcome:
 def _make(context: RunContext, calibration: CalibrationResult) -> Iterator[Subnet]:
     """Makes the subnets one after another, the widest first."""
     wider: Plan | None = None
+    widest: WidestSubnet | None = None
     verify = Verifier(context, calibration)
     for name, options in context.options.plans.items():
         context.progress.say(f"the plan {name}")
         own = replace(context, options=options)
         verify = verify.under(own)
         search = Searcher(own, calibration, ranked=True, within=wider)
-        make = ArtefactMaker(own, calibration, verify, f"artefact-{name}")
+        make = ArtefactMaker(own, calibration, verify, f"artefact-{name}", widest)
         subnet = make_subnet(name, search, make, calibration.key)
-        wider = subnet.iteration.plan
+        wider, widest = subnet.iteration.plan, widest or subnet.made.layers
         yield subnet

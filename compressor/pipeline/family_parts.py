@@ -10,11 +10,16 @@ from typing import Any
 from lathe.artefact.atomic_files import write_json
 from lathe.artefact.command_options import recorded
 from lathe.artefact.family import PLANS, FamilyPlan, write_family
+from lathe.artefact.linked_files import bytes_once, link_equal_files
+from lathe.artefact.onnx.graph_format import FOLDER
 from lathe.artefact.report_format import Report
+from lathe.compressor.export.onnx.sharing import share_graphs
+from lathe.compressor.export.shared_checkpoints import share_checkpoints
 from lathe.compressor.pipeline.artefact_maker import ArtefactMaker, MadeArtefact
 from lathe.compressor.pipeline.calibrate import CalibrationResult
 from lathe.compressor.pipeline.compress import complete_artefact
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
+from lathe.compressor.pipeline.options import GENAI
 from lathe.compressor.pipeline.outcome import Status
 from lathe.compressor.pipeline.pareto import tradeoff
 from lathe.compressor.pipeline.report import Compression, build_report
@@ -100,16 +105,30 @@ def assemble(
     """
     family = context.run_dir.fresh("family")
     (family / PLANS).mkdir()
+    places = [family / PLANS / subnet.name for subnet in subnets]
+    for subnet, place in zip(subnets, places, strict=True):
+        subnet.made.path.rename(place)
+    apart = bytes_once(places)
+    with context.progress.stage("export: what subnets share", 1) as bar:
+        _share(context, places)
+        bar.advance()
     rows = []
-    for subnet, report in zip(subnets, reports, strict=True):
+    for subnet, report, place in zip(subnets, reports, places, strict=True):
         path = f"{PLANS}/{subnet.name}"
-        subnet.made.path.rename(family / path)
-        title = str(context.options.out / path)
-        complete_artefact(subnet.context, subnet.search, family / path, report, title)
+        complete_artefact(subnet.context, subnet.search, place, report, str(context.options.out / path))
         rows.append(_row(subnet, report, path))
+    link_equal_files(places)
     write_json(family / "options.json", recorded(context.options))
-    write_family(family, rows, **add(family))
+    facts = {"bytes": {"together": bytes_once(places), "apart": apart}}
+    write_family(family, rows, **facts, **add(family))
     return family
+
+
+def _share(context: RunContext, places: Sequence[Path]) -> None:
+    """Stores once what several artefacts have; a graph for onnxruntime-genai reads the data as it is."""
+    if context.options.graph_kind == "onnx" and GENAI not in context.options.export:
+        share_graphs([place / FOLDER for place in places])
+    share_checkpoints(places)
 
 
 def _row(subnet: Subnet, report: Report, path: str) -> FamilyPlan:

@@ -52,6 +52,11 @@ def _excluded(options: CompressFields) -> list[tuple[str, bool, str]]:
         ("--front", options.front, alone),
         ("--plan", options.plan is not None, alone),
         ("--max-perplexity-increase", options.perplexity_increase is not None, alone),
+        (
+            "--export genai",
+            "genai" in options.export,
+            "Add it afterwards: lathe export OUT/plans/NAME.",
+        ),
         ("--pattern", options.pattern is not None, alone),
         ("--force", options.force, "A target that the dense model meets is no subnet's: leave that out."),
         (f"--bits {options.bits}", options.bits == "auto", "Subnets share rows: give --bits 8, 4 or 16."),

@@ -14,7 +14,7 @@ from lathe.artefact.report_format import PruningLimit
 from lathe.compressor.agreement.model_checks import check_model
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.backend import backends, versions_here
-from lathe.compressor.latency.backends.onnx import in_groups
+from lathe.compressor.latency.backends.onnx import laid_out
 from lathe.compressor.latency.ends import Ends
 from lathe.compressor.latency.limit import pruning_limit
 from lathe.compressor.latency.measure import LatencyBenchmark
@@ -99,6 +99,11 @@ class PreflightResult:
         return self.mixed or self.space
 
     @property
+    def nested(self) -> bool:
+        """True if several subnets are made, each of which contains the next."""
+        return self.plans > 1 and not self.texts.domains
+
+    @property
     def whole(self) -> Checkpoint:
         """The model that was given, with its whole vocabulary."""
         return self.vocabulary.whole if self.vocabulary else self.source
@@ -181,7 +186,7 @@ def run_preflight(options: CompressOptions, progress: Progress, ends: Ends | Non
     """
     check_output(options)
     check_name(options.method)
-    backend = in_groups(backends.get(options.backend), options.groups)
+    backend = laid_out(backends.get(options.backend), options.groups, options.several_targets)
     if options.runs and not options.profile:
         backend.versions()  # an engine that is not installed says so
     whole, method = _checked_source(options, progress)

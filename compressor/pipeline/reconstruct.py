@@ -20,6 +20,7 @@ from lathe.compressor.pipeline.calibrate import CalibrationResult
 from lathe.compressor.pipeline.latency_loop import Iteration
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory, Saved, key
+from lathe.compressor.pipeline.widest_subnet import WidestSubnet
 from lathe.compressor.reconstruction.kl_passes import KLProblem
 from lathe.compressor.reconstruction.kl_refinement import ITERATIONS, WORTHWHILE, refine_model
 from lathe.compressor.reconstruction.kl_steps import count_steps, refine_in_steps
@@ -27,10 +28,20 @@ from lathe.compressor.reconstruction.registry import Finished, ReconstructionTas
 from lathe.compressor.reconstruction.sequential import DAMPINGS
 
 _BLOCK_TOKENS, _TOKENS_PER_COLUMN = 8192, 6
+_OUTPUTS_ONLY = "sequential"
+"""The reconstruction that changes output projections alone."""
 
 
-def reconstruct(context: RunContext, calibration: CalibrationResult, iteration: Iteration) -> str:
-    """Finishes every layer's tensors in the run directory; returns the name that they are under."""
+def reconstruct(
+    context: RunContext,
+    calibration: CalibrationResult,
+    iteration: Iteration,
+    widest: WidestSubnet | None = None,
+) -> str:
+    """Finishes every layer's tensors in the run directory; returns the name that they are under.
+
+    With the widest subnet of a family, its input matrices stay, and output projections alone are solved for.
+    """
     preflight = context.preflight
     name = key(
         calibration.key,
@@ -38,15 +49,20 @@ def reconstruct(context: RunContext, calibration: CalibrationResult, iteration: 
         preflight.method.on_samples,
         [s.shape for s in iteration.selections],
         [[t.tolist() for t in (s.kv_heads, s.query_heads, s.channels)] for s in iteration.selections],
+        *([widest.finished] if widest else []),
     )
-    _reconstruct_layers(context, calibration, iteration, name)
+    _reconstruct_layers(context, calibration, iteration, name, widest)
     if iteration.plan.unrounded == preflight.source.shape.dense_plan:
         return name
-    return refine_rounds(context, calibration, name)
+    return refine_rounds(context, calibration, name, outputs_only=widest is not None)
 
 
 def refine_rounds(
-    context: RunContext, calibration: CalibrationResult, name: str, keep_zeros: bool = False
+    context: RunContext,
+    calibration: CalibrationResult,
+    name: str,
+    keep_zeros: bool = False,
+    outputs_only: bool = False,
 ) -> str:
     """Refines the whole subnet, round after round, in the run directory.
 
@@ -55,15 +71,15 @@ def refine_rounds(
         calibration: The text.
         name: The name of the finished layers.
         keep_zeros: Whether weights that are zero stay zero.
+        outputs_only: Whether output projections alone are refined.
 
     Returns:
         The name of the refined layers; `name` where no round was worth it.
     """
     for number in range(context.preflight.method.whole_rounds):
         refined = f"{name}-{number}"
-        kl = context.run_dir.json(
-            f"whole-{refined}", partial(_refine, context, calibration, number, name, refined, keep_zeros)
-        )
+        refine = partial(_refine, context, calibration, number, name, refined, keep_zeros, outputs_only)
+        kl = context.run_dir.json(f"whole-{refined}", refine)
         if kl["after"] < kl["before"]:
             name = refined
         if kl["after"] > WORTHWHILE * kl["before"]:
@@ -72,7 +88,11 @@ def refine_rounds(
 
 
 def _reconstruct_layers(
-    context: RunContext, calibration: CalibrationResult, iteration: Iteration, name: str
+    context: RunContext,
+    calibration: CalibrationResult,
+    iteration: Iteration,
+    name: str,
+    widest: WidestSubnet | None,
 ) -> None:
     """Reconstructs the layers one by one; those that are in the run directory already are kept."""
     preflight, run_dir, damping = context.preflight, context.run_dir, context.options.damping
@@ -94,7 +114,12 @@ def _reconstruct_layers(
         DAMPINGS if damping is None else (damping,),
     )
     pruned = iteration.plan.unrounded != preflight.source.shape.dense_plan
-    layer = reconstructions.get(preflight.method.reconstruction if pruned else "none")(task)
+    how = preflight.method.reconstruction if pruned else "none"
+    if widest:
+        known = partial(finished_layer, run_dir, widest.finished)
+        inputs = widest.inputs(known, iteration.selections, preflight.source.shape.head_dim)
+        task, how = replace(task, inputs=inputs), _OUTPUTS_ONLY
+    layer = reconstructions.get(how)(task)
     finished = FinishedLayers(run_dir.path.absolute(), name, context.store)
     count = len(iteration.selections)
     with context.progress.stage("reconstruct: layers", count) as bar:
@@ -118,6 +143,7 @@ def _refine(
     name: str,
     refined: str,
     keep_zeros: bool,
+    outputs_only: bool,
 ) -> dict[str, float]:
     """Refines the whole subnet once, from the layers called `name` to those called `refined`.
 
@@ -140,6 +166,7 @@ def _refine(
             context.preflight.method.bfloat16,
             None if number else calibration.last,
             keep_zeros,
+            outputs_only,
         )
         refine = refine_in_steps if in_steps else refine_model
         layers, before, after = refine(problem, bar.advance, context.workers)

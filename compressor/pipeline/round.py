@@ -20,6 +20,7 @@ from lathe.compressor.pipeline.latency_loop import Iteration
 from lathe.compressor.pipeline.reconstruct import block_tokens, stored_layer, subnet_of
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import Saved, Tensors, key
+from lathe.compressor.pipeline.widest_subnet import WidestSubnet
 from lathe.compressor.reconstruction.kl_passes import KLProblem
 from lathe.compressor.reconstruction.output_gradients import TOKENS, output_gradients
 from lathe.compressor.reconstruction.rounded_block import AS_STORED, Grams
@@ -37,7 +38,11 @@ def rounding_tokens(shape: ModelShape) -> int:
 
 
 def round_layers(
-    context: RunContext, calibration: CalibrationResult, iteration: Iteration, name: str
+    context: RunContext,
+    calibration: CalibrationResult,
+    iteration: Iteration,
+    name: str,
+    widest: WidestSubnet | None = None,
 ) -> str | None:
     """Rounds every finished layer, and a head of few bits, for the graph that the run exports.
 
@@ -48,6 +53,7 @@ def round_layers(
         calibration: The text.
         iteration: The plan.
         name: The name of the finished layers.
+        widest: The widest subnet of the family, whose rounded input matrices stay.
 
     Returns:
         The name that the rounded layers are under; None where there is nothing to round on text.
@@ -68,7 +74,8 @@ def round_layers(
 
     @cache
     def opened() -> RoundingPass:
-        return _rounding_pass(context, calibration, plan, name)
+        made = _rounding_pass(context, calibration, plan, name)
+        return replace(made, known=_known(context, iteration, widest)) if widest else made
 
     @cache
     def served() -> RoundingPass:
@@ -170,6 +177,12 @@ def _rounding_pass(
         gradients=gradients,
         keep_zeros=context.options.pattern is not None,
     )
+
+
+def _known(context: RunContext, iteration: Iteration, widest: WidestSubnet) -> Callable[[int], Rounded]:
+    """Returns what gives the rounded input matrices of a layer, by name."""
+    layers = RoundedLayers(context.run_dir.path.absolute(), widest.rounded or "", context.store)
+    return widest.inputs(layers, iteration.selections, context.preflight.source.shape.head_dim)
 
 
 def _rounded_head(rounding: RoundingPass) -> Tensors:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import torch
 
-from lathe.artefact.plan import BLOCK_KINDS
+from lathe.artefact.plan import BLOCK_KINDS, BlockKind
 from lathe.compressor.compute.array_store import ArrayLike, ArrayStore, Loaded, Tensors
 from lathe.compressor.compute.precision import fast_products, has_bfloat16, products
 from lathe.compressor.compute.workers import Sharded, shards_of, some_of
@@ -56,6 +56,7 @@ class KLProblem(Sharded["KLPasses"]):
         bfloat16: Whether the divergence, too, may come from hidden states that bfloat16 products give.
         dense: The dense model's hidden states after the last layer [B, T, D], where they are known.
         keep_zeros: Whether weights that are zero stay zero.
+        outputs_only: Whether output projections alone are refined.
     """
 
     model: LayeredModel
@@ -66,6 +67,7 @@ class KLProblem(Sharded["KLPasses"]):
     bfloat16: bool = False
     dense: KnownStates | None = None
     keep_zeros: bool = False
+    outputs_only: bool = False
 
     def some(self, chosen: torch.Tensor) -> KLProblem:
         """Returns the problem on the windows with these indices alone."""
@@ -78,9 +80,12 @@ class KLProblem(Sharded["KLPasses"]):
 
     def projections(self, index: int) -> Tensors:
         """Returns a layer's matrices that the round changes."""
-        runner = self.model.runner
-        names = {name for kind in BLOCK_KINDS for name in runner.projections(kind)}
+        names = {name for kind in BLOCK_KINDS for name in self.refined(kind)}
         return {n: w for n, w in self.subnet[index].items() if n in names}
+
+    def refined(self, kind: BlockKind) -> list[str]:
+        """Returns the names of the matrices of a block that the round changes."""
+        return self.model.runner.projections(kind)[-1 if self.outputs_only else 0 :]
 
     def free(self, vectors: Iterable[Tensors]) -> Iterator[Tensors]:
         """Yields the parts of a vector, one for each layer, without what is to stay zero."""
@@ -170,7 +175,7 @@ class KLPasses:
             with torch.enable_grad(), fast_products(below.device):
                 hidden = below
                 for kind, run in zip(BLOCK_KINDS, (runner.attention, runner.ffn), strict=True):
-                    with runner.watch(kind) as of_block:
+                    with runner.watch(kind, self._problem.refined(kind)) as of_block:
                         hidden = run(layer, hidden)
                     watched |= of_block
             outputs = [below, *(made for _, made in watched.values())]

@@ -43,6 +43,7 @@ class ReconstructionTask:
         workers: Run blocks on the text.
         bfloat16: Whether hidden states may come from bfloat16 products, where those are faster.
         tried: Dampings that are tried where output projections are solved for the subnet's stream.
+        inputs: Gives what the blocks of a layer have in the place of dense tensors, by name; None: nothing.
     """
 
     shape: ModelShape
@@ -56,6 +57,7 @@ class ReconstructionTask:
     workers: Workers = field(default_factory=LocalWorkers)
     bfloat16: bool = False
     tried: Sequence[float] = DAMPINGS
+    inputs: Callable[[int], Finished] | None = None
 
     def pruned(self, index: int, solve: SolveProjection, rescale: bool = False) -> tuple[Finished, Finished]:
         """Returns a layer's pruned attention and FFN blocks.
@@ -77,14 +79,17 @@ class ReconstructionTask:
             )
             for kind, damping in zip(BLOCK_KINDS, self.dampings[index], strict=True)
         )
-        return attention, ffn
+        given = self.inputs(index) if self.inputs else {}
+        return _replaced(attention, given), _replaced(ffn, given)
 
     def reconstructed(self, index: int) -> tuple[Finished, Finished]:
         """Returns a layer's attention and FFN blocks after the closed-form reconstruction."""
         return self.pruned(index, _closed_form, rescale=True)
 
     def differs(self, index: int, kind: BlockKind) -> bool:
-        """Tells whether a block or one before it is narrower than dense; until then the streams are equal."""
+        """Tells whether a block or one before it differs from dense; until then the streams are equal."""
+        if self.inputs:
+            return True
         dense, own = self.shape.layer, self.selections[index].shape
         if any(before.shape != dense for before in self.selections[:index]):
             return True
@@ -177,6 +182,10 @@ def _in_order(task: ReconstructionTask, refine: Refine | None) -> LayerReconstru
         return done
 
     return layer
+
+
+def _replaced(block: Finished, given: Finished) -> Finished:
+    return {name: given.get(name, value) for name, value in block.items()}
 
 
 def _merge(attention: Finished, ffn: Finished) -> Finished:

@@ -55,6 +55,7 @@ class RoundingPass:
         gradients: Gives [R, R] the Gram matrices of the gradients at the outputs of a layer's matrices, by
             name, as far as they are known; those of fewer than 8 bits are rounded by them.
         keep_zeros: Whether weights that are zero stay zero, without a method or gradients.
+        known: Gives matrices of a layer that read a block's input and are rounded already, by name.
     """
 
     model: LayeredModel
@@ -68,6 +69,7 @@ class RoundingPass:
     groups: GroupRule = BY_ERROR
     gradients: Callable[[int], Grams] = lambda _index: AS_STORED
     keep_zeros: bool = False
+    known: Callable[[int], Rounded] = lambda _index: {}
 
     def layer(self, index: int, below: Callable[[int], Rounded]) -> Rounded:
         """Returns a layer's rounded tensors by name.
@@ -89,7 +91,9 @@ class RoundingPass:
             position = BlockPosition(index, kind, finished, before)
             block = {name: w for name, w in before.items() if of_attention(name) == (kind == "attention")}
             if f"{output(kind)}.weight" in block:
-                done |= _round(on_workers(LocalWorkers(), self._text, position), runner, kind, block, method)
+                known = {name: value for name, value in self.known(index).items() if name in block}
+                shards = on_workers(LocalWorkers(), self._text, position)
+                done |= _round(shards, runner, kind, block, method, known)
         return done
 
     def _method(self, index: int, kind: BlockKind) -> BlockRounding | None:
@@ -119,7 +123,12 @@ class RoundingPass:
 
 
 def _round(
-    map_shards: MapShards, runner: BlockRunner, kind: BlockKind, block: Weights, method: BlockRounding
+    map_shards: MapShards,
+    runner: BlockRunner,
+    kind: BlockKind,
+    block: Weights,
+    method: BlockRounding,
+    known: Rounded,
 ) -> Rounded:
     """Returns a block's rounded tensors by name.
 
@@ -129,9 +138,12 @@ def _round(
         kind: "attention" or "ffn".
         block: Its values before rounding.
         method: Rounds its matrices.
+        known: Those that are rounded already, all but the output projection, or none.
     """
-    gram = merge_into_first(map_shards(BlockPasses.input_gram, block)).finalize()
-    inner = dict(method(block, dict.fromkeys(runner.projections(kind)[:-1], gram), AS_STORED))
+    inner = known
+    if not known:
+        gram = merge_into_first(map_shards(BlockPasses.input_gram, block)).finalize()
+        inner = dict(method(block, dict.fromkeys(runner.projections(kind)[:-1], gram), AS_STORED))
     return inner | _round_output(map_shards, runner, kind, {**block, **dequantized(inner)}, method)
 
 

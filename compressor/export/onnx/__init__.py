@@ -19,7 +19,7 @@ from lathe.compressor.export.onnx.graph import (
     read_summary,
 )
 from lathe.compressor.export.onnx.matrices import Matrices, Plain
-from lathe.compressor.export.onnx.writer import GraphWriter
+from lathe.compressor.export.onnx.writer import GraphWriter, Storage
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.rounding import QuantizedMatrix
 
@@ -55,6 +55,7 @@ def export_onnx(directory: Path, job: Export, matrices: Callable[[GraphWriter], 
         tensor,
         matrices,
         rounded=Rounded(quantized, job.cache_scales),
+        storage=Storage(nested=job.nested),
     )
 
 

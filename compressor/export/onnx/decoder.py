@@ -215,13 +215,16 @@ class Decoder:
         """Adds the products that attention reads.
 
         Returns:
-            Queries, keys and values; in one, and two empty names, where no norm comes between.
+            Queries, keys and values; in one, and two empty names, where no norm comes between and graphs are
+            not nested.
         """
         biased = self.shape.attention_bias or self.shape.qkv_bias
         modules = [prefix + name for name in (Q_PROJ, K_PROJ, V_PROJ)]
-        if not self.shape.qk_norm:
+        if not (self.shape.qk_norm or self.writer.nested):
             return self.make_linear(normed, f"{prefix}qkv", modules, biased), "", ""
         q, k, v = (self.make_linear(normed, module, [module], biased) for module in modules)
+        if not self.shape.qk_norm:
+            return q, k, v
         norm = self.make_layernorm if self.shape.qk_norm_whole else self.make_head_norm
         return norm(q, prefix + Q_NORM), norm(k, prefix + K_NORM), v
 

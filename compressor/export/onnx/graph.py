@@ -23,7 +23,7 @@ from lathe.compressor.export.onnx.decoder_moe import GptOssDecoder, MoeDecoder
 from lathe.compressor.export.onnx.decoder_variants import GemmaDecoder, NeoxDecoder, OptDecoder
 from lathe.compressor.export.onnx.matrices import Matrices, Plain, QuantizedMatrices, as_they_are
 from lathe.compressor.export.onnx.rope import check_rope
-from lathe.compressor.export.onnx.writer import GraphWriter, graph_writer
+from lathe.compressor.export.onnx.writer import AS_USUAL, GraphWriter, Storage, graph_writer
 from lathe.compressor.model.families import Family
 
 DECODERS: dict[str, type[Decoder]] = {
@@ -60,12 +60,12 @@ def build_onnx(
     matrices: Callable[[GraphWriter], Matrices] = Plain,
     *,
     rounded: Rounded = Rounded(),
-    durable: bool = True,
+    storage: Storage = AS_USUAL,
 ) -> None:
     """Writes `model.onnx` and `model.onnx.data` into `directory`.
 
     `config` is the dense model's config.json document; `tensor` gives a pruned tensor, float32, by its
-    checkpoint name, and is asked once for each, block by block. `durable` is `graph_writer`'s.
+    checkpoint name, and is asked once for each, block by block.
 
     Raises:
         UserError: the config needs something that this graph does not have, or the disk refuses.
@@ -75,7 +75,7 @@ def build_onnx(
     if len(plan) != shape.num_layers:
         raise UserError(f"the plan has {len(plan)} layers; the model has {shape.num_layers}")
     count = sum(torch.Size(dims).numel() for _, dims in pruned_tensors(shape, plan))
-    with graph_writer(directory, 4 * count, durable=durable) as writer:
+    with graph_writer(directory, 4 * count, storage) as writer:
         made, cache = matrices(writer), cache_format(writer, rounded.cache)
         decoder = DECODERS[family.exported_type]
         decoder(writer, config, shape, tensor, made, cache, rounded.matrices).build(plan)

@@ -89,6 +89,10 @@ class Plain:
         self._embedding = ""
 
     def make_matmul(self, value: str, name: str, weight_NK: Matrix) -> str:
+        if self._writer.nested:
+            weight = self._writer.weight(f"{name}.weight", values_of(weight_NK))
+            product = [f"{name}.product"]
+            return self._writer.node("FusedMatMul", [value, weight], product, domain=MICROSOFT, transB=1)
         weight = self._writer.weight(f"{name}.weight", values_of(weight_NK).T)
         return self._writer.node("MatMul", [value, weight], [f"{name}.product"])
 

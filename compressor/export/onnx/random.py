@@ -12,7 +12,7 @@ from lathe.artefact.plan import Plan
 from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.export.onnx.graph import Rounded, build_onnx
 from lathe.compressor.export.onnx.matrices import Matrices, Plain
-from lathe.compressor.export.onnx.writer import GraphWriter
+from lathe.compressor.export.onnx.writer import GraphWriter, Storage
 from lathe.compressor.export.random_weights import RandomWeights
 from lathe.compressor.model.cache_rounding import CacheScales
 from lathe.compressor.model.families import Family
@@ -28,10 +28,11 @@ def random_onnx(
     seed: int = 0,
     matrices: Callable[[GraphWriter], Matrices] = Plain,
     int8_cache: bool = False,
+    nested: bool = False,
 ) -> None:
     """Writes the graph of `plan` with random weights (norms are one), as fast as the disk allows.
 
-    All scales of an `int8_cache` are alike. The files are not synced.
+    All scales of an `int8_cache` are alike. The files are not synced. `nested` is the storage's.
 
     Raises:
         UserError: as `build_onnx`.
@@ -44,4 +45,13 @@ def random_onnx(
         return CacheScales(every, every)
 
     rounded = Rounded(cache=scales if int8_cache else None)
-    build_onnx(directory, config, family, plan, tensor, matrices, rounded=rounded, durable=False)
+    build_onnx(
+        directory,
+        config,
+        family,
+        plan,
+        tensor,
+        matrices,
+        rounded=rounded,
+        storage=Storage(durable=False, nested=nested),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,31 @@ _INLINE_LIMIT = 1024
 _TYPES = {torch.float32: TensorProto.FLOAT, torch.int64: TensorProto.INT64, torch.uint8: TensorProto.UINT8}
 
 
+@dataclass(frozen=True)
+class Storage:
+    """How a graph is stored.
+
+    Attributes:
+        durable: Whether it is synced; one that is soon removed need not be.
+        nested: Whether every matrix is by itself and by rows, so that a narrower one is the first rows of it.
+    """
+
+    durable: bool = True
+    nested: bool = False
+
+
+AS_USUAL = Storage()
+
+
 class GraphWriter:
     """Collects nodes; appends each weight to the data file as it comes, page-aligned to be mapped.
 
     metadata: what the model says of itself. weight_bytes: of all weights so far.
+    nested: as in `Storage`.
     """
 
-    def __init__(self, data: LargeWrites) -> None:
+    def __init__(self, data: LargeWrites, nested: bool = False) -> None:
+        self.nested = nested
         self.metadata: dict[str, str] = {}
         self.weight_bytes = 0
         self._data = data
@@ -85,13 +104,7 @@ class GraphWriter:
         if len(content) < _INLINE_LIMIT:
             proto.raw_data = bytes(content)
         else:
-            alignment = _PAGE if len(content) >= _PAGE else _LINE
-            self._data.write(bytes(-self._data.tell() % alignment))
-            location = {"location": DATA_FILE, "offset": self._data.tell(), "length": len(content)}
-            self._data.write(content)
-            proto.data_location = TensorProto.EXTERNAL
-            for key, entry in location.items():
-                proto.external_data.add(key=key, value=str(entry))
+            set_location(proto, DATA_FILE, append_aligned(self._data, content), len(content))
         self._initializers[name] = proto
         return name
 
@@ -105,23 +118,43 @@ class GraphWriter:
         return model
 
 
+def append_aligned(data: LargeWrites, content: memoryview) -> int:
+    """Appends what is to be mapped, from the next page on, or line of the cache if it is small.
+
+    Returns:
+        Its offset.
+    """
+    alignment = _PAGE if len(content) >= _PAGE else _LINE
+    data.write(bytes(-data.tell() % alignment))
+    offset = data.tell()
+    data.write(content)
+    return offset
+
+
+def set_location(proto: TensorProto, file: str, offset: int, length: int) -> None:
+    """Makes a tensor one whose bytes are in a file beside the graph."""
+    proto.data_location = TensorProto.EXTERNAL
+    del proto.external_data[:]
+    for key, entry in (("location", file), ("offset", offset), ("length", length)):
+        proto.external_data.add(key=key, value=str(entry))
+
+
 @contextmanager
-def graph_writer(directory: Path, expected_bytes: int, *, durable: bool = True) -> Iterator[GraphWriter]:
+def graph_writer(directory: Path, expected_bytes: int, storage: Storage) -> Iterator[GraphWriter]:
     """Writes `model.onnx` and `model.onnx.data` into `directory` from what is added in the block.
 
-    Both files appear complete or not at all, the data first; an older graph goes before its data does. What
-    is not `durable`, because it is soon removed, is not synced.
+    Both files appear complete or not at all, the data first; an older graph goes before its data does.
 
     Raises:
         UserError: the file system refuses; names the file and `expected_bytes`.
     """
-    with atomic_write(directory / DATA_FILE, expected_bytes, durable=durable) as data:
+    with atomic_write(directory / DATA_FILE, expected_bytes, durable=storage.durable) as data:
         pieces = LargeWrites(data)
-        writer = GraphWriter(pieces)
+        writer = GraphWriter(pieces, storage.nested)
         yield writer
         pieces.flush()
         model = writer.model()
         (directory / MODEL_FILE).unlink(missing_ok=True)
-    write_bytes(directory / MODEL_FILE, model.SerializeToString(), durable=durable)
-    if durable:
+    write_bytes(directory / MODEL_FILE, model.SerializeToString(), durable=storage.durable)
+    if storage.durable:
         sync_directory(directory)

@@ -30,6 +30,7 @@ class OnnxBackend:
 
     Attributes:
         int8_cache: Whether keys and values are kept in 8 bits.
+        nested: Whether graphs are laid out as those of a family.
     """
 
     def __init__(
@@ -38,20 +39,30 @@ class OnnxBackend:
         format_of: FormatOf = lambda _plan, _groups: Plain,
         groups: GroupRule = BY_ERROR,
         int8_cache: bool = False,
+        nested: bool = False,
     ) -> None:
         name = with_int8_cache(export) if int8_cache else export
-        self.name = name if groups == BY_ERROR else f"{name}-{groups}"
-        self.export, self.int8_cache = export, int8_cache
+        name += "" if groups == BY_ERROR else f"-{groups}"
+        self.name = f"{name}-nested" if nested else name
+        self.export, self.int8_cache, self.nested = export, int8_cache, nested
         self._format_of, self._groups = format_of, groups
 
-    def in_groups(self, groups: GroupRule) -> OnnxBackend:
-        """Returns this backend with another rule, and a name of its own."""
-        return OnnxBackend(self.export, self._format_of, groups, self.int8_cache)
+    def laid_out(self, groups: GroupRule, nested: bool) -> OnnxBackend:
+        """Returns this backend with another rule and layout, and a name of its own."""
+        return OnnxBackend(self.export, self._format_of, groups, self.int8_cache, nested)
 
     def build(self, directory: Path, source: Checkpoint, plan: Plan, layers: int) -> None:
         config = {**source.config, "num_hidden_layers": layers}
         matrices = self._format_of(plan, self._groups)
-        random_onnx(directory, config, source.family, plan, matrices=matrices, int8_cache=self.int8_cache)
+        random_onnx(
+            directory,
+            config,
+            source.family,
+            plan,
+            matrices=matrices,
+            int8_cache=self.int8_cache,
+            nested=self.nested,
+        )
 
     def prepare(self, directory: Path, workload: Workload, threads: int | None) -> Callable[[], None]:
         from lathe.artefact.onnx.runner import OnnxRunner
@@ -85,9 +96,9 @@ class OnnxBackend:
         return {"onnxruntime": onnxruntime.__version__, "provider": "CPUExecutionProvider"}
 
 
-def in_groups(backend: LatencyBackend, groups: GroupRule) -> LatencyBackend:
-    """Returns a backend whose graphs, if it runs some, have their groups by a rule."""
-    return backend.in_groups(groups) if isinstance(backend, OnnxBackend) else backend
+def laid_out(backend: LatencyBackend, groups: GroupRule, nested: bool) -> LatencyBackend:
+    """Returns a backend whose graphs, if it runs some, have groups by a rule, and perhaps are nested."""
+    return backend.laid_out(groups, nested) if isinstance(backend, OnnxBackend) else backend
 
 
 def _in_bits(bits: int) -> FormatOf:

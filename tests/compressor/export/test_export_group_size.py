@@ -15,7 +15,7 @@ from lathe.artefact.onnx.runner import OnnxRunner
 from lathe.compressor.export import Export, exporters
 from lathe.compressor.export.onnx.graph import read_summary
 from lathe.compressor.latency.backend import backends
-from lathe.compressor.latency.backends.onnx import in_groups
+from lathe.compressor.latency.backends.onnx import laid_out
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.groups import BY_ERROR, RULES, GroupRule
@@ -88,7 +88,7 @@ def test_timed_models_have_the_groups_of_the_rule(tmp_path: Path, name: str) -> 
     source = checkpoint(tmp_path / "dense", **WIDE)
     plan = source.shape.dense_plan.in_bits(4, 8)
     for format_name in ("onnx-int4", "onnx-mixed"):
-        backend = in_groups(backends.get(format_name), RULES[name])
+        backend = laid_out(backends.get(format_name), RULES[name], False)
         assert backend.export == format_name
         assert backend.name == (format_name if name == "auto" else f"{format_name}-{name}")
         directory = tmp_path / backend.name
@@ -99,7 +99,7 @@ def test_timed_models_have_the_groups_of_the_rule(tmp_path: Path, name: str) -> 
             assert found == {int(name)}
         else:
             assert found
-    assert in_groups(backends.get("torch"), RULES[name]) is backends.get("torch")
+    assert laid_out(backends.get("torch"), RULES[name], False) is backends.get("torch")
 
 
 @pytest.fixture(scope="module")

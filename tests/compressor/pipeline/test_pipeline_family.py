@@ -6,6 +6,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import Result
@@ -13,7 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from lathe.artefact.directory import open_artefact
 from lathe.artefact.family import Family, read_family
+from lathe.artefact.linked_files import bytes_once
 from lathe.artefact.modeling import register
+from lathe.artefact.onnx.runner import OnnxRunner
 from lathe.artefact.plan import Plan
 from support import steady_clock
 from support.compress_command import Tiny, lathe, make_tiny
@@ -67,6 +70,21 @@ def test_each_subnet_loads_from_its_folder_and_as_a_folder_of_the_family(made: F
         folder = AutoModelForCausalLM.from_pretrained(made.path, subfolder=f"plans/{plan.name}").eval()
         with torch.no_grad():
             assert torch.equal(alone(tokens).logits, folder(tokens).logits)
+
+
+def test_what_subnets_have_in_common_is_stored_once(made: Family) -> None:
+    places = [made.directory(plan) for plan in made.plans]
+    for name in ("onnx/shared.onnx.data", "tokenizer.json", "trace.jsonl", "model-of-1-2-3.safetensors"):
+        assert len({(place / name).stat().st_ino for place in places}) == 1, name
+    stated = json.loads((made.path / "family.json").read_text())["bytes"]
+    assert bytes_once(places) >= stated["together"] < stated["apart"]
+    prompt = np.arange(30)
+    for place in places:
+        runner = OnnxRunner(place / "onnx" / "model.onnx", max_batch=1, max_length=32, threads=1)
+        graph, model = runner.prefill(0, prompt)[0], AutoModelForCausalLM.from_pretrained(place).eval()
+        with torch.no_grad():
+            expected = model(torch.tensor(prompt)[None]).logits[0, -1].numpy()
+        assert np.abs(graph - expected).mean() < 0.1 * expected.std()
 
 
 def test_inspect_shows_all_subnets(made: Family) -> None:
