@@ -105,9 +105,10 @@ class ServeOptions:
     switch: Annotated[
         str | None,
         Option(
-            help="Which subnet of a family answers requests that name none: widest, or slo: a faster one for "
-            "new requests while a limit of --slo is about to break. With --engine onnx.",
-            unset="widest",
+            help="Which subnet of a family answers requests that name none: widest; slo: a faster one for "
+            "new requests while a limit of --slo is about to break; domain: that of the prompt's domain, by "
+            "the router of `compress --domain`. With --engine onnx.",
+            unset="domain where the family has a router, else widest",
         ),
     ] = None
     slo: Annotated[

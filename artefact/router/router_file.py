@@ -44,6 +44,15 @@ def write_router(directory: Path, router: Router) -> dict[str, Any]:
     }
 
 
+def has_router(family: Family) -> bool:
+    """Returns whether a family states that it has a router.
+
+    Raises:
+        UserError: `family.json` cannot be read.
+    """
+    return read_json(family.path / FAMILY).get(FACT) is not None
+
+
 def read_router(family: Family) -> Router | None:
     """Reads the router of a family; None where it has none.
 

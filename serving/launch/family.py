@@ -9,6 +9,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.family import Family, read_family
 from lathe.artefact.manifest import listed_files
 from lathe.artefact.onnx.weight_sharing import weight_sharing
+from lathe.artefact.router import has_router
 from lathe.serving.api.service import Service
 from lathe.serving.backend import Observer, ServingBackend
 from lathe.serving.decoding.generation_defaults import sampling_defaults
@@ -22,6 +23,7 @@ from lathe.serving.options import REQUEST_TIMEOUT_S, ServeOptions
 from lathe.serving.scheduler.subnets import SubnetsBackend
 from lathe.serving.served_model import ServedModel, open_served_model
 from lathe.serving.switching.chooser import Chooser, choosers
+from lathe.serving.switching.choosers.domain import NAME as DOMAIN
 from lathe.serving.switching.choosers.widest import NAME as WIDEST
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
@@ -46,7 +48,7 @@ def serve_family(engine: str, open_subnets: OpenSubnets, path: Path, options: Se
     """
     check_options(engine, options)
     family = read_family(path)
-    chooser = choosers.get(options.switch or WIDEST)(family, options)
+    chooser = choosers.get(options.switch or default_chooser(family))(family, options)
     artefacts = {plan.name: open_served_model(family.directory(plan)) for plan in family.plans}
     check_alike(artefacts)
     with listen(options.host, options.port) as listener:
@@ -55,6 +57,11 @@ def serve_family(engine: str, open_subnets: OpenSubnets, path: Path, options: Se
             run_until_stopped(service, options, listener)
         finally:
             chooser.close()
+
+
+def default_chooser(family: Family) -> str:
+    """Returns the name of the chooser where none is asked for."""
+    return DOMAIN if has_router(family) else WIDEST
 
 
 def check_alike(artefacts: Mapping[str, ServedModel]) -> None:
