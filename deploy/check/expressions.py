@@ -31,6 +31,11 @@ class Expression:
         """Whether it has data only where there is a GPU."""
         return bool(re.search(r"lathe_gpu_\w+|lathe:gpu_\w+", self.text))
 
+    @property
+    def of_family(self) -> bool:
+        """Whether it has data only where a family of subnets is served."""
+        return bool(re.search(r"lathe_(subnet|family|slo)_\w+", self.text))
+
 
 def board() -> dict[str, Any]:
     document: dict[str, Any] = json.loads(BOARD.read_text())

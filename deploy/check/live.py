@@ -43,7 +43,9 @@ def _answers(model: Path, key: Path, scratch: Path) -> list[Row]:
         targets = [url.removeprefix("http://") for url in urls]
         with prometheus(scratch, targets, key) as server, load(urls, KEY):
             return [
-                _all_answer(server, "panels answer", expressions.of_panels()),
+                _all_answer(
+                    server, "panels answer", (one for one in expressions.of_panels() if not one.of_family)
+                ),
                 _all_answer(server, "rules and alerts answer", expressions.of_rules()),
                 _all_answer(server, "scaler's queries answer", expressions.of_scaler()),
                 _control(server),

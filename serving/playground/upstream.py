@@ -24,6 +24,8 @@ PREFIX = "/compare"
 COMPARE_KEY = "LATHE_COMPARE_API_KEY"
 POSTS = ("/v1/chat/completions", "/v1/completions")
 GETS = ("/v1/models", "/metrics")
+TOLD = ("content-type", "x-lathe-subnet", "x-lathe-subnet-reason")
+"""Headers of an answer that the page gets."""
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 """Seconds of silence, and until the connection is made."""
 
@@ -74,8 +76,9 @@ class Upstream:
         except BaseException:
             await client.aclose()
             raise
-        kind = answer.headers.get("content-type", "application/octet-stream")
-        return StreamingResponse(_body(client, answer), answer.status_code, {"content-type": kind})
+        told = {"content-type": "application/octet-stream"}
+        told |= {name: answer.headers[name] for name in TOLD if name in answer.headers}
+        return StreamingResponse(_body(client, answer), answer.status_code, told)
 
 
 def check_compare(options: ServeOptions) -> None:

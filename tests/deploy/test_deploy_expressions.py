@@ -10,6 +10,7 @@ import yaml
 from deploy.check import expressions, rules
 from lathe.serving.metrics.gpu import GPU_MEMORY, GPU_TOTAL
 from lathe.serving.metrics.registry import GAUGES, MODEL_INFO, PAGE_GAUGES, Metrics
+from lathe.serving.metrics.switching import NAMES
 
 OF_GPU = {
     "panel GPU memory by component, per replica",
@@ -25,7 +26,7 @@ def every() -> list[expressions.Expression]:
 def test_every_metric_is_one_that_the_server_reports():
     metrics = Metrics("m", 20.0)
     samples = {sample.name for family in metrics.exposition.registry.collect() for sample in family.samples}
-    samples |= {*GAUGES, *PAGE_GAUGES, MODEL_INFO[0], GPU_MEMORY, GPU_TOTAL, "up"}
+    samples |= {*GAUGES, *PAGE_GAUGES, *NAMES, MODEL_INFO[0], GPU_MEMORY, GPU_TOTAL, "up"}
     recorded = {rule["record"] for group in rules.groups() for rule in group["rules"] if "record" in rule}
     for expression in every():
         asked = set(re.findall(r"\b(?:up|lathe[_:][a-z0-9_:]+)", re.sub(r'"[^"]*"', "", expression.text)))
@@ -36,6 +37,12 @@ def test_every_metric_is_one_that_the_server_reports():
 def test_only_these_need_a_gpu():
     assert {re.sub(r" [A-E]$", "", e.where) for e in every() if e.of_gpu} == OF_GPU
     assert expressions.gpu_metrics() == {GPU_MEMORY, GPU_TOTAL}
+
+
+def test_what_needs_a_family_is_its_own_row() -> None:
+    titles = {re.sub(r" [A-E]$", "", e.where) for e in every() if e.of_family}
+    row = ("Where new requests go", "Pressure, and switches a minute", "Weights of subnets")
+    assert titles == {f"panel {title}" for title in row}
 
 
 def test_alerts_are_comparisons():

@@ -67,7 +67,8 @@ def open_subnets(
     """
     from lathe.serving.launch.prompts import read_prompts
 
-    runners = {name: _runner(artefact, options) for name, artefact in artefacts.items()}
+    spin = len(artefacts) == 1
+    runners = {name: _runner(artefact, options, spin=spin) for name, artefact in artefacts.items()}
     prompt_engines = {
         name: read_prompts(runner, artefacts[name].graph, artefacts[name].digest, options)
         for name, runner in runners.items()
@@ -90,7 +91,8 @@ def open_subnets(
     return backends
 
 
-def _runner(artefact: ServedModel, options: ServeOptions) -> OnnxRunner:
+def _runner(artefact: ServedModel, options: ServeOptions, *, spin: bool) -> OnnxRunner:
+    """Loads a graph. Threads of several do not `spin`: they would take the cores from the step of another."""
     from lathe.artefact.onnx.runner import OnnxRunner
 
     check_external_data(artefact)
@@ -102,6 +104,7 @@ def _runner(artefact: ServedModel, options: ServeOptions) -> OnnxRunner:
             max_length=max_length,
             threads=options.threads,
             device=_device(options.device),
+            spin=spin,
         )
     except MemoryError:
         raise UserError(

@@ -46,14 +46,15 @@ export async function getText(path) {
   return (await ask(path)).text();
 }
 
-/** The events of a streamed answer, as objects, until [DONE], or its end where all was said. */
-export async function* stream(path, body, signal) {
+/** The events of a streamed answer, as objects, until [DONE], or its end where all was said. `heads` gets its headers. */
+export async function* stream(path, body, signal, heads = () => {}) {
   const answer = await ask(path, {
     method: "POST",
     headers: { "content-type": "application/json" },
     body: JSON.stringify(body),
     signal,
   });
+  heads(answer.headers);
   let text = "";
   let ended = false;
   for await (const part of parts(answer.body.pipeThrough(new TextDecoderStream()))) {

@@ -44,15 +44,20 @@ export class Column {
       thoughts.textContent = thought;
       thinking.hidden = !thought;
       answer.textContent = written;
-      stats.textContent = timing.toString();
+      stats.textContent = [chosen, timing].filter(Boolean).join(" · ");
       this.#log.scrollTop = this.#log.scrollHeight;
     });
     let thought = "";
     let written = "";
+    let chosen = "";
+    const heads = (headers) => {
+      const subnet = headers.get("x-lathe-subnet");
+      if (subnet) chosen = `${subnet} (${headers.get("x-lathe-subnet-reason")})`;
+    };
     show();
     try {
       const body = { model: this.name, max_tokens: maxTokens, temperature, stream: true, stream_options: { include_usage: true } };
-      for await (const event of stream(this.#path, { ...body, ...this.#question(text) }, signal)) {
+      for await (const event of stream(this.#path, { ...body, ...this.#question(text) }, signal, heads)) {
         const piece = pieceOf(event.choices?.[0]);
         thought += piece.reasoning;
         written += piece.text;

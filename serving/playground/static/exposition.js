@@ -9,7 +9,7 @@ const NAMES = {
   gapSum: ["lathe_inter_token_latency_seconds_sum", "vllm:inter_token_latency_seconds_sum"],
   gapCount: ["lathe_inter_token_latency_seconds_count", "vllm:inter_token_latency_seconds_count"],
   cache: ["lathe_kv_cache_usage_ratio", "vllm:kv_cache_usage_perc"],
-  weights: ["lathe_model_weight_bytes"],
+  weights: ["lathe_family_weight_bytes", "lathe_model_weight_bytes"],
   memory: ["process_resident_memory_bytes"],
 };
 const GPU = "lathe_gpu_memory_used_bytes";

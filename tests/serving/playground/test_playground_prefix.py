@@ -203,6 +203,11 @@ answerWith('data: {"choices": [{"text": "a", "finish_reason": "stop"}]}\n\n');
 assert.equal((await all()).length, 1);
 answerWith('data: {"choices": [{"text": "a"}]}\n\n');
 await assert.rejects(all(), /broken off/);
+let subnet;
+globalThis.fetch = async () => new Response("data: [DONE]\n\n", { headers: { "x-lathe-subnet": "2x" } });
+const heads = (headers) => (subnet = headers.get("x-lathe-subnet"));
+for await (const _ of stream("v1/completions", {}, undefined, heads));
+assert.equal(subnet, "2x");
 answerWith('data: {"error": {"message": "told"}}\n\n');
 await assert.rejects(all(), /told/);
 """
