@@ -23,7 +23,7 @@ STAGES = (
         "search: sensitivities",
         r"search: ((damage|sensitivity) of each block at each level|sensitivity of each block to rounding)",
     ),
-    Stage("search: plans", r"search: (plans|the paper's evolution|policy gradient)"),
+    Stage("search: plans", r"search: (plans|the paper's evolution|policy gradient|steps of saliency|gates)"),
     Stage("measure: plan", r"measure: the plan against dense( \(.*\))?"),
     Stage("reconstruct: layers", r"(reform|reconstruct): layers"),
     Stage("reconstruct: text", r"(reform|reconstruct): the model writes more text"),

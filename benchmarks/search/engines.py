@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from lathe.artefact.errors import UserError
 from lathe.compressor.search.method import Method, methods
 
-DEFAULT = ("lathe", "quick", "lathe:200", "policy-gradient", "evopress", "tyr", "paper:200")
+DEFAULT = (
+    "lathe",
+    "quick",
+    "lathe:200",
+    "policy-gradient",
+    "evopress",
+    "tyr",
+    "gisp",
+    "grasprune",
+    "paper:200",
+)
 """The knapsack on five and on two measured levels, an evolution from it, and the engines of others."""
 
 

@@ -162,6 +162,12 @@ def load_tokenizer(source: Checkpoint) -> Any:
     return open_tokenizer(source.path)
 
 
+def cut(windows: torch.Tensor, length: int) -> torch.Tensor:
+    """Returns windows cut into shorter ones; what is left of each at its end is lost."""
+    length = min(length, windows.shape[1])
+    return windows.unfold(1, length, length).reshape(-1, length)
+
+
 def evenly_spaced(windows: torch.Tensor, most: int) -> torch.Tensor:
     """Returns at most so many windows, from the first to the last at even steps."""
     return windows[torch.linspace(0, len(windows) - 1, min(len(windows), most)).round().long()]

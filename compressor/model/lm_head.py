@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.checkpoint import Table
@@ -91,10 +92,24 @@ class LMHead:
         parts, weight = [], self._weight
         for normed in normed_BTD.split(1):
             q, slope = self._shares(normed, weight)
-            drawn = _drawn(q, generator)
-            gradient = q.scatter_add(-1, drawn, q.new_full(drawn.shape, -1.0))
-            parts.append((gradient * slope) @ weight)
+            parts.append((_but(q, _drawn(q, generator)) * slope) @ weight)
         return torch.cat(parts)
+
+    def loss_gradient(self, windows_BT: torch.Tensor, hidden_BTD: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """Returns the mean loss in nats per predicted token, and its gradient by the hidden states."""
+        total, parts, weight = 0.0, [], self._weight
+        for tokens, part in zip(windows_BT.split(1), hidden_BTD.split(1), strict=True):
+            below = part[:, :-1].detach().requires_grad_()
+            with torch.enable_grad():
+                normed = self.normed(below)
+            logits, slope = self._capped(normed.detach(), weight)
+            logprobs, following = torch.log_softmax(logits, -1), tokens[:, 1:, None].to(part.device)
+            total -= float(logprobs.gather(-1, following).sum())
+            at_normed = (_but(logprobs.exp(), following) * slope) @ weight
+            (gradient,) = torch.autograd.grad(normed, [below], at_normed)
+            parts.append(nn.functional.pad(gradient, (0, 0, 0, 1)))
+        predicted = windows_BT[:, 1:].numel()
+        return total / predicted, torch.cat(parts) / predicted
 
     def _shares(
         self, normed_BTD: torch.Tensor, weight_VD: torch.Tensor
@@ -156,6 +171,11 @@ class LMHead:
             mine = logprobs.gather(-1, targets.indices[at])
             yield (targets.logprobs[at], targets.rest[at]), (mine, _rest(mine))
             row = at.stop
+
+
+def _but(q_BTV: torch.Tensor, tokens_BT1: torch.Tensor) -> torch.Tensor:
+    """Returns probabilities less those of a distribution that is certain of these tokens."""
+    return q_BTV.scatter_add(-1, tokens_BT1, q_BTV.new_full(tokens_BT1.shape, -1.0))
 
 
 def _drawn(q_BTV: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

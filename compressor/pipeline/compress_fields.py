@@ -11,7 +11,7 @@ from lathe.compressor.latency.workload import parse_rate, parse_share
 from lathe.compressor.pipeline.run_fields import RunFields
 from lathe.compressor.pipeline.shared_options import RUN, TARGETS, TEXT, output_named, unless_empty
 
-OF_ONE_BUDGET = ("policy-gradient", "evopress", "tyr")
+OF_ONE_BUDGET = ("policy-gradient", "evopress", "tyr", "gisp", "grasprune")
 """Methods that search for one budget at a time."""
 OF_WIDTHS = ("paper", *OF_ONE_BUDGET)
 """Methods that search no bits, and make no table of sensitivities."""

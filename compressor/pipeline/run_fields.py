@@ -80,10 +80,11 @@ class RunFields(SharedOptions):
     method: Annotated[
         str,
         Option(
-            help="`lathe`; `fast`, with less reconstruction; `quick`, with the least; `policy-gradient` "
-            "(arXiv 2406.10576), `fast` with a search over masks; `evopress` (arXiv 2410.14649) and `tyr` "
-            "(arXiv 2503.09657), `fast` with an evolution from uniform widths; `paper` (arXiv 2409.17372) "
-            "for comparison; `auto`: `lathe` up to 30 M decoder parameters, else `fast`.",
+            help="`lathe`; `fast`, with less reconstruction; `quick`, with the least; and to compare, all with "
+            "`fast`'s reconstruction, searches over masks, `policy-gradient` (arXiv 2406.10576), `gisp` "
+            "(2510.18030) and `grasprune` (2604.19398), and evolutions from uniform widths, `evopress` "
+            "(2410.14649) and `tyr` (2503.09657); `paper` (2409.17372) with its own; "
+            "`auto`: `lathe` up to 30 M decoder parameters, else `fast`.",
             panel=RUN,
         ),
     ] = "auto"
@@ -91,7 +92,8 @@ class RunFields(SharedOptions):
         int | None,
         Option(
             help="The number of whole plans that the search evaluates; `lathe` then adds an evolutionary "
-            "search. With `policy-gradient`, forward passes of a batch.",
+            "search. With `policy-gradient`, forward passes of 512 tokens; with `gisp` and `grasprune`, "
+            "forward and backward passes.",
             unset="the method's own",
             panel=RUN,
         ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,6 +106,17 @@ class Problem:
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out the fields that are not sent to workers."""
         return {name: value for name, value in vars(self).items() if name not in _NOT_SENT}
+
+    def digest(self, limits: bool = True) -> str:
+        """Names the budgets, seed and effort: values in the trace that depend on these are under it.
+
+        Args:
+            limits: Whether the limits count, or only what the budgets price and how.
+        """
+        prices = [(c.name, c.fixed, [*c.attention.values()], [*c.ffn.values()]) for c in self.constraints]
+        asked = [c.limit for c in self.constraints] if limits else []
+        facts = json.dumps([prices, asked, self.seed, self.evaluations])
+        return hashlib.sha256(facts.encode()).hexdigest()[:12]
 
     def allows(self, plan: Plan) -> bool:
         """Tells whether a plan is within all constraints."""

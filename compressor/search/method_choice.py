@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from lathe.artefact.errors import UserError
 from lathe.artefact.plan import ModelShape
 from lathe.compressor.search.method import Method, methods
 
@@ -35,3 +36,15 @@ def chosen_method(name: str, shape: ModelShape, refinements: int | None = None) 
         name = _FASTER if shape.decoder_parameters(shape.dense_plan) >= _LARGE else SLOWEST
     found = methods.get(name)
     return found if refinements is None else replace(found, whole_rounds=refinements)
+
+
+def refuse_experts(name: str, shape: ModelShape) -> None:
+    """Refuses mixtures of experts, whose channels no mask of a method stands for.
+
+    Raises:
+        UserError: the model has experts.
+    """
+    if shape.experts:
+        raise UserError(
+            f"--method {name} is not for mixtures of experts", "Leave --method out, or take another."
+        )

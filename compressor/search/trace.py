@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ class Trace:
     """
 
     def __init__(self, path: Path) -> None:
-        self._known: dict[str, float] = {}
+        self._known: dict[str, Mapping[str, Any]] = {}
         self.asked = self.replayed = 0
         if path.exists():
             self._recall(path)
@@ -36,7 +36,8 @@ class Trace:
         for line in path.read_text().splitlines():
             try:
                 row = json.loads(line)
-                self._known[row["key"]] = row["value"]
+                float(row["value"])
+                self._known[row["key"]] = row
             except (ValueError, KeyError, TypeError):
                 break
             whole.append(line + "\n")
@@ -48,13 +49,18 @@ class Trace:
 
     def evaluate(self, key: str, compute: Callable[[], float], **facts: Any) -> float:
         """Returns the value under `key`, computed now or found on disk."""
+        value: float = self.record(key, lambda: (compute(), facts))["value"]
+        return value
+
+    def record(self, key: str, compute: Callable[[], tuple[float, Mapping[str, Any]]]) -> Mapping[str, Any]:
+        """Returns the row under `key`: its `value`, and what else was found with it, for JSON."""
         self.asked += 1
         if key in self._known:
             self.replayed += 1
             return self._known[key]
-        value = compute()
-        self._known[key] = value
+        value, facts = compute()
         seconds = round(time.perf_counter() - self._start, 3)
+        self._known[key] = row = {"key": key, "value": value, "seconds": seconds, **facts}
         with self._path.open("a") as file:
-            file.write(json.dumps({"key": key, "value": value, "seconds": seconds, **facts}) + "\n")
-        return value
+            file.write(json.dumps(row) + "\n")
+        return row

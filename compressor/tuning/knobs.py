@@ -69,7 +69,7 @@ def _given_refinements(options: CompressOptions, shape: ModelShape) -> Value:
 
 TOKENS = tuple(2**power for power in range(10, 21))
 METHODS = ("quick", "fast", "lathe")
-OTHER_METHODS = ("policy-gradient", "evopress", "tyr", "paper")
+OTHER_METHODS = ("policy-gradient", "evopress", "tyr", "gisp", "grasprune", "paper")
 GROUPS = ("auto", "adaptive", "32", "64", "128", "256")
 DAMPINGS = (None, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 

@@ -33,7 +33,7 @@ def pausing(function):
         return function(*args, **options)
     return wrapped
 
-place, name = {"replace": (os, "replace"), "rename": (os, "rename"), "evaluate": (Trace, "evaluate")}[point]
+place, name = {"replace": (os, "replace"), "rename": (os, "rename"), "evaluate": (Trace, "record")}[point]
 setattr(place, name, pausing(getattr(place, name)))
 compress()
 """

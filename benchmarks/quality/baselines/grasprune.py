@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from benchmarks.quality.gradients import backward
 from benchmarks.quality.setting import Setting, Subnet, baselines
 from benchmarks.quality.unit_table import UnitTable
 from lathe.artefact.plan import Plan
@@ -106,7 +105,7 @@ def _train(
         for index, weights in enumerate(layers):
             hidden = _layer(setting, index, weights, found[2 * index : 2 * index + 2], hidden)
         optimizer.zero_grad()
-        backward(setting, tokens, hidden, tokens[:, 1:].numel())
+        hidden.backward(setting.head.loss_gradient(tokens, hidden.detach())[1])
         optimizer.step()
         steps += 1
     return steps

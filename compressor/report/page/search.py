@@ -44,7 +44,7 @@ def section(facts: Facts) -> Section | None:
         lead += " The line is the best whole plan so far."
     if heldout := _heldout(facts.trace):
         figures.append(_steps(heldout))
-        lead += " The second line is the likeliest mask of a policy gradient, on text it is not fitted to."
+        lead += " By step: the mask of that time, on text that the search is not fitted to."
     return Section(
         "search",
         "How the plan was found",
@@ -93,7 +93,7 @@ def _plans(trace: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
 
 
 def _heldout(trace: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
-    """Returns (step, KL on held-out text) of the last policy gradient, the plan that it starts from first."""
+    """Returns (step, KL on held-out text) of the last search over masks, that it starts from first."""
     rows = [(str(row["key"]).split(), row) for row in trace if str(row["key"]).startswith(_HELDOUT)]
     return [(float(row["step"]), float(row["value"])) for key, row in rows if key[1] == rows[-1][0][1]]
 
@@ -166,7 +166,7 @@ def _progress(plans: Sequence[tuple[float, float]]) -> Markup:
 def _steps(heldout: Sequence[tuple[float, float]]) -> Markup:
     drawing = Drawing(
         "Held-out KL by step",
-        f"From {heldout[0][1]:.4g} for the plan it starts from to {heldout[-1][1]:.4g} nats per token, as "
+        f"From {heldout[0][1]:.4g} for the mask it starts from to {heldout[-1][1]:.4g} nats per token, as "
         "masks on the dense model, before reconstruction.",
         220,
     )

@@ -17,7 +17,7 @@ import numpy as np
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import BLOCK_KINDS, BlockKind, Plan
-from lathe.compressor.calibration.tokens import evenly_spaced
+from lathe.compressor.calibration.tokens import cut, evenly_spaced
 from lathe.compressor.model.pruning import select
 from lathe.compressor.search.block_library import MOST_BYTES, BlockLibrary
 from lathe.compressor.search.evolution import Moves, evolve, has_attention
@@ -282,9 +282,8 @@ class PlanEvaluator:
 
     def _new_stage(self, tokens: int) -> Fitness:
         problem = self._problem
-        length = min(self._length, problem.windows.shape[1])
-        windows = problem.windows.unfold(1, length, length).reshape(-1, length)
-        windows = evenly_spaced(windows, max(1, tokens // length))
+        windows = cut(problem.windows, self._length)
+        windows = evenly_spaced(windows, max(1, tokens // windows.shape[1]))
         return self._fitness(
             problem.runner,
             problem.head,

@@ -9,8 +9,6 @@ ranking in that mask's widths, the one that is best after the closed-form recons
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,12 +16,12 @@ from functools import partial
 
 import numpy as np
 
-from lathe.artefact.errors import UserError
-from lathe.artefact.plan import ModelShape, Plan
+from lathe.artefact.plan import Plan
 from lathe.compressor.compute.progress import Bar
 from lathe.compressor.model.pruning import ImportanceRanking, select
 from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.method import Problem, SearchResult, methods
+from lathe.compressor.search.method_choice import refuse_experts
 from lathe.compressor.search.methods.fast import FAST
 from lathe.compressor.search.methods.lathe import (
     PlanEvaluator,
@@ -60,7 +58,7 @@ def search(problem: Problem) -> SearchResult:
     subnets: list[Subnet] = [(start, problem.rankings)]
     if start != problem.source.shape.dense_plan:
         subnets += _Refinement.of(problem, start, sensitivities).run()
-    name = _digest(problem)
+    name = problem.digest()
     keys = [f"plan {name} {number}" for number in range(len(subnets))]
     unknown = [
         (PlanEvaluator(replace(problem, rankings=rankings)), plan)
@@ -73,15 +71,6 @@ def search(problem: Problem) -> SearchResult:
     plan, rankings = subnets[best]
     selections = [select(ranking, layer) for ranking, layer in zip(rankings, plan, strict=True)]
     return SearchResult(plan, selections, fitness[best], problem.trace.asked)
-
-
-def _digest(problem: Problem) -> str:
-    """Returns what values in the trace are of, so that other budgets and seeds have their own."""
-    budgets = [
-        (c.name, c.limit, c.fixed, [*c.attention.values()], [*c.ffn.values()]) for c in problem.constraints
-    ]
-    facts = json.dumps([budgets, problem.seed, problem.evaluations])
-    return hashlib.sha256(facts.encode()).hexdigest()[:12]
 
 
 def _reconstructed(asked: tuple[PlanEvaluator, Plan]) -> float:
@@ -121,7 +110,7 @@ class _Refinement:
         budget, mask = Budget.of(units, problem.constraints), units.mask_of(start)
         harm = [row[list(block.levels)] for row, block in zip(sensitivities, units.blocks, strict=True)]
         model = MaskedModel(problem, units)
-        return cls(problem, units, budget, model, mask, budget.initial(harm, mask), _digest(problem))
+        return cls(problem, units, budget, model, mask, budget.initial(harm, mask), problem.digest())
 
     def run(self) -> list[Subnet]:
         """Takes all steps; returns the best mask on held-out text, and its widths with the ranking's units.
@@ -191,18 +180,7 @@ class _Refinement:
         return self.problem.trace.evaluate(key, partial(self.model, (mask, None)), step=step)
 
 
-def check(shape: ModelShape) -> None:
-    """Refuses mixtures of experts, whose channels no mask here stands for.
-
-    Raises:
-        UserError: the model has experts.
-    """
-    if shape.experts:
-        raise UserError(
-            "--method policy-gradient is not for mixtures of experts", "Leave --method out, or take another."
-        )
-
-
+check = partial(refuse_experts, "policy-gradient")
 methods.add(
     "policy-gradient",
     replace(

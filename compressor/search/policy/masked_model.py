@@ -10,15 +10,15 @@ import numpy as np
 import torch
 
 from lathe.artefact.plan import BLOCK_KINDS
-from lathe.compressor.calibration.tokens import evenly_spaced
-from lathe.compressor.compute.precision import products
+from lathe.compressor.compute.precision import fast_products, products
 from lathe.compressor.model.lm_head import DenseTargets
+from lathe.compressor.model.loss_gradients import loss_gradients
 from lathe.compressor.search.method import Problem
 from lathe.compressor.search.policy.units import Units
+from lathe.compressor.search.short_text import ROWS, fitted_windows, heldout_windows
 
-LENGTH, ROWS = 128, 4
-"""Tokens of a window, and windows of a batch."""
-_HELDOUT_TOKENS = 2048
+Factors = Sequence[torch.Tensor | None]
+"""For each block, what its output projection's inputs are multiplied by; None for a block that is dropped."""
 Asked = tuple[np.ndarray, int | None]
 """A mask [X, 1 + U], and the number of the batch of text; None asks for the held-out text."""
 
@@ -42,12 +42,11 @@ class MaskedModel:
     @cached_property
     def batches(self) -> Sequence[torch.Tensor]:
         """The text that masks are sampled on, in batches [ROWS, LENGTH]."""
-        return self._windows(self._problem.fitted).split(ROWS)
+        return fitted_windows(self._problem).split(ROWS)
 
     @cached_property
     def _heldout(self) -> Sequence[torch.Tensor]:
-        windows = self._windows(self._problem.windows)
-        return evenly_spaced(windows, max(1, _HELDOUT_TOKENS // windows.shape[1])).split(ROWS)
+        return heldout_windows(self._problem).split(ROWS)
 
     def __call__(self, asked: Asked) -> float:
         """Returns the KL of a mask on a batch; on held-out text it is of exact products."""
@@ -75,31 +74,51 @@ class MaskedModel:
     def _hidden(self, batch: torch.Tensor, mask: np.ndarray | None, bfloat16: bool) -> torch.Tensor:
         """Returns the stream after the last layer, [B, T, D]."""
         problem = self._problem
-        state = problem.embedding[batch]
+        state, factors = problem.embedding[batch], None if mask is None else self._factors(mask)
         with products(problem.store.device, bfloat16):
-            for index, weights in enumerate(problem.layers):
-                runner = problem.runner.at(index)
-                if mask is None:
-                    state = runner.layer(weights, state)
-                    continue
-                for position, kind in enumerate(BLOCK_KINDS, 2 * index):
-                    row = mask[position]
-                    if not (row[0] and row[1:].any()):
-                        state = runner.block(kind, {}, state)
-                        continue
-                    context = runner.context(kind, weights, state)
-                    state = runner.finish(
-                        kind, weights, state, context * self._factors(position, row, context)
-                    )
+            for index in range(len(problem.layers)):
+                state = self._layer(index, state, factors)
         return state
 
-    def _factors(self, position: int, row: np.ndarray, context: torch.Tensor) -> torch.Tensor:
-        """Returns 1 for each column [n] that a row of a mask keeps, else 0."""
-        columns = self._units.columns(position, row, self._problem.source.shape.head_dim)
-        factors = context.new_zeros(context.shape[-1])
-        factors[columns.to(factors.device)] = 1.0
-        return factors
+    def slopes(self, asked: Asked) -> tuple[float, np.ndarray]:
+        """Returns the loss of a mask on a batch, and how it changes with what each unit is multiplied by.
 
-    def _windows(self, windows: torch.Tensor) -> torch.Tensor:
-        length = min(LENGTH, windows.shape[1])
-        return windows.unfold(1, length, length).reshape(-1, length)
+        The loss is that in predicting the text, in nats per token. The slopes [X, 1 + U] are of units that
+        are kept and of those that are not, but zero in blocks that are dropped; nothing is in front.
+        """
+        mask, number = asked
+        assert number is not None
+        problem, batch = self._problem, self.batches[number]
+        factors = [None if values is None else values.requires_grad_() for values in self._factors(mask)]
+
+        def run(index: int, state: torch.Tensor) -> torch.Tensor:
+            with fast_products(problem.store.device):
+                return self._layer(index, state, factors)
+
+        loss, done = loss_gradients(problem.head, run, len(problem.layers), problem.embedding[batch], batch)
+        for _ in done:
+            pass
+        found = [None if values is None else values.grad for values in factors]
+        return loss, self._units.sums(found, problem.source.shape.head_dim)
+
+    def _layer(self, index: int, state: torch.Tensor, factors: Factors | None) -> torch.Tensor:
+        """Returns the stream after a layer, [B, T, D]."""
+        weights, runner = self._problem.layers[index], self._problem.runner.at(index)
+        if factors is None:
+            return runner.layer(weights, state)
+        for kind, values in zip(BLOCK_KINDS, factors[2 * index : 2 * index + 2], strict=True):
+            if values is None:
+                state = runner.block(kind, {}, state)
+                continue
+            state = runner.finish(kind, weights, state, runner.context(kind, weights, state) * values)
+        return state
+
+    def _factors(self, mask: np.ndarray) -> Factors:
+        """Returns 1 for each column that a mask keeps of what an output projection reads, else 0."""
+        head_dim, device = self._problem.source.shape.head_dim, self._problem.store.device
+        found: list[torch.Tensor | None] = []
+        for position, row in enumerate(mask):
+            factors = torch.zeros(self._units.width(position, head_dim))
+            factors[self._units.columns(position, row, head_dim)] = 1.0
+            found.append(factors.to(device) if row[0] and row[1:].any() else None)
+        return found

@@ -118,6 +118,22 @@ class Units:
             return items
         return rows(self.rankings[layer].heads[items, : self.per_group[layer]].flatten(), head_dim)
 
+    def width(self, position: int, head_dim: int) -> int:
+        """Returns how many columns the output projection of a block of the dense model has."""
+        heads = self.rankings[position // 2].heads
+        return heads.numel() * head_dim if position % 2 == 0 else len(self.blocks[position].items)
+
+    def sums(self, values: Sequence[torch.Tensor | None], head_dim: int) -> np.ndarray:
+        """Returns sums [X, 1 + U] over the columns of each unit, of values by block; none sums to nothing."""
+        found, everything = np.zeros(self.exist.shape), np.ones(1 + self.most, dtype=bool)
+        for position, (block, of_columns) in enumerate(zip(self.blocks, values, strict=True)):
+            if of_columns is not None:
+                own = of_columns.cpu()[self.columns(position, everything, head_dim)].double()
+                by_item = own.view(len(block.items), -1).sum(1)
+                parts = by_item.split(block.size)
+                found[position, 1 : 1 + block.count] = [float(part.sum()) for part in parts]
+        return found
+
 
 def make_units(space: Space, rankings: list[ImportanceRanking], start: Plan) -> Units:
     """Returns the units of a space whose attention has as many query heads in a group as a plan.
