@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from lathe.artefact.plan import LayerShape, ModelShape
-from lathe.compressor.model.names import DOWN_PROJ, GATE_PROJ, K_PROJ, O_PROJ, Q_PROJ, UP_PROJ, V_PROJ
 from lathe.compressor.model.pruning import Selection
+from lathe.compressor.search.removal.saliency import owned_by_channels, owned_by_heads
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,8 @@ def owned(shape: ModelShape, values: Mapping[str, torch.Tensor]) -> UnitScores:
 
 def owned_by_groups(values: Mapping[str, torch.Tensor], groups: int) -> torch.Tensor:
     """[groups]: the attention's part of `owned`, for as many KV groups as the weights have."""
-    heads = [values[f"{name}.weight"].sum(1) for name in (Q_PROJ, K_PROJ, V_PROJ)]
-    heads.append(values[f"{O_PROJ}.weight"].sum(0))
-    return torch.stack([part.view(groups, -1).sum(1) for part in heads]).sum(0)
-
-
-def owned_by_channels(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The FFN's part of `owned`, for as many channels as the weights have."""
-    rows = values[f"{GATE_PROJ}.weight"].sum(1) + values[f"{UP_PROJ}.weight"].sum(1)
-    return rows + values[f"{DOWN_PROJ}.weight"].sum(0)
+    by_query, by_group = owned_by_heads(values, groups, groups)
+    return by_query + by_group
 
 
 def best(shape: ModelShape, scores: UnitScores, widths: LayerShape) -> Selection:

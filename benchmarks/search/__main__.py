@@ -5,9 +5,10 @@
 All engines search the same space of widths under the same milliseconds, those of one latency table that is
 measured here or read with --profile. What they find is reconstructed alike, as `compress --method fast` does,
 and scored before and after that on the same windows of each text. The table of sensitivities that several
-engines read is made once, and its seconds are told apart. Backward passes, which that table takes, are not
-counted as tokens. Writes JSON (build/bench/search.json) after every plan, with a plot for each text beside
-it, and prints tables. Plans that the JSON has are not made again, so that a killed run goes on.
+engines read is made once, and its seconds are told apart. Tokens of backward passes are counted apart from
+all that run forward, and those that the table takes are not. Writes JSON (build/bench/search.json) after
+every plan, with a plot for each text beside it, and prints tables. Plans that the JSON has are not made
+again, so that a killed run goes on.
 """
 
 from __future__ import annotations
@@ -102,6 +103,7 @@ def _facts(arena: Arena, found: Found, *, measure: bool) -> Row:
         "cpu_seconds": round(found.cpu_seconds, 2),
         "table_cpu_seconds": round(found.table_cpu_seconds, 2),
         "forward_tokens": found.forward_tokens,
+        "backward_tokens": found.backward_tokens,
         "peak_memory_bytes": found.peak_memory_bytes,
         "evaluations": result.evaluations,
         "fitness": result.fitness,

@@ -44,7 +44,8 @@ class Found:
         seconds: Of the search, without the table of sensitivities.
         cpu_seconds: Those that this process computed meanwhile, all threads together.
         table_cpu_seconds: Those of that table, where the engine reads one.
-        forward_tokens: Tokens through the whole model, table included; backward passes are not counted.
+        forward_tokens: Tokens through the whole model, table included.
+        backward_tokens: Those that derivatives went back through, too, table not included.
         peak_memory_bytes: Resident memory at its highest, table not included.
         heldout: The KL of masks on held-out text, where the engine has some, those of its start first.
         finalists: The KL of the plans that it chooses from in the end, the default's first.
@@ -55,6 +56,7 @@ class Found:
     cpu_seconds: float
     table_cpu_seconds: float
     forward_tokens: float
+    backward_tokens: float
     peak_memory_bytes: int
     heldout: list[float]
     finalists: list[float]
@@ -129,14 +131,16 @@ class Arena:
             shared = work / f"engine-table-{calibration.key}-{measured}.jsonl"
             table_cpu, tokens = self._sensitivities(method.sensitivities, problem, runner, shared)
             shutil.copy2(shared, trace)
-        start, cpu, peak, before = time.perf_counter(), time.process_time(), Peak(), runner.forward_tokens
+        start, cpu, peak, before = time.perf_counter(), time.process_time(), Peak(), runner.tokens
         result = method.search(replace(problem, trace=Trace(trace)))
+        forward, backward = runner.tokens
         return Found(
             result,
             time.perf_counter() - start,
             time.process_time() - cpu,
             table_cpu,
-            tokens + runner.forward_tokens - before,
+            tokens + forward - before[0],
+            backward - before[1],
             peak.bytes(),
             _values(trace, "heldout "),
             _values(trace, "plan "),
@@ -155,7 +159,7 @@ class Arena:
             path.unlink(missing_ok=True)
             start = time.process_time()
             sensitivities(replace(problem, trace=Trace(path)))
-            return {"seconds": time.process_time() - start, "tokens": runner.forward_tokens}
+            return {"seconds": time.process_time() - start, "tokens": runner.tokens[0]}
 
         facts = self.context.run_dir.json(path.stem, make)
         return facts["seconds"], facts["tokens"]

@@ -13,9 +13,10 @@ from lathe.compressor.model.checkpoint import Checkpoint
 
 @dataclass
 class Count:
-    """Tokens times the blocks that they ran through."""
+    """Tokens times the blocks that they ran through, and those of these that derivatives were taken of."""
 
     blocks: int = 0
+    differentiated: int = 0
 
 
 class CountedRunner(BlockRunner):
@@ -26,13 +27,19 @@ class CountedRunner(BlockRunner):
         self._count = Count()
 
     @property
-    def forward_tokens(self) -> float:
-        """Returns the tokens so far: one that passes half of the model's blocks counts as half a token."""
-        return self._count.blocks / (2 * self.shape.num_layers)
+    def tokens(self) -> tuple[float, float]:
+        """Returns the tokens so far, and how many of them derivatives went back through.
+
+        One that passes half of the model's blocks counts as half a token.
+        """
+        count, blocks = self._count, 2 * self.shape.num_layers
+        return count.blocks / blocks, count.differentiated / blocks
 
     def finish(
         self, kind: BlockKind, weights: Weights, state: torch.Tensor, context: torch.Tensor
     ) -> torch.Tensor:
         """Returns the state after a block, and counts its tokens."""
-        self._count.blocks += state.shape[0] * state.shape[1]
-        return super().finish(kind, weights, state, context)
+        after, tokens = super().finish(kind, weights, state, context), state.shape[0] * state.shape[1]
+        self._count.blocks += tokens
+        self._count.differentiated += tokens * after.requires_grad
+        return after

@@ -14,6 +14,7 @@ _HEADER = (
     "CPU seconds",
     "of the table",
     "forward tokens",
+    "backward",
     "peak MiB",
 )
 
@@ -44,7 +45,12 @@ def _of(rows: Sequence[dict[str, Any]], text: str, budget: str) -> str:
     lines += [
         f"| {row['engine']} | {row['speedup']:.3f}x | {row['increase_before']:.4f} | {row['increase']:.4f} "
         f"| {row['cpu_seconds']:.0f} | {row['table_cpu_seconds']:.0f} | {row['forward_tokens']:,.0f} "
-        f"| {row['peak_memory_bytes'] / 2**20:,.0f} |"
+        f"| {_backward(row)} | {row['peak_memory_bytes'] / 2**20:,.0f} |"
         for row in sorted(rows, key=lambda row: row["increase"])
     ]
     return "\n".join(lines)
+
+
+def _backward(row: dict[str, Any]) -> str:
+    """Returns the tokens that derivatives went back through; rows of earlier runs have not counted them."""
+    return f"{row['backward_tokens']:,.0f}" if "backward_tokens" in row else "–"

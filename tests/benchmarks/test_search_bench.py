@@ -31,17 +31,23 @@ def test_the_command_writes_its_rows_and_goes_on(
     tiny, out = make_tiny(tmp_path), tmp_path / "bench" / "search.json"
     assert run(tiny, out, monkeypatch, "--engines", "lathe") == 0
     first = json.loads(out.read_text())["rows"]
-    assert run(tiny, out, monkeypatch, "--engines", "lathe,policy-gradient:8,paper:20", "--measure") == 0
+    others = "policy-gradient:8,paper:20,gisp:4,grasprune:3"
+    assert run(tiny, out, monkeypatch, "--engines", f"lathe,{others}", "--measure") == 0
     document = json.loads(out.read_text())
     assert document["rows"][:1] == first
-    lathe, policy, paper = document["rows"]
-    assert [row["engine"] for row in (lathe, policy, paper)] == ["lathe", "policy-gradient:8", "paper:20"]
-    for row in (lathe, policy, paper):
+    lathe, policy, paper, gisp, grasprune = document["rows"]
+    assert [row["engine"] for row in document["rows"]] == ["lathe", *others.split(",")]
+    for row in document["rows"]:
         assert row["predicted_ms"] <= document["dense_ms"] / 1.3 * (1 + 1e-9)
         assert row["loss"] == pytest.approx(row["dense_loss"] + row["increase"])
         assert min(row["seconds"], row["cpu_seconds"]) > 0
     assert policy["measured_speedup"] == pytest.approx(policy["speedup"], rel=0.01)
     assert policy["forward_tokens"] > lathe["forward_tokens"] > 0
+    assert (policy["backward_tokens"], paper["backward_tokens"]) == (0, 0)
+    for row in (gisp, grasprune):
+        assert 0 < row["backward_tokens"] < row["forward_tokens"] / 2
+        assert row["table_cpu_seconds"] == 0
+    assert grasprune["heldout"][0] >= grasprune["fitness"] == min(grasprune["heldout"])
     assert (paper["table_cpu_seconds"], lathe["table_cpu_seconds"] > 0) == (0, True)
     assert policy["fitness"] == min(policy["finalists"])
     assert len(policy["heldout"]) == 2

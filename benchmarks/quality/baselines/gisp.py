@@ -27,10 +27,11 @@ import torch
 from benchmarks.quality.gradients import gradients
 from benchmarks.quality.setting import Setting, Subnet, baselines
 from benchmarks.quality.unit_table import UnitTable
-from benchmarks.quality.units import UnitScores, owned_by_channels, owned_by_groups
+from benchmarks.quality.units import UnitScores, owned_by_groups
 from lathe.artefact.plan import ModelShape, Plan
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.pruning import Selection
+from lathe.compressor.search.removal.saliency import owned_by_channels
 
 _STEP = 0.7 / 112
 _TOKENS = 4096

@@ -1,15 +1,17 @@
 """Steps down from the dense model: what is least salient for what it costs goes, level by level.
 
-A block goes to its nearest level that is cheaper: an FFN without its least salient channels; attention
-without its least salient KV groups, or with one query head less in each group. Which of its units go is free,
-how many says the space. Levels are compared by the saliency that they lose per share of the budgets that they
-save: this takes the place of a normalisation by the number of weights.
+A block goes to a cheaper level: an FFN without its least salient channels; attention without its least
+salient KV groups, or with fewer query heads in each group. Which of its units go is free, how many says the
+space. Levels are compared by the saliency that they lose per share of the budgets that they save: this takes
+the place of a normalisation by the number of weights. As costs are linear but for what a block costs as a
+whole, the best level is the next one, or no block at all.
 
 Shapes: C constraints.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -109,22 +111,20 @@ class Steps:
         for position, (layer, kind) in enumerate(self.space.blocks):
             costs = self._of_levels(kind)
             now = costs[kept[layer].shape.heads if kind == "attention" else kept[layer].shape.width]
-            for moves in self._ways(kind, kept[layer], saliency[layer]):
-                for move in moves:
-                    saved = ((now - costs[move.level]) / whole)[over].max() if move.level in costs else 0.0
-                    if saved > _LEAST and not (last and move.level == (0, 0)):
-                        yield layer in self.spared, move.lost / saved, position, move.removed
-                        break
+            for move in self._ways(kind, kept[layer], saliency[layer]):
+                saved = ((now - costs[move.level]) / whole)[over].max() if move.level in costs else 0.0
+                if saved > _LEAST and not (last and move.level == (0, 0)):
+                    yield layer in self.spared, move.lost / saved, position, move.removed
 
     def _of_levels(self, kind: BlockKind) -> dict[Level, np.ndarray]:
         """Returns what each level of a kind costs, [C]."""
         found = np.array([c.costs(self.space, kind) for c in self.constraints]).T
         return dict(zip(self.space.levels(kind), found, strict=True))
 
-    def _ways(self, kind: BlockKind, kept: Selection, saliency: Saliency) -> list[Iterator[_Move]]:
+    def _ways(self, kind: BlockKind, kept: Selection, saliency: Saliency) -> Iterator[_Move]:
         if kind == "ffn":
-            return [self._channels(kept, saliency)]
-        return [_groups(kept, saliency), _heads(kept, saliency)]
+            return self._channels(kept, saliency)
+        return itertools.chain(_groups(kept, saliency), _heads(kept, saliency))
 
     def _channels(self, kept: Selection, saliency: Saliency) -> Iterator[_Move]:
         """Yields an FFN's levels below its own, widest first."""

@@ -96,7 +96,10 @@ def model(tiny: Tiny, tmp_path: Path) -> Path:
             ("--target-speedup", "2x", "--bits", "auto", "--method", "policy-gradient"),
             "--method policy-gradient searches widths alone",
         ),
+        (("--target-speedup", "2x", "--bits", "auto", "--method", "gisp"), "gisp searches widths alone"),
         (("--front", "--method", "policy-gradient"), "searches for one budget, and --front gives it none"),
+        (("--front", "--method", "gisp"), "gisp searches for one budget, and --front gives it none"),
+        (("--plan", "plan.json", "--method", "grasprune"), "grasprune searches for one budget, and --plan"),
         (("--max-perplexity-increase", "5%", "--method", "policy-gradient"), "gives it none"),
         (("--plan", "plan.json", "--method", "policy-gradient"), "and --plan gives it none"),
         (

@@ -75,3 +75,16 @@ def test_probabilities_are_not_rounded_where_products_are() -> None:
         q, _ = head._shares(dense, torch.randn(97, 16))
     assert q.dtype == torch.float32
     torch.testing.assert_close(q.sum(-1), torch.ones(2, 5), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("cap", [None, 3.0])
+def test_the_loss_and_its_gradient_are_those_of_cross_entropy(cap: float | None) -> None:
+    head, weight, _, hidden = make(cap)
+    tokens, x = torch.randint(97, (2, 5)), hidden.clone().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(
+        logits(weight, x, cap)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
+    )
+    expected.backward()
+    loss, gradient = head.loss_gradient(tokens, hidden)
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
+    torch.testing.assert_close(gradient, x.grad)
