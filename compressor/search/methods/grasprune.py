@@ -29,9 +29,9 @@ from lathe.compressor.search.policy.units import Units, make_units
 
 PASSES = 160
 _TEMPERATURE = 1.5
-_RATE, _FIRST, _SECOND, _EPSILON = 0.05, 0.9, 0.99, 1e-8
-"""Of Adam; the publication's rate is 0.01, for more than ten times as many steps."""
-_SPREAD = 1e-3
+_RATE, _FIRST, _SECOND, _EPSILON = 0.02, 0.9, 0.99, 1e-8
+"""Of Adam; the publication's rate is 0.01, for more than ten times as many steps, from equal gates."""
+_SPREAD = 1.0
 """The first score of a block's best unit less that of its worst."""
 _EVERY, _PATIENCE = 10, 10
 """Steps between two looks at the held-out text, and how many of these may bring nothing."""
@@ -72,7 +72,7 @@ class Gates:
 
     @classmethod
     def of(cls, problem: Problem) -> Gates:
-        """Returns gates that are all but equal: the first mask is the ranking's, even over the blocks."""
+        """Returns gates in the order of the ranking, the same in all blocks."""
         units = make_units(problem.space, problem.rankings, problem.source.shape.dense_plan)
         state = np.zeros((3, len(units.blocks), units.most))
         for row, block in zip(state[0], units.blocks, strict=True):
