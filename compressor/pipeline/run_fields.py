@@ -80,8 +80,8 @@ class RunFields(SharedOptions):
     method: Annotated[
         str,
         Option(
-            help="`lathe`; `fast`, with less reconstruction; `quick`, with the least; to compare, with `fast`'s "
-            "reconstruction, searches over masks, `policy-gradient` (arXiv 2406.10576), `gisp` "
+            help="`lathe`; `fast`, with less reconstruction; `quick`, with the least; to compare, with that "
+            "of `fast`, searches over masks, `policy-gradient` (arXiv 2406.10576), `gisp` "
             "(2510.18030) and `grasprune` (2604.19398), and evolutions from uniform widths, `evopress` "
             "(2410.14649) and `tyr` (2503.09657); `paper` (2409.17372) with its own; "
             "`auto`: `lathe` up to 30 M decoder parameters, else `fast`.",
