@@ -34,7 +34,7 @@ DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
 LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
 .PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-llamacpp test-genai test-openvino test-vllm test-vllm-slow test-browser lint \
-	check-artefact check-genai check-openvino check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-bits bench-groups bench-patterns bench-kv-cache bench-huge-pages bench-kv-paging bench-tune bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
+	check-artefact check-genai check-openvino check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-bits bench-groups bench-patterns bench-domains bench-kv-cache bench-huge-pages bench-kv-paging bench-tune bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
 	bench-serving bench-scale bench-ray families-table check-compat check-vllm-names check-vllm-mixed docs cold-start check-style \
 	check-imports hooks clean
 
@@ -392,6 +392,9 @@ bench-search: $(INSTALLED)  ## search engines on the same milliseconds: MODEL= T
 bench-patterns: $(INSTALLED)  ## N:M patterns, what methods lose and engines gain: MODEL= TEXT= EVAL=a,b BENCH='--variants dense/wanda/joint'
 	$(BIN)/python -m benchmarks.patterns --model $(MODEL) --text $(TEXT) --eval $(EVAL) $(BENCH)
 	$(BIN)/python -m benchmarks.patterns.speed --model $(MODEL)
+
+bench-domains: $(INSTALLED)  ## subnets of domains, the general one and masks by activation: MODEL= DOMAINS='--domain code=a --domain prose=b' BENCH=
+	$(BIN)/python -m benchmarks.domains --model $(MODEL) $(DOMAINS) $(BENCH)
 
 bench-groups: $(INSTALLED)  ## a group size for each matrix against one for all, at equal bits: MODEL= EVAL= BENCH='--bits 4,3'
 	$(BIN)/python -m benchmarks.groups --model $(MODEL) --eval $(EVAL) $(BENCH)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,20 +24,9 @@ from lathe.compressor.pipeline.domain_texts import text_of_all
 from lathe.compressor.pipeline.shared_units import shared_units
 from support import steady_clock
 from support.compress_command import Tiny, content, killed_at, lathe, make_tiny
+from support.domain_texts import code, make_texts, prose
 
 TARGET = ("--target-speedup", "1.3x", "--method", "quick", "--refinements", "0")
-
-
-def prose(number: int) -> str:
-    """Words of small letters."""
-    draw = random.Random(number)
-    return " ".join("".join(draw.choices("aehilnorstu", k=draw.randint(2, 7))) for _ in range(120))
-
-
-def code(number: int) -> str:
-    """Numbers and brackets."""
-    draw = random.Random(number)
-    return "\n".join(f"[{draw.randint(0, 999)}]({draw.randint(0, 999)})={{}};" for _ in range(50))
 
 
 @dataclass(frozen=True)
@@ -62,21 +50,13 @@ class Texts:
         return given[:at] + given[at + 2 :]
 
 
-def make_texts(place: Path, model: Tiny) -> Texts:
-    for name, write in (("prose", prose), ("code", code)):
-        (place / name).mkdir()
-        for number in range(8):
-            (place / name / f"{number}.txt").write_text(write(number))
-    return Texts(model, place / "prose", place / "code")
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Texts, Path]:
     place = tmp_path_factory.mktemp("domains")
     with pytest.MonkeyPatch.context() as patch:
         steady_clock.hold(patch)
         patch.setenv("LATHE_CACHE", str(place / "cache"))
-        texts = make_texts(place, make_tiny(place))
+        texts = Texts(make_tiny(place), **make_texts(place))
         done = texts.compress(place / "out")
     assert done.exit_code == 0, done.output
     assert "held-out loss" in done.stdout

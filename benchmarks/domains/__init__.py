@@ -1,0 +1,1 @@
+"""Subnets of domains beside masks by activation."""
