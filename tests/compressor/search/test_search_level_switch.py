@@ -103,6 +103,8 @@ def test_stages_keep_the_best_and_the_parent_only_improves(lab: Lab) -> None:
     assert evaluate([plan], 2) == [value] < evaluate([start], 2)
     assert history == sorted(history, reverse=True)
     assert history[-1] == value
+    others = replace(change, evaluate=lambda plans, _stage: [float(p != plan) for p in plans])
+    assert others.run(plan, 32, history.append) == (0.0, plan)
 
 
 def test_a_grid_has_nine_levels_around_a_plan_and_the_ends_of_the_space() -> None:
