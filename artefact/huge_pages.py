@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def huge_pages() -> Iterator[None]:
         return
     before = _places_in_use(size)
     yield
-    _collapse(_places_in_use(size) - before, size)
+    collapse(_places_in_use(size) - before, size)
 
 
 def huge_page_bytes() -> int:
@@ -57,7 +57,7 @@ def _places_in_use(size: int) -> set[int]:
     each = size // page
     found: set[int] = set()
     with suppress(OSError, ValueError), _PAGES.open("rb", buffering=0) as pages:
-        for first, last in _private_memory():
+        for first, last in private_memory():
             places = range(-(-first // size) * size, last - size + 1, size)
             if not places:
                 continue
@@ -67,7 +67,7 @@ def _places_in_use(size: int) -> set[int]:
     return found
 
 
-def _private_memory() -> Iterator[tuple[int, int]]:
+def private_memory() -> Iterator[tuple[int, int]]:
     """Yields the first address, and the one after the last, of each writable private mapping of no file."""
     for line in _MAPS.read_text().splitlines():
         addresses, permissions, _, _, inode, *_ = line.split()
@@ -76,7 +76,7 @@ def _private_memory() -> Iterator[tuple[int, int]]:
             yield int(first, 16), int(last, 16)
 
 
-def _collapse(places: set[int], size: int) -> None:
+def collapse(places: Iterable[int], size: int) -> None:
     """Asks for huge pages; the system may refuse any of them: memory is fragmented, or its kernel is old."""
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]

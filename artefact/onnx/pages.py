@@ -16,8 +16,8 @@ SUPPORTED = sys.platform == "linux" and sys.maxsize > 2**32
 PAGE = mmap.PAGESIZE
 _NO_RESERVE, _FIXED = 0x4000, 0x10
 """`MAP_NORESERVE`, which Python has from 3.13 on, and `MAP_FIXED`."""
-_PRIVATE = getattr(mmap, "MAP_PRIVATE", 0)
-_EMPTY = _PRIVATE | getattr(mmap, "MAP_ANONYMOUS", 0) | _NO_RESERVE
+PRIVATE = getattr(mmap, "MAP_PRIVATE", 0)
+_EMPTY = PRIVATE | getattr(mmap, "MAP_ANONYMOUS", 0) | _NO_RESERVE
 _FAILED = ctypes.c_void_p(-1).value
 _MAX_MAPPINGS = Path("/proc/sys/vm/max_map_count")
 _USUAL_MAX_MAPPINGS = 65_530
@@ -53,23 +53,28 @@ class Pages:
         Raises:
             OSError: the system has no room for another mapping.
         """
-        self._replace(start, stop, _PRIVATE, file, offset)
+        replace_mapping(self.address + start, stop - start, PRIVATE, file, offset)
 
     def clear(self, start: int, stop: int) -> None:
         """Takes a file away again: zeros without memory."""
-        self._replace(start, stop, _EMPTY, -1, 0)
+        replace_mapping(self.address + start, stop - start, _EMPTY, -1, 0)
         self._keep_small(start, stop)
-
-    def _replace(self, start: int, stop: int, flags: int, file: int, offset: int) -> None:
-        access = mmap.PROT_READ | mmap.PROT_WRITE
-        found = _libc().mmap(self.address + start, stop - start, access, flags | _FIXED, file, offset)
-        if found == _FAILED:
-            raise OSError(ctypes.get_errno(), "cannot map a part of the KV cache")
 
     def _keep_small(self, start: int, stop: int) -> None:
         """Huge pages would commit 2 MiB for one token; a system without them refuses the word."""
         with suppress(OSError):
             self._map.madvise(mmap.MADV_NOHUGEPAGE, start, stop - start)
+
+
+def replace_mapping(address: int, size: int, flags: int, file: int, offset: int) -> None:
+    """Puts another mapping in the place of what this process has at an address, to read and to write.
+
+    Raises:
+        OSError: the system has no room for another mapping.
+    """
+    access = mmap.PROT_READ | mmap.PROT_WRITE
+    if libc().mmap(address, size, access, flags | _FIXED, file, offset) == _FAILED:
+        raise OSError(ctypes.get_errno(), "cannot map a file in the place of memory")
 
 
 def max_mappings() -> int:
@@ -82,15 +87,16 @@ def max_mappings() -> int:
 def punch(file: int, offset: int, length: int) -> None:
     """Gives back a part of a file in memory; its size stays."""
     keep_size, punch_hole = 1, 2
-    if _libc().fallocate(file, keep_size | punch_hole, offset, length):
+    if libc().fallocate(file, keep_size | punch_hole, offset, length):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 @cache
-def _libc() -> ctypes.CDLL:
-    libc = ctypes.CDLL(None, use_errno=True)
-    number, offset = ctypes.c_int, ctypes.c_int64
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, number, number, number, offset]
-    libc.fallocate.argtypes = [number, number, offset, offset]
-    return libc
+def libc() -> ctypes.CDLL:
+    """Returns the C library, with the types of what is used of it."""
+    found = ctypes.CDLL(None, use_errno=True)
+    place, size, number, offset = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int64
+    found.mmap.restype = place
+    found.mmap.argtypes = [place, size, number, number, number, offset]
+    found.fallocate.argtypes = [number, number, offset, offset]
+    return found

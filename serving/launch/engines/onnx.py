@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.family import is_family
 from lathe.artefact.onnx.device import CPU, DEVICES, Device, check_installed
-from lathe.artefact.onnx.graph_format import DATA_FILE
+from lathe.artefact.onnx.graph_format import DATA_FILE, SHARED_DATA_FILE
 from lathe.serving.backend import Observer, ServingBackend
 from lathe.serving.decoding.tokenizer import Tokenizer
 from lathe.serving.launch.family import serve_family
@@ -65,10 +66,14 @@ def open_subnets(
     Raises:
         UserError: a graph or the options cannot be used.
     """
+    from lathe.artefact.onnx.runners_together import open_together
     from lathe.serving.launch.prompts import read_prompts
 
-    spin = len(artefacts) == 1
-    runners = {name: _runner(artefact, options, spin=spin) for name, artefact in artefacts.items()}
+    opened = {
+        name: partial(_runner, artefact, options, spin=len(artefacts) == 1)
+        for name, artefact in artefacts.items()
+    }
+    runners = open_together(opened)
     prompt_engines = {
         name: read_prompts(runner, artefacts[name].graph, artefacts[name].digest, options)
         for name, runner in runners.items()
@@ -118,22 +123,21 @@ def _device(name: str | None) -> Device:
 
 
 def check_external_data(artefact: ServedModel) -> None:
-    """Checks that the graph reads weights from its one data file only.
+    """Checks that the graph reads weights from its own data file, and from that of its family, only.
 
     Raises:
         UserError: it does not.
     """
     import onnx
 
-    expected = DATA_FILE
     try:
         model = onnx.load(artefact.graph, load_external_data=False)
     except Exception as error:
         raise UserError(f"{artefact.graph} is not an ONNX model: {error}", "Export it again.") from None
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
-            if entry.key == "location" and entry.value != expected:
+            if entry.key == "location" and entry.value not in (DATA_FILE, SHARED_DATA_FILE):
                 raise UserError(
-                    f"{artefact.graph} reads weights from {entry.value[:80]!r}, which is not {expected}",
+                    f"{artefact.graph} reads weights from {entry.value[:80]!r}, which is not {DATA_FILE}",
                     "Export it again.",
                 )

@@ -18,6 +18,8 @@ from lathe.artefact.linked_files import bytes_once
 from lathe.artefact.modeling import register
 from lathe.artefact.onnx.runner import OnnxRunner
 from lathe.artefact.plan import Plan
+from lathe.serving.launch.engines.onnx import check_external_data
+from lathe.serving.served_model import open_served_model
 from support import steady_clock
 from support.compress_command import Tiny, lathe, make_tiny
 
@@ -80,6 +82,7 @@ def test_what_subnets_have_in_common_is_stored_once(made: Family) -> None:
     assert bytes_once(places) >= stated["together"] < stated["apart"]
     prompt = np.arange(30)
     for place in places:
+        check_external_data(open_served_model(place))
         runner = OnnxRunner(place / "onnx" / "model.onnx", max_batch=1, max_length=32, threads=1)
         graph, model = runner.prefill(0, prompt)[0], AutoModelForCausalLM.from_pretrained(place).eval()
         with torch.no_grad():
