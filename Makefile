@@ -34,7 +34,7 @@ DEPLOY_ARTEFACT := build/deploy/artefact/manifest.json
 LOCK := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes
 
 .PHONY: help demo test test-slow test-faults test-crash test-guidellm conformance test-llamacpp test-genai test-openvino test-vllm test-vllm-slow test-browser lint \
-	check-artefact check-genai check-openvino check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-bits bench-groups bench-patterns bench-domains bench-kv-cache bench-huge-pages bench-kv-paging bench-tune bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
+	check-artefact check-genai check-openvino check-same check-refresh check-deploy lock-deploy bench-quality bench-compress bench-bits bench-groups bench-patterns bench-domains bench-kv-cache bench-huge-pages bench-kv-paging bench-switch bench-tune bench-equal-bytes bench-evaluate bench-latency bench-latency-vllm bench-vllm \
 	bench-serving bench-scale bench-ray families-table check-compat check-vllm-names check-vllm-mixed docs cold-start check-style \
 	check-imports hooks clean
 
@@ -407,6 +407,9 @@ bench-huge-pages: $(INSTALLED)  ## decode steps from huge pages beside small one
 
 bench-kv-paging: $(INSTALLED)  ## memory and speed of paged slots beside an earlier build, shared prompts: MODEL= BENCH='--base REVISION'
 	$(BIN)/python -m benchmarks.kv_paging --model $(MODEL) $(BENCH)
+
+bench-switch: $(INSTALLED)  ## a family that switches beside dense and smallest, under a ramp: FAMILY= DENSE= BENCH='--duration 90'
+	$(BIN)/python -m benchmarks.switch --family $(FAMILY) --dense $(DENSE) $(BENCH)
 
 bench-tune: $(INSTALLED)  ## lathe tune by TPE and NOMAD against random points: MODEL= BENCH='--trials 24 --seeds 10'
 	$(BIN)/python -m benchmarks.tune --model $(MODEL) $(BENCH)
