@@ -19,7 +19,7 @@ ALONE_REQUESTS, FULL_S = 8, 12.0
 """What is measured of a server: requests of one user, and seconds of as many users as it has slots."""
 TPOT_TIMES, TTFT_TIMES = 3.0, 6.0
 """Limits, over what the dense model takes for one user."""
-BEGIN, PAST = 0.3, 0.85
+BEGIN, PAST = 0.3, 0.75
 """The ramp begins and ends at these shares of the requests/s with all slots in use, of dense and smallest."""
 
 

@@ -20,8 +20,8 @@ MEASURES = ("tpot", "ttft")
 SOON, ROOM = 0.8, 0.6
 """Shares of a limit: a faster subnet is taken from the one on, and a wider one up to the other."""
 TOKEN_WINDOW_S, REQUEST_WINDOW_S = 2.0, 5.0
-LEAST_GAPS = 8
-"""Fewer gaps between tokens say nothing."""
+LEAST_GAPS, LEAST_FIRST = 8, 3
+"""Fewer gaps between tokens, or times to a first token, say nothing: one prompt may be long."""
 TTFT_SHARE = 0.8
 """The time to the first token that so many of the last requests kept counts."""
 SETTLE_S = 2.0
@@ -117,7 +117,9 @@ class SwitchController:
         if "ttft" in self._limits:
             reading = max(0.0, self._first.mean(now) - self._queued.mean(now))
             coming = load.waited + reading if load.waited else 0.0
-            seen["ttft"] = max(self._first.quantile(now, TTFT_SHARE), coming) / self._limits["ttft"]
+            seen["ttft"] = (
+                max(self._first.quantile(now, TTFT_SHARE, LEAST_FIRST), coming) / self._limits["ttft"]
+            )
         return seen
 
     def _faster(self) -> int:

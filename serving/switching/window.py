@@ -29,11 +29,11 @@ class SlidingWindow:
         self._forget(now)
         return self._sum / len(self._values) if len(self._values) >= least else 0.0
 
-    def quantile(self, now: float, share: float) -> float:
-        """Returns the smallest value that at least `share` of those kept do not exceed; 0 without one."""
+    def quantile(self, now: float, share: float, least: int = 1) -> float:
+        """Returns the smallest value that `share` of those kept do not exceed; 0 for fewer than `least`."""
         self._forget(now)
         ordered = sorted(value for _, value in self._values)
-        return ordered[math.ceil(share * len(ordered)) - 1] if ordered else 0.0
+        return ordered[math.ceil(share * len(ordered)) - 1] if len(ordered) >= least else 0.0
 
     def _forget(self, now: float) -> None:
         while self._values and self._values[0][0] < now - self._seconds:

@@ -138,6 +138,13 @@ def test_few_tokens_say_nothing() -> None:
     assert plant.controller.update(Load()) == 2
 
 
+def test_one_long_prompt_says_nothing() -> None:
+    controller = SwitchController(MS, {"ttft": 0.2}, lambda: 0.0)
+    for level in (0, 0, 2):
+        controller.first_token(1.0)
+        assert controller.update(Load()) == level
+
+
 def test_a_request_that_waits_counts_before_it_has_its_first_token() -> None:
     now = [0.0]
     controller = SwitchController(MS, {"ttft": 0.2}, lambda: now[0])
