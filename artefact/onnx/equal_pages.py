@@ -37,19 +37,28 @@ _ENTRY = 8
 """Bytes of `/proc/self/pagemap` for a page; the highest bit says that it is in memory."""
 
 
+Place = tuple[bool, int]
+"""Of a page: whether it is in the file, and its offset there, or else its address."""
+
+
 @dataclass(frozen=True)
 class _Run:
     """Consecutive pages that are equal to other consecutive ones."""
 
     address: int
-    source: int
-    pages: int
+    source: Place
+    digests: Sequence[bytes]
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return len(self.digests) * PAGE
 
 
 class EqualPages:
-    """Finds equal pages in memory that is taken within a `with` block; what is kept once stays so after it.
+    """Finds equal pages of this process's private memory within a `with` block; they stay so after it.
 
-    Only weights may be written to the memory meanwhile, and only before `merge`.
+    Meanwhile nothing but the block runs in this process.
 
     Attributes:
         saved: The bytes that were given back so far.
@@ -57,8 +66,7 @@ class EqualPages:
 
     def __init__(self) -> None:
         self.saved = 0
-        self._known: dict[bytes, int] = {}
-        self._offsets: dict[int, int] = {}
+        self._filed: dict[bytes, int] = {}
         self._end = 0
 
     def __enter__(self) -> Self:
@@ -66,9 +74,8 @@ class EqualPages:
         if SUPPORTED:
             self._file = os.memfd_create("lathe-equal-pages")
             self._memory = os.open("/proc/self/mem", os.O_RDONLY)
-            self._buffer = bytearray(b"\1" * (_READ * PAGE))  # before the first look, so never a candidate
+            self._buffer = mmap.mmap(-1, _READ * PAGE)
             _set_thresholds(_APART, _KEPT)
-            self._seen = _in_memory()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,23 +85,21 @@ class EqualPages:
             _into_huge_pages(self._file, self._end)
             os.close(self._memory)
             os.close(self._file)
-            self._known.clear()
-            self._offsets.clear()
+            self._filed.clear()
 
     def merge(self) -> None:
-        """Keeps once what is equal in memory that was taken since the last call, and before."""
+        """Keeps once what is equal in memory now."""
         if not SUPPORTED:
             return
-        now = _in_memory()
-        new = np.setdiff1d(now, self._seen, assume_unique=True).tolist()
-        equal: list[tuple[int, int]] = []
-        for address, digest in self._digests(new):
-            source = self._known.setdefault(digest, address)
-            if source != address:
-                equal.append((address, source))
-        for run in _runs(equal, self._offsets):
+        known: dict[bytes, int] = {}
+        equal: list[tuple[int, Place, bytes]] = []
+        for address, digest in self._digests(_in_memory()):
+            if digest in self._filed:
+                equal.append((address, (True, self._filed[digest]), digest))
+            elif (source := known.setdefault(digest, address)) != address:
+                equal.append((address, (False, source), digest))
+        for run in _runs(equal):
             self._join(run)
-        self._seen = np.union1d(self._seen, now)
 
     def _digests(self, pages: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """Yields the addresses and digests of pages that are not empty."""
@@ -114,28 +119,33 @@ class EqualPages:
 
     def _join(self, run: _Run) -> None:
         """Puts the file in the place of a run, and, where they are not in it yet, of those it is equal to."""
-        size = run.pages * PAGE
+        filed, source = run.source
+        if run.digests[0] in self._filed:  # since this run was found
+            filed, source = True, self._filed[run.digests[0]]
         with suppress(OSError):  # given back meanwhile, or too many mappings
-            if not self._equal(run.address, run.source, size):
+            if not self._same(run.address, self._file if filed else self._memory, source, run.size):
                 return
-            if run.source not in self._offsets:
-                self._move(run.source, size)
-            replace_mapping(run.address, size, PRIVATE, self._file, self._offsets[run.source])
-            self.saved += size
+            if not filed:
+                source = self._move(source, run)
+            replace_mapping(run.address, run.size, PRIVATE, self._file, source)
+            self.saved += run.size
 
-    def _move(self, address: int, size: int) -> None:
-        """Puts memory into the file, and the file in its place."""
+    def _move(self, address: int, run: _Run) -> int:
+        """Puts memory into the file, and the file in its place; returns its offset."""
         offset = self._end + (address - self._end) % _COALESCED
-        self._store(address, size, offset)
-        replace_mapping(address, size, PRIVATE, self._file, offset)
-        self._end = offset + size
-        self._offsets.update((address + place, offset + place) for place in range(0, size, PAGE))
+        for start in range(0, run.size, len(self._buffer)):
+            part = self._read(address + start, min(len(self._buffer), run.size - start))
+            os.pwrite(self._file, part, offset + start)
+        replace_mapping(address, run.size, PRIVATE, self._file, offset)
+        self._end = offset + run.size
+        self._filed.update((digest, offset + n * PAGE) for n, digest in enumerate(run.digests))
+        return offset
 
-    def _equal(self, one: int, other: int, size: int) -> bool:
-        """Returns whether two places have the same bytes now."""
+    def _same(self, address: int, file: int, offset: int, size: int) -> bool:
+        """Returns whether memory has the bytes of a file, or of memory as a file, from an offset on."""
         for start in range(0, size, len(self._buffer)):
             count = min(len(self._buffer), size - start)
-            if self._read(one + start, count) != os.pread(self._memory, count, other + start):
+            if self._read(address + start, count) != os.pread(file, count, offset + start):
                 return False
         return True
 
@@ -149,11 +159,6 @@ class EqualPages:
         if os.preadv(self._memory, [view], address) != size:
             raise OSError(errno.EFAULT, "memory was given back")
         return view
-
-    def _store(self, address: int, size: int, offset: int) -> None:
-        for start in range(0, size, len(self._buffer)):
-            part = self._read(address + start, min(len(self._buffer), size - start))
-            os.pwrite(self._file, part, offset + start)
 
 
 def _into_huge_pages(file: int, size: int) -> None:
@@ -170,40 +175,40 @@ def _into_huge_pages(file: int, size: int) -> None:
         collapse(range(aligned, aligned + whole, huge), huge)
 
 
-def _in_memory() -> np.ndarray:
+def _in_memory() -> list[int]:
     """Returns the addresses of this process's private pages of no file that are in memory, ascending."""
-    found = []
+    found: list[int] = []
     pages = os.open("/proc/self/pagemap", os.O_RDONLY)
     try:
         for first, last in private_memory():
             entries = os.pread(pages, (last - first) // PAGE * _ENTRY, first // PAGE * _ENTRY)
-            found.append(first + PAGE * np.flatnonzero(np.frombuffer(entries, np.uint64) >> np.uint64(63)))
+            there = np.flatnonzero(np.frombuffer(entries, np.uint64) >> np.uint64(63))
+            found += (first + PAGE * there).tolist()
     finally:
         os.close(pages)
-    return np.concatenate(found) if found else np.empty(0, np.int64)
+    return found
 
 
-def _runs(equal: Sequence[tuple[int, int]], offsets: dict[int, int]) -> Iterator[_Run]:
+def _runs(equal: Sequence[tuple[int, Place, bytes]]) -> Iterator[_Run]:
     """Yields the runs of pages that are equal to runs, those of few pages left out.
 
     Args:
-        equal: (address, that of a page that is equal to it), by ascending address.
-        offsets: The places in the file of pages that are in it.
+        equal: (address, place of a page that is equal to it, digest of both), by ascending address.
     """
-    part: list[tuple[int, int]] = []
-    for pair in [*equal, (0, 0)]:
-        if part and not _follow(part[-1], pair, offsets):
+    part: list[tuple[int, Place, bytes]] = []
+    for page in [*equal, (0, (False, 0), b"")]:
+        if part and not _follow(part[-1], page):
             if len(part) >= _LEAST:
-                yield _Run(*part[0], len(part))
+                address, source, _ = part[0]
+                yield _Run(address, source, [digest for _, _, digest in part])
             part = []
-        part.append(pair)
+        part.append(page)
 
 
-def _follow(before: tuple[int, int], after: tuple[int, int], offsets: dict[int, int]) -> bool:
-    """Returns whether pages, what they are equal to, and the places of that in the file are consecutive."""
-    first, second = offsets.get(before[1]), offsets.get(after[1])
-    stored = second is None if first is None else second == first + PAGE
-    return after[0] - before[0] == after[1] - before[1] == PAGE and stored
+def _follow(before: tuple[int, Place, bytes], after: tuple[int, Place, bytes]) -> bool:
+    """Returns whether pages, and those that they are equal to, are consecutive."""
+    (at, (filed, source), _), (next_at, next_source, _) = before, after
+    return next_at == at + PAGE and next_source == (filed, source + PAGE)
 
 
 def _consecutive(pages: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -31,6 +31,6 @@ def open_together(openings: Mapping[str, Callable[[], OnnxRunner]]) -> dict[str,
     with EqualPages() as pages:
         for name, opened in openings.items():
             runner = runners[name] = opened()
-            if runner.device is CPU:
+            if runner.device is CPU and len(runners) > 1:
                 pages.merge()
     return runners

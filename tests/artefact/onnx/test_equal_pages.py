@@ -42,7 +42,6 @@ def test_a_prefix_is_kept_once_and_written_to_by_itself() -> None:
     wide = np.random.default_rng(0).integers(0, 256, 300 * PAGE, np.uint8)
     with EqualPages() as pages:
         first = block(wide)
-        pages.merge()
         second, other = block(wide[: 200 * PAGE]), block(wide[::-1].copy())
         pages.merge()
         third = block(wide[: 100 * PAGE])
