@@ -23,15 +23,13 @@ def inspect(
     """
     from rich.console import Console
 
-    from lathe.artefact.family import FAMILY, is_family
-    from lathe.artefact.manifest import read_json
+    from lathe.artefact.family import is_family
     from lathe.artefact.shipped_files import warn_if_stale
-    from lathe.compressor.report.family_table import print_family
     from lathe.compressor.report.page import read_report, write_page
     from lathe.compressor.report.terminal import print_report
 
-    if is_family(artefact) and not html:
-        emit(read_json(artefact / FAMILY)) if json else print_family(artefact, Console())
+    if is_family(artefact):
+        _inspect_family(artefact, html, json)
         return
     warn_if_stale(artefact)
     report = read_report(artefact)
@@ -43,3 +41,21 @@ def inspect(
         typer.echo(f"{html}: written")
     else:
         print_report(report, Console())
+
+
+def _inspect_family(directory: Path, html: Path | None, json: bool) -> None:
+    from rich.console import Console
+
+    from lathe.artefact.family import FAMILY
+    from lathe.artefact.manifest import read_json
+    from lathe.compressor.report.family_table import print_family
+    from lathe.compressor.report.page.family import write_family_page
+
+    if html:
+        write_family_page(directory, html)
+    if json:
+        emit(read_json(directory / FAMILY))
+    elif html:
+        typer.echo(f"{html}: written")
+    else:
+        print_family(directory, Console())

@@ -25,6 +25,7 @@ from lathe.compressor.pipeline.pareto import tradeoff
 from lathe.compressor.pipeline.report import Compression, build_report
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.search import Searcher
+from lathe.compressor.report.page.family import FAMILY_PAGE, write_family_page
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ def assemble(
     write_json(family / "options.json", recorded(context.options))
     facts = {"bytes": {"together": bytes_once(places), "apart": apart}}
     write_family(family, rows, **facts, **add(family))
+    write_family_page(family, family / FAMILY_PAGE, str(context.options.out))
     return family
 
 

@@ -50,16 +50,24 @@ def write_page(artefact: Path, page: Path, out: str | None = None) -> None:
 
 def render(facts: Facts) -> str:
     """Returns the page; whatever a report holds is escaped."""
-    environment = Environment(
+    sections = [section for make in _SECTIONS if (section := make(facts)) is not None]
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            report=facts.report, result=result(facts), sections=sections, facts=facts, samples=_samples(facts)
+        )
+    )
+
+
+def environment() -> Environment:
+    """Returns what renders templates of pages; whatever they are given is escaped."""
+    return Environment(
         loader=PackageLoader("lathe.compressor.report.page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    sections = [section for make in _SECTIONS if (section := make(facts)) is not None]
-    return environment.get_template("page.html").render(
-        report=facts.report, result=result(facts), sections=sections, facts=facts, samples=_samples(facts)
     )
 
 

@@ -94,6 +94,10 @@ def test_inspect_shows_all_subnets(made: Family) -> None:
     shown = lathe("inspect", str(made.path))
     assert shown.exit_code == 0, shown.output
     assert all(plan.name in shown.stdout for plan in made.plans)
+    page = (made.path / "family.html").read_text()
+    assert page.startswith("<!DOCTYPE html>")
+    assert page.count("<svg viewBox") >= 2
+    assert all(name in page for name in (*TARGETS, "MiB apart"))
     again = lathe("inspect", str(made.path), "--json")
     assert json.loads(again.stdout) == json.loads((made.path / "family.json").read_text())
 
