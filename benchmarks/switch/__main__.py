@@ -21,6 +21,7 @@ from benchmarks.switch.ramp import DENSE, SMALLEST, SWITCHING, mean_loss, under_
 from benchmarks.switch.setting import Sending, Speed, limits_of, rates_of, speed_of
 from benchmarks.switch.verdict import table, verdict
 from lathe.artefact.atomic_files import write_json
+from lathe.artefact.errors import UserError
 from lathe.artefact.family import Family, read_family
 from lathe.serving.loadtest.document import machine
 from lathe.serving.loadtest.slo import Slo, parse_slo
@@ -29,6 +30,19 @@ from lathe.serving.loadtest.slo import Slo, parse_slo
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 if everything is shown."""
     args = _parser().parse_args(arguments)
+    try:
+        return 0 if all(compare(args).values()) else 1
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def compare(args: argparse.Namespace) -> dict[str, bool]:
+    """Measures, writes and prints; returns what is shown.
+
+    Raises:
+        UserError: a model cannot be served, or no ramp is beyond one and not the other.
+    """
     family = read_family(args.family)
     smallest = family.directory(family.plans[-1])
     sending = Sending(
@@ -56,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(table(rows))
     for what, is_so in shown.items():
         print(f"{'yes' if is_so else 'NO '}  {what}")
-    return 0 if all(shown.values()) else 1
+    return shown
 
 
 def _rows(

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from lathe.serving.api.answering import REASON_HEADER, SUBNET_HEADER
 from lathe.serving.api.responses.body import ResponsesBody
 from lathe.serving.api.schemas import ChatBody, CompletionBody
 from lathe.serving.api.tokenize import DetokenizeBody, TokenizeBody
@@ -32,6 +33,10 @@ GETS = (
     "/health/ready",
     "/version",
 )
+SUBNET_HEADERS = {
+    SUBNET_HEADER: "The subnet that answers, where a family is served.",
+    REASON_HEADER: "Why it is that one.",
+}
 ERROR: Json = {
     "type": "object",
     "required": ["error"],
@@ -82,12 +87,19 @@ def _operation(parameters: list[Json], streams: bool = False) -> Json:
     answer: Json = {"application/json": {"schema": {"type": "object"}}}
     if streams:
         answer["text/event-stream"] = {}
+    answered = {"description": "The answer.", "content": answer}
+    if streams:
+        answered["headers"] = {name: _header(text) for name, text in SUBNET_HEADERS.items()}
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     responses = {
-        "200": {"description": "The answer.", "content": answer},
+        "200": answered,
         "default": {"description": "An error.", "content": error},
     }
     return {"responses": responses, "parameters": parameters}
+
+
+def _header(text: str) -> Json:
+    return {"description": text, "required": False, "schema": {"type": "string"}}
 
 
 def _parameters(path: str) -> list[Json]:
