@@ -6,9 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 
 from lathe.artefact.errors import UserError
-from lathe.artefact.family import Family
+from lathe.artefact.family import Family, FamilyPlan
 from lathe.serving.backend import GenerationRequest, Observer, ServingBackend
 from lathe.serving.latency_limits import parse_limits
 from lathe.serving.metrics.switching import SwitchCollector, SwitchFigures
@@ -26,7 +27,11 @@ log = logging.getLogger("lathe.serving")
 
 
 class SloChooser(Chooser):
-    """Asks a `SwitchController`, which it tells what the engines do."""
+    """Asks a `SwitchController`, which it tells what the engines do.
+
+    Attributes:
+        milliseconds: of the same work, by the name of the subnet, widest first.
+    """
 
     def __init__(
         self,
@@ -41,6 +46,7 @@ class SloChooser(Chooser):
             limits: as those of `SwitchController`.
             clock: that of the requests' arrivals, in seconds.
         """
+        self.milliseconds = dict(milliseconds)
         self._subnets, self._clock = tuple(milliseconds), clock
         self._controller = SwitchController(tuple(milliseconds.values()), limits, clock)
         self._history = SwitchHistory(self._subnets, clock)
@@ -126,10 +132,22 @@ def make(family: Family, options: ServeOptions) -> SloChooser:
             f"{family.path} has one subnet for any text, {plans[0].name}, and nothing to switch to",
             f"Serve it without --switch {NAME}.",
         )
-    for measured in ("measured_ms", "predicted_ms"):
-        known = {plan.name: getattr(plan, measured) for plan in plans}
-        if None not in known.values():
-            return SloChooser(known, limits)
+    return SloChooser(_milliseconds(family, plans), limits)
+
+
+def _milliseconds(family: Family, plans: Sequence[FamilyPlan]) -> dict[str, float]:
+    """Returns what each plan takes, measured or else predicted; none less than a narrower one.
+
+    They were measured one after another, and a machine may have been busy with one of them.
+
+    Raises:
+        UserError: the family does not state them.
+    """
+    for kind in ("measured_ms", "predicted_ms"):
+        stated = [getattr(plan, kind) for plan in plans]
+        if None not in stated:
+            rising = accumulate(reversed(stated), max)
+            return dict(zip((plan.name for plan in plans), reversed(list(rising)), strict=True))
     raise UserError(
         f"{family.path} does not state the milliseconds of all its subnets, by which --switch {NAME} goes",
         "Compress again.",

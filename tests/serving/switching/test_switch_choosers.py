@@ -71,6 +71,13 @@ def test_the_widest_is_the_first_for_any_text() -> None:
     assert choosers.get("widest")(family(PLANS[2]), options()).choose(()).subnet == "code"
 
 
+def test_a_wider_subnet_is_taken_to_be_no_faster_than_a_narrower_one() -> None:
+    plans = (FamilyPlan("a", "a", None, 5), FamilyPlan("b", "b", None, 8), FamilyPlan("c", "c", None, 4))
+    chooser = choosers.get("slo")(family(*plans), options(slo="tpot=30ms"))
+    assert isinstance(chooser, SloChooser)
+    assert chooser.milliseconds == {"a": 8, "b": 8, "c": 4}
+
+
 def test_slo_moves_new_requests_by_what_engines_report() -> None:
     now = [100.0]
     chooser = SloChooser({"1.2x": 11, "2x": 6}, {"tpot": 0.03, "ttft": 0.2}, lambda: now[0])
