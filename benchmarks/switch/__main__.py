@@ -2,6 +2,9 @@
 
     make bench-switch FAMILY=out DENSE=dense-int8 BENCH='--duration 90'
 
+DENSE is an artefact of `lathe export MODEL --to onnx`, in the bits of the family. It is served as a family of
+one, and the smallest subnet by the server of its family, so that all three have the same threads.
+
 A server of each is started alone, and gets the same prompts at the same times: requests per second that grow
 evenly from what the dense model bears to what only the smallest subnet does. Limits and rates are found from
 what both do on this machine, unless they are given. The loss of what was answered is the mean of the
@@ -14,10 +17,11 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.switch.ramp import DENSE, SMALLEST, SWITCHING, mean_loss, under_ramp
+from benchmarks.switch.ramp import DENSE, SMALLEST, SWITCHING, family_of_one, under_ramp
 from benchmarks.switch.setting import Sending, Speed, limits_of, rates_of, speed_of
 from benchmarks.switch.verdict import table, verdict
 from lathe.artefact.atomic_files import write_json
@@ -44,57 +48,49 @@ def compare(args: argparse.Namespace) -> dict[str, bool]:
         UserError: a model cannot be served, or no ramp is beyond one and not the other.
     """
     family = read_family(args.family)
-    smallest = family.directory(family.plans[-1])
     sending = Sending(
         args.prompt_tokens, args.output_tokens, args.seed, args.users, shlex.split(args.serve_options)
     )
-    speeds = {}
-    if not (args.slo and args.rates):
-        speeds = {
-            name: speed_of(model, sending) for name, model in ((DENSE, args.dense), (SMALLEST, smallest))
-        }
-    slo = parse_slo(args.slo) if args.slo else limits_of(speeds[DENSE])
-    rates = args.rates or rates_of(speeds[DENSE], speeds[SMALLEST])
-    rows, samples = _rows(args, family, smallest, sending, slo, rates)
-    shown = verdict(rows)
-    document = {
-        "command": shlex.join(sys.argv),
-        "machine": machine(),
-        "settings": _settings(args, slo, rates, speeds),
-        "rows": rows,
-        "shown": shown,
-        "samples": samples,
-    }
     args.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=".switch-") as directory:
+        dense = family_of_one(args.dense, Path(directory) / DENSE)
+        document = _measured(args, dense, family, sending)
     write_json(args.out, document)
-    print(table(rows))
+    print(table(document["rows"]))
+    shown: dict[str, bool] = document["shown"]
     for what, is_so in shown.items():
         print(f"{'yes' if is_so else 'NO '}  {what}")
     return shown
 
 
-def _rows(
-    args: argparse.Namespace,
-    family: Family,
-    smallest: Path,
-    sending: Sending,
-    slo: Slo,
-    rates: tuple[float, float],
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _measured(args: argparse.Namespace, dense: Family, family: Family, sending: Sending) -> dict[str, Any]:
+    """Returns the document."""
+    smallest = family.plans[-1].name
+    speeds = {}
+    if not (args.slo and args.rates):
+        speeds[DENSE] = speed_of(dense, DENSE, sending)
+        speeds[SMALLEST] = speed_of(family, smallest, sending)
+    slo = parse_slo(args.slo) if args.slo else limits_of(speeds[DENSE])
+    rates = args.rates or rates_of(speeds[DENSE], speeds[SMALLEST])
     load = sending.load(rate=rates[0], ramp_to=rates[1], duration_s=args.duration)
     limits = ",".join(f"{name}={1e3 * seconds:.3f}ms" for name, seconds in slo.limits_s.items())
-    servers: dict[str, tuple[Path, list[str]]] = {
-        DENSE: (args.dense, []),
-        SMALLEST: (smallest, []),
-        SWITCHING: (args.family, ["--switch", "slo", "--slo", limits]),
+    servers: dict[str, tuple[Family, str | None, list[str]]] = {
+        DENSE: (dense, DENSE, []),
+        SMALLEST: (family, smallest, []),
+        SWITCHING: (family, None, ["--switch", "slo", "--slo", limits]),
     }
-    alone = {DENSE: 0.0, SMALLEST: family.plans[-1].loss_increase, SWITCHING: None}
     rows, samples = {}, {}
-    for name, (model, options) in servers.items():
-        rows[name], samples[name] = under_ramp(model, options, load, slo, sending)
-        rows[name]["mean_loss"] = mean_loss(rows[name]["answered_by"], family, alone[name])
+    for name, (served, subnet, options) in servers.items():
+        rows[name], samples[name] = under_ramp(served, subnet, options, load, slo, sending)
         print(f"{name}: {rows[name]['within']:.1%} of {rows[name]['requests']} within {limits}", flush=True)
-    return rows, samples
+    return {
+        "command": shlex.join(sys.argv),
+        "machine": machine(),
+        "settings": _settings(args, slo, rates, speeds),
+        "rows": rows,
+        "shown": verdict(rows),
+        "samples": samples,
+    }
 
 
 def _settings(
@@ -114,9 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--family", type=Path, required=True, help="its directory")
-    parser.add_argument(
-        "--dense", type=Path, required=True, help="the dense model, in the bits of the family"
-    )
+    parser.add_argument("--dense", type=Path, required=True, help="an artefact of the dense model")
     parser.add_argument("--slo", help="limits, such as tpot=30ms,ttft=200ms; else by the dense model's speed")
     parser.add_argument(
         "--rates", type=_rates, help="requests/s of the ramp, such as 0.5:4; else by both speeds"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.family import Family
 from lathe.serving.loadtest.compare import run
 from lathe.serving.loadtest.load import Load
 from lathe.serving.loadtest.prompts import PromptChoice
@@ -51,21 +51,23 @@ class Speed:
     requests_per_second: float
 
 
-def speed_of(model: Path, sending: Sending) -> Speed:
-    """Serves a model alone and measures it.
+def speed_of(family: Family, subnet: str, sending: Sending) -> Speed:
+    """Serves a family and measures one of its subnets.
 
     Raises:
         UserError: it cannot be served, or fails.
     """
-    with served(model, extra=sending.serve_options) as server:
-        alone = _of_server(server.url, sending.load(concurrency=1, requests=ALONE_REQUESTS), sending)
-        full = _of_server(server.url, sending.load(concurrency=sending.users, duration_s=FULL_S), sending)
+    alone_load = sending.load(concurrency=1, requests=ALONE_REQUESTS)
+    full_load = sending.load(concurrency=sending.users, duration_s=FULL_S)
+    with served(family.path, extra=sending.serve_options) as server:
+        setup = replace(sending.setup, model=f"{server.model}:{subnet}")
+        alone, full = (_of_server(server.url, load, setup) for load in (alone_load, full_load))
     tpot, ttft = (alone[name]["p50"] / 1e3 for name in ("tpot_ms", "ttft_ms"))
     return Speed(tpot, ttft, full["requests_per_second"])
 
 
-def _of_server(url: str, load: Load, sending: Sending) -> dict[str, Any]:
-    system: dict[str, Any] = run(url, load, setup=sending.setup)["systems"]["server"]
+def _of_server(url: str, load: Load, setup: Setup) -> dict[str, Any]:
+    system: dict[str, Any] = run(url, load, setup=setup)["systems"]["server"]
     if not system["succeeded"] or system["tpot_ms"] is None:
         raise UserError(f"no answer of {url} could be timed", "See --output-tokens and --serve-options.")
     return system

@@ -20,10 +20,10 @@ MEASURES = ("tpot", "ttft")
 SOON, ROOM = 0.8, 0.6
 """Shares of a limit: a faster subnet is taken from the one on, and a wider one up to the other."""
 TOKEN_WINDOW_S, REQUEST_WINDOW_S = 2.0, 5.0
-LEAST_GAPS, LEAST_FIRST = 8, 3
-"""Fewer gaps between tokens, or times to a first token, say nothing: one prompt may be long."""
-TTFT_SHARE = 0.8
-"""The time to the first token that so many of the last requests kept counts."""
+LEAST_GAPS, LEAST_REQUESTS = 8, 3
+"""Fewer gaps between tokens, or requests, say nothing: one prompt may be long."""
+KEPT_SHARE = 0.8
+"""The times that so many of the last requests kept count: limits are for nearly all, not for the mean."""
 SETTLE_S = 2.0
 """After a switch nothing is decided for so long: what is seen then is still of the subnet before."""
 CALM_S, MOST_CALM_S = 10.0, 300.0
@@ -71,6 +71,7 @@ class SwitchController:
         self.pressure, self.cause = 0.0, ""
         self._milliseconds, self._limits, self._clock = tuple(milliseconds), dict(limits), clock
         self._gaps = SlidingWindow(TOKEN_WINDOW_S)
+        self._answers = SlidingWindow(REQUEST_WINDOW_S)
         self._first = SlidingWindow(REQUEST_WINDOW_S)
         self._queued = SlidingWindow(REQUEST_WINDOW_S)
         self._switched = self._returned = -float("inf")
@@ -80,6 +81,10 @@ class SwitchController:
     def token(self, seconds: float) -> None:
         """Records the time between two tokens of a sequence."""
         self._gaps.add(self._clock(), seconds)
+
+    def answered(self, per_token: float) -> None:
+        """Records the mean time per token of an answer that has ended."""
+        self._answers.add(self._clock(), per_token)
 
     def queued(self, seconds: float) -> None:
         """Records how long a sequence waited before its first prompt token."""
@@ -113,12 +118,13 @@ class SwitchController:
     def _shares(self, now: float, load: Load) -> dict[str, float]:
         seen: dict[str, float] = {}
         if "tpot" in self._limits:
-            seen["tpot"] = self._gaps.mean(now, LEAST_GAPS) / self._limits["tpot"]
+            of_answers = self._answers.quantile(now, KEPT_SHARE, LEAST_REQUESTS)
+            seen["tpot"] = max(self._gaps.mean(now, LEAST_GAPS), of_answers) / self._limits["tpot"]
         if "ttft" in self._limits:
             reading = max(0.0, self._first.mean(now) - self._queued.mean(now))
             coming = load.waited + reading if load.waited else 0.0
             seen["ttft"] = (
-                max(self._first.quantile(now, TTFT_SHARE, LEAST_FIRST), coming) / self._limits["ttft"]
+                max(self._first.quantile(now, KEPT_SHARE, LEAST_REQUESTS), coming) / self._limits["ttft"]
             )
         return seen
 
@@ -146,5 +152,5 @@ class SwitchController:
     def _switch(self, level: int, now: float) -> None:
         self.level, self._switched, self._calm_since = level, now, None
         self.switches += 1
-        for window in (self._gaps, self._first, self._queued):
+        for window in (self._gaps, self._answers, self._first, self._queued):
             window.clear()

@@ -37,3 +37,6 @@ class Watcher:
 
     def finished(self, per_token: float | None) -> None:
         self._metrics.finished(per_token)
+        if per_token is not None:
+            with self._lock:
+                self._controller.answered(per_token)

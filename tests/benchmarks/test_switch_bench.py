@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.switch.ramp import DENSE, SMALLEST, SWITCHING, mean_loss, switching
+from benchmarks.switch.ramp import DENSE, SMALLEST, SWITCHING, family_of_one, mean_loss, switching
 from benchmarks.switch.setting import Speed, limits_of, rates_of
 from benchmarks.switch.verdict import table, verdict
 from lathe.artefact.errors import UserError
@@ -30,11 +30,23 @@ def row(within: float, loss: float | None, switches: int = 0, **errors: int) -> 
 
 
 def test_loss_is_the_mean_of_what_was_answered() -> None:
-    assert mean_loss({"out:1.2x": 3, "out:2x": 1}, FAMILY, 9.0) == pytest.approx((3 * 0.02 + 0.2) / 4)
-    assert mean_loss({"dense": 4}, FAMILY, 0.0) == 0
-    assert mean_loss({}, FAMILY, 0.0) is None
-    unknown = Family(Path("out"), (FamilyPlan("1.2x", "a"),))
-    assert mean_loss({"out:1.2x": 3}, unknown, 0.0) is None
+    answered = {"out:1.2x": {"requests": 3}, "out:2x": {"requests": 1}}
+    assert mean_loss(answered, FAMILY) == pytest.approx((3 * 0.02 + 0.2) / 4)
+    assert mean_loss({}, FAMILY) is None
+    assert mean_loss({"out:1.2x": {"requests": 3}}, Family(Path("out"), (FamilyPlan("1.2x", "a"),))) is None
+
+
+def test_dense_is_served_as_a_family_of_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not an artefact"):
+        family_of_one(tmp_path, tmp_path / "none")
+    (tmp_path / "dense" / "onnx").mkdir(parents=True)
+    for name in ("manifest.json", "onnx/model.onnx"):
+        (tmp_path / "dense" / name).write_text("{}")
+    made = family_of_one(tmp_path / "dense", tmp_path / "family")
+    (plan,) = made.plans
+    assert (plan.name, plan.loss_increase) == ("dense", 0.0)
+    linked = made.directory(plan) / "onnx" / "model.onnx"
+    assert linked.samefile(tmp_path / "dense" / "onnx" / "model.onnx")
 
 
 def test_the_verdict_names_what_is_not_shown() -> None:

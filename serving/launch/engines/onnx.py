@@ -52,7 +52,7 @@ def open_onnx(
     Raises:
         UserError: the graph or the options cannot be used.
     """
-    return open_subnets({"": artefact}, tokenizer, options, {"": observer})[""]
+    return _open({"": artefact}, tokenizer, options, {"": observer}, spin=True)[""]
 
 
 def open_subnets(
@@ -66,13 +66,22 @@ def open_subnets(
     Raises:
         UserError: a graph or the options cannot be used.
     """
+    return _open(artefacts, tokenizer, options, observers, spin=False)
+
+
+def _open(
+    artefacts: Mapping[str, ServedModel],
+    tokenizer: Tokenizer,
+    options: ServeOptions,
+    observers: Mapping[str, Observer],
+    *,
+    spin: bool,
+) -> dict[str, ServingBackend]:
+    """Opens engines. Threads of several do not `spin`: they would take the cores from the step of another."""
     from lathe.artefact.onnx.runners_together import open_together
     from lathe.serving.launch.prompts import read_prompts
 
-    opened = {
-        name: partial(_runner, artefact, options, spin=len(artefacts) == 1)
-        for name, artefact in artefacts.items()
-    }
+    opened = {name: partial(_runner, artefact, options, spin=spin) for name, artefact in artefacts.items()}
     runners = open_together(opened)
     prompt_engines = {
         name: read_prompts(runner, artefacts[name].graph, artefacts[name].digest, options)
@@ -97,7 +106,6 @@ def open_subnets(
 
 
 def _runner(artefact: ServedModel, options: ServeOptions, *, spin: bool) -> OnnxRunner:
-    """Loads a graph. Threads of several do not `spin`: they would take the cores from the step of another."""
     from lathe.artefact.onnx.runner import OnnxRunner
 
     check_external_data(artefact)

@@ -138,6 +138,15 @@ def test_few_tokens_say_nothing() -> None:
     assert plant.controller.update(Load()) == 2
 
 
+def test_slow_answers_count_though_the_mean_is_fine() -> None:
+    controller = SwitchController(MS, {"tpot": 0.03}, lambda: 0.0)
+    for _ in range(100):
+        controller.token(0.01)
+    for per_token, level in ((0.01, 0), (0.028, 0), (0.028, 1)):
+        controller.answered(per_token)
+        assert controller.update(Load()) == level
+
+
 def test_one_long_prompt_says_nothing() -> None:
     controller = SwitchController(MS, {"ttft": 0.2}, lambda: 0.0)
     for level in (0, 0, 2):
