@@ -88,7 +88,7 @@ def test_scores_move_as_adam_moves_them_those_of_dropped_units_too(
     rng = np.random.default_rng(0)
     slopes = [rng.normal(size=gates.units.exist.shape) * gates.units.exist for _ in range(4)]
     scores = torch.from_numpy(gates.state[0].copy()).requires_grad_()
-    adam = torch.optim.AdamW([scores], 0.005, (0.9, 0.99), weight_decay=0.0)
+    adam = torch.optim.AdamW([scores], 0.01, (0.9, 0.99), weight_decay=0.0)
     for found in slopes:
         adam.zero_grad()
         (torch.sigmoid(scores / 1.5) * torch.from_numpy(found[:, 1:])).sum().backward()
