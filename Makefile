@@ -408,6 +408,9 @@ bench-huge-pages: $(INSTALLED)  ## decode steps from huge pages beside small one
 bench-kv-paging: $(INSTALLED)  ## memory and speed of paged slots beside an earlier build, shared prompts: MODEL= BENCH='--base REVISION'
 	$(BIN)/python -m benchmarks.kv_paging --model $(MODEL) $(BENCH)
 
+bench-elastic: $(INSTALLED)  ## bytes, memory, steps and loss of a family, beside runs of their own: FAMILY= BENCH='--own own/1.5x own/2x'
+	$(BIN)/python -m benchmarks.elastic $(FAMILY) $(BENCH)
+
 bench-switch: $(INSTALLED)  ## a family that switches beside dense and smallest, under a ramp: FAMILY= DENSE= BENCH='--duration 90'
 	$(BIN)/python -m benchmarks.switch --family $(FAMILY) --dense $(DENSE) $(BENCH)
 
