@@ -24,11 +24,13 @@ class Route:
         plan: the name of the subnet.
         likeliest: the name of the likeliest subnet, which is another one where the router falls back.
         probability: that of the likeliest.
+        threshold: the one that it needs.
     """
 
     plan: str
     likeliest: str
     probability: float
+    threshold: float
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Router:
         bias: [C] float32.
         plans: the names of the domains' subnets, C of them.
         fallback: the name of the general subnet.
-        threshold: the probability from which a prompt goes to a domain.
+        thresholds: for each domain, the probability from which a prompt goes to its subnet.
         tokens: the most tokens that are read, from the prompt's beginning.
         prior: added to their number.
     """
@@ -49,7 +51,7 @@ class Router:
     bias: np.ndarray
     plans: tuple[str, ...]
     fallback: str
-    threshold: float
+    thresholds: tuple[float, ...]
     tokens: int
     prior: float
 
@@ -65,4 +67,5 @@ class Router:
         probabilities = self.probabilities(prompt)
         best = int(probabilities.argmax())
         likeliest, probability = self.plans[best], float(probabilities[best])
-        return Route(likeliest if probability >= self.threshold else self.fallback, likeliest, probability)
+        sure = probability >= self.thresholds[best]
+        return Route(likeliest if sure else self.fallback, likeliest, probability, self.thresholds[best])

@@ -38,7 +38,7 @@ def write_router(directory: Path, router: Router) -> dict[str, Any]:
         **entry(file),
         "plans": list(router.plans),
         "fallback": router.fallback,
-        "threshold": router.threshold,
+        "thresholds": list(router.thresholds),
         "tokens": router.tokens,
         "prior": router.prior,
     }
@@ -75,7 +75,7 @@ def read_router(family: Family) -> Router | None:
         bias,
         tuple(listed["plans"]),
         listed["fallback"],
-        listed["threshold"],
+        tuple(listed["thresholds"]),
         listed["tokens"],
         listed["prior"],
     )
@@ -104,14 +104,17 @@ def _tensors(file: Path, listed: Mapping[str, Any]) -> tuple[np.ndarray, np.ndar
 def _is_description(listed: Any) -> bool:
     if not isinstance(listed, dict):
         return False
-    plans = listed.get("plans")
-    numbers: list[Any] = [listed.get(name) for name in ("threshold", "prior")]
+    plans, thresholds = listed.get("plans"), listed.get("thresholds")
     texts = [listed.get(name) for name in ("fallback", "sha256")]
     counts = [listed.get(name) for name in ("tokens", "bytes")]
     return (
         isinstance(plans, list)
-        and len(plans) > 1
+        and isinstance(thresholds, list)
+        and len(plans) == len(thresholds) > 1
         and all(isinstance(text, str) for text in (*plans, *texts))
         and all(type(count) is int and count > 0 for count in counts)
-        and all(type(n) in (int, float) and math.isfinite(n) and n >= 0 for n in numbers)
+        and all(
+            type(n) in (int, float) and math.isfinite(n) and n >= 0
+            for n in (*thresholds, listed.get("prior"))
+        )
     )

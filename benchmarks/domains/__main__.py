@@ -35,6 +35,7 @@ from lathe.compressor.evaluate import quality
 from lathe.compressor.latency.backend import backends
 from lathe.compressor.latency.cache import cached_table
 from lathe.compressor.latency.measure import LatencyBenchmark
+from lathe.compressor.latency.profile import Profile
 from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.latency.workload import parse_factor
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
         method=args.method,
         context=args.context,
         bits="16",
+        profile=args.profile,
         seed=args.seed,
     )
     if not is_family(options.out):
@@ -129,11 +131,7 @@ class Masks:
 
     @classmethod
     def open(cls, options: CompressOptions, progress: Progress) -> Masks:
-        """Makes the masks from the text that the family was made from.
-
-        Raises:
-            UserError: no width of FFNs is fast enough.
-        """
+        """Makes the masks from the text that the family was made from."""
         source = open_checkpoint(options.model)
         texts = check_texts(options, source, progress).domains
         windows = {name: text.windows for name, text in texts.items() if text.windows is not None}
@@ -170,11 +168,14 @@ class Masks:
 
 
 def _latencies(options: CompressOptions, source: Checkpoint, progress: Progress) -> LatencyTable:
-    """Returns the table that the family was made by, if it was kept; else a new one."""
+    """Returns the table of the profile, or the kept one that the family was made by; else a new one."""
+    workload = options.workload_on(source.positions)
+    if options.profile:
+        return Profile.load(options.profile).table(options.backend, source.shape, workload)
     benchmark = LatencyBenchmark(
         source,
         backends.get(options.backend),
-        options.workload_on(source.positions),
+        workload,
         options.threads,
         progress,
         options.measure_seconds,
@@ -183,14 +184,18 @@ def _latencies(options: CompressOptions, source: Checkpoint, progress: Progress)
 
 
 def _width(source: Checkpoint, latencies: LatencyTable, most: float) -> tuple[int, float]:
-    """Returns the largest width of all FFNs that takes no more milliseconds, attention whole, and those."""
-    dense = source.shape.layer
-    for width in sorted(filter(None, make_space(source.shape).widths), reverse=True):
-        layer = LayerShape(dense.query_heads, dense.kv_heads, width)
-        ms = latencies.predict(Plan((layer,) * source.shape.num_layers))
-        if ms <= most:
-            return width, ms
-    raise UserError(f"no width of FFNs alone takes {most:.4g} ms", "Ask for a smaller --target-speedup.")
+    """Returns the largest width of all FFNs that takes no more milliseconds, attention whole, and those.
+
+    If none does, it is the smallest one: the milliseconds in the table tell.
+    """
+    dense, depth = source.shape.layer, source.shape.num_layers
+    widths = sorted(filter(None, make_space(source.shape).widths), reverse=True)
+    taken = [
+        latencies.predict(Plan((LayerShape(dense.query_heads, dense.kv_heads, width),) * depth))
+        for width in widths
+    ]
+    at = next((index for index, ms in enumerate(taken) if ms <= most), len(widths) - 1)
+    return widths[at], taken[at]
 
 
 def _arguments() -> argparse.Namespace:
@@ -206,6 +211,7 @@ def _arguments() -> argparse.Namespace:
     add("--tokens", type=int, default=8192, help="of calibration text for each domain [%(default)s]")
     add("--method", default="quick", help="of `compress` [%(default)s]")
     add("--context", type=int, help="tokens in the cache that is timed [that of `compress`]")
+    add("--profile", type=Path, help="latencies of `lathe profile`; another machine's are not measured here")
     add("--seed", type=int, default=0, help="[%(default)s]")
     add("--work", type=Path, default=Path("build/bench/domains"), help="for the family [%(default)s]")
     add("--out", type=Path, default=Path("build/bench/domains.json"), help="the document [%(default)s]")

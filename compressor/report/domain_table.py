@@ -40,11 +40,15 @@ def _confusion(confusion: Mapping[str, Mapping[str, int]]) -> Table:
 
 
 def _routing(router: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    loss, general = found["loss"], router["fallback"]
+    loss = found["loss"]
+    needs = ", ".join(
+        f"{name} from a probability of {threshold:.2f}" if threshold <= 1 else f"{name} never"
+        for name, threshold in zip(router["plans"], router["thresholds"], strict=True)
+    )
     over = {name: loss[name] - loss["dense"] for name in ("automatic", "oracle", "general")}
     return (
-        f"router: {found['accuracy']:.1%} right, {found['microseconds']:.0f} us a prompt; {general} "
-        f"below a probability of {router['threshold']:.2f}. Mean loss over dense: automatic "
+        f"router: {found['accuracy']:.1%} right, {found['microseconds']:.0f} us a prompt; to "
+        f"{needs}, else to {router['fallback']}. Mean loss over dense: automatic "
         f"{over['automatic']:.4f}, oracle {over['oracle']:.4f}, general {over['general']:.4f}"
     )
 

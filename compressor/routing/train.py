@@ -10,7 +10,7 @@ import torch
 from lathe.artefact.router import Router
 from lathe.compressor.routing.features import PRIOR, TOKENS, Excerpts, Vocabulary, excerpts
 from lathe.compressor.routing.softmax_regression import LinearClassifier, fit
-from lathe.compressor.routing.threshold import choose_threshold
+from lathe.compressor.routing.threshold import choose_thresholds
 
 _FOLDS = 4
 _RIDGES = (1e-2, 1e-1, 1.0)
@@ -36,7 +36,7 @@ class Trained:
 def train_router(
     vocabulary: Vocabulary, fitted: Mapping[str, torch.Tensor], fallback: str, losses_SC: torch.Tensor
 ) -> Trained:
-    """Trains a router; the ridge and the threshold are chosen by windows left out of the fit in turn.
+    """Trains a router; the ridge and the thresholds are chosen by windows left out of the fit in turn.
 
     Args:
         vocabulary: Has the embeddings.
@@ -48,14 +48,14 @@ def train_router(
     folds = {ridge: _left_out(found, len(fitted), ridge) for ridge in _RIDGES}
     entropies = {ridge: _cross_entropy(found, left_out) for ridge, left_out in folds.items()}
     ridge = min(entropies, key=entropies.__getitem__)
-    threshold = choose_threshold(folds[ridge], found.labels, found.weights, losses_SC)
+    thresholds = choose_thresholds(folds[ridge], found.labels, found.weights, losses_SC)
     classifier = fit(found.features, found.labels, found.weights, len(fitted), ridge)
     router = Router(
         _scores(vocabulary, classifier).numpy(),
         classifier.bias.numpy(),
         tuple(fitted),
         fallback,
-        threshold,
+        thresholds,
         TOKENS,
         PRIOR,
     )

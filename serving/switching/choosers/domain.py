@@ -29,8 +29,11 @@ class DomainChooser(Chooser):
 
     def _why(self, route: Route) -> str:
         seen = f"{route.likeliest} at {route.probability:.0%}"
-        sure = route.plan == route.likeliest
-        return seen if sure else f"{seen}, not the {min(self._router.threshold, 1):.0%} that it needs"
+        if route.plan == route.likeliest:
+            return seen
+        if route.threshold > 1:
+            return f"{seen}, where general is better"
+        return f"{seen}, not the {route.threshold:.0%} that it needs"
 
 
 @choosers.register(NAME)

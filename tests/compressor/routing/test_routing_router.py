@@ -15,7 +15,7 @@ from lathe.artefact.router import Router, read_router, write_router
 from lathe.compressor.routing.assess import assess
 from lathe.compressor.routing.features import PRIOR, Vocabulary, excerpts
 from lathe.compressor.routing.softmax_regression import fit
-from lathe.compressor.routing.threshold import NEVER, choose_threshold
+from lathe.compressor.routing.threshold import NEVER, choose_thresholds
 from lathe.compressor.routing.train import train_router
 
 VOCABULARY, WIDTH, WINDOW = 60, 48, 64
@@ -84,7 +84,7 @@ def test_prompts_that_say_nothing_go_to_the_general_subnet(router: Router) -> No
     assert router([0] * 40).plan == "general", "special tokens count nothing"
     mixed = [*range(10, 55)] * 3
     assert router(mixed).plan == "general"
-    assert router(mixed).probability < router.threshold
+    assert router(mixed).probability < router(mixed).threshold
 
 
 def test_only_the_beginning_of_a_prompt_counts(router: Router) -> None:
@@ -105,11 +105,18 @@ def test_threshold_is_where_the_expected_loss_is_least() -> None:
     losses = torch.tensor([[1.0, 1.0], [0.9, 2.0], [2.0, 0.9]])
     labels, even = torch.tensor([0, 1, 0, 1]), torch.full((4,), 0.25)
     right = probabilities([0.95, 0.9, 0.8, 0.7], [0, 1, 0, 1])
-    assert choose_threshold(right, labels, even, losses) == pytest.approx(0.7)
+    assert choose_thresholds(right, labels, even, losses) == pytest.approx((0.8, 0.7))
     one_wrong = probabilities([0.95, 0.9, 0.8, 0.7], [0, 1, 1, 1])
-    assert choose_threshold(one_wrong, labels, even, losses) == pytest.approx(0.9)
-    useless = torch.tensor([[1.0, 1.0], [1.1, 2.0], [2.0, 1.1]])
-    assert choose_threshold(right, labels, even, useless) == NEVER
+    assert choose_thresholds(one_wrong, labels, even, losses) == pytest.approx((0.95, 0.9))
+    none_of_one = probabilities([0.95, 0.9, 0.8, 0.7], [0, 0, 0, 0])
+    assert choose_thresholds(none_of_one, labels, even, losses) == pytest.approx((0.95, NEVER))
+
+
+def test_domain_that_gains_nothing_is_never_gone_to() -> None:
+    losses = torch.tensor([[1.0, 1.0], [0.9, 2.0], [2.0, 1.1]])
+    right = probabilities([0.95, 0.9, 0.8, 0.7], [0, 1, 0, 1])
+    found = choose_thresholds(right, torch.tensor([0, 1, 0, 1]), torch.full((4,), 0.25), losses)
+    assert found == pytest.approx((0.8, NEVER))
 
 
 def family(directory: Path, router: Router) -> Family:
@@ -157,8 +164,8 @@ def test_damaged_router_is_refused(tmp_path: Path, router: Router, change: objec
     ("facts", "message"),
     [
         ({"fallback": "other"}, "'other', which is none of its subnets"),
-        ({"plans": ["code", "chat"]}, "not a router of 2 domains"),
-        ({"threshold": None}, "does not describe its router"),
+        ({"plans": ["code", "chat"], "thresholds": [0.5, 0.5]}, "not a router of 2 domains"),
+        ({"thresholds": [0.5, None, 0.5]}, "does not describe its router"),
         ({"tokens": 0}, "does not describe its router"),
     ],
 )

@@ -27,7 +27,7 @@ def router(plans: tuple[str, str], fallback: str, vocabulary: int = 400) -> Rout
     """Ids of digits speak for the first plan, those of letters for the second, others for neither."""
     scores = np.zeros((vocabulary, 2), np.float32)
     scores[list(DIGITS), 0] = scores[list(LETTERS), 1] = 8
-    return Router(scores, np.zeros(2, np.float32), plans, fallback, 0.9, 256, 2.0)
+    return Router(scores, np.zeros(2, np.float32), plans, fallback, (0.9, 0.9), 256, 2.0)
 
 
 def request(*tokens: int, choice: int = 0) -> GenerationRequest:
