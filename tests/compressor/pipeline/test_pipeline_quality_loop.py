@@ -17,7 +17,7 @@ from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.backend import backends
 from lathe.compressor.latency.measure import LatencyBenchmark
 from lathe.compressor.latency.workload import Workload
-from lathe.compressor.pipeline import verify
+from lathe.compressor.pipeline import served_model, verify
 from lathe.compressor.pipeline.latency_loop import Iteration
 from lathe.compressor.pipeline.memory_estimate import MemoryPlan
 from lathe.compressor.pipeline.preflight import PreflightResult
@@ -97,8 +97,8 @@ def test_the_dense_model_is_scored_once_for_all_rounds(
 
         return loading
 
-    for name in ("load_model", "load_dense"):
-        monkeypatch.setattr(verify, name, watched(getattr(verify, name)))
+    for module, name in ((served_model, "load_model"), (verify, "load_dense")):
+        monkeypatch.setattr(module, name, watched(getattr(module, name)))
     options = ("--max-perplexity-increase", "30%", "--evaluation", str(tiny.text), "--json")
     done = tiny.compress(tmp_path / "out", *options)
     assert done.exit_code == 0, done.output
