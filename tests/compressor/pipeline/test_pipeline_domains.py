@@ -139,7 +139,7 @@ def test_inspect_shows_the_domains(out: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("steady")
-@pytest.mark.parametrize("point", ["replace:3", "replace:12", "replace:30", "rename:2", "rename:4"])
+@pytest.mark.parametrize("point", ["replace:6", "replace:12", "replace:30", "rename:2", "rename:4"])
 def test_killed_run_goes_on_and_ends_with_the_same_family(
     texts: Texts, out: Path, tmp_path: Path, point: str
 ) -> None:
@@ -149,10 +149,9 @@ def test_killed_run_goes_on_and_ends_with_the_same_family(
     again = texts.compress(tmp_path / "out")
     assert again.exit_code == 0, again.output
     assert "resuming from" in again.stderr
-    same = [
-        "router.safetensors",
-        *(f"plans/{name}/model.safetensors" for name in ("general", "prose", "code")),
-    ]
+    weights = (".safetensors", ".data", ".onnx")
+    same = [str(file.relative_to(out)) for file in out.rglob("*") if file.suffix in weights]
+    assert len(same) > 6
     assert content(tmp_path / "out", same) == content(out, same)
 
 
