@@ -139,7 +139,7 @@ def test_inspect_shows_the_domains(out: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("steady")
-@pytest.mark.parametrize("point", ["replace:6", "replace:12", "replace:30", "rename:2", "rename:4"])
+@pytest.mark.parametrize("point", ["replace:9", "replace:12", "replace:30", "rename:2", "rename:4"])
 def test_killed_run_goes_on_and_ends_with_the_same_family(
     texts: Texts, out: Path, tmp_path: Path, point: str
 ) -> None:
