@@ -17,7 +17,9 @@ FORMAT = "lathe-family/1"
 FAMILY = "family.json"
 PLANS = "plans"
 """The folder of the plans' directories."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+PLAN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME_RULE = "A name is made of letters, digits, dots, hyphens and underscores, the first a letter or digit."
+"""What the name of a plan, or of a domain, is made of: it is a part of the name of a served model."""
 _AGAIN = "Compress again, or mend it by hand."
 
 
@@ -132,17 +134,17 @@ def _check(file: Path, family: Family) -> None:
 
 
 def _check_fields(file: Path, plan: FamilyPlan) -> None:
-    if not _NAME.fullmatch(plan.name):
+    if not PLAN_NAME.fullmatch(plan.name):
         raise UserError(
             f"{file} lists a plan with the name {plan.name[:100]!r}",
-            "A name is made of letters, digits, dots, hyphens and underscores, the first a letter or digit.",
+            NAME_RULE,
         )
     for name in ("predicted_ms", "measured_ms", "loss_increase"):
         value = getattr(plan, name)
         known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if value is not None and not (known and (value > 0 or name == "loss_increase")):
             raise UserError(f"the plan {plan.name!r} of {file} has the {name} {str(value)[:100]!r}", _AGAIN)
-    if plan.domain is not None and (not isinstance(plan.domain, str) or not _NAME.fullmatch(plan.domain)):
+    if plan.domain is not None and (not isinstance(plan.domain, str) or not PLAN_NAME.fullmatch(plan.domain)):
         raise UserError(f"the plan {plan.name!r} of {file} has the domain {str(plan.domain)[:100]!r}", _AGAIN)
 
 

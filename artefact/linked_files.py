@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
+import filecmp
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -33,21 +34,20 @@ def link_equal_files(directories: Sequence[Path]) -> None:
     Raises:
         UserError: a file cannot be read, or the file system refuses.
     """
-    known: dict[tuple[Path, bytes], Path] = {}
+    known: dict[Path, list[Path]] = defaultdict(list)
     for directory in directories:
-        for file in sorted(directory.rglob("*")):
-            if file.is_file():
-                first = known.setdefault((file.relative_to(directory), _digest(file)), file)
-                if not first.samefile(file):
-                    link(first, file)
+        for file in sorted(filter(Path.is_file, directory.rglob("*"))):
+            others = known[file.relative_to(directory)]
+            if any(file.samefile(other) for other in others):
+                continue
+            equal = next((other for other in others if filecmp.cmp(other, file, shallow=False)), None)
+            if equal is None:
+                others.append(file)
+            else:
+                link(equal, file)
 
 
 def bytes_once(directories: Iterable[Path]) -> int:
     """Returns the bytes of all files in some directories, those with several names once."""
     files = (file.stat() for directory in directories for file in directory.rglob("*") if file.is_file())
     return sum({(found.st_dev, found.st_ino): found.st_size for found in files}.values())
-
-
-def _digest(file: Path) -> bytes:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").digest()

@@ -33,20 +33,15 @@ from benchmarks.bits.table import remarks, table, verdict_lines
 from benchmarks.bits.timing import measure
 from benchmarks.bits.variants import REFERENCE
 from benchmarks.bits.verdict import points, verdict
+from benchmarks.exit_status import exit_status
 from lathe.artefact.atomic_files import write_bytes
-from lathe.artefact.errors import UserError
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.checkpoint import open_checkpoint
 
 
 def main() -> int:
     """Returns the exit status."""
-    try:
-        compare(parse(__doc__))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(lambda: compare(parse(__doc__)))
 
 
 def compare(settings: Settings) -> None:

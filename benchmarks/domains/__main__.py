@@ -23,9 +23,9 @@ from rich.console import Console
 
 from benchmarks.domains.activation import masked, mean_activations, top_channels
 from benchmarks.domains.table import table
+from benchmarks.exit_status import exit_status
 from benchmarks.quality.score import machine
 from lathe.artefact.atomic_files import write_json
-from lathe.artefact.errors import UserError
 from lathe.artefact.family import FAMILY, is_family, read_family
 from lathe.artefact.manifest import read_json
 from lathe.artefact.plan import LayerShape, Plan
@@ -53,12 +53,7 @@ Row = dict[str, Any]
 def main() -> int:
     """Returns the exit status."""
     args = _arguments()
-    try:
-        run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.exit_status import exit_status
 from benchmarks.kept_rows import run_variants
 from benchmarks.onebit.table import table
 from benchmarks.onebit.variants import VARIANTS
@@ -33,12 +34,7 @@ _SETTINGS = ("model", "text", "eval", "tokens", "windows", "seed")
 def main() -> int:
     """Returns the exit status."""
     args = _arguments()
-    try:
-        run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.exit_status import exit_status
 from benchmarks.kept_rows import run_variants
 from benchmarks.patterns.table import table
 from benchmarks.patterns.variants import VARIANTS, Maker, zeros_of
@@ -33,12 +34,7 @@ _SETTINGS = ("model", "text", "eval", "pattern", "tokens", "windows", "seed")
 def main() -> int:
     """Returns the exit status."""
     args = _arguments()
-    try:
-        run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:

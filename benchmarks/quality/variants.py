@@ -13,7 +13,7 @@ import torch
 
 from lathe.artefact.plan import Plan
 from lathe.compressor.model.names import DOWN_PROJ, O_PROJ
-from lathe.compressor.model.pruning import select
+from lathe.compressor.model.pruning import select_plan
 from lathe.compressor.reconstruction.registry import (
     Finished,
     LayerReconstruction,
@@ -58,7 +58,7 @@ def evolution(problem: Problem) -> SearchResult:
 
     start = Breeder(problem).uniform().plan
     (best, plan), *_ = evolve([start], moves, evaluate, problem.evaluations, lambda _: None)
-    selections = [select(ranking, layer) for ranking, layer in zip(problem.rankings, plan, strict=True)]
+    selections = select_plan(problem.rankings, plan)
     return SearchResult(plan, selections, best, count)
 
 

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.exit_status import exit_status
 from benchmarks.quality.score import Judge, Score, judges_of
 from benchmarks.search.arena import Arena, Found
 from benchmarks.search.document import PROGRAM, Document, Row
@@ -38,12 +39,7 @@ _SETTINGS = ("model", "text", "eval", "tokens", "windows", "seed", "profile")
 def main() -> int:
     """Returns the exit status."""
     args = _arguments()
-    try:
-        compare(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(lambda: compare(args))
 
 
 def compare(args: argparse.Namespace) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 
 import torch
 
-from lathe.artefact.plan import LayerShape, ModelShape
+from lathe.artefact.plan import LayerShape, ModelShape, Plan
 from lathe.compressor.model.names import (
     ATTENTION_NORM,
     ATTENTION_OUTPUT_NORM,
@@ -80,6 +80,11 @@ def select(ranking: ImportanceRanking, shape: LayerShape) -> Selection:
         return Selection(kv_heads, heads, ranking.channels[..., : shape.ffn].sort().values.flatten())
     experts = ranking.experts[: shape.experts or None].sort().values
     return Selection(kv_heads, heads, ranking.channels[experts, : shape.ffn].sort().values.flatten(), experts)
+
+
+def select_plan(rankings: Iterable[ImportanceRanking], plan: Plan) -> list[Selection]:
+    """Returns the most valuable heads and channels of every layer for the widths of a plan."""
+    return [select(ranking, layer) for ranking, layer in zip(rankings, plan, strict=True)]
 
 
 def select_ranked(ranking: ImportanceRanking, shape: LayerShape) -> Selection:

@@ -35,6 +35,10 @@ def with_default_bits(options: CompressOptions) -> CompressOptions:
         return options
     if not rounds_by_default(options, source):
         return options
+    return _with_bits(options)
+
+
+def _with_bits(options: CompressOptions) -> CompressOptions:
     return replace(options, bits=FAMILY_BITS if options.several_targets else AUTO_BITS)
 
 
@@ -48,8 +52,7 @@ def may_round(options: CompressOptions, source: Checkpoint) -> bool:
     if not _unsaid(options):
         return False
     try:
-        bits = FAMILY_BITS if options.several_targets else AUTO_BITS
-        width_rules(replace(options, bits=bits), source).check(source.shape.dense_plan, source.name)
+        width_rules(_with_bits(options), source).check(source.shape.dense_plan, source.name)
     except UserError:
         return False
     return True

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lathe.artefact.errors import UserError
+from lathe.artefact.family import NAME_RULE, PLAN_NAME
 from lathe.compressor.pipeline.compress_fields import CompressFields
 
 GENERAL, DENSE = "general", "dense"
 """The name of the subnet for any text, and that of the parent in tables."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,10 @@ class Domain:
         name, equals, text = given.partition("=")
         if not equals or not text:
             raise UserError(f"--domain {given} is not NAME=TEXT", "Give one such as code=corpus/code.")
-        if not _NAME.fullmatch(name):
+        if not PLAN_NAME.fullmatch(name):
             raise UserError(
                 f"the domain {name!r} cannot be a part of a model's name",
-                "A name is made of letters, digits, dots, hyphens and underscores, the first a letter or "
-                "digit.",
+                NAME_RULE,
             )
         if name in (GENERAL, DENSE):
             raise UserError(f"a domain cannot be called {name}, as another model is", "Choose another name.")

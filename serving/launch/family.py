@@ -98,7 +98,7 @@ def family_service(
     Raises:
         UserError: one of them cannot be opened, or the tokenizer not be read.
     """
-    widest = next(iter(artefacts.values()))
+    first, widest = next(iter(artefacts.items()))
     name, *aliases = options.served_model_names or (family.path.resolve().name,)
     exposition = Exposition([artefact.target for artefact in artefacts.values()], options.metrics_alias)
     metrics = {
@@ -113,7 +113,7 @@ def family_service(
     graphs = {subnet: artefact.graph for subnet, artefact in artefacts.items()}
     tell_weights(exposition, name, *weight_sharing(graphs))
     backend = SubnetsBackend(backends)
-    next(iter(metrics.values())).watch_process(backend, name)
+    metrics[first].watch_process(backend, name)
     if collector := chooser.collector(name):
         exposition.registry.register(collector)
     service = Service(
@@ -121,7 +121,7 @@ def family_service(
         backend,
         tokenizer,
         widest,
-        next(iter(metrics.values())),
+        metrics[first],
         options.request_timeout or REQUEST_TIMEOUT_S,
         tuple(aliases),
         sampling_defaults(widest.path, options.generation_config),

@@ -30,8 +30,7 @@ class AdmissionQueue:
             QueueFullError: too many sequences are unfinished.
             DrainingError: no new sequences are accepted.
         """
-        if self.closed:
-            raise DrainingError("the server is shutting down")
+        self._check_open()
         self.admission.check_capacity(count)
 
     def add(self, sequences: abc.Sequence[Sequence]) -> None:
@@ -42,12 +41,16 @@ class AdmissionQueue:
             DrainingError: no new sequences are accepted.
         """
         with self._changed:
-            self.check_capacity(len(sequences))
+            self._check_open()
             self.admission.take(len(sequences))
             self.num_waiting += len(sequences)
             if sequences:
                 self._calls.append(deque(sequences))
             self._changed.notify_all()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise DrainingError("the server is shutting down")
 
     def pop(self, admits: abc.Callable[[Sequence], bool] = lambda _: True) -> Sequence | None:
         """Removes and returns the first sequence of the call whose turn it is; it stays unfinished.

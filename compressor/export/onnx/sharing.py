@@ -24,16 +24,10 @@ from lathe.compressor.export.onnx.writer import append_aligned, set_location
 
 @dataclass
 class _Piece:
-    """Bytes of a graph's data, and the weights that are views of them; of a wider graph first."""
+    """Bytes of a graph's data, and the weights that are views of them, by the number of their graph."""
 
     content: np.ndarray
-    graph: int
     views: dict[int, list[TensorProto]] = field(default_factory=dict)
-
-    @property
-    def names(self) -> set[str]:
-        """The names of the views."""
-        return {proto.name for protos in self.views.values() for proto in protos}
 
     def begins_with(self, content: np.ndarray) -> bool:
         """Returns whether these bytes begin with others."""
@@ -72,7 +66,7 @@ def _pieces(models: Sequence[onnx.ModelProto], data: Sequence[np.ndarray]) -> li
             wider = by_name.get(protos[0].name, [])
             piece = next((piece for piece in wider if piece.begins_with(own)), None)
             if piece is None:
-                piece = _Piece(own, number)
+                piece = _Piece(own)
                 pieces.append(piece)
                 for proto in protos:
                     by_name.setdefault(proto.name, []).append(piece)
@@ -85,8 +79,7 @@ def _stored(model: onnx.ModelProto) -> dict[tuple[int, int], list[TensorProto]]:
     found: dict[tuple[int, int], list[TensorProto]] = {}
     for proto in model.graph.initializer:
         if proto.data_location == TensorProto.EXTERNAL:
-            entries = {entry.key: entry.value for entry in proto.external_data}
-            found.setdefault((int(entries["offset"]), int(entries["length"])), []).append(proto)
+            found.setdefault(_place(proto), []).append(proto)
     return found
 
 
@@ -98,11 +91,12 @@ def _write(path: Path, pieces: Iterable[_Piece]) -> None:
             offset = append_aligned(data, piece.content.data)
             for protos in piece.views.values():
                 for proto in protos:
-                    length = _bytes_of(proto)
+                    _, length = _place(proto)
                     set_location(proto, path.name, offset, length)
         data.flush()
 
 
-def _bytes_of(proto: TensorProto) -> int:
-    """Returns the length of a weight's bytes."""
-    return next(int(entry.value) for entry in proto.external_data if entry.key == "length")
+def _place(proto: TensorProto) -> tuple[int, int]:
+    """Returns the offset and the length of a weight's bytes in the data file."""
+    entries = {entry.key: entry.value for entry in proto.external_data}
+    return int(entries["offset"]), int(entries["length"])

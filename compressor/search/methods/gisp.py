@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lathe.compressor.model.pruning import Selection, select
+from lathe.compressor.model.pruning import Selection, select_plan
 from lathe.compressor.search.method import Problem, SearchResult, methods
 from lathe.compressor.search.method_choice import refuse_experts
 from lathe.compressor.search.methods.fast import FAST
@@ -76,7 +76,7 @@ class _Removal:
     def run(self) -> SearchResult:
         """Takes all steps."""
         problem, shape = self.problem, self.problem.source.shape
-        kept = [select(r, layer) for r, layer in zip(problem.rankings, shape.dense_plan, strict=True)]
+        kept = select_plan(problem.rankings, shape.dense_plan)
         count = max(0, math.ceil(float((1 - self.limits / self.dense).max()) / self.share - 1e-9))
         name = problem.digest(limits=len(self.limits) > 1)
         with problem.progress.stage("search: steps of saliency", count) as bar:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from lathe.compressor.compute.progress import Bar
-from lathe.compressor.model.pruning import select
+from lathe.compressor.model.pruning import select_plan
 from lathe.compressor.search.method import Problem, SearchResult, methods
 from lathe.compressor.search.method_choice import refuse_experts
 from lathe.compressor.search.methods.fast import FAST
@@ -44,11 +44,11 @@ def search(problem: Problem) -> SearchResult:
     """
     shape = problem.source.shape
     if problem.allows(shape.dense_plan):
-        kept = [select(r, layer) for r, layer in zip(problem.rankings, shape.dense_plan, strict=True)]
+        kept = select_plan(problem.rankings, shape.dense_plan)
         return SearchResult(shape.dense_plan, kept, 0.0, problem.trace.asked)
     kl, mask, units = Gates.of(problem).run()
     plan, rankings = units.subnet(mask)
-    kept = [select(ranking, layer) for ranking, layer in zip(rankings, plan, strict=True)]
+    kept = select_plan(rankings, plan)
     return SearchResult(plan, kept, kl, problem.trace.asked)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import BLOCK_KINDS, BlockKind, Plan
 from lathe.compressor.calibration.tokens import cut, evenly_spaced
-from lathe.compressor.model.pruning import select
+from lathe.compressor.model.pruning import select_plan
 from lathe.compressor.search.block_library import MOST_BYTES, BlockLibrary
 from lathe.compressor.search.evolution import Moves, evolve, has_attention
 from lathe.compressor.search.fitness import Block, Fitness
@@ -125,7 +125,7 @@ def evaluate_given_plan(problem: Problem, plan: Plan) -> SearchResult:
 
 def search_result(problem: Problem, plan: Plan, value: float) -> SearchResult:
     """Returns the result of a search that ends with this plan: the first units of every ranking."""
-    selections = [select(ranking, layer) for ranking, layer in zip(problem.rankings, plan, strict=True)]
+    selections = select_plan(problem.rankings, plan)
     return SearchResult(plan, selections, value, problem.trace.asked)
 
 

@@ -22,7 +22,7 @@ import torch
 
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import LayerShape, ModelShape, Plan
-from lathe.compressor.model.pruning import Selection, prune_attention, prune_ffn, select
+from lathe.compressor.model.pruning import Selection, prune_attention, prune_ffn, select, select_plan
 from lathe.compressor.search.method import Method, Problem, SearchResult, methods
 from lathe.compressor.search.published import EVALUATIONS, SIMILARITY, Breeding, Effort, evolve, resample
 from lathe.compressor.search.uniform_plan import uniform_plan
@@ -80,7 +80,7 @@ class Breeder(Breeding[Candidate]):
     def uniform(self) -> Candidate:
         """Returns the score's best units at the widest uniform widths that fit."""
         plan, rankings = uniform_plan(self._problem), self._problem.rankings
-        return Candidate(tuple(select(o, layer) for o, layer in zip(rankings, plan, strict=True)))
+        return Candidate(tuple(select_plan(rankings, plan)))
 
     def cross(self, first: Candidate, second: Candidate) -> Candidate:
         """Takes the mask of each layer from either parent."""

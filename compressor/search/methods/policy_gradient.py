@@ -18,7 +18,7 @@ import numpy as np
 
 from lathe.artefact.plan import Plan
 from lathe.compressor.compute.progress import Bar
-from lathe.compressor.model.pruning import ImportanceRanking, select
+from lathe.compressor.model.pruning import ImportanceRanking, select_plan
 from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.method import Problem, SearchResult, methods
 from lathe.compressor.search.method_choice import refuse_experts
@@ -69,7 +69,7 @@ def search(problem: Problem) -> SearchResult:
     fitness = [problem.trace.evaluate(key, partial(next, found)) for key in keys]
     best = fitness.index(min(fitness))
     plan, rankings = subnets[best]
-    selections = [select(ranking, layer) for ranking, layer in zip(rankings, plan, strict=True)]
+    selections = select_plan(rankings, plan)
     return SearchResult(plan, selections, fitness[best], problem.trace.asked)
 
 
