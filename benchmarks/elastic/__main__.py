@@ -3,7 +3,8 @@
     make bench-elastic FAMILY=out BENCH='--own own/1.5x own/2x'
 
 Bytes on disk count each inode once. Memory is that of a process with all subnets, opened as `lathe serve`
-opens them, beside one with the widest alone, and one with all that shares nothing. `--own` are artefacts of
+opens them, beside one with the widest alone, and one with all that shares nothing. `--serve` measures
+whole servers, too: one with all subnets, and one with the widest alone. `--own` are artefacts of
 runs of their own with the plans of the family (`--plan FAMILY/plans/NAME/plan.json`, with the same text and
 bits), in directories called as these plans: their loss is what sharing is compared with.
 """
@@ -21,6 +22,9 @@ from typing import Any
 
 import onnxruntime as ort
 
+from benchmarks.elastic.servers import memory_of_servers
+from benchmarks.exit_status import exit_status
+from lathe.artefact.atomic_files import write_json
 from lathe.artefact.family import FAMILY, Family, read_family
 from lathe.artefact.fingerprint import fingerprint
 from lathe.artefact.linked_files import bytes_once
@@ -29,20 +33,31 @@ from lathe.artefact.onnx.graph_format import GRAPH
 from lathe.artefact.onnx.weight_sharing import weight_sharing
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Measures, writes and prints."""
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status."""
     args = _arguments(argv)
+    return exit_status(lambda: compare(args))
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Measures, writes and prints.
+
+    Raises:
+        UserError: the directory is no family, or it cannot be served.
+    """
     family = read_family(args.family)
     document: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.elastic", *sys.argv[1:]]),
         "machine": fingerprint({"onnxruntime": ort.__version__}, args.threads),
         "disk_bytes": disk(family),
         "memory": memory(family, args),
+        "servers": memory_of_servers(family) if args.serve else None,
         "loss_increase": losses(family, args.own),
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(document, indent=2) + "\n")
-    print(json.dumps({name: document[name] for name in ("disk_bytes", "memory", "loss_increase")}, indent=2))
+    write_json(args.out, document)
+    printed = ("disk_bytes", "memory", "servers", "loss_increase")
+    print(json.dumps({name: document[name] for name in printed}, indent=2))
 
 
 def disk(family: Family) -> dict[str, Any]:
@@ -111,12 +126,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.elastic", description=__doc__)
     parser.add_argument("family", type=Path)
     parser.add_argument("--own", type=Path, nargs="*", default=[])
+    parser.add_argument("--serve", action="store_true", help="measure the memory of servers, too")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/elastic.json"))
+    parser.add_argument("--out", type=Path, default=Path("build/bench/elastic.json"))
     return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
