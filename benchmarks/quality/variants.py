@@ -25,8 +25,9 @@ from lathe.compressor.search.block_library import BlockLibrary
 from lathe.compressor.search.evolution import Moves, evolve
 from lathe.compressor.search.fitness import Fitness
 from lathe.compressor.search.method import Problem, SearchResult, methods
-from lathe.compressor.search.methods.lathe import PlanEvaluator, search
+from lathe.compressor.search.methods.lathe import search
 from lathe.compressor.search.methods.paper import Breeder
+from lathe.compressor.search.plan_evaluator import PlanEvaluator
 
 _LATHE = methods.get("lathe")
 _EVOLUTION = 258

@@ -31,7 +31,7 @@ from lathe.compressor.pipeline.reconstruct import finished_layer, reconstruct
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.search import Searcher
 from lathe.compressor.search.method import Method, Problem, SearchResult
-from lathe.compressor.search.methods.lathe import MEASURED
+from lathe.compressor.search.sensitivity_table import MEASURED
 from lathe.compressor.search.trace import Trace
 
 

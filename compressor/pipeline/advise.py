@@ -32,8 +32,9 @@ from lathe.compressor.search.block_library import BlockLibrary
 from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.knapsack import solve
 from lathe.compressor.search.method import Problem
-from lathe.compressor.search.methods.lathe import PlanEvaluator, sensitivity_table
+from lathe.compressor.search.plan_evaluator import PlanEvaluator
 from lathe.compressor.search.rounding_sensitivity import rounding_table
+from lathe.compressor.search.sensitivity_table import sensitivity_table
 from lathe.compressor.search.space import Level, parameter_constraint
 
 _FORMATS = (FLOAT16, INT8, INT4)

@@ -11,7 +11,11 @@ from lathe.compressor.search.method import Problem
 
 
 def plan_fitness(
-    problem: Problem, evaluate: Callable[[tuple[Plan, int]], float], plans: Sequence[Plan], stage: int
+    problem: Problem,
+    evaluate: Callable[[tuple[Plan, int]], float],
+    plans: Sequence[Plan],
+    stage: int,
+    called: str = "plan",
 ) -> Iterator[float]:
     """Yields the fitness of the widths of plans, from the trace or newly measured by the workers.
 
@@ -20,9 +24,10 @@ def plan_fitness(
         evaluate: (widths, stage) -> fitness; it travels to workers, once if it is the same object every time.
         plans: The plans.
         stage: The number of the stage of the search, which says on how much text.
+        called: What the trace calls these plans.
     """
     widths = [plan.unrounded for plan in plans]
-    keys = [f"plan {stage} {json.dumps(problem.space.indices(plan))}" for plan in widths]
+    keys = [f"{called} {stage} {json.dumps(problem.space.indices(plan))}" for plan in widths]
     unknown = {k: p for p, k in zip(widths, keys, strict=True) if not problem.trace.knows(k)}
     found = problem.workers.map(evaluate, [(plan, stage) for plan in unknown.values()])
     for plan, key in zip(plans, keys, strict=True):

@@ -21,7 +21,8 @@ from lathe.compressor.search.level_grid import LevelGrid
 from lathe.compressor.search.level_switch import LevelSwitching, unguided
 from lathe.compressor.search.method import Problem, SearchResult, methods
 from lathe.compressor.search.methods.fast import FAST
-from lathe.compressor.search.methods.lathe import PlanEvaluator, search_result
+from lathe.compressor.search.methods.lathe import search_result
+from lathe.compressor.search.plan_evaluator import PlanEvaluator
 from lathe.compressor.search.plan_fitness import plan_fitness
 from lathe.compressor.search.uniform_plan import uniform_plan
 

@@ -24,16 +24,16 @@ from lathe.compressor.search.method import Problem, SearchResult, methods
 from lathe.compressor.search.method_choice import refuse_experts
 from lathe.compressor.search.methods.fast import FAST
 from lathe.compressor.search.methods.lathe import (
-    PlanEvaluator,
     least_harmful,
     measure_sensitivities,
     moves_of,
-    sensitivity_table,
 )
+from lathe.compressor.search.plan_evaluator import PlanEvaluator
 from lathe.compressor.search.policy.gradient import policy_gradient
 from lathe.compressor.search.policy.masked_model import Asked, MaskedModel
 from lathe.compressor.search.policy.probabilities import Budget
 from lathe.compressor.search.policy.units import Units, make_units
+from lathe.compressor.search.sensitivity_table import sensitivity_table
 
 MASKS = 2
 """Masks of a step."""

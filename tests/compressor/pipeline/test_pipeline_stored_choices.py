@@ -14,7 +14,7 @@ from lathe.compressor.pipeline.stored_choices import Candidate, ChoiceEvaluator
 from lathe.compressor.reconstruction import ProjectionPruner
 from lathe.compressor.search import block_library
 from lathe.compressor.search.block_library import BlockLibrary
-from lathe.compressor.search.methods.lathe import PlanEvaluator
+from lathe.compressor.search.plan_evaluator import PlanEvaluator
 from lathe.compressor.search.space import make_space
 from support.tiny_problem import Lab
 

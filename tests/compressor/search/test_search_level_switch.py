@@ -17,7 +17,7 @@ from lathe.compressor.search.fitness import Fitness
 from lathe.compressor.search.level_grid import LevelGrid
 from lathe.compressor.search.level_switch import LevelSwitching, unguided
 from lathe.compressor.search.method import Problem, SearchResult, methods
-from lathe.compressor.search.methods.lathe import PlanEvaluator
+from lathe.compressor.search.plan_evaluator import PlanEvaluator
 from lathe.compressor.search.space import Constraint, Space, make_space, memory_constraint
 from support.tiny_problem import TABLE, Lab
 

@@ -22,8 +22,8 @@ from lathe.compressor.model.checkpoint import open_checkpoint
 from lathe.compressor.model.decoder import LayeredModel
 from lathe.compressor.model.pruning import ImportanceRanking, prune_attention, prune_ffn, select
 from lathe.compressor.search.method import Problem, methods
-from lathe.compressor.search.methods.lathe import PlanEvaluator
 from lathe.compressor.search.methods.policy_gradient import check
+from lathe.compressor.search.plan_evaluator import PlanEvaluator
 from lathe.compressor.search.policy.gradient import policy_gradient
 from lathe.compressor.search.policy.masked_model import MaskedModel
 from lathe.compressor.search.policy.probabilities import Budget
@@ -263,7 +263,7 @@ def _first(order: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
 def test_a_plan_that_no_mask_improves_is_kept(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fitness = iter([0.1, 0.2, 0.3])
+    fitness = iter([1.0, 2.0, 0.1, 0.2, 0.3])  # the two tables' plans come first
     monkeypatch.setattr(
         "lathe.compressor.search.methods.policy_gradient.PlanEvaluator.evaluate", lambda *_: next(fitness)
     )

@@ -21,8 +21,8 @@ from lathe.compressor.search.fitness import Fitness
 from lathe.compressor.search.knapsack import solve, total
 from lathe.compressor.search.method import Problem
 from lathe.compressor.search.methods import lathe
-from lathe.compressor.search.methods.lathe import PlanEvaluator
 from lathe.compressor.search.mixed_space import MixedSpace
+from lathe.compressor.search.plan_evaluator import PlanEvaluator
 from lathe.compressor.search.rounding_sensitivity import RoundingTable, priced, rounding_table
 from lathe.compressor.search.space import Constraint, make_space, memory_constraint
 from support.rounded_space import random_plans
