@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from lathe.artefact.plan import Plan
 from lathe.serving.launch.engines.onnx import check_external_data
 from lathe.serving.served_model import open_served_model
 from support import steady_clock
-from support.compress_command import Tiny, lathe, make_tiny
+from support.compress_command import Tiny, content, killed_at, lathe, make_tiny
 
 TARGETS = {"1.1x": 1.1, "1.3x": 1.3, "1.6x": 1.6}
+OPTIONS = ("--target-speedup", "1.6x,1.1x,1.3x", "--bits", "8")
 
 
 def compressed(tiny: Tiny, out: Path, *options: str) -> Result:
@@ -31,14 +33,19 @@ def compressed(tiny: Tiny, out: Path, *options: str) -> Result:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Family:
-    """A family in 8 bits of a model with two query heads in a KV group."""
-    place = tmp_path_factory.mktemp("family")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A model with two query heads in a KV group."""
+    return make_tiny(tmp_path_factory.mktemp("family"))
+
+
+@pytest.fixture(scope="module")
+def made(source: Tiny) -> Family:
+    """A family of it in 8 bits."""
+    place = source.model.parent
     with pytest.MonkeyPatch.context() as patch:
         steady_clock.hold(patch)
         patch.setenv("LATHE_CACHE", str(place / "cache"))
-        tiny = make_tiny(place)
-        done = compressed(tiny, place / "out", "--target-speedup", "1.6x,1.1x,1.3x", "--bits", "8")
+        done = compressed(source, place / "out", *OPTIONS)
     assert done.exit_code == 0, done.output
     assert "layer by layer" in done.stdout
     return read_family(place / "out")
@@ -88,6 +95,38 @@ def test_what_subnets_have_in_common_is_stored_once(made: Family) -> None:
         with torch.no_grad():
             expected = model(torch.tensor(prompt)[None]).logits[0, -1].numpy()
         assert np.abs(graph - expected).mean() < 0.1 * expected.std()
+
+
+def test_a_damaged_shared_file_is_named_before_anything_is_served(made: Family, tmp_path: Path) -> None:
+    copy = tmp_path / "out"
+    shutil.copytree(made.path, copy)
+    shared = copy / "plans" / "1.3x" / "onnx" / "shared.onnx.data"
+    damaged = bytearray(shared.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    shared.write_bytes(damaged)
+    done = lathe("serve", str(copy), "--port", "0")
+    assert done.exit_code == 1
+    assert done.stderr.count("error:") == 1
+    assert str(shared.relative_to(copy)) in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("steady", "own_cache")
+@pytest.mark.parametrize("point", ["replace:12", "replace:30", "rename:2", "rename:4"])
+def test_a_killed_run_goes_on_and_ends_with_the_same_family(
+    source: Tiny, made: Family, tmp_path: Path, point: str
+) -> None:
+    out = tmp_path / "out"
+    killed = killed_at(point, source.arguments(out, "--evaluations", "1", *OPTIONS))
+    assert killed.returncode == -9, killed.stderr
+    assert not out.exists()
+    again = compressed(source, out, *OPTIONS)
+    assert again.exit_code == 0, again.output
+    assert "resuming from" in again.stderr
+    weights = (".safetensors", ".data", ".onnx")
+    same = [str(file.relative_to(made.path)) for file in made.path.rglob("*") if file.suffix in weights]
+    assert len(same) > 9
+    assert content(out, same) == content(made.path, same)
 
 
 def test_inspect_shows_all_subnets(made: Family) -> None:
