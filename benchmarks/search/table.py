@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
 OURS = "lathe"
 _HEADER = (
     "engine",
+    "seeds",
     "speed-up",
     "loss increase before",
     "after",
@@ -19,8 +21,36 @@ _HEADER = (
 )
 
 
+def medians(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns one row for all seeds of an engine, budget and text: medians, and how many seeds there are.
+
+    Numbers that a seed's row lacks are left out.
+    """
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["engine"], row["budget"], row["text"]), []).append(row)
+    return [
+        {
+            "engine": engine,
+            "budget": budget,
+            "text": text,
+            "seeds": len(same),
+            **{
+                name: statistics.median(row[name] for row in same)
+                for name, value in same[0].items()
+                if isinstance(value, int | float) and all(name in row for row in same)
+            },
+        }
+        for (engine, budget, text), same in groups.items()
+    ]
+
+
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns a table in Markdown for each text and budget, the least loss after reconstruction first."""
+    """Returns a table in Markdown for each text and budget, the least loss after reconstruction first.
+
+    Seeds of an engine are one row, of medians.
+    """
+    rows = medians(rows)
     pairs = dict.fromkeys((row["text"], row["budget"]) for row in rows)
     return "\n\n".join(
         _of([row for row in rows if (row["text"], row["budget"]) == pair], *pair) for pair in pairs
@@ -28,12 +58,16 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns a line for each text and budget on which an engine has less loss than the default's."""
-    lines = []
+    """Returns a line for each text and budget on which an engine has less loss than the default's.
+
+    Medians of as many seeds are compared.
+    """
+    rows, lines = medians(rows), []
     for text, budget in dict.fromkeys((row["text"], row["budget"]) for row in rows):
         here = [row for row in rows if (row["text"], row["budget"]) == (text, budget)]
-        own = {row["engine"]: row["increase"] for row in here}
-        best = min(own, key=own.__getitem__)
+        seeds = next((row["seeds"] for row in here if row["engine"] == OURS), None)
+        own = {row["engine"]: row["increase"] for row in here if row["seeds"] == seeds}
+        best = min(own, key=own.__getitem__, default=OURS)
         if OURS in own and own[best] < own[OURS]:
             less = own[OURS] - own[best]
             lines.append(f"{text} at {budget}: {best} has {less:.4f} nats per token less than {OURS}")
@@ -43,7 +77,8 @@ def verdict(rows: Sequence[dict[str, Any]]) -> list[str]:
 def _of(rows: Sequence[dict[str, Any]], text: str, budget: str) -> str:
     lines = [f"{text} at {budget}\n", f"| {' | '.join(_HEADER)} |", "|---" * len(_HEADER) + "|"]
     lines += [
-        f"| {row['engine']} | {row['speedup']:.3f}x | {row['increase_before']:.4f} | {row['increase']:.4f} "
+        f"| {row['engine']} | {row['seeds']} | {row['speedup']:.3f}x "
+        f"| {row['increase_before']:.4f} | {row['increase']:.4f} "
         f"| {row['cpu_seconds']:.0f} | {row['table_cpu_seconds']:.0f} | {row['forward_tokens']:,.0f} "
         f"| {_backward(row)} | {row['peak_memory_bytes'] / 2**20:,.0f} |"
         for row in sorted(rows, key=lambda row: row["increase"])

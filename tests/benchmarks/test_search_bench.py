@@ -81,6 +81,19 @@ def test_the_default_is_told_where_it_is_not_first() -> None:
     assert line == "a at 2x: paper has 0.0500 nats per token less than lathe"
 
 
+def test_seeds_are_one_row_of_medians(tmp_path: Path) -> None:
+    losses = {"lathe": (0.1, 0.9, 0.3), "tyr": (0.5, 0.2, 0.6), "gisp": (0.01,)}
+    for seed in range(3):
+        rows = [row(name, found[seed]) for name, found in losses.items() if seed < len(found)]
+        document = {"command": f"made {seed}", "machine": {"processor": "Z80"}, "rows": rows}
+        (tmp_path / f"search-toy-seed{seed}.json").write_text(json.dumps(document))
+    full = written("<!-- search tables -->\n<!-- end of search tables -->", tmp_path)
+    assert full.count("### ") == 1
+    assert "| lathe | 3 | 1.500x | 1.5000 | 0.3000 |" in full
+    assert "| tyr | 3 | 1.500x | 1.5000 | 0.5000 |" in full
+    assert "less than lathe" not in full, "one seed says nothing against three"
+
+
 def test_the_page_has_the_tables_of_the_results() -> None:
     page = PAGE.read_text()
     assert written(page, ROOT / "benchmarks" / "results") == page
