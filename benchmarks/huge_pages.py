@@ -54,7 +54,7 @@ def _sessions(args: argparse.Namespace) -> Iterator[tuple[Path, bool, OnnxRunner
     for graph in args.graphs:
         for huge in (False, True):
             with nullcontext() if huge else _small_pages():
-                runner = OnnxRunner(graph, max_batch=1, max_length=length, threads=args.threads, spin=False)
+                runner = OnnxRunner(graph, max_batch=1, max_length=length, threads=args.threads)
             runner.prefill(0, np.arange(args.context) % runner.vocab_size)
             yield graph, huge, runner
 

@@ -29,12 +29,12 @@ from lathe.artefact.slot_checks import check_slot, checked_tokens
 
 
 def open_session(
-    path: Path, threads: int | None, device: Device = CPU, spin: bool = True
+    path: Path, threads: int | None, device: Device = CPU
 ) -> tuple[ort.InferenceSession, list[ort.OrtValue]]:
     """A session on one device, and what has to live as long.
 
-    `threads` None: ONNX Runtime's choice. `spin`: whether threads that wait for work stay busy. They answer
-    sooner, and take the cores from other work.
+    `threads` None: ONNX Runtime's choice. They stay busy between the operators of a run, and sleep between
+    runs, when other sessions and the server need the cores.
 
     Raises:
         UserError: the file is missing, damaged or not an ONNX model, or the device cannot be used.
@@ -44,8 +44,7 @@ def open_session(
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
-    if not spin:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         model, weights = half_graph(path, options) if device.half else (str(path), [])
         session = ort.InferenceSession(model, options, providers=[device.provider], enable_fallback=0)
@@ -83,9 +82,8 @@ class OnnxRunner:
         max_length: int,
         threads: int | None = None,
         device: Device = CPU,
-        spin: bool = True,
     ) -> None:
-        """Loads `model_path` and makes the slots; `spin` as `open_session`.
+        """Loads `model_path` and makes the slots.
 
         Raises:
             UserError: not a graph of Lathe's exporter, a size that it cannot run, too little memory, or a
@@ -93,7 +91,7 @@ class OnnxRunner:
         """
         self.device = device
         with huge_pages() if device is CPU else contextlib.nullcontext():
-            self.session, self._weights = open_session(model_path, threads, device, spin)
+            self.session, self._weights = open_session(model_path, threads, device)
         metadata = self.session.get_modelmeta().custom_metadata_map
         if metadata.get("lathe.format") != GRAPH_FORMAT:
             raise UserError(f"{model_path} is not a `{GRAPH_FORMAT}` graph", "Export it with this lathe.")

@@ -24,9 +24,7 @@ def main(how: str, threads: str, context: str, steps: str, *graphs: str) -> None
     """Opens the graphs, reads a prompt in each, and takes turns in steps."""
     before, length = _pss(), int(context) + int(steps) + 2
     openings = {
-        graph: partial(
-            OnnxRunner, Path(graph), max_batch=1, max_length=length, threads=int(threads), spin=False
-        )
+        graph: partial(OnnxRunner, Path(graph), max_batch=1, max_length=length, threads=int(threads))
         for graph in graphs
     }
     start = time.perf_counter()

@@ -27,9 +27,7 @@ KEPT = ("requests", "succeeded", "errors", "output_tokens_per_second", "duration
 
 
 def family_of_one(model: Path, directory: Path) -> Family:
-    """Makes an artefact the only subnet of a family: engines of families do not let threads spin.
-
-    Beside a load test on the same cores that makes a difference, which is none of switching.
+    """Makes an artefact the only subnet of a family, so that it is served as the others are.
 
     Raises:
         UserError: it is no artefact.

@@ -15,10 +15,7 @@ if TYPE_CHECKING:
 
 
 class OnnxModel(EngineModel):
-    """A graph on ONNX Runtime, with as many threads as PyTorch has.
-
-    They do not spin: PyTorch's threads take turns with them.
-    """
+    """A graph on ONNX Runtime, with as many threads as PyTorch has."""
 
     def __init__(self, artefact: Path) -> None:
         super().__init__()
@@ -27,6 +24,4 @@ class OnnxModel(EngineModel):
     def open(self, length: int) -> OnnxRunner:
         from lathe.artefact.onnx.runner import OnnxRunner
 
-        return OnnxRunner(
-            self._graph, max_batch=1, max_length=length, threads=torch.get_num_threads(), spin=False
-        )
+        return OnnxRunner(self._graph, max_batch=1, max_length=length, threads=torch.get_num_threads())

@@ -52,7 +52,7 @@ def open_onnx(
     Raises:
         UserError: the graph or the options cannot be used.
     """
-    return _open({"": artefact}, tokenizer, options, {"": observer}, spin=True)[""]
+    return _open({"": artefact}, tokenizer, options, {"": observer})[""]
 
 
 def open_subnets(
@@ -66,7 +66,7 @@ def open_subnets(
     Raises:
         UserError: a graph or the options cannot be used.
     """
-    return _open(artefacts, tokenizer, options, observers, spin=False)
+    return _open(artefacts, tokenizer, options, observers)
 
 
 def _open(
@@ -74,14 +74,12 @@ def _open(
     tokenizer: Tokenizer,
     options: ServeOptions,
     observers: Mapping[str, Observer],
-    *,
-    spin: bool,
 ) -> dict[str, ServingBackend]:
-    """Opens engines. Threads of several do not `spin`: they would take the cores from the step of another."""
+    """Opens engines that share the processor, the queue and the memory."""
     from lathe.artefact.onnx.runners_together import open_together
     from lathe.serving.launch.prompts import read_prompts
 
-    opened = {name: partial(_runner, artefact, options, spin=spin) for name, artefact in artefacts.items()}
+    opened = {name: partial(_runner, artefact, options) for name, artefact in artefacts.items()}
     runners = open_together(opened)
     prompt_engines = {
         name: read_prompts(runner, artefacts[name].graph, artefacts[name].digest, options)
@@ -105,7 +103,7 @@ def _open(
     return backends
 
 
-def _runner(artefact: ServedModel, options: ServeOptions, *, spin: bool) -> OnnxRunner:
+def _runner(artefact: ServedModel, options: ServeOptions) -> OnnxRunner:
     from lathe.artefact.onnx.runner import OnnxRunner
 
     check_external_data(artefact)
@@ -117,7 +115,6 @@ def _runner(artefact: ServedModel, options: ServeOptions, *, spin: bool) -> Onnx
             max_length=max_length,
             threads=options.threads,
             device=_device(options.device),
-            spin=spin,
         )
     except MemoryError:
         raise UserError(
