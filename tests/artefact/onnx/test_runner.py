@@ -40,11 +40,6 @@ def runner(graph: Path, max_batch: int = 4, max_length: int = 64) -> OnnxRunner:
     return OnnxRunner(graph, max_batch=max_batch, max_length=max_length, threads=1)
 
 
-def test_threads_spin_within_a_run_alone(graph: Path) -> None:
-    options = runner(graph).session.get_session_options()
-    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
-
-
 def torch_logits(source: Checkpoint, name: str, ids: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         return reference(source, PLANS[name])(torch.from_numpy(ids)[None]).logits[0].numpy()
@@ -191,3 +186,8 @@ def test_impossible_sizes_and_wrong_files_are_refused(graph: Path, tmp_path: Pat
     foreign.write_bytes(identity.SerializeToString())
     with pytest.raises(UserError, match="not a `lathe-onnx/1` graph"):
         runner(foreign)
+
+
+def test_threads_spin_within_a_run_alone(graph: Path) -> None:
+    options = runner(graph).session.get_session_options()
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
