@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from lathe.artefact.onnx.runner import OnnxRunner
 from lathe.artefact.onnx.runners_together import open_together
@@ -52,8 +53,7 @@ def _turns(runners: list[OnnxRunner], steps: int) -> list[float]:
 
 def _pss() -> int:
     """Returns the proportional set size of this process in bytes."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return int(psutil.Process().memory_full_info().pss)
 
 
 if __name__ == "__main__":

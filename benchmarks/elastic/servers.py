@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
 from lathe.artefact.family import Family
+from lathe.serving.loadtest.memory import process_tree
 from lathe.serving.loadtest.servers import served
 
 _ANSWERS, _PROMPT, _TOKENS = 4, "The weather today is " * 8, 48
@@ -35,5 +35,4 @@ def _pss(directory: Path, subnets: Sequence[str]) -> int:
             body = {"model": server.model + subnet, "prompt": _PROMPT, "max_tokens": _TOKENS}
             for _ in range(_ANSWERS):
                 httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).raise_for_status()
-        process = psutil.Process(server.pid)
-        return sum(one.memory_full_info().pss for one in (process, *process.children(recursive=True)))
+        return sum(process.memory_full_info().pss for process in process_tree(server.pid))

@@ -25,8 +25,6 @@ from lathe.compressor.search.space import parameter_constraint
 
 _MEAN, _ATTENTION = 0.5, 2.0
 _KEPT, _TIE = 0.6, 0.1
-COMPARED = 2
-"""Plans that are measured to choose a table."""
 
 
 def shrunk(table: np.ndarray) -> np.ndarray:
@@ -58,10 +56,7 @@ def better_table(problem: Problem, evaluator: PlanEvaluator, table: np.ndarray) 
     harm, regular_harm = plan_fitness(problem, evaluator.evaluate, [own, regular], 0, "reference")
     if regular_harm > (1 + _TIE) * harm:
         return table
-    scale = total(problem.space, table, regular) / total(problem.space, other, regular)
-    for block, row in enumerate(other):
-        other[block] = scale * row
-    return other
+    return other * (total(problem.space, table, regular) / total(problem.space, other, regular))
 
 
 def _reference(problem: Problem, table: np.ndarray) -> Plan | None:

@@ -52,7 +52,7 @@ def open_onnx(
     Raises:
         UserError: the graph or the options cannot be used.
     """
-    return _open({"": artefact}, tokenizer, options, {"": observer})[""]
+    return open_subnets({"": artefact}, tokenizer, options, {"": observer})[""]
 
 
 def open_subnets(
@@ -66,16 +66,6 @@ def open_subnets(
     Raises:
         UserError: a graph or the options cannot be used.
     """
-    return _open(artefacts, tokenizer, options, observers)
-
-
-def _open(
-    artefacts: Mapping[str, ServedModel],
-    tokenizer: Tokenizer,
-    options: ServeOptions,
-    observers: Mapping[str, Observer],
-) -> dict[str, ServingBackend]:
-    """Opens engines that share the processor, the queue and the memory."""
     from lathe.artefact.onnx.runners_together import open_together
     from lathe.serving.launch.prompts import read_prompts
 
