@@ -20,7 +20,7 @@ from lathe.compressor.evaluate.llamacpp import LlamaCppModel
 from lathe.compressor.evaluate.onnx import OnnxModel
 from lathe.compressor.export.onnx.graph import read_summary
 from lathe.compressor.model.checkpoint import Checkpoint
-from lathe.compressor.pipeline.options import WINDOW
+from lathe.compressor.pipeline.option_values import WINDOW
 
 
 def evaluation_windows(settings: Settings, source: Checkpoint) -> torch.Tensor:

@@ -10,7 +10,7 @@ from lathe.compressor.calibration.tokens import evenly_spaced, token_windows, wi
 from lathe.compressor.evaluate import quality
 from lathe.compressor.evaluate.compare import load_model
 from lathe.compressor.model.checkpoint import open_checkpoint
-from lathe.compressor.pipeline.options import WINDOW
+from lathe.compressor.pipeline.option_values import WINDOW
 
 _WINDOWS = 64
 

@@ -26,7 +26,7 @@ from benchmarks.onebit.variants import VARIANTS
 from benchmarks.quality.opened import open_setting
 from benchmarks.quality.score import judges_of, score_rows
 from lathe.artefact.errors import UserError
-from lathe.compressor.pipeline.options import WINDOW
+from lathe.compressor.pipeline.option_values import WINDOW
 
 _SETTINGS = ("model", "text", "eval", "tokens", "windows", "seed")
 

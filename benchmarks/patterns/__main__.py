@@ -26,7 +26,7 @@ from benchmarks.quality.score import judges_of, score_rows
 from lathe.artefact.errors import UserError
 from lathe.artefact.plan import BLOCK_KINDS
 from lathe.compressor.model.pattern import Pattern
-from lathe.compressor.pipeline.options import WINDOW
+from lathe.compressor.pipeline.option_values import WINDOW
 
 _SETTINGS = ("model", "text", "eval", "pattern", "tokens", "windows", "seed")
 

@@ -19,7 +19,7 @@ from benchmarks.quality.contest import Contest
 from benchmarks.quality.setting import baselines
 from benchmarks.quality.table import OURS, table
 from lathe.artefact.errors import UserError
-from lathe.compressor.pipeline.options import WINDOW
+from lathe.compressor.pipeline.option_values import WINDOW
 
 
 def main() -> None:

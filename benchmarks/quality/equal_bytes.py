@@ -26,7 +26,7 @@ from benchmarks.quality.setting import Setting
 from lathe.artefact.atomic_files import write_json
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.block_runner import Weights
-from lathe.compressor.pipeline.options import WINDOW
+from lathe.compressor.pipeline.option_values import WINDOW
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.checkpoint import open_checkpoint
 from lathe.compressor.model.decoder import LayeredModel
-from lathe.compressor.pipeline.options import WINDOW
+from lathe.compressor.pipeline.option_values import WINDOW
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from lathe.compressor.calibration.selfgen import write_samples
 from lathe.compressor.calibration.tokens import SELF, spread, window_length
 from lathe.compressor.evaluate import Quality
 from lathe.compressor.model.lm_head import LMHead
-from lathe.compressor.pipeline.options import WINDOW
+from lathe.compressor.pipeline.option_values import WINDOW
 
 _ROWS = 4
 _SLICE_BYTES = 2**26

@@ -31,7 +31,8 @@ from lathe.artefact.errors import UserError
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.effort import SECONDS
 from lathe.compressor.latency.workload import parse_factor
-from lathe.compressor.pipeline.options import WINDOW, CompressOptions
+from lathe.compressor.pipeline.option_values import WINDOW
+from lathe.compressor.pipeline.options import CompressOptions
 
 _SETTINGS = ("model", "text", "eval", "tokens", "windows", "seed", "profile")
 

@@ -105,7 +105,7 @@ class ExportOptions:
         self._check_cache()
 
     def _check_cache(self) -> None:
-        from lathe.compressor.pipeline.options import INT8_CACHE, check_kv_cache
+        from lathe.compressor.pipeline.option_values import INT8_CACHE, check_kv_cache
 
         check_kv_cache(self.kv_cache)
         if self.kv_cache == INT8_CACHE and self.to not in GRAPHS:
@@ -185,7 +185,7 @@ def _quantizer(options: ExportOptions, quiet: bool) -> Callable[..., dict[str, A
     from lathe.compressor.export.base import CalibrationAsked, OnText, WithText, quantizers
     from lathe.compressor.export.one_bit import FORMAT, check_kernel
     from lathe.compressor.export.onnx_int8_cache import WithInt8Cache
-    from lathe.compressor.pipeline.options import INT8_CACHE
+    from lathe.compressor.pipeline.option_values import INT8_CACHE
 
     to, scheme = options.to, options.quantize
     if scheme and to != FORMAT:

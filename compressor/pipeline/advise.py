@@ -24,7 +24,8 @@ from lathe.compressor.pipeline.forecast import Forecaster, forecast, weight_byte
 from lathe.compressor.pipeline.memory_estimate import memory_plan
 from lathe.compressor.pipeline.mixtures import mixtures
 from lathe.compressor.pipeline.open_run import open_run
-from lathe.compressor.pipeline.options import AUTO_BITS, CompressOptions
+from lathe.compressor.pipeline.option_values import AUTO_BITS
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.preflight import PreflightResult, run_preflight
 from lathe.compressor.pipeline.search import Searcher
 from lathe.compressor.pipeline.stored_choices import Candidate, Choice, ChoiceEvaluator

@@ -32,7 +32,8 @@ from lathe.compressor.export.base import Destination
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.pattern import Pattern
 from lathe.compressor.pipeline.domain_texts import read_domains, text_of_all
-from lathe.compressor.pipeline.options import WINDOW, CompressOptions
+from lathe.compressor.pipeline.option_values import WINDOW
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.search.mixed_space import MixedSpace
 from lathe.compressor.search.space import Space
 

@@ -8,7 +8,8 @@ from lathe.artefact.errors import UserError
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
 from lathe.compressor.pipeline.checks import check_output, width_rules
 from lathe.compressor.pipeline.compress_fields import OF_WIDTHS
-from lathe.compressor.pipeline.options import AUTO_BITS, GENAI, CompressOptions
+from lathe.compressor.pipeline.option_values import AUTO_BITS, GENAI
+from lathe.compressor.pipeline.options import CompressOptions
 
 FAMILY_BITS = "8"
 """Of all subnets of a family: rows of 8 bits are shared, and rounding to them loses next to nothing."""

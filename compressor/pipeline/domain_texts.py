@@ -17,7 +17,8 @@ from lathe.compressor.calibration.sources import parts_of, read_documents
 from lathe.compressor.calibration.tokens import CalibrationText, load_tokenizer, read_calibration
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.pipeline.domains import Domain
-from lathe.compressor.pipeline.options import WINDOW, CompressOptions
+from lathe.compressor.pipeline.option_values import WINDOW
+from lathe.compressor.pipeline.options import CompressOptions
 
 _LEAST = 3
 """Windows of a domain: two to fit on and to train the router with, and one to judge by."""

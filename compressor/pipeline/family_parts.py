@@ -19,7 +19,7 @@ from lathe.compressor.pipeline.artefact_maker import ArtefactMaker, MadeArtefact
 from lathe.compressor.pipeline.calibrate import CalibrationResult
 from lathe.compressor.pipeline.compress import complete_artefact
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
-from lathe.compressor.pipeline.options import GENAI
+from lathe.compressor.pipeline.option_values import GENAI
 from lathe.compressor.pipeline.outcome import Status
 from lathe.compressor.pipeline.pareto import tradeoff
 from lathe.compressor.pipeline.report import Compression, build_report

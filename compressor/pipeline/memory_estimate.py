@@ -19,7 +19,8 @@ from lathe.compressor.calibration.tokens import SELF, window_length
 from lathe.compressor.compute.device import CPU, free_bytes
 from lathe.compressor.model.checkpoint import Checkpoint
 from lathe.compressor.model.lm_head import TOP
-from lathe.compressor.pipeline.options import WINDOW, CompressOptions
+from lathe.compressor.pipeline.option_values import WINDOW
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.reconstruction.kl_passes import ROWS
 from lathe.compressor.search.method_choice import chosen_method
 from lathe.compressor.statistics.collect import BATCH

@@ -14,7 +14,8 @@ from lathe.compressor.model.pattern import Pattern
 from lathe.compressor.model.rounded_tensors import dequantized
 from lathe.compressor.pipeline.calibrate import CalibrationResult
 from lathe.compressor.pipeline.latency_loop import Iteration
-from lathe.compressor.pipeline.options import JOINT, CompressOptions
+from lathe.compressor.pipeline.option_values import JOINT
+from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.reconstruct import (
     FinishedLayers,
     block_tokens,

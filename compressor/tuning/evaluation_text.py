@@ -9,7 +9,7 @@ from lathe.compressor.calibration.selfgen import write_samples
 from lathe.compressor.calibration.tokens import load_tokenizer, window_length
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.checkpoint import Checkpoint
-from lathe.compressor.pipeline.options import WINDOW
+from lathe.compressor.pipeline.option_values import WINDOW
 
 FILE = "evaluation.txt"
 _WINDOWS = 40
