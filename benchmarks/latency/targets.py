@@ -23,7 +23,7 @@ from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
 from lathe.compressor.pipeline.memory_estimate import memory_plan
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.outcome import Status
-from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.preflight_result import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory
 from lathe.compressor.search.knapsack import solve

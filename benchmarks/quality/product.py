@@ -11,7 +11,8 @@ from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.pipeline.calibrate import CalibrationResult, calibrate
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
 from lathe.compressor.pipeline.options import CompressOptions
-from lathe.compressor.pipeline.preflight import PreflightResult, run_preflight
+from lathe.compressor.pipeline.preflight import run_preflight
+from lathe.compressor.pipeline.preflight_result import PreflightResult
 from lathe.compressor.pipeline.reconstruct import finished_layer, reconstruct
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory

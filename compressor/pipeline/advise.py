@@ -26,7 +26,8 @@ from lathe.compressor.pipeline.mixtures import mixtures
 from lathe.compressor.pipeline.open_run import open_run
 from lathe.compressor.pipeline.option_values import AUTO_BITS
 from lathe.compressor.pipeline.options import CompressOptions
-from lathe.compressor.pipeline.preflight import PreflightResult, run_preflight
+from lathe.compressor.pipeline.preflight import run_preflight
+from lathe.compressor.pipeline.preflight_result import PreflightResult
 from lathe.compressor.pipeline.search import Searcher
 from lathe.compressor.pipeline.stored_choices import Candidate, Choice, ChoiceEvaluator
 from lathe.compressor.search.block_library import BlockLibrary

@@ -17,7 +17,7 @@ from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.rough_table import RoughTable
 from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.pipeline.options import CompressOptions
-from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.preflight_result import PreflightResult
 from lathe.compressor.pipeline.reconstruct import block_tokens
 from lathe.compressor.pipeline.round import HELDOUT_TOKENS, rounding_tokens
 from lathe.compressor.pipeline.served_memory import served_memory

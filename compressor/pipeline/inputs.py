@@ -14,7 +14,7 @@ from lathe.artefact.atomic_files import write_bytes
 from lathe.artefact.command_options import recorded_flags
 from lathe.compressor.model.checkpoint_fingerprint import weight_digests
 from lathe.compressor.pipeline.options import CompressOptions
-from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.preflight_result import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory, key
 

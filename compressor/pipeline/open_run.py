@@ -11,7 +11,7 @@ from lathe.compressor.compute.workers.start import workers_at
 from lathe.compressor.pipeline.inputs import resume
 from lathe.compressor.pipeline.memory_limit import memory_limit
 from lathe.compressor.pipeline.options import CompressOptions
-from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.preflight_result import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory
 

@@ -17,7 +17,7 @@ from lathe.artefact.plan import Plan
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.table import LatencyTable
 from lathe.compressor.pipeline.latency_loop import Iteration
-from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.preflight_result import PreflightResult
 from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.knapsack import solve, total
 from lathe.compressor.search.space import Constraint, parameter_constraint

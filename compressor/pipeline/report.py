@@ -35,7 +35,7 @@ from lathe.compressor.latency.workload import METRICS
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
 from lathe.compressor.pipeline.outcome import Status
 from lathe.compressor.pipeline.pattern import method_of
-from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.preflight_result import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.served_memory import cache_value_bytes
 from lathe.compressor.pipeline.verify import Verified

@@ -9,7 +9,7 @@ from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.compute.workers import LocalWorkers, Workers
 from lathe.compressor.pipeline.options import CompressOptions
-from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.preflight_result import PreflightResult
 from lathe.compressor.pipeline.run_directory import RunDirectory
 
 

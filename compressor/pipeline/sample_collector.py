@@ -11,7 +11,7 @@ import torch
 from lathe.artefact.errors import UserError
 from lathe.compressor.calibration.tokens import load_tokenizer
 from lathe.compressor.evaluate.samples import Prompt, continuations, prompts
-from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.preflight_result import PreflightResult
 
 
 @dataclass

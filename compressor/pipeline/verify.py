@@ -26,7 +26,7 @@ from lathe.compressor.pipeline.graph_engines import graph_model, installed
 from lathe.compressor.pipeline.latency_loop import Iteration
 from lathe.compressor.pipeline.parity import check_gguf_parity, check_parity
 from lathe.compressor.pipeline.pattern import share_of_zeros
-from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.preflight_result import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.sample_collector import SampleCollector
 from lathe.compressor.pipeline.served_model import checkpoint_model

@@ -21,7 +21,8 @@ from lathe.compressor.pipeline.calibrate import calibrate
 from lathe.compressor.pipeline.latency_loop import LatencyLoop
 from lathe.compressor.pipeline.open_run import open_run
 from lathe.compressor.pipeline.options import CompressOptions
-from lathe.compressor.pipeline.preflight import PreflightResult, run_preflight
+from lathe.compressor.pipeline.preflight import run_preflight
+from lathe.compressor.pipeline.preflight_result import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.search import Searcher
 from lathe.compressor.pipeline.verify import Verifier

@@ -20,7 +20,7 @@ from lathe.compressor.latency.workload import Workload
 from lathe.compressor.pipeline import served_model, verify
 from lathe.compressor.pipeline.latency_loop import Iteration
 from lathe.compressor.pipeline.memory_estimate import MemoryPlan
-from lathe.compressor.pipeline.preflight import PreflightResult
+from lathe.compressor.pipeline.preflight_result import PreflightResult
 from lathe.compressor.pipeline.quality_loop import QualityLoop
 from lathe.compressor.search.method import methods
 from lathe.compressor.search.space import make_space
