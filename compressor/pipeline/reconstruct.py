@@ -22,7 +22,7 @@ from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory, Saved, key
 from lathe.compressor.pipeline.widest_subnet import WidestSubnet
 from lathe.compressor.reconstruction.kl_passes import KLProblem
-from lathe.compressor.reconstruction.kl_refinement import ITERATIONS, WORTHWHILE, refine_model
+from lathe.compressor.reconstruction.kl_refinement import ITERATIONS, WORTHWHILE, ModelStep, refine_model
 from lathe.compressor.reconstruction.kl_steps import count_steps, refine_in_steps
 from lathe.compressor.reconstruction.registry import Finished, ReconstructionTask, reconstructions
 from lathe.compressor.reconstruction.sequential import DAMPINGS
@@ -42,6 +42,19 @@ def reconstruct(
 
     With the widest subnet of a family, its input matrices stay, and output projections alone are solved for.
     """
+    name = reconstruct_layers(context, calibration, iteration, widest)
+    if iteration.plan.unrounded == context.preflight.source.shape.dense_plan:
+        return name
+    return refine_rounds(context, calibration, name, outputs_only=widest is not None)
+
+
+def reconstruct_layers(
+    context: RunContext,
+    calibration: CalibrationResult,
+    iteration: Iteration,
+    widest: WidestSubnet | None = None,
+) -> str:
+    """Does the part of `reconstruct` that goes from layer to layer; returns the name of the layers."""
     preflight = context.preflight
     name = key(
         calibration.key,
@@ -52,9 +65,7 @@ def reconstruct(
         *([widest.finished] if widest else []),
     )
     _reconstruct_layers(context, calibration, iteration, name, widest)
-    if iteration.plan.unrounded == preflight.source.shape.dense_plan:
-        return name
-    return refine_rounds(context, calibration, name, outputs_only=widest is not None)
+    return name
 
 
 def refine_rounds(
@@ -222,6 +233,22 @@ class FinishedLayers:
         if not file.exists():
             raise UserError(f"{self.path} lost a finished layer", "Remove it and run again.")
         return dict(self.store.here(Saved(file).all()))
+
+
+def heldout_divergence(context: RunContext, calibration: CalibrationResult, name: str) -> float:
+    """Returns KL(dense || finished layers) in nats per token of the held-out windows."""
+    count, store = len(calibration.model.layers), context.store
+    problem = KLProblem(
+        calibration.model,
+        store.load(count, partial(finished_layer, context.run_dir, name)),
+        calibration.windows,
+        calibration.heldout,
+        store,
+        context.preflight.method.bfloat16,
+        calibration.last,
+    )
+    step = ModelStep(problem.some(torch.nonzero(calibration.heldout)[:, 0]), context.workers)
+    return step.error(step.start)
 
 
 def finished_layer(run_dir: RunDirectory, name: str, index: int) -> Finished:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lathe.artefact.plan import Plan
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.model.pruning import Selection, select_ranked
 from lathe.compressor.pipeline.calibrate import CalibrationResult
+from lathe.compressor.pipeline.finalists import choose
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import key
 from lathe.compressor.search.method import Problem, SearchResult
@@ -93,6 +95,7 @@ class Searcher:
             preflight.mixed,
             options.groups,
             self.within,
+            partial(choose, context, calibration),
         )
 
     def _result(self, constraints: list[Constraint], plan: Plan | None) -> SearchResult:

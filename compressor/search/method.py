@@ -28,7 +28,7 @@ from lathe.compressor.search.space import Choices, Constraint, Space
 from lathe.compressor.search.trace import Trace
 from lathe.compressor.statistics import LastingStatistics
 
-_NOT_SENT = ("constraints", "trace", "progress", "workers")
+_NOT_SENT = ("constraints", "trace", "progress", "workers", "choose")
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,9 @@ class Problem:
         mixed: The levels of widths and bits, where weights may be rounded.
         groups: Gives each matrix its group that is rounded.
         within: A wider plan, each of whose blocks contains that of the plan that is searched; None: any.
+        choose: Reconstructs some results and returns the number of the best; None: it cannot be had.
         workers: Evaluate candidates. A problem travels to them without the fields that only the search itself
-            uses: constraints, trace, progress and workers.
+            uses: constraints, trace, progress, choose and workers.
     """
 
     source: Checkpoint
@@ -77,6 +78,7 @@ class Problem:
     mixed: MixedSpace | None = None
     groups: GroupRule = BY_ERROR
     within: Plan | None = None
+    choose: Callable[[Sequence[SearchResult]], int] | None = None
 
     @property
     def choices(self) -> Choices:

@@ -6,9 +6,11 @@ them is hardly missed alone, and all of them are. A plan by such a table keeps s
 nothing of others. What that gains on the text that was measured, it can lose on other text.
 
 So there is a second table. Each row is the mean of itself and the mean row of its kind, and attention counts
-twice. Plans of both tables, with the same parameters, are measured on held-out text. The second table is
-taken unless its plan is worse by more than `_TIE`: of two that are alike, the more regular one is the safer
-choice (docs/experiments.md, "shrunk sensitivities").
+twice. The first tenth of the layers and the last one, which no layer stands in for, count ten times: they
+stay whole while anything else can go (as in GISP's code, arXiv 2510.18030). Plans of both tables, with the
+same parameters, are measured on held-out text. The second table is taken unless its plan is worse by more
+than `_TIE`: of two that are alike, the more regular one is the safer choice (docs/experiments.md, "shrunk
+sensitivities").
 """
 
 from __future__ import annotations
@@ -24,16 +26,18 @@ from lathe.compressor.search.plan_fitness import plan_fitness
 from lathe.compressor.search.space import parameter_constraint
 
 _MEAN, _ATTENTION = 0.5, 2.0
+_ENDS, _FIRST = 10.0, 0.1
 _KEPT, _TIE = 0.6, 0.1
 
 
 def shrunk(table: np.ndarray) -> np.ndarray:
     """Returns the second table of an object array [blocks] of float arrays [levels of that block]."""
-    found = table.copy()
+    found, layers = table.copy(), len(table) // len(BLOCK_KINDS)
     for kind, weight in enumerate((_ATTENTION, 1.0)):
         rows = np.stack([*table[kind :: len(BLOCK_KINDS)]])
-        for block, row in enumerate((1 - _MEAN) * rows + _MEAN * rows.mean(0)):
-            found[len(BLOCK_KINDS) * block + kind] = weight * row
+        for layer, row in enumerate((1 - _MEAN) * rows + _MEAN * rows.mean(0)):
+            end = layer < round(_FIRST * layers) or layer == layers - 1
+            found[len(BLOCK_KINDS) * layer + kind] = weight * (_ENDS if end else 1.0) * row
     return found
 
 

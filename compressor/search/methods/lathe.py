@@ -18,6 +18,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
 from lathe.compressor.model.pruning import select_plan
 from lathe.compressor.search.block_library import BlockLibrary
+from lathe.compressor.search.deep_plans import better_finalist
 from lathe.compressor.search.evolution import Moves, evolve, has_attention
 from lathe.compressor.search.fitness import Fitness
 from lathe.compressor.search.knapsack import solve
@@ -70,7 +71,7 @@ def search(
             lambda best: bar.note(f"KL {best:.4f} nats/token"),
         )
     best, plan = ranked[0]
-    return search_result(problem, plan, best)
+    return better_finalist(problem, sensitivities, search_result(problem, plan, best))
 
 
 def moves_of(problem: Problem, sensitivities: np.ndarray) -> Moves:

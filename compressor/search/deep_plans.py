@@ -1,0 +1,62 @@
+"""Plans that keep less than half of a model: attention whole in some layers, or a part of it in all.
+
+A block's sensitivity grows slowly with the first heads that it loses, so that the knapsack takes some heads
+of every layer. Where most heads go, they are no longer redundant, and each costs about as much as the next:
+then it is better to keep the attention of some layers and to leave that of the others out, whose time goes to
+wider FFNs, and these have more to reconstruct with. The KL before the final reconstruction does not show it
+(docs/experiments.md, "plans of less than half"). So both plans are reconstructed, and held-out text decides,
+once for all limits of a budget.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lathe.artefact.plan import BLOCK_KINDS
+from lathe.compressor.model.pruning import select_plan
+from lathe.compressor.search.evolution import has_attention
+from lathe.compressor.search.knapsack import solve
+from lathe.compressor.search.method import Problem, SearchResult
+from lathe.compressor.search.space import Space
+
+DEEP = 0.5
+"""The share of the decoder's parameters below which a plan has a rival."""
+_WHOLE = 0.5
+
+
+def whole_attention(space: Space, table: np.ndarray) -> np.ndarray:
+    """Returns a table in which attention loses in proportion to the query heads that it loses.
+
+    Args:
+        space: The levels.
+        table: Object array [blocks] of float arrays [levels of that block], nats per token.
+    """
+    found = table.copy()
+    heads = np.array([query_heads for query_heads, _ in space.attention])
+    for position in range(0, len(table), len(BLOCK_KINDS)):
+        found[position] = _WHOLE * table[position].max() * (1 - heads / heads.max())
+    return found
+
+
+def better_finalist(problem: Problem, table: np.ndarray, found: SearchResult) -> SearchResult:
+    """Returns what a search found, or the plan with whole attention blocks where that is better.
+
+    Args:
+        problem: The problem; its `choose` compares the two.
+        table: The table that the plan was found by.
+        found: The plan.
+    """
+    alone = problem.choose is None or problem.mixed or problem.within
+    if alone or problem.source.shape.kept(found.plan) >= DEEP:
+        return found
+    plan = solve(problem.space, whole_attention(problem.space, table), problem.constraints)
+    if plan is None or plan == found.plan or not has_attention(plan):
+        return found
+    rival = SearchResult(plan, select_plan(problem.rankings, plan), found.fitness, found.evaluations)
+
+    def chosen() -> float:
+        assert problem.choose is not None
+        return float(problem.choose([found, rival]))
+
+    second = problem.trace.evaluate(f"whole attention {problem.digest(limits=False)}", chosen)
+    return rival if second else found
