@@ -12,7 +12,8 @@ import pytest
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.pipeline import reconstruct as stage
 from lathe.compressor.pipeline.calibrate import calibrate
-from lathe.compressor.pipeline.latency_loop import LatencyLoop
+from lathe.compressor.pipeline.finalists import choose
+from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.preflight import run_preflight
 from lathe.compressor.pipeline.run_context import RunContext
@@ -74,6 +75,29 @@ def test_every_round_after_the_first_reads_new_text_and_what_gains_is_kept(
         round_ = json.loads((run.path / f"whole-{expected}-{number}.json").read_text())
         expected += f"-{number}" if round_["after"] < round_["before"] else ""
     assert name == expected != base
+
+
+def test_of_two_plans_the_one_with_less_divergence_after_reconstruction_is_chosen(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    quiet, run = Progress(quiet=True), RunDirectory(tmp_path / "out")
+    options = options_for(tiny, tmp_path, "fast")
+    context = RunContext(options, run_preflight(options, quiet), run, quiet)
+    calibration = calibrate(context)
+    search = Searcher(context, calibration)
+    space = context.preflight.space
+    wide, narrow = (search.evaluate(plan) for plan in (space.plan([1] * (2 * space.layers)), space.smallest))
+    for results, best in (((narrow, wide), 1), ((wide, narrow), 0)):
+        assert choose(context, calibration, results) == best
+    kept = Iteration(wide.plan, wide.selections, 0.0, 0)
+    name = stage.reconstruct_layers(context, calibration, kept)
+    files = {file.name.rpartition("-")[0] for file in run.path.glob("reformed-*.safetensors")}
+    assert files == {f"reformed-{name}"}, "only the layers of the better one stay"
+    divergence = stage.heldout_divergence(context, calibration, name)
+    stage.reconstruct(context, calibration, kept)
+    refined = json.loads((run.path / f"whole-{name}-0.json").read_text())
+    assert divergence == pytest.approx(refined["before"], rel=1e-4)
+    run.close()
 
 
 def test_layers_that_one_method_solved_on_a_part_of_the_text_are_not_anothers(
