@@ -23,6 +23,7 @@ from lathe.compressor.pipeline.round import HELDOUT_TOKENS, rounding_tokens
 from lathe.compressor.pipeline.served_memory import served_memory
 from lathe.compressor.reconstruction.kl_steps import MOST_TOKENS
 from lathe.compressor.reconstruction.output_gradients import TOKENS
+from lathe.compressor.search.deep_plans import has_rival
 from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.knapsack import solve, total
 from lathe.compressor.search.method import Problem
@@ -120,7 +121,9 @@ def forecast(
     `rounds` says whether the plan may have rounded weights.
     """
     plan = forecaster.best([*preflight.constraints, *_latency(preflight, forecaster)])
-    needs = {"memory_bytes": preflight.memory.peak, "seconds": _seconds(options, preflight, problem)}
+    finalists = 2 if plan is not None and has_rival(problem, plan) else 1
+    seconds = _seconds(options, preflight, problem, finalists)
+    needs = {"memory_bytes": preflight.memory.peak, "seconds": seconds}
     found = {"needs": needs, "rounds": preflight.mixed is not None}
     return found | (forecaster.facts(plan) if plan else {"plan": None})
 
@@ -131,11 +134,14 @@ def _latency(preflight: PreflightResult, forecaster: Forecaster) -> list[Constra
     return [latencies.constraint(preflight.choices, target)] if target and latencies else []
 
 
-def _seconds(options: CompressOptions, preflight: PreflightResult, problem: Problem) -> dict[str, float]:
+def _seconds(
+    options: CompressOptions, preflight: PreflightResult, problem: Problem, finalists: int
+) -> dict[str, float]:
     """Returns about how many seconds a run takes, and the least and most of them.
 
     They follow from the speed of a forward pass and from what the forecast itself took for text, ranking,
-    sensitivities and timings. The range is that of the rounds in which the whole subnet is refined.
+    sensitivities and timings. The range is that of the rounds in which the whole subnet is refined. So many
+    `finalists` are reconstructed layer by layer.
     """
     method, amount, spent = preflight.method, preflight.texts.calibration.amount, _spent(problem.progress)
     read, asked = amount.windows * amount.window, options.calibration_tokens
@@ -146,7 +152,7 @@ def _seconds(options: CompressOptions, preflight: PreflightResult, problem: Prob
     searching = _SEARCHING * spent[_PRUNING] + spent[_ROUNDING_ALONE]
     fixed = ranking + searching + _MEASURING * spent[_TIMING]
     solved = min(asked, block_tokens(preflight.source.shape)) if method.on_samples else asked
-    solving = GAUSS_NEWTON if method.reconstruction == "gauss-newton" else SOLVING[rough]
+    solving = finalists * (GAUSS_NEWTON if method.reconstruction == "gauss-newton" else SOLVING[rough])
     stepping = STEPPING * min(asked, MOST_TOKENS)
     refining = token * (stepping if method.in_steps else REFINING * asked)
     evaluation = preflight.texts.evaluation

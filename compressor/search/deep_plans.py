@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lathe.artefact.plan import BLOCK_KINDS
+from lathe.artefact.plan import BLOCK_KINDS, Plan
 from lathe.compressor.model.pruning import select_plan
 from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.knapsack import solve
@@ -38,6 +38,12 @@ def whole_attention(space: Space, table: np.ndarray) -> np.ndarray:
     return found
 
 
+def has_rival(problem: Problem, plan: Plan) -> bool:
+    """Tells whether a plan that the knapsack found is compared with another."""
+    alone = problem.choose is None or problem.mixed is not None or problem.within is not None
+    return not alone and problem.source.shape.kept(plan) < DEEP
+
+
 def better_finalist(problem: Problem, table: np.ndarray, found: SearchResult) -> SearchResult:
     """Returns what a search found, or the plan with whole attention blocks where that is better.
 
@@ -46,8 +52,7 @@ def better_finalist(problem: Problem, table: np.ndarray, found: SearchResult) ->
         table: The table that the plan was found by.
         found: The plan.
     """
-    alone = problem.choose is None or problem.mixed or problem.within
-    if alone or problem.source.shape.kept(found.plan) >= DEEP:
+    if not has_rival(problem, found.plan):
         return found
     plan = solve(problem.space, whole_attention(problem.space, table), problem.constraints)
     if plan is None or plan == found.plan or not has_attention(plan):
