@@ -64,7 +64,7 @@ def reconstruct_layers(
         [[t.tolist() for t in (s.kv_heads, s.query_heads, s.channels)] for s in iteration.selections],
         *([widest.finished] if widest else []),
     )
-    _reconstruct_layers(context, calibration, iteration, name, widest)
+    _finish_layers(context, calibration, iteration, name, widest)
     return name
 
 
@@ -98,7 +98,7 @@ def refine_rounds(
     return name
 
 
-def _reconstruct_layers(
+def _finish_layers(
     context: RunContext,
     calibration: CalibrationResult,
     iteration: Iteration,
@@ -167,18 +167,11 @@ def _refine(
     in_steps = context.preflight.method.in_steps
     steps = count_steps(windows, calibration.heldout) if in_steps else ITERATIONS
     with context.progress.stage("reconstruct: the whole subnet", steps + 1) as bar:
-        subnet = context.store.load(count, partial(finished_layer, run_dir, name))
-        problem = KLProblem(
-            calibration.model,
-            subnet,
-            windows,
-            calibration.heldout,
-            context.store,
-            context.preflight.method.bfloat16,
-            None if number else calibration.last,
-            keep_zeros,
-            outputs_only,
+        problem = replace(
+            _divergence(context, calibration, name), keep_zeros=keep_zeros, outputs_only=outputs_only
         )
+        if number:
+            problem = replace(problem, windows=windows, dense=None)
         refine = refine_in_steps if in_steps else refine_model
         layers, before, after = refine(problem, bar.advance, context.workers)
         for index in range(count):
@@ -237,8 +230,15 @@ class FinishedLayers:
 
 def heldout_divergence(context: RunContext, calibration: CalibrationResult, name: str) -> float:
     """Returns KL(dense || finished layers) in nats per token of the held-out windows."""
+    problem = _divergence(context, calibration, name)
+    step = ModelStep(problem.some(torch.nonzero(calibration.heldout)[:, 0]), context.workers)
+    return step.error(step.start)
+
+
+def _divergence(context: RunContext, calibration: CalibrationResult, name: str) -> KLProblem:
+    """Returns KL(dense || finished layers) on the calibration text."""
     count, store = len(calibration.model.layers), context.store
-    problem = KLProblem(
+    return KLProblem(
         calibration.model,
         store.load(count, partial(finished_layer, context.run_dir, name)),
         calibration.windows,
@@ -247,8 +247,6 @@ def heldout_divergence(context: RunContext, calibration: CalibrationResult, name
         context.preflight.method.bfloat16,
         calibration.last,
     )
-    step = ModelStep(problem.some(torch.nonzero(calibration.heldout)[:, 0]), context.workers)
-    return step.error(step.start)
 
 
 def finished_layer(run_dir: RunDirectory, name: str, index: int) -> Finished:

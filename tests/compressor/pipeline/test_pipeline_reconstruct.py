@@ -36,12 +36,15 @@ def options_for(tiny: Tiny, folder: Path, method: str = "auto") -> CompressOptio
     )
 
 
+def opened(options: CompressOptions) -> tuple[RunContext, RunDirectory]:
+    quiet, run = Progress(quiet=True), RunDirectory(options.out)
+    return RunContext(options, run_preflight(options, quiet), run, quiet), run
+
+
 def test_every_round_after_the_first_reads_new_text_and_what_gains_is_kept(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options, quiet = options_for(tiny, tmp_path), Progress(quiet=True)
-    run = RunDirectory(options.out)
-    context = RunContext(options, run_preflight(options, quiet), run, quiet)
+    context, run = opened(options_for(tiny, tmp_path))
     calibration = calibrate(context)
     iteration = LatencyLoop(context, Searcher(context, calibration), "").find_plan()
     seen, refine = [], stage.refine_model
@@ -80,9 +83,7 @@ def test_every_round_after_the_first_reads_new_text_and_what_gains_is_kept(
 def test_of_two_plans_the_one_with_less_divergence_after_reconstruction_is_chosen(
     tiny: Tiny, tmp_path: Path
 ) -> None:
-    quiet, run = Progress(quiet=True), RunDirectory(tmp_path / "out")
-    options = options_for(tiny, tmp_path, "fast")
-    context = RunContext(options, run_preflight(options, quiet), run, quiet)
+    context, run = opened(options_for(tiny, tmp_path, "fast"))
     calibration = calibrate(context)
     search = Searcher(context, calibration)
     space = context.preflight.space
@@ -103,9 +104,7 @@ def test_of_two_plans_the_one_with_less_divergence_after_reconstruction_is_chose
 def test_layers_that_one_method_solved_on_a_part_of_the_text_are_not_anothers(
     tiny: Tiny, tmp_path: Path
 ) -> None:
-    quiet, run = Progress(quiet=True), RunDirectory(tmp_path / "out")
-    options = options_for(tiny, tmp_path, "quick")
-    context = RunContext(options, run_preflight(options, quiet), run, quiet)
+    context, run = opened(options_for(tiny, tmp_path, "quick"))
     calibration = calibrate(context)
     iteration = LatencyLoop(context, Searcher(context, calibration), "").find_plan()
     quick = stage.reconstruct(context, calibration, iteration)
