@@ -21,10 +21,9 @@ def choose(context: RunContext, calibration: CalibrationResult, results: Sequenc
         iteration = Iteration(result.plan, result.selections, result.fitness, result.evaluations)
         names.append(reconstruct_layers(context, calibration, iteration))
         harms.append(heldout_divergence(context, calibration, names[-1]))
-    context.progress.say(
-        "  of two plans, the better after reconstruction: KL " + ", ".join(f"{harm:.4f}" for harm in harms)
-    )
     best = harms.index(min(harms))
+    listed = " and ".join(f"{harm:.4f}" for harm in harms)
+    context.progress.say(f"  plans reconstructed: KL {listed} on held-out text; number {best + 1} is taken")
     for number, name in enumerate(names):
         if number != best:
             context.run_dir.forget(f"reformed-{name}")
