@@ -9,7 +9,14 @@ from lathe.compressor.latency.workload import FITTED_DEFAULTS, Workload, fitted
 from lathe.compressor.pipeline.compress_fields import CompressFields
 from lathe.compressor.pipeline.domains import Domain, parse_domains
 from lathe.compressor.pipeline.family_targets import named_targets
-from lathe.compressor.pipeline.option_values import AUTO_BITS, BIT_SCHEMES, GENAI, INT8_CACHE, with_scheme
+from lathe.compressor.pipeline.option_values import (
+    AUTO_BITS,
+    BIT_SCHEMES,
+    GENAI,
+    INT8_CACHE,
+    JOINT,
+    with_scheme,
+)
 
 if TYPE_CHECKING:  # the command line is built where there is no PyTorch, too
     import torch
@@ -33,6 +40,11 @@ class DerivedOptions(CompressFields):
         from lathe.compressor.model.pattern import Pattern
 
         return None if self.pattern is None else Pattern.parse(self.pattern)
+
+    @property
+    def pattern_rule(self) -> str:
+        """The name of what chooses the weights of a pattern and corrects the others."""
+        return self.pattern_method or JOINT
 
     @property
     def latency_limit_ms(self) -> float | None:

@@ -14,7 +14,6 @@ from lathe.compressor.pipeline.option_values import (
     FLOAT_CACHE,
     GENAI,
     GRAPHS,
-    JOINT,
     check_kv_cache,
     with_scheme,
 )
@@ -191,7 +190,7 @@ def _check_pattern(options: DerivedOptions) -> None:
     from lathe.compressor.reconstruction.patterns.registry import pattern_methods
 
     _ = options.weight_pattern
-    pattern_methods.get(options.pattern_method or JOINT)
+    pattern_methods.get(options.pattern_rule)
     if options.open_ended:
         name = "--front" if options.front else "--max-perplexity-increase"
         raise UserError(

@@ -14,7 +14,6 @@ from lathe.compressor.model.pattern import Pattern
 from lathe.compressor.model.rounded_tensors import dequantized
 from lathe.compressor.pipeline.calibrate import CalibrationResult
 from lathe.compressor.pipeline.latency_loop import Iteration
-from lathe.compressor.pipeline.option_values import JOINT
 from lathe.compressor.pipeline.options import CompressOptions
 from lathe.compressor.pipeline.reconstruct import (
     FinishedLayers,
@@ -46,8 +45,8 @@ def prune_to_pattern(
     pattern = context.preflight.pattern
     if pattern is None:
         return name
-    method = pattern_methods.get(method_of(context.options))
-    found = f"{name}-{key(str(pattern), method_of(context.options))}"
+    method = pattern_methods.get(context.options.pattern_rule)
+    found = f"{name}-{key(str(pattern), context.options.pattern_rule)}"
     blocks = PatternBlocks(pattern, method, context.preflight.source.dtype)
     pruned = FinishedLayers(context.run_dir.path.absolute(), found, context.store)
 
@@ -60,11 +59,6 @@ def prune_to_pattern(
             context.run_dir.saved(f"reformed-{found}-{index:03d}", partial(_pruned, opened, pruned, index))
             bar.advance()
     return refine_rounds(context, calibration, found, keep_zeros=True) if method.corrects else found
-
-
-def method_of(options: CompressOptions) -> str:
-    """Returns the name of the pattern method."""
-    return options.pattern_method or JOINT
 
 
 def manifest_facts(options: CompressOptions) -> dict[str, Any]:

@@ -34,7 +34,6 @@ from lathe.compressor.latency.limit import pruning_limit
 from lathe.compressor.latency.workload import METRICS
 from lathe.compressor.pipeline.latency_loop import Iteration, LatencyLoop
 from lathe.compressor.pipeline.outcome import Status
-from lathe.compressor.pipeline.pattern import method_of
 from lathe.compressor.pipeline.preflight_result import PreflightResult
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.served_memory import cache_value_bytes
@@ -221,7 +220,7 @@ def _pattern(context: RunContext, verified: Verified) -> PatternFacts:
     """Returns the pattern of the weights, where they have one."""
     if verified.zeros is None:
         return {}
-    name, method = str(context.preflight.pattern), method_of(context.options)
+    name, method = str(context.preflight.pattern), context.options.pattern_rule
     return {"pattern": {"name": name, "method": method, "zeros": verified.zeros}}
 
 

@@ -5,7 +5,7 @@ of every layer. Where most heads go, they are no longer redundant, and each cost
 then it is better to keep the attention of some layers and to leave that of the others out, whose time goes to
 wider FFNs, and these have more to reconstruct with. The KL before the final reconstruction does not show it
 (docs/experiments.md, "plans of less than half"). So both plans are reconstructed, and held-out text decides,
-once for all limits of a budget.
+once for all searches of a run.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from __future__ import annotations
 import numpy as np
 
 from lathe.artefact.plan import BLOCK_KINDS, Plan
-from lathe.compressor.model.pruning import select_plan
 from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.knapsack import solve
 from lathe.compressor.search.method import Problem, SearchResult
 from lathe.compressor.search.space import Space
 
-DEEP = 0.5
+_DEEP = 0.5
 """The share of the decoder's parameters below which a plan has a rival."""
 _WHOLE = 0.5
 
@@ -41,27 +40,32 @@ def whole_attention(space: Space, table: np.ndarray) -> np.ndarray:
 def has_rival(problem: Problem, plan: Plan) -> bool:
     """Tells whether a plan that the knapsack found is compared with another."""
     alone = problem.choose is None or problem.mixed is not None or problem.within is not None
-    return not alone and problem.source.shape.kept(plan) < DEEP
+    return not alone and problem.source.shape.kept(plan) < _DEEP
 
 
-def better_finalist(problem: Problem, table: np.ndarray, found: SearchResult) -> SearchResult:
-    """Returns what a search found, or the plan with whole attention blocks where that is better.
+def rival_of(problem: Problem, table: np.ndarray, plan: Plan) -> Plan | None:
+    """Returns the plan with whole attention blocks that a plan is compared with, if there is one.
 
     Args:
-        problem: The problem; its `choose` compares the two.
+        problem: The problem.
         table: The table that the plan was found by.
-        found: The plan.
+        plan: The knapsack's.
     """
-    if not has_rival(problem, found.plan):
-        return found
-    plan = solve(problem.space, whole_attention(problem.space, table), problem.constraints)
-    if plan is None or plan == found.plan or not has_attention(plan):
-        return found
-    rival = SearchResult(plan, select_plan(problem.rankings, plan), found.fitness, found.evaluations)
+    if not has_rival(problem, plan):
+        return None
+    rival = solve(problem.space, whole_attention(problem.space, table), problem.constraints)
+    return rival if rival and rival != plan and has_attention(rival) else None
+
+
+def better_finalist(problem: Problem, found: SearchResult, rival: SearchResult) -> SearchResult:
+    """Returns the better of two results after reconstruction; the first comparison of a run decides for all.
+
+    Later ones have other limits, and prices that were corrected by what was measured meanwhile.
+    """
 
     def chosen() -> float:
         assert problem.choose is not None
         return float(problem.choose([found, rival]))
 
-    second = problem.trace.evaluate(f"whole attention {problem.digest(limits=False)}", chosen)
-    return rival if second else found
+    budgets = " ".join(constraint.name for constraint in problem.constraints)
+    return rival if problem.trace.evaluate(f"whole attention {budgets}", chosen) else found

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from lathe.compressor.model.pruning import Selection, select_plan
+from lathe.compressor.search.end_layers import end_layers
 from lathe.compressor.search.method import Problem, SearchResult, methods
 from lathe.compressor.search.method_choice import refuse_experts
 from lathe.compressor.search.methods.fast import FAST
@@ -28,8 +29,6 @@ from lathe.compressor.search.short_text import ROWS, fitted_windows
 STEPS, _REMOVED = 112, 0.7
 """The published steps, and the share of the dense model's cost that all of them remove."""
 PASSES = 2 * STEPS
-_SPARED = 0.1
-"""The share of layers at the start that are cut last, as is the last layer: so does the authors' code."""
 
 
 def search(problem: Problem) -> SearchResult:
@@ -63,8 +62,8 @@ class _Removal:
     def of(cls, problem: Problem) -> _Removal:
         """Returns the search of a problem."""
         shape, constraints = problem.source.shape, problem.constraints
-        spared = {*range(int(_SPARED * shape.num_layers)), shape.num_layers - 1}
-        steps = Steps(problem.space, constraints, shape.layer.heads_per_group, frozenset(spared))
+        spared = end_layers(shape.num_layers)
+        steps = Steps(problem.space, constraints, shape.layer.heads_per_group, spared)
         dense, limits = np.array([(c.cost(shape.dense_plan), c.limit) for c in constraints]).T
         return cls(problem, steps, PrunedModel(problem), dense, limits)
 

@@ -18,7 +18,7 @@ from lathe.artefact.errors import UserError
 from lathe.artefact.plan import Plan
 from lathe.compressor.model.pruning import select_plan
 from lathe.compressor.search.block_library import BlockLibrary
-from lathe.compressor.search.deep_plans import better_finalist
+from lathe.compressor.search.deep_plans import better_finalist, rival_of
 from lathe.compressor.search.evolution import Moves, evolve, has_attention
 from lathe.compressor.search.fitness import Fitness
 from lathe.compressor.search.knapsack import solve
@@ -71,7 +71,11 @@ def search(
             lambda best: bar.note(f"KL {best:.4f} nats/token"),
         )
     best, plan = ranked[0]
-    return better_finalist(problem, sensitivities, search_result(problem, plan, best))
+    found, rival = search_result(problem, plan, best), rival_of(problem, sensitivities, plan)
+    if rival is None:
+        return found
+    (value,) = plan_fitness(problem, measure, [rival], int(problem.evaluations > 1))
+    return better_finalist(problem, found, search_result(problem, rival, value))
 
 
 def moves_of(problem: Problem, sensitivities: np.ndarray) -> Moves:

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lathe.compressor.search.deep_plans import better_finalist, whole_attention
+from lathe.compressor.search.deep_plans import rival_of, whole_attention
 from lathe.compressor.search.method import Problem, SearchResult
 from lathe.compressor.search.methods import lathe
 from lathe.compressor.search.mixed_space import MixedSpace
+from lathe.compressor.search.plan_evaluator import PlanEvaluator
 from lathe.compressor.search.space import make_space
 from support.tiny_problem import Lab
 
@@ -61,6 +62,8 @@ def test_the_better_plan_after_reconstruction_is_found(lab: Lab, tmp_path: Path,
     ((own, rival),) = chooser.asked
     assert found is (own, rival)[number]
     assert own.plan != rival.plan
+    measured = PlanEvaluator(problem)
+    assert [r.fitness for r in (own, rival)] == [measured.evaluate((r.plan, 0)) for r in (own, rival)]
     assert all(problem.allows(result.plan) for result in (own, rival))
     dropped = [sum(layer.kv_heads == 0 for layer in result.plan) for result in (own, rival)]
     assert dropped[1] > dropped[0], "whole attention blocks go"
@@ -70,6 +73,16 @@ def test_other_limits_of_the_budget_follow_the_first_choice(lab: Lab, tmp_path: 
     lathe.search(deep(lab, tmp_path, 0.4, Chooser(1)))
     again = Chooser(0)
     found = lathe.search(deep(lab, tmp_path, 0.38, again))
+    assert not again.asked
+    assert any(layer.kv_heads == 0 for layer in found.plan)
+
+
+def test_prices_that_were_corrected_do_not_ask_again(lab: Lab, tmp_path: Path) -> None:
+    lathe.search(deep(lab, tmp_path, 0.4, Chooser(1)))
+    again = Chooser(0)
+    problem, keep = deep(lab, tmp_path, 0.4, again), lab.keep(0.4)
+    dearer = {level: 1.05 * cost for level, cost in keep.attention.items()}
+    found = lathe.search(replace(problem, constraints=[replace(keep, attention=dearer)]))
     assert not again.asked
     assert any(layer.kv_heads == 0 for layer in found.plan)
 
@@ -90,5 +103,5 @@ def test_neither_has_one_whose_bits_are_searched_or_that_is_within_another(
     found = lathe.search(within)
     assert not chooser.asked
     mixed = replace(problem, mixed=MixedSpace(problem.space, (8, 4)))
-    assert better_finalist(mixed, table, found) is found
+    assert rival_of(mixed, table, found.plan) is None
     assert not chooser.asked
