@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -106,6 +108,30 @@ def test_loads_without_lathe(tmp_path: Path, source: Checkpoint) -> None:
     expected = logits(load(out), ids)
     assert torch.equal(torch.load(tmp_path / "logits.pt"), expected)
     assert torch.equal(logits(load(Path(f"{out}-again")), ids), expected)
+
+
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
+@torch.no_grad()
+def test_the_whole_model_compiles_once_for_prompts_and_once_for_decoding(
+    tmp_path: Path, source: Checkpoint
+) -> None:
+    model, ids, graphs = load(write(tmp_path / "uneven", source, "mixed")), tokens(1, 12), []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> torch.nn.Module:
+        graphs.append(graph)
+        return graph
+
+    def logits(forward: Callable[..., Any]) -> list[torch.Tensor]:
+        prompt = forward(ids)
+        step = forward(ids[:, :1], past_key_values=prompt.past_key_values)
+        return [prompt.logits, step.logits]
+
+    expected = logits(model)
+    torch._dynamo.reset()
+    found = logits(torch.compile(model, backend=backend, fullgraph=True))
+    assert len(graphs) == 2
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_shards_split_between_tensors_and_load(tmp_path: Path, source: Checkpoint) -> None:
