@@ -47,6 +47,10 @@ pass segments, which no decoder reads, the loss has its own labels, and older ca
 cache, which caches count themselves."""
 
 
+_OF_PAGES = "logits_indices"
+"""What transformers passes where it keeps the cache in pages."""
+
+
 def one_cache(cache: Any, past_key_values: Any) -> Any:
     """Returns the KV cache, whichever of its two names it was passed by."""
     return past_key_values if cache is None else cache
@@ -59,6 +63,11 @@ def check_known(arguments: dict[str, Any]) -> None:
         TypeError: An argument is unknown.
     """
     unknown = sorted(name for name, value in arguments.items() if value is not None and name not in _TAKEN)
+    if _OF_PAGES in unknown:
+        raise TypeError(
+            "transformers' continuous batching (`generate_batch`) keeps equally many heads for all layers, "
+            "which this model's layers do not have: call `generate`, or serve it with vLLM or `lathe serve`"
+        )
     if unknown:
         raise TypeError(
             f"this model takes no argument {unknown[0]!r}: a newer transformers may have renamed one; renew "

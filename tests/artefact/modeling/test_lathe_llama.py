@@ -9,7 +9,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoModel, AutoModelForCausalLM, DynamicCache
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    ContinuousBatchingConfig,
+    DynamicCache,
+    GenerationConfig,
+)
 
 from lathe.artefact.modeling import LatheLlamaConfig, LatheLlamaForCausalLM, register
 from lathe.artefact.modeling.modeling_lathe_llama import CACHE, LatheLlamaModel
@@ -148,6 +154,14 @@ def test_c16_what_losses_and_older_callers_give_is_taken(sources: dict[str, Chec
     assert torch.equal(given, expected)
     with pytest.raises(TypeError, match="takes no argument 'odd'"):
         model(ids, odd=1)
+
+
+def test_continuous_batching_of_transformers_is_refused(sources: dict[str, Checkpoint]) -> None:
+    model = uneven(sources["plain"], PLANS["mixed"])
+    options = GenerationConfig(max_new_tokens=2, do_sample=False, pad_token_id=0)
+    pages = ContinuousBatchingConfig(num_blocks=4, max_batch_tokens=16)
+    (answer,) = model.generate_batch([[5, 6, 7]], options, pages).values()
+    assert answer.error is not None and "call `generate`" in answer.error
 
 
 def test_save_and_load_through_auto_classes(sources: dict[str, Checkpoint], tmp_path: Path) -> None:
