@@ -72,7 +72,7 @@ class LMHead:
         parts, weight = [], self._weight
         for dense, normed in zip(dense_BTD.split(1), normed_BTD.split(1), strict=True):
             (p, _), (q, slope) = self._shares(dense, weight), self._shares(normed, weight)
-            parts.append(((p - q) * slope) @ weight)
+            parts.append(p.sub_(q).mul_(slope) @ weight)
         return torch.cat(parts)
 
     def curvature(self, normed_BTD: torch.Tensor, change_BTD: torch.Tensor) -> torch.Tensor:
@@ -80,8 +80,9 @@ class LMHead:
         parts, weight = [], self._weight
         for normed, change in zip(normed_BTD.split(1), change_BTD.split(1), strict=True):
             q, slope = self._shares(normed, weight)
-            moved = slope * (change @ weight.T)
-            parts.append((slope * q * (moved - (q * moved).sum(-1, keepdim=True))) @ weight)
+            moved = (change @ weight.T).float().mul_(slope)
+            mean = (q[..., None, :] @ moved[..., None]).squeeze(-1)
+            parts.append(moved.sub_(mean).mul_(q).mul_(slope) @ weight)
         return torch.cat(parts)
 
     def sampled_gradient(self, normed_BTD: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -92,7 +93,7 @@ class LMHead:
         parts, weight = [], self._weight
         for normed in normed_BTD.split(1):
             q, slope = self._shares(normed, weight)
-            parts.append((_but(q, _drawn(q, generator)) * slope) @ weight)
+            parts.append(_but(q, _drawn(q, generator)).mul_(slope) @ weight)
         return torch.cat(parts)
 
     def loss_gradient(self, windows_BT: torch.Tensor, hidden_BTD: torch.Tensor) -> tuple[float, torch.Tensor]:

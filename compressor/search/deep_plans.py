@@ -3,7 +3,8 @@
 A block's sensitivity grows slowly with the first heads that it loses, so that the knapsack takes some heads
 of every layer. Where most heads go, they are no longer redundant, and each costs about as much as the next:
 then it is better to keep the attention of some layers and to leave that of the others out, whose time goes to
-wider FFNs, and these have more to reconstruct with. The KL before the final reconstruction does not show it
+wider FFNs, and these have more to reconstruct with. The layers at the ends (`end_layers.py`) stay whole while
+anything else can go. The KL before the final reconstruction does not show it
 (docs/experiments.md, "plans of less than half"). So both plans are reconstructed, and held-out text decides,
 once for all searches of a run.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from lathe.artefact.plan import BLOCK_KINDS, Plan
+from lathe.compressor.search.end_layers import end_layers
 from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.knapsack import solve
 from lathe.compressor.search.method import Problem, SearchResult
@@ -20,11 +22,11 @@ from lathe.compressor.search.space import Space
 
 _DEEP = 0.5
 """The share of the decoder's parameters below which a plan has a rival."""
-_WHOLE = 0.5
+_WHOLE, _ENDS = 0.5, 10.0
 
 
 def whole_attention(space: Space, table: np.ndarray) -> np.ndarray:
-    """Returns a table in which attention loses in proportion to the query heads that it loses.
+    """Returns a table in which attention loses in proportion to its query heads, and ends lose more.
 
     Args:
         space: The levels.
@@ -34,6 +36,9 @@ def whole_attention(space: Space, table: np.ndarray) -> np.ndarray:
     heads = np.array([query_heads for query_heads, _ in space.attention])
     for position in range(0, len(table), len(BLOCK_KINDS)):
         found[position] = _WHOLE * table[position].max() * (1 - heads / heads.max())
+    for layer in end_layers(len(table) // len(BLOCK_KINDS)):
+        ends = slice(len(BLOCK_KINDS) * layer, len(BLOCK_KINDS) * (layer + 1))
+        found[ends] = _ENDS * found[ends]
     return found
 
 

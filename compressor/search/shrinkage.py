@@ -6,10 +6,9 @@ them is hardly missed alone, and all of them are. A plan by such a table keeps s
 nothing of others. What that gains on the text that was measured, it can lose on other text.
 
 So there is a second table. Each row is the mean of itself and the mean row of its kind, and attention counts
-twice. The layers at the ends (`end_layers.py`) count ten times: they stay whole while anything else can go.
-Plans of both tables, with the same parameters, are measured on held-out text. The second table is taken
-unless its plan is worse by more than `_TIE`: of two that are alike, the more regular one is the safer choice
-(docs/experiments.md, "shrunk sensitivities").
+twice. Plans of both tables, with the same parameters, are measured on held-out text. The second table is
+taken unless its plan is worse by more than `_TIE`: of two that are alike, the more regular one is the safer
+choice (docs/experiments.md, "shrunk sensitivities").
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from __future__ import annotations
 import numpy as np
 
 from lathe.artefact.plan import BLOCK_KINDS, Plan
-from lathe.compressor.search.end_layers import end_layers
 from lathe.compressor.search.evolution import has_attention
 from lathe.compressor.search.knapsack import solve, total
 from lathe.compressor.search.method import Problem
@@ -26,17 +24,16 @@ from lathe.compressor.search.plan_fitness import plan_fitness
 from lathe.compressor.search.space import parameter_constraint
 
 _MEAN, _ATTENTION = 0.5, 2.0
-_ENDS = 10.0
 _KEPT, _TIE = 0.6, 0.1
 
 
 def shrunk(table: np.ndarray) -> np.ndarray:
     """Returns the second table of an object array [blocks] of float arrays [levels of that block]."""
-    found, ends = table.copy(), end_layers(len(table) // len(BLOCK_KINDS))
+    found = table.copy()
     for kind, weight in enumerate((_ATTENTION, 1.0)):
         rows = np.stack([*table[kind :: len(BLOCK_KINDS)]])
         for layer, row in enumerate((1 - _MEAN) * rows + _MEAN * rows.mean(0)):
-            found[len(BLOCK_KINDS) * layer + kind] = weight * (_ENDS if layer in ends else 1.0) * row
+            found[len(BLOCK_KINDS) * layer + kind] = weight * row
     return found
 
 

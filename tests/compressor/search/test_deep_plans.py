@@ -43,15 +43,22 @@ def deep(lab: Lab, path: Path, share: float, chooser: Chooser) -> Problem:
     return lab.problem(path, constraints=[lab.keep(share)], evaluations=1, choose=chooser)
 
 
-def test_attention_loses_in_proportion_to_its_heads(lab: Lab, table: np.ndarray) -> None:
+def test_attention_loses_in_proportion_to_its_heads_and_the_last_layer_more(
+    lab: Lab, table: np.ndarray
+) -> None:
     space = make_space(lab.source.shape)
+    shares = np.array([1 - heads / 8 for heads, _ in space.attention])
+    for block, row in enumerate(whole_attention(space, table)):
+        expected = table[block] if block % 2 else table[block].max() / 2 * shares
+        assert row == pytest.approx(expected * (10 if block >= 6 else 1))
+
+
+def test_the_first_tenth_of_the_layers_counts_ten_times_as_well(lab: Lab) -> None:
+    space, table = make_space(lab.source.shape), np.empty(60, dtype=object)
+    for block in range(60):
+        table[block] = np.array([0.0, 1.0])
     found = whole_attention(space, table)
-    for block, row in enumerate(found):
-        if block % 2:
-            assert row is table[block]
-            continue
-        shares = [1 - heads / 8 for heads, _ in space.attention]
-        assert row == pytest.approx(table[block].max() / 2 * np.array(shares))
+    assert [layer for layer in range(30) if found[2 * layer + 1][1] == 10.0] == [0, 1, 2, 29]
 
 
 @pytest.mark.parametrize("number", [0, 1])
