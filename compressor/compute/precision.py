@@ -21,6 +21,15 @@ def products(device: torch.device, bfloat16: bool) -> AbstractContextManager[obj
     return fast_products(device) if bfloat16 else nullcontext()
 
 
+def as_factor(weight: torch.Tensor) -> torch.Tensor:
+    """Returns a weight in the type that products have here.
+
+    `torch.autocast` converts a weight without gradient for every product anew.
+    """
+    device = weight.device.type
+    return weight.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Tells whether a device multiplies matrices of bfloat16 faster than those of float32."""
     if device.type == "cuda":

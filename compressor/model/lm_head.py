@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from lathe.compressor.compute.precision import as_factor
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.checkpoint import Table
 
@@ -69,7 +70,7 @@ class LMHead:
 
     def difference(self, dense_BTD: torch.Tensor, normed_BTD: torch.Tensor) -> torch.Tensor:
         """Returns minus the gradient of KL(dense || subnet) by the subnet head's input, [B, T, D]."""
-        parts, weight = [], self._weight
+        parts, weight = [], as_factor(self._weight)
         for dense, normed in zip(dense_BTD.split(1), normed_BTD.split(1), strict=True):
             (p, _), (q, slope) = self._shares(dense, weight), self._shares(normed, weight)
             parts.append(p.sub_(q).mul_(slope) @ weight)
@@ -90,7 +91,7 @@ class LMHead:
 
         The generator is the processor's, so that tokens are the same on every device.
         """
-        parts, weight = [], self._weight
+        parts, weight = [], as_factor(self._weight)
         for normed in normed_BTD.split(1):
             q, slope = self._shares(normed, weight)
             parts.append(_but(q, _drawn(q, generator)).mul_(slope) @ weight)
