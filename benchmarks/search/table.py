@@ -26,9 +26,6 @@ def medians(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Numbers that a seed's row lacks are left out.
     """
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["engine"], row["budget"], row["text"]), []).append(row)
     return [
         {
             "engine": engine,
@@ -41,8 +38,16 @@ def medians(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 if isinstance(value, int | float) and all(name in row for row in same)
             },
         }
-        for (engine, budget, text), same in groups.items()
+        for (engine, budget, text), same in _seeds(rows).items()
     ]
+
+
+def _seeds(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+    """Returns the rows of all seeds, in their order, by engine, budget and text."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["engine"], row["budget"], row["text"]), []).append(row)
+    return groups
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -60,9 +65,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def verdict(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Returns a line for each text and budget on which an engine has less loss than the default's.
 
-    Medians of as many seeds are compared.
+    Medians of as many seeds are compared; the line says in how many of them the engine has less.
     """
-    rows, lines = medians(rows), []
+    of_seeds, rows, lines = _seeds(rows), medians(rows), []
     for text, budget in dict.fromkeys((row["text"], row["budget"]) for row in rows):
         here = [row for row in rows if (row["text"], row["budget"]) == (text, budget)]
         seeds = next((row["seeds"] for row in here if row["engine"] == OURS), None)
@@ -70,7 +75,10 @@ def verdict(rows: Sequence[dict[str, Any]]) -> list[str]:
         best = min(own, key=own.__getitem__, default=OURS)
         if OURS in own and own[best] < own[OURS]:
             less = own[OURS] - own[best]
-            lines.append(f"{text} at {budget}: {best} has {less:.4f} nats per token less than {OURS}")
+            pairs = zip(of_seeds[best, budget, text], of_seeds[OURS, budget, text], strict=True)
+            count = sum(other["increase"] < row["increase"] for other, row in pairs)
+            where = f", in {count} of {seeds} seeds" if seeds and seeds > 1 else ""
+            lines.append(f"{text} at {budget}: {best} has {less:.4f} nats per token less than {OURS}{where}")
     return lines
 
 

@@ -81,6 +81,12 @@ def test_the_default_is_told_where_it_is_not_first() -> None:
     assert line == "a at 2x: paper has 0.0500 nats per token less than lathe"
 
 
+def test_medians_of_seeds_are_told_with_the_seeds_that_agree() -> None:
+    losses = {"lathe": (0.1, 0.5, 0.3), "tyr": (0.2, 0.1, 0.2)}
+    rows = [row(name, loss) for name, found in losses.items() for loss in found]
+    assert verdict(rows) == ["a at 2x: tyr has 0.1000 nats per token less than lathe, in 2 of 3 seeds"]
+
+
 def test_seeds_are_one_row_of_medians(tmp_path: Path) -> None:
     losses = {"lathe": (0.1, 0.9, 0.3), "tyr": (0.5, 0.2, 0.6), "gisp": (0.01,)}
     for seed in range(3):
