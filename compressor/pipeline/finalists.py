@@ -10,18 +10,22 @@ from lathe.compressor.pipeline.reconstruct import heldout_divergence, reconstruc
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.search.method import SearchResult
 
+_TIE = 0.1
+"""The share by which a later result may have more KL than the least."""
+
 
 def choose(context: RunContext, calibration: CalibrationResult, results: Sequence[SearchResult]) -> int:
-    """Returns the number of the result with the least KL on held-out text after the layers' reconstruction.
+    """Returns the number of the result that held-out text finds best after the layers' reconstruction.
 
-    Only the layers of the best stay in the run directory.
+    That is the last one whose KL is hardly above the least: held-out text is a small part of little text, and
+    refining the whole subnet can turn near ones round. Only its layers stay in the run directory.
     """
     names, harms = [], []
     for result in results:
         iteration = Iteration(result.plan, result.selections, result.fitness, result.evaluations)
         names.append(reconstruct_layers(context, calibration, iteration))
         harms.append(heldout_divergence(context, calibration, names[-1]))
-    best = harms.index(min(harms))
+    best = max(number for number, harm in enumerate(harms) if harm <= (1 + _TIE) * min(harms))
     listed = " and ".join(f"{harm:.4f}" for harm in harms)
     context.progress.say(f"  plans reconstructed: KL {listed} on held-out text; number {best + 1} is taken")
     for number, name in enumerate(names):

@@ -6,7 +6,7 @@ then it is better to keep the attention of some layers and to leave that of the 
 wider FFNs, and these have more to reconstruct with. The layers at the ends (`end_layers.py`) stay whole while
 anything else can go. The KL before the final reconstruction does not show it
 (docs/experiments.md, "plans of less than half"). So both plans are reconstructed, and held-out text decides,
-once for all searches of a run.
+once for all searches of a run; where they are alike there, the rival is taken.
 """
 
 from __future__ import annotations

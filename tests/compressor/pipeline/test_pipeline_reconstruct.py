@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lathe.compressor.compute.progress import Progress
+from lathe.compressor.pipeline import finalists
 from lathe.compressor.pipeline import reconstruct as stage
 from lathe.compressor.pipeline.calibrate import calibrate
 from lathe.compressor.pipeline.finalists import choose
@@ -98,6 +99,20 @@ def test_of_two_plans_the_one_with_less_divergence_after_reconstruction_is_chose
     stage.reconstruct(context, calibration, kept)
     refined = json.loads((run.path / f"whole-{name}-0.json").read_text())
     assert divergence == pytest.approx(refined["before"], rel=1e-4)
+    run.close()
+
+
+@pytest.mark.parametrize(("harms", "best"), [((1.0, 1.08), 1), ((1.08, 1.0), 1), ((1.0, 1.2), 0)])
+def test_of_two_plans_that_are_alike_the_later_one_is_chosen(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harms: tuple[float, float], best: int
+) -> None:
+    context, run = opened(options_for(tiny, tmp_path, "fast"))
+    calibration = calibrate(context)
+    search, space = Searcher(context, calibration), context.preflight.space
+    results = [search.evaluate(plan) for plan in (space.plan([1] * (2 * space.layers)), space.smallest)]
+    values = iter(harms)
+    monkeypatch.setattr(finalists, "heldout_divergence", lambda *_: next(values))
+    assert choose(context, calibration, results) == best
     run.close()
 
 
