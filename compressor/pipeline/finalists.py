@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from lathe.compressor.pipeline.calibrate import CalibrationResult
@@ -10,22 +11,23 @@ from lathe.compressor.pipeline.reconstruct import heldout_divergence, reconstruc
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.search.method import SearchResult
 
-_TIE = 0.1
-"""The share by which a later result may have more KL than the least."""
+_NOISE = 4.0
+"""The share by which a later result may have more KL, times the root of the number of held-out tokens."""
 
 
 def choose(context: RunContext, calibration: CalibrationResult, results: Sequence[SearchResult]) -> int:
     """Returns the number of the result that held-out text finds best after the layers' reconstruction.
 
-    That is the last one whose KL is hardly above the least: held-out text is a small part of little text, and
-    refining the whole subnet can turn near ones round. Only its layers stay in the run directory.
+    That is the last one whose KL is not clearly above the least: on little text two KLs differ by chance.
+    Only its layers stay in the run directory.
     """
     names, harms = [], []
     for result in results:
         iteration = Iteration(result.plan, result.selections, result.fitness, result.evaluations)
         names.append(reconstruct_layers(context, calibration, iteration))
         harms.append(heldout_divergence(context, calibration, names[-1]))
-    best = max(number for number, harm in enumerate(harms) if harm <= (1 + _TIE) * min(harms))
+    tie = _NOISE / math.sqrt(int(calibration.heldout.sum()) * calibration.windows.shape[1])
+    best = max(number for number, harm in enumerate(harms) if harm <= (1 + tie) * min(harms))
     listed = " and ".join(f"{harm:.4f}" for harm in harms)
     context.progress.say(f"  plans reconstructed: KL {listed} on held-out text; number {best + 1} is taken")
     for number, name in enumerate(names):
