@@ -6,7 +6,8 @@ Kronecker factors of the first part (K-FAC, arXiv 1503.05671) and momentum,
 
     direction = factors(-gradient) + momentum * direction before,    weights + length * direction
 
-The length is chosen on held-out windows, from that of the Gauss-Newton step on the first part.
+The length is chosen on held-out windows with about as many tokens as a part, from that of the Gauss-Newton
+step on the first part.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def count_steps(windows: torch.Tensor, heldout: torch.Tensor) -> int:
 def refine_in_steps(
     problem: KLProblem, advance: Callable[[], None] = lambda: None, workers: Workers | None = None
 ) -> tuple[Sequence[Tensors], float, float]:
-    """Returns the layers after the steps, and KL(dense || subnet) per held-out token before and after them.
+    """Returns the layers after the steps, and KL(dense || subnet) before and after them.
+
+    Both are per token of the held-out windows that lengths are chosen on.
 
     Args:
         problem: The dense model, the subnet and the text.
@@ -52,7 +55,7 @@ def refine_in_steps(
         workers: Run the passes.
     """
     workers, parts = workers or LocalWorkers(), _count_parts(problem.windows, problem.heldout)
-    heldout = ModelStep(problem.some(torch.nonzero(problem.heldout)[:, 0]), workers)
+    heldout = ModelStep(problem.some(_judging(problem)), workers)
     before = error = heldout.error(heldout.start)
     advance()
     weights, length, direction = heldout.start, None, None
@@ -75,6 +78,12 @@ def refine_in_steps(
 
 def _count_parts(windows: torch.Tensor, heldout: torch.Tensor) -> int:
     return max(1, int((~heldout).sum()) * windows.shape[1] // PART_TOKENS)
+
+
+def _judging(problem: KLProblem) -> torch.Tensor:
+    """Returns the indices of the held-out windows that lengths are chosen on, from all over the text."""
+    indices = torch.nonzero(problem.heldout)[:, 0]
+    return indices[:: max(1, len(indices) * problem.windows.shape[1] // PART_TOKENS)]
 
 
 def part_of(problem: KLProblem, number: int, count: int) -> KLProblem:
