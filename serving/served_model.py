@@ -23,6 +23,8 @@ from lathe.serving.dense_export import export_dense
 FLOATS = ("F64", "F32", "F16", "BF16")
 INTEGER_BYTES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 
+INDEX = "model.safetensors.index.json"
+
 log = logging.getLogger("lathe.serving")
 
 
@@ -81,7 +83,12 @@ class ServedModel:
         return self.path / GRAPH
 
     def weights(self) -> tuple[int, int]:
-        """Returns the number of floating-point values of the checkpoint, and the bytes of all others."""
+        """Returns the number of floating-point values of the checkpoint, and the bytes of all others.
+
+        A subnet's files may have rows of a wider one, too, which do not count.
+        """
+        if read_json(self.path / "config.json").get("shared_rows"):
+            return int(read_json(self.path / INDEX)["metadata"]["total_parameters"]), 0
         values = other = 0
         for file in self.path.glob("*.safetensors"):
             with safe_open(file, "numpy") as tensors:

@@ -5,6 +5,7 @@ This file is shipped inside checkpoints and imports nothing of Lathe.
 
 from __future__ import annotations
 
+import re
 from dataclasses import field
 from typing import Any
 
@@ -12,6 +13,9 @@ import transformers
 from transformers import LlamaConfig
 
 BLOCKS = ("attention", "ffn")
+_SHARED_BY_ROWS = re.compile(
+    r"model\.layers\.(\d+)\.(?:self_attn\.(?:(q)|[kv])_proj|mlp\.(?:gate|up)_proj)\.(?:weight|bias)"
+)
 OLDEST = (5, 17)
 """The oldest transformers that these files were tested with."""
 
@@ -53,6 +57,9 @@ class LatheLlamaConfig(LlamaConfig):
       stands for all. (`layer_types` of transformers would also number the caches of layers without
       attention.)
     - `window_rope_parameters`: Layers with a window have these rotary positions instead of the usual ones.
+
+    `shared_rows` says that other models read the weight files, too, and that tensors there may have more rows
+    than this model's, whose own come first (`rows`).
     """
 
     model_type = "lathe_llama"
@@ -66,6 +73,7 @@ class LatheLlamaConfig(LlamaConfig):
     no_rope_layers: list[int] | None = None
     windows: list[int] | None = None
     window_rope_parameters: dict[str, Any] | None = None
+    shared_rows: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.dropped_blocks = {**{block: [] for block in BLOCKS}, **self.dropped_blocks}
@@ -88,6 +96,20 @@ class LatheLlamaConfig(LlamaConfig):
         """Returns the parameters of the rotary positions of `layer`."""
         others = self.window_rope_parameters if self.window(layer) else None
         return others or self.rope_parameters
+
+    def rows(self, tensor: str) -> int | None:
+        """Returns the rows that this model has of a tensor of its checkpoint.
+
+        None: Files of several models have no more rows of it than each of them.
+        """
+        found = _SHARED_BY_ROWS.fullmatch(tensor)
+        if not found:
+            return None
+        widths = self.per_layer_config[int(found[1])]
+        if ".mlp." in tensor:
+            return int(widths.intermediate_size)
+        heads = widths.num_attention_heads if found[2] else widths.num_key_value_heads
+        return int(heads * self.head_dim)
 
     def validate_architecture(self) -> None:
         """Checks that head counts divide in every layer, and that `dropped_blocks` names blocks that exist.

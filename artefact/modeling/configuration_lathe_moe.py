@@ -25,6 +25,10 @@ class LatheMoeConfig(LatheLlamaConfig):
     experts_per_token: int = 2
     normalised_shares: bool = True
 
+    def rows(self, tensor: str) -> int | None:
+        """Returns the rows that this model has of a tensor; experts stand one after the other in theirs."""
+        return None if ".mlp." in tensor else super().rows(tensor)
+
     def validate_architecture(self) -> None:
         """Checks what a Llama checks, and that every layer has as many experts as a token uses.
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.masking_utils import create_causal_mask, sliding_window_overlay
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -187,7 +189,36 @@ class LatheLlamaDecoderLayer(LlamaDecoderLayer):
         return hidden_states
 
 
-class LatheLlamaModel(LlamaModel):
+def own_rows(config: LatheLlamaConfig, files: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Returns a model's tensors by name, out of weight files that others read, too."""
+    found: dict[str, torch.Tensor] = {}
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            found |= {name: opened.get_tensor(name)[: config.rows(name)] for name in opened.keys()}  # noqa: SIM118
+    return found
+
+
+class SharedRows:
+    """How transformers loads a model whose weight files may have more rows than it."""
+
+    @staticmethod
+    def _load_pretrained_model(
+        model: Any, state_dict: Any, checkpoint_files: Any, load_config: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        if state_dict is None and model.config.shared_rows:
+            if "disk" in (load_config.device_map or {}).values():
+                raise ValueError(
+                    "this model's weight files have rows of other models, too, and cannot stay on the disk: "
+                    "load it into memory once, and `save_pretrained` it elsewhere"
+                )
+            state_dict = own_rows(model.config, checkpoint_files)
+            model.config.shared_rows = False
+        return PreTrainedModel._load_pretrained_model(
+            model, state_dict, checkpoint_files, load_config, *args, **kwargs
+        )
+
+
+class LatheLlamaModel(SharedRows, LlamaModel):
     """The decoder.
 
     Layers with attention number their caches 0, 1, and so on, so that the first cache is always in use.
@@ -201,6 +232,10 @@ class LatheLlamaModel(LlamaModel):
         super(LlamaModel, self).__init__(config)
         if config.windows and config._attn_implementation == "vllm":
             raise ValueError("vLLM's transformers back end has no windows by layer: use this model's plugin")
+        if config.shared_rows and config._attn_implementation == "vllm":
+            raise ValueError(
+                "vLLM's transformers back end reads whole files of weights: use this model's plugin"
+            )
         self.padding_idx = config.pad_token_id
         self.vocab_size = config.vocab_size
         self.embed_tokens = self.new_embedding(config)
@@ -285,7 +320,7 @@ class LatheLlamaModel(LlamaModel):
         return BaseModelOutputWithPast(self.norm(hidden_states), cache)
 
 
-class LatheLlamaForCausalLM(LlamaForCausalLM):
+class LatheLlamaForCausalLM(SharedRows, LlamaForCausalLM):
     """The decoder with its language-model head."""
 
     config_class = LatheLlamaConfig

@@ -22,7 +22,7 @@ from lathe.compressor.export.dense import alike, write_artefact
 from lathe.compressor.export.layout import pruned_tensors
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint, open_config
 from lathe.compressor.model.families import exported
-from lathe.compressor.model.safetensors_index import check_tensors, read_index
+from lathe.compressor.model.safetensors_index import TensorEntry, check_tensors, read_index
 
 
 def is_artefact(path: Path) -> bool:
@@ -113,9 +113,19 @@ def export_of_artefact(path: Path) -> Export:
     config, plan = read_config(path), Plan.load(path / "plan.json")
     family = exported(config["model_type"])
     shape, index = family.shape(config), read_index(path)
-    check_tensors(path, pruned_tensors(shape, plan), index)
+    tensors = dict(pruned_tensors(shape, plan))
+    if config.get("shared_rows"):
+        index = {name: _own_rows(entry, tensors.get(name)) for name, entry in index.items()}
+    check_tensors(path, tensors.items(), index)
     source = Checkpoint(path.resolve(), path.resolve().name, config, family, shape, index)
     return Export(source, plan, source.tensor)
+
+
+def _own_rows(entry: TensorEntry, shape: tuple[int, ...] | None) -> TensorEntry:
+    """Returns the entry of the first rows of a tensor, which may have more of them than this shape."""
+    if not shape or entry.shape[1:] != shape[1:] or entry.shape[0] < shape[0]:
+        return entry
+    return replace(entry, shape=shape)
 
 
 def open_model(model: str) -> Export:

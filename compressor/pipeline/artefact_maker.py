@@ -16,7 +16,7 @@ from lathe.compressor.pipeline.reconstruct import reconstruct
 from lathe.compressor.pipeline.round import round_layers
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.verify import Verified, Verifier
-from lathe.compressor.pipeline.widest_subnet import WidestSubnet
+from lathe.compressor.pipeline.wider_subnet import WiderSubnet
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class MadeArtefact:
     iteration: Iteration
     scales: Scales | None
     verifier: Verifier
-    layers: WidestSubnet
+    layers: WiderSubnet
 
     @cached_property
     def timing(self) -> Comparison | None:
@@ -57,20 +57,20 @@ class ArtefactMaker:
         calibration: What it is calibrated with.
         verify: Times and verifies the artefact.
         place: The name of the artefact's directory in the run directory.
-        widest: The widest subnet of the family, for a narrower one.
+        wider: The next wider subnet of the family, for a narrower one.
     """
 
     context: RunContext
     calibration: CalibrationResult
     verify: Verifier
     place: str = "artefact"
-    widest: WidestSubnet | None = None
+    wider: WiderSubnet | None = None
 
     def __call__(self, iteration: Iteration) -> MadeArtefact:
-        name = reconstruct(self.context, self.calibration, iteration, self.widest)
+        name = reconstruct(self.context, self.calibration, iteration, self.wider)
         name = prune_to_pattern(self.context, self.calibration, iteration, name)
-        rounded = round_layers(self.context, self.calibration, iteration, name, self.widest)
+        rounded = round_layers(self.context, self.calibration, iteration, name, self.wider)
         scales = cache_scales(self.context, self.calibration, name, rounded)
         path = export(self.context, iteration, name, rounded, scales, self.place)
-        layers = WidestSubnet(iteration.selections, name, rounded)
+        layers = WiderSubnet(iteration.selections, name, rounded)
         return MadeArtefact(path, iteration, scales, self.verify, layers)

@@ -21,7 +21,7 @@ from lathe.compressor.pipeline.preflight import run_preflight
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.search import Searcher
 from lathe.compressor.pipeline.verify import Verifier
-from lathe.compressor.pipeline.widest_subnet import WidestSubnet
+from lathe.compressor.pipeline.wider_subnet import WiderSubnet
 
 
 def compress_family(options: CompressOptions, progress: Progress) -> Outcome:
@@ -48,15 +48,15 @@ def compress_family(options: CompressOptions, progress: Progress) -> Outcome:
 
 def _make(context: RunContext, calibration: CalibrationResult) -> Iterator[Subnet]:
     """Makes the subnets one after another, the widest first."""
-    wider: Plan | None = None
-    widest: WidestSubnet | None = None
+    within: Plan | None = None
+    wider: WiderSubnet | None = None
     verify = Verifier(context, calibration)
     for name, options in context.options.plans.items():
         context.progress.say(f"the plan {name}")
         own = replace(context, options=options)
         verify = verify.under(own)
-        search = Searcher(own, calibration, ranked=True, within=wider)
-        make = ArtefactMaker(own, calibration, verify, f"artefact-{name}", widest)
+        search = Searcher(own, calibration, ranked=True, within=within)
+        make = ArtefactMaker(own, calibration, verify, f"artefact-{name}", wider)
         subnet = make_subnet(name, search, make, calibration.key)
-        wider, widest = subnet.iteration.plan, widest or subnet.made.layers
+        within, wider = subnet.iteration.plan, subnet.made.layers
         yield subnet

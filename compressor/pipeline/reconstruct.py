@@ -20,7 +20,7 @@ from lathe.compressor.pipeline.calibrate import CalibrationResult
 from lathe.compressor.pipeline.latency_loop import Iteration
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory, Saved, key
-from lathe.compressor.pipeline.widest_subnet import WidestSubnet
+from lathe.compressor.pipeline.wider_subnet import WiderSubnet, output_names, taken_over
 from lathe.compressor.reconstruction.kl_passes import KLProblem
 from lathe.compressor.reconstruction.kl_refinement import ITERATIONS, WORTHWHILE, ModelStep, refine_model
 from lathe.compressor.reconstruction.kl_steps import count_steps, refine_in_steps
@@ -36,23 +36,24 @@ def reconstruct(
     context: RunContext,
     calibration: CalibrationResult,
     iteration: Iteration,
-    widest: WidestSubnet | None = None,
+    wider: WiderSubnet | None = None,
 ) -> str:
     """Finishes every layer's tensors in the run directory; returns the name that they are under.
 
-    With the widest subnet of a family, its input matrices stay, and output projections alone are solved for.
+    With the next wider subnet of a family, its input matrices stay, and output projections alone are solved
+    for, but for those that stay, too.
     """
-    name = reconstruct_layers(context, calibration, iteration, widest)
+    name = reconstruct_layers(context, calibration, iteration, wider)
     if iteration.plan.unrounded == context.preflight.source.shape.dense_plan:
         return name
-    return refine_rounds(context, calibration, name, outputs_only=widest is not None)
+    return refine_rounds(context, calibration, name, wider=wider)
 
 
 def reconstruct_layers(
     context: RunContext,
     calibration: CalibrationResult,
     iteration: Iteration,
-    widest: WidestSubnet | None = None,
+    wider: WiderSubnet | None = None,
 ) -> str:
     """Does the part of `reconstruct` that goes from layer to layer; returns the name of the layers."""
     preflight = context.preflight
@@ -62,9 +63,9 @@ def reconstruct_layers(
         preflight.method.on_samples,
         [s.shape for s in iteration.selections],
         [[t.tolist() for t in (s.kv_heads, s.query_heads, s.channels)] for s in iteration.selections],
-        *([widest.finished] if widest else []),
+        *([wider.finished] if wider else []),
     )
-    _finish_layers(context, calibration, iteration, name, widest)
+    _finish_layers(context, calibration, iteration, name, wider)
     return name
 
 
@@ -73,7 +74,7 @@ def refine_rounds(
     calibration: CalibrationResult,
     name: str,
     keep_zeros: bool = False,
-    outputs_only: bool = False,
+    wider: WiderSubnet | None = None,
 ) -> str:
     """Refines the whole subnet, round after round, in the run directory.
 
@@ -82,14 +83,18 @@ def refine_rounds(
         calibration: The text.
         name: The name of the finished layers.
         keep_zeros: Whether weights that are zero stay zero.
-        outputs_only: Whether output projections alone are refined.
+        wider: The next wider subnet of a family: output projections alone are refined, and of these none that
+            is the wider subnet's.
 
     Returns:
         The name of the refined layers; `name` where no round was worth it.
     """
+    own = OwnMatrices.of(context, name, wider)
+    if own.none:
+        return name
     for number in range(context.preflight.method.whole_rounds):
         refined = f"{name}-{number}"
-        refine = partial(_refine, context, calibration, number, name, refined, keep_zeros, outputs_only)
+        refine = partial(_refine, context, calibration, number, name, refined, keep_zeros, own)
         kl = context.run_dir.json(f"whole-{refined}", refine)
         if kl["after"] < kl["before"]:
             name = refined
@@ -103,7 +108,7 @@ def _finish_layers(
     calibration: CalibrationResult,
     iteration: Iteration,
     name: str,
-    widest: WidestSubnet | None,
+    wider: WiderSubnet | None,
 ) -> None:
     """Reconstructs the layers one by one; those that are in the run directory already are kept."""
     preflight, run_dir, damping = context.preflight, context.run_dir, context.options.damping
@@ -126,10 +131,11 @@ def _finish_layers(
     )
     pruned = iteration.plan.unrounded != preflight.source.shape.dense_plan
     how = preflight.method.reconstruction if pruned else "none"
-    if widest:
-        known = partial(finished_layer, run_dir, widest.finished)
-        inputs = widest.inputs(known, iteration.selections, preflight.source.shape.head_dim)
-        task, how = replace(task, inputs=inputs), _OUTPUTS_ONLY
+    if wider:
+        known = partial(finished_layer, run_dir, wider.finished)
+        inputs = wider.inputs(known, iteration.selections, preflight.source.shape.head_dim)
+        outputs = wider.outputs(known, iteration.selections)
+        task, how = replace(task, given=lambda index: inputs(index) | outputs(index)), _OUTPUTS_ONLY
     layer = reconstructions.get(how)(task)
     finished = FinishedLayers(run_dir.path.absolute(), name, context.store)
     count = len(iteration.selections)
@@ -154,7 +160,7 @@ def _refine(
     name: str,
     refined: str,
     keep_zeros: bool,
-    outputs_only: bool,
+    own: OwnMatrices,
 ) -> dict[str, float]:
     """Refines the whole subnet once, from the layers called `name` to those called `refined`.
 
@@ -168,7 +174,10 @@ def _refine(
     steps = count_steps(windows, calibration.heldout) if in_steps else ITERATIONS
     with context.progress.stage("reconstruct: the whole subnet", steps + 1) as bar:
         problem = replace(
-            _divergence(context, calibration, name), keep_zeros=keep_zeros, outputs_only=outputs_only
+            _divergence(context, calibration, name),
+            keep_zeros=keep_zeros,
+            outputs_only=own.outputs_only,
+            fixed=own.fixed,
         )
         if number:
             problem = replace(problem, windows=windows, dense=None)
@@ -177,6 +186,33 @@ def _refine(
         for index in range(count):
             run_dir.saved(f"reformed-{refined}-{index:03d}", partial(_item, layers, index))
     return {"before": before, "after": after}
+
+
+@dataclass(frozen=True)
+class OwnMatrices:
+    """What may be refined of a subnet.
+
+    Attributes:
+        outputs_only: Whether output projections alone may.
+        fixed: Names of those of each layer that may not, because they are the next wider subnet's.
+        none: Whether nothing may.
+    """
+
+    outputs_only: bool = False
+    fixed: Sequence[set[str]] = ()
+    none: bool = False
+
+    @classmethod
+    def of(cls, context: RunContext, name: str, wider: WiderSubnet | None) -> OwnMatrices:
+        """Returns that of the subnet whose finished layers have this name."""
+        if wider is None:
+            return cls()
+        run_dir, count = context.run_dir, context.preflight.source.shape.num_layers
+        layer = partial(finished_layer, run_dir, name)
+        known = taken_over(layer, partial(finished_layer, run_dir, wider.finished))
+        fixed = [known(index) for index in range(count)]
+        none = all(output_names() & layer(index).keys() <= fixed[index] for index in range(count))
+        return cls(True, fixed, none)
 
 
 def _item(layers: Sequence[Weights], index: int) -> Finished:

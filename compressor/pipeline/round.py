@@ -17,10 +17,10 @@ from lathe.compressor.model.rounded_tensors import Rounded, from_tensors, to_ten
 from lathe.compressor.model.rounding import QuantizedMatrix
 from lathe.compressor.pipeline.calibrate import CalibrationResult
 from lathe.compressor.pipeline.latency_loop import Iteration
-from lathe.compressor.pipeline.reconstruct import block_tokens, stored_layer, subnet_of
+from lathe.compressor.pipeline.reconstruct import block_tokens, finished_layer, stored_layer, subnet_of
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import Saved, Tensors, key
-from lathe.compressor.pipeline.widest_subnet import WidestSubnet
+from lathe.compressor.pipeline.wider_subnet import WiderSubnet, taken_over
 from lathe.compressor.reconstruction.kl_passes import KLProblem
 from lathe.compressor.reconstruction.output_gradients import TOKENS, output_gradients
 from lathe.compressor.reconstruction.rounded_block import AS_STORED, Grams
@@ -42,7 +42,7 @@ def round_layers(
     calibration: CalibrationResult,
     iteration: Iteration,
     name: str,
-    widest: WidestSubnet | None = None,
+    wider: WiderSubnet | None = None,
 ) -> str | None:
     """Rounds every finished layer, and a head of few bits, for the graph that the run exports.
 
@@ -53,7 +53,7 @@ def round_layers(
         calibration: The text.
         iteration: The plan.
         name: The name of the finished layers.
-        widest: The widest subnet of the family, whose rounded input matrices stay.
+        wider: The next wider subnet of the family, whose rounded matrices stay where the finished ones did.
 
     Returns:
         The name that the rounded layers are under; None where there is nothing to round on text.
@@ -75,7 +75,7 @@ def round_layers(
     @cache
     def opened() -> RoundingPass:
         made = _rounding_pass(context, calibration, plan, name)
-        return replace(made, known=_known(context, iteration, widest)) if widest else made
+        return replace(made, known=_known(context, iteration, name, wider)) if wider else made
 
     @cache
     def served() -> RoundingPass:
@@ -179,10 +179,22 @@ def _rounding_pass(
     )
 
 
-def _known(context: RunContext, iteration: Iteration, widest: WidestSubnet) -> Callable[[int], Rounded]:
-    """Returns what gives the rounded input matrices of a layer, by name."""
-    layers = RoundedLayers(context.run_dir.path.absolute(), widest.rounded or "", context.store)
-    return widest.inputs(layers, iteration.selections, context.preflight.source.shape.head_dim)
+def _known(
+    context: RunContext, iteration: Iteration, name: str, wider: WiderSubnet
+) -> Callable[[int], Rounded]:
+    """Returns what gives the rounded matrices of a layer that stay, by name."""
+    run_dir = context.run_dir
+    layers = RoundedLayers(run_dir.path.absolute(), wider.rounded or "", context.store)
+    inputs = wider.inputs(layers, iteration.selections, context.preflight.source.shape.head_dim)
+    same = taken_over(
+        partial(finished_layer, run_dir, name), partial(finished_layer, run_dir, wider.finished)
+    )
+
+    def known(index: int) -> Rounded:
+        names = same(index)
+        return inputs(index) | {name: value for name, value in layers(index).items() if name in names}
+
+    return known
 
 
 def _rounded_head(rounding: RoundingPass) -> Tensors:

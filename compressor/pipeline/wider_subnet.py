@@ -1,7 +1,9 @@
-"""What the narrower subnets of a family take over from the widest: the matrices that blocks' inputs go into.
+"""What a narrower subnet of a family takes over from the next wider one.
 
-All subnets keep the first units of one ranking, so that a narrower one's rows of these matrices are some of
-the widest one's. Only output projections, which compensate for what is pruned, are each subnet's own.
+All subnets keep the first units of one ranking, so that a narrower one's rows of the matrices that read a
+block's input are some of the wider one's. Output projections compensate for what is pruned, and so are each
+subnet's own; where a block is as wide as in the wider one, and another projection would gain next to nothing,
+that is taken over, too.
 """
 
 from __future__ import annotations
@@ -12,15 +14,19 @@ from typing import TypeVar
 
 import torch
 
+from lathe.artefact.plan import BLOCK_KINDS, BlockKind
+from lathe.compressor.model.output_projection import output
 from lathe.compressor.model.pruning import Selection, input_rows, within
 from lathe.compressor.model.rounding import QuantizedMatrix
 
 Part = TypeVar("Part", torch.Tensor, torch.Tensor | QuantizedMatrix)
+Finished = Callable[[int], Mapping[str, torch.Tensor]]
+"""Gives a finished layer by its index."""
 
 
 @dataclass(frozen=True)
-class WidestSubnet:
-    """The widest subnet of a family, by what is in the run directory.
+class WiderSubnet:
+    """The next wider subnet of a family, by what is in the run directory.
 
     Attributes:
         selections: What it keeps, layer by layer.
@@ -53,3 +59,38 @@ class WidestSubnet:
             return found
 
         return inputs
+
+    def outputs(
+        self, layer: Callable[[int], Mapping[str, Part]], kept: Sequence[Selection]
+    ) -> Callable[[int], dict[str, Part]]:
+        """Returns what gives output projections of blocks that are as wide here; otherwise as `inputs`."""
+
+        def outputs(index: int) -> dict[str, Part]:
+            equal = [kind for kind in BLOCK_KINDS if _equal(kind, self.selections[index], kept[index])]
+            names = output_names(equal)
+            return {name: value for name, value in layer(index).items() if name in names}
+
+        return outputs
+
+
+def output_names(kinds: Sequence[BlockKind] = BLOCK_KINDS) -> set[str]:
+    """Returns the names of the output projections and their biases in these blocks of a layer."""
+    return {f"{output(kind)}.{part}" for kind in kinds for part in ("weight", "bias")}
+
+
+def taken_over(layer: Finished, wider: Finished) -> Callable[[int], set[str]]:
+    """Returns what names the output projections of a layer that are those of the wider subnet."""
+
+    def names(index: int) -> set[str]:
+        own, other = layer(index), wider(index)
+        both = output_names() & own.keys() & other.keys()
+        return {name for name in both if torch.equal(own[name], other[name])}
+
+    return names
+
+
+def _equal(kind: BlockKind, one: Selection, other: Selection) -> bool:
+    """Tells whether two selections keep the same units of a block."""
+    if kind == "ffn":
+        return torch.equal(one.channels, other.channels)
+    return torch.equal(one.query_heads, other.query_heads) and torch.equal(one.kv_heads, other.kv_heads)

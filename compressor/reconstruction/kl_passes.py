@@ -7,7 +7,7 @@ holds some shards keeps their states.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -57,6 +57,7 @@ class KLProblem(Sharded["KLPasses"]):
         dense: The dense model's hidden states after the last layer [B, T, D], where they are known.
         keep_zeros: Whether weights that are zero stay zero.
         outputs_only: Whether output projections alone are refined.
+        fixed: Names of matrices of each layer that stay as they are; empty where there are none.
     """
 
     model: LayeredModel
@@ -68,6 +69,7 @@ class KLProblem(Sharded["KLPasses"]):
     dense: KnownStates | None = None
     keep_zeros: bool = False
     outputs_only: bool = False
+    fixed: Sequence[Set[str]] = ()
 
     def some(self, chosen: torch.Tensor) -> KLProblem:
         """Returns the problem on the windows with these indices alone."""
@@ -80,12 +82,14 @@ class KLProblem(Sharded["KLPasses"]):
 
     def projections(self, index: int) -> Tensors:
         """Returns a layer's matrices that the round changes."""
-        names = {name for kind in BLOCK_KINDS for name in self.refined(kind)}
+        names = {name for kind in BLOCK_KINDS for name in self.refined(index, kind)}
         return {n: w for n, w in self.subnet[index].items() if n in names}
 
-    def refined(self, kind: BlockKind) -> list[str]:
-        """Returns the names of the matrices of a block that the round changes."""
-        return self.model.runner.projections(kind)[-1 if self.outputs_only else 0 :]
+    def refined(self, index: int, kind: BlockKind) -> list[str]:
+        """Returns the names of the matrices of a layer's block that the round changes."""
+        fixed = self.fixed[index] if self.fixed else ()
+        names = self.model.runner.projections(kind)[-1 if self.outputs_only else 0 :]
+        return [name for name in names if name not in fixed]
 
     def free(self, vectors: Iterable[Tensors]) -> Iterator[Tensors]:
         """Yields the parts of a vector, one for each layer, without what is to stay zero."""
@@ -175,7 +179,7 @@ class KLPasses:
             with torch.enable_grad(), fast_products(below.device):
                 hidden = below
                 for kind, run in zip(BLOCK_KINDS, (runner.attention, runner.ffn), strict=True):
-                    with runner.watch(kind, self._problem.refined(kind)) as of_block:
+                    with runner.watch(kind, self._problem.refined(index, kind)) as of_block:
                         hidden = run(layer, hidden)
                     watched |= of_block
             outputs = [below, *(made for _, made in watched.values())]

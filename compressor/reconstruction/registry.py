@@ -13,6 +13,7 @@ from lathe.artefact.registry import Registry
 from lathe.compressor.compute.array_store import ArrayStore
 from lathe.compressor.compute.workers import LocalWorkers, Workers
 from lathe.compressor.model.decoder import LayeredModel
+from lathe.compressor.model.output_projection import output
 from lathe.compressor.model.pruning import Selection
 from lathe.compressor.reconstruction.admm import admm
 from lathe.compressor.reconstruction.closed_form import damped, reconstruct
@@ -22,6 +23,8 @@ from lathe.compressor.reconstruction.residual_streams import BlockPosition, Sequ
 from lathe.compressor.reconstruction.sequential import DAMPINGS, Refine, reconstruct_block
 from lathe.compressor.statistics import LastingStatistics
 
+_WORTHWHILE = 0.01
+"""An output projection that is given stays where another one explains less than this share more."""
 Finished = dict[str, torch.Tensor]
 SolveProjection = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
 """(dense weight [D, n], Gram [n, n], kept [k], damping) -> output projection [D, k]."""
@@ -43,7 +46,8 @@ class ReconstructionTask:
         workers: Run blocks on the text.
         bfloat16: Whether hidden states may come from bfloat16 products, where those are faster.
         tried: Dampings that are tried where output projections are solved for the subnet's stream.
-        inputs: Gives what the blocks of a layer have in the place of dense tensors, by name; None: nothing.
+        given: Gives what the blocks of a layer have in the place of dense tensors, by name; None: nothing. An
+            output projection among it stays where another one would gain next to nothing.
     """
 
     shape: ModelShape
@@ -57,7 +61,7 @@ class ReconstructionTask:
     workers: Workers = field(default_factory=LocalWorkers)
     bfloat16: bool = False
     tried: Sequence[float] = DAMPINGS
-    inputs: Callable[[int], Finished] | None = None
+    given: Callable[[int], Finished] | None = None
 
     def pruned(self, index: int, solve: SolveProjection, rescale: bool = False) -> tuple[Finished, Finished]:
         """Returns a layer's pruned attention and FFN blocks.
@@ -79,7 +83,7 @@ class ReconstructionTask:
             )
             for kind, damping in zip(BLOCK_KINDS, self.dampings[index], strict=True)
         )
-        given = self.inputs(index) if self.inputs else {}
+        given = self.given(index) if self.given else {}
         return _replaced(attention, given), _replaced(ffn, given)
 
     def reconstructed(self, index: int) -> tuple[Finished, Finished]:
@@ -88,13 +92,17 @@ class ReconstructionTask:
 
     def differs(self, index: int, kind: BlockKind) -> bool:
         """Tells whether a block or one before it differs from dense; until then the streams are equal."""
-        if self.inputs:
+        if self.given:
             return True
         dense, own = self.shape.layer, self.selections[index].shape
         if any(before.shape != dense for before in self.selections[:index]):
             return True
         narrow = (own.query_heads, own.kv_heads) != (dense.query_heads, dense.kv_heads)
         return narrow or (kind == "ffn" and own.width != dense.width)
+
+    def gives_output(self, index: int, kind: BlockKind) -> bool:
+        """Tells whether a block's output projection is among what is given."""
+        return self.given is not None and f"{output(kind)}.weight" in self.given(index)
 
 
 LayerReconstruction = Callable[[int, Callable[[int], Finished | None]], Finished]
@@ -177,7 +185,8 @@ def _in_order(task: ReconstructionTask, refine: Refine | None) -> LayerReconstru
             if block and task.differs(index, kind):
                 map_shards = on_workers(task.workers, text, BlockPosition(index, kind, finished, done))
                 runner = task.model.runner.at(index)
-                solved = reconstruct_block(map_shards, runner, kind, block, refine, task.tried)
+                worthwhile = _WORTHWHILE if task.gives_output(index, kind) else 0.0
+                solved = reconstruct_block(map_shards, runner, kind, block, refine, task.tried, worthwhile)
             done = _merge(done, solved)
         return done
 

@@ -55,7 +55,8 @@ class RoundingPass:
         gradients: Gives [R, R] the Gram matrices of the gradients at the outputs of a layer's matrices, by
             name, as far as they are known; those of fewer than 8 bits are rounded by them.
         keep_zeros: Whether weights that are zero stay zero, without a method or gradients.
-        known: Gives matrices of a layer that read a block's input and are rounded already, by name.
+        known: Gives matrices of a layer that are rounded already, by name: all of a block, all but its output
+            projection, or none.
     """
 
     model: LayeredModel
@@ -138,9 +139,11 @@ def _round(
         kind: "attention" or "ffn".
         block: Its values before rounding.
         method: Rounds its matrices.
-        known: Those that are rounded already, all but the output projection, or none.
+        known: Those that are rounded already: all, all but the output projection, or none.
     """
     inner = known
+    if f"{output(kind)}.weight" in known:
+        return known
     if not known:
         gram = merge_into_first(map_shards(BlockPasses.input_gram, block)).finalize()
         inner = dict(method(block, dict.fromkeys(runner.projections(kind)[:-1], gram), AS_STORED))

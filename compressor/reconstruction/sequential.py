@@ -39,6 +39,7 @@ def reconstruct_block(
     pruned: Weights,
     refine: Refine | None = None,
     dampings: Sequence[float] = DAMPINGS,
+    worthwhile: float = 0.0,
 ) -> dict[str, torch.Tensor]:
     """Returns a block with its output projection solved for the subnet's stream; experts' are left.
 
@@ -49,11 +50,12 @@ def reconstruct_block(
         pruned: The block after the closed-form reconstruction.
         refine: Goes on from there with the whole block.
         dampings: Those that are tried.
+        worthwhile: As in `solve_output`.
     """
     block = dict(pruned)
     if runner.projections(kind):
         sums = measure_output(map_shards, pruned)
-        block |= split_output(kind, solve_output(sums, runner, kind, pruned, dampings), pruned)
+        block |= split_output(kind, solve_output(sums, runner, kind, pruned, dampings, worthwhile), pruned)
     return refine(map_shards, runner, kind, block) if refine else block
 
 
@@ -93,16 +95,27 @@ def solve_output(
     kind: BlockKind,
     block: Weights,
     dampings: Sequence[float] = DAMPINGS,
+    worthwhile: float = 0.0,
 ) -> torch.Tensor:
     """Returns the output projection that brings the subnet's stream nearest to the dense one, [D, n].
 
     An output bias is its last column.
+
+    Args:
+        moments: Around the block's projection.
+        runner: Runs the block.
+        kind: "attention" or "ffn".
+        block: Its tensors.
+        dampings: Those that are tried.
+        worthwhile: The projection stays as it is where another one gains less than this share of the squares
+            that it explains, on held-out windows. 0: it never does.
     """
     start, bias = block[f"{output(kind)}.weight"], block.get(f"{output(kind)}.bias")
     if bias is not None:
         start = torch.cat([start, bias[:, None]], 1)
     gain = norm_gain(runner.shape, block, kind)
-    return _solve(start, moments, 1.0 if gain is None else gain.double().square()[:, None], dampings)
+    row_weights = 1.0 if gain is None else gain.double().square()[:, None]
+    return _solve(start, moments, row_weights, dampings, worthwhile)
 
 
 def split_output(kind: BlockKind, solved: torch.Tensor, block: Weights) -> dict[str, torch.Tensor]:
@@ -118,6 +131,7 @@ def _solve(
     moments: OutputMoments,
     row_weights: torch.Tensor | float,
     dampings: Sequence[float],
+    worthwhile: float,
 ) -> torch.Tensor:
     """Returns the ridge solution around `start` whose damping errs least on the held-out windows.
 
@@ -126,6 +140,7 @@ def _solve(
         moments: Around it.
         row_weights: [D, 1] weights of the squared errors of rows.
         dampings: Those that are tried.
+        worthwhile: As in `solve_output`.
     """
     (gram, cross, heldout_gram, heldout_cross), w0 = moments, start.double()
     scale = float(gram.diagonal().mean().clamp_min(1e-12))
@@ -136,13 +151,22 @@ def _solve(
     def solution(factor: torch.Tensor, ridge: float, cross: torch.Tensor, w0: torch.Tensor) -> torch.Tensor:
         return torch.cholesky_solve((cross + ridge * w0).T, factor).T
 
+    def error(w: torch.Tensor) -> float:
+        return float((w * (w @ heldout_gram - 2 * few_heldout)).sum())
+
+    lowest = math.inf
+
     def attempt(damping: float) -> tuple[float, Callable[..., torch.Tensor] | None]:
+        nonlocal lowest
         factor, failed = torch.linalg.cholesky_ex(damped(gram, damping))
         if failed:
             return math.inf, None
         solve = partial(solution, factor, damping * scale)
-        w = solve(few_cross, few_w0)
-        return float((w * (w @ heldout_gram - 2 * few_heldout)).sum()), solve
+        found = error(solve(few_cross, few_w0))
+        lowest = min(lowest, found)
+        return found, solve
 
     _, solve = best_damping(dampings, attempt)
-    return start if solve is None else solve(cross, w0).to(start.dtype)
+    if solve is None or (worthwhile and error(few_w0) - lowest < worthwhile * abs(lowest)):
+        return start
+    return solve(cross, w0).to(start.dtype)

@@ -89,12 +89,23 @@ def test_what_subnets_have_in_common_is_stored_once(made: Family) -> None:
     assert bytes_once(places) >= stated["together"] < stated["apart"]
     prompt = np.arange(30)
     for place in places:
-        check_external_data(open_served_model(place))
+        served = open_served_model(place)
+        check_external_data(served)
         runner = OnnxRunner(place / "onnx" / "model.onnx", max_batch=1, max_length=32, threads=1)
         graph, model = runner.prefill(0, prompt)[0], AutoModelForCausalLM.from_pretrained(place).eval()
         with torch.no_grad():
             expected = model(torch.tensor(prompt)[None]).logits[0, -1].numpy()
         assert np.abs(graph - expected).mean() < 0.1 * expected.std()
+        assert served.weights() == (sum(value.numel() for value in model.parameters()), 0)
+
+
+def test_an_output_projection_is_taken_over_where_another_one_would_gain_nothing(made: Family) -> None:
+    """The first layer is whole in all subnets, so that nothing differs in what it reads and what it aims at."""
+    for number, place in enumerate(made.directory(plan) for plan in made.plans):
+        files = json.loads((place / "model.safetensors.index.json").read_text())["weight_map"]
+        assert plan_of(made, made.plans[number].name)[0] == plan_of(made, "1.1x")[0]
+        assert files["model.layers.0.mlp.down_proj.weight"] == "model-of-1-2-3.safetensors"
+        assert files.get("model.layers.1.mlp.down_proj.weight") in (f"model-of-{number + 1}.safetensors", None)
 
 
 def test_a_damaged_shared_file_is_named_before_anything_is_served(made: Family, tmp_path: Path) -> None:

@@ -66,6 +66,25 @@ def test_a_long_text_is_not_read_to_its_end() -> None:
     assert count_steps(tokens(16, 2048), torch.zeros(16, dtype=torch.bool)) == 5
 
 
+def test_lengths_are_chosen_on_about_as_many_held_out_tokens_as_a_step_reads(lab: Lab) -> None:
+    many = torch.arange(160) % 2 == 0
+    whole = replace(problem(lab, PLANS["mixed"]), heldout=many)
+    layers, _, after = refine_in_steps(whole)
+    read = whole.some(torch.nonzero(many)[::2, 0])
+    again = ModelStep(replace(read, subnet=layers), LocalWorkers())
+    assert again.error(again.start) == pytest.approx(after, rel=1e-4)
+
+
+def test_what_is_fixed_stays_as_it_is(lab: Lab) -> None:
+    names = [{"mlp.down_proj.weight"}, {"self_attn.o_proj.weight"}, set[str](), {"self_attn.o_proj.weight"}]
+    whole = replace(problem(lab, PLANS["ffn"]), outputs_only=True, fixed=names)
+    found, before, after = refine_in_steps(whole)
+    assert after < before
+    for mine, was, fixed in zip(found, whole.subnet, names, strict=True):
+        outputs = {name for name in was if name.endswith(("o_proj.weight", "down_proj.weight"))}
+        assert {name for name in was if not torch.equal(mine[name], was[name])} == outputs - fixed
+
+
 def test_states_that_are_known_are_not_computed_again(lab: Lab) -> None:
     whole = problem(lab, PLANS["mixed"])
     expected = refine_in_steps(whole)

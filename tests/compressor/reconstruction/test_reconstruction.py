@@ -263,6 +263,24 @@ def test_sequential_reconstruction_aims_at_the_dense_stream_from_the_subnets_own
     assert (alone["mlp.down_proj.weight"].double() - ridge(0.05)).abs().max() < 1e-4
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("noise", "stays"), [(0.001, True), (0.3, False)])
+def test_a_projection_stays_where_another_one_gains_next_to_nothing(
+    lab: Lab, noise: float, stays: bool
+) -> None:
+    drawn = torch.randn(lab.embedded.shape, generator=torch.Generator().manual_seed(0))
+    subnet, after = lab.embedded + noise * drawn, lab.runner.ffn(lab.layers[0], lab.embedded)
+    start = {k: v for k, v in lab.layers[0].items() if k[:3] in ("mlp", "pos")}
+    passes = BlockPasses(lab.runner, "ffn", lab.embedded, subnet, after, lab.heldout)
+    solved, kept = (
+        reconstruct_block(passes.map_shards, lab.runner, "ffn", start, worthwhile=worthwhile)
+        for worthwhile in (0.0, 0.01)
+    )
+    name = "mlp.down_proj.weight"
+    assert not torch.equal(solved[name], start[name])
+    assert torch.equal(kept[name], start[name] if stays else solved[name])
+
+
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_inputs_of_projections_that_were_measured_are_those_of_running_the_block_again(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, bfloat16: bool
