@@ -105,7 +105,10 @@ def test_an_output_projection_is_taken_over_where_another_one_would_gain_nothing
         files = json.loads((place / "model.safetensors.index.json").read_text())["weight_map"]
         assert plan_of(made, made.plans[number].name)[0] == plan_of(made, "1.1x")[0]
         assert files["model.layers.0.mlp.down_proj.weight"] == "model-of-1-2-3.safetensors"
-        assert files.get("model.layers.1.mlp.down_proj.weight") in (f"model-of-{number + 1}.safetensors", None)
+        assert files.get("model.layers.1.mlp.down_proj.weight") in (
+            f"model-of-{number + 1}.safetensors",
+            None,
+        )
 
 
 def test_a_damaged_shared_file_is_named_before_anything_is_served(made: Family, tmp_path: Path) -> None:
