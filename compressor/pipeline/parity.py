@@ -37,8 +37,8 @@ def check_parity(
 ) -> float:
     """Returns the largest difference of the runtimes' logits, relative to their standard deviation.
 
-    A subnet may cancel most of the residual stream at a position, where float32 itself is then off by more than
-    engines usually differ by. Such a position may differ by as much (`rounding_allowance`).
+    A subnet may cancel most of the residual stream at a position, where float32 itself is then off by more
+    than engines usually differ by. Such a position may differ by as much (`rounding_allowance`).
 
     Where the graph's KV cache is int8, transformers reads the codes that ONNX Runtime stored, and each must
     be nearest to what transformers would have stored.

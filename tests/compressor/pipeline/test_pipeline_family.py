@@ -100,7 +100,7 @@ def test_what_subnets_have_in_common_is_stored_once(made: Family) -> None:
 
 
 def test_an_output_projection_is_taken_over_where_another_one_would_gain_nothing(made: Family) -> None:
-    """The first layer is whole in all subnets, so that nothing differs in what it reads and what it aims at."""
+    """The first layer is whole in all subnets, so that nothing differs in what it reads and aims at."""
     for number, place in enumerate(made.directory(plan) for plan in made.plans):
         files = json.loads((place / "model.safetensors.index.json").read_text())["weight_map"]
         assert plan_of(made, made.plans[number].name)[0] == plan_of(made, "1.1x")[0]
