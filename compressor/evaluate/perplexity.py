@@ -16,7 +16,7 @@ from lathe.compressor.compute.device import CPU
 from lathe.compressor.evaluate.engine_model import EngineModel
 
 _ROWS, _TOKENS = 4, 2048
-_LOGIT_BYTES = 2**29
+_LOGIT_BYTES = 2**28
 """The most bytes of a batch's logits, unless one window has more."""
 _SLICE_BYTES = 2**23
 """The bytes of logits that are normalised at a time: their temporaries stay in a processor's cache."""

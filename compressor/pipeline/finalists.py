@@ -26,10 +26,15 @@ def choose(context: RunContext, calibration: CalibrationResult, results: Sequenc
         iteration = Iteration(result.plan, result.selections, result.fitness, result.evaluations)
         names.append(reconstruct_layers(context, calibration, iteration))
         harms.append(heldout_divergence(context, calibration, names[-1]))
-    tie = _NOISE / math.sqrt(int(calibration.heldout.sum()) * calibration.windows.shape[1])
+    tokens = int(calibration.heldout.sum()) * calibration.windows.shape[1]
+    tie = _NOISE / math.sqrt(tokens)
     best = max(number for number, harm in enumerate(harms) if harm <= (1 + tie) * min(harms))
     listed = " and ".join(f"{harm:.4f}" for harm in harms)
-    context.progress.say(f"  plans reconstructed: KL {listed} on held-out text; number {best + 1} is taken")
+    alike = f", as {tokens:,} tokens do not tell KLs apart that differ by less than {tie:.0%}"
+    why = "" if harms[best] == min(harms) else alike
+    context.progress.say(
+        f"  plans reconstructed: KL {listed} on held-out text; number {best + 1} is taken{why}"
+    )
     for number, name in enumerate(names):
         if number != best:
             context.run_dir.forget(f"reformed-{name}")
