@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pt", ".json", ".model", ".jinja
 UNREAD = ("report.html",)
 """For people: an artefact is served without it, too."""
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", SUFFIX)
+_HASHES: dict[tuple[int, ...], str] = {}
+"""Hashes of files with several names, by device, number, size and times of their last change."""
 
 
 def write_manifest(directory: Path, **facts: Any) -> None:
@@ -50,14 +53,20 @@ def entry(path: Path) -> dict[str, Any]:
 
 
 def sha256(path: Path) -> str:
-    """Returns the hexadecimal hash of a file.
+    """Returns the hexadecimal hash of a file. One with several names, as families have, is read once.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
         with path.open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
+            found = os.fstat(handle.fileno())
+            if found.st_nlink == 1:
+                return hashlib.file_digest(handle, "sha256").hexdigest()
+            key = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            if key not in _HASHES:
+                _HASHES[key] = hashlib.file_digest(handle, "sha256").hexdigest()
+            return _HASHES[key]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
