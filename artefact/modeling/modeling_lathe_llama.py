@@ -199,7 +199,10 @@ def own_rows(config: LatheLlamaConfig, files: Iterable[str]) -> dict[str, torch.
 
 
 class SharedRows:
-    """How transformers loads a model whose weight files may have more rows than it."""
+    """How transformers, here of 5.17 to 5.24, loads a model whose weight files may have more rows than it.
+
+    A version that loads models otherwise finds matrices of other shapes, and says so.
+    """
 
     @staticmethod
     def _load_pretrained_model(

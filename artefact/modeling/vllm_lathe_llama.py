@@ -111,7 +111,7 @@ class LatheLlamaForCausalLM(LlamaForCausalLM):
         refuse_formats(vllm_config.quant_config, current_platform.is_cpu())
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=self.layer_class)
         self.quant_config = vllm_config.quant_config
-        self._of_files: Any = vllm_config.model_config.hf_config
+        self._checkpoint: Any = vllm_config.model_config.hf_config
 
     def _init_model(self, vllm_config: VllmConfig, prefix: str = "", layer_type: Any = None) -> nn.Module:
         model: nn.Module = self.model_class(vllm_config=vllm_config, prefix=prefix, layer_type=layer_type)
@@ -123,7 +123,7 @@ class LatheLlamaForCausalLM(LlamaForCausalLM):
         Raises:
             ValueError: Scales of quantized weights are damaged.
         """
-        if self._of_files.shared_rows:
-            weights = ((name, tensor[: self._of_files.rows(name)]) for name, tensor in weights)
+        if self._checkpoint.shared_rows:
+            weights = ((name, tensor[: self._checkpoint.rows(name)]) for name, tensor in weights)
         loaded: set[str] = super().load_weights(checked(weights, self.quant_config))
         return loaded
