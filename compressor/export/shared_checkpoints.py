@@ -46,8 +46,8 @@ class _Checkpoint:
         return cls(directory, reference_config(directory), read_index(directory))
 
     def rows(self, name: str) -> int:
-        """Returns the rows of a tensor; 0 where it has it not."""
-        return self.index[name].shape[0] if name in self.index else 0
+        """Returns the rows of one of its tensors."""
+        return self.index[name].shape[0]
 
     def mark(self) -> None:
         """Writes down that its files have more rows than it."""
@@ -101,7 +101,7 @@ def _holders(checkpoints: Sequence[_Checkpoint]) -> dict[tuple[int, str], Plans]
         alike: list[tuple[torch.Tensor, list[int]]] = []
         for plan in sorted(having, key=lambda plan: -checkpoints[plan].rows(name)):
             value = checkpoints[plan].index[name].read()
-            by_rows = checkpoints[plan].config.rows(name) == len(value)
+            by_rows = checkpoints[plan].config.rows(name) == checkpoints[plan].rows(name)
             mine = next((plans for known, plans in alike if _begins(known, value, by_rows)), None)
             if mine is None:
                 alike.append((value, [plan]))

@@ -13,7 +13,7 @@ import torch
 from lathe.artefact.errors import UserError
 from lathe.artefact.onnx.graph_format import GRAPH
 from lathe.compressor.compute.device import CPU
-from lathe.compressor.export.gguf.parity import compare, rounding_allowance
+from lathe.compressor.export.gguf.parity import compare, disagree
 from lathe.compressor.export.gguf.summary import read_summary
 from lathe.compressor.export.onnx.rope import rotated_first
 from lathe.compressor.model.cache_rounding import CacheScales, StoredKeysValues, whole_cache
@@ -38,7 +38,7 @@ def check_parity(
     """Returns the largest difference of the runtimes' logits, relative to their standard deviation.
 
     A subnet may cancel most of the residual stream at a position, where float32 itself is then off by more
-    than engines usually differ by. Such a position may differ by as much (`rounding_allowance`).
+    than engines usually differ by. Such a position may differ by as much (`disagree`).
 
     Where the graph's KV cache is int8, transformers reads the codes that ONNX Runtime stored, and each must
     be nearest to what transformers would have stored.
@@ -59,12 +59,8 @@ def check_parity(
     expected = _run_model(model, tokens, caches)
     differences = np.abs(logits - expected).max(1) / expected.std()
     difference = float(differences.max())
-    if difference > _MOST:
-        rounding = partial(_float32_rounding, model, tokens, caches, expected)
-        if (differences > rounding_allowance(_MOST, rounding)).any():
-            raise UserError(
-                f"ONNX Runtime and transformers disagree by {difference:.2g} of the logits' spread"
-            )
+    if disagree(differences, _MOST, partial(_float32_rounding, model, tokens, caches, expected)):
+        raise UserError(f"ONNX Runtime and transformers disagree by {difference:.2g} of the logits' spread")
     if (distance := max((cache.distance for cache in caches.values()), default=0.0)) > _HALF_CODE:
         raise UserError(
             f"ONNX Runtime's KV cache is off by {distance:.2g} codes, where half a one is rounding"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from lathe.compressor.pipeline.calibrate import CalibrationResult
 from lathe.compressor.pipeline.latency_loop import Iteration
 from lathe.compressor.pipeline.run_context import RunContext
 from lathe.compressor.pipeline.run_directory import RunDirectory, Saved, key
-from lathe.compressor.pipeline.wider_subnet import WiderSubnet, output_names, taken_over
+from lathe.compressor.pipeline.wider_subnet import WiderSubnet, taken_over
 from lathe.compressor.reconstruction.kl_passes import KLProblem
 from lathe.compressor.reconstruction.kl_refinement import ITERATIONS, WORTHWHILE, ModelStep, refine_model
 from lathe.compressor.reconstruction.kl_steps import count_steps, refine_in_steps
@@ -89,12 +89,9 @@ def refine_rounds(
     Returns:
         The name of the refined layers; `name` where no round was worth it.
     """
-    own = OwnMatrices.of(context, name, wider)
-    if own.none:
-        return name
     for number in range(context.preflight.method.whole_rounds):
         refined = f"{name}-{number}"
-        refine = partial(_refine, context, calibration, number, name, refined, keep_zeros, own)
+        refine = partial(_refine, context, calibration, number, name, refined, keep_zeros, wider)
         kl = context.run_dir.json(f"whole-{refined}", refine)
         if kl["after"] < kl["before"]:
             name = refined
@@ -133,9 +130,9 @@ def _finish_layers(
     how = preflight.method.reconstruction if pruned else "none"
     if wider:
         known = partial(finished_layer, run_dir, wider.finished)
-        inputs = wider.inputs(known, iteration.selections, preflight.source.shape.head_dim)
-        outputs = wider.outputs(known, iteration.selections)
-        task, how = replace(task, given=lambda index: inputs(index) | outputs(index)), _OUTPUTS_ONLY
+        kept, head_dim = iteration.selections, preflight.source.shape.head_dim
+        given = wider.matrices(known, kept, head_dim, wider.equal_outputs(kept))
+        task, how = replace(task, given=lru_cache(1)(given)), _OUTPUTS_ONLY
     layer = reconstructions.get(how)(task)
     finished = FinishedLayers(run_dir.path.absolute(), name, context.store)
     count = len(iteration.selections)
@@ -160,7 +157,7 @@ def _refine(
     name: str,
     refined: str,
     keep_zeros: bool,
-    own: OwnMatrices,
+    wider: WiderSubnet | None,
 ) -> dict[str, float]:
     """Refines the whole subnet once, from the layers called `name` to those called `refined`.
 
@@ -176,8 +173,8 @@ def _refine(
         problem = replace(
             _divergence(context, calibration, name),
             keep_zeros=keep_zeros,
-            outputs_only=own.outputs_only,
-            fixed=own.fixed,
+            outputs_only=wider is not None,
+            fixed=_fixed(context, name, wider) if wider else (),
         )
         if number:
             problem = replace(problem, windows=windows, dense=None)
@@ -188,31 +185,10 @@ def _refine(
     return {"before": before, "after": after}
 
 
-@dataclass(frozen=True)
-class OwnMatrices:
-    """What may be refined of a subnet.
-
-    Attributes:
-        outputs_only: Whether output projections alone may.
-        fixed: Names of those of each layer that may not, because they are the next wider subnet's.
-        none: Whether nothing may.
-    """
-
-    outputs_only: bool = False
-    fixed: Sequence[set[str]] = ()
-    none: bool = False
-
-    @classmethod
-    def of(cls, context: RunContext, name: str, wider: WiderSubnet | None) -> OwnMatrices:
-        """Returns that of the subnet whose finished layers have this name."""
-        if wider is None:
-            return cls()
-        run_dir, count = context.run_dir, context.preflight.source.shape.num_layers
-        layer = partial(finished_layer, run_dir, name)
-        known = taken_over(layer, partial(finished_layer, run_dir, wider.finished))
-        fixed = [known(index) for index in range(count)]
-        none = all(output_names() & layer(index).keys() <= fixed[index] for index in range(count))
-        return cls(True, fixed, none)
+def _fixed(context: RunContext, name: str, wider: WiderSubnet) -> list[Set[str]]:
+    """Returns the names of each layer's output projections that are those of the next wider subnet."""
+    names = taken_over(*(partial(finished_layer, context.run_dir, one) for one in (name, wider.finished)))
+    return [names(index) for index in range(context.preflight.source.shape.num_layers)]
 
 
 def _item(layers: Sequence[Weights], index: int) -> Finished:

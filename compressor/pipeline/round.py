@@ -185,16 +185,10 @@ def _known(
     """Returns what gives the rounded matrices of a layer that stay, by name."""
     run_dir = context.run_dir
     layers = RoundedLayers(run_dir.path.absolute(), wider.rounded or "", context.store)
-    inputs = wider.inputs(layers, iteration.selections, context.preflight.source.shape.head_dim)
     same = taken_over(
         partial(finished_layer, run_dir, name), partial(finished_layer, run_dir, wider.finished)
     )
-
-    def known(index: int) -> Rounded:
-        names = same(index)
-        return inputs(index) | {name: value for name, value in layers(index).items() if name in names}
-
-    return known
+    return wider.matrices(layers, iteration.selections, context.preflight.source.shape.head_dim, same)
 
 
 def _rounded_head(rounding: RoundingPass) -> Tensors:

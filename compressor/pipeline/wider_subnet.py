@@ -8,7 +8,7 @@ that is taken over, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,6 +22,8 @@ from lathe.compressor.model.rounding import QuantizedMatrix
 Part = TypeVar("Part", torch.Tensor, torch.Tensor | QuantizedMatrix)
 Finished = Callable[[int], Mapping[str, torch.Tensor]]
 """Gives a finished layer by its index."""
+Names = Callable[[int], Set[str]]
+"""Names matrices of a layer by its index."""
 
 
 @dataclass(frozen=True)
@@ -38,39 +40,45 @@ class WiderSubnet:
     finished: str
     rounded: str | None
 
-    def inputs(
-        self, layer: Callable[[int], Mapping[str, Part]], kept: Sequence[Selection], head_dim: int
+    def matrices(
+        self,
+        layer: Callable[[int], Mapping[str, Part]],
+        kept: Sequence[Selection],
+        head_dim: int,
+        outputs: Names,
     ) -> Callable[[int], dict[str, Part]]:
-        """Returns what gives the input matrices of a narrower subnet's layer, by name, biases with them.
+        """Returns what gives matrices of a narrower subnet's layer, by name, biases with them.
+
+        These are the matrices that read the blocks' inputs, and some output projections.
 
         Args:
             layer: Gives a layer of this subnet.
             kept: What the narrower subnet keeps.
             head_dim: Of the model.
+            outputs: Names the output projections.
         """
 
-        def inputs(index: int) -> dict[str, Part]:
-            rows = input_rows(within(self.selections[index], kept[index]), head_dim)
+        def matrices(index: int) -> dict[str, Part]:
+            rows, names = input_rows(within(self.selections[index], kept[index]), head_dim), outputs(index)
             found = {}
             for name, value in layer(index).items():
                 own = rows.get(name.rpartition(".")[0])
                 if own is not None and len(own):
                     found[name] = value[own]
+                elif name in names:
+                    found[name] = value
             return found
 
-        return inputs
+        return matrices
 
-    def outputs(
-        self, layer: Callable[[int], Mapping[str, Part]], kept: Sequence[Selection]
-    ) -> Callable[[int], dict[str, Part]]:
-        """Returns what gives output projections of blocks that are as wide here; otherwise as `inputs`."""
+    def equal_outputs(self, kept: Sequence[Selection]) -> Names:
+        """Returns what names the output projections of blocks that are as wide here as in another subnet."""
 
-        def outputs(index: int) -> dict[str, Part]:
-            equal = [kind for kind in BLOCK_KINDS if _equal(kind, self.selections[index], kept[index])]
-            names = output_names(equal)
-            return {name: value for name, value in layer(index).items() if name in names}
+        def names(index: int) -> set[str]:
+            own, other = self.selections[index], kept[index]
+            return output_names([kind for kind in BLOCK_KINDS if _equal(kind, own, other)])
 
-        return outputs
+        return names
 
 
 def output_names(kinds: Sequence[BlockKind] = BLOCK_KINDS) -> set[str]:
@@ -78,7 +86,7 @@ def output_names(kinds: Sequence[BlockKind] = BLOCK_KINDS) -> set[str]:
     return {f"{output(kind)}.{part}" for kind in kinds for part in ("weight", "bias")}
 
 
-def taken_over(layer: Finished, wider: Finished) -> Callable[[int], set[str]]:
+def taken_over(layer: Finished, wider: Finished) -> Names:
     """Returns what names the output projections of a layer that are those of the wider subnet."""
 
     def names(index: int) -> set[str]:

@@ -154,19 +154,15 @@ def _solve(
     def error(w: torch.Tensor) -> float:
         return float((w * (w @ heldout_gram - 2 * few_heldout)).sum())
 
-    lowest = math.inf
-
-    def attempt(damping: float) -> tuple[float, Callable[..., torch.Tensor] | None]:
-        nonlocal lowest
+    def attempt(damping: float) -> tuple[float, tuple[float, Callable[..., torch.Tensor] | None]]:
         factor, failed = torch.linalg.cholesky_ex(damped(gram, damping))
         if failed:
-            return math.inf, None
+            return math.inf, (math.inf, None)
         solve = partial(solution, factor, damping * scale)
         found = error(solve(few_cross, few_w0))
-        lowest = min(lowest, found)
-        return found, solve
+        return found, (found, solve)
 
-    _, solve = best_damping(dampings, attempt)
+    _, (lowest, solve) = best_damping(dampings, attempt)
     if solve is None or (worthwhile and error(few_w0) - lowest < worthwhile * abs(lowest)):
         return start
     return solve(cross, w0).to(start.dtype)

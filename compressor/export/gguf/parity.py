@@ -70,7 +70,7 @@ def compare(
         expected: The reference's.
         types: The types in the file.
         config: The dense model's, as one of ours.
-        rounding: Returns how far float32 itself is off, by position, as in `rounding_allowance`.
+        rounding: As in `disagree`.
 
     Raises:
         UserError: They are too far apart.
@@ -81,11 +81,8 @@ def compare(
     most = max(_MOST.get(kind, _MOST_QUANTIZED) for kind in types)
     if exact and config.get("hidden_act", "silu") != "silu":
         most = _GELU
-    allowed = most
-    if exact and rounding and largest > most:
-        excess = np.abs(difference).max(1) / spread - rounding_allowance(most, rounding)
-        allowed = largest if (excess <= 0).all() else most
-    if not (largest if exact else rms) <= allowed:
+    positions = np.abs(difference).max(1) / spread
+    if disagree(positions, most, rounding) if exact else not rms <= most:
         raise UserError(
             f"llama.cpp and the reference disagree by {rms:.2g} of the logits' spread, up to {largest:.2g}",
             "Use llama-cpp-python 0.3.36, or report it with the model's config.json.",
@@ -93,14 +90,21 @@ def compare(
     return {"tokens": len(found), "rms": rms, "largest": largest, "allowed": most}
 
 
-def rounding_allowance(most: float, rounding: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    """Returns what two engines may differ by at each position [S], relative to the logits' spread.
+def disagree(
+    differences: np.ndarray[Any, Any],
+    most: float,
+    rounding: Callable[[], np.ndarray[Any, Any]] | None = None,
+) -> bool:
+    """Tells whether two engines differ by more than engines may, at any position [S].
 
     Args:
+        differences: By how much, relative to the logits' spread, [S].
         most: What they may differ by in any case.
-        rounding: Returns how far one of them is from float64 at each position.
+        rounding: Returns how far one of them is from float64, likewise, [S]; asked for where that matters.
     """
-    return np.maximum(most, _ROUNDINGS * rounding())
+    if (differences <= most).all():
+        return False
+    return rounding is None or not (differences <= np.maximum(most, _ROUNDINGS * rounding())).all()
 
 
 def _run(path: Path, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -83,6 +85,16 @@ def test_what_is_fixed_stays_as_it_is(lab: Lab) -> None:
     for mine, was, fixed in zip(found, whole.subnet, names, strict=True):
         outputs = {name for name in was if name.endswith(("o_proj.weight", "down_proj.weight"))}
         assert {name for name in was if not torch.equal(mine[name], was[name])} == outputs - fixed
+
+
+@pytest.mark.parametrize("refine", [refine_in_steps, refine_model])
+def test_where_all_is_fixed_nothing_changes(lab: Lab, refine: Callable[..., Any]) -> None:
+    outputs = {"self_attn.o_proj.weight", "mlp.down_proj.weight"}
+    whole = replace(problem(lab, PLANS["ffn"]), outputs_only=True, fixed=[outputs] * 4)
+    found, before, after = refine(whole)
+    assert before == after > 0
+    for mine, was in zip(found, whole.subnet, strict=True):
+        assert all(torch.equal(mine[name], was[name]) for name in was)
 
 
 def test_states_that_are_known_are_not_computed_again(lab: Lab) -> None:
