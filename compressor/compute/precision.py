@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 
@@ -19,6 +21,25 @@ def fast_products(device: torch.device) -> AbstractContextManager[object]:
 def products(device: torch.device, bfloat16: bool) -> AbstractContextManager[object]:
     """Returns a context with fast products where `bfloat16` allows them, with exact ones elsewhere."""
     return fast_products(device) if bfloat16 else nullcontext()
+
+
+@contextmanager
+def rounded_factors(device: torch.device, bfloat16: bool = True) -> Iterator[None]:
+    """Rounds the factors of float32 products to bfloat16 where that is faster and `bfloat16` allows it.
+
+    Sums and results stay float32, so that X^T X is the Gram matrix of the rounded X, and positive
+    semidefinite; their factors are right to about 1 in 400. It holds for the whole process, and for
+    processors alone.
+    """
+    matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)  # not typed
+    if matmul is None or device.type != "cpu" or not (bfloat16 and has_bfloat16(device)):
+        yield
+        return
+    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 def as_factor(weight: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from lathe.artefact.plan import BlockKind
 from lathe.compressor.compute.array_store import ArrayLike
-from lathe.compressor.compute.precision import fast_products, has_bfloat16, products
+from lathe.compressor.compute.precision import fast_products, has_bfloat16, products, rounded_factors
 from lathe.compressor.compute.workers import SHARDS, shards_of, some_of
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.output_projection import output, target_output, token_weights
@@ -58,7 +58,7 @@ class BlockPasses:
         targets: [B, T, ...] states of the dense model after the block.
         heldout: [B] bool.
         shards: The shards to run on.
-        bfloat16: Whether inputs of the output projection may come from bfloat16 products.
+        bfloat16: Whether factors may be rounded to bfloat16 for the output projection's inputs and moments.
         contexts: Keeps these inputs.
     """
 
@@ -99,12 +99,15 @@ class BlockPasses:
             weighting = token_weights(runner, runner.project(block, name, x))
             if f"{name}.bias" in block:
                 x = torch.cat([x, torch.ones_like(x[..., :1])], -1)
-            sums.gram.add_batch(x * weighting)
+            x = x * weighting
             added, missing = (
                 runner.stream(self.targets[part]) - runner.stream(before[part])
                 for before in (self.dense, self.inputs)
             )
-            sums.cross.add_batch(target_output(runner, block, self.kind, added, missing), x * weighting)
+            target = target_output(runner, block, self.kind, added, missing)
+            with rounded_factors(x.device, self.bfloat16):
+                sums.gram.add_batch(x)
+                sums.cross.add_batch(target, x)
         return sums
 
     def input_gram(self, block: Weights) -> Iterator[Gram]:
@@ -159,8 +162,9 @@ class BlockPasses:
             probe = torch.randint(0, 2, y.shape, generator=generator).to(y) * 2 - 1
             outputs = [given for _, given in watched.values()]
             gradients = torch.autograd.grad(y, outputs, probe)
-            for (name, (x, _)), gradient in zip(watched.items(), gradients, strict=True):
-                grams.add_batch(name, x.detach(), gradient)
+            with rounded_factors(probe.device):
+                for (name, (x, _)), gradient in zip(watched.items(), gradients, strict=True):
+                    grams.add_batch(name, x.detach(), gradient)
         return grams
 
     def _pull_back(self, block: Weights, names: list[str], vectors: Vectors) -> Gradients:

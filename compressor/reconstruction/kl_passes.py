@@ -18,7 +18,7 @@ import torch
 
 from lathe.artefact.plan import BLOCK_KINDS, BlockKind
 from lathe.compressor.compute.array_store import ArrayLike, ArrayStore, Loaded, Tensors
-from lathe.compressor.compute.precision import fast_products, has_bfloat16, products
+from lathe.compressor.compute.precision import fast_products, has_bfloat16, products, rounded_factors
 from lathe.compressor.compute.workers import Sharded, shards_of, some_of
 from lathe.compressor.model.block_runner import Weights
 from lathe.compressor.model.decoder import LayeredModel
@@ -184,8 +184,9 @@ class KLPasses:
                     watched |= of_block
             outputs = [below, *(made for _, made in watched.values())]
             gradient[part], *found = torch.autograd.grad(hidden, outputs, gradient[part])
-            for (name, (x, _)), value in zip(watched.items(), found, strict=True):
-                grams.add_batch(name, x.detach(), value)
+            with rounded_factors(below.device):
+                for (name, (x, _)), value in zip(watched.items(), found, strict=True):
+                    grams.add_batch(name, x.detach(), value)
         return grams
 
     def _pull_back(self, vectors: Vectors) -> Iterator[Iterable[Tensors]]:

@@ -10,7 +10,7 @@ import torch
 
 from lathe.artefact.plan import BLOCK_KINDS, BlockKind
 from lathe.compressor.compute.array_store import ArrayLike
-from lathe.compressor.compute.precision import products
+from lathe.compressor.compute.precision import products, rounded_factors
 from lathe.compressor.model.block_runner import BlockRunner, Weights
 from lathe.compressor.model.names import DOWN_PROJ, K_PROJ, O_PROJ, Q_PROJ
 from lathe.compressor.model.output_projection import output, token_weights
@@ -85,7 +85,7 @@ class LayerAccumulators:
         weights: The layer's dense weights.
         fitted_tokens: The tokens that are fitted on, in all accumulators that will be added together.
         block_inputs: Whether to accumulate the moments of what the blocks read.
-        bfloat16: Whether hidden states may come from bfloat16 products; moments are sums in float32.
+        bfloat16: Whether factors of products may be rounded to bfloat16; moments are sums in float32.
     """
 
     def __init__(
@@ -113,17 +113,21 @@ class LayerAccumulators:
         for name, squares in self._heads.items():
             squares.add_batch(watched[f"{name}.weight"][1])
         if self._inputs:
-            self._inputs["attention"].add_batch(runner.attention_input(weights, x_BTD))
-        self._attention[heldout].add_batch(context * token_weights(runner, projected))
+            self._sum(self._inputs["attention"], runner.attention_input(weights, x_BTD))
+        self._sum(self._attention[heldout], context * token_weights(runner, projected))
         x = runner.merge("attention", weights, x_BTD, projected)
         context, projected = self._run(runner, weights, "ffn", x)
         if self._inputs:
-            self._inputs["ffn"].add_batch(runner.ffn_input(weights, x))
+            self._sum(self._inputs["ffn"], runner.ffn_input(weights, x))
         if not heldout:
             self._router_sample.add_batch(x)
         channels = weights[f"{DOWN_PROJ}.weight"].shape[1]
-        self._ffn[heldout].add_batch(context[..., :channels] * token_weights(runner, projected))
+        self._sum(self._ffn[heldout], context[..., :channels] * token_weights(runner, projected))
         return runner.merge("ffn", weights, x, projected)
+
+    def _sum(self, gram: Gram, x_BTD: torch.Tensor) -> None:
+        with rounded_factors(x_BTD.device, self._bfloat16):
+            gram.add_batch(x_BTD)
 
     def _run(
         self, runner: BlockRunner, weights: Weights, kind: BlockKind, x_BTD: torch.Tensor
