@@ -28,13 +28,12 @@ def rounded_factors(device: torch.device, bfloat16: bool = True) -> Iterator[Non
     """Rounds the factors of float32 products to bfloat16 where that is faster and `bfloat16` allows it.
 
     Sums and results stay float32, so that X^T X is the Gram matrix of the rounded X, and positive
-    semidefinite; their factors are right to about 1 in 400. It holds for the whole process, and for
-    processors alone.
+    semidefinite; factors are right to about 1 in 400. It holds for the whole process.
     """
-    matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)  # not typed
-    if matmul is None or device.type != "cpu" or not (bfloat16 and has_bfloat16(device)):
+    if not (bfloat16 and rounds_factors(device)):
         yield
         return
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
     try:
         yield
@@ -51,13 +50,29 @@ def as_factor(weight: torch.Tensor) -> torch.Tensor:
     return weight.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight
 
 
+def rounds_factors(device: torch.device) -> bool:
+    """Tells whether `rounded_factors` rounds anything on a device.
+
+    oneDNN does it with AMX alone. On other processors with bfloat16 it takes the setting, and is slower than
+    PyTorch's own float32 products.
+    """
+    if device.type != "cpu" or not hasattr(torch.backends.mkldnn, "matmul"):
+        return False
+    return has_bfloat16(device) and bool(_capabilities().get("amx_bf16"))
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Tells whether a device multiplies matrices of bfloat16 faster than those of float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
+    capabilities = _capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _capabilities() -> dict[str, object]:
     capabilities: dict[str, object] = getattr(
         torch.cpu, "get_capabilities", dict
     )()  # PyTorch 2.9 may not tell
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return capabilities

@@ -7,7 +7,7 @@ import torch
 
 from lathe.compressor.compute import precision
 from lathe.compressor.compute.device import CPU
-from lathe.compressor.compute.precision import as_factor, has_bfloat16, rounded_factors
+from lathe.compressor.compute.precision import as_factor, rounded_factors, rounds_factors
 from lathe.compressor.statistics.gram import Gram
 
 
@@ -25,7 +25,7 @@ def test_a_gram_matrix_of_rounded_factors_is_summed_in_float32() -> None:
     x = torch.randn(4096, 128, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 2, 128)
     with rounded_factors(CPU):
         rounded = _gram(x)
-    of_rounded_rows = x.bfloat16().double() if has_bfloat16(CPU) else x.double()
+    of_rounded_rows = x.bfloat16().double() if rounds_factors(CPU) else x.double()
     torch.testing.assert_close(rounded, of_rounded_rows.T @ of_rounded_rows / len(x), rtol=1e-4, atol=1e-5)
     size = rounded.diagonal().sqrt()
     assert ((rounded - _gram(x)).abs() <= 1e-3 * size * size[:, None]).all()
@@ -42,9 +42,11 @@ def test_factors_are_as_they_are_outside_and_where_nothing_may_be_rounded(
     with pytest.raises(RuntimeError), rounded_factors(CPU):
         raise RuntimeError
     assert torch.equal(x.T @ x, exact)
-    monkeypatch.setattr(precision, "has_bfloat16", lambda _device: False)
-    with rounded_factors(CPU):
-        assert torch.equal(x.T @ x, exact)
+    for capabilities in ({"avx512_bf16": True}, {}):
+        monkeypatch.setattr(precision, "_capabilities", lambda found=capabilities: found)
+        assert not rounds_factors(CPU)
+        with rounded_factors(CPU):
+            assert torch.equal(x.T @ x, exact)
 
 
 def _gram(x: torch.Tensor) -> torch.Tensor:
