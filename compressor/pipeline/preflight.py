@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from lathe.artefact.errors import UserError
+from lathe.artefact.plan import Plan
 from lathe.compressor.agreement.model_checks import check_model
 from lathe.compressor.compute.progress import Progress
 from lathe.compressor.latency.backend import backends
@@ -11,6 +14,7 @@ from lathe.compressor.latency.ends import Ends
 from lathe.compressor.latency.measure import LatencyBenchmark
 from lathe.compressor.latency.workload import FITTED_DEFAULTS, Workload
 from lathe.compressor.model.checkpoint import Checkpoint, open_checkpoint
+from lathe.compressor.model.pattern import Pattern
 from lathe.compressor.pipeline.checks import (
     check_disk,
     check_output,
@@ -30,6 +34,7 @@ from lathe.compressor.search.mixed_space import MixedSpace
 from lathe.compressor.search.space import (
     Choices,
     Constraint,
+    Space,
     make_space,
     parameter_constraint,
 )
@@ -55,6 +60,46 @@ def run_preflight(options: CompressOptions, progress: Progress, ends: Ends | Non
     whole, method = _checked_source(options, progress)
     vocabulary = cut_vocabulary(whole, options.vocabulary, progress) if options.vocabulary else None
     source = vocabulary.source if vocabulary else whole
+    allowed = _allowed(options, source)
+    choices = allowed.mixed or allowed.space
+    workload = _workload(options, source, progress)
+    texts = check_texts(options, source, progress)
+    memory = memory_plan(options, source)
+    benchmark = LatencyBenchmark(
+        source, backend, workload, options.threads, progress, options.measure_seconds
+    )
+    constraints = _constraints(options, source, choices, workload)
+    for constraint in constraints:
+        _check_floor(constraint, choices)
+    found = PreflightResult(
+        source,
+        allowed.space,
+        method,
+        benchmark,
+        constraints,
+        plan=allowed.plan,
+        memory=memory,
+        texts=texts,
+        vocabulary=vocabulary,
+        mixed=allowed.mixed,
+        pattern=allowed.pattern,
+        plans=options.subnets,
+    )
+    check_disk(options.out, found.disk_bytes)
+    _say_what_is_given(options, source, whole, progress)
+    return with_latency_target(options, found, ends)
+
+
+class _Allowed(NamedTuple):
+    """The plans that a run may come to: of `mixed`, else of `space`; `plan` alone where it is given."""
+
+    space: Space
+    mixed: MixedSpace | None
+    pattern: Pattern | None
+    plan: Plan | None
+
+
+def _allowed(options: CompressOptions, source: Checkpoint) -> _Allowed:
     pattern = checked_pattern(options, source)
     rules = width_rules(options, source)
     space = make_space(source.shape, rules, options.ffn_levels)
@@ -62,30 +107,12 @@ def run_preflight(options: CompressOptions, progress: Progress, ends: Ends | Non
     plan = read_plan(options.plan, space, rules, source.shape.experts, mixed) if options.plan else None
     if pattern and not options.targeted:
         plan = plan or source.shape.dense_plan
-    workload = _workload(options, source, progress)
-    texts = check_texts(options, source, progress)
-    memory = memory_plan(options, source)
-    benchmark = LatencyBenchmark(
-        source, backend, workload, options.threads, progress, options.measure_seconds
-    )
-    constraints = _constraints(options, source, mixed or space, workload)
-    for constraint in constraints:
-        _check_floor(constraint, mixed or space)
-    found = PreflightResult(
-        source,
-        space,
-        method,
-        benchmark,
-        constraints,
-        plan=plan,
-        memory=memory,
-        texts=texts,
-        vocabulary=vocabulary,
-        mixed=mixed,
-        pattern=pattern,
-        plans=options.subnets,
-    )
-    check_disk(options.out, found.disk_bytes)
+    return _Allowed(space, mixed, pattern, plan)
+
+
+def _say_what_is_given(
+    options: CompressOptions, source: Checkpoint, whole: Checkpoint, progress: Progress
+) -> None:
     progress.say(
         f"{source.name}: {source.family.model_type}, {source.shape.num_layers} layers, "
         f"{whole.shape.parameters(whole.shape.dense_plan) / 1e6:.1f} M parameters"
@@ -93,7 +120,6 @@ def run_preflight(options: CompressOptions, progress: Progress, ends: Ends | Non
     if options.block_bits:
         plain = "float32" if options.engine.startswith("onnx") else "the checkpoint's type"
         progress.say(f"  weights: {plain}, 8 or 4 bits by block; --bits 16 keeps {plain}")
-    return with_latency_target(options, found, ends)
 
 
 def _checked_source(options: CompressOptions, progress: Progress) -> tuple[Checkpoint, Method]:

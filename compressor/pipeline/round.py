@@ -71,16 +71,8 @@ def round_layers(
     files = [layers.file_name(index) for index in range(len(plan))]
     if _by_gradients(context, plan) and not all(map(context.run_dir.has, files)):
         _store_gradients(context, calibration, name)
-
-    @cache
-    def opened() -> RoundingPass:
-        made = _rounding_pass(context, calibration, plan, name)
-        return replace(made, known=_known(context, iteration, name, wider)) if wider else made
-
-    @cache
-    def served() -> RoundingPass:
-        return _with_head(opened(), layers.head())
-
+    opened = cache(partial(_opened, context, calibration, iteration, plan, name, wider))
+    served = cache(lambda: _with_head(opened(), layers.head()))
     with context.progress.stage("round: layers", head + len(plan)) as bar:
         if head:
             context.run_dir.saved(layers.head_file, lambda: _rounded_head(opened()))
@@ -151,6 +143,18 @@ def _store_gradients(context: RunContext, calibration: CalibrationResult, name: 
 def _gradients_of(name: str) -> str:
     """Returns what the layers' gradients are called in the run directory."""
     return f"gradients-{name}"
+
+
+def _opened(
+    context: RunContext,
+    calibration: CalibrationResult,
+    iteration: Iteration,
+    plan: Plan,
+    name: str,
+    wider: WiderSubnet | None,
+) -> RoundingPass:
+    made = _rounding_pass(context, calibration, plan, name)
+    return replace(made, known=_known(context, iteration, name, wider)) if wider else made
 
 
 def _rounding_pass(

@@ -18,6 +18,7 @@ from dataclasses import replace
 import torch
 
 from lathe.compressor.compute.array_store import Tensors
+from lathe.compressor.compute.precision import rounded_factors
 from lathe.compressor.compute.workers import LocalWorkers, Workers
 from lathe.compressor.reconstruction.conjugate_gradients import Factors, Parts, add, dot
 from lathe.compressor.reconstruction.kl_passes import KLProblem
@@ -65,8 +66,9 @@ def refine_in_steps(
         if not number:
             factors = step.factors()
         descent = step.descent()
-        solved = factors.solve(descent)
-        direction = problem.store.keep(add(solved, direction, _MOMENTUM) if direction else solved)
+        with rounded_factors(problem.store.device):
+            solved = factors.solve(descent)
+            direction = problem.store.keep(add(solved, direction, _MOMENTUM) if direction else solved)
         length = length or _gauss_newton_length(part, workers, factors, descent, direction)
         last = error
         error, length, weights = _line_search(heldout, weights, direction, length, last)

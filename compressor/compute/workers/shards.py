@@ -8,6 +8,7 @@ same additions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -30,10 +31,13 @@ class Sharded(Generic[Part]):
         raise NotImplementedError
 
     def attach(self, shards: range) -> Part:
-        """Returns what `hold` makes of these shards, and the same object if they are asked for again."""
+        """Returns what `hold` makes of these shards, and the same object if they are asked for again.
+
+        It works on a copy of this text, so that it goes, with all that it keeps, as soon as the text goes.
+        """
         if self._holding is None or self._holding[0] != shards:
             self._holding = None
-            self._holding = (shards, self.hold(shards))
+            self._holding = (shards, copy(self).hold(shards))
         return self._holding[1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,18 @@ from support.tiny_problem import Lab
 class Numbers(Sharded[list[list[int]]]):
     def hold(self, shards: range) -> list[list[int]]:
         return shards_of(range(20), shards)
+
+
+class Remembering(Sharded["Memory"]):
+    def hold(self, shards: range) -> Memory:
+        return Memory(self)
+
+
+class Memory:
+    """Keeps arrays for a text, and knows the text."""
+
+    def __init__(self, text: Remembering) -> None:
+        self.text, self.array = text, torch.zeros(4)
 
 
 def twice(held: list[list[int]]) -> Iterator[list[int]]:
@@ -58,6 +72,18 @@ def test_work_here_is_done_piece_by_piece_when_it_is_asked_for() -> None:
     sums, squares = LocalWorkers().map_shards(Numbers(), twice)
     assert sum(sums) == sum(range(20))
     assert [*squares] == [s**2 for s in sums]
+
+
+def test_what_is_held_for_a_text_is_gone_with_it_at_once() -> None:
+    text = Remembering()
+    held = weakref.ref(text.attach(range(SHARDS)))
+    assert held() is text.attach(range(SHARDS))
+    gc.disable()
+    try:
+        del text
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_a_sum_is_of_its_parts_in_order() -> None:
