@@ -27,10 +27,15 @@ Begin = Callable[[int, torch.Tensor], Settle]
 """(first column of a block, its columns as they are now [K, R]) -> what settles them, in order."""
 
 
-def inverse_factor(gram_CC: torch.Tensor) -> torch.Tensor:
-    """Returns the upper Cholesky factor of the inverse of a damped Gram matrix, float32."""
-    lower = torch.linalg.cholesky(damped(gram_CC, DAMPING))
-    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True).float()
+def inverse_factor(gram_CC: torch.Tensor, damping: float = DAMPING) -> torch.Tensor:
+    """Returns the upper Cholesky factor of the inverse of a damped Gram matrix, float32.
+
+    With G = R R^T, R upper, the inverse is R^-T R^-1, whose factor is R^-1. R is the lower factor of G with
+    rows and columns in reverse.
+    """
+    upper_CC = torch.linalg.cholesky(damped(gram_CC, damping).flip(0, 1)).flip(0, 1)
+    eye_CC = torch.eye(len(gram_CC), dtype=upper_CC.dtype, device=upper_CC.device)
+    return torch.linalg.solve_triangular(upper_CC, eye_CC, upper=True).float()
 
 
 def with_inputs(gram_CC: torch.Tensor) -> torch.Tensor:

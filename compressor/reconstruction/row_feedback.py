@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from lathe.compressor.model.rounding import QuantizedMatrix
-from lathe.compressor.reconstruction.closed_form import damped
+from lathe.compressor.reconstruction.error_feedback import inverse_factor
 
 ROWS = 64
 """The most rows of a matrix that are settled in a step."""
@@ -58,8 +58,7 @@ class _Rows:
     def __init__(self, weight_RC: torch.Tensor, gradient_RR: torch.Tensor, steps: int) -> None:
         gradient_RR = gradient_RR.double()
         order = gradient_RR.diagonal().argsort(descending=True, stable=True)
-        lower = torch.linalg.cholesky(damped(gradient_RR[order][:, order], _DAMPING))
-        self._upper = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True).float()
+        self._upper = inverse_factor(gradient_RR[order][:, order], _DAMPING)
         self._order, self._left = order, weight_RC.float()[order]
         self._bounds = [len(order) * step // steps for step in range(steps + 1)]
         self._found: list[QuantizedMatrix] = []
