@@ -33,7 +33,7 @@ class Sharded(Generic[Part]):
     def attach(self, shards: range) -> Part:
         """Returns what `hold` makes of these shards, and the same object if they are asked for again.
 
-        It works on a copy of this text, so that it goes, with all that it keeps, as soon as the text goes.
+        That refers to a copy of this text, so that it goes, with all that it keeps, when this text does.
         """
         if self._holding is None or self._holding[0] != shards:
             self._holding = None
